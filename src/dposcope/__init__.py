@@ -1,0 +1,1 @@
+"""See what preference tuning did to a language model, neuron by neuron."""

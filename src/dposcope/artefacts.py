@@ -1,0 +1,190 @@
+"""Files that outlive a run: written whole or not at all, and never as pickle.
+
+A value is a pair of files, `name.safetensors` for tensors and `name.json` for what
+a reader must know about them. The JSON names its tensor file's digest, so a pair
+torn by a crash between the two renames is noticed instead of believed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+
+FORMAT_VERSION = 1
+
+_LIBRARIES = ("dposcope", "torch", "transformers", "numpy", "scikit-learn")
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it there when the block succeeds.
+
+    A reader sees the old file or the new one, never a part. On any error, a full
+    disk among them, the temporary file goes and the old file stays.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise DposcopeError(f"cannot write {target}: {error.strerror or error}; free the path or choose another --out") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; an artefact is as readable as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise DposcopeError(f"cannot write {target}: {error.strerror or error}; free some space or choose another --out") from error
+    except SafetensorError as error:
+        # safetensors reports a full disk as an error of its own.
+        raise DposcopeError(f"cannot write {target}: {error}; free some space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DposcopeError: it is missing, unreadable or not JSON.
+    """
+    source = Path(path)
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DposcopeError(f"cannot read {source}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DposcopeError(f"{source} is not JSON ({error}); delete it and run again") from error
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_digest(*parts: str) -> str:
+    """A short digest of texts, for cache keys and file names. Parts cannot run into each other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", errors="surrogatepass")
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write `stem.safetensors` and `stem.json`.
+
+    Args:
+        stem: path without suffix; a `.safetensors` suffix is accepted and dropped.
+        kind: the class that will read it back, such as "Direction".
+        tensors: name → tensor, of any device; stored contiguous and on the CPU.
+        about: JSON-able facts: model, protocol, seed, settings.
+    """
+    base = _stem(stem)
+    stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    with write_atomically(base.with_name(base.name + ".safetensors")) as temporary:
+        save_file(stored, temporary, metadata={"format": "pt", "kind": kind})
+        digest = file_digest(temporary)
+    write_json(
+        base.with_name(base.name + ".json"),
+        {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "tensors_sha256": digest,
+            "versions": library_versions(),
+            **about,
+        },
+    )
+
+
+def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote: (tensors, about).
+
+    Raises:
+        DposcopeError: a file is missing or damaged, of another kind or a newer format.
+    """
+    base = _stem(stem)
+    tensor_file, about_file = base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json")
+    about = read_json(about_file)
+    if not isinstance(about, dict) or about.get("kind") != kind:
+        found = about.get("kind") if isinstance(about, dict) else type(about).__name__
+        raise DposcopeError(f"{about_file} holds {found!r}, not {kind!r}; name a file written as {kind}")
+    if about.get("format_version", 0) > FORMAT_VERSION:
+        raise DposcopeError(f"{about_file} has format {about['format_version']}; this dposcope reads up to {FORMAT_VERSION}: upgrade dposcope")
+    try:
+        if file_digest(tensor_file) != about.get("tensors_sha256"):
+            raise DposcopeError(f"{tensor_file} and {about_file} do not belong together; delete both and make them again")
+        tensors = load_file(tensor_file)
+    except OSError as error:
+        raise DposcopeError(f"cannot read {tensor_file}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise DposcopeError(f"{tensor_file} is damaged ({error}); delete it and make it again") from error
+    return tensors, about
+
+
+def tensor_fingerprint(named: Mapping[str, Tensor]) -> str:
+    """A digest of named tensors that one pass at memory speed computes.
+
+    Takes each tensor's name, shape, dtype, the exact integer sum of its bits and up to
+    1,024 evenly spaced values; so any changed value changes it, whatever the device.
+    """
+    digest = hashlib.sha256()
+    views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    for name, tensor in sorted(named.items()):
+        flat = tensor.detach().reshape(-1)
+        bits = flat.view(views[flat.element_size()])
+        # A modular int64 sum does not depend on the order of addition.
+        total = int(bits.sum(dtype=torch.int64))
+        step = max(1, bits.numel() // 1024)
+        sample = bits[::step][:1024].to("cpu", torch.int64).numpy().tobytes()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|{total}|".encode())
+        digest.update(sample)
+    return digest.hexdigest()[:32]
+
+
+def _stem(path: str | Path) -> Path:
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in {".safetensors", ".json"} else path
