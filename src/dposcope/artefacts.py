@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +29,7 @@ _LIBRARIES = ("dposcope", "torch", "transformers", "numpy", "scikit-learn")
 
 
 @contextmanager
-def write_atomically(path: str | Path) -> Iterator[Path]:
+def write_atomically(path: str | Path) -> Generator[Path]:
     """Yield a temporary path beside `path`; rename it there when the block succeeds.
 
     A reader sees the old file or the new one, never a part. On any error, a full
@@ -40,7 +40,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     except OSError as error:
-        raise DposcopeError(f"cannot write {target}: {error.strerror or error}; free the path or choose another --out") from error
+        raise DposcopeError(
+            f"cannot write {target}: {error.strerror or error}; free the path or choose another --out"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -53,7 +55,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise DposcopeError(f"cannot write {target}: {error.strerror or error}; free some space or choose another --out") from error
+        raise DposcopeError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another --out"
+        ) from error
     except SafetensorError as error:
         # safetensors reports a full disk as an error of its own.
         raise DposcopeError(f"cannot write {target}: {error}; free some space or choose another --out") from error
@@ -153,10 +157,14 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         found = about.get("kind") if isinstance(about, dict) else type(about).__name__
         raise DposcopeError(f"{about_file} holds {found!r}, not {kind!r}; name a file written as {kind}")
     if about.get("format_version", 0) > FORMAT_VERSION:
-        raise DposcopeError(f"{about_file} has format {about['format_version']}; this dposcope reads up to {FORMAT_VERSION}: upgrade dposcope")
+        raise DposcopeError(
+            f"{about_file} has format {about['format_version']}; this version reads {FORMAT_VERSION}: upgrade dposcope"
+        )
     try:
         if file_digest(tensor_file) != about.get("tensors_sha256"):
-            raise DposcopeError(f"{tensor_file} and {about_file} do not belong together; delete both and make them again")
+            raise DposcopeError(
+                f"{tensor_file} and {about_file} do not belong together; delete both and make them again"
+            )
         tensors = load_file(tensor_file)
     except OSError as error:
         raise DposcopeError(f"cannot read {tensor_file}: {error.strerror or error}") from error

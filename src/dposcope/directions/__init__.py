@@ -1,0 +1,1 @@
+"""Directions in residual space, and the lens that reads them."""

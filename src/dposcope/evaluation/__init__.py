@@ -1,0 +1,1 @@
+"""Measures of text and models, with intervals."""

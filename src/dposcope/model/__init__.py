@@ -1,0 +1,1 @@
+"""A plain Hugging Face model and tokenizer: loading, layout, batches, generation."""

@@ -1,0 +1,1 @@
+"""Neuron activations: where they are, their means, sets and groups."""

@@ -1,0 +1,1 @@
+"""Whole jobs: configuration, resumable stages, report."""

@@ -1,0 +1,66 @@
+"""A direction in residual space: the axis along which a concept is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.errors import DposcopeError
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """W, with the concept's side (toxic) positive (paper 3.2)."""
+
+    vector: Tensor
+    """W, `[d]`, float64, on the CPU; its norm means what `kind` makes it mean."""
+    kind: str
+    """How it was made: `mean_difference`, `probe`, `token_contrast`, `random`, or a name of yours."""
+    block: int
+    """The block at whose end it lives, 0 … L−1; −1 for the last."""
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Model, protocol, numbers of texts, quality."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no direction."""
+        vector = self.vector.detach().to("cpu", torch.float64)
+        if vector.ndim != 1 or not vector.isfinite().all():
+            raise DposcopeError(f"a direction is one finite vector [d], not {list(vector.shape)}")
+        if not vector.norm() > 0:
+            raise DposcopeError("the direction has norm zero; are the two classes of texts the same?")
+        object.__setattr__(self, "vector", vector)
+
+    @property
+    def norm(self) -> float:
+        """|W|."""
+        return float(self.vector.norm())
+
+    @property
+    def unit(self) -> Tensor:
+        """W/|W|, `[d]`, float64."""
+        return self.vector / self.vector.norm()
+
+    def cosine(self, other: "Direction") -> float:
+        """Cosine with another direction of the same width."""
+        return float(self.unit @ other.unit)
+
+    def random_like(self, seed: int) -> "Direction":
+        """A random direction of the same norm: the control for steering and ablation (SPEC section 5)."""
+        stream = torch.Generator().manual_seed(seed)
+        vector = torch.randn(self.vector.shape, generator=stream, dtype=torch.float64)
+        return Direction(vector / vector.norm() * self.norm, "random", self.block, {"seed": seed})
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        facts = {"direction": self.kind, "block": self.block, "about": dict(self.about)}
+        save_tensors(stem, "Direction", {"vector": self.vector}, facts)
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Direction":
+        """Read what `save` wrote."""
+        tensors, about = load_tensors(stem, "Direction")
+        return cls(tensors["vector"], about["direction"], about["block"], about["about"])

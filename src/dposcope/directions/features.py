@@ -1,0 +1,113 @@
+"""One vector per text: the residual stream at the end of a block, averaged over tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.frames import Frame
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import hooked, residual_site
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Averaged residual streams of texts."""
+
+    vectors: Tensor
+    """`[texts, d]`, float64, on the CPU."""
+    residual_norm: float
+    """Mean |x| over the tokens averaged: the scale of the stream at this block."""
+
+
+class _BlockReached(Exception):
+    """Ends a forward pass whose later blocks nobody reads."""
+
+
+@torch.inference_mode()
+def residual_features(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    *,
+    block: int = -1,
+    protocol: Literal["strict", "reference"] = "strict",
+    max_tokens: int = 128,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Features:
+    """Mean residual stream of each text (paper 3.2; SPEC section 2).
+
+    Strict: the stream at the end of `block`, before the final norm, over real tokens without special
+    ones. Reference: `hidden_states[-1]`, after the final norm, every text left-padded to `max_tokens`,
+    padding and the beginning-of-text token averaged in.
+
+    One forward pass per batch of like lengths; blocks after `block` are not run, and only one stream is kept.
+
+    Args:
+        lm: the model.
+        texts: comments.
+        block: 0 … L−1, or −1 for the last (paper). Reference: only the last.
+        protocol: see above.
+        max_tokens: texts are cut to their start.
+        batch_size: texts at a time.
+        progress: called after each batch.
+
+    Raises:
+        DposcopeError: a text has no token left without special ones, or the block is not there.
+    """
+    if not -lm.n_blocks <= block < lm.n_blocks:
+        raise DposcopeError(f"block {block} is outside a model of {lm.n_blocks} blocks")
+    last = block % lm.n_blocks == lm.n_blocks - 1
+    if protocol == "reference" and not last:
+        raise DposcopeError("the reference protocol reads the last block only; use block=-1, or protocol='strict'")
+    encoded = encode(lm, texts, max_tokens=max_tokens, keep="start")
+    special = torch.tensor(sorted(lm.special_ids), dtype=torch.long, device=lm.device)
+    vectors = torch.zeros(len(texts), lm.d_model, dtype=torch.float64)
+    norms = torch.zeros(2, dtype=torch.float64)  # sum of |x|, number of tokens
+    done = 0
+    for batch in batches(lm, encoded, batch_size=batch_size, side="right" if protocol == "strict" else "left"):
+        if protocol == "strict":
+            stream = _stream(lm, batch, block % lm.n_blocks).double()
+            counted = (batch.mask == 1) & ~torch.isin(batch.ids, special)
+        else:
+            padded = _pad_left(lm, batch, max_tokens)
+            stream = lm.model.base_model(
+                input_ids=padded.ids, attention_mask=padded.mask, use_cache=False
+            ).last_hidden_state.double()
+            counted = torch.ones_like(padded.mask, dtype=torch.bool)
+        for place, row in enumerate(batch.rows):
+            tokens = stream[place][counted[place]]
+            if len(tokens) == 0:
+                raise DposcopeError(f"text {row + 1} has no token but special ones; remove empty texts")
+            vectors[row] = tokens.mean(0).cpu()
+            norms += torch.tensor([float(tokens.norm(dim=1).sum()), len(tokens)], dtype=torch.float64)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(texts))
+    return Features(vectors, float(norms[0] / norms[1].clamp(min=1)))
+
+
+def _stream(lm: LanguageModel, batch: Batch, block: int) -> Tensor:
+    caught: list[Tensor] = []
+
+    def catch(stream: Tensor, _frame: Frame) -> None:
+        caught.append(stream)
+        raise _BlockReached
+
+    try:
+        with hooked(lm, [(residual_site(lm, block), catch)]):
+            lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    except _BlockReached:
+        pass
+    return caught[0]
+
+
+def _pad_left(lm: LanguageModel, batch: Batch, width: int) -> Batch:
+    missing = width - batch.ids.shape[1]
+    pad = torch.nn.functional.pad
+    return Batch(pad(batch.ids, (missing, 0), value=lm.pad_id), pad(batch.mask, (missing, 0)), batch.rows)

@@ -1,0 +1,60 @@
+"""The logit lens: which tokens a vector promotes when read as a residual stream (nostalgebraist 2020)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Tokens of one vector, strongest first."""
+
+    top: list[str]
+    """Of x."""
+    bottom: list[str]
+    """Of −x. With a norm that subtracts the mean or scales evenly these are the lowest logits of x."""
+    top_logits: list[float]
+    bottom_logits: list[float]
+
+
+@torch.inference_mode()
+def lens(lm: LanguageModel, vectors: Tensor, *, k: int = 10) -> list[Lens]:
+    """`top_k(unembed(final_norm(x)))` of each vector and of its negative (SPEC section 2).
+
+    Args:
+        lm: the model.
+        vectors: `[n, d]`, or one vector `[d]`.
+        k: tokens per side.
+
+    Raises:
+        DposcopeError: the width is not the model's, or k is out of range.
+    """
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    if rows.shape[-1] != lm.d_model:
+        raise DposcopeError(f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}")
+    if not 1 <= k <= 10_000:
+        raise DposcopeError(f"k {k} is outside 1 … 10,000 tokens")
+    result: list[Lens] = []
+    # 64 vectors at a time: logits are [64, vocabulary].
+    for part in rows.split(64):
+        x = part.to(lm.device, lm.dtype)
+        upper = lm.unembed(lm.final_norm(x)).float().topk(k)
+        lower = lm.unembed(lm.final_norm(-x)).float().topk(k)
+        for row in range(len(part)):
+            result.append(
+                Lens(
+                    _decode(lm, upper.indices[row]),
+                    _decode(lm, lower.indices[row]),
+                    upper.values[row].tolist(),
+                    lower.values[row].tolist(),
+                )
+            )
+    return result
+
+
+def _decode(lm: LanguageModel, ids: Tensor) -> list[str]:
+    return lm.tokenizer.batch_decode([[token] for token in ids.tolist()])

@@ -1,0 +1,45 @@
+"""Difference of means: the simplest direction, and on Gemma-3-270m the clearest."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dposcope.directions.direction import Direction
+from dposcope.directions.features import residual_features
+from dposcope.directions.provenance import check_classes, provenance
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+
+
+def mean_difference(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    labels: Sequence[bool] | np.ndarray,
+    *,
+    block: int = -1,
+    protocol: Literal["strict", "reference"] = "strict",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Direction:
+    """Mean feature of labelled texts minus mean feature of the others (SPEC section 2).
+
+    Args:
+        lm: the model.
+        texts: comments of both classes.
+        labels: True where the concept (toxicity) is there.
+        block: the block at whose end the stream is read; −1 is the last.
+        protocol: which features, see `residual_features`.
+        batch_size: texts at a time.
+        progress: called after each batch.
+
+    Raises:
+        DposcopeError: a class is missing.
+    """
+    positive = check_classes(texts, labels)
+    features = residual_features(lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress)
+    chosen = torch.from_numpy(positive)
+    vector = features.vectors[chosen].mean(0) - features.vectors[~chosen].mean(0)
+    about = provenance(lm, positive, protocol) | {"residual_norm": features.residual_norm}
+    return Direction(vector, "mean_difference", block, about)

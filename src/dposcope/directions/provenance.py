@@ -1,0 +1,38 @@
+"""What every direction made from labelled texts checks and writes down."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+
+
+def check_classes(texts: Sequence[str], labels: Sequence[bool] | np.ndarray) -> np.ndarray:
+    """Labels as a bool array, `[texts]`.
+
+    Raises:
+        DposcopeError: lengths differ, or one class is missing.
+    """
+    positive = np.asarray(labels, dtype=bool)
+    if positive.shape != (len(texts),):
+        raise DposcopeError(f"{len(texts)} texts but labels of shape {list(positive.shape)}; give one label per text")
+    if positive.all() or not positive.any():
+        raise DposcopeError(
+            f"a direction needs texts of both classes; here are {int(positive.sum())} with and "
+            f"{int((~positive).sum())} without the concept"
+        )
+    return positive
+
+
+def provenance(lm: LanguageModel, positive: np.ndarray, protocol: str) -> dict[str, Any]:
+    """Model, precision, protocol and class sizes."""
+    return {
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "protocol": protocol,
+        "texts_with": int(positive.sum()),
+        "texts_without": int((~positive).sum()),
+    }

@@ -1,0 +1,62 @@
+"""Token contrast: a direction from embeddings alone, without a probe (paper 6.2, Table 7)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+
+
+@torch.no_grad()
+def token_contrast(
+    lm: LanguageModel,
+    toxic: Sequence[str],
+    non_toxic: Sequence[str],
+    *,
+    matrix: Literal["input", "output"] = "input",
+    leading_space: bool = False,
+) -> Direction:
+    """Mean embedding of toxic seeds minus that of non-toxic ones (SPEC section 2).
+
+    A seed that splits into several tokens is averaged over its pieces; special tokens never count.
+
+    Args:
+        lm: the model.
+        toxic: seed words of the concept.
+        non_toxic: seed words against it.
+        matrix: `input` embedding (the paper's text) or `output`, the unembedding (the published code, for
+            Llama, where the two differ).
+        leading_space: put a space before each seed; most tokenizers give words inside a text other tokens.
+
+    Raises:
+        DposcopeError: a side has no seed, or a seed no token.
+    """
+    if not toxic or not non_toxic:
+        raise DposcopeError("token contrast needs at least one seed word on each side")
+    embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else lm.model.get_output_embeddings()
+    table: Tensor = embedding.weight
+    vector = _mean(lm, table, toxic, leading_space) - _mean(lm, table, non_toxic, leading_space)
+    about = {
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "matrix": matrix,
+        "leading_space": leading_space,
+        "seeds_with": len(toxic),
+        "seeds_without": len(non_toxic),
+    }
+    return Direction(vector, "token_contrast", -1, about)
+
+
+def _mean(lm: LanguageModel, table: Tensor, seeds: Sequence[str], leading_space: bool) -> Tensor:
+    rows: list[Tensor] = []
+    for seed in seeds:
+        text = f" {seed}" if leading_space else seed
+        ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        if not ids:
+            raise DposcopeError(f"seed {seed!r} gives no token")
+        rows.append(table[torch.tensor(ids, device=table.device)].double().mean(0).cpu())
+    return torch.stack(rows).mean(0)

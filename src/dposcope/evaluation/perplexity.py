@@ -1,0 +1,106 @@
+"""Log-perplexity over windows of neutral text, without ever holding a window's logits in fp32 (SPEC section 5)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+
+Protocol = Literal["strict", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowLosses:
+    """Negative log-likelihood per window."""
+
+    nll: np.ndarray
+    """Summed over a window's predicted tokens, natural log, `[windows]`, float64."""
+    tokens: np.ndarray
+    """What each window's sum is divided by, `[windows]`."""
+
+    @property
+    def mean(self) -> float:
+        """Log-perplexity: nats per token over all windows."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+
+@torch.inference_mode()
+def window_losses(
+    lm: LanguageModel,
+    text: str,
+    *,
+    protocol: Protocol = "strict",
+    window: int = 1024,
+    skip_windows: int = 0,
+    max_windows: int | None = None,
+    chunk: int = 128,
+    progress: Progress | None = None,
+) -> WindowLosses:
+    """Negative log-likelihood of `text` in non-overlapping windows.
+
+    Strict: every window is whole and begins with the beginning-of-text token where the tokenizer has
+    one; the sum is over predicted tokens. Reference: that token once at the very start, the last partial
+    window kept, and the sum over predicted tokens divided by all tokens.
+
+    Args:
+        lm: the model; hooks of an intervention around this call apply.
+        text: neutral text, tokenised once.
+        protocol: "strict" or "reference".
+        window: tokens per window, the beginning-of-text token counted; cut to the model's context.
+        skip_windows: leave out the first windows.
+        max_windows: stop after so many.
+        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
+        progress: called after each window.
+
+    Raises:
+        DposcopeError: the text is too short for one window after those skipped.
+    """
+    windows = list(_windows(lm, text, protocol, min(window, lm.context_length)))
+    windows = windows[skip_windows : None if max_windows is None else skip_windows + max_windows]
+    if not windows:
+        raise DposcopeError(
+            f"the neutral text gives no window of {window} tokens after the first {skip_windows}; "
+            "use a longer text, or a smaller window"
+        )
+    nll, tokens = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
+    for index, ids in enumerate(windows):
+        row = torch.tensor([ids], dtype=torch.long, device=lm.device)
+        hidden = lm.model.base_model(
+            input_ids=row, attention_mask=torch.ones_like(row), use_cache=False
+        ).last_hidden_state[0, :-1]
+        nll[index] = _negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
+        tokens[index] = len(ids) - 1 if protocol == "strict" else len(ids)
+        if progress is not None:
+            progress(index + 1, len(windows))
+    return WindowLosses(nll, tokens)
+
+
+def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[list[int]]:
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]  # pyright: ignore[reportAssignmentType]
+    begin = lm.tokenizer.bos_token_id
+    head = [int(begin)] if isinstance(begin, int) else []
+    if protocol == "reference":
+        ids, head = head + ids, []
+    room = window - len(head)
+    for start in range(0, len(ids), room):
+        part = ids[start : start + room]
+        whole = len(part) == room
+        if whole or (protocol == "reference" and len(part) > 1):
+            yield head + part
+
+
+def _negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
+    total = torch.zeros((), dtype=torch.float64, device=targets.device)
+    for start in range(0, len(targets), chunk):
+        logits = lm.unembed(hidden[start : start + chunk]).float()
+        losses = torch.nn.functional.cross_entropy(logits, targets[start : start + chunk], reduction="none")
+        total += losses.double().sum()
+    return float(total)

@@ -1,0 +1,98 @@
+"""Take a direction out of what attention and MLP write: y − w(y·u)u.
+
+Not in the paper; it is the field's usual training-free edit (Arditi et al. 2024 use w = 1).
+Being linear in y, it folds into the output projections.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Applied, Change, Site, attention_site, hooked, mlp_site
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """Output projections lose a share of their component along one direction, at every position.
+
+    A projection's bias counts as part of what it writes.
+    """
+
+    direction: Tensor
+    """u, `[d]`; normalised here, kept as float32 on the CPU."""
+    weight: float = 1.0
+    """w, the share taken: 1 removes the component, above 1 turns it round."""
+    blocks: tuple[int, ...] | None = None
+    """Which blocks; None means all."""
+    mlp: bool = True
+    """Whether MLP output projections lose it."""
+    attention: bool = True
+    """Whether attention output projections lose it."""
+
+    def __post_init__(self) -> None:
+        """Normalise and refuse what is no direction."""
+        vector = self.direction.detach().to("cpu", torch.float64)
+        if vector.ndim != 1 or not vector.isfinite().all() or not vector.norm() > 0:
+            raise DposcopeError("an ablation needs one finite direction [d] of norm above zero")
+        object.__setattr__(self, "direction", (vector / vector.norm()).to(torch.float32))
+
+    def strength(self, factor: float) -> "Ablation":
+        """The same with weight factor·w."""
+        return replace(self, weight=factor * self.weight)
+
+    def of_blocks(self, lm: LanguageModel) -> list[int]:
+        """The blocks it touches in `lm`.
+
+        Raises:
+            DposcopeError: the direction does not fit the model, or a block is not there.
+        """
+        if self.direction.shape != (lm.d_model,):
+            raise DposcopeError(
+                f"the direction has shape {list(self.direction.shape)}, the model's residual stream [{lm.d_model}]"
+            )
+        blocks = range(lm.n_blocks) if self.blocks is None else self.blocks
+        missing = [block for block in blocks if not 0 <= block < lm.n_blocks]
+        if missing:
+            raise DposcopeError(f"no block {missing[0]} in a model of {lm.n_blocks} blocks")
+        return list(blocks) if self.weight != 0 else []
+
+    def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
+        """The hooks that do it."""
+        unit = self.direction.to(lm.device)
+
+        def change(written: Tensor, _frame: Frame) -> Tensor:
+            u = unit.to(written.device)
+            share = self.weight * (written.float() @ u)
+            return (written - share.unsqueeze(-1) * u).to(written.dtype)
+
+        blocks = self.of_blocks(lm)
+        sites = [attention_site(lm, block) for block in blocks] if self.attention else []
+        sites += [mlp_site(lm, block) for block in blocks] if self.mlp else []
+        return [(site, change) for site in sites]
+
+    def at(self, positions: Positions | str) -> "Ablation":
+        """Only `all`: an ablation is a change of weights."""
+        if Positions(positions) is not Positions.ALL:
+            raise DposcopeError("an ablation changes weights and acts at all positions; it cannot be limited to some")
+        return self
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside a context; the model itself stays as it is."""
+        return hooked(lm, self.changes(lm))
+
+
+def ablate(
+    direction: Tensor,
+    *,
+    weight: float = 1.0,
+    blocks: tuple[int, ...] | None = None,
+    mlp: bool = True,
+    attention: bool = True,
+) -> Ablation:
+    """An `Ablation` of `direction`, `[d]`, at weight w in all blocks or some."""
+    return Ablation(direction, weight, blocks, mlp, attention)

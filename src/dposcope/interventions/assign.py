@@ -1,0 +1,64 @@
+"""Set neurons to constants: m_i := c_i. Patching (paper 3.3), and the authors' code's editing."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.change import at_positions
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sites import Applied, Change, Site, hooked, neuron_site
+
+
+@dataclass(frozen=True, eq=False)
+class Assign:
+    """Give each neuron of a set a constant activation, such as its mean after tuning."""
+
+    values: Tensor
+    """c, `[L, d_mlp]`, float32; only entries of `neurons` are read."""
+    neurons: NeuronSet
+    positions: Positions = Positions.LAST
+
+    def __post_init__(self) -> None:
+        """Normalise and refuse what does not fit."""
+        values = self.values.detach().to("cpu", torch.float32)
+        if values.shape != self.neurons.mask.shape:
+            raise DposcopeError(
+                f"values have shape {list(values.shape)}, the neuron set {list(self.neurons.mask.shape)}"
+            )
+        if not values[self.neurons.mask].isfinite().all():
+            raise DposcopeError("values to assign hold NaN or infinity")
+        object.__setattr__(self, "values", values)
+
+    def at(self, positions: Positions | str) -> "Assign":
+        """The same constants at other positions."""
+        return replace(self, positions=Positions(positions))
+
+    def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
+        """The hooks that do it; blocks without a neuron of the set get none."""
+        if self.values.shape != (lm.n_blocks, lm.d_mlp):
+            raise DposcopeError(
+                f"values for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]"
+            )
+
+        def assign(block: int) -> Change:
+            constants = self.values[block].to(lm.device, lm.dtype)
+            members = self.neurons.mask[block].to(lm.device)
+
+            def change(activations: Tensor, frame: Frame) -> Tensor:
+                device, dtype = activations.device, activations.dtype
+                assigned = torch.where(members.to(device), constants.to(device, dtype), activations)
+                return at_positions(activations, assigned, frame, self.positions)
+
+            return change
+
+        blocks = self.neurons.mask.any(1).nonzero().squeeze(1).tolist()
+        return [(neuron_site(lm, block), assign(block)) for block in blocks]
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside a context; the model itself stays as it is."""
+        return hooked(lm, self.changes(lm))

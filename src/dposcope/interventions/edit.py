@@ -1,0 +1,112 @@
+"""An edit: gains and ablations together, as one value that folds, saves and loads."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation
+from dposcope.interventions.gains import Gains
+from dposcope.model.frames import Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Applied, Change, Site, hooked
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What is done to a model: first gains on neurons, then ablations in turn on what projections write."""
+
+    gains: Gains | None = None
+    ablations: tuple[Ablation, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How it was made: model, fingerprint, settings."""
+
+    def __post_init__(self) -> None:
+        """An edit acts everywhere, or it would not fold."""
+        if self.gains is not None and self.gains.positions is not Positions.ALL:
+            raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
+
+    @classmethod
+    def of(cls, *parts: "Gains | Ablation | Edit", about: Mapping[str, Any] | None = None) -> "Edit":
+        """Join parts; gains multiply, ablations follow one another."""
+        gains: Gains | None = None
+        ablations: tuple[Ablation, ...] = ()
+        facts: dict[str, Any] = {}
+        for part in parts:
+            if isinstance(part, Edit):
+                facts |= dict(part.about)
+            new = part if isinstance(part, Gains) else part.gains if isinstance(part, Edit) else None
+            if new is not None:
+                gains = new if gains is None else Gains(gains.values * new.values)
+            ablations += (part,) if isinstance(part, Ablation) else part.ablations if isinstance(part, Edit) else ()
+        return cls(gains, ablations, {**facts, **(about or {})})
+
+    def strength(self, factor: float) -> "Edit":
+        """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w."""
+        return replace(
+            self,
+            gains=None if self.gains is None else self.gains.strength(factor),
+            ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
+        )
+
+    def at(self, positions: Positions | str) -> "Edit":
+        """Only `all`: an edit is what folds into weights."""
+        if Positions(positions) is not Positions.ALL:
+            raise DposcopeError("an edit acts at all positions; limit its gains alone with edit.gains.at(…)")
+        return self
+
+    def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
+        """The hooks that do it."""
+        changes = [] if self.gains is None else self.gains.changes(lm)
+        for ablation in self.ablations:
+            changes += ablation.changes(lm)
+        return changes
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside a context; the model itself stays as it is."""
+        return hooked(lm, self.changes(lm))
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        tensors: dict[str, Tensor] = {}
+        if self.gains is not None:
+            tensors["gains"] = self.gains.values
+        for index, ablation in enumerate(self.ablations):
+            tensors[f"ablation.{index}"] = ablation.direction
+        settings = [
+            {"weight": a.weight, "blocks": a.blocks, "mlp": a.mlp, "attention": a.attention} for a in self.ablations
+        ]
+        save_tensors(stem, "Edit", tensors, {"ablations": settings, "about": dict(self.about)})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Edit":
+        """Read what `save` wrote."""
+        tensors, about = load_tensors(stem, "Edit")
+        gains = Gains(tensors["gains"]) if "gains" in tensors else None
+        ablations = tuple(
+            _stored_ablation(tensors[f"ablation.{index}"], settings)
+            for index, settings in enumerate(about["ablations"])
+        )
+        return cls(gains, ablations, about["about"])
+
+    def __str__(self) -> str:
+        """One line for people."""
+        parts: list[str] = []
+        if self.gains is not None:
+            parts.append(f"gains on {len(self.gains.touched):,} of {self.gains.values.numel():,} neurons")
+        parts += [f"ablation w = {a.weight:.3g}" for a in self.ablations]
+        return " + ".join(parts) or "no change"
+
+
+def _stored_ablation(direction: Tensor, settings: Mapping[str, Any]) -> Ablation:
+    blocks = None if settings["blocks"] is None else tuple(settings["blocks"])
+    ablation = Ablation(direction, settings["weight"], blocks, settings["mlp"], settings["attention"])
+    # Normalising a unit vector again may move its last bit; what was saved is what comes back.
+    object.__setattr__(ablation, "direction", direction.to(torch.float32))
+    return ablation

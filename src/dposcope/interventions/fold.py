@@ -1,0 +1,163 @@
+"""Put an edit into the weights, so that the result is an ordinary checkpoint.
+
+With V the value vectors `[n, d]` of an output projection, gains g and an ablation (u, w):
+V := diag(g) V (I − w u uᵀ), and a bias b := b (I − w u uᵀ). Computed in float64 and rounded once.
+
+Weights are replaced by new parameters and never written into, so storage that a model
+shares between modules, or with the caller, keeps its old values.
+"""
+
+import copy
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation
+from dposcope.interventions.assign import Assign
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.model.frames import Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import value_vectors
+
+Foldable = Gains | Ablation | Edit | Assign
+"""What weights can express."""
+
+
+def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
+    """A copy of the model with the edit in its weights; `lm` stays as it is.
+
+    Costs a second copy of the model in memory; `folded` costs only the changed weights.
+
+    Args:
+        lm: the model, unquantised.
+        edit: gains, ablation, both, or an `Assign` at all positions where output projections have a bias.
+
+    Raises:
+        DposcopeError: the edit does not fit the model, or weights cannot express it.
+    """
+    copied = replace(lm, model=copy.deepcopy(lm.model))
+    fold_(copied, edit)
+    return copied
+
+
+@torch.no_grad()
+def fold_(lm: LanguageModel, edit: Foldable) -> None:
+    """Put the edit into the weights of `lm` itself. See `fold`."""
+    for module, parameters in _new_parameters(lm, edit):
+        for name, parameter in parameters.items():
+            setattr(module, name, parameter)
+
+
+@contextmanager
+def folded(lm: LanguageModel, edit: Foldable) -> Generator[LanguageModel]:
+    """The model with the edit in its weights inside the context; outside, the old parameters, to the bit."""
+    planned = _new_parameters(lm, edit)
+    before = [(module, {name: module.get_parameter(name) for name in new}) for module, new in planned]
+    try:
+        for module, new in planned:
+            for name, parameter in new.items():
+                setattr(module, name, parameter)
+        yield lm
+    finally:
+        for module, old in before:
+            for name, parameter in old.items():
+                setattr(module, name, parameter)
+
+
+@torch.no_grad()
+def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+    """Every replaced parameter, computed before any is replaced: an error leaves the model whole."""
+    if isinstance(edit, Assign):
+        return _assigned(lm, edit)
+    edit = edit if isinstance(edit, Edit) else Edit.of(edit)
+    gains = edit.gains
+    # Same checks as for hooks: shapes fit, blocks are there.
+    edit.changes(lm)
+    scaled = set(gains.touched.mask.any(1).nonzero().squeeze(1).tolist()) if gains is not None else set[int]()
+    plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+    for block in range(lm.n_blocks):
+        through = [a for a in edit.ablations if a.mlp and block in a.of_blocks(lm)]
+        factors = gains.values[block] if gains is not None and block in scaled else None
+        if through or factors is not None:
+            plan.append((lm.mlp_outs[block], _projected(lm.mlp_outs[block], factors, through)))
+        through = [a for a in edit.ablations if a.attention and block in a.of_blocks(lm)]
+        if through:
+            plan.append((lm.attention_outs[block], _projected(lm.attention_outs[block], None, through)))
+    _refuse_shared_modules(plan)
+    return plan
+
+
+def _projected(module: nn.Module, factors: Tensor | None, ablations: list[Ablation]) -> dict[str, nn.Parameter]:
+    vectors = _readable(value_vectors(module)).double()
+    if factors is not None:
+        vectors = factors.to(vectors.device, torch.float64).unsqueeze(1) * vectors
+    rows = [vectors]
+    bias = _bias(module)
+    if bias is not None and ablations:
+        rows.append(bias.double().unsqueeze(0))
+    for ablation in ablations:
+        unit = ablation.direction.to(vectors.device, torch.float64)
+        rows = [row - ablation.weight * torch.outer(row @ unit, unit) for row in rows]
+    new = {"weight": _as_weight(module, rows[0])}
+    if len(rows) == 2 and bias is not None:
+        new["bias"] = nn.Parameter(rows[1].squeeze(0).to(bias.dtype), requires_grad=bias.requires_grad)
+    return new
+
+
+def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+    """m_i := c_i everywhere is v_i := 0 and b := b + c_i v_i, where there is a bias to hold it."""
+    if assign.positions is not Positions.ALL:
+        raise DposcopeError(f"constants at positions {assign.positions.value!r} do not fold; weights act at all")
+    assign.changes(lm)
+    plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+    for block in assign.neurons.mask.any(1).nonzero().squeeze(1).tolist():
+        module = lm.mlp_outs[block]
+        bias = _bias(module)
+        if bias is None:
+            raise DposcopeError(
+                "assigned constants fold only where the MLP's output projection has a bias (GPT-2), and "
+                f"{lm.model.config.model_type} has none; keep the hooks, or use gains"
+            )
+        vectors = _readable(value_vectors(module)).double()
+        members = assign.neurons.mask[block].to(vectors.device)
+        constants = torch.where(members, assign.values[block].to(vectors.device, torch.float64), 0.0)
+        constant = bias.double() + constants @ vectors
+        new = {
+            "weight": _as_weight(module, vectors.masked_fill(members.unsqueeze(1), 0.0)),
+            "bias": nn.Parameter(constant.to(bias.dtype), requires_grad=bias.requires_grad),
+        }
+        plan.append((module, new))
+    _refuse_shared_modules(plan)
+    return plan
+
+
+def _as_weight(module: nn.Module, vectors: Tensor) -> nn.Parameter:
+    """Value vectors `[n, d]` as the module's own weight: its orientation, dtype and gradient flag."""
+    old = module.get_parameter("weight")
+    weight = vectors if isinstance(module, Conv1D) else vectors.T
+    return nn.Parameter(weight.to(old.dtype).contiguous(), requires_grad=old.requires_grad)
+
+
+def _bias(module: nn.Module) -> Tensor | None:
+    names = dict(module.named_parameters(recurse=False))
+    return names.get("bias")
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        raise DposcopeError("some weights are offloaded and cannot be folded; load the model whole, on the CPU say")
+    return tensor
+
+
+def _refuse_shared_modules(plan: list[tuple[nn.Module, dict[str, nn.Parameter]]]) -> None:
+    modules = [id(module) for module, _ in plan]
+    if len(set(modules)) != len(modules):
+        raise DposcopeError(
+            "blocks of this model share one output projection, which cannot hold an edit for each; use the hooks"
+        )

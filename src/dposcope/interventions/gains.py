@@ -1,0 +1,85 @@
+"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`)."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.change import at_positions
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sites import Applied, Change, Site, hooked, neuron_site
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """A gain for every neuron of a model; 1 leaves a neuron alone.
+
+    The paper's groups make one (`group_gains`); any other way of choosing factors makes
+    another. Applied by hooks with `.on(lm)`; an `Edit` of it folds into the weights.
+    """
+
+    values: Tensor
+    """g, `[L, d_mlp]`, float32, on the CPU, finite."""
+    positions: Positions = Positions.ALL
+
+    def __post_init__(self) -> None:
+        """Normalise and refuse what is no vector of gains."""
+        if self.values.ndim != 2:
+            raise DposcopeError(f"gains need shape [L, d_mlp], not {list(self.values.shape)}")
+        values = self.values.detach().to("cpu", torch.float32)
+        if not values.isfinite().all():
+            raise DposcopeError("gains hold NaN or infinity; every gain must be a finite number")
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def ones(cls, n_blocks: int, d_mlp: int) -> "Gains":
+        """Leave every neuron alone."""
+        return cls(torch.ones(n_blocks, d_mlp))
+
+    @property
+    def touched(self) -> NeuronSet:
+        """Neurons whose gain is not 1."""
+        return NeuronSet(self.values != 1)
+
+    def strength(self, factor: float) -> "Gains":
+        """The same edit, weaker or stronger: 1 + factor·(g − 1)."""
+        return replace(self, values=1 + factor * (self.values - 1))
+
+    def shuffled(self, seed: int) -> "Gains":
+        """The same gains given to other neurons of their block: the control of SPEC section 5."""
+        stream = torch.Generator().manual_seed(seed)
+        rows = [row[torch.randperm(len(row), generator=stream)] for row in self.values]
+        return replace(self, values=torch.stack(rows))
+
+    def at(self, positions: Positions | str) -> "Gains":
+        """The same gains at other positions."""
+        return replace(self, positions=Positions(positions))
+
+    def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
+        """The hooks that do it; blocks whose gains are all 1 get none."""
+        if self.values.shape != (lm.n_blocks, lm.d_mlp):
+            raise DposcopeError(
+                f"gains for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]; "
+                "use an edit made for this architecture"
+            )
+
+        def scale(block: int) -> Change:
+            # float32: a gain of 1.1 rounded to bfloat16 would be 1.6 % of its shift off.
+            factors = self.values[block].to(lm.device)
+
+            def change(activations: Tensor, frame: Frame) -> Tensor:
+                scaled = (activations * factors.to(activations.device)).to(activations.dtype)
+                return at_positions(activations, scaled, frame, self.positions)
+
+            return change
+
+        blocks = self.touched.mask.any(1).nonzero().squeeze(1).tolist()
+        return [(neuron_site(lm, block), scale(block)) for block in blocks]
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside a context; the model itself stays as it is."""
+        return hooked(lm, self.changes(lm))

@@ -1,0 +1,72 @@
+"""The paper's edit as gains: shrink TP and AN, grow TN and AP (paper 6.1)."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.assign import Assign
+from dposcope.interventions.gains import Gains
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.groups import Group, Ranking, Selection, cosines, select_fraction
+from dposcope.neurons.sets import NeuronSet
+
+# TN and AN are negative: growing TN and shrinking AN both move the projection on W down.
+_SIGN = {Group.TP: -1.0, Group.TN: 1.0, Group.AP: 1.0, Group.AN: -1.0}
+
+
+def group_gains(
+    lm: LanguageModel,
+    means: NeuronMeans,
+    direction: Tensor,
+    *,
+    alpha: float,
+    beta: float = 0.55,
+    ranking: Ranking = "cosine",
+    groups: Collection[Group] = tuple(Group),
+) -> Gains:
+    """Gains 1−α for the β fraction of TP and AN, 1+α for that of TN and AP, 1 elsewhere (paper 6.1).
+
+    Args:
+        lm: the model, for its value vectors.
+        means: m^pre.
+        direction: W, `[d]`.
+        alpha: relative shift, 0 or more (paper: 0.01 or 0.05).
+        beta: fraction of each group, in [0, 1] (paper: 0.55).
+        ranking: which neurons of a group come first.
+        groups: groups to edit.
+
+    Raises:
+        DposcopeError: α or β is out of range.
+    """
+    selection = select_fraction(cosines(lm, direction), means.mean, beta=beta, ranking=ranking)
+    return gains_of(selection, alpha=alpha, groups=groups)
+
+
+def gains_of(selection: Selection, *, alpha: float, groups: Collection[Group] = tuple(Group)) -> Gains:
+    """Gains of a selection already made; see `group_gains`."""
+    return Gains(1.0 + alpha * _signs(selection, alpha, groups))
+
+
+def group_assign(means: NeuronMeans, selection: Selection, *, alpha: float) -> Assign:
+    """What the authors' code does for editing: set chosen neurons to their *mean* activation, shifted by α.
+
+    Unlike gains this freezes the neurons; SPEC section 7 shows what that does to the text.
+    """
+    signs = _signs(selection, alpha, tuple(Group))
+    members = NeuronSet.empty(*signs.shape)
+    for chosen in selection.sets.values():
+        members = members | chosen
+    return Assign(means.mean * (1.0 + alpha * signs), members)
+
+
+def _signs(selection: Selection, alpha: float, groups: Collection[Group]) -> Tensor:
+    if not alpha >= 0:
+        raise DposcopeError(f"alpha {alpha} is negative; it is a relative shift of 0 or more, such as 0.1")
+    shape = selection.sets[Group.TP].mask.shape
+    signs = torch.zeros(shape, dtype=torch.float64)
+    for group in groups:
+        signs[selection.sets[group].mask] = _SIGN[group]
+    return signs

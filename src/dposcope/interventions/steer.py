@@ -1,0 +1,59 @@
+"""Subtract a vector from the residual stream: x − αW (paper 3.2, appendix D)."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.change import at_positions
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Applied, Change, Site, hooked, mlp_site, residual_site
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """Take αW out of the stream at the end of one block.
+
+    W is used as it is, unit or not: the paper's α (30, 2, 3, 5) hold for its own probes. For an α that means
+    the same on every model, give W = unit direction × mean residual norm (`Direction.steering_vector`).
+    """
+
+    vector: Tensor
+    """W, `[d]`, toxic side positive."""
+    alpha: float
+    """α; negative adds."""
+    block: int = -1
+    """The block at whose end it acts; −1 is the last (paper)."""
+    site: Literal["residual", "mlp"] = "residual"
+    """`residual`: the stream itself. `mlp`: the MLP's output, before Gemma's post-norm, as in the published code."""
+    positions: Positions = Positions.ALL
+
+    def at(self, positions: Positions | str) -> "Steer":
+        """The same at other positions."""
+        return replace(self, positions=Positions(positions))
+
+    def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
+        """The hook that does it."""
+        if self.vector.shape != (lm.d_model,):
+            raise DposcopeError(
+                f"the vector has shape {list(self.vector.shape)}, the model's residual stream [{lm.d_model}]"
+            )
+        if not -lm.n_blocks <= self.block < lm.n_blocks:
+            raise DposcopeError(f"block {self.block} is outside a model of {lm.n_blocks} blocks")
+        block = self.block % lm.n_blocks
+        shift = (self.alpha * self.vector.double()).to(lm.device, torch.float32)
+
+        def change(stream: Tensor, frame: Frame) -> Tensor:
+            steered = (stream - shift.to(stream.device)).to(stream.dtype)
+            return at_positions(stream, steered, frame, self.positions)
+
+        site = residual_site(lm, block) if self.site == "residual" else mlp_site(lm, block)
+        return [(site, change)]
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside a context; the model itself stays as it is."""
+        return hooked(lm, self.changes(lm))

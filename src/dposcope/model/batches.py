@@ -1,0 +1,99 @@
+"""Texts to padded batches: ids and mask by our own count, the tokenizer left as it is."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows of token ids."""
+
+    ids: Tensor
+    """`[B, T]`, int64."""
+    mask: Tensor
+    """`[B, T]`, 1 for a real token, 0 for padding."""
+    rows: list[int]
+    """Which text each row is."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real tokens per row, `[B]`."""
+        return self.mask.sum(-1)
+
+
+def encode(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    *,
+    max_tokens: int | None = None,
+    keep: Literal["start", "end"] = "end",
+) -> list[list[int]]:
+    """Token ids of each text, as the tokenizer makes them (with a beginning-of-text token where it adds one).
+
+    Args:
+        lm: model and tokenizer.
+        texts: any texts; an empty one that yields no token at all is an error.
+        max_tokens: cut longer texts to so many tokens, special ones counted.
+        keep: which side of a long text stays. A leading special token stays either way.
+
+    Raises:
+        DposcopeError: a text has no tokens.
+    """
+    if not texts:
+        return []
+    encoded: list[list[int]] = lm.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)[
+        "input_ids"
+    ]  # pyright: ignore[reportAssignmentType]
+    special = lm.special_ids
+    cut = [_cut(ids, max_tokens, keep, special) for ids in encoded]
+    for row, ids in enumerate(cut):
+        if not ids:
+            raise DposcopeError(f"text {row + 1} is empty and this tokenizer adds no token of its own; remove it")
+    return cut
+
+
+def _cut(ids: list[int], max_tokens: int | None, keep: str, special: frozenset[int]) -> list[int]:
+    if max_tokens is None or len(ids) <= max_tokens:
+        return ids
+    if keep == "start":
+        return ids[:max_tokens]
+    head = ids[:1] if ids[0] in special else []
+    room = max_tokens - len(head)
+    return head + (ids[-room:] if room else [])
+
+
+def batches(
+    lm: LanguageModel, encoded: Sequence[Sequence[int]], *, batch_size: int, side: Literal["left", "right"]
+) -> Iterator[Batch]:
+    """Batches of texts of like length, longest first, so that little is padding and memory peaks at once.
+
+    Args:
+        lm: gives device and padding id.
+        encoded: token ids per text.
+        batch_size: rows at a time.
+        side: where padding goes: left to generate, right to read.
+
+    Raises:
+        DposcopeError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise DposcopeError(f"batch size {batch_size} is below 1; give a positive number")
+    order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        width = len(encoded[rows[0]])
+        ids = torch.full((len(rows), width), lm.pad_id, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for place, row in enumerate(rows):
+            length = len(encoded[row])
+            where = slice(width - length, width) if side == "left" else slice(0, length)
+            ids[place, where] = torch.tensor(encoded[row], dtype=torch.long)
+            mask[place, where] = 1
+        yield Batch(ids.to(lm.device), mask.to(lm.device), rows)

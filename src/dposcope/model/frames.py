@@ -1,0 +1,161 @@
+"""Which token of the current forward pass stands at which absolute position of its text.
+
+Interventions and recorders need it, and a hook sees only a tensor `[B, T, …]`. With a
+key-value cache T is one; without, it grows; padding shifts rows. Absolute positions make
+the result the same in every case (SPEC section 1, Positions).
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dposcope.errors import DposcopeError
+
+
+class Positions(StrEnum):
+    """Where an intervention acts, for a prompt of P tokens at positions 0 … P−1."""
+
+    ALL = "all"
+    LAST = "last"
+    """p ≥ P−1: the positions that predict the continuation."""
+    GENERATED = "generated"
+    """p ≥ P."""
+    PROMPT = "prompt"
+    """p < P."""
+    FIRST = "first"
+    """p = 0. Only the reference protocol's perplexity uses it (SPEC section 4)."""
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What the generator knows of its batch and a hook cannot see."""
+
+    lengths: Tensor
+    """Prompt lengths P in tokens, `[B]`, integer."""
+    running: Tensor | None = None
+    """Rows not yet at their end of text, `[B]`, bool; None: all."""
+
+
+_prompted: ContextVar[Prompted | None] = ContextVar("prompted", default=None)
+
+
+@contextmanager
+def prompted(lengths: Tensor, running: Tensor | None = None) -> Generator[None]:
+    """Declare the prompt lengths of the batch that runs inside.
+
+    `dposcope.generate` does it itself. Around your own `model.generate(**inputs)`, write
+    `with dposcope.prompted(inputs["attention_mask"].sum(-1)): …`.
+    """
+    token = _prompted.set(Prompted(lengths, running))
+    try:
+        yield
+    finally:
+        _prompted.reset(token)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One forward pass: T tokens of each of B texts."""
+
+    positions: Tensor
+    """Absolute position of each token, `[B, T]`; −1 marks padding."""
+    prompt: Prompted | None
+    cached: bool = False
+    """Whether a key-value cache was handed in, as when generating."""
+
+    def select(self, where: Positions) -> Tensor | None:
+        """Mask `[B, T]` of tokens at `where`; None where that is every token, padding too.
+
+        On a text without a declared prompt every position counts for `last`, `generated`
+        and `prompt` (SPEC section 1).
+        """
+        match where:
+            case Positions.ALL:
+                return None
+            case Positions.FIRST:
+                return self.positions == 0
+            case _:
+                lengths = self._lengths()
+        if lengths is None:
+            return None
+        match where:
+            case Positions.LAST:
+                return self.positions >= lengths - 1
+            case Positions.GENERATED:
+                return self.positions >= lengths
+            case Positions.PROMPT:
+                return (self.positions >= 0) & (self.positions < lengths)
+
+    def predicting(self) -> Tensor:
+        """Mask `[B, T]` of positions that predict a token of the continuation: p ≥ P−1, row still running.
+
+        Without a declared prompt: every real token.
+        """
+        lengths = self._lengths()
+        if self.prompt is None or lengths is None:
+            return self.positions >= 0
+        mask = self.positions >= lengths - 1
+        if self.prompt.running is not None:
+            mask = mask & self.prompt.running.to(mask.device).unsqueeze(1)
+        return mask
+
+    def _lengths(self) -> Tensor | None:
+        if self.prompt is None:
+            if self.cached:
+                # Without its length the prompt would pass for continuation, in silence.
+                raise DposcopeError(
+                    "the prompt's length is unknown inside model.generate: use dposcope.generate, or wrap the "
+                    'call in `with dposcope.prompted(inputs["attention_mask"].sum(-1)):`, or use positions="all"'
+                )
+            return None
+        return self.prompt.lengths.to(self.positions.device).unsqueeze(1)
+
+
+class FrameTracker:
+    """Follows a model's forward passes; `.frame` is the current one."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model.base_model  # what both the language-model head and perplexity call
+        self._frame: Frame | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The pass under way."""
+        if self._frame is None:
+            raise DposcopeError(
+                "a block ran outside its model's forward pass, so positions are unknown: "
+                "call the model itself, or use positions='all'"
+            )
+        return self._frame
+
+    @contextmanager
+    def following(self) -> Generator["FrameTracker"]:
+        """Follow the model inside this context; only this tracker's own handle is removed."""
+        handle = self._model.register_forward_pre_hook(self._look, with_kwargs=True)
+        try:
+            yield self
+        finally:
+            handle.remove()
+            self._frame = None
+
+    def _look(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is None:
+            tokens = kwargs["inputs_embeds"]
+        batch, length = tokens.shape[:2]
+        cache = kwargs.get("past_key_values")
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            # Left padding: a token's position is the number of real tokens before it.
+            positions = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -length:]
+        else:
+            past = cache.get_seq_length() if cache is not None else 0
+            positions = torch.arange(past, past + length, device=tokens.device).expand(batch, length)
+        self._frame = Frame(positions, _prompted.get(), cached=cache is not None)

@@ -1,0 +1,170 @@
+"""Batched generation, greedy or sampled, that tells hooks where each token stands.
+
+A loop of our own, because what is measured happens inside it: recorders must see only
+steps that predict a real token, interventions need the prompt's length, and a sampled
+row must not depend on its batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from dposcope.errors import DposcopeError
+from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.frames import prompted
+from dposcope.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens; without it, generation is greedy."""
+
+    temperature: float = 1.0
+    """Logits are divided by it; above 0."""
+    top_p: float = 1.0
+    """Keep the fewest tokens whose probabilities reach this sum, in (0, 1]."""
+    seed: int = 0
+    """Row r of the prompts draws from a generator of its own, seeded by (seed, r)."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        if not self.temperature > 0:
+            raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
+        if not 0 < self.top_p <= 1:
+            raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after one prompt."""
+
+    prompt_ids: list[int]
+    """The prompt as the model saw it, cut and with special tokens."""
+    ids: list[int]
+    """Generated tokens, the end-of-text token left out."""
+    text: str
+    """`ids` decoded, special tokens left out."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after each batch."""
+
+
+@torch.inference_mode()
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 256,
+    keep: Literal["start", "end"] = "end",
+    sampling: Sampling | None = None,
+    batch_size: int = 32,
+    use_cache: bool = True,
+    stop_at_end: bool = True,
+    progress: Progress | None = None,
+) -> list[Continuation]:
+    """Continue each prompt; the result is in the order of `prompts`.
+
+    Left padding and absolute positions make a batch equal its members one by one, up to
+    rounding; without a cache each step reads the whole text again, with the same result.
+
+    Args:
+        lm: the model.
+        prompts: texts.
+        new_tokens: most tokens to write per prompt (paper: 20).
+        max_prompt_tokens: longer prompts are cut (None: never).
+        keep: the side of a long prompt that stays.
+        sampling: draw tokens; None takes the likeliest.
+        batch_size: prompts at a time.
+        use_cache: keep keys and values between steps.
+        stop_at_end: end a row at its end-of-text token; else write all `new_tokens`, that token among them.
+        progress: called after each batch.
+
+    Raises:
+        DposcopeError: prompt and continuation exceed the model's context, or a prompt is empty.
+    """
+    if new_tokens < 1:
+        raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
+    encoded = encode(lm, prompts, max_tokens=max_prompt_tokens, keep=keep)
+    longest = max((len(ids) for ids in encoded), default=0)
+    if longest + new_tokens > lm.context_length:
+        raise DposcopeError(
+            f"a prompt of {longest:,} tokens and {new_tokens} new ones exceed the model's context of "
+            f"{lm.context_length:,}; lower max_prompt_tokens or new_tokens"
+        )
+    ends = torch.tensor(sorted(lm.end_ids) if stop_at_end else [], dtype=torch.long, device=lm.device)
+    written: list[list[int]] = [[] for _ in encoded]
+    done = 0
+    for batch in batches(lm, encoded, batch_size=batch_size, side="left"):
+        for row, ids in zip(batch.rows, _continue(lm, batch, new_tokens, sampling, use_cache, ends), strict=True):
+            written[row] = ids
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(encoded))
+    texts = lm.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
+
+
+def _continue(
+    lm: LanguageModel, batch: Batch, new_tokens: int, sampling: Sampling | None, use_cache: bool, ends: Tensor
+) -> list[list[int]]:
+    ids, mask = batch.ids, batch.mask
+    lengths = batch.lengths
+    running = torch.ones(len(batch.rows), dtype=torch.bool, device=ids.device)
+    cache = DynamicCache(config=lm.model.config.get_text_config()) if use_cache else None
+    draw = _Draw(sampling, batch.rows) if sampling is not None else None
+    steps: list[Tensor] = []
+    alive: list[Tensor] = []
+    step_ids = ids
+    for step in range(new_tokens):
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step_ids.shape[1] :]
+        with prompted(lengths, running):
+            logits = lm.model(
+                input_ids=step_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=use_cache,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        token = logits.argmax(-1) if draw is None else draw(logits)
+        running = running & ~torch.isin(token, ends)
+        steps.append(token)
+        alive.append(running)
+        if step + 1 == new_tokens or not running.any():
+            break
+        token = torch.where(running, token, lm.pad_id)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], -1)
+        if use_cache:
+            step_ids = token.unsqueeze(1)
+        else:
+            ids = step_ids = torch.cat([ids, token.unsqueeze(1)], -1)
+    tokens, keeps = torch.stack(steps, 1).tolist(), torch.stack(alive, 1).tolist()
+    return [
+        [token for token, kept in zip(row, keep, strict=True) if kept] for row, keep in zip(tokens, keeps, strict=True)
+    ]
+
+
+class _Draw:
+    """Draws one token per row. Each row has its own stream, so a batch equals its members one by one."""
+
+    def __init__(self, sampling: Sampling, rows: list[int]) -> None:
+        self._sampling = sampling
+        self._streams = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        uniform = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in self._streams])
+        probabilities = torch.softmax(logits.double() / self._sampling.temperature, -1)
+        probabilities, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= self._sampling.top_p, 0.0)
+        reached = probabilities.cumsum(-1)
+        target = uniform.to(logits.device).unsqueeze(1) * reached[:, -1:]
+        # The first token whose cumulative probability passes the target: inversion of the CDF.
+        place = (reached <= target).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+        return order.gather(-1, place).squeeze(-1)

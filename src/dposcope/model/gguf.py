@@ -1,0 +1,43 @@
+"""GGUF files, dequantised into a plain Hugging Face model."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from dposcope.errors import DposcopeError
+from dposcope.model.quiet import without_progress_bars
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and the tokenizer it came with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_gguf(path: Path, *, dtype: str) -> Pair:
+    """Read and dequantise a GGUF file.
+
+    Args:
+        path: the file.
+        dtype: name of a torch dtype for the weights.
+
+    Raises:
+        DposcopeError: the `gguf` package is missing, or the file is damaged or of an unknown architecture.
+    """
+    if find_spec("gguf") is None:
+        raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
+    folder, name = str(path.parent), path.name
+    try:
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DposcopeError(f"cannot read {path} as GGUF: {reason}; is the file whole?") from error
+    return Pair(model, tokenizer)

@@ -1,0 +1,142 @@
+"""A model and its tokenizer, side by side; neither is wrapped nor changed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dposcope.artefacts import tensor_fingerprint
+from dposcope.errors import DposcopeError
+from dposcope.model import layout as layouts
+from dposcope.model.layout import Layout
+from dposcope.model.quiet import without_progress_bars
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A plain Hugging Face causal language model with its tokenizer.
+
+    Make one from objects at hand, or with `dposcope.load`. L is the number of blocks, d the
+    width of the residual stream, d_mlp the number of neurons per block.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "model"
+    """What the user calls it: an id, a path or a bundled name."""
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the blocks and projections are.
+
+        Raises:
+            DposcopeError: the architecture is unknown.
+        """
+        return layouts.find_layout(self.model)
+
+    @cached_property
+    def blocks(self) -> list[nn.Module]:
+        """The L transformer blocks."""
+        return layouts.block_modules(self.model, self.layout)
+
+    @cached_property
+    def mlp_outs(self) -> list[nn.Module]:
+        """Each block's MLP output projection; its input is the neuron activation m."""
+        return [layouts.submodule(block, self.layout.mlp_out) for block in self.blocks]
+
+    @cached_property
+    def attention_outs(self) -> list[nn.Module]:
+        """Each block's attention output projection."""
+        return [layouts.submodule(block, self.layout.attention_out) for block in self.blocks]
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block."""
+        return layouts.submodule(self.model, self.layout.final_norm)
+
+    @property
+    def n_blocks(self) -> int:
+        """L."""
+        return len(self.blocks)
+
+    @property
+    def d_model(self) -> int:
+        """d."""
+        return layouts.projection_width(self.mlp_outs[0]).outputs
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons per block.
+
+        Raises:
+            DposcopeError: blocks differ in width, which `[L, d_mlp]` tables cannot hold.
+        """
+        widths = {layouts.projection_width(module).inputs for module in self.mlp_outs}
+        if len(widths) != 1:
+            raise DposcopeError(f"blocks have MLPs of different widths {sorted(widths)}: not supported")
+        return widths.pop()
+
+    @property
+    def n_neurons(self) -> int:
+        """L · d_mlp."""
+        return self.n_blocks * self.d_mlp
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.model.get_input_embeddings().weight.device  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating-point type."""
+        return self.model.dtype
+
+    def value_vectors(self, block: int) -> Tensor:
+        """Value vectors of one block, `[d_mlp, d]`: a view on its output projection."""
+        return layouts.value_vectors(self.mlp_outs[block])
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """Logits `[…, vocabulary]` of final-norm outputs `[…, d]`."""
+        return layouts.unembed(self.model, normed)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens (beginning and end of text, padding …)."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Ids after which a text is over, by the generation config or else the tokenizer."""
+        configured: int | list[int] | None = self.model.generation_config.eos_token_id
+        if configured is None:
+            own = self.tokenizer.eos_token_id
+            return frozenset([own]) if isinstance(own, int) else frozenset()
+        return frozenset([configured]) if isinstance(configured, int) else frozenset(configured)
+
+    @property
+    def pad_id(self) -> int:
+        """An id for padded places. They are masked, so any id does; the tokenizer's own where it has one."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        return 0
+
+    @property
+    def context_length(self) -> int:
+        """Positions the model can tell apart: `max_position_embeddings`."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of every parameter and the architecture; changes when any weight does."""
+        digest = tensor_fingerprint(dict(self.model.named_parameters()))
+        return f"{self.model.config.model_type}-{digest}"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an ordinary checkpoint with tokenizer and generation config into `folder`."""
+        with without_progress_bars():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,190 @@
+"""Where a decoder keeps its blocks, output projections, final norm and unembedding.
+
+A table by `model_type` first, a look at the structure second, `register_layout` third.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Dotted module paths: `blocks` and `final_norm` from the model, the rest from a block."""
+
+    blocks: str
+    """The list of transformer blocks."""
+    mlp_out: str
+    """The MLP's output projection; its input holds the neuron activations m (SPEC section 1)."""
+    attention_out: str
+    """The attention's output projection."""
+    final_norm: str
+    """The norm between the last block and the unembedding."""
+
+
+_LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")
+_GEMMA3_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
+
+_LAYOUTS: dict[str, Layout] = {
+    "gpt2": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", "transformer.ln_f"),
+    "llama": _LLAMA_LIKE,  # Llama 2 and 3, SmolLM 1 and 2
+    "mistral": _LLAMA_LIKE,
+    "gemma2": _LLAMA_LIKE,
+    "gemma3_text": _LLAMA_LIKE,
+    "gemma3": _GEMMA3_VISION,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
+}
+
+_HOW_TO_REGISTER = (
+    "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first"
+)
+
+
+def register_layout(model_type: str, layout: Layout) -> None:
+    """Teach dposcope the module paths of another architecture, or replace known ones.
+
+    Args:
+        model_type: as in `model.config.model_type`.
+        layout: the paths.
+    """
+    _LAYOUTS[model_type] = layout
+
+
+def find_layout(model: PreTrainedModel) -> Layout:
+    """The layout of `model`: registered, or recognised by structure.
+
+    Raises:
+        DposcopeError: neither finds one; the message says how to register it.
+    """
+    model_type = model.config.model_type
+    layout = _LAYOUTS.get(model_type)
+    if layout is None:
+        layout = _recognise(model)
+    blocks = _module(model, layout.blocks)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+        raise DposcopeError(
+            f"layout of model_type {model_type!r}: {layout.blocks!r} is no list of blocks; {_HOW_TO_REGISTER}"
+        )
+    _module(model, layout.final_norm)
+    for block in blocks:
+        projection_width(_module(block, layout.mlp_out))
+        projection_width(_module(block, layout.attention_out))
+    return layout
+
+
+@dataclass(frozen=True)
+class ProjectionWidth:
+    """Sizes of a projection: it reads `inputs` numbers and writes `outputs`."""
+
+    inputs: int
+    outputs: int
+
+
+def projection_width(module: nn.Module) -> ProjectionWidth:
+    """Sizes of a `Linear` or `Conv1D`, whichever way round it stores its weight.
+
+    Raises:
+        DposcopeError: it is neither (a quantised layer, say).
+    """
+    if isinstance(module, Conv1D):
+        return ProjectionWidth(module.weight.shape[0], module.weight.shape[1])
+    if isinstance(module, nn.Linear):
+        return ProjectionWidth(module.in_features, module.out_features)
+    raise DposcopeError(
+        f"an output projection is a {type(module).__name__}, not a Linear or Conv1D: "
+        "load the model unquantised (GGUF files are dequantised on loading), and without adapters"
+    )
+
+
+def value_vectors(module: nn.Module) -> Tensor:
+    """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage.
+
+    `Linear` stores `[outputs, inputs]` and is transposed; `Conv1D` stores it this way already
+    (SPEC section 1, Value vector).
+    """
+    projection_width(module)
+    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType] — a Parameter of either class
+    return weight if isinstance(module, Conv1D) else weight.T
+
+
+def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
+    """The transformer blocks in order."""
+    blocks = _module(model, layout.blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    return list(blocks)
+
+
+def submodule(parent: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path, or an error that says how to register a layout."""
+    return _module(parent, path)
+
+
+def _module(parent: nn.Module, path: str) -> nn.Module:
+    try:
+        return parent.get_submodule(path)
+    except AttributeError as error:
+        raise DposcopeError(
+            f"{type(parent).__name__} has no module {path!r}; for another architecture {_HOW_TO_REGISTER}"
+        ) from error
+
+
+def _recognise(model: PreTrainedModel) -> Layout:
+    """Find the layout by shapes: L equal blocks, a projection from another width to d inside an MLP."""
+    text_config = model.config.get_text_config()
+    width: int | None = text_config.hidden_size
+    model_type = model.config.model_type
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == text_config.num_hidden_layers
+    ]
+    if len(lists) != 1 or width is None:
+        raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
+    blocks_path, blocks = lists[0]
+    writers = [(name, module) for name, module in _projections(blocks[0]) if projection_width(module).outputs == width]
+    attention = [name for name, _ in writers if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
+    mlp = [name for name, _ in writers if not _names_attention(name)]
+    stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
+    parent = model.get_submodule(stem) if stem else model
+    norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
+    if len(attention) != 1 or len(mlp) != 1 or len(norms) != 1:
+        raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
+    return Layout(blocks_path, mlp[0], attention[0], f"{stem}.{norms[0]}" if stem else norms[0])
+
+
+# Query, key and value projections may be d × d as well; the output projection has a name of its own.
+_ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_projection"}
+
+
+def _names_attention(name: str) -> bool:
+    return any("attn" in part or "attention" in part for part in name.lower().split("."))
+
+
+def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield name, module
+
+
+def logit_softcap(model: PreTrainedModel) -> float | None:
+    """Gemma 2's final soft-cap c (logits become `c·tanh(logits/c)`), or None."""
+    config = model.config.get_text_config()
+    return config.final_logit_softcapping if "final_logit_softcapping" in config.to_dict() else None
+
+
+def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's own dtype and with its soft-cap."""
+    head: nn.Module | None = model.get_output_embeddings()
+    if head is None:
+        raise DposcopeError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
+    logits: Tensor = head(normed)
+    cap = logit_softcap(model)
+    return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -1,0 +1,103 @@
+"""From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
+
+import difflib
+import re
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dposcope.errors import DposcopeError
+from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.gguf import load_gguf
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.quiet import without_progress_bars
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load(
+    source: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+) -> LanguageModel:
+    """Load a causal language model and its tokenizer.
+
+    Only safetensors weights are read (no pickle), and no code from the model's repository runs. The
+    network is used only for a Hugging Face id.
+
+    Args:
+        source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, or a Hugging Face id.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored.
+        device: "cpu", "cuda", …, or "auto": a GPU where there is one.
+
+    Raises:
+        DposcopeError: there is no such model, it is not a causal language model, or its architecture is unknown.
+    """
+    name = str(source)
+    precision = _dtype_name(dtype)
+    place = _device(device)
+    path = Path(source).expanduser()
+    if name in BUNDLED and not path.exists():
+        lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
+    elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise DposcopeError(f"no file {path}; check the path")
+        pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
+        lm = LanguageModel(pair.model, pair.tokenizer, name)
+    elif path.is_dir():
+        if not (path / "config.json").is_file():
+            raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
+        lm = _from_folder(str(path), name, precision, local=True)
+    elif _HUB_ID.fullmatch(name) and not path.exists():
+        lm = _from_folder(name, name, precision, local=False)
+    else:
+        raise DposcopeError(f"{name!r} is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
+    lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+    lm.model.eval()
+    _ = lm.layout  # an unknown architecture is told now, not after an hour
+    return lm
+
+
+def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
+    try:
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, local_files_only=local, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise DposcopeError(_why(error, name, local)) from error
+    return LanguageModel(model, tokenizer, name)
+
+
+def _why(error: Exception, name: str, local: bool) -> str:
+    text = str(error)
+    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    if "Unrecognized configuration class" in text:
+        return f"{name} is not a causal language model; dposcope reads decoders such as GPT-2, Llama, Gemma or Qwen"
+    if "safetensors" in text and "does not appear to have" in text:
+        return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
+    if local:
+        return f"cannot load {name}: {first}"
+    near = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
+    hint = f" Did you mean the bundled {near[0]!r}?" if near else ""
+    return f"cannot load {name!r} from the Hugging Face hub: {first}; check the id and the network.{hint}"
+
+
+def _dtype_name(dtype: str | torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name != "auto" and name not in _DTYPES:
+        raise DposcopeError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+    return name
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise DposcopeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise DposcopeError("no CUDA device is available here; use device cpu or auto")
+    return place

@@ -1,0 +1,198 @@
+"""Neuron activations during generation, streamed to means and second moments."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.errors import DposcopeError
+from dposcope.model.batches import batches, encode
+from dposcope.model.frames import Frame
+from dposcope.model.generate import Progress, generate
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Change, hooked, neuron_site
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronMeans:
+    """Moments of every neuron's activation m over recorded tokens (paper 3.2: m^pre)."""
+
+    mean: Tensor
+    """E[m], `[L, d_mlp]`, float64."""
+    second_moment: Tensor
+    """E[m²], `[L, d_mlp]`, float64."""
+    count: int
+    """Tokens recorded, equal for all neurons."""
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Model, fingerprint, protocol, number of prompts and the like."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance, `[L, d_mlp]`."""
+        return (self.second_moment - self.mean.square()).clamp(min=0)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the mean, were tokens independent, `[L, d_mlp]`."""
+        return (self.variance / max(self.count - 1, 1)).sqrt()
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        tensors = {"mean": self.mean, "second_moment": self.second_moment}
+        save_tensors(stem, "NeuronMeans", tensors, {"count": self.count, "about": dict(self.about)})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "NeuronMeans":
+        """Read what `save` wrote."""
+        tensors, about = load_tensors(stem, "NeuronMeans")
+        return cls(tensors["mean"], tensors["second_moment"], about["count"], about["about"])
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per neuron: block, neuron, mean, second_moment."""
+        blocks, width = self.mean.shape
+        return pl.DataFrame(
+            {
+                "block": torch.arange(blocks).repeat_interleave(width).numpy(),
+                "neuron": torch.arange(width).repeat(blocks).numpy(),
+                "mean": self.mean.flatten().numpy(),
+                "second_moment": self.second_moment.flatten().numpy(),
+            }
+        )
+
+
+class ActivationAccumulator:
+    """Adds up activations; memory does not grow with what was seen. `value()` gives the means."""
+
+    def __init__(self, n_blocks: int, d_mlp: int) -> None:
+        self._sum = [torch.zeros(d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._squares = [torch.zeros(d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._counts = [0] * n_blocks
+
+    def update(self, block: int, activations: Tensor) -> None:
+        """Add rows of one block.
+
+        Args:
+            block: its index.
+            activations: `[n, d_mlp]` in any precision; summed in float64.
+        """
+        rows = activations.double()
+        device = rows.device
+        self._sum[block] = self._sum[block].to(device) + rows.sum(0)
+        self._squares[block] = self._squares[block].to(device) + rows.square().sum(0)
+        self._counts[block] += len(rows)
+
+    def value(self, about: Mapping[str, Any] | None = None) -> NeuronMeans:
+        """The moments so far.
+
+        Raises:
+            DposcopeError: nothing was recorded, or blocks saw different numbers of tokens.
+        """
+        count = self._counts[0]
+        if count == 0:
+            raise DposcopeError("no activations recorded; run the model inside the recording context")
+        if any(other != count for other in self._counts):
+            raise DposcopeError("blocks recorded different numbers of tokens; a pass was cut short, record again")
+        mean = torch.stack([total.cpu() for total in self._sum]) / count
+        second = torch.stack([total.cpu() for total in self._squares]) / count
+        return NeuronMeans(mean, second, count, dict(about or {}))
+
+
+@contextmanager
+def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
+    """Record neuron activations of everything the model reads inside, at the positions that predict.
+
+    With `dposcope.generate`: the positions P−1 … that predict each written token, end-of-text
+    included, nothing after it (SPEC section 3, strict). With a plain forward pass: every real token.
+    """
+    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+
+    def observe(block: int) -> Change:
+        def look(activations: Tensor, frame: Frame) -> None:
+            accumulator.update(block, activations[frame.predicting()])
+
+        return look
+
+    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+        yield accumulator
+
+
+def collect_means(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 256,
+    protocol: str = "strict",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> NeuronMeans:
+    """Mean activations over a model's own greedy continuations (paper 3.2; SPEC section 3).
+
+    Strict: collected while generating, in the same pass, at the positions that predict. Reference:
+    a second pass over uncut prompt and continuation, positions P … P+19, ended rows going on.
+
+    Args:
+        lm: the model.
+        prompts: what it continues (paper: 1,199 challenge prompts).
+        new_tokens: tokens per continuation (paper: 20).
+        max_prompt_tokens: prompts are cut to their end (strict).
+        protocol: "strict" or "reference".
+        batch_size: prompts at a time.
+        progress: called after each batch.
+    """
+    about = {
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "protocol": protocol,
+        "prompts": len(prompts),
+        "new_tokens": new_tokens,
+    }
+    if protocol == "strict":
+        with recording(lm) as accumulator:
+            generate(
+                lm,
+                prompts,
+                new_tokens=new_tokens,
+                max_prompt_tokens=max_prompt_tokens,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        return accumulator.value(about)
+    return _second_pass(lm, prompts, new_tokens, batch_size, progress).value(about)
+
+
+@torch.inference_mode()
+def _second_pass(
+    lm: LanguageModel, prompts: Sequence[str], new_tokens: int, batch_size: int, progress: Progress | None
+) -> ActivationAccumulator:
+    """The published code's way: read prompt and continuation again, and count all `new_tokens` positions."""
+    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+    encoded = encode(lm, prompts)
+    written = generate(
+        lm,
+        prompts,
+        new_tokens=new_tokens,
+        max_prompt_tokens=None,
+        batch_size=batch_size,
+        stop_at_end=False,
+        progress=progress,
+    )
+    texts = [prompt + continuation.ids for prompt, continuation in zip(encoded, written, strict=True)]
+    for batch in batches(lm, texts, batch_size=batch_size, side="left"):
+
+        def observe(block: int) -> Change:
+            def look(activations: Tensor, _frame: Frame) -> None:
+                accumulator.update(block, activations[:, -new_tokens:].flatten(0, 1))
+
+            return look
+
+        with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+            lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return accumulator

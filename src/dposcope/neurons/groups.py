@@ -1,0 +1,164 @@
+"""The paper's four neuron groups, and which part of each an edit takes.
+
+T or A says whether a value vector points with the direction or against it, P or N
+whether the neuron's mean activation is positive or negative (paper 5.2, 6.1).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
+
+
+class Group(StrEnum):
+    """A neuron's orientation and sign."""
+
+    TP = "TP"
+    """Toxicity-aligned, positive activation."""
+    TN = "TN"
+    """Toxicity-aligned, negative activation."""
+    AP = "AP"
+    """Anti-toxicity-aligned, positive activation."""
+    AN = "AN"
+    """Anti-toxicity-aligned, negative activation."""
+
+
+@torch.no_grad()
+def cosines(lm: LanguageModel, direction: Tensor) -> Tensor:
+    """cos_i = v_i·W / (|v_i||W|) of every value vector, `[L, d_mlp]`, float64 on the CPU (SPEC section 1).
+
+    A value vector of norm zero has cosine 0.
+
+    Args:
+        lm: the model.
+        direction: W, `[d]`, of any norm above 0.
+
+    Raises:
+        DposcopeError: W has another width, or norm zero.
+    """
+    unit = _unit(lm, direction)
+    rows: list[Tensor] = []
+    for block in range(lm.n_blocks):
+        vectors = lm.value_vectors(block).double()
+        norms = vectors.norm(dim=1)
+        dots = vectors @ unit.to(vectors.device)
+        rows.append(torch.where(norms > 0, dots / norms.clamp(min=torch.finfo(torch.float64).tiny), 0.0).cpu())
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def projections(lm: LanguageModel, direction: Tensor) -> Tensor:
+    """v_i·W / |W| of every value vector, `[L, d_mlp]`, float64 on the CPU: the weight of m_i in Eq. 2."""
+    unit = _unit(lm, direction)
+    rows: list[Tensor] = []
+    for block in range(lm.n_blocks):
+        vectors = lm.value_vectors(block)
+        rows.append((vectors.double() @ unit.to(vectors.device)).cpu())
+    return torch.stack(rows)
+
+
+def _unit(lm: LanguageModel, direction: Tensor) -> Tensor:
+    if direction.shape != (lm.d_model,):
+        raise DposcopeError(
+            f"the direction has shape {list(direction.shape)}, the model's residual stream [{lm.d_model}]; "
+            "make the direction from this model"
+        )
+    vector = direction.double().cpu()
+    norm = vector.norm()
+    if not norm > 0:
+        raise DposcopeError("the direction has norm zero; are the two classes of comments the same?")
+    return vector / norm
+
+
+def group_sets(cosine: Tensor, mean: Tensor) -> dict[Group, NeuronSet]:
+    """The four groups; disjoint, and together all neurons but those with a cosine or mean of exactly 0.
+
+    Args:
+        cosine: cos_i, `[L, d_mlp]`.
+        mean: m_i^pre, `[L, d_mlp]`.
+    """
+    return {
+        Group.TP: NeuronSet((cosine > 0) & (mean > 0)),
+        Group.TN: NeuronSet((cosine > 0) & (mean < 0)),
+        Group.AP: NeuronSet((cosine < 0) & (mean > 0)),
+        Group.AN: NeuronSet((cosine < 0) & (mean < 0)),
+    }
+
+
+Ranking = Literal["cosine", "signed", "activation", "reference"]
+"""How an edit chooses within a group: by descending |cos| (our reading of the paper's "descending cosine
+similarity"), by descending signed cosine, by ascending |m^pre| (paper Table 19), or as the published code does."""
+
+_RANKINGS: dict[str, Callable[[Tensor, Tensor, Group], Tensor]] = {
+    "cosine": lambda cosine, _mean, _group: cosine.abs(),
+    "signed": lambda cosine, _mean, _group: cosine,
+    "activation": lambda _cosine, mean, _group: -mean.abs(),
+    # The published code sorts TP and AN by descending |cos| but AP and TN by ascending.
+    "reference": lambda cosine, _mean, group: cosine.abs() * (1 if group in (Group.TP, Group.AN) else -1),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which neurons of each group an edit takes."""
+
+    sets: dict[Group, NeuronSet]
+    """The chosen fraction per group."""
+    sizes: dict[Group, int]
+    """Neurons in each whole group, before choosing."""
+
+
+def select_fraction(
+    cosine: Tensor,
+    mean: Tensor,
+    *,
+    beta: float,
+    ranking: Ranking = "cosine",
+    trim_percentile: float | None = None,
+) -> Selection:
+    """The first ⌊β·n⌋ neurons of each group by a ranking (paper 6.1; SPEC section 4).
+
+    Args:
+        cosine: cos_i, `[L, d_mlp]`.
+        mean: m_i^pre, `[L, d_mlp]`.
+        beta: fraction of each group, in [0, 1].
+        ranking: how to order a group.
+        trim_percentile: leave out neurons whose m^pre lies above this percentile of all neurons; the
+            published code does so for GPT-2, at 80.
+
+    Raises:
+        DposcopeError: β or the percentile is out of range, or the ranking unknown.
+    """
+    if not 0 <= beta <= 1:
+        raise DposcopeError(f"beta {beta} is outside [0, 1]; it is the fraction of each neuron group to edit")
+    if ranking not in _RANKINGS:
+        raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join(_RANKINGS)}")
+    whole = group_sets(cosine, mean)
+    if trim_percentile is not None:
+        if not 0 <= trim_percentile <= 100:
+            raise DposcopeError(f"percentile {trim_percentile} is outside [0, 100]")
+        limit = _percentile(mean, trim_percentile)
+        whole = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in whole.items()}
+    score = _RANKINGS[ranking]
+    chosen = {
+        group: neurons.top(math.floor(beta * len(neurons) + 1e-9), by=score(cosine, mean, group))
+        for group, neurons in whole.items()
+    }
+    return Selection(chosen, {group: len(neurons) for group, neurons in whole.items()})
+
+
+def _percentile(values: Tensor, percent: float) -> Tensor:
+    # torch.quantile refuses more than 16 million values; a sort does not.
+    ordered = values.double().flatten().sort().values
+    place = percent / 100 * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,110 @@
+"""A set of neurons."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronSet:
+    """Neurons of a model, as a mask; combine sets with `|`, `&`, `-` and `~`."""
+
+    mask: Tensor
+    """`[L, d_mlp]`, bool, on the CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no mask."""
+        if self.mask.dtype != torch.bool or self.mask.ndim != 2:
+            raise DposcopeError(
+                f"a NeuronSet needs a bool mask [L, d_mlp], not {self.mask.dtype} {list(self.mask.shape)}"
+            )
+
+    @classmethod
+    def empty(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
+        """No neuron."""
+        return cls(torch.zeros(n_blocks, d_mlp, dtype=torch.bool))
+
+    @classmethod
+    def all(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
+        """Every neuron."""
+        return cls(torch.ones(n_blocks, d_mlp, dtype=torch.bool))
+
+    def __or__(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of either."""
+        return self._with(other, torch.logical_or)
+
+    def __and__(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of both."""
+        return self._with(other, torch.logical_and)
+
+    def __sub__(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of this set that are not in `other`."""
+        return self & ~other
+
+    def __invert__(self) -> "NeuronSet":
+        """All other neurons."""
+        return NeuronSet(~self.mask)
+
+    def __eq__(self, other: object) -> bool:
+        """Same neurons."""
+        return isinstance(other, NeuronSet) and torch.equal(self.mask, other.mask)
+
+    def __hash__(self) -> int:
+        """Of the neurons."""
+        return hash(self.mask.numpy().tobytes())
+
+    def __len__(self) -> int:
+        """How many."""
+        return int(self.mask.sum())
+
+    def __repr__(self) -> str:
+        """Size and spread at a glance."""
+        blocks = int(self.mask.any(1).sum())
+        share = len(self) / max(self.mask.numel(), 1)
+        return f"NeuronSet({len(self):,} of {self.mask.numel():,} neurons, {share:.1%}, in {blocks} blocks)"
+
+    @property
+    def per_block(self) -> list[int]:
+        """How many in each block."""
+        return self.mask.sum(1).tolist()
+
+    def top(self, n: int, *, by: Tensor) -> "NeuronSet":
+        """The n neurons of this set with the highest score; ties go to the lower block, then index.
+
+        Args:
+            n: how many, at most the set's size.
+            by: scores `[L, d_mlp]`; NaN is refused.
+
+        Raises:
+            DposcopeError: n is negative or above the size, or scores do not fit.
+        """
+        if by.shape != self.mask.shape:
+            raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
+        if not 0 <= n <= len(self):
+            raise DposcopeError(f"cannot take the top {n:,} of {len(self):,} neurons")
+        scores = by.double().flatten()
+        members = self.mask.flatten().nonzero().squeeze(1)
+        if scores[members].isnan().any():
+            raise DposcopeError("scores hold NaN; a neuron without a score cannot be ranked")
+        chosen = members[scores[members].argsort(descending=True, stable=True)[:n]]
+        mask = torch.zeros_like(self.mask).flatten()
+        mask[chosen] = True
+        return NeuronSet(mask.view_as(self.mask))
+
+    def random_like(self, seed: int) -> "NeuronSet":
+        """As many random neurons in each block as this set has there: a control that keeps the layers."""
+        stream = torch.Generator().manual_seed(seed)
+        mask = torch.zeros_like(self.mask)
+        for block, count in enumerate(self.per_block):
+            mask[block, torch.randperm(self.mask.shape[1], generator=stream)[:count]] = True
+        return NeuronSet(mask)
+
+    def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
+        if self.mask.shape != other.mask.shape:
+            raise DposcopeError(f"sets of different models: {list(self.mask.shape)} and {list(other.mask.shape)}")
+        return NeuronSet(operation(self.mask, other.mask))

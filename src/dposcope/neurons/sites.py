@@ -1,0 +1,124 @@
+"""Hooks with manners: registered together, counted, and removed whatever happens.
+
+A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
+inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
+final norm, so a hook never meets a tuple.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dposcope.errors import DposcopeError
+from dposcope.model.frames import Frame, FrameTracker
+from dposcope.model.language_model import LanguageModel
+
+Change = Callable[[Tensor, Frame], Tensor | None]
+"""Takes the tensor at a site, returns its replacement, or None to leave it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the model."""
+
+    name: str
+    """For people and counts: `neurons.3`, `attention.0`, `residual.17`."""
+    module: nn.Module
+    side: Literal["input", "output"]
+
+
+def neuron_site(lm: LanguageModel, block: int) -> Site:
+    """Neuron activations m of a block, `[B, T, d_mlp]`: the MLP output projection's input."""
+    return Site(f"neurons.{block}", lm.mlp_outs[block], "input")
+
+
+def mlp_site(lm: LanguageModel, block: int) -> Site:
+    """What the MLP's output projection writes, `[B, T, d]`, before any norm."""
+    return Site(f"mlp.{block}", lm.mlp_outs[block], "output")
+
+
+def attention_site(lm: LanguageModel, block: int) -> Site:
+    """What the attention's output projection writes, `[B, T, d]`, before any norm."""
+    return Site(f"attention.{block}", lm.attention_outs[block], "output")
+
+
+def residual_site(lm: LanguageModel, block: int) -> Site:
+    """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads."""
+    following = lm.blocks[block + 1] if block + 1 < lm.n_blocks else lm.final_norm
+    return Site(f"residual.{block}", following, "input")
+
+
+@dataclass
+class Applied:
+    """What hooks did so far."""
+
+    fired: dict[str, int] = field(default_factory=dict[str, int])
+    """Site name → forward passes in which its hook ran."""
+
+    def __str__(self) -> str:
+        """For a glance at a console."""
+        return ", ".join(f"{name}×{count}" for name, count in self.fired.items())
+
+
+@contextmanager
+def hooked(lm: LanguageModel, changes: Sequence[tuple[Site, Change]]) -> Generator[Applied]:
+    """Apply `changes` to every forward pass inside the context.
+
+    Contexts nest: an inner one sees what an outer one left. Only handles of this context
+    are removed, after an exception or a half-finished registration too.
+
+    Raises:
+        DposcopeError: on leaving, if a site never fired; at once, if the model is compiled.
+    """
+    _refuse_compiled(lm)
+    applied = Applied({site.name: 0 for site, _ in changes})
+    tracker = FrameTracker(lm.model)
+    with ExitStack() as stack:
+        stack.enter_context(tracker.following())
+        for site, change in changes:
+            stack.callback(_register(site, change, tracker, applied).remove)
+        yield applied
+    silent = [name for name, count in applied.fired.items() if count == 0]
+    if silent:
+        raise DposcopeError(
+            f"never fired: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}; "
+            "run the model inside the context (or it bypasses these modules)"
+        )
+
+
+def _refuse_compiled(lm: LanguageModel) -> None:
+    # torch.compile(model) keeps the model as `_orig_mod`; module.compile() sets a call of its own.
+    wrapped = any(name.split(".", 1)[0] == "_orig_mod" for name, _ in lm.model.named_modules())
+    if wrapped or any(module._compiled_call_impl is not None for module in lm.model.modules()):  # pyright: ignore[reportPrivateUsage]
+        raise DposcopeError(
+            "the model is compiled, and compiled code may skip hooks: pass the plain model, "
+            "or fold the edit first and compile the result"
+        )
+
+
+def _register(site: Site, change: Change, tracker: FrameTracker, applied: Applied) -> torch.utils.hooks.RemovableHandle:
+    def run(tensor: Tensor) -> Tensor | None:
+        applied.fired[site.name] += 1
+        return change(tensor, tracker.frame)
+
+    if site.side == "output":
+
+        def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+            return run(output)
+
+        return site.module.register_forward_hook(after)
+
+    def before(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # Blocks take the stream as their first argument or, in a few models, by name.
+        new = run(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    return site.module.register_forward_pre_hook(before, with_kwargs=True)
