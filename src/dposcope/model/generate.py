@@ -159,12 +159,21 @@ class _Draw:
 
     def __call__(self, logits: Tensor) -> Tensor:
         uniform = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in self._streams])
-        probabilities = torch.softmax(logits.double() / self._sampling.temperature, -1)
-        probabilities, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= self._sampling.top_p, 0.0)
-        reached = probabilities.cumsum(-1)
-        target = uniform.to(logits.device).unsqueeze(1) * reached[:, -1:]
-        # The first token whose cumulative probability passes the target: inversion of the CDF.
-        place = (reached <= target).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
-        return order.gather(-1, place).squeeze(-1)
+        probabilities = torch.softmax(logits.float() / self._sampling.temperature, -1)
+        drawn = [self._invert(row, float(u)) for row, u in zip(probabilities, uniform, strict=True)]
+        return torch.stack(drawn)
+
+    def _invert(self, probabilities: Tensor, uniform: float) -> Tensor:
+        """The token at which the cumulative probability of the nucleus passes `uniform` of its whole."""
+        if self._sampling.top_p == 1:
+            reached = probabilities.cumsum(-1, dtype=torch.float64)
+            return (reached <= uniform * reached[-1]).sum().clamp(max=len(reached) - 1)
+        # Sorting a vocabulary of 262,144 costs more than the model; the nucleus is nearly always small.
+        for width in (min(512, len(probabilities)), len(probabilities)):
+            kept, order = probabilities.topk(width)
+            reached = kept.cumsum(-1, dtype=torch.float64)
+            if float(reached[-1]) >= self._sampling.top_p:
+                break
+        size = min(int((reached < self._sampling.top_p).sum()) + 1, width)
+        place = (reached[:size] <= uniform * reached[size - 1]).sum().clamp(max=size - 1)
+        return order[place]

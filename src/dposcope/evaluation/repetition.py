@@ -1,0 +1,58 @@
+"""How much a continuation repeats itself, and whether it says anything at all.
+
+Toxicity and perplexity both miss a text that broke into `“ “ “ “`; these do not.
+Words are lower-cased runs of `\\w`, so punctuation alone counts as no word.
+"""
+
+import re
+from collections.abc import Sequence
+
+from dposcope.errors import DposcopeError
+
+_WORD = re.compile(r"\w+")
+
+
+def repetition(text: str) -> float:
+    """`1 − distinct / total` of the 2-grams of words in one continuation, in [0, 1).
+
+    A text with fewer than two words has no 2-gram to repeat and counts as 0. An edit
+    that silences the model would look good by this alone: give `share_empty` beside it.
+    """
+    grams = _grams(text, 2)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct over total n-grams of words in all texts together, in [0, 1].
+
+    n-grams never cross from one text to the next. Texts without any n-gram between
+    them give 0: nothing distinct was said.
+
+    Raises:
+        DposcopeError: no text, or n below 1.
+    """
+    _require_texts(texts)
+    if n < 1:
+        raise DposcopeError(f"n is {n}; n-grams have at least 1 word")
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def share_empty(texts: Sequence[str]) -> float:
+    """Share of texts without a single word, in [0, 1].
+
+    Raises:
+        DposcopeError: no text.
+    """
+    _require_texts(texts)
+    return sum(_WORD.search(text) is None for text in texts) / len(texts)
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return list(zip(*(words[offset:] for offset in range(n)), strict=False))
+
+
+def _require_texts(texts: Sequence[str]) -> None:
+    if not texts:
+        raise DposcopeError("there is no text to measure; give at least one continuation")

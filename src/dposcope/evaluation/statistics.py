@@ -1,0 +1,227 @@
+"""Means with percentile bootstrap intervals, and comparisons paired on the same items.
+
+Every function draws the same resamples for the same number of items and seed, so two
+conditions measured on the same prompts are always resampled together, whether they
+meet in one call or in two.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dposcope.errors import DposcopeError, plural
+
+# Items drawn at a time: 8 MB of indices and as much of gathered values.
+_DRAWN_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its bootstrap interval over `n` items."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields as `scores.json` holds them; `Estimate(**d)` reads them back."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Like `0.219 (0.187–0.251)`."""
+        return f"{_plain(self.mean)} ({_plain(self.low)}{_dash(self.low)}{_plain(self.high)})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of `a − b` over `n` pairs, with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0: the only case that may be called "better"."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields; `Difference(**d)` reads them back."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Like `−0.088 (−0.102 to −0.061)`."""
+        return f"{_signed(self.mean)} ({_signed(self.low)} to {_signed(self.high)})"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Mean of `a` over mean of `b`, both over the same `n` items, with its bootstrap interval."""
+
+    ratio: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields; `Ratio(**d)` reads them back."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Like `0.48 × (0.41–0.56)`."""
+        return f"{_plain(self.ratio, 2)} × ({_plain(self.low, 2)}{_dash(self.low)}{_plain(self.high, 2)})"
+
+
+def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Mean of `values` [n] with the percentile bootstrap interval over items.
+
+    One item gives an interval of no width.
+
+    Raises:
+        DposcopeError: no value, a value that is not finite, or a level outside (0, 1).
+    """
+    column = _column(values, "values")
+    means = _resampled_means(column[None], resamples=resamples, seed=seed)
+    low, high = _interval(means[0], level)
+    return Estimate(float(column.mean()), low, high, len(column))
+
+
+def bootstrap_ratio(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """`Σ numerators / Σ denominators` with its bootstrap interval over items: a mean of unequal items.
+
+    Log-perplexity is the case in point: [n] negative log-likelihoods of windows, in nats,
+    over their [n] token counts; windows are resampled, never tokens.
+
+    Raises:
+        DposcopeError: as `bootstrap_mean`; unequal lengths; a denominator that is not positive.
+    """
+    top, bottom = _pair(numerators, denominators, "numerators", "denominators")
+    _require_positive(bottom)
+    tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
+    low, high = _interval(tops / bottoms, level)
+    return Estimate(float(top.sum() / bottom.sum()), low, high, len(top))
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    denominators: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """Mean of `a − b` over pairs [n], resampled by pair.
+
+    Args:
+        a: one condition, [n].
+        b: the other, [n], the same items in the same order.
+        denominators: given, `a` and `b` are totals and the result is
+            `Σ(a − b) / Σ denominators`, such as a difference of log-perplexities.
+        level: coverage of the interval.
+        resamples: number of bootstrap resamples.
+        seed: of the resamples.
+
+    Raises:
+        DposcopeError: as `bootstrap_ratio`.
+    """
+    left, right = _pair(a, b, "a", "b")
+    # Ones as denominators make a mean.
+    counts = np.ones_like(left) if denominators is None else denominators
+    result = bootstrap_ratio(left - right, counts, level=level, resamples=resamples, seed=seed)
+    return Difference(result.mean, result.low, result.high, result.n)
+
+
+def paired_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Ratio:
+    """`mean(a) / mean(b)` over the same items [n], both means from the same resamples.
+
+    Raises:
+        DposcopeError: as `bootstrap_mean`; unequal lengths; the mean of `b` is not
+            positive in some resample, so that the ratio has no interval.
+    """
+    top, bottom = _pair(a, b, "a", "b")
+    tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
+    if bottom.mean() <= 0 or bottoms.min() <= 0:
+        raise DposcopeError(
+            "a ratio needs a denominator whose mean is above 0 in every resample; "
+            "too few of the items are: give more items, or the paired difference instead"
+        )
+    low, high = _interval(tops / bottoms, level)
+    return Ratio(float(top.mean() / bottom.mean()), low, high, len(top))
+
+
+def _resampled_means(columns: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means [k, resamples] of the columns [k, n], every column under the same draws of items."""
+    if resamples < 1:
+        raise DposcopeError(f"resamples is {resamples}; give at least 1")
+    n = columns.shape[1]
+    generator = np.random.default_rng(seed)
+    means = np.empty((len(columns), resamples))
+    step = max(1, _DRAWN_AT_ONCE // n)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn = generator.integers(0, n, size=(stop - start, n))
+        for column, out in zip(columns, means, strict=True):
+            out[start:stop] = column[drawn].mean(axis=1)
+    return means
+
+
+def _interval(statistics: NDArray[np.float64], level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise DposcopeError(f"level is {level}; give a share between 0 and 1, such as 0.95")
+    tail = (1 - level) / 2
+    low, high = np.quantile(statistics, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _column(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1:
+        raise DposcopeError(f"{name} has shape {column.shape}; give one number per item, shape [n]")
+    if not len(column):
+        raise DposcopeError(f"{name} is empty; a mean needs at least one item")
+    bad = int((~np.isfinite(column)).sum())
+    if bad:
+        raise DposcopeError(
+            f"{bad:,} of {plural(len(column), 'number')} in {name} {'is' if bad == 1 else 'are'} not finite; "
+            "score those items again, or leave them out of every condition"
+        )
+    return column
+
+
+def _pair(a: ArrayLike, b: ArrayLike, a_name: str, b_name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    left, right = _column(a, a_name), _column(b, b_name)
+    if len(left) != len(right):
+        raise DposcopeError(
+            f"{a_name} has {plural(len(left), 'item')} and {b_name} {len(right):,}; "
+            "give the same items to both, in the same order"
+        )
+    return left, right
+
+
+def _require_positive(denominators: NDArray[np.float64]) -> None:
+    if denominators.min() <= 0:
+        raise DposcopeError("denominators must be above 0; leave out items that count nothing")
+
+
+def _plain(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _dash(low: float) -> str:
+    # An en dash beside a minus sign cannot be read.
+    return "–" if low >= 0 else " to "

@@ -1,0 +1,174 @@
+"""The bootstrap against a loop over the same draws, and what it promises to whoever compares."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation import statistics
+from dposcope.evaluation.statistics import (
+    Difference,
+    Estimate,
+    Ratio,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_difference,
+    paired_ratio,
+)
+
+
+def sample(n=37, seed=3):
+    return np.random.default_rng(seed).gamma(2.0, size=n)
+
+
+def naive_draws(n, resamples, seed):
+    """One item after another, all resamples in a row."""
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, n, size=n) for _ in range(resamples)]
+
+
+def naive_interval(numbers, level):
+    ordered = sorted(numbers)
+
+    def quantile(share):
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    return quantile((1 - level) / 2), quantile(1 - (1 - level) / 2)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_mean_is_the_naive_loop(level):
+    values = sample()
+    estimate = bootstrap_mean(values, level=level, resamples=300, seed=5)
+    low, high = naive_interval([sum(values[i] for i in draw) / 37 for draw in naive_draws(37, 300, 5)], level)
+    assert estimate.mean == pytest.approx(sum(values) / 37, rel=1e-14)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=1e-12)
+    assert estimate.n == 37
+
+
+def test_ratio_is_the_naive_loop():
+    losses, tokens = sample(), np.arange(1, 38)
+    estimate = bootstrap_ratio(losses, tokens, resamples=300, seed=1)
+    ratios = [sum(losses[i] for i in draw) / sum(tokens[i] for i in draw) for draw in naive_draws(37, 300, 1)]
+    assert (estimate.low, estimate.high) == pytest.approx(naive_interval(ratios, 0.95), rel=1e-12)
+    assert estimate.mean == pytest.approx(losses.sum() / tokens.sum(), rel=1e-14)
+
+
+def test_ratio_with_equal_denominators_is_the_mean():
+    losses = sample()
+    ratio, mean = bootstrap_ratio(losses, np.full(37, 4.0)), bootstrap_mean(losses / 4)
+    assert list(ratio.to_dict().values()) == pytest.approx(list(mean.to_dict().values()), rel=1e-12)
+
+
+def test_difference_is_the_naive_loop():
+    a, b, tokens = sample(seed=1), sample(seed=2), np.arange(1, 38)
+    draws = naive_draws(37, 300, 9)
+    plain = paired_difference(a, b, resamples=300, seed=9)
+    expected = naive_interval([sum(a[i] for i in draw) / 37 - sum(b[i] for i in draw) / 37 for draw in draws], 0.95)
+    assert (plain.low, plain.high) == pytest.approx(expected, rel=1e-10)
+    assert plain.mean == pytest.approx(a.mean() - b.mean(), rel=1e-12)
+
+    weighted = paired_difference(a, b, denominators=tokens, resamples=300, seed=9)
+    expected = naive_interval([sum(a[i] - b[i] for i in draw) / sum(tokens[i] for i in draw) for draw in draws], 0.95)
+    assert (weighted.low, weighted.high) == pytest.approx(expected, rel=1e-10)
+    assert weighted.mean == pytest.approx((a.sum() - b.sum()) / tokens.sum(), rel=1e-12)
+
+
+def test_paired_ratio_is_the_naive_loop():
+    a, b = sample(seed=1), sample(seed=2)
+    ratio = paired_ratio(a, b, resamples=300, seed=9)
+    ratios = [sum(a[i] for i in draw) / sum(b[i] for i in draw) for draw in naive_draws(37, 300, 9)]
+    assert (ratio.low, ratio.high) == pytest.approx(naive_interval(ratios, 0.95), rel=1e-12)
+    assert ratio.ratio == pytest.approx(a.mean() / b.mean(), rel=1e-14)
+
+
+def test_pairing_removes_what_the_items_share():
+    shared = sample(200) * 10
+    a, b = shared + 0.1, shared
+    assert bootstrap_mean(a).low < bootstrap_mean(b).high
+    assert paired_difference(a, b).excludes_zero
+    # A constant factor has a ratio without any spread, though both means have much.
+    half = paired_ratio(shared / 2, shared)
+    assert (half.low, half.high) == pytest.approx((0.5, 0.5), rel=1e-12)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    values = sample()
+    whole = bootstrap_mean(values, resamples=1000)
+    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 37 * 7 + 5)
+    assert bootstrap_mean(values, resamples=1000) == whole
+    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 1)
+    assert bootstrap_mean(values, resamples=1000) == whole
+
+
+def test_seed_decides_the_interval_alone():
+    values = sample()
+    assert bootstrap_mean(values) == bootstrap_mean(values, seed=0)
+    other = bootstrap_mean(values, seed=1)
+    assert other.mean == bootstrap_mean(values).mean
+    assert other.low != bootstrap_mean(values).low
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        estimate = bootstrap_mean(generator.gamma(2.0, size=60), resamples=400)
+        hits += estimate.low <= 2.0 <= estimate.high
+    # Three standard errors are 0.04; the percentile bootstrap of a skewed mean falls a little short.
+    assert 0.89 <= hits / 300 <= 0.985
+
+
+def test_one_item_has_an_interval_of_no_width():
+    assert bootstrap_mean([0.3]) == Estimate(0.3, 0.3, 0.3, 1)
+
+
+def test_sums_are_float64_whatever_comes_in():
+    values = np.array([1.0, 2**-20], dtype=np.float16).repeat(5000)
+    assert bootstrap_mean(values, resamples=2).mean == pytest.approx((1 + 2**-20) / 2, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excludes"), [(-0.2, -0.1, True), (0.1, 0.2, True), (-0.1, 0.1, False), (0.0, 0.1, False)]
+)
+def test_excludes_zero(low, high, excludes):
+    assert Difference((low + high) / 2, low, high, 5).excludes_zero is excludes
+
+
+def test_they_read_well():
+    assert str(Estimate(0.2191, 0.1869, 0.2512, 200)) == "0.219 (0.187–0.251)"
+    assert str(Estimate(-0.01, -0.02, 0.003, 200)) == "−0.010 (−0.020 to 0.003)"
+    assert str(Difference(-0.088, -0.102, 0.061, 200)) == "−0.088 (−0.102 to +0.061)"
+    assert str(Ratio(0.4812, 0.41, 0.56, 200)) == "0.48 × (0.41–0.56)"
+
+
+def test_they_survive_json():
+    for value in (
+        bootstrap_mean(sample()),
+        paired_difference(sample(), sample() / 2),
+        paired_ratio(sample(), sample()),
+    ):
+        assert type(value)(**json.loads(json.dumps(value.to_dict()))) == value
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap_mean([]), "values is empty; a mean needs at least one item"),
+        (lambda: bootstrap_mean([[1.0, 2.0]]), r"shape \(1, 2\); give one number per item"),
+        (lambda: bootstrap_mean([1.0, np.nan]), "1 of 2 numbers in values is not finite; score those items again"),
+        (lambda: paired_ratio([1.0], [np.inf]), "1 of 1 number in b is not finite"),
+        (lambda: paired_difference([1.0, 2.0], [1.0]), "a has 2 items and b 1; give the same items to both"),
+        (lambda: bootstrap_ratio([1.0, 2.0], [1.0, 0.0]), "denominators must be above 0; leave out"),
+        (lambda: paired_ratio([1.0, 1.0], [0.0, 1.0]), "a ratio needs .* give more items, or the paired difference"),
+        (lambda: bootstrap_mean([1.0], level=1.0), "level is 1.0; give a share between 0 and 1"),
+        (lambda: bootstrap_mean([1.0], resamples=0), "resamples is 0; give at least 1"),
+    ],
+)
+def test_bad_input_says_how_to_mend_it(call, message):
+    with pytest.raises(DposcopeError, match=message):
+        call()
