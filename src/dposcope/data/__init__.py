@@ -1,0 +1,1 @@
+"""What the stations below read: prompts, comments, neutral text, passages and word lists."""

@@ -81,6 +81,11 @@ def window_losses(
     return WindowLosses(nll, tokens)
 
 
+def count_windows(lm: LanguageModel, text: str, *, protocol: Protocol = "strict", window: int = 1024) -> int:
+    """How many windows `window_losses` would read."""
+    return sum(1 for _ in _windows(lm, text, protocol, min(window, lm.context_length)))
+
+
 def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[list[int]]:
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
         "input_ids"

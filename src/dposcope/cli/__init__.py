@@ -1,0 +1,5 @@
+"""The command line: `dposcope --help`."""
+
+from dposcope.cli.app import main
+
+__all__ = ["main"]

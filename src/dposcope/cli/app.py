@@ -1,0 +1,97 @@
+"""The program: commands, how settings files are read, and how faults are told.
+
+Commands are named by strings and imported when called, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cyclopts
+from cyclopts import App
+from pydantic import ValidationError
+from rich.console import Console
+
+from dposcope.errors import DposcopeError
+
+_EPILOGUE = """\
+First steps:
+
+    dposcope edit gemma-3-270m --out runs/first      an edited model and a report, from built-in data
+
+    dposcope edit MODEL --prompts F --comments F --out DIR      the same from your own
+
+Settings may also stand in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), one
+`name = value` a line with the options' names. --debug shows a traceback where an error gives one line."""
+
+app = App(
+    name="dposcope",
+    help="See what preference tuning did to a language model, neuron by neuron, and get the same effect without "
+    "training.",
+    help_epilogue=_EPILOGUE,
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+app.command("dposcope.cli.edit:edit", name="edit")
+app.command("dposcope.cli.evaluate:evaluate", name="evaluate")
+app.command("dposcope.cli.directions:probe", name="probe")
+app.command("dposcope.cli.directions:lens", name="lens")
+app.command("dposcope.cli.models:app", name="models")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 2 bad input or nothing that can be done, 130 interrupted."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    try:
+        tokens = _read_config(tokens)
+        app(tokens, exit_on_error=False, print_error=False)
+    except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
+        if debug:
+            raise
+        _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print("\ndposcope: interrupted; the same command again goes on where it stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _read_config(tokens: list[str]) -> list[str]:
+    """Take `--config FILE` out of the command line and let its settings stand below the flags."""
+    for place, token in enumerate(tokens):
+        if token == "--config" or token.startswith("--config="):
+            inline = token.partition("=")[2]
+            name = inline or (tokens[place + 1] if place + 1 < len(tokens) else "")
+            path = Path(name)
+            if not name or not path.is_file():
+                raise DposcopeError(f"no settings file {name!r}; --config takes a .toml or .json file")
+            kinds = {".toml": cyclopts.config.Toml, ".json": cyclopts.config.Json}
+            if path.suffix not in kinds:
+                raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
+            app.config = [kinds[path.suffix](path, must_exist=True, use_commands_as_keys=False)]
+            return tokens[:place] + tokens[place + (1 if inline else 2) :]
+    app.config = []
+    return tokens
+
+
+def _one_line(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        first = cause.errors()[0]
+        option = ".".join(str(part).replace("_", "-") for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']}" if option else ""
+        return f"--{option}: {reason[0].lower()}{reason[1:]}{given}" if option else reason
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}; check the path and the free space"
+    return " ".join(str(error).split())
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, no_color=True).print(f"dposcope: {message}")
+    # A closed pipe cannot take what the interpreter would flush at exit.
+    if sys.stdout.closed:
+        os._exit(2)
+    sys.exit(2)

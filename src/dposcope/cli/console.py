@@ -1,0 +1,101 @@
+"""What people see while a job runs and when it is done."""
+
+import json
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from dposcope.evaluation.suite import BASE, Scores
+
+out = Console(highlight=False, soft_wrap=False)
+
+MEASURES = {
+    "toxicity": "toxicity",
+    "judge": "toxicity (judge)",
+    "logppl": "log-PPL (nats/token)",
+    "f1": "F1",
+    "repetition": "repetition",
+    "empty": "empty texts",
+}
+
+
+class Bars:
+    """A `Reporter` that draws one bar per stage on the error stream; silent where that is no terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """`quiet` draws nothing anywhere."""
+        console = Console(stderr=True)
+        self._shown = not quiet and console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self._shown,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Bars":
+        """Start drawing."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing, and leave the bars on the screen."""
+        if kind is None:
+            self._finish()
+        self._bars.stop()
+
+    def stage(self, title: str) -> None:
+        """A new bar."""
+        self._finish()
+        self._task = self._bars.add_task(title, total=None)
+
+    def reused(self, title: str) -> None:
+        """A full bar, marked as done before."""
+        self._finish()
+        self._bars.add_task(f"{title} (done before)", total=1, completed=1)
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the current bar."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=min(done, total), total=total)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            task = next(task for task in self._bars.tasks if task.id == self._task)
+            total = task.total or 1
+            self._bars.update(self._task, completed=total, total=total)
+            self._task = None
+
+
+def print_json(value: Any) -> None:
+    """A result for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_scores(scores: Scores) -> None:
+    """Conditions side by side: mean and 95 % interval."""
+    table = Table(title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", title_style="bold")
+    table.add_column("measure")
+    for name in scores.conditions:
+        table.add_column(Text(name), justify="right")
+    for measure, label in MEASURES.items():
+        if measure in scores.conditions[BASE]:
+            table.add_row(label, *(str(measures[measure]) for measures in scores.conditions.values()))
+    ratios = ["1 ×" if name == BASE else _ratio(scores, name) for name in scores.conditions]
+    table.add_row("toxicity, share of before", *ratios)
+    out.print(table)
+
+
+def _ratio(scores: Scores, name: str) -> str:
+    ratio = scores.against_none[name].toxicity_ratio
+    return "–" if ratio is None else str(ratio)

@@ -1,0 +1,131 @@
+"""`dposcope probe` and `dposcope lens`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.config import MachineSettings, ProbeSettings
+
+if TYPE_CHECKING:
+    from dposcope.directions.lens import Lens
+
+
+def probe(
+    model: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[ProbeSettings, Parameter(name="*")] = ProbeSettings(direction="probe"),  # noqa: B008 — frozen
+    raw: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fit a direction, say how good it is, and which tokens it stands for.
+
+    The paper's logistic probe by default; --direction chooses another kind.
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    out
+        Path of the direction to write, as NAME.safetensors and NAME.json.
+    raw
+        Show offensive words as they are.
+    json
+        Print the result as JSON.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars
+    from dposcope.directions.lens import lens as read_lens
+    from dposcope.study.ingredients import make_direction, read_comments
+    from dposcope.study.machine import load_for
+
+    comments = read_comments(settings).first(settings.direction_rows)
+    with Bars(quiet=quiet) as bars:
+        bars.stage(f"Loading {model}")
+        lm = load_for(model, settings)
+        bars.stage("Direction from comments")
+        direction = make_direction(lm, comments, settings, settings, protocol=settings.protocol, progress=bars.progress)
+    direction.save(out)
+    _show(
+        {
+            "direction": direction.kind,
+            "block": direction.block,
+            "norm": direction.norm,
+            **{name: value for name, value in direction.about.items() if name != "quality"},
+            **dict(direction.about.get("quality", {})),
+            "file": str(out.with_suffix(".safetensors")),
+        },
+        read_lens(lm, direction.vector)[0],
+        raw=raw,
+        json=json,
+    )
+
+
+def lens(
+    model: str,
+    /,
+    *,
+    direction: Path | None = None,
+    neuron: str | None = None,
+    count: int = 10,
+    machine: Annotated[MachineSettings, Parameter(name="*")] = MachineSettings(),  # noqa: B008 — frozen
+    raw: bool = False,
+    json: bool = False,
+) -> None:
+    """Read a direction or a neuron's value vector through the logit lens: the tokens it promotes, and their opposite.
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    direction
+        A saved direction.
+    neuron
+        A neuron as BLOCK.INDEX, such as 12.345, both from 0.
+    count
+        Tokens per side.
+    raw
+        Show offensive words as they are.
+    json
+        Print the result as JSON.
+    """
+    from dposcope.directions.direction import Direction
+    from dposcope.directions.lens import lens as read_lens
+    from dposcope.errors import DposcopeError
+    from dposcope.study.machine import load_for
+
+    if (direction is None) == (neuron is None):
+        raise DposcopeError("give either --direction FILE or --neuron BLOCK.INDEX")
+    saved = None if direction is None else Direction.load(direction)
+    lm = load_for(model, machine)
+    if saved is not None:
+        vector, name = saved.vector, str(direction)
+    else:
+        block, _, index = str(neuron).partition(".")
+        if not (block.isdigit() and index.isdigit() and int(block) < lm.n_blocks and int(index) < lm.d_mlp):
+            raise DposcopeError(
+                f"no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in 3.17"
+            )
+        vector, name = lm.value_vectors(int(block))[int(index)].detach(), f"neuron {neuron}"
+    _show({"vector": name}, read_lens(lm, vector, k=count)[0], raw=raw, json=json)
+
+
+def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:
+    from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json
+    from dposcope.data.masking import mask_offensive
+
+    def shown(words: list[str]) -> list[str]:
+        return words if raw else [mask_offensive(word) for word in words]
+
+    if json:
+        print_json({**facts, "top": shown(tokens.top), "bottom": shown(tokens.bottom)})
+        return
+    for name, value in facts.items():
+        console.print(f"{name.replace('_', ' ')}: {value}", markup=False, soft_wrap=True)
+    console.print("top tokens:    " + "  ".join(map(repr, shown(tokens.top))), markup=False, soft_wrap=True)
+    console.print("bottom tokens: " + "  ".join(map(repr, shown(tokens.bottom))), markup=False, soft_wrap=True)

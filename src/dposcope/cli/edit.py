@@ -1,0 +1,51 @@
+"""`dposcope edit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.config import EditSettings
+
+
+def edit(
+    model: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[EditSettings, Parameter(name="*")] = EditSettings(),  # noqa: B008 — frozen
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Make a model less toxic without training, prove it, and write an ordinary checkpoint and a report.
+
+    A direction is taken from labelled comments, neuron means from what the model writes; MLP neurons get gains
+    by the paper's four groups and the direction is ablated beside them; the strength is the largest that neutral
+    text allows. Started again after an interruption, the run goes on where it stopped.
+
+    DIR gets model/ (the edited checkpoint), edit.safetensors, scores.json, samples.parquet and report.html.
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    out
+        Folder of the run; new, empty, or of the same run before.
+    json
+        Print the scores as JSON instead of a table.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars, print_json, print_scores
+    from dposcope.cli.console import out as console
+    from dposcope.study.edit import run_edit
+
+    with Bars(quiet=quiet) as bars:
+        done = run_edit(model, out, settings, reporter=bars)
+    if json:
+        print_json(done.scores.to_json())
+        return
+    print_scores(done.scores)
+    console.print(f"edit:       {done.edit}", markup=False)
+    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
+    console.print(f"report:     {out / 'report.html'}", markup=False, soft_wrap=True)

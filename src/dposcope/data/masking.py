@@ -1,0 +1,137 @@
+"""Offensive words: which text holds one, and how to show it without spelling it out.
+
+The words are data, in `wordlist.txt`. The list serves two readers: the token judge of a
+lens (SPEC 2) and every place where text meets a person's eye. It knows words, not meaning:
+quotations count, insults without a listed word and disguised spellings ("1d10t") do not.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Final
+
+_VOWELS: Final = frozenset("aeiouáéíóúäöü")
+# How byte-level tokenizers spell a space, a line break and a tab: letters to `re`, but none to a reader.
+_TOKENIZER_SPACES: Final = str.maketrans("ĠĊĉ", "   ")
+
+_WORD_STARTS = r"(?<![^\W\d_])"
+# A word cut short by a star that an earlier masking set is not the whole word.
+_WORD_ENDS = r"(?:(?<=[sxzh])es|[sz])?(?![^\W\d_])(?!\*[^\W\d_])"
+_SURROUNDINGS: Final = {
+    "anywhere": ("", ""),
+    "start": (_WORD_STARTS, ""),
+    "word": (_WORD_STARTS, _WORD_ENDS),
+}
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Both read lower-cased text."""
+
+    offensive: re.Pattern[str]
+    """Its named groups are the levels; what it matches is what would be starred."""
+    innocent: re.Pattern[str]
+
+
+def contains_offensive(text: str) -> bool:
+    """Whether `text`, be it a sentence or one token of a vocabulary, holds a listed word of any level.
+
+    Upper and lower case are one. A tokenizer's marks for a space (`▁`, `Ġ`) end a word.
+    """
+    return bool(_offences(text))
+
+
+def mask_offensive(text: str) -> str:
+    """`text` with its slurs and strong words starred; mild ones ("stupid") stay.
+
+    A strong word keeps its first letter and its ending, as in the paper's tables; of a slur
+    the first letter alone stays. The length never changes, and masking twice is masking once.
+    """
+    shown = text
+    # Once a word is starred, another that ran into it can begin.
+    while (starred := _star_once(shown)) != shown:
+        shown = starred
+    return shown
+
+
+def read_encoded(line: str) -> str:
+    """Decode one rot13 line of the package's own data files."""
+    return codecs.decode(line, "rot13")
+
+
+def _star_once(text: str) -> str:
+    shown = list(text)
+    for match in _offences(text):
+        if match.lastgroup != "mild":
+            stars = range(1, len(match.group())) if match.lastgroup == "slur" else _starred(match.group())
+            for index in stars:
+                shown[match.start() + index] = "*"
+    return "".join(shown)
+
+
+def _offences(text: str) -> list[re.Match[str]]:
+    """The listed words in `text`, less those inside an innocent one; indices are those of `text`."""
+    lowered, patterns = _lower(text), _patterns()
+    matches = list(patterns.offensive.finditer(lowered))
+    if not matches:
+        return matches
+    innocent = [match.span() for match in patterns.innocent.finditer(lowered)]
+    return [match for match in matches if not any(start <= match.start() < end for start, end in innocent)]
+
+
+def _starred(word: str) -> range:
+    """Which letters to star: the first vowel after the first letter, or after a leading vowel up to two."""
+    inner = range(1, len(word))
+    if word[0] in _VOWELS:
+        return range(1, min(3, next((i for i in inner if word[i] in _VOWELS), len(word))))
+    vowel = next((i for i in inner if word[i] in _VOWELS), 1)
+    return range(vowel, vowel + 1)
+
+
+def _lower(text: str) -> str:
+    """Lower case, letter for letter: "İ".lower() is two characters and would move every index after it."""
+    spaced = text.translate(_TOKENIZER_SPACES)
+    lowered = spaced.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(char.lower() if len(char.lower()) == 1 else char for char in spaced)
+
+
+@cache
+def _patterns() -> _Patterns:
+    lines = resources.files("dposcope.data").joinpath("wordlist.txt").read_text(encoding="utf-8").splitlines()
+    sections: dict[str, list[str]] = {}
+    entries: list[str] = []
+    for line in lines:
+        if line.startswith("["):
+            entries = sections.setdefault(line.strip("[]"), [])
+        elif line and not line.startswith("#"):
+            entries.append(read_encoded(line))
+    innocent = _either(map(re.escape, _longest_first(sections.pop("innocent"))))
+    levels: dict[str, list[str]] = {}
+    for section, stems in sections.items():
+        level, where = section.split()
+        before, after = _SURROUNDINGS[where]
+        levels.setdefault(level, []).append(before + _either(map(_starred_part, _longest_first(stems))) + after)
+    return _Patterns(
+        offensive=re.compile("|".join(f"(?P<{level}>{'|'.join(parts)})" for level, parts in levels.items())),
+        # It clears the whole run of letters that an entry stands in.
+        innocent=re.compile(rf"{_WORD_STARTS}[^\W\d_]*{innocent}[^\W\d_]*"),
+    )
+
+
+def _starred_part(stem: str) -> str:
+    """A pattern of `stem`, or of what follows its bar: the match is what is to be starred."""
+    compound, bar, word = stem.partition("|")
+    return f"(?<={re.escape(compound)}){re.escape(word)}" if bar else re.escape(stem)
+
+
+def _longest_first(stems: list[str]) -> list[str]:
+    return sorted(stems, key=len, reverse=True)
+
+
+def _either(patterns: Iterable[str]) -> str:
+    return f"(?:{'|'.join(patterns)})"

@@ -1,0 +1,295 @@
+"""Tables of text: one reader for every format, each cell a string, each fault named with its mend.
+
+Cells are strings whatever the format, so that a comment that reads "1e5" or "true" stays
+what it is; a reader that wants labels or numbers parses them itself.
+"""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, cast
+
+import polars as pl
+
+from dposcope.data.hub import is_hub_spec, read_hub
+from dposcope.errors import DposcopeError, plural
+
+Columns = dict[str, list[Any]]
+"""Name → cells, as the format gives them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file that can be used."""
+
+    frame: pl.DataFrame
+    """The asked columns, in the order asked, each of dtype String."""
+    dropped: int
+    """Rows left out because an asked cell was null or blank."""
+
+    def texts(self, column: str) -> list[str]:
+        """One column as a list."""
+        return cast(list[str], self.frame[column].to_list())
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A file's columns before anyone has said which are wanted."""
+
+    source: str
+    """Where it came from, for messages."""
+    columns: Mapping[str, Sequence[Any]]
+    """Name → cells. A text file without a header has one column, named ""."""
+
+    def select(self, columns: Sequence[str], *, option: str, keep_blank: bool = False) -> Table:
+        """The asked columns as strings.
+
+        Args:
+            columns: their names. A file of plain lines gives its one column any name.
+            option: how a caller chooses other columns, for the message: "--prompt-column".
+            keep_blank: keep rows that are null or blank, as empty strings (a raw text's blank lines).
+
+        Raises:
+            DposcopeError: a column is missing or holds no text; no row is left.
+        """
+        by_name = dict(self.columns)
+        if list(by_name) == [""]:
+            if len(columns) > 1:
+                raise DposcopeError(
+                    f"{self.source} holds plain lines, and the columns {_listed(columns)} are needed; "
+                    "give a JSONL, CSV, TSV or Parquet file"
+                )
+            by_name = {columns[0]: by_name[""]}
+        for column in columns:
+            if column not in by_name:
+                raise DposcopeError(
+                    f"{self.source} has no column {column!r}, only {_listed(list(by_name))}; choose with {option}"
+                )
+        texts = {column: self._as_text(column, by_name[column], option) for column in columns}
+        count = len(texts[columns[0]])
+        if count == 0:
+            raise DposcopeError(f"{self.source} holds no rows; give a file with at least one")
+        if keep_blank:
+            return Table(_strings(texts), dropped=0)
+        kept = [i for i in range(count) if all(column[i].strip() for column in texts.values())]
+        if not kept:
+            raise DposcopeError(
+                f"{self.source} holds no text in {_listed(columns)}: {plural(count, 'row')}, each null or blank; "
+                f"choose with {option}"
+            )
+        return Table(
+            _strings({name: [column[i] for i in kept] for name, column in texts.items()}), dropped=count - len(kept)
+        )
+
+    def _as_text(self, column: str, cells: Sequence[Any], option: str) -> list[str]:
+        try:
+            return [_cell_text(cell) or "" for cell in cells]
+        except TypeError as error:
+            raise DposcopeError(
+                f"column {column!r} of {self.source} holds {error}, not text; choose with {option}"
+            ) from error
+
+
+def read_table(path: str | Path, *, columns: Sequence[str], option: str, keep_blank: bool = False) -> Table:
+    """Read the named columns of a table; `open_table` and `RawTable.select` say what is accepted."""
+    return open_table(path).select(columns, option=option, keep_blank=keep_blank)
+
+
+def open_table(source: str | Path) -> RawTable:
+    """Read a file, told apart by its suffix, or a data set of the Hugging Face hub (`hub:owner/name`).
+
+    `.jsonl` and `.ndjson` (one object a line), `.json` (an array of objects), `.csv` (quoted, a
+    header), `.tsv` (a header, *no* quoting: a quotation mark is a character like any other),
+    `.parquet`, `.txt` (one row a line, one column).
+
+    Raises:
+        DposcopeError: the file is missing, empty, not UTF-8, malformed or of an unknown suffix.
+    """
+    if isinstance(source, str) and is_hub_spec(source):
+        return RawTable(source, read_hub(source))
+    path = Path(source)
+    data = _read_bytes(path)
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise DposcopeError(
+            f"{path} has the suffix {path.suffix!r}, which is not read; convert it to one of {_listed(list(_READERS))}"
+        )
+    if not data.strip():
+        raise DposcopeError(f"{path} is empty; give a file with at least one row")
+    return RawTable(str(path), read(data, path))
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file, whole, its line ends as "\\n" and without a byte-order mark.
+
+    Raises:
+        DposcopeError: it is missing, empty or not UTF-8.
+    """
+    text = _decode(_read_bytes(Path(path)), Path(path))
+    if not text.strip():
+        raise DposcopeError(f"{path} is empty; give a file with some text")
+    return text
+
+
+@contextmanager
+def located(source: str | Path | None, builtin: str) -> Generator[str | Path]:
+    """`source`, or where the package keeps its own file `builtin` when `source` is None."""
+    if source is not None:
+        yield source
+        return
+    with resources.as_file(resources.files("dposcope.data") / "builtin" / builtin) as path:
+        yield path
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise DposcopeError(f"{path} is a folder; name a file in it")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DposcopeError(f"there is no file {path}{_mend_missing(path)}") from error
+    except OSError as error:
+        raise DposcopeError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+
+
+def _mend_missing(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f": its folder {path.parent} does not exist; check the path"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    if is_hub_spec(f"hub:{path}"):
+        return f"; for a data set of the Hugging Face hub write hub:{path}"
+    return "; check the path"
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise DposcopeError(
+            f"{path} is not UTF-8 (byte {error.start:,}); convert it, for example: "
+            f"iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8 {path} > utf8{path.suffix}"
+        ) from error
+    return text.replace("\r\n", "\n")
+
+
+def _read_jsonl(data: bytes, path: Path) -> Columns:
+    rows: list[Any] = []
+    for number, line in enumerate(_decode(data, path).split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                mend = (
+                    "; is it a JSON array? name it .json" if line.strip() == "[" else "; each line must be one object"
+                )
+                raise DposcopeError(f"line {number:,} of {path} is not JSON ({error.msg}){mend}") from error
+            if not isinstance(rows[-1], dict):
+                raise DposcopeError(f"line {number:,} of {path} is JSON but no object; each line must be one object")
+    return _transpose(rows)
+
+
+def _read_json(data: bytes, path: Path) -> Columns:
+    try:
+        rows = json.loads(_decode(data, path))
+    except json.JSONDecodeError as error:
+        mend = "; is it one object a line? name it .jsonl" if error.msg == "Extra data" else "; mend it there"
+        raise DposcopeError(f"line {error.lineno:,} of {path} is not JSON ({error.msg}){mend}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in cast(list[Any], rows)):
+        raise DposcopeError(f"{path} is JSON but no array of objects; write it as [{{…}}, {{…}}]")
+    return _transpose(cast(list[dict[str, Any]], rows))
+
+
+def _read_csv(data: bytes, path: Path) -> Columns:
+    # newline="" lets the csv module keep line breaks that are quoted.
+    reader = csv.reader(io.StringIO(_decode(data, path), newline=""), strict=True)
+    try:
+        records = [(reader.line_num, record) for record in reader if record]
+    except csv.Error as error:
+        raise DposcopeError(
+            f"line {reader.line_num:,} of {path} is not CSV ({error}); look for a quotation mark that never closes"
+        ) from error
+    return _with_header(records, path, mend="quote the fields that hold commas")
+
+
+def _read_tsv(data: bytes, path: Path) -> Columns:
+    lines = _decode(data, path).split("\n")
+    records = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line]
+    return _with_header(records, path, mend="a .tsv is read without quoting, so no field may hold a tab")
+
+
+def _read_parquet(data: bytes, path: Path) -> Columns:
+    try:
+        return pl.read_parquet(io.BytesIO(data)).to_dict(as_series=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DposcopeError(f"{path} is not Parquet ({reason}); write it again or check its suffix") from error
+
+
+def _read_txt(data: bytes, path: Path) -> Columns:
+    return {"": _decode(data, path).removesuffix("\n").split("\n")}
+
+
+_READERS: Final[dict[str, Callable[[bytes, Path], Columns]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
+}
+
+
+def _with_header(records: list[tuple[int, list[str]]], path: Path, *, mend: str) -> Columns:
+    (_, header), *rows = records
+    if len(set(header)) < len(header):
+        raise DposcopeError(f"the header of {path} names a column twice ({_listed(header)}); rename one")
+    for number, fields in rows:
+        if len(fields) != len(header):
+            raise DposcopeError(
+                f"line {number:,} of {path} has {plural(len(fields), 'field')}, its header {len(header)}; {mend}"
+            )
+    return {name: [fields[i] for _, fields in rows] for i, name in enumerate(header)}
+
+
+def _transpose(rows: list[dict[str, Any]]) -> Columns:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _cell_text(cell: Any) -> str | None:
+    """A cell as text; a TypeError says what else it is. Objects with a `text` are RealToxicityPrompts' own form."""
+    match cell:
+        case None | str():
+            return cell
+        case bool():
+            return str(cell).lower()
+        case int() | float():
+            return repr(cell)
+        case {"text": None | str() as text}:
+            return text
+        case _:
+            raise TypeError(f"a {type(cell).__name__}")
+
+
+def _strings(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    schema = dict.fromkeys(columns, pl.String)
+    try:
+        return pl.DataFrame(columns, schema=schema)
+    except UnicodeEncodeError:
+        # JSON can escape half of a surrogate pair, which no table and no tokenizer takes: it becomes "?".
+        whole = {name: [cell.encode(errors="replace").decode() for cell in cells] for name, cells in columns.items()}
+        return pl.DataFrame(whole, schema=schema)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

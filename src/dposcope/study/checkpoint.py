@@ -1,0 +1,95 @@
+"""The shipped model: the edit folded in, with tokenizer, generation config and a model card."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.suite import BASE, Scores
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import folded
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.quiet import without_progress_bars
+
+
+def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None) -> None:
+    """Write the folded model into `folder`, whole or not at all; plain `from_pretrained` loads it.
+
+    Args:
+        lm: the model, unchanged afterwards.
+        edit: what is folded.
+        folder: must not exist, or is replaced.
+        scores: held-out numbers for the card, where there are some.
+
+    Raises:
+        DposcopeError: the disk is full or the folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with folded(lm, edit), without_progress_bars():
+            lm.save_pretrained(scratch)
+        (scratch / "README.md").write_text(model_card(lm, edit, scores), encoding="utf-8")
+        edit.save(scratch / "dposcope_edit")
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise DposcopeError(f"cannot write {folder}: {reason}; free some space and run again") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
+    """The checkpoint's README: what was done, what it did, and what was not tested."""
+    facts = edit.about
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"base_model: {_yaml(lm.name)}",
+        "tags: [dposcope, activation-editing]",
+        "---",
+        "",
+        "# Edited checkpoint",
+        "",
+        f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
+        "No training took place, and nothing runs beside the model: it is an ordinary checkpoint.",
+        "",
+        "## What was done",
+        "",
+        "- Gains: the activation of an MLP neuron times a factor, folded into its value vector. Neurons were chosen by",
+        "  the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1.",
+        "- Ablation: output projections of attention and MLP lose a share of one direction in the residual stream.",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        "",
+    ]
+    if scores is not None and "edit" in scores.conditions:
+        lines += _score_table(scores)
+    lines += [
+        "## What was not tested",
+        "",
+        "Behaviour outside the measured prompts, other languages, long texts, instruction following, factual knowledge,",
+        "bias, and attacks on the edit. A lower mean score is no guarantee about any one text.",
+        "The base model's licence and terms of use apply to this checkpoint.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _score_table(scores: Scores) -> list[str]:
+    base, edited = scores.conditions[BASE], scores.conditions["edit"]
+    rows = [f"| {name} | {base[name]} | {edited[name]} | {base[name].n} |" for name in edited]
+    return [
+        f"## Measured ({scores.protocol} protocol; mean and 95 % bootstrap interval)",
+        "",
+        "| measure | before | after | n |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+    ]
+
+
+def _yaml(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,199 @@
+"""Conditions by name: what `--condition` and the tables understand.
+
+    scale:alpha=0.3,beta=0.55        the paper's edit as gains, live (SPEC section 4, Scale)
+    assign:alpha=0.01,beta=0.55,ranking=reference
+                                     the authors' code: neurons set to their shifted means
+    steer:alpha=1                    subtract αW at the end of the last block
+    ablate:weight=1                  take the direction out of output projections
+    edit:path/to/edit.safetensors    a saved edit
+    scale:alpha=0.1+ablate:weight=1  gains and ablation together
+    mild=scale:alpha=0.1             the same under a name of one's own
+Gains take `shuffled=yes`, `ablate` and `steer` take `random=yes`: their controls (SPEC section 5).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dposcope.artefacts import file_digest
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation, ablate
+from dposcope.interventions.change import Intervention
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.interventions.steer import Steer
+from dposcope.neurons.groups import select_fraction
+from dposcope.study.ingredients import Ingredients
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """One condition, read but not yet built."""
+
+    name: str
+    """What tables call it."""
+    parts: tuple["PartSpec", ...]
+
+    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
+        """Make the intervention.
+
+        Args:
+            ingredients: called only where a part needs a direction or means.
+            seed: of controls.
+
+        Raises:
+            DposcopeError: parts that cannot be joined.
+        """
+        built = [part.build(ingredients, seed) for part in self.parts]
+        if len(built) == 1:
+            return built[0]
+        joined = [one for one in built if isinstance(one, Gains | Ablation | Edit)]
+        if len(joined) != len(built):
+            raise DposcopeError(f"condition {self.name!r}: only scale, ablate and edit can be joined with +")
+        return Edit.of(*joined)
+
+    def depends_on(self, digests: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the intervention beside the model: for the stage that measures it.
+
+        Args:
+            digests: of the data.
+            settings: of the run.
+        """
+        names = ("direction_comments", "learn_prompts")
+        chosen = ("direction", "direction_block", "protocol", "seed", "batch_size")
+        made = any(part.kind != "edit" for part in self.parts)
+        return {
+            "parts": [[part.kind, dict(part.values)] for part in self.parts],
+            "files": [file_digest(part.values["path"]) for part in self.parts if part.kind == "edit"],
+            **({name: digests[name] for name in names} if made else {}),
+            **({name: settings[name] for name in chosen} if made else {}),
+        }
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """`kind:key=value,…`."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Any:
+        """Make this part."""
+        return _BUILDERS[self.kind](self.values, ingredients, seed)
+
+
+_NUMBERS = {"alpha", "beta", "weight", "relative", "trim"}
+_KEYS: dict[str, frozenset[str]] = {
+    "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim"}),
+    "assign": frozenset({"alpha", "beta", "ranking", "trim"}),
+    "steer": frozenset({"alpha", "relative", "block", "site", "random"}),
+    "ablate": frozenset({"weight", "random"}),
+    "edit": frozenset({"path"}),
+}
+_RANKINGS = ("cosine", "signed", "activation", "reference")
+_YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def parse_condition(text: str) -> ConditionSpec:
+    """Read one condition.
+
+    Raises:
+        DposcopeError: a kind, key or value is unknown; the message lists the known ones.
+    """
+    named = re.fullmatch(r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit)\b.*)", text)
+    name, body = (named.group(1), named.group(2)) if named else (text, text)
+    if name == "none":
+        raise DposcopeError("the condition 'none' is always measured; give yours another name")
+    return ConditionSpec(name, tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z]+(?::|$))", body)))
+
+
+def _parse_part(part: str, whole: str) -> PartSpec:
+    kind, _, rest = part.partition(":")
+    if kind not in _KEYS:
+        raise DposcopeError(f"condition {whole!r}: no kind {kind!r}; choose from {', '.join(_KEYS)}")
+    if kind == "edit":
+        if not rest:
+            raise DposcopeError(f"condition {whole!r}: name the file, as in edit:runs/mine/edit.safetensors")
+        return PartSpec(kind, {"path": rest.removeprefix("path=")})
+    values: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or key not in _KEYS[kind]:
+            raise DposcopeError(f"condition {whole!r}: {kind} takes {', '.join(sorted(_KEYS[kind]))}, not {pair!r}")
+        values[key] = _value(key, value, whole)
+    return PartSpec(kind, values)
+
+
+def _value(key: str, value: str, whole: str) -> Any:
+    if key in _NUMBERS or key == "block":
+        try:
+            return int(value) if key == "block" else float(value)
+        except ValueError as error:
+            raise DposcopeError(f"condition {whole!r}: {key} needs a number, not {value!r}") from error
+    if key in {"shuffled", "random"}:
+        if value not in _YES:
+            raise DposcopeError(f"condition {whole!r}: {key} is yes or no, not {value!r}")
+        return _YES[value]
+    if key == "ranking" and value not in _RANKINGS:
+        raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
+    if key == "site" and value not in {"residual", "mlp"}:
+        raise DposcopeError(f"condition {whole!r}: site is residual or mlp, not {value!r}")
+    return value
+
+
+def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Gains:
+    made = ingredients()
+    selection = select_fraction(
+        made.cosine,
+        made.means.mean,
+        beta=values.get("beta", 0.55),
+        ranking=values.get("ranking", "cosine"),
+        trim_percentile=values.get("trim"),
+    )
+    gains = gains_of(selection, alpha=values.get("alpha", 0.1))
+    return gains.shuffled(seed) if values.get("shuffled") else gains
+
+
+def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], _seed: int) -> Intervention:
+    made = ingredients()
+    selection = select_fraction(
+        made.cosine,
+        made.means.mean,
+        beta=values.get("beta", 0.55),
+        ranking=values.get("ranking", "cosine"),
+        trim_percentile=values.get("trim"),
+    )
+    return group_assign(made.means, selection, alpha=values.get("alpha", 0.01))
+
+
+def _steer(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Steer:
+    direction = ingredients().direction
+    vector, alpha = direction.vector, values.get("alpha", 1.0)
+    if "relative" in values:
+        if "residual_norm" not in direction.about:
+            raise DposcopeError("steer:relative needs a direction made from comments; use steer:alpha")
+        vector, alpha = direction.unit * float(direction.about["residual_norm"]), values["relative"]
+    if values.get("random"):
+        vector = direction.random_like(seed).unit * vector.norm()
+    return Steer(vector, alpha, values.get("block", -1), values.get("site", "residual"))
+
+
+def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Ablation:
+    direction = ingredients().direction
+    chosen = direction.random_like(seed) if values.get("random") else direction
+    return ablate(chosen.vector, weight=values.get("weight", 1.0))
+
+
+def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    return Edit.load(values["path"])
+
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {
+    "scale": _scale,
+    "assign": _assign,
+    "steer": _steer,
+    "ablate": _ablate,
+    "edit": _edit,
+}

@@ -1,0 +1,98 @@
+"""`dposcope edit`: from a model to a less toxic checkpoint, with the proof beside it (paper 6.1).
+
+Direction from comments → neuron means while the model writes → gains by the paper's groups, and
+ablation of the direction beside them → the strength that neutral text allows → scores before
+and after, with a control → the edit folded into an ordinary checkpoint → a report.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dposcope.artefacts import file_digest
+from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.neurons.groups import select_fraction
+from dposcope.study.checkpoint import write_checkpoint
+from dposcope.study.choose import choose_edit
+from dposcope.study.config import EditSettings
+from dposcope.study.edit_report import write_edit_report
+from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.machine import load_for
+from dposcope.study.measuring import measure_condition, write_scores
+from dposcope.study.run import Quiet, Reporter, open_run
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """What a finished run left."""
+
+    folder: Path
+    scores: Scores
+    edit: Edit
+
+
+def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporter | None = None) -> EditRun:
+    """Do the whole job in the folder `out`; started again after any interruption, it goes on.
+
+    Args:
+        model: a bundled name, a folder, a GGUF file or a hub id.
+        out: the run's folder.
+        settings: see `EditSettings`.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    data = read_data(settings)
+    scorer = CachedScorer(load_scorer(settings.scorer))
+    with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
+        reporter.stage(f"Loading {model}")
+        job = Job(run, load_for(model, settings), data)
+        ingredients = prepare(job, settings, settings)
+        judge = prepare_judge(job, settings.seed)
+        selection = select_fraction(
+            ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
+        )
+        choice = choose_edit(job, ingredients, selection, settings)
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=scorer,
+            judge=CachedScorer(judge),
+            protocol=settings.protocol,
+            max_windows=settings.max_windows,
+            batch_size=settings.batch_size,
+        )
+        conditions = {BASE: None, "edit": choice.edit}
+        if settings.controls:
+            conditions["control"] = control_of(choice.edit, ingredients, settings.seed)
+        made_from = {"edit": file_digest(out / "edit.safetensors"), "seed": settings.seed}
+        outcomes: dict[str, Outcome] = {
+            name: measure_condition(
+                job, name, intervention, materials, depends_on=None if intervention is None else made_from
+            )
+            for name, intervention in conditions.items()
+        }
+        scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(choice.edit)})
+        run.stage(
+            "fold",
+            "Folding the edit into a checkpoint",
+            inputs={"model": job.model, **made_from},
+            make=lambda: write_checkpoint(job.lm, choice.edit, out / "model", scores=scores),
+            load=lambda: None,
+        )
+        write_edit_report(out, job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
+        return EditRun(out, scores, choice.edit)
+
+
+def control_of(edit: Edit, ingredients: Ingredients, seed: int) -> Edit:
+    """The same gains shuffled in each layer, and a random direction ablated at the same weight (SPEC section 5)."""
+    random = ingredients.direction.random_like(seed)
+    return Edit(
+        None if edit.gains is None else edit.gains.shuffled(seed),
+        tuple(ablate(random.vector, weight=ablation.weight) for ablation in edit.ablations),
+    )

@@ -1,0 +1,239 @@
+"""What every job starts from: data read and split, a direction, neuron means, a judge."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dposcope.artefacts import file_digest, text_digest
+from dposcope.data.comments import Comments, direction_and_judge, load_comments
+from dposcope.data.corpus import Passages, load_neutral, load_passages
+from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
+from dposcope.data.seeds import load_seeds
+from dposcope.directions.direction import Direction
+from dposcope.directions.means import mean_difference
+from dposcope.directions.probe import fit_probe
+from dposcope.directions.tokens import token_contrast
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans, collect_means
+from dposcope.neurons.groups import cosines
+from dposcope.study.config import CommentSettings, DirectionSettings, MachineSettings, MeasureSettings
+from dposcope.study.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run at work: its folder, its model, its data."""
+
+    run: Run
+    lm: LanguageModel
+    data: "Data"
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
+        return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type}
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Everything read from files, before any model runs, so that bad input is told at once."""
+
+    prompts: PromptSplit
+    direction_comments: Comments
+    judge_texts: tuple[str, ...]
+    judge_labels: tuple[bool, ...]
+    neutral: str
+    passages: Passages
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What stages depend on."""
+        return {
+            "report_prompts": text_digest(*self.prompts.report),
+            "learn_prompts": text_digest(*self.prompts.learn),
+            "direction_comments": _comments_digest(self.direction_comments),
+            "judge_comments": text_digest(*self.judge_texts, *map(str, self.judge_labels)),
+            "neutral": text_digest(self.neutral),
+            "passages": text_digest(*self.passages.prompts, *self.passages.golds),
+        }
+
+
+def _comments_digest(comments: Comments) -> str:
+    return text_digest(*comments.texts, *(str(bool(label)) for label in comments.labels))
+
+
+def read_comments(settings: CommentSettings) -> Comments:
+    """The labelled comments that settings name."""
+    return load_comments(
+        settings.comments,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        positive=settings.positive_label,
+    )
+
+
+def read_data(settings: MeasureSettings) -> Data:
+    """Read all files that settings name.
+
+    Raises:
+        DposcopeError: a file is missing, damaged or lacks a column.
+    """
+    parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
+    judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
+    prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
+    return Data(
+        prompts=split_prompts(prompts),
+        direction_comments=parts.direction,
+        judge_texts=tuple(text for part in judges for text in part.texts),
+        judge_labels=tuple(bool(label) for part in judges for label in part.labels),
+        neutral=load_neutral(settings.neutral, column=settings.neutral_column),
+        passages=load_passages(
+            settings.passages,
+            prompt_column=settings.passage_prompt_column,
+            gold_column=settings.passage_gold_column,
+            limit=settings.max_passages,
+        ),
+    )
+
+
+def make_direction(
+    lm: LanguageModel,
+    comments: Comments,
+    settings: DirectionSettings,
+    machine: MachineSettings,
+    *,
+    protocol: str,
+    progress: Progress | None = None,
+) -> Direction:
+    """The direction that settings ask for.
+
+    Raises:
+        DposcopeError: the name is unknown, or a saved direction does not fit the model.
+    """
+    balanced = comments.balanced()
+    match settings.direction:
+        case "mean-difference":
+            return mean_difference(
+                lm,
+                balanced.texts,
+                balanced.labels,
+                block=settings.direction_block,
+                protocol="strict" if protocol == "strict" else "reference",
+                batch_size=machine.batch_size,
+                progress=progress,
+            )
+        case "probe":
+            # The probe keeps the classes' real shares: SPEC section 2 reads its accuracy against the majority's.
+            return fit_probe(
+                lm,
+                comments.texts,
+                comments.labels,
+                block=settings.direction_block,
+                protocol="strict" if protocol == "strict" else "reference",
+                seed=machine.seed,
+                batch_size=machine.batch_size,
+                progress=progress,
+            )
+        case "token-contrast":
+            seeds = load_seeds()
+            return token_contrast(lm, seeds.toxic, seeds.non_toxic)
+        case path:
+            if not Path(path).with_suffix(".json").exists():
+                raise DposcopeError(
+                    f"--direction {path!r} is neither mean-difference, probe, token-contrast nor a saved direction"
+                )
+            direction = Direction.load(path)
+            if direction.vector.shape != (lm.d_model,):
+                raise DposcopeError(
+                    f"the direction in {path} has width {len(direction.vector)}, the model {lm.d_model}"
+                )
+            return direction
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredients:
+    """A model with its direction and means: what interventions are made of."""
+
+    lm: LanguageModel
+    direction: Direction
+    means: NeuronMeans
+
+    @cached_property
+    def cosine(self) -> Tensor:
+        """cos_i of every neuron, `[L, d_mlp]`."""
+        return cosines(self.lm, self.direction.vector)
+
+
+def prepare(job: Job, settings: MeasureSettings, machine: MachineSettings) -> Ingredients:
+    """The stages `direction` and `means` of a run."""
+    run, lm, data = job.run, job.lm, job.data
+    stem = run.folder / "direction"
+    direction = run.stage(
+        "direction",
+        "Direction from comments",
+        inputs={
+            "model": job.model,
+            "comments": data.digests["direction_comments"],
+            "direction": settings.direction,
+            "saved": _saved_digest(settings.direction),
+            "block": settings.direction_block,
+            "seed": machine.seed,
+            "protocol": settings.protocol,
+            "batch_size": machine.batch_size,
+        },
+        make=lambda: make_direction(
+            lm,
+            data.direction_comments,
+            settings,
+            machine,
+            protocol=settings.protocol,
+            progress=run.reporter.progress,
+        ).save(stem),
+        load=lambda: Direction.load(stem),
+    )
+    means = run.stage(
+        "means",
+        "Neuron means while the model writes",
+        inputs={
+            "model": job.model,
+            "prompts": data.digests["learn_prompts"],
+            "protocol": settings.protocol,
+            "batch_size": machine.batch_size,
+        },
+        make=lambda: collect_means(
+            lm,
+            data.prompts.learn,
+            protocol=settings.protocol,
+            batch_size=machine.batch_size,
+            progress=run.reporter.progress,
+        ).save(run.folder / "means"),
+        load=lambda: NeuronMeans.load(run.folder / "means"),
+    )
+    return Ingredients(lm, direction, means)
+
+
+def prepare_judge(job: Job, seed: int) -> TrainedScorer:
+    """The stage `judge` of a run: a scorer trained on comments that the direction never saw."""
+    data, stem = job.data, job.run.folder / "judge"
+
+    def make() -> None:
+        TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=seed).save(stem)
+
+    return job.run.stage(
+        "judge",
+        "Independent judge from other comments",
+        inputs={"comments": data.digests["judge_comments"], "seed": seed},
+        make=make,
+        load=lambda: TrainedScorer.load(stem),
+    )
+
+
+def _saved_digest(direction: str) -> str | None:
+    path = Path(direction).with_suffix(".safetensors")
+    return file_digest(path) if path.is_file() else None

@@ -1,0 +1,150 @@
+"""A run: a folder, its settings, and stages that are done once whatever interrupts them.
+
+A stage's outputs are written atomically and then recorded; a stage whose record matches its
+inputs is loaded instead of repeated. A stage is always loaded from its files, also right
+after it was made, so an interrupted and resumed run gives what an undisturbed one gives.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from dposcope.artefacts import library_versions, read_json, text_digest, write_json
+from dposcope.errors import DposcopeError
+
+T = TypeVar("T")
+
+
+class Reporter(Protocol):
+    """Tells a person how far a run is."""
+
+    def stage(self, title: str) -> None:
+        """A stage begins."""
+        ...
+
+    def reused(self, title: str) -> None:
+        """A stage was done before and is loaded."""
+        ...
+
+    def progress(self, done: int, total: int) -> None:
+        """Steps within the current stage."""
+        ...
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def stage(self, title: str) -> None:
+        """Nothing."""
+
+    def reused(self, title: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
+class Run:
+    """A folder that holds one run. Open it with `open_run`."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> None:
+        """See `open_run`."""
+        self.folder = folder
+        self.settings = settings
+        self.reporter = reporter
+
+    def stage(
+        self,
+        name: str,
+        title: str,
+        *,
+        inputs: Mapping[str, Any],
+        make: Callable[[], None],
+        load: Callable[[], T],
+    ) -> T:
+        """The result of a stage, made now or on an earlier try.
+
+        Args:
+            name: of its record, `stages/NAME.json`.
+            title: for people.
+            inputs: JSON-able facts that decide the result; other ones make the stage run again.
+            make: writes the stage's files, each atomically.
+            load: reads them.
+        """
+        record = self.folder / "stages" / f"{name}.json"
+        key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
+        if record.exists() and read_json(record).get("inputs") == key:
+            self.reporter.reused(title)
+            return load()
+        self.reporter.stage(title)
+        start = time.monotonic()
+        make()
+        write_json(record, {"inputs": key, "seconds": round(time.monotonic() - start, 2)})
+        return load()
+
+    def seconds(self) -> dict[str, float]:
+        """How long each stage took when it was made."""
+        records = sorted((self.folder / "stages").glob("*.json"))
+        return {record.stem: float(read_json(record)["seconds"]) for record in records}
+
+
+@contextmanager
+def open_run(
+    folder: Path, command: str, settings: Mapping[str, Any], *, reporter: Reporter | None = None
+) -> Generator[Run]:
+    """Open a run's folder, or make it; one process at a time.
+
+    Args:
+        folder: `--out`.
+        command: `edit`, `evaluate`, …
+        settings: everything that decides the results, JSON-able.
+        reporter: told of stages and steps.
+
+    Raises:
+        DposcopeError: the folder holds something else, another run's results, or is in use.
+    """
+    if folder.is_file():
+        raise DposcopeError(f"{folder} is a file; choose a folder for --out")
+    about = folder / "run.json"
+    if folder.is_dir() and any(folder.iterdir()) and not about.exists() and not (folder / ".lock").exists():
+        raise DposcopeError(f"{folder} holds files that are not a run's; choose an empty or new folder for --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DposcopeError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DposcopeError(f"another process is working in {folder}; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
+    try:
+        wanted = json.loads(json.dumps(settings, default=str))
+        if about.exists():
+            _refuse_other(folder, read_json(about), command, wanted)
+        else:
+            write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
+        yield Run(folder, settings, reporter or Quiet())
+    finally:
+        lock.release()
+
+
+def _refuse_other(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any]) -> None:
+    if found.get("command") != command:
+        raise DposcopeError(
+            f"{folder} holds a run of '{found.get('command')}'; choose another --out, or delete that folder"
+        )
+    old = found["settings"]
+    changed = [name for name in {**old, **wanted} if old.get(name) != wanted.get(name)]
+    if changed:
+        name = changed[0]
+        raise DposcopeError(
+            f"{folder} holds another run's results ({name.replace('_', '-')} was {old.get(name)!r}, now "
+            f"{wanted.get(name)!r}); choose another --out, or delete that folder"
+        )
