@@ -30,7 +30,7 @@ app = App(
     help="See what preference tuning did to a language model, neuron by neuron, and get the same effect without "
     "training.",
     help_epilogue=_EPILOGUE,
-    help_format="plaintext",
+    help_format="markdown",
     version_flags=["--version"],
 )
 app.command("dposcope.cli.edit:edit", name="edit")

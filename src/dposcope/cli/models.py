@@ -5,7 +5,6 @@ from cyclopts import App
 app = App(
     name="models",
     help="Models that come as Python packages, for a first run without a hub.",
-    help_format="plaintext",
 )
 
 

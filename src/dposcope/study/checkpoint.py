@@ -70,8 +70,8 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
     lines += [
         "## What was not tested",
         "",
-        "Behaviour outside the measured prompts, other languages, long texts, instruction following, factual knowledge,",
-        "bias, and attacks on the edit. A lower mean score is no guarantee about any one text.",
+        "Behaviour outside the measured prompts, other languages, long texts, instruction following, knowledge of",
+        "facts, bias, and attacks on the edit. A lower mean score is no guarantee about any one text.",
         "The base model's licence and terms of use apply to this checkpoint.",
         "",
     ]

@@ -23,16 +23,16 @@ class MachineSettings(Settings):
     """Where and how the model runs."""
 
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Parameter(group=_MACHINE)] = Field(
-        "auto",
+        default="auto",
         description="Precision of the weights. auto: as stored, but a float32 checkpoint runs in bfloat16 where the "
         "hardware multiplies that natively (half the time).",
     )
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
-        "auto", description="cpu, cuda, cuda:1 …; auto: a GPU where there is one."
+        default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU where there is one."
     )
-    batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(32, ge=1, description="Texts at a time.")
+    batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(default=32, ge=1, description="Texts at a time.")
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        0, ge=0, description="Of splits, controls and the judge. Text is greedy and needs none."
+        default=0, ge=0, description="Of splits, controls and the judge. Text is greedy and needs none."
     )
 
 
@@ -40,14 +40,16 @@ class CommentSettings(Settings):
     """Labelled comments."""
 
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        None,
+        default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. The direction takes the "
         "first half, the judge the second. Default: the built-in, mild ones.",
     )
-    text_column: Annotated[str, Parameter(group=_DATA)] = Field("comment_text", description="Column of the comments.")
-    label_column: Annotated[str, Parameter(group=_DATA)] = Field("toxic", description="Column of the labels.")
+    text_column: Annotated[str, Parameter(group=_DATA)] = Field(
+        default="comment_text", description="Column of the comments."
+    )
+    label_column: Annotated[str, Parameter(group=_DATA)] = Field(default="toxic", description="Column of the labels.")
     positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        None, description="The label that means toxic, where it is not 1, true or a score of 0.5 and more."
+        default=None, description="The label that means toxic, where it is not 1, true or a score of 0.5 and more."
     )
 
 
@@ -55,18 +57,18 @@ class DirectionSettings(CommentSettings):
     """How the direction is made."""
 
     direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
-        "mean-difference",
+        default="mean-difference",
         description="mean-difference (clearest on small models), probe (the paper's logistic regression), "
         "token-contrast (no comments needed; paper 6.2), or the path of a saved direction.",
     )
     direction_rows: Annotated[int, Parameter(group=_DIRECTION)] = Field(
-        2000,
+        default=2000,
         ge=4,
         description="Comments the direction may use, from the top of the file: all of the smaller class among them "
         "and as many of the other.",
     )
     direction_block: Annotated[int, Parameter(group=_DIRECTION)] = Field(
-        -1, description="Block at whose end the residual stream is read; -1 is the last (paper)."
+        default=-1, description="Block at whose end the residual stream is read; -1 is the last (paper)."
     )
 
 
@@ -74,43 +76,50 @@ class MeasureSettings(DirectionSettings):
     """What is measured, on what and by whom."""
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        None,
+        default=None,
         description="Prompts that draw the concept: JSONL, CSV, TXT … Results are measured on the first half; means "
         "come from the second. Default: the built-in, mild ones.",
     )
-    prompt_column: Annotated[str, Parameter(group=_DATA)] = Field("prompt", description="Column of the prompts.")
+    prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
+        default="prompt", description="Column of the prompts."
+    )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
-        None, ge=4, description="Use only the first so many prompts (before they are halved)."
+        default=None, ge=4, description="Use only the first so many prompts (before they are halved)."
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
+        default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
     )
     neutral_column: Annotated[str, Parameter(group=_DATA)] = Field(
-        "text", description="Column of the text, where --neutral is a table."
+        default="text", description="Column of the text, where --neutral is a table."
     )
     passages: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        None, description="Encyclopedic beginnings with their true continuation, for F1. Default: built-in."
+        default=None, description="Encyclopedic beginnings with their true continuation, for F1. Default: built-in."
     )
-    passage_prompt_column: Annotated[str, Parameter(group=_DATA)] = Field("prompt", description="Their beginnings.")
-    passage_gold_column: Annotated[str, Parameter(group=_DATA)] = Field("gold", description="Their continuations.")
+    passage_prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
+        default="prompt", description="Their beginnings."
+    )
+    passage_gold_column: Annotated[str, Parameter(group=_DATA)] = Field(
+        default="gold", description="Their continuations."
+    )
     max_passages: Annotated[int | None, Parameter(group=_MEASURES)] = Field(
-        500, ge=1, description="Passages for F1, from the top of the file."
+        default=500, ge=1, description="Passages for F1, from the top of the file."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA)] = Field(
-        None,
+        default=None,
         description="Further comment files for the independent judge, beside the second half of --comments; tables "
         "with columns toxic and neutral (ParaDetox) too. May be given several times.",
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
-        "profanity",
+        default="profanity",
         description="Scorer of continuations: profanity (embedded), a Hugging Face classifier by id or folder "
         "(paper: unitary/toxic-bert), the folder of a trained judge, or module:function.",
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_MEASURES)] = Field(
-        "strict", description="strict: what the paper's text says, measured correctly; reference: as its code does."
+        default="strict",
+        description="strict: what the paper's text says, measured correctly; reference: as its code does.",
     )
     max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
+        default=12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
     @property
@@ -123,33 +132,36 @@ class EditSettings(MachineSettings, MeasureSettings):
     """Settings of `dposcope edit`."""
 
     alpha: Annotated[float | None, Parameter(group=_EDIT)] = Field(
-        None,
+        default=None,
         ge=0,
         description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. Fixing --alpha or --ablate turns "
         "the search of the strength off.",
     )
     beta: Annotated[float, Parameter(group=_EDIT)] = Field(
-        0.55, ge=0, le=1, description="Fraction of each neuron group that is edited (paper: 0.55)."
+        default=0.55, ge=0, le=1, description="Fraction of each neuron group that is edited (paper: 0.55)."
     )
     ablate: Annotated[float | None, Parameter(group=_EDIT)] = Field(
-        None, ge=0, description="Share w of the direction that output projections lose; 1 removes it, 2 turns it round."
+        default=None,
+        ge=0,
+        description="Share w of the direction that output projections lose; 1 removes it, 2 turns it round.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
-        "cosine",
+        default="cosine",
         description="Which neurons of a group come first: by |cosine|, signed cosine, smallest |mean|, or "
         "as the authors' code does.",
     )
     mix: Annotated[Literal["both", "gains", "ablation"], Parameter(group=_EDIT)] = Field(
-        "both", description="What the searched edit is made of."
+        default="both", description="What the searched edit is made of."
     )
     max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
-        0.2,
+        default=0.2,
         gt=0,
         description="Strength is raised until log-perplexity on neutral text rises by this many nats per token "
         "(0.2: a fifth of a nat, about 22 per cent in perplexity).",
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
-        True, description="Also measure a control: the same gains shuffled in each layer, a random direction ablated."
+        default=True,
+        description="Also measure a control: the same gains shuffled in each layer, a random direction ablated.",
     )
 
     @model_validator(mode="after")
@@ -163,7 +175,7 @@ class EvaluateSettings(MachineSettings, MeasureSettings):
     """Settings of `dposcope evaluate`."""
 
     condition: Annotated[list[str] | None, Parameter(group=_EDIT)] = Field(
-        None,
+        default=None,
         description="What to measure beside the plain model; may be given several times. See the examples below.",
     )
 
@@ -172,7 +184,7 @@ class ProbeSettings(MachineSettings, DirectionSettings):
     """Settings of `dposcope probe`."""
 
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
-        "strict", description="Features and fit: strict, or as the authors' code does."
+        default="strict", description="Features and fit: strict, or as the authors' code does."
     )
 
 

@@ -85,7 +85,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             make=lambda: write_checkpoint(job.lm, choice.edit, out / "model", scores=scores),
             load=lambda: None,
         )
-        write_edit_report(out, job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
+        write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
         return EditRun(out, scores, choice.edit)
 
 

@@ -33,6 +33,6 @@ def scores_markdown(scores: Scores) -> str:
     counts = ", ".join(f"{_COLUMNS[name]} {base[name].n}" for name in measures)
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"{table}\n\nModel `{scores.model}`, {scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
-        "`*`: differs from `none`, paired, with an interval that excludes 0.\n"
+        f"{table}\n\nModel `{scores.model}`, {scores.protocol} protocol; mean (95 % bootstrap interval); "
+        f"items: {counts}. `*`: differs from `none`, paired, with an interval that excludes 0.\n"
     )

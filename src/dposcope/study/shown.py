@@ -1,0 +1,119 @@
+"""Text of models and data as a page may show it: masked, with nothing invisible, and inert.
+
+Everything that a page prints passes through `ShownText`. It stars offensive words and keeps the
+words themselves aside, in a list that only the page's switch reads; and it replaces by visible
+marks what would act instead of show: line breaks, control characters, marks that turn the
+writing direction, halves of surrogate pairs, which UTF-8 cannot hold.
+"""
+
+import json
+import re
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from dposcope.data.masking import mask_offensive
+
+_LINE_BREAK, _TAB, _SPACE = "↵", "⇥", "␣"
+
+# Joiners belong to the spelling of emoji and of several scripts; alone, as a token, they are shown.
+_JOINERS = frozenset("\u200c\u200d")
+
+
+class ShownText:
+    """Makes texts showable, and remembers which words it masked. One per page."""
+
+    def __init__(self) -> None:
+        """No word yet."""
+        self._words: dict[str, int] = {}
+        self._masked = 0
+
+    def text(self, text: str) -> Markup:
+        """Running text as HTML."""
+        return self._markup(text, token=False)
+
+    def token(self, token: str) -> Markup:
+        """One token as HTML, its spaces visible."""
+        return self._markup(token, token=True)
+
+    def plain(self, text: str) -> str:
+        """Masked and visible without markup: for attributes, titles and figures, where no switch reaches."""
+        return "".join(_mark(char, token=False) or char for char in mask_offensive(text))
+
+    def finalize(self, value: Any) -> Any:
+        """What a template prints: strings are masked unless they are markup already."""
+        return self.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    @property
+    def masked(self) -> int:
+        """How many places are masked so far."""
+        return self._masked
+
+    def words(self) -> Markup:
+        """The masked words as JSON that may stand in a script element; `data-w` of a span is an index into it."""
+        listed = json.dumps(list(self._words), ensure_ascii=True)
+        # "</script>" and "<!--" must not be readable to the HTML parser, wherever the words come from.
+        return Markup(re.sub("[<>&]", lambda match: f"\\u{ord(match.group()):04x}", listed))
+
+    def _markup(self, text: str, *, token: bool) -> Markup:
+        masked = mask_offensive(text)
+        parts: list[Markup] = []
+        position = 0
+        for start, end in _masked_words(text, masked):
+            parts.append(_visible(masked[position:start], token=token))
+            index = self._words.setdefault(text[start:end], len(self._words))
+            self._masked += 1
+            parts.append(Markup('<span class="w" data-w="{}">{}</span>').format(index, masked[start:end]))
+            position = end
+        parts.append(_visible(masked[position:], token=token))
+        return Markup("").join(parts)
+
+
+def _masked_words(text: str, masked: str) -> list[tuple[int, int]]:
+    """Spans of whole words of `text` that masking changed."""
+    spans: list[tuple[int, int]] = []
+    for index, (before, after) in enumerate(zip(text, masked, strict=True)):
+        if before == after or (spans and index < spans[-1][1]):
+            continue
+        start, end = index, index + 1
+        while start > 0 and _in_word(text[start - 1]):
+            start -= 1
+        while end < len(text) and (_in_word(text[end]) or text[end] != masked[end]):
+            end += 1
+        spans.append((start, end))
+    return spans
+
+
+def _in_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
+
+
+def _visible(text: str, *, token: bool) -> Markup:
+    parts: list[Markup] = []
+    run = ""
+    for char in text:
+        mark = _mark(char, token=token)
+        if mark is None:
+            run += char
+        else:
+            parts += [escape(run), Markup('<span class="c">{}</span>').format(mark)]
+            run = ""
+    return Markup("").join([*parts, escape(run)])
+
+
+def _mark(char: str, *, token: bool) -> str | None:
+    """What stands for a character that cannot be seen; None for one that can."""
+    code, category = ord(char), unicodedata.category(char)
+    if char == "\n":
+        return _LINE_BREAK
+    if char == "\t":
+        return _TAB
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if token and char == " ":
+        return _SPACE
+    invisible = category in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} or (token and category == "Zs")
+    if invisible and (token or char not in _JOINERS):
+        return f"U+{code:04X}"
+    return None
