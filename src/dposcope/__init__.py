@@ -1,1 +1,125 @@
-"""See what preference tuning did to a language model, neuron by neuron."""
+"""See what preference tuning did to a language model, neuron by neuron, and get the same effect without training.
+
+import dposcope as ds
+
+lm = ds.load("gemma-3-270m")
+comments = ds.load_comments(None).balanced()
+toxic = ds.mean_difference(lm, comments.texts, comments.labels)
+prompts = ds.load_prompts(None)
+means = ds.collect_means(lm, prompts)
+edit = ds.Edit.of(ds.group_gains(lm, means, toxic.vector, alpha=0.1), ds.ablate(toxic.vector))
+with edit.on(lm):
+    print(ds.generate(lm, prompts[:1])[0].text)
+ds.fold(lm, edit).save_pretrained("gemma-3-270m-edited")
+"""
+
+from dposcope.data.comments import Comments, load_comments
+from dposcope.data.corpus import Passages, load_neutral, load_passages
+from dposcope.data.masking import mask_offensive
+from dposcope.data.prompts import load_prompts, split_prompts
+from dposcope.data.seeds import load_seeds
+from dposcope.directions.direction import Direction
+from dposcope.directions.features import residual_features
+from dposcope.directions.lens import Lens, lens
+from dposcope.directions.means import mean_difference
+from dposcope.directions.probe import fit_probe
+from dposcope.directions.tokens import token_contrast
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import window_losses
+from dposcope.evaluation.scorers import (
+    CachedScorer,
+    CallableScorer,
+    ClassifierScorer,
+    ProfanityScorer,
+    Scorer,
+    load_scorer,
+)
+from dposcope.evaluation.statistics import Difference, Estimate, Ratio, bootstrap_mean, paired_difference, paired_ratio
+from dposcope.evaluation.suite import Materials, Scores, measure, summarise
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.ablate import Ablation, ablate
+from dposcope.interventions.assign import Assign
+from dposcope.interventions.change import Intervention
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold, fold_, folded
+from dposcope.interventions.gains import Gains
+from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
+from dposcope.interventions.steer import Steer
+from dposcope.model.frames import Positions, prompted
+from dposcope.model.generate import Continuation, Sampling, generate
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import Layout, register_layout
+from dposcope.model.load import load
+from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
+from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
+from dposcope.neurons.sets import NeuronSet
+
+__all__ = [
+    "Ablation",
+    "ActivationAccumulator",
+    "Assign",
+    "CachedScorer",
+    "CallableScorer",
+    "ClassifierScorer",
+    "Comments",
+    "Continuation",
+    "Difference",
+    "Direction",
+    "DposcopeError",
+    "Edit",
+    "Estimate",
+    "Gains",
+    "Group",
+    "Intervention",
+    "LanguageModel",
+    "Layout",
+    "Lens",
+    "Materials",
+    "NeuronMeans",
+    "NeuronSet",
+    "Passages",
+    "Positions",
+    "ProfanityScorer",
+    "Ratio",
+    "Sampling",
+    "Scorer",
+    "Scores",
+    "Steer",
+    "TrainedScorer",
+    "ablate",
+    "bootstrap_mean",
+    "collect_means",
+    "cosines",
+    "fit_probe",
+    "fold",
+    "fold_",
+    "folded",
+    "gains_of",
+    "generate",
+    "group_assign",
+    "group_gains",
+    "group_sets",
+    "lens",
+    "load",
+    "load_comments",
+    "load_neutral",
+    "load_passages",
+    "load_prompts",
+    "load_scorer",
+    "load_seeds",
+    "mask_offensive",
+    "mean_difference",
+    "measure",
+    "paired_difference",
+    "paired_ratio",
+    "projections",
+    "prompted",
+    "recording",
+    "register_layout",
+    "residual_features",
+    "select_fraction",
+    "split_prompts",
+    "summarise",
+    "token_contrast",
+    "window_losses",
+]

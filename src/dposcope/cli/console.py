@@ -5,6 +5,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -16,11 +17,10 @@ out = Console(highlight=False, soft_wrap=False)
 
 MEASURES = {
     "toxicity": "toxicity",
-    "judge": "toxicity (judge)",
-    "logppl": "log-PPL (nats/token)",
+    "judge": "by the judge",
+    "logppl": "log-PPL",
     "f1": "F1",
     "repetition": "repetition",
-    "empty": "empty texts",
 }
 
 
@@ -83,17 +83,26 @@ def print_json(value: Any) -> None:
 
 
 def print_scores(scores: Scores) -> None:
-    """Conditions side by side: mean and 95 % interval."""
-    table = Table(title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", title_style="bold")
-    table.add_column("measure")
-    for name in scores.conditions:
-        table.add_column(Text(name), justify="right")
-    for measure, label in MEASURES.items():
-        if measure in scores.conditions[BASE]:
-            table.add_row(label, *(str(measures[measure]) for measures in scores.conditions.values()))
-    ratios = ["1 ×" if name == BASE else _ratio(scores, name) for name in scores.conditions]
-    table.add_row("toxicity, share of before", *ratios)
-    out.print(table)
+    """Conditions side by side, means with their 95 % intervals below; three and `none` to a table, for 80 columns."""
+    others = [name for name in scores.conditions if name != BASE]
+    for start in range(0, max(len(others), 1), 3):
+        names = [BASE, *others[start : start + 3]]
+        table = Table(
+            title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", box=SIMPLE, show_lines=True
+        )
+        table.add_column("", overflow="fold")
+        for name in names:
+            table.add_column(Text(name), justify="right", overflow="fold", min_width=13)
+        for measure, label in MEASURES.items():
+            if measure in scores.conditions[BASE]:
+                table.add_row(label, *(_stacked(str(scores.conditions[name][measure])) for name in names))
+        shares = ["1 ×" if name == BASE else _stacked(_ratio(scores, name)) for name in names]
+        table.add_row("toxicity,\nshare of none", *shares)
+        out.print(table)
+
+
+def _stacked(estimate: str) -> str:
+    return estimate.replace(" (", "\n(")
 
 
 def _ratio(scores: Scores, name: str) -> str:

@@ -11,6 +11,7 @@ from dposcope.neurons.groups import Selection
 from dposcope.study.choose import GAIN_SHARE, SEARCH_WINDOWS, Choice
 from dposcope.study.config import EditSettings
 from dposcope.study.ingredients import Ingredients, Job
+from dposcope.study.numbers import fact
 from dposcope.study.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from dposcope.study.report import write_report
 
@@ -51,6 +52,7 @@ def write_edit_report(
         samples=_samples(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
+        per_prompt={name: outcome.per_prompt["toxicity"].tolist() for name, outcome in outcomes.items()},
         groups=[
             GroupSize(group.value, selection.sizes[group], len(chosen)) for group, chosen in selection.sets.items()
         ],
@@ -58,7 +60,7 @@ def write_edit_report(
         bound=None if search is None else search.bound,
         chosen_strength=None if search is None else search.chosen,
         judge=asdict(judge.quality),
-        settings=[(name.replace("_", "-"), str(value)) for name, value in settings.model_dump(mode="json").items()],
+        settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
         provenance={
             "dtype": str(job.lm.dtype).removeprefix("torch."),
             "device": job.lm.device.type,

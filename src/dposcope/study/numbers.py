@@ -31,7 +31,8 @@ def fact(value: Any) -> str:
         case int():
             return f"{value:,}".replace("-", "−")
         case float():
-            return f"{value:.4g}".replace("-", "−")
+            whole = 10_000 <= abs(value) < 1e15
+            return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", "−")
         case list() | tuple():
             return ", ".join(map(fact, value)) or "none"
         case _:

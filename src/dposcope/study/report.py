@@ -1,0 +1,295 @@
+"""The report of an edit: one HTML file that needs nothing beside it.
+
+`render` serves every page of the project: templates see text through `ShownText`, so that what
+they print is masked and inert without their doing; style and script stand inline, and the
+content security policy names them by their hash and allows nothing else.
+"""
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dposcope.artefacts import write_text
+from dposcope.errors import plural
+from dposcope.evaluation.statistics import Difference
+from dposcope.study.figures import Row, change_scatter, figure_svg, group_bars, interval_dots, strength_curve
+from dposcope.study.glossary import DISTINCT, MEASURES, TERMS, Measure
+from dposcope.study.numbers import between, fact, fixed, signed
+from dposcope.study.page import Condition, EditPage, Role, Sample
+from dposcope.study.shown import ShownText
+from dposcope.study.verdict import findings, verdict
+
+ROLES: tuple[tuple[Role, str], ...] = (
+    ("base", ""),
+    ("edit", ""),
+    ("part", "Parts of the edit alone"),
+    ("control", "Controls"),
+    ("paper", "Other interventions, the paper's among them"),
+)
+"""Roles in the order of the tables, with their headings; the first two have one row each, and need none."""
+
+_SMALL_CHANGE = 0.05
+"""Change of one prompt's score that counts as a fall or a rise."""
+
+
+def write_report(page: EditPage, path: str | Path) -> None:
+    """Write the page of an edit, whole or not at all.
+
+    Raises:
+        DposcopeError: the file cannot be written.
+    """
+    write_text(path, render_page(page))
+
+
+def render_page(page: EditPage) -> str:
+    """The page of an edit as HTML; the same page gives the same text."""
+    shown = ShownText()
+    found = findings(page)
+    measures = [measure for measure in MEASURES if measure.key in page.scores.conditions[page.base.name]]
+    return render(
+        "edit.html.jinja",
+        shown,
+        page=page,
+        verdict=_unbroken(verdict(page), shown),
+        findings=found,
+        columns=_columns(len(found)),
+        measures=measures,
+        distinct=DISTINCT,
+        terms=TERMS,
+        means=_grouped(page, lambda condition: _mean_cells(page, condition, measures)),
+        differences=_grouped(page, lambda condition: _difference_cells(page, condition, measures), skip="base"),
+        counts=_counts(page),
+        figures=_figures(page, shown),
+        samples=[_sample(page, sample) for sample in page.samples],
+        direction=flatten(page.direction),
+        judge=flatten(page.judge or {}),
+    )
+
+
+def render(template: str, shown: ShownText, **values: Any) -> str:
+    """A template of this package, filled.
+
+    Args:
+        template: its file name; it extends `base.html.jinja`.
+        shown: new for this page.
+        values: what the template names; a name it lacks is an error.
+    """
+    environment = Environment(
+        loader=PackageLoader("dposcope.study", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=shown.finalize,
+    )
+    filters: dict[str, Any] = {
+        "fixed": fixed,
+        "signed": signed,
+        "between": between,
+        "plain": shown.plain,
+        "token": shown.token,
+    }
+    environment.filters.update(filters)
+    style, script = _asset("page.css"), _asset("page.js")
+    return environment.get_template(template).render(
+        shown=shown, style=style.text, script=script.text, style_hash=style.digest, script_hash=script.digest, **values
+    )
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values of nested facts, for a list of definitions: `quality, roc auc`."""
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        label = prefix + str(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{label}, ")
+        else:
+            rows.append((label, fact(value)))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Asset:
+    text: Markup
+    digest: str
+    """As a content security policy names it."""
+
+
+@cache
+def _asset(name: str) -> _Asset:
+    text = resources.files("dposcope.study").joinpath("templates", name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return _Asset(Markup(text), f"sha256-{digest}")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One number of a table."""
+
+    value: str
+    interval: str = ""
+    mark: str = ""
+    """better, worse, or nothing where the interval holds 0."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    condition: Condition
+    cells: list[_Cell]
+
+
+@dataclass(frozen=True)
+class _RoleLines:
+    heading: str
+    lines: list[_Line]
+
+
+def _grouped(page: EditPage, cells: Any, skip: str = "") -> list[_RoleLines]:
+    groups = [
+        _RoleLines(heading, [_Line(condition, cells(condition)) for condition in page.with_role(role)])
+        for role, heading in ROLES
+        if role != skip
+    ]
+    return [group for group in groups if group.lines]
+
+
+def _mean_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
+    estimates = [page.scores.conditions[condition.name][measure.key] for measure in measures]
+    cells = [_Cell(fixed(estimate.mean), between(estimate.low, estimate.high)) for estimate in estimates]
+    return [*cells, _Cell(fixed(page.scores.distinct_2[condition.name]))]
+
+
+def _difference_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
+    comparison = page.scores.against_none[condition.name]
+    ratio = comparison.toxicity_ratio
+    # The ratio carries no mark: the difference beside it is what is tested.
+    first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
+    return [first, *(_difference_cell(comparison.differences[measure.key], measure) for measure in measures)]
+
+
+def _difference_cell(difference: Difference, measure: Measure) -> _Cell:
+    mark = ""
+    if difference.excludes_zero:
+        mark = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+    return _Cell(signed(difference.mean), between(difference.low, difference.high, sign=True), mark)
+
+
+def _unbroken(sentence: str, shown: ShownText) -> Markup:
+    """A sentence whose intervals and ratios do not break at the end of a line."""
+    parts = re.split(r"(\(?[\d.]+–[\d.]+\)?|[\d.]+ ×)", sentence)
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup("").join(whole.format(part) if index % 2 else shown.text(part) for index, part in enumerate(parts))
+
+
+def _columns(count: int) -> int:
+    """As many columns, six at most, as fill rows evenly: seven findings stand as four and three."""
+    return math.ceil(count / math.ceil(count / 6))
+
+
+def _counts(page: EditPage) -> str:
+    base = page.scores.conditions[page.base.name]
+    return (
+        f"{plural(base['toxicity'].n, 'prompt')}, {plural(base['f1'].n, 'passage')} for F1, "
+        f"{plural(base['logppl'].n, 'window')} of neutral text for log-perplexity"
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    label: str
+    role: Role
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _ShownSample:
+    prompt: str
+    pair: list[_Written]
+    others: list[_Written]
+
+
+def _sample(page: EditPage, sample: Sample) -> _ShownSample:
+    pair, others = [], []
+    for condition in page.conditions:
+        if condition.name in sample.continuations:
+            score = sample.toxicity[condition.name]
+            # Most continuations begin with the space of their first word; set as such it would only indent.
+            text = sample.continuations[condition.name].removeprefix(" ")
+            written = _Written(condition.label, condition.role, text, score)
+            (pair if condition.role in ("base", "edit") else others).append(written)
+    return _ShownSample(sample.prompt, pair, others)
+
+
+@dataclass(frozen=True)
+class _PageFigure:
+    svg: Markup
+    caption: str
+
+
+def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
+    """Name → figure. Text in a figure has no switch, so it is masked for good."""
+    figures = {"conditions": _conditions_figure(page, shown)}
+    before, after = page.changes
+    if before:
+        figures["changes"] = _changes_figure(page, shown, before, after)
+    if page.search:
+        steps = plural(len(page.search), "trial")
+        figures["search"] = _PageFigure(
+            figure_svg(
+                strength_curve(page.search, bound=page.bound, chosen=page.chosen_strength),
+                name="search",
+                description=f"{steps} of the strength, and the rise of log-perplexity at each: see the table.",
+            ),
+            "Rise of log-perplexity at each strength that was tried, with intervals over windows. Diamond: chosen.",
+        )
+    if page.groups:
+        groups = [type(group)(shown.plain(group.group), group.size, group.chosen) for group in page.groups]
+        sizes = "; ".join(f"{group.group}: {group.chosen:,} of {group.size:,}" for group in groups)
+        figures["groups"] = _PageFigure(
+            figure_svg(group_bars(groups), name="groups", description=f"Neurons edited per group. {sizes}."),
+            "Neurons per group; the filled part is edited.",
+        )
+    return figures
+
+
+def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
+    rows = [
+        Row(shown.plain(condition.label), role, page.scores.conditions[condition.name]["toxicity"])
+        for role, _ in ROLES
+        for condition in page.with_role(role)
+    ]
+    spoken = "; ".join(f"{row.label} {row.estimate}" for row in rows)
+    base = page.scores.conditions[page.base.name]["toxicity"].mean
+    return _PageFigure(
+        figure_svg(
+            interval_dots(rows, axis="mean toxicity, 0 to 1", reference=base),
+            name="conditions",
+            description=f"Mean toxicity with 95 per cent intervals. {spoken}.",
+        ),
+        "Mean toxicity of every condition with its interval; dashed: the unedited model.",
+    )
+
+
+def _changes_figure(page: EditPage, shown: ShownText, before: list[float], after: list[float]) -> _PageFigure:
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    fell, rose = (sum(sign * change > _SMALL_CHANGE for change in changes) for sign in (-1, 1))
+    which = "measured prompts" if page.per_prompt else "prompts shown below"
+    caption = (
+        f"Toxicity of each of the {len(changes):,} {which}, before and after. It fell by more than {_SMALL_CHANGE} in "
+        f"{fell:,}, rose by more than that in {rose:,}, and stayed about the same in {len(changes) - fell - rose:,}."
+    )
+    names = (shown.plain(page.base.label), shown.plain(page.edit_condition.label))
+    figure = change_scatter(before, after, axis="toxicity", names=names)
+    return _PageFigure(figure_svg(figure, name="changes", description=caption), caption)
