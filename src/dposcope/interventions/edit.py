@@ -55,6 +55,17 @@ class Edit:
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
         )
 
+    def control(self, seed: int) -> "Edit":
+        """What should not do it (SPEC section 5): the same gains shuffled among the neurons of each block, and
+        random directions ablated at the same weights and sites."""
+        gains = None if self.gains is None else self.gains.shuffled(seed)
+        stream = torch.Generator().manual_seed(seed)
+        random = tuple(
+            replace(ablation, direction=torch.randn(ablation.direction.shape, generator=stream, dtype=torch.float64))
+            for ablation in self.ablations
+        )
+        return Edit(gains, random, {"control_of": str(self), "seed": seed})
+
     def at(self, positions: Positions | str) -> "Edit":
         """Only `all`: an edit is what folds into weights."""
         if Positions(positions) is not Positions.ALL:

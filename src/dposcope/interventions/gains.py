@@ -1,5 +1,6 @@
 """One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`)."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,12 @@ class Gains:
         stream = torch.Generator().manual_seed(seed)
         rows = [row[torch.randperm(len(row), generator=stream)] for row in self.values]
         return replace(self, values=torch.stack(rows))
+
+    def in_blocks(self, blocks: Iterable[int]) -> "Gains":
+        """The same gains in these blocks, 1 in all others."""
+        kept = torch.zeros(len(self.values), 1, dtype=torch.bool)
+        kept[list(blocks)] = True
+        return replace(self, values=torch.where(kept, self.values, 1.0))
 
     def at(self, positions: Positions | str) -> "Gains":
         """The same gains at other positions."""

@@ -16,8 +16,8 @@ from dposcope.study.config import EditSettings
 from dposcope.study.ingredients import Ingredients, Job
 from dposcope.study.strength import StrengthSearch, StrengthStep, search_strength
 
-GAIN_SHARE = 0.1
-"""At strength s the default edit has α = 0.1 s and w = s; docs/results/edit-gemma-3-270m.md shows the choice."""
+GAIN_SHARE = 0.03
+"""At strength s the default edit has w = s and α = 0.03 s; docs/results/edit-gemma-3-270m.md shows the choice."""
 
 SEARCH_WINDOWS = 8
 """Windows of neutral text that each trial of the search reads."""
@@ -35,14 +35,22 @@ class Choice:
 
 
 def default_edit(ingredients: Ingredients, selection: Selection, *, mix: str, strength: float) -> Edit:
-    """The default family at strength s: gains with α = 0.1 s and ablation with w = s; or gains alone (α = s), or
-    ablation alone (w = s)."""
-    ablation = ablate(ingredients.direction.vector, weight=strength)
+    """The default family at strength s: the direction ablated from what MLPs of the later half of the blocks write,
+    w = s, and the paper's gains in the earlier half, α = 0.03 s. Or gains alone in all blocks (α = s), or that
+    ablation alone.
+
+    The direction is read at the last block, so the later blocks are where it means what it says. A weight above 1
+    turns a component round, and with it the effect of any gain in that block: hence gains in the other half.
+    """
+    n_blocks = ingredients.lm.n_blocks
+    later = tuple(range(n_blocks // 2, n_blocks))
+    ablation = ablate(ingredients.direction.vector, weight=strength, blocks=later, attention=False)
     if mix == "ablation":
         return Edit.of(ablation)
     if mix == "gains":
         return Edit.of(gains_of(selection, alpha=strength))
-    return Edit.of(gains_of(selection, alpha=GAIN_SHARE * strength), ablation)
+    gains = gains_of(selection, alpha=GAIN_SHARE * strength).in_blocks(range(n_blocks // 2))
+    return Edit.of(gains, ablation)
 
 
 def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settings: EditSettings) -> Choice:
@@ -118,7 +126,7 @@ def _search(
         edited = losses(default_edit(ingredients, selection, mix=settings.mix, strength=strength))
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
-    start = 0.2 if settings.mix == "gains" else 1.0
+    start = 0.2 if settings.mix == "gains" else 2.0
     return search_strength(increase, settings.max_logppl_increase, start=start)
 
 

@@ -5,10 +5,11 @@
                                      the authors' code: neurons set to their shifted means
     steer:alpha=1                    subtract αW at the end of the last block
     ablate:weight=1                  take the direction out of output projections
-    edit:path/to/edit.safetensors    a saved edit
+    edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
-Gains take `shuffled=yes`, `ablate` and `steer` take `random=yes`: their controls (SPEC section 5).
+`scale` and `ablate` take `blocks=9-17`, `ablate` takes `site=mlp`. Controls (SPEC section 5): `shuffled=yes` for
+`scale`, `random=yes` for `ablate` and `steer`.
 """
 
 import re
@@ -63,10 +64,11 @@ class ConditionSpec:
         """
         names = ("direction_comments", "learn_prompts")
         chosen = ("direction", "direction_block", "protocol", "seed", "batch_size")
-        made = any(part.kind != "edit" for part in self.parts)
+        made = any(part.kind not in _SAVED for part in self.parts)
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
-            "files": [file_digest(part.values["path"]) for part in self.parts if part.kind == "edit"],
+            "files": [file_digest(part.values["path"]) for part in self.parts if part.kind in _SAVED],
+            "control_seed": settings["seed"],
             **({name: digests[name] for name in names} if made else {}),
             **({name: settings[name] for name in chosen} if made else {}),
         }
@@ -85,12 +87,13 @@ class PartSpec:
 
 
 _NUMBERS = {"alpha", "beta", "weight", "relative", "trim"}
+_SAVED = ("edit", "gains-of", "ablation-of", "control")
 _KEYS: dict[str, frozenset[str]] = {
-    "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim"}),
+    "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim", "blocks"}),
     "assign": frozenset({"alpha", "beta", "ranking", "trim"}),
     "steer": frozenset({"alpha", "relative", "block", "site", "random"}),
-    "ablate": frozenset({"weight", "random"}),
-    "edit": frozenset({"path"}),
+    "ablate": frozenset({"weight", "random", "blocks", "site"}),
+    **dict.fromkeys(_SAVED, frozenset({"path"})),
 }
 _RANKINGS = ("cosine", "signed", "activation", "reference")
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -102,20 +105,22 @@ def parse_condition(text: str) -> ConditionSpec:
     Raises:
         DposcopeError: a kind, key or value is unknown; the message lists the known ones.
     """
-    named = re.fullmatch(r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit)\b.*)", text)
+    named = re.fullmatch(
+        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control)(?::.*)?)", text
+    )
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name == "none":
         raise DposcopeError("the condition 'none' is always measured; give yours another name")
-    return ConditionSpec(name, tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z]+(?::|$))", body)))
+    return ConditionSpec(name, tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body)))
 
 
 def _parse_part(part: str, whole: str) -> PartSpec:
     kind, _, rest = part.partition(":")
     if kind not in _KEYS:
         raise DposcopeError(f"condition {whole!r}: no kind {kind!r}; choose from {', '.join(_KEYS)}")
-    if kind == "edit":
+    if kind in _SAVED:
         if not rest:
-            raise DposcopeError(f"condition {whole!r}: name the file, as in edit:runs/mine/edit.safetensors")
+            raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:runs/mine/edit.safetensors")
         return PartSpec(kind, {"path": rest.removeprefix("path=")})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
@@ -138,8 +143,13 @@ def _value(key: str, value: str, whole: str) -> Any:
         return _YES[value]
     if key == "ranking" and value not in _RANKINGS:
         raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
-    if key == "site" and value not in {"residual", "mlp"}:
-        raise DposcopeError(f"condition {whole!r}: site is residual or mlp, not {value!r}")
+    if key == "site" and value not in {"residual", "mlp", "attention", "both"}:
+        raise DposcopeError(f"condition {whole!r}: site is residual or mlp (steer), mlp, attention or both (ablate)")
+    if key == "blocks":
+        found = re.fullmatch(r"(\d+)-(\d+)", value)
+        if found is None or int(found[1]) > int(found[2]):
+            raise DposcopeError(f"condition {whole!r}: blocks are a range such as 9-17, not {value!r}")
+        return tuple(range(int(found[1]), int(found[2]) + 1))
     return value
 
 
@@ -153,6 +163,9 @@ def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
         trim_percentile=values.get("trim"),
     )
     gains = gains_of(selection, alpha=values.get("alpha", 0.1))
+    if "blocks" in values:
+        _check_blocks(values["blocks"], made)
+        gains = gains.in_blocks(values["blocks"])
     return gains.shuffled(seed) if values.get("shuffled") else gains
 
 
@@ -177,17 +190,46 @@ def _steer(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
         vector, alpha = direction.unit * float(direction.about["residual_norm"]), values["relative"]
     if values.get("random"):
         vector = direction.random_like(seed).unit * vector.norm()
-    return Steer(vector, alpha, values.get("block", -1), values.get("site", "residual"))
+    site = values.get("site", "residual")
+    if site not in {"residual", "mlp"}:
+        raise DposcopeError(f"steer acts at site residual or mlp, not {site}")
+    return Steer(vector, alpha, values.get("block", -1), site)
 
 
 def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Ablation:
     direction = ingredients().direction
     chosen = direction.random_like(seed) if values.get("random") else direction
-    return ablate(chosen.vector, weight=values.get("weight", 1.0))
+    site = values.get("site", "both")
+    if site == "residual":
+        raise DposcopeError("ablate acts at site mlp, attention or both, not residual")
+    return ablate(
+        chosen.vector,
+        weight=values.get("weight", 1.0),
+        blocks=values.get("blocks"),
+        mlp=site != "attention",
+        attention=site != "mlp",
+    )
+
+
+def _check_blocks(blocks: tuple[int, ...], made: Ingredients) -> None:
+    if blocks[-1] >= made.lm.n_blocks:
+        raise DposcopeError(f"no block {blocks[-1]} in a model of {made.lm.n_blocks} blocks")
 
 
 def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
     return Edit.load(values["path"])
+
+
+def _gains_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    return Edit(gains=Edit.load(values["path"]).gains)
+
+
+def _ablation_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    return Edit(ablations=Edit.load(values["path"]).ablations)
+
+
+def _control(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], seed: int) -> Edit:
+    return Edit.load(values["path"]).control(seed)
 
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {
@@ -196,4 +238,7 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int
     "steer": _steer,
     "ablate": _ablate,
     "edit": _edit,
+    "gains-of": _gains_of,
+    "ablation-of": _ablation_of,
+    "control": _control,
 }

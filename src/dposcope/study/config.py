@@ -143,7 +143,7 @@ class EditSettings(MachineSettings, MeasureSettings):
     ablate: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         ge=0,
-        description="Share w of the direction that output projections lose; 1 removes it, 2 turns it round.",
+        description="Share w of the direction that all output projections lose; 1 removes it, 2 turns it round.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
         default="cosine",

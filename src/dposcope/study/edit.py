@@ -11,14 +11,13 @@ from pathlib import Path
 from dposcope.artefacts import file_digest
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
-from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.neurons.groups import select_fraction
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.choose import choose_edit
 from dposcope.study.config import EditSettings
 from dposcope.study.edit_report import write_edit_report
-from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.run import Quiet, Reporter, open_run
@@ -69,7 +68,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         )
         conditions = {BASE: None, "edit": choice.edit}
         if settings.controls:
-            conditions["control"] = control_of(choice.edit, ingredients, settings.seed)
+            conditions["control"] = choice.edit.control(settings.seed)
         made_from = {"edit": file_digest(out / "edit.safetensors"), "seed": settings.seed}
         outcomes: dict[str, Outcome] = {
             name: measure_condition(
@@ -87,12 +86,3 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         )
         write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
         return EditRun(out, scores, choice.edit)
-
-
-def control_of(edit: Edit, ingredients: Ingredients, seed: int) -> Edit:
-    """The same gains shuffled in each layer, and a random direction ablated at the same weight (SPEC section 5)."""
-    random = ingredients.direction.random_like(seed)
-    return Edit(
-        None if edit.gains is None else edit.gains.shuffled(seed),
-        tuple(ablate(random.vector, weight=ablation.weight) for ablation in edit.ablations),
-    )

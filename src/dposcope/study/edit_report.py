@@ -104,11 +104,14 @@ def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list
             else "on the windows that are also reported, as the neutral text has no others"
         )
         notes.append(
-            f"The strength was searched {where} ({SEARCH_WINDOWS} at most), so that the upper end of the increase's "
-            f"interval stays within the bound. At strength s, α = {GAIN_SHARE} s and w = s."
-            if settings.mix == "both"
-            else f"The strength was searched {where}; the upper end of the increase's interval stays within the bound."
+            f"The strength was searched {where}, {SEARCH_WINDOWS} at most; the upper end of the increase's interval "
+            "stays within the bound."
         )
+        if settings.mix == "both":
+            notes.append(
+                f"At strength s, output projections of MLPs in the later half of the blocks lose w = s times their "
+                f"component along the direction, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."
+            )
     if settings.protocol == "reference":
         notes.append(
             "Reference protocol: prompts are cut to their first 32 tokens and F1 counts the prompt, "
