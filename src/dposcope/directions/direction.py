@@ -28,8 +28,10 @@ class Direction:
     def __post_init__(self) -> None:
         """Refuse what is no direction."""
         vector = self.vector.detach().to("cpu", torch.float64)
-        if vector.ndim != 1 or not vector.isfinite().all():
-            raise DposcopeError(f"a direction is one finite vector [d], not {list(vector.shape)}")
+        if vector.ndim != 1:
+            raise DposcopeError(f"a direction is one vector [d], not {list(vector.shape)}")
+        if not vector.isfinite().all():
+            raise DposcopeError("the direction holds NaN or infinity; if it comes from float16, run in bfloat16")
         if not vector.norm() > 0:
             raise DposcopeError("the direction has norm zero; are the two classes of texts the same?")
         object.__setattr__(self, "vector", vector)

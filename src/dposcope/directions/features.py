@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import hooked, residual_site
+from dposcope.protocols import Protocol, check_protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def residual_features(
     texts: Sequence[str],
     *,
     block: int = -1,
-    protocol: Literal["strict", "reference"] = "strict",
+    protocol: Protocol = "strict",
     max_tokens: int = 128,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -60,6 +60,8 @@ def residual_features(
     Raises:
         DposcopeError: a text has no token left without special ones, or the block is not there.
     """
+    check_protocol(protocol)
+    max_tokens = min(max_tokens, lm.context_length)
     if not -lm.n_blocks <= block < lm.n_blocks:
         raise DposcopeError(f"block {block} is outside a model of {lm.n_blocks} blocks")
     last = block % lm.n_blocks == lm.n_blocks - 1
@@ -85,6 +87,11 @@ def residual_features(
             if len(tokens) == 0:
                 raise DposcopeError(f"text {row + 1} has no token but special ones; remove empty texts")
             vectors[row] = tokens.mean(0).cpu()
+            if not vectors[row].isfinite().all():
+                raise DposcopeError(
+                    f"text {row + 1} gives an infinite residual stream in {str(lm.dtype).removeprefix('torch.')}; "
+                    "run the model in bfloat16 or float32"
+                )
             norms += torch.tensor([float(tokens.norm(dim=1).sum()), len(tokens)], dtype=torch.float64)
         done += len(batch.rows)
         if progress is not None:

@@ -36,8 +36,9 @@ def lens(lm: LanguageModel, vectors: Tensor, *, k: int = 10) -> list[Lens]:
     rows = vectors.reshape(-1, vectors.shape[-1])
     if rows.shape[-1] != lm.d_model:
         raise DposcopeError(f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}")
-    if not 1 <= k <= 10_000:
-        raise DposcopeError(f"k {k} is outside 1 … 10,000 tokens")
+    vocabulary = int(lm.model.config.get_text_config().vocab_size)
+    if not 1 <= k <= vocabulary:
+        raise DposcopeError(f"k {k} is outside 1 … {vocabulary:,} tokens")
     result: list[Lens] = []
     # 64 vectors at a time: logits are [64, vocabulary].
     for part in rows.split(64):

@@ -1,7 +1,6 @@
 """Difference of means: the simplest direction, and on Gemma-3-270m the clearest."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from dposcope.directions.features import residual_features
 from dposcope.directions.provenance import check_classes, provenance
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.protocols import Protocol
 
 
 def mean_difference(
@@ -19,7 +19,7 @@ def mean_difference(
     labels: Sequence[bool] | np.ndarray,
     *,
     block: int = -1,
-    protocol: Literal["strict", "reference"] = "strict",
+    protocol: Protocol = "strict",
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Direction:

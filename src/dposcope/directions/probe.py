@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from dposcope.directions.provenance import check_classes, provenance
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.protocols import Protocol, check_protocol
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def fit_probe(
     labels: Sequence[bool] | np.ndarray,
     *,
     block: int = -1,
-    protocol: Literal["strict", "reference"] = "strict",
+    protocol: Protocol = "strict",
     test_share: float = 0.1,
     seed: int = 0,
     batch_size: int = 32,
@@ -69,10 +69,16 @@ def fit_probe(
     Raises:
         DposcopeError: a class is missing or too small to split.
     """
+    check_protocol(protocol)
     positive = check_classes(texts, labels)
     smallest = int(min(positive.sum(), (~positive).sum()))
     if smallest < 10:
         raise DposcopeError(f"a probe needs at least 10 texts of each class; the smaller has {smallest}")
+    if not (smallest * test_share >= 1 and smallest * (1 - test_share) >= 5):
+        raise DposcopeError(
+            f"test_share {test_share} leaves too few of the {smallest} texts of the smaller class to test or to fit "
+            "on; 0.1 is usual"
+        )
     features = residual_features(lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress)
     x = features.vectors.numpy()
     fit, test = train_test_split(np.arange(len(positive)), test_size=test_share, stratify=positive, random_state=seed)

@@ -9,6 +9,7 @@ from torch import Tensor
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
+from dposcope.protocols import check_choice
 
 
 @torch.no_grad()
@@ -35,6 +36,7 @@ def token_contrast(
     Raises:
         DposcopeError: a side has no seed, or a seed no token.
     """
+    check_choice("matrix", matrix, ("input", "output"))
     if not toxic or not non_toxic:
         raise DposcopeError("token contrast needs at least one seed word on each side")
     embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else lm.model.get_output_embeddings()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
-
-Protocol = Literal["strict", "reference"]
+from dposcope.protocols import Protocol, check_protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,12 @@ def window_losses(
     Raises:
         DposcopeError: the text is too short for one window after those skipped.
     """
-    windows = list(_windows(lm, text, protocol, min(window, lm.context_length)))
+    check_protocol(protocol)
+    for name, value, least in (("window", window, 2), ("chunk", chunk, 1), ("skip_windows", skip_windows, 0)):
+        if value < least:
+            raise DposcopeError(f"{name} {value} is below {least}")
+    window = min(window, lm.context_length)
+    windows = list(_windows(lm, text, protocol, window))
     windows = windows[skip_windows : None if max_windows is None else skip_windows + max_windows]
     if not windows:
         raise DposcopeError(
@@ -98,7 +101,7 @@ def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> I
     for start in range(0, len(ids), room):
         part = ids[start : start + room]
         whole = len(part) == room
-        if whole or (protocol == "reference" and len(part) > 1):
+        if whole or protocol == "reference":
             yield head + part
 
 

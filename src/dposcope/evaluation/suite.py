@@ -9,7 +9,7 @@ import numpy as np
 
 from dposcope.data.corpus import Passages
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
-from dposcope.evaluation.perplexity import Protocol, WindowLosses, window_losses
+from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
 from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import (
@@ -28,6 +28,7 @@ from dposcope.model.batches import encode
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, Progress, generate
 from dposcope.model.language_model import LanguageModel
+from dposcope.protocols import Protocol
 
 BASE = "none"
 """The condition without any intervention, which every other is compared with."""

@@ -4,6 +4,7 @@ Not in the paper; it is the field's usual training-free edit (Arditi et al. 2024
 Being linear in y, it folds into the output projections.
 """
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,10 @@ class Ablation:
         vector = self.direction.detach().to("cpu", torch.float64)
         if vector.ndim != 1 or not vector.isfinite().all() or not vector.norm() > 0:
             raise DposcopeError("an ablation needs one finite direction [d] of norm above zero")
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
+        if not math.isfinite(self.weight):
+            raise DposcopeError(f"an ablation's weight is {self.weight}; give a finite number, such as 1")
         object.__setattr__(self, "direction", (vector / vector.norm()).to(torch.float32))
 
     def strength(self, factor: float) -> "Ablation":

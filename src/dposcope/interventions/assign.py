@@ -25,7 +25,7 @@ class Assign:
 
     def __post_init__(self) -> None:
         """Normalise and refuse what does not fit."""
-        values = self.values.detach().to("cpu", torch.float32)
+        values = self.values.detach().to("cpu", torch.float32, copy=True)
         if values.shape != self.neurons.mask.shape:
             raise DposcopeError(
                 f"values have shape {list(values.shape)}, the neuron set {list(self.neurons.mask.shape)}"
@@ -33,6 +33,7 @@ class Assign:
         if not values[self.neurons.mask].isfinite().all():
             raise DposcopeError("values to assign hold NaN or infinity")
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "positions", Positions(self.positions))
 
     def at(self, positions: Positions | str) -> "Assign":
         """The same constants at other positions."""

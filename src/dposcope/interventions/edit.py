@@ -42,6 +42,8 @@ class Edit:
             if isinstance(part, Edit):
                 facts |= dict(part.about)
             new = part if isinstance(part, Gains) else part.gains if isinstance(part, Edit) else None
+            if new is not None and new.positions is not Positions.ALL:
+                raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
             if new is not None:
                 gains = new if gains is None else Gains(gains.values * new.values)
             ablations += (part,) if isinstance(part, Ablation) else part.ablations if isinstance(part, Edit) else ()

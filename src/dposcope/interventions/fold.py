@@ -24,6 +24,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
+from dposcope.neurons.sites import is_hooked
 
 Foldable = Gains | Ablation | Edit | Assign
 """What weights can express."""
@@ -41,6 +42,8 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
     Raises:
         DposcopeError: the edit does not fit the model, or weights cannot express it.
     """
+    if is_hooked(lm):
+        raise DposcopeError("an intervention is on this model and a copy would keep its hooks; fold outside the `with`")
     copied = replace(lm, model=copy.deepcopy(lm.model))
     fold_(copied, edit)
     return copied
@@ -89,7 +92,6 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
         through = [a for a in edit.ablations if a.attention and block in a.of_blocks(lm)]
         if through:
             plan.append((lm.attention_outs[block], _projected(lm.attention_outs[block], None, through)))
-    _refuse_shared_modules(plan)
     return plan
 
 
@@ -133,7 +135,6 @@ def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[s
             "bias": nn.Parameter(constant.to(bias.dtype), requires_grad=bias.requires_grad),
         }
         plan.append((module, new))
-    _refuse_shared_modules(plan)
     return plan
 
 
@@ -153,11 +154,3 @@ def _readable(tensor: Tensor) -> Tensor:
     if tensor.is_meta:
         raise DposcopeError("some weights are offloaded and cannot be folded; load the model whole, on the CPU say")
     return tensor
-
-
-def _refuse_shared_modules(plan: list[tuple[nn.Module, dict[str, nn.Parameter]]]) -> None:
-    modules = [id(module) for module, _ in plan]
-    if len(set(modules)) != len(modules):
-        raise DposcopeError(
-            "blocks of this model share one output projection, which cannot hold an edit for each; use the hooks"
-        )

@@ -31,10 +31,11 @@ class Gains:
         """Normalise and refuse what is no vector of gains."""
         if self.values.ndim != 2:
             raise DposcopeError(f"gains need shape [L, d_mlp], not {list(self.values.shape)}")
-        values = self.values.detach().to("cpu", torch.float32)
+        values = self.values.detach().to("cpu", torch.float32, copy=True)
         if not values.isfinite().all():
             raise DposcopeError("gains hold NaN or infinity; every gain must be a finite number")
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "positions", Positions(self.positions))
 
     @classmethod
     def ones(cls, n_blocks: int, d_mlp: int) -> "Gains":

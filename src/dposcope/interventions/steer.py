@@ -1,5 +1,6 @@
 """Subtract a vector from the residual stream: x − αW (paper 3.2, appendix D)."""
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +13,7 @@ from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Applied, Change, Site, hooked, mlp_site, residual_site
+from dposcope.protocols import check_choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,13 @@ class Steer:
     site: Literal["residual", "mlp"] = "residual"
     """`residual`: the stream itself. `mlp`: the MLP's output, before Gemma's post-norm, as in the published code."""
     positions: Positions = Positions.ALL
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number or site."""
+        check_choice("site", self.site, ("residual", "mlp"))
+        object.__setattr__(self, "positions", Positions(self.positions))
+        if not (math.isfinite(self.alpha) and self.vector.isfinite().all()):
+            raise DposcopeError("steering needs a finite vector and alpha; one of them holds NaN or infinity")
 
     def at(self, positions: Positions | str) -> "Steer":
         """The same at other positions."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
+from dposcope.protocols import check_choice
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ def encode(
     Raises:
         DposcopeError: a text has no tokens.
     """
+    check_choice("keep", keep, ("start", "end"))
+    if max_tokens is not None and max_tokens < 1:
+        raise DposcopeError(f"a limit of {max_tokens} tokens is below 1; give a positive number, or None")
     if not texts:
         return []
     encoded: list[list[int]] = lm.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)[

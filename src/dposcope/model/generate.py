@@ -90,6 +90,10 @@ def generate(
     """
     if new_tokens < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
+    if lm.model.training:
+        raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
+    if not prompts:
+        return []
     encoded = encode(lm, prompts, max_tokens=max_prompt_tokens, keep=keep)
     longest = max((len(ids) for ids in encoded), default=0)
     if longest + new_tokens > lm.context_length:
@@ -123,7 +127,7 @@ def _continue(
     step_ids = ids
     for step in range(new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step_ids.shape[1] :]
-        with prompted(lengths, running):
+        with prompted(lengths, running, None if step == 0 else 1):
             logits = lm.model(
                 input_ids=step_ids,
                 attention_mask=mask,

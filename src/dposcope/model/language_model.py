@@ -119,21 +119,36 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """An id for padded places. They are masked, so any id does; the tokenizer's own where it has one."""
+        table: Tensor = self.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
+        known = table.shape[0]
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if isinstance(token, int):
+            if isinstance(token, int) and token < known:  # an added padding token may have no embedding
                 return token
         return 0
 
     @property
     def context_length(self) -> int:
-        """Positions the model can tell apart: `max_position_embeddings`."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        """Positions the model can tell apart, by its config; a model without a limit gets a very large number."""
+        config = self.model.config.get_text_config().to_dict()
+        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+        return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter and the architecture; changes when any weight does."""
-        digest = tensor_fingerprint(dict(self.model.named_parameters()))
-        return f"{self.model.config.model_type}-{digest}"
+        """A digest of every parameter and the architecture; changes when any weight does.
+
+        Computed anew only when a parameter was replaced or written to since.
+        """
+        named = dict(self.model.named_parameters())
+        state = tuple((name, p.data_ptr(), p.dtype, p._version) for name, p in named.items())
+        if state not in self._fingerprints:
+            self._fingerprints.clear()
+            self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(named)}"
+        return self._fingerprints[state]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[object, ...], str]:
+        return {}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint with tokenizer and generation config into `folder`."""

@@ -66,6 +66,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     """
     model_type = model.config.model_type
     layout = _LAYOUTS.get(model_type)
+    recognised = layout is None
     if layout is None:
         layout = _recognise(model)
     blocks = _module(model, layout.blocks)
@@ -74,10 +75,28 @@ def find_layout(model: PreTrainedModel) -> Layout:
             f"layout of model_type {model_type!r}: {layout.blocks!r} is no list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
-    for block in blocks:
-        projection_width(_module(block, layout.mlp_out))
-        projection_width(_module(block, layout.attention_out))
+    projections = [_module(block, path) for block in blocks for path in (layout.mlp_out, layout.attention_out)]
+    for projection in projections:
+        projection_width(projection)
+    if len(set(map(id, projections))) != len(projections):
+        # A hook or a weight of such a module would act in several blocks at once.
+        raise DposcopeError("blocks of this model share one output projection, so blocks cannot be told apart")
+    if recognised:
+        _check_unembedding(model)
     return layout
+
+
+@torch.inference_mode()
+def _check_unembedding(model: PreTrainedModel) -> None:
+    """Some architectures scale their logits; a lens or log-perplexity that does not would be wrong in silence."""
+    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    own: Tensor = model(input_ids=ids, use_cache=False).logits
+    ours = unembed(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
+        raise DposcopeError(
+            f"{model.config.model_type} makes logits by more than its final norm and unembedding (a scale, say), "
+            "which the lens and log-perplexity rely on: not supported"
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,8 @@ def _recognise(model: PreTrainedModel) -> Layout:
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
+    if any("expert" in name for name, _ in blocks[0].named_modules()):
+        mlp = []  # a mixture's neurons are in several projections
     if len(attention) != 1 or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     return Layout(blocks_path, mlp[0], attention[0], f"{stem}.{norms[0]}" if stem else norms[0])

@@ -3,8 +3,10 @@
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError
@@ -14,7 +16,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def load(
@@ -39,7 +41,7 @@ def load(
     path = Path(source).expanduser()
     if name in BUNDLED and not path.exists():
         lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
-    elif path.suffix == ".gguf":
+    elif path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise DposcopeError(f"no file {path}; check the path")
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
@@ -52,7 +54,11 @@ def load(
         lm = _from_folder(name, name, precision, local=False)
     else:
         raise DposcopeError(f"{name!r} is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
-    lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+    try:
+        lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
     _ = lm.layout  # an unknown architecture is told now, not after an hour
     return lm
@@ -61,12 +67,25 @@ def load(
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
     try:
         with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, local_files_only=local, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=local,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise DposcopeError(_why(error, name, local)) from error
+    model, loading = loaded
+    if loading["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        missing = sorted(loading["missing_keys"])
+        raise DposcopeError(
+            f"{name} is not a causal language model, or not whole: it lacks {', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}"
+        )
     return LanguageModel(model, tokenizer, name)
 
 
@@ -75,7 +94,11 @@ def _why(error: Exception, name: str, local: bool) -> str:
     first = (text.strip().splitlines() or [type(error).__name__])[0]
     if "Unrecognized configuration class" in text:
         return f"{name} is not a causal language model; dposcope reads decoders such as GPT-2, Llama, Gemma or Qwen"
-    if "safetensors" in text and "does not appear to have" in text:
+    if "mismatched" in text.lower():
+        return (
+            f"cannot load {name}: it holds weights of other shapes than its config.json says; get the checkpoint anew"
+        )
+    if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
     if local:
         return f"cannot load {name}: {first}"
@@ -98,6 +121,8 @@ def _device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise DposcopeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if place.type == "meta":
+        raise DposcopeError("device meta holds no weights; use auto, cpu or cuda")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise DposcopeError("no CUDA device is available here; use device cpu or auto")
     return place

@@ -17,6 +17,7 @@ from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Change, hooked, neuron_site
+from dposcope.protocols import check_protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +147,9 @@ def collect_means(
         batch_size: prompts at a time.
         progress: called after each batch.
     """
+    check_protocol(protocol)
+    if not prompts:
+        raise DposcopeError("no prompt to collect means on; give at least one")
     about = {
         "model": lm.name,
         "fingerprint": lm.fingerprint,
@@ -185,11 +189,15 @@ def _second_pass(
         progress=progress,
     )
     texts = [prompt + continuation.ids for prompt, continuation in zip(encoded, written, strict=True)]
-    for batch in batches(lm, texts, batch_size=batch_size, side="left"):
+    # Padding on the right: positions are then right for models with absolute ones, too.
+    for batch in batches(lm, texts, batch_size=batch_size, side="right"):
+        place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        ends = batch.lengths.unsqueeze(1)
+        continued = (place >= ends - new_tokens) & (place < ends)
 
-        def observe(block: int) -> Change:
+        def observe(block: int, continued: Tensor = continued) -> Change:
             def look(activations: Tensor, _frame: Frame) -> None:
-                accumulator.update(block, activations[:, -new_tokens:].flatten(0, 1))
+                accumulator.update(block, activations[continued])
 
             return look
 

@@ -141,6 +141,10 @@ def select_fraction(
         raise DposcopeError(f"beta {beta} is outside [0, 1]; it is the fraction of each neuron group to edit")
     if ranking not in _RANKINGS:
         raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join(_RANKINGS)}")
+    if cosine.shape != mean.shape:
+        raise DposcopeError(
+            f"cosines of {list(cosine.shape)} neurons and means of {list(mean.shape)}; take both from one model"
+        )
     whole = group_sets(cosine, mean)
     if trim_percentile is not None:
         if not 0 <= trim_percentile <= 100:

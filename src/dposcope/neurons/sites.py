@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, FrameTracker
@@ -75,12 +76,16 @@ def hooked(lm: LanguageModel, changes: Sequence[tuple[Site, Change]]) -> Generat
         DposcopeError: on leaving, if a site never fired; at once, if the model is compiled.
     """
     _refuse_compiled(lm)
-    applied = Applied({site.name: 0 for site, _ in changes})
+    sites = {site.name: site for site, _ in changes}
+    applied = Applied(dict.fromkeys(sites, 0))
     tracker = FrameTracker(lm.model)
     with ExitStack() as stack:
         stack.enter_context(tracker.following())
-        for site, change in changes:
-            stack.callback(_register(site, change, tracker, applied).remove)
+        for name, site in sites.items():
+            at_site = [change for other, change in changes if other.name == name]
+            stack.callback(_register(site, at_site, tracker, applied).remove)
+        _hooked_models.append(lm.model)
+        stack.callback(_hooked_models.remove, lm.model)
         yield applied
     silent = [name for name, count in applied.fired.items() if count == 0]
     if silent:
@@ -90,9 +95,17 @@ def hooked(lm: LanguageModel, changes: Sequence[tuple[Site, Change]]) -> Generat
         )
 
 
+_hooked_models: list[PreTrainedModel] = []
+
+
+def is_hooked(lm: LanguageModel) -> bool:
+    """Whether a context of ours is open on the model."""
+    return any(model is lm.model for model in _hooked_models)
+
+
 def _refuse_compiled(lm: LanguageModel) -> None:
-    # torch.compile(model) keeps the model as `_orig_mod`; module.compile() sets a call of its own.
-    wrapped = any(name.split(".", 1)[0] == "_orig_mod" for name, _ in lm.model.named_modules())
+    # torch.compile(module) keeps it as `_orig_mod`; module.compile() sets a call of its own.
+    wrapped = any("_orig_mod" in name.split(".") for name, _ in lm.model.named_modules())
     if wrapped or any(module._compiled_call_impl is not None for module in lm.model.modules()):  # pyright: ignore[reportPrivateUsage]
         raise DposcopeError(
             "the model is compiled, and compiled code may skip hooks: pass the plain model, "
@@ -100,10 +113,21 @@ def _refuse_compiled(lm: LanguageModel) -> None:
         )
 
 
-def _register(site: Site, change: Change, tracker: FrameTracker, applied: Applied) -> torch.utils.hooks.RemovableHandle:
+def _register(
+    site: Site, changes: Sequence[Change], tracker: FrameTracker, applied: Applied
+) -> torch.utils.hooks.RemovableHandle:
     def run(tensor: Tensor) -> Tensor | None:
         applied.fired[site.name] += 1
-        return change(tensor, tracker.frame)
+        frame = tracker.frame
+        # OPT's MLP sees all tokens of a batch in one row.
+        flat = tensor.ndim == 2
+        shaped = tensor.unflatten(0, frame.positions.shape) if flat else tensor
+        result: Tensor | None = None
+        for change in changes:
+            new = change(shaped, frame)
+            if new is not None:
+                shaped = result = new
+        return result.flatten(0, 1) if result is not None and flat else result
 
     if site.side == "output":
 

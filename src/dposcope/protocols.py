@@ -1,0 +1,27 @@
+"""The two protocols: what the paper's text says, and what its published code does."""
+
+from typing import Literal
+
+from dposcope.errors import DposcopeError
+
+Protocol = Literal["strict", "reference"]
+"""`strict`: as the text says, measured correctly. `reference`: as the published code does."""
+
+
+def check_protocol(protocol: str) -> None:
+    """Refuse anything else, which would otherwise pass for one of the two.
+
+    Raises:
+        DposcopeError: it is neither.
+    """
+    check_choice("protocol", protocol, ("strict", "reference"))
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        DposcopeError: the message lists them.
+    """
+    if value not in choices:
+        raise DposcopeError(f"{name} {value!r} is unknown; choose from {', '.join(choices)}")

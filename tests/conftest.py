@@ -1,0 +1,69 @@
+"""What tests share: tiny models, made once, and a watch that no test leaves a mark on them."""
+
+import os
+
+# Before any Hugging Face library reads it: a test that reaches for the network fails instead of waiting.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import pytest
+import torch
+
+from dposcope.model.language_model import LanguageModel
+from families import FAMILIES, bits, hook_count, tiny
+
+# Tiny matrices gain nothing from threads, and one thread adds in one order.
+torch.set_num_threads(1)
+
+# The first call into a tiny model may be slow; a deadline would only measure the machine.
+hypothesis.settings.register_profile("dposcope", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("dposcope")
+
+
+@pytest.fixture(scope="session")
+def _zoo():
+    models = {family: tiny(family) for family in FAMILIES}
+    return {family: (lm, bits(lm.model)) for family, lm in models.items()}
+
+
+@pytest.fixture
+def family_lm(_zoo):
+    """`family_lm("gpt2")` is the shared model of a family; the test may not change it."""
+    used: dict[str, LanguageModel] = {}
+
+    def get(family: str) -> LanguageModel:
+        used[family] = _zoo[family][0]
+        return used[family]
+
+    yield get
+    for family, lm in used.items():
+        hooks, kept = hook_count(lm.model), bits(lm.model) == _zoo[family][1]
+        if hooks or not kept:  # let no other test pay for it
+            fresh = tiny(family)
+            _zoo[family] = (fresh, bits(fresh.model))
+        assert hooks == 0, f"hooks left on the shared {family} model"
+        assert kept, f"the shared {family} model was changed"
+
+
+@pytest.fixture(params=FAMILIES)
+def lm(request, family_lm) -> LanguageModel:
+    """A tiny model of every family in turn."""
+    return family_lm(request.param)
+
+
+@pytest.fixture
+def gpt2(family_lm) -> LanguageModel:
+    """The one whose projections have biases and whose positions are absolute embeddings."""
+    return family_lm("gpt2")
+
+
+@pytest.fixture
+def llama(family_lm) -> LanguageModel:
+    """A gated one with a tokenizer that adds <bos>."""
+    return family_lm("llama")
+
+
+@pytest.fixture
+def gemma2(family_lm) -> LanguageModel:
+    """Post-norms, sliding windows, and soft-caps on attention and logits."""
+    return family_lm("gemma2")

@@ -1,0 +1,345 @@
+"""Files: whole or not at all, of the kind they say, and the same when read back."""
+
+import errno
+import json
+import os
+import re
+import stat
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+
+from dposcope import artefacts
+from dposcope.artefacts import (
+    FORMAT_VERSION,
+    file_digest,
+    library_versions,
+    load_tensors,
+    read_json,
+    save_tensors,
+    tensor_fingerprint,
+    text_digest,
+    write_atomically,
+    write_json,
+    write_text,
+)
+from dposcope.errors import DposcopeError, plural
+
+# Writing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_finished(tmp_path):
+    target = tmp_path / "new" / "folder" / "file.txt"
+    with write_atomically(target) as temporary:
+        assert temporary.parent == target.parent
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert names(target.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), DposcopeError("ours")])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def fail():
+        with write_atomically(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, error):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with (
+        pytest.raises(DposcopeError, match=r"cannot write .*file\.txt: .*No space left on device; free some space"),
+        write_atomically(target),
+    ):
+        raise error
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_a_path_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DposcopeError, match=r"cannot write .*; free the path or choose another --out"):
+        write_text(tmp_path / "file" / "below", "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DposcopeError, match=r"cannot write .*folder"):
+        write_text(tmp_path / "folder", "x")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_files_are_as_readable_as_any_new_file(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_text_is_utf8(tmp_path):
+    write_text(tmp_path / "a.txt", "α × β\n")
+    assert (tmp_path / "a.txt").read_bytes() == "α × β\n".encode()
+
+
+# JSON
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=json_values)
+def test_json_comes_back_as_it_was(tmp_path_factory, value):
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return  # a lone surrogate is no text
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path, number):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": number})
+    assert names(tmp_path) == []
+
+
+def test_json_that_is_none_is_told(tmp_path):
+    for content in (b"{", b"\xff\xfe{}", b""):
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(DposcopeError, match=r"a\.json is not JSON .*; delete it and run again"):
+            read_json(tmp_path / "a.json")
+    with pytest.raises(DposcopeError, match=r"cannot read .*b\.json: No such file"):
+        read_json(tmp_path / "b.json")
+
+
+# Digests
+
+
+def test_digests():
+    assert text_digest("a") == text_digest("a")
+    assert re.fullmatch("[0-9a-f]{16}", text_digest())
+    assert len({text_digest(*parts) for parts in ([], [""], ["", ""], ["ab"], ["a", "b"], ["", "ab"], ["a\0b"])}) == 7
+    text_digest("\ud800")  # a lone surrogate, as broken input has
+
+
+def test_file_digest(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_versions_name_what_numbers_depend_on():
+    assert {"python", "dposcope", "torch", "transformers", "numpy"} <= set(library_versions())
+
+
+def test_plural():
+    assert [plural(n, "row") for n in (0, 1, 2, 1234567)] == ["0 rows", "1 row", "2 rows", "1,234,567 rows"]
+
+
+# Tensors
+
+TENSORS = {
+    "a": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+    "b": torch.arange(6).view(2, 3).T,  # not contiguous
+    "c": torch.tensor([True, False]),
+    "d": torch.tensor(1.5, dtype=torch.bfloat16),
+    "e": torch.empty(0, 5, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", ["value", "value.safetensors", "value.json"])
+def test_tensors_come_back_as_they_were(tmp_path, name):
+    save_tensors(tmp_path / name, "Thing", TENSORS, {"count": 3, "about": {"α": [1, None]}})
+    assert names(tmp_path) == ["value.json", "value.safetensors"]
+    for stem in ("value", "value.safetensors", "value.json"):
+        tensors, about = load_tensors(tmp_path / stem, "Thing")
+        assert set(tensors) == set(TENSORS)
+        for key, tensor in TENSORS.items():
+            assert torch.equal(tensors[key], tensor)
+            assert tensors[key].dtype == tensor.dtype
+        assert about["count"] == 3
+        assert about["about"] == {"α": [1, None]}
+        assert about["format_version"] == FORMAT_VERSION
+        assert about["versions"] == library_versions()
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path):
+    for name in ("edit.v1", "edit.v2"):
+        save_tensors(tmp_path / name, "Thing", {"a": torch.tensor([float(name[-1])])}, {})
+    assert load_tensors(tmp_path / "edit.v1", "Thing")[0]["a"] == 1
+    assert load_tensors(tmp_path / "edit.v2.safetensors", "Thing")[0]["a"] == 2
+
+
+def test_views_and_gradients_are_stored_alone(tmp_path):
+    base = torch.randn(10_000, requires_grad=True)
+    save_tensors(tmp_path / "v", "Thing", {"a": base[:2], "b": base[:2]}, {})
+    assert (tmp_path / "v.safetensors").stat().st_size < 1000
+    tensors, _ = load_tensors(tmp_path / "v", "Thing")
+    assert not tensors["a"].requires_grad
+
+
+def test_tensors_read_back_compute_as_before(tmp_path):
+    """Memory-mapped storage lies askew, and sums over it round differently: a resumed run would not be the same."""
+    vector, matrix = torch.randn(37), torch.randn(50, 37)
+    for length in range(1, 12):  # other headers, other offsets
+        save_tensors(tmp_path / "v", "T" * length, {"pad": torch.zeros(length, dtype=torch.bool), "v": vector}, {})
+        again = load_tensors(tmp_path / "v", "T" * length)[0]["v"]
+        assert again.data_ptr() % 16 == 0
+        assert torch.equal(matrix @ again, matrix @ vector)
+
+
+def test_tensors_read_back_outlive_their_file(tmp_path):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(3)}, {})
+    tensors, _ = load_tensors(tmp_path / "v", "Thing")
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.zeros(3)}, {})
+    assert tensors["a"].tolist() == [1, 1, 1]
+
+
+def test_another_kind_is_refused(tmp_path):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(1)}, {})
+    with pytest.raises(DposcopeError, match="holds 'Thing', not 'Other'; name a file written as Other"):
+        load_tensors(tmp_path / "v", "Other")
+    (tmp_path / "v.json").write_text("[1]")
+    with pytest.raises(DposcopeError, match="holds 'list', not 'Thing'"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+def changed(path, **facts):
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(1)}, {})
+    changed(tmp_path / "v.json", format_version=FORMAT_VERSION + 1)
+    with pytest.raises(DposcopeError, match=f"has format {FORMAT_VERSION + 1}; .*reads {FORMAT_VERSION}: upgrade"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+@pytest.mark.parametrize("damage", ["cut", "swapped", "one bit"])
+def test_damaged_and_torn_pairs_are_noticed(tmp_path, damage):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(5)}, {})
+    save_tensors(tmp_path / "w", "Thing", {"a": torch.zeros(5)}, {})
+    path = tmp_path / "v.safetensors"
+    data = path.read_bytes()
+    new = {
+        "cut": data[:-3],
+        "swapped": (tmp_path / "w.safetensors").read_bytes(),
+        "one bit": data[:-1] + bytes([data[-1] ^ 1]),
+    }[damage]
+    path.write_bytes(new)
+    with pytest.raises(DposcopeError, match="do not belong together; delete both and make them again"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+def test_a_file_that_never_was_safetensors_is_told(tmp_path):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(5)}, {})
+    (tmp_path / "v.safetensors").write_bytes(b"something else")
+    changed(tmp_path / "v.json", tensors_sha256=file_digest(tmp_path / "v.safetensors"))
+    with pytest.raises(DposcopeError, match=r"v\.safetensors is damaged .*; delete it and make it again"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+def test_a_missing_half_is_told(tmp_path):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(5)}, {})
+    (tmp_path / "v.safetensors").unlink()
+    with pytest.raises(DposcopeError, match=r"cannot read .*v\.safetensors: No such file"):
+        load_tensors(tmp_path / "v", "Thing")
+    (tmp_path / "v.json").unlink()
+    with pytest.raises(DposcopeError, match=r"cannot read .*v\.json: No such file"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+def test_a_crash_between_the_two_files_is_noticed(tmp_path, monkeypatch):
+    save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(5)}, {})
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artefacts, "write_json", crash)
+    with pytest.raises(KeyboardInterrupt):
+        save_tensors(tmp_path / "v", "Thing", {"a": torch.zeros(5)}, {})
+    with pytest.raises(DposcopeError, match="do not belong together"):
+        load_tensors(tmp_path / "v", "Thing")
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_depends_on_names_shapes_dtypes_and_values():
+    base = torch.arange(6.0)
+    prints = [
+        tensor_fingerprint(named)
+        for named in (
+            {"a": base},
+            {"b": base},
+            {"a": base.view(2, 3)},
+            {"a": base.view(3, 2)},
+            {"a": base.double()},
+            {"a": base.view(torch.int32)},
+            {"a": base + 0.5},
+            {"a": base, "b": base},
+            {},
+        )
+    ]
+    assert len(set(prints)) == len(prints)
+    assert tensor_fingerprint({"a": base, "b": base + 1}) == tensor_fingerprint({"b": base + 1, "a": base.clone()})
+
+
+@given(st.integers(0, 4999), st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8]))
+def test_one_changed_value_anywhere_changes_the_fingerprint(place, dtype):
+    values = (torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 10).to(dtype)
+    other = values.clone()
+    other[place] = -other[place] + 1
+    assert tensor_fingerprint({"a": other}) != tensor_fingerprint({"a": values})
+
+
+def test_the_smallest_change_changes_it():
+    values = torch.ones(5000)
+    other = values.clone()
+    other.view(torch.int32)[3333] += 1
+    assert tensor_fingerprint({"a": other}) != tensor_fingerprint({"a": values})
+    zero, minus = torch.zeros(3), -torch.zeros(3)
+    assert tensor_fingerprint({"a": zero}) != tensor_fingerprint({"a": minus})
+
+
+def test_two_values_that_change_places_change_the_fingerprint():
+    """Neurons that are reordered, gains that are shuffled: the same numbers elsewhere."""
+    values = torch.randn(50_000, generator=torch.Generator().manual_seed(2))
+    other = values.clone()
+    other[[12345, 33333]] = values[[33333, 12345]]
+    assert tensor_fingerprint({"a": other}) != tensor_fingerprint({"a": values})
+
+
+def test_layout_in_memory_does_not_matter():
+    values = torch.randn(40, 50)
+    assert tensor_fingerprint({"a": values}) == tensor_fingerprint({"a": values.T.contiguous().T})
+    assert tensor_fingerprint({"a": torch.tensor(1.0)}) == tensor_fingerprint({"a": torch.tensor(1.0)})

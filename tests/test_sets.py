@@ -1,0 +1,111 @@
+"""Neuron sets against Python's own sets of pairs."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dposcope.errors import DposcopeError
+from dposcope.neurons.sets import NeuronSet
+
+BLOCKS, WIDTH = 3, 5
+pairs = st.sets(st.tuples(st.integers(0, BLOCKS - 1), st.integers(0, WIDTH - 1)))
+EVERY = {(block, neuron) for block in range(BLOCKS) for neuron in range(WIDTH)}
+
+
+def made(members):
+    mask = torch.zeros(BLOCKS, WIDTH, dtype=torch.bool)
+    for block, neuron in members:
+        mask[block, neuron] = True
+    return NeuronSet(mask)
+
+
+def members(neurons):
+    return {tuple(pair) for pair in neurons.mask.nonzero().tolist()}
+
+
+@given(pairs, pairs)
+def test_algebra_is_that_of_sets(a, b):
+    one, two = made(a), made(b)
+    assert members(one | two) == a | b
+    assert members(one & two) == a & b
+    assert members(one - two) == a - b
+    assert members(~one) == EVERY - a
+    assert len(one) == len(a)
+    assert (one == two) == (a == b)
+    assert hash(made(a)) == hash(one)
+    assert one.per_block == [sum(block == own for block, _ in a) for own in range(BLOCKS)]
+    assert members(one) == a, "an operation changed its operand"
+
+
+@given(pairs, st.lists(st.integers(-3, 3), min_size=BLOCKS * WIDTH, max_size=BLOCKS * WIDTH), st.data())
+def test_top_is_a_stable_sort_of_members_by_score(a, scores, data):
+    n = data.draw(st.integers(0, len(a)))
+    by = torch.tensor(scores, dtype=torch.float32).view(BLOCKS, WIDTH)
+    ranked = sorted(a, key=lambda pair: (-by[pair].item(), pair))
+    assert members(made(a).top(n, by=by)) == set(ranked[:n])
+
+
+@given(pairs, st.integers(0, 1000))
+def test_a_random_set_keeps_the_count_of_every_block(a, seed):
+    one = made(a)
+    random = one.random_like(seed)
+    assert random.per_block == one.per_block
+    assert random == one.random_like(seed)
+
+
+def test_random_sets_differ_by_seed_and_cover_everything():
+    one = made({(0, 0), (1, 0), (1, 1)})
+    drawn = [members(one.random_like(seed)) for seed in range(60)]
+    assert len({frozenset(d) for d in drawn}) > 10
+    assert set.union(*drawn) == {pair for pair in EVERY if pair[0] < 2}
+
+
+def test_top_ignores_scores_of_others_and_refuses_its_own_nan():
+    by = torch.zeros(BLOCKS, WIDTH)
+    by[2, 2] = float("nan")
+    assert members(made({(0, 1), (1, 1)}).top(1, by=by)) == {(0, 1)}
+    with pytest.raises(DposcopeError, match="scores hold NaN"):
+        made({(2, 2)}).top(1, by=by)
+
+
+def test_top_ranks_in_double():
+    by = torch.zeros(BLOCKS, WIDTH, dtype=torch.float64)
+    by[1, 1] = 1.0
+    by[0, 0] = 1.0 - 1e-12
+    assert members(made(EVERY).top(1, by=by)) == {(1, 1)}
+
+
+@pytest.mark.parametrize("n", [-1, 3])
+def test_top_takes_no_more_than_there_are(n):
+    with pytest.raises(DposcopeError, match=f"cannot take the top {n} of 2 neurons"):
+        made({(0, 0), (1, 1)}).top(n, by=torch.zeros(BLOCKS, WIDTH))
+
+
+def test_scores_and_sets_must_fit():
+    with pytest.raises(DposcopeError, match=r"scores have shape \[2, 5\], neurons \[3, 5\]"):
+        made(set()).top(0, by=torch.zeros(2, 5))
+    with pytest.raises(DposcopeError, match=r"sets of different models: \[3, 5\] and \[3, 6\]"):
+        made(set()) | NeuronSet.empty(3, 6)
+    with pytest.raises(DposcopeError, match="sets of different models"):
+        made(set()) - NeuronSet.empty(1, 5)
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(2, 3), torch.zeros(3, dtype=torch.bool)])
+def test_a_set_needs_a_mask(mask):
+    with pytest.raises(DposcopeError, match=r"a NeuronSet needs a bool mask \[L, d_mlp\]"):
+        NeuronSet(mask)
+
+
+def test_empty_and_all():
+    assert len(NeuronSet.empty(2, 3)) == 0
+    assert len(NeuronSet.all(2, 3)) == 6
+    assert ~NeuronSet.empty(2, 3) == NeuronSet.all(2, 3)
+    assert NeuronSet.empty(2, 3) != NeuronSet.empty(3, 2)
+    assert NeuronSet.empty(2, 3) != 0
+
+
+def test_repr_tells_size_and_spread():
+    mask = torch.zeros(4, 1000, dtype=torch.bool)
+    mask[1, :900] = mask[2, :110] = True
+    assert repr(NeuronSet(mask)) == "NeuronSet(1,010 of 4,000 neurons, 25.2%, in 2 blocks)"
