@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.model.generate import Sampling, generate
+from dposcope.model.generate import Sampling, _Draw, generate
 from dposcope.model.language_model import LanguageModel
 from families import CONTEXT, TEXTS, VOCABULARY, bos_tokenizer, copied, greedy, trace, without_end
 
@@ -134,6 +134,22 @@ def test_sampled_tokens_follow_the_nucleus(llama, temperature, top_p):
     chi_square = sum((counts[t] - expected[t] * rows) ** 2 / (expected[t] * rows) for t in likely)
     degrees = max(len(likely) - 1, 1)
     assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+def test_wide_and_narrow_nuclei_of_a_large_vocabulary(spread, top_p):
+    """Flat logits have a nucleus of most of 3,000 tokens, steep ones of a few; both are drawn from in proportion."""
+    rows, logits = 3000, spread * torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    expected = nucleus(logits, 1.0, top_p)
+    drawn = _Draw(Sampling(top_p=top_p), list(range(rows)))(logits.expand(rows, -1)).tolist()
+    assert set(drawn) <= set(expected)
+    ranked = sorted(expected, key=expected.get, reverse=True)
+    for share in (0.1, 0.5, 0.9):  # of the nucleus by rank: as much is drawn as its probability says
+        head = set(ranked[: max(1, int(share * len(ranked)))])
+        mass = sum(expected[token] for token in head)
+        hits = sum(token in head for token in drawn)
+        assert abs(hits - mass * rows) <= 5 * np.sqrt(rows * mass * (1 - mass)) + 1e-6
 
 
 def test_sampling_depends_on_seed_and_row_but_not_on_the_rest(llama):

@@ -13,46 +13,116 @@ with edit.on(lm):
 ds.fold(lm, edit).save_pretrained("gemma-3-270m-edited")
 """
 
-from dposcope.data.comments import Comments, load_comments
-from dposcope.data.corpus import Passages, load_neutral, load_passages
-from dposcope.data.masking import mask_offensive
-from dposcope.data.prompts import load_prompts, split_prompts
-from dposcope.data.seeds import load_seeds
-from dposcope.directions.direction import Direction
-from dposcope.directions.features import residual_features
-from dposcope.directions.lens import Lens, lens
-from dposcope.directions.means import mean_difference
-from dposcope.directions.probe import fit_probe
-from dposcope.directions.tokens import token_contrast
-from dposcope.errors import DposcopeError
-from dposcope.evaluation.perplexity import window_losses
-from dposcope.evaluation.scorers import (
-    CachedScorer,
-    CallableScorer,
-    ClassifierScorer,
-    ProfanityScorer,
-    Scorer,
-    load_scorer,
-)
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio, bootstrap_mean, paired_difference, paired_ratio
-from dposcope.evaluation.suite import Materials, Scores, measure, summarise
-from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.interventions.ablate import Ablation, ablate
-from dposcope.interventions.assign import Assign
-from dposcope.interventions.change import Intervention
-from dposcope.interventions.edit import Edit
-from dposcope.interventions.fold import fold, fold_, folded
-from dposcope.interventions.gains import Gains
-from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
-from dposcope.interventions.steer import Steer
-from dposcope.model.frames import Positions, prompted
-from dposcope.model.generate import Continuation, Sampling, generate
-from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, register_layout
-from dposcope.model.load import load
-from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
-from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
-from dposcope.neurons.sets import NeuronSet
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dposcope.data.comments import Comments, load_comments
+    from dposcope.data.corpus import Passages, load_neutral, load_passages
+    from dposcope.data.masking import mask_offensive
+    from dposcope.data.prompts import load_prompts, split_prompts
+    from dposcope.data.seeds import load_seeds
+    from dposcope.directions.direction import Direction
+    from dposcope.directions.features import residual_features
+    from dposcope.directions.lens import Lens, lens
+    from dposcope.directions.means import mean_difference
+    from dposcope.directions.probe import fit_probe
+    from dposcope.directions.tokens import token_contrast
+    from dposcope.errors import DposcopeError
+    from dposcope.evaluation.perplexity import window_losses
+    from dposcope.evaluation.scorers import (
+        CachedScorer,
+        CallableScorer,
+        ClassifierScorer,
+        ProfanityScorer,
+        Scorer,
+        load_scorer,
+    )
+    from dposcope.evaluation.statistics import (
+        Difference,
+        Estimate,
+        Ratio,
+        bootstrap_mean,
+        paired_difference,
+        paired_ratio,
+    )
+    from dposcope.evaluation.suite import Materials, Scores, measure, summarise
+    from dposcope.evaluation.trained_scorer import TrainedScorer
+    from dposcope.interventions.ablate import Ablation, ablate
+    from dposcope.interventions.assign import Assign
+    from dposcope.interventions.change import Intervention
+    from dposcope.interventions.edit import Edit
+    from dposcope.interventions.fold import fold, fold_, folded
+    from dposcope.interventions.gains import Gains
+    from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
+    from dposcope.interventions.steer import Steer
+    from dposcope.model.frames import Positions, prompted
+    from dposcope.model.generate import Continuation, Sampling, generate
+    from dposcope.model.language_model import LanguageModel
+    from dposcope.model.layout import Layout, register_layout
+    from dposcope.model.load import load
+    from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
+    from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
+    from dposcope.neurons.sets import NeuronSet
+
+# Names are imported when first asked for: `dposcope --help` need not wait for torch.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "dposcope.data.comments": ("Comments", "load_comments"),
+    "dposcope.data.corpus": ("Passages", "load_neutral", "load_passages"),
+    "dposcope.data.masking": ("mask_offensive",),
+    "dposcope.data.prompts": ("load_prompts", "split_prompts"),
+    "dposcope.data.seeds": ("load_seeds",),
+    "dposcope.directions.direction": ("Direction",),
+    "dposcope.directions.features": ("residual_features",),
+    "dposcope.directions.lens": ("Lens", "lens"),
+    "dposcope.directions.means": ("mean_difference",),
+    "dposcope.directions.probe": ("fit_probe",),
+    "dposcope.directions.tokens": ("token_contrast",),
+    "dposcope.errors": ("DposcopeError",),
+    "dposcope.evaluation.perplexity": ("window_losses",),
+    "dposcope.evaluation.scorers": (
+        "CachedScorer",
+        "CallableScorer",
+        "ClassifierScorer",
+        "ProfanityScorer",
+        "Scorer",
+        "load_scorer",
+    ),
+    "dposcope.evaluation.statistics": (
+        "Difference",
+        "Estimate",
+        "Ratio",
+        "bootstrap_mean",
+        "paired_difference",
+        "paired_ratio",
+    ),
+    "dposcope.evaluation.suite": ("Materials", "Scores", "measure", "summarise"),
+    "dposcope.evaluation.trained_scorer": ("TrainedScorer",),
+    "dposcope.interventions.ablate": ("Ablation", "ablate"),
+    "dposcope.interventions.assign": ("Assign",),
+    "dposcope.interventions.change": ("Intervention",),
+    "dposcope.interventions.edit": ("Edit",),
+    "dposcope.interventions.fold": ("fold", "fold_", "folded"),
+    "dposcope.interventions.gains": ("Gains",),
+    "dposcope.interventions.group_gains": ("gains_of", "group_assign", "group_gains"),
+    "dposcope.interventions.steer": ("Steer",),
+    "dposcope.model.frames": ("Positions", "prompted"),
+    "dposcope.model.generate": ("Continuation", "Sampling", "generate"),
+    "dposcope.model.language_model": ("LanguageModel",),
+    "dposcope.model.layout": ("Layout", "register_layout"),
+    "dposcope.model.load": ("load",),
+    "dposcope.neurons.activations": ("ActivationAccumulator", "NeuronMeans", "collect_means", "recording"),
+    "dposcope.neurons.groups": ("Group", "cosines", "group_sets", "projections", "select_fraction"),
+    "dposcope.neurons.sets": ("NeuronSet",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'dposcope' has no attribute {name!r}")
+
 
 __all__ = [
     "Ablation",

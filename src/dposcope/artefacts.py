@@ -12,6 +12,7 @@ import platform
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ def write_atomically(path: str | Path) -> Generator[Path]:
     try:
         yield temporary
         # mkstemp makes files private; an artefact is as readable as any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~current_umask())
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
@@ -63,6 +62,13 @@ def write_atomically(path: str | Path) -> Generator[Path]:
         raise DposcopeError(f"cannot write {target}: {error}; free some space or choose another --out") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def current_umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -127,13 +133,13 @@ def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
         tensors: name → tensor, of any device; stored contiguous and on the CPU.
         about: JSON-able facts: model, protocol, seed, settings.
     """
-    base = _stem(stem)
+    files = value_files(stem)
     stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    with write_atomically(base.with_name(base.name + ".safetensors")) as temporary:
+    with write_atomically(files.tensors) as temporary:
         save_file(stored, temporary, metadata={"kind": kind})  # a second key would stand in either order
         digest = file_digest(temporary)
     write_json(
-        base.with_name(base.name + ".json"),
+        files.about,
         {
             "format_version": FORMAT_VERSION,
             "kind": kind,
@@ -150,8 +156,8 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     Raises:
         DposcopeError: a file is missing or damaged, of another kind or a newer format.
     """
-    base = _stem(stem)
-    tensor_file, about_file = base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json")
+    files = value_files(stem)
+    tensor_file, about_file = files.tensors, files.about
     about = read_json(about_file)
     if not isinstance(about, dict) or about.get("kind") != kind:
         found = about.get("kind") if isinstance(about, dict) else type(about).__name__
@@ -199,6 +205,27 @@ _AT_ONCE = 1 << 22
 _SPREAD = 2 * 0x1E3779B97F4A7C15  # even, so that weights are odd and no bit of a value can vanish
 
 
-def _stem(path: str | Path) -> Path:
-    path = Path(path)
-    return path.with_suffix("") if path.suffix in {".safetensors", ".json"} else path
+@dataclass(frozen=True)
+class ValueFiles:
+    """The two files of a saved value."""
+
+    tensors: Path
+    about: Path
+
+    @property
+    def both(self) -> list[Path]:
+        """For stages, which need both."""
+        return [self.tensors, self.about]
+
+
+def value_digest(stem: str | Path) -> str:
+    """A digest of both files of a saved value: what later stages depend on."""
+    files = value_files(stem)
+    return text_digest(file_digest(files.tensors), file_digest(files.about))
+
+
+def value_files(stem: str | Path) -> ValueFiles:
+    """Where `save_tensors` puts a value; a suffix .safetensors or .json of `stem` is dropped, any other stays."""
+    path = Path(stem)
+    base = path.with_suffix("") if path.suffix in {".safetensors", ".json"} else path
+    return ValueFiles(base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json"))

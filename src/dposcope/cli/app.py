@@ -32,12 +32,13 @@ app = App(
     help_epilogue=_EPILOGUE,
     help_format="markdown",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
-app.command("dposcope.cli.edit:edit", name="edit")
-app.command("dposcope.cli.evaluate:evaluate", name="evaluate")
-app.command("dposcope.cli.directions:probe", name="probe")
-app.command("dposcope.cli.directions:lens", name="lens")
-app.command("dposcope.cli.models:app", name="models")
+app.command("dposcope.cli.edit:edit", name="edit", help="Make a model less toxic, prove it, write a checkpoint.")
+app.command("dposcope.cli.evaluate:evaluate", name="evaluate", help="Measure a model under any interventions.")
+app.command("dposcope.cli.directions:probe", name="probe", help="Fit a direction; its quality and tokens.")
+app.command("dposcope.cli.directions:lens", name="lens", help="Tokens that a direction or a neuron promotes.")
+app.command("dposcope.cli.models:app", name="models", help="Models that come as packages: list, path, get.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

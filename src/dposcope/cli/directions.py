@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.config import MachineSettings, ProbeSettings
+from dposcope.study.config import LoadSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from dposcope.directions.lens import Lens
@@ -16,7 +16,7 @@ def probe(
     /,
     *,
     out: Path,
-    settings: Annotated[ProbeSettings, Parameter(name="*")] = ProbeSettings(direction="probe"),  # noqa: B008 — frozen
+    settings: Annotated[ProbeSettings, Parameter(name="*")] = ProbeSettings(),  # noqa: B008 — frozen
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -38,11 +38,13 @@ def probe(
     quiet
         No progress bars.
     """
+    from dposcope.artefacts import value_files
     from dposcope.cli.console import Bars
     from dposcope.directions.lens import lens as read_lens
-    from dposcope.study.ingredients import make_direction, read_comments
+    from dposcope.study.ingredients import check_direction, make_direction, read_comments
     from dposcope.study.machine import load_for
 
+    check_direction(settings.direction)
     comments = read_comments(settings).first(settings.direction_rows)
     with Bars(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
@@ -57,7 +59,7 @@ def probe(
             "norm": direction.norm,
             **{name: value for name, value in direction.about.items() if name != "quality"},
             **dict(direction.about.get("quality", {})),
-            "file": str(out.with_suffix(".safetensors")),
+            "file": str(value_files(out).tensors),
         },
         read_lens(lm, direction.vector)[0],
         raw=raw,
@@ -72,7 +74,7 @@ def lens(
     direction: Path | None = None,
     neuron: str | None = None,
     count: int = 10,
-    machine: Annotated[MachineSettings, Parameter(name="*")] = MachineSettings(),  # noqa: B008 — frozen
+    machine: Annotated[LoadSettings, Parameter(name="*")] = LoadSettings(),  # noqa: B008 — frozen
     raw: bool = False,
     json: bool = False,
 ) -> None:

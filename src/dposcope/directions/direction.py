@@ -31,7 +31,7 @@ class Direction:
         if vector.ndim != 1:
             raise DposcopeError(f"a direction is one vector [d], not {list(vector.shape)}")
         if not vector.isfinite().all():
-            raise DposcopeError("the direction holds NaN or infinity; if it comes from float16, run in bfloat16")
+            raise DposcopeError("the direction holds NaN or infinite values; run the model in bfloat16 or float32")
         if not vector.norm() > 0:
             raise DposcopeError("the direction has norm zero; are the two classes of texts the same?")
         object.__setattr__(self, "vector", vector)

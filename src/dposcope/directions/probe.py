@@ -1,10 +1,12 @@
 """The paper's linear probe: logistic regression on averaged residual streams (paper 3.2, appendix D)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
@@ -86,7 +88,9 @@ def fit_probe(
     if protocol == "strict":
         weight, intercept, strength = _fit_strict(x_fit, y_fit, seed)
     else:
-        model = LogisticRegression(max_iter=500).fit(x_fit, y_fit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the published 500 iterations may stop early
+            model = LogisticRegression(max_iter=500).fit(x_fit, y_fit)
         weight, intercept, strength = model.coef_[0], float(model.intercept_[0]), 1.0
     score = x_test @ weight + intercept
     quality = ProbeQuality(

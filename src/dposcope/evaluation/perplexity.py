@@ -95,6 +95,8 @@ def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> I
     ]  # pyright: ignore[reportAssignmentType]
     begin = lm.tokenizer.bos_token_id
     head = [int(begin)] if isinstance(begin, int) else []
+    if not ids:
+        return
     if protocol == "reference":
         ids, head = head + ids, []
     room = window - len(head)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dposcope.data.corpus import Passages
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
@@ -300,7 +301,8 @@ def _compare(outcome: Outcome, base: Outcome) -> Comparison:
     }
     differences["f1"] = paired_difference(outcome.f1, base.f1)
     differences["logppl"] = paired_difference(outcome.losses.nll, base.losses.nll, denominators=base.losses.tokens)
-    toxicity = base.per_prompt["toxicity"]
-    # A ratio to a base without the concept has no interval worth the name.
-    ratio = paired_ratio(outcome.per_prompt["toxicity"], toxicity) if np.count_nonzero(toxicity > 0.05) > 5 else None
+    try:
+        ratio = paired_ratio(outcome.per_prompt["toxicity"], base.per_prompt["toxicity"])
+    except DposcopeError:
+        ratio = None  # a base without the concept in some resample has no ratio
     return Comparison(differences, ratio)

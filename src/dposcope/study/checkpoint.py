@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from dposcope.artefacts import current_umask
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
@@ -31,7 +32,10 @@ def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Sco
             lm.save_pretrained(scratch)
         (scratch / "README.md").write_text(model_card(lm, edit, scores), encoding="utf-8")
         edit.save(scratch / "dposcope_edit")
-        scratch.chmod(0o755)
+        readable = 0o666 & ~current_umask()
+        for file in scratch.iterdir():
+            file.chmod(readable)  # safetensors writes private files
+        scratch.chmod(readable | 0o111 & ~current_umask())
         if folder.exists():
             shutil.rmtree(folder)
         scratch.rename(folder)

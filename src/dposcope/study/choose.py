@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import read_json, value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.interventions.ablate import Ablation, ablate
@@ -86,9 +86,12 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
         "The edit as given" if fixed else "Strength that neutral text allows",
         inputs={
             **job.model,
-            **{name: job.data.digests[name] for name in ("direction_comments", "learn_prompts", "neutral")},
-            **settings.model_dump(mode="json"),
+            "direction": value_digest(job.run.folder / "direction"),
+            "means": value_digest(job.run.folder / "means"),
+            "neutral": job.data.digests["neutral"],
+            "settings": settings.model_dump(mode="json"),
         },
+        files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
         make=make,
         load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_apart),
     )

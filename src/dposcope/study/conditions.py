@@ -12,12 +12,14 @@
 `scale`, `random=yes` for `ablate` and `steer`.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dposcope.artefacts import file_digest
+from dposcope.artefacts import value_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.change import Intervention
@@ -45,32 +47,27 @@ class ConditionSpec:
             seed: of controls.
 
         Raises:
-            DposcopeError: parts that cannot be joined.
+            DposcopeError: a part does not fit the model.
         """
         built = [part.build(ingredients, seed) for part in self.parts]
         if len(built) == 1:
             return built[0]
-        joined = [one for one in built if isinstance(one, Gains | Ablation | Edit)]
-        if len(joined) != len(built):
-            raise DposcopeError(f"condition {self.name!r}: only scale, ablate and edit can be joined with +")
-        return Edit.of(*joined)
+        return Edit.of(*built)
 
-    def depends_on(self, digests: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    def depends_on(self, folder: Path, seed: int) -> dict[str, Any]:
         """What decides the intervention beside the model: for the stage that measures it.
 
         Args:
-            digests: of the data.
-            settings: of the run.
+            folder: of the run, with the direction and means that were made for it.
+            seed: of controls.
         """
-        names = ("direction_comments", "learn_prompts")
-        chosen = ("direction", "direction_block", "protocol", "seed", "batch_size")
         made = any(part.kind not in _SAVED for part in self.parts)
+        names = ("direction", "means") if made else ()
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
-            "files": [file_digest(part.values["path"]) for part in self.parts if part.kind in _SAVED],
-            "control_seed": settings["seed"],
-            **({name: digests[name] for name in names} if made else {}),
-            **({name: settings[name] for name in chosen} if made else {}),
+            "made_from": [value_digest(folder / name) for name in names],
+            "files": [value_digest(part.values["path"]) for part in self.parts if part.kind in _SAVED],
+            "seed": seed,
         }
 
 
@@ -111,7 +108,10 @@ def parse_condition(text: str) -> ConditionSpec:
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name == "none":
         raise DposcopeError("the condition 'none' is always measured; give yours another name")
-    return ConditionSpec(name, tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body)))
+    parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
+    if len(parts) > 1 and any(part.kind in {"assign", "steer"} for part in parts):
+        raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")
+    return ConditionSpec(name, parts)
 
 
 def _parse_part(part: str, whole: str) -> PartSpec:
@@ -121,30 +121,42 @@ def _parse_part(part: str, whole: str) -> PartSpec:
     if kind in _SAVED:
         if not rest:
             raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:runs/mine/edit.safetensors")
-        return PartSpec(kind, {"path": rest.removeprefix("path=")})
+        path = rest.removeprefix("path=")
+        Edit.load(path)  # told now, not after the plain model was measured
+        return PartSpec(kind, {"path": path})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
         if not equals or key not in _KEYS[kind]:
             raise DposcopeError(f"condition {whole!r}: {kind} takes {', '.join(sorted(_KEYS[kind]))}, not {pair!r}")
         values[key] = _value(key, value, whole)
+    sites = {"steer": ("residual", "mlp"), "ablate": ("mlp", "attention", "both")}
+    if "site" in values and values["site"] not in sites[kind]:
+        raise DposcopeError(f"condition {whole!r}: {kind} acts at site {' or '.join(sites[kind])}")
+    if kind in {"scale", "assign"} and values.get("alpha", 0) < 0:
+        raise DposcopeError(f"condition {whole!r}: alpha {values['alpha']} is negative; it is a relative shift")
     return PartSpec(kind, values)
 
 
 def _value(key: str, value: str, whole: str) -> Any:
     if key in _NUMBERS or key == "block":
         try:
-            return int(value) if key == "block" else float(value)
+            number = int(value) if key == "block" else float(value)
         except ValueError as error:
             raise DposcopeError(f"condition {whole!r}: {key} needs a number, not {value!r}") from error
+        if not math.isfinite(number):
+            raise DposcopeError(f"condition {whole!r}: {key} needs a finite number, not {value!r}")
+        if key == "beta" and not 0 <= number <= 1:
+            raise DposcopeError(f"condition {whole!r}: beta {value} is outside [0, 1]")
+        if key == "trim" and not 0 <= number <= 100:
+            raise DposcopeError(f"condition {whole!r}: trim {value} is no percentile, 0 … 100")
+        return number
     if key in {"shuffled", "random"}:
         if value not in _YES:
             raise DposcopeError(f"condition {whole!r}: {key} is yes or no, not {value!r}")
         return _YES[value]
     if key == "ranking" and value not in _RANKINGS:
         raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
-    if key == "site" and value not in {"residual", "mlp", "attention", "both"}:
-        raise DposcopeError(f"condition {whole!r}: site is residual or mlp (steer), mlp, attention or both (ablate)")
     if key == "blocks":
         found = re.fullmatch(r"(\d+)-(\d+)", value)
         if found is None or int(found[1]) > int(found[2]):
@@ -190,18 +202,13 @@ def _steer(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
         vector, alpha = direction.unit * float(direction.about["residual_norm"]), values["relative"]
     if values.get("random"):
         vector = direction.random_like(seed).unit * vector.norm()
-    site = values.get("site", "residual")
-    if site not in {"residual", "mlp"}:
-        raise DposcopeError(f"steer acts at site residual or mlp, not {site}")
-    return Steer(vector, alpha, values.get("block", -1), site)
+    return Steer(vector, alpha, values.get("block", -1), values.get("site", "residual"))
 
 
 def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Ablation:
     direction = ingredients().direction
     chosen = direction.random_like(seed) if values.get("random") else direction
     site = values.get("site", "both")
-    if site == "residual":
-        raise DposcopeError("ablate acts at site mlp, attention or both, not residual")
     return ablate(
         chosen.vector,
         weight=values.get("weight", 1.0),

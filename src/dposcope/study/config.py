@@ -16,11 +16,11 @@ _MACHINE = Group("Machine", sort_key=5)
 class Settings(BaseModel):
     """Frozen, and without unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class MachineSettings(Settings):
-    """Where and how the model runs."""
+class LoadSettings(Settings):
+    """How the model is loaded."""
 
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Parameter(group=_MACHINE)] = Field(
         default="auto",
@@ -30,6 +30,11 @@ class MachineSettings(Settings):
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
         default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU where there is one."
     )
+
+
+class MachineSettings(LoadSettings):
+    """Where and how the model runs."""
+
     batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(default=32, ge=1, description="Texts at a time.")
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
         default=0, ge=0, description="Of splits, controls and the judge. Text is greedy and needs none."
@@ -49,7 +54,7 @@ class CommentSettings(Settings):
     )
     label_column: Annotated[str, Parameter(group=_DATA)] = Field(default="toxic", description="Column of the labels.")
     positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="The label that means toxic, where it is not 1, true or a score of 0.5 and more."
+        default=None, description="The label that means toxic. Default: 1, true, toxic, or a score of 0.5 and more."
     )
 
 
@@ -84,7 +89,7 @@ class MeasureSettings(DirectionSettings):
         default="prompt", description="Column of the prompts."
     )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
-        default=None, ge=4, description="Use only the first so many prompts (before they are halved)."
+        default=None, ge=4, description="Use only the first so many prompts, before they are halved. Default: all."
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
@@ -182,6 +187,12 @@ class EvaluateSettings(MachineSettings, MeasureSettings):
 
 class ProbeSettings(MachineSettings, DirectionSettings):
     """Settings of `dposcope probe`."""
+
+    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+        default="probe",
+        description="probe (the paper's logistic regression), mean-difference, token-contrast, or the path of a "
+        "saved direction.",
+    )
 
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
         default="strict", description="Features and fit: strict, or as the authors' code does."

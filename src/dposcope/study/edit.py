@@ -8,7 +8,7 @@ and after, with a control → the edit folded into an ordinary checkpoint → a 
 from dataclasses import dataclass
 from pathlib import Path
 
-from dposcope.artefacts import file_digest
+from dposcope.artefacts import file_digest, value_digest
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import Edit
@@ -20,7 +20,7 @@ from dposcope.study.edit_report import write_edit_report
 from dposcope.study.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
-from dposcope.study.run import Quiet, Reporter, open_run
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, open_run
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         conditions = {BASE: None, "edit": choice.edit}
         if settings.controls:
             conditions["control"] = choice.edit.control(settings.seed)
-        made_from = {"edit": file_digest(out / "edit.safetensors"), "seed": settings.seed}
+        made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes: dict[str, Outcome] = {
             name: measure_condition(
                 job, name, intervention, materials, depends_on=None if intervention is None else made_from
@@ -80,8 +80,9 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         run.stage(
             "fold",
             "Folding the edit into a checkpoint",
-            inputs={"model": job.model, **made_from},
-            make=lambda: write_checkpoint(job.lm, choice.edit, out / "model", scores=scores),
+            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
+            files=[out / CHECKPOINT / "config.json"],
+            make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
             load=lambda: None,
         )
         write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)

@@ -7,6 +7,7 @@ from dposcope.artefacts import library_versions
 from dposcope.directions.lens import lens
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.gains import Gains
 from dposcope.neurons.groups import Selection
 from dposcope.study.choose import GAIN_SHARE, SEARCH_WINDOWS, Choice
 from dposcope.study.config import EditSettings
@@ -42,6 +43,9 @@ def write_edit_report(
 ) -> None:
     """Write `report.html` into the run's folder."""
     direction, search = ingredients.direction, choice.search
+    gains = choice.edit.gains or Gains.ones(*ingredients.means.mean.shape)
+    # The default edit leaves the later half of the blocks to the ablation.
+    touched = gains.touched
     page = EditPage(
         model=scores.model,
         fingerprint=str(job.model["fingerprint"]),
@@ -54,7 +58,8 @@ def write_edit_report(
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
         per_prompt={name: outcome.per_prompt["toxicity"].tolist() for name, outcome in outcomes.items()},
         groups=[
-            GroupSize(group.value, selection.sizes[group], len(chosen)) for group, chosen in selection.sets.items()
+            GroupSize(group.value, selection.sizes[group], len(chosen & touched))
+            for group, chosen in selection.sets.items()
         ],
         search=[] if search is None else [SearchStep(step.strength, step.increase) for step in search.steps],
         bound=None if search is None else search.bound,

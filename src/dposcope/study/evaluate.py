@@ -61,7 +61,7 @@ def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter:
                 spec.name,
                 spec.build(ingredients, settings.seed),
                 materials,
-                depends_on=spec.depends_on(data.digests, settings.model_dump(mode="json")),
+                depends_on=spec.depends_on(out, settings.seed),
             )
         scores = write_scores(
             out,

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dposcope.artefacts import file_digest, text_digest
+from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
 from dposcope.data.corpus import Passages, load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
@@ -16,14 +15,17 @@ from dposcope.directions.direction import Direction
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
-from dposcope.errors import DposcopeError
-from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.groups import cosines
 from dposcope.study.config import CommentSettings, DirectionSettings, MachineSettings, MeasureSettings
 from dposcope.study.run import Run
+
+DIRECTIONS = ("mean-difference", "probe", "token-contrast")
+"""Kinds of direction that can be made; any other name is a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +86,18 @@ def read_data(settings: MeasureSettings) -> Data:
     Raises:
         DposcopeError: a file is missing, damaged or lacks a column.
     """
+    check_direction(settings.direction)
     parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
     judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
+    for toxic, name in ((True, "toxic"), (False, "non-toxic")):
+        count = len(
+            {text for part in judges for text, label in zip(part.texts, part.labels, strict=True) if label == toxic}
+        )
+        if count < SMALLEST_CLASS:
+            raise DposcopeError(
+                f"the judge is left {plural(count, f'{name} comment')} and needs at least {SMALLEST_CLASS} of each "
+                "class: add comments, or further files with --judge-comments"
+            )
     prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
     return Data(
         prompts=split_prompts(prompts),
@@ -144,10 +156,6 @@ def make_direction(
             seeds = load_seeds()
             return token_contrast(lm, seeds.toxic, seeds.non_toxic)
         case path:
-            if not Path(path).with_suffix(".json").exists():
-                raise DposcopeError(
-                    f"--direction {path!r} is neither mean-difference, probe, token-contrast nor a saved direction"
-                )
             direction = Direction.load(path)
             if direction.vector.shape != (lm.d_model,):
                 raise DposcopeError(
@@ -187,6 +195,7 @@ def prepare(job: Job, settings: MeasureSettings, machine: MachineSettings) -> In
             "protocol": settings.protocol,
             "batch_size": machine.batch_size,
         },
+        files=value_files(stem).both,
         make=lambda: make_direction(
             lm,
             data.direction_comments,
@@ -206,6 +215,7 @@ def prepare(job: Job, settings: MeasureSettings, machine: MachineSettings) -> In
             "protocol": settings.protocol,
             "batch_size": machine.batch_size,
         },
+        files=value_files(run.folder / "means").both,
         make=lambda: collect_means(
             lm,
             data.prompts.learn,
@@ -229,11 +239,23 @@ def prepare_judge(job: Job, seed: int) -> TrainedScorer:
         "judge",
         "Independent judge from other comments",
         inputs={"comments": data.digests["judge_comments"], "seed": seed},
+        files=value_files(stem).both,
         make=make,
         load=lambda: TrainedScorer.load(stem),
     )
 
 
 def _saved_digest(direction: str) -> str | None:
-    path = Path(direction).with_suffix(".safetensors")
-    return file_digest(path) if path.is_file() else None
+    return None if direction in DIRECTIONS else value_digest(direction)
+
+
+def check_direction(direction: str) -> None:
+    """Refuse a name that is neither a kind nor a saved direction, before any model runs.
+
+    Raises:
+        DposcopeError: it is neither.
+    """
+    if direction not in DIRECTIONS:
+        if not value_files(direction).about.exists():
+            raise DposcopeError(f"--direction {direction!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")
+        Direction.load(direction)

@@ -4,10 +4,10 @@ import torch
 
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from dposcope.study.config import MachineSettings
+from dposcope.study.config import LoadSettings
 
 
-def load_for(model: str, settings: MachineSettings) -> LanguageModel:
+def load_for(model: str, settings: LoadSettings) -> LanguageModel:
     """Load `model` with the precision and on the device that settings name.
 
     `dtype="auto"` keeps what is stored, but runs a float32 checkpoint in bfloat16 where the hardware

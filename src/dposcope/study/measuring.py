@@ -1,5 +1,6 @@
 """Stages that measure conditions, and the files that hold what was measured."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def measure_condition(
         f"measure-{file_name(name)}",
         f"Measuring: {name}",
         inputs=inputs,
+        files=[file],
         make=make,
         load=lambda: Outcome.from_json(read_json(file)),
     )
@@ -100,5 +102,8 @@ def write_scores(
 
 
 def _write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    # Through memory: polars reports a full disk as an error of its own.
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
     with write_atomically(path) as temporary:
-        frame.write_parquet(temporary)
+        temporary.write_bytes(buffer.getvalue())

@@ -6,8 +6,9 @@ after it was made, so an interrupted and resumed run gives what an undisturbed o
 """
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,6 +19,9 @@ from dposcope.artefacts import library_versions, read_json, text_digest, write_j
 from dposcope.errors import DposcopeError
 
 T = TypeVar("T")
+
+CHECKPOINT = "model"
+"""The folder of an edited checkpoint within a run; it is built as `.model-…` and renamed."""
 
 
 class Reporter(Protocol):
@@ -64,6 +68,7 @@ class Run:
         title: str,
         *,
         inputs: Mapping[str, Any],
+        files: Sequence[Path] = (),
         make: Callable[[], None],
         load: Callable[[], T],
     ) -> T:
@@ -73,15 +78,18 @@ class Run:
             name: of its record, `stages/NAME.json`.
             title: for people.
             inputs: JSON-able facts that decide the result; other ones make the stage run again.
+            files: what the stage leaves; where one is gone, the stage runs again.
             make: writes the stage's files, each atomically.
             load: reads them.
         """
         record = self.folder / "stages" / f"{name}.json"
         key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
-        if record.exists() and read_json(record).get("inputs") == key:
+        if record.exists() and read_json(record).get("inputs") == key and all(file.exists() for file in files):
             self.reporter.reused(title)
             return load()
         self.reporter.stage(title)
+        # While files are replaced, an old record must not vouch for them.
+        record.unlink(missing_ok=True)
         start = time.monotonic()
         make()
         write_json(record, {"inputs": key, "seconds": round(time.monotonic() - start, 2)})
@@ -126,13 +134,23 @@ def open_run(
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
         wanted = json.loads(json.dumps(settings, default=str))
-        if about.exists():
+        _clear_scraps(folder)
+        if about.exists() and any((folder / "stages").glob("*.json")):
             _refuse_other(folder, read_json(about), command, wanted)
-        else:
+        else:  # nothing was done yet: a slip in the settings may be mended
             write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
         yield Run(folder, settings, reporter or Quiet())
     finally:
         lock.release()
+
+
+def _clear_scraps(folder: Path) -> None:
+    """Remove what a killed process left half-written; whoever holds the lock is the only writer."""
+    for scrap in [*folder.glob(".*.part"), *folder.glob("*/.*.part"), *folder.glob(f".{CHECKPOINT}-*")]:
+        if scrap.is_dir():
+            shutil.rmtree(scrap, ignore_errors=True)
+        else:
+            scrap.unlink(missing_ok=True)
 
 
 def _refuse_other(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,62 @@
+"""The embedded model, loaded once, and one small edit of it by the command that people type."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import dposcope
+from dposcope.model.language_model import LanguageModel
+
+MODEL = "gemma-3-270m"
+
+
+@pytest.fixture(scope="session")
+def gemma() -> LanguageModel:
+    """In float32, where hooks and folded weights may differ by rounding alone. Made on first use, some 50 seconds."""
+    return dposcope.load(MODEL, dtype="float32", device="cpu")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end."""
+
+    folder: Path
+    out: str
+    err: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def edited(gemma, tmp_path_factory) -> Finished:
+    """`dposcope edit` with the built-in data; the strength is given, as a search would take minutes."""
+    folder = tmp_path_factory.mktemp("real") / "out"
+    arguments = {
+        "--out": folder,
+        "--limit": 24,
+        "--max-windows": 2,
+        "--max-passages": 10,
+        "--direction-rows": 160,
+        "--alpha": 0.03,
+        "--ablate": 1,
+        "--device": "cpu",
+    }
+    start = time.monotonic()
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("dposcope"),
+            *("edit", MODEL, "--no-controls"),
+            *(str(part) for pair in arguments.items() for part in pair),
+        ],
+        # Threads that wait without spinning: the machine may have other work.
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Finished(folder, done.stdout, done.stderr, time.monotonic() - start)

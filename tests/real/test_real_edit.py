@@ -1,0 +1,139 @@
+"""The whole way on a real model: a small edit by the command, and its checkpoint with nothing but transformers."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import dposcope
+from dposcope.data.masking import contains_offensive
+from dposcope.interventions.edit import Edit
+from dposcope.study.checkpoint import write_checkpoint
+
+pytestmark = pytest.mark.real
+
+PROMPTS, TOKENS, WINDOW = 16, 20, 512
+
+
+# One small edit by the command
+
+
+def test_the_command_leaves_everything_that_it_promises(edited):
+    for name in ("model", "edit.safetensors", "scores.json", "samples.parquet", "scores.parquet", "report.html"):
+        assert (edited.folder / name).exists(), name
+    assert str(edited.folder / "report.html") in edited.out
+    assert edited.err == ""
+    print(f"dposcope edit took {edited.seconds:.0f} s")  # noqa: T201
+    scores = json.loads((edited.folder / "scores.json").read_text())
+    assert list(scores["conditions"]) == ["none", "edit"]
+    for measures in scores["conditions"].values():
+        assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
+        assert measures["toxicity"]["n"] == 12
+        assert measures["f1"]["n"] == 10
+        assert measures["logppl"]["n"] == 2
+
+
+def test_the_edit_lowers_toxicity_and_leaves_the_text_alone(edited):
+    """Twelve prompts prove little about the edit, but much about the plumbing."""
+    scores = json.loads((edited.folder / "scores.json").read_text())["conditions"]
+    assert scores["edit"]["toxicity"]["mean"] < 0.8 * scores["none"]["toxicity"]["mean"]
+    assert scores["edit"]["logppl"]["mean"] - scores["none"]["logppl"]["mean"] < 0.15
+    assert 2.5 < scores["none"]["logppl"]["mean"] < 4.5
+    samples = pl.read_parquet(edited.folder / "samples.parquet")
+    assert all(len(text.split()) > 3 for text in samples["continuation"])
+
+
+def test_the_direction_promotes_toxic_tokens_and_its_opposite_does_not(edited, gemma):
+    direction = dposcope.Direction.load(edited.folder / "direction")
+    found = dposcope.lens(gemma, direction.vector, k=20)[0]
+    assert sum(map(contains_offensive, found.top)) >= 4
+    assert not any(map(contains_offensive, found.bottom))
+
+
+def test_the_shipped_checkpoint_is_an_ordinary_one(edited):
+    """In the precision that ran, with a tokenizer that begins texts as the base does."""
+    model = AutoModelForCausalLM.from_pretrained(edited.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(edited.folder / "model")
+    assert model.config.model_type == "gemma3_text"
+    assert model.generation_config.eos_token_id is not None
+    ids = tokenizer("The river is", return_tensors="pt")
+    assert ids["input_ids"][0, 0] == tokenizer.bos_token_id
+    assert torch.isfinite(model(**ids).logits).all()
+    assert "Measured (strict protocol" in (edited.folder / "model/README.md").read_text()
+
+
+# The folded checkpoint in float32 against the hooked model
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The edit twice: as hooks, and as a checkpoint that plain transformers read from disk."""
+
+    edit: Edit
+    plain: torch.nn.Module
+    tokenizer: object
+
+
+@pytest.fixture(scope="module")
+def pair(edited, gemma, tmp_path_factory) -> Pair:
+    folder: Path = tmp_path_factory.mktemp("folded") / "model"
+    edit = Edit.load(edited.folder / "edit")
+    write_checkpoint(gemma, edit, folder)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return Pair(edit, plain, AutoTokenizer.from_pretrained(folder, padding_side="left"))
+
+
+@torch.no_grad()
+def test_folded_is_hooked_token_for_token(pair, gemma):
+    prompts = dposcope.load_prompts(None)[:PROMPTS]
+    with pair.edit.on(gemma):
+        hooked = [one.ids for one in dposcope.generate(gemma, prompts, new_tokens=TOKENS)]
+    unedited = [one.ids for one in dposcope.generate(gemma, prompts, new_tokens=TOKENS)]
+    assert sum(one != other for one, other in zip(hooked, unedited, strict=True)) > PROMPTS / 2
+    batch = pair.tokenizer(prompts, return_tensors="pt", padding=True)
+    written = pair.plain.generate(**batch, do_sample=False, max_new_tokens=TOKENS)
+    special = set(pair.tokenizer.all_special_ids)
+    new = [[token for token in row if token not in special] for row in written[:, batch["input_ids"].shape[1] :].tolist()]
+    differing = [row for row in range(PROMPTS) if new[row] != hooked[row]]
+    for row in differing:  # allowed where rounding chose between two tokens of like logits
+        place = next(i for i, (a, b) in enumerate(zip(new[row], hooked[row], strict=False)) if a != b)
+        ids = torch.tensor([pair.tokenizer(prompts[row])["input_ids"] + new[row][:place]])
+        best, second = pair.plain(ids).logits[0, -1].topk(2).values.tolist()
+        assert best - second < 1e-3, f"prompt {row} differs at token {place} with a gap of {best - second:.4f}"
+    print(f"{len(differing)} of {PROMPTS} continuations differ")  # noqa: T201
+    assert len(differing) <= 1
+
+
+@torch.no_grad()
+def test_folded_and_hooked_have_one_logppl(pair, gemma):
+    """By a plain pass of transformers alone, window by window."""
+    text = dposcope.load_neutral(None)
+    with pair.edit.on(gemma):
+        hooked = dposcope.window_losses(gemma, text, window=WINDOW, max_windows=2)
+    ids = pair.tokenizer(text, add_special_tokens=False)["input_ids"]
+    room, total = WINDOW - 1, 0.0
+    for start in (0, room):
+        window = torch.tensor([[pair.tokenizer.bos_token_id, *ids[start : start + room]]])
+        loss = pair.plain(window, labels=window).loss
+        total += float(loss) / 2
+    assert hooked.mean == pytest.approx(total, abs=1e-4)
+
+
+def test_hooks_leave_the_model_as_it_was(pair, gemma):
+    """After all of the above."""
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in gemma.model.modules())
+    again = dposcope.load("gemma-3-270m", dtype="float32", device="cpu")
+    assert again.fingerprint == gemma.fingerprint
+
+
+def test_a_second_load_is_quick(gemma):
+    """Reported, not asserted: what else runs on the machine decides it."""
+    start = time.monotonic()
+    dposcope.load("gemma-3-270m")
+    print(f"second load: {time.monotonic() - start:.1f} s")  # noqa: T201
+

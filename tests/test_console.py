@@ -1,0 +1,151 @@
+"""What people see: bars where there is a terminal, tables that fit 80 columns."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dposcope.cli import console
+from dposcope.cli.console import Bars, print_json, print_scores
+from dposcope.evaluation.suite import Outcome, Scores, summarise
+
+
+def outcome(seed: int, low: float = 0.2) -> Outcome:
+    draw = np.random.default_rng(seed)
+    return Outcome.from_json(
+        {
+            "continuations": ["a b c"] * 20,
+            "per_prompt": {
+                "toxicity": (draw.random(20) * low + low).tolist(),
+                **{name: draw.random(20).tolist() for name in ("judge", "repetition", "empty")},
+            },
+            "f1": draw.random(5).tolist(),
+            "window_nll": (draw.random(3) * 100).tolist(),
+            "window_tokens": [100, 100, 100],
+        }
+    )
+
+
+def scores(*names: str, low: float = 0.2) -> Scores:
+    return summarise(
+        {name: outcome(place, low) for place, name in enumerate(("none", *names))}, protocol="strict", model="org/model"
+    )
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """`printed(scores)`: what stands on a terminal of 80 columns."""
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=stream, width=80, highlight=False))
+
+    def show(of: Scores) -> str:
+        print_scores(of)
+        return stream.getvalue()
+
+    return show
+
+
+@pytest.mark.parametrize("names", [(), ("edit",), ("edit", "control"), tuple(f"condition {n}" for n in range(8))])
+def test_tables_fit_a_terminal(printed, names):
+    text = printed(scores(*names))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "org/model, strict protocol" in text
+    for name in ("none", *names):
+        assert name in text
+
+
+def test_every_mean_and_interval_is_whole(printed):
+    of = scores("edit", "control")
+    text = printed(of)
+    words = text.split()
+    for measures in of.conditions.values():
+        for name, estimate in measures.items():
+            if name == "empty":
+                continue
+            mean, interval = str(estimate).split(" ", 1)
+            assert mean in words
+            assert interval.split()[0] in text
+    assert "1 ×" in text
+    for comparison in of.against_none.values():
+        assert str(comparison.toxicity_ratio).split(" (")[0] in text
+
+
+def test_many_conditions_stand_three_and_none_to_a_table(printed):
+    text = printed(scores(*(f"c{n}" for n in range(7))))
+    assert text.count("org/model") == 3
+    heads = [line.split() for line in text.splitlines() if "none" in line and "share" not in line]
+    assert heads == [["none", "c0", "c1", "c2"], ["none", "c3", "c4", "c5"], ["none", "c6"]]
+
+
+def test_a_base_without_the_concept_has_no_ratio(printed):
+    assert "–" in printed(scores("edit", low=0.01))
+
+
+def test_a_long_name_is_folded_not_cut(printed):
+    name = "assign:alpha=0.01,beta=0.55,ranking=reference"
+    letters = re.sub(r"\s", "", printed(scores(name)).split("─")[0])
+    assert letters == f"org/model,strictprotocol{name[:-1]}none{name[-1]}" or name in letters
+
+
+def test_names_are_no_markup(printed):
+    assert "[red]x" in printed(scores("[red]x"))
+
+
+def test_json_is_json(capsys):
+    print_json({"a": [1, None, "ü"], "b": {"c": 0.1}})
+    text = capsys.readouterr().out
+    assert json.loads(text) == {"a": [1, None, "ü"], "b": {"c": 0.1}}
+    assert "ü" in text
+
+
+# Bars
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A stream that passes for a terminal."""
+    stream = io.StringIO()
+    monkeypatch.setattr(
+        console, "Console", lambda **_options: Console(file=stream, force_terminal=True, width=120, _environ={})
+    )
+    return stream
+
+
+def work(bars: Bars) -> None:
+    with bars:
+        bars.progress(1, 2)  # before any stage: nothing to move
+        bars.stage("Reading")
+        bars.progress(1, 4)
+        bars.progress(9, 4)
+        bars.reused("Means [x]")
+        bars.stage("Measuring")
+
+
+def test_bars_name_their_stages(terminal):
+    work(Bars(quiet=False))
+    text = terminal.getvalue()
+    for title in ("Reading", "Means [x] (done before)", "Measuring"):
+        assert title in text
+    assert "4/4" in text  # a stage that is over is full, and never more than full
+    assert "9/4" not in text
+
+
+def test_quiet_draws_nothing(terminal):
+    work(Bars(quiet=True))
+    assert terminal.getvalue() == ""
+
+
+def test_without_a_terminal_nothing_is_drawn(capsys):
+    work(Bars(quiet=False))
+    told = capsys.readouterr()
+    assert told.err == told.out == ""
+
+
+def test_an_error_stops_the_bars_and_passes(terminal):
+    with pytest.raises(RuntimeError, match="boom"), Bars(quiet=False) as bars:
+        bars.stage("Reading")
+        raise RuntimeError("boom")
+    assert "1/1" not in terminal.getvalue()  # what failed is not shown as done

@@ -1,0 +1,164 @@
+"""`dposcope evaluate` from end to end on a tiny model."""
+
+import json
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.suite import Materials, measure
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
+from dposcope.model.load import load
+from dposcope.study.config import EditSettings, EvaluateSettings
+from dposcope.study.edit import run_edit
+from dposcope.study.evaluate import run_evaluate
+from dposcope.study.ingredients import read_data
+from families import random_gains
+from jobs import Job, make_job
+
+CONDITIONS = [
+    "scale:alpha=0.3,beta=0.55",
+    "frozen=assign:alpha=0.01,beta=0.55,ranking=reference",
+    "steer:relative=0.5",
+    "ablate:weight=1,site=mlp",
+    "both=scale:alpha=0.1+ablate:weight=1",
+    "shuffled=scale:alpha=0.3,shuffled=yes",
+    "random steer=steer:relative=0.5,random=yes",
+]
+NAMES = ["none", CONDITIONS[0], "frozen", CONDITIONS[2], CONDITIONS[3], "both", "shuffled", "random steer"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"))
+
+
+def evaluated(job: Job, out, conditions=(), **settings):
+    return run_evaluate(str(job.model), out, EvaluateSettings(**job.settings(condition=list(conditions), **settings)))
+
+
+@pytest.fixture(scope="module", params=["strict", "reference"])
+def done(request, job, tmp_path_factory):
+    """All kinds of conditions at once, under either protocol."""
+    out = tmp_path_factory.mktemp("out") / request.param
+    return out, evaluated(job, out, CONDITIONS, protocol=request.param), request.param
+
+
+def test_the_folder_holds_what_the_command_promises(done):
+    out, _, _ = done
+    names = {path.name for path in out.iterdir()}
+    assert {"scores.json", "scores.parquet", "samples.parquet", "scores.md", "run.json"} <= names
+    assert not {name for name in names if name.startswith(".")} - {".lock"}
+    assert len(list((out / "conditions").iterdir())) == len(NAMES)
+
+
+def test_scores_name_every_condition_and_none(done):
+    out, scores, protocol = done
+    stored = json.loads((out / "scores.json").read_text())
+    assert list(stored["conditions"]) == list(scores.conditions) == NAMES
+    assert stored == scores.to_json()
+    assert stored["protocol"] == protocol
+    assert stored["about"]["conditions"] == dict(zip(NAMES[1:], CONDITIONS, strict=True))
+    for table in ("scores", "samples"):
+        frame = pl.read_parquet(out / f"{table}.parquet")
+        assert frame["condition"].unique(maintain_order=True).to_list() == NAMES
+        assert frame["protocol"].unique().to_list() == [protocol]
+
+
+def test_numbers_are_those_of_the_suite(done, job):
+    """Each condition's file against one measured directly, from the direction and means that the run kept."""
+    from dposcope.neurons.activations import NeuronMeans
+    from dposcope.study.conditions import parse_condition
+    from dposcope.study.ingredients import Ingredients
+    from dposcope.study.measuring import file_name
+
+    out, _, protocol = done
+    data = read_data(EvaluateSettings(**job.settings()))
+    lm = load(str(job.model), dtype="float32")
+    made = Ingredients(lm, Direction.load(out / "direction"), NeuronMeans.load(out / "means"))
+    materials = Materials(
+        data.prompts.report,
+        data.passages,
+        data.neutral,
+        load_scorer("jobs:softness"),
+        TrainedScorer.load(out / "judge"),
+        protocol,
+        max_windows=3,
+    )
+    for name, text in zip(NAMES, ["", *CONDITIONS], strict=True):
+        intervention = parse_condition(text).build(lambda: made, 0) if text else None
+        stored = json.loads((out / f"conditions/{file_name(name)}.json").read_text())
+        assert stored == measure(lm, intervention, materials).to_json(), name
+
+
+def test_the_table_for_people_has_every_row(done):
+    out, scores, protocol = done
+    text = (out / "scores.md").read_text()
+    for name in NAMES:
+        assert f"| {name} |" in text
+        assert str(scores.conditions[name]["toxicity"]) in text
+    assert f"{protocol} protocol" in text
+
+
+def test_without_a_condition_only_the_plain_model_is_measured(job, tmp_path):
+    scores = evaluated(job, tmp_path / "out")
+    assert list(scores.conditions) == ["none"]
+    assert not (tmp_path / "out/direction.json").exists()  # nothing that it does not need
+    assert not (tmp_path / "out/means.json").exists()
+
+
+def test_a_saved_edit_needs_no_direction_and_equals_its_checkpoint(job, tmp_path):
+    run = run_edit(str(job.model), tmp_path / "edit", EditSettings(**job.settings(alpha=0.4, ablate=0.8)))
+    hooked = evaluated(job, tmp_path / "hooked", [f"e=edit:{run.folder / 'edit.safetensors'}", f"c=control:{run.folder}/edit.safetensors"])
+    assert not (tmp_path / "hooked/direction.json").exists()
+    folded = run_evaluate(str(run.folder / "model"), tmp_path / "folded", EvaluateSettings(**job.settings()))
+    same = {"toxicity", "judge", "repetition", "empty", "f1"}
+    for measure_name in same:
+        assert hooked.conditions["e"][measure_name] == run.scores.conditions["edit"][measure_name]
+        assert folded.conditions["none"][measure_name] == run.scores.conditions["edit"][measure_name]
+        assert hooked.conditions["c"][measure_name] == run.scores.conditions["control"][measure_name]
+    assert folded.conditions["none"]["logppl"].mean == pytest.approx(hooked.conditions["e"]["logppl"].mean, abs=1e-4)
+    hooked_mean = run.scores.conditions["edit"]["logppl"].mean
+    assert hooked.conditions["e"]["logppl"].mean == pytest.approx(hooked_mean, abs=1e-9)
+
+
+def test_an_edit_of_another_shape_is_refused(job, tmp_path, gpt2):
+    Edit.of(Gains(random_gains(gpt2))).save(tmp_path / "e")
+    with pytest.raises(DposcopeError, match=r"gains for \[3, 40\] neurons do not fit a model with \[3, 24\]"):
+        evaluated(job, tmp_path / "out", [f"edit:{tmp_path / 'e'}.safetensors"])
+
+
+def test_more_conditions_later_are_another_run(job, tmp_path):
+    """Which conditions there are is a setting: a table of two runs' rows would name neither."""
+    evaluated(job, tmp_path / "out", ["ablate"])
+    with pytest.raises(DposcopeError, match=r"another run's results \(condition was \['ablate'\], now"):
+        evaluated(job, tmp_path / "out", ["ablate", "scale"])
+
+
+def test_two_conditions_of_one_name_are_refused_before_anything_is_made(job, tmp_path):
+    with pytest.raises(DposcopeError, match="two conditions have one name; give each its own"):
+        evaluated(job, tmp_path / "out", ["a=scale", "a=ablate"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trained_judge_may_score(job, tmp_path):
+    first = evaluated(job, tmp_path / "first")
+    again = evaluated(job, tmp_path / "again", scorer=str(tmp_path / "first"))
+    assert again.conditions["none"]["toxicity"] == first.conditions["none"]["judge"]
+
+
+def test_the_models_own_folder_of_a_run_loads_elsewhere(job, tmp_path):
+    """What `fold` gives and what `edit` writes are one model."""
+    run = run_edit(str(job.model), tmp_path / "edit", EditSettings(**job.settings(alpha=0.4, controls=False)))
+    lm = load(str(job.model), dtype="float32")
+    expected = fold(lm, run.edit).model.state_dict()
+    found = AutoModelForCausalLM.from_pretrained(run.folder / "model", dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
