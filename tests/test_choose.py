@@ -84,6 +84,8 @@ def choosing(tmp_path):
         mean = torch.randn(3, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         ingredients = Ingredients(lm, direction, NeuronMeans(mean, mean.square(), 10))
         with open_run(tmp_path / "out", "edit", {}) as run:
+            direction.save(run.folder / "direction")
+            ingredients.means.save(run.folder / "means")
             study = StudyJob(run, lm, read_data(settings))
             choice = choose_edit(study, ingredients, selected(ingredients, settings.beta), settings)
         return choice, study, ingredients

@@ -224,7 +224,10 @@ def test_a_random_steer_is_as_long(build, strength):
 
 
 def test_a_random_ablation_has_the_same_weight_and_place(build):
-    plain, random = build("ablate:weight=2,blocks=1-2,site=mlp"), build("ablate:weight=2,blocks=1-2,site=mlp,random=yes")
+    plain, random = (
+        build("ablate:weight=2,blocks=1-2,site=mlp"),
+        build("ablate:weight=2,blocks=1-2,site=mlp,random=yes"),
+    )
     assert (random.weight, random.blocks, random.mlp, random.attention) == (2.0, (1, 2), True, False)
     assert float(random.direction.norm()) == pytest.approx(1, abs=1e-6)
     assert abs(float(plain.direction @ random.direction)) < 0.9
@@ -249,40 +252,55 @@ def test_a_saved_edit_asks_for_no_direction(saved):
 
 # What a measurement depends on
 
-DIGESTS = {"direction_comments": "c", "learn_prompts": "p", "report_prompts": "r", "neutral": "n"}
-SETTINGS = {
-    "direction": "mean-difference",
-    "direction_block": -1,
-    "protocol": "strict",
-    "seed": 0,
-    "batch_size": 32,
-    "max_windows": 3,
-}
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A run's folder with the direction and means that it made."""
+    made.direction.save(tmp_path / "run/direction")
+    made.means.save(tmp_path / "run/means")
+    return tmp_path / "run"
 
 
-def test_made_conditions_depend_on_comments_and_prompts_and_saved_ones_on_their_file(saved, tmp_path):
-    def facts(text, digests=DIGESTS, settings=SETTINGS):
-        return parse_condition(text).depends_on(digests, settings)
-
+def test_made_conditions_depend_on_direction_and_means(made, folder, saved):
     for text in ("scale", "steer", "ablate", "assign", f"scale+edit:{saved[1]}"):
-        for name in ("direction_comments", "learn_prompts"):
-            assert facts(text) != facts(text, {**DIGESTS, name: "other"})
-        for name in ("direction", "direction_block", "protocol", "seed"):
-            assert facts(text) != facts(text, settings={**SETTINGS, name: "other"})
-    text = f"edit:{saved[1]}"
-    assert facts(text) == facts(text, {**DIGESTS, "direction_comments": "other", "learn_prompts": "other"})
-    before = facts(text)
-    Edit.of(saved[0].gains.strength(2.0), *saved[0].ablations).save(saved[1])
-    assert facts(text) != before
-    before = facts(text)
-    Edit.of(saved[0].gains.strength(2.0), *(ablation.strength(2.0) for ablation in saved[0].ablations)).save(saved[1])
-    assert facts(text) != before, "the weights of ablations stand in the .json"
+        facts = parse_condition(text).depends_on(folder, 0)
+        assert parse_condition(text).depends_on(folder, 0) == facts
+        assert parse_condition(text).depends_on(folder, 1) != facts
+        made.direction.random_like(1).save(folder / "direction")
+        assert parse_condition(text).depends_on(folder, 0) != facts
+        made.direction.save(folder / "direction")
+        replace(made.means, mean=made.means.mean + 1).save(folder / "means")
+        assert parse_condition(text).depends_on(folder, 0) != facts
+        made.means.save(folder / "means")
+        assert parse_condition(text).depends_on(folder, 0) == facts
+    assert parse_condition("scale").depends_on(folder, 0) != parse_condition("scale:alpha=0.3").depends_on(folder, 0)
 
 
-def test_the_stem_of_a_saved_edit_will_do(saved, build):
+@pytest.mark.parametrize("kind", ["edit", "gains-of", "ablation-of", "control"])
+def test_saved_ones_depend_on_their_file_alone(saved, folder, made, kind):
+    edit, path = saved
+
+    def facts():
+        return parse_condition(f"{kind}:{path}").depends_on(folder, 0)
+
+    before = facts()
+    made.direction.random_like(1).save(folder / "direction")
+    assert facts() == before
+    Edit.of(edit.gains.strength(2.0), *edit.ablations).save(path)
+    assert facts() != before
+    before = facts()
+    Edit.of(edit.gains.strength(2.0), *(ablation.strength(2.0) for ablation in edit.ablations)).save(path)
+    assert facts() != before, "the weights of ablations stand in the .json"
+
+
+def test_a_saved_condition_needs_no_direction_in_the_folder(saved, tmp_path):
+    assert parse_condition(f"edit:{saved[1]}").depends_on(tmp_path / "none", 0)
+
+
+def test_the_stem_of_a_saved_edit_will_do(saved, build, folder):
     stem = str(saved[1]).removesuffix(".safetensors")
     assert build(f"edit:{stem}").gains is not None
-    assert parse_condition(f"edit:{stem}").depends_on(DIGESTS, SETTINGS)
+    assert parse_condition(f"edit:{stem}").depends_on(folder, 0)
 
 
 # Errors: test_cli.py has the rest, as people meet them
@@ -324,5 +342,5 @@ def test_what_is_no_finite_number_is_refused(text):
 
 @pytest.mark.parametrize("text", ["assign+scale", "steer+ablate", "scale+steer:alpha=1"])
 def test_what_does_not_join_is_refused(text, build):
-    with pytest.raises(DposcopeError, match=r"only scale, ablate and edit can be joined with \+"):
+    with pytest.raises(DposcopeError, match=r"only scale, ablate and .*edits? can be joined with \+"):
         build(text)

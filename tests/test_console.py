@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from dposcope.cli import console
 from dposcope.cli.console import Bars, print_json, print_scores
-from dposcope.evaluation.suite import Outcome, Scores, summarise
+from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
 
 
 def outcome(seed: int, low: float = 0.2) -> Outcome:
@@ -80,8 +81,11 @@ def test_many_conditions_stand_three_and_none_to_a_table(printed):
     assert heads == [["none", "c0", "c1", "c2"], ["none", "c3", "c4", "c5"], ["none", "c6"]]
 
 
-def test_a_base_without_the_concept_has_no_ratio(printed):
-    assert "–" in printed(scores("edit", low=0.01))
+def test_without_a_ratio_there_is_a_dash(printed):
+    of = scores("edit")
+    bare = replace(of, against_none={"edit": Comparison(of.against_none["edit"].differences, None)})
+    (row,) = [line for line in printed(bare).splitlines() if "1 ×" in line]
+    assert row.split() == ["toxicity,", "1", "×", "–"]
 
 
 def test_a_long_name_is_folded_not_cut(printed):

@@ -362,7 +362,7 @@ def test_the_searched_edit_is_of_its_family_and_within_the_bound(job, done, tmp_
     search = json.loads((run.folder / "search.json").read_text())
     s = search["chosen"]
     assert search["bound"] == 0.2
-    assert 0 < s
+    assert s > 0
     chosen = [step for step in search["steps"] if step["strength"] == s]
     assert chosen[0]["increase"]["high"] <= 0.2
     alpha = {"both": GAIN_SHARE * s, "gains": s, "ablation": 0.0}[mix]

@@ -116,7 +116,11 @@ def test_without_a_condition_only_the_plain_model_is_measured(job, tmp_path):
 
 def test_a_saved_edit_needs_no_direction_and_equals_its_checkpoint(job, tmp_path):
     run = run_edit(str(job.model), tmp_path / "edit", EditSettings(**job.settings(alpha=0.4, ablate=0.8)))
-    hooked = evaluated(job, tmp_path / "hooked", [f"e=edit:{run.folder / 'edit.safetensors'}", f"c=control:{run.folder}/edit.safetensors"])
+    hooked = evaluated(
+        job,
+        tmp_path / "hooked",
+        [f"e=edit:{run.folder / 'edit.safetensors'}", f"c=control:{run.folder}/edit.safetensors"],
+    )
     assert not (tmp_path / "hooked/direction.json").exists()
     folded = run_evaluate(str(run.folder / "model"), tmp_path / "folded", EvaluateSettings(**job.settings()))
     same = {"toxicity", "judge", "repetition", "empty", "f1"}

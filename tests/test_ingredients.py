@@ -65,9 +65,7 @@ def test_further_comments_go_to_the_judge(job, tmp_path):
 def test_columns_and_labels_are_chosen(job, tmp_path):
     table = [[text, "rude" if label else "fine"] for text, label in rows(job)]
     file = write_csv(tmp_path / "other.csv", ["body", "kind"], table)
-    chosen = settings(
-        job, comments=str(file), text_column="body", label_column="kind", positive_label="rude"
-    )
+    chosen = settings(job, comments=str(file), text_column="body", label_column="kind", positive_label="rude")
     assert read_comments(chosen).texts == read_comments(settings(job)).texts
     assert (read_comments(chosen).labels == read_comments(settings(job)).labels).all()
 
@@ -81,8 +79,12 @@ def test_each_digest_sees_its_part_alone(job, part):
 
     data = read_data(settings(job))
     changed = {
-        "report_prompts": lambda: replace(data, prompts=PromptSplit(("x", *data.prompts.report[1:]), data.prompts.learn)),
-        "learn_prompts": lambda: replace(data, prompts=PromptSplit(data.prompts.report, ("x", *data.prompts.learn[1:]))),
+        "report_prompts": lambda: replace(
+            data, prompts=PromptSplit(("x", *data.prompts.report[1:]), data.prompts.learn)
+        ),
+        "learn_prompts": lambda: replace(
+            data, prompts=PromptSplit(data.prompts.report, ("x", *data.prompts.learn[1:]))
+        ),
         "direction_comments": lambda: replace(
             data, direction_comments=Comments(data.direction_comments.texts, ~data.direction_comments.labels)
         ),

@@ -31,9 +31,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def materials(parts) -> Materials:
     data = parts[1]
-    return Materials(
-        data.prompts.report, data.passages, data.neutral, CallableScorer(softness, "soft"), max_windows=2
-    )
+    return Materials(data.prompts.report, data.passages, data.neutral, CallableScorer(softness, "soft"), max_windows=2)
 
 
 # File names
@@ -53,7 +51,9 @@ def test_names_become_different_files_of_bearable_length(one, other):
         found = file_name(name)
         assert "/" not in found
         assert "\0" not in found
-        assert len(found.encode()) <= 220, "most file systems end at 255 bytes; a prefix, .json and a scratch name's ending come to it"
+        assert len(found.encode()) <= 220, (
+            "most file systems end at 255 bytes; a prefix, .json and a scratch name's ending come to it"
+        )
     if one != other:
         assert file_name(one) != file_name(other)
 
@@ -88,7 +88,11 @@ def changes(lm, data, materials):
     return {
         "nothing": same,
         "model": (tiny("llama", seed=9), data, materials),
-        "prompts": (lm, replace(data, prompts=PromptSplit(prompts, data.prompts.learn)), replace(materials, prompts=prompts)),
+        "prompts": (
+            lm,
+            replace(data, prompts=PromptSplit(prompts, data.prompts.learn)),
+            replace(materials, prompts=prompts),
+        ),
         "passages": (lm, replace(data, passages=passages), replace(materials, passages=passages)),
         "neutral": (lm, replace(data, neutral=neutral), replace(materials, neutral=neutral)),
         "scorer": (lm, data, replace(materials, scorer=CallableScorer(lambda texts: [0.5] * len(texts), "half"))),

@@ -37,7 +37,9 @@ def scores() -> Scores:
 def rows(text: str) -> list[list[str]]:
     """Cells, bars that are escaped being none."""
     return [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line.startswith("|")
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
     ]
 
 
@@ -76,7 +78,9 @@ def test_a_star_marks_only_what_excludes_zero(scores):
 
 def test_what_was_not_measured_has_no_column():
     base = np.linspace(0.2, 0.9, 12)
-    bare = summarise({"none": outcome(base, judge=False), "x": outcome(base, judge=False)}, protocol="strict", model="m")
+    bare = summarise(
+        {"none": outcome(base, judge=False), "x": outcome(base, judge=False)}, protocol="strict", model="m"
+    )
     head, *_ = rows(scores_markdown(bare))
     assert "by the judge" not in head
     assert "toxicity" in head

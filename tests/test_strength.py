@@ -153,7 +153,5 @@ def test_the_upper_end_counts_not_the_mean():
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
 def test_a_model_that_breaks_down_costs_too_much(broken):
     """A trial so strong that the loss is no number is a trial beyond the bound."""
-    found = search_strength(
-        lambda s: Difference(0.0, 0.0, 0.3 * s**2 if s < 0.9 else broken, 8), 0.2, start=2.0
-    )
+    found = search_strength(lambda s: Difference(0.0, 0.0, 0.3 * s**2 if s < 0.9 else broken, 8), 0.2, start=2.0)
     assert 0.95 * 0.2 <= 0.3 * found.chosen**2 <= 0.2

@@ -98,7 +98,9 @@ def test_folded_is_hooked_token_for_token(pair, gemma):
     batch = pair.tokenizer(prompts, return_tensors="pt", padding=True)
     written = pair.plain.generate(**batch, do_sample=False, max_new_tokens=TOKENS)
     special = set(pair.tokenizer.all_special_ids)
-    new = [[token for token in row if token not in special] for row in written[:, batch["input_ids"].shape[1] :].tolist()]
+    new = [
+        [token for token in row if token not in special] for row in written[:, batch["input_ids"].shape[1] :].tolist()
+    ]
     differing = [row for row in range(PROMPTS) if new[row] != hooked[row]]
     for row in differing:  # allowed where rounding chose between two tokens of like logits
         place = next(i for i, (a, b) in enumerate(zip(new[row], hooked[row], strict=False)) if a != b)
@@ -136,4 +138,3 @@ def test_a_second_load_is_quick(gemma):
     start = time.monotonic()
     dposcope.load("gemma-3-270m")
     print(f"second load: {time.monotonic() - start:.1f} s")  # noqa: T201
-
