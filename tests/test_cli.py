@@ -342,10 +342,10 @@ def refusals(job, bad, tmp_path_factory) -> dict[str, dict]:
         return re.sub(r"\{([^}]+)\}", lambda found: str(bad[found[1]]), text)
 
     for name, (changes, flags, _) in EDITS.items():
-        changes = {key: filled(value) for key, value in changes.items()}
-        model = changes.pop("model", str(job.model))
-        outs[name] = Path(changes.pop("out", str(root / f"edit-{len(outs)}")))
-        commands[name] = ["edit", model, "--out", str(outs[name]), *job.flags(**changes), *map(filled, flags)]
+        given = {key: filled(value) for key, value in changes.items()}
+        model = given.pop("model", str(job.model))
+        outs[name] = Path(given.pop("out", str(root / f"edit-{len(outs)}")))
+        commands[name] = ["edit", model, "--out", str(outs[name]), *job.flags(**given), *map(filled, flags)]
     for name, (conditions, _) in CONDITIONS.items():
         key = f"condition: {name}"
         outs[key] = root / f"evaluate-{len(outs)}"

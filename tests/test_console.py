@@ -149,7 +149,11 @@ def test_without_a_terminal_nothing_is_drawn(capsys):
 
 
 def test_an_error_stops_the_bars_and_passes(terminal):
-    with pytest.raises(RuntimeError, match="boom"), Bars(quiet=False) as bars:
-        bars.stage("Reading")
-        raise RuntimeError("boom")
+    def fail() -> None:
+        with Bars(quiet=False) as bars:
+            bars.stage("Reading")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     assert "1/1" not in terminal.getvalue()  # what failed is not shown as done

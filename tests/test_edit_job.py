@@ -1,5 +1,6 @@
 """`dposcope edit` from end to end on a tiny model, every number of it made again in another way."""
 
+import itertools
 import json
 import math
 import re
@@ -217,7 +218,7 @@ def test_toxicity_judge_and_repetition_follow_from_the_samples(done):
     for (condition,), rows in pl.read_parquet(done.folder / "samples.parquet").group_by("condition"):
         texts = rows["continuation"].to_list()
         words = [re.findall(r"\w+", text.lower()) for text in texts]
-        grams = [list(zip(one, one[1:], strict=False)) for one in words]
+        grams = [list(itertools.pairwise(one)) for one in words]
         expected = {
             "toxicity": [value if text.strip() else 0.0 for text, value in zip(texts, softness(texts), strict=True)],
             "judge": judge(texts),

@@ -96,7 +96,7 @@ def test_each_digest_sees_its_part_alone(job, part):
 def test_data_is_read_before_any_model(job, tmp_path):
     with pytest.raises(DposcopeError, match="there is no file"):
         read_data(settings(job, neutral=str(tmp_path / "none.txt")))
-    with pytest.raises(DposcopeError, match="holds no|has no column"):
+    with pytest.raises(DposcopeError, match=r"holds no|has no column"):
         read_data(settings(job, neutral=str(job.comments)))
 
 

@@ -207,7 +207,7 @@ def test_interventions_do_something_in_these_tests(llama, materials):
 
 @pytest.mark.parametrize("kind", ["gains", "assign"])
 def test_reference_perplexity_hardly_feels_an_edit(llama, materials, kind):
-    """SPEC section 4: the published hook acts at position 0 of each window, which later ones feel by attention alone."""
+    """SPEC section 4: the published hook acts at position 0 of each window, which others feel by attention alone."""
     intervention = interventions(llama)[kind][0]
     rises = {}
     for protocol in ("strict", "reference"):
