@@ -157,3 +157,6 @@ def test_a_card_speaks_only_of_what_was_done(llama):
     assert "- Ablation:" not in model_card(llama, gains, None)
     assert "- Gains:" in model_card(llama, gains, None)
     assert "- Ablation:" in model_card(llama, ablation, None)
+    later = model_card(llama, Edit.of(ablate(random_direction(llama), blocks=(1, 2), attention=False)), None)
+    assert "attention" not in later
+    assert "1, 2" in later

@@ -140,6 +140,29 @@ def test_no_option_is_offered_that_nothing_reads(capsys):
     assert "--seed" not in options
 
 
+def test_evaluate_teaches_its_conditions(capsys):
+    """There is no other place where a person at a terminal learns them."""
+    page = command(capsys, "evaluate", "--help").out
+    for words in (
+        "scale:alpha",
+        "assign:",
+        "steer:alpha",
+        "ablate:weight",
+        "edit:",
+        "control:",
+        "gains-of:",
+        "shuffled",
+    ):
+        assert words in page, words
+    assert "scores.md" in page
+
+
+def test_edit_says_what_it_writes(capsys):
+    page = command(capsys, "edit", "--help").out
+    for words in ("model/", "edit.safetensors", "scores.json", "report.html", "goes on where it stopped"):
+        assert words in page, words
+
+
 @pytest.mark.parametrize("arguments", [["models"], ["models", "path"], ["models", "get"]])
 def test_models_has_help(capsys, arguments):
     told = command(capsys, *arguments, "--help")

@@ -1,6 +1,6 @@
 """The program: commands, how settings files are read, and how faults are told.
 
-Commands are named by strings and imported when called, so that `--help` answers at once.
+Commands import what computes only when called, so that `--help` answers at once.
 """
 
 import os
@@ -13,6 +13,10 @@ from cyclopts import App
 from pydantic import ValidationError
 from rich.console import Console
 
+from dposcope.cli.directions import lens, probe
+from dposcope.cli.edit import edit
+from dposcope.cli.evaluate import evaluate
+from dposcope.cli.models import app as models
 from dposcope.errors import DposcopeError
 
 _EPILOGUE = """\
@@ -34,11 +38,11 @@ app = App(
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
-app.command("dposcope.cli.edit:edit", name="edit", help="Make a model less toxic, prove it, write a checkpoint.")
-app.command("dposcope.cli.evaluate:evaluate", name="evaluate", help="Measure a model under any interventions.")
-app.command("dposcope.cli.directions:probe", name="probe", help="Fit a direction; its quality and tokens.")
-app.command("dposcope.cli.directions:lens", name="lens", help="Tokens that a direction or a neuron promotes.")
-app.command("dposcope.cli.models:app", name="models", help="Models that come as packages: list, path, get.")
+app.command(edit)
+app.command(evaluate)
+app.command(probe)
+app.command(lens)
+app.command(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

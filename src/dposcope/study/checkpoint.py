@@ -4,6 +4,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dposcope.artefacts import current_umask
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.suite import BASE, Scores
@@ -39,7 +41,7 @@ def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Sco
         if folder.exists():
             shutil.rmtree(folder)
         scratch.rename(folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise DposcopeError(f"cannot write {folder}: {reason}; free some space and run again") from error
     finally:
@@ -63,9 +65,7 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
         "",
         "## What was done",
         "",
-        "- Gains: the activation of an MLP neuron times a factor, folded into its value vector. Neurons were chosen by",
-        "  the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1.",
-        "- Ablation: output projections of attention and MLP lose a share of one direction in the residual stream.",
+        *_what_was_done(edit),
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
     ]
@@ -80,6 +80,23 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _what_was_done(edit: Edit) -> list[str]:
+    lines: list[str] = []
+    if edit.gains is not None:
+        lines += [
+            "- Gains: activations of MLP neurons times a factor each, folded into their value vectors. Neurons were",
+            "  chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1.",
+        ]
+    for ablation in edit.ablations:
+        sites = " and ".join(name for name, on in (("attention", ablation.attention), ("MLP", ablation.mlp)) if on)
+        blocks = "all blocks" if ablation.blocks is None else f"blocks {', '.join(map(str, ablation.blocks))}"
+        lines += [
+            f"- Ablation: output projections of {sites} in {blocks} lose {ablation.weight:.4g} times their component",
+            "  along one direction in the residual stream.",
+        ]
+    return lines
 
 
 def _score_table(scores: Scores) -> list[str]:

@@ -1,8 +1,11 @@
 """Which edit: as given, or the strongest of the default family that neutral text allows."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from dposcope.artefacts import read_json, value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
@@ -127,6 +130,11 @@ def _search(
 
     def increase(strength: float) -> Difference:
         edited = losses(default_edit(ingredients, selection, mix=settings.mix, strength=strength))
+        if not np.isfinite(edited.nll).all():
+            # Too strong an edit overflows in half precision: worse than guessing, and beyond any bound.
+            vocabulary = int(job.lm.model.config.get_text_config().vocab_size)
+            cost = max(math.log(vocabulary), 2 * settings.max_logppl_increase)
+            return Difference(cost, cost, cost, len(edited.nll))
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
     start = 0.2 if settings.mix == "gains" else 2.0

@@ -129,7 +129,11 @@ def _parse_part(part: str, whole: str) -> PartSpec:
         key, equals, value = pair.partition("=")
         if not equals or key not in _KEYS[kind]:
             raise DposcopeError(f"condition {whole!r}: {kind} takes {', '.join(sorted(_KEYS[kind]))}, not {pair!r}")
+        if key in values:
+            raise DposcopeError(f"condition {whole!r}: {key} is given twice")
         values[key] = _value(key, value, whole)
+    if kind == "steer" and {"alpha", "relative"} <= set(values):
+        raise DposcopeError(f"condition {whole!r}: give alpha (times W) or relative (in mean norms), not both")
     sites = {"steer": ("residual", "mlp"), "ablate": ("mlp", "attention", "both")}
     if "site" in values and values["site"] not in sites[kind]:
         raise DposcopeError(f"condition {whole!r}: {kind} acts at site {' or '.join(sites[kind])}")

@@ -1,6 +1,5 @@
 """The settings of a job, checked once, whether they come from flags, a TOML or JSON file, or Python."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -127,11 +126,6 @@ class MeasureSettings(DirectionSettings):
         default=12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
-    @property
-    def limited(self) -> str:
-        """How many prompts, for messages."""
-        return "all" if self.limit is None else str(self.limit)
-
 
 class EditSettings(MachineSettings, MeasureSettings):
     """Settings of `dposcope edit`."""
@@ -140,7 +134,7 @@ class EditSettings(MachineSettings, MeasureSettings):
         default=None,
         ge=0,
         description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. Fixing --alpha or --ablate turns "
-        "the search of the strength off.",
+        "the search of the strength off. Default: searched.",
     )
     beta: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.55, ge=0, le=1, description="Fraction of each neuron group that is edited (paper: 0.55)."
@@ -148,7 +142,8 @@ class EditSettings(MachineSettings, MeasureSettings):
     ablate: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         ge=0,
-        description="Share w of the direction that all output projections lose; 1 removes it, 2 turns it round.",
+        description="Share w of the direction that all output projections lose; 1 removes it, 2 turns it round. "
+        "Default: searched.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
         default="cosine",
@@ -197,8 +192,3 @@ class ProbeSettings(MachineSettings, DirectionSettings):
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
         default="strict", description="Features and fit: strict, or as the authors' code does."
     )
-
-
-def resolved(path: Path) -> Path:
-    """A path as a run records it."""
-    return path.expanduser()

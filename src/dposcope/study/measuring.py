@@ -60,7 +60,10 @@ def measure_condition(
 def file_name(name: str) -> str:
     """A condition's name as a file name: plain where it is plain, else with a digest."""
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-    return plain if plain == name else f"{plain[:60]}-{text_digest(name)[:8]}"
+    if plain == name and len(name.encode()) <= 100:
+        return plain
+    # File systems count bytes, and a scratch name needs some of its own.
+    return f"{plain.encode()[:100].decode(errors='ignore')}-{text_digest(name)[:8]}"
 
 
 def write_scores(
