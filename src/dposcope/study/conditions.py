@@ -27,7 +27,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
-from dposcope.neurons.groups import select_fraction
+from dposcope.neurons.groups import Selection, select_fraction
 from dposcope.study.ingredients import Ingredients
 
 
@@ -169,15 +169,19 @@ def _value(key: str, value: str, whole: str) -> Any:
     return value
 
 
-def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Gains:
-    made = ingredients()
-    selection = select_fraction(
+def _select(values: Mapping[str, Any], made: Ingredients) -> Selection:
+    return select_fraction(
         made.cosine,
         made.means.mean,
         beta=values.get("beta", 0.55),
         ranking=values.get("ranking", "cosine"),
         trim_percentile=values.get("trim"),
     )
+
+
+def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Gains:
+    made = ingredients()
+    selection = _select(values, made)
     gains = gains_of(selection, alpha=values.get("alpha", 0.1))
     if "blocks" in values:
         _check_blocks(values["blocks"], made)
@@ -187,13 +191,7 @@ def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
 
 def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], _seed: int) -> Intervention:
     made = ingredients()
-    selection = select_fraction(
-        made.cosine,
-        made.means.mean,
-        beta=values.get("beta", 0.55),
-        ranking=values.get("ranking", "cosine"),
-        trim_percentile=values.get("trim"),
-    )
+    selection = _select(values, made)
     return group_assign(made.means, selection, alpha=values.get("alpha", 0.01))
 
 
