@@ -164,6 +164,16 @@ def test_sampling_depends_on_seed_and_row_but_not_on_the_rest(llama):
     assert without == everything
 
 
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_prompts_given_in_parts_draw_as_all_of_them_at_once(lm, top_p):
+    def sampled(prompts, first_row):
+        return generate(lm, prompts, new_tokens=NEW, sampling=Sampling(top_p=top_p, seed=3, first_row=first_row))
+
+    whole = sampled(TEXTS, 0)
+    assert sampled(TEXTS[:3], 0) + sampled(TEXTS[3:], 3) == whole
+    assert sampled(TEXTS[3:], 0) != whole[3:]
+
+
 def test_a_narrow_nucleus_or_a_low_temperature_is_greedy(lm):
     plain = generate(lm, TEXTS, new_tokens=NEW)
     assert generate(lm, TEXTS, new_tokens=NEW, sampling=Sampling(top_p=1e-9)) == plain
@@ -183,6 +193,7 @@ def test_the_global_random_state_is_left_alone(llama):
         ({"temperature": float("nan")}, "temperature nan is not above 0"),
         ({"top_p": 0.0}, r"top_p 0\.0 is outside \(0, 1\]"),
         ({"top_p": 1.01}, r"top_p 1\.01 is outside"),
+        ({"first_row": -1}, "first_row -1 is below 0; rows are counted from 0"),
     ],
 )
 def test_sampling_without_meaning_is_refused(settings, message):

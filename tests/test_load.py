@@ -304,3 +304,23 @@ def test_loading_warns_of_nothing(checkpoint):
         warnings.simplefilter("always")
         load(checkpoint)
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_garbage_collection_is_as_before_after_loading(tmp_path, llama):
+    import gc
+
+    llama.save_pretrained(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    llama.model.save_pretrained(tmp_path / "bad")  # no tokenizer
+    assert gc.isenabled()
+    load(tmp_path / "good")
+    assert gc.isenabled()
+    with pytest.raises(DposcopeError):
+        load(tmp_path / "bad")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load(tmp_path / "good")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -19,7 +19,9 @@ class Passages:
         return len(self.prompts)
 
 
-def load_neutral(source: str | Path | None, *, column: str = "text") -> str:
+def load_neutral(
+    source: str | Path | None, *, column: str = "text", option: str = "--neutral-column"
+) -> str:
     r"""One text for log-perplexity: the lines of a raw split, joined by two newlines (SPEC 5).
 
     A `.txt` is cut at its line ends. Each line stays as it is, spaces at its ends too, blank
@@ -31,6 +33,7 @@ def load_neutral(source: str | Path | None, *, column: str = "text") -> str:
     Args:
         source: a `.txt`, a table or `hub:owner/name`; None: the built-in text.
         column: the column of a table; a `.txt` has none.
+        option: how a caller chooses another column, for messages.
 
     Raises:
         DposcopeError: the source cannot be read (`open_table`).
@@ -39,11 +42,11 @@ def load_neutral(source: str | Path | None, *, column: str = "text") -> str:
         if Path(path).suffix.lower() == ".txt":
             lines = read_text(path).removesuffix("\n").split("\n")
         else:
-            rows = read_table(path, columns=[column], option="--neutral-column", keep_blank=True).texts(column)
+            rows = read_table(path, columns=[column], option=option, keep_blank=True).texts(column)
             lines = [row.removesuffix("\n") for row in rows]
     text = "\n\n".join(lines)
     if not text.strip():
-        raise DposcopeError(f"{path} holds only blank rows in {column!r}; choose with --neutral-column")
+        raise DposcopeError(f"{path} holds only blank rows in {column!r}; choose with {option}")
     return text
 
 

@@ -28,7 +28,9 @@ class Sampling:
     top_p: float = 1.0
     """Keep the fewest tokens whose probabilities reach this sum, in (0, 1]."""
     seed: int = 0
-    """Row r of the prompts draws from a generator of its own, seeded by (seed, r)."""
+    """Row r of the prompts draws from a generator of its own, seeded by (seed, first_row + r)."""
+    first_row: int = 0
+    """Number of the first prompt; prompts given in parts then draw as all of them at once would."""
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
@@ -36,6 +38,8 @@ class Sampling:
             raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
         if not 0 < self.top_p <= 1:
             raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]")
+        if self.first_row < 0:
+            raise DposcopeError(f"first_row {self.first_row} is below 0; rows are counted from 0")
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ class _Draw:
 
     def __init__(self, sampling: Sampling, rows: list[int]) -> None:
         self._sampling = sampling
-        self._streams = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows]
+        first = sampling.seed * 1_000_003 + sampling.first_row
+        self._streams = [torch.Generator().manual_seed(first + row) for row in rows]
 
     def __call__(self, logits: Tensor) -> Tensor:
         uniform = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in self._streams])

@@ -1,7 +1,10 @@
 """From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
 
 import difflib
+import gc
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +78,8 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+            with _uncollected():
+                tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise DposcopeError(_why(error, name, local)) from error
     model, loading = loaded
@@ -87,6 +91,19 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
             "so it is not a causal language model, or not a whole one"
         )
     return LanguageModel(model, tokenizer, name)
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """No garbage collection inside: a tokenizer's file becomes half a million lists, all of them kept, and looking
+    through them again and again takes as long as reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _why(error: Exception, name: str, local: bool) -> str:

@@ -1,0 +1,124 @@
+"""Prompts cut from running text: the beginnings of its sentences, all of one length (paper 3.1: WikiText-2).
+
+WikiText is printed with its tokens apart ("role @-@ playing", "it 's , too ."). Models never write so, and
+a prompt in that spelling would be continued in it; it is therefore set as ordinary text first. Text that
+is ordinary already stays as it is.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from dposcope.errors import DposcopeError, plural
+
+SPARE_TOKENS: Final = 4
+"""A sentence must go on for so many tokens after the cut: else there is nothing left to continue."""
+
+_HEADING: Final = re.compile(r"\s*=.*=\s*|\s*#+\s.*")
+_QUOTED: Final = re.compile(r'(?<!\S)" ([^"]*?) "(?!\S)')
+_AFTER_OPENING: Final = re.compile(r"(?<!\S)([(\[{$£€]) (?=\S)")
+_BEFORE_CLOSING: Final = re.compile(r" ([.,;:!?%)\]}]+)(?=\s|$)")
+_BEFORE_ENDING: Final = re.compile(r" (n't|'(?:s|t|re|ve|ll|d|m))(?!\w)")
+
+# A sentence ends at its mark, quotation marks and brackets after it counted, where a capital or a digit follows.
+_SENTENCE_END: Final = re.compile(r"""(?<=[.!?])["')\]”’]*\s+(?=["'(\[“‘]?[A-Z0-9])""")
+_ABBREVIATED: Final = re.compile(
+    r"(?:^|[\s(\"'“‘])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Mt|Prof|Rev|Gen|Col|Capt|Lt|Sgt|Gov|Sen|Rep|Jr|Sr|No|Nos|vs|cf|ca|etc"
+    r"|e\.g|i\.e|U\.S|U\.K)\.$"
+)
+
+
+def cut_prompts(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int | None = None,
+    prompt_tokens: int = 20,
+    seed: int = 0,
+) -> list[str]:
+    """Distinct beginnings of sentences, each exactly `prompt_tokens` tokens long, in a seeded order.
+
+    Each line is a paragraph, as in WikiText. Left out are headings, blank lines, sentences that hold `<unk>` or
+    end within four tokens of the cut, and those whose cut would fall inside a word or a character. A prompt
+    that is tokenised on its own has the same tokens that the sentence had.
+
+    Args:
+        text: as `load_neutral` gives it.
+        tokenizer: counts tokens, special ones left out.
+        count: how many prompts; None: all that there are.
+        prompt_tokens: length of each.
+        seed: of the order.
+
+    Raises:
+        DposcopeError: the text gives fewer than `count` prompts, or none.
+    """
+    for name, value in (("count", count), ("prompt_tokens", prompt_tokens)):
+        if value is not None and value < 1:
+            raise DposcopeError(f"{name} {value} is below 1; give a positive number")
+    beginnings = list(dict.fromkeys(_beginnings(text, tokenizer, prompt_tokens)))
+    if len(beginnings) < (count or 1):
+        raise DposcopeError(
+            f"the text gives {plural(len(beginnings), 'prompt')} of {prompt_tokens} tokens and {count or 1:,} are "
+            "needed; give a longer text, or ask for fewer or shorter prompts"
+        )
+    order = np.random.default_rng(seed).permutation(len(beginnings))
+    return [beginnings[int(index)] for index in order[:count]]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of running text, headings and blank lines left out, set as ordinary text."""
+    return [
+        sentence
+        for line in text.splitlines()
+        if line.strip() and not _HEADING.fullmatch(line)
+        for sentence in _split(ordinary_text(line.strip()))
+    ]
+
+
+def ordinary_text(line: str) -> str:
+    """A line of WikiText as people write it: `role @-@ playing` → `role-playing`, `it 's , too .` → `it's, too.`"""
+    for spaced, mark in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
+        line = line.replace(spaced, mark)
+    line = _QUOTED.sub(r'"\1"', line)
+    line = _AFTER_OPENING.sub(r"\1", line)
+    line = _BEFORE_ENDING.sub(r"\1", line)
+    return _BEFORE_CLOSING.sub(r"\1", line)
+
+
+def _split(paragraph: str) -> Iterator[str]:
+    start = 0
+    for end in _SENTENCE_END.finditer(paragraph):
+        # The mark stands before the match; what belongs to the sentence after it, within.
+        sentence = paragraph[start : end.start()] + end.group().rstrip()
+        if not _ABBREVIATED.search(sentence):
+            yield sentence
+            start = end.end()
+    yield paragraph[start:]
+
+
+def _beginnings(text: str, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int) -> Iterator[str]:
+    whole = [sentence for sentence in sentences(text) if "<unk>" not in sentence]
+    if not whole:
+        return
+    encoded = _ids(tokenizer, whole)
+    rows = [row for row, ids in enumerate(encoded) if len(ids) >= prompt_tokens + SPARE_TOKENS]
+    if not rows:
+        return
+    heads = tokenizer.batch_decode([encoded[row][:prompt_tokens] for row in rows], skip_special_tokens=False)
+    for row, head, again in zip(rows, heads, _ids(tokenizer, heads), strict=True):
+        sentence = whole[row]
+        same = again == encoded[row][:prompt_tokens] and sentence.startswith(head)
+        if same and not _splits_a_word(sentence[len(head) - 1], sentence[len(head)]):
+            yield head
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def _splits_a_word(before: str, after: str) -> bool:
+    """Whether both are letters with case, or digits; scripts without case write no spaces and may be cut anywhere."""
+    return all(char.lower() != char.upper() or char.isdigit() for char in (before, after))
