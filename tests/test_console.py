@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from dposcope.cli import console
-from dposcope.cli.console import Bars, print_json, print_scores
+from dposcope.cli.console import Bars, Pace, print_json, print_scores
 from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
 
 
@@ -157,3 +158,24 @@ def test_an_error_stops_the_bars_and_passes(terminal):
     with pytest.raises(RuntimeError, match="boom"):
         fail()
     assert "1/1" not in terminal.getvalue()  # what failed is not shown as done
+
+
+@pytest.mark.parametrize(
+    ("seconds", "before", "done", "total", "shown"),
+    [
+        (10, 20, 60, 100, "4.0/s, 0:10 left"),
+        (100, 5, 30, 1005, "4.0 s each, 1:05:00 left"),
+        (10, 20, 100, 100, ""),  # over
+        (10, 20, 60, None, ""),  # of unknown length
+        (10, 0, 0, 100, ""),  # not begun
+    ],
+)
+def test_the_pace_of_a_stage_and_the_time_left(seconds, before, done, total, shown):
+    """What a resumed run finds done at its first step counts for no speed."""
+    clock = [0.0]
+    bars = Progress(get_time=lambda: clock[0], disable=True, speed_estimate_period=1000)
+    task = bars.add_task("Stage", total=total)
+    bars.update(task, completed=before)
+    clock[0] = seconds
+    bars.update(task, completed=done)
+    assert Pace().render(bars.tasks[0]).plain == shown

@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from dposcope.cli.directions import lens, probe
+from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
 from dposcope.cli.evaluate import evaluate
 from dposcope.cli.models import app as models
+from dposcope.cli.pairs import app as pairs
 from dposcope.errors import DposcopeError
 
 _EPILOGUE = """\
@@ -40,8 +42,10 @@ app = App(
 )
 app.command(edit)
 app.command(evaluate)
+app.command(dpo)
 app.command(probe)
 app.command(lens)
+app.command(pairs)
 app.command(models)
 
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +33,20 @@ MEASURES = {
 }
 
 
+class Pace(ProgressColumn):
+    """Steps per second and the time left, of a stage at work whose length is known; else nothing."""
+
+    def render(self, task: Task) -> Text:
+        """Like `3.2/s, 4:05 left`, or `2.5 s each, 4:05 left` where steps are slow."""
+        speed, left = task.speed, task.time_remaining
+        if task.finished or not speed or left is None:
+            return Text("")
+        minutes, seconds = divmod(int(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return Text(f"{speed:.1f}/s, {clock} left" if speed >= 1 else f"{1 / speed:.1f} s each, {clock} left")
+
+
 class Bars:
     """A `Reporter` that draws one bar per stage on the error stream; silent where that is no terminal."""
 
@@ -36,6 +59,7 @@ class Bars:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            Pace(),
             console=console,
             disable=not self._shown,
         )

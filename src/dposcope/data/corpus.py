@@ -19,9 +19,7 @@ class Passages:
         return len(self.prompts)
 
 
-def load_neutral(
-    source: str | Path | None, *, column: str = "text", option: str = "--neutral-column"
-) -> str:
+def load_neutral(source: str | Path | None, *, column: str = "text", option: str = "--neutral-column") -> str:
     r"""One text for log-perplexity: the lines of a raw split, joined by two newlines (SPEC 5).
 
     A `.txt` is cut at its line ends. Each line stays as it is, spaces at its ends too, blank

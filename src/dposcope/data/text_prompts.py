@@ -20,7 +20,7 @@ SPARE_TOKENS: Final = 4
 _HEADING: Final = re.compile(r"\s*=.*=\s*|\s*#+\s.*")
 _QUOTED: Final = re.compile(r'(?<!\S)" ([^"]*?) "(?!\S)')
 _AFTER_OPENING: Final = re.compile(r"(?<!\S)([(\[{$£€]) (?=\S)")
-_BEFORE_CLOSING: Final = re.compile(r" ([.,;:!?%)\]}]+)(?=\s|$)")
+_BEFORE_CLOSING: Final = re.compile(r" ([.,;:!?%)\]}]+)(?=[\s\"]|$)")
 _BEFORE_ENDING: Final = re.compile(r" (n't|'(?:s|t|re|ve|ll|d|m))(?!\w)")
 
 # A sentence ends at its mark, quotation marks and brackets after it counted, where a capital or a digit follows.
@@ -38,6 +38,7 @@ def cut_prompts(
     count: int | None = None,
     prompt_tokens: int = 20,
     seed: int = 0,
+    spare: bool = False,
 ) -> list[str]:
     """Distinct beginnings of sentences, each exactly `prompt_tokens` tokens long, in a seeded order.
 
@@ -51,6 +52,7 @@ def cut_prompts(
         count: how many prompts; None: all that there are.
         prompt_tokens: length of each.
         seed: of the order.
+        spare: after those `count` also give the rest, for whoever finds some of them useless.
 
     Raises:
         DposcopeError: the text gives fewer than `count` prompts, or none.
@@ -65,7 +67,7 @@ def cut_prompts(
             "needed; give a longer text, or ask for fewer or shorter prompts"
         )
     order = np.random.default_rng(seed).permutation(len(beginnings))
-    return [beginnings[int(index)] for index in order[:count]]
+    return [beginnings[int(index)] for index in order[: None if spare else count]]
 
 
 def sentences(text: str) -> list[str]:

@@ -195,6 +195,11 @@ def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def attention_kind(model: PreTrainedModel) -> str:
+    """How attention is computed: sdpa, eager, flash_attention_2 …"""
+    return str(model.config.get_text_config()._attn_implementation)  # pyright: ignore[reportPrivateUsage]
+
+
 def logit_softcap(model: PreTrainedModel) -> float | None:
     """Gemma 2's final soft-cap c (logits become `c·tanh(logits/c)`), or None."""
     config = model.config.get_text_config()

@@ -1,0 +1,66 @@
+"""`dposcope dpo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.dpo_settings import DpoSettings
+
+
+def dpo(
+    model: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[DpoSettings, Parameter(name="*")],
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Tune a model on preference pairs: DPO with a KL term that keeps other text as it was.
+
+    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
+
+    dposcope dpo MODEL --pairs pairs.jsonl --out DIR
+
+    dposcope evaluate MODEL --condition tuned=model:DIR/model --prompts F --out DIR2
+
+    DIR gets model/ (an ordinary checkpoint), training.json (settings, versions, curves), training.svg, and with
+    --train gains edit.safetensors. Started again after an interruption, training goes on from its last checkpoint
+    and ends with the same weights.
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    out
+        Folder of the run; new, empty, or of the same run before.
+    json
+        Print training.json instead of a summary.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars, print_json
+    from dposcope.cli.console import out as console
+    from dposcope.study.dpo import run_dpo
+
+    with Bars(quiet=quiet) as bars:
+        done = run_dpo(model, out, settings, reporter=bars)
+    facts = done.facts
+    if json:
+        print_json(facts)
+        return
+    checked = [entry for entry in facts["curves"] if "eval_loss" in entry]
+    taken = next((entry for entry in checked if entry["step"] == facts["best_step"]), checked[-1])
+    console.print(
+        f"{facts['steps']:,} steps of {facts['schedule']['batch_size']} pairs; on {facts['pairs']['validation']:,} "
+        f"validation pairs: loss {taken['eval_loss']:.3f}, "
+        f"told apart {taken['eval_accuracy']:.0%}, "
+        f"margin {taken['eval_margin']:.2f}, KL {taken['eval_kl']:.4f}",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
+    if (out / "edit.safetensors").exists():
+        console.print(f"edit:       {out / 'edit.safetensors'}", markup=False, soft_wrap=True)
+    console.print(f"curves:     {out / 'training.svg'}", markup=False, soft_wrap=True)

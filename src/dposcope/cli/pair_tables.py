@@ -1,0 +1,51 @@
+"""What people see of a set of pairs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from dposcope.cli.console import out
+from dposcope.evaluation.statistics import Estimate, Ratio
+
+
+def print_statistics(statistics: Mapping[str, Any]) -> None:
+    """Pair statistics, as `PairStatistics.to_json` gives them, in 80 columns."""
+    table = Table(box=SIMPLE, show_header=False)
+    table.add_column("", overflow="fold")
+    table.add_column("", overflow="fold")
+    for name, value in _rows(statistics):
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "pairs", f"{found['count']:,}"
+    for name in ("identical", "blank", "repeated_prompts", "prompt_in_text"):
+        yield _LABELS[name], f"{found[name]:,}"
+    for side, lengths in found.get("lengths", {}).items():
+        shown = (
+            f"mean {lengths['mean']:.1f}, median {lengths['median']:g}, p95 {lengths['p95']:g}, max {lengths['max']:,}"
+        )
+        yield f"tokens, {side}", shown
+    if scores := found.get("scores"):
+        yield "scorer", scores["scorer"]
+        yield "dispreferred more toxic", str(Estimate(**scores["more_toxic"]))
+        yield "toxicity, preferred", str(Estimate(**scores["preferred"]))
+        yield "toxicity, dispreferred", str(Estimate(**scores["dispreferred"]))
+        yield "dispreferred over preferred", "–" if scores["ratio"] is None else str(Ratio(**scores["ratio"]))
+    for side, estimate in found.get("fluency", {}).items():
+        yield f"log-PPL, {side}", f"{Estimate(**estimate)} nats a token"
+    if leakage := found.get("leakage"):
+        yield "validation pairs", f"{leakage['validation']:,}"
+        yield "… with a prompt of these", f"{leakage['prompts']:,}"
+        yield "… with a text of these", f"{leakage['texts']:,}"
+
+
+_LABELS = {
+    "identical": "identical sides, left out",
+    "blank": "a blank side, left out",
+    "repeated_prompts": "repeat an earlier prompt",
+    "prompt_in_text": "a side begins with its prompt",
+}

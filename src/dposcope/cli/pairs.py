@@ -1,0 +1,168 @@
+"""`dposcope pairs`, `dposcope pairs check` and `dposcope pairs import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from dposcope.study.pair_settings import PairsSettings
+
+app = App(name="pairs")
+
+
+@app.default
+def make(
+    model: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[PairsSettings, Parameter(name="*")] = PairsSettings(),  # noqa: B008 — frozen
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Make preference pairs, which dposcope dpo trains on, from a model itself; check or convert ready ones.
+
+    --method pplm (the paper's way): sentences of a text are cut to prompts; preferred is how the model goes on,
+    dispreferred how it goes on while its memory is pushed towards the toxic side of a direction.
+
+    --method sample: the model continues each prompt several times; the least toxic is preferred to the most toxic.
+
+    dposcope pairs MODEL --text F --comments F --count N --out pairs.jsonl
+
+    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
+
+    The file has one pair a line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
+    preferred_score, dispreferred_score; pairs.json beside it says how it was made. Started again after an
+    interruption, the same command goes on where it stopped.
+
+    dposcope pairs check FILE and dposcope pairs import FILE read ready pairs (dposcope pairs check --help).
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    out
+        The file of pairs to write, its name ending in .jsonl.
+    json
+        Print what was made as JSON.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars, print_json
+    from dposcope.cli.console import out as console
+    from dposcope.cli.pair_tables import print_statistics
+    from dposcope.study.pair_making import run_pairs
+
+    with Bars(quiet=quiet) as bars:
+        made = run_pairs(model, out, settings, bars)
+    if json:
+        print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
+        return
+    print_statistics(made.facts["statistics"])
+    done = "made before by the same settings" if made.made_before else "made"
+    console.print(f"pairs: {made.path} ({done})", markup=False, soft_wrap=True)
+
+
+@app.command
+def check(
+    file: str,
+    /,
+    *,
+    against: str | None = None,
+    model: str | None = None,
+    logppl: bool = False,
+    scorer: str = "profanity",
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Say what pairs are like before anyone trains on them: sizes, faults, scores, leakage.
+
+    Read are the columns prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt,
+    chosen, rejected (TRL; prompt may be missing); toxic, neutral (ParaDetox); of JSONL, CSV, TSV, Parquet or
+    hub:owner/name.
+
+    Parameters
+    ----------
+    file
+        The pairs.
+    against
+        Pairs kept for validation: how many of them share a prompt or a text with FILE.
+    model
+        A model, for lengths in its tokens; a bundled name, a folder, a .gguf file, or a Hugging Face id.
+    logppl
+        Also read both sides with --model: nats per token. A dispreferred side far above the other is broken text.
+    scorer
+        Judges both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or module:function.
+    json
+        Print the result as JSON instead of a table.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars, print_json
+    from dposcope.cli.pair_tables import print_statistics
+    from dposcope.errors import DposcopeError
+    from dposcope.evaluation.scorers import load_scorer
+    from dposcope.study.config import LoadSettings
+    from dposcope.study.machine import load_for
+    from dposcope.training.pair_checks import check_pairs, completion_logppl
+    from dposcope.training.pairs import load_pairs
+
+    if logppl and model is None:
+        raise DposcopeError("--logppl needs a model that reads the pairs; give --model")
+    pairs = load_pairs(file)
+    validation = None if against is None else load_pairs(against)
+    judge = load_scorer(scorer)
+    with Bars(quiet=quiet) as bars:
+        lm = fluency = None
+        if model is not None:
+            bars.stage(f"Loading {model}")
+            lm = load_for(model, LoadSettings())
+        if lm is not None and logppl:
+            bars.stage("Reading both sides")
+            fluency = completion_logppl(lm, pairs, progress=bars.progress)
+        bars.stage("Checking pairs")
+        found = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
+    facts = found.to_json()
+    if json:
+        print_json({"file": file, "format": pairs.format, "digest": pairs.digest, **facts})
+        return
+    print_statistics(facts)
+
+
+@app.command(name="import")
+def convert(file: str, /, *, out: Path, json: bool = False) -> None:
+    """Rewrite ready pairs (see dposcope pairs check --help for what is read) as JSONL of one form.
+
+    Pairs with two equal sides, or with a blank one, are left out and counted.
+
+    Parameters
+    ----------
+    file
+        The pairs.
+    out
+        The file to write, its name ending in .jsonl; it must not exist yet.
+    json
+        Print the result as JSON.
+    """
+    from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json
+    from dposcope.errors import DposcopeError, plural
+    from dposcope.training.pairs import load_pairs, write_pairs
+
+    if out.suffix != ".jsonl":
+        raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
+    if out.exists():
+        raise DposcopeError(f"{out} exists already; choose another --out, or delete it")
+    pairs = load_pairs(file)
+    write_pairs(out, pairs, extra={"method": [pairs.format] * len(pairs)})
+    left_out = {"identical": pairs.dropped.identical, "blank": pairs.dropped.blank}
+    if json:
+        print_json({"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out})
+        return
+    console.print(
+        f"{plural(len(pairs), 'pair')} of the form {pairs.format}; left out: {left_out['identical']:,} identical, "
+        f"{left_out['blank']:,} blank",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"pairs: {out}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Preference pairs, and the training that they are for (paper 3.1, appendix C)."""

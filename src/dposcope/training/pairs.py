@@ -1,0 +1,273 @@
+"""Preference pairs: a prompt and two continuations, of which one is preferred (SPEC 6).
+
+One value for every source; a file's columns tell which it is. A pair whose sides are the
+same, or of which one is blank, teaches nothing and is left out, and counted.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from dposcope.artefacts import text_digest, write_atomically
+from dposcope.data.tables import RawTable, open_table
+from dposcope.errors import DposcopeError, plural
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference."""
+
+    prompt: str
+    """What both texts continue; may be empty."""
+    preferred: str
+    """The better continuation, without the prompt, its leading space kept."""
+    dispreferred: str
+    """The worse one."""
+
+
+@dataclass(frozen=True)
+class PairFormat:
+    """Which columns of a table make pairs."""
+
+    name: str
+    """What messages and reports call it."""
+    prompt: str | None
+    """Column of the prompts; None: both texts stand alone, after an empty prompt."""
+    preferred: str
+    dispreferred: str
+
+    @property
+    def columns(self) -> list[str]:
+        """All that a table must have."""
+        return [column for column in (self.prompt, self.preferred, self.dispreferred) if column is not None]
+
+
+PAIR_FORMATS: Final = (
+    PairFormat("pplm", "prompt_text", "unpert_gen_text", "pert_gen_text"),
+    PairFormat("trl", "prompt", "chosen", "rejected"),
+    # A beginning that both sides share cancels in the loss, so an empty prompt loses nothing.
+    PairFormat("trl without prompts", None, "chosen", "rejected"),
+    PairFormat("paradetox", None, "neutral", "toxic"),
+    PairFormat("paradetox of the hub", None, "en_neutral_comment", "en_toxic_comment"),
+)
+"""What `load_pairs` reads, the first that fits: Lee et al. 2024, TRL, ParaDetox."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows of a source that make no pair."""
+
+    blank: int = 0
+    """A side is null or blank."""
+    identical: int = 0
+    """Both sides are the same but for spaces at their ends."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.blank + self.identical
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """Two parts that share no prompt."""
+
+    train: "Pairs"
+    validation: "Pairs"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Preferences in file order."""
+
+    prompts: tuple[str, ...]
+    preferred: tuple[str, ...]
+    dispreferred: tuple[str, ...]
+    format: str = "pplm"
+    """Name of the `PairFormat` that they were read from."""
+    dropped: Dropped = field(default_factory=Dropped)
+    """Rows of the source left out."""
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different lengths."""
+        lengths = {len(self.prompts), len(self.preferred), len(self.dispreferred)}
+        if len(lengths) != 1:
+            raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair], *, format: str = "pplm", dropped: Dropped = Dropped()) -> "Pairs":
+        """Pairs made one by one."""
+        rows = list(pairs)
+        return cls(
+            tuple(pair.prompt for pair in rows),
+            tuple(pair.preferred for pair in rows),
+            tuple(pair.dispreferred for pair in rows),
+            format,
+            dropped,
+        )
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Pair]:
+        """One by one, in order."""
+        return (Pair(*row) for row in zip(self.prompts, self.preferred, self.dispreferred, strict=True))
+
+    @property
+    def digest(self) -> str:
+        """A digest of all texts, in order: what training depends on."""
+        return text_digest(*(text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred)))
+
+    def first(self, n: int) -> "Pairs":
+        """The first `n` pairs, or all when there are fewer."""
+        return self._take(range(min(n, len(self))))
+
+    def split(self, validation: int, *, seed: int = 0) -> PairSplit:
+        """Draw pairs for validation such that no prompt stands in both parts; each part in file order.
+
+        Prompts are compared without regard to case and spaces. Pairs without a prompt stay together
+        where they share a text. A group of pairs that no longer fits into `validation` is passed over,
+        so the number is met exactly wherever some pairs stand alone.
+
+        Args:
+            validation: how many pairs; at least 1, and fewer than there are.
+            seed: of the draw.
+
+        Raises:
+            DposcopeError: there are too few pairs, or every group is larger than `validation`.
+        """
+        if not 1 <= validation < len(self):
+            raise DposcopeError(
+                f"{validation} of {plural(len(self), 'pair')} cannot be kept for validation: "
+                "keep at least 1 and fewer than there are"
+            )
+        groups = self._groups()
+        chosen: list[int] = []
+        for index in np.random.default_rng(seed).permutation(len(groups)):
+            group = groups[int(index)]
+            if len(chosen) + len(group) <= validation:
+                chosen += group
+        if not chosen:
+            raise DposcopeError(
+                f"every prompt has more than {plural(validation, 'pair')}, and its pairs must stay on one side; "
+                f"keep at least {min(map(len, groups))} for validation"
+            )
+        kept = set(chosen)
+        return PairSplit(
+            train=self._take(row for row in range(len(self)) if row not in kept), validation=self._take(sorted(kept))
+        )
+
+    def _groups(self) -> list[list[int]]:
+        """Rows that must stay together, by their first row."""
+        parent = list(range(len(self)))
+
+        def root(row: int) -> int:
+            while parent[row] != row:
+                parent[row] = parent[parent[row]]
+                row = parent[row]
+            return row
+
+        seen: dict[str, int] = {}
+        for row, pair in enumerate(self):
+            for key in _shared_by(pair):
+                a, b = sorted((root(seen.setdefault(key, row)), root(row)))
+                parent[b] = a
+        groups: dict[int, list[int]] = {}
+        for row in range(len(self)):
+            groups.setdefault(root(row), []).append(row)
+        return list(groups.values())
+
+    def _take(self, rows: Iterable[int]) -> "Pairs":
+        order = list(rows)
+        return Pairs(
+            tuple(self.prompts[row] for row in order),
+            tuple(self.preferred[row] for row in order),
+            tuple(self.dispreferred[row] for row in order),
+            self.format,
+        )
+
+
+def normalised(text: str) -> str:
+    """`text` in lower case with single spaces: two texts that a reader takes for the same are equal."""
+    return " ".join(text.casefold().split())
+
+
+def load_pairs(source: str | Path) -> Pairs:
+    """Read pairs from any table (`open_table`), told apart by its columns.
+
+    `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and what `write_pairs`
+    writes); `prompt`, `chosen`, `rejected` (TRL; without `prompt` both stand alone); `toxic`, `neutral`
+    (ParaDetox; neutral is preferred). Other columns are left alone.
+
+    Raises:
+        DposcopeError: the source cannot be read, has other columns, holds conversations, or no usable pair.
+    """
+    table = open_table(source)
+    fits = [known for known in PAIR_FORMATS if set(known.columns) <= set(table.columns)]
+    if not fits:
+        accepted = "; ".join(", ".join(known.columns) for known in PAIR_FORMATS)
+        found = ", ".join(table.columns) or "none"
+        raise DposcopeError(
+            f"{table.source} has no columns of pairs, only {found}; rename them to one of these sets: {accepted}"
+        )
+    return _read(table, fits[0])
+
+
+def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[str | float]] | None = None) -> None:
+    """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`, whole or not at all.
+
+    Args:
+        path: the file.
+        pairs: what to write.
+        extra: further columns by name, one cell per pair, such as `method` or `preferred_score`.
+    """
+    more = dict(extra or {})
+    rows = zip(pairs, *more.values(), strict=True)
+    lines = [
+        json.dumps(
+            {
+                "prompt_text": pair.prompt,
+                "unpert_gen_text": pair.preferred,
+                "pert_gen_text": pair.dispreferred,
+                **dict(zip(more, cells, strict=True)),
+            },
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        for pair, *cells in rows
+    ]
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _shared_by(pair: Pair) -> list[str]:
+    """What other pairs may have in common with this one: its prompt, or else its texts."""
+    prompt = normalised(pair.prompt)
+    return [f"prompt {prompt}"] if prompt else [f"text {normalised(t)}" for t in (pair.preferred, pair.dispreferred)]
+
+
+def _read(table: RawTable, known: PairFormat) -> Pairs:
+    for column in known.columns:
+        if any(isinstance(cell, list | dict) for cell in table.columns[column]):
+            raise DposcopeError(
+                f"column {column!r} of {table.source} holds conversations; apply the model's chat template first "
+                "(tokenizer.apply_chat_template), so that each cell is plain text"
+            )
+    selected = table.select(known.columns, option="other names in the file", keep_blank=True)
+    better, worse = selected.texts(known.preferred), selected.texts(known.dispreferred)
+    prompts = [""] * len(better) if known.prompt is None else selected.texts(known.prompt)
+    rows = [Pair(*row) for row in zip(prompts, better, worse, strict=True)]
+    whole = [pair for pair in rows if pair.preferred.strip() and pair.dispreferred.strip()]
+    pairs = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
+    dropped = Dropped(blank=len(rows) - len(whole), identical=len(whole) - len(pairs))
+    if not pairs:
+        raise DposcopeError(
+            f"{table.source} holds no usable pair: of {plural(len(rows), 'row')} {dropped.blank:,} have a blank side "
+            f"and {dropped.identical:,} have two equal ones; give pairs that differ"
+        )
+    return Pairs.of(pairs, format=known.name, dropped=dropped)
