@@ -6,6 +6,7 @@
     steer:alpha=1                    subtract αW at the end of the last block
     ablate:weight=1                  take the direction out of output projections
     edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
+    model:path/to/checkpoint         a tuned model of the same architecture, measured beside its base
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
 `scale` and `ablate` take `blocks=9-17`, `ablate` takes `site=mlp`. Controls (SPEC section 5): `shuffled=yes` for
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dposcope.artefacts import value_digest
+from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.change import Intervention
@@ -27,6 +28,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
+from dposcope.interventions.weights import OtherWeights
 from dposcope.neurons.groups import Selection, select_fraction
 from dposcope.study.ingredients import Ingredients
 
@@ -66,7 +68,7 @@ class ConditionSpec:
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
             "made_from": [value_digest(folder / name) for name in names],
-            "files": [value_digest(part.values["path"]) for part in self.parts if part.kind in _SAVED],
+            "files": [_digest(part) for part in self.parts if part.kind in _SAVED],
             "seed": seed,
         }
 
@@ -84,7 +86,7 @@ class PartSpec:
 
 
 _NUMBERS = {"alpha", "beta", "weight", "relative", "trim"}
-_SAVED = ("edit", "gains-of", "ablation-of", "control")
+_SAVED = ("edit", "gains-of", "ablation-of", "control", "model")
 _KEYS: dict[str, frozenset[str]] = {
     "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim", "blocks"}),
     "assign": frozenset({"alpha", "beta", "ranking", "trim"}),
@@ -103,13 +105,13 @@ def parse_condition(text: str) -> ConditionSpec:
         DposcopeError: a kind, key or value is unknown; the message lists the known ones.
     """
     named = re.fullmatch(
-        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control)(?::.*)?)", text
+        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control|model)(?::.*)?)", text
     )
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name == "none":
         raise DposcopeError("the condition 'none' is always measured; give yours another name")
     parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
-    if len(parts) > 1 and any(part.kind in {"assign", "steer"} for part in parts):
+    if len(parts) > 1 and any(part.kind in {"assign", "steer", "model"} for part in parts):
         raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")
     return ConditionSpec(name, parts)
 
@@ -120,9 +122,14 @@ def _parse_part(part: str, whole: str) -> PartSpec:
         raise DposcopeError(f"condition {whole!r}: no kind {kind!r}; choose from {', '.join(_KEYS)}")
     if kind in _SAVED:
         if not rest:
-            raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:runs/mine/edit.safetensors")
+            example = "runs/mine/model" if kind == "model" else "runs/mine/edit.safetensors"
+            raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:{example}")
         path = rest.removeprefix("path=")
-        Edit.load(path)  # told now, not after the plain model was measured
+        # Told now, not after the plain model was measured.
+        if kind != "model":
+            Edit.load(path)
+        elif not (Path(path) / "config.json").is_file():
+            raise DposcopeError(f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint")
         return PartSpec(kind, {"path": path})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
@@ -241,6 +248,17 @@ def _control(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients],
     return Edit.load(values["path"]).control(seed)
 
 
+def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> OtherWeights:
+    return OtherWeights(values["path"])
+
+
+def _digest(part: PartSpec) -> str:
+    path = part.values["path"]
+    if part.kind != "model":
+        return value_digest(path)
+    return text_digest(*(f"{file.name} {file_digest(file)}" for file in sorted(Path(path).glob("*.safetensors"))))
+
+
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {
     "scale": _scale,
     "assign": _assign,
@@ -250,4 +268,5 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int
     "gains-of": _gains_of,
     "ablation-of": _ablation_of,
     "control": _control,
+    "model": _model,
 }
