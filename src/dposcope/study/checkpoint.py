@@ -1,4 +1,4 @@
-"""The shipped model: the edit folded in, with tokenizer, generation config and a model card."""
+"""The shipped model: a folded edit or a tuned model, with tokenizer, generation config and a model card."""
 
 import shutil
 import tempfile
@@ -12,7 +12,6 @@ from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.quiet import without_progress_bars
 
 
 def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None) -> None:
@@ -27,13 +26,29 @@ def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Sco
     Raises:
         DposcopeError: the disk is full or the folder cannot be written.
     """
+    with folded(lm, edit):
+        write_model(lm, folder, card=model_card(lm, edit, scores), edit=edit)
+
+
+def write_model(lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None = None) -> None:
+    """Write a model as it is into `folder`, whole or not at all; plain `from_pretrained` loads it.
+
+    Args:
+        lm: the model.
+        folder: must not exist, or is replaced.
+        card: its README.
+        edit: what was folded into it, kept beside it.
+
+    Raises:
+        DposcopeError: the disk is full or the folder cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with folded(lm, edit), without_progress_bars():
-            lm.save_pretrained(scratch)
-        (scratch / "README.md").write_text(model_card(lm, edit, scores), encoding="utf-8")
-        edit.save(scratch / "dposcope_edit")
+        lm.save_pretrained(scratch)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        if edit is not None:
+            edit.save(scratch / "dposcope_edit")
         readable = 0o666 & ~current_umask()
         for file in scratch.iterdir():
             file.chmod(readable)  # safetensors writes private files

@@ -88,7 +88,7 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
         axis: what is measured, with its unit.
         reference: a dashed line at this value, such as the unedited model's mean.
     """
-    with _styled():
+    with house_style():
         figure, axes = _axes(0.75 + 0.42 * len(rows))
         if reference is not None:
             axes.axvline(reference, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -120,7 +120,7 @@ def strength_curve(steps: Sequence[SearchStep], *, bound: float | None, chosen: 
         chosen: a dotted line at this strength.
     """
     ordered = sorted(steps, key=lambda step: step.strength)
-    with _styled():
+    with house_style():
         figure, axes = _axes(2.9)
         strengths = [step.strength for step in ordered]
         means = [step.increase.mean for step in ordered]
@@ -158,7 +158,7 @@ def group_bars(groups: Sequence[GroupSize]) -> Figure:
     Args:
         groups: from top to bottom; at least one.
     """
-    with _styled():
+    with house_style():
         figure, axes = _axes(0.2 + 0.42 * len(groups))
         places = range(len(groups))
         axes.barh(places, [group.size for group in groups], height=0.56, color=RULE)
@@ -188,7 +188,7 @@ def change_scatter(before: Sequence[float], after: Sequence[float], *, axis: str
         axis: what is scored.
         names: of the two conditions.
     """
-    with _styled():
+    with house_style():
         figure, axes = _axes(3.5)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.plot(before, after, "o", color=COLOURS["edit"], markersize=5.5, alpha=0.55, markeredgewidth=0)
@@ -216,7 +216,7 @@ def figure_svg(figure: Figure, *, name: str, description: str) -> Markup:
         description: for readers who do not see it.
     """
     buffer = io.BytesIO()
-    with _styled(), warnings.catch_warnings():
+    with house_style(), warnings.catch_warnings():
         # Text stays text, so the page's fonts draw it; matplotlib's own need not hold every letter.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -311,7 +311,7 @@ def _cut(label: str, length: int = 30) -> str:
 
 
 @contextmanager
-def _styled() -> Generator[None]:
-    # Whatever the reader's matplotlibrc says, figures are the same.
+def house_style() -> Generator[None]:
+    """Inside, matplotlib draws as reports do, whatever the reader's matplotlibrc says."""
     with style.context(["default", _STYLE]):
         yield

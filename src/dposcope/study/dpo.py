@@ -1,0 +1,288 @@
+"""`dposcope dpo`: from preference pairs to a tuned checkpoint (paper 3.1, appendix C).
+
+Pairs split so that no prompt stands on both sides → token ids → a policy beside its reference → training that
+resumes → an ordinary checkpoint, with gains an edit too → curves.
+"""
+
+import json
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dposcope.artefacts import library_versions, read_json, text_digest, write_json
+from dposcope.data.corpus import load_neutral
+from dposcope.errors import DposcopeError, plural
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import folded
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load
+from dposcope.study.checkpoint import write_model
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.machine import load_for, native_bfloat16
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, open_run
+from dposcope.study.training_figure import save_svg, training_curves
+from dposcope.training.examples import neutral_windows, tokenise
+from dposcope.training.pairs import Dropped, PairSplit, load_pairs
+from dposcope.training.policy import Objective
+from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
+from dposcope.training.trainer import VALIDATION, Material, Schedule, Trained, train_policy
+
+
+@dataclass(frozen=True)
+class DpoRun:
+    """What a finished run left."""
+
+    folder: Path
+    facts: dict[str, Any]
+    """`training.json`."""
+
+
+def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter | None = None) -> DpoRun:
+    """Train in the folder `out`; started again after any interruption, it goes on.
+
+    Args:
+        model: a bundled name, a folder, a GGUF file or a hub id.
+        out: the run's folder.
+        settings: see `DpoSettings`.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, a folder that holds something else, a loss that is no number, a full disk.
+    """
+    reporter = reporter or Quiet()
+    pairs = load_pairs(settings.pairs)
+    kept = settings.validation_pairs(len(pairs))
+    if len(pairs) < 2:
+        raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
+    split = pairs.split(kept, seed=settings.seed)
+    neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+    with open_run(out, "dpo", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
+        reporter.stage(f"Loading {model}")
+        lm, stored = _load(model, settings)
+        objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
+        schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
+        fingerprint = lm.fingerprint  # now: training in place changes it
+        inputs = {
+            "model": fingerprint,
+            "device": lm.device.type,
+            "pairs": pairs.digest,
+            "neutral": text_digest(neutral),
+            "objective": vars(objective),
+            "schedule": vars(schedule),
+        }
+
+        # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
+        begun = text_digest(json.dumps({**inputs, "settings": run.settings}, sort_keys=True, default=str))
+
+        def make() -> None:
+            material = _material(lm, split, neutral, objective, settings)
+            with _policy(lm, objective, settings) as trainable:
+                reference = _reference(run, lm, trainable, material, settings, inputs)
+                reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
+                trained = train_policy(
+                    lm,
+                    trainable,
+                    material,
+                    schedule,
+                    folder=out / "checkpoints" / begun,
+                    reference=reference,
+                    progress=reporter.progress,
+                )
+                tuned = trainable.export()
+            facts = _facts(lm, inputs["model"], settings, split, pairs.dropped, objective, schedule, trained, tuned)
+            reporter.stage("Writing the checkpoint")
+            _write(out, tuned, stored, facts, trained, schedule)
+
+        run.stage(
+            "train",
+            "Training",
+            inputs=inputs,
+            files=[out / CHECKPOINT / "config.json", out / "training.json", out / "training.svg"],
+            make=make,
+            load=lambda: None,
+        )
+        # Only now: a kill between the two lines costs a moment, not a training.
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "reference.safetensors").unlink(missing_ok=True)
+        return DpoRun(out, read_json(out / "training.json"))
+
+
+def _load(model: str, settings: DpoSettings) -> tuple[LanguageModel, torch.dtype]:
+    """The base in the precision that its training needs, and the precision to ship."""
+    if settings.train != "full":
+        lm = load_for(model, settings)
+        return lm, lm.dtype
+    lm = load(model, dtype="auto", device=settings.device)
+    stored = lm.dtype
+    # Small updates vanish in half precision; what is computed in it is decided by autocast.
+    lm.model.to(torch.float32)  # pyright: ignore[reportArgumentType]
+    return lm, stored
+
+
+def _autocasts(lm: LanguageModel, settings: DpoSettings) -> bool:
+    if settings.train != "full":
+        return False
+    return settings.dtype == "bfloat16" or (settings.dtype == "auto" and native_bfloat16(lm.device))
+
+
+def _material(
+    lm: LanguageModel, split: PairSplit, neutral: str, objective: Objective, settings: DpoSettings
+) -> Material:
+    train, validation = (
+        tokenise(
+            lm,
+            part,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            max_completion_tokens=settings.max_completion_tokens,
+        )
+        for part in (split.train, split.validation)
+    )
+    if objective.kl_on != "neutral" or objective.kl_weight == 0:
+        return Material(train, validation)
+    windows = neutral_windows(
+        lm, neutral, count=settings.window_pool, length=settings.window_tokens, seed=settings.seed
+    )
+    return Material(train, validation, windows)
+
+
+def _policy(lm: LanguageModel, objective: Objective, settings: DpoSettings) -> AbstractContextManager[Trainable]:
+    match settings.train:
+        case "gains":
+            return neuron_gains(lm, objective)
+        case "lora":
+            return low_rank(lm, objective, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed)
+        case "full":
+            lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
+            return all_weights(lm, objective, reference_dtype=lower, in_place=settings.precompute_reference)
+
+
+def _reference(
+    run: Run,
+    lm: LanguageModel,
+    trainable: Trainable,
+    material: Material,
+    settings: DpoSettings,
+    inputs: dict[str, Any],
+) -> ReferenceStates | None:
+    if not settings.precompute_reference:
+        return None
+    path = run.folder / "reference.safetensors"
+    parts = {"train": material.train, "validation": material.validation, "window": material.windows}
+
+    def make() -> None:
+        with torch.autocast(lm.device.type, torch.bfloat16, enabled=_autocasts(lm, settings)):
+            precompute_reference(lm, trainable.policy, parts, path, progress=run.reporter.progress)
+
+    return run.stage(
+        "reference",
+        "The base reads all pairs",
+        inputs=inputs,
+        files=[path],
+        make=make,
+        load=lambda: ReferenceStates(path, validation_offset=VALIDATION),
+    )
+
+
+def _facts(
+    lm: LanguageModel,
+    fingerprint: str,
+    settings: DpoSettings,
+    split: PairSplit,
+    dropped: Dropped,
+    objective: Objective,
+    schedule: Schedule,
+    trained: Trained,
+    tuned: Tuned,
+) -> dict[str, Any]:
+    return {
+        "kind": "dposcope dpo",
+        "model": {"name": lm.name, "fingerprint": fingerprint},
+        "train": settings.train,
+        "pairs": {
+            "source": settings.pairs,
+            "format": split.train.format,
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "left_out": vars(dropped),
+        },
+        "protocol": objective.protocol,
+        "objective": vars(objective),
+        "schedule": vars(schedule),
+        "settings": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+        "steps": trained.steps,
+        "examples": trained.steps * schedule.batch_size,
+        "best_step": trained.best_step,
+        "gains_changed": None if tuned.gains is None else len(tuned.gains.touched),
+        "curves": trained.history,
+        "versions": library_versions(),
+    }
+
+
+def _write(
+    out: Path, tuned: Tuned, stored: torch.dtype, facts: dict[str, Any], trained: Trained, schedule: Schedule
+) -> None:
+    save_svg(
+        training_curves(trained.history, batch_size=schedule.batch_size, best_step=trained.best_step),
+        out / "training.svg",
+    )
+    card = tuned_card(facts)
+    if tuned.gains is not None:
+        about = {"made by": "dposcope dpo --train gains", "pairs": facts["pairs"]["source"], "steps": facts["steps"]}
+        edit = Edit(tuned.gains, (), {"model": tuned.lm.name, "fingerprint": facts["model"]["fingerprint"], **about})
+        edit.save(out / "edit")
+        with folded(tuned.lm, edit):
+            write_model(tuned.lm, out / CHECKPOINT, card=card, edit=edit)
+    else:
+        tuned.lm.model.to(stored)  # pyright: ignore[reportArgumentType]
+        write_model(tuned.lm, out / CHECKPOINT, card=card)
+    write_json(out / "training.json", facts)
+
+
+def tuned_card(facts: dict[str, Any]) -> str:
+    """The checkpoint's README: what was trained on what, and what was not tested."""
+    objective, schedule, pairs = facts["objective"], facts["schedule"], facts["pairs"]
+    trained = {
+        "full": "all weights",
+        "lora": "a LoRA adapter, merged",
+        "gains": "one gain per MLP neuron, folded into its value vector",
+    }[facts["train"]]
+    on = {"pairs": "on the pairs", "neutral": "on windows of neutral text"}[objective["kl_on"]]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            f'base_model: "{_plain(facts["model"]["name"])}"',
+            "tags: [dposcope, dpo]",
+            "---",
+            "",
+            "# Tuned checkpoint",
+            "",
+            f"`{_plain(facts['model']['name'])}` after DPO with dposcope: {trained}. An ordinary checkpoint.",
+            "",
+            "## How",
+            "",
+            f"- {pairs['train']:,} preference pairs ({pairs['format']}), {pairs['validation']:,} kept for validation.",
+            f"- Loss: DPO with β = {objective['beta']:g}, plus {objective['kl_weight']:g} × KL(base‖tuned) {on};"
+            f" {objective['protocol']} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
+            f"- {schedule['optimizer']}, learning rate {schedule['learning_rate']:g}, {facts['steps']:,} steps of"
+            f" {schedule['batch_size']} pairs, seed {facts['seed']}.",
+            "",
+            "## What was not tested",
+            "",
+            "Nothing is claimed here: measure it beside its base with",
+            "`dposcope evaluate BASE --condition tuned=model:THIS_FOLDER --out DIR`.",
+            "The base model's licence and terms of use apply to this checkpoint.",
+            "",
+        ]
+    )
+
+
+def _plain(text: str) -> str:
+    """A name that cannot end its quotation in YAML or Markdown."""
+    return "".join(letter for letter in text if letter.isprintable() and letter not in '"`\\')

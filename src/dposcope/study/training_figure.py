@@ -1,0 +1,51 @@
+"""The curves of a training: loss, accuracy, margin and KL over the pairs seen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dposcope.artefacts import write_atomically
+from dposcope.study.figures import COLOURS, MUTED, house_style
+
+_PANELS = (
+    ("loss", "loss", None),
+    ("accuracy", "pairs told apart", 0.5),
+    ("margin", "reward margin", 0.0),
+    ("kl", "KL from the base, nats per token", 0.0),
+)
+
+
+def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, best_step: int | None = None) -> Figure:
+    """Four panels; training in one colour, validation in another.
+
+    Args:
+        history: what was logged, see `Trained.history`.
+        batch_size: pairs per step: the axis counts pairs.
+        best_step: the step whose parameters were taken, marked; None: the last.
+    """
+    with house_style():
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        for axes, (name, label, level) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+            if level is not None:
+                axes.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            if best_step is not None:
+                axes.axvline(best_step * batch_size, color=MUTED, linewidth=0.9)
+            for prefix, role, legend in (("", "base", "training"), ("eval_", "edit", "validation")):
+                points = [entry for entry in history if f"{prefix}{name}" in entry]
+                pairs = [entry["step"] * batch_size for entry in points]
+                values = [entry[f"{prefix}{name}"] for entry in points]
+                marker = {"base": None, "edit": "D"}[role]
+                axes.plot(pairs, values, color=COLOURS[role], marker=marker, markersize=3.5, label=legend)
+            axes.set_ylabel(label)
+            axes.grid()
+        for axes in figure.axes[2:]:
+            axes.set_xlabel("pairs seen")
+        figure.axes[0].legend(frameon=False)
+        return figure
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as an SVG file, atomically; the same figure gives the same bytes."""
+    with house_style(), write_atomically(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None}, facecolor="white")

@@ -1,0 +1,129 @@
+"""Pairs and neutral text as token ids, ready to be packed into batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dposcope.data.masking import mask_offensive
+from dposcope.errors import DposcopeError, plural
+from dposcope.model.batches import encode
+from dposcope.model.language_model import LanguageModel
+from dposcope.training.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Example:
+    """A beginning and the branches that continue it, which never see one another."""
+
+    trunk: tuple[int, ...]
+    """The prompt, at least one token; or a window of neutral text, which has no branches."""
+    branches: tuple[tuple[int, ...], ...] = ()
+    """The preferred and the dispreferred completion, at least one token each."""
+
+
+def tokenise(
+    lm: LanguageModel, pairs: Pairs, *, max_prompt_tokens: int = 64, max_completion_tokens: int = 64
+) -> list[Example]:
+    """Token ids of pairs: the end of a long prompt, the start of a long completion (paper, Table 9: 64 and 64).
+
+    Prompt and completion are read as one text where that leaves the prompt's tokens as they are, so that a
+    completion gets the tokens a model would write; otherwise the completion is read alone. An empty prompt is
+    the beginning-of-text token, or the end-of-text one where the tokenizer has no other.
+
+    Args:
+        lm: gives the tokenizer.
+        pairs: the texts.
+        max_prompt_tokens: most tokens of a prompt, special ones counted.
+        max_completion_tokens: most tokens of a completion.
+
+    Raises:
+        DposcopeError: a completion has no token, a limit is below 1, or the model's context is too short.
+    """
+    if min(max_prompt_tokens, max_completion_tokens) < 1:
+        raise DposcopeError(
+            f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion leave nothing to learn; "
+            "give 1 or more of each"
+        )
+    if max_prompt_tokens + max_completion_tokens > lm.context_length:
+        raise DposcopeError(
+            f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion exceed the model's "
+            f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
+        )
+    prompts = [_start(lm) if not prompt else encode(lm, [prompt])[0] for prompt in pairs.prompts]
+    sides = [
+        [_completion(lm, prompt, text, ids) for prompt, text, ids in zip(pairs.prompts, texts, prompts, strict=True)]
+        for texts in (pairs.preferred, pairs.dispreferred)
+    ]
+    examples: list[Example] = []
+    for row, (prompt, preferred, dispreferred) in enumerate(zip(prompts, *sides, strict=True)):
+        if not preferred or not dispreferred:
+            shown = mask_offensive((pairs.preferred, pairs.dispreferred)[bool(preferred)][row])[:40]
+            raise DposcopeError(f"a completion of pair {row + 1} has no token ({shown!r}); remove that pair")
+        trunk = _end(lm, prompt, max_prompt_tokens)
+        examples.append(
+            Example(
+                tuple(trunk), (tuple(preferred[:max_completion_tokens]), tuple(dispreferred[:max_completion_tokens]))
+            )
+        )
+    return examples
+
+
+def _start(lm: LanguageModel) -> list[int]:
+    for token in (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return [token]
+    raise DposcopeError("these pairs have no prompts and the tokenizer no token that begins a text; give prompts")
+
+
+def _completion(lm: LanguageModel, prompt: str, text: str, prompt_ids: list[int]) -> list[int]:
+    if prompt:
+        whole = encode(lm, [prompt + text])[0]
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+    return ids
+
+
+def _end(lm: LanguageModel, ids: list[int], most: int) -> list[int]:
+    """The end of a long prompt; a leading special token stays."""
+    if len(ids) <= most:
+        return ids
+    head = ids[:1] if ids[0] in lm.special_ids and most > 1 else []
+    return head + ids[len(ids) - (most - len(head)) :]
+
+
+def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 128, seed: int = 0) -> list[Example]:
+    """Windows drawn at random from neutral text, each begun with the beginning-of-text token where there is one.
+
+    Args:
+        lm: gives the tokenizer.
+        text: neutral text, tokenised once.
+        count: how many windows; they may overlap.
+        length: tokens per window.
+        seed: of the draw.
+
+    Raises:
+        DposcopeError: the text is shorter than one window, or a window holds nothing to predict.
+    """
+    if length < 2:
+        raise DposcopeError(f"windows of {plural(length, 'token')} hold nothing to predict; give 2 or more")
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]  # pyright: ignore[reportAssignmentType]
+    begin = lm.tokenizer.bos_token_id
+    head = (int(begin),) if isinstance(begin, int) else ()
+    room = min(length, lm.context_length) - len(head)
+    if len(ids) < room:
+        raise DposcopeError(
+            f"the neutral text has {len(ids):,} tokens, fewer than a window of {room}; use a longer text"
+        )
+    starts = np.random.default_rng(seed).integers(0, len(ids) - room + 1, size=count)
+    return [Example((*head, *ids[start : start + room])) for start in starts.tolist()]
+
+
+def drawn(indices: Sequence[int], *, pool: int, count: int, seed: int) -> list[int]:
+    """Which windows of a pool go with a batch: decided by the batch's members alone, so that a run which was
+    interrupted draws what an undisturbed one draws."""
+    stream = np.random.default_rng([seed, *sorted(indices)])
+    return stream.choice(pool, size=min(count, pool), replace=False).tolist()

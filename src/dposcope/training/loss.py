@@ -1,0 +1,56 @@
+"""The DPO loss and its KL term, as functions of log-probabilities and divergences (paper 3.1, appendix C)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, eq=False)
+class DpoTerms:
+    """One value per pair, `[pairs]`."""
+
+    losses: Tensor
+    """−log σ(β(Δ_preferred − Δ_dispreferred)), Δ = log π − log π_ref."""
+    preferred_rewards: Tensor
+    """β Δ of the preferred completions, without gradient: the implicit reward."""
+    dispreferred_rewards: Tensor
+
+    @property
+    def margins(self) -> Tensor:
+        """How much more reward the preferred completion gets."""
+        return self.preferred_rewards - self.dispreferred_rewards
+
+    @property
+    def accuracy(self) -> Tensor:
+        """1 where the margin is positive."""
+        return (self.margins > 0).to(self.losses.dtype)
+
+
+def dpo_terms(
+    preferred: Tensor, dispreferred: Tensor, reference_preferred: Tensor, reference_dispreferred: Tensor, *, beta: float
+) -> DpoTerms:
+    """Sigmoid DPO from summed log-probabilities of completions (Rafailov et al. 2023, equation 7).
+
+    Args:
+        preferred: log π of each preferred completion, `[pairs]`.
+        dispreferred: log π of each dispreferred one.
+        reference_preferred: log π_ref of the preferred.
+        reference_dispreferred: log π_ref of the dispreferred.
+        beta: how strongly the reference holds (paper: 0.1).
+    """
+    wanted = beta * (preferred - reference_preferred)
+    unwanted = beta * (dispreferred - reference_dispreferred)
+    return DpoTerms(-functional.logsigmoid(wanted - unwanted), wanted.detach(), unwanted.detach())
+
+
+def sum_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sums of `values` `[N]` over the members of each group, `[groups]`."""
+    return torch.zeros(groups, dtype=values.dtype, device=values.device).index_add(0, group, values)
+
+
+def mean_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Means of `values` `[N]` over the members of each group, `[groups]`; 0 for an empty group."""
+    counts = torch.bincount(group, minlength=groups)
+    return sum_by(values, group, groups) / counts.clamp(min=1)

@@ -1,0 +1,212 @@
+"""A policy and its reference in one module: the preference loss of a batch (paper 3.1, appendix C)."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dposcope.errors import DposcopeError
+from dposcope.model.layout import attention_kind
+from dposcope.protocols import Protocol
+from dposcope.training.loss import DpoTerms, dpo_terms, mean_by, sum_by
+from dposcope.training.packing import PackedBatch
+from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
+
+KlOn = Literal["pairs", "neutral"]
+
+REFERENCE_PADDING = 50256
+"""The published code masks this id, GPT-2's end of text, whatever the model (SPEC section 6)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: DPO plus λ times a divergence from the reference (paper 3.1)."""
+
+    beta: float = 0.1
+    """β of DPO."""
+    kl_weight: float = 0.0
+    """λ."""
+    kl_on: KlOn = "pairs"
+    """pairs: KL_preferred + KL_dispreferred over completion tokens (paper); neutral: KL on windows of neutral text."""
+    protocol: Protocol = "strict"
+    """reference: the KL averaged over every position, prompt and padding too, as the published code does."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be minimised."""
+        if not self.beta > 0:
+            raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
+        if self.kl_weight < 0:
+            raise DposcopeError(f"a KL weight of {self.kl_weight} is negative; give 0 or more")
+        if self.protocol == "reference" and self.kl_on == "neutral":
+            raise DposcopeError("the reference protocol has its KL on pairs; leave kl_on neutral out, or be strict")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the two models: which, and what is done to it while it runs."""
+
+    model: PreTrainedModel
+    applied: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """The loss of a batch and what is worth a curve."""
+
+    loss: Tensor
+    """Scalar: mean DPO loss + λ · penalty."""
+    terms: DpoTerms
+    """Per pair."""
+    penalty: Tensor
+    """The divergence that λ multiplies, nats per token; 0 where λ is."""
+
+
+class PreferencePolicy(nn.Module):
+    """What `Trainer` trains; `trainable.py` makes one."""
+
+    def __init__(
+        self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective, *, frozen_head: Unembedding | None
+    ) -> None:
+        """Join them.
+
+        Args:
+            trained: holds the parameters that are trained, and perhaps others.
+            policy: the model that they change.
+            reference: what it is compared with.
+            objective: what is minimised.
+            frozen_head: the reference's unembedding where the policy's training changes it; None: its model's own.
+        """
+        super().__init__()
+        self.trained = trained
+        self.objective = objective
+        # Not registered: a reference is no part of what is saved, moved or trained.
+        self._arms = (policy, reference)
+        self._frozen_head = frozen_head
+        self.eval()
+
+    def train(self, mode: bool = True) -> "PreferencePolicy":
+        """Dropout stays off in both models: with it, the implicit reward would not start at zero."""
+        self.training = mode
+        return self
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name → parameter that is trained; tied ones once."""
+        return {name: parameter for name, parameter in self.trained.named_parameters() if parameter.requires_grad}
+
+    def forward(self, batch: PackedBatch, windows: int = 0, reference_hidden: Tensor | None = None) -> BatchLoss:
+        """The loss of a batch of pairs and `windows` windows of neutral text behind them.
+
+        Args:
+            batch: packed, pairs first.
+            windows: how many of its examples are windows.
+            reference_hidden: the reference's final-norm outputs at `batch.where`, `[N, d]`, where they were computed
+                before; None: the reference runs now.
+
+        Raises:
+            DposcopeError: the reference's outputs are missing though its weights are trained, or given though the
+                protocol needs more of them.
+        """
+        self._check_reference(reference_hidden)
+        policy, reference = self._arms
+        pairs = (int(batch.sequence.max()) + 1 - windows) // 2
+        published = self.objective.protocol == "reference"
+        states = _states(policy, batch, published)
+        if reference_hidden is None:
+            with torch.no_grad():
+                others = _states(reference, batch, published)
+        else:
+            others = reference_hidden.to(states.dtype)
+        at_pairs = batch.sequence < 2 * pairs
+        head = Unembedding.of(policy.model)
+        reference_head = self._frozen_head or _frozen(Unembedding.of(reference.model))
+        where = None if reference_hidden is not None else batch.where
+        kl_here = self.objective.kl_weight > 0 and self.objective.kl_on == "pairs"
+
+        def statistics(chosen: Tensor, targets: Tensor | None, *, kl: bool) -> TokenStatistics:
+            rows = batch.where[chosen] if chosen.dtype == torch.bool else chosen
+            other_rows = chosen if where is None else rows
+            return token_statistics(
+                states[rows], head, targets=targets, reference=Reference(others[other_rows], reference_head), kl=kl
+            )
+
+        found = statistics(at_pairs, batch.targets[at_pairs], kl=kl_here and not published)
+        terms = self._terms(found, batch.sequence[at_pairs], pairs)
+        loss = terms.losses.mean()
+        penalty = loss.new_zeros(())
+        if self.objective.kl_weight > 0:
+            if published:
+                everywhere = torch.arange(len(states), device=states.device)
+                kl = statistics(everywhere, None, kl=True).kl
+                assert kl is not None
+                penalty = kl.view(pairs, -1).mean(1).mean() * 2  # both rows of a pair are equally long
+            elif kl_here:
+                assert found.kl is not None
+                penalty = mean_by(found.kl, batch.sequence[at_pairs], 2 * pairs).sum() / pairs
+            elif windows:
+                kl = statistics(~at_pairs, None, kl=True).kl
+                assert kl is not None
+                penalty = kl.mean()
+            loss = loss + self.objective.kl_weight * penalty
+        return BatchLoss(loss, terms, penalty.detach())
+
+    def _check_reference(self, computed: Tensor | None) -> None:
+        if computed is None and self._frozen_head is not None:
+            raise DposcopeError(
+                "the reference's own weights are trained, so it cannot run beside the policy; "
+                "compute its outputs before (precompute_reference), or train a copy"
+            )
+        if computed is not None and self.objective.protocol == "reference":
+            raise DposcopeError("the reference protocol needs the reference at every position; let it run")
+
+    @torch.no_grad()
+    def reference_states(self, batch: PackedBatch) -> Tensor:
+        """The reference's final-norm outputs at the places that predict, `[N, d]`: all that logits need."""
+        return _states(self._arms[1], batch, self.objective.protocol == "reference")[batch.where]
+
+    def _terms(self, found: TokenStatistics, sequence: Tensor, pairs: int) -> DpoTerms:
+        assert found.logp is not None
+        assert found.reference_logp is not None
+        logp = sum_by(found.logp, sequence, 2 * pairs)
+        reference = sum_by(found.reference_logp, sequence, 2 * pairs)
+        return dpo_terms(logp[:pairs], logp[pairs:], reference[:pairs], reference[pairs:], beta=self.objective.beta)
+
+
+def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
+    """Final-norm outputs of every place, `[R·T, d]`."""
+    shared = bool((batch.branch > 0).any()) or not _one_tree_per_row(batch)
+    positions: Tensor | None = batch.positions
+    if published:
+        mask, positions = batch.ids != REFERENCE_PADDING, None
+    elif shared:
+        mask = _for_attention(batch.mask(), arm.model)
+    else:
+        mask = batch.tree >= 0
+    with arm.applied():
+        states = arm.model.base_model(
+            input_ids=batch.ids,
+            attention_mask=mask.long() if mask.ndim == 2 else mask,
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+    return states.flatten(0, 1)
+
+
+def _one_tree_per_row(batch: PackedBatch) -> bool:
+    first = batch.tree[:, :1]
+    return bool(((batch.tree == first) | (batch.tree < 0)).all())
+
+
+def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
+    if attention_kind(model) == "sdpa":
+        return mask
+    kind = model.dtype
+    return torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
+
+
+def _frozen(head: Unembedding) -> Unembedding:
+    return Unembedding(head.weight.detach(), None if head.bias is None else head.bias.detach(), head.softcap)

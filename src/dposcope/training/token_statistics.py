@@ -1,0 +1,288 @@
+"""Log-probability and KL of every token over a large vocabulary, its logits held for a few tokens at a time.
+
+A vocabulary of 262,144 makes the logits of 32 short pairs a gigabyte. Here they exist for a chunk of tokens, and what
+a backward pass needs of them is kept in residual width: with a frozen unembedding W both quantities have gradients
+that are a product with W, so those are formed at once and the logits are never computed again; where W is trained, a
+chunk's logits are computed once more.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+from dposcope.errors import DposcopeError
+from dposcope.model.layout import logit_softcap
+
+LOGITS_AT_ONCE = 1 << 24
+"""Most logits of one model in memory: 64 MB in float32, 64 tokens of Gemma's vocabulary."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedding:
+    """The head that turns final-norm outputs into logits: `cap·tanh((x Wᵀ + b)/cap)`."""
+
+    weight: Tensor
+    """W, `[V, d]`."""
+    bias: Tensor | None = None
+    """b, `[V]`."""
+    softcap: float | None = None
+    """Gemma 2's cap on logits."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Unembedding":
+        """A model's own.
+
+        Raises:
+            DposcopeError: its head is not one linear map.
+        """
+        head: nn.Module | None = model.get_output_embeddings()
+        if not isinstance(head, nn.Linear):
+            raise DposcopeError(
+                f"the unembedding of {type(model).__name__} is {type(head).__name__}, not one linear map; "
+                "leave the head out of what is adapted"
+            )
+        return cls(head.weight, head.bias, logit_softcap(model))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStatistics:
+    """One number per token; None for what was not asked."""
+
+    logp: Tensor | None
+    """log π(target), `[N]`, at least float32."""
+    reference_logp: Tensor | None
+    """log π_ref(target), `[N]`, without gradient."""
+    kl: Tensor | None
+    """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N]`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The model that the policy is compared with, at the same tokens."""
+
+    hidden: Tensor
+    """Final-norm outputs, `[N, d]`."""
+    head: Unembedding
+
+
+def token_statistics(
+    hidden: Tensor,
+    head: Unembedding,
+    *,
+    targets: Tensor | None = None,
+    reference: Reference | None = None,
+    kl: bool = False,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> TokenStatistics:
+    """Log-probabilities of `targets` under the policy and the reference, and KL(reference ‖ policy) (paper 3.1).
+
+    Gradients flow to `hidden` and, where they are trained, to the head's weights; never to the reference.
+
+    Args:
+        hidden: the policy's final-norm outputs at positions that predict, `[N, d]`.
+        head: the policy's.
+        targets: the token that each position should predict, `[N]`; None: no log-probabilities.
+        reference: the reference at the same positions; None: policy only.
+        kl: whether to compute the KL; needs a reference.
+        logits_at_once: bound on the logits of one model in memory, tokens × vocabulary.
+
+    Raises:
+        DposcopeError: KL without a reference.
+    """
+    if kl and reference is None:
+        raise DposcopeError("a KL needs a reference; give one, or set kl=False")
+    ask = _Ask(head.softcap, reference, targets, kl, max(1, logits_at_once // len(head.weight)), _precision(hidden))
+    logp, reference_logp, divergence = _TokenStatistics.apply(hidden, head.weight, head.bias, ask)
+    return TokenStatistics(
+        None if targets is None else logp,
+        None if targets is None or reference is None else reference_logp,
+        divergence if kl else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ask:
+    """What does not take part in differentiation."""
+
+    softcap: float | None
+    reference: Reference | None
+    targets: Tensor | None
+    kl: bool
+    tokens: int
+    """Per chunk."""
+    precision: torch.dtype
+    """Of matrix products; sums over the vocabulary are float32 at least."""
+
+
+def _precision(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    logits = hidden.to(weight.dtype) @ weight.T
+    if bias is not None:
+        logits += bias.to(logits.dtype)
+    logits = _wide(logits)
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """One model's distributions over one chunk of tokens."""
+
+    logits: Tensor
+    """`[n, V]`."""
+    log_sum: Tensor
+    """log Σ exp, `[n]`."""
+
+    def logp(self, targets: Tensor) -> Tensor:
+        """`[n]`."""
+        return self.logits.gather(1, targets.unsqueeze(1)).squeeze(1) - self.log_sum
+
+    def probabilities(self) -> Tensor:
+        """`[n, V]`."""
+        return (self.logits - self.log_sum.unsqueeze(1)).exp_()
+
+
+class _TokenStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Tensor, ...]:
+        """See `token_statistics`."""
+        count = len(hidden)
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logp, reference_logp, divergence = (hidden.new_zeros(count, dtype=wide) for _ in range(3))
+        cast, reference = _cast(weight, bias, ask)
+        head_is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        forms_gradients = hidden.requires_grad and not head_is_trained
+        # d logp / d hidden and d KL / d hidden, one row per token.
+        toward_logp = toward_kl = None
+        if forms_gradients and ask.targets is not None:
+            toward_logp = hidden.new_zeros(hidden.shape, dtype=wide)
+        if forms_gradients and ask.kl:
+            toward_kl = hidden.new_zeros(hidden.shape, dtype=wide)
+        for start in range(0, count, ask.tokens):
+            rows = slice(start, start + ask.tokens)
+            here, there = _read(hidden[rows], cast), _read_reference(reference, rows)
+            targets = None if ask.targets is None else ask.targets[rows]
+            if targets is not None:
+                logp[rows] = here.logp(targets)
+                if there is not None:
+                    reference_logp[rows] = there.logp(targets)
+            q = there.probabilities() if ask.kl and there is not None else None
+            if q is not None and there is not None:
+                divergence[rows] = _divergence(q, there, here)
+            if forms_gradients:
+                p, slope = here.probabilities(), _slope(here.logits, ask.softcap)
+                if toward_kl is not None and q is not None:
+                    toward_kl[rows] = _through(p - q, slope, cast.weight)
+                if toward_logp is not None and targets is not None:
+                    toward_logp[rows] = _through(_one_hot_minus(p, targets), slope, cast.weight)
+        ctx.ask, ctx.head_is_trained = ask, head_is_trained
+        ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl)
+        ctx.mark_non_differentiable(reference_logp)
+        return logp, reference_logp, divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of hidden, weight and bias."""
+        for_logp, _, for_kl = gradients
+        hidden, weight, bias, toward_logp, toward_kl = ctx.saved_tensors
+        ask: _Ask = ctx.ask
+        if not ctx.head_is_trained:
+            parts = [
+                gradient.unsqueeze(1) * toward
+                for gradient, toward in ((for_logp, toward_logp), (for_kl, toward_kl))
+                if toward is not None
+            ]
+            total = torch.stack(parts).sum(0).to(hidden.dtype) if parts else None
+            return total, None, None, None
+        return *_recompute(hidden, weight, bias, ask, for_logp, for_kl), None
+
+
+def _recompute(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask, for_logp: Tensor, for_kl: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    cast, reference = _cast(weight, bias, ask)
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    for_hidden = hidden.new_zeros(hidden.shape, dtype=wide)
+    for_weight = torch.zeros_like(weight)
+    for_bias = None if bias is None else torch.zeros_like(bias)
+    for start in range(0, len(hidden), ask.tokens):
+        rows = slice(start, start + ask.tokens)
+        here = _read(hidden[rows], cast)
+        p, toward = here.probabilities(), torch.zeros_like(here.logits)
+        there = _read_reference(reference, rows) if ask.kl else None
+        if there is not None:
+            toward += (p - there.probabilities()) * for_kl[rows].unsqueeze(1)
+        if ask.targets is not None:
+            toward += _one_hot_minus(p, ask.targets[rows]) * for_logp[rows].unsqueeze(1)
+        slope = _slope(here.logits, ask.softcap)
+        if slope is not None:
+            toward *= slope
+        if for_bias is not None:
+            for_bias += toward.sum(0).to(for_bias.dtype)
+        toward = toward.to(cast.weight.dtype)
+        for_hidden[rows] = _wide(toward @ cast.weight)
+        _add_product(for_weight, toward.T, hidden[rows].to(cast.weight.dtype))
+    return for_hidden.to(hidden.dtype), for_weight, for_bias
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, Reference | None]:
+    cast = Unembedding(weight.to(ask.precision), bias, ask.softcap)
+    if ask.reference is None:
+        return cast, None
+    other = ask.reference.head
+    shared = other.weight.data_ptr() == weight.data_ptr()
+    of_reference = Unembedding(cast.weight if shared else other.weight.to(ask.precision), other.bias, other.softcap)
+    return cast, Reference(ask.reference.hidden, of_reference)
+
+
+def _read(hidden: Tensor, head: Unembedding) -> _Reading:
+    logits = _logits(hidden, head.weight, head.bias, head.softcap)
+    return _Reading(logits, logits.logsumexp(1))
+
+
+def _read_reference(reference: Reference | None, rows: slice) -> _Reading | None:
+    return None if reference is None else _read(reference.hidden[rows], reference.head)
+
+
+def _divergence(q: Tensor, there: _Reading, here: _Reading) -> Tensor:
+    """Σ q (log q − log p), `[n]`; exactly 0 where both are the same numbers."""
+    return (there.logits - here.logits).mul_(q).sum(1) + (here.log_sum - there.log_sum)
+
+
+def _one_hot_minus(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """d logp / d logits: 1 at the target, minus p everywhere."""
+    gradient = probabilities.neg()
+    gradient[torch.arange(len(targets), device=targets.device), targets] += 1
+    return gradient
+
+
+def _slope(logits: Tensor, softcap: float | None) -> Tensor | None:
+    """d capped / d uncapped = 1 − tanh²."""
+    return None if softcap is None else 1 - (logits / softcap).square_()
+
+
+def _through(gradient: Tensor, slope: Tensor | None, weight: Tensor) -> Tensor:
+    """From a gradient on logits to one on hidden, `[n, d]`."""
+    if slope is not None:
+        gradient = gradient * slope
+    return _wide(gradient.to(weight.dtype) @ weight)

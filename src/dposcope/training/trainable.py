@@ -1,0 +1,219 @@
+"""Three ways to train, one interface: all weights, a low-rank adapter, or one gain per neuron.
+
+Each is a context that yields a policy and its export; the model that it was given is as before when the context is
+left, unless `in_place` was asked.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.gains import Gains
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Change, hooked, is_hooked, neuron_site
+from dposcope.training.policy import Arm, Objective, PreferencePolicy
+from dposcope.training.token_statistics import Unembedding
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What training gives: a model, or gains that fold into one."""
+
+    lm: LanguageModel
+    """The tuned model; with gains, the untouched base."""
+    gains: Gains | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """A policy while it is trained."""
+
+    policy: PreferencePolicy
+    export: Callable[[], Tuned]
+    """The result so far, independent of further training."""
+
+
+@contextmanager
+def all_weights(
+    lm: LanguageModel,
+    objective: Objective,
+    *,
+    reference_dtype: torch.dtype | None = None,
+    in_place: bool = False,
+) -> Generator[Trainable]:
+    """Train every weight, in float32 at least; the reference is a second copy.
+
+    Args:
+        lm: the base.
+        objective: what is minimised.
+        reference_dtype: of the second copy; None: as `lm` is. A lower one saves memory, and the implicit reward then
+            starts near zero instead of at it.
+        in_place: train `lm` itself, without a second copy; the reference's outputs must be computed before
+            (`precompute.py`).
+
+    Raises:
+        DposcopeError: the model is in training mode, or an intervention is on it.
+    """
+    _check_mode(lm)
+    _check_bare(lm)
+    kept = lm.dtype
+    # Small updates vanish in bfloat16 weights (a step of 1e-5 on a weight of 0.03 is a tenth of its last bit).
+    wide = torch.promote_types(kept, torch.float32)
+    if in_place:
+        base: PreTrainedModel = lm.model.to(wide)  # pyright: ignore[reportArgumentType]
+        trained = base
+    else:
+        # Never with gradient: flags of the caller's parameters stay, as autograd only asks them of the policy's.
+        base = lm.model if reference_dtype in (None, lm.dtype) else copy.deepcopy(lm.model).to(reference_dtype)  # pyright: ignore[reportArgumentType]
+        trained = copy.deepcopy(lm.model).to(wide)  # pyright: ignore[reportArgumentType]
+    trained.requires_grad_(True)
+    head = _cloned(Unembedding.of(base)) if in_place else None
+
+    def export() -> Tuned:
+        model = copy.deepcopy(trained).to(kept).requires_grad_(False)  # pyright: ignore[reportArgumentType]
+        return Tuned(replace(lm, model=model))
+
+    yield Trainable(PreferencePolicy(trained, Arm(trained), Arm(base), objective, frozen_head=head), export)
+
+
+def _check_mode(lm: LanguageModel) -> None:
+    if lm.model.training:
+        raise DposcopeError("the model is in training mode, where dropout makes rewards random; call model.eval()")
+
+
+def _check_bare(lm: LanguageModel) -> None:
+    if is_hooked(lm):
+        raise DposcopeError("an intervention is on the model and a copy would keep its hooks; train outside the `with`")
+
+
+def _cloned(head: Unembedding) -> Unembedding:
+    bias = None if head.bias is None else head.bias.detach().clone()
+    return Unembedding(head.weight.detach().clone(), bias, head.softcap)
+
+
+@contextmanager
+def low_rank(
+    lm: LanguageModel, objective: Objective, *, rank: int = 16, alpha: int = 32, seed: int = 0
+) -> Generator[Trainable]:
+    """Train a LoRA adapter on every projection of the blocks; the reference is the same weights, adapter off.
+
+    Args:
+        lm: the base; its weights are not written to.
+        objective: what is minimised.
+        rank: r of each adapter.
+        alpha: its scale is alpha / rank.
+        seed: of the adapter's random half.
+
+    Raises:
+        DposcopeError: `peft` is missing, the model is in training mode, or an intervention is on it.
+    """
+    _check_mode(lm)
+    _check_bare(lm)
+    if find_spec("peft") is None:
+        raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
+    from peft import LoraConfig, get_peft_model
+
+    flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
+    # Looked up while projections are plain ones: what `lm` remembers would else be the adapter's wrappers for good.
+    _ = lm.mlp_outs, lm.attention_outs
+    names = {
+        name
+        for block in lm.blocks
+        for name, module in _named_in(lm.model, block)
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    conv = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in names)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=sorted(names), fan_in_fan_out=conv, bias="none"
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        # peft asks for a property that transformers renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        adapted: Any = get_peft_model(lm.model, config)  # pyright: ignore[reportArgumentType]
+
+    def export() -> Tuned:
+        merged = copy.deepcopy(adapted).merge_and_unload()
+        return Tuned(replace(lm, model=merged.requires_grad_(False)))
+
+    try:
+        adapted.eval()
+        policy = PreferencePolicy(
+            adapted, Arm(lm.model), Arm(lm.model, adapted.disable_adapter), objective, frozen_head=None
+        )
+        yield Trainable(policy, export)
+    finally:
+        adapted.unload()
+        for name, parameter in lm.model.named_parameters():
+            parameter.requires_grad_(flags[name])
+
+
+def _named_in(model: nn.Module, block: nn.Module) -> list[tuple[str, nn.Module]]:
+    prefix = next(name for name, module in model.named_modules() if module is block)
+    return [(f"{prefix}.{name}", module) for name, module in block.named_modules()]
+
+
+class _GainValues(nn.Module):
+    """One factor per neuron, the only parameters there are."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(values)
+
+
+@contextmanager
+def neuron_gains(lm: LanguageModel, objective: Objective, *, start: Gains | None = None) -> Generator[Trainable]:
+    """Train one gain per neuron (IA³ on the output projection's input); the reference is the model, gains off.
+
+    Args:
+        lm: the base; its weights are not written to.
+        objective: what is minimised.
+        start: where the gains begin, at all positions; None: at 1.
+
+    Raises:
+        DposcopeError: the model is in training mode, or `start` does not fit it or acts at some positions only.
+    """
+    _check_mode(lm)
+    if start is not None:
+        start.changes(lm)  # refuses gains of another shape
+        if start.positions is not Positions.ALL:
+            raise DposcopeError(
+                f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all; "
+                'start from gains.at("all")'
+            )
+    values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
+    trained = _GainValues(values.to(lm.device))
+
+    def scale(block: int) -> Change:
+        def change(activations: Tensor, _frame: Frame) -> Tensor:
+            # float32, as `Gains` applies them; a gain of exactly 1 changes no bit.
+            return (activations * trained.gains[block]).to(activations.dtype)
+
+        return change
+
+    def applied() -> AbstractContextManager[Any]:
+        return hooked(lm, [(neuron_site(lm, block), scale(block)) for block in range(lm.n_blocks)])
+
+    def export() -> Tuned:
+        return Tuned(lm, Gains(trained.gains))
+
+    flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
+    lm.model.requires_grad_(False)
+    try:
+        yield Trainable(
+            PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective, frozen_head=None), export
+        )
+    finally:
+        for name, parameter in lm.model.named_parameters():
+            parameter.requires_grad_(flags[name])

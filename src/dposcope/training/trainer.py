@@ -1,0 +1,439 @@
+"""`transformers.Trainer` for a preference policy: its loss, its logs, checkpoints that a kill cannot half-write."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from dposcope.artefacts import write_text
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.training.examples import Example, drawn
+from dposcope.training.packing import PackedBatch, fits_one_row, pack
+from dposcope.training.policy import BatchLoss, Objective, PreferencePolicy
+from dposcope.training.precompute import ReferenceStates
+from dposcope.training.trainable import Trainable
+
+WHOLE = "whole"
+"""A file of this name is written last into each checkpoint; one without it was cut short."""
+_WEIGHTS = "trained.safetensors"
+VALIDATION = 1 << 40
+"""Added to the index of a validation pair, so that both parts draw their own windows."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How training goes."""
+
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    learning_rate: float = 1e-5
+    warmup_steps: int = 10
+    """Steps over which the learning rate rises from 0; constant afterwards."""
+    batch_size: int = 8
+    """Pairs per step."""
+    micro_batch_size: int | None = None
+    """Pairs in memory at a time, a divisor of `batch_size`; None: all of them."""
+    steps: int = 100
+    """Optimiser steps in all."""
+    max_grad_norm: float = 1.0
+    validate_every: int = 10
+    """Steps between validations; checkpoints are written then."""
+    patience: int | None = None
+    """Validations without gain on the loss before training stops, and the best is taken; None: never, and the last
+    is taken."""
+    windows_per_batch: int = 2
+    """Windows of neutral text with each micro-batch, where the objective's KL is on neutral text."""
+    seed: int = 0
+    autocast: bool = False
+    """Compute in bfloat16 what is safe to, weights in float32."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can follow."""
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise DposcopeError(
+                f"a batch of {self.batch_size} pairs cannot be made of {self.micro_batch_size} at a time; "
+                "choose a divisor for --micro-batch-size"
+            )
+        if not self.learning_rate > 0:
+            raise DposcopeError(f"a learning rate of {self.learning_rate} trains nothing; give one above 0")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learned from and checked on."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    windows: Sequence[Example] = ()
+    """A pool of neutral windows."""
+
+
+class _Indices(Dataset[int]):
+    """The collator needs to know which pair is which; the rest it looks up."""
+
+    def __init__(self, count: int, offset: int = 0) -> None:
+        self._count, self._offset = count, offset
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        return index + self._offset
+
+
+class Collator:
+    """Indices of pairs to a packed batch, with the windows that go with them."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        material: Material,
+        objective: Objective,
+        schedule: Schedule,
+        reference: ReferenceStates | None,
+    ) -> None:
+        """See `train_policy`."""
+        self._material, self._schedule, self._reference = material, schedule, reference
+        self._windows = (
+            schedule.windows_per_batch
+            if objective.kl_on == "neutral" and objective.kl_weight > 0 and material.windows
+            else 0
+        )
+        self._pad_id = lm.pad_id
+        self._published = objective.protocol == "reference"
+        every = [*material.train, *material.validation, *material.windows]
+        self._shared = not self._published and fits_one_row(lm.model, every)
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors of a batch."""
+        pairs = [
+            self._material.validation[index - VALIDATION] if index >= VALIDATION else self._material.train[index]
+            for index in indices
+        ]
+        chosen = (
+            drawn(indices, pool=len(self._material.windows), count=self._windows, seed=self._schedule.seed)
+            if self._windows
+            else []
+        )
+        windows = [self._material.windows[place] for place in chosen]
+        batch = pack([*pairs, *windows], pad_id=self._pad_id, shared=self._shared, whole=self._published)
+        # First, because Trainer weights a validation batch by the length of the first tensor: pairs, not rows.
+        tensors = {"pairs": torch.tensor(list(indices))}
+        tensors |= {field.name: getattr(batch, field.name) for field in fields(batch)}
+        tensors["windows"] = torch.tensor(len(windows))
+        if self._reference is not None:
+            tensors["reference_hidden"] = self._reference.of_batch(indices, chosen)
+        return tensors
+
+
+class PreferenceTrainer(Trainer):
+    """`Trainer` with the preference loss; make one with `train_policy`."""
+
+    _wanted: Progress | None = None
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 — Trainer's signature
+    ) -> Any:
+        """The loss of a batch; its parts are kept for the next log."""
+        batch = PackedBatch(**{field.name: inputs[field.name] for field in fields(PackedBatch)})
+        found: BatchLoss = model(batch, int(inputs["windows"]), inputs.get("reference_hidden"))
+        if not bool(found.loss.isfinite()):
+            raise DposcopeError(
+                f"the loss became {float(found.loss.detach())} at step {self.state.global_step + 1}; the last good "
+                "checkpoint is kept: lower --learning-rate, or train in float32"
+            )
+        self._note(found)
+        return (found.loss, None) if return_outputs else found.loss
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Tensor, None, None]:
+        """Loss alone; logits are never held."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add accuracy, rewards, margins and KL since the last log."""
+        prefix = "eval_" if "eval_loss" in logs else ""
+        if prefix or "loss" in logs:
+            logs |= {f"{prefix}{name}": value for name, value in self._noted(prefix).items()}
+        super().log(logs, start_time)
+
+    def _note(self, found: BatchLoss) -> None:
+        terms = found.terms
+        per_pair = {
+            "dpo": terms.losses,
+            "accuracy": terms.accuracy,
+            "margin": terms.margins,
+            "preferred_reward": terms.preferred_rewards,
+            "dispreferred_reward": terms.dispreferred_rewards,
+            "kl": found.penalty.expand(len(terms.losses)),
+        }
+        notes = self._notes.setdefault("" if self.model is not None and self.model.training else "eval_", [])
+        notes.append({name: value.detach().float().cpu() for name, value in per_pair.items()})
+
+    def _noted(self, prefix: str) -> dict[str, float]:
+        notes = self._notes.pop(prefix, [])
+        return {name: float(torch.cat([note[name] for note in notes]).mean()) for name in (notes[0] if notes else {})}
+
+    @property
+    def _notes(self) -> dict[str, list[dict[str, Tensor]]]:
+        return self.__dict__.setdefault("_noted_parts", {})
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if not all(bool(value.isfinite().all()) for value in self._policy.trainable.values()):
+            raise DposcopeError(
+                f"a weight became NaN or infinite by step {self.state.global_step}; the last good checkpoint is kept: "
+                "lower --learning-rate, or train in float32"
+            )
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                write_text(folder / WHOLE, "")
+                self._forget_all_but(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise DposcopeError(
+                f"cannot write {folder}: {reason}; the last good checkpoint is kept: free some space and run again"
+            ) from error
+
+    def _forget_all_but(self, newest: Path) -> None:
+        """Remove older checkpoints, the best one excepted where it is wanted; only now that the newest is whole."""
+        kept = {newest.name}
+        if self.args.load_best_model_at_end:
+            kept.add(f"checkpoint-{self.state.best_global_step}")
+        for checkpoint in newest.parent.glob("checkpoint-*"):
+            if checkpoint.name not in kept:
+                # Its mark goes first: a kill while the rest goes must not leave a part that looks whole.
+                (checkpoint / WHOLE).unlink(missing_ok=True)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only what is trained, as safetensors."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trainable = self._policy.trainable
+        source: Mapping[str, Tensor] = trainable
+        if state_dict is not None:  # gathered from several devices
+            source = {name: state_dict[f"trained.{name}"] for name in trainable}
+        save_file({name: value.detach().cpu().contiguous() for name, value in source.items()}, folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
+        load_trained(self._policy, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        # By its step: the path that the state remembers may be relative to another working directory.
+        load_trained(self._policy, Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}")
+
+    @property
+    def _policy(self) -> PreferencePolicy:
+        return self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+
+@torch.no_grad()
+def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
+    """Put a checkpoint's parameters into a policy.
+
+    Raises:
+        DposcopeError: it is damaged or of another kind of training.
+    """
+    try:
+        stored = load_file(checkpoint / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise DposcopeError(f"cannot read {checkpoint}: {error}; delete that folder and run again") from error
+    trainable = policy.trainable
+    if {n: v.shape for n, v in stored.items()} != {n: v.shape for n, v in trainable.items()}:
+        raise DposcopeError(f"{checkpoint} holds other parameters than are trained; choose another --out")
+    for name, value in trainable.items():
+        value.copy_(stored[name])
+
+
+class _Reporting(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        self._progress(state.global_step, state.max_steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How training went."""
+
+    history: list[dict[str, float]]
+    """What was logged, in order: `step`, `loss`, `dpo`, `kl`, `accuracy`, `margin`, rewards; with `eval_` in front on
+    validation pairs."""
+    steps: int
+    """Optimiser steps made."""
+    best_step: int | None
+    """The step whose parameters were taken, where the best was; None: the last."""
+
+
+def train_policy(
+    lm: LanguageModel,
+    trainable: Trainable,
+    material: Material,
+    schedule: Schedule,
+    *,
+    folder: Path,
+    reference: ReferenceStates | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    save: bool = True,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train; from the last whole checkpoint in `folder` where there is one.
+
+    On one machine with a fixed number of threads an interrupted training ends with the same bits as an undisturbed one.
+
+    Args:
+        lm: the base, for tokenizer, layout and device.
+        trainable: from `trainable.py`; holds the result afterwards.
+        material: pairs and windows.
+        schedule: how.
+        folder: for checkpoints; one training each.
+        reference: the reference's outputs, computed before; None: it runs beside the policy.
+        callbacks: further ones of yours.
+        save: keep checkpoints; without them there is no resuming and no patience.
+        progress: called with (steps done, all steps).
+
+    Raises:
+        DposcopeError: the loss or a weight is no number any more, or the disk is full; the last good checkpoint stays.
+    """
+    objective = trainable.policy.objective
+    if not material.train or not material.validation:
+        raise DposcopeError("training needs at least one pair to learn from and one to validate on")
+    if objective.kl_on == "neutral" and objective.kl_weight > 0 and not material.windows:
+        raise DposcopeError("a KL on neutral text needs neutral windows; give --neutral")
+    micro = schedule.micro_batch_size or schedule.batch_size
+    optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]
+    takes_best = save and schedule.patience is not None
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=schedule.batch_size // micro,
+        max_steps=schedule.steps,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=schedule.warmup_steps,
+        optim=optimizer,
+        max_grad_norm=schedule.max_grad_norm,
+        weight_decay=0.0,
+        logging_steps=_divisor(schedule.validate_every, 10),
+        eval_strategy="steps",
+        eval_steps=schedule.validate_every,
+        save_strategy="steps" if save else "no",
+        save_steps=schedule.validate_every,
+        save_total_limit=None,  # `PreferenceTrainer` removes older ones itself
+        load_best_model_at_end=takes_best,
+        # Early stopping counts on where it was.
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        bf16=schedule.autocast,
+        use_cpu=lm.device.type == "cpu",
+        dataloader_pin_memory=lm.device.type == "cuda",
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        log_level="error",
+    )
+    # Several GPUs in one process would be DataParallel; `accelerate launch` gives each a process.
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
+    collator = Collator(lm, material, objective, schedule, reference)
+    watchers: list[TrainerCallback] = [*callbacks]
+    if save and schedule.patience is not None:
+        watchers.append(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
+    if progress is not None:
+        watchers.append(_Reporting(progress))
+    trainer = PreferenceTrainer(
+        model=trainable.policy,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=_Indices(len(material.train)),
+        eval_dataset=_Indices(len(material.validation), VALIDATION),
+        callbacks=watchers,
+    )
+    trainer.remove_callback(PrinterCallback)
+    # The loss is a mean over pairs already; Trainer then only divides by the number of micro-batches.
+    trainer.model_accepts_loss_kwargs = False
+    begun = last_whole(folder)
+    state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
+    if begun is not None and state is not None and _stopped(state):
+        # Trainer would make one step more before it asks whether to stop.
+        best = f"checkpoint-{state.best_global_step}"
+        load_trained(trainable.policy, folder / best if takes_best else Path(begun))
+    else:
+        trainer.train(resume_from_checkpoint=begun)
+        state = trainer.state
+    return Trained(_history(state), state.global_step, state.best_global_step if takes_best else None)
+
+
+def _stopped(state: TrainerState) -> bool:
+    """Whether training was at its end when this was stored."""
+    stored: dict[str, Any] = {**(state.stateful_callbacks or {})}  # pyright: ignore[reportCallIssue]
+    return bool(stored["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _history(state: TrainerState) -> list[dict[str, float]]:
+    """What was logged, without what depends on the machine's speed."""
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
+        for entry in state.log_history
+        if "train_runtime" not in entry
+    ]
+
+
+def last_whole(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; those cut short are removed."""
+    found: list[tuple[int, Path]] = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / WHOLE).exists():
+            found.append((int(checkpoint.name.rpartition("-")[2]), checkpoint))
+        else:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return str(max(found)[1]) if found else None
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most `most`: what is logged since a checkpoint is then nothing."""
+    return max(part for part in range(1, min(number, most) + 1) if number % part == 0)
+
+
+def steps_for(examples: int, batch_size: int) -> int:
+    """Optimiser steps in which so many examples are seen."""
+    return max(1, math.ceil(examples / batch_size))
