@@ -99,7 +99,8 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    import dposcope.study.edit  # everything that a child would otherwise import again
+    import dposcope.study.dpo  # everything that a child would otherwise import again
+    import dposcope.study.edit
     import dposcope.study.evaluate  # noqa: F401
 
     order = json.loads(sys.argv[1])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
@@ -12,11 +13,13 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.steer import Steer
+from dposcope.interventions.weights import OtherWeights
 from dposcope.model.frames import Positions
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction
 from dposcope.study.conditions import parse_condition
 from dposcope.study.ingredients import Ingredients
+from families import tiny
 
 
 @pytest.fixture
@@ -344,3 +347,81 @@ def test_what_is_no_finite_number_is_refused(text):
 def test_what_does_not_join_is_refused(text, build):
     with pytest.raises(DposcopeError, match=r"only scale, ablate and .*edits? can be joined with \+"):
         build(text)
+
+
+# A tuned model
+
+
+@pytest.fixture
+def tuned(llama, tmp_path):
+    """The folder of a checkpoint of the same architecture, all of its weights different."""
+    other = tiny("llama", seed=5)
+    other.save_pretrained(tmp_path / "tuned")
+    return tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("form", ["model:{0}", "model:path={0}", "tuned=model:{0}"])
+def test_a_tuned_model_stands_in(build, llama, tuned, form):
+    spec = parse_condition(form.format(tuned))
+    assert [part.kind for part in spec.parts] == ["model"]
+    assert spec.name == ("tuned" if form.startswith("tuned") else form.format(tuned))
+    ids = llama.tokenizer("the river is long", return_tensors="pt")["input_ids"]
+    plain = AutoModelForCausalLM.from_pretrained(tuned).eval()
+    with torch.no_grad():
+        expected, before = plain(input_ids=ids).logits, llama.model(input_ids=ids).logits
+        with build(form.format(tuned)).on(llama):
+            found = llama.model(input_ids=ids).logits
+        after = llama.model(input_ids=ids).logits
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, before)
+    assert torch.equal(after, before)
+
+
+def test_a_tuned_model_asks_for_no_direction(tuned, tmp_path):
+    def never():
+        raise AssertionError("no part needs it")
+
+    built = parse_condition(f"model:{tuned}").build(never, 0)
+    assert isinstance(built, OtherWeights)
+    assert parse_condition(f"model:{tuned}").depends_on(tmp_path / "none", 0)
+
+
+def test_a_tuned_model_depends_on_its_weights_alone(made, folder, tuned):
+    def facts():
+        return parse_condition(f"model:{tuned}").depends_on(folder, 0)
+
+    before = facts()
+    made.direction.random_like(1).save(folder / "direction")
+    (tuned / "README.md").write_text("another card")
+    assert facts() == before
+    tiny("llama", seed=6).save_pretrained(tuned)
+    assert facts() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model", "name the file, as in model:runs/mine/model"),
+        ("model:", "name the file, as in model:runs/mine/model"),
+        ("model:{0}/nothing", "nothing holds no config.json; name the folder of a checkpoint"),
+        ("none=model:{0}/tuned", "'none' is always measured"),
+        ("model:{0}/tuned+scale", "only scale, ablate and saved edits can be joined with"),
+        ("ablate+model:{0}/tuned", "only scale, ablate and saved edits can be joined with"),
+    ],
+)
+def test_what_is_no_tuned_model_is_refused(tuned, tmp_path, text, words):
+    with pytest.raises(DposcopeError, match=words):
+        parse_condition(text.format(tmp_path))
+
+
+def test_a_model_of_another_architecture_is_told_before_anything_is_changed(llama, build, tmp_path):
+    tiny("smollm").save_pretrained(tmp_path / "other")
+    other = build(f"model:{tmp_path}/other").on(llama)
+    with pytest.raises(DposcopeError, match="is not of the architecture of tiny-llama"):
+        other.__enter__()
+
+
+def test_weights_at_some_positions_are_refused(build, tuned):
+    assert build(f"model:{tuned}").at("all") == build(f"model:{tuned}")
+    with pytest.raises(DposcopeError, match="act at all positions; leave positions out"):
+        build(f"model:{tuned}").at("last")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dposcope.data.masking import mask_offensive
     from dposcope.data.prompts import load_prompts, split_prompts
     from dposcope.data.seeds import load_seeds
+    from dposcope.data.text_prompts import cut_prompts
     from dposcope.directions.direction import Direction
     from dposcope.directions.features import residual_features
     from dposcope.directions.lens import Lens, lens
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from dposcope.interventions.gains import Gains
     from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
     from dposcope.interventions.steer import Steer
+    from dposcope.interventions.weights import OtherWeights
     from dposcope.model.frames import Positions, prompted
     from dposcope.model.generate import Continuation, Sampling, generate
     from dposcope.model.language_model import LanguageModel
@@ -64,6 +66,17 @@ if TYPE_CHECKING:
     from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
     from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
     from dposcope.neurons.sets import NeuronSet
+    from dposcope.training.examples import neutral_windows, tokenise
+    from dposcope.training.loss import dpo_terms
+    from dposcope.training.objective import Objective
+    from dposcope.training.pair_checks import check_pairs
+    from dposcope.training.pairs import Pair, Pairs, load_pairs, write_pairs
+    from dposcope.training.pplm import Perturbation, perturbed_continuations
+    from dposcope.training.sampled import sample_pairs
+    from dposcope.training.schedule import Schedule
+    from dposcope.training.token_statistics import token_statistics
+    from dposcope.training.trainable import all_weights, low_rank, neuron_gains
+    from dposcope.training.trainer import Material, train_policy
 
 # Names are imported when first asked for: `dposcope --help` need not wait for torch.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -114,6 +127,19 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.neurons.activations": ("ActivationAccumulator", "NeuronMeans", "collect_means", "recording"),
     "dposcope.neurons.groups": ("Group", "cosines", "group_sets", "projections", "select_fraction"),
     "dposcope.neurons.sets": ("NeuronSet",),
+    "dposcope.data.text_prompts": ("cut_prompts",),
+    "dposcope.interventions.weights": ("OtherWeights",),
+    "dposcope.training.examples": ("neutral_windows", "tokenise"),
+    "dposcope.training.loss": ("dpo_terms",),
+    "dposcope.training.objective": ("Objective",),
+    "dposcope.training.pair_checks": ("check_pairs",),
+    "dposcope.training.pairs": ("Pair", "Pairs", "load_pairs", "write_pairs"),
+    "dposcope.training.pplm": ("Perturbation", "perturbed_continuations"),
+    "dposcope.training.sampled": ("sample_pairs",),
+    "dposcope.training.schedule": ("Schedule",),
+    "dposcope.training.token_statistics": ("token_statistics",),
+    "dposcope.training.trainable": ("all_weights", "low_rank", "neuron_gains"),
+    "dposcope.training.trainer": ("Material", "train_policy"),
 }
 
 
@@ -144,22 +170,33 @@ __all__ = [
     "LanguageModel",
     "Layout",
     "Lens",
+    "Material",
     "Materials",
     "NeuronMeans",
     "NeuronSet",
+    "Objective",
+    "OtherWeights",
+    "Pair",
+    "Pairs",
     "Passages",
+    "Perturbation",
     "Positions",
     "ProfanityScorer",
     "Ratio",
     "Sampling",
+    "Schedule",
     "Scorer",
     "Scores",
     "Steer",
     "TrainedScorer",
     "ablate",
+    "all_weights",
     "bootstrap_mean",
+    "check_pairs",
     "collect_means",
     "cosines",
+    "cut_prompts",
+    "dpo_terms",
     "fit_probe",
     "fold",
     "fold_",
@@ -173,23 +210,33 @@ __all__ = [
     "load",
     "load_comments",
     "load_neutral",
+    "load_pairs",
     "load_passages",
     "load_prompts",
     "load_scorer",
     "load_seeds",
+    "low_rank",
     "mask_offensive",
     "mean_difference",
     "measure",
+    "neuron_gains",
+    "neutral_windows",
     "paired_difference",
     "paired_ratio",
+    "perturbed_continuations",
     "projections",
     "prompted",
     "recording",
     "register_layout",
     "residual_features",
+    "sample_pairs",
     "select_fraction",
     "split_prompts",
     "summarise",
     "token_contrast",
+    "token_statistics",
+    "tokenise",
+    "train_policy",
     "window_losses",
+    "write_pairs",
 ]

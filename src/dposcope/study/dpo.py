@@ -26,11 +26,12 @@ from dposcope.study.machine import load_for, native_bfloat16
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, open_run
 from dposcope.study.training_figure import save_svg, training_curves
 from dposcope.training.examples import neutral_windows, tokenise
+from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
-from dposcope.training.policy import Objective
 from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.schedule import Schedule
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import VALIDATION, Material, Schedule, Trained, train_policy
+from dposcope.training.trainer import VALIDATION, Material, Trained, train_policy
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter 
                     progress=reporter.progress,
                 )
                 tuned = trainable.export()
-            facts = _facts(lm, inputs["model"], settings, split, pairs.dropped, objective, schedule, trained, tuned)
+            facts = _facts(lm, fingerprint, settings, split, pairs.dropped, objective, schedule, trained, tuned)
             reporter.stage("Writing the checkpoint")
             _write(out, tuned, stored, facts, trained, schedule)
 

@@ -6,8 +6,8 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.study.config import LoadSettings
-from dposcope.training.policy import Objective
-from dposcope.training.trainer import Schedule, steps_for
+from dposcope.training.objective import Objective
+from dposcope.training.schedule import Schedule, steps_for
 
 _PAIRS = Group("Data", sort_key=1)
 _LOSS = Group("Loss", sort_key=2)

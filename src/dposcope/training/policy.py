@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +11,13 @@ from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import attention_kind
-from dposcope.protocols import Protocol
 from dposcope.training.loss import DpoTerms, dpo_terms, mean_by, sum_by
+from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 
-KlOn = Literal["pairs", "neutral"]
-
 REFERENCE_PADDING = 50256
 """The published code masks this id, GPT-2's end of text, whatever the model (SPEC section 6)."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: DPO plus λ times a divergence from the reference (paper 3.1)."""
-
-    beta: float = 0.1
-    """β of DPO."""
-    kl_weight: float = 0.0
-    """λ."""
-    kl_on: KlOn = "pairs"
-    """pairs: KL_preferred + KL_dispreferred over completion tokens (paper); neutral: KL on windows of neutral text."""
-    protocol: Protocol = "strict"
-    """reference: the KL averaged over every position, prompt and padding too, as the published code does."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be minimised."""
-        if not self.beta > 0:
-            raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
-        if self.kl_weight < 0:
-            raise DposcopeError(f"a KL weight of {self.kl_weight} is negative; give 0 or more")
-        if self.protocol == "reference" and self.kl_on == "neutral":
-            raise DposcopeError("the reference protocol has its KL on pairs; leave kl_on neutral out, or be strict")
 
 
 @dataclass(frozen=True)
@@ -86,6 +61,7 @@ class PreferencePolicy(nn.Module):
         # Not registered: a reference is no part of what is saved, moved or trained.
         self._arms = (policy, reference)
         self._frozen_head = frozen_head
+        trained.eval()
         self.eval()
 
     def train(self, mode: bool = True) -> "PreferencePolicy":

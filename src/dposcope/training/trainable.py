@@ -22,7 +22,8 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Change, hooked, is_hooked, neuron_site
-from dposcope.training.policy import Arm, Objective, PreferencePolicy
+from dposcope.training.objective import Objective
+from dposcope.training.policy import Arm, PreferencePolicy
 from dposcope.training.token_statistics import Unembedding
 
 

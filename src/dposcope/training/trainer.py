@@ -1,11 +1,10 @@
 """`transformers.Trainer` for a preference policy: its loss, its logs, checkpoints that a kill cannot half-write."""
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,9 +26,11 @@ from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.training.examples import Example, drawn
+from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch, fits_one_row, pack
-from dposcope.training.policy import BatchLoss, Objective, PreferencePolicy
+from dposcope.training.policy import BatchLoss, PreferencePolicy
 from dposcope.training.precompute import ReferenceStates
+from dposcope.training.schedule import Schedule
 from dposcope.training.trainable import Trainable
 
 WHOLE = "whole"
@@ -37,43 +38,6 @@ WHOLE = "whole"
 _WEIGHTS = "trained.safetensors"
 VALIDATION = 1 << 40
 """Added to the index of a validation pair, so that both parts draw their own windows."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How training goes."""
-
-    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
-    learning_rate: float = 1e-5
-    warmup_steps: int = 10
-    """Steps over which the learning rate rises from 0; constant afterwards."""
-    batch_size: int = 8
-    """Pairs per step."""
-    micro_batch_size: int | None = None
-    """Pairs in memory at a time, a divisor of `batch_size`; None: all of them."""
-    steps: int = 100
-    """Optimiser steps in all."""
-    max_grad_norm: float = 1.0
-    validate_every: int = 10
-    """Steps between validations; checkpoints are written then."""
-    patience: int | None = None
-    """Validations without gain on the loss before training stops, and the best is taken; None: never, and the last
-    is taken."""
-    windows_per_batch: int = 2
-    """Windows of neutral text with each micro-batch, where the objective's KL is on neutral text."""
-    seed: int = 0
-    autocast: bool = False
-    """Compute in bfloat16 what is safe to, weights in float32."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no training can follow."""
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise DposcopeError(
-                f"a batch of {self.batch_size} pairs cannot be made of {self.micro_batch_size} at a time; "
-                "choose a divisor for --micro-batch-size"
-            )
-        if not self.learning_rate > 0:
-            raise DposcopeError(f"a learning rate of {self.learning_rate} trains nothing; give one above 0")
 
 
 @dataclass(frozen=True)
@@ -135,9 +99,7 @@ class Collator:
         )
         windows = [self._material.windows[place] for place in chosen]
         batch = pack([*pairs, *windows], pad_id=self._pad_id, shared=self._shared, whole=self._published)
-        # First, because Trainer weights a validation batch by the length of the first tensor: pairs, not rows.
-        tensors = {"pairs": torch.tensor(list(indices))}
-        tensors |= {field.name: getattr(batch, field.name) for field in fields(batch)}
+        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
         tensors["windows"] = torch.tensor(len(windows))
         if self._reference is not None:
             tensors["reference_hidden"] = self._reference.of_batch(indices, chosen)
@@ -405,14 +367,14 @@ def train_policy(
 
 def _stopped(state: TrainerState) -> bool:
     """Whether training was at its end when this was stored."""
-    stored: dict[str, Any] = {**(state.stateful_callbacks or {})}  # pyright: ignore[reportCallIssue]
+    stored: Any = state.stateful_callbacks  # typed as the list that it is made from; it is a dict by name
     return bool(stored["TrainerControl"]["args"]["should_training_stop"])
 
 
 def _history(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged, without what depends on the machine's speed."""
+    """What was logged, without what depends on the machine's speed; in the order in which it is stored."""
     return [
-        {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
+        {name: value for name, value in sorted(entry.items()) if not name.endswith(("_runtime", "_per_second"))}
         for entry in state.log_history
         if "train_runtime" not in entry
     ]
@@ -432,8 +394,3 @@ def last_whole(folder: Path) -> str | None:
 def _divisor(number: int, most: int) -> int:
     """The largest divisor that is at most `most`: what is logged since a checkpoint is then nothing."""
     return max(part for part in range(1, min(number, most) + 1) if number % part == 0)
-
-
-def steps_for(examples: int, batch_size: int) -> int:
-    """Optimiser steps in which so many examples are seen."""
-    return max(1, math.ceil(examples / batch_size))

@@ -1,0 +1,32 @@
+"""What is minimised. Apart from the code that does it, so that settings can be read without loading torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dposcope.errors import DposcopeError
+from dposcope.protocols import Protocol
+
+KlOn = Literal["pairs", "neutral"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: DPO plus λ times a divergence from the reference (paper 3.1)."""
+
+    beta: float = 0.1
+    """β of DPO."""
+    kl_weight: float = 0.0
+    """λ."""
+    kl_on: KlOn = "pairs"
+    """pairs: KL_preferred + KL_dispreferred over completion tokens (paper); neutral: KL on windows of neutral text."""
+    protocol: Protocol = "strict"
+    """reference: the KL averaged over every position, prompt and padding too, as the published code does."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be minimised."""
+        if not self.beta > 0:
+            raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
+        if not self.kl_weight >= 0:
+            raise DposcopeError(f"a KL weight of {self.kl_weight} is not 0 or above; give 0 or more")
+        if self.protocol == "reference" and self.kl_on == "neutral":
+            raise DposcopeError("the reference protocol has its KL on pairs; leave kl_on neutral out, or be strict")

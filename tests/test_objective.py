@@ -1,0 +1,24 @@
+"""What can be minimised, and what is refused."""
+
+import math
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.training.objective import Objective
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"beta": 0.0}, "the paper's is 0.1"),
+        ({"beta": -1.0}, "the paper's is 0.1"),
+        ({"beta": math.nan}, "the paper's is 0.1"),
+        ({"kl_weight": -0.1}, "give 0 or more"),
+        ({"kl_weight": math.nan}, "give 0 or more"),
+        ({"kl_on": "neutral", "protocol": "reference"}, "leave kl_on neutral out, or be strict"),
+    ],
+)
+def test_objectives_that_cannot_be_minimised_are_refused(settings, mend):
+    with pytest.raises(DposcopeError, match=mend):
+        Objective(**settings)
