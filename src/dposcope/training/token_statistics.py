@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import logit_softcap
 
-LOGITS_AT_ONCE = 1 << 24
-"""Most logits of one model in memory: 64 MB in float32, 64 tokens of Gemma's vocabulary."""
+LOGITS_AT_ONCE = 1 << 25
+"""Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +127,12 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    logits = hidden.to(weight.dtype) @ weight.T
-    if bias is not None:
-        logits += bias.to(logits.dtype)
-    logits = _wide(logits)
-    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+def _logits(hidden: Tensor, head: Unembedding) -> Tensor:
+    logits = hidden.to(head.weight.dtype) @ head.weight.T
+    if head.bias is not None:
+        logits += head.bias.to(logits.dtype)
+    # What is only summed may stay as it is; what is bent by a cap is bent in float32.
+    return logits if head.softcap is None else _wide(logits).div_(head.softcap).tanh_().mul_(head.softcap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,17 +140,15 @@ class _Reading:
     """One model's distributions over one chunk of tokens."""
 
     logits: Tensor
-    """`[n, V]`."""
+    """`[n, V]`, as the product left them, or capped."""
+    probabilities: Tensor
+    """`[n, V]`, float32 at least."""
     log_sum: Tensor
-    """log Σ exp, `[n]`."""
+    """log Σ exp of the logits, `[n]`."""
 
     def logp(self, targets: Tensor) -> Tensor:
         """`[n]`."""
-        return self.logits.gather(1, targets.unsqueeze(1)).squeeze(1) - self.log_sum
-
-    def probabilities(self) -> Tensor:
-        """`[n, V]`."""
-        return (self.logits - self.log_sum.unsqueeze(1)).exp_()
+        return _wide(self.logits.gather(1, targets.unsqueeze(1)).squeeze(1)) - self.log_sum
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -177,15 +175,13 @@ class _TokenStatistics(torch.autograd.Function):
                 logp[rows] = here.logp(targets)
                 if there is not None:
                     reference_logp[rows] = there.logp(targets)
-            q = there.probabilities() if ask.kl and there is not None else None
-            if q is not None and there is not None:
-                divergence[rows] = _divergence(q, there, here)
-            if forms_gradients:
-                p, slope = here.probabilities(), _slope(here.logits, ask.softcap)
-                if toward_kl is not None and q is not None:
-                    toward_kl[rows] = _through(p - q, slope, cast.weight)
-                if toward_logp is not None and targets is not None:
-                    toward_logp[rows] = _through(_one_hot_minus(p, targets), slope, cast.weight)
+            if ask.kl and there is not None:
+                divergence[rows] = _divergence(there, here)
+            slope = _slope(here.logits, ask.softcap) if forms_gradients else None
+            if toward_kl is not None and there is not None:
+                toward_kl[rows] = _through(here.probabilities - there.probabilities, slope, cast.weight)
+            if toward_logp is not None and targets is not None:
+                toward_logp[rows] = _through(_one_hot_minus(here.probabilities, targets), slope, cast.weight)
         ctx.ask, ctx.head_is_trained = ask, head_is_trained
         ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl)
         ctx.mark_non_differentiable(reference_logp)
@@ -220,12 +216,12 @@ def _recompute(
     for start in range(0, len(hidden), ask.tokens):
         rows = slice(start, start + ask.tokens)
         here = _read(hidden[rows], cast)
-        p, toward = here.probabilities(), torch.zeros_like(here.logits)
         there = _read_reference(reference, rows) if ask.kl else None
+        toward = here.probabilities * (0.0 if there is None else for_kl[rows].unsqueeze(1))
         if there is not None:
-            toward += (p - there.probabilities()) * for_kl[rows].unsqueeze(1)
+            toward -= there.probabilities.mul_(for_kl[rows].unsqueeze(1))
         if ask.targets is not None:
-            toward += _one_hot_minus(p, ask.targets[rows]) * for_logp[rows].unsqueeze(1)
+            toward += _one_hot_minus(here.probabilities, ask.targets[rows]).mul_(for_logp[rows].unsqueeze(1))
         slope = _slope(here.logits, ask.softcap)
         if slope is not None:
             toward *= slope
@@ -256,17 +252,25 @@ def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, 
 
 
 def _read(hidden: Tensor, head: Unembedding) -> _Reading:
-    logits = _logits(hidden, head.weight, head.bias, head.softcap)
-    return _Reading(logits, logits.logsumexp(1))
+    logits = _logits(hidden, head)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    # One fused pass; the probability of the likeliest token, never 0, then tells the sum.
+    probabilities = torch.softmax(logits, 1, dtype=wide)
+    top, place = logits.max(1)
+    log_sum = top.to(wide) - probabilities.gather(1, place.unsqueeze(1)).squeeze(1).log()
+    return _Reading(logits, probabilities, log_sum)
 
 
 def _read_reference(reference: Reference | None, rows: slice) -> _Reading | None:
     return None if reference is None else _read(reference.hidden[rows], reference.head)
 
 
-def _divergence(q: Tensor, there: _Reading, here: _Reading) -> Tensor:
+def _divergence(there: _Reading, here: _Reading) -> Tensor:
     """Σ q (log q − log p), `[n]`; exactly 0 where both are the same numbers."""
-    return (there.logits - here.logits).mul_(q).sum(1) + (here.log_sum - there.log_sum)
+    gap = _wide(there.logits) - here.logits
+    # Not a product of vectors: that is a matrix product to autocast, which would round it.
+    gap = gap.mul_(there.probabilities).sum(1)
+    return gap + (here.log_sum - there.log_sum)
 
 
 def _one_hot_minus(probabilities: Tensor, targets: Tensor) -> Tensor:
