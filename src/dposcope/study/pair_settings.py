@@ -62,7 +62,7 @@ class PairsSettings(MachineSettings, DirectionSettings):
         default=20, ge=1, description="Tokens of each prompt cut from the text."
     )
     step_size: Annotated[float, Parameter(group=_PPLM)] = Field(
-        default=0.01,
+        default=0.02,
         ge=0,
         description="Length of a step, as a share of the norm of each layer's cached keys and values (published code: "
         "0.02 to 0.04 of another unit). Larger: more toxic, less fluent.",
