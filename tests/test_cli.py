@@ -24,6 +24,8 @@ from dposcope.study.config import (
     MachineSettings,
     ProbeSettings,
 )
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.pair_settings import PairsSettings
 from families import bos_tokenizer
 from jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
 
@@ -52,10 +54,12 @@ def _wide(monkeypatch):
 # Help
 
 _COMMANDS = {
+    "dpo": DpoSettings,
     "edit": EditSettings,
     "evaluate": EvaluateSettings,
     "probe": ProbeSettings,
     "lens": MachineSettings,
+    "pairs": PairsSettings,
 }
 _NOT_OF = {"lens": {"batch_size", "seed"}}
 """Settings of the machine that a command has no use for."""
@@ -107,7 +111,9 @@ def test_every_option_is_described_with_its_default(capsys, name):
         assert option in options, f"{name} --help lacks {option}"
         text = options[option]
         assert len(text.split()) >= 3, f"{option} is not described"
-        if info.default is None:
+        if info.is_required():
+            assert "[required]" in text
+        elif info.default is None:
             assert re.search(r"[Dd]efault|[Mm]ay be given", text), f"{option}: what if it is left out? {text}"
         else:
             assert f"[default: {info.default}]" in text, f"{option} has no default in {text!r}"
@@ -460,7 +466,7 @@ def test_missing_arguments_are_named(capsys, arguments):
 def test_an_unknown_command_lists_the_known(capsys):
     told = command(capsys, "tidy")
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "edit, evaluate, probe, lens, models" in told.err
+    assert "edit, evaluate, pairs, dpo, probe, lens, models" in told.err
 
 
 # Faults of other kinds

@@ -42,10 +42,10 @@ app = App(
 )
 app.command(edit)
 app.command(evaluate)
+app.command(pairs)
 app.command(dpo)
 app.command(probe)
 app.command(lens)
-app.command(pairs)
 app.command(models)
 
 
