@@ -35,7 +35,7 @@ def test_four_panels_with_both_curves_over_pairs_seen():
             "validation": ([24, 48], [3 / (n + 3), 6 / (n + 3)]),
         }
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ["loss", "pairs told apart", "reward margin", "KL from the base, nats per token"]
+    assert labels == ["loss", "pairs told apart", "reward margin", "KL, nats per token"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "pairs seen", "pairs seen"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training", "validation"]
 

@@ -12,7 +12,7 @@ _PANELS = (
     ("loss", "loss", None),
     ("accuracy", "pairs told apart", 0.5),
     ("margin", "reward margin", 0.0),
-    ("kl", "KL from the base, nats per token", 0.0),
+    ("kl", "KL, nats per token", 0.0),
 )
 
 
