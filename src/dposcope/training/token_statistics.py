@@ -216,12 +216,13 @@ def _recompute(
     for start in range(0, len(hidden), ask.tokens):
         rows = slice(start, start + ask.tokens)
         here = _read(hidden[rows], cast)
+        # g_kl (p − q) + g_logp (1[target] − p), in the memory of p and q.
+        toward = here.probabilities.mul_((for_kl - for_logp)[rows].unsqueeze(1))
         there = _read_reference(reference, rows) if ask.kl else None
-        toward = here.probabilities * (0.0 if there is None else for_kl[rows].unsqueeze(1))
         if there is not None:
             toward -= there.probabilities.mul_(for_kl[rows].unsqueeze(1))
         if ask.targets is not None:
-            toward += _one_hot_minus(here.probabilities, ask.targets[rows]).mul_(for_logp[rows].unsqueeze(1))
+            toward[torch.arange(len(toward), device=toward.device), ask.targets[rows]] += for_logp[rows]
         slope = _slope(here.logits, ask.softcap)
         if slope is not None:
             toward *= slope
