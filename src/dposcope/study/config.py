@@ -108,7 +108,7 @@ class MeasureSettings(DirectionSettings):
     max_passages: Annotated[int | None, Parameter(group=_MEASURES)] = Field(
         default=500, ge=1, description="Passages for F1, from the top of the file."
     )
-    judge_comments: Annotated[list[str] | None, Parameter(group=_DATA)] = Field(
+    judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
         default=None,
         description="Further comment files for the independent judge, beside the second half of --comments; tables "
         "with columns toxic and neutral (ParaDetox) too. May be given several times.",
@@ -174,7 +174,7 @@ class EditSettings(MachineSettings, MeasureSettings):
 class EvaluateSettings(MachineSettings, MeasureSettings):
     """Settings of `dposcope evaluate`."""
 
-    condition: Annotated[list[str] | None, Parameter(group=_EDIT)] = Field(
+    condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="What to measure beside the plain model; may be given several times. See the examples below.",
     )
