@@ -27,7 +27,7 @@ def some(n: int, *, prompts: int, seed: int = 0) -> Pairs:
 @pytest.mark.parametrize(
     ("row", "pair", "name"),
     [
-        (LEE | {"pert_gen_toks": "x"}, Pair("p", " good", " bad"), "pplm"),
+        (LEE | {"pert_gen_toks": "x"}, Pair("p", " good", " bad"), "prompt_text"),
         ({"prompt": "p", "chosen": " good", "rejected": " bad"}, Pair("p", " good", " bad"), "trl"),
         ({"chosen": "p good", "rejected": "p bad"}, Pair("", "p good", "p bad"), "trl without prompts"),
         ({"toxic": "bad", "neutral": "good"}, Pair("", "good", "bad"), "paradetox"),

@@ -47,7 +47,7 @@ class PairFormat:
 
 
 PAIR_FORMATS: Final = (
-    PairFormat("pplm", "prompt_text", "unpert_gen_text", "pert_gen_text"),
+    PairFormat("prompt_text", "prompt_text", "unpert_gen_text", "pert_gen_text"),
     PairFormat("trl", "prompt", "chosen", "rejected"),
     # A beginning that both sides share cancels in the loss, so an empty prompt loses nothing.
     PairFormat("trl without prompts", None, "chosen", "rejected"),
@@ -87,7 +87,7 @@ class Pairs:
     prompts: tuple[str, ...]
     preferred: tuple[str, ...]
     dispreferred: tuple[str, ...]
-    format: str = "pplm"
+    format: str = "prompt_text"
     """Name of the `PairFormat` that they were read from."""
     dropped: Dropped = field(default_factory=Dropped)
     """Rows of the source left out."""
@@ -99,7 +99,7 @@ class Pairs:
             raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair], *, format: str = "pplm", dropped: Dropped = Dropped()) -> "Pairs":
+    def of(cls, pairs: Iterable[Pair], *, format: str = "prompt_text", dropped: Dropped = Dropped()) -> "Pairs":
         """Pairs made one by one."""
         rows = list(pairs)
         return cls(
