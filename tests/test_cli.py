@@ -7,6 +7,8 @@ import pty
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -778,3 +780,11 @@ def test_models_refuses(capsys, monkeypatch, tmp_path, arguments, words):
     assert (told.code, told.err.count("\n")) == (2, 1)
     assert words in told.err
     assert not list(tmp_path.iterdir())
+
+
+def test_python_m_runs_the_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "dposcope", "--version"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stdout.strip()

@@ -92,39 +92,37 @@ class PreferencePolicy(nn.Module):
         pairs = (int(batch.sequence.max()) + 1 - windows) // 2
         published = self.objective.protocol == "reference"
         states = _states(policy, batch, published)
+        here = states[batch.where]
+        others = there = None
         if reference_hidden is None:
             with torch.no_grad():
                 others = _states(reference, batch, published)
+            there = others[batch.where]
         else:
-            others = reference_hidden.to(states.dtype)
+            there = reference_hidden.to(states.dtype)
         at_pairs = batch.sequence < 2 * pairs
         head = Unembedding.of(policy.model)
         reference_head = self._frozen_head or _frozen(Unembedding.of(reference.model))
-        where = None if reference_hidden is not None else batch.where
         kl_here = self.objective.kl_weight > 0 and self.objective.kl_on == "pairs"
 
-        def statistics(chosen: Tensor, targets: Tensor | None, *, kl: bool) -> TokenStatistics:
-            rows = batch.where[chosen] if chosen.dtype == torch.bool else chosen
-            other_rows = chosen if where is None else rows
-            return token_statistics(
-                states[rows], head, targets=targets, reference=Reference(others[other_rows], reference_head), kl=kl
-            )
+        def statistics(mine: Tensor, its: Tensor, targets: Tensor | None, *, kl: bool) -> TokenStatistics:
+            return token_statistics(mine, head, targets=targets, reference=Reference(its, reference_head), kl=kl)
 
-        found = statistics(at_pairs, batch.targets[at_pairs], kl=kl_here and not published)
+        found = statistics(here[at_pairs], there[at_pairs], batch.targets[at_pairs], kl=kl_here and not published)
         terms = self._terms(found, batch.sequence[at_pairs], pairs)
         loss = terms.losses.mean()
         penalty = loss.new_zeros(())
         if self.objective.kl_weight > 0:
             if published:
-                everywhere = torch.arange(len(states), device=states.device)
-                kl = statistics(everywhere, None, kl=True).kl
+                assert others is not None
+                kl = statistics(states, others, None, kl=True).kl
                 assert kl is not None
                 penalty = kl.view(pairs, -1).mean(1).mean() * 2  # both rows of a pair are equally long
             elif kl_here:
                 assert found.kl is not None
                 penalty = mean_by(found.kl, batch.sequence[at_pairs], 2 * pairs).sum() / pairs
             elif windows:
-                kl = statistics(~at_pairs, None, kl=True).kl
+                kl = statistics(here[~at_pairs], there[~at_pairs], None, kl=True).kl
                 assert kl is not None
                 penalty = kl.mean()
             loss = loss + self.objective.kl_weight * penalty

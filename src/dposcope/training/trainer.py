@@ -109,7 +109,10 @@ class Collator:
 class PreferenceTrainer(Trainer):
     """`Trainer` with the preference loss; make one with `train_policy`."""
 
-    _wanted: Progress | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`."""
+        self._notes: dict[str, list[dict[str, Tensor]]] = {}
+        super().__init__(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -158,10 +161,6 @@ class PreferenceTrainer(Trainer):
     def _noted(self, prefix: str) -> dict[str, float]:
         notes = self._notes.pop(prefix, [])
         return {name: float(torch.cat([note[name] for note in notes]).mean()) for name in (notes[0] if notes else {})}
-
-    @property
-    def _notes(self) -> dict[str, list[dict[str, Tensor]]]:
-        return self.__dict__.setdefault("_noted_parts", {})
 
     # Checkpoints
 
@@ -338,7 +337,7 @@ def train_policy(
     arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     collator = Collator(lm, material, objective, schedule, reference)
     watchers: list[TrainerCallback] = [*callbacks]
-    if save and schedule.patience is not None:
+    if takes_best and schedule.patience is not None:
         watchers.append(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
     if progress is not None:
         watchers.append(_Reporting(progress))
