@@ -189,6 +189,7 @@ class Task:
 def ours(task: Task) -> list[float]:
     import torch
 
+    from dposcope.training.lean_reference import Reads
     from dposcope.training.policy import Objective
     from dposcope.training.precompute import ReferenceStates, precompute_reference
     from dposcope.training.trainable import all_weights, neuron_gains
@@ -206,7 +207,9 @@ def ours(task: Task) -> list[float]:
         autocast=task.half and not gains,
     )
     material, watch = Material(task.examples, task.examples[:1]), clock()
-    with neuron_gains(task.lm, objective) if gains else all_weights(task.lm, objective, in_place=stored) as trainable:
+    reads = Reads.of(task.examples, pad_id=task.lm.pad_id, products=torch.bfloat16 if task.half else None)
+    everything = all_weights(task.lm, objective, in_place=True, reads=None if stored else reads)
+    with neuron_gains(task.lm, objective) if gains else everything as trainable:
         reference = None
         if stored:
             path = task.folder / "reference.safetensors"

@@ -241,14 +241,14 @@ def test_a_reference_of_lower_precision_starts_near_zero(lm):
 
 
 def test_a_head_that_is_trained_elsewhere_can_be_given(llama):
-    """`frozen_head` is what the reference reads through."""
+    """`Arm.head` is what a model's outputs are read through."""
     twin = copied(llama)
     with torch.no_grad():
         twin.model.lm_head.weight.mul_(1.5)
     batch = packed(llama, material(2, 0))
     head = Unembedding(llama.model.lm_head.weight.detach().clone())
-    policy = PreferencePolicy(twin.model, Arm(twin.model), Arm(twin.model), OBJECTIVES["pairs"], frozen_head=head)
-    other = PreferencePolicy(twin.model, Arm(twin.model), Arm(llama.model), OBJECTIVES["pairs"], frozen_head=None)
+    policy = PreferencePolicy(twin.model, Arm(twin.model), Arm(twin.model, head=head), OBJECTIVES["pairs"])
+    other = PreferencePolicy(twin.model, Arm(twin.model), Arm(llama.model), OBJECTIVES["pairs"])
     with torch.no_grad():
         assert torch.equal(policy(batch, 0, policy.reference_states(batch)).loss, other(batch).loss)
 

@@ -92,6 +92,35 @@ def test_what_is_not_asked_is_none_and_does_not_change_the_rest():
     assert (only.logp, only.reference_logp) == (None, None)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("logits_at_once", CHUNKS)
+@pytest.mark.parametrize(("named", "kl_from"), [(4, 4), (0, 0), (7, 3), (3, 5), (5, 7)])
+def test_pairs_and_windows_in_one_call(trained, logits_at_once, named, kl_from):
+    """Targets for the first tokens, the KL for the last ones: values and gradients of the whole, cut."""
+    hidden, head, targets, reference = inputs(trained=trained)
+    whole = naive(hidden, head, targets, reference)
+    found = token_statistics(
+        hidden,
+        head,
+        targets=targets[:named],
+        reference=reference,
+        kl=True,
+        kl_from=kl_from,
+        logits_at_once=logits_at_once,
+    )
+    expected = (whole.logp[:named], whole.kl[kl_from:])
+    for one, other in zip((found.logp, found.kl), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    weights = drawn(2, N, seed=51)
+    leaves = [hidden, head.weight, head.bias][: 3 if trained else 1]
+    slopes = [
+        torch.autograd.grad((weights[0, :named] * logp).sum() + (weights[1, kl_from:] * kl).sum(), leaves)
+        for logp, kl in ((found.logp, found.kl), expected)
+    ]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
 def test_a_kl_without_a_reference_is_refused():
     hidden, head, targets, _ = inputs()
     with pytest.raises(DposcopeError, match="set kl=False"):

@@ -317,6 +317,20 @@ def test_training_in_place_needs_no_second_copy(lm, name):
             alone.policy(batch, 2)
 
 
+def test_gradients_in_rows_are_asked_for_while_training_only(lm):
+    def sparse(model) -> list[bool]:
+        return [module.sparse for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+
+    tied = lm.model.get_input_embeddings().weight is lm.model.get_output_embeddings().weight
+    with all_weights(lm, OBJECTIVES["dpo"]) as trainable:
+        assert any(sparse(trainable.policy.trained)) == tied
+        trainable.policy(packed(lm, material(2, 0))).loss.backward()
+        assert not any(value.grad.is_sparse for value in trainable.policy.trainable.values())
+        assert not any(sparse(trainable.export().lm.model))
+        assert not any(sparse(lm.model))
+    assert not any(sparse(trainable.policy.trained))
+
+
 def test_in_place_exports_the_type_that_the_base_came_in():
     lm = tiny("llama", dtype=torch.bfloat16)
     with all_weights(lm, OBJECTIVES["dpo"], in_place=True) as trainable:

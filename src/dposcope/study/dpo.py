@@ -26,6 +26,7 @@ from dposcope.study.machine import load_for, native_bfloat16
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, open_run
 from dposcope.study.training_figure import save_svg, training_curves
 from dposcope.training.examples import neutral_windows, tokenise
+from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
 from dposcope.training.precompute import ReferenceStates, precompute_reference
@@ -82,7 +83,7 @@ def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter 
 
         def make() -> None:
             material = _material(lm, split, neutral, objective, settings)
-            with _policy(lm, objective, settings) as trainable:
+            with _policy(lm, objective, settings, material) as trainable:
                 reference = _reference(run, lm, trainable, material, settings, inputs)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
@@ -151,7 +152,9 @@ def _material(
     return Material(train, validation, windows)
 
 
-def _policy(lm: LanguageModel, objective: Objective, settings: DpoSettings) -> AbstractContextManager[Trainable]:
+def _policy(
+    lm: LanguageModel, objective: Objective, settings: DpoSettings, material: Material
+) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
             return neuron_gains(lm, objective)
@@ -159,7 +162,12 @@ def _policy(lm: LanguageModel, objective: Objective, settings: DpoSettings) -> A
             return low_rank(lm, objective, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed)
         case "full":
             lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
-            return all_weights(lm, objective, reference_dtype=lower, in_place=settings.precompute_reference)
+            reads = None
+            if not settings.precompute_reference:
+                every = [*material.train, *material.validation, *material.windows]
+                products = torch.bfloat16 if _autocasts(lm, settings) else None
+                reads = Reads.of(every, pad_id=lm.pad_id, products=products)
+            return all_weights(lm, objective, reference_dtype=lower, in_place=True, reads=reads)
 
 
 def _reference(

@@ -26,6 +26,10 @@ class Arm:
 
     model: PreTrainedModel
     applied: Callable[[], AbstractContextManager[Any]] = nullcontext
+    head: Unembedding | None = None
+    """Turns its outputs into logits; None: the model's own."""
+    trained_away: bool = False
+    """A reference whose weights training changes: it can run before, not beside the policy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +47,7 @@ class BatchLoss:
 class PreferencePolicy(nn.Module):
     """What `Trainer` trains; `trainable.py` makes one."""
 
-    def __init__(
-        self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective, *, frozen_head: Unembedding | None
-    ) -> None:
+    def __init__(self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective) -> None:
         """Join them.
 
         Args:
@@ -53,14 +55,12 @@ class PreferencePolicy(nn.Module):
             policy: the model that they change.
             reference: what it is compared with.
             objective: what is minimised.
-            frozen_head: the reference's unembedding where the policy's training changes it; None: its model's own.
         """
         super().__init__()
         self.trained = trained
         self.objective = objective
         # Not registered: a reference is no part of what is saved, moved or trained.
         self._arms = (policy, reference)
-        self._frozen_head = frozen_head
         trained.eval()
         self.eval()
 
@@ -93,43 +93,43 @@ class PreferencePolicy(nn.Module):
         published = self.objective.protocol == "reference"
         states = _states(policy, batch, published)
         here = states[batch.where]
-        others = there = None
+        others: Tensor | None = None
         if reference_hidden is None:
             with torch.no_grad():
                 others = _states(reference, batch, published)
             there = others[batch.where]
         else:
             there = reference_hidden.to(states.dtype)
-        at_pairs = batch.sequence < 2 * pairs
-        head = Unembedding.of(policy.model)
-        reference_head = self._frozen_head or _frozen(Unembedding.of(reference.model))
-        kl_here = self.objective.kl_weight > 0 and self.objective.kl_on == "pairs"
-
-        def statistics(mine: Tensor, its: Tensor, targets: Tensor | None, *, kl: bool) -> TokenStatistics:
-            return token_statistics(mine, head, targets=targets, reference=Reference(its, reference_head), kl=kl)
-
-        found = statistics(here[at_pairs], there[at_pairs], batch.targets[at_pairs], kl=kl_here and not published)
-        terms = self._terms(found, batch.sequence[at_pairs], pairs)
+        head = policy.head or Unembedding.of(policy.model)
+        its_head = reference.head or _frozen(Unembedding.of(reference.model))
+        weight, on_pairs = self.objective.kl_weight, self.objective.kl_on == "pairs"
+        of_pairs = int((batch.sequence < 2 * pairs).sum())  # they stand before the windows
+        read = of_pairs if published or on_pairs or weight == 0 else len(here)
+        found = token_statistics(
+            here[:read],
+            head,
+            targets=batch.targets[:of_pairs],
+            reference=Reference(there[:read], its_head),
+            kl=weight > 0 and not published,
+            kl_from=0 if on_pairs else of_pairs,
+        )
+        terms = self._terms(found, batch.sequence[:of_pairs], pairs)
         loss = terms.losses.mean()
         penalty = loss.new_zeros(())
-        if self.objective.kl_weight > 0:
-            if published:
-                assert others is not None
-                kl = statistics(states, others, None, kl=True).kl
-                assert kl is not None
-                penalty = kl.view(pairs, -1).mean(1).mean() * 2  # both rows of a pair are equally long
-            elif kl_here:
-                assert found.kl is not None
-                penalty = mean_by(found.kl, batch.sequence[at_pairs], 2 * pairs).sum() / pairs
-            elif windows:
-                kl = statistics(here[~at_pairs], there[~at_pairs], None, kl=True).kl
-                assert kl is not None
-                penalty = kl.mean()
-            loss = loss + self.objective.kl_weight * penalty
+        if weight > 0 and published:
+            assert others is not None
+            kl = token_statistics(states, head, reference=Reference(others, its_head), kl=True).kl
+            assert kl is not None
+            penalty = kl.view(pairs, -1).mean(1).mean() * 2  # both rows of a pair are equally long
+        elif found.kl is not None and len(found.kl):
+            by_text = mean_by(found.kl, batch.sequence[:read], 2 * pairs) if on_pairs else None
+            penalty = found.kl.mean() if by_text is None else by_text.sum() / pairs
+        if weight > 0:
+            loss = loss + weight * penalty
         return BatchLoss(loss, terms, penalty.detach())
 
     def _check_reference(self, computed: Tensor | None) -> None:
-        if computed is None and self._frozen_head is not None:
+        if computed is None and self._arms[1].trained_away:
             raise DposcopeError(
                 "the reference's own weights are trained, so it cannot run beside the policy; "
                 "compute its outputs before (precompute_reference), or train a copy"

@@ -6,7 +6,9 @@ that are a product with W, so those are formed at once and the logits are never 
 chunk's logits are computed once more.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from dposcope.model.layout import logit_softcap
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
+_ROWS_AT_ONCE = 1 << 14
+"""Rows of a trained unembedding whose gradient is added at a time, where it is formed in half precision: a whole one
+would be a third of a gigabyte beside the gradient itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +55,14 @@ class Unembedding:
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
-    """One number per token; None for what was not asked."""
+    """One number per token asked about; None for what was not asked."""
 
     logp: Tensor | None
-    """log π(target), `[N]`, at least float32."""
+    """log π(target), as many as targets, at least float32."""
     reference_logp: Tensor | None
-    """log π_ref(target), `[N]`, without gradient."""
+    """log π_ref(target), without gradient."""
     kl: Tensor | None
-    """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N]`."""
+    """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N − kl_from]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,7 @@ def token_statistics(
     targets: Tensor | None = None,
     reference: Reference | None = None,
     kl: bool = False,
+    kl_from: int = 0,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> TokenStatistics:
     """Log-probabilities of `targets` under the policy and the reference, and KL(reference ‖ policy) (paper 3.1).
@@ -85,9 +91,11 @@ def token_statistics(
     Args:
         hidden: the policy's final-norm outputs at positions that predict, `[N, d]`.
         head: the policy's.
-        targets: the token that each position should predict, `[N]`; None: no log-probabilities.
+        targets: the token that each of the first positions should predict, at most `[N]`; None: no log-probabilities.
         reference: the reference at the same positions; None: policy only.
         kl: whether to compute the KL; needs a reference.
+        kl_from: positions before this one have no KL. One call for pairs and windows forms one gradient of a trained
+            head instead of two.
         logits_at_once: bound on the logits of one model in memory, tokens × vocabulary.
 
     Raises:
@@ -95,7 +103,8 @@ def token_statistics(
     """
     if kl and reference is None:
         raise DposcopeError("a KL needs a reference; give one, or set kl=False")
-    ask = _Ask(head.softcap, reference, targets, kl, max(1, logits_at_once // len(head.weight)), _precision(hidden))
+    tokens = max(1, logits_at_once // len(head.weight))
+    ask = _Ask(head.softcap, reference, targets, kl_from if kl else None, tokens, _precision(hidden))
     logp, reference_logp, divergence = _TokenStatistics.apply(hidden, head.weight, head.bias, ask)
     return TokenStatistics(
         None if targets is None else logp,
@@ -111,11 +120,34 @@ class _Ask:
     softcap: float | None
     reference: Reference | None
     targets: Tensor | None
-    kl: bool
+    kl_from: int | None
+    """None: nowhere."""
     tokens: int
     """Per chunk."""
     precision: torch.dtype
     """Of matrix products; sums over the vocabulary are float32 at least."""
+
+    def chunks(self, count: int) -> Iterator["_Chunk"]:
+        """Runs of at most `tokens` tokens that are all asked the same."""
+        named = 0 if self.targets is None else len(self.targets)
+        bounds = sorted({0, named, count if self.kl_from is None else self.kl_from, count})
+        for first, last in pairwise(bounds):
+            for start in range(first, last, self.tokens):
+                rows = slice(start, min(start + self.tokens, last))
+                kl = None
+                if self.kl_from is not None and start >= self.kl_from:
+                    kl = slice(start - self.kl_from, rows.stop - self.kl_from)
+                yield _Chunk(rows, self.targets[rows] if self.targets is not None and start < named else None, kl)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Some tokens and what is asked of them."""
+
+    rows: slice
+    targets: Tensor | None
+    kl: slice | None
+    """Their places among the tokens that have a KL."""
 
 
 def _precision(hidden: Tensor) -> torch.dtype:
@@ -155,33 +187,33 @@ class _TokenStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Tensor, ...]:
         """See `token_statistics`."""
-        count = len(hidden)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logp, reference_logp, divergence = (hidden.new_zeros(count, dtype=wide) for _ in range(3))
+        named = 0 if ask.targets is None else len(ask.targets)
+        diverging = 0 if ask.kl_from is None else len(hidden) - ask.kl_from
+        logp, reference_logp = (hidden.new_zeros(named, dtype=wide) for _ in range(2))
+        divergence = hidden.new_zeros(diverging, dtype=wide)
         cast, reference = _cast(weight, bias, ask)
         head_is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         forms_gradients = hidden.requires_grad and not head_is_trained
         # d logp / d hidden and d KL / d hidden, one row per token.
         toward_logp = toward_kl = None
-        if forms_gradients and ask.targets is not None:
-            toward_logp = hidden.new_zeros(hidden.shape, dtype=wide)
-        if forms_gradients and ask.kl:
-            toward_kl = hidden.new_zeros(hidden.shape, dtype=wide)
-        for start in range(0, count, ask.tokens):
-            rows = slice(start, start + ask.tokens)
+        if forms_gradients:
+            toward_logp = hidden.new_zeros(named, hidden.shape[1], dtype=wide)
+            toward_kl = hidden.new_zeros(diverging, hidden.shape[1], dtype=wide)
+        for chunk in ask.chunks(len(hidden)):
+            rows = chunk.rows
             here, there = _read(hidden[rows], cast), _read_reference(reference, rows)
-            targets = None if ask.targets is None else ask.targets[rows]
-            if targets is not None:
-                logp[rows] = here.logp(targets)
-                if there is not None:
-                    reference_logp[rows] = there.logp(targets)
-            if ask.kl and there is not None:
-                divergence[rows] = _divergence(there, here)
             slope = _slope(here.logits, ask.softcap) if forms_gradients else None
-            if toward_kl is not None and there is not None:
-                toward_kl[rows] = _through(here.probabilities - there.probabilities, slope, cast.weight)
-            if toward_logp is not None and targets is not None:
-                toward_logp[rows] = _through(_one_hot_minus(here.probabilities, targets), slope, cast.weight)
+            if chunk.targets is not None:
+                logp[rows] = here.logp(chunk.targets)
+                if there is not None:
+                    reference_logp[rows] = there.logp(chunk.targets)
+            if chunk.kl is not None and there is not None:
+                divergence[chunk.kl] = _divergence(there, here)
+                if toward_kl is not None:
+                    toward_kl[chunk.kl] = _through(here.probabilities - there.probabilities, slope, cast.weight)
+            if chunk.targets is not None and toward_logp is not None:
+                toward_logp[rows] = _through(_one_hot_minus(here.probabilities, chunk.targets), slope, cast.weight)
         ctx.ask, ctx.head_is_trained = ask, head_is_trained
         ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl)
         ctx.mark_non_differentiable(reference_logp)
@@ -195,13 +227,12 @@ class _TokenStatistics(torch.autograd.Function):
         hidden, weight, bias, toward_logp, toward_kl = ctx.saved_tensors
         ask: _Ask = ctx.ask
         if not ctx.head_is_trained:
-            parts = [
-                gradient.unsqueeze(1) * toward
-                for gradient, toward in ((for_logp, toward_logp), (for_kl, toward_kl))
-                if toward is not None
-            ]
-            total = torch.stack(parts).sum(0).to(hidden.dtype) if parts else None
-            return total, None, None, None
+            total = hidden.new_zeros(hidden.shape, dtype=for_logp.dtype)
+            if toward_logp is not None:
+                total[: len(toward_logp)] += for_logp.unsqueeze(1) * toward_logp
+            if toward_kl is not None:
+                total[len(total) - len(toward_kl) :] += for_kl.unsqueeze(1) * toward_kl
+            return total.to(hidden.dtype), None, None, None
         return *_recompute(hidden, weight, bias, ask, for_logp, for_kl), None
 
 
@@ -213,16 +244,21 @@ def _recompute(
     for_hidden = hidden.new_zeros(hidden.shape, dtype=wide)
     for_weight = torch.zeros_like(weight)
     for_bias = None if bias is None else torch.zeros_like(bias)
-    for start in range(0, len(hidden), ask.tokens):
-        rows = slice(start, start + ask.tokens)
+    for chunk in ask.chunks(len(hidden)):
+        rows = chunk.rows
         here = _read(hidden[rows], cast)
         # g_kl (p − q) + g_logp (1[target] − p), in the memory of p and q.
-        toward = here.probabilities.mul_((for_kl - for_logp)[rows].unsqueeze(1))
-        there = _read_reference(reference, rows) if ask.kl else None
+        pull = torch.zeros(len(here.logits), dtype=wide, device=hidden.device)
+        if chunk.kl is not None:
+            pull += for_kl[chunk.kl]
+        if chunk.targets is not None:
+            pull -= for_logp[rows]
+        toward = here.probabilities.mul_(pull.unsqueeze(1))
+        there = _read_reference(reference, rows) if chunk.kl is not None else None
         if there is not None:
-            toward -= there.probabilities.mul_(for_kl[rows].unsqueeze(1))
-        if ask.targets is not None:
-            toward[torch.arange(len(toward), device=toward.device), ask.targets[rows]] += for_logp[rows]
+            toward -= there.probabilities.mul_(for_kl[chunk.kl].unsqueeze(1))
+        if chunk.targets is not None:
+            toward[torch.arange(len(toward), device=toward.device), chunk.targets] += for_logp[rows]
         slope = _slope(here.logits, ask.softcap)
         if slope is not None:
             toward *= slope
@@ -239,7 +275,9 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
-        total += left @ right
+        for start in range(0, len(total), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            total[rows] += left[rows] @ right
 
 
 def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, Reference | None]:

@@ -5,6 +5,7 @@ left, unless `in_place` was asked.
 """
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Change, hooked, is_hooked, neuron_site
+from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy
 from dposcope.training.token_statistics import Unembedding
@@ -52,6 +54,7 @@ def all_weights(
     *,
     reference_dtype: torch.dtype | None = None,
     in_place: bool = False,
+    reads: Reads | None = None,
 ) -> Generator[Trainable]:
     """Train every weight, in float32 at least; the reference is a second copy.
 
@@ -60,8 +63,9 @@ def all_weights(
         objective: what is minimised.
         reference_dtype: of the second copy; None: as `lm` is. A lower one saves memory, and the implicit reward then
             starts near zero instead of at it.
-        in_place: train `lm` itself, without a second copy; the reference's outputs must be computed before
-            (`precompute.py`).
+        in_place: train `lm` itself, so that no more than one whole model is in memory. The reference is then what
+            `reads` leaves of the base, or, without it, outputs that are computed before (`precompute.py`).
+        reads: what the reference will be asked; only with `in_place`.
 
     Raises:
         DposcopeError: the model is in training mode, or an intervention is on it.
@@ -72,20 +76,44 @@ def all_weights(
     # Small updates vanish in bfloat16 weights (a step of 1e-5 on a weight of 0.03 is a tenth of its last bit).
     wide = torch.promote_types(kept, torch.float32)
     if in_place:
-        base: PreTrainedModel = lm.model.to(wide)  # pyright: ignore[reportArgumentType]
-        trained = base
+        trained: PreTrainedModel = lm.model.to(wide)  # pyright: ignore[reportArgumentType]
+        if reads is not None:
+            reference = lean_reference(trained, reads, dtype=reference_dtype)
+        else:
+            reference = Arm(trained, head=_cloned(Unembedding.of(trained)), trained_away=True)
     else:
         # Never with gradient: flags of the caller's parameters stay, as autograd only asks them of the policy's.
         base = lm.model if reference_dtype in (None, lm.dtype) else copy.deepcopy(lm.model).to(reference_dtype)  # pyright: ignore[reportArgumentType]
+        reference = Arm(base)
         trained = copy.deepcopy(lm.model).to(wide)  # pyright: ignore[reportArgumentType]
     trained.requires_grad_(True)
-    head = _cloned(Unembedding.of(base)) if in_place else None
 
     def export() -> Tuned:
         model = copy.deepcopy(trained).to(kept).requires_grad_(False)  # pyright: ignore[reportArgumentType]
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = False  # see below
         return Tuned(replace(lm, model=model))
 
-    yield Trainable(PreferencePolicy(trained, Arm(trained), Arm(base), objective, frozen_head=head), export)
+    with _embedding_gradient_in_rows(trained):
+        yield Trainable(PreferencePolicy(trained, Arm(trained), reference, objective), export)
+
+
+@contextmanager
+def _embedding_gradient_in_rows(model: PreTrainedModel) -> Generator[None]:
+    """A few thousand rows of the embedding are read in a batch, but its gradient is as large as that of the head that
+    it is tied to: dense, both are held. Given as rows, it is added to the head's in place."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    # Several processes exchange gradients, and expect one form of each.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone or not isinstance(embedding, nn.Embedding) or head is None or head.weight is not embedding.weight:
+        yield
+        return
+    embedding.sparse = True
+    try:
+        yield
+    finally:
+        embedding.sparse = False
 
 
 def _check_mode(lm: LanguageModel) -> None:
@@ -150,9 +178,7 @@ def low_rank(
 
     try:
         adapted.eval()
-        policy = PreferencePolicy(
-            adapted, Arm(lm.model), Arm(lm.model, adapted.disable_adapter), objective, frozen_head=None
-        )
+        policy = PreferencePolicy(adapted, Arm(lm.model), Arm(lm.model, adapted.disable_adapter), objective)
         yield Trainable(policy, export)
     finally:
         adapted.unload()
@@ -212,9 +238,7 @@ def neuron_gains(lm: LanguageModel, objective: Objective, *, start: Gains | None
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     lm.model.requires_grad_(False)
     try:
-        yield Trainable(
-            PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective, frozen_head=None), export
-        )
+        yield Trainable(PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective), export)
     finally:
         for name, parameter in lm.model.named_parameters():
             parameter.requires_grad_(flags[name])

@@ -1,0 +1,93 @@
+"""A reference that holds no more than it will be asked: of a large embedding the rows that its texts use.
+
+With a vocabulary of 262,144 most of a small model is its embedding. The reference reads a few thousand of those rows,
+and needs them all only as the head, whose product is in half precision under autocast: so the head is kept in that
+precision, as are the projections. What is computed is the same to the bit.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError
+from dposcope.training.examples import Example
+from dposcope.training.policy import Arm
+from dposcope.training.token_statistics import Unembedding
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a reference will be asked."""
+
+    ids: frozenset[int]
+    """Every token id that it will read, padding too."""
+    products: torch.dtype | None = None
+    """The precision of autocast's products; None: it will run without autocast."""
+
+    @classmethod
+    def of(cls, examples: Iterable[Example], *, pad_id: int, products: torch.dtype | None = None) -> "Reads":
+        """All that these texts need."""
+        ids = {pad_id}
+        for example in examples:
+            ids.update(example.trunk, *example.branches)
+        return cls(frozenset(ids), products)
+
+
+def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype | None = None) -> Arm:
+    """A frozen copy of `model`, without the embedding's other rows.
+
+    Asked for an id outside `reads` it raises IndexError.
+
+    Args:
+        model: the base; nothing of it is shared with the copy.
+        reads: what the copy will be asked.
+        dtype: of the whole copy; None: the model's.
+
+    Raises:
+        DposcopeError: the model's embedding is not a plain table.
+    """
+    embedding, head = model.get_input_embeddings(), Unembedding.of(model)
+    if not isinstance(embedding, nn.Embedding):
+        raise DposcopeError(
+            f"the embedding of {type(model).__name__} is {type(embedding).__name__}, not a table of rows; "
+            "train a copy (in_place=False)"
+        )
+    projection = model.get_output_embeddings()
+    # A module already in deepcopy's memory is not copied, and what is there stands in its place.
+    kept: nn.Module = copy.deepcopy(
+        model, {id(embedding): _Rows(embedding, sorted(reads.ids)), id(projection): nn.Identity()}
+    )
+    if dtype is not None:
+        kept.to(dtype)
+    elif reads.products is not None:
+        for module in kept.modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                module.to(reads.products)
+    kept.requires_grad_(False)
+    precision = dtype or reads.products or head.weight.dtype
+    bias = None if head.bias is None else head.bias.detach().to(dtype or head.bias.dtype, copy=True)
+    return Arm(kept, head=Unembedding(head.weight.detach().to(precision, copy=True), bias, head.softcap))  # pyright: ignore[reportArgumentType]
+
+
+class _Rows(nn.Module):
+    """Some rows of an embedding, by the ids of all; what the embedding does with them (Gemma scales) stays its own."""
+
+    def __init__(self, embedding: nn.Embedding, ids: list[int]) -> None:
+        super().__init__()
+        chosen = torch.tensor(ids, device=embedding.weight.device)
+        rows = nn.Parameter(embedding.weight.detach()[chosen], requires_grad=False)
+        # Of no row: an id that was not announced is an error, not another row.
+        place = torch.full((embedding.num_embeddings,), len(ids), device=chosen.device)
+        place[chosen] = torch.arange(len(ids), device=chosen.device)
+        self.register_buffer("place", place, persistent=False)
+        self.table: nn.Embedding = copy.deepcopy(embedding, {id(embedding.weight): rows})
+        self.table.num_embeddings, self.table.padding_idx = len(ids), None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`[..., d]`."""
+        return self.table(self.place[ids])  # pyright: ignore[reportIndexIssue]
