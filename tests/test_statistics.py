@@ -11,10 +11,12 @@ from dposcope.evaluation.statistics import (
     Difference,
     Estimate,
     Ratio,
+    Share,
     bootstrap_mean,
     bootstrap_ratio,
     paired_difference,
     paired_ratio,
+    paired_share,
 )
 
 
@@ -84,6 +86,43 @@ def test_paired_ratio_is_the_naive_loop():
     ratios = [sum(a[i] for i in draw) / sum(b[i] for i in draw) for draw in naive_draws(37, 300, 9)]
     assert (ratio.low, ratio.high) == pytest.approx(naive_interval(ratios, 0.95), rel=1e-12)
     assert ratio.ratio == pytest.approx(a.mean() / b.mean(), rel=1e-14)
+
+
+def test_share_is_the_naive_loop():
+    base, noise = 1 + sample(), sample(seed=8)
+    part, whole = 0.8 * base + 0.02 * noise, 0.3 * base
+    found = paired_share(base, part, whole, resamples=300, seed=4)
+
+    def share(rows):
+        start, middle, end = (sum(column[i] for i in rows) for column in (base, part, whole))
+        return (start - middle) / (start - end)
+
+    assert found.share == pytest.approx(share(range(37)), rel=1e-12)
+    expected = naive_interval([share(draw) for draw in naive_draws(37, 300, 4)], 0.95)
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
+    assert found.n == 37
+
+
+def test_share_of_the_whole_is_one_and_of_nothing_zero():
+    base = 1 + sample()
+    assert paired_share(base, 0.5 * base, 0.5 * base) == Share(1.0, 1.0, 1.0, 37)
+    assert paired_share(base, base, 0.5 * base) == Share(0.0, 0.0, 0.0, 37)
+    worse = paired_share(base, 1.1 * base, 0.5 * base)
+    assert worse.share == pytest.approx(-0.2)
+    assert str(worse) == "−20.0 % (−20.0 to −20.0)"
+    assert str(Share(0.239, 0.12, 0.361, 200)) == "23.9 % (12.0–36.1)"
+    assert Share(**worse.to_dict()) == worse
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2])
+def test_share_of_no_reduction_is_refused(factor):
+    base = sample()
+    with pytest.raises(DposcopeError, match="a share of it means nothing"):
+        paired_share(base, 0.5 * base, factor * base)
+    with pytest.raises(DposcopeError, match="a share of it means nothing"):
+        paired_share([0.0, 1.0, 0.5, 0.2], [0.0, 0.0, 0.0, 0.0], [0.1, 0.9, 0.4, 0.2])
+    with pytest.raises(DposcopeError, match="part 2; give the same items"):
+        paired_share([0.0, 1.0, 0.5], [0.0, 0.0], [0.0, 0.0, 0.0])
 
 
 def test_pairing_removes_what_the_items_share():

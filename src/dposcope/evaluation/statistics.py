@@ -75,6 +75,26 @@ class Ratio:
         return f"{_plain(self.ratio, 2)} × ({_plain(self.low, 2)}{_dash(self.low)}{_plain(self.high, 2)})"
 
 
+@dataclass(frozen=True)
+class Share:
+    """How much of one reduction another makes: `(mean(base) − mean(part)) / (mean(base) − mean(whole))`."""
+
+    share: float
+    """1: all of it; below 0: the other way."""
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields; `Share(**d)` reads them back."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Like `23.9 % (12.0–36.1)`."""
+        low, high = _plain(100 * self.low, 1), _plain(100 * self.high, 1)
+        return f"{_plain(100 * self.share, 1)} % ({low}{_dash(self.low)}{high})"
+
+
 def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
     """Mean of `values` [n] with the percentile bootstrap interval over items.
 
@@ -158,6 +178,43 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: 
         )
     low, high = _interval(tops / bottoms, level)
     return Ratio(float(top.mean() / bottom.mean()), low, high, len(top))
+
+
+def paired_share(
+    base: ArrayLike,
+    part: ArrayLike,
+    whole: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Share:
+    """What share of the reduction from `base` to `whole` the reduction from `base` to `part` is (paper Table 3).
+
+    Args:
+        base: toxicity of the plain model, [n].
+        part: under a patch, the same items.
+        whole: of the tuned model, the same items.
+        level: coverage of the interval.
+        resamples: number of bootstrap resamples; all three are resampled together.
+        seed: of the resamples.
+
+    Raises:
+        DposcopeError: as `bootstrap_mean`; unequal lengths; the reduction to `whole` is not above 0 with its interval,
+            so that a share of it means nothing.
+    """
+    start, end = _pair(base, whole, "base", "whole")
+    middle = _pair(base, part, "base", "part")[1]
+    starts, middles, ends = _resampled_means(np.stack([start, middle, end]), resamples=resamples, seed=seed)
+    if start.mean() <= end.mean() or _interval(starts - ends, level)[0] <= 0:
+        raise DposcopeError(
+            "the whole reduction's interval holds 0, so a share of it means nothing; give more items, or report the "
+            "paired differences instead"
+        )
+    usable = starts > ends  # of the few resamples where nothing was reduced there is no share
+    low, high = _interval((starts - middles)[usable] / (starts - ends)[usable], level)
+    share = (start.mean() - middle.mean()) / (start.mean() - end.mean())
+    return Share(float(share), low, high, len(start))
 
 
 def _resampled_means(columns: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
         model, {id(embedding): _Rows(embedding, sorted(reads.ids)), id(projection): nn.Identity()}
     )
     if dtype is not None:
-        kept.to(dtype)
+        kept.to(dtype)  # pyright: ignore[reportArgumentType]
     elif reads.products is not None:
         for module in kept.modules():
             if isinstance(module, nn.Linear | Conv1D):
