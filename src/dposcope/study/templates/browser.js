@@ -1,0 +1,223 @@
+// Filters, sorting, the heat map, the address and the download: what ties table and opened neuron together.
+(() => {
+  const data = neuronData;
+  const byId = (id) => document.getElementById(id);
+  const form = byId("filters");
+  const groups = [];
+  for (const box of form.querySelectorAll("[name=group]")) {
+    groups[Number(box.value)] = box.nextElementSibling.textContent;
+  }
+  groups[0] ??= "none";
+
+  let sorted = { column: "contribution", descending: true };
+  let selection = new Uint32Array(0);
+
+  const checked = (name) => [...form.querySelectorAll(`[name=${name}]:checked`)].map((box) => Number(box.value));
+  const filters = () => ({
+    query: byId("by-neuron").value,
+    token: byId("by-token").value,
+    side: byId("by-side").value,
+    groups: checked("group"),
+    effects: checked("effect"),
+    certain: byId("certain").checked,
+    withTexts: byId("with-texts")?.checked ?? false,
+  });
+
+  const said = {
+    neuron: ["in the model’s order", "from the last block to the first"],
+    group: ["by group", "by group, reversed"],
+    cosine: ["smallest cosine first", "largest cosine first"],
+    before: ["smallest mean before first", "largest mean before first"],
+    after: ["smallest mean after first", "largest mean after first"],
+    contribution: ["smallest contribution first", "largest contribution first"],
+    rank: ["best rank first", "last rank first"],
+    lens: ["by top token", "by top token, reversed"],
+  };
+  const tell = (asked) => {
+    const many = selection.length.toLocaleString("en");
+    const all = data.count.toLocaleString("en");
+    const which = selection.length === data.count ? `All ${all} neurons` : `${many} of ${all} neurons`;
+    byId("selection-state").textContent = `${which}, ${said[sorted.column][Number(sorted.descending)]}`;
+    byId("neuron-fault").textContent = data.range(asked.query)
+      ? ""
+      : `No such neuron: give block.index, such as ${data.blocks - 1}.${data.width - 1} (the last), or a block.`;
+    byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
+    const { query, token, groups: some, effects, certain, withTexts } = asked;
+    byId("clear").disabled = !(query || token || some.length || effects.length || certain || withTexts);
+    byId("download").disabled = !selection.length;
+  };
+  const refresh = () => {
+    const asked = filters();
+    selection = data.select({ ...asked, ...sorted });
+    table.show(selection, sorted);
+    tell(asked);
+    steps();
+  };
+  const sort = (column) => {
+    // Numbers begin with the largest, names and ranks with the first.
+    const fresh = ["cosine", "before", "after", "contribution"].includes(column);
+    sorted = { column, descending: sorted.column === column ? !sorted.descending : fresh };
+    refresh();
+  };
+
+  const detail = neuronDetail(data, { groups });
+  const steps = () => {
+    const at = selection.indexOf(detail.opened);
+    byId("previous").disabled = at <= 0;
+    byId("next").disabled = at < 0 || at === selection.length - 1;
+  };
+  const open = (neuron, { focus = true } = {}) => {
+    detail.show(neuron);
+    table.mark(neuron);
+    steps();
+    history.replaceState(null, "", `#${data.name(neuron)}`);
+    if (!focus) return;
+    byId("opened-name").focus({ preventScroll: true });
+    byId("opened").scrollIntoView();
+  };
+  const close = () => {
+    detail.close();
+    table.redraw();
+    history.replaceState(null, "", "#neurons");
+    table.frame.scrollIntoView({ block: "nearest" });
+    table.focus();
+  };
+  const table = neuronTable(data, { groups, open, sort });
+
+  form.addEventListener("input", refresh);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  // Enter in the search for a neuron opens it.
+  byId("by-neuron").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && selection.length === 1) {
+      event.preventDefault();
+      open(selection[0]);
+    }
+  });
+  byId("clear").addEventListener("click", () => {
+    form.reset();
+    refresh();
+    byId("by-neuron").focus();
+  });
+  for (const [id, step] of [["previous", -1], ["next", 1]]) {
+    byId(id).addEventListener("click", () => open(table.neighbour(detail.opened, step), { focus: false }));
+  }
+  byId("close").addEventListener("click", close);
+  byId("opened").addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+
+  // Map
+
+  const map = byId("map-table");
+  const cells = [...map.tBodies[0].rows].map((row) => [...row.cells].slice(1));
+  const place = (cell) => cells.map((row, i) => [i, row.indexOf(cell)]).find(([, j]) => j >= 0);
+  const look = (cell) => {
+    const label = cell.parentElement.cells[0].textContent;
+    byId("map-said").textContent = ` Block ${cell.dataset.block}, ${label}: ${cell.textContent}`;
+  };
+  const choose = (cell) => {
+    form.reset();
+    byId("by-neuron").value = cell.dataset.block;
+    for (const box of form.querySelectorAll("[name=group]")) box.checked = box.value === cell.dataset.group;
+    const effect = { down: "1", up: "2" }[cell.dataset.effect];
+    for (const box of form.querySelectorAll("[name=effect]")) box.checked = box.value === effect;
+    refresh();
+    byId("neurons").scrollIntoView();
+    table.focus();
+  };
+  map.setAttribute("role", "grid");
+  for (const row of cells) for (const cell of row) cell.tabIndex = -1;
+  cells[0][0].tabIndex = 0;
+  // The cells are reached by Tab, and scroll their region themselves.
+  byId("map-region").removeAttribute("tabindex");
+  map.addEventListener("mouseover", (event) => { if (event.target.closest("td")) look(event.target.closest("td")); });
+  map.addEventListener("focusin", (event) => {
+    const cell = event.target.closest("td");
+    map.querySelector("[tabindex='0']").tabIndex = -1;
+    cell.tabIndex = 0;
+    look(cell);
+  });
+  map.addEventListener("click", (event) => { if (event.target.closest("td")) choose(event.target.closest("td")); });
+  map.addEventListener("keydown", (event) => {
+    const cell = event.target.closest("td");
+    if (event.key === "Enter" || event.key === " ") choose(cell);
+    else {
+      const [i, j] = place(cell);
+      const last = cells[0].length - 1;
+      const to = {
+        ArrowLeft: [i, j - 1],
+        ArrowRight: [i, j + 1],
+        ArrowUp: [i - 1, j],
+        ArrowDown: [i + 1, j],
+        Home: [i, 0],
+        End: [i, last],
+      }[event.key];
+      if (!to) return;
+      cells[to[0]]?.[to[1]]?.focus();
+    }
+    event.preventDefault();
+  });
+
+  // Download
+
+  const quoted = (text) => {
+    // A spreadsheet would read these as a formula.
+    const inert = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    return `"${inert.replaceAll('"', '""')}"`;
+  };
+  const csv = () => {
+    const names = "neuron,block,index,group,effect,certain,cosine,mean_before,mean_after,contribution,rank";
+    const lines = [`${names},lens_top,lens_bottom\r\n`];
+    const tokens = (side) => (side ? quoted(side.map(({ token }) => data.tokenText(token)).join(" | ")) : "");
+    for (const neuron of selection) {
+      const lens = data.lens(neuron);
+      // Nine digits are all that the page's 32 bits hold.
+      const number = (column) => Number(data.columns[column][neuron].toPrecision(9));
+      const numbers = ["cosine", "before", "after", "contribution"].map(number);
+      lines.push(
+        [
+          // Quoted, or a spreadsheet would take 1.10 for 1.1.
+          `"${data.name(neuron)}"`,
+          Math.floor(neuron / data.width),
+          neuron % data.width,
+          groups[data.group(neuron)],
+          ["none", "reduces", "increases"][data.effect(neuron)],
+          data.certain(neuron),
+          ...numbers,
+          data.rank(neuron),
+          tokens(lens?.top),
+          tokens(lens?.bottom),
+        ].join(",") + "\r\n",
+      );
+    }
+    return new Blob(["\ufeff", ...lines], { type: "text/csv;charset=utf-8" });
+  };
+  byId("download").addEventListener("click", () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(csv());
+    link.download = "neurons.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  });
+
+  // Masking and the address
+
+  const unmask = byId("unmask");
+  const mask = () => {
+    data.unmask(unmask.checked);
+    if (filters().token || sorted.column === "lens") refresh();
+    else table.redraw();
+    detail.redraw();
+  };
+  unmask.addEventListener("change", mask);
+
+  const follow = () => {
+    const name = location.hash.slice(1);
+    if (!/^\d+\.\d+$/.test(name)) return;
+    const asked = data.range(name);
+    if (asked) open(asked.from);
+  };
+  addEventListener("hashchange", follow);
+
+  refresh();
+  if (unmask.checked) mask();
+  follow();
+})();
