@@ -1,0 +1,295 @@
+"""The toxic subspace: the main axes of the value vectors that point most with a direction (paper appendix G).
+
+The paper finds that most neurons point with one axis and against another, and leaves the subspace for that. Signs
+along three random axes conflict as often, so every share here stands beside its control and its chance level.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from scipy.linalg import subspace_angles
+from torch import Tensor
+
+from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.aligned import most_aligned
+from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.groups import cosines, projections
+from dposcope.neurons.sets import NeuronSet
+
+SIZES = (32, 64, 128, 256)
+"""Numbers of value vectors between which `subspace_stability` compares."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """The first left singular vectors of N normalised value vectors as columns (paper appendix G)."""
+
+    axes: Tensor
+    """u_1 … u_r as columns, `[d, r]`, float64, orthonormal, each with u·W ≥ 0."""
+    singular_values: Tensor
+    """All of the matrix `[d, N]`, falling, `[min(d, N)]`, float64; the first r belong to the axes."""
+    direction: Direction
+    """W, whose highest cosines chose the value vectors."""
+    vectors: int
+    """N (paper: 128)."""
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Model and fingerprint."""
+
+    @property
+    def combined(self) -> Direction:
+        """The axes weighted by their singular values, Σ s_k u_k, as one direction."""
+        weights = self.singular_values[: self.axes.shape[1]]
+        about = {**self.about, "vectors": self.vectors, "axes": self.axes.shape[1]}
+        return Direction(self.axes @ weights, "svd_subspace", self.direction.block, about)
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per axis: axis (from 0, as in Table 16), singular_value, share (of Σ s²), cosine (with W)."""
+        rank = self.axes.shape[1]
+        energy = self.singular_values.square()
+        return pl.DataFrame(
+            {
+                "axis": torch.arange(rank).numpy(),
+                "singular_value": self.singular_values[:rank].numpy(),
+                "share": (energy / energy.sum())[:rank].numpy(),
+                "cosine": (self.direction.unit @ self.axes).numpy(),
+            }
+        )
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        tensors = {"axes": self.axes, "singular_values": self.singular_values, "direction": self.direction.vector}
+        direction = {
+            "kind": self.direction.kind,
+            "block": self.direction.block,
+            "about": dict(self.direction.about),
+        }
+        facts = {"vectors": self.vectors, "direction": direction, "about": dict(self.about)}
+        save_tensors(stem, "Subspace", tensors, facts)
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Subspace":
+        """Read what `save` wrote."""
+        tensors, facts = load_tensors(stem, "Subspace")
+        made = facts["direction"]
+        direction = Direction(tensors["direction"], made["kind"], made["block"], made["about"])
+        return cls(tensors["axes"], tensors["singular_values"], direction, facts["vectors"], facts["about"])
+
+
+def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128, axes: int = 3) -> Subspace:
+    """The main axes of the value vectors of highest cosine with W, each normalised (appendix G; SPEC section 2).
+
+    Nothing is centred: the first axis is close to the mean vector. An axis is signed so that its dot product
+    with W is positive.
+
+    Args:
+        lm: the model.
+        direction: W.
+        vectors: N, value vectors (paper: 128).
+        axes: r, singular vectors kept (paper: 3).
+
+    Raises:
+        DposcopeError: W does not fit, or the value vectors span fewer dimensions than axes.
+    """
+    aligned = most_aligned(lm, direction.vector, vectors)
+    return _subspace(lm, direction, aligned.vectors, axes)
+
+
+def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: int) -> Subspace:
+    """Of value vectors `[N, d]`."""
+    if axes < 1:
+        raise DposcopeError(f"cannot keep {axes} axes; keep at least one (paper: 3)")
+    norms = vectors.norm(dim=1, keepdim=True)
+    columns = torch.where(norms > 0, vectors / norms, 0.0).T
+    u, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    # The usual bound below which a singular value is rounding, and its vector arbitrary.
+    rank = int((values > values[0] * max(columns.shape) * torch.finfo(torch.float64).eps).sum())
+    if rank < axes:
+        raise DposcopeError(
+            f"{len(vectors):,} value vectors of {lm.name} span {rank} dimensions, fewer than {axes} axes; "
+            "take more vectors or fewer axes"
+        )
+    kept = u[:, :axes]
+    signs = torch.where(direction.vector @ kept < 0, -1.0, 1.0)
+    about = {"model": lm.name, "fingerprint": lm.fingerprint}
+    return Subspace(kept * signs, values, direction, len(vectors), about)
+
+
+# How the subspace settles as N grows
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """Principal angles between the subspaces of growing numbers of value vectors (paper appendix G: "stable")."""
+
+    sizes: tuple[int, ...]
+    """N, rising, `[s]`."""
+    angles: Tensor
+    """Between the subspaces of a size and of the next, in degrees, rising, `[s−1, r]`, float64."""
+    random_angles: Tensor
+    """The same between two random subspaces of that width, seeded: what no relation looks like, `[r]`."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per two sizes, the last for random subspaces (sizes null): vectors, next, angle_1 … angle_r."""
+        table = torch.cat([self.angles, self.random_angles.unsqueeze(0)])
+        return pl.DataFrame(
+            {
+                "vectors": pl.Series([*self.sizes[:-1], None], dtype=pl.Int64),
+                "next": pl.Series([*self.sizes[1:], None], dtype=pl.Int64),
+                **{f"angle_{k + 1}": table[:, k].numpy() for k in range(table.shape[1])},
+            }
+        )
+
+
+def subspace_stability(
+    lm: LanguageModel, direction: Direction, *, sizes: Sequence[int] = SIZES, axes: int = 3, seed: int = 0
+) -> Stability:
+    """How far the subspace turns as value vectors are added; small angles mean that it is stable.
+
+    Args:
+        lm: the model.
+        direction: W.
+        sizes: N, rising, at least two.
+        axes: r.
+        seed: of the two random subspaces.
+
+    Raises:
+        DposcopeError: sizes do not rise, or a subspace cannot be made; see `svd_subspace`.
+    """
+    if len(sizes) < 2 or any(one >= other for one, other in pairwise(sizes)):
+        raise DposcopeError(f"sizes {list(sizes)} are not two or more rising numbers; give such as 64 and 128")
+    aligned = most_aligned(lm, direction.vector, sizes[-1])
+    # Of the highest cosines the first N are the N highest.
+    spans = [_subspace(lm, direction, aligned.vectors[:size], axes).axes for size in sizes]
+    random = [random_axes(lm.d_model, axes, seed=2 * seed + which) for which in (0, 1)]
+    return Stability(
+        sizes=tuple(sizes),
+        angles=torch.stack([_degrees_between(one, other) for one, other in pairwise(spans)]),
+        random_angles=_degrees_between(random[0], random[1]),
+    )
+
+
+def _degrees_between(one: Tensor, other: Tensor) -> Tensor:
+    """Principal angles of two spans `[d, r]`, rising, `[r]`; exact for small ones too, where a cosine is not."""
+    return torch.from_numpy(subspace_angles(one.numpy(), other.numpy())).flip(0).rad2deg()
+
+
+def random_axes(width: int, axes: int, *, seed: int) -> Tensor:
+    """Random orthonormal columns, `[width, axes]`, float64, every orientation equally likely.
+
+    Raises:
+        DposcopeError: there are more axes than the width holds.
+    """
+    if not 1 <= axes <= width:
+        raise DposcopeError(f"{axes} orthonormal axes do not fit in {width} dimensions; ask for 1 … {width}")
+    stream = torch.Generator().manual_seed(seed)
+    q, r = torch.linalg.qr(torch.randn(width, axes, generator=stream, dtype=torch.float64))
+    return q * r.diagonal().sign()  # QR alone prefers some signs
+
+
+# Signs along the axes
+
+
+@dataclass(frozen=True, eq=False)
+class AxisSigns:
+    """Each neuron's sign along each axis, and how often they conflict (paper appendix G: 74.7 % and 74.3 %)."""
+
+    of: Literal["cosine", "change"]
+    """Of cos(v_i, u_k), or of the projection change Δ_i along u_k."""
+    signs: Tensor
+    """−1, 0 or 1, `[r, L, d_mlp]`, int8."""
+    random_signs: Tensor
+    """The same along as many random orthonormal axes: the control, `[r, L, d_mlp]`, int8."""
+
+    @property
+    def conflicting(self) -> NeuronSet:
+        """Neurons positive along one axis and negative along another."""
+        return NeuronSet(_conflict(self.signs))
+
+    @property
+    def share(self) -> float:
+        """Conflicting neurons, as a share of all."""
+        return float(_conflict(self.signs).double().mean())
+
+    @property
+    def random_share(self) -> float:
+        """The same along the random axes."""
+        return float(_conflict(self.random_signs).double().mean())
+
+    @property
+    def chance(self) -> float:
+        """1 − 2^(1−r), the share if signs were fair coins: 0.75 for three axes."""
+        return 1 - 2.0 ** (1 - len(self.signs))
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row: of, axes, neurons, share, random_share, chance."""
+        return pl.DataFrame(
+            {
+                "of": [self.of],
+                "axes": [len(self.signs)],
+                "neurons": [self.signs[0].numel()],
+                "share": [self.share],
+                "random_share": [self.random_share],
+                "chance": [self.chance],
+            }
+        )
+
+
+def _conflict(signs: Tensor) -> Tensor:
+    return (signs > 0).any(0) & (signs < 0).any(0)
+
+
+def alignment_signs(lm: LanguageModel, subspace: Subspace, *, seed: int = 0) -> AxisSigns:
+    """Signs of cos(v_i, u_k) of every value vector with every axis, and with random axes.
+
+    Args:
+        lm: the model.
+        subspace: its axes.
+        seed: of the random axes.
+    """
+
+    def signs(axes: Tensor) -> Tensor:
+        return torch.stack([cosines(lm, axis).sign().to(torch.int8) for axis in axes.T])
+
+    return AxisSigns("cosine", signs(subspace.axes), signs(random_axes(*subspace.axes.shape, seed=seed)))
+
+
+def change_signs(
+    base: LanguageModel, tuned: LanguageModel, change: Contributions, subspace: Subspace, *, seed: int = 0
+) -> AxisSigns:
+    """Signs of Δ_i along every axis, (m_i^pre v_i^pre − m_i^post v_i^post)·u_k, and along random axes.
+
+    Args:
+        base: the model before tuning.
+        tuned: the model after it.
+        change: of these two models; its mean activations are used, whatever its direction.
+        subspace: axes in the base model's residual stream.
+        seed: of the random axes.
+
+    Raises:
+        DposcopeError: `change` is of other models.
+    """
+    for side, lm, key in (("before", base, "fingerprint"), ("after", tuned, "tuned_fingerprint")):
+        if change.about.get(key, lm.fingerprint) != lm.fingerprint:
+            raise DposcopeError(
+                f"the contributions' model {side} tuning is not {lm.name}, by its weights or precision; "
+                "make them from these two models"
+            )
+
+    def signs(axes: Tensor) -> Tensor:
+        return torch.stack([_change(base, tuned, change, axis).sign().to(torch.int8) for axis in axes.T])
+
+    return AxisSigns("change", signs(subspace.axes), signs(random_axes(*subspace.axes.shape, seed=seed)))
+
+
+def _change(base: LanguageModel, tuned: LanguageModel, change: Contributions, axis: Tensor) -> Tensor:
+    """Δ_i along one axis, `[L, d_mlp]`, summed as `Contributions.total` is."""
+    before, after = projections(base, axis), projections(tuned, axis)
+    return change.activation_shift * before + change.after.mean * (before - after)

@@ -1,0 +1,63 @@
+"""The value vectors that point most with a direction (paper 4; Lee et al. 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.groups import cosines
+from dposcope.neurons.sets import NeuronSet
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedVectors:
+    """The n value vectors of highest cosine with a direction, the highest first; on the CPU."""
+
+    block: Tensor
+    """`[n]`, int64."""
+    index: Tensor
+    """Within the block, `[n]`, int64."""
+    cosine: Tensor
+    """cos(v_i, W), `[n]`, float64, falling."""
+    vectors: Tensor
+    """v_i, `[n, d]`, float64."""
+    shape: tuple[int, int]
+    """(L, d_mlp) of the model."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.cosine)
+
+    def chosen(self, which: Tensor) -> NeuronSet:
+        """Those for which `which` holds, `[n]`, bool."""
+        mask = torch.zeros(self.shape, dtype=torch.bool)
+        mask[self.block[which], self.index[which]] = True
+        return NeuronSet(mask)
+
+
+@torch.no_grad()
+def most_aligned(lm: LanguageModel, direction: Tensor, n: int) -> AlignedVectors:
+    """The n neurons of highest cos(v_i, W); ties go to the lower block, then index.
+
+    Args:
+        lm: the model.
+        direction: W, `[d]`; −W gives the anti-toxic ones.
+        n: how many (paper: 256, and 128 as in Lee et al. 2024).
+
+    Raises:
+        DposcopeError: W does not fit, or the model has fewer neurons than n.
+    """
+    if not 1 <= n <= lm.n_neurons:
+        raise DposcopeError(f"cannot take the top {n:,} of {lm.n_neurons:,} neurons; ask for at least 1, at most all")
+    table = cosines(lm, direction)
+    flat = table.flatten()
+    chosen = flat.argsort(descending=True, stable=True)[:n]
+    block, index = chosen // lm.d_mlp, chosen % lm.d_mlp
+    vectors = torch.empty(n, lm.d_model, dtype=torch.float64)
+    for number in block.unique().tolist():
+        here = block == number
+        rows = lm.value_vectors(number)
+        vectors[here] = rows[index[here].to(rows.device)].double().cpu()
+    return AlignedVectors(block, index, flat[chosen], vectors, (lm.n_blocks, lm.d_mlp))
