@@ -343,3 +343,13 @@ def test_layout_in_memory_does_not_matter():
     values = torch.randn(40, 50)
     assert tensor_fingerprint({"a": values}) == tensor_fingerprint({"a": values.T.contiguous().T})
     assert tensor_fingerprint({"a": torch.tensor(1.0)}) == tensor_fingerprint({"a": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_a_turned_direction_has_another_fingerprint(dtype):
+    """Any number of flipped signs, even ones too."""
+    numbers = torch.arange(1, 17).to(dtype)
+    one = tensor_fingerprint({"W": numbers})
+    for flipped in (1, 2, 4, 16):
+        turned = torch.cat([-numbers[:flipped], numbers[flipped:]])
+        assert tensor_fingerprint({"W": turned}) != one
