@@ -1,0 +1,364 @@
+"""How activations and value vectors changed, and how an edit's changes compare (paper 5.1, 7, appendices E and H).
+
+The activation shift of a neuron is m_i^pre − m_i^post: positive where the activation fell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from scipy.stats import pearsonr
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.neurons.contributions import Contributions, MovedGroup
+from dposcope.neurons.groups import Group, group_sets
+
+# How shifts are spread: Figure 4
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftDensity:
+    """A histogram of activation shifts, its thin tails cut off but counted."""
+
+    edges: Tensor
+    """`[bins + 1]`, float64, rising; a bin holds its left edge, the last one both."""
+    counts: Tensor
+    """Neurons per bin, `[bins]`, int64."""
+    groups: Mapping[MovedGroup, Tensor]
+    """The same of each group, `[bins]`, int64."""
+    below: int
+    """Neurons left of the first edge."""
+    above: int
+    """Neurons right of the last."""
+    mean: float
+    """Of all neurons, the cut ones too."""
+    deviation: float
+    """Population standard deviation, of all neurons."""
+
+    @property
+    def density(self) -> Tensor:
+        """Probability density, `[bins]`, per unit of activation; its integral is the share of neurons not cut."""
+        neurons = int(self.counts.sum()) + self.below + self.above
+        return self.counts / (neurons * self.edges.diff())
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per bin: low, high (its edges), neurons, density, and the neurons of TP↓ … AN↑."""
+        return pl.DataFrame(
+            {
+                "low": self.edges[:-1].numpy(),
+                "high": self.edges[1:].numpy(),
+                "neurons": self.counts.numpy(),
+                "density": self.density.numpy(),
+                **{str(group): counts.numpy() for group, counts in self.groups.items()},
+            }
+        )
+
+
+def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> ShiftDensity:
+    """How activation shifts are spread over all neurons (Figure 4), and over the groups.
+
+    Args:
+        c: contributions.
+        bins: of equal width.
+        cut: share of neurons left outside, half on either side: tails are long and would flatten the rest.
+
+    Raises:
+        DposcopeError: bins or cut out of range.
+    """
+    if bins < 1:
+        raise DposcopeError(f"a histogram cannot have {bins} bins; ask for at least one, such as 100")
+    if not 0 <= cut < 1:
+        raise DposcopeError(f"cut {cut} is outside [0, 1); it is the share of neurons to leave out, such as 0.01")
+    shift = c.activation_shift.numpy()
+    low, high = np.quantile(shift, [cut / 2, 1 - cut / 2])
+    edges = np.histogram_bin_edges(shift, bins, (low, high))  # widens a range without width
+
+    def count(values: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(np.histogram(values, edges)[0])
+
+    return ShiftDensity(
+        edges=torch.from_numpy(edges),
+        counts=count(shift),
+        groups={group: count(shift[neurons.mask.numpy()]) for group, neurons in c.groups().items()},
+        below=int((shift < edges[0]).sum()),
+        above=int((shift > edges[-1]).sum()),
+        mean=float(shift.mean()),
+        deviation=float(shift.std()),
+    )
+
+
+# The most toxic neurons before and after: Figure 3
+
+
+@dataclass(frozen=True, eq=False)
+class TopToxic:
+    """The neurons whose value vectors point most with the direction, the highest cosine first; each `[n]`."""
+
+    block: Tensor
+    """int64."""
+    index: Tensor
+    """Within the block, int64."""
+    cosine: Tensor
+    """cos(v_i^pre, W)."""
+    before: Tensor
+    """m_i^pre."""
+    after: Tensor
+    """m_i^post."""
+
+    @property
+    def negative_before(self) -> float:
+        """Share of them with m_i^pre < 0."""
+        return float((self.before < 0).double().mean())
+
+    @property
+    def negative_after(self) -> float:
+        """Share of them with m_i^post < 0."""
+        return float((self.after < 0).double().mean())
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per neuron: block, index, cosine, before, after."""
+        return pl.DataFrame(
+            {
+                "block": self.block.numpy(),
+                "index": self.index.numpy(),
+                "cosine": self.cosine.numpy(),
+                "before": self.before.numpy(),
+                "after": self.after.numpy(),
+            }
+        )
+
+
+def top_toxic(c: Contributions, n: int = 100) -> TopToxic:
+    """Mean activations, before and after, of the n neurons with the highest cosine (Figure 3: 100).
+
+    Ties go to the lower block, then index. A model with fewer neurons gives all it has.
+
+    Raises:
+        DposcopeError: n is below 1.
+    """
+    if n < 1:
+        raise DposcopeError(f"cannot take the top {n:,} neurons; ask for at least one")
+    cosine = c.cosine.flatten()
+    chosen = cosine.argsort(descending=True, stable=True)[:n]
+    width = c.cosine.shape[1]
+    return TopToxic(
+        block=chosen // width,
+        index=chosen % width,
+        cosine=cosine[chosen],
+        before=c.before.mean.flatten()[chosen],
+        after=c.after.mean.flatten()[chosen],
+    )
+
+
+# What shifts go with: Table 17
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's, over so many neurons."""
+
+    r: float | None
+    """None where one side is the same for all neurons up to rounding, or there are fewer than two."""
+    p: float | None
+    """Two-sided, were neurons independent."""
+    neurons: int
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """What activation shifts go with (Table 17)."""
+
+    cosine: Correlation
+    """With cos(v_i^pre, W)."""
+    activation: Correlation
+    """With m_i^pre. Regression to the mean alone makes it positive, as the paper says."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per property: with (cosine, activation), r, p, neurons."""
+        rows = [{"with": "cosine", **asdict(self.cosine)}, {"with": "activation", **asdict(self.activation)}]
+        return pl.DataFrame(rows, schema_overrides={"r": pl.Float64, "p": pl.Float64})
+
+
+def correlations(c: Contributions) -> Correlations:
+    """Pearson correlation of the activation shift with cosine and with m_i^pre, over all neurons (Table 17)."""
+    shift = c.activation_shift.flatten()
+    return Correlations(_pearson(shift, c.cosine.flatten()), _pearson(shift, c.before.mean.flatten()))
+
+
+def _pearson(one: Tensor, other: Tensor) -> Correlation:
+    """Of two vectors `[n]`."""
+    if _is_constant(one) or _is_constant(other):
+        return Correlation(None, None, len(one))
+    result: Any = pearsonr(one.numpy(), other.numpy())  # typed as a tuple without its names
+    return Correlation(float(result.statistic), float(result.pvalue), len(one))
+
+
+def _is_constant(values: Tensor) -> bool:
+    # A spread of a few roundings is no spread: r would be noise.
+    return len(values) < 2 or bool(values.max() - values.min() <= 1e-12 * values.abs().max())
+
+
+# How much changed: the text of section 5.1
+
+VECTOR_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+@dataclass(frozen=True)
+class ChangeSummary:
+    """How much tuning changed value vectors and activations (paper 5.1; SPEC section 3)."""
+
+    vector_cosine: float
+    """Mean of cos(v_i^pre, v_i^post) over all neurons (paper: 0.99)."""
+    vector_cosine_min: float
+    vector_cosine_percentiles: Mapping[int, float]
+    """At 1, 5, 25, 50, 75, 95 and 99 per cent of neurons."""
+    shift_percent: float
+    """100 · mean |m_i^pre − m_i^post| / mean |m_i^pre| (the paper's 0.66 to 16.71 %, undefined there)."""
+    median_shift_percent: float
+    """Median of 100 · |m_i^pre − m_i^post| / |m_i^pre| over neurons with m_i^pre ≠ 0."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row: vector_cosine, vector_cosine_min, vector_cosine_p1 …, shift_percent, median_shift_percent."""
+        row = {
+            "vector_cosine": self.vector_cosine,
+            "vector_cosine_min": self.vector_cosine_min,
+            **{f"vector_cosine_p{percent}": value for percent, value in self.vector_cosine_percentiles.items()},
+            "shift_percent": self.shift_percent,
+            "median_shift_percent": self.median_shift_percent,
+        }
+        return pl.DataFrame([row], schema=dict.fromkeys(row, pl.Float64))
+
+
+def change_summary(c: Contributions) -> ChangeSummary:
+    """How much value vectors and activations changed (paper 5.1; SPEC section 3).
+
+    Raises:
+        DposcopeError: every m_i^pre is 0, of which nothing is a percentage.
+    """
+    cosine = c.vector_cosine.numpy()
+    shift, before = c.activation_shift.abs().numpy(), c.before.mean.abs().numpy()
+    active = before > 0
+    if not active.any():
+        raise DposcopeError("all mean activations before tuning are 0; collect means on more prompts")
+    percentiles = np.percentile(cosine, VECTOR_PERCENTILES).tolist()
+    return ChangeSummary(
+        vector_cosine=float(cosine.mean()),
+        vector_cosine_min=float(cosine.min()),
+        vector_cosine_percentiles=dict(zip(VECTOR_PERCENTILES, percentiles, strict=True)),
+        shift_percent=100 * float(shift.mean() / before.mean()),
+        median_shift_percent=100 * float(np.median(shift[active] / before[active])),
+    )
+
+
+# An edit's shifts beside those of tuning: sections 6 and 7
+
+
+@dataclass(frozen=True)
+class ShiftAgreement:
+    """How the shifts of an edit go with those of tuning, over some neurons."""
+
+    correlation: Correlation
+    """Of both shifts, neurons that the edit leaves alone among them, whose shift is 0."""
+    moved_by_both: int
+    """Neurons whose shift is not 0 on either side."""
+    same_sign: float | None
+    """Share of those whose two shifts have one sign; None where there is none."""
+    edit_size: float | None
+    """Mean |m_i^pre − m_i^edit|; None where there is no neuron."""
+    tuned_size: float | None
+    """Mean |m_i^pre − m_i^post|."""
+
+
+@dataclass(frozen=True)
+class EditAgreement:
+    """Whether an edit moves activations as tuning did, overall and by the edit's own groups."""
+
+    overall: ShiftAgreement
+    groups: Mapping[Group, ShiftAgreement]
+    """Of TP, TN, AP and AN: neurons by the signs of cos_i and m_i^pre, whichever way they moved (paper 6.1)."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row for all neurons and one per group: group (all, TP …), neurons, r, p, moved_by_both, same_sign,
+        edit_size, tuned_size."""
+        named = {"all": self.overall, **{group.value: found for group, found in self.groups.items()}}
+        rows = [
+            {
+                "group": name,
+                "neurons": found.correlation.neurons,
+                "r": found.correlation.r,
+                "p": found.correlation.p,
+                "moved_by_both": found.moved_by_both,
+                "same_sign": found.same_sign,
+                "edit_size": found.edit_size,
+                "tuned_size": found.tuned_size,
+            }
+            for name, found in named.items()
+        ]
+        floats = ("r", "p", "same_sign", "edit_size", "tuned_size")
+        return pl.DataFrame(rows, schema_overrides=dict.fromkeys(floats, pl.Float64))
+
+
+def shift_of_gains(c: Contributions, gains: Tensor) -> Tensor:
+    """The shift that gains make where they act, m_i^pre − g_i m_i^pre = (1 − g_i) m_i^pre, `[L, d_mlp]`, float64.
+
+    What later blocks answer to it is left out; for that, collect means of the edited model.
+
+    Args:
+        c: contributions, for m^pre.
+        gains: g, `[L, d_mlp]`.
+    """
+    _check_shape(c, gains, "gains")
+    return (1 - gains.detach().to("cpu", torch.float64)) * c.before.mean
+
+
+def edit_agreement(c: Contributions, edit_shift: Tensor) -> EditAgreement:
+    """An edit's activation shifts against those of tuning: do they go together, and which are larger?
+
+    The paper says that its edit mimics DPO (section 6) with smaller average changes (section 7), and gives no number.
+    Its edit moves all neurons of a group one way, so same_sign is there the share that tuning moved this way.
+
+    Args:
+        c: contributions of the tuned model.
+        edit_shift: m_i^pre − m_i^edit, `[L, d_mlp]`: `c.before.mean` minus means collected on the edited model
+            over the same prompts, or `shift_of_gains`.
+
+    Raises:
+        DposcopeError: the shifts are another model's, or hold NaN.
+    """
+    _check_shape(c, edit_shift, "edit_shift")
+    edit = edit_shift.detach().to("cpu", torch.float64)
+    if not edit.isfinite().all():
+        raise DposcopeError("edit_shift holds NaN or infinity; run the edited model in bfloat16 or float32")
+    tuned = c.activation_shift
+    groups = group_sets(c.cosine, c.before.mean)
+    return EditAgreement(
+        overall=_agreement(edit.flatten(), tuned.flatten()),
+        groups={group: _agreement(edit[neurons.mask], tuned[neurons.mask]) for group, neurons in groups.items()},
+    )
+
+
+def _agreement(edit: Tensor, tuned: Tensor) -> ShiftAgreement:
+    """Of two vectors of shifts `[n]`."""
+    # Signs, not a product: that of two tiny shifts is 0.
+    both = (edit != 0) & (tuned != 0)
+    same = (edit.sign() == tuned.sign())[both]
+    return ShiftAgreement(
+        correlation=_pearson(edit, tuned),
+        moved_by_both=len(same),
+        same_sign=float(same.double().mean()) if len(same) else None,
+        edit_size=float(edit.abs().mean()) if len(edit) else None,
+        tuned_size=float(tuned.abs().mean()) if len(tuned) else None,
+    )
+
+
+def _check_shape(c: Contributions, table: Tensor, name: str) -> None:
+    if table.shape != c.cosine.shape:
+        raise DposcopeError(
+            f"{name} has shape {list(table.shape)}, contributions {list(c.cosine.shape)}; "
+            "take both from models of one architecture"
+        )

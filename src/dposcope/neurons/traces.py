@@ -1,0 +1,65 @@
+"""What chosen neurons do on every token of chosen texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.batches import batches
+from dposcope.model.frames import Frame
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sites import Change, hooked, neuron_site
+
+
+@torch.inference_mode()
+def trace(
+    lm: LanguageModel, texts: Sequence[Sequence[int]], neurons: Sequence[int], *, batch_size: int = 8
+) -> NDArray[np.float32]:
+    """Activations m_i of some neurons on every token of some texts, `[n, T]`, float32.
+
+    T counts the tokens of all texts, one text after the other.
+
+    Args:
+        lm: the model; it reads each text once.
+        texts: token ids, none empty.
+        neurons: each as block · d_mlp + index, in the order wanted.
+        batch_size: texts at a time.
+
+    Raises:
+        DposcopeError: no text, an empty one, or a neuron that the model does not have.
+    """
+    if not texts or not all(texts):
+        raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
+    chosen = torch.tensor(list(neurons), dtype=torch.long)
+    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < lm.n_neurons):
+        raise DposcopeError(
+            f"neurons to trace go from {int(chosen.min()):,} to {int(chosen.max()):,}, the model has {lm.n_neurons:,}; "
+            "count as block · MLP width + index, from 0"
+        )
+    ends = np.cumsum([len(text) for text in texts])
+    result = torch.zeros(len(chosen), int(ends[-1]), dtype=torch.float32)
+    blocks = chosen // lm.d_mlp
+    # Padding on the right: positions are then right for models with absolute ones, too.
+    for batch in batches(lm, texts, batch_size=batch_size, side="right"):
+        real = batch.mask.bool()
+        places = torch.cat([torch.arange(ends[row] - len(texts[row]), ends[row]) for row in batch.rows])
+
+        def observe(block: int, real: Tensor = real, places: Tensor = places) -> Change:
+            wanted = (blocks == block).nonzero().squeeze(1)
+            columns = chosen[wanted] % lm.d_mlp
+
+            def look(activations: Tensor, _frame: Frame) -> None:
+                device = activations.device
+                seen = activations[real.to(device)][:, columns.to(device)]
+                result[wanted[:, None], places] = seen.T.float().cpu()
+
+            return look
+
+        sites = [(neuron_site(lm, block), observe(block)) for block in blocks.unique().tolist()]
+        if sites:
+            with hooked(lm, sites):
+                lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return result.numpy()
