@@ -139,11 +139,17 @@ def test_an_edit_of_another_shape_is_refused(job, tmp_path, gpt2):
         evaluated(job, tmp_path / "out", [f"edit:{tmp_path / 'e'}.safetensors"])
 
 
-def test_more_conditions_later_are_another_run(job, tmp_path):
-    """Which conditions there are is a setting: a table of two runs' rows would name neither."""
-    evaluated(job, tmp_path / "out", ["ablate"])
-    with pytest.raises(DposcopeError, match=r"another run's results \(condition was \['ablate'\], now"):
-        evaluated(job, tmp_path / "out", ["ablate", "scale"])
+def test_more_conditions_may_join_later(job, tmp_path):
+    """What was measured stays; the scores are of the conditions asked for."""
+    out = tmp_path / "out"
+    evaluated(job, out, ["ablate"])
+    before = (out / "stages/measure-none.json").read_bytes()
+    scores = evaluated(job, out, ["ablate", "steer:relative=0.5"])
+    assert list(scores.conditions) == ["none", "ablate", "steer:relative=0.5"]
+    assert (out / "stages/measure-none.json").read_bytes() == before
+    whole = evaluated(job, tmp_path / "whole", ["ablate", "steer:relative=0.5"])
+    assert whole.to_json() == scores.to_json()
+    assert list(evaluated(job, out, ["steer:relative=0.5"]).conditions) == ["none", "steer:relative=0.5"]
 
 
 def test_two_conditions_of_one_name_are_refused_before_anything_is_made(job, tmp_path):

@@ -13,7 +13,7 @@ from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge,
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.run import Quiet, Reporter, open_run
-from dposcope.study.tables import scores_markdown
+from dposcope.study.scores_table import scores_markdown
 
 
 def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter: Reporter | None = None) -> Scores:
@@ -35,7 +35,9 @@ def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter:
         raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
-    with open_run(out, "evaluate", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
+    # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
+    described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
+    with open_run(out, "evaluate", described, reporter=reporter) as run:
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         judge = prepare_judge(job, settings.seed)
