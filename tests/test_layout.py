@@ -342,3 +342,8 @@ def test_special_pad_and_end_ids(family_lm):
     assert gpt2.special_ids == {0}
     assert llama.special_ids == {0, 1, 2, 3}
     assert llama.end_ids == {1, 20, 33, 46, 59, 72, 85}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gated_mlps_are_told_from_plain_ones(family_lm, family):
+    assert family_lm(family).gated == (family != "gpt2")

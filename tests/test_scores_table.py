@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
-from dposcope.study.tables import scores_markdown
+from dposcope.study.scores_table import scores_markdown
 
 
 def outcome(toxicity, *, judge: bool = True, seed: int = 0) -> Outcome:

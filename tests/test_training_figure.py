@@ -7,7 +7,8 @@ import matplotlib as mpl
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.study.training_figure import save_svg, training_curves
+from dposcope.study.figures import save_figure
+from dposcope.study.training_figure import training_curves
 
 PANELS = ["loss", "accuracy", "margin", "kl"]
 
@@ -58,7 +59,7 @@ def test_a_training_too_short_to_log_has_its_validation():
 def test_the_file_is_whole_reaches_for_nothing_and_is_the_same_twice(tmp_path):
     before = dict(mpl.rcParams)
     for name in ("a.svg", "b.svg"):
-        save_svg(training_curves(history(), batch_size=8, best_step=3), tmp_path / name)
+        save_figure(training_curves(history(), batch_size=8, best_step=3), tmp_path / name)
     text = (tmp_path / "a.svg").read_text("utf-8")
     assert text == (tmp_path / "b.svg").read_text("utf-8")
     root = ElementTree.fromstring(text)
@@ -77,4 +78,4 @@ def test_the_file_is_whole_reaches_for_nothing_and_is_the_same_twice(tmp_path):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DposcopeError, match=r"cannot write .*; free the path or choose another --out"):
-        save_svg(training_curves(history(), batch_size=8), tmp_path / "file" / "a.svg")
+        save_figure(training_curves(history(), batch_size=8), tmp_path / "file" / "a.svg")

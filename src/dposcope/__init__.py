@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from dposcope.data.text_prompts import cut_prompts
     from dposcope.directions.direction import Direction
     from dposcope.directions.features import residual_features
+    from dposcope.directions.judge import TokenJudge, WordListJudge, load_judge
     from dposcope.directions.lens import Lens, lens
     from dposcope.directions.means import mean_difference
     from dposcope.directions.probe import fit_probe
+    from dposcope.directions.subspace import Subspace, alignment_signs, svd_subspace
     from dposcope.directions.tokens import token_contrast
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.perplexity import window_losses
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
         Difference,
         Estimate,
         Ratio,
+        Share,
         bootstrap_mean,
         paired_difference,
         paired_ratio,
+        paired_share,
     )
     from dposcope.evaluation.suite import Materials, Scores, measure, summarise
     from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -64,8 +68,16 @@ if TYPE_CHECKING:
     from dposcope.model.layout import Layout, register_layout
     from dposcope.model.load import load
     from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
+    from dposcope.neurons.contributions import Contributions, contributions
     from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
+    from dposcope.neurons.ranks import cumulative_reduction, rank_range_shifts
     from dposcope.neurons.sets import NeuronSet
+    from dposcope.neurons.shares import group_shares, layer_sums
+    from dposcope.neurons.shifts import change_summary, correlations, edit_agreement, shift_density, top_toxic
+    from dposcope.neurons.toxic import ToxicNeurons, toxic_neurons
+    from dposcope.neurons.traces import trace
+    from dposcope.study.explanation import Explanation, explain
+    from dposcope.study.patches import Patch, patches
     from dposcope.training.examples import neutral_windows, tokenise
     from dposcope.training.loss import dpo_terms
     from dposcope.training.objective import Objective
@@ -105,9 +117,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Difference",
         "Estimate",
         "Ratio",
+        "Share",
         "bootstrap_mean",
         "paired_difference",
         "paired_ratio",
+        "paired_share",
     ),
     "dposcope.evaluation.suite": ("Materials", "Scores", "measure", "summarise"),
     "dposcope.evaluation.trained_scorer": ("TrainedScorer",),
@@ -139,6 +153,48 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.training.schedule": ("Schedule",),
     "dposcope.training.token_statistics": ("token_statistics",),
     "dposcope.training.trainable": ("all_weights", "low_rank", "neuron_gains"),
+    "dposcope.neurons.contributions": (
+        "Contributions",
+        "contributions",
+    ),
+    "dposcope.directions.judge": (
+        "TokenJudge",
+        "WordListJudge",
+        "load_judge",
+    ),
+    "dposcope.directions.subspace": (
+        "Subspace",
+        "alignment_signs",
+        "svd_subspace",
+    ),
+    "dposcope.neurons.toxic": (
+        "ToxicNeurons",
+        "toxic_neurons",
+    ),
+    "dposcope.neurons.shares": (
+        "group_shares",
+        "layer_sums",
+    ),
+    "dposcope.neurons.ranks": (
+        "cumulative_reduction",
+        "rank_range_shifts",
+    ),
+    "dposcope.neurons.shifts": (
+        "change_summary",
+        "correlations",
+        "edit_agreement",
+        "shift_density",
+        "top_toxic",
+    ),
+    "dposcope.neurons.traces": ("trace",),
+    "dposcope.study.explanation": (
+        "Explanation",
+        "explain",
+    ),
+    "dposcope.study.patches": (
+        "Patch",
+        "patches",
+    ),
     "dposcope.training.trainer": ("Material", "train_policy"),
 }
 
@@ -159,11 +215,13 @@ __all__ = [
     "ClassifierScorer",
     "Comments",
     "Continuation",
+    "Contributions",
     "Difference",
     "Direction",
     "DposcopeError",
     "Edit",
     "Estimate",
+    "Explanation",
     "Gains",
     "Group",
     "Intervention",
@@ -179,6 +237,7 @@ __all__ = [
     "Pair",
     "Pairs",
     "Passages",
+    "Patch",
     "Perturbation",
     "Positions",
     "ProfanityScorer",
@@ -187,16 +246,28 @@ __all__ = [
     "Schedule",
     "Scorer",
     "Scores",
+    "Share",
     "Steer",
+    "Subspace",
+    "TokenJudge",
+    "ToxicNeurons",
     "TrainedScorer",
+    "WordListJudge",
     "ablate",
+    "alignment_signs",
     "all_weights",
     "bootstrap_mean",
+    "change_summary",
     "check_pairs",
     "collect_means",
+    "contributions",
+    "correlations",
     "cosines",
+    "cumulative_reduction",
     "cut_prompts",
     "dpo_terms",
+    "edit_agreement",
+    "explain",
     "fit_probe",
     "fold",
     "fold_",
@@ -206,9 +277,12 @@ __all__ = [
     "group_assign",
     "group_gains",
     "group_sets",
+    "group_shares",
+    "layer_sums",
     "lens",
     "load",
     "load_comments",
+    "load_judge",
     "load_neutral",
     "load_pairs",
     "load_passages",
@@ -223,19 +297,27 @@ __all__ = [
     "neutral_windows",
     "paired_difference",
     "paired_ratio",
+    "paired_share",
+    "patches",
     "perturbed_continuations",
     "projections",
     "prompted",
+    "rank_range_shifts",
     "recording",
     "register_layout",
     "residual_features",
     "sample_pairs",
     "select_fraction",
+    "shift_density",
     "split_prompts",
     "summarise",
+    "svd_subspace",
     "token_contrast",
     "token_statistics",
     "tokenise",
+    "top_toxic",
+    "toxic_neurons",
+    "trace",
     "train_policy",
     "window_losses",
     "write_pairs",

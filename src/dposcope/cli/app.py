@@ -17,6 +17,7 @@ from dposcope.cli.directions import lens, probe
 from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
 from dposcope.cli.evaluate import evaluate
+from dposcope.cli.explain import explain
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.errors import DposcopeError
@@ -42,6 +43,7 @@ app = App(
 )
 app.command(edit)
 app.command(evaluate)
+app.command(explain)
 app.command(pairs)
 app.command(dpo)
 app.command(probe)

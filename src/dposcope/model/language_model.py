@@ -85,6 +85,11 @@ class LanguageModel:
         return self.n_blocks * self.d_mlp
 
     @property
+    def gated(self) -> bool:
+        """Whether m_i is `act(gate_i) · up_i` (Llama, Gemma …) rather than `act(pre_i)` (GPT-2)."""
+        return layouts.is_gated(self.blocks[0], self.layout)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.model.get_input_embeddings().weight.device  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]

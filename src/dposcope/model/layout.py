@@ -134,6 +134,17 @@ def value_vectors(module: nn.Module) -> Tensor:
     return weight if isinstance(module, Conv1D) else weight.T
 
 
+def is_gated(block: nn.Module, layout: Layout) -> bool:
+    """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
+    path, _, own = layout.mlp_out.rpartition(".")
+    # "mlp" for Llama; "" is the block itself, as in OPT.
+    children = [module for name, module in _module(block, path).named_children() if name != own]
+    ways_in = [module for module in children if isinstance(module, nn.Linear | Conv1D)]
+    neurons = projection_width(_module(block, layout.mlp_out)).inputs
+    # Phi-3 keeps both in one projection of twice the width.
+    return sum(projection_width(module).outputs for module in ways_in) >= 2 * neurons
+
+
 def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
     """The transformer blocks in order."""
     blocks = _module(model, layout.blocks)

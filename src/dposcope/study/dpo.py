@@ -22,9 +22,10 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.figures import save_figure
 from dposcope.study.machine import load_for, native_bfloat16
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, open_run
-from dposcope.study.training_figure import save_svg, training_curves
+from dposcope.study.training_figure import training_curves
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
@@ -236,7 +237,7 @@ def _facts(
 def _write(
     out: Path, tuned: Tuned, stored: torch.dtype, facts: dict[str, Any], trained: Trained, schedule: Schedule
 ) -> None:
-    save_svg(
+    save_figure(
         training_curves(trained.history, batch_size=schedule.batch_size, best_step=trained.best_step),
         out / "training.svg",
     )

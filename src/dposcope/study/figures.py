@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from dposcope.artefacts import write_atomically
 from dposcope.evaluation.statistics import Estimate
 from dposcope.study.numbers import fixed
 from dposcope.study.page import GroupSize, SearchStep
@@ -80,13 +82,14 @@ class Row:
     estimate: Estimate
 
 
-def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = None) -> Figure:
+def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = None, digits: int = 3) -> Figure:
     """Means with their intervals, one below the other, each with its number.
 
     Args:
         rows: from top to bottom.
         axis: what is measured, with its unit.
         reference: a dashed line at this value, such as the unedited model's mean.
+        digits: of the numbers.
     """
     with house_style():
         figure, axes = _axes(0.75 + 0.42 * len(rows))
@@ -97,7 +100,7 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
             axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2.2)
             axes.plot([estimate.mean], [place], MARKERS[row.role], color=colour, markersize=6.5, linestyle="none")
             axes.annotate(
-                fixed(estimate.mean),
+                fixed(estimate.mean, digits),
                 (1.0, place),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
@@ -233,6 +236,13 @@ def figure_svg(figure: Figure, *, name: str, description: str) -> Markup:
     root.attrib.clear()
     root.attrib.update({**shape, "role": "img", "aria-label": description})
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG or PNG, by the path's ending, atomically; the same figure gives the same bytes."""
+    facts = {".svg": {"Date": None}, ".png": {"Software": None}}[path.suffix]
+    with house_style(), write_atomically(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], metadata=facts, facecolor="white", dpi=160)
 
 
 def _drop_styles(root: ElementTree.Element) -> None:

@@ -1,16 +1,16 @@
 """Stages that measure conditions, and the files that hold what was measured."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dposcope.artefacts import read_json, text_digest, write_atomically, write_json
+from dposcope.artefacts import read_json, text_digest, write_json
 from dposcope.evaluation.suite import PER_PROMPT, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.change import Intervention
 from dposcope.study.ingredients import Job
+from dposcope.study.table import write_parquet
 
 
 def measure_condition(
@@ -82,7 +82,7 @@ def write_scores(
         for name, measures in scores.conditions.items()
         for measure_name, estimate in measures.items()
     ]
-    _write_parquet(folder / "scores.parquet", pl.DataFrame(rows))
+    write_parquet(folder / "scores.parquet", pl.DataFrame(rows))
     samples = [
         {
             "protocol": materials.protocol,
@@ -99,14 +99,6 @@ def write_scores(
         for name, outcome in outcomes.items()
         for row, text in enumerate(outcome.continuations)
     ]
-    _write_parquet(folder / "samples.parquet", pl.DataFrame(samples))
+    write_parquet(folder / "samples.parquet", pl.DataFrame(samples))
     write_json(folder / "scores.json", scores.to_json())
     return scores
-
-
-def _write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    # Through memory: polars reports a full disk as an error of its own.
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())

@@ -13,8 +13,10 @@ from dposcope.study.numbers import between, fact, fixed, signed
 Cell = str | int | float | Estimate | Difference | None
 """Of a table. A mean or difference stands over its interval; None is a dash."""
 
-_NUMBER = re.compile(r"[+−-]?\d[\d.,]*(e[+−-]?\d+)?( ?[%×])?( \(.*\))?")
-"""A number already in words, with its unit and interval: `0.45 × (0.38–0.53)`."""
+_NUMBER = re.compile(
+    r"(?P<value>[+−-]?\d[\d.,]*(e[+−-]?\d+)?( ?[%×])?)( \((?P<interval>[^()]*)\))?(?P<mark>[†*]?)"
+)
+"""A number already in words, with its unit, interval and mark: `0.45 × (0.38–0.53)†`."""
 _NOTHING = ("", "–", None)
 
 
@@ -92,5 +94,7 @@ def shown_cell(cell: Cell) -> ShownCell:
             return ShownCell(fixed(cell.mean), between(cell.low, cell.high))
         case Difference():
             return ShownCell(signed(cell.mean), between(cell.low, cell.high, sign=True))
+        case str() if (parts := _NUMBER.fullmatch(cell)) is not None:
+            return ShownCell(f"{parts['value']}{parts['mark']}", parts["interval"] or "")
         case _:
             return ShownCell(fact(cell))

@@ -1,11 +1,9 @@
 """The curves of a training: loss, accuracy, margin and KL over the pairs seen."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dposcope.artefacts import write_atomically
 from dposcope.study.figures import COLOURS, MUTED, house_style
 
 _PANELS = (
@@ -43,9 +41,3 @@ def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, 
             axes.set_xlabel("pairs seen")
         figure.axes[0].legend(frameon=False)
         return figure
-
-
-def save_svg(figure: Figure, path: Path) -> None:
-    """Write a figure as an SVG file, atomically; the same figure gives the same bytes."""
-    with house_style(), write_atomically(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None}, facecolor="white")

@@ -1,0 +1,60 @@
+"""`dposcope explain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.explain_settings import ExplainSettings
+
+
+def explain(
+    base: str,
+    tuned: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[ExplainSettings, Parameter(name="*")] = ExplainSettings(),  # noqa: B008 — frozen
+    raw: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Explain what tuning changed in a model, neuron by neuron, and prove it by patching.
+
+    dposcope explain BASE TUNED --prompts F --comments F --out DIR
+
+    DIR gets report.html (findings, the paper's claims one by one, figures, a browser of all neurons), tables/*
+    (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. Started
+    again after an interruption, the same command goes on where it stopped.
+
+    Quick look, without running patches and edits: --no-patching --no-edits --no-controls.
+
+    Parameters
+    ----------
+    base
+        The model before tuning: a bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    tuned
+        The model that was tuned from it, such as DIR/model of dposcope dpo.
+    out
+        Folder of the run; new, empty, or of the same run before.
+    raw
+        Write offensive words in tables as they are, not starred (Parquet files always hold them as they are).
+    json
+        Print the main numbers as JSON.
+    quiet
+        No progress bars.
+    """
+    from dposcope.artefacts import read_json
+    from dposcope.cli.console import Bars, print_json
+    from dposcope.cli.console import out as console
+    from dposcope.study.explain import run_explain
+    from dposcope.study.explain_report import summary
+
+    with Bars(quiet=quiet) as bars:
+        made = run_explain(base, tuned, out, settings, raw=raw, reporter=bars)
+    if json:
+        print_json(read_json(out / "explain.json"))
+        return
+    for line in summary(made.results):
+        console.print(line, markup=False)
+    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)

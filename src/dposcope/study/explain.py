@@ -1,0 +1,258 @@
+"""`dposcope explain`: what tuning changed, neuron by neuron, and the proof by patching (paper, sections 4 to 6).
+
+Direction from comments → mean activations of both models while they write → contributions and groups → toxic
+neurons → the base model patched, steered and edited, each measured beside the tuned one → tables, figures, the
+paper's claims one by one → a report with a browser of all neurons.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import library_versions, value_digest, value_files, write_json
+from dposcope.data.seeds import load_seeds
+from dposcope.directions.direction import Direction
+from dposcope.directions.judge import TokenJudge, load_judge
+from dposcope.directions.tokens import token_contrast
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load
+from dposcope.neurons.activations import NeuronMeans, collect_means
+from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.study.browser import NeuronBrowser
+from dposcope.study.browser_contents import browser_of
+from dposcope.study.explain_conditions import ExplainCondition, explain_conditions
+from dposcope.study.explain_report import write_explain_report
+from dposcope.study.explain_results import Results, pictures_of, tables_of
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.explanation import Explanation, explanation_of
+from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.machine import load_for
+from dposcope.study.measuring import measure_condition, write_scores
+from dposcope.study.patches import patches
+from dposcope.study.run import Quiet, Reporter, open_run
+from dposcope.study.run_tables import training_of
+from dposcope.study.table import write_parquet
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainRun:
+    """What a finished run left."""
+
+    folder: Path
+    explanation: Explanation
+    scores: Scores
+    results: Results
+
+
+def run_explain(
+    base: str,
+    tuned: str,
+    out: Path,
+    settings: ExplainSettings,
+    *,
+    raw: bool = False,
+    reporter: Reporter | None = None,
+) -> ExplainRun:
+    """Explain `tuned` beside `base`; interrupted, it goes on.
+
+    Args:
+        base: a bundled name, a folder, a GGUF file or a hub id.
+        tuned: the model tuned from it, of the same architecture.
+        out: the run's folder.
+        settings: see `ExplainSettings`.
+        raw: write offensive words in tables as they are.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, models that do not belong together, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    _check(settings)
+    data = read_data(settings)
+    scorer = CachedScorer(load_scorer(settings.scorer))
+    judge = load_judge(settings.token_judge, announce=reporter.stage, progress=reporter.progress)
+    described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
+    with open_run(out, "explain", described, reporter=reporter) as run:
+        reporter.stage(f"Loading {base}")
+        lm = load_for(base, settings)
+        reporter.stage(f"Loading {tuned}")
+        other = load(tuned, dtype=lm.dtype, device=settings.device)
+        job = Job(run, lm, data)
+        made = prepare(job, settings, settings)
+        change = _contributions(job, other, made, settings)
+        reporter.stage("Groups, toxic neurons, subspace")
+        found = _explanation(lm, other, made, change, judge, settings)
+        browser = _browser(job, other, found, settings)
+        # From here on the base alone is run, with the tuned weights in its place for one condition.
+        del other
+        chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
+        free = _free_direction(job, settings) if settings.edits else None
+        conditions = explain_conditions(made, free, tuned, change, chosen, settings)
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=scorer,
+            judge=CachedScorer(prepare_judge(job, settings.seed)),
+            protocol=settings.protocol,
+            max_windows=settings.max_windows,
+            batch_size=settings.batch_size,
+        )
+        outcomes = _measure(job, conditions, materials)
+        scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
+        results = Results(
+            lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
+            training_of(tuned), settings.model_dump(mode="json"),
+        )  # fmt: skip
+        reporter.stage("Tables, figures, report")
+        _write(out, results, browser, raw=raw)
+        return ExplainRun(out, found, scores, results)
+
+
+_ROWS = {"patching", "edits", "steer", "controls", "toxic_neurons", "lens_tokens", "token_judge"}
+"""Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
+them, and what was measured before stays."""
+
+
+def _check(settings: ExplainSettings) -> None:
+    if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
+        raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
+
+
+def _contributions(job: Job, other: LanguageModel, made: Ingredients, settings: ExplainSettings) -> Contributions:
+    """The stages `means-after` and `contributions`."""
+    run, data = job.run, job.data
+    tuned = {"tuned": other.fingerprint}
+    stem = run.folder / "means-after"
+    after = run.stage(
+        "means-after",
+        "Neuron means while the tuned model writes",
+        inputs={
+            **job.model,
+            **tuned,
+            "prompts": data.digests["learn_prompts"],
+            "protocol": settings.protocol,
+            "batch_size": settings.batch_size,
+        },
+        files=value_files(stem).both,
+        make=lambda: collect_means(
+            other,
+            data.prompts.learn,
+            protocol=settings.protocol,
+            batch_size=settings.batch_size,
+            progress=run.reporter.progress,
+        ).save(stem),
+        load=lambda: NeuronMeans.load(stem),
+    )
+    target = run.folder / "contributions"
+    return run.stage(
+        "contributions",
+        "Contributions of all neurons",
+        inputs={
+            **job.model,
+            **tuned,
+            "made_from": [value_digest(run.folder / name) for name in ("direction", "means", "means-after")],
+        },
+        files=value_files(target).both,
+        make=lambda: contributions(job.lm, other, made.means, after, made.direction.vector).save(target),
+        load=lambda: Contributions.load(target),
+    )
+
+
+def _explanation(
+    lm: LanguageModel,
+    other: LanguageModel,
+    made: Ingredients,
+    change: Contributions,
+    judge: TokenJudge,
+    settings: ExplainSettings,
+) -> Explanation:
+    return explanation_of(
+        lm,
+        other,
+        made.direction,
+        change,
+        judge=judge,
+        toxic_sets=settings.toxic_neurons,
+        lens_tokens=settings.lens_tokens,
+        seed=settings.seed,
+    )
+
+
+def _browser(job: Job, other: LanguageModel, found: Explanation, settings: ExplainSettings) -> NeuronBrowser:
+    job.run.reporter.stage("Tokens and activations for the neuron browser")
+    return browser_of(
+        job.lm,
+        other,
+        found,
+        job.data.prompts.learn,
+        lens_tokens=settings.lens_tokens,
+        provenance={**library_versions(), "seed": str(settings.seed), "protocol": settings.protocol},
+    )
+
+
+def _free_direction(job: Job, settings: ExplainSettings) -> Direction:
+    """The stage `direction-free`: token contrast, for the probe-free edits (paper 6.2)."""
+    stem = job.run.folder / "direction-free"
+
+    def make() -> None:
+        seeds = load_seeds()
+        matrix = "input" if settings.protocol == "strict" else "output"
+        token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
+
+    return job.run.stage(
+        "direction-free",
+        "Direction from seed words",
+        inputs={**job.model, "protocol": settings.protocol},
+        files=value_files(stem).both,
+        make=make,
+        load=lambda: Direction.load(stem),
+    )
+
+
+def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials) -> dict[str, Outcome]:
+    outcomes = {BASE: measure_condition(job, BASE, None, materials)}
+    for row in conditions:
+        outcomes[row.name] = measure_condition(job, row.name, row.build(), materials, depends_on=row.about)
+    return outcomes
+
+
+def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
+    tables, pictures = tables_of(results), pictures_of(results)
+    for table in tables:
+        table.save(out / "tables", raw=raw)
+    write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())
+    for picture in pictures:
+        picture.save(out / "figures")
+    write_json(out / "explain.json", _summary(results))
+    write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    """The main numbers, for scripts."""
+    found = results.found
+    return {
+        "kind": "dposcope explain",
+        "settings": results.settings,
+        "base": results.lm.name,
+        "tuned": found.contributions.about.get("tuned"),
+        "protocol": results.scores.protocol,
+        "groups": {
+            str(share.group): {"neurons": share.neurons, "of_moved": share.of_moved, "of_sum": share.of_contribution}
+            for share in found.shares.groups
+        },
+        "reducing": found.shares.share_reducing,
+        "net": found.shares.net,
+        "negative_before": found.shares.negative_before,
+        "certain": len(found.contributions.certain) / found.shares.neurons,
+        "vector_cosine": found.change.vector_cosine,
+        "shift_percent": found.change.shift_percent,
+        "share_of_dpo": {name: None if share is None else share.to_dict() for name, share in results.shares.items()},
+        "claims": [
+            {"section": claim.section, "claim": claim.says, "here": claim.here, "verdict": claim.verdict}
+            for claim in results.claims
+        ],
+    }

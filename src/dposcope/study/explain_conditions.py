@@ -1,0 +1,145 @@
+"""All that is measured to explain a tuned model, in the order of the paper's Tables 2, 12 and 19."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dposcope.artefacts import tensor_fingerprint
+from dposcope.directions.direction import Direction
+from dposcope.interventions.change import Intervention
+from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.interventions.steer import Steer
+from dposcope.interventions.weights import OtherWeights
+from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.groups import Ranking, cosines, select_fraction
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.ingredients import Ingredients
+from dposcope.study.patches import Patch
+
+TUNED = "tuned"
+"""The condition of the tuned model itself."""
+
+GRID = ((0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5))
+"""(α, β) of the paper's edits (Tables 2 and 19)."""
+
+FORMS = {"assign": "set to shifted means", "scale": "gains"}
+"""The paper's edit in both readings: as the authors' code does it, and as the equations of section 6.1 say."""
+
+RANKINGS: dict[Ranking, str] = {"cosine": "by cosine", "activation": "by activation"}
+
+Role = Literal["steer", "tuned", "patch", "edit", "control"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainCondition:
+    """One row of Tables 2, 12 or 19."""
+
+    name: str
+    """Of its file and in every table's `condition` column."""
+    label: str
+    """For people."""
+    role: Role
+    section: str
+    """The part of the paper's table that it belongs to."""
+    build: Callable[[], Intervention]
+    about: Mapping[str, Any]
+    """What decides the condition beside the model and the data."""
+
+
+def explain_conditions(
+    made: Ingredients,
+    free: Direction | None,
+    tuned: str | Path,
+    contributions: Contributions,
+    patches: list[Patch],
+    settings: ExplainSettings,
+) -> list[ExplainCondition]:
+    """The rows, but for the plain model.
+
+    Args:
+        made: base model, direction and means.
+        free: the direction of token contrast, for probe-free edits (paper 6.2); None without edits.
+        tuned: the tuned model's folder, bundled name or hub id.
+        contributions: of both models.
+        patches: see `patches.py`.
+        settings: which of them.
+    """
+    after = {"tuned": contributions.about["tuned_fingerprint"]}
+    rows = _steering(made, settings)
+    rows.append(ExplainCondition(TUNED, "DPO", "tuned", "Baselines", lambda: OtherWeights(tuned), after))
+    if settings.patching:
+        rows += [_patch(patch, contributions) for patch in patches]
+    if settings.edits:
+        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based")
+        if free is not None:
+            rows += _edits(made, "free", free, "Activation editing, probe-free")
+    return rows
+
+
+def steering_vector(direction: Direction) -> Tensor:
+    """What α is a multiple of: the unit direction times the mean norm of the stream it lives in, or W itself.
+
+    A direction of token contrast has no stream it was read from, so W keeps its own norm.
+    """
+    norm = direction.about.get("residual_norm")
+    return direction.vector if norm is None else direction.unit * float(norm)
+
+
+def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
+    direction, vector = made.direction, steering_vector(made.direction)
+    unit = "mean norms" if "residual_norm" in direction.about else "W"
+    # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
+    site = "residual" if settings.protocol == "strict" else "mlp"
+
+    def row(alpha: float, along: Direction, name: str, label: str, role: Role) -> ExplainCondition:
+        def build() -> Steer:
+            return Steer(along.unit * vector.norm(), alpha, site=site)
+
+        about = {"alpha": alpha, "unit": unit, "site": site, "vector": tensor_fingerprint({"W": along.vector})}
+        return ExplainCondition(f"{name}-{alpha:g}", f"{label}, α = {alpha:g} {unit}", role, "Baselines", build, about)
+
+    rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in settings.steer]
+    if settings.controls and settings.steer:
+        other = direction.random_like(settings.seed)
+        rows.append(row(max(settings.steer), other, "steer-random", "Steering, random direction", "control"))
+    return rows
+
+
+def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
+    about = {
+        "neurons": tensor_fingerprint({"mask": patch.neurons.mask}),
+        "values": tensor_fingerprint({"after": contributions.after.mean}),
+    }
+    role: Role = "control" if patch.kind == "control" else "patch"
+    return ExplainCondition(
+        patch.name, patch.label, role, "Activation patching", lambda: patch.assign(contributions), about
+    )
+
+
+def _edits(made: Ingredients, kind: str, direction: Direction, section: str) -> list[ExplainCondition]:
+    cosine = cosines(made.lm, direction.vector)
+    facts = {
+        "direction": tensor_fingerprint({"W": direction.vector}),
+        "means": tensor_fingerprint({"mean": made.means.mean}),
+    }
+
+    def row(form: str, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
+        def build() -> Intervention:
+            selection = select_fraction(cosine, made.means.mean, beta=beta, ranking=ranking)
+            if form == "scale":
+                return gains_of(selection, alpha=alpha)
+            return group_assign(made.means, selection, alpha=alpha)
+
+        return ExplainCondition(
+            f"{form}-{kind}-{ranking}-{alpha:g}-{beta:g}",
+            f"α = {alpha:g}, β = {beta:g}, {RANKINGS[ranking]}, {FORMS[form]}",
+            "edit",
+            section,
+            build,
+            facts,
+        )
+
+    return [row(form, ranking, alpha, beta) for form in FORMS for ranking in RANKINGS for alpha, beta in GRID]

@@ -1,0 +1,52 @@
+"""The settings of `dposcope explain`."""
+
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+from pydantic import Field
+
+from dposcope.study.config import MachineSettings, MeasureSettings
+
+_DIRECTION = Group("Direction", sort_key=2)
+_NEURONS = Group("Neurons", sort_key=3)
+_MEASURES = Group("Measures", sort_key=4)
+
+
+class ExplainSettings(MachineSettings, MeasureSettings):
+    """Settings of `dposcope explain`."""
+
+    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+        default="probe",
+        description="probe (the paper's logistic regression), mean-difference (clearer on small models), "
+        "token-contrast (no comments needed), or the path of a saved direction.",
+    )
+    toxic_neurons: Annotated[list[int], Parameter(group=_NEURONS, negative_iterable=())] = Field(
+        default=[128, 256],
+        description="Numbers of neurons of highest cosine that are called toxic (paper: 256; before it 128). May be "
+        "given several times.",
+    )
+    lens_tokens: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=10, ge=1, description="Tokens of a value vector that are read through the lens (paper: 10)."
+    )
+    token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
+        default="words",
+        description="Says which tokens are toxic: words (an embedded list), or the https address of an "
+        "OpenAI-compatible endpoint (paper: GPT-4o).",
+    )
+    patching: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True, description="Measure the base with groups of neurons set to their means after tuning."
+    )
+    edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True, description="Measure the paper's edits beside it: (α, β) by probe and probe-free, two rankings."
+    )
+    steer: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=[0.001, 0.003, 0.01, 0.03, 0.1],
+        description="Strengths of steering, in mean norms of the stream it acts on; with a token-contrast direction "
+        "times W. May be given several times.",
+    )
+    controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True, description="Also patch as many random neurons, anywhere and layer by layer."
+    )
+    max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
+        default=16, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
+    )

@@ -1,0 +1,73 @@
+"""The paper's patches by name: the base model with some neurons set to their means after tuning (paper 3.3, 4, 5.2)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dposcope.interventions.assign import Assign
+from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.groups import Group, group_sets
+from dposcope.neurons.sets import NeuronSet
+
+ORDER = (Group.TP, Group.AN, Group.TN, Group.AP)
+"""In which the paper adds groups (Table 2)."""
+
+Kind = Literal["toxic", "group", "sum", "against", "control"]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Neurons that a patch sets, and what tables call it."""
+
+    name: str
+    label: str
+    kind: Kind
+    neurons: NeuronSet
+
+    def assign(self, contributions: Contributions) -> Assign:
+        """m_i := m_i^post for these neurons, at the positions that predict (SPEC section 4)."""
+        return Assign(contributions.after.mean, self.neurons)
+
+
+def patches(
+    contributions: Contributions, *, toxic: dict[str, NeuronSet], seed: int = 0, controls: bool = True
+) -> list[Patch]:
+    """Every patch of Tables 2, 3 and 19, with two controls the paper lacks; those without a neuron are left out.
+
+    Args:
+        contributions: of the two models.
+        toxic: label → toxic neurons, such as `top 256` and those with toxic tokens.
+        seed: of the controls.
+        controls: as many random neurons as the four groups have, anywhere, and in each layer.
+    """
+    reducing = {
+        group: neurons & contributions.reduces
+        for group, neurons in group_sets(contributions.cosine, contributions.before.mean).items()
+    }
+    found = [Patch(f"patch-{_plain(name)}", f"Patch {name}", "toxic", neurons) for name, neurons in toxic.items()]
+    found += [Patch(f"patch-{group.value}", f"Patch {group.value}↓", "group", reducing[group]) for group in ORDER]
+    together, names = reducing[ORDER[0]], [ORDER[0].value]
+    for group in ORDER[1:]:
+        together = together | reducing[group]
+        names.append(group.value)
+        label = "Patch four groups" if group is ORDER[-1] else "Patch " + "+".join(f"{name}↓" for name in names)
+        found.append(Patch("patch-" + "+".join(names), label, "sum", together))
+    found.append(Patch("patch-increasing", "Patch ↑ neurons", "against", contributions.increases))
+    if controls:
+        found += [
+            Patch("patch-random-layers", "Random, as many per layer", "control", together.random_like(seed)),
+            Patch("patch-random", "Random, as many", "control", _random(together, seed)),
+        ]
+    return [patch for patch in found if len(patch.neurons)]
+
+
+def _plain(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _random(neurons: NeuronSet, seed: int) -> NeuronSet:
+    """As many neurons, whatever their layer."""
+    everything = neurons | ~neurons
+    stream = torch.Generator().manual_seed(seed)
+    return everything.top(len(neurons), by=torch.rand(neurons.mask.shape, generator=stream, dtype=torch.float64))

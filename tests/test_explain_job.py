@@ -1,0 +1,208 @@
+"""`dposcope explain` from end to end on a tiny model and one that was tuned from it."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.suite import Materials, measure
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.weights import OtherWeights
+from dposcope.model.load import load
+from dposcope.neurons.activations import collect_means
+from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.study.explain import run_explain
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.ingredients import read_data
+from dposcope.study.measuring import file_name
+from jobs import Job, command, contents, make_job, process
+
+SMALL = {"toxic_neurons": [4, 8], "steer": [0.2]}
+
+
+def write_tuned(job: Job, folder: Path) -> Path:
+    lm = load(str(job.model), dtype="float32")
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.add_(0.05 * parameter.abs().mean() * torch.randn(parameter.shape, generator=draw))
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def tuned(job, tmp_path_factory) -> Path:
+    return write_tuned(job, tmp_path_factory.mktemp("tuned") / "model")
+
+
+def explained(job, tuned, out, **settings):
+    return run_explain(str(job.model), str(tuned), out, ExplainSettings(**job.settings(**{**SMALL, **settings})))
+
+
+@pytest.fixture(scope="module")
+def done(job, tuned, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "explain"
+    return out, explained(job, tuned, out)
+
+
+def test_the_folder_holds_what_the_command_promises(done):
+    out, _ = done
+    names = {path.name for path in out.iterdir()}
+    assert {"report.html", "tables", "figures", "explain.json", "scores.json", "contributions.safetensors"} <= names
+    assert not {name for name in names if name.startswith(".")} - {".lock"}
+    for folder, endings in (("tables", {".parquet", ".csv", ".md", ".tex"}), ("figures", {".svg", ".png", ".csv"})):
+        stems = {}
+        for path in (out / folder).iterdir():
+            stems.setdefault(path.stem, set()).add(path.suffix)
+        stems.pop("neurons", None)  # too long to be read
+        assert all(found == endings for found in stems.values()), stems
+    wanted = {f"{number:02}" for number in (1, 2, 3, 5, 8, 11, 12, 13, 14, 15, 16, 17, 18, 19)}
+    assert wanted <= {path.name.split("-")[1] for path in (out / "tables").glob("table-*.md")}
+    figures = {path.name.split("-")[1] for path in (out / "figures").glob("figure-*.svg")}
+    assert {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"} <= figures
+
+
+def test_contributions_are_those_of_the_two_models(done, job, tuned):
+    out, _ = done
+    settings = ExplainSettings(**job.settings(**SMALL))
+    prompts = read_data(settings).prompts.learn
+    base, other = (load(str(path), dtype="float32") for path in (job.model, tuned))
+    kept = Contributions.load(out / "contributions")
+    direction = Direction.load(out / "direction")
+    again = contributions(base, other, collect_means(base, prompts), collect_means(other, prompts), direction.vector)
+    assert torch.equal(kept.total, again.total)
+    neurons = pl.read_parquet(out / "tables/neurons.parquet")
+    assert neurons["contribution"].to_list() == kept.total.flatten().tolist()
+
+
+def test_conditions_are_those_of_the_suite(done, job, tuned):
+    """The tuned model, a patch and an edit, each measured directly."""
+    out, made = done
+    settings = ExplainSettings(**job.settings(**SMALL))
+    data = read_data(settings)
+    lm = load(str(job.model), dtype="float32")
+    materials = Materials(
+        data.prompts.report,
+        data.passages,
+        data.neutral,
+        load_scorer("jobs:softness"),
+        TrainedScorer.load(out / "judge"),
+        max_windows=3,
+    )
+    rows = {row.name: row for row in made.results.conditions}
+    assert isinstance(rows["tuned"].build(), OtherWeights)
+    names = ["tuned", "patch-TP+AN+TN+AP", "patch-top-8", "assign-probe-cosine-0.01-0.55", "scale-free-cosine-0.05-0.5"]
+    for name in names:
+        stored = json.loads((out / f"conditions/{file_name(name)}.json").read_text())
+        assert stored == measure(lm, rows[name].build(), materials).to_json(), name
+    alone = measure(load(str(tuned), dtype="float32"), None, materials)
+    assert made.results.outcomes["tuned"].continuations == alone.continuations
+
+
+def test_every_condition_of_the_papers_tables_is_there(done):
+    out, made = done
+    names = [row.name for row in made.results.conditions]
+    grid = [f"{a:g}-{b:g}" for a, b in ((0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5))]
+    for form in ("assign", "scale"):
+        for kind in ("probe", "free"):
+            for ranking in ("cosine", "activation"):
+                assert {f"{form}-{kind}-{ranking}-{cell}" for cell in grid} <= set(names)
+    assert {"steer-0.2", "steer-random-0.2", "tuned", "patch-increasing", "patch-random", "patch-random-layers"} <= set(
+        names
+    )
+    stored = json.loads((out / "scores.json").read_text())
+    assert list(stored["conditions"]) == ["none", *names]
+
+
+def test_started_again_it_makes_the_same(done, job, tuned):
+    out, _ = done
+    before = {name: data for name, data in contents(out).items() if not name.startswith("stages/")}
+    explained(job, tuned, out)
+    after = {name: data for name, data in contents(out).items() if not name.startswith("stages/")}
+    assert before == after
+
+
+def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
+    """Killed in the middle of the conditions, from a process of its own."""
+    flags = job.flags(toxic_neurons=4, steer=0.2)
+    quick = ["--no-edits", "--quiet"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
+    while not list(cut.glob("conditions/patch-*.json")):
+        assert running.poll() is None, running.communicate()
+    running.kill()
+    running.communicate()
+    for out in (cut, whole):
+        finished = process("explain", job.model, tuned, "--out", out, *flags, *quick)
+        _, errors = finished.communicate()
+        assert finished.returncode == 0, errors
+    one, other = ({n: d for n, d in contents(out).items() if not n.startswith("stages/")} for out in (whole, cut))
+    assert one.keys() == other.keys()
+    assert not [name for name in one if one[name] != other[name]]
+
+
+def test_more_rows_may_join_later(done, job, tuned, tmp_path):
+    out = tmp_path / "out"
+    explained(job, tuned, out, patching=False, edits=False, controls=False)
+    first = {path.name: path.read_bytes() for path in (out / "stages").iterdir()}
+    explained(job, tuned, out)
+    assert {path.name: path.read_bytes() for path in (out / "stages").iterdir() if path.name in first} == first
+    whole, grown = (
+        {n: d for n, d in contents(folder).items() if not n.startswith("stages/")} for folder in (done[0], out)
+    )
+    assert whole == grown
+
+
+def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
+    made = explained(job, tuned, tmp_path / "out", patching=False, edits=False, controls=False, steer=[])
+    assert [row.name for row in made.results.conditions] == ["tuned"]
+    assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_other_families_and_the_reference_protocol(family, tmp_path):
+    job = make_job(tmp_path / "job", family)
+    tuned = write_tuned(job, tmp_path / "tuned")
+    made = explained(job, tuned, tmp_path / "out", edits=False, protocol="reference")
+    assert made.scores.protocol == "reference"
+    assert made.explanation.contributions.about["protocol"] == "reference"
+    site = {row.name: row for row in made.results.conditions}["steer-0.2"].build()
+    assert site.site == "mlp"
+
+
+def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
+    flags = job.flags(toxic_neurons=4)
+    told = command(
+        capsys, "explain", job.model, tuned, "--out", tmp_path / "out", *flags,
+        "--no-patching", "--no-edits", "--no-controls", "--quiet",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "Tuning took mean toxicity from" in told.out
+    assert "report.html" in told.out
+
+
+def test_models_that_do_not_belong_together_are_refused(job, tmp_path, capsys):
+    other = make_job(tmp_path / "other", "gpt2")
+    told = command(capsys, "explain", job.model, other.model, "--out", tmp_path / "out", *job.flags(), "--quiet")
+    assert told.code == 2
+    assert "differ in" in told.err
+    assert len(told.err.strip().splitlines()) == 1
+
+
+def test_bad_settings_are_told_before_any_model_runs(job, tuned, tmp_path):
+    with pytest.raises(DposcopeError, match="toxic-neurons"):
+        explained(job, tuned, tmp_path / "out", toxic_neurons=[0])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DposcopeError, match="no token judge"):
+        explained(job, tuned, tmp_path / "out", token_judge="nobody")
