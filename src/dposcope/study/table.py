@@ -72,7 +72,7 @@ class Table:
             [
                 pl.Series(name, [_csv_cell(value, show) for value in self.frame[name].to_list()], dtype=pl.String)
                 for name, kind in self.frame.schema.items()
-                if kind in (pl.String, pl.List)
+                if isinstance(kind, pl.String | pl.List)
             ]
         )
         return flat.write_csv()

@@ -1,0 +1,126 @@
+"""How things were made: the training of the tuned model, the probe, an edit's shifts (9, 10, 11; text of 6)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dposcope.artefacts import read_json
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.neurons.shifts import EditAgreement
+from dposcope.study.neuron_tables import percent
+from dposcope.study.numbers import fact, fixed
+from dposcope.study.run import CHECKPOINT
+from dposcope.study.table import Table
+
+_SETTINGS = (
+    ("β", "objective", "beta"),
+    ("λ (KL weight)", "objective", "kl_weight"),
+    ("KL on", "objective", "kl_on"),
+    ("optimizer", "schedule", "optimizer"),
+    ("learning rate", "schedule", "learning_rate"),
+    ("warm-up steps", "schedule", "warmup_steps"),
+    ("batch size", "schedule", "batch_size"),
+    ("gradient norm at most", "schedule", "max_grad_norm"),
+    ("patience", "schedule", "patience"),
+)
+_PAPER = {
+    "β": "0.1",
+    "λ (KL weight)": "0.02 to 0.1",
+    "KL on": "pairs",
+    "optimizer": "RMSprop",
+    "learning rate": "1e-5",
+    "warm-up steps": "150",
+    "batch size": "4, gradients of 4 added up",
+    "gradient norm at most": "10",
+    "patience": "30",
+    "pairs": "24,576",
+}
+
+
+def training_of(tuned: str | Path) -> dict[str, Any] | None:
+    """The `training.json` of a checkpoint that `dposcope dpo` wrote; None for any other."""
+    # The job leaves OUT/training.json beside OUT/model; a hub id is no folder, whatever lies in this one.
+    path = Path(tuned).parent / "training.json"
+    if Path(tuned).name != CHECKPOINT or not Path(tuned).is_dir() or not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+    except DposcopeError:
+        return None  # someone else's; a table less is no reason to lose the run
+    return found if isinstance(found, dict) and found.get("kind") == "dposcope dpo" else None
+
+
+def training_table(model: str, training: Mapping[str, Any]) -> Table:
+    """Tables 9 and 10: how the tuned model was trained."""
+    facts = {name: training[part].get(key) for name, part, key in _SETTINGS}
+    facts |= {
+        "trained": training["train"],
+        "pairs": training["pairs"]["train"],
+        "steps": training["steps"],
+        "seed": training["seed"],
+    }
+    return Table(
+        "table-09-training",
+        f"How the tuned model was made from {model} (paper, Tables 9 and 10).",
+        pl.DataFrame({"setting": list(facts), "value": [fact(value) for value in facts.values()]}),
+        ("setting", "value", "paper"),
+        tuple((name, fact(value), _PAPER.get(name, "–")) for name, value in facts.items()),
+    )
+
+
+def probe_table(model: str, direction: Direction, steering: str | None) -> Table:
+    """Table 11: how well the direction tells comments apart, beside the majority's share, and the chosen α.
+
+    Args:
+        model: named in the title.
+        direction: W; only a probe has a measured quality.
+        steering: label of the strongest steering that keeps the text; None where none does or none was measured.
+    """
+    quality: Mapping[str, Any] = direction.about.get("quality", {})
+    names = {
+        "accuracy": "accuracy",
+        "majority": "majority class",
+        "balanced_accuracy": "balanced accuracy",
+        "roc_auc": "ROC AUC",
+    }
+    cells = tuple(percent(quality[name]) if name in quality else "–" for name in names)
+    frame = {"model": [model], "kind": [direction.kind], **{name: [quality.get(name)] for name in names}}
+    types = {**dict.fromkeys(names, pl.Float64), "steering": pl.String}
+    return Table(
+        "table-11-direction",
+        f"Quality of the direction of {model} on comments it was not fitted to (paper, Table 11).",
+        pl.DataFrame(frame | {"steering": [steering]}, schema_overrides=types),
+        ("model", "kind", *names.values(), "steering chosen"),
+        ((model, direction.kind, *cells, steering or "–"),),
+        (
+            "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
+            "comments are not toxic).",
+        ),
+    )
+
+
+def agreement_table(model: str, edit: str, found: EditAgreement) -> Table:
+    """How an edit's activation shifts go with those of tuning (paper, text of section 6)."""
+    frame = found.to_polars()
+    rows = tuple(
+        (
+            row["group"],
+            f"{row['neurons']:,}",
+            "–" if row["r"] is None else fixed(row["r"]),
+            "–" if row["same_sign"] is None else percent(row["same_sign"]),
+            "–" if row["edit_size"] is None else fact(row["edit_size"]),
+            "–" if row["tuned_size"] is None else fact(row["tuned_size"]),
+        )
+        for row in frame.iter_rows(named=True)
+    )
+    return Table(
+        "edit-shifts",
+        f"Activation shifts of the edit {edit} beside those of tuning, {model} (paper, section 6).",
+        frame.insert_column(0, pl.Series("model", [model] * len(frame))),
+        ("group", "neurons", "r", "same sign", "mean |shift|, edit", "mean |shift|, tuning"),
+        rows,
+        ("Same sign: of neurons that both move; 50 % is chance.",),
+    )

@@ -1,0 +1,110 @@
+"""How things were made: training, direction, an edit's shifts."""
+
+import json
+
+import pytest
+import torch
+
+from changes import neurons_of, random_change
+from dposcope.directions.direction import Direction
+from dposcope.neurons.shifts import edit_agreement, shift_of_gains
+from dposcope.study.numbers import fact
+from dposcope.study.run_tables import agreement_table, probe_table, training_of, training_table
+from dposcope.training.objective import Objective
+from dposcope.training.schedule import Schedule
+
+TRAINING = {
+    "kind": "dposcope dpo",
+    "train": "gains",
+    "pairs": {"train": 24_576, "validation": 10},
+    "objective": vars(Objective(kl_weight=0.05, kl_on="neutral")),
+    "schedule": vars(Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, patience=None)),
+    "steps": 1234,
+    "seed": 3,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder that `dposcope dpo` leaves."""
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "training.json").write_text(json.dumps(TRAINING), "utf-8")
+    return tmp_path / "run"
+
+
+def test_the_training_of_a_checkpoint_of_ours_is_found_beside_it(run):
+    assert training_of(run / "model") == TRAINING
+    assert training_of(str(run / "model")) == TRAINING
+
+
+def test_nothing_else_passes_for_its_training(run, tmp_path, monkeypatch):
+    (run / "other").mkdir()
+    assert training_of(run / "other") is None
+    assert training_of(tmp_path / "missing" / "model") is None
+    monkeypatch.chdir(run)
+    assert training_of("model") == TRAINING
+    assert training_of("gpt2") is None, "a hub id took the training of the folder it was named in"
+    assert training_of("org/model") is None
+    (run / "model").rmdir()
+    assert training_of("model") is None, "a name that is no folder here"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"kind": "someone else"}', "{}"])
+def test_someone_elses_training_file_is_no_error(run, text):
+    (run / "training.json").write_text(text)
+    assert training_of(run / "model") is None
+
+
+def test_settings_stand_beside_the_papers():
+    table = training_table("m", TRAINING)
+    cells = {name: (value, paper) for name, value, paper in table.rows}
+    assert cells == {
+        "β": ("0.1", "0.1"),
+        "λ (KL weight)": ("0.05", "0.02 to 0.1"),
+        "KL on": ("neutral", "pairs"),
+        "optimizer": ("adamw", "RMSprop"),
+        "learning rate": ("0.01", "1e-5"),
+        "warm-up steps": ("150", "150"),
+        "batch size": ("8", "4, gradients of 4 added up"),
+        "gradient norm at most": ("1", "10"),
+        "patience": ("none", "30"),
+        "trained": ("gains", "–"),
+        "pairs": ("24,576", "24,576"),
+        "steps": ("1,234", "–"),
+        "seed": ("3", "–"),
+    }
+    assert table.to_polars().rows() == [(name, value) for name, (value, _) in cells.items()]
+    assert table.name == "table-09-training"
+    assert "Tables 9 and 10" in table.title
+
+
+def test_a_probe_stands_beside_the_majority():
+    quality = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
+    table = probe_table("m", Direction(torch.ones(3), "probe", -1, {"quality": quality}), "Steering, α = 0.07")
+    assert table.rows == (("m", "probe", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "Steering, α = 0.07"),)
+    assert table.to_polars().rows() == [("m", "probe", 0.9123, 0.904, 0.7, 0.95, "Steering, α = 0.07")]
+
+
+def test_a_direction_that_was_not_tested_has_dashes():
+    table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), None)
+    assert table.rows == (("m", "mean_difference", "–", "–", "–", "–", "–"),)
+    assert table.to_polars().rows() == [("m", "mean_difference", None, None, None, None, None)]
+    assert [str(kind) for kind in table.to_polars().dtypes[2:]] == ["Float64"] * 4 + ["String"]
+
+
+def test_an_edits_shifts_beside_those_of_tuning():
+    change = random_change(2)
+    gains = torch.where(change.cosine > 0.2, 0.9, 1.0)
+    table = agreement_table("m", "scale-a", edit_agreement(change, shift_of_gains(change, gains)))
+    assert [row[0] for row in table.rows] == ["all", "TP", "TN", "AP", "AN"]
+    for row in table.rows:
+        mine = [neuron for neuron in neurons_of(change) if row[0] in ("all", neuron.group)]
+        edit = [0.1 * neuron.before if neuron.cosine > 0.2 else 0.0 for neuron in mine]
+        both = [(e, neuron.shift) for e, neuron in zip(edit, mine, strict=True) if e and neuron.shift]
+        same = [(e > 0) == (shift > 0) for e, shift in both]
+        assert row[1] == str(len(mine))
+        assert row[3] == (f"{100 * sum(same) / len(same):.1f} %" if same else "–")
+        size, tuned = (sum(map(abs, part)) / len(mine) for part in (edit, [neuron.shift for neuron in mine]))
+        assert row[4:] == (fact(size), fact(tuned))
+    assert [row[2] for row in table.rows[3:]] == ["–", "–"], "no neuron of AP or AN was moved"
+    assert table.to_polars()["model"].to_list() == ["m"] * 5
