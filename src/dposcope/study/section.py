@@ -13,9 +13,7 @@ from dposcope.study.numbers import between, fact, fixed, signed
 Cell = str | int | float | Estimate | Difference | None
 """Of a table. A mean or difference stands over its interval; None is a dash."""
 
-_NUMBER = re.compile(
-    r"(?P<value>[+−-]?\d[\d.,]*(e[+−-]?\d+)?( ?[%×])?)( \((?P<interval>[^()]*)\))?(?P<mark>[†*]?)"
-)
+_NUMBER = re.compile(r"(?P<value>[+−-]?\d[\d.,]*(e[+−-]?\d+)?( ?[%×])?)( \((?P<interval>[^()]*)\))?(?P<mark>[†*]?)")
 """A number already in words, with its unit, interval and mark: `0.45 × (0.38–0.53)†`."""
 _NOTHING = ("", "–", None)
 
