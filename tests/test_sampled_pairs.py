@@ -65,7 +65,7 @@ def test_neither_batches_nor_parts_change_a_pair(llama, batch_size):
     assert sample_pairs(llama, TEXTS, Softness(), **OPTIONS | {"seed": 4}) != whole
 
 
-def test_the_defaults_are_those_of_the_specification(llama, monkeypatch):
+def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
     asked = {}
 
     def noting(lm, prompts, **options):
@@ -74,7 +74,7 @@ def test_the_defaults_are_those_of_the_specification(llama, monkeypatch):
 
     monkeypatch.setattr("dposcope.training.sampled.generate", noting)
     sample_pairs(llama, TEXTS[:2], Softness())
-    assert asked["prompts"] == 16
+    assert asked["prompts"] == 2 * 16
     assert asked["new_tokens"] == 20
     assert asked["sampling"] == Sampling(temperature=1.0, top_p=0.95, seed=0, first_row=0)
 

@@ -216,6 +216,10 @@ class _Steering:
         return Part(scored, identical=len(whole) - len(different), blank=len(pairs) - len(whole))
 
 
+_MOST_ROWS = 256
+"""Continuations sampled at a time: a nucleus sorts [rows, vocabulary], at 262,144 tokens 256 MiB."""
+
+
 @dataclass(frozen=True)
 class _Sampling:
     """The least toxic against the most toxic of several continuations."""
@@ -238,7 +242,7 @@ class _Sampling:
             new_tokens=chosen.new_tokens,
             max_prompt_tokens=chosen.max_prompt_tokens,
             seed=chosen.seed,
-            batch_size=chosen.batch_size * chosen.samples,
+            batch_size=min(chosen.batch_size * chosen.samples, _MOST_ROWS),
             first_row=first_row,
         )
         return Part(pairs)

@@ -109,9 +109,13 @@ class PairsSettings(MachineSettings, DirectionSettings):
         description="learn: only the second half of the prompts, since the other commands measure on the first; all: "
         "every one, where you measure on others.",
     )
-    samples: Annotated[int, Parameter(group=_SAMPLE)] = Field(default=8, ge=2, description="Continuations per prompt.")
+    samples: Annotated[int, Parameter(group=_SAMPLE)] = Field(
+        default=16,
+        ge=2,
+        description="Continuations per prompt; half as many take half the time and give half the pairs.",
+    )
     pairs_per_prompt: Annotated[int, Parameter(group=_SAMPLE)] = Field(
-        default=2, ge=1, description="Most pairs from one prompt: least against most toxic, second against second …"
+        default=4, ge=1, description="Most pairs from one prompt: least against most toxic, second against second …"
     )
     min_gap: Annotated[float, Parameter(group=_SAMPLE)] = Field(
         default=0.3, ge=0, lt=1, description="The two scores of a pair differ by more than this."
