@@ -9,6 +9,7 @@ median of each round's ratio. Time is that of optimiser steps after the first, w
 peak resident set. Pairs are cut to 64 + 64 tokens. Contenders with λ = 0:
 
     dposcope            all weights, reference beside it
+    dposcope recompute  the same, activations computed again in the backward pass (--recompute)
     dposcope stored     all weights, reference computed before (--precompute-reference)
     dposcope gains      one gain per neuron
     trl                 DPOTrainer, its reference model beside it
@@ -35,6 +36,7 @@ from typing import Any
 
 CONTENDERS = {
     "dposcope": "ours",
+    "dposcope recompute": "ours",
     "dposcope stored": "ours",
     "dposcope gains": "ours",
     "trl": "trl",
@@ -44,6 +46,7 @@ CONTENDERS = {
 }
 BASELINES = {
     "dposcope": "trl",
+    "dposcope recompute": "trl",
     "dposcope stored": "trl stored",
     "dposcope gains": "trl stored",
     "dposcope kl": "naive kl",
@@ -208,7 +211,8 @@ def ours(task: Task) -> list[float]:
     )
     material, watch = Material(task.examples, task.examples[:1]), clock()
     reads = Reads.of(task.examples, pad_id=task.lm.pad_id, products=torch.bfloat16 if task.half else None)
-    everything = all_weights(task.lm, objective, in_place=True, reads=None if stored else reads)
+    again = task.name.endswith("recompute")
+    everything = all_weights(task.lm, objective, in_place=True, reads=None if stored else reads, recompute=again)
     with neuron_gains(task.lm, objective) if gains else everything as trainable:
         reference = None
         if stored:

@@ -160,7 +160,14 @@ def _policy(
         case "gains":
             return neuron_gains(lm, objective)
         case "lora":
-            return low_rank(lm, objective, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed)
+            return low_rank(
+                lm,
+                objective,
+                rank=settings.lora_rank,
+                alpha=settings.lora_alpha,
+                seed=settings.seed,
+                recompute=settings.recompute,
+            )
         case "full":
             lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
             reads = None
@@ -168,7 +175,9 @@ def _policy(
                 every = [*material.train, *material.validation, *material.windows]
                 products = torch.bfloat16 if _autocasts(lm, settings) else None
                 reads = Reads.of(every, pad_id=lm.pad_id, products=products)
-            return all_weights(lm, objective, reference_dtype=lower, in_place=True, reads=reads)
+            return all_weights(
+                lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
+            )
 
 
 def _reference(

@@ -128,6 +128,11 @@ class DpoSettings(LoadSettings):
         description="Run the base over all pairs and windows first and keep its final states on disk (d numbers per "
         "token): with --train full no second copy of the model is in memory.",
     )
+    recompute: Annotated[bool, Parameter(group=_MACHINE)] = Field(
+        default=False,
+        description="With --train full or lora: compute activations again in the backward pass instead of keeping "
+        "them. Less memory where texts are long, some more time, the same result.",
+    )
     reference_dtype: Annotated[Literal["same", "bfloat16"], Parameter(group=_MACHINE)] = Field(
         default="same",
         description="Precision of the second copy with --train full. bfloat16 halves it; rewards then start near 0.",
@@ -140,6 +145,8 @@ class DpoSettings(LoadSettings):
     def _parts_fit(self) -> "DpoSettings":
         if self.protocol == "reference" and self.kl_on == "neutral":
             raise ValueError("the reference protocol has its KL on pairs; leave --kl-on neutral out, or be strict")
+        if self.recompute and self.train == "gains":
+            raise ValueError("gains act through hooks that are gone in the backward pass; leave --recompute out")
         if self.protocol == "reference" and self.precompute_reference:
             raise ValueError("the reference protocol needs the base at every position; leave --precompute-reference")
         return self

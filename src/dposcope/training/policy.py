@@ -1,6 +1,6 @@
 """A policy and its reference in one module: the preference loss of a batch (paper 3.1, appendix C)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from dposcope.model.layout import attention_kind
 from dposcope.training.loss import DpoTerms, dpo_terms, mean_by, sum_by
 from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch
+from dposcope.training.recompute import recomputed
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 
 REFERENCE_PADDING = 50256
@@ -30,6 +31,8 @@ class Arm:
     """Turns its outputs into logits; None: the model's own."""
     trained_away: bool = False
     """A reference whose weights training changes: it can run before, not beside the policy."""
+    recompute: Sequence[nn.Module] = ()
+    """Blocks whose activations are computed again in the backward pass instead of kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +163,7 @@ def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
         mask = _for_attention(batch.mask(), arm.model)
     else:
         mask = batch.tree >= 0
-    with arm.applied():
+    with arm.applied(), recomputed(arm.recompute):
         states = arm.model.base_model(
             input_ids=batch.ids,
             attention_mask=mask.long() if mask.ndim == 2 else mask,

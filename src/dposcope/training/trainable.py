@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
+from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Change, hooked, is_hooked, neuron_site
@@ -55,6 +56,7 @@ def all_weights(
     reference_dtype: torch.dtype | None = None,
     in_place: bool = False,
     reads: Reads | None = None,
+    recompute: bool = False,
 ) -> Generator[Trainable]:
     """Train every weight, in float32 at least; the reference is a second copy.
 
@@ -66,6 +68,7 @@ def all_weights(
         in_place: train `lm` itself, so that no more than one whole model is in memory. The reference is then what
             `reads` leaves of the base, or, without it, outputs that are computed before (`precompute.py`).
         reads: what the reference will be asked; only with `in_place`.
+        recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
         DposcopeError: the model is in training mode, or an intervention is on it.
@@ -96,7 +99,8 @@ def all_weights(
         return Tuned(replace(lm, model=model))
 
     with _embedding_gradient_in_rows(trained):
-        yield Trainable(PreferencePolicy(trained, Arm(trained), reference, objective), export)
+        again = layouts.block_modules(trained, lm.layout) if recompute else ()
+        yield Trainable(PreferencePolicy(trained, Arm(trained, recompute=again), reference, objective), export)
 
 
 @contextmanager
@@ -133,7 +137,13 @@ def _cloned(head: Unembedding) -> Unembedding:
 
 @contextmanager
 def low_rank(
-    lm: LanguageModel, objective: Objective, *, rank: int = 16, alpha: int = 32, seed: int = 0
+    lm: LanguageModel,
+    objective: Objective,
+    *,
+    rank: int = 16,
+    alpha: int = 32,
+    seed: int = 0,
+    recompute: bool = False,
 ) -> Generator[Trainable]:
     """Train a LoRA adapter on every projection of the blocks; the reference is the same weights, adapter off.
 
@@ -143,6 +153,7 @@ def low_rank(
         rank: r of each adapter.
         alpha: its scale is alpha / rank.
         seed: of the adapter's random half.
+        recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
         DposcopeError: `peft` is missing, the model is in training mode, or an intervention is on it.
@@ -178,7 +189,12 @@ def low_rank(
 
     try:
         adapted.eval()
-        policy = PreferencePolicy(adapted, Arm(lm.model), Arm(lm.model, adapted.disable_adapter), objective)
+        policy = PreferencePolicy(
+            adapted,
+            Arm(lm.model, recompute=lm.blocks if recompute else ()),
+            Arm(lm.model, adapted.disable_adapter),
+            objective,
+        )
         yield Trainable(policy, export)
     finally:
         adapted.unload()
