@@ -165,7 +165,7 @@ def test_more_rows_may_join_later(done, job, tuned, tmp_path):
 
 
 def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
-    made = explained(job, tuned, tmp_path / "out", patching=False, edits=False, controls=False, steer=[])
+    made = explained(job, tuned, tmp_path / "out", neurons_only=True)
     assert [row.name for row in made.results.conditions] == ["tuned"]
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
 
@@ -185,7 +185,7 @@ def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
     flags = job.flags(toxic_neurons=4)
     told = command(
         capsys, "explain", job.model, tuned, "--out", tmp_path / "out", *flags,
-        "--no-patching", "--no-edits", "--no-controls", "--quiet",
+        "--neurons-only", "--quiet",
     )  # fmt: skip
     assert told.code == 0, told.err
     assert "Tuning took mean toxicity from" in told.out

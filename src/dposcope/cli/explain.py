@@ -27,7 +27,7 @@ def explain(
     (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. Started
     again after an interruption, the same command goes on where it stopped.
 
-    Quick look, without running patches and edits: --no-patching --no-edits --no-controls.
+    Quick look, without patches, steering and edits: --neurons-only.
 
     Parameters
     ----------

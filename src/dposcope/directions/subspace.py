@@ -21,7 +21,6 @@ from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.aligned import most_aligned
 from dposcope.neurons.contributions import Contributions
-from dposcope.neurons.groups import cosines, projections
 from dposcope.neurons.sets import NeuronSet
 
 SIZES = (32, 64, 128, 256)
@@ -255,10 +254,8 @@ def alignment_signs(lm: LanguageModel, subspace: Subspace, *, seed: int = 0) -> 
         seed: of the random axes.
     """
 
-    def signs(axes: Tensor) -> Tensor:
-        return torch.stack([cosines(lm, axis).sign().to(torch.int8) for axis in axes.T])
-
-    return AxisSigns("cosine", signs(subspace.axes), signs(random_axes(*subspace.axes.shape, seed=seed)))
+    # A cosine has the sign of the dot product.
+    return _signs("cosine", _dots(lm, _with_random(subspace, seed)))
 
 
 def change_signs(
@@ -283,13 +280,23 @@ def change_signs(
                 "make them from these two models"
             )
 
-    def signs(axes: Tensor) -> Tensor:
-        return torch.stack([_change(base, tuned, change, axis).sign().to(torch.int8) for axis in axes.T])
+    axes = _with_random(subspace, seed)
+    before, after = _dots(base, axes), _dots(tuned, axes)
+    return _signs("change", change.activation_shift * before + change.after.mean * (before - after))
 
-    return AxisSigns("change", signs(subspace.axes), signs(random_axes(*subspace.axes.shape, seed=seed)))
+
+def _with_random(subspace: Subspace, seed: int) -> Tensor:
+    """The axes, then as many random ones, `[d, 2r]`: one pass over the value vectors serves both."""
+    return torch.cat([subspace.axes, random_axes(*subspace.axes.shape, seed=seed)], dim=1)
 
 
-def _change(base: LanguageModel, tuned: LanguageModel, change: Contributions, axis: Tensor) -> Tensor:
-    """Δ_i along one axis, `[L, d_mlp]`, summed as `Contributions.total` is."""
-    before, after = projections(base, axis), projections(tuned, axis)
-    return change.activation_shift * before + change.after.mean * (before - after)
+@torch.no_grad()
+def _dots(lm: LanguageModel, axes: Tensor) -> Tensor:
+    """v_i·u_k of every value vector, `[k, L, d_mlp]`, float64 on the CPU."""
+    blocks = [lm.value_vectors(block) for block in range(lm.n_blocks)]
+    return torch.stack([(vectors.double() @ axes.to(vectors.device)).T.cpu() for vectors in blocks], dim=1)
+
+
+def _signs(of: Literal["cosine", "change"], values: Tensor) -> AxisSigns:
+    own, random = values.sign().to(torch.int8).chunk(2)
+    return AxisSigns(of, own, random)

@@ -89,7 +89,7 @@ def run_explain(
         # From here on the base alone is run, with the tuned weights in its place for one condition.
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
-        free = _free_direction(job, settings) if settings.edits else None
+        free = _free_direction(job, settings) if settings.edits and not settings.neurons_only else None
         conditions = explain_conditions(made, free, tuned, change, chosen, settings)
         materials = Materials(
             prompts=data.prompts.report,
@@ -112,7 +112,7 @@ def run_explain(
         return ExplainRun(out, found, scores, results)
 
 
-_ROWS = {"patching", "edits", "steer", "controls", "toxic_neurons", "lens_tokens", "token_judge"}
+_ROWS = {"neurons_only", "patching", "edits", "steer", "controls", "toxic_neurons", "lens_tokens", "token_judge"}
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""
 

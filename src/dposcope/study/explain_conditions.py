@@ -68,8 +68,10 @@ def explain_conditions(
         settings: which of them.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
-    rows = _steering(made, settings)
-    rows.append(ExplainCondition(TUNED, "DPO", "tuned", "Baselines", lambda: OtherWeights(tuned), after))
+    itself = ExplainCondition(TUNED, "DPO", "tuned", "Baselines", lambda: OtherWeights(tuned), after)
+    if settings.neurons_only:
+        return [itself]
+    rows = [*_steering(made, settings), itself]
     if settings.patching:
         rows += [_patch(patch, contributions) for patch in patches]
     if settings.edits:

@@ -33,6 +33,10 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         description="Says which tokens are toxic: words (an embedded list), or the https address of an "
         "OpenAI-compatible endpoint (paper: GPT-4o).",
     )
+    neurons_only: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=False,
+        description="A quick look: measure the plain and the tuned model alone; no patch, no steering, no edit.",
+    )
     patching: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Measure the base with groups of neurons set to their means after tuning."
     )
