@@ -22,6 +22,7 @@ from dposcope.study.explanation import Explanation
 from dposcope.study.intervention_tables import best_edit, strongest_steering, tuning_reduces
 from dposcope.study.neuron_tables import percent
 from dposcope.study.numbers import fact, fixed
+from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
 
 Verdict = Literal["held", "not held", "open"]
@@ -34,7 +35,6 @@ SMALL_RISE = 0.05
 """In log-perplexity; the paper's largest is 0.02."""
 KEPT_F1 = 0.85
 """Of the plain model's F1, what is left after a "slight" decrease; the paper's least is 0.87."""
-FOUR_GROUPS = "patch-TP+AN+TN+AP"
 
 _UNCERTAIN = "DPO's own reduction cannot be told from 0"
 

@@ -9,6 +9,7 @@ from dposcope.study.browser_page import write_browser
 from dposcope.study.explain_conditions import TUNED
 from dposcope.study.explain_results import Results
 from dposcope.study.figures import figure_svg
+from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.picture import Picture
 from dposcope.study.section import Section, SectionFigure, SectionTable
 from dposcope.study.table import Table
@@ -70,7 +71,7 @@ def summary(results: Results) -> list[str]:
     named = {
         "patch-toxic-tokens": "the neurons that promote toxic tokens",
         "patch-top-256": "the 256 neurons nearest to the direction",
-        "patch-TP+AN+TN+AP": "all four groups",
+        FOUR_GROUPS: "all four groups",
         "patch-random-layers": "as many random neurons in each block",
     }
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]

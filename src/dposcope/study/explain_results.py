@@ -14,7 +14,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
 from dposcope.study.claims import Claim, Measured, claims_table, neuron_claims, patching_claims
-from dposcope.study.explain_conditions import ExplainCondition
+from dposcope.study.explain_conditions import TUNED, ExplainCondition
 from dposcope.study.explanation import Explanation
 from dposcope.study.figures import Row, interval_dots
 from dposcope.study.intervention_tables import (
@@ -52,6 +52,7 @@ from dposcope.study.neuron_tables import (
     model_table,
     negative_table,
 )
+from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.picture import Picture
 from dposcope.study.run_tables import agreement_table, probe_table, training_table
 from dposcope.study.table import Table
@@ -117,7 +118,7 @@ def tables_of(results: Results) -> list[Table]:
     found, model, scores = results.found, results.lm.name, results.scores
     rows = results.conditions
     main = [row for row in rows if row.role != "edit" or "-activation-" not in row.name]
-    kept = ("tuned", "patch-TP+AN+TN+AP", "patch-increasing")
+    kept = (TUNED, FOUR_GROUPS, "patch-increasing")
     more = [row for row in rows if row.role in ("steer", "edit") or row.name in kept]
     toxic = {f"patch-{name.replace(' ', '-')}": (name, neurons) for name, neurons in found.patch_sets().items()}
     steering = strongest_steering(rows, scores)

@@ -13,6 +13,9 @@ from dposcope.neurons.sets import NeuronSet
 ORDER = (Group.TP, Group.AN, Group.TN, Group.AP)
 """In which the paper adds groups (Table 2)."""
 
+FOUR_GROUPS = f"patch-{'+'.join(ORDER)}"
+"""The name of the patch of all four groups."""
+
 Kind = Literal["toxic", "group", "sum", "against", "control"]
 
 
