@@ -83,6 +83,7 @@ GIVEN = {
     "batch_size": 6,
     "micro_batch_size": 2,
     "warmup_steps": 0,
+    "decay": "linear",
     "max_grad_norm": 2.5,
     "patience": 7,
     "windows_per_batch": 5,

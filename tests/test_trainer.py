@@ -265,6 +265,12 @@ def test_the_rate_warms_up_and_stays(llama, tmp_path):
     assert logged(done, "learning_rate") == pytest.approx([0, rate / 4, rate / 2, rate * 3 / 4, rate, rate])
 
 
+def test_the_rate_falls_in_a_line_where_that_is_asked(llama, tmp_path):
+    done = run(llama, "gains", tmp_path, save=False, validate_every=1, steps=6, warmup_steps=2, decay="linear")
+    rate = RATES["gains"]["learning_rate"]
+    assert logged(done, "learning_rate") == pytest.approx([0, rate / 2, rate, rate * 3 / 4, rate / 2, rate / 4])
+
+
 def test_progress_counts_steps(llama, tmp_path):
     seen: list[tuple[int, int]] = []
     run(llama, "gains", tmp_path, save=False, steps=3, progress=lambda done, total: seen.append((done, total)))

@@ -89,6 +89,10 @@ class DpoSettings(LoadSettings):
     warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None, ge=0, description="Steps over which the learning rate rises. Default: 10 (paper: 150)."
     )
+    decay: Annotated[Literal["none", "linear"], Parameter(group=_TRAINING)] = Field(
+        default="none",
+        description="The learning rate after its rise: none (constant, paper) or linear (falls to 0 by the end).",
+    )
     max_grad_norm: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
         default=None, gt=0, description="Longer gradients are shortened to this. Default: 1 (paper: 10)."
     )
@@ -174,6 +178,7 @@ class DpoSettings(LoadSettings):
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
             learning_rate=self.learning_rate or (1e-5 if paper else _RATES[self.train]),
             warmup_steps=chosen(self.warmup_steps, 150, 10),
+            decay=self.decay,
             batch_size=batch,
             micro_batch_size=micro,
             steps=steps,

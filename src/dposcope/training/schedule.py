@@ -14,7 +14,9 @@ class Schedule:
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = 1e-5
     warmup_steps: int = 10
-    """Steps over which the learning rate rises from 0; constant afterwards."""
+    """Steps over which the learning rate rises from 0."""
+    decay: Literal["none", "linear"] = "none"
+    """What the learning rate does afterwards: stay, or fall to 0 by the end."""
     batch_size: int = 8
     """Pairs per step."""
     micro_batch_size: int | None = None

@@ -306,7 +306,7 @@ def train_policy(
         gradient_accumulation_steps=schedule.batch_size // micro,
         max_steps=schedule.steps,
         learning_rate=schedule.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
         warmup_steps=schedule.warmup_steps,
         optim=optimizer,
         max_grad_norm=schedule.max_grad_norm,
