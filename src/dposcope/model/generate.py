@@ -158,6 +158,10 @@ def _continue(
     ]
 
 
+_FEW = 512
+"""Likeliest tokens among which the nucleus is looked for first."""
+
+
 class _Draw:
     """Draws one token per row. Each row has its own stream, so a batch equals its members one by one."""
 
@@ -168,21 +172,31 @@ class _Draw:
 
     def __call__(self, logits: Tensor) -> Tensor:
         uniform = torch.cat([torch.rand(1, generator=stream, dtype=torch.float64) for stream in self._streams])
+        uniform = uniform.to(logits.device).unsqueeze(1)
         probabilities = torch.softmax(logits.float() / self._sampling.temperature, -1)
-        drawn = [self._invert(row, float(u)) for row, u in zip(probabilities, uniform, strict=True)]
-        return torch.stack(drawn)
-
-    def _invert(self, probabilities: Tensor, uniform: float) -> Tensor:
-        """The token at which the cumulative probability of the nucleus passes `uniform` of its whole."""
         if self._sampling.top_p == 1:
-            reached = probabilities.cumsum(-1, dtype=torch.float64)
-            return (reached <= uniform * reached[-1]).sum().clamp(max=len(reached) - 1)
+            # Row by row: float64 sums of a whole batch would take twice the memory of its probabilities.
+            return torch.stack([_inverse(row, u) for row, u in zip(probabilities, uniform, strict=True)])
         # Sorting a vocabulary of 262,144 costs more than the model; the nucleus is nearly always small.
-        for width in (min(512, len(probabilities)), len(probabilities)):
-            kept, order = probabilities.topk(width)
-            reached = kept.cumsum(-1, dtype=torch.float64)
-            if float(reached[-1]) >= self._sampling.top_p:
-                break
-        size = min(int((reached < self._sampling.top_p).sum()) + 1, width)
-        place = (reached[:size] <= uniform * reached[size - 1]).sum().clamp(max=size - 1)
-        return order[place]
+        few = min(_FEW, probabilities.shape[-1])
+        token, enough = self._in_nucleus(probabilities, uniform, few)
+        for row in (~enough).nonzero().flatten().tolist():
+            here = slice(row, row + 1)
+            token[here], _ = self._in_nucleus(probabilities[here], uniform[here], probabilities.shape[-1])
+        return token
+
+    def _in_nucleus(self, probabilities: Tensor, uniform: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Per row, the token at which the cumulative probability of the nucleus passes `uniform` of its whole, and
+        whether the `width` likeliest tokens hold the nucleus."""
+        kept, order = probabilities.topk(width)
+        reached = kept.cumsum(-1, dtype=torch.float64)
+        size = ((reached < self._sampling.top_p).sum(-1, keepdim=True) + 1).clamp(max=width)
+        place = (reached <= uniform * reached.gather(-1, size - 1)).sum(-1, keepdim=True)
+        token = order.gather(-1, place.minimum(size - 1)).squeeze(-1)
+        return token, reached[:, -1] >= self._sampling.top_p
+
+
+def _inverse(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform` of its whole."""
+    reached = probabilities.cumsum(-1, dtype=torch.float64)
+    return (reached <= uniform * reached[-1]).sum().clamp(max=len(reached) - 1)
