@@ -18,6 +18,7 @@ from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.means import mean_difference
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.study import pair_parts
@@ -102,6 +103,32 @@ def test_sampled_pairs_are_those_of_one_call(finished, job):
     lm = load(str(job.model), dtype="float32")
     expected = sample_pairs(lm, prompts, load_scorer("jobs:softness"), samples=4, min_gap=0.05, new_tokens=6)
     assert list(load_pairs(folder / "pairs.jsonl")) == [one.pair for one in expected]
+
+
+def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
+    """Ranked by the mean of both; the second one is trained on the half that no judge reads."""
+    made = make(job, tmp_path / "pairs.jsonl", "sample", comments=str(job.comments))
+    settings = PairsSettings(**settings_of(job, "sample", comments=str(job.comments)))
+    half = read_comments(settings).half("first")
+    trained = TrainedScorer.fit(half.texts, [int(label) for label in half.labels], seed=0)
+    lm = load(str(job.model), dtype="float32")
+
+    class Both:
+        name = "both"
+
+        def __call__(self, texts):
+            return (load_scorer("jobs:softness")(texts) + trained(texts)) / 2
+
+    expected = sample_pairs(lm, load_prompts(job.prompts), Both(), samples=4, min_gap=0.05, new_tokens=6)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert [Pair(row["prompt_text"], row["unpert_gen_text"], row["pert_gen_text"]) for row in rows] == [
+        one.pair for one in expected
+    ]
+    assert [row["preferred_score"] for row in rows] == [one.preferred_score for one in expected]
+    assert made.facts["statistics"]["scorer"] == "mean of jobs:softness and a scorer from --comments"
+    assert made.facts["data"] != finished["sample"][1].facts["data"]
+    alone = load_pairs(finished["sample"][0] / "pairs.jsonl")
+    assert list(load_pairs(tmp_path / "pairs.jsonl")) != list(alone), "the second scorer changes nothing"
 
 
 def test_steered_pairs_are_greedy_text_against_steered_text(finished, job):

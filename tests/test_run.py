@@ -18,7 +18,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.study.config import EditSettings, EvaluateSettings
 from dposcope.study.edit import run_edit
 from dposcope.study.evaluate import run_evaluate
-from dposcope.study.run import Quiet, open_run
+from dposcope.study.run import Quiet, RunPolicy, open_run
 from jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
 
 CLOCKS = "stages/"
@@ -534,3 +534,79 @@ def test_write_json_is_what_run_json_is_written_with(tmp_path):
     with pytest.raises((DposcopeError, ValueError)):
         write_json(tmp_path / "x.json", {"alpha": float("inf")})
     assert list(tmp_path.iterdir()) == []
+
+
+# What other runs hold, and other settings
+
+
+def test_other_settings_may_be_adopted(tmp_path):
+    calls: list[str] = []
+    for alpha in (0.1, 0.2, 0.2):
+        with open_run(tmp_path / "out", "test", {"alpha": alpha}, policy=RunPolicy(adopt=True)) as run:
+            stage(run, "first", str(alpha), inputs={"alpha": alpha}, calls=calls)
+            stage(run, "second", "same", calls=calls)
+        assert read_json(tmp_path / "out/run.json")["settings"] == {"alpha": alpha}
+    assert calls == ["first", "second", "first"]
+
+
+def test_another_command_is_not_adopted(tmp_path):
+    with open_run(tmp_path / "out", "edit", {}) as run:
+        stage(run, "first", "v")
+    with (
+        pytest.raises(DposcopeError, match="holds a run of 'edit'"),
+        open_run(tmp_path / "out", "evaluate", {}, policy=RunPolicy(adopt=True)),
+    ):
+        pass
+
+
+def borrowing(tmp_path, calls: list[str], reporter=None, **inputs) -> str:
+    """A stage of a new folder that may take it from `mine`, and if not there, from `theirs`."""
+    borrow = RunPolicy(borrow=(tmp_path / "mine", tmp_path / "theirs"))
+    with open_run(tmp_path / "new", "test", {"other": 1}, policy=borrow, reporter=reporter) as run:
+        return taken(run, "made anew", inputs, calls)
+
+
+def taken(run, value, inputs, calls) -> str:
+    file = run.folder / "parts/first.txt"
+
+    def make() -> None:
+        calls.append(value)
+        write_text(file, value)
+
+    return run.stage("first", "First", inputs=inputs, files=[file], make=make, load=file.read_text)
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    with open_run(tmp_path / "theirs", "test", {}) as run:
+        taken(run, "theirs", {"x": 1}, [])
+    return tmp_path / "theirs"
+
+
+def test_a_stage_of_another_run_is_taken_where_its_inputs_are_the_same(tmp_path, theirs):
+    calls: list[str] = []
+    reporter = Noting()
+    assert borrowing(tmp_path, calls, reporter, x=1) == "theirs"
+    assert (calls, reporter.made, reporter.loaded) == ([], [], ["First"])
+    for file in ("parts/first.txt", "stages/first.json"):
+        assert (tmp_path / "new" / file).read_bytes() == (theirs / file).read_bytes()
+    # From now on it is this run's own.
+    (theirs / "parts/first.txt").write_text("changed")
+    assert borrowing(tmp_path, calls, x=1) == "theirs"
+
+
+def test_a_stage_of_another_run_is_not_taken_where_something_differs(tmp_path, theirs):
+    calls: list[str] = []
+    assert borrowing(tmp_path, calls, x=2) == "made anew"
+    (theirs / "parts/first.txt").unlink()
+    assert borrowing(tmp_path, calls, x=1) == "made anew"
+    assert calls == ["made anew"] * 2
+
+
+def test_a_stage_that_its_owner_begins_to_replace_is_not_believed(tmp_path, theirs, monkeypatch):
+    def replaced(source, target) -> None:
+        Path(target).write_text("half")
+        (theirs / "stages/first.json").unlink()
+
+    monkeypatch.setattr("dposcope.study.run.shutil.copyfile", replaced)
+    assert borrowing(tmp_path, [], x=1) == "made anew"

@@ -24,7 +24,7 @@ from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
 from dposcope.study.machine import load_for, native_bfloat16
-from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, open_run
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.study.training_figure import training_curves
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
@@ -45,7 +45,14 @@ class DpoRun:
     """`training.json`."""
 
 
-def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter | None = None) -> DpoRun:
+def run_dpo(
+    model: str,
+    out: Path,
+    settings: DpoSettings,
+    *,
+    reporter: Reporter | None = None,
+    policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
+) -> DpoRun:
     """Train in the folder `out`; started again after any interruption, it goes on.
 
     Args:
@@ -53,6 +60,7 @@ def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter 
         out: the run's folder.
         settings: see `DpoSettings`.
         reporter: told of progress.
+        policy: what to do about what is in the folder already.
 
     Raises:
         DposcopeError: bad input, a folder that holds something else, a loss that is no number, a full disk.
@@ -64,7 +72,8 @@ def run_dpo(model: str, out: Path, settings: DpoSettings, *, reporter: Reporter 
         raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
     split = pairs.split(kept, seed=settings.seed)
     neutral = load_neutral(settings.neutral, column=settings.neutral_column)
-    with open_run(out, "dpo", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
+    described = {"model": model, **settings.model_dump(mode="json")}
+    with open_run(out, "dpo", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
         lm, stored = _load(model, settings)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))

@@ -32,7 +32,7 @@ from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge,
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.patches import patches
-from dposcope.study.run import Quiet, Reporter, open_run
+from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
 from dposcope.study.table import write_parquet
 
@@ -55,6 +55,7 @@ def run_explain(
     *,
     raw: bool = False,
     reporter: Reporter | None = None,
+    policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
 ) -> ExplainRun:
     """Explain `tuned` beside `base`; interrupted, it goes on.
 
@@ -65,6 +66,7 @@ def run_explain(
         settings: see `ExplainSettings`.
         raw: write offensive words in tables as they are.
         reporter: told of progress.
+        policy: what to do about what is in the folder already.
 
     Raises:
         DposcopeError: bad input, models that do not belong together, or a folder that holds something else.
@@ -75,7 +77,7 @@ def run_explain(
     scorer = CachedScorer(load_scorer(settings.scorer))
     judge = load_judge(settings.token_judge, announce=reporter.stage, progress=reporter.progress)
     described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
-    with open_run(out, "explain", described, reporter=reporter) as run:
+    with open_run(out, "explain", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {base}")
         lm = load_for(base, settings)
         reporter.stage(f"Loading {tuned}")

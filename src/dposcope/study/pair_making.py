@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dposcope.artefacts import file_digest, library_versions, read_json, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
+from dposcope.evaluation.scorers import CachedScorer, Scorer
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.machine import load_for
 from dposcope.study.pair_parts import Part, Source, make_parts
@@ -61,7 +61,7 @@ def run_pairs(model: str, out: Path, settings: PairsSettings, reporter: Reporter
         reporter.reused(f"Pairs in {out}")
         shutil.rmtree(work, ignore_errors=True)
         return PairsMade(out, before, made_before=True)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = CachedScorer(source.scorer(settings))
     with open_run(work, "pairs", asked, reporter=reporter) as run:
         try:
             reporter.stage(f"Loading {model}")

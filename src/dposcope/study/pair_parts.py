@@ -11,7 +11,9 @@ from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.mean_scorer import MeanScorer
+from dposcope.evaluation.scorers import Scorer, load_scorer
+from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.ingredients import DIRECTIONS, check_direction, make_direction, read_comments
@@ -35,6 +37,8 @@ class Source:
     """For the direction; None with sample, which needs none."""
     saved: str | None
     """Digest of a saved direction."""
+    second: Comments | None = None
+    """For a second scorer (sample); None: there is none."""
 
     @classmethod
     def read(cls, settings: PairsSettings) -> "Source":
@@ -45,7 +49,10 @@ class Source:
         """
         if settings.method == "sample":
             prompts = load_prompts(settings.prompts, column=settings.prompt_column)
-            return cls(tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn, None, None)
+            used = tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn
+            # The judge of every measure reads the second half.
+            second = None if settings.comments is None else read_comments(settings).half("first")
+            return cls(used, None, None, second)
         check_direction(settings.direction)
         return cls(
             (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),),
@@ -57,11 +64,21 @@ class Source:
     def digests(self) -> dict[str, str]:
         """What the pairs depend on."""
         found = {"text": text_digest(*self.texts)}
-        if self.comments is not None:
-            found["comments"] = text_digest(*self.comments.texts, *(str(bool(x)) for x in self.comments.labels))
+        comments = self.comments or self.second
+        if comments is not None:
+            found["comments"] = text_digest(*comments.texts, *(str(bool(x)) for x in comments.labels))
         if self.saved is not None:
             found["direction"] = self.saved
         return found
+
+    def scorer(self, settings: PairsSettings) -> Scorer:
+        """What ranks continuations: the scorer that settings name, or its mean with one trained on comments."""
+        first = load_scorer(settings.scorer)
+        if self.second is None:
+            return first
+        labels = [int(label) for label in self.second.labels]
+        trained = TrainedScorer.fit(self.second.texts, labels, seed=settings.seed, name="a scorer from --comments")
+        return MeanScorer([first, trained])
 
 
 @dataclass(frozen=True)

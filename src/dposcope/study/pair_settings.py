@@ -24,6 +24,13 @@ class PairsSettings(MachineSettings, DirectionSettings):
         "against most toxic of several continuations that the model itself gives (no comments needed, and the better "
         "pairs of the two).",
     )
+    comments: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
+        default=None,
+        description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. With pplm the direction "
+        "takes the first half (default: the built-in, mild ones); with sample a second scorer is trained on it, and "
+        "the mean of both ranks the continuations, so that pairs fit the taste of one scorer less. The judge of "
+        "other commands reads the second half.",
+    )
     count: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         ge=1,

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from dposcope.artefacts import library_versions, read_json, text_digest, write_json
+from dposcope.artefacts import library_versions, read_json, text_digest, write_atomically, write_json
 from dposcope.errors import DposcopeError
 
 T = TypeVar("T")
@@ -53,14 +54,29 @@ class Quiet:
         """Nothing."""
 
 
+@dataclass(frozen=True)
+class RunPolicy:
+    """How a run treats what is there already."""
+
+    adopt: bool = False
+    """Go on in a folder of the same command with other settings: only stages that depend on a changed one are made
+    again. Otherwise such a folder is refused."""
+    borrow: tuple[Path, ...] = ()
+    """Folders of other runs of the same command: a stage that one of them holds, made from the same inputs, is
+    copied instead of made."""
+
+
 class Run:
     """A folder that holds one run. Open it with `open_run`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], reporter: Reporter, borrow: Sequence[Path] = ()
+    ) -> None:
         """See `open_run`."""
         self.folder = folder
         self.settings = settings
         self.reporter = reporter
+        self._borrow = borrow
 
     def stage(
         self,
@@ -84,7 +100,10 @@ class Run:
         """
         record = self.folder / "stages" / f"{name}.json"
         key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
-        if record.exists() and read_json(record).get("inputs") == key and all(file.exists() for file in files):
+        if _vouches(record, key) and all(file.exists() for file in files):
+            self.reporter.reused(title)
+            return load()
+        if any(_copied(self.folder, other, record, key, files) for other in self._borrow):
             self.reporter.reused(title)
             return load()
         self.reporter.stage(title)
@@ -101,9 +120,35 @@ class Run:
         return {record.stem: float(read_json(record)["seconds"]) for record in records}
 
 
+def _vouches(record: Path, key: str) -> bool:
+    return record.exists() and read_json(record).get("inputs") == key
+
+
+def _copied(folder: Path, other: Path, record: Path, key: str, files: Sequence[Path]) -> bool:
+    """Whether a stage could be taken from another run's folder, files first and its record last."""
+    theirs = other / record.relative_to(folder)
+    sources = [other / file.relative_to(folder) for file in files]
+    if not _vouches(theirs, key) or not all(source.exists() for source in sources):
+        return False
+    told = read_json(theirs)
+    record.unlink(missing_ok=True)
+    for source, file in zip(sources, files, strict=True):
+        with write_atomically(file) as temporary:
+            shutil.copyfile(source, temporary)
+    if not _vouches(theirs, key):  # its owner has begun to replace them
+        return False
+    write_json(record, told)
+    return True
+
+
 @contextmanager
 def open_run(
-    folder: Path, command: str, settings: Mapping[str, Any], *, reporter: Reporter | None = None
+    folder: Path,
+    command: str,
+    settings: Mapping[str, Any],
+    *,
+    reporter: Reporter | None = None,
+    policy: RunPolicy = RunPolicy(),
 ) -> Generator[Run]:
     """Open a run's folder, or make it; one process at a time.
 
@@ -112,6 +157,7 @@ def open_run(
         command: `edit`, `evaluate`, …
         settings: everything that decides the results, JSON-able.
         reporter: told of stages and steps.
+        policy: what to do about what is there already.
 
     Raises:
         DposcopeError: the folder holds something else, another run's results, or is in use.
@@ -136,10 +182,12 @@ def open_run(
         wanted = json.loads(json.dumps(settings, default=str))
         _clear_scraps(folder)
         if about.exists() and any((folder / "stages").glob("*.json")):
-            _refuse_other(folder, read_json(about), command, wanted)
+            changed = _changed(folder, read_json(about), command, wanted, adopt=policy.adopt)
         else:  # nothing was done yet: a slip in the settings may be mended
+            changed = True
+        if changed:
             write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
-        yield Run(folder, settings, reporter or Quiet())
+        yield Run(folder, settings, reporter or Quiet(), policy.borrow)
     finally:
         lock.release()
 
@@ -153,16 +201,22 @@ def _clear_scraps(folder: Path) -> None:
             scrap.unlink(missing_ok=True)
 
 
-def _refuse_other(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any]) -> None:
+def _changed(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any], *, adopt: bool) -> bool:
+    """Whether the settings are others than those of the run that is there.
+
+    Raises:
+        DposcopeError: they are and may not be, or it is a run of another command.
+    """
     if found.get("command") != command:
         raise DposcopeError(
             f"{folder} holds a run of '{found.get('command')}'; choose another --out, or delete that folder"
         )
     old = found["settings"]
     changed = [name for name in {**old, **wanted} if old.get(name) != wanted.get(name)]
-    if changed:
+    if changed and not adopt:
         name = changed[0]
         raise DposcopeError(
             f"{folder} holds another run's results ({name.replace('_', '-')} was {old.get(name)!r}, now "
             f"{wanted.get(name)!r}); choose another --out, or delete that folder"
         )
+    return bool(changed)
