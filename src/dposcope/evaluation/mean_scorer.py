@@ -1,0 +1,32 @@
+"""Several scorers as one: what fools one of them fools their mean less."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import Scorer
+
+
+class MeanScorer:
+    """The mean of what several scorers give, each weighing the same."""
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        """At least one scorer.
+
+        Raises:
+            DposcopeError: there is none.
+        """
+        if not scorers:
+            raise DposcopeError("a mean of no scorers is no score; give one at least")
+        self._scorers = tuple(scorers)
+
+    @property
+    def name(self) -> str:
+        """Names all of them."""
+        return "mean of " + " and ".join(scorer.name for scorer in self._scorers)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Scores in [0, 1], `[n]` in the order of the texts."""
+        return np.mean([scorer(texts) for scorer in self._scorers], axis=0, dtype=np.float64)
