@@ -20,6 +20,7 @@ from dposcope.cli.evaluate import evaluate
 from dposcope.cli.explain import explain
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
+from dposcope.cli.reproduce import report, reproduce
 from dposcope.errors import DposcopeError
 
 _EPILOGUE = """\
@@ -41,11 +42,13 @@ app = App(
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
+app.command(reproduce)
 app.command(edit)
 app.command(evaluate)
 app.command(explain)
 app.command(pairs)
 app.command(dpo)
+app.command(report)
 app.command(probe)
 app.command(lens)
 app.command(models)

@@ -3,7 +3,7 @@
 import json
 import sys
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dposcope.evaluation.suite import BASE, Scores
+
+if TYPE_CHECKING:
+    from dposcope.study.table import Table as StudyTable
 
 out = Console(highlight=False, soft_wrap=False)
 
@@ -104,6 +107,18 @@ class Bars:
 def print_json(value: Any) -> None:
     """A result for programs."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(shown: "StudyTable") -> None:
+    """A table with its title and notes; columns wrap where the terminal is narrow."""
+    table = Table(title=shown.title, title_justify="left", box=SIMPLE)
+    for name in shown.head:
+        table.add_column(name, overflow="fold")
+    for row in shown.rows:
+        table.add_row(*map(Text, row))
+    out.print(table)
+    for note in shown.notes:
+        out.print(note, markup=False, soft_wrap=True)
 
 
 def print_scores(scores: Scores) -> None:

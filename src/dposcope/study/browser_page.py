@@ -4,17 +4,11 @@ The page is the shell of the reports; after the sections that the caller gives s
 table that a script draws from packed arrays. Without scripts, all but that table can be read.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError, plural
@@ -23,7 +17,7 @@ from dposcope.study.browser_packing import in_script, packed_parts
 from dposcope.study.glossary import Term
 from dposcope.study.heat_map import heat_map
 from dposcope.study.numbers import fact
-from dposcope.study.report import render
+from dposcope.study.report import asset, render
 from dposcope.study.section import Section, shown_cell
 from dposcope.study.shown import ShownText
 
@@ -78,7 +72,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
     """
     shown = ShownText()
     parts = packed_parts(value, shown)
-    style, script = _asset(*_STYLES), _asset(*_SCRIPTS)
+    style, script = asset(*_STYLES), asset(*_SCRIPTS)
     html = render(
         "browser.html.jinja",
         shown,
@@ -108,22 +102,6 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
             "give fewer lenses, texts or neurons with activations"
         )
     return html
-
-
-@dataclass(frozen=True)
-class _Asset:
-    text: Markup
-    digest: str
-    """As a content security policy names it."""
-
-
-@cache
-def _asset(*names: str) -> _Asset:
-    """Files of the templates' folder as one."""
-    folder = resources.files("dposcope.study").joinpath("templates")
-    text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return _Asset(Markup(text), f"sha256-{digest}")
 
 
 def _summary(value: NeuronBrowser) -> str:

@@ -90,6 +90,11 @@ class MeasureSettings(DirectionSettings):
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
         default=None, ge=4, description="Use only the first so many prompts, before they are halved. Default: all."
     )
+    split: Annotated[Literal["halves", "same"], Parameter(group=_DATA)] = Field(
+        default="halves",
+        description="halves: measure on the first half of the prompts, learn from the second; same: both on all of "
+        "them, as the paper does.",
+    )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
     )

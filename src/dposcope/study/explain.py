@@ -114,7 +114,10 @@ def run_explain(
         return ExplainRun(out, found, scores, results)
 
 
-_ROWS = {"neurons_only", "patching", "edits", "steer", "controls", "toxic_neurons", "lens_tokens", "token_judge"}
+_ROWS = {
+    "neurons_only", "patching", "edits", "edit_forms", "steer", "controls", "toxic_neurons", "lens_tokens",
+    "token_judge",
+}  # fmt: skip
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""
 
@@ -229,6 +232,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())
     for picture in pictures:
         picture.save(out / "figures")
+    write_json(out / "tables.json", [table.to_json() for table in tables])
     write_json(out / "explain.json", _summary(results))
     write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
 

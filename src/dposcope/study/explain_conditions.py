@@ -75,9 +75,10 @@ def explain_conditions(
     if settings.patching:
         rows += [_patch(patch, contributions) for patch in patches]
     if settings.edits:
-        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based")
+        forms = [form for form in FORMS if form in settings.edit_forms]
+        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based", forms)
         if free is not None:
-            rows += _edits(made, "free", free, "Activation editing, probe-free")
+            rows += _edits(made, "free", free, "Activation editing, probe-free", forms)
     return rows
 
 
@@ -121,7 +122,9 @@ def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
     )
 
 
-def _edits(made: Ingredients, kind: str, direction: Direction, section: str) -> list[ExplainCondition]:
+def _edits(
+    made: Ingredients, kind: str, direction: Direction, section: str, forms: list[str]
+) -> list[ExplainCondition]:
     cosine = cosines(made.lm, direction.vector)
     facts = {
         "direction": tensor_fingerprint({"W": direction.vector}),
@@ -144,4 +147,4 @@ def _edits(made: Ingredients, kind: str, direction: Direction, section: str) -> 
             facts,
         )
 
-    return [row(form, ranking, alpha, beta) for form in FORMS for ranking in RANKINGS for alpha, beta in GRID]
+    return [row(form, ranking, alpha, beta) for form in forms for ranking in RANKINGS for alpha, beta in GRID]

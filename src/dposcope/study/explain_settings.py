@@ -1,6 +1,6 @@
 """The settings of `dposcope explain`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field
@@ -42,6 +42,11 @@ class ExplainSettings(MachineSettings, MeasureSettings):
     )
     edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Measure the paper's edits beside it: (α, β) by probe and probe-free, two rankings."
+    )
+    edit_forms: Annotated[list[Literal["assign", "scale"]], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=["assign", "scale"],
+        description="The edits' readings: assign (shifted means are set, as the paper's code does) and scale (gains, "
+        "as its equations say). May be given several times.",
     )
     steer: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=[0.001, 0.003, 0.01, 0.03, 0.1],

@@ -100,7 +100,7 @@ def read_data(settings: MeasureSettings) -> Data:
             )
     prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
     return Data(
-        prompts=split_prompts(prompts),
+        prompts=split_prompts(prompts) if settings.split == "halves" else PromptSplit(tuple(prompts), tuple(prompts)),
         direction_comments=parts.direction,
         judge_texts=tuple(text for part in judges for text in part.texts),
         judge_labels=tuple(bool(label) for part in judges for label in part.labels),

@@ -18,7 +18,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.study.machine import load_for
 from dposcope.study.pair_parts import Part, Source, make_parts
 from dposcope.study.pair_settings import PairsSettings
-from dposcope.study.run import Quiet, Reporter, Run, open_run
+from dposcope.study.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.training.pair_checks import check_pairs
 from dposcope.training.pairs import Pairs, write_pairs
 
@@ -38,7 +38,14 @@ class PairsMade:
     """The file was there already, made by the same settings."""
 
 
-def run_pairs(model: str, out: Path, settings: PairsSettings, reporter: Reporter | None = None) -> PairsMade:
+def run_pairs(
+    model: str,
+    out: Path,
+    settings: PairsSettings,
+    reporter: Reporter | None = None,
+    *,
+    policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
+) -> PairsMade:
     """Make pairs and write them to `out`, with their facts in a JSON file beside it.
 
     Args:
@@ -46,6 +53,7 @@ def run_pairs(model: str, out: Path, settings: PairsSettings, reporter: Reporter
         out: the file, its name ending in .jsonl.
         settings: see `PairsSettings`.
         reporter: told of progress.
+        policy: where it adopts, pairs that other settings made are replaced instead of refused.
 
     Raises:
         DposcopeError: bad input; `out` holds something else; no pair could be made.
@@ -56,13 +64,20 @@ def run_pairs(model: str, out: Path, settings: PairsSettings, reporter: Reporter
     source = Source.read(settings)
     asked: dict[str, Any] = json.loads(json.dumps({"model": model, **settings.model_dump(mode="json")}, default=str))
     work, about = out.with_name(f".{out.name}.making"), out.with_suffix(".json")
-    before = _made_before(out, about, {"settings": asked, "data": source.digests})
+    try:
+        before = _made_before(out, about, {"settings": asked, "data": source.digests})
+    except DposcopeError:
+        if not policy.adopt:
+            raise
+        before = None
+        for stale in (out, about):
+            stale.unlink(missing_ok=True)
     if before is not None:
         reporter.reused(f"Pairs in {out}")
         shutil.rmtree(work, ignore_errors=True)
         return PairsMade(out, before, made_before=True)
     scorer = CachedScorer(source.scorer(settings))
-    with open_run(work, "pairs", asked, reporter=reporter) as run:
+    with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = load_for(model, settings)

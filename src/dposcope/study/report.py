@@ -101,7 +101,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
         "token": shown.token,
     }
     environment.filters.update(filters)
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     return environment.get_template(template).render(
         shown=shown, style=style.text, script=script.text, style_hash=style.digest, script_hash=script.digest, **values
     )
@@ -120,17 +120,21 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class _Asset:
+class Asset:
+    """A page's style or script."""
+
     text: Markup
     digest: str
     """As a content security policy names it."""
 
 
 @cache
-def _asset(name: str) -> _Asset:
-    text = resources.files("dposcope.study").joinpath("templates", name).read_text(encoding="utf-8")
+def asset(*names: str) -> Asset:
+    """Files of the templates' folder as one."""
+    folder = resources.files("dposcope.study").joinpath("templates")
+    text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return _Asset(Markup(text), f"sha256-{digest}")
+    return Asset(Markup(text), f"sha256-{digest}")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -76,6 +77,25 @@ class Table:
             ]
         )
         return flat.write_csv()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads: the cells, not the numbers behind them."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "head": list(self.head),
+            "rows": [list(row) for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Table":
+        """A table of cells; its frame holds the same as text."""
+        head, rows = tuple(stored["head"]), tuple(tuple(row) for row in stored["rows"])
+        # Two columns may have one heading for people; a frame's names differ.
+        names = [f"{name}" if head.index(name) == place else f"{name} ({place})" for place, name in enumerate(head)]
+        frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+        return cls(stored["name"], stored["title"], frame, head, rows, tuple(stored["notes"]))
 
     def save(self, folder: Path, *, raw: bool = False) -> None:
         """Write NAME.parquet, .csv, .md and .tex. Parquet, which nobody reads by eye, keeps words as they are."""

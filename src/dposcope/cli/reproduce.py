@@ -1,0 +1,106 @@
+"""`dposcope reproduce` and `dposcope report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.reproduce_settings import ReproduceSettings
+
+
+def reproduce(
+    *models: str,
+    out: Path,
+    preset: str = "cpu-gemma-3-270m",
+    settings: Annotated[ReproduceSettings, Parameter(name="*")] = ReproduceSettings(),  # noqa: B008 — frozen
+    dry_run: bool = False,
+    raw: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run the whole paper on a model: pairs, DPO, every neuron explained, patching, editing, one report.
+
+    dposcope reproduce --preset cpu-gemma-3-270m --out DIR
+
+    dposcope reproduce MODEL [MODEL …] --preset NAME --prompts F --comments F --text F --neutral F --out DIR
+
+    DIR gets report.html (all models, studies and protocols beside one another), tables/*, and per model and study
+    pairs/, dpo/ and explain-PROTOCOL/, each what the command of that name leaves. Started again after an
+    interruption, the same command goes on; with another setting it does again only what rests on that.
+
+    Presets: cpu-gemma-3-270m, cpu-smollm2-135m (two CPU cores), smoke (a tiny random model, minutes),
+    paper-gpt2-medium, paper-gemma-2-2b, paper-llama-3.1-8b, paper-mistral-7b (the paper's settings), or a TOML file.
+
+    Parameters
+    ----------
+    models
+        What to study: bundled names, folders, .gguf files or Hugging Face ids. Default: the preset's.
+    out
+        Folder of everything; new, empty, or of the same command before.
+    preset
+        What is done: a name from above, or a .toml file of one's own.
+    dry_run
+        Show the plan: steps, what is done already, time, memory and disk on this machine. Nothing is written.
+    raw
+        Write offensive words in tables as they are, not starred.
+    json
+        Print the plan, or the findings, as JSON.
+    quiet
+        No progress bars.
+    """
+    from dposcope.artefacts import read_json
+    from dposcope.cli.console import Bars, print_json, print_table
+    from dposcope.cli.console import out as console
+    from dposcope.study.preset import load_preset
+    from dposcope.study.reproduce import plan_reproduction, run_reproduce
+
+    chosen = load_preset(preset)
+    if dry_run:
+        from dposcope.study.estimate import Machine, estimate_plan, plan_table
+
+        estimates = estimate_plan(plan_reproduction(models, out, chosen, settings), Machine.measured())
+        if json:
+            print_json([one.to_json() for one in estimates])
+            return
+        print_table(plan_table(chosen.title, estimates, out=out))
+        return
+    with Bars(quiet=quiet) as bars:
+        made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars)
+    if json:
+        print_json(read_json(out / "comparison.json"))
+        return
+    for planned in made.steps:
+        console.print(f"{planned.name}: {planned.step.folder}", markup=False, soft_wrap=True)
+    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def report(
+    runs: Annotated[list[Path], Parameter(negative_iterable=())],
+    /,
+    *,
+    out: Path | None = None,
+    title: str = "Explanations beside one another",
+    raw: bool = False,
+) -> None:
+    """Render finished runs again, or compare several, without a model.
+
+    dposcope report DIR [DIR …] --out DIR
+
+    Parameters
+    ----------
+    runs
+        Folders of dposcope explain, or of dposcope reproduce (all explanations below it).
+    out
+        Folder for report.html and tables/*. Default: that of a single reproduction.
+    title
+        Of the page.
+    raw
+        Write offensive words in tables as they are, not starred.
+    """
+    from dposcope.cli.console import out as console
+    from dposcope.study.comparison import write_comparison
+    from dposcope.study.finished import find_runs
+
+    target = out if out is not None else runs[0]
+    write_comparison(target, find_runs(runs, out=out), title=title, raw=raw)
+    console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

@@ -1,0 +1,62 @@
+"""How large a model is, from its config alone: what a plan needs to tell memory and time before anything is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from dposcope.model.bundled import BUNDLED
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory and arithmetic depend on."""
+
+    parameters: int
+    """All of them; tied embeddings once."""
+    vocabulary: int
+    width: int
+    """Of the residual stream, d."""
+    blocks: int
+    mlp: int
+    """Neurons per block, d_mlp."""
+    key_width: int
+    """Of all keys of a token in one block: key heads × head dimension. Values take the same again."""
+
+    @property
+    def neurons(self) -> int:
+        """In all blocks."""
+        return self.blocks * self.mlp
+
+    @property
+    def unembedding(self) -> int:
+        """Weights that turn a position's state into logits, V × d."""
+        return self.vocabulary * self.width
+
+    @property
+    def body(self) -> int:
+        """Weights that every token passes, embeddings left out; those of a tied and an untied model."""
+        return max(self.parameters - self.unembedding, self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp))
+
+
+def size_of(source: str) -> ModelSize | None:
+    """The size of a model that is on this machine as a folder; None of any other: nothing is downloaded to plan."""
+    folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else Path(source).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+    return ModelSize(
+        sum(parameter.numel() for parameter in model.parameters()),
+        text.vocab_size,
+        text.hidden_size,
+        text.num_hidden_layers,
+        int(mlp),
+        int(heads * head),
+    )

@@ -1,0 +1,86 @@
+"""A tiny random Llama with a tokenizer of its own, made from nothing: to see every stage work within minutes.
+
+It has learned nothing, so what is measured on it says nothing about language or about any method.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dposcope.data.corpus import load_neutral
+
+TINY: Final = "tiny"
+"""What it is called where models are named."""
+
+_VOCABULARY = 512
+_SPECIAL = ("<unk>", "<eos>", "<bos>", "<pad>")
+
+
+def tiny_model(folder: Path, *, seed: int = 0) -> Path:
+    """Write it into `folder`, whole or not at all; one that is there stays. The same seed gives the same weights.
+
+    Returns:
+        `folder`.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _random_llama(seed).save_pretrained(scratch)
+        _tokenizer().save_pretrained(scratch)
+        scratch.chmod(0o755)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _random_llama(seed: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        # Wider than usual, so that greedy text wanders instead of repeating one token.
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        unk_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        pad_token_id=3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Byte pairs of the built-in prose; begins every text with <bos>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([load_neutral(None)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )

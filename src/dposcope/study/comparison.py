@@ -1,0 +1,189 @@
+"""Finished explanations beside one another: models, studies and protocols in one report, made without any model."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+
+from dposcope.artefacts import write_json, write_text
+from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.suite import BASE
+from dposcope.study.explain_conditions import TUNED
+from dposcope.study.finished import FinishedRun
+from dposcope.study.patches import FOUR_GROUPS
+from dposcope.study.report import asset, render
+from dposcope.study.section import Section, SectionTable, shown_cell
+from dposcope.study.shown import ShownText
+from dposcope.study.table import Table
+
+PROTOCOLS = ("strict", "reference")
+
+
+def write_comparison(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: bool = False) -> None:
+    """Write `report.html`, `comparison.json` and the tables over all runs.
+
+    Args:
+        out: the folder.
+        runs: at least one, in order.
+        title: of the page.
+        raw: write offensive words in tables as they are.
+    """
+    tables = comparison_tables(runs)
+    for table in tables:
+        table.save(out / "tables", raw=raw)
+    write_json(out / "comparison.json", {table.name: table.to_polars().to_dicts() for table in tables})
+    write_text(out / "report.html", comparison_page(runs, tables, title=title, root=out))
+
+
+def comparison_tables(runs: Sequence[FinishedRun]) -> list[Table]:
+    """What was found by each run, and every claim of the paper over all of them."""
+    return [findings_table(runs), claims_over_runs(runs)]
+
+
+def label(run: FinishedRun) -> str:
+    """Model, study and protocol."""
+    return f"{run.model} · {run.study} · {run.protocol}"
+
+
+def findings_table(runs: Sequence[FinishedRun]) -> Table:
+    """One line per run: what tuning did, and how much of it patching gives."""
+    head = (
+        "model", "study", "protocol", "toxicity before", "after", "share", "log-PPL", "F1", "neurons ↓",
+        "toxic-token neurons", "four groups", "random, by block",
+    )  # fmt: skip
+    rows, frame = [], []
+    for run in runs:
+        scores, shares = run.scores, run.facts["share_of_dpo"]
+        base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
+        parts = ("patch-toxic-tokens", FOUR_GROUPS, "patch-random-layers")
+        ratio = against.toxicity_ratio
+        rows.append(
+            (
+                run.model,
+                run.study,
+                run.protocol,
+                str(base["toxicity"]),
+                str(tuned["toxicity"]),
+                "–" if ratio is None else str(ratio),
+                str(against.differences["logppl"]),
+                str(against.differences["f1"]),
+                f"{100 * run.facts['reducing']:.1f} %",
+                *(_share(shares.get(name)) for name in parts),
+            )
+        )
+        frame.append(
+            {
+                "model": run.model,
+                "study": run.study,
+                "protocol": run.protocol,
+                **{f"{measure}_before": value.mean for measure, value in base.items()},
+                **{f"{measure}_after": value.mean for measure, value in tuned.items()},
+                "toxicity_ratio": None if ratio is None else ratio.ratio,
+                "toxicity_ratio_low": None if ratio is None else ratio.low,
+                "toxicity_ratio_high": None if ratio is None else ratio.high,
+                "reducing": run.facts["reducing"],
+                **{
+                    f"share_{name.removeprefix('patch-').replace('-', '_')}{end}": _part(shares.get(name), key)
+                    for name in parts
+                    for key, end in (("share", ""), ("low", "_low"), ("high", "_high"))
+                },
+            }
+        )
+    notes = (
+        "share: toxicity after over before. The last three columns: share of tuning's reduction that patching those "
+        "neurons gives; – where tuning's own reduction cannot be told from 0, or the patch was not measured.",
+    )
+    title = "What tuning did, and how much of it patched neurons carry."
+    return Table("findings", title, pl.DataFrame(frame, infer_schema_length=None), head, tuple(rows), notes)
+
+
+def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
+    """Each claim of the paper, and what every run says of it."""
+    order: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for number, run in enumerate(runs):
+        for claim in run.facts["claims"]:
+            key = (claim["section"], _general(claim["claim"]))
+            order.setdefault(key)
+            found.setdefault(key, {})[number] = claim
+    head = ("section", "the paper says", *(label(run) for run in runs))
+    rows = tuple(
+        (section, says, *(_verdict(found[section, says].get(number)) for number in range(len(runs))))
+        for section, says in order
+    )
+    frame = pl.DataFrame(
+        [
+            {
+                "section": section,
+                "claim": says,
+                "model": run.model,
+                "study": run.study,
+                "protocol": run.protocol,
+                "verdict": claim["verdict"] if (claim := found[section, says].get(number)) else "not testable",
+                "here": claim["here"] if claim else None,
+            }
+            for section, says in order
+            for number, run in enumerate(runs)
+        ]
+    )
+    note = "open: the interval does not decide; not testable: what the claim rests on was not measured in that run."
+    return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, (note,))
+
+
+def comparison_page(runs: Sequence[FinishedRun], tables: Sequence[Table], *, title: str, root: Path) -> str:
+    """The report as HTML; it links to each run's own by a relative path."""
+    style = asset("page.css", "comparison.css")
+    return render(
+        "comparison.html.jinja",
+        ShownText(),
+        page_style=style.text,
+        page_style_hash=style.digest,
+        title=title,
+        sections=[Section(table.title.removesuffix("."), (), (), (_as_section(table),)) for table in tables],
+        groups=[_of_run(run, root) for run in runs],
+        protocols=[protocol for protocol in PROTOCOLS if any(run.protocol == protocol for run in runs)],
+        shown_cell=shown_cell,
+    )
+
+
+@dataclass(frozen=True)
+class _RunTables:
+    """What the page shows of one run."""
+
+    name: str
+    protocol: str
+    link: str
+    """To the run's own report, relative to the page."""
+    tables: list[SectionTable]
+
+
+def _of_run(run: FinishedRun, root: Path) -> _RunTables:
+    link = Path(os.path.relpath(run.folder / "report.html", root)).as_posix()
+    tables = [_as_section(table) for table in run.tables if table.name.startswith("table-")]
+    return _RunTables(f"{run.model}, {run.study}", run.protocol, quote(link), tables)
+
+
+def _as_section(table: Table) -> SectionTable:
+    return SectionTable(table.title, table.head, table.rows, " ".join(table.notes))
+
+
+def _share(share: dict[str, Any] | None) -> str:
+    return "–" if share is None else str(Share(**share))
+
+
+def _part(share: dict[str, Any] | None, key: str) -> float | None:
+    return None if share is None else float(share[key])
+
+
+def _verdict(claim: dict[str, Any] | None) -> str:
+    return "not testable" if claim is None else f"{claim['verdict']}: {claim['here']}"
+
+
+def _general(says: str) -> str:
+    """A claim without the name of the edit that it is about, so that runs can be compared."""
+    head, bracket, rest = says.partition(" (")
+    return head + rest.partition(")")[2] if bracket and head == "The best edit" else says

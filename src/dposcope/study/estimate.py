@@ -1,0 +1,220 @@
+"""What a reproduction will take: time, memory and disk of every step, from sizes and a short calibration.
+
+Times are arithmetic: floating-point operations of a step over what this machine multiplies a second, times the share
+of it that such work reaches. Those shares were measured once, on Gemma-3-270m and 2 cores; expect half to double.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from dposcope.model.size import ModelSize, size_of
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.explain_conditions import FORMS, GRID, RANKINGS
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.machine import native_bfloat16
+from dposcope.study.pair_settings import PairsSettings
+from dposcope.study.reproduce import PlannedStep
+from dposcope.study.table import Table
+
+PROMPT_TOKENS = 16
+"""Of a prompt, on average: RealToxicityPrompts."""
+PASSAGE_TOKENS = 64
+NEW_TOKENS = 20
+WINDOW = 1024
+PATCHES, CONTROLS = 14, 6
+"""Rows of Table 2 that patch, and controls."""
+BUILT_IN = 100
+"""Prompts, where none are given: about as many as are built in."""
+
+WRITING, READING, TRAINING = 0.36, 0.66, 0.37
+"""Share of the machine's peak that generation, reading windows and training reach."""
+LONG = 24 * 3600.0
+"""Seconds from which a GPU is advised."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What matters of a machine."""
+
+    name: str
+    operations: float
+    """Floating-point operations a second of a large matrix product, in the precision that models run in."""
+    memory: int
+    """Bytes, of the GPU where there is one."""
+    processor_bytes: int
+    """Per weight while it runs: 2 where bfloat16 is native, else 4."""
+
+    @classmethod
+    def measured(cls) -> "Machine":
+        """This one, by a matrix product of about a second."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        half = native_bfloat16(device)
+        size = 2048
+        a, b = (torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32) for _ in "ab")
+        best = float("inf")
+        for _ in range(4):  # the first one also wakes threads and libraries
+            start = time.perf_counter()
+            product = a @ b
+            float(product[0, 0])  # a GPU answers when it is done
+            best = min(best, time.perf_counter() - start)
+        if device.type == "cuda":
+            total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+        else:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            name = f"{torch.get_num_threads()} CPU threads"
+        return cls(name, 2 * size**3 / best, total, 2 if half else 4)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step will take; None where the model's size is unknown."""
+
+    name: str
+    done: bool
+    seconds: float | None
+    memory: float | None
+    """Bytes at the peak."""
+    disk: float | None
+    """Bytes that it leaves."""
+    needs_gpu: bool
+    """It would take more than a day here, or more memory than there is."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+
+def estimate_plan(steps: Sequence[PlannedStep], machine: Machine) -> list[Estimate]:
+    """An estimate for every step, in order; what is done takes nothing more."""
+    sizes = {source: size_of(source) for source in {planned.step.model for planned in steps}}
+    return [_estimate(planned, planned.size or sizes[planned.step.model], machine) for planned in steps]
+
+
+def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = None) -> Table:
+    """The plan for people."""
+    head = ("step", "state", "time", "memory", "disk", "")
+    rows = tuple(
+        (
+            one.name,
+            "done" if one.done else "to do",
+            "–" if one.done else _hours(one.seconds),
+            _gigabytes(one.memory),
+            _gigabytes(one.disk),
+            "a GPU is advised" if one.needs_gpu and not one.done else "",
+        )
+        for one in estimates
+    )
+    left = [one for one in estimates if not one.done]
+    known = [one.seconds for one in left if one.seconds is not None]
+    peak = max((one.memory for one in left if one.memory is not None), default=0.0)
+    disk = sum(one.disk for one in left if one.disk is not None)
+    notes = [
+        f"{len(left)} of {len(estimates)} steps to do: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
+        f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}). Times within a factor of two."
+    ]
+    if len(known) < len(left):
+        notes.append("A model whose config is not on this machine has no estimate; nothing is downloaded to plan.")
+    frame = pl.DataFrame([one.to_json() for one in estimates], infer_schema_length=None)
+    return Table("plan", title, frame, head, rows, tuple(notes))
+
+
+def _free(out: Path | None) -> float:
+    place = (out or Path()).absolute()
+    while not place.exists():
+        place = place.parent
+    return float(shutil.disk_usage(place).free)
+
+
+def _estimate(planned: PlannedStep, size: ModelSize | None, machine: Machine) -> Estimate:
+    step = planned.step
+    if size is None:
+        return Estimate(planned.name, planned.done, None, None, None, needs_gpu=False)
+    weights = float(size.parameters * machine.processor_bytes)
+    match step.settings:
+        case PairsSettings():
+            operations, memory, disk = _pairs(step.settings, size), weights, 1e6
+        case DpoSettings():
+            operations, memory, disk = _dpo(step.settings, size, planned.pairs)
+        case ExplainSettings():
+            operations, memory, disk = _explain(step.settings, size), 2 * weights, 200.0 * size.neurons + 2e7
+    # Logits of a chunk of 128 positions, and Python with its libraries.
+    memory += 128 * 4.0 * size.vocabulary + 0.7 * GIB
+    seconds = operations / machine.operations
+    return Estimate(
+        planned.name, planned.done, seconds, memory, disk, needs_gpu=seconds > LONG or memory > machine.memory
+    )
+
+
+def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS) -> float:
+    """Operations of a greedy continuation, over the share of the peak that it reaches."""
+    return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / WRITING
+
+
+def _pairs(settings: PairsSettings, size: ModelSize) -> float:
+    new = settings.new_tokens
+    if settings.method == "sample":
+        return _written(size, BUILT_IN * 2 * settings.samples, PROMPT_TOKENS, new)
+    count = settings.count or 800
+    # Every token: each iteration reads forward twice (horizon) and backward, then the fused step.
+    steps = settings.iterations * (1 + settings.horizon) * 3 + 2
+    return count * new * steps * 2.0 * (size.body + size.unembedding) / TRAINING
+
+
+def _dpo(settings: DpoSettings, size: ModelSize, pairs: int) -> tuple[float, float, float]:
+    schedule = settings.schedule(pairs, autocast=True)
+    texts = 2 * schedule.batch_size
+    tokens = texts * (settings.max_prompt_tokens + settings.max_completion_tokens) / 2
+    read = texts * settings.max_completion_tokens / 2
+    on_windows = settings.preset == "best" and settings.kl_on != "pairs"
+    windows = schedule.windows_per_batch * settings.window_tokens if on_windows else 0
+    once = 2.0 * (size.body * (tokens + windows) + size.unembedding * (read + windows))
+    # Forward and backward of the policy, its logits once more, and the reference.
+    operations = schedule.steps * once * 5 / TRAINING
+    trained = {"full": size.parameters, "lora": 0.01 * size.parameters, "gains": size.neurons}[settings.train]
+    # Weights, gradients and the optimiser's state in float32; copies in half precision; kept activations.
+    memory = 4.0 * size.parameters + 8.0 * trained + 2.0 * size.parameters + tokens * size.blocks * size.width * 60.0
+    return operations, memory, 2.0 * size.parameters + 2 * 8.0 * trained
+
+
+def _explain(settings: ExplainSettings, size: ModelSize) -> float:
+    prompts = (settings.limit or 2 * BUILT_IN) / (2 if settings.split == "halves" else 1)
+    rows = 2
+    if not settings.neurons_only:
+        rows += len(settings.steer) + (1 if settings.controls and settings.steer else 0)
+        rows += (PATCHES + (CONTROLS if settings.controls else 0)) if settings.patching else 0
+        rows += (
+            2
+            * len(RANKINGS)
+            * len(GRID)
+            * len([form for form in FORMS if form in settings.edit_forms])
+            * (1 if settings.edits else 0)
+        )
+    passages = settings.max_passages or 2000
+    windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
+    row = _written(size, prompts, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
+    means = 2 * 2 * _written(size, prompts, PROMPT_TOKENS)
+    comments = settings.direction_rows * 2.0 * size.body * 80 / READING
+    return rows * row + means + comments
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def _gigabytes(count: float | None) -> str:
+    return "?" if count is None else f"{count / 1e9:.1f} GB"

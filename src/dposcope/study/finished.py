@@ -1,0 +1,88 @@
+"""A finished `dposcope explain` read back from its folder, without any model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import read_json
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.suite import Scores
+from dposcope.study.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What an explanation found."""
+
+    folder: Path
+    model: str
+    """The base model, as tables name it."""
+    study: str
+    """What tells it from other runs of the model."""
+    facts: dict[str, Any]
+    """`explain.json`."""
+    scores: Scores
+    tables: list[Table]
+    """In the order of its report."""
+
+    @classmethod
+    def read(cls, folder: Path, *, model: str | None = None, study: str | None = None) -> "FinishedRun":
+        """Read a folder of `dposcope explain`.
+
+        Args:
+            folder: the run's.
+            model: what to call its base. Default: the last part of its name.
+            study: what to call the run. Default: the folder's name.
+
+        Raises:
+            DposcopeError: it is none, or not finished.
+        """
+        files = [folder / name for name in ("explain.json", "scores.json", "tables.json")]
+        for file in files:
+            if not file.is_file():
+                raise DposcopeError(
+                    f"{folder} is no finished run of dposcope explain ({file.name} is missing); run it there to its end"
+                )
+        facts, scores, tables = (read_json(file) for file in files)
+        if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
+            raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
+        name = model or str(facts["base"]).rstrip("/").rpartition("/")[2]
+        read = [Table.from_json(one) for one in tables]
+        return cls(folder, name, study or folder.resolve().name, facts, Scores.from_json(scores), read)
+
+    @property
+    def protocol(self) -> str:
+        """strict or reference."""
+        return str(self.facts["protocol"])
+
+    def table(self, name: str) -> Table | None:
+        """A table by its name."""
+        return next((table for table in self.tables if table.name == name), None)
+
+
+def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]:
+    """The finished explanations that folders are or hold, in the order given and below that by name.
+
+    Args:
+        folders: of `dposcope explain` or `dposcope reproduce`.
+        out: where the report goes; None only where `folders` is one reproduction, which has a place for it.
+
+    Raises:
+        DposcopeError: a folder holds none, or it is not clear where the report goes.
+    """
+    found: list[FinishedRun] = []
+    for folder in folders:
+        if (folder / "explain.json").exists():
+            found.append(FinishedRun.read(folder))
+            continue
+        # Of a reproduction: MODEL/STUDY/explain-PROTOCOL.
+        inside = sorted(file.parent for file in folder.glob("*/*/explain.json"))
+        if not inside:
+            raise DposcopeError(
+                f"{folder} holds no finished explanation; name folders of dposcope explain or dposcope reproduce"
+            )
+        found += [FinishedRun.read(one, model=one.parts[-3], study=one.parts[-2]) for one in inside]
+    if out is None and (len(folders) != 1 or not (folders[0] / "manifest.json").exists()):
+        raise DposcopeError("the report needs a place of its own; give --out")
+    return found

@@ -1,0 +1,166 @@
+"""The plan of `dposcope reproduce`: which commands with which settings, in which order, and what each rests on.
+
+A step is one run of a command in a folder of its own. Its key is a digest of everything that decides what it leaves:
+settings, the files that they name, the model, and the keys of the steps before it. A step whose key is on record need
+not be opened again; where one setting changes, only steps that depend on it get another key.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from dposcope.artefacts import file_digest, text_digest
+from dposcope.errors import DposcopeError
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.pair_settings import PairsSettings
+from dposcope.study.preset import Preset, Protocol, StudyPreset
+from dposcope.study.reproduce_settings import ReproduceSettings
+from dposcope.study.run import CHECKPOINT
+
+Command = Literal["pairs", "dpo", "explain"]
+AnySettings = PairsSettings | DpoSettings | ExplainSettings
+_S = TypeVar("_S", PairsSettings, DpoSettings, ExplainSettings)
+
+_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "direction")
+"""Settings that may name a file, whose content counts."""
+_MEASURING = ("limit", "batch_size")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a command."""
+
+    model: str
+    """A bundled name, a folder, a GGUF file or a hub id."""
+    study: StudyPreset
+    command: Command
+    protocol: Protocol | None
+    """Of an explanation."""
+    settings: AnySettings
+    folder: Path
+    """Everything that the step leaves is below it."""
+    after: tuple["Step", ...] = ()
+    """Steps whose results it reads."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a model: `explain-sampled-strict`."""
+        return "-".join(part for part in (self.command, self.study.name, self.protocol) if part)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        words = {"pairs": "preference pairs", "dpo": "DPO", "explain": "explanation"}[self.command]
+        return f"{self.study.name}: {words}" + (f", {self.protocol} protocol" if self.protocol else "")
+
+    @property
+    def pairs(self) -> Path:
+        """The file of a `pairs` step."""
+        return self.folder / "pairs.jsonl"
+
+    @property
+    def tuned(self) -> Path:
+        """The checkpoint of a `dpo` step."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def result(self) -> Path:
+        """The last thing that the step writes: where it is missing, the step is not done."""
+        return {
+            "pairs": self.pairs,
+            "dpo": self.folder / "training.json",
+            "explain": self.folder / "report.html",
+        }[self.command]
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that decides the results."""
+        given = self.settings.model_dump(mode="json")
+        contents = {name: _contents(given[name]) for name in _FILES if given.get(name) is not None}
+        # What an earlier step writes is known by that step's key, before it exists.
+        own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
+        facts = {
+            "command": self.command,
+            "model": _contents(self.model),
+            "settings": {name: value for name, value in given.items() if str(value) not in own},
+            "files": {name: value for name, value in contents.items() if str(given[name]) not in own},
+            "after": [step.key for step in self.after],
+        }
+        return text_digest(json.dumps(facts, sort_keys=True, default=str))
+
+
+def plan(model: str, folder: Path, preset: Preset, settings: ReproduceSettings) -> list[Step]:
+    """The steps for one model, in an order in which each comes after what it reads.
+
+    Args:
+        model: a bundled name, a folder, a GGUF file or a hub id.
+        folder: of this model, below `--out`.
+        preset: what is done.
+        settings: the user's data and machine.
+
+    Raises:
+        DposcopeError: the preset names an option that its command does not have, or gives it a wrong value.
+    """
+    return list(_steps(model, folder, preset, settings))
+
+
+def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings) -> Iterator[Step]:
+    given = settings.given()
+    # These mean something else to other commands: DPO's batches are of pairs.
+    measuring = {name: given.pop(name) for name in _MEASURING if name in given}
+    data = {**preset.shared, **given}
+    for study in preset.study:
+        place = folder / study.name
+        other = "text" if study.pairs.get("method") == "sample" else "prompts"
+        of_pairs = {name: value for name, value in data.items() if name != other}
+        made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
+        pairs = Step(model, study, "pairs", None, made, place / "pairs")
+        yield pairs
+        for_dpo = {**data, "pairs": str(pairs.pairs), "neutral": data.get("text")}
+        dpo = Step(
+            model, study, "dpo", None, _made(DpoSettings, preset, "dpo", for_dpo, study.dpo), place / "dpo", (pairs,)
+        )
+        yield dpo
+        for protocol in study.protocols:
+            own = {**preset.explain, **getattr(preset, protocol), **study.explain, **measuring, "protocol": protocol}
+            yield Step(
+                model,
+                study,
+                "explain",
+                protocol,
+                _made(ExplainSettings, preset, "explain", data, own),
+                place / f"explain-{protocol}",
+                (dpo,),
+            )
+
+
+def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> _S:
+    """A command's settings: of what is shared, only what it knows; of its own, everything."""
+    known = {name: value for name, value in shared.items() if name in kind.model_fields}
+    try:
+        return kind(**{**known, **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"]) or "options"
+        raise DposcopeError(
+            f"preset {preset.name}, [{command}]: {option}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _contents(value: Any) -> Any:
+    """What a setting that names files stands for: their digests, so that a changed file is noticed."""
+    if isinstance(value, list):
+        return [_contents(one) for one in value]
+    path = Path(str(value)).expanduser()
+    if path.is_file():
+        return file_digest(path)
+    if path.is_dir():
+        # A checkpoint: reading gigabytes to plan would take longer than to look when they were written.
+        return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
+    return str(value)

@@ -1,0 +1,167 @@
+"""`dposcope reproduce`: the paper's method section from top to bottom, for any models.
+
+Preference pairs (3.1) → DPO with its KL term (3.1, appendix C) → a direction, contributions of all neurons, the four
+groups, patching, steering and editing, each measured (3.2, 3.3, 4 to 6) → every table and figure → one report over all
+models, studies and protocols.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dposcope.artefacts import write_json
+from dposcope.errors import DposcopeError
+from dposcope.model.size import ModelSize
+from dposcope.model.tiny import TINY, tiny_model
+from dposcope.study.comparison import write_comparison
+from dposcope.study.dpo import run_dpo
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.explain import run_explain
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.finished import FinishedRun
+from dposcope.study.manifest import Manifest
+from dposcope.study.measuring import file_name
+from dposcope.study.pair_making import run_pairs
+from dposcope.study.pair_settings import PairsSettings
+from dposcope.study.plan import Step, plan
+from dposcope.study.preset import Preset
+from dposcope.study.reproduce_settings import ReproduceSettings
+from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step and how far it is."""
+
+    step: Step
+    name: str
+    """Unique within the folder: model and step."""
+    done: bool
+    size: ModelSize | None
+    """Of the model, where the preset says it."""
+    pairs: int
+    """About how many pairs there will be to train on."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a finished reproduction left."""
+
+    folder: Path
+    steps: list[PlannedStep]
+    runs: list[FinishedRun]
+    """The explanations, in the order of the plan."""
+
+
+def plan_reproduction(
+    models: Sequence[str], out: Path, preset: Preset, settings: ReproduceSettings
+) -> list[PlannedStep]:
+    """All steps for all models, and which are done; nothing is written.
+
+    Args:
+        models: what to study; empty: the preset's.
+        out: the folder.
+        preset: what is done.
+        settings: the user's data and machine.
+
+    Raises:
+        DposcopeError: two models of one name, data missing that the preset needs, or options that do not fit.
+    """
+    for name in preset.needs:
+        if getattr(settings, name) is None:
+            raise DposcopeError(
+                f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce.md)"
+            )
+    names = list(models) or preset.models
+    folders = [model_folder(name) for name in names]
+    if len(set(folders)) != len(folders):
+        raise DposcopeError("two models would share one folder; give them in two calls with their own --out")
+    manifest = Manifest.read(out)
+    found: list[PlannedStep] = []
+    for name, folder in zip(names, folders, strict=True):
+        source = str(out / folder / "model") if name == TINY else name
+        for step in plan(source, out / folder, preset, settings):
+            title = f"{folder}/{step.name}"
+            done = manifest.has(title, step.key, step.result)
+            size = None if preset.size is None or models else ModelSize(**preset.size.model_dump())
+            found.append(PlannedStep(step, title, done, size, _pairs_of(step)))
+    return found
+
+
+def _pairs_of(step: Step) -> int:
+    settings = next((one.settings for one in (step, *step.after) if one.command == "pairs"), None)
+    if isinstance(settings, PairsSettings) and settings.method == "pplm":
+        return settings.count or 800
+    return 500  # what 200 prompts gave
+
+
+def model_folder(name: str) -> str:
+    """A model's folder below `--out`: the last part of its name."""
+    return file_name(Path(name.rstrip("/")).name.removesuffix(".gguf") or "model")
+
+
+def run_reproduce(
+    models: Sequence[str],
+    out: Path,
+    preset: Preset,
+    settings: ReproduceSettings,
+    *,
+    raw: bool = False,
+    reporter: Reporter | None = None,
+) -> Reproduction:
+    """Do all steps that are not done, and write the report; interrupted, it goes on.
+
+    Args:
+        models: what to study; empty: the preset's.
+        out: the folder of all.
+        preset: what is done.
+        settings: the user's data and machine.
+        raw: write offensive words as they are.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, or a folder that holds something else or is in use.
+    """
+    reporter = reporter or Quiet()
+    plan_reproduction(models, out, preset, settings)  # refuses before anything is written
+    with open_run(out, "reproduce", {"preset": preset.name}, reporter=reporter, policy=RunPolicy(adopt=True)):
+        for name in list(models) or preset.models:
+            if name == TINY:
+                tiny_model(out / model_folder(name) / "model")
+        steps = plan_reproduction(models, out, preset, settings)
+        manifest = Manifest.read(out)
+        for number, planned in enumerate(steps, 1):
+            title = f"{number} of {len(steps)}: {planned.name}"
+            if planned.done:
+                reporter.reused(title)
+                continue
+            reporter.stage(title)
+            manifest.drop(planned.name)
+            # What other explanations measured of the plain model, and earlier ones of the same pairs.
+            others = tuple(
+                other.step.folder
+                for other in steps
+                if other.step.command == planned.step.command and other is not planned
+            )
+            _do(planned.step, reporter, RunPolicy(adopt=True, borrow=others), raw=raw)
+            manifest.enter(planned.name, planned.step.key, planned.step.folder, root=out, skip=("stages",))
+        reporter.stage("Report over all")
+        runs = [
+            FinishedRun.read(one.step.folder, model=one.name.partition("/")[0], study=one.step.study.name)
+            for one in steps
+            if one.step.command == "explain"
+        ]
+        write_json(out / "plan.json", {"preset": preset.name, "title": preset.title, "steps": [x.name for x in steps]})
+        write_comparison(out, runs, title=preset.title, raw=raw)
+    return Reproduction(out, plan_reproduction(models, out, preset, settings), runs)
+
+
+def _do(step: Step, reporter: Reporter, policy: RunPolicy, *, raw: bool) -> None:
+    match step.settings:
+        case PairsSettings():
+            run_pairs(step.model, step.pairs, step.settings, reporter, policy=policy)
+        case DpoSettings():
+            run_dpo(step.model, step.folder, step.settings, reporter=reporter, policy=policy)
+        case ExplainSettings():
+            tuned = step.after[0].tuned
+            run_explain(step.model, str(tuned), step.folder, step.settings, raw=raw, reporter=reporter, policy=policy)
