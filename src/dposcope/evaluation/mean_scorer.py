@@ -29,4 +29,4 @@ class MeanScorer:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores in [0, 1], `[n]` in the order of the texts."""
-        return np.mean([scorer(texts) for scorer in self._scorers], axis=0, dtype=np.float64)
+        return np.asarray(np.mean([scorer(texts) for scorer in self._scorers], axis=0), dtype=np.float64)

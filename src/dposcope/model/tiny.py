@@ -53,7 +53,6 @@ def _random_llama(seed: int) -> LlamaForCausalLM:
         # Wider than usual, so that greedy text wanders instead of repeating one token.
         initializer_range=0.2,
         tie_word_embeddings=False,
-        unk_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
         pad_token_id=3,

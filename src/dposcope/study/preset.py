@@ -51,7 +51,7 @@ class SizePreset(Settings):
 class StudyPreset(Settings):
     """Pairs, a tuned model, its explanation."""
 
-    name: str = Field(pattern=r"[a-z0-9][a-z0-9-]*")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     about: str = ""
     """Why it is part of the whole, in a sentence."""
     protocols: list[Protocol] = Field(default=["strict"], min_length=1)

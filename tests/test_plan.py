@@ -1,0 +1,149 @@
+"""The plan of a reproduction: commands, settings, and what each step rests on."""
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.study.plan import plan
+from dposcope.study.preset import load_preset
+from dposcope.study.reproduce_settings import ReproduceSettings
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Data files that differ."""
+    for name in ("prompts", "comments", "text", "neutral", "passages"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    return {name: str(tmp_path / f"{name}.txt") for name in ("prompts", "comments", "text", "neutral", "passages")}
+
+
+def steps_of(tmp_path, preset="cpu-gemma-3-270m", **given):
+    steps = plan("gemma-3-270m", tmp_path / "out", load_preset(preset), ReproduceSettings(**given))
+    return {step.name: step for step in steps}
+
+
+def keys(steps) -> dict[str, str]:
+    return {name: step.key for name, step in steps.items()}
+
+
+def test_the_steps_in_their_order(tmp_path):
+    assert list(steps_of(tmp_path)) == [
+        "pairs-sampled",
+        "dpo-sampled",
+        "explain-sampled-strict",
+        "explain-sampled-reference",
+        "pairs-pplm",
+        "dpo-pplm",
+        "explain-pplm-strict",
+    ]
+
+
+def test_every_file_goes_where_it_belongs(tmp_path, files):
+    steps = steps_of(tmp_path, **files)
+    sampled, pplm = steps["pairs-sampled"].settings, steps["pairs-pplm"].settings
+    assert (sampled.prompts, sampled.text) == (files["prompts"], None)
+    assert (pplm.prompts, pplm.text, pplm.comments) == (None, files["text"], files["comments"])
+    for study in ("sampled", "pplm"):
+        dpo = steps[f"dpo-{study}"].settings
+        assert dpo.pairs == str(tmp_path / f"out/{study}/pairs/pairs.jsonl")
+        # The KL is on the text to learn from, never on the one that log-perplexity is measured on.
+        assert dpo.neutral == files["text"]
+        explained = steps[f"explain-{study}-strict"].settings
+        assert (explained.neutral, explained.prompts, explained.passages) == (
+            files["neutral"],
+            files["prompts"],
+            files["passages"],
+        )
+
+
+def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
+    steps = steps_of(tmp_path)
+    strict, reference, pplm = (
+        steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
+    )
+    assert (strict.protocol, strict.edit_forms, strict.max_windows, strict.controls) == ("strict", ["scale"], 32, True)
+    assert (reference.protocol, reference.edit_forms, reference.max_windows) == ("reference", ["assign"], 16)
+    assert (pplm.edits, pplm.max_windows, pplm.limit) == (False, 16, 400)
+    assert steps["dpo-pplm"].settings.preset == "paper"
+
+
+def test_what_the_user_gives_wins(tmp_path):
+    steps = steps_of(tmp_path, limit=40, batch_size=7, seed=3, dtype="float32")
+    for name, step in steps.items():
+        assert (step.settings.seed, step.settings.dtype) == (3, "float32")
+        if step.command == "explain":
+            assert (step.settings.limit, step.settings.batch_size) == (40, 7), name
+    # Of DPO it would be pairs per step.
+    assert steps["dpo-sampled"].settings.batch_size is None
+
+
+def test_the_same_plan_has_the_same_keys_and_every_step_its_own(tmp_path, files):
+    first, again = keys(steps_of(tmp_path, **files)), keys(steps_of(tmp_path, **files))
+    assert first == again
+    assert len(set(first.values())) == len(first)
+    moved = plan("gemma-3-270m", tmp_path / "elsewhere", load_preset("cpu-gemma-3-270m"), ReproduceSettings(**files))
+    assert {step.name: step.key for step in moved} == first, "the folder is no part of what decides results"
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"seed": 1}, "pairs dpo explain"),
+        ({"limit": 40}, "explain"),
+        ({"scorer": "jobs:softness"}, "pairs dpo explain"),
+    ],
+)
+def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, again):
+    before, after = keys(steps_of(tmp_path, **files)), keys(steps_of(tmp_path, **files, **changed))
+    differ = {name.split("-")[0] for name in before if before[name] != after[name]}
+    assert differ == set(again.split())
+    same = {name.split("-")[0] for name in before if before[name] == after[name]}
+    assert not same & differ, "all studies or none"
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
+        ("neutral", set()),
+        ("prompts", {"pairs-sampled", "dpo-sampled"}),
+    ],
+)
+def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):
+    before = keys(steps_of(tmp_path, **files))
+    with open(files[file], "a") as stream:
+        stream.write("more")
+    after = keys(steps_of(tmp_path, **files))
+    differ = {name for name in before if before[name] != after[name]}
+    explained = {name for name in before if name.startswith("explain")}
+    assert differ - explained == again
+    assert explained <= differ
+
+
+def test_a_changed_local_model_changes_everything(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+    def found():
+        steps = plan(str(folder), tmp_path / "out", load_preset("smoke"), ReproduceSettings())
+        return {step.name: step.key for step in steps}
+
+    before = found()
+    (folder / "model.safetensors").write_text("weights")
+    after = found()
+    assert all(before[name] != after[name] for name in before)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('pairs = { surprise = 1 }', r"preset own, \[pairs\]: surprise: Extra inputs"),
+        ('dpo = { epochs = -1 }', r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
+        ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text belongs to --method pplm"),
+    ],
+)
+def test_options_that_a_command_does_not_have_are_told(tmp_path, section, said):
+    path = tmp_path / "own.toml"
+    path.write_text(f'title = "t"\nmodels = ["m"]\n[[study]]\nname = "a"\n{section}\n')
+    with pytest.raises(DposcopeError, match=said):
+        plan("m", tmp_path, load_preset(str(path)), ReproduceSettings())
