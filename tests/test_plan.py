@@ -137,8 +137,8 @@ def test_a_changed_local_model_changes_everything(tmp_path):
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ('pairs = { surprise = 1 }', r"preset own, \[pairs\]: surprise: Extra inputs"),
-        ('dpo = { epochs = -1 }', r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
+        ("pairs = { surprise = 1 }", r"preset own, \[pairs\]: surprise: Extra inputs"),
+        ("dpo = { epochs = -1 }", r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
         ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text belongs to --method pplm"),
     ],
 )

@@ -77,7 +77,7 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
             found.append(FinishedRun.read(folder))
             continue
         # Of a reproduction: MODEL/STUDY/explain-PROTOCOL.
-        inside = sorted(file.parent for file in folder.glob("*/*/explain.json"))
+        inside = sorted(file.parent for file in folder.glob("*/*/explain-*/explain.json"))
         if not inside:
             raise DposcopeError(
                 f"{folder} holds no finished explanation; name folders of dposcope explain or dposcope reproduce"

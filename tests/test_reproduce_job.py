@@ -1,0 +1,201 @@
+"""`dposcope reproduce --preset smoke`: the whole study on a tiny random model; its report; what a second call does."""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dposcope.artefacts import file_digest, read_json
+from dposcope.errors import DposcopeError
+from dposcope.study.preset import load_preset
+from dposcope.study.reproduce import plan_reproduction, run_reproduce
+from dposcope.study.reproduce_settings import ReproduceSettings
+from dposcope.study.run import open_run
+from jobs import command
+
+STEPS = [
+    "tiny/pairs-sampled",
+    "tiny/dpo-sampled",
+    "tiny/explain-sampled-strict",
+    "tiny/explain-sampled-reference",
+    "tiny/pairs-pplm",
+    "tiny/dpo-pplm",
+    "tiny/explain-pplm-strict",
+]
+PAPER_TABLES = {1, 2, 3, 5, 6, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19}
+"""Of the paper's tables that the SPEC lists; 9 holds 10's λ."""
+PAPER_FIGURES = {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"}
+"""6 is 2 for the other models."""
+
+
+class Noting:
+    """What a reporter heard."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.loaded: list[str] = []
+
+    def stage(self, title: str) -> None:
+        self.made.append(title)
+
+    def reused(self, title: str) -> None:
+        self.loaded.append(title)
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A reproduction that nothing interrupted, written to a relative folder, which its files name."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        run_reproduce([], Path("out"), load_preset("smoke"), ReproduceSettings())
+    finally:
+        os.chdir(before)
+    return folder / "out"
+
+
+@pytest.fixture
+def inside(finished, monkeypatch) -> Path:
+    """The finished folder by the name that it was made with."""
+    monkeypatch.chdir(finished.parent)
+    return Path("out")
+
+
+def test_every_step_is_done_and_on_record(inside):
+    manifest = read_json(inside / "manifest.json")
+    assert list(manifest["steps"]) == sorted(STEPS)
+    for step in manifest["steps"].values():
+        assert step["artefacts"]
+        for name, digest in step["artefacts"].items():
+            assert file_digest(inside / name) == digest
+            assert "/stages/" not in name, "stages hold clocks"
+    planned = plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings())
+    assert [one.name for one in planned] == STEPS
+    assert all(one.done for one in planned)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_every_table_and_figure_of_the_paper_is_there(inside, protocol):
+    folder = inside / f"tiny/sampled/explain-{protocol}"
+    tables = {path.name for path in (folder / "tables").glob("table-*.parquet")}
+    assert {int(name.split("-")[1]) for name in tables} >= PAPER_TABLES
+    figures = {path.stem.split("-")[1] for path in (folder / "figures").glob("figure-*.svg")}
+    assert figures == PAPER_FIGURES
+    for name in ("claims", "change", "subspace-conflicts"):
+        assert (folder / f"tables/{name}.parquet").exists()
+
+
+def test_the_tables_over_all_runs(inside):
+    found = pl.read_parquet(inside / "tables/findings.parquet")
+    assert found.select("model", "study", "protocol").rows() == [
+        ("tiny", "sampled", "strict"),
+        ("tiny", "sampled", "reference"),
+        ("tiny", "pplm", "strict"),
+    ]
+    for row in found.iter_rows(named=True):
+        folder = inside / f"tiny/{row['study']}/explain-{row['protocol']}"
+        scores = read_json(folder / "scores.json")["conditions"]
+        for measure in ("toxicity", "judge", "logppl", "f1", "repetition"):
+            assert row[f"{measure}_before"] == scores["none"][measure]["mean"]
+            assert row[f"{measure}_after"] == scores["tuned"][measure]["mean"]
+        assert row["reducing"] == read_json(folder / "explain.json")["reducing"]
+    assert (found["logppl_before"] != found["logppl_after"]).any(), "tuning changed nothing: this tests too little"
+    claims = pl.read_parquet(inside / "tables/claims-over-runs.parquet")
+    assert set(claims["verdict"]) <= {"held", "not held", "open", "not testable"}
+    for row in claims.filter(pl.col("verdict") != "not testable").iter_rows(named=True):
+        single = read_json(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
+        assert (row["section"], row["verdict"], row["here"]) in {
+            (one["section"], one["verdict"], one["here"]) for one in single
+        }
+
+
+def test_the_report_links_to_every_run_and_has_both_protocols(inside):
+    page = (inside / "report.html").read_text("utf-8")
+    for step in STEPS:
+        if "explain" in step:
+            _, study, protocol = step.split("-")
+            assert f'href="tiny/{study}/explain-{protocol}/report.html"' in page
+    assert 'id="protocol-strict"' in page
+    assert 'id="protocol-reference"' in page
+
+
+def test_a_second_call_does_nothing_again(inside):
+    before = {path: path.stat().st_mtime_ns for path in inside.rglob("*") if path.is_file() and "tiny" in path.parts}
+    reporter = Noting()
+    run_reproduce([], inside, load_preset("smoke"), ReproduceSettings(), reporter=reporter)
+    assert reporter.made == ["Report over all"]
+    assert len(reporter.loaded) == len(STEPS)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_one_explanation_measured_of_the_plain_model_another_takes(inside):
+    """The second study has another tuned model; direction, means and the plain model are those of the first."""
+    first, second = (inside / f"tiny/{study}/explain-strict" for study in ("sampled", "pplm"))
+    for stage in ("direction", "means", "judge", "measure-none", "measure-steer-0.1"):
+        records = [(folder / f"stages/{stage}.json").read_bytes() for folder in (first, second)]
+        assert records[0] == records[1], "made twice: the clock differs"
+    assert (first / "stages/measure-tuned.json").read_bytes() != (second / "stages/measure-tuned.json").read_bytes()
+
+
+def rows(page: str) -> list[str]:
+    """The lines of the first table."""
+    table = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    return [line for line in table.split("\n") if line.startswith("<tr>")]
+
+
+def test_reports_are_rendered_again_without_a_model(inside, tmp_path, capsys, monkeypatch):
+    page = (inside / "report.html").read_text("utf-8")
+    monkeypatch.setattr("dposcope.model.load.load", None)
+    told = command(capsys, "report", inside, "--title", load_preset("smoke").title)
+    assert told.code == 0
+    # The same runs, in the order of the folders' names instead of the plan's.
+    assert sorted(rows((inside / "report.html").read_text("utf-8"))) == sorted(rows(page))
+    runs = [inside / f"tiny/{study}/explain-strict" for study in ("sampled", "pplm")]
+    assert command(capsys, "report", *runs, "--out", tmp_path / "two").code == 0
+    assert pl.read_parquet(tmp_path / "two/tables/findings.parquet").height == 2
+    told = command(capsys, "report", *runs)
+    assert (told.code, "give --out" in told.err) == (2, True)
+    told = command(capsys, "report", tmp_path)
+    assert (told.code, "holds no finished explanation" in told.err) == (2, True)
+
+
+def test_the_plan_is_shown_and_nothing_written(tmp_path, capsys):
+    told = command(capsys, "reproduce", "--preset", "smoke", "--out", tmp_path / "new", "--dry-run")
+    assert told.code == 0
+    assert all(step.rpartition("-")[2] in told.out for step in STEPS)
+    assert not (tmp_path / "new").exists()
+    told = command(
+        capsys, "reproduce", "--preset", "cpu-gemma-3-270m", "--out", tmp_path / "new", "--dry-run", "--json"
+    )
+    plan = json.loads(told.out)
+    assert len(plan) == 7
+    assert all(step["seconds"] > 1 and step["memory"] > 5e8 and not step["done"] for step in plan)
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    out = tmp_path / "new"
+    for arguments, said in (
+        (["--preset", "nothing"], "no preset 'nothing'"),
+        (["--preset", "paper-gpt2-medium"], "has no --prompts of its own"),
+        (["a/model", "b/model", "--preset", "smoke"], "would share one folder"),
+        (["--preset", "smoke", "--batch-size", "0"], "batch-size"),
+    ):
+        told = command(capsys, "reproduce", *arguments, "--out", out)
+        assert (told.code, told.out) == (2, "")
+        assert said in told.err
+        assert told.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    with (
+        open_run(tmp_path / "out", "reproduce", {"preset": "smoke"}),
+        pytest.raises(DposcopeError, match="another process is working in"),
+    ):
+        run_reproduce([], tmp_path / "out", load_preset("smoke"), ReproduceSettings())
