@@ -1,5 +1,7 @@
 """The plan of a reproduction: commands, settings, and what each step rests on."""
 
+from pathlib import Path
+
 import pytest
 
 from dposcope.errors import DposcopeError
@@ -110,8 +112,7 @@ def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, aga
 )
 def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):
     before = keys(steps_of(tmp_path, **files))
-    with open(files[file], "a") as stream:
-        stream.write("more")
+    Path(files[file]).write_text("more")
     after = keys(steps_of(tmp_path, **files))
     differ = {name for name in before if before[name] != after[name]}
     explained = {name for name in before if name.startswith("explain")}

@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +16,7 @@ from dposcope.study.preset import load_preset
 from dposcope.study.reproduce import plan_reproduction, run_reproduce
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import open_run
-from jobs import command
+from jobs import command, process
 
 STEPS = [
     "tiny/pairs-sampled",
@@ -47,16 +50,19 @@ class Noting:
         pass
 
 
+SMOKE = ("reproduce", "--preset", "smoke", "--out", "out")
+KILLS = int(os.environ.get("DPOSCOPE_KILLS", "3"))
+"""Published with 10."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A reproduction that nothing interrupted, written to a relative folder, which its files name."""
     folder = tmp_path_factory.mktemp("reproduced")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        run_reproduce([], Path("out"), load_preset("smoke"), ReproduceSettings())
-    finally:
-        os.chdir(before)
+    done = process(*SMOKE, cwd=folder)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert out.endswith("report: out/report.html\n")
     return folder / "out"
 
 
@@ -199,3 +205,22 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         pytest.raises(DposcopeError, match="another process is working in"),
     ):
         run_reproduce([], tmp_path / "out", load_preset("smoke"), ReproduceSettings())
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path):
+    """SIGKILL at random moments; the manifest holds the digest of every file that has no clock."""
+    records = len(list((finished / "tiny").rglob("stages/*.json")))
+    moments = sorted(random.Random(7).sample(range(records), KILLS))
+    killed = 0
+    for moment in moments:
+        running = process(*SMOKE, cwd=tmp_path)
+        while running.poll() is None and len(list(tmp_path.rglob("stages/*.json"))) <= moment:
+            time.sleep(0.02)
+        running.kill()
+        killed += running.wait() == -signal.SIGKILL
+    assert killed == KILLS, "it was too quick to be killed"
+    last = process(*SMOKE, cwd=tmp_path)
+    assert last.wait() == 0, last.communicate()[1]
+    assert read_json(tmp_path / "out/manifest.json") == read_json(finished / "manifest.json")
+    for name in ("report.html", "comparison.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()

@@ -1,0 +1,92 @@
+"""Estimates of a plan: arithmetic on sizes."""
+
+from pathlib import Path
+
+import pytest
+
+from dposcope.model.size import ModelSize
+from dposcope.study.estimate import GIB, LONG, Machine, estimate_plan, plan_table
+from dposcope.study.preset import load_preset
+from dposcope.study.reproduce import PlannedStep, plan_reproduction
+from dposcope.study.reproduce_settings import ReproduceSettings
+
+MACHINE = Machine("two threads", 7e11, 24 * GIB, 2)
+GPU = Machine("a GPU", 4e14, 80 * GIB, 2)
+DATA = {"prompts": "p.jsonl", "comments": "c.csv"}
+
+
+def planned(preset: str, **given) -> list[PlannedStep]:
+    return plan_reproduction([], Path("nowhere"), load_preset(preset), ReproduceSettings(**given))
+
+
+def estimates(preset: str, machine: Machine = MACHINE, **given):
+    return {one.name.partition("/")[2]: one for one in estimate_plan(planned(preset, **given), machine)}
+
+
+@pytest.mark.parametrize("preset", ["cpu-gemma-3-270m", "cpu-smollm2-135m"])
+def test_what_was_measured_on_two_cores_is_within_a_factor_of_two(preset):
+    """Gemma-3-270m, nothing else at work: sampled pairs 4 to 7 minutes, DPO on 600 pairs 15, a row of Table 2 50 s."""
+    found = estimates(preset)
+    assert all(not one.needs_gpu for one in found.values())
+    if preset == "cpu-gemma-3-270m":
+        assert 2 * 60 < found["pairs-sampled"].seconds < 14 * 60
+        assert 8 * 60 < found["dpo-sampled"].seconds < 30 * 60
+        assert 20 * 60 < found["explain-sampled-strict"].seconds < 80 * 60
+
+
+@pytest.mark.parametrize(
+    ("preset", "training"),
+    [("paper-gpt2-medium", 7), ("paper-gemma-2-2b", 40), ("paper-mistral-7b", 105), ("paper-llama-3.1-8b", 115)],
+)
+def test_the_papers_models_need_a_gpu(preset, training):
+    """All weights in float32 with gradients and RMSprop's state take 12 bytes each, copies in half precision 2."""
+    found = estimates(preset, **DATA)
+    assert all(found[name].needs_gpu for name in ("dpo-pplm", "explain-pplm-strict"))
+    assert found["dpo-pplm"].memory / 1e9 == pytest.approx(training, rel=0.3)
+
+
+def test_more_of_anything_takes_longer():
+    usual = estimates("cpu-gemma-3-270m")
+    fewer = estimates("cpu-gemma-3-270m", limit=40)
+    faster = estimates("cpu-gemma-3-270m", machine=GPU)
+    for name, one in usual.items():
+        assert faster[name].seconds == pytest.approx(one.seconds * MACHINE.operations / GPU.operations)
+        if name.startswith("explain"):
+            assert fewer[name].seconds < one.seconds
+        else:
+            assert fewer[name] == one
+    assert usual["explain-sampled-reference"].seconds < usual["explain-sampled-strict"].seconds
+
+
+def test_a_model_of_unknown_size_has_no_estimate():
+    steps = plan_reproduction(["some/model"], Path("nowhere"), load_preset("cpu-gemma-3-270m"), ReproduceSettings())
+    found = estimate_plan(steps, MACHINE)
+    assert all(one.seconds is None and one.memory is None and not one.needs_gpu for one in found)
+    table = plan_table("title", found)
+    assert "nothing is downloaded to plan" in table.notes[1]
+    assert {row[2] for row in table.rows} == {"?"}
+
+
+def test_what_is_done_is_not_counted():
+    steps = planned("cpu-gemma-3-270m")
+    found = estimate_plan(steps, MACHINE)
+    done = [one if number else type(one)(**{**one.to_json(), "done": True}) for number, one in enumerate(found)]
+    table = plan_table("title", done)
+    assert table.rows[0][1:3] == ("done", "–")
+    assert table.notes[0].startswith("6 of 7 steps to do")
+    none = plan_table("title", [type(one)(**{**one.to_json(), "done": True}) for one in found])
+    assert none.notes[0].startswith("0 of 7 steps to do: about 0 s")
+
+
+def test_this_machine_can_be_measured():
+    machine = Machine.measured()
+    assert machine.operations > 1e9
+    assert machine.memory > GIB
+    assert machine.processor_bytes in (2, 4)
+
+
+def test_a_day_is_long():
+    size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
+    steps = [PlannedStep(one.step, one.name, one.done, size, one.pairs) for one in planned("cpu-gemma-3-270m")]
+    for one in estimate_plan(steps, MACHINE):
+        assert one.needs_gpu == (one.seconds > LONG or one.memory > MACHINE.memory)
