@@ -222,5 +222,5 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
     last = process(*SMOKE, cwd=tmp_path)
     assert last.wait() == 0, last.communicate()[1]
     assert read_json(tmp_path / "out/manifest.json") == read_json(finished / "manifest.json")
-    for name in ("report.html", "comparison.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
+    for name in ("report.html", "overview.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()

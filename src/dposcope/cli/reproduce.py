@@ -67,7 +67,7 @@ def reproduce(
     with Bars(quiet=quiet) as bars:
         made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars)
     if json:
-        print_json(read_json(out / "comparison.json"))
+        print_json(read_json(out / "overview.json"))
         return
     for planned in made.steps:
         console.print(f"{planned.name}: {planned.step.folder}", markup=False, soft_wrap=True)
@@ -98,9 +98,9 @@ def report(
         Write offensive words in tables as they are, not starred.
     """
     from dposcope.cli.console import out as console
-    from dposcope.study.comparison import write_comparison
+    from dposcope.study.overview import write_overview
     from dposcope.study.finished import find_runs
 
     target = out if out is not None else runs[0]
-    write_comparison(target, find_runs(runs, out=out), title=title, raw=raw)
+    write_overview(target, find_runs(runs, out=out), title=title, raw=raw)
     console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

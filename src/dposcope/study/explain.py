@@ -31,6 +31,7 @@ from dposcope.study.explanation import Explanation, explanation_of
 from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
+from dposcope.study.paper_tables import beside_paper_tables
 from dposcope.study.patches import patches
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
@@ -226,7 +227,7 @@ def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials)
 
 
 def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
-    tables, pictures = tables_of(results), pictures_of(results)
+    tables, pictures = [*tables_of(results), *beside_paper_tables(results)], pictures_of(results)
     for table in tables:
         table.save(out / "tables", raw=raw)
     write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())

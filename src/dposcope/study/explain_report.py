@@ -9,6 +9,7 @@ from dposcope.study.browser_page import write_browser
 from dposcope.study.explain_conditions import TUNED
 from dposcope.study.explain_results import Results
 from dposcope.study.figures import figure_svg
+from dposcope.study.paper_tables import BESIDE_PAPER
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.picture import Picture
 from dposcope.study.section import Section, SectionFigure, SectionTable
@@ -40,7 +41,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
         "subspace-stability",
     ]
     effects = ["toxicity", "shares-of-reduction"]
-    first = {"claims", *measured, *tokens}
+    first = {"claims", *measured, *tokens, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
     return [
         Section("What was found", summary(results), _figures(drawn, effects), ()),
@@ -53,6 +54,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
             _tables(by_name, rest),
         ),
         Section("What the direction and its neurons promote", (), (), _tables(by_name, tokens)),
+        Section("Beside the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
     ]
 
 

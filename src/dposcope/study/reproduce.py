@@ -13,7 +13,7 @@ from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.model.size import ModelSize
 from dposcope.model.tiny import TINY, tiny_model
-from dposcope.study.comparison import write_comparison
+from dposcope.study.overview import write_overview
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain import run_explain
@@ -152,7 +152,7 @@ def run_reproduce(
             if one.step.command == "explain"
         ]
         write_json(out / "plan.json", {"preset": preset.name, "title": preset.title, "steps": [x.name for x in steps]})
-        write_comparison(out, runs, title=preset.title, raw=raw)
+        write_overview(out, runs, title=preset.title, raw=raw)
     return Reproduction(out, plan_reproduction(models, out, preset, settings), runs)
 
 

@@ -23,8 +23,8 @@ from dposcope.study.table import Table
 PROTOCOLS = ("strict", "reference")
 
 
-def write_comparison(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: bool = False) -> None:
-    """Write `report.html`, `comparison.json` and the tables over all runs.
+def write_overview(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: bool = False) -> None:
+    """Write `report.html`, `overview.json` and the tables over all runs.
 
     Args:
         out: the folder.
@@ -32,14 +32,14 @@ def write_comparison(out: Path, runs: Sequence[FinishedRun], *, title: str, raw:
         title: of the page.
         raw: write offensive words in tables as they are.
     """
-    tables = comparison_tables(runs)
+    tables = overview_tables(runs)
     for table in tables:
         table.save(out / "tables", raw=raw)
-    write_json(out / "comparison.json", {table.name: table.to_polars().to_dicts() for table in tables})
-    write_text(out / "report.html", comparison_page(runs, tables, title=title, root=out))
+    write_json(out / "overview.json", {table.name: table.to_polars().to_dicts() for table in tables})
+    write_text(out / "report.html", overview_page(runs, tables, title=title, root=out))
 
 
-def comparison_tables(runs: Sequence[FinishedRun]) -> list[Table]:
+def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
     """What was found by each run, and every claim of the paper over all of them."""
     return [findings_table(runs), claims_over_runs(runs)]
 
@@ -134,11 +134,11 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
     return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, (note,))
 
 
-def comparison_page(runs: Sequence[FinishedRun], tables: Sequence[Table], *, title: str, root: Path) -> str:
+def overview_page(runs: Sequence[FinishedRun], tables: Sequence[Table], *, title: str, root: Path) -> str:
     """The report as HTML; it links to each run's own by a relative path."""
-    style = asset("page.css", "comparison.css")
+    style = asset("page.css", "overview.css")
     return render(
-        "comparison.html.jinja",
+        "overview.html.jinja",
         ShownText(),
         page_style=style.text,
         page_style_hash=style.digest,

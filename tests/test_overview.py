@@ -1,0 +1,126 @@
+"""Explanations beside one another: tables and page from files alone."""
+
+import pytest
+
+from dposcope.artefacts import write_json
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.statistics import Difference, Estimate, Ratio
+from dposcope.evaluation.suite import Comparison, Scores
+from dposcope.study.overview import claims_over_runs, overview_page, overview_tables, findings_table
+from dposcope.study.finished import FinishedRun, find_runs
+from dposcope.study.patches import FOUR_GROUPS
+from dposcope.study.table import Table
+
+MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
+
+
+def finished(folder, *, protocol="strict", after=0.1, claims=(), shares=None, base="org/model") -> FinishedRun:
+    """A run with made-up numbers, read back from its folder."""
+    estimate = {name: Estimate(0.3, 0.2, 0.4, 10) for name in MEASURES}
+    tuned = {name: Estimate(after, after / 2, after * 2, 10) for name in MEASURES}
+    differences = {name: Difference(after - 0.3, -0.3, -0.1, 10) for name in MEASURES}
+    scores = Scores(
+        protocol,
+        base,
+        {"none": estimate, "tuned": tuned},
+        {"tuned": Comparison(differences, Ratio(after / 0.3, 0.2, 0.5, 10))},
+        {"none": 0.5, "tuned": 0.5},
+    )
+    table = Table.from_json(
+        {
+            "name": "table-02-interventions",
+            "title": f"Interventions <b>{protocol}</b>.",
+            "head": ["row", "value", "value"],
+            "rows": [["none", "0.300 (0.200–0.400)", "<script>"]],
+            "notes": ["A note."],
+        }
+    )
+    facts = {
+        "kind": "dposcope explain",
+        "base": base,
+        "protocol": protocol,
+        "reducing": 0.512,
+        "share_of_dpo": shares or {},
+        "claims": [dict(zip(("section", "claim", "here", "verdict"), one, strict=True)) for one in claims],
+    }
+    write_json(folder / "explain.json", facts)
+    write_json(folder / "scores.json", scores.to_json())
+    write_json(folder / "tables.json", [table.to_json()])
+    return FinishedRun.read(folder, study=folder.parent.name)
+
+
+CLAIMS = [
+    [("4", "Few", "0.1 %", "held"), ("6", "The best edit (scale-1) keeps", "+0.1", "not held")],
+    [("4", "Few", "2 %", "not held"), ("6", "The best edit (scale-2) keeps", "+0.2", "open"), ("K", "Rises", "x", "held")],
+]
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[FinishedRun]:
+    share = {FOUR_GROUPS: {"share": 0.9, "low": 0.8, "high": 1.0, "n": 10}}
+    return [
+        finished(tmp_path / "m/a/explain-strict", claims=CLAIMS[0], shares=share),
+        finished(tmp_path / "m/b/explain-reference", protocol="reference", after=0.2, claims=CLAIMS[1]),
+    ]
+
+
+def test_each_run_is_a_line(runs):
+    table = findings_table(runs)
+    assert [row[:3] for row in table.rows] == [("model", "a", "strict"), ("model", "b", "reference")]
+    assert table.rows[0][3:6] == ("0.300 (0.200–0.400)", "0.100 (0.050–0.200)", "0.33 × (0.20–0.50)")
+    assert table.rows[0][8] == "51.2 %"
+    frame = table.to_polars()
+    assert frame["toxicity_after"].to_list() == [0.1, 0.2]
+    assert frame["toxicity_ratio_high"].to_list() == [0.5, 0.5]
+
+
+def test_claims_stand_side_by_side(runs):
+    table = claims_over_runs(runs)
+    assert table.head[2:] == ("model · a · strict", "model · b · reference")
+    assert table.rows == (
+        ("4", "Few", "held: 0.1 %", "not held: 2 %"),
+        # Whichever edit was the best.
+        ("6", "The best edit keeps", "not held: +0.1", "open: +0.2"),
+        ("K", "Rises", "not testable", "held: x"),
+    )
+    verdicts = table.to_polars().filter(claim="Rises").select("study", "verdict", "here").rows()
+    assert verdicts == [("a", "not testable", None), ("b", "held", "x")]
+
+
+def test_the_page_escapes_what_runs_say(runs, tmp_path):
+    page = overview_page(runs, overview_tables(runs), title="A <title>", root=tmp_path)
+    assert "<script>" in page.partition("</main>")[2], "the page's own"
+    assert "<script>" not in page.partition("</main>")[0].partition("<body>")[2]
+    assert "&lt;b&gt;strict" in page
+    assert "A &lt;title&gt;" in page
+    assert 'href="m/a/explain-strict/report.html"' in page
+
+
+def test_one_protocol_needs_no_switch(runs, tmp_path):
+    page = overview_page(runs[:1], overview_tables(runs[:1]), title="t", root=tmp_path)
+    assert 'type="radio"' not in page
+
+
+def test_runs_are_found_by_what_folders_hold(runs, tmp_path):
+    whole = find_runs([tmp_path], out=tmp_path / "out")
+    assert [(run.model, run.study, run.protocol) for run in whole] == [("m", "a", "strict"), ("m", "b", "reference")]
+    single = find_runs([tmp_path / "m/a/explain-strict"], out=tmp_path / "out")
+    assert [(run.model, run.study) for run in single] == [("model", "explain-strict")]
+    with pytest.raises(DposcopeError, match="needs a place of its own; give --out"):
+        find_runs([tmp_path], out=None)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert len(find_runs([tmp_path], out=None)) == 2
+
+
+@pytest.mark.parametrize("gone", ["explain.json", "scores.json", "tables.json"])
+def test_an_unfinished_run_is_refused(runs, gone):
+    folder = runs[0].folder
+    (folder / gone).unlink()
+    with pytest.raises(DposcopeError, match=rf"is no finished run of dposcope explain \({gone} is missing\)"):
+        FinishedRun.read(folder)
+
+
+def test_a_file_of_something_else_is_refused(runs):
+    write_json(runs[0].folder / "explain.json", {"kind": "other"})
+    with pytest.raises(DposcopeError, match="is not from dposcope explain"):
+        FinishedRun.read(runs[0].folder)
