@@ -60,7 +60,7 @@ def run_explain(
 
     Args:
         base: a bundled name, a folder, a GGUF file or a hub id.
-        tuned: the model tuned from it, of the same architecture.
+        tuned: the model tuned from it, of the same architecture, or the folder of an adapter.
         out: the run's folder.
         settings: see `ExplainSettings`.
         raw: write offensive words in tables as they are.
@@ -79,7 +79,7 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = load_for(base, settings)
         reporter.stage(f"Loading {tuned}")
-        other = load(tuned, dtype=lm.dtype, device=settings.device)
+        other = load(tuned, base=lm)
         job = Job(run, lm, data)
         made = prepare(job, settings, settings)
         change = _contributions(job, other, made, settings)
