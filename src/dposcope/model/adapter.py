@@ -136,9 +136,9 @@ def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) ->
     found: Any = set_peft_model_state_dict(adapted, tensors)
     own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], "modules_to_save.default", "token_adapter")  # pyright: ignore[reportArgumentType]
     lacking = [name for name in found.missing_keys if any(part in name for part in own)]
-    for names, fault in ((found.unexpected_keys, "have no place in it"), (lacking, "are missing")):
+    for names, fault in ((found.unexpected_keys, "without a place in it"), (lacking, "missing")):
         if names:
-            raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, {_plain(names[0])} among them")
+            raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, such as {_plain(names[0])}")
     _untie(model, ends)
     for module in [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]:
         whole: Any = module.get_base_layer()
