@@ -211,7 +211,7 @@ def _ending(base: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Generati
     """The base's generation config; texts end at the end-of-text token of the adapter's tokenizer as well."""
     config = copy.deepcopy(base.model.generation_config)
     own = tokenizer.eos_token_id
-    if isinstance(own, int) and own not in base.end_ids:
+    if isinstance(own, int) and own != base.tokenizer.eos_token_id:
         config.eos_token_id = sorted({*base.end_ids, own})
     return config
 
