@@ -87,10 +87,13 @@ def run_explain(
         found = _explanation(lm, other, made, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
+        notes = other.notes
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
         free = _free_direction(job, settings) if settings.edits and not settings.neurons_only else None
-        conditions = explain_conditions(made, free, tuned, change, chosen, settings)
+        training = training_of(tuned)
+        by_dpo = training is not None
+        conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
         materials = Materials(
             prompts=data.prompts.report,
             passages=data.passages,
@@ -105,7 +108,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training_of(tuned), settings.model_dump(mode="json"),
+            training, settings.model_dump(mode="json"), notes,
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -239,6 +242,7 @@ def _summary(results: Results) -> dict[str, Any]:
         "settings": results.settings,
         "base": results.lm.name,
         "tuned": found.contributions.about.get("tuned"),
+        "tuned_notes": list(results.notes),
         "protocol": results.scores.protocol,
         "groups": {
             str(share.group): {"neurons": share.neurons, "of_moved": share.of_moved, "of_sum": share.of_contribution}
