@@ -1,10 +1,9 @@
 """What the paper claims, claim by claim, and whether it holds on the models at hand (paper, sections 4 to 6).
 
 Every claim is a rule on measured numbers, drawn so that the paper's own numbers meet it in the models for which the
-paper makes the claim; where they do not, its numbers say so. What the paper says of DPO is asked here of the tuned model,
-however it was tuned. Where an interval straddles the rule's bound, nothing
-can be said: such a claim is open, neither held nor refuted. Claims about neurons rest on whole models, not on samples
-of them, and have no interval.
+paper makes the claim; where they do not, its numbers say so. What the paper says of DPO is asked of the tuned model,
+however it was tuned. Where an interval straddles the rule's bound, nothing can be said: such a claim is open, neither
+held nor refuted. Claims about neurons rest on whole models, not on samples of them, and have no interval.
 """
 
 from collections.abc import Mapping, Sequence
