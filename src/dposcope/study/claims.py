@@ -162,9 +162,7 @@ def claims_table(model: str, claims: Sequence[Claim]) -> Table:
         pl.DataFrame(rows, schema=["section", "claim", "paper", "here", "verdict", "rule"], orient="row"),
         head,
         rows,
-        (
-            "The paper speaks of DPO; here stands the tuned model, however it was tuned. open: the interval does not decide.",
-        ),
+        ("The paper speaks of DPO; asked here of the tuned model. open: the interval does not decide.",),
     )
 
 

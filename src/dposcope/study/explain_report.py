@@ -81,8 +81,8 @@ def summary(results: Results) -> list[str]:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     verdicts = [claim.verdict for claim in results.claims]
     lines.append(
-        f"Of {len(verdicts)} claims that the paper makes of DPO {verdicts.count('held')} held here, {verdicts.count('not held')} did "
-        f"not, and {verdicts.count('open')} the intervals leave open."
+        f"Of {len(verdicts)} claims that the paper makes of DPO {verdicts.count('held')} held here, "
+        f"{verdicts.count('not held')} did not, and {verdicts.count('open')} the intervals leave open."
     )
     return lines
 
