@@ -191,10 +191,8 @@ def _little(measured: Measured, name: str, says: str, paper: str) -> list[Claim]
 def _all_groups(measured: Measured) -> list[Claim]:
     if FOUR_GROUPS not in measured.shares:
         return []
-    share, rule = (
-        measured.shares[FOUR_GROUPS],
-        "the share of the tuned model's reduction lies above 85 %, the interval too",
-    )
+    share = measured.shares[FOUR_GROUPS]
+    rule = "the share of the tuned model's reduction lies above 85 %, the interval too"
     holds = None if share is None else _above(share.low, share.high, CLOSE_SHARE)
     says, paper = "Patching all four groups comes close to DPO or passes it", "85.5 to 121 % of DPO's reduction"
     return [_claim("5.2", says, paper, str(share or _UNCERTAIN), holds, rule)]
