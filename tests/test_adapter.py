@@ -1,7 +1,6 @@
 """A PEFT adapter merged into a base, against W + scale · B · A written out; and every adapter that cannot be."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from peft import (
     IA3Config,
     LoHaConfig,
     LoKrConfig,
-    LoraConfig,
     OFTConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -20,41 +18,13 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from adapters import IDS, lora, write_adapter
 from dposcope.errors import DposcopeError
 from dposcope.model import adapter as adapters
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from families import FAMILIES, TEXTS, assert_close, bits, bos_tokenizer, copied, hook_count, logits_of, tiny
-
-IDS = [2, 40, 41, 55, 60]
-ATTENTION = {"gpt2": ["c_attn", "c_proj"]}
-"""Of GPT-2 `c_proj` names the output projection of attention and that of the MLP."""
-
-
-def projections(family: str) -> list[str]:
-    return ATTENTION.get(family, ["q_proj", "o_proj", "up_proj", "down_proj"])
-
-
-def write_adapter(lm, config, folder: Path, *, seed: int = 0, scale: float = 0.3) -> torch.Tensor:
-    """Wrap a copy of a model, give the adapter random weights, save it; its logits `[T, vocabulary]`, unmerged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped = get_peft_model(copied(lm).model, config)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in wrapped.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(scale * torch.randn(parameter.shape, generator=draw).to(parameter.dtype))
-        wrapped.eval()
-        wrapped.save_pretrained(folder)
-        with torch.no_grad():
-            return wrapped(input_ids=torch.tensor([IDS])).logits[0]
-
-
-def lora(family: str, **settings) -> LoraConfig:
-    given = {"r": 3, "lora_alpha": 12, "target_modules": projections(family), "task_type": "CAUSAL_LM", **settings}
-    return LoraConfig(**given)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -81,9 +81,7 @@ def test_added_tokens_are_written_and_spelt_but_never_read(llama, tmp_path):
     )
     means = [collect_means(lm, TEXTS, new_tokens=4) for lm in (llama, tuned)]
     assert contributions(llama, tuned, *means, random_direction(llama)).about["tokens_after"] == means[1].count
-    with pytest.raises(
-        DposcopeError, match=r"cannot stand in the place of tiny-llama .*run it beside its base"
-    ):
+    with pytest.raises(DposcopeError, match=r"cannot stand in the place of tiny-llama .*run it beside its base"):
         OtherWeights(tmp_path).on(llama).__enter__()
 
 
