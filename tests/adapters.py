@@ -23,7 +23,9 @@ def lora(family: str, **settings) -> LoraConfig:
     return LoraConfig(**given)
 
 
-def write_adapter(lm, config, folder: Path, *, seed: int = 0, scale: float = 0.3) -> torch.Tensor:
+def write_adapter(
+    lm, config, folder: Path, *, seed: int = 0, scale: float = 0.3, embeddings: bool = False
+) -> torch.Tensor:
     """Wrap a copy of a model, give the adapter random weights, save it; its logits `[T, vocabulary]`, unmerged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -34,6 +36,6 @@ def write_adapter(lm, config, folder: Path, *, seed: int = 0, scale: float = 0.3
                 if parameter.requires_grad:
                     parameter.add_(scale * torch.randn(parameter.shape, generator=draw).to(parameter.dtype))
         wrapped.eval()
-        wrapped.save_pretrained(folder)
+        wrapped.save_pretrained(folder, save_embedding_layers=embeddings)
         with torch.no_grad():
             return wrapped(input_ids=torch.tensor([IDS])).logits[0]

@@ -13,7 +13,6 @@ from peft import (
     OFTConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
-    get_peft_model,
 )
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
@@ -154,7 +153,7 @@ def test_an_adapter_with_a_chats_tokenizer_and_a_larger_embedding(tmp_path):
         wider.model.resize_token_embeddings(104, mean_resizing=False)
         with torch.no_grad():
             wider.model.get_input_embeddings().weight[96:].normal_(generator=torch.Generator().manual_seed(1))
-        unmerged = write_adapter(wider, lora(family), folder)
+        unmerged = write_adapter(wider, lora(family), folder, embeddings=True)
         tokenizer.save_pretrained(folder)
         merged = load(folder, base=base)
         # 104 rows were made, 98 are tokens: the rest is no token and is cut.
@@ -222,7 +221,7 @@ def test_a_config_beside_an_adapter_makes_no_model_of_it(written, llama):
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_adapters_that_change_no_weights(kind, llama, tmp_path):
     make = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[kind]
-    get_peft_model(copied(llama).model, make(task_type="CAUSAL_LM", num_virtual_tokens=2)).save_pretrained(tmp_path)
+    make(task_type="CAUSAL_LM", num_virtual_tokens=2).save_pretrained(tmp_path)
     refused(tmp_path, llama, "changes no weights, so no neuron differs from the base's; give one of LORA, IA3")
 
 

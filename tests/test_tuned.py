@@ -39,7 +39,8 @@ def chat_tokenizer(**settings):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_beyond_the_vocabulary_are_cut(family, tmp_path):
     """Rounded up by a training framework: the same model as without those rows, to the bit."""
-    base = tiny(family)
+    tiny(family).save_pretrained(tmp_path / "base")
+    base = load(tmp_path / "base")  # as transformers reads it, a tokenizer may know a token without an embedding
     resized(base, 128, loud=True).save_pretrained(tmp_path)
     again = load(tmp_path, base=base)
     assert rows(again) == again.model.config.get_text_config().vocab_size == VOCABULARY
@@ -99,13 +100,14 @@ def test_a_chats_end_of_turn_ends_texts(llama, tmp_path):
 
 def test_inside_another_models_weights_its_texts_end_as_its_own(llama, tmp_path):
     other = copied(llama)
-    other.model.generation_config.eos_token_id = sorted({text.ids[2] for text in generate(llama, TEXTS)})
+    third = {text.ids[2] for text in generate(llama, TEXTS) if len(text.ids) > 2}
+    other.model.generation_config.eos_token_id = sorted(llama.end_ids | third)
     other.save_pretrained(tmp_path)
     ends = llama.end_ids
     with OtherWeights(tmp_path).on(llama):
         inside = generate(llama, TEXTS)
     assert [text.ids for text in inside] == [text.ids for text in generate(load(tmp_path), TEXTS)]
-    assert max(len(text.ids) for text in inside) == 2
+    assert max(len(text.ids) for text in inside) <= 2
     assert llama.end_ids == ends
 
 

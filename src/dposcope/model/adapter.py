@@ -135,7 +135,14 @@ def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) ->
     adapted: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     found: Any = set_peft_model_state_dict(adapted, tensors)
     own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], "modules_to_save.default", "token_adapter")  # pyright: ignore[reportArgumentType]
-    lacking = [name for name in found.missing_keys if any(part in name for part in own)]
+    state, missing = adapted.state_dict(), set(found.missing_keys)
+    given = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
+    lacking = [
+        name
+        for name in found.missing_keys
+        # Weights of the base are not stored; what two modules share is stored once.
+        if any(part in name for part in own) and ".base_layer." not in name and state[name].data_ptr() not in given
+    ]
     for names, fault in ((found.unexpected_keys, "without a place in it"), (lacking, "missing")):
         if names:
             raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, such as {_plain(names[0])}")

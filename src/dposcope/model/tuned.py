@@ -62,7 +62,7 @@ def beside(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
             f"{tuned.name} has {rows:,} tokens, and the tokenizer of {base.name} makes {needed:,}; give a model that "
             "was tuned from this base with its vocabulary kept or extended"
         )
-    kept = max(have, found.size)
+    kept = max(have, found.size) if found.added else have
     if rows > kept:
         notes.append(f"{plural(rows - kept, 'row')} of its embedding that stand for no token left out")
         with without_progress_bars():
@@ -86,6 +86,7 @@ class _Vocabulary:
     size: int
     """One more than its largest id."""
     added: int
+    """Tokens that the base's tokenizer lacks and the tuned model's embedding holds: it can write them."""
     renamed: int
 
 
@@ -113,7 +114,8 @@ def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
             f"{len(before):,} differ), so the same text is not the same tokens to both; "
             "give a base model and one that was tuned from it"
         )
-    return _Vocabulary(1 + max(named), len(named.keys() - set(before.values())), renamed)
+    added = sum(number < _rows(tuned) for number in named.keys() - set(before.values()))
+    return _Vocabulary(1 + max(named), added, renamed)
 
 
 def _rows(lm: LanguageModel) -> int:
