@@ -16,6 +16,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
+from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.study.config import EditSettings, EvaluateSettings
 from dposcope.study.edit import run_edit
@@ -190,3 +191,19 @@ def test_an_adapter_is_measured_as_its_merged_model(job, tmp_path):
     scores = evaluated(job, tmp_path / "out", [f"{name}=model:{tmp_path / name}" for name in names])
     assert record.read_text() != before
     assert scores.conditions["lora"] == scores.conditions["none"]
+
+
+def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
+    """What it writes is spelt by its own tokenizer, in the run as outside of it."""
+    wide = load(job.model, dtype="float32", device="cpu")
+    wide.tokenizer.add_tokens(["river"])
+    wide.model.resize_token_embeddings(97, mean_resizing=False)
+    with torch.no_grad():
+        wide.model.lm_head.weight[96] = 3 * wide.model.lm_head.weight[7]
+    wide.save_pretrained(tmp_path / "wide")
+    evaluated(job, tmp_path / "out", [f"tuned=model:{tmp_path / 'wide'}"])
+    stored = json.loads((tmp_path / "out/conditions/tuned.json").read_text())["continuations"]
+    tuned = load(tmp_path / "wide", base=load(job.model, dtype="float32", device="cpu"))
+    prompts = read_data(EvaluateSettings(**job.settings())).prompts.report
+    assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
+    assert any("river" in text for text in stored)
