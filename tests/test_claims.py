@@ -174,7 +174,7 @@ def test_shares_of_what_is_not_certain_are_open(tuned):
     claims = patching_claims(measured({TUNED: outcome(tuned), **{n: outcome(making(1)) for n in names}}, rows))
     for words in ("toxic tokens explains", "256 most toxic", "comes close", "Editing"):
         claim = only(claims, words)
-        assert (claim.verdict, claim.here) == ("open", "DPO's own reduction cannot be told from 0")
+        assert (claim.verdict, claim.here) == ("open", "the tuned model's own reduction cannot be told from 0")
     assert not [claim for claim in claims if "best edit" in claim.says]
 
 

@@ -414,10 +414,16 @@ def test_what_is_no_tuned_model_is_refused(tuned, tmp_path, text, words):
         parse_condition(text.format(tmp_path))
 
 
+def test_an_adapter_that_cannot_be_merged_is_told_at_once(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    with pytest.raises(DposcopeError, match="changes no weights"):
+        parse_condition(f"tuned=model:{tmp_path}")
+
+
 def test_a_model_of_another_architecture_is_told_before_anything_is_changed(llama, build, tmp_path):
     tiny("smollm").save_pretrained(tmp_path / "other")
     other = build(f"model:{tmp_path}/other").on(llama)
-    with pytest.raises(DposcopeError, match="is not of the architecture of tiny-llama"):
+    with pytest.raises(DposcopeError, match="differ in number of blocks"):
         other.__enter__()
 
 

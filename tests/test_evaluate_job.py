@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from adapters import lora, write_adapter
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
@@ -15,6 +16,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
+from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.study.config import EditSettings, EvaluateSettings
 from dposcope.study.edit import run_edit
@@ -172,3 +174,36 @@ def test_the_models_own_folder_of_a_run_loads_elsewhere(job, tmp_path):
     found = AutoModelForCausalLM.from_pretrained(run.folder / "model", dtype=torch.float32).state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_an_adapter_is_measured_as_its_merged_model(job, tmp_path):
+    base = load(job.model, dtype="float32", device="cpu")
+    write_adapter(base, lora("llama"), tmp_path / "lora")
+    load(tmp_path / "lora", base=base).save_pretrained(tmp_path / "merged")
+    names = ("lora", "merged")
+    scores = evaluated(job, tmp_path / "out", [f"{name}=model:{tmp_path / name}" for name in names])
+    assert scores.conditions["lora"] == scores.conditions["merged"] != scores.conditions["none"]
+    # A scale in the config is part of the adapter: measured anew.
+    record = tmp_path / "out/stages/measure-lora.json"
+    before = record.read_text()
+    config = tmp_path / "lora/adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 12', '"lora_alpha": 0'))
+    scores = evaluated(job, tmp_path / "out", [f"{name}=model:{tmp_path / name}" for name in names])
+    assert record.read_text() != before
+    assert scores.conditions["lora"] == scores.conditions["none"]
+
+
+def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
+    """What it writes is spelt by its own tokenizer, in the run as outside of it."""
+    wide = load(job.model, dtype="float32", device="cpu")
+    wide.tokenizer.add_tokens(["river"])
+    wide.model.resize_token_embeddings(97, mean_resizing=False)
+    with torch.no_grad():
+        wide.model.lm_head.weight[96] = 3 * wide.model.lm_head.weight[7]
+    wide.save_pretrained(tmp_path / "wide")
+    evaluated(job, tmp_path / "out", [f"tuned=model:{tmp_path / 'wide'}"])
+    stored = json.loads((tmp_path / "out/conditions/tuned.json").read_text())["continuations"]
+    tuned = load(tmp_path / "wide", base=load(job.model, dtype="float32", device="cpu"))
+    prompts = read_data(EvaluateSettings(**job.settings())).prompts.report
+    assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
+    assert any("river" in text for text in stored)

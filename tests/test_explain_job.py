@@ -1,12 +1,15 @@
 """`dposcope explain` from end to end on a tiny model and one that was tuned from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 
+from adapters import lora, write_adapter
+from dposcope.artefacts import write_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
@@ -21,6 +24,7 @@ from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import read_data
 from dposcope.study.measuring import file_name
 from jobs import Job, command, contents, make_job, process
+from test_explain_results import TRAINING
 
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2]}
 
@@ -168,6 +172,45 @@ def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     made = explained(job, tuned, tmp_path / "out", neurons_only=True)
     assert [row.name for row in made.results.conditions] == ["tuned"]
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+
+
+def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):
+    base = load(job.model, dtype="float32", device="cpu")
+    write_adapter(base, lora("llama"), tmp_path / "lora", scale=0.1)
+    load(tmp_path / "lora", base=base).save_pretrained(tmp_path / "merged")
+    quick = {"neurons_only": True, "toxic_neurons": [4]}
+    made, whole = (explained(job, tmp_path / name, tmp_path / f"out-{name}", **quick) for name in ("lora", "merged"))
+    one, other = made.explanation.contributions, whole.explanation.contributions
+    assert one.about["tuned_fingerprint"] == other.about["tuned_fingerprint"] != one.about["fingerprint"]
+    assert torch.equal(one.total, other.total)
+    assert made.results.outcomes["tuned"].to_json() == whole.results.outcomes["tuned"].to_json()
+    told = json.loads((tmp_path / "out-lora/explain.json").read_text())["tuned_notes"]
+    assert told == [f"LORA adapter, merged into {job.model} in float32"]
+    report = (tmp_path / "out-lora/report.html").read_text()
+    assert "The tuned model: LORA adapter, merged into" in report
+    assert "The tuned model: " not in (tmp_path / "out-merged/report.html").read_text()
+
+
+def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):
+    wide = load(tuned, dtype="float32", device="cpu")
+    wide.model.resize_token_embeddings(128, mean_resizing=False)
+    wide.save_pretrained(tmp_path / "wide")
+    quick = {"neurons_only": True, "toxic_neurons": [4]}
+    made, plain = (explained(job, at, tmp_path / f"out-{at.name}", **quick) for at in (tmp_path / "wide", tuned))
+    assert torch.equal(made.explanation.contributions.total, plain.explanation.contributions.total)
+    assert made.results.outcomes["tuned"].to_json() == plain.results.outcomes["tuned"].to_json()
+    assert made.results.notes == ("32 rows of its embedding that stand for no token left out",)
+
+
+def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(job, tuned, tmp_path):
+    (tmp_path / "dpo").mkdir()
+    shutil.copytree(tuned, tmp_path / "dpo/model")
+    write_json(tmp_path / "dpo/training.json", {"kind": "dposcope dpo", **TRAINING})
+    quick = {"neurons_only": True, "toxic_neurons": [4]}
+    for at, label in ((tmp_path / "dpo/model", "DPO"), (tuned, "Tuned model")):
+        made = explained(job, at, tmp_path / f"out-{label}", **quick)
+        assert [row.label for row in made.results.conditions] == [label]
+        assert label in (tmp_path / f"out-{label}/tables/table-02-interventions.md").read_text()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])

@@ -34,7 +34,8 @@ def explain(
     base
         The model before tuning: a bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     tuned
-        The model that was tuned from it, such as DIR/model of dposcope dpo.
+        The model that was tuned from it, such as DIR/model of dposcope dpo, or the folder of a PEFT adapter
+        (LoRA, IA3).
     out
         Folder of the run; new, empty, or of the same run before.
     raw

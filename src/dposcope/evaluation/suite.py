@@ -25,6 +25,7 @@ from dposcope.evaluation.statistics import (
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, Progress, generate
@@ -106,10 +107,12 @@ def measure(
 
     Args:
         lm: the model.
-        intervention: what is done to it; None is the plain model.
+        intervention: what is done to it; None is the plain model. `OtherWeights` is run beside it, by itself.
         materials: what is measured, and with which scorers.
         progress: called with (done, total) over all the work.
     """
+    if isinstance(intervention, OtherWeights):
+        lm, intervention = intervention.beside(lm), None
     steps = _Steps(len(materials.prompts) + len(materials.passages), materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
     texts = [continuation.text for continuation in written]

@@ -1,4 +1,4 @@
-"""Another checkpoint of the same architecture in a model's place: how a tuned model is measured beside its base."""
+"""A tuned model in its base's place, or beside it: how it is measured on the same items."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from dposcope.neurons.sites import Applied
 
 @dataclass(frozen=True)
 class OtherWeights:
-    """The weights of a checkpoint, in the precision of the model that they stand in for."""
+    """The weights of a checkpoint or an adapter, in the precision of the model that they stand in for."""
 
     source: str | Path
-    """A folder, a bundled name or a hub id."""
+    """A folder, that of an adapter among them, a bundled name or a hub id."""
 
     def at(self, positions: Positions | str) -> "OtherWeights":
         """Only `all`: weights act everywhere."""
@@ -25,26 +25,39 @@ class OtherWeights:
             raise DposcopeError("another model's weights act at all positions; leave positions out")
         return self
 
-    @contextmanager
-    def on(self, lm: LanguageModel) -> Generator[Applied]:
-        """Run `lm` with the other weights inside; its own are back afterwards, the same memory as before.
+    def beside(self, lm: LanguageModel) -> LanguageModel:
+        """The other model itself: it may have tokens that `lm` lacks, and ends its texts in its own way.
 
         Raises:
-            DposcopeError: the other model has parameters of other names or shapes.
+            DposcopeError: there is no such model, or it was not tuned from `lm`.
         """
-        other = load(self.source, dtype=lm.dtype, device=lm.device)
+        return load(self.source, base=lm)
+
+    @contextmanager
+    def on(self, lm: LanguageModel) -> Generator[Applied]:
+        """Run `lm` with the other weights and end-of-text tokens inside; its own are back afterwards, the same memory
+        as before.
+
+        Raises:
+            DposcopeError: the other model was not tuned from `lm`, or has tokens or parameters that `lm` lacks.
+        """
+        other = self.beside(lm)
         mine, theirs = dict(lm.model.named_parameters()), dict(other.model.named_parameters())
         differing = mine.keys() ^ theirs.keys() or {n for n in mine if mine[n].shape != theirs[n].shape}
-        if differing:
+        if differing or other.writer is not None:
+            what = f"{sorted(differing)[0]} differs" if differing else other.notes[-1]
             raise DposcopeError(
-                f"{self.source} is not of the architecture of {lm.name} ({sorted(differing)[0]} differs); "
-                "compare a model with what was tuned from it"
+                f"{self.source} cannot stand in the place of {lm.name} ({what}); "
+                "run it beside its base instead, as dposcope.load(tuned, base=base)"
             )
         kept = {name: parameter.data for name, parameter in mine.items()}
+        ends = lm.model.generation_config
         try:
+            lm.model.generation_config = other.model.generation_config
             for name, parameter in mine.items():
                 parameter.data = theirs[name].data
             yield Applied()
         finally:
+            lm.model.generation_config = ends
             for name, parameter in mine.items():
                 parameter.data = kept[name]

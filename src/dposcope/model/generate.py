@@ -114,7 +114,7 @@ def generate(
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(encoded))
-    texts = lm.tokenizer.batch_decode(written, skip_special_tokens=True)
+    texts = lm.spell(written)
     return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
 
 

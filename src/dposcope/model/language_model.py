@@ -1,5 +1,6 @@
 """A model and its tokenizer, side by side; neither is wrapped nor changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,10 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"
     """What the user calls it: an id, a path or a bundled name."""
+    writer: PreTrainedTokenizerBase | None = None
+    """Spells what the model writes, where it has tokens that `tokenizer`, its base's, lacks; see `load`."""
+    notes: tuple[str, ...] = ()
+    """What loading did to it beyond reading files, in words."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -110,14 +115,15 @@ class LanguageModel:
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids of special tokens (beginning and end of text, padding …)."""
-        return frozenset(self.tokenizer.all_special_ids)
+        own = () if self.writer is None else self.writer.all_special_ids
+        return frozenset([*self.tokenizer.all_special_ids, *own])
 
-    @cached_property
+    @property
     def end_ids(self) -> frozenset[int]:
         """Ids after which a text is over, by the generation config or else the tokenizer."""
         configured: int | list[int] | None = self.model.generation_config.eos_token_id
         if configured is None:
-            own = self.tokenizer.eos_token_id
+            own = (self.writer or self.tokenizer).eos_token_id
             return frozenset([own]) if isinstance(own, int) else frozenset()
         return frozenset([configured]) if isinstance(configured, int) else frozenset(configured)
 
@@ -155,8 +161,12 @@ class LanguageModel:
     def _fingerprints(self) -> dict[tuple[object, ...], str]:
         return {}
 
+    def spell(self, written: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of ids that the model wrote, special tokens left out."""
+        return (self.writer or self.tokenizer).batch_decode([list(ids) for ids in written], skip_special_tokens=True)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint with tokenizer and generation config into `folder`."""
         with without_progress_bars():
             self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            (self.writer or self.tokenizer).save_pretrained(folder)

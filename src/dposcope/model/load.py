@@ -13,34 +13,44 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError
+from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
+from dposcope.model.tuned import beside
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def load(
-    source: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    base: LanguageModel | None = None,
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer.
 
     Only safetensors weights are read (no pickle), and no code from the model's repository runs. The
-    network is used only for a Hugging Face id.
+    network is used only for a Hugging Face id. With `base`, the result is fit to stand beside it: both models read
+    the same tokens, and rows of a rounded-up embedding that stand for no token are cut off (`notes` tells).
 
     Args:
         source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, or a Hugging Face id.
-        dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored.
-        device: "cpu", "cuda", …, or "auto": a GPU where there is one.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or as `base` is.
+        device: "cpu", "cuda", …, or "auto": a GPU where there is one, or where `base` is.
+        base: the model that `source` was tuned from. `source` may then be the folder of a PEFT adapter (LoRA, IA3 and
+            others that merge into weights), which is merged into a copy of `base`.
 
     Raises:
-        DposcopeError: there is no such model, it is not a causal language model, or its architecture is unknown.
+        DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
+            was not tuned from `base`.
     """
     name = str(source)
-    precision = _dtype_name(dtype)
-    place = _device(device)
+    precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
+    place = _device(base.device if base is not None and str(device) == "auto" else device)
     path = Path(source).expanduser()
     if name in BUNDLED and not path.exists():
         lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
@@ -49,6 +59,15 @@ def load(
             raise DposcopeError(f"no file {path}; check the path")
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
         lm = LanguageModel(pair.model, pair.tokenizer, name)
+    elif path.is_dir() and is_adapter(path):
+        if base is None:
+            raise DposcopeError(
+                f"{path} is an adapter, which is no model without its base: give it as the tuned model of one, or "
+                "merge it with dposcope.load(adapter, base=dposcope.load(base)).save_pretrained(folder)"
+            )
+        lm = merge_adapter(base, path)
+        if precision != "auto":
+            lm.model.to(_DTYPES[precision])  # pyright: ignore[reportArgumentType]
     elif path.is_dir():
         if not (path / "config.json").is_file():
             raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
@@ -64,7 +83,7 @@ def load(
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
     _ = lm.layout  # an unknown architecture is told now, not after an hour
-    return lm
+    return lm if base is None else beside(base, lm)
 
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.tuned import check_models
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import Group, cosines, group_sets, projections
 from dposcope.neurons.sets import NeuronSet
@@ -249,9 +250,10 @@ def contributions(
         direction: W, `[d]`, in the base model's residual stream.
 
     Raises:
-        DposcopeError: the models differ in architecture, or means are another model's or collected differently.
+        DposcopeError: the models differ in architecture or tokenizer, or means are another model's or collected
+            differently.
     """
-    _check_models(base, tuned)
+    check_models(base, tuned)
     _check_means(base, before, "before")
     _check_means(tuned, after, "after")
     for setting in _SAME:
@@ -294,26 +296,6 @@ def _vector_cosines(base: LanguageModel, tuned: LanguageModel) -> Tensor:
         # Rounding may put two equal vectors beside 1, and a vector of zeros has no angle with itself.
         rows.append(cosine.clamp(-1, 1).where((before != after).any(1), 1.0).cpu())
     return torch.stack(rows)
-
-
-def _check_models(base: LanguageModel, tuned: LanguageModel) -> None:
-    sizes = {
-        "architecture": [_family(lm) for lm in (base, tuned)],
-        "number of blocks": [lm.n_blocks for lm in (base, tuned)],
-        "residual width": [lm.d_model for lm in (base, tuned)],
-        "neurons per block": [lm.d_mlp for lm in (base, tuned)],
-    }
-    for what, (one, other) in sizes.items():
-        if one != other:
-            raise DposcopeError(
-                f"{base.name} and {tuned.name} differ in {what} ({one} and {other}); "
-                "give a base model and one that was tuned from it"
-            )
-
-
-def _family(lm: LanguageModel) -> str:
-    # A text-only checkpoint of a model that also sees is the same network.
-    return str(lm.model.config.model_type).removesuffix("_text")
 
 
 def _check_means(lm: LanguageModel, means: NeuronMeans, side: str) -> None:

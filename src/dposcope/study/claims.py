@@ -1,9 +1,9 @@
 """What the paper claims, claim by claim, and whether it holds on the models at hand (paper, sections 4 to 6).
 
 Every claim is a rule on measured numbers, drawn so that the paper's own numbers meet it in the models for which the
-paper makes the claim; where they do not, its numbers say so. Where an interval straddles the rule's bound, nothing
-can be said: such a claim is open, neither held nor refuted. Claims about neurons rest on whole models, not on samples
-of them, and have no interval.
+paper makes the claim; where they do not, its numbers say so. What the paper says of DPO is asked of the tuned model,
+however it was tuned. Where an interval straddles the rule's bound, nothing can be said: such a claim is open, neither
+held nor refuted. Claims about neurons rest on whole models, not on samples of them, and have no interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ SMALL_RISE = 0.05
 KEPT_F1 = 0.85
 """Of the plain model's F1, what is left after a "slight" decrease; the paper's least is 0.87."""
 
-_UNCERTAIN = "DPO's own reduction cannot be told from 0"
+_UNCERTAIN = "the tuned model's own reduction cannot be told from 0"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def claims_table(model: str, claims: Sequence[Claim]) -> Table:
         pl.DataFrame(rows, schema=["section", "claim", "paper", "here", "verdict", "rule"], orient="row"),
         head,
         rows,
-        ("open: the interval does not decide.",),
+        ("The paper speaks of DPO; asked here of the tuned model. open: the interval does not decide.",),
     )
 
 
@@ -183,7 +183,7 @@ def _below(low: float, high: float, bound: float) -> bool | None:
 def _little(measured: Measured, name: str, says: str, paper: str) -> list[Claim]:
     if name not in measured.shares:
         return []
-    share, rule = measured.shares[name], "the share of DPO's reduction lies below 25 %, the interval too"
+    share, rule = measured.shares[name], "the share of the tuned model's reduction lies below 25 %, the interval too"
     holds = None if share is None else _below(share.low, share.high, SMALL_SHARE)
     return [_claim("4", says, paper, str(share or _UNCERTAIN), holds, rule)]
 
@@ -191,7 +191,8 @@ def _little(measured: Measured, name: str, says: str, paper: str) -> list[Claim]
 def _all_groups(measured: Measured) -> list[Claim]:
     if FOUR_GROUPS not in measured.shares:
         return []
-    share, rule = measured.shares[FOUR_GROUPS], "the share of DPO's reduction lies above 85 %, the interval too"
+    share = measured.shares[FOUR_GROUPS]
+    rule = "the share of the tuned model's reduction lies above 85 %, the interval too"
     holds = None if share is None else _above(share.low, share.high, CLOSE_SHARE)
     says, paper = "Patching all four groups comes close to DPO or passes it", "85.5 to 121 % of DPO's reduction"
     return [_claim("5.2", says, paper, str(share or _UNCERTAIN), holds, rule)]
@@ -260,7 +261,7 @@ def _editing(measured: Measured) -> list[Claim]:
         holds, here = None, _UNCERTAIN
     else:
         holds = True if lower else False if all(step.low > 0 for step in steps.values()) else None
-        here = f"{len(lower)} of {len(edits)}; the lowest, {lowest}: {steps[lowest]} against DPO"
+        here = f"{len(lower)} of {len(edits)}; the lowest, {lowest}: {steps[lowest]} against the tuned model"
     rule = "the paired interval of one edit at least lies below 0; not, if all lie above it"
     claims = [_claim("6", "Editing reduces more than DPO does", "by 0.05 to 0.20 at β = 0.8", here, holds, rule)]
     best = best_edit(edits, scores)

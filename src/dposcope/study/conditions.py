@@ -6,7 +6,7 @@
     steer:alpha=1                    subtract αW at the end of the last block
     ablate:weight=1                  take the direction out of output projections
     edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
-    model:path/to/checkpoint         a tuned model of the same architecture, measured beside its base
+    model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
 `scale` and `ablate` take `blocks=9-17`, `ablate` takes `site=mlp`. Controls (SPEC section 5): `shuffled=yes` for
@@ -29,6 +29,8 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
+from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
+from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.neurons.groups import Selection, select_fraction
 from dposcope.study.ingredients import Ingredients
 
@@ -128,8 +130,12 @@ def _parse_part(part: str, whole: str) -> PartSpec:
         # Told now, not after the plain model was measured.
         if kind != "model":
             Edit.load(path)
+        elif is_adapter(Path(path)):
+            check_adapter(Path(path))
         elif not (Path(path) / "config.json").is_file():
-            raise DposcopeError(f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint")
+            raise DposcopeError(
+                f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint or an adapter"
+            )
         return PartSpec(kind, {"path": path})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
@@ -256,7 +262,10 @@ def _digest(part: PartSpec) -> str:
     path = part.values["path"]
     if part.kind != "model":
         return value_digest(path)
-    return text_digest(*(f"{file.name} {file_digest(file)}" for file in sorted(Path(path).glob("*.safetensors"))))
+    files = sorted(Path(path).glob("*.safetensors"))
+    if is_adapter(Path(path)):
+        files.append(Path(path) / ADAPTER_CONFIG)  # its scale is there
+    return text_digest(*(f"{file.name} {file_digest(file)}" for file in files))
 
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {

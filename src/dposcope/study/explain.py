@@ -62,7 +62,7 @@ def run_explain(
 
     Args:
         base: a bundled name, a folder, a GGUF file or a hub id.
-        tuned: the model tuned from it, of the same architecture.
+        tuned: the model tuned from it, of the same architecture, or the folder of an adapter.
         out: the run's folder.
         settings: see `ExplainSettings`.
         raw: write offensive words in tables as they are.
@@ -82,7 +82,7 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = load_for(base, settings)
         reporter.stage(f"Loading {tuned}")
-        other = load(tuned, dtype=lm.dtype, device=settings.device)
+        other = load(tuned, base=lm)
         job = Job(run, lm, data)
         made = prepare(job, settings, settings)
         change = _contributions(job, other, made, settings)
@@ -90,10 +90,13 @@ def run_explain(
         found = _explanation(lm, other, made, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
+        notes = other.notes
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
         free = _free_direction(job, settings) if settings.edits and not settings.neurons_only else None
-        conditions = explain_conditions(made, free, tuned, change, chosen, settings)
+        training = training_of(tuned)
+        by_dpo = training is not None
+        conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
         materials = Materials(
             prompts=data.prompts.report,
             passages=data.passages,
@@ -108,7 +111,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training_of(tuned), settings.model_dump(mode="json"),
+            training, settings.model_dump(mode="json"), notes,
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -246,6 +249,7 @@ def _summary(results: Results) -> dict[str, Any]:
         "settings": results.settings,
         "base": results.lm.name,
         "tuned": found.contributions.about.get("tuned"),
+        "tuned_notes": list(results.notes),
         "protocol": results.scores.protocol,
         "groups": {
             str(share.group): {"neurons": share.neurons, "of_moved": share.of_moved, "of_sum": share.of_contribution}

@@ -56,19 +56,23 @@ def explain_conditions(
     contributions: Contributions,
     patches: list[Patch],
     settings: ExplainSettings,
+    *,
+    by_dpo: bool = False,
 ) -> list[ExplainCondition]:
     """The rows, but for the plain model.
 
     Args:
         made: base model, direction and means.
         free: the direction of token contrast, for probe-free edits (paper 6.2); None without edits.
-        tuned: the tuned model's folder, bundled name or hub id.
+        tuned: the tuned model's folder, that of an adapter among them, bundled name or hub id.
         contributions: of both models.
         patches: see `patches.py`.
         settings: which of them.
+        by_dpo: whether the tuned model is known to be made by DPO.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
-    itself = ExplainCondition(TUNED, "DPO", "tuned", "Baselines", lambda: OtherWeights(tuned), after)
+    label = "DPO" if by_dpo else "Tuned model"
+    itself = ExplainCondition(TUNED, label, "tuned", "Baselines", lambda: OtherWeights(tuned), after)
     if settings.neurons_only:
         return [itself]
     rows = [*_steering(made, settings), itself]

@@ -78,11 +78,13 @@ def summary(results: Results) -> list[str]:
     }
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
     if parts:
-        lines.append("Share of DPO's reduction that patching gives: " + "; ".join(parts) + ".")
+        lines.append("Share of tuning's reduction that patching gives: " + "; ".join(parts) + ".")
+    if results.notes:
+        lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     verdicts = [claim.verdict for claim in results.claims]
     lines.append(
-        f"Of {len(verdicts)} claims of the paper {verdicts.count('held')} held here, {verdicts.count('not held')} did "
-        f"not, and {verdicts.count('open')} the intervals leave open."
+        f"Of {len(verdicts)} claims that the paper makes of DPO {verdicts.count('held')} held here, "
+        f"{verdicts.count('not held')} did not, and {verdicts.count('open')} the intervals leave open."
     )
     return lines
 

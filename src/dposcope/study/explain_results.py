@@ -78,6 +78,8 @@ class Results:
     """`training.json` of the tuned model, where there is one."""
     settings: Mapping[str, Any]
     """All settings of the run."""
+    notes: Sequence[str] = ()
+    """What was done to the tuned model on loading; see `LanguageModel.notes`."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -163,7 +165,7 @@ def tables_of(results: Results) -> list[Table]:
 
 
 def pictures_of(results: Results) -> list[Picture]:
-    """Every figure, in the paper's order, and two more: toxicity, and shares of DPO's reduction."""
+    """Every figure, in the paper's order, and two more: toxicity, and shares of tuning's reduction."""
     found, model = results.found, results.lm.name
     layers = found.layers
     first = round(FIRST_BLOCKS * len(layers.reduction))
@@ -236,7 +238,7 @@ def pictures_of(results: Results) -> list[Picture]:
         pictures.append(
             Picture(
                 "shares-of-reduction",
-                f"Share of DPO's reduction of toxicity that each patch makes, {model}",
+                f"Share of tuning's reduction of toxicity that each patch makes, {model}",
                 share_dots([(row.label, row.role, share) for row, share in parts]),
                 pl.DataFrame([{"condition": row.name, **share.to_dict()} for row, share in parts]),
             )

@@ -1,7 +1,7 @@
 """The paper's tables of interventions: what each does to toxicity, log-perplexity and F1 (Tables 2, 3, 12 and 19).
 
-Beside the rows stand the rules by which the paper reads them: shares of DPO's reduction, the best edit, the steering
-to compare with.
+Beside the rows stand the rules by which the paper reads them: shares of the tuned model's reduction, the best edit,
+the steering to compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _MEASURES = {
     "f1": "F1",
     "repetition": "repetition",
 }
-_NO_SHARE = "–: not measured, or DPO's own reduction cannot be told from 0."
+_NO_SHARE = "–: not measured, or the tuned model's own reduction cannot be told from 0."
 
 
 def shares_of_reduction(outcomes: Mapping[str, Outcome], measure: str = "toxicity") -> dict[str, Share | None]:
@@ -49,9 +49,10 @@ def tuning_reduces(scores: Scores) -> bool:
 
 
 def best_edit(conditions: Sequence[ExplainCondition], scores: Scores) -> str | None:
-    """The edit that the paper would mark: of those whose toxicity is not above DPO's, the one with the highest F1.
+    """The edit that the paper would mark: of those whose toxicity is not above the tuned model's, the one
+    with the highest F1.
 
-    Of equals, the one nearest to DPO's toxicity. None where no edit reaches it, or where DPO's own reduction cannot be
+    Of equals, the one nearest to its toxicity. None where no edit reaches it, or where its own reduction cannot be
     told from 0.
     """
     if not tuning_reduces(scores):
@@ -84,7 +85,7 @@ def interventions_table(
     sizes: Mapping[str, int],
     number: int = 2,
 ) -> Table:
-    """Tables 2 or 19: every intervention, with intervals, paired differences and its share of DPO's reduction.
+    """Tables 2 or 19: every intervention, with intervals, paired differences and its share of tuning's reduction.
 
     Args:
         model: named in the title.
@@ -123,13 +124,13 @@ def interventions_table(
             "intervention",
             *(_MEASURES[name] for name in measures),
             "toxicity, × none",
-            "share of DPO's reduction",
+            "share of tuning's reduction",
         ),
         tuple(rows),
         (
             f"{scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
             "†: differs from None, paired, with an interval that excludes 0. Best: in its part of the table, the edit "
-            f"of highest F1 whose toxicity is not above DPO's. {_NO_SHARE}",
+            f"of highest F1 whose toxicity is not above the tuned model's. {_NO_SHARE}",
         ),
     )
 
@@ -165,7 +166,7 @@ def toxic_table(
     judged: Mapping[str, Share | None],
     labels: Mapping[str, str],
 ) -> Table:
-    """Table 3: how many toxic neurons there are, and how much of DPO's reduction patching them gives.
+    """Table 3: how many toxic neurons there are, and how much of tuning's reduction patching them gives.
 
     Args:
         model: named in the title.
@@ -191,9 +192,9 @@ def toxic_table(
         )
     return Table(
         "table-03-toxic-neurons",
-        f"Toxic neurons of {model}, and the share of DPO's reduction that patching them gives (paper, Table 3).",
+        f"Toxic neurons of {model}, and the share of tuning's reduction that patching them gives (paper, Table 3).",
         _frame(frame),
-        ("neurons", "number", "of all", "share of DPO's reduction", "by the judge"),
+        ("neurons", "number", "of all", "share of tuning's reduction", "by the judge"),
         tuple(rows),
         (_NO_SHARE,),
     )

@@ -214,7 +214,7 @@ def group_layers(layers: LayerSums) -> Figure:
 
 
 def share_dots(rows: Sequence[tuple[str, str, Share]]) -> Figure:
-    """Shares of DPO's reduction with their intervals, one below the other (paper Table 3 and section 5.2).
+    """Shares of the tuned model's reduction with their intervals, one below the other (paper Table 3 and section 5.2).
 
     Args:
         rows: label, role (`patch` or `control`) and share, from top to bottom.
@@ -224,7 +224,7 @@ def share_dots(rows: Sequence[tuple[str, str, Share]]) -> Figure:
         Row(label, roles[role], Estimate(100 * share.share, 100 * share.low, 100 * share.high, share.n))
         for label, role, share in rows
     ]
-    return interval_dots(drawn, axis="share of DPO's reduction, per cent", reference=100.0, digits=0)
+    return interval_dots(drawn, axis="share of tuning's reduction, per cent", reference=100.0, digits=0)
 
 
 def _axes(height: float) -> tuple[Figure, Any]:

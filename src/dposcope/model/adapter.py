@@ -1,0 +1,232 @@
+"""A PEFT adapter merged into its base: a tuned model that is stored as a small difference.
+
+The base is the model at hand, never the one that the adapter's config names, which may be a hub id.
+"""
+
+import copy
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from dposcope.artefacts import read_json
+from dposcope.errors import DposcopeError, plural
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.quiet import without_progress_bars
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+KINDS = ("LORA", "IA3", "ADALORA", "LOHA", "LOKR", "OFT")
+"""Kinds of adapter that merge into weights exactly."""
+
+_BESIDE_WEIGHTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
+"""Kinds that learn inputs and leave every weight alone."""
+
+_UNMERGEABLE = {
+    "layer_replication": "repeats blocks, so neurons are no longer those of the base",
+    "alora_invocation_tokens": "acts after certain tokens only, which weights cannot",
+    "arrow_config": "chooses among adapters token by token, which weights cannot",
+    "megatron_config": "imports code that the config names",
+    "ensure_weight_tying": "adapts tied embeddings twice, which a merge would add up",
+}
+"""Settings of a config that a merge cannot keep, and why."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter instead of a whole model.
+
+    Raises:
+        DposcopeError: it holds both, so it is open which one is meant.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        raise DposcopeError(f"{folder} holds a whole model and an adapter; move the adapter_* files to another folder")
+    return True
+
+
+def check_adapter(folder: Path) -> dict[str, Any]:
+    """The adapter's config, when it is one that can be merged here.
+
+    Raises:
+        DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or `peft` is missing.
+    """
+    config = read_json(folder / CONFIG)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind in _BESIDE_WEIGHTS:
+        raise DposcopeError(
+            f"{folder} holds an adapter of kind {kind}, which changes no weights, so no neuron differs from the "
+            f"base's; give one of {', '.join(KINDS)}"
+        )
+    if kind not in KINDS:
+        raise DposcopeError(
+            f"{folder} holds an adapter of kind {_plain(kind)}, which dposcope cannot merge; give one of "
+            f"{', '.join(KINDS)}, or merge it with peft and name the folder of the result"
+        )
+    for setting, reason in _UNMERGEABLE.items():
+        if config.get(setting):
+            raise DposcopeError(f"{folder} cannot be merged: its {setting} {reason}")
+    if not (folder / WEIGHTS).is_file():
+        pickled = (folder / "adapter_model.bin").exists()
+        found = "; adapter_model.bin is a pickle, which is not read" if pickled else ""
+        raise DposcopeError(f"{folder} has no {WEIGHTS}{found}; save it again with peft's save_pretrained")
+    if find_spec("peft") is None:
+        raise DposcopeError("an adapter needs the peft package; install it with: pip install 'dposcope[train]'")
+    return config
+
+
+def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
+    """The model that an adapter makes of `base`: an ordinary model of the same precision, on the same device.
+
+    Each adapted weight is computed in float32 and rounded once. An embedding that was resized before the adapter was
+    trained, and is stored with it, comes along; so do the folder's tokenizer and its end-of-text token.
+
+    Args:
+        base: what the adapter was trained on; left as it is.
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        DposcopeError: see `check_adapter`; or the adapter does not fit the base.
+    """
+    config = check_adapter(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise DposcopeError(f"cannot read {folder / WEIGHTS}: {error}; is the file whole?") from error
+    model: PreTrainedModel = copy.deepcopy(base.model)
+    for module in model.modules():
+        # An intervention that is on the base now is no part of the adapter.
+        module._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]
+        module._forward_pre_hooks.clear()  # pyright: ignore[reportPrivateUsage]
+    try:
+        # peft draws numbers that the stored ones replace, and warns of what is checked here.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), without_progress_bars():
+            warnings.simplefilter("ignore")
+            _resize(model, tensors)
+            merged = _merged(model, folder, tensors)
+    except Exception as error:  # an adapter of another model may fail anywhere in two libraries
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # torch heads a list of faults with a line that names none.
+        reason = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+        raise DposcopeError(
+            f"{folder} does not fit {base.name}: {_printable(reason, 200)}; its config names "
+            f"{_plain(config.get('base_model_name_or_path'))} as its base"
+        ) from error
+    tokenizer = _tokenizer(folder) or base.tokenizer
+    merged.generation_config = _ending(base, tokenizer)
+    note = f"{config['peft_type']} adapter, merged into {base.name} in float32"
+    return LanguageModel(merged.requires_grad_(True).eval(), tokenizer, str(folder), notes=(note,))
+
+
+def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) -> PreTrainedModel:
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = _ends(model)
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    adapted: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
+    found: Any = set_peft_model_state_dict(adapted, tensors)
+    own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], "modules_to_save.default", "token_adapter")  # pyright: ignore[reportArgumentType]
+    state, missing = adapted.state_dict(), set(found.missing_keys)
+    given = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
+    lacking = [
+        name
+        for name in found.missing_keys
+        # Weights of the base are not stored; what two modules share is stored once.
+        if any(part in name for part in own) and ".base_layer." not in name and state[name].data_ptr() not in given
+    ]
+    for names, fault in ((found.unexpected_keys, "without a place in it"), (lacking, "missing")):
+        if names:
+            raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, such as {_plain(names[0])}")
+    _untie(model, ends)
+    for module in [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]:
+        whole: Any = module.get_base_layer()
+        precision = whole.weight.dtype
+        module.float()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue] — of nn.Module, which every layer is
+        module.merge()
+        whole.to(precision)
+    return adapted.merge_and_unload()  # all is merged; modules_to_save take their places
+
+
+def _ends(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Embedding and unembedding by name, in this order."""
+    names = {module: name for name, module in model.named_modules()}
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {names[module]: module for module in modules if module is not None}
+
+
+def _resize(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
+    """Make room for embeddings that the adapter brings whole, of another number of rows."""
+    ends = _ends(model)
+    rows = {
+        name: tensor.shape[0]
+        for name in ends
+        for key, tensor in tensors.items()
+        if key.endswith(f".{name}.weight") and tensor.ndim == 2
+    }
+    have = {int(module.get_parameter("weight").shape[0]) for module in ends.values()}
+    if not rows or set(rows.values()) == have:
+        return
+    if len(set(rows.values())) != 1 or (len(rows) < len(ends) and not _tied(ends)):
+        raise DposcopeError(f"it brings embeddings of {sorted(rows.values())} rows, the base has {sorted(have)}")
+    model.resize_token_embeddings(next(iter(rows.values())), mean_resizing=False)
+
+
+def _untie(model: PreTrainedModel, ends: dict[str, nn.Module]) -> None:
+    """Give the unembedding a weight of its own where an adapter sits on one of two that share it.
+
+    Unmerged, such an adapter acts at its own end only. One that trains rows of a tied embedding acts at both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    now = {name: model.get_submodule(name) for name in ends}
+    if not _tied(ends) or not any(isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) for module in now.values()):
+        return
+    head = list(ends.values())[-1]
+    head.register_parameter("weight", nn.Parameter(head.get_parameter("weight").detach().clone()))
+    model.config.get_text_config().tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
+
+
+def _tied(ends: dict[str, nn.Module]) -> bool:
+    return len({id(module.get_parameter("weight")) for module in ends.values()}) == 1
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """Of an adapter's folder, where a trainer left one."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DposcopeError(
+            f"cannot read the tokenizer in {folder}: {reason}; take its tokenizer files out to use the base's"
+        ) from error
+
+
+def _ending(base: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The base's generation config; texts end at the end-of-text token of the adapter's tokenizer as well."""
+    config = copy.deepcopy(base.model.generation_config)
+    own = tokenizer.eos_token_id
+    if isinstance(own, int) and own != base.tokenizer.eos_token_id:
+        config.eos_token_id = sorted({*base.end_ids, own})
+    return config
+
+
+def _plain(text: object) -> str:
+    """A text from a file, short and printable, in quotes."""
+    return repr(_printable(str(text), 80))
+
+
+def _printable(text: str, most: int) -> str:
+    return "".join(letter for letter in text if letter.isprintable())[:most]

@@ -1,0 +1,127 @@
+"""A tuned model beside its base: what must be equal, and how differing vocabularies are brought together.
+
+Both models read the ids that the base's tokenizer makes, so that every measure is taken on the same tokens. What the
+tuned model writes may hold tokens that the base lacks (marks of a chat, say); its own tokenizer spells them.
+"""
+
+from dataclasses import dataclass, replace
+
+from dposcope.errors import DposcopeError, plural
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.quiet import without_progress_bars
+
+_RENAMED = 0.01
+"""Share of a vocabulary that tuning may give new names: reserved tokens become marks of a chat."""
+
+
+def check_models(base: LanguageModel, tuned: LanguageModel) -> None:
+    """Refuse models whose neurons cannot be compared one by one.
+
+    Raises:
+        DposcopeError: they differ in architecture, sizes or tokenizer.
+    """
+    _check_sizes(base, tuned)
+    _vocabulary(base, tuned)
+
+
+def _check_sizes(base: LanguageModel, tuned: LanguageModel) -> None:
+    sizes = {
+        "architecture": [_family(lm) for lm in (base, tuned)],
+        "number of blocks": [lm.n_blocks for lm in (base, tuned)],
+        "residual width": [lm.d_model for lm in (base, tuned)],
+        "neurons per block": [lm.d_mlp for lm in (base, tuned)],
+    }
+    for what, (one, other) in sizes.items():
+        if one != other:
+            raise DposcopeError(
+                f"{base.name} and {tuned.name} differ in {what} ({one} and {other}); "
+                "give a base model and one that was tuned from it"
+            )
+
+
+def beside(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
+    """`tuned`, reading as `base` does; rows of its embedding that stand for no token are cut off.
+
+    Training frameworks round a vocabulary up. The rows they add are no tokens: without them they can be neither
+    written nor take probability from the others.
+
+    Args:
+        base: the model before tuning.
+        tuned: just loaded, as its embedding may be cut in place.
+
+    Raises:
+        DposcopeError: see `check_models`; or the tuned model lacks tokens that the base's tokenizer makes.
+    """
+    _check_sizes(base, tuned)
+    found = _vocabulary(base, tuned)
+    notes = list(tuned.notes)
+    have, rows = _rows(base), _rows(tuned)
+    needed = min(have, 1 + max(base.tokenizer.get_vocab().values()))
+    if rows < needed:
+        raise DposcopeError(
+            f"{tuned.name} has {rows:,} tokens, and the tokenizer of {base.name} makes {needed:,}; give a model that "
+            "was tuned from this base with its vocabulary kept or extended"
+        )
+    kept = max(have, found.size) if found.added else have
+    if rows > kept:
+        notes.append(f"{plural(rows - kept, 'row')} of its embedding that stand for no token left out")
+        with without_progress_bars():
+            tuned.model.resize_token_embeddings(kept, mean_resizing=False)
+    if not found.added and not found.renamed:
+        return replace(tuned, tokenizer=base.tokenizer, notes=tuple(notes))
+    if found.added:
+        notes.append(
+            f"{plural(found.added, 'token')} that {base.name} lacks: both models read by the base's tokenizer, "
+            "the tuned one may write its own tokens"
+        )
+    if found.renamed:
+        notes.append(f"{plural(found.renamed, 'token')} under another name than in {base.name}")
+    return replace(tuned, tokenizer=base.tokenizer, writer=tuned.tokenizer, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The tuned model's tokens beside the base's."""
+
+    size: int
+    """One more than its largest id."""
+    added: int
+    """Tokens that the base's tokenizer lacks and the tuned model's embedding holds: it can write them."""
+    renamed: int
+
+
+def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
+    """Compare two tokenizers by id; only what plain text is made of must be equal."""
+    before = base.tokenizer.get_vocab()
+    spelling = tuned.writer or tuned.tokenizer
+    if spelling is base.tokenizer:
+        return _Vocabulary(1 + max(before.values()), 0, 0)
+    after = spelling.get_vocab()
+    named = {number: token for token, number in after.items()}
+    special = base.special_ids
+    renamed = gone = 0
+    for token, number in before.items():
+        now = named.get(number)
+        if now == token:
+            continue
+        if now is not None and token not in after and now not in before:
+            renamed += 1
+        elif number not in special or token in after:
+            gone += 1
+    if gone or renamed > max(_RENAMED * len(before), len(special)):
+        raise DposcopeError(
+            f"{tuned.name} has another tokenizer than {base.name} ({plural(gone + renamed, 'token')} of "
+            f"{len(before):,} differ), so the same text is not the same tokens to both; "
+            "give a base model and one that was tuned from it"
+        )
+    added = sum(number < _rows(tuned) for number in named.keys() - set(before.values()))
+    return _Vocabulary(1 + max(named), added, renamed)
+
+
+def _rows(lm: LanguageModel) -> int:
+    return int(lm.model.get_input_embeddings().get_parameter("weight").shape[0])
+
+
+def _family(lm: LanguageModel) -> str:
+    # A text-only checkpoint of a model that also sees is the same network.
+    return str(lm.model.config.model_type).removesuffix("_text")
