@@ -84,9 +84,7 @@ def fit_probe(
     positive = check_classes(texts, labels)
     smallest = int(min(positive.sum(), (~positive).sum()))
     if smallest < SMALLEST_CLASS:
-        raise DposcopeError(
-            f"a probe needs at least {SMALLEST_CLASS} texts of each class; the smaller has {smallest}"
-        )
+        raise DposcopeError(f"a probe needs at least {SMALLEST_CLASS} texts of each class; the smaller has {smallest}")
     if not (smallest * test_share >= 1 and smallest * (1 - test_share) >= 5):
         raise DposcopeError(
             f"test_share {test_share} leaves too few of the {smallest} texts of the smaller class to test or to fit "

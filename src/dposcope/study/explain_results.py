@@ -60,6 +60,8 @@ from dposcope.study.stability_figure import stability_dots
 from dposcope.study.stability_tables import group_stability_table, rank_stability_table
 from dposcope.study.table import Table
 
+_NOTHING_REPEATED = NeuronStability(())
+
 FIRST_BLOCKS = 10 / 32
 """Share of the blocks that the paper's Figure 1 leaves out: the first ten of Llama's 32."""
 
@@ -81,7 +83,7 @@ class Results:
     """`training.json` of the tuned model, where there is one."""
     settings: Mapping[str, Any]
     """All settings of the run."""
-    stability: NeuronStability = NeuronStability(())
+    stability: NeuronStability = _NOTHING_REPEATED
     """How often neurons keep their group when prompts, comments or the direction change."""
 
     @cached_property

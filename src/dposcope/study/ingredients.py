@@ -280,9 +280,7 @@ def means_stage(
     def make() -> None:
         progress = run.reporter.progress
         if folds:
-            collect_by_fold(
-                lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress
-            ).save(stem)
+            collect_by_fold(lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
         else:
             collect_means(lm, prompts, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
 

@@ -26,19 +26,18 @@ def stability_dots(found: NeuronStability) -> Figure:
         found: at least one source.
     """
     with house_style():
-        figure = Figure(figsize=(6.8, 1.15 + 0.62 * len(found.sources)), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.15 + 0.62 * len(found.sources)), layout="constrained")
         panels: Any = figure.subplots(1, len(_PANELS), sharey=True)
         for axes, (labels, title) in zip(panels, _PANELS.items(), strict=True):
             _panel(axes, found, labels)
             axes.set_title(title, fontsize=9, loc="left")
             axes.set_xlim(-2, 102)
+            axes.set_xticks([0, 25, 50, 75, 100])
             axes.grid(axis="x")
             axes.set_xlabel("kept, per cent of neurons")
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
-        # Two lines, so that both panels keep their room.
-        names = [varied(source).replace(", ", ",\n", 1) for source in found.sources]
-        panels[0].set_yticks(range(len(found.sources)), names)
+        panels[0].set_yticks(range(len(found.sources)), [varied(source) for source in found.sources])
         panels[0].set_ylim(len(found.sources) - 0.5, -0.5)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=len(_SHOWN) + 1, frameon=False)
@@ -68,4 +67,4 @@ def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float
 
 
 def _name(among: Among) -> str:
-    return "all neurons" if among is Among.ALL else f"those that carry {among}"
+    return "all neurons" if among is Among.ALL else str(among)

@@ -77,17 +77,21 @@ def rank_stability_table(model: str, found: NeuronStability) -> Table:
         rows.append((varied(source), str(len(source.pairs)), *_rank_cells(source)))
         if source.source == "directions":
             pairs = [SourceStability(source.source, 2, source.neurons, (pair,)) for pair in source.pairs]
-            rows += [
-                (f"{pair.first} and {pair.second}", "", *_rank_cells(one))
-                for one in pairs
-                for pair in one.pairs
-            ]
+            rows += [(f"{pair.first} and {pair.second}", "", *_rank_cells(one)) for one in pairs for pair in one.pairs]
     return Table(
         "stability-ranks",
         f"Ranks of contributions of {model}, and which neurons are toxic or matter most, when something is drawn "
         "again (not in the paper).",
         _named(model, found.ranks()),
-        ("varied", "pairs", "Spearman's ρ of Δ", "toxic neurons shared", "by chance", "top 1 % of |Δ| shared", "by chance"),
+        (
+            "varied",
+            "pairs",
+            "Spearman's ρ of Δ",
+            "toxic neurons shared",
+            "by chance",
+            "top 1 % of |Δ| shared",
+            "by chance",
+        ),
         tuple(rows),
         (
             "Shared: neurons in both sets, of those in either. Toxic neurons are those of highest cosine, which other "
