@@ -259,9 +259,10 @@ def test_stopped_between_folds_it_goes_on_to_the_same(done, job, tuned, tmp_path
             raise KeyboardInterrupt
         save(means, stem)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(NeuronMeans, "save", stop)
-        explained(job, tuned, out, neurons_only=True)
+        with pytest.raises(KeyboardInterrupt):
+            explained(job, tuned, out, neurons_only=True)
     assert not (out / f"stages/{name.split('-fold')[0]}.json").exists()
     explained(job, tuned, out, neurons_only=True)
     values = [path for path in done[0].iterdir() if path.name.startswith(("means", "contributions", "refits"))]

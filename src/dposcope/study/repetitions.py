@@ -188,9 +188,9 @@ def _kinds(job: Job, fitted: Fitted, settings: ExplainSettings) -> dict[str, Dir
     if min(comments.counts.toxic, comments.counts.non_toxic) >= SMALLEST_CLASS:
         makers["probe"] = probe
     kinds = {kind: _direction(job, kind, make, settings) for kind, make in makers.items() if kind != settings.direction}
-    return (
-        kinds if settings.direction == "token-contrast" else kinds | {"token-contrast": free_direction(job, settings)}
-    )
+    if settings.direction != "token-contrast":
+        kinds["token-contrast"] = free_direction(job, settings)
+    return kinds
 
 
 def _chosen(comments: Comments, rows: NDArray[np.intp]) -> tuple[list[str], NDArray[np.bool_]]:
