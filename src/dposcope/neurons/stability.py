@@ -58,7 +58,7 @@ class PairAgreement:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over the pairs of one source. Pairs share repetitions, so this is their range, no confidence interval."""
+    """A number over the pairs of one source. Pairs share repetitions: this is their range, no confidence interval."""
 
     mean: float
     low: float
