@@ -94,10 +94,10 @@ def fit_probe(
         lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
     )
     x = features.vectors.numpy()
-    fit, test = split_rows(positive, test_share=test_share, seed=seed)
-    y_test = positive[test]
-    fitted = fit_rows(x[fit], positive[fit], protocol=protocol, seed=seed)
-    score = x[test] @ fitted.weight + fitted.intercept
+    split = split_rows(positive, test_share=test_share, seed=seed)
+    y_test = positive[split.test]
+    fitted = fit_rows(x[split.fit], positive[split.fit], protocol=protocol, seed=seed)
+    score = x[split.test] @ fitted.weight + fitted.intercept
     quality = ProbeQuality(
         accuracy=float(accuracy_score(y_test, score > 0)),
         majority=float(max(y_test.mean(), 1 - y_test.mean())),
@@ -127,10 +127,20 @@ class Fit:
     """C."""
 
 
-def split_rows(positive: np.ndarray, *, test_share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of texts, kept apart."""
+
+    fit: NDArray[np.intp]
+    """To fit on."""
+    test: NDArray[np.intp]
+    """To test on."""
+
+
+def split_rows(positive: np.ndarray, *, test_share: float, seed: int) -> Split:
     """Rows to fit on and rows to test on, both classes in their real shares."""
     fit, test = train_test_split(np.arange(len(positive)), test_size=test_share, stratify=positive, random_state=seed)
-    return fit, test
+    return Split(np.asarray(fit, np.intp), np.asarray(test, np.intp))
 
 
 def fit_rows(x: np.ndarray, y: np.ndarray, *, protocol: Protocol, seed: int, strength: float | None = None) -> Fit:

@@ -94,8 +94,7 @@ def refit(
     for seed in seeds if bootstrap else ():
         if probe:
             own = int(direction.about["seed"])
-            fit, _ = split_rows(positive, test_share=TEST_SHARE, seed=own)
-            rows = resample(positive, fit, seed)
+            rows = resample(positive, split_rows(positive, test_share=TEST_SHARE, seed=own).fit, seed)
             strength = float(direction.about["quality"]["strength"])
             again = fit_rows(x[rows], positive[rows], protocol=protocol, seed=own, strength=strength)
             resampled.append(torch.from_numpy(again.weight.copy()))
@@ -104,7 +103,7 @@ def refit(
             resampled.append(class_difference(vectors[torch.from_numpy(rows)], positive[rows]))
         told()
     for seed in seeds if probe else ():
-        fit, _ = split_rows(positive, test_share=TEST_SHARE, seed=seed)
+        fit = split_rows(positive, test_share=TEST_SHARE, seed=seed).fit
         again = fit_rows(x[fit], positive[fit], protocol=protocol, seed=seed)
         reseeded.append(torch.from_numpy(again.weight.copy()))
         told()
