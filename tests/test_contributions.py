@@ -11,7 +11,7 @@ import torch
 from changes import MOVED, NEW, PROMPTS, family_change, means_of, neurons_of, random_change, random_means, tuned_copy
 from dposcope.errors import DposcopeError
 from dposcope.neurons.activations import NeuronMeans
-from dposcope.neurons.contributions import Contributions, Effect, MovedGroup, contributions, labels
+from dposcope.neurons.contributions import Contributions, Effect, MovedGroup, along, contributions, labels
 from dposcope.neurons.groups import Group
 from families import FAMILIES, assert_close, copied, greedy, naive_vectors, random_direction, trace
 
@@ -404,3 +404,14 @@ def test_tables_are_kept_in_double_and_without_gradients():
     for table in (*(getattr(again, name) for name in TABLES), again.before.mean, again.before.second_moment):
         assert table.dtype == torch.float64
         assert not table.requires_grad
+
+
+def test_along_another_direction_it_is_as_if_made_with_it(lm):
+    tuned = tuned_copy(lm)
+    before, after = means_of(lm), means_of(tuned)
+    first, second = random_direction(lm), torch.arange(1.0, 1 + lm.d_model)
+    found = along(contributions(lm, tuned, before, after, first), lm, tuned, second)
+    expected = contributions(lm, tuned, before, after, second)
+    assert torch.equal(found.total, expected.total)
+    assert torch.equal(found.cosine, expected.cosine)
+    assert found.about == expected.about

@@ -10,23 +10,29 @@ import torch
 
 from adapters import lora, write_adapter
 from dposcope.artefacts import write_json
+from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
+from dposcope.directions.features import residual_features
+from dposcope.directions.means import mean_difference
+from dposcope.directions.refits import refit
+from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.load import load
-from dposcope.neurons.activations import collect_means
+from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.stability import Repetitions, stability
 from dposcope.study.explain import run_explain
 from dposcope.study.explain_settings import ExplainSettings
-from dposcope.study.ingredients import read_data
+from dposcope.study.ingredients import make_direction, read_data
 from dposcope.study.measuring import file_name
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
 
-SMALL = {"toxic_neurons": [4, 8], "steer": [0.2]}
+SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
 
 
 def write_tuned(job: Job, folder: Path) -> Path:
@@ -139,7 +145,7 @@ def test_started_again_it_makes_the_same(done, job, tuned):
 
 def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
     """Killed in the middle of the conditions, from a process of its own."""
-    flags = job.flags(toxic_neurons=4, steer=0.2)
+    flags = job.flags(toxic_neurons=4, steer=0.2, seeds=2)
     quick = ["--no-edits", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
@@ -158,8 +164,10 @@ def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
 
 def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     out = tmp_path / "out"
-    explained(job, tuned, out, patching=False, edits=False, controls=False)
+    explained(job, tuned, out, patching=False, edits=False, controls=False, folds=0, seeds=0)
     first = {path.name: path.read_bytes() for path in (out / "stages").iterdir()}
+    # Folds are added up while a model writes, so it writes again, and the same.
+    del first["means.json"], first["means-after.json"]
     explained(job, tuned, out)
     assert {path.name: path.read_bytes() for path in (out / "stages").iterdir() if path.name in first} == first
     whole, grown = (
@@ -233,6 +241,112 @@ def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
     assert told.code == 0, told.err
     assert "Tuning took mean toxicity from" in told.out
     assert "report.html" in told.out
+
+
+def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
+    """Folds collected one by one, and directions fitted again."""
+    out, made = done
+    settings = ExplainSettings(**job.settings(**SMALL))
+    data = read_data(settings)
+    base, other = (load(str(path), dtype="float32") for path in (job.model, tuned))
+    direction = Direction.load(out / "direction")
+    plain = make_direction(base, data.direction_comments, settings, settings, protocol="strict")
+    assert torch.equal(direction.vector, plain.vector)
+    prompts = data.prompts.learn
+
+    def change(vector, some=prompts):
+        return contributions(base, other, *(collect_means(lm, some) for lm in (base, other)), vector)
+
+    comments = data.direction_comments
+    features = residual_features(base, comments.texts)
+    again = refit(direction, features.vectors, comments.labels, seeds=[1, 2])
+    balanced = comments.balanced()
+    kinds = [
+        direction.vector,
+        mean_difference(base, balanced.texts, balanced.labels).vector,
+        token_contrast(base, load_seeds().toxic, load_seeds().non_toxic).vector,
+    ]
+    expected = {
+        "prompts": [change(direction.vector, prompts[fold::2]) for fold in range(2)],
+        "comments": [change(vector) for vector in again.resampled],
+        "seeds": [change(direction.vector), *(change(vector) for vector in again.reseeded)],
+        "directions": [change(vector) for vector in kinds],
+    }
+    found = made.results.stability
+    assert [source.source for source in found.sources] == list(expected)
+    names = {
+        **{"prompts": ("fold 1", "fold 2"), "comments": ("resample 1", "resample 2")},
+        **{"seeds": ("the run's", "seed 1"), "directions": ("probe", "mean-difference")},
+    }
+    for source in found.sources:
+        changes = tuple(expected[source.source])
+        by_hand = stability([Repetitions(source.source, tuple(map(str, range(len(changes)))), changes)], toxic=8)
+        for pair, other_pair in zip(source.pairs, by_hand.sources[0].pairs, strict=True):
+            for one, also in zip(pair.agreements, other_pair.agreements, strict=True):
+                assert one.kept == pytest.approx(also.kept, abs=0.02)
+            assert pair.rank_correlation == pytest.approx(other_pair.rank_correlation, abs=1e-3)
+            assert (pair.toxic.size, pair.toxic.jaccard) == (8, pytest.approx(other_pair.toxic.jaccard, abs=0.15))
+        assert (source.pairs[0].first, source.pairs[0].second) == names[source.source]
+    written = pl.read_parquet(out / "tables/stability-groups.parquet")
+    assert written.drop("model").equals(found.to_polars())
+    assert "How stable the groups are</h2>" in (out / "report.html").read_text()
+    assert list(json.loads((out / "explain.json").read_text())["stability"]) == list(expected)
+
+
+@pytest.mark.parametrize("name", ["means-fold-2", "means-after", "means-after-fold-1", "means-after-fold-2"])
+def test_stopped_between_folds_it_goes_on_to_the_same(done, job, tuned, tmp_path, monkeypatch, name):
+    out, save = tmp_path / "out", NeuronMeans.save
+
+    def stop(means, stem):
+        if Path(stem).name == name:
+            raise KeyboardInterrupt
+        save(means, stem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NeuronMeans, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            explained(job, tuned, out, neurons_only=True)
+    assert not (out / f"stages/{name.split('-fold')[0]}.json").exists()
+    explained(job, tuned, out, neurons_only=True)
+    values = [path for path in done[0].iterdir() if path.name.startswith(("means", "contributions", "refits"))]
+    assert len(values) == 2 * (6 + 2)
+    for path in [*values, *(done[0] / "tables").glob("stability-*")]:
+        assert (out / path.relative_to(done[0])).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("direction", "sources", "kinds"),
+    [
+        ("mean-difference", ["prompts", "comments", "directions"], {"mean-difference", "probe", "token-contrast"}),
+        ("token-contrast", ["prompts", "directions"], {"mean-difference", "probe", "token-contrast"}),
+        ("saved", ["prompts", "directions"], {"saved", "mean-difference", "probe", "token-contrast"}),
+    ],
+)
+def test_what_is_repeated_follows_the_direction(job, tuned, tmp_path, direction, sources, kinds):
+    if direction == "saved":
+        direction = str(tmp_path / "mine")
+        Direction(torch.arange(1.0, 17.0), "probe", -1).save(direction)
+    made = explained(job, tuned, tmp_path / "out", direction=direction, neurons_only=True)
+    found = made.results.stability.sources
+    assert [source.source for source in found] == sources
+    assert {name for pair in found[-1].pairs for name in (pair.first, pair.second)} == kinds
+
+
+def test_nothing_is_repeated_where_nothing_is_asked_for(job, tuned, tmp_path):
+    made = explained(job, tuned, tmp_path / "out", folds=0, seeds=0, neurons_only=True)
+    assert made.results.stability.sources == ()
+    names = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert not [name for name in names if name.startswith(("stability", "refits", "features", "means-fold"))]
+    assert "How stable" not in (tmp_path / "out/report.html").read_text()
+    made = explained(job, tuned, tmp_path / "out", seeds=2, bootstrap=False, neurons_only=True)
+    assert [source.source for source in made.results.stability.sources] == ["prompts", "seeds", "directions"]
+
+
+@pytest.mark.parametrize("name", ["folds", "seeds"])
+def test_one_repetition_is_refused_before_any_model_runs(job, tuned, tmp_path, name):
+    with pytest.raises(DposcopeError, match=f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none"):
+        explained(job, tuned, tmp_path / "out", **{name: 1})
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_that_do_not_belong_together_are_refused(job, tmp_path, capsys):

@@ -15,6 +15,7 @@ from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 from explained import START, condition, frozen, making, outcome, pair, scaled, study
 from families import FAMILIES
+from repeated import stable
 
 TABLES = [
     *("table-01-direction", "table-02-interventions", "table-03-toxic-neurons", "table-05-groups"),
@@ -216,3 +217,11 @@ def test_data_of_figures_is_flat(full):
 def test_results_are_not_changed_by_being_read(full):
     again = replace(full)
     assert [one.rows for one in tables_of(again)] == [one.rows for one in tables_of(full)]
+
+
+def test_stability_stands_before_the_claims_and_after_all_figures(full):
+    made = replace(full, stability=stable())
+    assert [one.name for one in tables_of(made)] == [*TABLES[:-1], "stability-groups", "stability-ranks", "claims"]
+    pictures = pictures_of(made)
+    assert [one.name for one in pictures] == [*FIGURES, "stability"]
+    assert pictures[-1].data.equals(made.stability.to_polars())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dposcope.directions.features import residual_features
+from dposcope.directions.features import Features, residual_features
 from dposcope.errors import DposcopeError
 from families import CIVIL, FAMILIES, RUDE, TEXTS, WITHOUT_BOS, assert_close, copied, trace
 
@@ -198,3 +198,11 @@ def test_texts_are_cut_to_the_context_whatever_was_asked(gpt2, protocol):
     expected = residual_features(gpt2, [long, "a"], max_tokens=gpt2.context_length, protocol=protocol)
     features = residual_features(gpt2, [long, "a"], max_tokens=2 * gpt2.context_length, protocol=protocol)
     assert torch.equal(features.vectors, expected.vectors)
+
+
+def test_features_come_back_as_they_were(llama, tmp_path):
+    found = residual_features(llama, TEXTS)
+    found.save(tmp_path / "features")
+    again = Features.load(tmp_path / "features")
+    assert torch.equal(again.vectors, found.vectors)
+    assert again.residual_norm == found.residual_norm

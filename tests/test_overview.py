@@ -6,8 +6,8 @@ from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
 from dposcope.evaluation.suite import Comparison, Scores
-from dposcope.study.overview import claims_over_runs, overview_page, overview_tables, findings_table
 from dposcope.study.finished import FinishedRun, find_runs
+from dposcope.study.overview import claims_over_runs, findings_table, overview_page, overview_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
 
@@ -51,7 +51,11 @@ def finished(folder, *, protocol="strict", after=0.1, claims=(), shares=None, ba
 
 CLAIMS = [
     [("4", "Few", "0.1 %", "held"), ("6", "The best edit (scale-1) keeps", "+0.1", "not held")],
-    [("4", "Few", "2 %", "not held"), ("6", "The best edit (scale-2) keeps", "+0.2", "open"), ("K", "Rises", "x", "held")],
+    [
+        ("4", "Few", "2 %", "not held"),
+        ("6", "The best edit (scale-2) keeps", "+0.2", "open"),
+        ("K", "Rises", "x", "held"),
+    ],
 ]
 
 

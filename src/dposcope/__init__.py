@@ -68,12 +68,14 @@ if TYPE_CHECKING:
     from dposcope.model.layout import Layout, register_layout
     from dposcope.model.load import load
     from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
-    from dposcope.neurons.contributions import Contributions, contributions
+    from dposcope.neurons.contributions import Contributions, along, contributions
+    from dposcope.neurons.folds import collect_by_fold
     from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
     from dposcope.neurons.ranks import cumulative_reduction, rank_range_shifts
     from dposcope.neurons.sets import NeuronSet
     from dposcope.neurons.shares import group_shares, layer_sums
     from dposcope.neurons.shifts import change_summary, correlations, edit_agreement, shift_density, top_toxic
+    from dposcope.neurons.stability import NeuronStability, Repetitions, stability
     from dposcope.neurons.toxic import ToxicNeurons, toxic_neurons
     from dposcope.neurons.traces import trace
     from dposcope.study.explanation import Explanation, explain
@@ -155,8 +157,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.training.trainable": ("all_weights", "low_rank", "neuron_gains"),
     "dposcope.neurons.contributions": (
         "Contributions",
+        "along",
         "contributions",
     ),
+    "dposcope.neurons.folds": ("collect_by_fold",),
+    "dposcope.neurons.stability": ("NeuronStability", "Repetitions", "stability"),
     "dposcope.directions.judge": (
         "TokenJudge",
         "WordListJudge",
@@ -232,6 +237,7 @@ __all__ = [
     "Materials",
     "NeuronMeans",
     "NeuronSet",
+    "NeuronStability",
     "Objective",
     "OtherWeights",
     "Pair",
@@ -242,6 +248,7 @@ __all__ = [
     "Positions",
     "ProfanityScorer",
     "Ratio",
+    "Repetitions",
     "Sampling",
     "Schedule",
     "Scorer",
@@ -256,9 +263,11 @@ __all__ = [
     "ablate",
     "alignment_signs",
     "all_weights",
+    "along",
     "bootstrap_mean",
     "change_summary",
     "check_pairs",
+    "collect_by_fold",
     "collect_means",
     "contributions",
     "correlations",
@@ -310,6 +319,7 @@ __all__ = [
     "select_fraction",
     "shift_density",
     "split_prompts",
+    "stability",
     "summarise",
     "svd_subspace",
     "token_contrast",

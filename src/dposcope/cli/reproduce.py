@@ -98,8 +98,8 @@ def report(
         Write offensive words in tables as they are, not starred.
     """
     from dposcope.cli.console import out as console
-    from dposcope.study.overview import write_overview
     from dposcope.study.finished import find_runs
+    from dposcope.study.overview import write_overview
 
     target = out if out is not None else runs[0]
     write_overview(target, find_runs(runs, out=out), title=title, raw=raw)

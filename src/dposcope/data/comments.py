@@ -82,12 +82,16 @@ class Comments:
         Raises:
             DposcopeError: one class is missing.
         """
+        return self._take(self.balanced_rows(seed=seed))
+
+    def balanced_rows(self, *, seed: int | None = None) -> NDArray[np.intp]:
+        """Which comments `balanced` keeps, rising."""
         _require_both(self, "the comments to balance", mend="give comments of both")
         toxic, non_toxic = np.flatnonzero(self.labels), np.flatnonzero(~self.labels)
         smaller, larger = sorted((toxic, non_toxic), key=len)
         if seed is not None:
             larger = np.random.default_rng(seed).permutation(larger)
-        return self._take(np.sort(np.concatenate([smaller, larger[: len(smaller)]])))
+        return np.sort(np.concatenate([smaller, larger[: len(smaller)]]))
 
     def _take(self, rows: NDArray[np.intp]) -> "Comments":
         return Comments(tuple(self.texts[row] for row in rows), self.labels[rows])

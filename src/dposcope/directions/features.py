@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import Frame
@@ -23,6 +25,16 @@ class Features:
     """`[texts, d]`, float64, on the CPU."""
     residual_norm: float
     """Mean |x| over the tokens averaged: the scale of the stream at this block."""
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        save_tensors(stem, "Features", {"vectors": self.vectors}, {"residual_norm": self.residual_norm})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Features":
+        """Read what `save` wrote."""
+        tensors, about = load_tensors(stem, "Features")
+        return cls(tensors["vectors"], about["residual_norm"])
 
 
 class _BlockReached(Exception):

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import residual_features
+from dposcope.directions.features import Features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -22,6 +23,7 @@ def mean_difference(
     protocol: Protocol = "strict",
     batch_size: int = 32,
     progress: Progress | None = None,
+    features: Features | None = None,
 ) -> Direction:
     """Mean feature of labelled texts minus mean feature of the others (SPEC section 2).
 
@@ -33,13 +35,25 @@ def mean_difference(
         protocol: which features, see `residual_features`.
         batch_size: texts at a time.
         progress: called after each batch.
+        features: of these texts, where they were read before with the same block and protocol.
 
     Raises:
         DposcopeError: a class is missing.
     """
     positive = check_classes(texts, labels)
-    features = residual_features(lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress)
-    chosen = torch.from_numpy(positive)
-    vector = features.vectors[chosen].mean(0) - features.vectors[~chosen].mean(0)
+    features = features or residual_features(
+        lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
+    )
     about = provenance(lm, positive, protocol) | {"residual_norm": features.residual_norm}
-    return Direction(vector, "mean_difference", block, about)
+    return Direction(class_difference(features.vectors, positive), "mean_difference", block, about)
+
+
+def class_difference(vectors: Tensor, positive: np.ndarray) -> Tensor:
+    """Mean of the positive rows minus mean of the others, `[d]`.
+
+    Args:
+        vectors: one row per text, `[texts, d]`.
+        positive: which rows, `[texts]`, bool.
+    """
+    chosen = torch.from_numpy(positive)
+    return vectors[chosen].mean(0) - vectors[~chosen].mean(0)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
@@ -14,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import residual_features
+from dposcope.directions.features import Features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
@@ -36,6 +37,12 @@ class ProbeQuality:
     """C, the inverse strength of the L2 penalty."""
 
 
+SMALLEST_CLASS = 10
+"""Texts that a probe needs of each class."""
+
+TEST_SHARE = 0.1
+"""Share of the texts that is held out (paper: 0.1)."""
+
 _STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 
 
@@ -46,10 +53,11 @@ def fit_probe(
     *,
     block: int = -1,
     protocol: Protocol = "strict",
-    test_share: float = 0.1,
+    test_share: float = TEST_SHARE,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
+    features: Features | None = None,
 ) -> Direction:
     """W of P(toxic | x̄) = σ(W·x̄ + b), in raw feature space.
 
@@ -67,6 +75,7 @@ def fit_probe(
         seed: of the split and the folds.
         batch_size: texts at a time.
         progress: called after each batch.
+        features: of these texts, where they were read before with the same block and protocol.
 
     Raises:
         DposcopeError: a class is missing or too small to split.
@@ -74,53 +83,93 @@ def fit_probe(
     check_protocol(protocol)
     positive = check_classes(texts, labels)
     smallest = int(min(positive.sum(), (~positive).sum()))
-    if smallest < 10:
-        raise DposcopeError(f"a probe needs at least 10 texts of each class; the smaller has {smallest}")
+    if smallest < SMALLEST_CLASS:
+        raise DposcopeError(f"a probe needs at least {SMALLEST_CLASS} texts of each class; the smaller has {smallest}")
     if not (smallest * test_share >= 1 and smallest * (1 - test_share) >= 5):
         raise DposcopeError(
             f"test_share {test_share} leaves too few of the {smallest} texts of the smaller class to test or to fit "
             "on; 0.1 is usual"
         )
-    features = residual_features(lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress)
+    features = features or residual_features(
+        lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
+    )
     x = features.vectors.numpy()
-    fit, test = train_test_split(np.arange(len(positive)), test_size=test_share, stratify=positive, random_state=seed)
-    x_fit, x_test, y_fit, y_test = x[fit], x[test], positive[fit], positive[test]
-    if protocol == "strict":
-        weight, intercept, strength = _fit_strict(x_fit, y_fit, seed)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the published 500 iterations may stop early
-            model = LogisticRegression(max_iter=500).fit(x_fit, y_fit)
-        weight, intercept, strength = model.coef_[0], float(model.intercept_[0]), 1.0
-    score = x_test @ weight + intercept
+    split = split_rows(positive, test_share=test_share, seed=seed)
+    y_test = positive[split.test]
+    fitted = fit_rows(x[split.fit], positive[split.fit], protocol=protocol, seed=seed)
+    score = x[split.test] @ fitted.weight + fitted.intercept
     quality = ProbeQuality(
         accuracy=float(accuracy_score(y_test, score > 0)),
         majority=float(max(y_test.mean(), 1 - y_test.mean())),
         balanced_accuracy=float(balanced_accuracy_score(y_test, score > 0)),
         roc_auc=float(roc_auc_score(y_test, score)),
         test_texts=len(y_test),
-        strength=strength,
+        strength=fitted.strength,
     )
     about = provenance(lm, positive, protocol) | {
         "seed": seed,
-        "intercept": intercept,
+        "intercept": fitted.intercept,
         "residual_norm": features.residual_norm,
         "quality": asdict(quality),
     }
-    return Direction(torch.from_numpy(np.array(weight)), "probe", block, about)
+    return Direction(torch.from_numpy(np.array(fitted.weight)), "probe", block, about)
 
 
-def _fit_strict(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
-    scaler = StandardScaler()
-    search = GridSearchCV(
-        make_pipeline(scaler, LogisticRegression(max_iter=2000)),
-        {"logisticregression__C": _STRENGTHS},
-        scoring="roc_auc",
-        cv=StratifiedKFold(5, shuffle=True, random_state=seed),
-    ).fit(x, y)
-    best = search.best_estimator_
-    fitted_scaler, model = best.named_steps["standardscaler"], best.named_steps["logisticregression"]
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A logistic regression in raw feature space."""
+
+    weight: NDArray[np.float64]
+    """W, `[d]`."""
+    intercept: float
+    """b."""
+    strength: float
+    """C."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of texts, kept apart."""
+
+    fit: NDArray[np.intp]
+    """To fit on."""
+    test: NDArray[np.intp]
+    """To test on."""
+
+
+def split_rows(positive: np.ndarray, *, test_share: float, seed: int) -> Split:
+    """Rows to fit on and rows to test on, both classes in their real shares."""
+    fit, test = train_test_split(np.arange(len(positive)), test_size=test_share, stratify=positive, random_state=seed)
+    return Split(np.asarray(fit, np.intp), np.asarray(test, np.intp))
+
+
+def fit_rows(x: np.ndarray, y: np.ndarray, *, protocol: Protocol, seed: int, strength: float | None = None) -> Fit:
+    """The fit of `fit_probe`, on features that are there.
+
+    Args:
+        x: features, `[n, d]`, float64.
+        y: True where toxic, `[n]`.
+        protocol: which fit.
+        seed: of the folds that choose the strength.
+        strength: C, where it was chosen before (strict; the reference's is 1).
+    """
+    if protocol == "reference":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the published 500 iterations may stop early
+            model = LogisticRegression(max_iter=500).fit(x, y)
+        return Fit(model.coef_[0], float(model.intercept_[0]), 1.0)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    if strength is None:
+        search = GridSearchCV(
+            pipeline,
+            {"logisticregression__C": _STRENGTHS},
+            scoring="roc_auc",
+            cv=StratifiedKFold(5, shuffle=True, random_state=seed),
+        ).fit(x, y)
+        pipeline, strength = search.best_estimator_, float(search.best_params_["logisticregression__C"])
+    else:
+        pipeline.set_params(logisticregression__C=strength).fit(x, y)
+    scaler, model = pipeline.named_steps["standardscaler"], pipeline.named_steps["logisticregression"]
     # σ(w·(x−μ)/s + b) = σ((w/s)·x + b − w·μ/s): back to raw feature space.
-    weight = model.coef_[0] / fitted_scaler.scale_
-    intercept = float(model.intercept_[0] - weight @ fitted_scaler.mean_)
-    return weight, intercept, float(search.best_params_["logisticregression__C"])
+    weight = model.coef_[0] / scaler.scale_
+    return Fit(weight, float(model.intercept_[0] - weight @ scaler.mean_), strength)

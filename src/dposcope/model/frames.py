@@ -5,7 +5,7 @@ key-value cache T is one; without, it grows; padding shifts rows. Absolute posit
 the result the same in every case (SPEC section 1, Positions).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,19 +47,23 @@ class Prompted:
     """Rows not yet at their end of text, `[B]`, bool; None: all."""
     fresh: int | None = None
     """How many of the last positions no earlier pass has read (without a cache, a step reads all again); None: all."""
+    rows: Sequence[int] | None = None
+    """Which prompt each row is, B of them; None: unknown."""
 
 
 _prompted: ContextVar[Prompted | None] = ContextVar("prompted", default=None)
 
 
 @contextmanager
-def prompted(lengths: Tensor, running: Tensor | None = None, fresh: int | None = None) -> Generator[None]:
+def prompted(
+    lengths: Tensor, running: Tensor | None = None, fresh: int | None = None, rows: Sequence[int] | None = None
+) -> Generator[None]:
     """Declare the prompt lengths of the batch that runs inside.
 
     `dposcope.generate` does it itself. Around your own `model.generate(**inputs)`, write
     `with dposcope.prompted(inputs["attention_mask"].sum(-1)): …`.
     """
-    token = _prompted.set(Prompted(lengths, running, fresh))
+    token = _prompted.set(Prompted(lengths, running, fresh, rows))
     try:
         yield
     finally:

@@ -131,7 +131,7 @@ def _continue(
     step_ids = ids
     for step in range(new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step_ids.shape[1] :]
-        with prompted(lengths, running, None if step == 0 else 1):
+        with prompted(lengths, running, None if step == 0 else 1, batch.rows):
             logits = lm.model(
                 input_ids=step_ids,
                 attention_mask=mask,

@@ -1,6 +1,6 @@
 """Neuron activations during generation, streamed to means and second moments."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,9 @@ from dposcope.model.generate import Progress, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Change, hooked, neuron_site
 from dposcope.protocols import check_protocol
+
+See = Callable[[int, Tensor, Tensor, Sequence[int]], None]
+"""Shown a block, its activations `[B, T, d_mlp]`, which tokens count `[B, T]`, and which prompt each row is, `B`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,37 +150,83 @@ def collect_means(
         batch_size: prompts at a time.
         progress: called after each batch.
     """
-    check_protocol(protocol)
-    if not prompts:
-        raise DposcopeError("no prompt to collect means on; give at least one")
-    about = {
+    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+
+    def see(block: int, activations: Tensor, counted: Tensor, _rows: Sequence[int]) -> None:
+        accumulator.update(block, activations[counted])
+
+    show_activations(
+        lm,
+        prompts,
+        see,
+        new_tokens=new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        protocol=protocol,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return accumulator.value(collected_how(lm, len(prompts), new_tokens=new_tokens, protocol=protocol))
+
+
+def collected_how(lm: LanguageModel, prompts: int, *, new_tokens: int, protocol: str) -> dict[str, Any]:
+    """What means say of themselves."""
+    return {
         "model": lm.name,
         "fingerprint": lm.fingerprint,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "protocol": protocol,
-        "prompts": len(prompts),
+        "prompts": prompts,
         "new_tokens": new_tokens,
     }
-    if protocol == "strict":
-        with recording(lm) as accumulator:
-            generate(
-                lm,
-                prompts,
-                new_tokens=new_tokens,
-                max_prompt_tokens=max_prompt_tokens,
-                batch_size=batch_size,
-                progress=progress,
-            )
-        return accumulator.value(about)
-    return _second_pass(lm, prompts, new_tokens, batch_size, progress).value(about)
+
+
+def show_activations(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    see: See,
+    *,
+    new_tokens: int,
+    max_prompt_tokens: int | None,
+    protocol: str,
+    batch_size: int,
+    progress: Progress | None,
+) -> None:
+    """Show every activation that the protocol counts, block by block and pass by pass; see `collect_means`.
+
+    Raises:
+        DposcopeError: no prompt, or an unknown protocol.
+    """
+    check_protocol(protocol)
+    if not prompts:
+        raise DposcopeError("no prompt to collect means on; give at least one")
+    if protocol == "reference":
+        _second_pass(lm, prompts, see, new_tokens, batch_size, progress)
+        return
+
+    def observe(block: int) -> Change:
+        def look(activations: Tensor, frame: Frame) -> None:
+            assert frame.prompt is not None  # generate declares its batch
+            assert frame.prompt.rows is not None
+            see(block, activations, frame.predicting(), frame.prompt.rows)
+
+        return look
+
+    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+        generate(
+            lm,
+            prompts,
+            new_tokens=new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
 
 @torch.inference_mode()
 def _second_pass(
-    lm: LanguageModel, prompts: Sequence[str], new_tokens: int, batch_size: int, progress: Progress | None
-) -> ActivationAccumulator:
+    lm: LanguageModel, prompts: Sequence[str], see: See, new_tokens: int, batch_size: int, progress: Progress | None
+) -> None:
     """The published code's way: read prompt and continuation again, and count all `new_tokens` positions."""
-    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
     encoded = encode(lm, prompts)
     written = generate(
         lm,
@@ -195,12 +244,11 @@ def _second_pass(
         ends = batch.lengths.unsqueeze(1)
         continued = (place >= ends - new_tokens) & (place < ends)
 
-        def observe(block: int, continued: Tensor = continued) -> Change:
+        def observe(block: int, continued: Tensor = continued, rows: Sequence[int] = batch.rows) -> Change:
             def look(activations: Tensor, _frame: Frame) -> None:
-                accumulator.update(block, activations[continued])
+                see(block, activations, continued, rows)
 
             return look
 
         with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
             lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return accumulator

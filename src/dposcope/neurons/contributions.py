@@ -268,7 +268,7 @@ def contributions(
         "fingerprint": base.fingerprint,
         "tuned": tuned.name,
         "tuned_fingerprint": tuned.fingerprint,
-        "direction_digest": text_digest(_exact(direction).numpy().tobytes().hex()),
+        "direction_digest": _digest(direction),
         **shared,
         "tokens_before": before.count,
         "tokens_after": after.count,
@@ -282,6 +282,28 @@ def contributions(
         after=after,
         about=about,
     )
+
+
+def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction: Tensor) -> Contributions:
+    """The same change of the same models, read along another direction.
+
+    Args:
+        c: contributions of `base` and `tuned`.
+        base: the model before tuning.
+        tuned: the model after it.
+        direction: W, `[d]`.
+    """
+    return replace(
+        c,
+        cosine=cosines(base, direction),
+        projection_before=projections(base, direction),
+        projection_after=projections(tuned, direction),
+        about={**c.about, "direction_digest": _digest(direction)},
+    )
+
+
+def _digest(direction: Tensor) -> str:
+    return text_digest(_exact(direction).numpy().tobytes().hex())
 
 
 @torch.no_grad()

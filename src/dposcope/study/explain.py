@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dposcope.artefacts import library_versions, value_digest, value_files, write_json
-from dposcope.data.seeds import load_seeds
-from dposcope.directions.direction import Direction
 from dposcope.directions.judge import TokenJudge, load_judge
-from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.folds import FoldedMeans
+from dposcope.neurons.stability import stability
 from dposcope.study.browser import NeuronBrowser
 from dposcope.study.browser_contents import browser_of
 from dposcope.study.explain_conditions import ExplainCondition, explain_conditions
@@ -28,13 +26,15 @@ from dposcope.study.explain_report import write_explain_report
 from dposcope.study.explain_results import Results, pictures_of, tables_of
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.explanation import Explanation, explanation_of
-from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.ingredients import Ingredients, Job, means_stage, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.paper_tables import beside_paper_tables
 from dposcope.study.patches import patches
+from dposcope.study.repetitions import check_repetitions, fitted_comments, free_direction, prompt_folds, repetitions
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
+from dposcope.study.stability_tables import stability_summary
 from dposcope.study.table import write_parquet
 
 
@@ -84,8 +84,13 @@ def run_explain(
         reporter.stage(f"Loading {tuned}")
         other = load(tuned, base=lm)
         job = Job(run, lm, data)
-        made = prepare(job, settings, settings)
-        change = _contributions(job, other, made, settings)
+        folds = prompt_folds(settings, data)
+        fitted = fitted_comments(job, settings)
+        made = prepare(job, settings, settings, folds=folds, features=None if fitted is None else fitted.features)
+        after = _means_after(job, other, settings, folds)
+        change = _contributions(job, other, made, after)
+        again = repetitions(job, other, made, after, change, fitted, settings)
+        stable = stability(again, toxic=max(settings.toxic_neurons))
         reporter.stage("Groups, toxic neurons, subspace")
         found = _explanation(lm, other, made, change, judge, settings)
         browser = _browser(job, other, found, settings)
@@ -93,7 +98,7 @@ def run_explain(
         notes = other.notes
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
-        free = _free_direction(job, settings) if settings.edits and not settings.neurons_only else None
+        free = free_direction(job, settings) if settings.edits and not settings.neurons_only else None
         training = training_of(tuned)
         by_dpo = training is not None
         conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
@@ -111,7 +116,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training, settings.model_dump(mode="json"), notes,
+            training, settings.model_dump(mode="json"), notes, stable,
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -119,9 +124,9 @@ def run_explain(
 
 
 _ROWS = {
-    "neurons_only", "patching", "edits", "edit_forms", "steer", "controls", "toxic_neurons", "lens_tokens",
-    "token_judge",
-}  # fmt: skip
+    *("neurons_only", "patching", "edits", "edit_forms", "steer", "controls", "toxic_neurons", "lens_tokens"),
+    *("token_judge", "folds", "seeds", "bootstrap"),
+}
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""
 
@@ -129,44 +134,37 @@ them, and what was measured before stays."""
 def _check(settings: ExplainSettings) -> None:
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
+    check_repetitions(settings)
 
 
-def _contributions(job: Job, other: LanguageModel, made: Ingredients, settings: ExplainSettings) -> Contributions:
-    """The stages `means-after` and `contributions`."""
-    run, data = job.run, job.data
-    tuned = {"tuned": other.fingerprint}
-    stem = run.folder / "means-after"
-    after = run.stage(
+def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:
+    """The stage `means-after`."""
+    return means_stage(
+        job,
+        other,
         "means-after",
         "Neuron means while the tuned model writes",
-        inputs={
-            **job.model,
-            **tuned,
-            "prompts": data.digests["learn_prompts"],
-            "protocol": settings.protocol,
-            "batch_size": settings.batch_size,
-        },
-        files=value_files(stem).both,
-        make=lambda: collect_means(
-            other,
-            data.prompts.learn,
-            protocol=settings.protocol,
-            batch_size=settings.batch_size,
-            progress=run.reporter.progress,
-        ).save(stem),
-        load=lambda: NeuronMeans.load(stem),
+        inputs={**job.model, "tuned": other.fingerprint},
+        protocol=settings.protocol,
+        batch_size=settings.batch_size,
+        folds=folds,
     )
+
+
+def _contributions(job: Job, other: LanguageModel, made: Ingredients, after: FoldedMeans) -> Contributions:
+    """The stage `contributions`."""
+    run = job.run
     target = run.folder / "contributions"
     return run.stage(
         "contributions",
         "Contributions of all neurons",
         inputs={
             **job.model,
-            **tuned,
+            "tuned": other.fingerprint,
             "made_from": [value_digest(run.folder / name) for name in ("direction", "means", "means-after")],
         },
         files=value_files(target).both,
-        make=lambda: contributions(job.lm, other, made.means, after, made.direction.vector).save(target),
+        make=lambda: contributions(job.lm, other, made.means, after.whole, made.direction.vector).save(target),
         load=lambda: Contributions.load(target),
     )
 
@@ -200,25 +198,6 @@ def _browser(job: Job, other: LanguageModel, found: Explanation, settings: Expla
         job.data.prompts.learn,
         lens_tokens=settings.lens_tokens,
         provenance={**library_versions(), "seed": str(settings.seed), "protocol": settings.protocol},
-    )
-
-
-def _free_direction(job: Job, settings: ExplainSettings) -> Direction:
-    """The stage `direction-free`: token contrast, for the probe-free edits (paper 6.2)."""
-    stem = job.run.folder / "direction-free"
-
-    def make() -> None:
-        seeds = load_seeds()
-        matrix = "input" if settings.protocol == "strict" else "output"
-        token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
-
-    return job.run.stage(
-        "direction-free",
-        "Direction from seed words",
-        inputs={**job.model, "protocol": settings.protocol},
-        files=value_files(stem).both,
-        make=make,
-        load=lambda: Direction.load(stem),
     )
 
 
@@ -262,6 +241,7 @@ def _summary(results: Results) -> dict[str, Any]:
         "vector_cosine": found.change.vector_cosine,
         "shift_percent": found.change.shift_percent,
         "share_of_dpo": {name: None if share is None else share.to_dict() for name, share in results.shares.items()},
+        "stability": stability_summary(results.stability),
         "claims": [
             {"section": claim.section, "claim": claim.says, "here": claim.here, "verdict": claim.verdict}
             for claim in results.claims

@@ -13,6 +13,7 @@ from dposcope.study.paper_tables import BESIDE_PAPER
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.picture import Picture
 from dposcope.study.section import Section, SectionFigure, SectionTable
+from dposcope.study.stability_tables import stability_sentences
 from dposcope.study.table import Table
 
 
@@ -40,22 +41,28 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
         "subspace-conflicts",
         "subspace-stability",
     ]
-    effects = ["toxicity", "shares-of-reduction"]
-    first = {"claims", *measured, *tokens, *BESIDE_PAPER}
+    effects, stable = ["toxicity", "shares-of-reduction"], ["stability"]
+    repeated = ["stability-groups", "stability-ranks"]
+    first = {"claims", *measured, *tokens, *repeated, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
-    return [
+    sections = [
         Section("What was found", summary(results), _figures(drawn, effects), ()),
         Section("The paper's claims, one by one", (), (), _tables(by_name, ["claims"])),
         Section("Interventions", (), (), _tables(by_name, measured)),
         Section(
             "Where the reduction comes from",
             (),
-            _figures(drawn, [name for name in drawn if name not in effects]),
+            _figures(drawn, [name for name in drawn if name not in effects + stable]),
             _tables(by_name, rest),
         ),
         Section("What the direction and its neurons promote", (), (), _tables(by_name, tokens)),
         Section("Beside the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
     ]
+    if results.stability.sources:
+        said = stability_sentences(results.stability)
+        kept = Section("How stable the groups are", said, _figures(drawn, stable), _tables(by_name, repeated))
+        sections.insert(4, kept)
+    return sections
 
 
 def summary(results: Results) -> list[str]:

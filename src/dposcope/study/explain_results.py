@@ -13,6 +13,7 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
+from dposcope.neurons.stability import NeuronStability
 from dposcope.study.claims import Claim, Measured, claims_table, neuron_claims, patching_claims
 from dposcope.study.explain_conditions import TUNED, ExplainCondition
 from dposcope.study.explanation import Explanation
@@ -55,7 +56,11 @@ from dposcope.study.neuron_tables import (
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.picture import Picture
 from dposcope.study.run_tables import agreement_table, probe_table, training_table
+from dposcope.study.stability_figure import stability_dots
+from dposcope.study.stability_tables import group_stability_table, rank_stability_table
 from dposcope.study.table import Table
+
+_NOTHING_REPEATED = NeuronStability(())
 
 FIRST_BLOCKS = 10 / 32
 """Share of the blocks that the paper's Figure 1 leaves out: the first ten of Llama's 32."""
@@ -80,6 +85,8 @@ class Results:
     """All settings of the run."""
     notes: Sequence[str] = ()
     """What was done to the tuned model on loading; see `LanguageModel.notes`."""
+    stability: NeuronStability = _NOTHING_REPEATED
+    """How often neurons keep their group when prompts, comments or the direction change."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -161,11 +168,14 @@ def tables_of(results: Results) -> list[Table]:
         agreement = results.agreement
         if agreement is not None:
             tables.append(agreement_table(model, *agreement))
-    return [*tables, change_table(model, found.change), claims_table(model, results.claims)]
+    tables.append(change_table(model, found.change))
+    if results.stability.sources:
+        tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
+    return [*tables, claims_table(model, results.claims)]
 
 
 def pictures_of(results: Results) -> list[Picture]:
-    """Every figure, in the paper's order, and two more: toxicity, and shares of tuning's reduction."""
+    """Every figure, in the paper's order, and more: toxicity, shares of tuning's reduction, stability of groups."""
     found, model = results.found, results.lm.name
     layers = found.layers
     first = round(FIRST_BLOCKS * len(layers.reduction))
@@ -241,6 +251,15 @@ def pictures_of(results: Results) -> list[Picture]:
                 f"Share of tuning's reduction of toxicity that each patch makes, {model}",
                 share_dots([(row.label, row.role, share) for row, share in parts]),
                 pl.DataFrame([{"condition": row.name, **share.to_dict()} for row, share in parts]),
+            )
+        )
+    if results.stability.sources:
+        pictures.append(
+            Picture(
+                "stability",
+                f"Share of neurons of {model} that keep their group, and their way, when something is drawn again",
+                stability_dots(results.stability),
+                results.stability.to_polars(),
             )
         )
     return pictures

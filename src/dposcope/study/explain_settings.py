@@ -33,6 +33,22 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         description="Says which tokens are toxic: words (an embedded list), or the https address of an "
         "OpenAI-compatible endpoint (paper: GPT-4o).",
     )
+    folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=2,
+        ge=0,
+        description="Disjoint folds of the prompts that neuron means come from: how often does a neuron keep its "
+        "group in another fold? They cost no further text. 0: no folds.",
+    )
+    seeds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=5,
+        ge=0,
+        description="Fit the direction so many times more, and compare what each makes of the neurons: on resampled "
+        "comments, and, for a probe, with other held-out comments; and the three kinds of direction beside one "
+        "another. 0: none of it.",
+    )
+    bootstrap: Annotated[bool, Parameter(group=_NEURONS)] = Field(
+        default=True, description="Resample the comments (with replacement, class by class) for each of --seeds."
+    )
     neurons_only: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=False,
         description="A quick look: measure the plain and the tuned model alone; no patch, no steering, no edit.",

@@ -1,5 +1,6 @@
 """What every job starts from: data read and split, a direction, neuron means, a judge."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from dposcope.data.corpus import Passages, load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
 from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
+from dposcope.directions.features import Features
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
@@ -20,6 +22,7 @@ from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans, collect_means
+from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
 from dposcope.neurons.groups import cosines
 from dposcope.study.config import CommentSettings, DirectionSettings, MachineSettings, MeasureSettings
 from dposcope.study.run import Run
@@ -122,8 +125,18 @@ def make_direction(
     *,
     protocol: str,
     progress: Progress | None = None,
+    features: Features | None = None,
 ) -> Direction:
     """The direction that settings ask for.
+
+    Args:
+        lm: the model.
+        comments: what it is fitted on; a difference of means takes the balanced ones.
+        settings: which direction.
+        machine: batch size and seed.
+        protocol: which features and fit.
+        progress: called after each batch.
+        features: of the comments that this kind takes, where they were read before.
 
     Raises:
         DposcopeError: the name is unknown, or a saved direction does not fit the model.
@@ -139,6 +152,7 @@ def make_direction(
                 protocol="strict" if protocol == "strict" else "reference",
                 batch_size=machine.batch_size,
                 progress=progress,
+                features=features,
             )
         case "probe":
             # The probe keeps the classes' real shares: SPEC section 2 reads its accuracy against the majority's.
@@ -151,6 +165,7 @@ def make_direction(
                 seed=machine.seed,
                 batch_size=machine.batch_size,
                 progress=progress,
+                features=features,
             )
         case "token-contrast":
             seeds = load_seeds()
@@ -171,6 +186,8 @@ class Ingredients:
     lm: LanguageModel
     direction: Direction
     means: NeuronMeans
+    folds: tuple[NeuronMeans, ...] = ()
+    """The same over each fold of the prompts, where they were asked for."""
 
     @cached_property
     def cosine(self) -> Tensor:
@@ -178,8 +195,23 @@ class Ingredients:
         return cosines(self.lm, self.direction.vector)
 
 
-def prepare(job: Job, settings: MeasureSettings, machine: MachineSettings) -> Ingredients:
-    """The stages `direction` and `means` of a run."""
+def prepare(
+    job: Job,
+    settings: MeasureSettings,
+    machine: MachineSettings,
+    *,
+    folds: int = 0,
+    features: Features | None = None,
+) -> Ingredients:
+    """The stages `direction` and `means` of a run.
+
+    Args:
+        job: run, model and data.
+        settings: direction and protocol.
+        machine: batch size and seed.
+        folds: of the prompts, for means of each.
+        features: of the comments that the direction takes, where they were read before.
+    """
     run, lm, data = job.run, job.lm, job.data
     stem = run.folder / "direction"
     direction = run.stage(
@@ -203,29 +235,70 @@ def prepare(job: Job, settings: MeasureSettings, machine: MachineSettings) -> In
             machine,
             protocol=settings.protocol,
             progress=run.reporter.progress,
+            features=features,
         ).save(stem),
         load=lambda: Direction.load(stem),
     )
-    means = run.stage(
+    means = means_stage(
+        job,
+        lm,
         "means",
         "Neuron means while the model writes",
-        inputs={
-            "model": job.model,
-            "prompts": data.digests["learn_prompts"],
-            "protocol": settings.protocol,
-            "batch_size": machine.batch_size,
-        },
-        files=value_files(run.folder / "means").both,
-        make=lambda: collect_means(
-            lm,
-            data.prompts.learn,
-            protocol=settings.protocol,
-            batch_size=machine.batch_size,
-            progress=run.reporter.progress,
-        ).save(run.folder / "means"),
-        load=lambda: NeuronMeans.load(run.folder / "means"),
+        inputs={"model": job.model},
+        protocol=settings.protocol,
+        batch_size=machine.batch_size,
+        folds=folds,
     )
-    return Ingredients(lm, direction, means)
+    return Ingredients(lm, direction, means.whole, means.folds)
+
+
+def means_stage(
+    job: Job,
+    lm: LanguageModel,
+    name: str,
+    title: str,
+    *,
+    inputs: Mapping[str, Any],
+    protocol: str,
+    batch_size: int,
+    folds: int,
+) -> FoldedMeans:
+    """The stage that collects means of one model on the prompts to learn from.
+
+    Args:
+        job: run and data.
+        lm: the model that writes.
+        name: of the stage and its files.
+        title: for people.
+        inputs: what identifies the model.
+        protocol: see `collect_means`.
+        batch_size: prompts at a time.
+        folds: 0 for none.
+    """
+    run, prompts, stem = job.run, job.data.prompts.learn, job.run.folder / name
+
+    def make() -> None:
+        progress = run.reporter.progress
+        if folds:
+            collect_by_fold(lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
+        else:
+            collect_means(lm, prompts, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
+
+    return run.stage(
+        name,
+        title,
+        inputs={
+            **inputs,
+            "prompts": job.data.digests["learn_prompts"],
+            "protocol": protocol,
+            "batch_size": batch_size,
+            # Absent where there is none, as in folders from before there were folds.
+            **({"folds": folds} if folds else {}),
+        },
+        files=folded_files(stem, folds),
+        make=make,
+        load=lambda: FoldedMeans.load(stem, folds),
+    )
 
 
 def prepare_judge(job: Job, seed: int) -> TrainedScorer:

@@ -13,7 +13,6 @@ from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.model.size import ModelSize
 from dposcope.model.tiny import TINY, tiny_model
-from dposcope.study.overview import write_overview
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain import run_explain
@@ -21,6 +20,7 @@ from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.finished import FinishedRun
 from dposcope.study.manifest import Manifest
 from dposcope.study.measuring import file_name
+from dposcope.study.overview import write_overview
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.plan import Step, plan

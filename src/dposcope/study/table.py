@@ -156,6 +156,8 @@ _LATEX = {
     "β": r"$\beta$",
     "λ": r"$\lambda$",
     "σ": r"$\sigma$",
+    "κ": r"$\kappa$",
+    "ρ": r"$\rho$",
     "Δ": r"$\Delta$",
     "Σ": r"$\Sigma$",
     "†": r"\textdagger{}",

@@ -1,0 +1,111 @@
+"""How far two labellings of the same neurons agree, beyond chance: kept labels and Cohen's kappa."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from dposcope.neurons.contributions import Contributions
+
+
+class Labels(StrEnum):
+    """What a neuron keeps or loses. A neuron on a border (cosine, m_i^pre or Δ_i exactly 0) has a label of its own."""
+
+    MOVED = "eight groups"
+    """TP, TN, AP or AN, and ↓ or ↑."""
+    GROUP = "four groups"
+    """TP, TN, AP or AN: the signs of cosine and m_i^pre."""
+    EFFECT = "↓ or ↑"
+    """The sign of Δ_i."""
+
+
+class Among(StrEnum):
+    """Which neurons count, and how much; of two repetitions always both decide, neither more than the other."""
+
+    ALL = "all"
+    """Every neuron, once."""
+    WEIGHTED = "by |Δ|"
+    """Every neuron, by the mean of its two |Δ_i|."""
+    MOST = "90 % of |Δ|"
+    """The fewest neurons that carry 90 per cent of the sum of these means."""
+    HALF = "50 % of |Δ|"
+    """The fewest that carry half of it."""
+    CERTAIN = "sign certain"
+    """Those with |Δ_i| > 1.96 standard errors in one repetition: half a count for each in which they have."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two repetitions give neurons the same label."""
+
+    labels: Labels
+    among: Among
+    neurons: int
+    """How many count at all."""
+    kept: float | None
+    """Share of them that keep their label; None where no neuron counts."""
+    chance: float | None
+    """The share that would, were the labels of both repetitions independent: Σ_k p_k q_k of their shares p and q."""
+
+    @property
+    def kappa(self) -> float | None:
+        """Cohen's κ = (kept − chance) / (1 − chance); None where there is but one label."""
+        if self.kept is None or self.chance is None or self.chance >= 1:
+            return None
+        return (self.kept - self.chance) / (1 - self.chance)
+
+
+def agreement(labels: Labels, among: Among, first: Tensor, second: Tensor, weights: Tensor) -> Agreement:
+    """Agreement of two labellings (Cohen 1960), neurons weighted.
+
+    Args:
+        labels: named in the result.
+        among: named in the result.
+        first: label of each neuron, `[n]`, int64 from 0.
+        second: the same by the other repetition.
+        weights: how much each neuron counts, `[n]`, 0 and above.
+    """
+    whole = float(weights.sum())
+    neurons = int((weights > 0).sum())
+    if not whole > 0:
+        return Agreement(labels, among, 0, None, None)
+    kinds = int(torch.maximum(first.max(), second.max())) + 1
+    table = torch.bincount(kinds * first + second, weights.double(), minlength=kinds * kinds).view(kinds, kinds) / whole
+    chance = float(table.sum(0) @ table.sum(1))
+    # Shares of one label alone may add up to a rounding beside 1, and κ to noise.
+    only_one = len(torch.cat([first[weights > 0], second[weights > 0]]).unique()) == 1
+    return Agreement(labels, among, neurons, float(table.trace()), 1.0 if only_one else chance)
+
+
+def labels_of(change: Contributions) -> dict[Labels, Tensor]:
+    """Numbers of labels, `[n]`; the last number stands for the border."""
+    cosine, mean, total = (table.flatten() for table in (change.cosine, change.before.mean, change.total))
+    group = (2 * (cosine < 0).long() + (mean < 0).long()).where((cosine != 0) & (mean != 0), 4)
+    effect = (total < 0).long().where(total != 0, 2)
+    moved = (2 * group + effect).where((group < 4) & (effect < 2), 8)
+    return {Labels.MOVED: moved, Labels.GROUP: group, Labels.EFFECT: effect}
+
+
+def weights_of(one: Contributions, other: Contributions) -> dict[Among, Tensor]:
+    """How much each neuron counts when two repetitions are compared, `[n]`, float64."""
+    # Choosing by the mean of |Δ| says nothing of whether signs agree; the |Δ| of a mean over both would.
+    size = ((one.total.abs() + other.total.abs()) / 2).flatten()
+    certain = (one.certain.mask.double() + other.certain.mask.double()).flatten() / 2
+    return {
+        Among.ALL: torch.ones_like(size),
+        Among.WEIGHTED: size,
+        Among.MOST: _carrying(size, 0.9),
+        Among.HALF: _carrying(size, 0.5),
+        Among.CERTAIN: certain,
+    }
+
+
+def _carrying(size: Tensor, share: float) -> Tensor:
+    """1 for the fewest neurons that carry this share of the sum, else 0; `[n]`."""
+    order = size.argsort(descending=True, stable=True)
+    sums = size[order].cumsum(0)
+    chosen = torch.zeros_like(size)
+    if float(sums[-1]) > 0:
+        chosen[order[: int((sums < share * sums[-1]).sum()) + 1]] = 1
+    return chosen

@@ -1,0 +1,112 @@
+"""Neuron means over all prompts and over disjoint folds of them, from one generation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dposcope.artefacts import value_files
+from dposcope.errors import DposcopeError, plural
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collected_how, show_activations
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedMeans:
+    """Means over all prompts, and over each fold of them."""
+
+    whole: NeuronMeans
+    """Over all: what `collect_means` gives, to the bit."""
+    folds: tuple[NeuronMeans, ...]
+    """Over prompts k, k + K, k + 2K … for k = 0 … K−1; their moments, weighted by `count`, add up to the whole's."""
+
+    def save(self, stem: str | Path) -> None:
+        """Write the whole at `stem`, the folds at `stem-fold-1` …"""
+        self.whole.save(stem)
+        for number, means in enumerate(self.folds, 1):
+            means.save(_fold(stem, number))
+
+    @classmethod
+    def load(cls, stem: str | Path, folds: int) -> "FoldedMeans":
+        """Read what `save` wrote, so many folds."""
+        return cls(
+            NeuronMeans.load(stem), tuple(NeuronMeans.load(_fold(stem, number)) for number in range(1, folds + 1))
+        )
+
+
+def folded_files(stem: str | Path, folds: int) -> list[Path]:
+    """The files of a saved value."""
+    stems = [Path(stem), *(_fold(stem, number) for number in range(1, folds + 1))]
+    return [file for one in stems for file in value_files(one).both]
+
+
+def _fold(stem: str | Path, number: int) -> Path:
+    return Path(f"{stem}-fold-{number}")
+
+
+def collect_by_fold(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    folds: int,
+    *,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 256,
+    protocol: str = "strict",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> FoldedMeans:
+    """What `collect_means` gives, and the same of each fold: prompt r is of fold r mod K.
+
+    Every prompt is continued once, in the batches of `collect_means`, so the whole is the same to the bit and
+    a fold costs an addition per activation.
+
+    Args:
+        lm: the model.
+        prompts: what it continues.
+        folds: K; 0 for none.
+        new_tokens: see `collect_means`, as all that follow.
+        max_prompt_tokens: prompts are cut to their end (strict).
+        protocol: "strict" or "reference".
+        batch_size: prompts at a time.
+        progress: called after each batch.
+
+    Raises:
+        DposcopeError: K is 1, negative or above the number of prompts; as `collect_means`.
+    """
+    if folds < 0 or folds == 1:
+        raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
+    if folds > len(prompts):
+        raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
+    whole = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+    parts = [ActivationAccumulator(lm.n_blocks, lm.d_mlp) for _ in range(folds)]
+
+    def see(block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
+        whole.update(block, activations[counted])
+        fold_of = torch.tensor(rows, device=counted.device) % max(folds, 1)
+        for fold, part in enumerate(parts):
+            part.update(block, activations[counted & (fold_of == fold).unsqueeze(1)])
+
+    show_activations(
+        lm,
+        prompts,
+        see,
+        new_tokens=new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        protocol=protocol,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+    def about(prompts: int) -> dict[str, object]:
+        return collected_how(lm, prompts, new_tokens=new_tokens, protocol=protocol)
+
+    return FoldedMeans(
+        whole.value(about(len(prompts))),
+        tuple(
+            part.value({**about(len(range(fold, len(prompts), folds))), "fold": fold + 1, "folds": folds})
+            for fold, part in enumerate(parts)
+        ),
+    )
