@@ -56,6 +56,7 @@ CLAIMS = [
         ("6", "The best edit (scale-2) keeps", "+0.2", "open"),
         ("K", "Rises", "x", "held"),
     ],
+]
 
 
 @pytest.fixture
