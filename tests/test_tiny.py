@@ -5,7 +5,7 @@ from dposcope.data.prompts import load_prompts
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.model.size import size_of
-from dposcope.model.tiny import tiny_model
+from dposcope.study.tiny import tiny_model
 from jobs import contents
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.model.size import ModelSize
-from dposcope.model.tiny import TINY, tiny_model
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain import run_explain
@@ -27,6 +26,7 @@ from dposcope.study.plan import Step, plan
 from dposcope.study.preset import Preset
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.study.tiny import TINY, tiny_model
 
 
 @dataclass(frozen=True)
