@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from dposcope.artefacts import file_digest, text_digest
+from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
 from dposcope.errors import DposcopeError
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain_settings import ExplainSettings
@@ -27,9 +27,9 @@ Command = Literal["pairs", "dpo", "explain"]
 AnySettings = PairsSettings | DpoSettings | ExplainSettings
 _S = TypeVar("_S", PairsSettings, DpoSettings, ExplainSettings)
 
-_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "direction")
+_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "scorer")
 """Settings that may name a file, whose content counts."""
-_MEASURING = ("limit", "batch_size")
+_MEASURING = ("limit", "batch_size", "folds", "seeds", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Step:
         """Digest of all that decides the results."""
         given = self.settings.model_dump(mode="json")
         contents = {name: _contents(given[name]) for name in _FILES if given.get(name) is not None}
+        saved = given.get("direction")
+        if saved is not None and value_files(saved).about.is_file():
+            contents["direction"] = value_digest(saved)
         # What an earlier step writes is known by that step's key, before it exists.
         own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
         facts = {

@@ -8,6 +8,7 @@ from pydantic import Field
 from dposcope.study.config import Settings
 
 _DATA = Group("Data", sort_key=1)
+_STABILITY = Group("Stability", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 
 
@@ -40,6 +41,15 @@ class ReproduceSettings(Settings):
     )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
         default=None, ge=4, description="Use only the first so many prompts. Default: the preset's."
+    )
+    folds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
+        default=None, ge=0, description="Folds of the prompts whose groups are compared. Default: 2."
+    )
+    seeds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
+        default=None, ge=0, description="Fits of the direction whose groups are compared. Default: 5."
+    )
+    bootstrap: Annotated[bool | None, Parameter(group=_STABILITY)] = Field(
+        default=None, description="Fit some of them on resampled comments. Default: yes."
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"] | None, Parameter(group=_MACHINE)] = Field(
         default=None, description="Precision of the weights. Default: the preset's."
