@@ -201,7 +201,7 @@ def _needs(own: OwnValue) -> list[Need]:
     """What must be as in the paper for this number to be like the paper's."""
     needs: list[Need] = [*_OF_MEASURE.get(own.measure, ()), *_OF_ROW.get(own.row, ())]
     if own.row.startswith("patch") and own.measure != "neurons":
-        needs += ["learn", "training"]
+        needs.extend(("learn", "training"))
     if own.row == "patch toxic neurons":
         needs.append("judge")
     if own.direction == "probe":
