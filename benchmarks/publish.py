@@ -32,7 +32,7 @@ def main() -> None:
     (arguments.folder / "figures").mkdir(exist_ok=True)
     for figure in figures:
         shutil.copyfile(figure, arguments.folder / "figures" / figure.name)
-    print(f"{len(chosen)} tables and {len(figures)} figures in {arguments.folder}")  # noqa: T201
+    print(f"{len(chosen)} tables and {len(figures)} figures in {arguments.folder}")
 
 
 if __name__ == "__main__":
