@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dposcope.artefacts import library_versions, value_digest, value_files, write_json
-from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.directions.tokens import token_contrast
@@ -28,7 +27,7 @@ from dposcope.study.explain_report import write_explain_report
 from dposcope.study.explain_results import Results, pictures_of, tables_of
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.explanation import Explanation, explanation_of
-from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data, seed_words
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.patches import patches
@@ -89,7 +88,9 @@ def run_explain(
         # From here on the base alone is run, with the tuned weights in its place for one condition.
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
-        free = _free_direction(job, settings) if settings.edits and not settings.neurons_only else None
+        # A concept without seed words has no such direction, and its table no such edits.
+        wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
+        free = _free_direction(job, settings) if wanted else None
         conditions = explain_conditions(made, free, tuned, change, chosen, settings)
         materials = Materials(
             prompts=data.prompts.report,
@@ -97,6 +98,7 @@ def run_explain(
             neutral=data.neutral,
             scorer=scorer,
             judge=CachedScorer(prepare_judge(job, settings.seed)),
+            concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
             batch_size=settings.batch_size,
@@ -199,14 +201,14 @@ def _free_direction(job: Job, settings: ExplainSettings) -> Direction:
     stem = job.run.folder / "direction-free"
 
     def make() -> None:
-        seeds = load_seeds()
+        seeds = settings.meant.seeds()
         matrix = "input" if settings.protocol == "strict" else "output"
         token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
 
     return job.run.stage(
         "direction-free",
         "Direction from seed words",
-        inputs={**job.model, "protocol": settings.protocol},
+        inputs={**job.model, "protocol": settings.protocol, **seed_words(settings.meant)},
         files=value_files(stem).both,
         make=make,
         load=lambda: Direction.load(stem),

@@ -46,7 +46,7 @@ class Source:
         if settings.method == "sample":
             prompts = load_prompts(settings.prompts, column=settings.prompt_column)
             return cls(tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn, None, None)
-        check_direction(settings.direction)
+        check_direction(settings)
         return cls(
             (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),),
             direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction,
