@@ -180,10 +180,10 @@ def test_names_that_are_nothing_are_refused(tmp_path):
 def test_built_in_data_is_balanced_distinct_and_mild(concept):
     """Both halves alike: the first makes the direction, the second the judge."""
     comments, prompts = concept.load_comments(), concept.load_prompts()
-    assert len(comments) == len(set(comments.texts)) == 240
+    assert len(comments) == len(set(comments.texts)) == 480
     for half in ("first", "second"):
         counts = comments.half(half).counts
-        assert (counts.toxic, counts.non_toxic) == (60, 60)
+        assert (counts.toxic, counts.non_toxic) == (120, 120)
     assert len(prompts) == len(set(prompts)) >= 100
     assert not set(prompts) & set(comments.texts)
     words = [word for text in (*comments.texts, *prompts) for word in re.findall(r"\w+", text.lower())]
