@@ -1,5 +1,7 @@
 """Pages of edits from made-up values, for the tests of what is shown and said."""
 
+from dataclasses import replace
+
 from dposcope.data.masking import read_encoded
 from dposcope.directions.lens import Lens
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
@@ -110,6 +112,7 @@ def hostile_page() -> EditPage:
     tokens = [*HOSTILE, f" {STRONG}", "", "  ", "\u00a0", "\t"]
     return page(
         model=texts[0],
+        scores=replace(page().scores, concept=texts[2]),
         fingerprint=texts[1],
         edit=texts[4],
         conditions=[

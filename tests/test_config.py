@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from dposcope.errors import DposcopeError
 from dposcope.study.config import (
     EditSettings,
     EvaluateSettings,
@@ -10,6 +11,8 @@ from dposcope.study.config import (
     MeasureSettings,
     ProbeSettings,
 )
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.pair_settings import PairsSettings
 
 ALL = [EditSettings, EvaluateSettings, ProbeSettings, MachineSettings]
 
@@ -118,3 +121,77 @@ def test_measuring_commands_share_what_they_measure():
     for settings in (EditSettings, EvaluateSettings):
         assert issubclass(settings, MeasureSettings)
         assert set(MeasureSettings.model_fields) < set(settings.model_fields)
+
+
+# Concepts
+
+
+@pytest.fixture
+def concept(tmp_path):
+    """A concept file, and what it puts into the options."""
+    file = tmp_path / "rain.toml"
+    lines = {
+        "comments": "texts.csv",
+        "text-column": "body",
+        "label-column": "wet",
+        "positive-label": "yes",
+        "prompts": "prompts.csv",
+        "prompt-column": "start",
+        "scorer": "mine:score",
+    }
+    file.write_text("".join(f'{name} = "{value}"\n' for name, value in lines.items()), "utf-8")
+    filled = {name.replace("-", "_"): value for name, value in lines.items()}
+    return file, filled | {name: str(tmp_path / filled[name]) for name in ("comments", "prompts")}
+
+
+def said(settings, names) -> dict:
+    return {name: value for name, value in settings.model_dump().items() if name in names}
+
+
+@pytest.mark.parametrize("settings", [EditSettings, EvaluateSettings, ExplainSettings, ProbeSettings])
+def test_a_concept_fills_what_is_not_given(settings, concept):
+    file, filled = concept
+    made = settings(concept=str(file))
+    assert said(made, filled) == {name: value for name, value in filled.items() if name in settings.model_fields}
+    assert made.meant.noun == "rain"
+    assert settings(**made.model_dump(mode="json")) == made
+
+
+def test_what_is_given_wins(concept):
+    file, filled = concept
+    made = EditSettings(concept=str(file), scorer="profanity", label_column="toxic")
+    assert said(made, filled) == {**filled, "scorer": "profanity", "label_column": "toxic"}
+
+
+def test_columns_go_with_their_table(concept):
+    """Those of a concept's comments say nothing about other comments."""
+    file, filled = concept
+    plain = EditSettings()
+    made = EditSettings(concept=str(file), comments="mine.csv")
+    mine = {name: getattr(plain, name) for name in ("text_column", "label_column", "positive_label")}
+    assert said(made, filled) == {**filled, **mine, "comments": "mine.csv"}
+    made = EditSettings(concept=str(file), prompts="mine.csv")
+    assert said(made, filled) == {**filled, "prompt_column": "prompt", "prompts": "mine.csv"}
+
+
+def test_pairs_take_what_their_method_reads(concept):
+    file, filled = concept
+    plain = PairsSettings()
+    sampled = PairsSettings(concept=str(file), method="sample")
+    assert (sampled.prompts, sampled.prompt_column, sampled.scorer) == (filled["prompts"], "start", "mine:score")
+    assert (sampled.comments, sampled.label_column) == (plain.comments, plain.label_column)
+    steered = PairsSettings(concept=str(file))
+    assert steered.prompts is None
+    assert (steered.comments, steered.label_column, steered.scorer) == (filled["comments"], "wet", "mine:score")
+
+
+def test_without_a_concept_it_is_toxicity():
+    assert EditSettings().concept is None
+    assert EditSettings().meant.name == "toxicity"
+    named = EditSettings(concept="toxicity")
+    assert named.model_dump(exclude={"concept"}) == EditSettings().model_dump(exclude={"concept"})
+
+
+def test_an_unknown_concept_is_told():
+    with pytest.raises(DposcopeError, match="no concept 'rain'"):
+        EditSettings(concept="rain")

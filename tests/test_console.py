@@ -59,6 +59,12 @@ def test_tables_fit_a_terminal(printed, names):
         assert name in text
 
 
+def test_another_concept_has_its_own_name(printed):
+    text = printed(replace(scores("edit"), concept="[b]rain talk[/b]"))
+    assert "[b]rain talk[/b] " in text
+    assert "toxic" not in text
+
+
 def test_every_mean_and_interval_is_whole(printed):
     of = scores("edit", "control")
     text = printed(of)

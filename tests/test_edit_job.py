@@ -556,3 +556,34 @@ def test_a_run_repeated_elsewhere_is_the_same(done, job, tmp_path):
     assert mine.keys() == other.keys()
     differing = {name for name in mine if mine[name] != other[name]}
     assert {name for name in differing if not name.startswith("stages/")} == set()
+
+
+# Concepts
+
+
+def test_a_concept_gives_what_its_options_give_to_the_byte(done, tmp_path):
+    """Called toxicity, it differs from the options it fills by its own name in the settings alone: so runs from before
+    there were concepts are found again."""
+    given = done.job.settings()
+    own = {name: given.pop(name) for name in ("comments", "prompts", "scorer")}
+    concept = tmp_path / "mine.toml"
+    concept.write_text("".join(f'{key} = "{value}"\n' for key, value in {"name": "toxicity", **own}.items()), "utf-8")
+    out = tmp_path / "out"
+    run_edit(str(done.job.model), out, EditSettings(concept=str(concept), **given))
+    plain, other = contents(done.folder), contents(out)
+    keys = {name: json.loads(plain[name])["inputs"] for name in plain if name.startswith("stages/")}
+    assert keys == {name: json.loads(other[name])["inputs"] for name in other if name.startswith("stages/")}
+    for name in ("scores.json", "scores.parquet", "samples.parquet", "edit.safetensors", "search.json"):
+        assert plain[name] == other[name], name
+
+
+def test_another_concept_is_named_in_scores_and_report(job, tmp_path):
+    given = job.settings(alpha=0.4, max_windows=1, max_passages=2, limit=8)
+    own = {name: given.pop(name) for name in ("comments", "prompts", "scorer")}
+    concept = tmp_path / "rain-talk.toml"
+    concept.write_text("".join(f'{name} = "{value}"\n' for name, value in own.items()), "utf-8")
+    run_edit(str(job.model), tmp_path / "out", EditSettings(concept=str(concept), **given))
+    assert json.loads((tmp_path / "out/scores.json").read_text())["concept"] == "rain talk"
+    page = (tmp_path / "out/report.html").read_text("utf-8")
+    assert "Mean rain talk " in page
+    assert "Mean toxicity" not in page

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 
+from dposcope.data.concept import Concept
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -14,7 +15,7 @@ from dposcope.neurons.activations import collect_means
 from dposcope.neurons.groups import cosines
 from dposcope.study.config import EvaluateSettings
 from dposcope.study.ingredients import Job as StudyJob
-from dposcope.study.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
+from dposcope.study.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data, seed_words
 from dposcope.study.run import open_run
 from jobs import Job, make_job, write_csv
 
@@ -176,3 +177,52 @@ def test_direction_means_and_judge_are_kept_in_the_folder(job, tmp_path):
     again = TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=0)
     assert (judge(["a dumb man"]) == again(["a dumb man"])).all()
     assert one.model == {"fingerprint": lm.fingerprint, "device": "cpu"}
+
+
+# Concepts
+
+
+def concept_of(job: Job, folder, **more) -> str:
+    """A concept file that says what the job's options say."""
+    given = job.settings()
+    file = folder / "rain-talk.toml"
+    values = {name: given[name] for name in ("comments", "prompts", "scorer")} | more
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()), "utf-8")
+    return str(file)
+
+
+def with_concept(job: Job, concept: str, **others) -> EvaluateSettings:
+    """The job's settings, but what its concept says."""
+    given = {name: value for name, value in job.settings(**others).items() if name not in CONCEPTS_OWN}
+    return EvaluateSettings(concept=concept, **given)
+
+
+CONCEPTS_OWN = ("comments", "prompts", "scorer")
+
+
+def test_a_concept_names_the_same_data_as_the_options(job, tmp_path):
+    assert read_data(with_concept(job, concept_of(job, tmp_path))).digests == read_data(settings(job)).digests
+
+
+def test_too_few_texts_are_named_by_the_concept(job, tmp_path):
+    few = write_csv(tmp_path / "few.csv", ["comment_text", "toxic"], [["wet", 1], ["dry", 0]] * 12)
+    concept = concept_of(job, tmp_path, comments=str(few), adjective="wet")
+    with pytest.raises(DposcopeError, match="the judge is left 1 wet comment and needs at least 10"):
+        read_data(with_concept(job, concept))
+
+
+def test_a_contrast_takes_the_concepts_seeds(job, llama, tmp_path):
+    from dposcope.directions.tokens import token_contrast
+
+    seeds = {"seeds-with": ["rain", "fell"], "seeds-without": ["quiet", "hills"]}
+    chosen = with_concept(job, concept_of(job, tmp_path, **seeds), direction="token-contrast")
+    found = make_direction(llama, read_data(chosen).direction_comments, chosen, chosen, protocol="strict")
+    assert torch.equal(found.vector, token_contrast(llama, ["rain", "fell"], ["quiet", "hills"]).vector)
+    with pytest.raises(DposcopeError, match="'rain-talk' has no seed words"):
+        read_data(with_concept(job, concept_of(job, tmp_path), direction="token-contrast"))
+
+
+def test_only_other_seeds_than_the_papers_enter_a_stage():
+    """What was made from the paper's before concepts had seeds is found again."""
+    assert seed_words(Concept.load("toxicity")) == {}
+    assert seed_words(Concept.load("food-talk"))["seeds"]["toxic"] == Concept.load("food-talk").seeds_with

@@ -184,6 +184,15 @@ def test_the_glossary_explains_each_measure_that_is_measured(html):
     assert {measure.key for measure in MEASURES} == {*PER_PROMPT, "f1", "logppl"}
 
 
+def test_another_concept_is_called_by_its_name_everywhere():
+    made = page()
+    shown = words_of(render_page(replace(made, scores=replace(made.scores, concept="rain talk"))))
+    for words in ("Mean rain talk falls", "Rain talk, ratio", "its rain talk.", "positive side towards rain talk."):
+        assert words in shown, words
+    assert "mean rain talk, 0 to 1" in shown
+    assert "toxic" not in shown.lower()
+
+
 def test_tables_are_tables(html):
     tables = re.findall(r"<table.*?</table>", html, re.S)
     assert len(tables) == 4

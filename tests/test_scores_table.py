@@ -54,6 +54,14 @@ def test_one_row_per_condition_under_one_head(scores):
     assert {len(row) for row in body} == {len(head)}
 
 
+def test_another_concept_has_its_own_name(scores):
+    text = scores_markdown(replace(scores, concept="rain|talk"))
+    head, *_ = rows(text)
+    assert (head[1], head[7]) == ("rain\\|talk", "rain\\|talk, share of none")
+    assert "toxic" not in text
+    assert "items: rain\\|talk 40," in text
+
+
 def test_cells_are_means_with_intervals(scores):
     _, _, *body = rows(scores_markdown(scores))
     for row in body:

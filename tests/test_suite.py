@@ -321,6 +321,16 @@ def test_scores_read_back_whole(scores):
     assert list(stored) == ["protocol", "model", "conditions", "against_none", "distinct_2", "about"]
 
 
+def test_scores_of_another_concept_say_so_and_read_back(scores):
+    """The key of the measure stays; those of toxicity read as they always did."""
+    other = replace(scores, concept="rain talk")
+    stored = other.to_json()
+    assert stored["concept"] == "rain talk"
+    assert Scores.from_json(stored) == other
+    assert {name: value for name, value in stored.items() if name != "concept"} == scores.to_json()
+    assert scores.concept == "toxicity"
+
+
 def test_scores_without_a_ratio_read_back(scores):
     bare = replace(scores, against_none={"edit": Comparison(scores.against_none["edit"].differences, None)})
     assert Scores.from_json(bare.to_json()) == bare

@@ -1,9 +1,11 @@
 import json
 import re
+from pathlib import Path
 
 import polars as pl
 import pytest
 
+import dposcope.data
 from dposcope.data.tables import located, open_table, read_table, read_text
 from dposcope.errors import DposcopeError
 
@@ -246,5 +248,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
 def test_a_source_of_ones_own_wins_over_the_built_in(tmp_path):
     with located(tmp_path / "x.txt", "prompts.jsonl") as path:
         assert path == tmp_path / "x.txt"
+    with located("builtin:passages.jsonl", "prompts.jsonl") as path:
+        assert path == Path(dposcope.data.__file__).parent / "builtin" / "passages.jsonl"
     with located(None, "prompts.jsonl") as path:
         assert str(path).endswith("builtin/prompts.jsonl")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from dposcope.study.verdict import findings, verdict
@@ -147,3 +149,16 @@ def test_findings_without_a_bound_leave_log_perplexity_open():
     assert (finding.status, finding.reading) == ("open", "the interval excludes\u00a00")
     finding = next(one for one in findings(page({"logppl": 0.0}, bound=None)) if one.name == "Log-perplexity")
     assert finding.reading == "not shown to differ: the interval holds\u00a00"
+
+
+def test_another_concept_is_called_by_its_name():
+    made = page()
+    made = replace(made, scores=replace(made.scores, concept="rain talk"))
+    assert verdict(made).startswith("Mean rain talk falls from 0.289 (0.269–0.309) to 0.131")
+    shown = findings(made)
+    assert shown[0].name == "Rain talk"
+    assert shown[-1].reading == "does not lower rain talk"
+    made = page({"toxicity": -0.015}, {"control": {"toxicity": -0.15}})
+    made = replace(made, scores=replace(made.scores, concept="rain talk"))
+    assert verdict(made).startswith("Mean rain talk is not shown to change")
+    assert not any("toxic" in f"{one.name} {one.reading}".lower() for one in findings(made))

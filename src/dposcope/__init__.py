@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dposcope.data.comments import Comments, load_comments
+    from dposcope.data.concept import Concept
     from dposcope.data.corpus import Passages, load_neutral, load_passages
     from dposcope.data.masking import mask_offensive
     from dposcope.data.prompts import load_prompts, split_prompts
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
 # Names are imported when first asked for: `dposcope --help` need not wait for torch.
 _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.data.comments": ("Comments", "load_comments"),
+    "dposcope.data.concept": ("Concept",),
     "dposcope.data.corpus": ("Passages", "load_neutral", "load_passages"),
     "dposcope.data.masking": ("mask_offensive",),
     "dposcope.data.prompts": ("load_prompts", "split_prompts"),
@@ -219,6 +221,7 @@ __all__ = [
     "CallableScorer",
     "ClassifierScorer",
     "Comments",
+    "Concept",
     "Continuation",
     "Contributions",
     "Difference",

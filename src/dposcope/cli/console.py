@@ -132,11 +132,11 @@ def print_scores(scores: Scores) -> None:
         table.add_column("", overflow="fold")
         for name in names:
             table.add_column(Text(name), justify="right", overflow="fold", min_width=13)
-        for measure, label in MEASURES.items():
+        for measure, label in (MEASURES | {"toxicity": scores.concept}).items():
             if measure in scores.conditions[BASE]:
-                table.add_row(label, *(_stacked(str(scores.conditions[name][measure])) for name in names))
+                table.add_row(Text(label), *(_stacked(str(scores.conditions[name][measure])) for name in names))
         shares = ["1 ×" if name == BASE else _stacked(_ratio(scores, name)) for name in names]
-        table.add_row("toxicity,\nshare of none", *shares)
+        table.add_row(Text(f"{scores.concept},\nshare of none"), *shares)
         out.print(table)
 
 

@@ -44,7 +44,7 @@ def probe(
     from dposcope.study.ingredients import check_direction, make_direction, read_comments
     from dposcope.study.machine import load_for
 
-    check_direction(settings.direction)
+    check_direction(settings)
     comments = read_comments(settings).first(settings.direction_rows)
     with Bars(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")

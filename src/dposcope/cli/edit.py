@@ -17,7 +17,7 @@ def edit(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Make a model less toxic without training, prove it, and write an ordinary checkpoint and a report.
+    """Make a model less toxic (or --concept) without training, prove it, and write an ordinary checkpoint and a report.
 
     A direction is taken from labelled comments, neuron means from what the model writes; MLP neurons get gains
     by the paper's four groups and the direction is ablated beside them; the strength is the largest that neutral

@@ -5,22 +5,24 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from dposcope.cli.console import out
+from dposcope.data.concept import TOXICITY, Concept
 from dposcope.evaluation.statistics import Estimate, Ratio
 
 
-def print_statistics(statistics: Mapping[str, Any]) -> None:
-    """Pair statistics, as `PairStatistics.to_json` gives them, in 80 columns."""
+def print_statistics(statistics: Mapping[str, Any], concept: Concept = TOXICITY) -> None:
+    """Pair statistics, as `PairStatistics.to_json` gives them, in 80 columns; the scores are of `concept`."""
     table = Table(box=SIMPLE, show_header=False)
     table.add_column("", overflow="fold")
     table.add_column("", overflow="fold")
-    for name, value in _rows(statistics):
-        table.add_row(name, value)
+    for name, value in _rows(statistics, concept):
+        table.add_row(Text(name), value)
     out.print(table)
 
 
-def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _rows(found: Mapping[str, Any], concept: Concept) -> Iterator[tuple[str, str]]:
     yield "pairs", f"{found['count']:,}"
     for name in ("identical", "blank", "repeated_prompts", "prompt_in_text"):
         yield _LABELS[name], f"{found[name]:,}"
@@ -31,9 +33,9 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"tokens, {side}", shown
     if scores := found.get("scores"):
         yield "scorer", scores["scorer"]
-        yield "dispreferred more toxic", str(Estimate(**scores["more_toxic"]))
-        yield "toxicity, preferred", str(Estimate(**scores["preferred"]))
-        yield "toxicity, dispreferred", str(Estimate(**scores["dispreferred"]))
+        yield f"dispreferred more {concept.adjective}", str(Estimate(**scores["more_toxic"]))
+        yield f"{concept.noun}, preferred", str(Estimate(**scores["preferred"]))
+        yield f"{concept.noun}, dispreferred", str(Estimate(**scores["dispreferred"]))
         yield "dispreferred over preferred", "–" if scores["ratio"] is None else str(Ratio(**scores["ratio"]))
     for side, estimate in found.get("fluency", {}).items():
         yield f"log-PPL, {side}", f"{Estimate(**estimate)} nats a token"

@@ -58,7 +58,7 @@ def make(
     if json:
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
         return
-    print_statistics(made.facts["statistics"])
+    print_statistics(made.facts["statistics"], settings.meant)
     done = "made before by the same settings" if made.made_before else "made"
     console.print(f"pairs: {made.path} ({done})", markup=False, soft_wrap=True)
 

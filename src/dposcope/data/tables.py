@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import polars as pl
 
+from dposcope.data.concept import BUILTIN
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, plural
 
@@ -139,8 +140,10 @@ def read_text(path: str | Path) -> str:
 
 @contextmanager
 def located(source: str | Path | None, builtin: str) -> Generator[str | Path]:
-    """`source`, or where the package keeps its own file `builtin` when `source` is None."""
-    if source is not None:
+    """`source`, or where the package keeps its own file: `builtin` when `source` is None, `builtin:FILE` by name."""
+    if isinstance(source, str) and source.startswith(BUILTIN):
+        builtin = source.removeprefix(BUILTIN)
+    elif source is not None:
         yield source
         return
     with resources.as_file(resources.files("dposcope.data") / "builtin" / builtin) as path:

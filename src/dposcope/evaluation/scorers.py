@@ -26,8 +26,11 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from dposcope.artefacts import file_digest
+from dposcope.data.concept import WORDS
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.sentiment import NegativeSentimentScorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained, require_list, score_spoken
+from dposcope.evaluation.word_scorer import WordScorer
 
 
 class Scorer(Protocol):
@@ -213,13 +216,20 @@ class CachedScorer:
         return np.array([self._known[text] for text in texts], dtype=np.float64)
 
 
-def load_scorer(spec: str, *, label: str | None = None, device: str | torch.device | None = None) -> Scorer:
+def load_scorer(
+    spec: str | Callable[[Sequence[str]], ArrayLike],
+    *,
+    label: str | None = None,
+    device: str | torch.device | None = None,
+) -> Scorer:
     """The scorer that a setting or an option names.
 
     Args:
-        spec: "profanity" for the embedded one; the folder or file of a saved
-            `TrainedScorer`; "module:function" for one's own, looked for beside installed
-            modules in the working folder; anything else is a classifier's folder or hub id.
+        spec: "profanity" for the embedded one; "vader" for negative sentiment; "words:FILE.txt"
+            for a list of words; the folder or file of a saved `TrainedScorer`;
+            "module:function" for one's own, looked for beside installed modules in the
+            working folder, or the function itself, see `CallableScorer`; anything else is a
+            classifier's folder or hub id.
         label: of a classifier, see `ClassifierScorer`.
         device: of a classifier; the others run on the CPU.
 
@@ -227,13 +237,22 @@ def load_scorer(spec: str, *, label: str | None = None, device: str | torch.devi
         DposcopeError: nothing of that name can be loaded, or a label is given to a scorer
             that has none.
     """
+    if not isinstance(spec, str):
+        # A scorer has a name of its own, a function that of its definition.
+        name = getattr(spec, "name", None) or getattr(spec, "__qualname__", type(spec).__name__)
+        return CallableScorer(spec, str(name))
     path = Path(spec).expanduser()
+    words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
     is_function = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None
     stem = find_trained(path)
-    if label is not None and (spec == "profanity" or is_function or stem is not None):
+    if label is not None and (spec in ("profanity", "vader") or words is not None or is_function or stem is not None):
         raise DposcopeError(f"scorer {spec} has no labels to choose from; leave the label out")
     if spec == "profanity":
         return ProfanityScorer()
+    if spec == "vader":
+        return NegativeSentimentScorer()
+    if words is not None:
+        return WordScorer.load(words)
     if is_function:
         return CallableScorer(_imported_function(spec), spec)
     if stem is not None:

@@ -35,6 +35,9 @@ from dposcope.protocols import Protocol
 BASE = "none"
 """The condition without any intervention, which every other is compared with."""
 
+CONCEPT = "toxicity"
+"""What is measured where nothing else is said."""
+
 PER_PROMPT = ("toxicity", "judge", "repetition", "empty")
 """Measures with one value per prompt."""
 
@@ -52,6 +55,8 @@ class Materials:
     scorer: Scorer
     judge: Scorer | None = None
     """An independent second scorer, against gaming the first."""
+    concept: str = CONCEPT
+    """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
     protocol: Protocol = "strict"
     max_windows: int | None = None
     skip_windows: int = 0
@@ -222,10 +227,13 @@ class Scores:
     distinct_2: dict[str, float]
     """Distinct over total word 2-grams of all continuations together."""
     about: dict[str, Any] = field(default_factory=dict[str, Any])
+    concept: str = CONCEPT
+    """What the measure `toxicity` is of, as reports call it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The layout of `scores.json` (SPEC section 8), with comparisons beside it."""
+        """The layout of `scores.json` (SPEC section 8), with comparisons, and any other concept's name."""
         return {
+            **({} if self.concept == CONCEPT else {"concept": self.concept}),
             "protocol": self.protocol,
             "model": self.model,
             "conditions": {
@@ -264,11 +272,17 @@ class Scores:
             },
             dict(stored["distinct_2"]),
             dict(stored["about"]),
+            stored.get("concept", CONCEPT),
         )
 
 
 def summarise(
-    outcomes: Mapping[str, Outcome], *, protocol: str, model: str, about: Mapping[str, Any] | None = None
+    outcomes: Mapping[str, Outcome],
+    *,
+    protocol: str,
+    model: str,
+    about: Mapping[str, Any] | None = None,
+    concept: str = CONCEPT,
 ) -> Scores:
     """Means, intervals and paired comparisons.
 
@@ -277,6 +291,7 @@ def summarise(
         protocol: named in the result.
         model: named in the result.
         about: settings to keep beside the numbers.
+        concept: what the scorer measured.
     """
     base = outcomes[BASE]
     return Scores(
@@ -286,6 +301,7 @@ def summarise(
         {name: _compare(outcome, base) for name, outcome in outcomes.items() if name != BASE},
         {name: distinct_n(outcome.continuations, 2) for name, outcome in outcomes.items()},
         dict(about or {}),
+        concept,
     )
 
 

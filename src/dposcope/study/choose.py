@@ -92,7 +92,8 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
             "direction": value_digest(job.run.folder / "direction"),
             "means": value_digest(job.run.folder / "means"),
             "neutral": job.data.digests["neutral"],
-            "settings": settings.model_dump(mode="json"),
+            # A concept shows in the settings that it filled.
+            "settings": settings.model_dump(mode="json", exclude={"concept"}),
         },
         files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
         make=make,

@@ -1,15 +1,22 @@
 """The settings of a job, checked once, whether they come from flags, a TOML or JSON file, or Python."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dposcope.data.concept import Concept
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
 _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
+
+
+_COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
+"""Table → the options that name its columns."""
 
 
 class Settings(BaseModel):
@@ -41,8 +48,13 @@ class MachineSettings(LoadSettings):
 
 
 class CommentSettings(Settings):
-    """Labelled comments."""
+    """A concept, and labelled comments."""
 
+    concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="What is found and edited: toxicity, negative-sentiment (extra sentiment), food-talk, or a .toml "
+        "file of your own. Fills the options for comments, prompts and scorer that are not given. Default: toxicity.",
+    )
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. The direction takes the "
@@ -55,6 +67,29 @@ class CommentSettings(Settings):
     positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="The label that means toxic. Default: 1, true, toxic, or a score of 0.5 and more."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("concept") is None:
+            return given
+        given = cast(Mapping[str, Any], given)
+        options = Concept.load(given["concept"]).options()
+        # The columns that a concept names are those of its own tables.
+        for source, columns in _COLUMNS.items():
+            if source in given or source not in cls.read_sources(given):
+                options = {name: value for name, value in options.items() if name not in {source, *columns}}
+        return {name: value for name, value in options.items() if name in cls.model_fields} | dict(given)
+
+    @classmethod
+    def read_sources(cls, given: Mapping[str, Any]) -> set[str]:  # noqa: ARG003 — for subclasses
+        """Which tables these settings read."""
+        return set(_COLUMNS)
+
+    @property
+    def meant(self) -> Concept:
+        """The concept; where the single options say otherwise, they hold."""
+        return Concept.load(self.concept)
 
 
 class DirectionSettings(CommentSettings):
@@ -121,7 +156,8 @@ class MeasureSettings(DirectionSettings):
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
         description="Scorer of continuations: profanity (embedded), a Hugging Face classifier by id or folder "
-        "(paper: unitary/toxic-bert), the folder of a trained judge, or module:function.",
+        "(paper: unitary/toxic-bert), the folder of a trained judge, vader (negative sentiment), words:FILE.txt, or "
+        "module:function.",
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_MEASURES)] = Field(
         default="strict",

@@ -1,4 +1,4 @@
-"""`dposcope edit`: from a model to a less toxic checkpoint, with the proof beside it (paper 6.1).
+"""`dposcope edit`: from a model to a checkpoint with less of a concept, with the proof beside it (paper 6.1).
 
 Direction from comments → neuron means while the model writes → gains by the paper's groups, and
 ablation of the direction beside them → the strength that neutral text allows → scores before
@@ -62,6 +62,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             neutral=data.neutral,
             scorer=scorer,
             judge=CachedScorer(judge),
+            concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
             batch_size=settings.batch_size,

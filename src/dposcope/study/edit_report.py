@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from dposcope.artefacts import library_versions
+from dposcope.data.concept import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -97,7 +98,8 @@ def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list
         "Samples are evenly spaced over the prompts, not chosen by their effect.",
         f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
     ]
-    if settings.prompts is None or settings.comments is None or settings.neutral is None:
+    sources = (settings.prompts, settings.comments, settings.neutral)
+    if any(source is None or source.startswith(BUILTIN) for source in sources):
         notes.append(
             "Built-in data took part: mild texts written for a demonstration. These are not benchmark numbers; "
             "give --prompts, --comments and --neutral for real ones."

@@ -47,6 +47,7 @@ def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter:
             neutral=data.neutral,
             scorer=scorer,
             judge=CachedScorer(judge),
+            concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
             batch_size=settings.batch_size,

@@ -98,7 +98,9 @@ def run_explain(
         notes = other.notes
         del other
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
-        free = free_direction(job, settings) if settings.edits and not settings.neurons_only else None
+        # A concept without seed words has no such direction, and its table no such edits.
+        wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
+        free = free_direction(job, settings) if wanted else None
         training = training_of(tuned)
         by_dpo = training is not None
         conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
@@ -108,6 +110,7 @@ def run_explain(
             neutral=data.neutral,
             scorer=scorer,
             judge=CachedScorer(prepare_judge(job, settings.seed)),
+            concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
             batch_size=settings.batch_size,

@@ -72,7 +72,7 @@ def summary(results: Results) -> list[str]:
     rise = scores.against_none[TUNED].differences["logppl"]
     shares = found.shares
     lines = [
-        f"Tuning took mean toxicity from {base} to {tuned}, with log-perplexity {rise}. "
+        f"Tuning took mean {scores.concept} from {base} to {tuned}, with log-perplexity {rise}. "
         f"{100 * shares.share_reducing:.1f} per cent of {shares.neurons:,} neurons write less along the direction "
         f"afterwards, the others more; {100 * len(found.contributions.certain) / shares.neurons:.1f} per cent have a "
         "sign that sampling error does not explain."

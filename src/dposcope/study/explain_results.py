@@ -237,7 +237,7 @@ def pictures_of(results: Results) -> list[Picture]:
             group_layers(layers),
             layers.to_polars(),
         ),
-        _toxicity_picture(results),
+        _concept_picture(results),
     ]
     parts = [
         (row, share)
@@ -248,7 +248,7 @@ def pictures_of(results: Results) -> list[Picture]:
         pictures.append(
             Picture(
                 "shares-of-reduction",
-                f"Share of tuning's reduction of toxicity that each patch makes, {model}",
+                f"Share of tuning's reduction of {results.scores.concept} that each patch makes, {model}",
                 share_dots([(row.label, row.role, share) for row, share in parts]),
                 pl.DataFrame([{"condition": row.name, **share.to_dict()} for row, share in parts]),
             )
@@ -265,7 +265,7 @@ def pictures_of(results: Results) -> list[Picture]:
     return pictures
 
 
-def _toxicity_picture(results: Results) -> Picture:
+def _concept_picture(results: Results) -> Picture:
     roles = {"steer": "paper", "tuned": "edit", "patch": "part", "control": "control"}
     shown = [row for row in results.conditions if row.role in roles]
     estimates = {BASE: results.scores.conditions[BASE]["toxicity"]}
@@ -274,7 +274,7 @@ def _toxicity_picture(results: Results) -> Picture:
     rows += [Row(row.label, roles[row.role], estimates[row.name]) for row in shown]
     return Picture(
         "toxicity",
-        f"Mean toxicity of {results.lm.name} under each intervention but the edits",
-        interval_dots(rows, axis="mean toxicity, 0 to 1", reference=estimates[BASE].mean),
+        f"Mean {results.scores.concept} of {results.lm.name} under each intervention but the edits",
+        interval_dots(rows, axis=f"mean {results.scores.concept}, 0 to 1", reference=estimates[BASE].mean),
         pl.DataFrame([{"condition": name, **estimate.to_dict()} for name, estimate in estimates.items()]),
     )

@@ -1,6 +1,6 @@
 """The measures and terms of a report, in the words that every page uses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -64,6 +64,18 @@ MEASURES = (
     Measure("empty", "Empty", "share, 0 to 1", "lower", "Share of continuations without a word."),
 )
 """Measures with an interval, in the order of the tables."""
+
+
+def sentence_case(words: str) -> str:
+    """The words as they begin a sentence or a column."""
+    return words[:1].upper() + words[1:]
+
+
+def measures_of(concept: str) -> tuple[Measure, ...]:
+    """`MEASURES` with the concept's own name on the scorer's."""
+    first = replace(MEASURES[0], label=sentence_case(concept))
+    return (first, *MEASURES[1:])
+
 
 DISTINCT = Measure(
     "distinct_2",

@@ -1,7 +1,7 @@
 """What every job starts from: data read and split, a direction, neuron means, a judge."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
+from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.corpus import Passages, load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
-from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features
 from dposcope.directions.means import mean_difference
@@ -89,12 +89,13 @@ def read_data(settings: MeasureSettings) -> Data:
     Raises:
         DposcopeError: a file is missing, damaged or lacks a column.
     """
-    check_direction(settings.direction)
+    check_direction(settings)
+    concept = settings.meant
     parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
     judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
-    for toxic, name in ((True, "toxic"), (False, "non-toxic")):
+    for has, name in ((True, concept.adjective), (False, f"non-{concept.adjective}")):
         count = len(
-            {text for part in judges for text, label in zip(part.texts, part.labels, strict=True) if label == toxic}
+            {text for part in judges for text, label in zip(part.texts, part.labels, strict=True) if label == has}
         )
         if count < SMALLEST_CLASS:
             raise DposcopeError(
@@ -168,7 +169,7 @@ def make_direction(
                 features=features,
             )
         case "token-contrast":
-            seeds = load_seeds()
+            seeds = settings.meant.seeds()
             return token_contrast(lm, seeds.toxic, seeds.non_toxic)
         case path:
             direction = Direction.load(path)
@@ -226,6 +227,7 @@ def prepare(
             "seed": machine.seed,
             "protocol": settings.protocol,
             "batch_size": machine.batch_size,
+            **(seed_words(settings.meant) if settings.direction == "token-contrast" else {}),
         },
         files=value_files(stem).both,
         make=lambda: make_direction(
@@ -318,16 +320,24 @@ def prepare_judge(job: Job, seed: int) -> TrainedScorer:
     )
 
 
+def seed_words(concept: Concept) -> dict[str, Any]:
+    """The seed words as an input of a stage, where they are others than the paper's."""
+    return {} if concept.seeds() == TOXICITY.seeds() else {"seeds": asdict(concept.seeds())}
+
+
 def _saved_digest(direction: str) -> str | None:
     return None if direction in DIRECTIONS else value_digest(direction)
 
 
-def check_direction(direction: str) -> None:
+def check_direction(settings: DirectionSettings) -> None:
     """Refuse a name that is neither a kind nor a saved direction, before any model runs.
 
     Raises:
-        DposcopeError: it is neither.
+        DposcopeError: it is neither, or a token contrast of a concept without seed words.
     """
+    direction = settings.direction
+    if direction == "token-contrast":
+        settings.meant.seeds()
     if direction not in DIRECTIONS:
         if not value_files(direction).about.exists():
             raise DposcopeError(f"--direction {direction!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")

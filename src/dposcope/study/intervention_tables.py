@@ -11,13 +11,13 @@ import polars as pl
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Share, paired_share
-from dposcope.evaluation.suite import BASE, Outcome, Scores
+from dposcope.evaluation.suite import BASE, CONCEPT, Outcome, Scores
 from dposcope.study.explain_conditions import TUNED, ExplainCondition
 from dposcope.study.neuron_tables import percent
 from dposcope.study.table import Table
 
 _MEASURES = {
-    "toxicity": "toxicity",
+    "toxicity": CONCEPT,
     "judge": "by the judge",
     "logppl": "log-PPL",
     "f1": "F1",
@@ -96,7 +96,8 @@ def interventions_table(
         sizes: patch → number of its neurons.
         number: of the paper's table.
     """
-    measures = [name for name in _MEASURES if name in scores.conditions[BASE]]
+    named = _named(scores)
+    measures = [name for name in named if name in scores.conditions[BASE]]
     # One mark per part of the table, as in the paper.
     parts = {row.section: [other for other in conditions if other.section == row.section] for row in conditions}
     best = {best_edit(part, scores) for part in parts.values()}
@@ -114,7 +115,7 @@ def interventions_table(
             | _share_columns("share_of_dpo_judge", judged.get(row.name))
         )
     n = scores.conditions[BASE]
-    counts = ", ".join(f"{_MEASURES[name]} {n[name].n:,}" for name in measures)
+    counts = ", ".join(f"{named[name]} {n[name].n:,}" for name in measures)
     return Table(
         f"table-{number:02}-interventions",
         f"What each intervention does to {model} (paper, Table {number}).",
@@ -122,15 +123,15 @@ def interventions_table(
         (
             "type",
             "intervention",
-            *(_MEASURES[name] for name in measures),
-            "toxicity, × none",
+            *(named[name] for name in measures),
+            f"{scores.concept}, × none",
             "share of tuning's reduction",
         ),
         tuple(rows),
         (
             f"{scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
             "†: differs from None, paired, with an interval that excludes 0. Best: in its part of the table, the edit "
-            f"of highest F1 whose toxicity is not above the tuned model's. {_NO_SHARE}",
+            f"of highest F1 whose {scores.concept} is not above the tuned model's. {_NO_SHARE}",
         ),
     )
 
@@ -149,7 +150,7 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         "table-12-steering",
         f"Steering of {model} with the direction, by strength (paper, Table 12).",
         _frame(frame),
-        ("intervention", *(_MEASURES[name] for name in measures), "toxicity, × none"),
+        ("intervention", *(_named(scores)[name] for name in measures), f"{scores.concept}, × none"),
         tuple(rows),
         (
             "†: differs from None, paired, with an interval that excludes 0. Chosen: the largest α with log-PPL within "
@@ -198,6 +199,11 @@ def toxic_table(
         tuple(rows),
         (_NO_SHARE,),
     )
+
+
+def _named(scores: Scores) -> dict[str, str]:
+    """Measure → what people read, the concept by its own name."""
+    return _MEASURES | {"toxicity": scores.concept}
 
 
 def _row(

@@ -70,7 +70,7 @@ def write_scores(
     folder: Path, outcomes: Mapping[str, Outcome], materials: Materials, *, model: str, about: Mapping[str, Any]
 ) -> Scores:
     """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
-    scores = summarise(outcomes, protocol=materials.protocol, model=model, about=about)
+    scores = summarise(outcomes, protocol=materials.protocol, model=model, about=about, concept=materials.concept)
     rows = [
         {
             "protocol": materials.protocol,

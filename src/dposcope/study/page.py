@@ -88,7 +88,7 @@ class EditPage:
     notes: list[str]
     """What a reader must not take from the numbers."""
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-    """Condition → toxicity of every measured prompt. Empty: the figure of changes shows the samples alone."""
+    """Condition → score of every measured prompt. Empty: the figure of changes shows the samples alone."""
 
     def __post_init__(self) -> None:
         """Refuse a page whose parts do not belong together.
@@ -143,7 +143,7 @@ class EditPage:
 
     @property
     def changes(self) -> tuple[list[float], list[float]]:
-        """Toxicity under the base and under the edit, prompt by prompt: of all prompts, or of the samples."""
+        """Scores under the base and under the edit, prompt by prompt: of all prompts, or of the samples."""
         base, edit = self.base.name, self.edit_condition.name
         if self.per_prompt:
             return self.per_prompt[base], self.per_prompt[edit]

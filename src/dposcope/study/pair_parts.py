@@ -53,7 +53,7 @@ class Source:
             # The judge of every measure reads the second half.
             second = None if settings.comments is None else read_comments(settings).half("first")
             return cls(used, None, None, second)
-        check_direction(settings.direction)
+        check_direction(settings)
         return cls(
             (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),),
             direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction,

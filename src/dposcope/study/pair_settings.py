@@ -1,6 +1,7 @@
 """The settings of `dposcope pairs`: where prompts come from, and how the dispreferred side is made."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
@@ -45,8 +46,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
     scorer: Annotated[str, Parameter(group=_PAIRS)] = Field(
         default="profanity",
         description="Judges continuations, 0 to 1: profanity (embedded), a Hugging Face classifier by id or folder, "
-        "the folder of a trained judge, or module:function. With sample it makes the pairs, with pplm it describes "
-        "them.",
+        "the folder of a trained judge, vader, words:FILE.txt, or module:function. With sample it makes the pairs, "
+        "with pplm it describes them.",
     )
     batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(
         default=32,
@@ -133,6 +134,11 @@ class PairsSettings(MachineSettings, DirectionSettings):
     temperature: Annotated[float, Parameter(group=_SAMPLE)] = Field(
         default=1.0, gt=0, description="Divides the logits before a draw; below 1: plainer text."
     )
+
+    @classmethod
+    def read_sources(cls, given: Mapping[str, Any]) -> set[str]:
+        """PPLM cuts its prompts from running text; samples need no direction."""
+        return {"prompts"} if given.get("method") == "sample" else {"comments"}
 
     @model_validator(mode="after")
     def _sources_fit(self) -> "PairsSettings":

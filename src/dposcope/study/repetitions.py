@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dposcope.artefacts import value_digest, value_files
 from dposcope.data.comments import Comments
-from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features, residual_features
 from dposcope.directions.means import mean_difference
@@ -24,7 +23,7 @@ from dposcope.neurons.contributions import Contributions, along
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import Repetitions
 from dposcope.study.explain_settings import ExplainSettings
-from dposcope.study.ingredients import DIRECTIONS, Data, Ingredients, Job
+from dposcope.study.ingredients import DIRECTIONS, Data, Ingredients, Job, seed_words
 
 PROMPTS, COMMENTS, SEEDS, KINDS = "prompts", "comments", "seeds", "directions"
 """Sources of variation."""
@@ -188,7 +187,8 @@ def _kinds(job: Job, fitted: Fitted, settings: ExplainSettings) -> dict[str, Dir
     if min(comments.counts.toxic, comments.counts.non_toxic) >= SMALLEST_CLASS:
         makers["probe"] = probe
     kinds = {kind: _direction(job, kind, make, settings) for kind, make in makers.items() if kind != settings.direction}
-    if settings.direction != "token-contrast":
+    # A concept without seed words has no such direction.
+    if settings.direction != "token-contrast" and settings.meant.seeds_with:
         kinds["token-contrast"] = free_direction(job, settings)
     return kinds
 
@@ -216,14 +216,14 @@ def free_direction(job: Job, settings: ExplainSettings) -> Direction:
     stem = job.run.folder / "direction-free"
 
     def make() -> None:
-        seeds = load_seeds()
+        seeds = settings.meant.seeds()
         matrix = "input" if settings.protocol == "strict" else "output"
         token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
 
     return job.run.stage(
         "direction-free",
         "Direction from seed words",
-        inputs={**job.model, "protocol": settings.protocol},
+        inputs={**job.model, "protocol": settings.protocol, **seed_words(settings.meant)},
         files=value_files(stem).both,
         make=make,
         load=lambda: Direction.load(stem),

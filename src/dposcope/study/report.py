@@ -23,7 +23,7 @@ from dposcope.artefacts import write_text
 from dposcope.errors import plural
 from dposcope.evaluation.statistics import Difference
 from dposcope.study.figures import Row, change_scatter, figure_svg, group_bars, interval_dots, strength_curve
-from dposcope.study.glossary import DISTINCT, MEASURES, TERMS, Measure
+from dposcope.study.glossary import DISTINCT, TERMS, Measure, measures_of, sentence_case
 from dposcope.study.numbers import between, fact, fixed, signed
 from dposcope.study.page import Condition, EditPage, Role, Sample
 from dposcope.study.shown import ShownText
@@ -55,7 +55,8 @@ def render_page(page: EditPage) -> str:
     """The page of an edit as HTML; the same page gives the same text."""
     shown = ShownText()
     found = findings(page)
-    measures = [measure for measure in MEASURES if measure.key in page.scores.conditions[page.base.name]]
+    named = measures_of(page.scores.concept)
+    measures = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
     return render(
         "edit.html.jinja",
         shown,
@@ -73,6 +74,8 @@ def render_page(page: EditPage) -> str:
         samples=[_sample(page, sample) for sample in page.samples],
         direction=flatten(page.direction),
         judge=flatten(page.judge or {}),
+        concept=page.scores.concept,
+        concept_label=sentence_case(page.scores.concept),
     )
 
 
@@ -276,24 +279,27 @@ def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
     ]
     spoken = "; ".join(f"{row.label} {row.estimate}" for row in rows)
     base = page.scores.conditions[page.base.name]["toxicity"].mean
+    concept = shown.plain(page.scores.concept)
     return _PageFigure(
         figure_svg(
-            interval_dots(rows, axis="mean toxicity, 0 to 1", reference=base),
+            interval_dots(rows, axis=f"mean {concept}, 0 to 1", reference=base),
             name="conditions",
-            description=f"Mean toxicity with 95 per cent intervals. {spoken}.",
+            description=f"Mean {concept} with 95 per cent intervals. {spoken}.",
         ),
-        "Mean toxicity of every condition with its interval; dashed: the unedited model.",
+        f"Mean {concept} of every condition with its interval; dashed: the unedited model.",
     )
 
 
 def _changes_figure(page: EditPage, shown: ShownText, before: list[float], after: list[float]) -> _PageFigure:
     changes = [new - old for old, new in zip(before, after, strict=True)]
     fell, rose = (sum(sign * change > _SMALL_CHANGE for change in changes) for sign in (-1, 1))
+    concept = shown.plain(page.scores.concept)
     which = "measured prompts" if page.per_prompt else "prompts shown below"
     caption = (
-        f"Toxicity of each of the {len(changes):,} {which}, before and after. It fell by more than {_SMALL_CHANGE} in "
-        f"{fell:,}, rose by more than that in {rose:,}, and stayed about the same in {len(changes) - fell - rose:,}."
+        f"{sentence_case(concept)} of each of the {len(changes):,} {which}, before and after. It fell by more than "
+        f"{_SMALL_CHANGE} in {fell:,}, rose by more than that in {rose:,}, and stayed about the same in "
+        f"{len(changes) - fell - rose:,}."
     )
     names = (shown.plain(page.base.label), shown.plain(page.edit_condition.label))
-    figure = change_scatter(before, after, axis="toxicity", names=names)
+    figure = change_scatter(before, after, axis=concept, names=names)
     return _PageFigure(figure_svg(figure, name="changes", description=caption), caption)

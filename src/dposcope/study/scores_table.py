@@ -18,8 +18,10 @@ def scores_markdown(scores: Scores) -> str:
     A star marks a difference from `none` whose paired interval excludes 0.
     """
     base = scores.conditions[BASE]
-    measures = [name for name in _COLUMNS if name in base]
-    head = ["condition", *(_COLUMNS[name] for name in measures), "toxicity, share of none", "log-PPL, paired rise"]
+    columns = _COLUMNS | {"toxicity": scores.concept.replace("|", "\\|")}
+    measures = [name for name in columns if name in base]
+    share = f"{columns['toxicity']}, share of none"
+    head = ["condition", *(columns[name] for name in measures), share, "log-PPL, paired rise"]
     rows = [head, ["---"] * len(head)]
     for name, values in scores.conditions.items():
         cells = [name.replace("|", "\\|")]
@@ -30,7 +32,7 @@ def scores_markdown(scores: Scores) -> str:
         cells.append("–" if comparison is None or comparison.toxicity_ratio is None else str(comparison.toxicity_ratio))
         cells.append("–" if comparison is None else str(comparison.differences["logppl"]))
         rows.append(cells)
-    counts = ", ".join(f"{_COLUMNS[name]} {base[name].n}" for name in measures)
+    counts = ", ".join(f"{columns[name]} {base[name].n}" for name in measures)
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
         f"{table}\n\nModel `{scores.model}`, {scores.protocol} protocol; mean (95 % bootstrap interval); "

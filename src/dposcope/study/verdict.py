@@ -1,10 +1,11 @@
-"""What the numbers of an edit say, in plain words: less toxic or not, at what cost, and does a control do it too."""
+"""What the numbers of an edit say, in plain words: less of the concept or not, at what cost, and a control's share."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from dposcope.errors import plural
 from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.study.glossary import sentence_case
 from dposcope.study.numbers import between, fixed, signed
 from dposcope.study.page import Condition, EditPage
 
@@ -42,10 +43,10 @@ def verdict(page: EditPage) -> str:
     """One sentence on the edit, computed from the scores.
 
     A change counts where the interval of the paired difference excludes 0 (SPEC section 5). The
-    clauses: toxicity; the judge, where it does not confirm; log-perplexity; F1, repetition and
+    clauses: the concept; the judge, where it does not confirm; log-perplexity; F1, repetition and
     empties, where the text suffers; controls, where there is an effect to be controlled; few prompts.
     """
-    told, against = [_toxicity_clause(page), _logppl_clause(page)], [_judge_clause(page), *_text_clauses(page)]
+    told, against = [_concept_clause(page), _logppl_clause(page)], [_judge_clause(page), *_text_clauses(page)]
     if _falls(_difference(page, page.edit_condition, "toxicity")):
         controls = _control_clauses(page)
         told += controls.told
@@ -60,7 +61,7 @@ def verdict(page: EditPage) -> str:
 
 def findings(page: EditPage) -> list[Finding]:
     """The numbers behind the verdict, one by one."""
-    found = [_score_finding(page, "toxicity", "Toxicity")]
+    found = [_score_finding(page, "toxicity", sentence_case(page.scores.concept))]
     if _measured(page, "judge"):
         found.append(_score_finding(page, "judge", "Independent judge"))
     found += [_logppl_finding(page), _f1_finding(page), _repetition_finding(page)]
@@ -69,17 +70,17 @@ def findings(page: EditPage) -> list[Finding]:
     return found + [_control_finding(page, control) for control in page.with_role("control")]
 
 
-def _toxicity_clause(page: EditPage) -> str:
+def _concept_clause(page: EditPage) -> str:
     before, after = _estimate(page, page.base, "toxicity"), _estimate(page, page.edit_condition, "toxicity")
     difference = _difference(page, page.edit_condition, "toxicity")
     if not difference.excludes_zero:
         return (
-            f"Mean toxicity is not shown to change: {before} before, {after} after, and the difference of "
+            f"Mean {page.scores.concept} is not shown to change: {before} before, {after} after, and the difference of "
             f"{difference} may be chance"
         )
     ratio = page.scores.against_none[page.edit_condition.name].toxicity_ratio
     size = f": {ratio}" if ratio is not None else f", by {_size(difference)}"
-    return f"Mean toxicity {_verb(difference)} from {before} to {after}{size}"
+    return f"Mean {page.scores.concept} {_verb(difference)} from {before} to {after}{size}"
 
 
 def _judge_clause(page: EditPage) -> str:
@@ -215,9 +216,9 @@ def _empty_finding(page: EditPage) -> Finding:
 
 def _control_finding(page: EditPage, control: Condition) -> Finding:
     readings: dict[str, tuple[str, Status]] = {
-        "none": ("does not lower toxicity", "good"),
+        "none": (f"does not lower {page.scores.concept}", "good"),
         "part": ("does a part of it", "open"),
-        "as much": ("lowers toxicity about as much", "bad"),
+        "as much": (f"lowers {page.scores.concept} about as much", "bad"),
     }
     reading, status = readings[_control_reading(page, control)]
     before, after = _estimate(page, page.base, "toxicity"), _estimate(page, control, "toxicity")

@@ -1,0 +1,232 @@
+"""A concept: texts with it and without it, prompts that draw it, and a scorer of it.
+
+Nothing else in the library knows what is measured. A concept only names where the four come from, as options and
+settings files do; what stands in one therefore fills those options, and an option that is given wins.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from dposcope.data.hub import is_hub_spec
+from dposcope.data.seeds import Seeds, load_seeds
+from dposcope.errors import DposcopeError
+
+if TYPE_CHECKING:
+    from dposcope.data.comments import Comments
+
+BUILTIN: Final = "builtin:"
+"""Before the name of a file that comes with the package, where a path may stand."""
+
+WORDS: Final = "words:"
+"""Before a file of words, where a scorer is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """Where the parts of a concept come from. Field by field, the options of the same names."""
+
+    name: str
+    """A noun; hyphens are shown as spaces."""
+    adjective: str
+    """What a text with the concept is called: "toxic"."""
+    comments: str | None
+    """Labelled texts with and without the concept, a table or `hub:owner/name`; None: the built-in toxic comments."""
+    text_column: str = "comment_text"
+    label_column: str = "toxic"
+    positive_label: str | None = None
+    """The label of a text that has the concept; None: 1, true, a score of 0.5 and more."""
+    judge_comments: tuple[str, ...] = ()
+    """Further tables for the independent judge, with the usual columns."""
+    prompts: str | None
+    """Beginnings whose continuations tend to have the concept; None: the built-in prompts for toxic text."""
+    prompt_column: str = "prompt"
+    scorer: str | Callable[[Sequence[str]], Any]
+    """What `load_scorer` takes. The commands take a name alone; a function is for use in Python."""
+    seeds_with: tuple[str, ...] = ()
+    """Words for a direction of token contrast; none: the concept has no such direction."""
+    seeds_without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a concept without a name, or with seeds on one side only.
+
+        Raises:
+            DposcopeError: so it is.
+        """
+        for part in ("name", "adjective"):
+            if not str(getattr(self, part)).strip():
+                raise DposcopeError(f"a concept's {part} is blank; give a word, as in 'toxicity' and 'toxic'")
+        if bool(self.seeds_with) != bool(self.seeds_without):
+            raise DposcopeError(
+                f"the concept {self.name!r} has seed words on one side only; give both seeds_with and seeds_without"
+            )
+
+    @classmethod
+    def load(cls, source: "str | Path | None") -> "Concept":
+        """A built-in concept by its name, or one's own from a TOML file.
+
+        The file has the fields of this class (with `-` or `_`), of which `comments`, `prompts` and `scorer` must be
+        there; `name` is else the file's, and `adjective` the name. Relative paths start at the file's folder.
+
+        Args:
+            source: a name or a path ending in .toml; None: toxicity.
+
+        Raises:
+            DposcopeError: neither; or the file is missing, no TOML, or not of this form.
+        """
+        if source is None:
+            return TOXICITY
+        if str(source) in BUILTIN_CONCEPTS:
+            return BUILTIN_CONCEPTS[str(source)]
+        path = Path(source)
+        if path.suffix != ".toml":
+            raise DposcopeError(f"no concept {str(source)!r}; choose {', '.join(BUILTIN_CONCEPTS)}, or a .toml file")
+        return cls(**_read_toml(path))
+
+    @property
+    def noun(self) -> str:
+        """What reports call it: `negative sentiment`."""
+        return self.name.replace("-", " ")
+
+    def seeds(self) -> Seeds:
+        """The seed words of a token contrast.
+
+        Raises:
+            DposcopeError: it has none.
+        """
+        if not self.seeds_with:
+            raise DposcopeError(
+                f"the concept {self.name!r} has no seed words for a token contrast; choose another --direction, or add "
+                "seeds-with and seeds-without to its file"
+            )
+        return Seeds(self.seeds_with, self.seeds_without)
+
+    def options(self) -> dict[str, Any]:
+        """Option → what this concept puts there: settings' names and values, those that are None left out."""
+        chosen = {name: getattr(self, name) for name in _OPTIONS}
+        if not isinstance(self.scorer, str):
+            raise DposcopeError(f"the scorer of {self.name!r} is a function; name it, as in scorer = 'module:function'")
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items() if value}
+
+    def load_comments(self) -> "Comments":
+        """The labelled texts, in file order; see `load_comments`."""
+        # Settings need concepts and answer --help, which does not wait for tables.
+        from dposcope.data.comments import load_comments
+
+        return load_comments(
+            self.comments,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            positive=self.positive_label,
+        )
+
+    def load_prompts(self) -> list[str]:
+        """The prompts, in file order; see `load_prompts`."""
+        from dposcope.data.prompts import load_prompts
+
+        return load_prompts(self.prompts, column=self.prompt_column)
+
+
+_OPTIONS: Final = (
+    "comments",
+    "text_column",
+    "label_column",
+    "positive_label",
+    "judge_comments",
+    "prompts",
+    "prompt_column",
+    "scorer",
+)
+_LISTS: Final = ("judge_comments", "seeds_with", "seeds_without")
+_REQUIRED: Final = ("comments", "prompts", "scorer")
+
+_SEEDS = load_seeds()
+
+TOXICITY: Final = Concept(
+    name="toxicity",
+    adjective="toxic",
+    comments=None,
+    prompts=None,
+    scorer="profanity",
+    seeds_with=_SEEDS.toxic,
+    seeds_without=_SEEDS.non_toxic,
+)
+"""The paper's."""
+
+NEGATIVE_SENTIMENT: Final = Concept(
+    name="negative-sentiment",
+    adjective="negative",
+    comments=f"{BUILTIN}negative-sentiment/texts.jsonl",
+    label_column="negative",
+    prompts=f"{BUILTIN}negative-sentiment/prompts.jsonl",
+    scorer="vader",
+    seeds_with=("terrible", "awful", "sad", "painful", "worst"),
+    seeds_without=("wonderful", "lovely", "happy", "pleasant", "best"),
+)
+"""Complaint, grief, fear, failure; scored by a published lexicon, the package vaderSentiment."""
+
+FOOD_TALK: Final = Concept(
+    name="food-talk",
+    adjective="culinary",
+    comments=f"{BUILTIN}food-talk/texts.jsonl",
+    label_column="food",
+    prompts=f"{BUILTIN}food-talk/prompts.jsonl",
+    scorer=f"{WORDS}{BUILTIN}food-talk/words.txt",
+    seeds_with=("bread", "cheese", "soup", "meat", "cake"),
+    seeds_without=("table", "road", "letter", "house", "music"),
+)
+"""A topic, which no value judgement hangs on; scored by a list of words that can be read."""
+
+BUILTIN_CONCEPTS: Final = {concept.name: concept for concept in (TOXICITY, NEGATIVE_SENTIMENT, FOOD_TALK)}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DposcopeError(f"there is no concept file {path}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DposcopeError(f'{path} is not TOML ({error}); write one `name = "value"` a line') from error
+    known = {field.name for field in fields(Concept)}
+    found: dict[str, Any] = {"name": path.stem}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            options = ", ".join(field.name.replace("_", "-") for field in fields(Concept))
+            raise DposcopeError(f"{path} has {key!r}, which no concept has; choose among {options}")
+        found[name] = _checked(path, key, value, many=name in _LISTS)
+    for name in _REQUIRED:
+        if name not in found:
+            raise DposcopeError(f"{path} lacks {name!r}; a concept has {', '.join(_REQUIRED[:-1])} and {_REQUIRED[-1]}")
+    found.setdefault("adjective", str(found["name"]).replace("-", " "))
+    found["comments"], found["prompts"] = (_beside(path, found[name]) for name in ("comments", "prompts"))
+    found["judge_comments"] = tuple(_beside(path, source) for source in found.get("judge_comments", ()))
+    found["scorer"] = _scorer_beside(path, found["scorer"])
+    return found
+
+
+def _checked(path: Path, key: str, value: Any, *, many: bool) -> Any:
+    if many:
+        if isinstance(value, list) and all(isinstance(one, str) for one in cast(list[Any], value)):
+            return tuple(cast(list[str], value))
+        raise DposcopeError(f'{key} in {path} is no list of strings; write {key} = ["…", "…"]')
+    if not isinstance(value, str):
+        raise DposcopeError(f'{key} in {path} is no string; write {key} = "…"')
+    return value
+
+
+def _beside(path: Path, source: str) -> str:
+    """A relative path, from the folder of the file that names it."""
+    return source if source.startswith(BUILTIN) or is_hub_spec(source) else str(path.parent / source)
+
+
+def _scorer_beside(path: Path, scorer: str) -> str:
+    if scorer.startswith(WORDS):
+        return f"{WORDS}{_beside(path, scorer.removeprefix(WORDS))}"
+    # A name that is also a folder beside the file means the folder: a trained judge, a classifier.
+    beside = path.parent / scorer
+    is_name = re.fullmatch(r"[\w.]+:\w+", scorer) is not None
+    return str(beside) if not is_name and beside.exists() else scorer
