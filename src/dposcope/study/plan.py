@@ -27,7 +27,7 @@ Command = Literal["pairs", "dpo", "explain"]
 AnySettings = PairsSettings | DpoSettings | ExplainSettings
 _S = TypeVar("_S", PairsSettings, DpoSettings, ExplainSettings)
 
-_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "scorer")
+_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "scorer", "concept")
 """Settings that may name a file, whose content counts."""
 _MEASURING = ("limit", "batch_size", "folds", "seeds", "bootstrap")
 

@@ -15,6 +15,11 @@ _MACHINE = Group("Machine", sort_key=5)
 class ReproduceSettings(Settings):
     """Settings of `dposcope reproduce`. What is None is left to the preset, and then to each command's default."""
 
+    concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="What is studied: a built-in concept or a TOML file of one's own, which names comments, prompts and "
+        "a scorer. Default: toxicity.",
+    )
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Prompts that draw the concept; pairs are sampled from the second half and everything is measured "
