@@ -87,14 +87,17 @@ class DpoSettings(LoadSettings):
         default=None, ge=1, description="Pairs in memory at a time. Default: a whole batch (paper: 1)."
     )
     warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
-        default=None, ge=0, description="Steps over which the learning rate rises. Default: 10 (paper: 150)."
+        default=None, ge=0, description="Steps over which the learning rate rises. Default: 0 (paper: 150)."
     )
     decay: Annotated[Literal["none", "linear"], Parameter(group=_TRAINING)] = Field(
         default="none",
         description="The learning rate after its rise: none (constant, paper) or linear (falls to 0 by the end).",
     )
     max_grad_norm: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
-        default=None, gt=0, description="Longer gradients are shortened to this. Default: 1 (paper: 10)."
+        default=None,
+        gt=0,
+        description="Longer gradients are shortened to this. Default: never; steps then get shorter as pairs are "
+        "learned (paper: 10).",
     )
     validation: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
         default=None,
@@ -171,18 +174,20 @@ class DpoSettings(LoadSettings):
         def chosen(given: _Value | None, papers: _Value, best: _Value) -> _Value:
             return given if given is not None else papers if paper else best
 
+        norm = 10.0 if paper else None
+
         batch = chosen(self.batch_size, 4, 8)
         micro = chosen(self.micro_batch_size, 1, None)
         steps = steps_for(min(self.max_examples, round(pairs * chosen(self.epochs, 5.0, _EPOCHS[self.train]))), batch)
         return Schedule(
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
             learning_rate=self.learning_rate or (1e-5 if paper else _RATES[self.train]),
-            warmup_steps=chosen(self.warmup_steps, 150, 10),
+            warmup_steps=chosen(self.warmup_steps, 150, 0),
             decay=self.decay,
             batch_size=batch,
             micro_batch_size=micro,
             steps=steps,
-            max_grad_norm=chosen(self.max_grad_norm, 10.0, 1.0),
+            max_grad_norm=norm if self.max_grad_norm is None else self.max_grad_norm,
             validate_every=max(1, min(steps, round(self.validate_every / batch))),
             patience=self.patience or (30 if paper else None),
             windows_per_batch=self.windows_per_batch,

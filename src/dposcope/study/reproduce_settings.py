@@ -17,8 +17,8 @@ class ReproduceSettings(Settings):
 
     concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="What is studied: a built-in concept or a TOML file of one's own, which names comments, prompts and "
-        "a scorer. Default: toxicity.",
+        description="What is studied: a built-in concept or a TOML file of one's own, which names comments, prompts "
+        "and a scorer. Default: toxicity.",
     )
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,

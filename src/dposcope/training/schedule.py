@@ -13,7 +13,7 @@ class Schedule:
 
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = 1e-5
-    warmup_steps: int = 10
+    warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     decay: Literal["none", "linear"] = "none"
     """What the learning rate does afterwards: stay, or fall to 0 by the end."""
@@ -23,7 +23,9 @@ class Schedule:
     """Pairs in memory at a time, a divisor of `batch_size`; None: all of them."""
     steps: int = 100
     """Optimiser steps in all."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = None
+    """Longer gradients are shortened to this. None: never. Both optimisers divide by what gradients were like before,
+    so steps then get shorter by themselves as pairs are learned; gradients cut to one length keep them long."""
     validate_every: int = 10
     """Steps between validations; checkpoints are written then."""
     patience: int | None = None

@@ -36,6 +36,8 @@ from dposcope.training.trainable import Trainable
 WHOLE = "whole"
 """A file of this name is written last into each checkpoint; one without it was cut short."""
 _WEIGHTS = "trained.safetensors"
+_NO_BOUND = 1e12
+"""On a gradient's norm."""
 VALIDATION = 1 << 40
 """Added to the index of a validation pair, so that both parts draw their own windows."""
 
@@ -309,7 +311,8 @@ def train_policy(
         lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
         warmup_steps=schedule.warmup_steps,
         optim=optimizer,
-        max_grad_norm=schedule.max_grad_norm,
+        # Not 0, which would leave the norm out of the log.
+        max_grad_norm=schedule.max_grad_norm or _NO_BOUND,
         weight_decay=0.0,
         logging_steps=_divisor(schedule.validate_every, 10),
         eval_strategy="steps",
