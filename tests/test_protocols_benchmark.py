@@ -134,6 +134,19 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
     check("k", "none after the assigned edit: toxicity", mean(strict, "toxicity"), mean(edited, "toxicity"))
 
 
+def test_bos_is_a_right_token_where_it_counts(bench, table):
+    lm, scores = bench.lm, []
+    written = ds.generate(lm, bench.data.passages.prompts, max_prompt_tokens=64)
+    for one, text in zip(written, bench.data.passages.golds, strict=True):
+        predicted, gold = [*one.prompt_ids, *one.ids], encode(lm, [text])[0][:52]
+        assert predicted[0] == gold[0] == lm.tokenizer.bos_token_id
+        hits = sum(min(predicted.count(token), gold.count(token)) for token in set(gold))
+        scores.append(2 * hits / (len(predicted) + len(gold)))
+    found = row(table, "f", "none, the same with BOS counted")["reference"]
+    assert found == pytest.approx(np.mean(scores))
+    assert found > row(table, "f", "none, prompt counted and gold cut at 52")["reference"]
+
+
 def test_the_last_window_weighs_as_its_tokens_do(bench, table):
     # All windows of the tiny text, the whole ones standing for themselves.
     every = ds.window_losses(bench.lm, bench.data.neutral, protocol="reference")

@@ -44,19 +44,14 @@ def what_the_code_scores(bench: Bench, written: Sequence[Continuation], prompts:
 
 def f1(bench: Bench) -> list[Row]:
     """f: each change of F1 alone, then all of them; for none and for the assigned edit."""
-    special = bench.lm.special_ids
     end = frozenset(token for token in (bench.lm.tokenizer.eos_token_id,) if isinstance(token, int))
-    begun = [bench.lm.tokenizer.bos_token_id] if any(one.prompt_ids[0] in special for one in _whole(bench)) else []
     strict = f1_scores(bench, "none", strict_pair)
 
     def row(measure: str, changed: np.ndarray, beside: np.ndarray = strict) -> Row:
         return Row(measure, bootstrap_mean(beside), bootstrap_mean(changed), paired_difference(changed, beside))
 
-    def counted(
-        name: str, *, cut: bool = False, keep: frozenset[int] = special, gold_begins: bool = False
-    ) -> np.ndarray:
-        head = begun if gold_begins else []
-        return _scores(bench, name, lambda p, g, gold: reference_pair(p, g, [*head, *gold]), cut=cut, leave_out=keep)
+    def counted(name: str, *, cut: bool = False, left_out: frozenset[int] | None = None) -> np.ndarray:
+        return _scores(bench, name, reference_pair, cut=cut, left_out=left_out)
 
     edit, edit_all = f1_scores(bench, "assign", strict_pair), counted("assign", cut=True)
     none_all = counted("none", cut=True)
@@ -64,7 +59,7 @@ def f1(bench: Bench) -> list[Row]:
         row("none, prompt counted", _scores(bench, "none", lambda p, g, gold: Compared((*p, *g), tuple(gold[:20])))),
         row("none, gold cut at 52", f1_scores(bench, "none", lambda g, gold: Compared(tuple(g), tuple(gold[:_GOLD])))),
         row("none, prompt counted and gold cut at 52", counted("none")),
-        row("none, the same with BOS counted", counted("none", keep=end, gold_begins=True)),
+        row("none, the same with BOS counted", counted("none", left_out=end)),
         row("none, prompt cut to its first 32", f1_scores(bench, "none", strict_pair, cut=True)),
         row("none, all but BOS", none_all),
         row("assigned edit, all but BOS", edit_all, edit),
@@ -80,24 +75,22 @@ def f1_scores(bench: Bench, name: str, pairing: Pairing, *, cut: bool = False) -
     return _scores(bench, name, lambda _prompt, generated, gold: pairing(generated, gold), cut=cut)
 
 
-def _whole(bench: Bench) -> list[Continuation]:
-    return bench.written("none", passages=True)
-
-
 def _scores(
     bench: Bench,
     name: str,
     pairing: Callable[[Sequence[int], Sequence[int], Sequence[int]], Compared],
     *,
     cut: bool = False,
-    leave_out: frozenset[int] | None = None,
+    left_out: frozenset[int] | None = None,
 ) -> np.ndarray:
-    special = bench.lm.special_ids
+    """`left_out`: tokens that do not count; None: special ones. The published code leaves its padding out, the end of
+    text."""
+    special = bench.lm.special_ids if left_out is None else left_out
     scores: list[float] = []
     for one, text in zip(bench.written(name, passages=True, cut=cut), bench.data.passages.golds, strict=True):
         gold = [token for token in encode(bench.lm, [text])[0] if token not in special]
         pair = pairing(one.prompt_ids, one.ids, gold)
-        scores.append(token_f1(pair.predicted, pair.gold, special_ids=special if leave_out is None else leave_out))
+        scores.append(token_f1(pair.predicted, pair.gold, special_ids=special))
     return np.array(scores)
 
 
