@@ -42,7 +42,7 @@ def test_the_steps_in_their_order(tmp_path):
 def test_every_file_goes_where_it_belongs(tmp_path, files):
     steps = steps_of(tmp_path, **files)
     sampled, pplm = steps["pairs-sampled"].settings, steps["pairs-pplm"].settings
-    assert (sampled.prompts, sampled.text) == (files["prompts"], None)
+    assert (sampled.prompts, sampled.text, sampled.comments) == (files["prompts"], None, None)
     assert (pplm.prompts, pplm.text, pplm.comments) == (None, files["text"], files["comments"])
     for study in ("sampled", "pplm"):
         dpo = steps[f"dpo-{study}"].settings

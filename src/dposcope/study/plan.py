@@ -120,8 +120,9 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     data = {**preset.shared, **given}
     for study in preset.study:
         place = folder / study.name
-        other = "text" if study.pairs.get("method") == "sample" else "prompts"
-        of_pairs = {name: value for name, value in data.items() if name != other}
+        # Each method has its own source. Comments would give sampled pairs a second scorer: only where a preset says so.
+        others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts",)
+        of_pairs = {name: value for name, value in data.items() if name not in others}
         made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
         pairs = Step(model, study, "pairs", None, made, place / "pairs")
         yield pairs

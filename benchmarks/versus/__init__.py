@@ -1,0 +1,1 @@
+"""What each difference between the paper's text and its published code does to a number: see `protocols.py`."""
