@@ -120,7 +120,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     data = {**preset.shared, **given}
     for study in preset.study:
         place = folder / study.name
-        # Each method has its own source. Comments would give sampled pairs a second scorer: only where a preset says so.
+        # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
         others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts",)
         of_pairs = {name: value for name, value in data.items() if name not in others}
         made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
