@@ -298,7 +298,9 @@ def test_a_reference_computed_before_trains_the_same(job, pairs, tmp_path, way):
         load_file(folder / "model.safetensors") for folder in (job.model, live.folder / "model", run.folder / "model")
     ]
     base, old, new = (torch.cat([one[name].flatten() for name in sorted(one)]) for one in weights)
-    assert 0 < (old - new).norm() < 0.05 * (old - base).norm()
+    # Both read the same states of the base; sums in another order may differ in a last bit.
+    assert (old - new).norm() < 0.05 * (old - base).norm()
+    assert (old - base).norm() > 0
 
 
 def test_a_damaged_reference_is_told_and_made_again(job, pairs, tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
         one.pair for one in expected
     ]
     assert [row["preferred_score"] for row in rows] == [one.preferred_score for one in expected]
-    assert made.facts["statistics"]["scorer"] == "mean of jobs:softness and a scorer from --comments"
+    assert made.facts["statistics"]["scores"]["scorer"] == "mean of jobs:softness and a scorer from --comments"
     assert made.facts["data"] != finished["sample"][1].facts["data"]
     alone = load_pairs(finished["sample"][0] / "pairs.jsonl")
     assert list(load_pairs(tmp_path / "pairs.jsonl")) != list(alone), "the second scorer changes nothing"

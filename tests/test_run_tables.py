@@ -18,7 +18,9 @@ TRAINING = {
     "train": "gains",
     "pairs": {"train": 24_576, "validation": 10},
     "objective": vars(Objective(kl_weight=0.05, kl_on="neutral")),
-    "schedule": vars(Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, patience=None)),
+    "schedule": vars(
+        Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, max_grad_norm=1.0, patience=None)
+    ),
     "steps": 1234,
     "seed": 3,
 }

@@ -74,7 +74,15 @@ def run(
 ) -> Outcome:
     """One training from its beginning, or from where `folder` has got to."""
     wanted = Schedule(
-        **{"steps": STEPS, "validate_every": EVERY, "batch_size": BATCH, "warmup_steps": 2, **RATES[way], **schedule}
+        **{
+            "steps": STEPS,
+            "validate_every": EVERY,
+            "batch_size": BATCH,
+            "warmup_steps": 2,
+            "max_grad_norm": 1.0,
+            **RATES[way],
+            **schedule,
+        }
     )
     context: AbstractContextManager[Trainable] = WAYS[way](lm, objective)
     with context as trainable:

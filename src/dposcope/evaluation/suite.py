@@ -55,12 +55,12 @@ class Materials:
     scorer: Scorer
     judge: Scorer | None = None
     """An independent second scorer, against gaming the first."""
-    concept: str = CONCEPT
-    """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
     protocol: Protocol = "strict"
     max_windows: int | None = None
     skip_windows: int = 0
     batch_size: int = 32
+    concept: str = CONCEPT
+    """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
 
 
 @dataclass(frozen=True, eq=False)
