@@ -68,7 +68,7 @@ def condition(
     alpha: float = 0.0,
     build: Callable[[], Intervention] = never,
 ) -> ExplainCondition:
-    return ExplainCondition(name, f"Label of {name}", role, section, build, {"alpha": alpha})
+    return ExplainCondition(name, f"Label of {name}", role, section, build, {"alpha": alpha}, length=alpha)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ PAPERS = Setting(
     neutral="whole",
     direction="probe",
     token_judge="https://judge.example",
-    training=Training(pairs=24_576, trained="all", kl_on="pairs", kl_weight=0.02),
+    training=Training(pairs=24_576, trained="full", kl_on="pairs", kl_weight=0.02),
 )
 """As in the paper, in all that it says."""
 
@@ -104,13 +104,13 @@ OTHER = {
     "direction": ({"direction": "mean_difference"}, "direction by mean_difference, the paper's by a probe",
                   {PATCH, EDIT, GROUP, TOXIC}),
     "judge": ({"token_judge": "words"}, "toxic tokens judged by words, in the paper by GPT-4o", {TOXIC}),
-    "pairs": ({"training": Training(282, "all", "pairs", 0.02)}, "282 pairs for DPO, the paper 24,576",
+    "pairs": ({"training": Training(282, "full", "pairs", 0.02)}, "282 pairs for DPO, the paper 24,576",
               {DPO, PATCH, GROUP, COSINE}),
     "trained": ({"training": Training(24_576, "gains", "pairs", 0.02)}, "DPO of gains, the paper of all weights",
                 {DPO, PATCH, GROUP, COSINE}),
-    "KL": ({"training": Training(24_576, "all", "neutral", 0.02)}, "KL on neutral, the paper's on pairs",
+    "KL": ({"training": Training(24_576, "full", "neutral", 0.02)}, "KL on neutral, the paper's on pairs",
            {DPO, PATCH, GROUP, COSINE}),
-    "λ": ({"training": Training(24_576, "all", "pairs", 1.0)}, "λ = 1, the paper's 0.02", {DPO, PATCH, GROUP, COSINE}),
+    "λ": ({"training": Training(24_576, "full", "pairs", 1.0)}, "λ = 1, the paper's 0.02", {DPO, PATCH, GROUP, COSINE}),
 }  # fmt: skip
 
 

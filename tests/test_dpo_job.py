@@ -19,6 +19,7 @@ from dposcope.model.load import load
 from dposcope.study import dpo
 from dposcope.study.dpo import DpoRun, run_dpo
 from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.run import RunPolicy
 from dposcope.training import trainable
 from families import TEXTS, assert_close
 from jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
@@ -404,6 +405,37 @@ def test_other_settings_do_not_overwrite(job, pairs, tmp_path):
     with pytest.raises(DposcopeError, match=r"another run's results \(seed was 0, now 1\); choose another --out"):
         make(job, pairs, tmp_path / "out", max_examples=8, seed=1)
     assert contents(first.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("train", "changed"),
+    [
+        ("lora", {"lora_rank": 2}),
+        ("lora", {"lora_alpha": 8}),
+        ("gains", {"window_tokens": 10}),
+        ("gains", {"window_pool": 4}),
+        ("gains", {"max_completion_tokens": 1}),
+        ("gains", {"validation": 4}),
+    ],
+)
+def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, train, changed):
+    """As `dposcope reproduce` does: the stage's inputs alone tell what was trained."""
+    policy, out = RunPolicy(adopt=True), tmp_path / "out"
+    usual = settings_of(job, pairs, train, max_examples=8)
+    before = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
+    after = run_dpo(str(job.model), out, DpoSettings(**usual | changed), policy=policy)
+    (name,) = changed
+    assert before.facts["settings"][name] != after.facts["settings"][name] == changed[name]
+    again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual | changed))
+    assert (out / "model/model.safetensors").read_bytes() == (again.folder / "model/model.safetensors").read_bytes()
+
+
+def test_gains_that_were_trained_before_leave_no_edit(job, pairs, tmp_path):
+    out = tmp_path / "out"
+    for train in ("gains", "lora"):
+        settings = DpoSettings(**settings_of(job, pairs, train, max_examples=8))
+        run_dpo(str(job.model), out, settings, policy=RunPolicy(adopt=True))
+        assert (out / "edit.safetensors").exists() == (train == "gains")
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_kept(finished, job, pairs, tmp_path):

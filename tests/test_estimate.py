@@ -1,5 +1,6 @@
 """Estimates of a plan: arithmetic on sizes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dposcope.study.reproduce_settings import ReproduceSettings
 
 MACHINE = Machine("two threads", 7e11, 24 * GIB, 2)
 GPU = Machine("a GPU", 4e14, 80 * GIB, 2)
-DATA = {"prompts": "p.jsonl", "comments": "c.csv"}
+DATA = {"prompts": "p.jsonl", "comments": "c.csv", "passages": "w.jsonl"}
 
 
 def planned(preset: str, **given) -> list[PlannedStep]:
@@ -78,6 +79,30 @@ def test_what_is_done_is_not_counted():
     assert none.notes[0].startswith("0 of 7 steps to do: about 0 s")
 
 
+def test_adapters_and_gains_need_less_memory_than_all_weights(tmp_path):
+    def memory(train: str) -> float:
+        path = tmp_path / "own.toml"
+        path.write_text(f'title = "t"\nmodels = ["m"]\n[[study]]\nname = "a"\ndpo = {{ train = "{train}" }}\n')
+        steps = plan_reproduction(["some/model"], tmp_path, load_preset(str(path)), ReproduceSettings())
+        size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
+        return estimate_plan([replace(steps[1], size=size)], MACHINE)[0].memory
+
+    full, lora, gains = (memory(train) for train in ("full", "lora", "gains"))
+    assert full - gains == pytest.approx(12 * 2e9, rel=0.01), "gradients, the optimiser's state, float32"
+    assert gains < lora < gains + 16 * 0.02 * 2e9
+
+
+def test_times_of_a_gpu_are_called_what_they_are():
+    found = estimate_plan(planned("cpu-gemma-3-270m"), GPU)
+    assert "Times within a factor of two." in plan_table("t", found).notes[0]
+    assert "the least to expect of a GPU" in plan_table("t", found, gpu=True).notes[0]
+
+
+def test_a_system_that_does_not_tell_its_memory_never_lacks_it(monkeypatch):
+    monkeypatch.delattr("dposcope.study.estimate.os.sysconf")
+    assert Machine.measured("cpu").memory > 2**60
+
+
 def test_this_machine_can_be_measured():
     machine = Machine.measured()
     assert machine.operations > 1e9
@@ -87,6 +112,6 @@ def test_this_machine_can_be_measured():
 
 def test_a_day_is_long():
     size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
-    steps = [PlannedStep(one.step, one.name, one.done, size, one.pairs) for one in planned("cpu-gemma-3-270m")]
+    steps = [replace(one, size=size) for one in planned("cpu-gemma-3-270m")]
     for one in estimate_plan(steps, MACHINE):
         assert one.needs_gpu == (one.seconds > LONG or one.memory > MACHINE.memory)

@@ -32,7 +32,7 @@ FIGURES = [
 TRAINING = {
     "objective": vars(Objective()),
     "schedule": vars(Schedule()),
-    **{"train": "all", "pairs": {"train": 5}, "steps": 9, "seed": 0},
+    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "seed": 0},
 }
 PATCHES = ["toxic-tokens", "top-8", "top-16", "TP", "TP+AN", "TP+AN+TN", "TP+AN+TN+AP", "increasing"]
 

@@ -23,11 +23,12 @@ def test_a_finished_step_is_known_with_its_files(tmp_path):
     again = Manifest.read(tmp_path)
     result = tmp_path / "m/step/result.txt"
     assert again.steps == {"m/step": {"key": "key", "artefacts": {"m/step/result.txt": file_digest(result)}}}
-    assert again.has("m/step", "key", result)
-    assert not again.has("m/step", "another key", result)
-    assert not again.has("m/other", "key", result)
+    assert again.has("m/step", "key", [result])
+    assert not again.has("m/step", "another key", [result])
+    assert not again.has("m/other", "key", [result])
+    assert not again.has("m/step", "key", [result, tmp_path / "m/step/other.txt"])
     result.unlink()
-    assert not again.has("m/step", "key", result)
+    assert not again.has("m/step", "key", [result])
 
 
 def test_a_step_that_begins_again_is_not_believed(tmp_path):

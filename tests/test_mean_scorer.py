@@ -5,7 +5,7 @@ import pytest
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.mean_scorer import MeanScorer
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import CallableScorer, scorer_digest
 
 LETTERS = CallableScorer(lambda texts: [min(len(text), 10) / 10 for text in texts], "letters")
 VOWELS = CallableScorer(lambda texts: [sum(x in "aeiou" for x in text) / len(text) for text in texts], "vowels")
@@ -22,6 +22,18 @@ def test_one_scorer_is_itself_and_several_are_named():
     texts = ["ab", "cde"]
     assert np.array_equal(MeanScorer([LETTERS])(texts), LETTERS(texts))
     assert MeanScorer([LETTERS, VOWELS]).name == "mean of letters and vowels"
+
+
+def test_its_digest_is_of_those_that_have_one():
+    class Known:
+        name = "known"
+
+        def __init__(self, digest):
+            self.digest = digest
+
+    plain = [scorer_digest(MeanScorer([Known(None)])), scorer_digest(MeanScorer([Known(None), Known(None)]))]
+    assert plain == [None, None]
+    assert scorer_digest(MeanScorer([Known("a")])) != scorer_digest(MeanScorer([Known("b")]))
 
 
 def test_no_scorer_is_refused():

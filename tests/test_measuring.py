@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import CachedScorer, CallableScorer
 from dposcope.evaluation.suite import Materials, Outcome
 from dposcope.interventions.gains import Gains
 from dposcope.model.load import load
@@ -73,6 +73,15 @@ def test_a_condition_is_measured_once_and_kept(parts, materials, tmp_path):
     assert (tmp_path / f"out/stages/measure-{file_name('x y')}.json").exists()
 
 
+class Inside:
+    """Another scorer of the name that the usual one has."""
+
+    name, digest = "soft", "other weights"
+
+    def __call__(self, texts):
+        return softness(texts)
+
+
 def changes(lm, data, materials):
     """What a measurement rests on, each changed alone."""
     from dataclasses import replace
@@ -96,6 +105,7 @@ def changes(lm, data, materials):
         "passages": (lm, replace(data, passages=passages), replace(materials, passages=passages)),
         "neutral": (lm, replace(data, neutral=neutral), replace(materials, neutral=neutral)),
         "scorer": (lm, data, replace(materials, scorer=CallableScorer(lambda texts: [0.5] * len(texts), "half"))),
+        "scorer's inside": (lm, data, replace(materials, scorer=CachedScorer(Inside()))),
         "judge": (lm, data, replace(materials, judge=CallableScorer(softness, "judge"))),
         "protocol": (lm, data, replace(materials, protocol="reference")),
         "windows": (lm, data, replace(materials, max_windows=1)),
@@ -103,7 +113,11 @@ def changes(lm, data, materials):
 
 
 @pytest.mark.parametrize(
-    "what", ["nothing", "model", "prompts", "passages", "neutral", "scorer", "judge", "protocol", "windows", "edit"]
+    "what",
+    [
+        *("nothing", "model", "prompts", "passages", "neutral", "scorer", "scorer's inside", "judge", "protocol"),
+        *("windows", "edit"),
+    ],
 )
 def test_whatever_a_measurement_rests_on_makes_it_again(parts, materials, tmp_path, monkeypatch, what):
     lm, data = parts

@@ -6,7 +6,7 @@ from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
 from dposcope.evaluation.suite import Comparison, Scores
-from dposcope.study.finished import FinishedRun, find_runs
+from dposcope.study.finished import FinishedRun, find_runs, title_of
 from dposcope.study.overview import claims_over_runs, findings_table, overview_page, overview_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
@@ -14,7 +14,9 @@ from dposcope.study.table import Table
 MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
 
 
-def finished(folder, *, protocol="strict", after=0.1, claims=(), shares=None, base="org/model") -> FinishedRun:
+def finished(
+    folder, *, protocol="strict", after=0.1, claims=(), shares=None, base="org/model", concept="toxicity"
+) -> FinishedRun:
     """A run with made-up numbers, read back from its folder."""
     estimate = {name: Estimate(0.3, 0.2, 0.4, 10) for name in MEASURES}
     tuned = {name: Estimate(after, after / 2, after * 2, 10) for name in MEASURES}
@@ -25,6 +27,7 @@ def finished(folder, *, protocol="strict", after=0.1, claims=(), shares=None, ba
         {"none": estimate, "tuned": tuned},
         {"tuned": Comparison(differences, Ratio(after / 0.3, 0.2, 0.5, 10))},
         {"none": 0.5, "tuned": 0.5},
+        concept=concept,
     )
     table = Table.from_json(
         {
@@ -78,6 +81,16 @@ def test_each_run_is_a_line(runs):
     assert frame["toxicity_ratio_high"].to_list() == [0.5, 0.5]
 
 
+def test_the_concept_is_named(runs, tmp_path):
+    assert findings_table(runs).head[3] == "toxicity before"
+    other = finished(tmp_path / "m/c/explain-strict", concept="food talk")
+    assert findings_table([other]).head[3] == "food talk before"
+    both = findings_table([runs[0], other])
+    assert both.head[3] == "concept before"
+    assert [row[1] for row in both.rows] == ["a, toxicity", "c, food talk"]
+    assert both.to_polars()["concept"].to_list() == ["toxicity", "food talk"]
+
+
 def test_claims_stand_side_by_side(runs):
     table = claims_over_runs(runs)
     assert table.head[2:] == ("model · a · strict", "model · b · reference")
@@ -114,6 +127,39 @@ def test_runs_are_found_by_what_folders_hold(runs, tmp_path):
         find_runs([tmp_path], out=None)
     (tmp_path / "manifest.json").write_text("{}")
     assert len(find_runs([tmp_path], out=None)) == 2
+
+
+def test_a_whole_reproduction_keeps_its_order_and_title(runs, tmp_path):
+    assert title_of([tmp_path]) == "Explanations beside one another"
+    named = ["m/b/explain-reference", "m/a/explain-strict"]
+    write_json(tmp_path / "plan.json", {"title": "Mine", "runs": named})
+    assert [run.study for run in find_runs([tmp_path], out=tmp_path / "out")] == ["b", "a"]
+    assert title_of([tmp_path]) == "Mine"
+    assert title_of([tmp_path, tmp_path]) == "Explanations beside one another"
+
+
+def test_a_report_does_not_replace_that_of_a_run(runs, tmp_path):
+    folder = runs[0].folder
+    write_json(folder / "run.json", {"command": "explain"})
+    with pytest.raises(DposcopeError, match=r"whose own report.html this one would replace"):
+        find_runs([folder], out=folder)
+    write_json(folder / "manifest.json", {})
+    assert len(find_runs([folder], out=folder)) == 1
+
+
+def test_a_run_of_another_version_is_told(runs):
+    write_json(runs[0].folder / "scores.json", {"protocol": "strict"})
+    with pytest.raises(DposcopeError, match="was written by another version"):
+        FinishedRun.read(runs[0].folder)
+
+
+def test_a_run_on_another_drive_is_linked_whole(runs, tmp_path, monkeypatch):
+    def refused(*_paths):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr("dposcope.study.overview.os.path.relpath", refused)
+    page = overview_page(runs, overview_tables(runs), title="t", root=tmp_path)
+    assert f'href="{(runs[0].folder / "report.html").as_uri()}"' in page
 
 
 @pytest.mark.parametrize("gone", ["explain.json", "scores.json", "tables.json"])

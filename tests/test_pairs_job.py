@@ -25,11 +25,12 @@ from dposcope.study import pair_parts
 from dposcope.study.ingredients import read_comments
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
-from dposcope.study.run import Quiet
+from dposcope.study.run import Quiet, RunPolicy
 from dposcope.training.pair_checks import check_pairs
 from dposcope.training.pairs import Pair, load_pairs
 from dposcope.training.pplm import Perturbation, perturbed_continuations
 from dposcope.training.sampled import sample_pairs
+from families import tiny
 from jobs import Job, command, contents, crashes, make_job, process, write_jsonl
 
 COUNT = 40
@@ -309,6 +310,54 @@ def test_a_changed_file_is_not_taken_for_a_made_one(job, tmp_path):
     out.write_text(out.read_text("utf-8") + "\n", encoding="utf-8")
     with pytest.raises(DposcopeError, match="was changed since it was made; choose another --out"):
         make(job, out, "sample", count=3)
+
+
+ADOPT = RunPolicy(adopt=True)
+
+
+def test_where_other_settings_are_adopted_no_part_of_the_old_ones_stays(finished, job, tmp_path, monkeypatch):
+    """As `dposcope reproduce` goes on after a kill, its preset changed meanwhile."""
+    out, made = tmp_path / "pairs.jsonl", pair_parts._Steering.__call__
+
+    class Killed(BaseException):
+        pass
+
+    def once(self, prompts, first_row):
+        if first_row:
+            raise Killed
+        return made(self, prompts, first_row)
+
+    monkeypatch.setattr(pair_parts._Steering, "__call__", once)
+    with pytest.raises(Killed):
+        make(job, out, "pplm", step_size=0.1)
+    monkeypatch.undo()
+    run_pairs(str(job.model), out, PairsSettings(**settings_of(job, "pplm")), policy=ADOPT)
+    assert out.read_bytes() == (finished["pplm"][0] / "pairs.jsonl").read_bytes()
+
+
+def test_where_pairs_are_adopted_other_weights_of_the_same_name_make_others(job, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out/pairs.jsonl"
+    settings = PairsSettings(**settings_of(job, "pplm", count=8))
+    fingerprints = []
+    for seed in (0, 1):
+        tiny("llama", seed=seed).save_pretrained(model)
+        fingerprints.append(run_pairs(str(model), out, settings, policy=ADOPT).facts["model"]["fingerprint"])
+    assert fingerprints == [tiny("llama", seed=seed).fingerprint for seed in (0, 1)]
+    assert run_pairs(str(model), out, settings, policy=ADOPT).made_before
+
+
+def test_another_scorer_of_the_same_name_is_another(job, tmp_path):
+    for name, labels in (("one", [1, 0] * 20), ("two", [0, 1] * 20)):
+        texts = [f"{'bad' if row % 2 else 'good'} text {row}" for row in range(40)]
+        TrainedScorer.fit(texts, labels, seed=0).save(tmp_path / name)
+    scorer, out = tmp_path / "judge", tmp_path / "pairs.jsonl"
+    for name in ("one", "two"):
+        for suffix in (".json", ".safetensors"):
+            (tmp_path / f"{name}{suffix}").replace(tmp_path / f"judge{suffix}")
+        if name == "one":
+            make(job, out, "pplm", scorer=str(scorer), count=8)
+    with pytest.raises(DposcopeError, match="holds other pairs"):
+        make(job, out, "pplm", scorer=str(scorer), count=8)
 
 
 def test_strangers_files_are_left_alone(job, tmp_path):

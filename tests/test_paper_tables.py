@@ -6,10 +6,11 @@ import polars as pl
 import pytest
 
 from dposcope.evaluation.suite import BASE
-from dposcope.reference.comparison import MODEL_NAMES, Training
+from dposcope.reference.comparison import MODEL_NAMES, UNLIKE, Training
 from dposcope.reference.models import MODELS, Recognised
 from dposcope.reference.paper import paper_values
 from dposcope.study import paper_tables
+from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain_conditions import TUNED
 from dposcope.study.explain_results import Results
 from dposcope.study.explain_settings import ExplainSettings
@@ -24,7 +25,7 @@ EDITS = [
     *("assign-probe-activation-0.01-0.8", "assign-free-cosine-0.01-0.6", "assign-free-cosine-0.05-0.5"),
     "scale-probe-cosine-0.01-0.8",
 ]
-TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "all", "pairs": {"train": 24_576}}
+TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "full", "pairs": {"train": 24_576}}
 
 
 def results(*, keep=lambda row: True, settings: ExplainSettings = SETTINGS, training=TRAINING) -> Results:
@@ -158,8 +159,26 @@ def test_the_setting_counts_what_was_measured(full):
     assert (setting.protocol, setting.prompts, setting.passages) == ("reference", 30, 4)
     assert setting.learn_prompts == full.found.contributions.before.about.get("prompts")
     assert setting.direction == "probe"
-    assert setting.training == Training(24_576, "all", "pairs", 0.02)
+    assert setting.training == Training(24_576, "full", "pairs", 0.02)
     assert setting_of(results(training=None)).training is None
+
+
+def test_dpo_of_all_pairs_and_weights_is_like_the_papers():
+    """`training.json` counts pairs without those kept for validation, and calls all weights `full`."""
+    assert DpoSettings(pairs="p").train == "full"
+    assert UNLIKE["training"](setting_of(results())) == []
+
+
+def test_steering_by_w_itself_stands_beside_table_12(monkeypatch):
+    made = results()
+    row = replace(condition("steer-w-30", "steer", section="Baselines", alpha=30), about={"alpha": 30, "unit": "W"})
+    everything = study({"steer-w-30": outcome(making(0.1))}, [row])
+    made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"), shares={})
+    found = [value for value in interventions_of(made) if value.row == "steering" and value.measure == "toxicity"]
+    assert [(value.table, value.alpha, value.unlike) for value in found] == [("2", None, ()), ("12", 30, ())]
+    monkeypatch.setattr(paper_tables, "recognise", lambda name, config: Recognised(MODELS[1], ""))
+    found = [value for value in interventions_of(made) if value.table == "2" and value.row == "steering"]
+    assert {value.unlike for value in found} == {("α = 30, the paper's 2",)}
 
 
 def test_a_model_that_the_paper_has_not_stands_beside_its_four(full):

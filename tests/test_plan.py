@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.study.plan import plan
+from dposcope.study.plan import needed, plan
 from dposcope.study.preset import load_preset
 from dposcope.study.reproduce_settings import ReproduceSettings
 
@@ -118,6 +118,41 @@ def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, fil
     explained = {name for name in before if name.startswith("explain")}
     assert differ - explained == again
     assert explained <= differ
+
+
+def test_a_changed_list_of_words_changes_what_is_scored(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("one")
+    before = keys(steps_of(tmp_path, scorer=f"words:{words}"))
+    words.write_text("two")
+    after = keys(steps_of(tmp_path, scorer=f"words:{words}"))
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_a_file_that_moved_changes_nothing(tmp_path, files):
+    before = keys(steps_of(tmp_path, **files))
+    moved = Path(files["prompts"]).rename(tmp_path / "elsewhere.txt")
+    assert keys(steps_of(tmp_path, **files | {"prompts": str(moved)})) == before
+
+
+PAPER = {"prompts": "p.jsonl", "comments": "c.csv", "passages": "w.jsonl"}
+
+
+def test_another_concept_brings_its_own_scorer():
+    def scorers(**given):
+        steps = plan("m", Path("out"), load_preset("paper-gemma-2-2b"), ReproduceSettings(**PAPER | given))
+        return {step.settings.scorer for step in steps if step.command != "dpo"}
+
+    assert scorers() == scorers(concept="toxicity") == {"unitary/toxic-bert"}
+    assert scorers(concept="negative-sentiment") == {"vader"}
+    assert scorers(concept="negative-sentiment", scorer="profanity") == {"profanity"}
+
+
+def test_what_a_preset_needs_a_concept_may_bring():
+    preset = load_preset("paper-gemma-2-2b")
+    assert needed(preset, ReproduceSettings()) == ["prompts", "comments", "passages"]
+    assert needed(preset, ReproduceSettings(**PAPER)) == []
+    assert needed(preset, ReproduceSettings(concept="food-talk")) == ["passages"]
 
 
 def test_a_changed_local_model_changes_everything(tmp_path):

@@ -3,6 +3,8 @@
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.reference.models import MODELS
+from dposcope.reference.paper import paper_values
 from dposcope.study.preset import Preset, load_preset, preset_names
 
 PAPER = {
@@ -37,7 +39,21 @@ def test_the_papers_settings(name):
     assert preset.shared["direction"] == "probe"
     assert preset.shared["scorer"] == "unitary/toxic-bert"
     assert (preset.explain["limit"], preset.explain["max_passages"], preset.explain["split"]) == (1199, 2000, "same")
-    assert set(preset.needs) == {"prompts", "comments"}
+    assert set(preset.needs) == {"prompts", "comments", "passages"}
+    assert preset.shared["direction_rows"] == 561_808
+    assert preset.explain["toxic_neurons"] == [128, 256]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_steering_has_the_strengths_of_table_12_where_they_hold(name):
+    """For the published probe alone."""
+    preset = load_preset(name)
+    model = next(model for model in MODELS if model.name.split("-")[0].lower() in name.replace("gpt2", "gpt"))
+    printed = {value.alpha for value in paper_values(table="12", model=model.name, row="steering")}
+    assert set(preset.reference["steer_w"]) == printed
+    assert "steer_w" not in preset.explain | preset.strict
+    (chosen,) = (value.value for value in paper_values(table="11", model=model.name, row="steering"))
+    assert preset.reference["steer_w"][0] == chosen
 
 
 @pytest.mark.parametrize("name", ["cpu-gemma-3-270m", "cpu-smollm2-135m"])

@@ -63,7 +63,7 @@ def test_a_preset_of_the_paper_runs_to_its_report(name, tmp_path):
 
 
 def test_the_papers_settings_reach_every_command():
-    settings = ReproduceSettings(prompts="p", comments="c")
+    settings = ReproduceSettings(prompts="p", comments="c", passages="w")
     steps = {step.name: step.settings for step in plan("m", Path("out"), load_preset("paper-gemma-2-2b"), settings)}
     schedule = steps["dpo-pplm"].schedule(24_576, autocast=False)
     assert (schedule.steps, schedule.batch_size, schedule.warmup_steps, schedule.learning_rate) == (

@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dposcope.data.prompts import PromptSplit
 from dposcope.errors import DposcopeError
+from dposcope.model.load import load
 from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.ingredients import Job as StudyJob
 from dposcope.study.ingredients import read_data
-from dposcope.study.repetitions import check_repetitions, fitted_comments, prompt_folds
+from dposcope.study.repetitions import _kinds, check_repetitions, fitted_comments, prompt_folds
+from dposcope.study.run import open_run
 from jobs import make_job
 
 
@@ -29,6 +33,22 @@ def test_one_of_anything_is_refused(settings):
         check_repetitions(ExplainSettings(**settings))
     check_repetitions(ExplainSettings(**{name: 0}))
     check_repetitions(ExplainSettings(**{name: 2}))
+
+
+def test_other_labels_of_the_same_texts_make_other_directions(tmp_path):
+    """Features know nothing of labels, so the stages of directions must."""
+    made = make_job(tmp_path / "job")
+    settings = ExplainSettings(**made.settings(direction="probe"))
+    data, lm = read_data(settings), load(str(made.model), dtype="float32")
+    flipped = replace(data.direction_comments, labels=~data.direction_comments.labels)
+    found = []
+    for one in (data, replace(data, direction_comments=flipped)):
+        with open_run(tmp_path / "out", "test", {}) as run:
+            job = StudyJob(run, lm, one)
+            fitted = fitted_comments(job, settings)
+            assert fitted is not None
+            found.append(_kinds(job, fitted, settings)["mean-difference"])
+    assert torch.allclose(found[0].vector, -found[1].vector)
 
 
 def test_without_seeds_no_comment_is_read_again():

@@ -559,6 +559,15 @@ def test_another_command_is_not_adopted(tmp_path):
         pass
 
 
+def test_a_reproduction_which_has_no_stages_of_its_own_is_no_folder_of_another_command(tmp_path):
+    with open_run(tmp_path / "out", "reproduce", {}):
+        write_text(tmp_path / "out/manifest.json", "{}")
+    with pytest.raises(DposcopeError, match="holds a run of 'reproduce'"), open_run(tmp_path / "out", "explain", {}):
+        pass
+    with open_run(tmp_path / "out", "reproduce", {"preset": "other"}, policy=RunPolicy(adopt=True)):
+        pass
+
+
 def borrowing(tmp_path, calls: list[str], reporter=None, **inputs) -> str:
     """A stage of a new folder that may take it from `mine`, and if not there, from `theirs`."""
     borrow = RunPolicy(borrow=(tmp_path / "mine", tmp_path / "theirs"))

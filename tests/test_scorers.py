@@ -1,5 +1,6 @@
 """Scorers against naive implementations, and what they refuse before it can do harm."""
 
+import importlib
 import importlib.util
 import shutil
 import sys
@@ -26,6 +27,7 @@ from dposcope.evaluation.scorers import (
     ClassifierScorer,
     ProfanityScorer,
     load_scorer,
+    scorer_digest,
 )
 from dposcope.evaluation.trained_scorer import TrainedScorer
 
@@ -364,6 +366,40 @@ def test_a_function_is_a_scorer():
 def test_a_functions_answers_are_checked(function, message):
     with pytest.raises(DposcopeError, match=message):
         CallableScorer(function, "mine")(["a", "b"])
+
+
+# What a name does not say
+
+
+def test_other_weights_of_the_same_name_are_another_scorer(classifier, tmp_path):
+    folder = classifier(["neutral", "toxic"])
+    before = ClassifierScorer(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.bias[0] += 1
+    model.save_pretrained(folder)
+    after = ClassifierScorer(folder)
+    assert (before.name, before.digest) != (after.name, after.digest)
+    assert before.name == after.name
+    assert scorer_digest(CachedScorer(after)) == after.digest
+
+
+def test_another_source_of_a_function_is_another_scorer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for number in ("0.25", "0.5"):
+        (tmp_path / "some_scorer_of_mine.py").write_text(f"def score(texts):\n    return [{number}] * len(texts)\n")
+        sys.modules.pop("some_scorer_of_mine", None)
+        importlib.invalidate_caches()
+        found.append(scorer_digest(load_scorer("some_scorer_of_mine:score")))
+    sys.modules.pop("some_scorer_of_mine")
+    assert None not in found
+    assert found[0] != found[1]
+    assert scorer_digest(CallableScorer(len, "built in")) is None
+
+
+def test_a_name_that_says_all_needs_no_digest():
+    assert scorer_digest(load_scorer("profanity")) is None
 
 
 # The cache

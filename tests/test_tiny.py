@@ -1,7 +1,10 @@
 """The tiny model of the smoke preset."""
 
+import pytest
+
 from dposcope.data.comments import load_comments
 from dposcope.data.prompts import load_prompts
+from dposcope.errors import DposcopeError
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.model.size import size_of
@@ -16,6 +19,19 @@ def test_it_is_written_once_and_always_the_same(tmp_path):
     assert tiny_model(first) == first
     assert (first / "config.json").read_text() == "{}", "what is there stays"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"], "no scratch is left"
+
+
+def test_scratch_of_a_killed_process_goes(tmp_path):
+    (tmp_path / ".a-x1y2").mkdir()
+    (tmp_path / ".a-x1y2/model.safetensors").write_text("half")
+    tiny_model(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_config_of_something_else_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DposcopeError, match=r"config.json is none of a causal language model"):
+        size_of(str(tmp_path))
 
 
 def test_another_seed_is_another_model(tmp_path):

@@ -58,11 +58,13 @@ def reproduce(
     if dry_run:
         from dposcope.study.estimate import Machine, estimate_plan, plan_table
 
-        estimates = estimate_plan(plan_reproduction(models, out, chosen, settings), Machine.measured())
+        steps = plan_reproduction(models, out, chosen, settings, raw=raw)
+        machine = Machine.measured(steps[0].step.settings.device)
+        estimates = estimate_plan(steps, machine)
         if json:
             print_json([one.to_json() for one in estimates])
             return
-        print_table(plan_table(chosen.title, estimates, out=out))
+        print_table(plan_table(chosen.title, estimates, out=out, gpu=machine.gpu))
         return
     with Bars(quiet=quiet) as bars:
         made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars)
@@ -79,7 +81,7 @@ def report(
     /,
     *,
     out: Path | None = None,
-    title: str = "Explanations beside one another",
+    title: str | None = None,
     raw: bool = False,
 ) -> None:
     """Render finished runs again, or compare several, without a model.
@@ -93,14 +95,14 @@ def report(
     out
         Folder for report.html and tables/*. Default: that of a single reproduction.
     title
-        Of the page.
+        Of the page. Default: that of a single reproduction.
     raw
         Write offensive words in tables as they are, not starred.
     """
     from dposcope.cli.console import out as console
-    from dposcope.study.finished import find_runs
+    from dposcope.study.finished import find_runs, title_of
     from dposcope.study.overview import write_overview
 
     target = out if out is not None else runs[0]
-    write_overview(target, find_runs(runs, out=out), title=title, raw=raw)
+    write_overview(target, find_runs(runs, out=out), title=title or title_of(runs), raw=raw)
     console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorers import Scorer, scorer_digest
 
 
 class MeanScorer:
@@ -26,6 +27,12 @@ class MeanScorer:
     def name(self) -> str:
         """Names all of them."""
         return "mean of " + " and ".join(scorer.name for scorer in self._scorers)
+
+    @property
+    def digest(self) -> str | None:
+        """Of all of them that have one."""
+        found = [digest for scorer in self._scorers if (digest := scorer_digest(scorer)) is not None]
+        return text_digest(*found) if found else None
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores in [0, 1], `[n]` in the order of the texts."""

@@ -9,10 +9,12 @@ tells how often that happened.
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from dposcope.artefacts import file_digest
+from dposcope.artefacts import file_digest, tensor_fingerprint
 from dposcope.data.concept import WORDS
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.sentiment import NegativeSentimentScorer
@@ -44,6 +46,14 @@ class Scorer(Protocol):
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores [n] in [0, 1], in the order of the texts; 0 for a blank one."""
         ...
+
+
+def scorer_digest(scorer: Scorer) -> str | None:
+    """What tells a scorer from another of the same name; None where its name says all.
+
+    A classifier's name is its folder's, a function's is where it is found: both stay where the inside changes.
+    """
+    return getattr(scorer, "digest", None)
 
 
 class ProfanityScorer:
@@ -138,6 +148,11 @@ class ClassifierScorer:
         padded = self._tokenizer.pad_token_id is not None and config.pad_token_id is not None
         self._batch_size = batch_size if padded else 1
 
+    @cached_property
+    def digest(self) -> str:
+        """Of its weights."""
+        return tensor_fingerprint(self._model.state_dict())
+
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Probability of the label per text, [n]."""
         return score_spoken(texts, self._probabilities)
@@ -169,6 +184,15 @@ class CallableScorer:
         """`function` takes n texts, never a blank one, and gives n numbers in [0, 1]."""
         self.name = name
         self._function = function
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Of the file that defines the function; None where there is none, as in a notebook."""
+        try:
+            source = inspect.getsourcefile(inspect.unwrap(cast(Callable[..., Any], self._function)))
+        except TypeError:  # built in, or an object that is called
+            return None
+        return file_digest(source) if source is not None and Path(source).is_file() else None
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """The function's numbers as float64 [n].
@@ -206,6 +230,11 @@ class CachedScorer:
     def name(self) -> str:
         """The name of the scorer behind."""
         return self._scorer.name
+
+    @property
+    def digest(self) -> str | None:
+        """That of the scorer behind."""
+        return scorer_digest(self._scorer)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores [n] in the order of the texts."""

@@ -117,6 +117,11 @@ class TrainedScorer:
     """Digest of the texts and labels it was trained on, in order."""
     fitted: _Fitted
 
+    @property
+    def digest(self) -> str:
+        """What decides its answers, beside its name."""
+        return self.data_digest
+
     @classmethod
     def fit(
         cls, texts: Sequence[str], labels: Sequence[int] | NDArray[Any], *, seed: int, name: str = "judge"

@@ -52,30 +52,21 @@ def load(
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
     place = _device(base.device if base is not None and str(device) == "auto" else device)
     path = Path(source).expanduser()
+    if base is None or not (path.is_dir() and is_adapter(path)):
+        check_source(source)
     if name in BUNDLED and not path.exists():
         lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
     elif path.suffix == ".gguf" and not path.is_dir():
-        if not path.is_file():
-            raise DposcopeError(f"no file {path}; check the path")
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
         lm = LanguageModel(pair.model, pair.tokenizer, name)
-    elif path.is_dir() and is_adapter(path):
-        if base is None:
-            raise DposcopeError(
-                f"{path} is an adapter, which is no model without its base: give it as the tuned model of one, or "
-                "merge it with dposcope.load(adapter, base=dposcope.load(base)).save_pretrained(folder)"
-            )
+    elif base is not None and path.is_dir() and is_adapter(path):
         lm = merge_adapter(base, path)
         if precision != "auto":
             lm.model.to(_DTYPES[precision])  # pyright: ignore[reportArgumentType]
     elif path.is_dir():
-        if not (path / "config.json").is_file():
-            raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
         lm = _from_folder(str(path), name, precision, local=True)
-    elif _HUB_ID.fullmatch(name) and not path.exists():
-        lm = _from_folder(name, name, precision, local=False)
     else:
-        raise DposcopeError(f"{name!r} is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
+        lm = _from_folder(name, name, precision, local=False)
     try:
         lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
@@ -84,6 +75,30 @@ def load(
     lm.model.eval()
     _ = lm.layout  # an unknown architecture is told now, not after an hour
     return lm if base is None else beside(base, lm)
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse what can be seen to be no model without loading it; a hub id is not looked up.
+
+    Raises:
+        DposcopeError: it is neither a bundled name, a folder of a checkpoint, a GGUF file, nor of a hub id's form.
+    """
+    name, path = str(source), Path(source).expanduser()
+    if name in BUNDLED and not path.exists():
+        return
+    if path.suffix == ".gguf" and not path.is_dir():
+        if not path.is_file():
+            raise DposcopeError(f"no file {path}; check the path")
+    elif path.is_dir():
+        if is_adapter(path):
+            raise DposcopeError(
+                f"{path} is an adapter, which is no model without its base: give it as the tuned model of one, or "
+                "merge it with dposcope.load(adapter, base=dposcope.load(base)).save_pretrained(folder)"
+            )
+        if not (path / "config.json").is_file():
+            raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
+    elif path.exists() or not _HUB_ID.fullmatch(name):
+        raise DposcopeError(f"{name!r} is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
 
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
@@ -138,6 +153,11 @@ def _why(error: Exception, name: str, local: bool) -> str:
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
     if local:
         return f"cannot load {name}: {first}"
+    if "gated" in text.lower() or "401" in first or "403" in first:
+        return (
+            f"cannot load {name!r} from the Hugging Face hub: {first}; if it is gated, accept its licence on its page "
+            "there and log in with: hf auth login"
+        )
     near = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
     hint = f" Did you mean the bundled {near[0]!r}?" if near else ""
     return f"cannot load {name!r} from the Hugging Face hub: {first}; check the id and the network.{hint}"

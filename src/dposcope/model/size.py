@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from dposcope.errors import DposcopeError
 from dposcope.model.bundled import BUNDLED
 
 
@@ -41,13 +42,23 @@ class ModelSize:
 
 
 def size_of(source: str) -> ModelSize | None:
-    """The size of a model that is on this machine as a folder; None of any other: nothing is downloaded to plan."""
+    """The size of a model that is on this machine as a folder; None of any other: nothing is downloaded to plan.
+
+    Raises:
+        DposcopeError: its config is damaged, or of something else.
+    """
     folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else Path(source).expanduser()
     if not (folder / "config.json").is_file():
         return None
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DposcopeError(
+            f"{folder}/config.json is none of a causal language model ({reason}); check the folder"
+        ) from error
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -26,7 +26,7 @@ class Training:
 
     pairs: int
     trained: str
-    """`all`, `lora` or `gains`."""
+    """`full`, `lora` or `gains`."""
     kl_on: str
     """`pairs` or `neutral`."""
     kl_weight: float
@@ -251,7 +251,7 @@ def _training(here: Setting) -> list[str]:
     if made is None:
         return []
     reasons = _count(made.pairs, "pairs for DPO", PAIRS)
-    if made.trained != "all":
+    if made.trained != "full":
         reasons.append(f"DPO of {made.trained}, the paper of all weights")
     if made.kl_on != "pairs":
         reasons.append(f"KL on {made.kl_on}, the paper's on pairs")

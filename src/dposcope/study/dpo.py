@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dposcope.artefacts import library_versions, read_json, text_digest, write_json
+from dposcope.artefacts import library_versions, read_json, text_digest, value_files, write_json
 from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
@@ -86,6 +86,7 @@ def run_dpo(
             "neutral": text_digest(neutral),
             "objective": vars(objective),
             "schedule": vars(schedule),
+            **settings.beyond_schedule(),
         }
 
         # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
@@ -267,6 +268,8 @@ def _write(
         with folded(tuned.lm, edit):
             write_model(tuned.lm, out / CHECKPOINT, card=card, edit=edit)
     else:
+        for stale in value_files(out / "edit").both:  # of gains that were trained here before
+            stale.unlink(missing_ok=True)
         tuned.lm.model.to(stored)  # pyright: ignore[reportArgumentType]
         write_model(tuned.lm, out / CHECKPOINT, card=card)
     write_json(out / "training.json", facts)

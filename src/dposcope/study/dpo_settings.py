@@ -1,6 +1,6 @@
 """The settings of `dposcope dpo`, and what they come to: an objective and a schedule."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
@@ -21,6 +21,10 @@ PAPER_KL_WEIGHTS = {"gpt2": 0.02, "llama": 0.1, "gemma2": 0.05, "mistral": 0.05}
 """λ by model_type (paper, Table 10)."""
 _OTHER_KL_WEIGHT = 0.05
 """Where the paper has no λ for a family."""
+_BEYOND = {
+    *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
+    *("window_tokens", "window_pool", "reference_dtype"),
+}
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
 
@@ -194,6 +198,10 @@ class DpoSettings(LoadSettings):
             seed=self.seed,
             autocast=autocast,
         )
+
+    def beyond_schedule(self) -> dict[str, Any]:
+        """What decides the result beside objective and schedule, where it is not the usual: for the stage's inputs."""
+        return self.model_dump(mode="json", include=_BEYOND, exclude_defaults=True)
 
     def validation_pairs(self, pairs: int) -> int:
         """How many are kept for validation."""

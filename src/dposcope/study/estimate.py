@@ -1,7 +1,9 @@
 """What a reproduction will take: time, memory and disk of every step, from sizes and a short calibration.
 
 Times are arithmetic: floating-point operations of a step over what this machine multiplies a second, times the share
-of it that such work reaches. Those shares were measured once, on Gemma-3-270m and 2 cores; expect half to double.
+of it that such work reaches. Those shares were measured once, on Gemma-3-270m and 2 cores; expect half to double on a
+CPU. A GPU waits for memory and for kernels to start where a CPU multiplies, which nobody has measured: there a time is
+the least that is to be expected.
 """
 
 import os
@@ -16,6 +18,7 @@ import polars as pl
 import torch
 
 from dposcope.model.size import ModelSize, size_of
+from dposcope.study.config import DirectionSettings
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain_conditions import FORMS, GRID, RANKINGS
 from dposcope.study.explain_settings import ExplainSettings
@@ -27,10 +30,13 @@ from dposcope.study.table import Table
 PROMPT_TOKENS = 16
 """Of a prompt, on average: RealToxicityPrompts."""
 PASSAGE_TOKENS = 64
+COMMENT_TOKENS = 80
 NEW_TOKENS = 20
 WINDOW = 1024
-PATCHES, CONTROLS = 14, 6
-"""Rows of Table 2 that patch, and controls."""
+GROUPS, CONTROLS = 9, 2
+"""Rows of Table 2 that patch beside the top toxic neurons: toxic tokens, each group, three sums, all ↑; controls."""
+COPIES = 3
+"""Of the comments' features in memory at a time: they, those that are fitted on, and those standardised."""
 BUILT_IN = 100
 """Prompts, where none are given: about as many as are built in."""
 
@@ -52,26 +58,39 @@ class Machine:
     """Bytes, of the GPU where there is one."""
     processor_bytes: int
     """Per weight while it runs: 2 where bfloat16 is native, else 4."""
+    gpu: bool = False
 
     @classmethod
-    def measured(cls) -> "Machine":
-        """This one, by a matrix product of about a second."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        half = native_bfloat16(device)
+    def measured(cls, device: str = "auto") -> "Machine":
+        """This one, by a matrix product of about a second.
+
+        Args:
+            device: where the steps will run; auto: a GPU where there is one.
+        """
+        on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
+        place = torch.device("cuda" if on_gpu else "cpu")
+        half = native_bfloat16(place)
         size = 2048
-        a, b = (torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32) for _ in "ab")
+        a, b = (torch.ones(size, size, device=place, dtype=torch.bfloat16 if half else torch.float32) for _ in "ab")
         best = float("inf")
         for _ in range(4):  # the first one also wakes threads and libraries
             start = time.perf_counter()
             product = a @ b
             float(product[0, 0])  # a GPU answers when it is done
             best = min(best, time.perf_counter() - start)
-        if device.type == "cuda":
-            total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+        if on_gpu:
+            total, name = torch.cuda.get_device_properties(place).total_memory, torch.cuda.get_device_name(place)
         else:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            name = f"{torch.get_num_threads()} CPU threads"
-        return cls(name, 2 * size**3 / best, total, 2 if half else 4)
+            total, name = _memory(), f"{torch.get_num_threads()} CPU threads"
+        return cls(name, 2 * size**3 / best, total, 2 if half else 4, on_gpu)
+
+
+def _memory() -> int:
+    """Bytes of main memory; beyond any model's need where the system does not tell, as Windows does not."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
 
 
 @dataclass(frozen=True)
@@ -99,8 +118,15 @@ def estimate_plan(steps: Sequence[PlannedStep], machine: Machine) -> list[Estima
     return [_estimate(planned, planned.size or sizes[planned.step.model], machine) for planned in steps]
 
 
-def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = None) -> Table:
-    """The plan for people."""
+def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = None, gpu: bool = False) -> Table:
+    """The plan for people.
+
+    Args:
+        title: of the table.
+        estimates: step by step.
+        out: the folder, for the free space.
+        gpu: whether times are of a GPU.
+    """
     head = ("step", "state", "time", "memory", "disk", "")
     rows = tuple(
         (
@@ -115,11 +141,12 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
     )
     left = [one for one in estimates if not one.done]
     known = [one.seconds for one in left if one.seconds is not None]
+    sure = "That is the least to expect of a GPU." if gpu else "Times within a factor of two."
     peak = max((one.memory for one in left if one.memory is not None), default=0.0)
     disk = sum(one.disk for one in left if one.disk is not None)
     notes = [
         f"{len(left)} of {len(estimates)} steps to do: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
-        f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}). Times within a factor of two."
+        f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}). {sure}"
     ]
     if len(known) < len(left):
         notes.append("A model whose config is not on this machine has no estimate; nothing is downloaded to plan.")
@@ -142,10 +169,15 @@ def _estimate(planned: PlannedStep, size: ModelSize | None, machine: Machine) ->
     match step.settings:
         case PairsSettings():
             operations, memory, disk = _pairs(step.settings, size), weights, 1e6
+            if step.settings.method == "pplm":
+                operations += _comments(step.settings, size)
+                memory += _features(step.settings, size)
         case DpoSettings():
-            operations, memory, disk = _dpo(step.settings, size, planned.pairs)
+            operations, memory, disk = _dpo(step.settings, size, planned.pairs, weights)
         case ExplainSettings():
             operations, memory, disk = _explain(step.settings, size), 2 * weights, 200.0 * size.neurons + 2e7
+            memory += _features(step.settings, size)
+            disk += _features(step.settings, size) / COPIES if step.settings.seeds else 0.0
     # Logits of a chunk of 128 positions, and Python with its libraries.
     memory += 128 * 4.0 * size.vocabulary + 0.7 * GIB
     seconds = operations / machine.operations
@@ -169,7 +201,16 @@ def _pairs(settings: PairsSettings, size: ModelSize) -> float:
     return count * new * steps * 2.0 * (size.body + size.unembedding) / TRAINING
 
 
-def _dpo(settings: DpoSettings, size: ModelSize, pairs: int) -> tuple[float, float, float]:
+def _comments(settings: DirectionSettings, size: ModelSize) -> float:
+    return settings.direction_rows * 2.0 * size.body * COMMENT_TOKENS / READING
+
+
+def _features(settings: DirectionSettings, size: ModelSize) -> float:
+    """Bytes of the comments' features while a direction is fitted."""
+    return 8.0 * settings.direction_rows * size.width * COPIES
+
+
+def _dpo(settings: DpoSettings, size: ModelSize, pairs: int, weights: float) -> tuple[float, float, float]:
     schedule = settings.schedule(pairs, autocast=True)
     texts = 2 * schedule.batch_size
     tokens = texts * (settings.max_prompt_tokens + settings.max_completion_tokens) / 2
@@ -180,30 +221,37 @@ def _dpo(settings: DpoSettings, size: ModelSize, pairs: int) -> tuple[float, flo
     # Forward and backward of the policy, its logits once more, and the reference.
     operations = schedule.steps * once * 5 / TRAINING
     trained = {"full": size.parameters, "lora": 0.01 * size.parameters, "gains": size.neurons}[settings.train]
-    # Weights, gradients and the optimiser's state in float32; copies in half precision; kept activations.
-    memory = 4.0 * size.parameters + 8.0 * trained + 2.0 * size.parameters + tokens * size.blocks * size.width * 60.0
-    return operations, memory, 2.0 * size.parameters + 2 * 8.0 * trained
+    activations = min(1.0, (schedule.micro_batch_size or schedule.batch_size) / schedule.batch_size) * tokens
+    # Weights, gradients and the optimiser's state in float32, copies in half precision. Or the model as it runs, and in
+    # float32 what is trained with gradients and AdamW's two moments.
+    memory = 14.0 * size.parameters if settings.train == "full" else weights + 16.0 * trained
+    memory += activations * size.blocks * size.width * 60.0
+    return operations, memory, 2.0 * size.parameters
 
 
 def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     prompts = (settings.limit or 2 * BUILT_IN) / (2 if settings.split == "halves" else 1)
-    rows = 2
-    if not settings.neurons_only:
-        rows += len(settings.steer) + (1 if settings.controls and settings.steer else 0)
-        rows += (PATCHES + (CONTROLS if settings.controls else 0)) if settings.patching else 0
-        rows += (
-            2
-            * len(RANKINGS)
-            * len(GRID)
-            * len([form for form in FORMS if form in settings.edit_forms])
-            * (1 if settings.edits else 0)
-        )
+    rows = measured_rows(settings)
     passages = settings.max_passages or 2000
     windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
     row = _written(size, prompts, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
     means = 2 * 2 * _written(size, prompts, PROMPT_TOKENS)
-    comments = settings.direction_rows * 2.0 * size.body * 80 / READING
-    return rows * row + means + comments
+    return rows * row + means + _comments(settings, size)
+
+
+def measured_rows(settings: ExplainSettings) -> int:
+    """How many conditions an explanation measures at most, the plain and the tuned model among them."""
+    rows = 2
+    if settings.neurons_only:
+        return rows
+    rows += len(settings.steer) + len(settings.steer_w) + (1 if settings.controls and settings.steer else 0)
+    if settings.patching:
+        rows += len(settings.toxic_neurons) + GROUPS + (CONTROLS if settings.controls else 0)
+    if settings.edits:
+        forms = [form for form in FORMS if form in settings.edit_forms]
+        directions = 2 if settings.meant.seeds_with else 1
+        rows += directions * len(RANKINGS) * len(GRID) * len(forms)
+    return rows
 
 
 def _hours(seconds: float | None) -> str:

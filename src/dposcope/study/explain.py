@@ -73,7 +73,7 @@ def run_explain(
         DposcopeError: bad input, models that do not belong together, or a folder that holds something else.
     """
     reporter = reporter or Quiet()
-    _check(settings)
+    check_explain(settings)
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
     judge = load_judge(settings.token_judge, announce=reporter.stage, progress=reporter.progress)
@@ -127,14 +127,29 @@ def run_explain(
 
 
 _ROWS = {
-    *("neurons_only", "patching", "edits", "edit_forms", "steer", "controls", "toxic_neurons", "lens_tokens"),
+    *(
+        "neurons_only",
+        "patching",
+        "edits",
+        "edit_forms",
+        "steer",
+        "steer_w",
+        "controls",
+        "toxic_neurons",
+        "lens_tokens",
+    ),
     *("token_judge", "folds", "seeds", "bootstrap"),
 }
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""
 
 
-def _check(settings: ExplainSettings) -> None:
+def check_explain(settings: ExplainSettings) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        DposcopeError: a number of toxic neurons below 1, one fold, or one seed.
+    """
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
     check_repetitions(settings)
@@ -218,9 +233,18 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())
     for picture in pictures:
         picture.save(out / "figures")
+    _clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
+    _clear_others(out / "figures", {picture.name for picture in pictures})
     write_json(out / "tables.json", [table.to_json() for table in tables])
     write_json(out / "explain.json", _summary(results))
     write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
+
+
+def _clear_others(folder: Path, names: set[str]) -> None:
+    """Remove what other settings left, which the report no longer has."""
+    for file in folder.glob("*"):
+        if file.is_file() and not file.name.startswith(".") and file.stem not in names:
+            file.unlink()
 
 
 def _summary(results: Results) -> dict[str, Any]:

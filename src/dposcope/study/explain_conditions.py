@@ -47,6 +47,8 @@ class ExplainCondition:
     build: Callable[[], Intervention]
     about: Mapping[str, Any]
     """What decides the condition beside the model and the data."""
+    length: float = 0.0
+    """Of what steering subtracts, |αW|, whatever α counts in."""
 
 
 def explain_conditions(
@@ -97,18 +99,26 @@ def steering_vector(direction: Direction) -> Tensor:
 
 def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
     direction, vector = made.direction, steering_vector(made.direction)
-    unit = "mean norms" if "residual_norm" in direction.about else "W"
+    norms = "mean norms" if "residual_norm" in direction.about else "W"
     # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
     site = "residual" if settings.protocol == "strict" else "mlp"
 
-    def row(alpha: float, along: Direction, name: str, label: str, role: Role) -> ExplainCondition:
+    def row(
+        alpha: float, along: Direction, name: str, label: str, role: Role, *, unit: str = norms
+    ) -> ExplainCondition:
+        norm = (direction.vector if unit == "W" else vector).norm()
+
         def build() -> Steer:
-            return Steer(along.unit * vector.norm(), alpha, site=site)
+            return Steer(along.unit * norm, alpha, site=site)
 
         about = {"alpha": alpha, "unit": unit, "site": site, "vector": tensor_fingerprint({"W": along.vector})}
-        return ExplainCondition(f"{name}-{alpha:g}", f"{label}, α = {alpha:g} {unit}", role, "Baselines", build, about)
+        said = f"{label}, α = {alpha:g} {unit}"
+        return ExplainCondition(
+            f"{name}-{alpha:g}", said, role, "Baselines", build, about, length=abs(alpha) * float(norm)
+        )
 
     rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in settings.steer]
+    rows += [row(alpha, direction, "steer-w", "Steering", "steer", unit="W") for alpha in settings.steer_w]
     if settings.controls and settings.steer:
         other = direction.random_like(settings.seed)
         rows.append(row(max(settings.steer), other, "steer-random", "Steering, random direction", "control"))

@@ -69,6 +69,11 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         description="Strengths of steering, in mean norms of the stream it acts on; with a token-contrast direction "
         "times W. May be given several times.",
     )
+    steer_w: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=[],
+        description="Further strengths of steering, times W itself as the paper counts them: 30 GPT-2, 2 Llama, "
+        "3 Gemma, 5 Mistral, for a probe of the reference protocol. May be given several times.",
+    )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Also patch as many random neurons, anywhere and layer by layer."
     )

@@ -47,9 +47,14 @@ class FinishedRun:
         facts, scores, tables = (read_json(file) for file in files)
         if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
             raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
-        name = model or str(facts["base"]).rstrip("/").rpartition("/")[2]
-        read = [Table.from_json(one) for one in tables]
-        return cls(folder, name, study or folder.resolve().name, facts, Scores.from_json(scores), read)
+        try:
+            name = model or str(facts["base"]).rstrip("/").rpartition("/")[2]
+            read = [Table.from_json(one) for one in tables]
+            return cls(folder, name, study or folder.resolve().name, facts, Scores.from_json(scores), read)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DposcopeError(
+                f"{folder} was written by another version ({error!r}); run dposcope explain there once more"
+            ) from error
 
     @property
     def protocol(self) -> str:
@@ -76,8 +81,7 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
         if (folder / "explain.json").exists():
             found.append(FinishedRun.read(folder))
             continue
-        # Of a reproduction: MODEL/STUDY/explain-PROTOCOL.
-        inside = sorted(file.parent for file in folder.glob("*/*/explain-*/explain.json"))
+        inside = _of_reproduction(folder)
         if not inside:
             raise DposcopeError(
                 f"{folder} holds no finished explanation; name folders of dposcope explain or dposcope reproduce"
@@ -85,4 +89,25 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
         found += [FinishedRun.read(one, model=one.parts[-3], study=one.parts[-2]) for one in inside]
     if out is None and (len(folders) != 1 or not (folders[0] / "manifest.json").exists()):
         raise DposcopeError("the report needs a place of its own; give --out")
+    if out is not None and (out / "run.json").exists() and not (out / "manifest.json").exists():
+        raise DposcopeError(f"{out} holds a run, whose own report.html this one would replace; choose another --out")
     return found
+
+
+def title_of(folders: Sequence[Path]) -> str:
+    """What a report over folders is called: as a single reproduction calls itself."""
+    own = [_plan_of(folder).get("title") for folder in folders]
+    return str(own[0]) if len(own) == 1 and own[0] else "Explanations beside one another"
+
+
+def _of_reproduction(folder: Path) -> list[Path]:
+    """Its explanations as its report has them; while it is not whole, those that are there."""
+    named = [folder / name for name in _plan_of(folder).get("runs", [])]
+    # MODEL/STUDY/explain-PROTOCOL.
+    return named or sorted(file.parent for file in folder.glob("*/*/explain-*/explain.json"))
+
+
+def _plan_of(folder: Path) -> dict[str, Any]:
+    path = folder / "plan.json"
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}

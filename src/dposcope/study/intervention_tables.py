@@ -70,9 +70,9 @@ def keeps_text(scores: Scores, name: str) -> bool:
 
 
 def strongest_steering(conditions: Sequence[ExplainCondition], scores: Scores) -> ExplainCondition | None:
-    """The steering of largest α that keeps the text; None where none does or none was measured."""
+    """The longest steering that keeps the text; None where none does or none was measured."""
     kept = [row for row in conditions if row.role == "steer" and keeps_text(scores, row.name)]
-    return max(kept, key=lambda row: row.about["alpha"], default=None)
+    return max(kept, key=lambda row: row.length, default=None)
 
 
 def interventions_table(
@@ -153,8 +153,8 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         ("intervention", *(_named(scores)[name] for name in measures), f"{scores.concept}, × none"),
         tuple(rows),
         (
-            "†: differs from None, paired, with an interval that excludes 0. Chosen: the largest α with log-PPL within "
-            "+0.3 and F1 above 0.95 × that of None.",
+            "†: differs from None, paired, with an interval that excludes 0. Chosen: the longest αW with log-PPL "
+            "within +0.3 and F1 above 0.95 × that of None.",
         ),
     )
 

@@ -33,9 +33,9 @@ class Manifest:
             raise DposcopeError(f"{path} is not the manifest of a reproduction; choose another --out")
         return cls(path, dict(found["steps"]))
 
-    def has(self, name: str, key: str, result: Path) -> bool:
-        """Whether a step of that key is finished and its result still there."""
-        return self.steps.get(name, {}).get("key") == key and result.exists()
+    def has(self, name: str, key: str, results: Sequence[Path]) -> bool:
+        """Whether a step of that key is finished and its results still there."""
+        return self.steps.get(name, {}).get("key") == key and all(result.exists() for result in results)
 
     def enter(self, name: str, key: str, folder: Path, *, root: Path, skip: Sequence[str] = ()) -> None:
         """Record a finished step with the digest of every file that it left, but for scratch and clocks.

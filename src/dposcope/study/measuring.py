@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import read_json, text_digest, write_json
+from dposcope.evaluation.scorers import scorer_digest
 from dposcope.evaluation.suite import PER_PROMPT, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.change import Intervention
 from dposcope.study.ingredients import Job
@@ -36,6 +37,8 @@ def measure_condition(
         **job.model,
         **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
         "scorer": materials.scorer.name,
+        # Absent where the name says all, as in folders from before it was asked for.
+        **({} if (inside := scorer_digest(materials.scorer)) is None else {"scorer_digest": inside}),
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
         "windows": [materials.skip_windows, materials.max_windows],

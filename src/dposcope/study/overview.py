@@ -51,9 +51,11 @@ def label(run: FinishedRun) -> str:
 
 def findings_table(runs: Sequence[FinishedRun]) -> Table:
     """One line per run: what tuning did, and how much of it patching gives."""
+    concepts = {run.scores.concept: None for run in runs}
+    (noun,) = concepts if len(concepts) == 1 else ("concept",)
     head = (
-        "model", "study", "protocol", "toxicity before", "after", "share", "log-PPL", "F1", "neurons ↓",
-        "toxic-token neurons", "four groups", "random, by block",
+        "model", "study", "protocol", f"{noun} before", "after", "share", "log-PPL", "F1", "neurons ↓",
+        "neurons of listed tokens", "four groups", "random, by block",
     )  # fmt: skip
     rows, frame = [], []
     for run in runs:
@@ -64,7 +66,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         rows.append(
             (
                 run.model,
-                run.study,
+                run.study if len(concepts) == 1 else f"{run.study}, {run.scores.concept}",
                 run.protocol,
                 str(base["toxicity"]),
                 str(tuned["toxicity"]),
@@ -80,6 +82,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
                 "model": run.model,
                 "study": run.study,
                 "protocol": run.protocol,
+                "concept": run.scores.concept,
                 **{f"{measure}_before": value.mean for measure, value in base.items()},
                 **{f"{measure}_after": value.mean for measure, value in tuned.items()},
                 "toxicity_ratio": None if ratio is None else ratio.ratio,
@@ -94,8 +97,9 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             }
         )
     notes = (
-        "share: toxicity after over before. The last three columns: share of tuning's reduction that patching those "
-        "neurons gives; – where tuning's own reduction cannot be told from 0, or the patch was not measured.",
+        f"share: {noun} after over before. log-PPL, F1: after minus before. The last three columns: share of "
+        "tuning's reduction that patching those neurons gives; – where that reduction cannot be told from 0, or the "
+        "patch was not measured.",
     )
     title = "What tuning did, and how much of it patched neurons carry."
     return Table("findings", title, pl.DataFrame(frame, infer_schema_length=None), head, tuple(rows), notes)
@@ -162,9 +166,15 @@ class _RunTables:
 
 
 def _of_run(run: FinishedRun, root: Path) -> _RunTables:
-    link = Path(os.path.relpath(run.folder / "report.html", root)).as_posix()
     tables = [_as_section(table) for table in run.tables if table.name.startswith("table-")]
-    return _RunTables(f"{run.model}, {run.study}", run.protocol, quote(link), tables)
+    return _RunTables(f"{run.model}, {run.study}", run.protocol, _link(run.folder / "report.html", root), tables)
+
+
+def _link(file: Path, root: Path) -> str:
+    try:
+        return quote(Path(os.path.relpath(file, root)).as_posix())
+    except ValueError:  # two drives of Windows have no path between them
+        return file.resolve().as_uri()
 
 
 def _as_section(table: Table) -> SectionTable:

@@ -53,7 +53,7 @@ def run_pairs(
         out: the file, its name ending in .jsonl.
         settings: see `PairsSettings`.
         reporter: told of progress.
-        policy: where it adopts, pairs that other settings made are replaced instead of refused.
+        policy: where it adopts, pairs that other settings or other weights made are replaced instead of refused.
 
     Raises:
         DposcopeError: bad input; `out` holds something else; no pair could be made.
@@ -64,8 +64,13 @@ def run_pairs(
     source = Source.read(settings)
     asked: dict[str, Any] = json.loads(json.dumps({"model": model, **settings.model_dump(mode="json")}, default=str))
     work, about = out.with_name(f".{out.name}.making"), out.with_suffix(".json")
+    scorer = CachedScorer(source.scorer(settings))
+    # Its name stands among the settings; what is behind the name may change.
+    data = source.digests | ({} if scorer.digest is None else {"scorer": scorer.digest})
     try:
-        before = _made_before(out, about, {"settings": asked, "data": source.digests})
+        before = _made_before(out, about, {"settings": asked, "data": data})
+        if before is not None and policy.adopt:
+            _check_model(out, before, load_for(model, settings))
     except DposcopeError:
         if not policy.adopt:
             raise
@@ -76,13 +81,12 @@ def run_pairs(
         reporter.reused(f"Pairs in {out}")
         shutil.rmtree(work, ignore_errors=True)
         return PairsMade(out, before, made_before=True)
-    scorer = CachedScorer(source.scorer(settings))
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = load_for(model, settings)
             parts = list(make_parts(run, lm, source, scorer, settings))
-            facts = _finish(run, out, lm, parts, scorer, settings, data=source.digests)
+            facts = _finish(run, out, lm, parts, scorer, settings, data=data)
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.
             if not any((work / "stages").glob("*.json")):
@@ -159,6 +163,16 @@ def _made_before(out: Path, about: Path, asked: dict[str, Any]) -> dict[str, Any
     if file_digest(out) != facts["sha256"]:
         raise DposcopeError(f"{out} was changed since it was made; choose another --out, or delete that file")
     return facts
+
+
+def _check_model(out: Path, facts: dict[str, Any], lm: LanguageModel) -> None:
+    """Refuse pairs of a model that bore the same name.
+
+    Raises:
+        DposcopeError: its weights are others.
+    """
+    if facts["model"]["fingerprint"] != lm.fingerprint:
+        raise DposcopeError(f"{out} holds pairs of other weights; choose another --out, or delete that file")
 
 
 def _mend_nothing(settings: PairsSettings) -> str:

@@ -12,11 +12,11 @@ from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.mean_scorer import MeanScorer
-from dposcope.evaluation.scorers import Scorer, load_scorer
+from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
-from dposcope.study.ingredients import DIRECTIONS, check_direction, make_direction, read_comments
+from dposcope.study.ingredients import DIRECTIONS, check_direction, make_direction, read_comments, seed_words
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.run import Quiet, Run
 from dposcope.training.pairs import Pair
@@ -25,6 +25,10 @@ from dposcope.training.sampled import ScoredPair, sample_pairs
 
 PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
+
+
+_ELSEWHERE: Final = {"prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device"}
+"""Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,8 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
         "model": lm.fingerprint,
         "device": lm.device.type,
         "scorer": scorer.name,
+        "scorer_digest": scorer_digest(scorer),
+        "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
         **source.digests,
     }
     most, size = settings.most, PART[settings.method]
@@ -171,6 +177,8 @@ def _direction(
 ) -> Direction:
     stem = run.folder / "direction"
 
+    words = seed_words(settings.meant) if settings.direction == "token-contrast" else {}
+
     def make() -> None:
         made = make_direction(lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress)
         made.save(stem)
@@ -178,7 +186,7 @@ def _direction(
     return run.stage(
         "direction",
         "Direction from comments",
-        inputs=made_from,
+        inputs={**made_from, **words},
         files=value_files(stem).both,
         make=make,
         load=lambda: Direction.load(stem),

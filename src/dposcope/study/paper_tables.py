@@ -1,5 +1,5 @@
 """An explanation beside the paper: every number of ours that the paper prints too, with the difference or the reasons
-why there is none (Tables 2, 3, 5, 13, 17, 18 and 19; text of 5.1)."""
+why there is none (Tables 2, 3, 5, 12, 13, 17, 18 and 19; text of 5.1)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -17,8 +17,8 @@ from dposcope.reference.comparison import (
     comparison_frame,
 )
 from dposcope.reference.models import recognise
-from dposcope.reference.paper import EVERY_MODEL, PaperValue, printed_otherwise
-from dposcope.study.explain_conditions import GRID, TUNED
+from dposcope.reference.paper import EVERY_MODEL, PaperValue, paper_values, printed_otherwise
+from dposcope.study.explain_conditions import GRID, TUNED, ExplainCondition
 from dposcope.study.explain_results import Results
 from dposcope.study.intervention_tables import strongest_steering
 from dposcope.study.numbers import between, fixed, signed
@@ -62,7 +62,7 @@ def beside_paper_tables(results: Results) -> list[Table]:
     setting = setting_of(results)
     model = results.lm.name
     return [
-        _table(BESIDE_PAPER[0], f"Interventions on {model} beside the paper's numbers (Tables 2, 3, 19).",
+        _table(BESIDE_PAPER[0], f"Interventions on {model} beside the paper's numbers (Tables 2, 3, 12, 19).",
                compare(interventions_of(results), setting)),
         _table(BESIDE_PAPER[1], f"Neurons of {model} beside the paper's numbers (Tables 3, 5, 13, 17, 18; 5.1).",
                compare(neurons_of(results), setting)),
@@ -99,7 +99,12 @@ def interventions_of(results: Results) -> list[OwnValue]:
     steering = strongest_steering(results.conditions, results.scores)
     values = _means(results, BASE, "2", row="none")
     if steering is not None:
-        values += _means(results, steering.name, "2", row="steering", direction="probe", unlike=(_OTHER_ALPHA,))
+        values += _means(
+            results, steering.name, "2", row="steering", direction="probe", unlike=_other_alpha(results, steering)
+        )
+    for row in results.conditions:
+        if row.role == "steer" and row.about.get("unit") == "W":
+            values += _means(results, row.name, "12", row="steering", direction="probe", alpha=row.about["alpha"])
     values += _means(results, TUNED, "2", row="dpo")
     for name, row in _PATCHES.items():
         if name in measured:
@@ -122,6 +127,16 @@ def interventions_of(results: Results) -> list[OwnValue]:
                 OwnValue("3", _PATCHES[name], "share_of_dpo", share.share, share.low, share.high, direction="probe")
             )
     return values
+
+
+def _other_alpha(results: Results, steering: ExplainCondition) -> tuple[str, ...]:
+    """Why a steering's strength is not the one of the paper's Table 2, which is that of its Table 11."""
+    if steering.about.get("unit") != "W":
+        return (_OTHER_ALPHA,)
+    known = recognise(results.lm.name, results.lm.model.config.to_dict())
+    printed = [] if known is None else paper_values(table="11", model=known.model.name, row="steering")
+    return tuple(f"α = {steering.about['alpha']:g}, the paper's {one.printed}" for one in printed
+                 if one.value != steering.about["alpha"])  # fmt: skip
 
 
 def neurons_of(results: Results) -> list[OwnValue]:
@@ -165,8 +180,9 @@ def _means(results: Results, condition: str, table: str, **where: Any) -> list[O
 def _training(found: Mapping[str, Any] | None) -> Training | None:
     if found is None:
         return None
-    objective = found["objective"]
-    return Training(found["pairs"]["train"], found["train"], objective["kl_on"], objective["kl_weight"])
+    objective, pairs = found["objective"], found["pairs"]
+    # Of all pairs, as the paper counts them: some are kept for validation.
+    return Training(pairs["train"] + pairs["validation"], found["train"], objective["kl_on"], objective["kl_weight"])
 
 
 def _table(name: str, title: str, found: Sequence[Beside]) -> Table:

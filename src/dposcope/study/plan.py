@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
+from dposcope.artefacts import text_digest
+from dposcope.data.concept import TOXICITY, Concept
 from dposcope.errors import DposcopeError
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain_settings import ExplainSettings
@@ -22,6 +23,7 @@ from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.preset import Preset, Protocol, StudyPreset
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import CHECKPOINT
+from dposcope.study.sources import direction_digest, model_digest, named_digest
 
 Command = Literal["pairs", "dpo", "explain"]
 AnySettings = PairsSettings | DpoSettings | ExplainSettings
@@ -70,29 +72,35 @@ class Step:
         return self.folder / CHECKPOINT
 
     @property
-    def result(self) -> Path:
-        """The last thing that the step writes: where it is missing, the step is not done."""
-        return {
-            "pairs": self.pairs,
-            "dpo": self.folder / "training.json",
-            "explain": self.folder / "report.html",
+    def results(self) -> list[Path]:
+        """What is read of it in the end: where one is missing, the step is not done."""
+        names = {
+            "pairs": [self.pairs.name],
+            "dpo": ["training.json"],
+            "explain": ["report.html", "explain.json", "scores.json", "tables.json"],
         }[self.command]
+        return [self.folder / name for name in names]
+
+    @property
+    def product(self) -> Path:
+        """What later steps need of it. A checkpoint that none needs any more may be deleted."""
+        return self.tuned / "config.json" if self.command == "dpo" else self.results[0]
 
     @cached_property
     def key(self) -> str:
         """Digest of all that decides the results."""
         given = self.settings.model_dump(mode="json")
-        contents = {name: _contents(given[name]) for name in _FILES if given.get(name) is not None}
-        saved = given.get("direction")
-        if saved is not None and value_files(saved).about.is_file():
-            contents["direction"] = value_digest(saved)
         # What an earlier step writes is known by that step's key, before it exists.
         own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
+        given = {name: value for name, value in given.items() if str(value) not in own}
+        contents = {name: named_digest(given[name]) for name in _FILES if given.get(name) is not None}
+        if "direction" in given and (saved := direction_digest(given["direction"])) is not None:
+            contents["direction"] = saved
         facts = {
             "command": self.command,
-            "model": _contents(self.model),
-            "settings": {name: value for name, value in given.items() if str(value) not in own},
-            "files": {name: value for name, value in contents.items() if str(given[name]) not in own},
+            "model": model_digest(self.model),
+            # A file by what it holds, wherever it lies.
+            "settings": given | contents,
             "after": [step.key for step in self.after],
         }
         return text_digest(json.dumps(facts, sort_keys=True, default=str))
@@ -117,7 +125,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     given = settings.given()
     # These mean something else to other commands: DPO's batches are of pairs.
     measuring = {name: given.pop(name) for name in _MEASURING if name in given}
-    data = {**preset.shared, **given}
+    data = {**_of_concept(preset, settings.concept), **given}
     for study in preset.study:
         place = folder / study.name
         # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
@@ -144,6 +152,19 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
             )
 
 
+def needed(preset: Preset, settings: ReproduceSettings) -> list[str]:
+    """Which data the preset needs and neither the user nor a concept gives."""
+    brought = {} if settings.concept is None else Concept.load(settings.concept).options()
+    return [name for name in preset.needs if getattr(settings, name) is None and name not in brought]
+
+
+def _of_concept(preset: Preset, concept: str | None) -> dict[str, Any]:
+    """What all commands share, without what belongs to the preset's concept where the user names another."""
+    if concept is None or concept == preset.shared.get("concept", TOXICITY.name):
+        return preset.shared
+    return {name: value for name, value in preset.shared.items() if name not in Concept.load(concept).options()}
+
+
 def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> _S:
     """A command's settings: of what is shared, only what it knows; of its own, everything."""
     known = {name: value for name, value in shared.items() if name in kind.model_fields}
@@ -155,16 +176,3 @@ def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any
         raise DposcopeError(
             f"preset {preset.name}, [{command}]: {option}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
-
-
-def _contents(value: Any) -> Any:
-    """What a setting that names files stands for: their digests, so that a changed file is noticed."""
-    if isinstance(value, list):
-        return [_contents(one) for one in value]
-    path = Path(str(value)).expanduser()
-    if path.is_file():
-        return file_digest(path)
-    if path.is_dir():
-        # A checkpoint: reading gigabytes to plan would take longer than to look when they were written.
-        return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
-    return str(value)

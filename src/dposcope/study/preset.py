@@ -33,6 +33,7 @@ from dposcope.errors import DposcopeError
 from dposcope.study.config import Settings
 
 Protocol = Literal["strict", "reference"]
+Needed = Literal["prompts", "comments", "passages"]
 
 _SUFFIX: Final = ".toml"
 
@@ -73,7 +74,7 @@ class Preset(Settings):
     name: str
     title: str
     models: list[str] = Field(min_length=1)
-    needs: list[Literal["prompts", "comments"]] = Field(default_factory=list[Literal["prompts", "comments"]])
+    needs: list[Needed] = Field(default_factory=list[Needed])
     """Data that must be given, for want of a place to name."""
     size: SizePreset | None = None
     """Of its model, where a plan should not need the model."""

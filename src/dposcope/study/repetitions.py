@@ -204,7 +204,13 @@ def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: Exp
     return run.stage(
         f"direction-{kind}",
         f"Direction by {kind.replace('-', ' ')}, to compare",
-        inputs={"made_from": value_digest(run.folder / "features"), "seed": settings.seed},
+        inputs={
+            "made_from": value_digest(run.folder / "features"),
+            "comments": job.data.digests["direction_comments"],  # their labels are no part of the features
+            "block": settings.direction_block,
+            "protocol": settings.protocol,
+            "seed": settings.seed,
+        },
         files=value_files(stem).both,
         make=lambda: make().save(stem),
         load=lambda: Direction.load(stem),

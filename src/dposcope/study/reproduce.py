@@ -6,11 +6,12 @@ models, studies and protocols.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dposcope.artefacts import write_json
+from dposcope.artefacts import text_digest, write_json
 from dposcope.errors import DposcopeError
+from dposcope.model.load import check_source
 from dposcope.model.size import ModelSize
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
@@ -22,8 +23,9 @@ from dposcope.study.measuring import file_name
 from dposcope.study.overview import write_overview
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
-from dposcope.study.plan import Step, plan
+from dposcope.study.plan import Step, needed, plan
 from dposcope.study.preset import Preset
+from dposcope.study.reproduce_checks import check_steps
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.tiny import TINY, tiny_model
@@ -36,6 +38,8 @@ class PlannedStep:
     step: Step
     name: str
     """Unique within the folder: model and step."""
+    key: str
+    """Digest of all that decides what the step leaves."""
     done: bool
     size: ModelSize | None
     """Of the model, where the preset says it."""
@@ -54,7 +58,7 @@ class Reproduction:
 
 
 def plan_reproduction(
-    models: Sequence[str], out: Path, preset: Preset, settings: ReproduceSettings
+    models: Sequence[str], out: Path, preset: Preset, settings: ReproduceSettings, *, raw: bool = False
 ) -> list[PlannedStep]:
     """All steps for all models, and which are done; nothing is written.
 
@@ -63,29 +67,44 @@ def plan_reproduction(
         out: the folder.
         preset: what is done.
         settings: the user's data and machine.
+        raw: whether tables have offensive words as they are.
 
     Raises:
-        DposcopeError: two models of one name, data missing that the preset needs, or options that do not fit.
+        DposcopeError: two models of one name, a name of none, data missing that the preset needs, or options that do
+            not fit.
     """
-    for name in preset.needs:
-        if getattr(settings, name) is None:
-            raise DposcopeError(
-                f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce.md)"
-            )
+    for name in needed(preset, settings):
+        raise DposcopeError(
+            f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce.md)"
+        )
     names = list(models) or preset.models
     folders = [model_folder(name) for name in names]
-    if len(set(folders)) != len(folders):
+    # Some file systems do not tell capitals from small letters.
+    if len({folder.casefold() for folder in folders}) != len(folders):
         raise DposcopeError("two models would share one folder; give them in two calls with their own --out")
+    for name in names:
+        if name != TINY:
+            check_source(name)
     manifest = Manifest.read(out)
     found: list[PlannedStep] = []
     for name, folder in zip(names, folders, strict=True):
         source = str(out / folder / "model") if name == TINY else name
         for step in plan(source, out / folder, preset, settings):
             title = f"{folder}/{step.name}"
-            done = manifest.has(title, step.key, step.result)
+            key = text_digest(step.key, "raw") if raw and step.command == "explain" else step.key
             size = None if preset.size is None or models else ModelSize(**preset.size.model_dump())
-            found.append(PlannedStep(step, title, done, size, _pairs_of(step)))
-    return found
+            done = manifest.has(title, key, step.results)
+            found.append(PlannedStep(step, title, key, done, size, _pairs_of(step)))
+    return _with_products(found)
+
+
+def _with_products(steps: list[PlannedStep]) -> list[PlannedStep]:
+    """Not done is also what a later step needs and somebody deleted."""
+    missing: set[int] = set()
+    for planned in reversed(steps):
+        if not planned.done or id(planned.step) in missing:
+            missing |= {id(step) for step in planned.step.after if not step.product.exists()}
+    return [replace(planned, done=planned.done and id(planned.step) not in missing) for planned in steps]
 
 
 def _pairs_of(step: Step) -> int:
@@ -97,7 +116,9 @@ def _pairs_of(step: Step) -> int:
 
 def model_folder(name: str) -> str:
     """A model's folder below `--out`: the last part of its name."""
-    return file_name(Path(name.rstrip("/")).name.removesuffix(".gguf") or "model")
+    path = Path(name).expanduser()
+    last = path.resolve().name if path.is_dir() else path.name  # "." and ".." are no names
+    return file_name(last.removesuffix(".gguf") or "model")
 
 
 def run_reproduce(
@@ -123,12 +144,14 @@ def run_reproduce(
         DposcopeError: bad input, or a folder that holds something else or is in use.
     """
     reporter = reporter or Quiet()
-    plan_reproduction(models, out, preset, settings)  # refuses before anything is written
+    # Refuses before anything is written, and before anything takes long.
+    planned = plan_reproduction(models, out, preset, settings, raw=raw)
+    check_steps([one.step for one in planned if not one.done])
     with open_run(out, "reproduce", {"preset": preset.name}, reporter=reporter, policy=RunPolicy(adopt=True)):
         for name in list(models) or preset.models:
             if name == TINY:
                 tiny_model(out / model_folder(name) / "model")
-        steps = plan_reproduction(models, out, preset, settings)
+        steps = plan_reproduction(models, out, preset, settings, raw=raw)
         manifest = Manifest.read(out)
         for number, planned in enumerate(steps, 1):
             title = f"{number} of {len(steps)}: {planned.name}"
@@ -144,16 +167,24 @@ def run_reproduce(
                 if other.step.command == planned.step.command and other is not planned
             )
             _do(planned.step, reporter, RunPolicy(adopt=True, borrow=others), raw=raw)
-            manifest.enter(planned.name, planned.step.key, planned.step.folder, root=out, skip=("stages",))
+            manifest.enter(planned.name, planned.key, planned.step.folder, root=out, skip=("stages",))
         reporter.stage("Report over all")
         runs = [
             FinishedRun.read(one.step.folder, model=one.name.partition("/")[0], study=one.step.study.name)
             for one in steps
             if one.step.command == "explain"
         ]
-        write_json(out / "plan.json", {"preset": preset.name, "title": preset.title, "steps": [x.name for x in steps]})
+        write_json(
+            out / "plan.json",
+            {
+                "preset": preset.name,
+                "title": preset.title,
+                "steps": [one.name for one in steps],
+                "runs": [run.folder.relative_to(out).as_posix() for run in runs],
+            },
+        )
         write_overview(out, runs, title=preset.title, raw=raw)
-    return Reproduction(out, plan_reproduction(models, out, preset, settings), runs)
+    return Reproduction(out, plan_reproduction(models, out, preset, settings, raw=raw), runs)
 
 
 def _do(step: Step, reporter: Reporter, policy: RunPolicy, *, raw: bool) -> None:

@@ -44,6 +44,11 @@ class ReproduceSettings(Settings):
     scorer: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Scorer of continuations. Default: the preset's, mostly profanity (embedded)."
     )
+    token_judge: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Says which tokens are toxic: words (embedded), or the https address of an OpenAI-compatible "
+        "endpoint (paper: GPT-4o). Default: words.",
+    )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
         default=None, ge=4, description="Use only the first so many prompts. Default: the preset's."
     )

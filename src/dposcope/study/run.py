@@ -181,7 +181,9 @@ def open_run(
     try:
         wanted = json.loads(json.dumps(settings, default=str))
         _clear_scraps(folder)
-        if about.exists() and any((folder / "stages").glob("*.json")):
+        # A reproduction has no stages of its own, and a manifest from its first step on.
+        begun = any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
+        if about.exists() and begun:
             changed = _changed(folder, read_json(about), command, wanted, adopt=policy.adopt)
         else:  # nothing was done yet: a slip in the settings may be mended
             changed = True

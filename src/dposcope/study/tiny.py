@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dposcope.data.corpus import load_neutral
+from dposcope.model.quiet import without_progress_bars
 
 TINY: Final = "tiny"
 """What it is called where models are named."""
@@ -30,10 +31,13 @@ def tiny_model(folder: Path, *, seed: int = 0) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for scrap in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed here
+        shutil.rmtree(scrap, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _random_llama(seed).save_pretrained(scratch)
-        _tokenizer().save_pretrained(scratch)
+        with without_progress_bars():
+            _random_llama(seed).save_pretrained(scratch)
+            _tokenizer().save_pretrained(scratch)
         scratch.chmod(0o755)
         scratch.replace(folder)
     finally:

@@ -1,0 +1,38 @@
+"""What can be told to be wrong before a reproduction begins: a slip in the last step must not be told after a day."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from dposcope.data.corpus import load_neutral
+from dposcope.directions.judge import load_judge
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.explain import check_explain
+from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.ingredients import read_data
+from dposcope.study.pair_parts import Source
+from dposcope.study.pair_settings import PairsSettings
+from dposcope.study.plan import Step
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Read all data that the steps will read, and find their scorers and judges.
+
+    Raises:
+        DposcopeError: a file is missing, damaged or lacks a column; something that a step needs is not installed.
+    """
+    for step in steps:
+        match step.settings:
+            case PairsSettings():
+                Source.read(step.settings)
+            case DpoSettings():
+                load_neutral(step.settings.neutral, column=step.settings.neutral_column)
+                if step.settings.train == "lora" and find_spec("peft") is None:
+                    raise DposcopeError("train = 'lora' needs the package peft; run: pip install 'dposcope[train]'")
+            case ExplainSettings():
+                check_explain(step.settings)
+                read_data(step.settings)
+                load_judge(step.settings.token_judge)
+    for scorer in sorted({step.settings.scorer for step in steps if not isinstance(step.settings, DpoSettings)}):
+        load_scorer(scorer)
