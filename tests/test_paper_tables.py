@@ -25,7 +25,7 @@ EDITS = [
     *("assign-probe-activation-0.01-0.8", "assign-free-cosine-0.01-0.6", "assign-free-cosine-0.05-0.5"),
     "scale-probe-cosine-0.01-0.8",
 ]
-TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "full", "pairs": {"train": 24_576}}
+TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "full", "pairs": {"train": 24_512, "validation": 64}}
 
 
 def results(*, keep=lambda row: True, settings: ExplainSettings = SETTINGS, training=TRAINING) -> Results:
@@ -173,7 +173,7 @@ def test_steering_by_w_itself_stands_beside_table_12(monkeypatch):
     made = results()
     row = replace(condition("steer-w-30", "steer", section="Baselines", alpha=30), about={"alpha": 30, "unit": "W"})
     everything = study({"steer-w-30": outcome(making(0.1))}, [row])
-    made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"), shares={})
+    made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"))
     found = [value for value in interventions_of(made) if value.row == "steering" and value.measure == "toxicity"]
     assert [(value.table, value.alpha, value.unlike) for value in found] == [("2", None, ()), ("12", 30, ())]
     monkeypatch.setattr(paper_tables, "recognise", lambda name, config: Recognised(MODELS[1], ""))

@@ -20,7 +20,7 @@ NONE = ReproduceSettings()
         ("gemma-3-270m", "gemma-3-270m"),
         ("google/gemma-2-2b", "gemma-2-2b"),
         ("models/some.gguf", "some"),
-        ("a folder/my model/", "my-model-ec70a7ec"),
+        ("a folder/my model/", "my-model-6f3a1588"),
     ],
 )
 def test_a_folder_is_named_after_its_model(name, folder):

@@ -85,12 +85,12 @@ def test_a_saved_direction_and_no_other(inside):
 
     found = []
     for value in (1.0, 2.0):
-        Direction(torch.full((4,), value), "probe").save(inside / "w")
+        Direction(torch.full((4,), value), "probe", -1).save(inside / "w")
         found.append(direction_digest("w"))
     assert found[0] != found[1]
     assert None not in found
     assert direction_digest("nothing") is None
-    Direction(torch.ones(4), "probe").save(inside / "probe")
+    Direction(torch.ones(4), "probe", -1).save(inside / "probe")
     assert direction_digest("probe") is None, "a kind, whatever lies here"
     (inside / "w.safetensors").unlink()
     assert direction_digest("w") is None

@@ -141,13 +141,13 @@ def logged(outcome: Outcome, name: str) -> list[float]:
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loss_falls_and_the_pairs_are_told_apart(lm, way, tmp_path, capfd):
     rate = {"full": 5e-3, "lora": 3e-2, "gains": 0.3}[way]
-    done = run(lm, way, tmp_path, save=False, steps=16, warmup_steps=0, learning_rate=rate)
+    done = run(lm, way, tmp_path, save=False, steps=24, warmup_steps=0, learning_rate=rate)
     losses, accuracies = logged(done, "dpo"), logged(done, "accuracy")
     assert losses[-1] < 0.85 * losses[0]
     assert accuracies[-1] >= 0.8 > accuracies[0] + 0.1
     assert logged(done, "margin")[-1] > logged(done, "margin")[0] + 0.2
     assert logged(done, "kl")[-1] > 0
-    assert (done.trained.steps, done.trained.best_step) == (16, None)
+    assert (done.trained.steps, done.trained.best_step) == (24, None)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
