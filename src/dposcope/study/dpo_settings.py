@@ -27,6 +27,8 @@ _BEYOND = {
 }
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
+_WARMUP = {"full": 0, "lora": 10, "gains": 10}
+_NORMS = {"full": None, "lora": 1.0, "gains": 1.0}
 
 
 class DpoSettings(LoadSettings):
@@ -91,7 +93,9 @@ class DpoSettings(LoadSettings):
         default=None, ge=1, description="Pairs in memory at a time. Default: a whole batch (paper: 1)."
     )
     warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
-        default=None, ge=0, description="Steps over which the learning rate rises. Default: 0 (paper: 150)."
+        default=None,
+        ge=0,
+        description="Steps over which the learning rate rises. Default: full 0, lora and gains 10 (paper: 150).",
     )
     decay: Annotated[Literal["none", "linear"], Parameter(group=_TRAINING)] = Field(
         default="none",
@@ -100,8 +104,8 @@ class DpoSettings(LoadSettings):
     max_grad_norm: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         gt=0,
-        description="Longer gradients are shortened to this. Default: never; steps then get shorter as pairs are "
-        "learned (paper: 10).",
+        description="Longer gradients are shortened to this. Default: full never, so that steps get shorter as pairs "
+        "are learned; lora and gains 1 (paper: 10).",
     )
     validation: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
         default=None,
@@ -178,15 +182,14 @@ class DpoSettings(LoadSettings):
         def chosen(given: _Value | None, papers: _Value, best: _Value) -> _Value:
             return given if given is not None else papers if paper else best
 
-        norm = 10.0 if paper else None
-
+        norm = 10.0 if paper else _NORMS[self.train]
         batch = chosen(self.batch_size, 4, 8)
         micro = chosen(self.micro_batch_size, 1, None)
         steps = steps_for(min(self.max_examples, round(pairs * chosen(self.epochs, 5.0, _EPOCHS[self.train]))), batch)
         return Schedule(
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
             learning_rate=self.learning_rate or (1e-5 if paper else _RATES[self.train]),
-            warmup_steps=chosen(self.warmup_steps, 150, 0),
+            warmup_steps=chosen(self.warmup_steps, 150, _WARMUP[self.train]),
             decay=self.decay,
             batch_size=batch,
             micro_batch_size=micro,
