@@ -7,7 +7,7 @@
 Everything is the strict protocol but for the one thing that a row changes. Mean activations and the direction are
 strict, the edit is the paper's (α = 0.01, β = 0.55), its neurons ranked by |cos|, its direction a difference of means.
 Prompts are split as in the commands: the first half is measured, on the second half means are taken. Comments: the
-first 2,000 to fit on (at most 40 % of all), the next 3,000 to test on, both with as many toxic as not. Data left out
+first 2,000 to fit on (at most 40 % of all), the next 2,000 to test on, both with as many toxic as not. Data left out
 are the built-in ones. DIR gets `protocols.md`, `.parquet`, `.csv` and `.tex`; nobody's text is in them.
 """
 
@@ -50,7 +50,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
 WITH_TUNED: dict[str, Callable[[TunedBench], list[Row]]] = {"j": kl_term, "n": reducing}
 """Those that need a tuned model; j needs pairs, too."""
 
-FIT, TEST = 2_000, 3_000
+FIT, TEST = 2_000, 2_000
 """Rows of comments, before they are balanced."""
 
 
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-windows", type=int, default=16)
     parser.add_argument("--max-passages", type=int, default=250)
     parser.add_argument("--max-pairs", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")
