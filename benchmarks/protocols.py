@@ -20,7 +20,7 @@ from pathlib import Path
 import dposcope as ds
 from dposcope.data.comments import Comments
 from dposcope.data.prompts import split_prompts
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.study.table import Table
 from versus.bench import ALPHA, BETA, Bench, Data
@@ -140,8 +140,8 @@ def _notes(options: argparse.Namespace, bench: Bench) -> list[str]:
     window = min(1024, bench.lm.context_length)
     return [
         f"{kind} on {bench.lm.device.type}; scorer {bench.scorer.name}; {len(data.report)} prompts, means on "
-        f"{len(data.learn)} others; {len(data.passages)} passages; {options.max_windows} windows of {window:,}; "
-        f"{len(data.fit)} comments to fit on and {len(data.test)} to test on, balanced"
+        f"{len(data.learn)} others; {len(data.passages)} passages; "
+        f"{plural(options.max_windows, 'window')} of {window:,}; {len(data.fit)} comments to fit on and {len(data.test)} to test on, balanced"
         f"{'' if data.pairs is None else f'; {len(data.pairs)} pairs'}. The edit: α = {ALPHA}, β = {BETA}.",
         "Strict and reference: mean (95 % bootstrap interval) where there are items. Paired: reference − strict, or "
         "reference over strict (×), on the same items; its interval is what may be called a difference.",
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=400, help="prompts to read; half of them are measured")
     parser.add_argument("--max-windows", type=int, default=16)
     parser.add_argument("--max-passages", type=int, default=250)
-    parser.add_argument("--max-pairs", type=int, default=64)
+    parser.add_argument("--max-pairs", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument("--dtype", default="bfloat16")
