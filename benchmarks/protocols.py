@@ -141,7 +141,8 @@ def _notes(options: argparse.Namespace, bench: Bench) -> list[str]:
     return [
         f"{kind} on {bench.lm.device.type}; scorer {bench.scorer.name}; {len(data.report)} prompts, means on "
         f"{len(data.learn)} others; {len(data.passages)} passages; "
-        f"{plural(options.max_windows, 'window')} of {window:,}; {len(data.fit)} comments to fit on and {len(data.test)} to test on, balanced"
+        f"{plural(options.max_windows, 'window')} of {window:,}; "
+        f"{len(data.fit)} comments to fit on and {len(data.test)} to test on, balanced"
         f"{'' if data.pairs is None else f'; {len(data.pairs)} pairs'}. The edit: α = {ALPHA}, β = {BETA}.",
         "Strict and reference: mean (95 % bootstrap interval) where there are items. Paired: reference − strict, or "
         "reference over strict (×), on the same items; its interval is what may be called a difference.",
