@@ -7,7 +7,7 @@
 Everything is the strict protocol but for the one thing that a row changes. Mean activations and the direction are
 strict, the edit is the paper's (α = 0.01, β = 0.55), its neurons ranked by |cos|, its direction a difference of means.
 Prompts are split as in the commands: the first half is measured, on the second half means are taken. Comments: the
-first 2,000 to fit on (at most 40 % of all), the next 3,000 to test on, both with as many toxic as not. Data left out
+first 2,000 to fit on (at most 40 % of all), the next 2,000 to test on, both with as many toxic as not. Data left out
 are the built-in ones. DIR gets `protocols.md`, `.parquet`, `.csv` and `.tex`; nobody's text is in them.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import dposcope as ds
 from dposcope.data.comments import Comments
 from dposcope.data.prompts import split_prompts
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.study.table import Table
 from versus.bench import ALPHA, BETA, Bench, Data
@@ -50,7 +50,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
 WITH_TUNED: dict[str, Callable[[TunedBench], list[Row]]] = {"j": kl_term, "n": reducing}
 """Those that need a tuned model; j needs pairs, too."""
 
-FIT, TEST = 2_000, 3_000
+FIT, TEST = 2_000, 2_000
 """Rows of comments, before they are balanced."""
 
 
@@ -140,7 +140,8 @@ def _notes(options: argparse.Namespace, bench: Bench) -> list[str]:
     window = min(1024, bench.lm.context_length)
     return [
         f"{kind} on {bench.lm.device.type}; scorer {bench.scorer.name}; {len(data.report)} prompts, means on "
-        f"{len(data.learn)} others; {len(data.passages)} passages; {options.max_windows} windows of {window:,}; "
+        f"{len(data.learn)} others; {len(data.passages)} passages; "
+        f"{plural(options.max_windows, 'window')} of {window:,}; "
         f"{len(data.fit)} comments to fit on and {len(data.test)} to test on, balanced"
         f"{'' if data.pairs is None else f'; {len(data.pairs)} pairs'}. The edit: α = {ALPHA}, β = {BETA}.",
         "Strict and reference: mean (95 % bootstrap interval) where there are items. Paired: reference − strict, or "
@@ -159,8 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=400, help="prompts to read; half of them are measured")
     parser.add_argument("--max-windows", type=int, default=16)
     parser.add_argument("--max-passages", type=int, default=250)
-    parser.add_argument("--max-pairs", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-pairs", type=int, default=24)
+    parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import dposcope as ds
 from dposcope.evaluation.scorers import CallableScorer
@@ -118,6 +119,8 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
     check("a", "log-PPL of the assigned edit", edited.losses.mean, first)
     check("a", "its rise over none", edited.losses.mean - plain, first - plain)
     assert abs(first - edited.losses.mean) > 1e-3
+    rise = edited_published.losses.mean - published.losses.mean
+    check("a", "the same with the code's windows (g), too", edited.losses.mean - plain, rise)
     for measure, name in (("toxicity", "toxicity"), ("repetition", "repetition"), ("share of empty texts", "empty")):
         check("b", measure, mean(scaled, name), mean(edited, name))
     check("b", "F1", scaled.f1.mean(), edited.f1.mean())
@@ -209,6 +212,8 @@ def test_means_are_compared_neuron_by_neuron(bench, table):
     )
     found = row(table, "i", "correlation over neurons")["reference"]
     assert found == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-6)
+    found = row(table, "i", "rank correlation over neurons")["reference"]
+    assert found == pytest.approx(spearmanr(one, other).statistic, abs=1e-6)
     equal = sum((a > 0) == (b > 0) for a, b in zip(one, other, strict=True)) / len(one)
     assert row(table, "i", "share of equal signs")["reference"] == pytest.approx(equal)
     assert 0.5 < equal < 1

@@ -66,7 +66,7 @@ class Bench:
     tell: Callable[[str], None]
     tuned: LanguageModel | None = None
     _written: dict[tuple[str, ...], list[Continuation]] = field(default_factory=dict)
-    _losses: dict[str, WindowLosses] = field(default_factory=dict)
+    _losses: dict[tuple[str, str], WindowLosses] = field(default_factory=dict)
 
     @cached_property
     def direction(self) -> Direction:
@@ -167,16 +167,19 @@ class Bench:
         """Score of each, `[prompts]`."""
         return self.scorer(self.texts(name, cut=cut))
 
-    def losses(self, name: str) -> WindowLosses:
-        """Strict log-perplexity of the first windows."""
-        if name not in self._losses:
+    def losses(self, name: str, protocol: Protocol = "strict") -> WindowLosses:
+        """Log-perplexity of the first windows, as either protocol cuts them."""
+        key = (name, protocol)
+        if key not in self._losses:
             interventions = self.edits(name)
-            self.tell(f"perplexity: {name}")
+            self.tell(f"perplexity: {name}, {protocol} windows")
             with ExitStack() as stack:
                 for intervention in interventions:
                     stack.enter_context(intervention.on(self.lm))
-                self._losses[name] = window_losses(self.lm, self.data.neutral, max_windows=self.max_windows)
-        return self._losses[name]
+                self._losses[key] = window_losses(
+                    self.lm, self.data.neutral, protocol=protocol, max_windows=self.max_windows
+                )
+        return self._losses[key]
 
 
 def _limits(passages: bool, cut: bool) -> tuple[int, Literal["start", "end"]]:

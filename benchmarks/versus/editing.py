@@ -18,9 +18,12 @@ from versus.rows import Row
 def perplexity_positions(bench: Bench) -> list[Row]:
     """a: log-perplexity of the edit, acting everywhere and at position 0 alone."""
     plain, everywhere, first = (bench.losses(name) for name in ("none", "assign", "assign first"))
+    # Where each window begins with BOS, position 0 is the one that a model may rest its attention on.
+    code_plain, code_first = (bench.losses(name, "reference") for name in ("none", "assign first"))
     return [
         log_perplexity_row("log-PPL of the assigned edit", everywhere, first),
         Row("its rise over none", rise(everywhere, plain), rise(first, plain)),
+        Row("the same with the code's windows (g), too", rise(everywhere, plain), rise(code_first, code_plain)),
     ]
 
 

@@ -97,9 +97,7 @@ def _scores(
 def windows(bench: Bench) -> list[Row]:
     """g: log-perplexity of the plain model, each change of its windows alone, then all of them."""
     strict = bench.losses("none")
-    bench.tell("perplexity: windows of the code")
-    neutral = bench.data.neutral
-    code = window_losses(bench.lm, neutral, protocol="reference", max_windows=bench.max_windows)
+    neutral, code = bench.data.neutral, bench.losses("none", "reference")
     count = count_windows(bench.lm, neutral, protocol="reference")
     last = window_losses(bench.lm, neutral, protocol="reference", skip_windows=count - 1)
     mean = bootstrap_ratio(strict.nll, strict.tokens)

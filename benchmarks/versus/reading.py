@@ -138,7 +138,9 @@ def mean_activations(bench: Bench) -> list[Row]:
     same = [(groups[0][group].mask & groups[1][group].mask).sum() for group in groups[0]]
     return [
         Row("tokens counted", strict.count, reference.count),
-        Row("correlation over neurons", 1.0, float(np.corrcoef(one.flatten(), other.flatten())[0, 1])),
+        Row("correlation over neurons", 1.0, _correlation(one, other)),
+        # A few neurons of large means decide the one above.
+        Row("rank correlation over neurons", 1.0, _correlation(_ranks(one), _ranks(other))),
         Row("share of equal signs", 1.0, float((one.sign() == other.sign()).double().mean())),
         Row("share of neurons in the same group", 1.0, float(torch.stack(same).sum()) / one.numel()),
         Row("share with a negative mean", float((one < 0).double().mean()), float((other < 0).double().mean())),
@@ -148,6 +150,14 @@ def mean_activations(bench: Bench) -> list[Row]:
             overlap(masks(bench.selection()), masks(bench.selection(mean=other))),
         ),
     ]
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    return float(np.corrcoef(one.flatten(), other.flatten())[0, 1])
+
+
+def _ranks(values: Tensor) -> Tensor:
+    return values.flatten().argsort().argsort().double()
 
 
 HALF_LARGEST = 65_504
