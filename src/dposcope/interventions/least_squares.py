@@ -1,0 +1,109 @@
+"""Gains that move a projection by a wanted amount and disturb what the blocks write as little as can be.
+
+With δ = g − 1, p_i = v_i·u for a unit direction u, and moments of the activations:
+
+    minimise  Σ E[m_i²] |v_i|² δ_i²   subject to  Σ δ_i E[m_i] p_i = −c,   a ≤ δ_i ≤ b,
+
+whose solution is δ_i = clip(−λ E[m_i] p_i / (E[m_i²] |v_i|²), a, b), λ fixed by c. It takes one pass and no training.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.gains import Gains
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans
+
+_HALVINGS = 200
+"""Of λ's bracket: more than float64 has bits."""
+_NEARLY_FREE = 1e-12
+"""Of the mean cost: the least that a neuron may cost."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquares:
+    """The problem for one model, direction and set of moments; `gains` solves it for an amount."""
+
+    pull: Tensor
+    """E[m_i] p_i: what a neuron adds to the projection, `[L, d_mlp]`, float64."""
+    cost: Tensor
+    """E[m_i²] |v_i|²: what a change of 100 % adds to the squared disturbance, `[L, d_mlp]`, float64."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, lm: LanguageModel, means: NeuronMeans, direction: Tensor, *, disturbed: NeuronMeans | None = None
+    ) -> "LeastSquares":
+        """Set it up.
+
+        Args:
+            lm: the model, for its value vectors.
+            means: moments on texts that draw the concept.
+            direction: W, `[d]`, or one per block, `[L, d]`; normalised here.
+            disturbed: moments of the text that is to be left alone; None: those of `means`.
+
+        Raises:
+            DposcopeError: shapes differ, or a direction has norm zero.
+        """
+        disturbed = disturbed or means
+        directions = direction.double().cpu()
+        directions = directions.expand(lm.n_blocks, -1) if directions.ndim == 1 else directions
+        if directions.shape != (lm.n_blocks, lm.d_model):
+            raise DposcopeError(
+                f"the direction has shape {list(direction.shape)}; this model takes [{lm.d_model}], or one per block, "
+                f"[{lm.n_blocks}, {lm.d_model}]"
+            )
+        if not bool((directions.norm(dim=1) > 0).all()):
+            raise DposcopeError("the direction has norm zero; are the two classes of comments the same?")
+        for moments in (means, disturbed):
+            if moments.mean.shape != (lm.n_blocks, lm.d_mlp):
+                raise DposcopeError(
+                    f"moments of {list(moments.mean.shape)} neurons do not fit a model with "
+                    f"[{lm.n_blocks}, {lm.d_mlp}]; collect them with this model"
+                )
+        pull, cost = torch.empty_like(means.mean), torch.empty_like(means.mean)
+        for block in range(lm.n_blocks):
+            vectors = lm.value_vectors(block).double()
+            unit = (directions[block] / directions[block].norm()).to(vectors.device)
+            pull[block] = means.mean[block] * (vectors @ unit).cpu()
+            cost[block] = disturbed.second_moment[block] * vectors.square().sum(1).cpu()
+        return cls(pull, cost)
+
+    def gains(self, share: float, *, least: float = 0.0, most: float = 2.0) -> Gains:
+        """The cheapest gains for an amount.
+
+        Args:
+            share: c as a share of the largest shift that the bounds allow, in [0, 1].
+            least: no gain falls below it; at most 1.
+            most: none rises above it; at least 1.
+
+        Raises:
+            DposcopeError: a bound or the share is out of range.
+        """
+        if not 0 <= share <= 1:
+            raise DposcopeError(f"a share of {share} is outside [0, 1]; 1 is all that the bounds on gains allow")
+        if not least <= 1 <= most:
+            raise DposcopeError(f"gains between {least} and {most} cannot leave a neuron alone; the bounds hold 1")
+        low, high = least - 1, most - 1
+        wanted = share * self._shift(torch.where(self.pull > 0, low, high))
+        # A neuron that is silent on the text to be left alone is nearly free, not infinitely so.
+        floor = max(_NEARLY_FREE * float(self.cost.mean()), torch.finfo(torch.float64).tiny)
+        slope = self.pull / self.cost.clamp(min=floor)
+
+        def changes(multiplier: float) -> Tensor:
+            return (-multiplier * slope).clamp(low, high)
+
+        above = 1.0
+        while self._shift(changes(above)) < wanted and above < torch.finfo(torch.float64).max / 4:
+            above *= 2
+        below = 0.0
+        for _ in range(_HALVINGS):
+            middle = (below + above) / 2
+            below, above = (middle, above) if self._shift(changes(middle)) < wanted else (below, middle)
+        return Gains(1 + changes(above if wanted > 0 else 0.0))
+
+    def _shift(self, change: Tensor) -> float:
+        return -float((change * self.pull).sum())
