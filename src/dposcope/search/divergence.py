@@ -1,0 +1,108 @@
+"""What an edit costs on neutral text: KL(base‖edited) and the rise of log-perplexity, from one pass.
+
+Of the base only the final-norm outputs are kept, d numbers per token, and its logits are formed again for a few tokens
+at a time: exact over any vocabulary, and as large as the text and not as the vocabulary. KL is smoother than
+log-perplexity, since it does not hang on which token the text happens to hold, and exactly 0 without an edit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
+from dposcope.model.language_model import LanguageModel
+from dposcope.training.examples import neutral_windows
+from dposcope.training.token_statistics import Reference, Unembedding, token_statistics
+
+_BATCH = 8
+"""Windows read at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Of one edit, window by window; all windows have equally many predicted tokens."""
+
+    kl: np.ndarray
+    """KL(base‖edited), nats per token, `[windows]`."""
+    rise: np.ndarray
+    """Log-perplexity of the edited model minus that of the base, nats per token, `[windows]`."""
+
+    @property
+    def divergence(self) -> Estimate:
+        """Mean KL with its interval over windows. A model that overflows has an infinite one."""
+        if not np.isfinite(self.kl).all():
+            return Estimate(np.inf, np.inf, np.inf, len(self.kl))
+        return bootstrap_mean(self.kl)
+
+    @property
+    def increase(self) -> Difference:
+        """Mean rise with its interval over windows. A model that overflows has an infinite one."""
+        if not np.isfinite(self.rise).all():
+            return Difference(np.inf, np.inf, np.inf, len(self.rise))
+        return paired_difference(self.rise, np.zeros_like(self.rise))
+
+
+@dataclass(frozen=True, eq=False)
+class NeutralText:
+    """Windows of neutral text, read by the base once."""
+
+    ids: Tensor
+    """`[W, T]`, on the model's device."""
+    hidden: Tensor
+    """The base's final-norm outputs where a token is predicted, `[W, T−1, d]`, in the model's precision."""
+
+    @classmethod
+    @torch.no_grad()
+    def read(cls, lm: LanguageModel, text: str, *, windows: int = 32, length: int = 128, seed: int = 0) -> "NeutralText":
+        """Draw windows and let the plain model read them.
+
+        Args:
+            lm: the base; no intervention may be on it.
+            text: neutral text.
+            windows: how many are drawn; they may overlap.
+            length: tokens of each, the beginning-of-text token counted.
+            seed: of the draw.
+
+        Raises:
+            DposcopeError: the text is shorter than a window.
+        """
+        if windows < 1:
+            raise DposcopeError(f"{windows} windows measure nothing; give at least 1")
+        drawn = neutral_windows(lm, text, count=windows, length=length, seed=seed)
+        ids = torch.tensor([window.trunk for window in drawn], device=lm.device)
+        return cls(ids, torch.cat([_states(lm, part) for part in ids.split(_BATCH)]))
+
+    @torch.no_grad()
+    def cost(self, lm: LanguageModel) -> Cost:
+        """What the model reads now, edited, against what the base read.
+
+        Args:
+            lm: the same model with an edit on it or folded into it; its unembedding is the base's.
+        """
+        head = Unembedding.of(lm.model)
+        kl: list[Tensor] = []
+        rise: list[Tensor] = []
+        for ids, hidden in zip(self.ids.split(_BATCH), self.hidden.split(_BATCH), strict=True):
+            targets = ids[:, 1:]
+            found = token_statistics(
+                _states(lm, ids).flatten(0, 1),
+                head,
+                targets=targets.flatten(),
+                reference=Reference(hidden.flatten(0, 1), head),
+                kl=True,
+            )
+            assert found.kl is not None
+            assert found.logp is not None
+            assert found.reference_logp is not None
+            kl.append(found.kl.view(targets.shape).double().mean(1).cpu())
+            rise.append((found.reference_logp - found.logp).view(targets.shape).double().mean(1).cpu())
+        return Cost(torch.cat(kl).numpy(), torch.cat(rise).numpy())
+
+
+def _states(lm: LanguageModel, ids: Tensor) -> Tensor:
+    """Final-norm outputs at the places that predict, `[B, T−1, d]`."""
+    read = lm.model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return read.last_hidden_state[:, :-1]

@@ -1,0 +1,114 @@
+"""The edits that a search may choose from: gains of some source, stronger or weaker, and an ablation beside them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+
+NO_GAINS = "none"
+"""The source of an edit that is an ablation alone."""
+MOST_TILT = 0.75
+MOST_ABLATION = 2.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of everything that a trial may choose."""
+
+    source: str
+    """Of the gains: a name among the family's sources, or `none`."""
+    strength: float = 0.0
+    """Of the gains, in the source's own unit; 0: none."""
+    tilt: float = 0.0
+    """How much stronger the gains are in later blocks than in earlier ones, −0.75 … 0.75: block b of L has
+    strength · (1 + tilt · (2 b / (L − 1) − 1))."""
+    ablate: float = 0.0
+    """w, the share of the direction that MLPs of the later half of the blocks lose."""
+
+    def scaled(self, factor: float) -> "Point":
+        """The same, weaker or stronger as a whole."""
+        return Point(self.source, factor * self.strength, self.tilt, factor * self.ablate)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A way to gains of any strength."""
+
+    at: Callable[[float], Gains]
+    """Strength → gains; 0 → all ones."""
+    start: float
+    """A strength that is likely to be good."""
+    most: float
+    """The largest that is worth a trial."""
+
+    @classmethod
+    def line(cls, gains: Gains, *, start: float = 1.0, most: float = 1.5) -> "Source":
+        """The line 1 + s (g − 1) through gains that were learned: all of its strengths from one training."""
+        return cls(gains.strength, start, most)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Every edit that a search may choose."""
+
+    sources: Mapping[str, Source]
+    direction: Tensor
+    """What is ablated, `[d]`."""
+    n_blocks: int
+    ablates: bool = True
+    """Whether points may ablate."""
+
+    def __post_init__(self) -> None:
+        """Refuse a family without members."""
+        if not self.sources and not self.ablates:
+            raise DposcopeError("there is nothing to search: no source of gains and no ablation")
+        if NO_GAINS in self.sources:
+            raise DposcopeError(f"a source may not be called {NO_GAINS!r}; that is the edit without gains")
+
+    @property
+    def names(self) -> list[str]:
+        """What `Point.source` may be."""
+        return [*self.sources, *([NO_GAINS] if self.ablates else [])]
+
+    def edit(self, point: Point) -> Edit:
+        """The edit at a point.
+
+        Raises:
+            DposcopeError: a source that is not there, or an ablation where there is none.
+        """
+        if point.source not in self.names:
+            raise DposcopeError(f"no source {point.source!r}; there are {', '.join(self.names)}")
+        if point.ablate and not self.ablates:
+            raise DposcopeError("this family has no ablation")
+        parts: list[Gains | Edit] = []
+        if point.source != NO_GAINS and point.strength:
+            parts.append(_tilted(self.sources[point.source].at(point.strength), point.tilt))
+        edit = Edit.of(*parts)
+        if point.ablate:
+            later = tuple(range(self.n_blocks // 2, self.n_blocks))
+            edit = Edit.of(edit, ablate(self.direction, weight=point.ablate, blocks=later, attention=False))
+        return edit
+
+    def warm_starts(self) -> list[Point]:
+        """Points to try first: each source at a likely strength and at half of it, alone and beside an ablation."""
+        points: list[Point] = []
+        for name, source in self.sources.items():
+            points += [Point(name, source.start), Point(name, source.start / 2)]
+            if self.ablates:
+                points.append(Point(name, source.start, 0.0, 0.5))
+        if self.ablates:
+            points.append(Point(NO_GAINS, 0.0, 0.0, 1.0))
+        return points
+
+
+def _tilted(gains: Gains, tilt: float) -> Gains:
+    if tilt == 0:
+        return gains
+    place = torch.linspace(-1, 1, len(gains.values), dtype=torch.float64).unsqueeze(1)
+    return Gains(1 + (1 + tilt * place) * (gains.values.double() - 1), gains.positions)
