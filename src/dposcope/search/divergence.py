@@ -56,7 +56,9 @@ class NeutralText:
 
     @classmethod
     @torch.no_grad()
-    def read(cls, lm: LanguageModel, text: str, *, windows: int = 32, length: int = 128, seed: int = 0) -> "NeutralText":
+    def read(
+        cls, lm: LanguageModel, text: str, *, windows: int = 32, length: int = 128, seed: int = 0
+    ) -> "NeutralText":
         """Draw windows and let the plain model read them.
 
         Args:

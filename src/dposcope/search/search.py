@@ -1,0 +1,198 @@
+"""A search by Optuna in one file: two objectives, resumable after any kill, shared by several processes.
+
+The concept's score and the KL on neutral text are both minimised; a trial out of bounds is told as infeasible. Trials
+stand in a journal. A trial's sampler is seeded by how many came before it, so a search that was killed and
+started again proposes what an undisturbed one proposes.
+"""
+
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Progress
+from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
+from dposcope.search.trials import Trial
+
+TrialOf = Callable[[Point, int], Trial]
+"""Point and number of the trial → what it gave."""
+_WORST = 1.0
+"""Told as the concept's score of a trial that was not allowed to write; as infeasible it counts by its excess."""
+_TRIAL, _WORKER = "trial", "worker"
+_PATIENCE = 0.5
+"""Seconds between looks at whether other processes are done."""
+
+
+def search(
+    try_out: TrialOf,
+    family: Family,
+    *,
+    folder: Path,
+    trials: int,
+    most_repetition: float,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Trial]:
+    """Try until `trials` trials are done, those of earlier calls and other processes counted.
+
+    Args:
+        try_out: does one trial.
+        family: what there is to choose from; its warm starts come first.
+        folder: of the journal; one search each, which several processes may join.
+        trials: how many.
+        most_repetition: more than this makes a trial infeasible: text that repeats itself scores low for nothing.
+        seed: of the proposals.
+        progress: called with (trials done, all trials).
+
+    Returns:
+        All trials that are done, in order.
+
+    Raises:
+        DposcopeError: optuna is missing.
+    """
+    if find_spec("optuna") is None:
+        raise DposcopeError("a search needs the optuna package; install it with: pip install 'dposcope[tune]'")
+    import optuna
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet(optuna), _worker(folder) as worker:
+        study = _study(optuna, folder / "journal.log", alone=not _others(folder, worker))
+        while (done := len(_done(study))) < trials:
+            if progress is not None:
+                progress(done, trials)
+            with FileLock(folder / ".proposals.lock"):
+                _forget_the_dead(optuna, study, folder)
+                states = [one.state.name for one in study.get_trials(deepcopy=False)]
+                begun = states.count("RUNNING") + states.count("COMPLETE")
+                proposed = _propose(optuna, study, family, begun, seed) if begun < trials else None
+                if proposed is not None:
+                    proposed.set_user_attr(_WORKER, worker)
+            if proposed is None:  # the last ones are with other processes, which may yet die
+                time.sleep(_PATIENCE)
+                continue
+            trial = try_out(_point(proposed.params, family), begun)
+            written = trial.written
+            proposed.set_constraint("cost", trial.excess)
+            proposed.set_constraint("repetition", (written.repetition if written else 0.0) - most_repetition)
+            proposed.set_user_attr(_TRIAL, trial.to_json())
+            study.tell(proposed, [written.concept if written else _WORST, min(trial.kl, 1e6)])
+    found = _done(study)
+    if progress is not None:
+        progress(len(found), trials)
+    return found
+
+
+def _propose(optuna: Any, study: Any, family: Family, index: int, seed: int) -> Any:
+    warm = family.warm_starts()
+    waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
+    if index < len(warm) and not waiting:
+        study.enqueue_trial(_parameters(warm[index], family))
+    study.sampler = optuna.samplers.TPESampler(seed=seed + index, multivariate=True, n_startup_trials=len(warm))
+    ranges = {
+        "source": optuna.distributions.CategoricalDistribution(family.names),
+        "strength": optuna.distributions.FloatDistribution(0, 1),
+        "tilt": optuna.distributions.FloatDistribution(-MOST_TILT, MOST_TILT),
+    }
+    if family.ablates:
+        ranges["ablate"] = optuna.distributions.FloatDistribution(0, MOST_ABLATION)
+    return study.ask(ranges)
+
+
+def _parameters(point: Point, family: Family) -> dict[str, Any]:
+    """Strength as a share of the most that its source is worth, so that all sources have one range."""
+    most = 1.0 if point.source == NO_GAINS else family.sources[point.source].most
+    given = {"source": point.source, "strength": point.strength / most, "tilt": point.tilt}
+    return given | ({"ablate": point.ablate} if family.ablates else {})
+
+
+def _point(parameters: dict[str, Any], family: Family) -> Point:
+    source, ablation = parameters["source"], parameters.get("ablate", 0.0)
+    if source == NO_GAINS:
+        return Point(source, 0.0, 0.0, ablation)
+    return Point(source, parameters["strength"] * family.sources[source].most, parameters["tilt"], ablation)
+
+
+def _done(study: Any) -> list[Trial]:
+    complete = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
+    found = [Trial.from_json(one.user_attrs[_TRIAL]) for one in complete]
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
+    if alone:
+        _mend(journal)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    return optuna.create_study(
+        storage=storage, study_name="search", directions=["minimize", "minimize"], load_if_exists=True
+    )
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that a full disk left without its end; Optuna would refuse the whole."""
+    if journal.exists() and (told := journal.read_bytes()) and not told.endswith(b"\n"):
+        with journal.open("r+b") as stream:
+            stream.truncate(told.rfind(b"\n") + 1)
+
+
+def _forget_the_dead(optuna: Any, study: Any, folder: Path) -> None:
+    """Trials of processes that are no more: whoever lives holds the lock that bears its name."""
+    for one in study.get_trials(deepcopy=False):
+        if one.state.name == "RUNNING" and not _alive(folder, one.user_attrs.get(_WORKER)):
+            study.tell(one.number, state=optuna.trial.TrialState.FAIL)
+
+
+def _others(folder: Path, worker: str) -> bool:
+    names = [path.name.removeprefix(".").removesuffix(".lock") for path in folder.glob(".worker-*.lock")]
+    return any(_alive(folder, name) for name in names if name != worker)
+
+
+def _alive(folder: Path, worker: str | None) -> bool:
+    lock = folder / f".{worker}.lock"
+    if worker is None or not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+@contextmanager
+def _worker(folder: Path) -> Generator[str]:
+    name = f"worker-{uuid.uuid4().hex[:12]}"
+    path = folder / f".{name}.lock"
+    with FileLock(path):
+        yield name
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Generator[None]:
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Optuna leaves the closing of its journal to the garbage collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def front(trials: Sequence[Trial], *, most_repetition: float) -> list[Trial]:
+    """Those that no other one beats in both score and KL, cheapest first; among them, only allowed ones."""
+    allowed = [one for one in trials if one.written is not None and one.written.repetition <= most_repetition]
+    ordered = sorted(allowed, key=lambda one: (one.kl, one.written.concept if one.written else 0.0))
+    best: list[Trial] = []
+    for trial in ordered:
+        assert trial.written is not None
+        if not best or trial.written.concept < best[-1].written.concept:  # pyright: ignore[reportOptionalMemberAccess]
+            best.append(trial)
+    return best

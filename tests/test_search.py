@@ -1,0 +1,156 @@
+"""The search: warm starts first, resumable after a kill with the same proposals, shared, and honest about bounds."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.gains import Gains
+from dposcope.search.family import Family, Point, Source
+from dposcope.search.search import front, search
+from dposcope.search.trials import Trial, Written
+
+
+def family():
+    values = torch.tensor([[1.0, 1.5, 0.5], [2.0, 1.0, 1.0]])
+    return Family({"learned": Source.line(Gains(values))}, torch.tensor([3.0, 4.0]), 2)
+
+
+def formula(point: Point, number: int) -> Trial:
+    """A made-up landscape: strength lowers the score and costs its square, tilt costs, too much is out of bounds."""
+    kl = 0.1 * point.strength**2 + 0.02 * point.tilt**2 + 0.05 * point.ablate**2
+    score = max(0.3 - 0.2 * point.strength - 0.05 * point.ablate, 0.0)
+    excess = kl / 0.1 - 1
+    written = None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate)
+    return Trial(number, point, kl, kl / 2, excess, written, 0.0)
+
+
+def run(folder, trials=14, try_out=formula, seed=0):
+    return search(try_out, family(), folder=folder, trials=trials, most_repetition=0.15, seed=seed)
+
+
+def told(trials):
+    return [trial.to_json() for trial in trials]
+
+
+def test_warm_starts_come_first_and_then_new_points(tmp_path):
+    found = run(tmp_path)
+    warm = family().warm_starts()
+    assert [trial.number for trial in found] == list(range(14))
+    for trial, point in zip(found, warm, strict=False):
+        assert trial.point.source == point.source
+        assert trial.point.strength == pytest.approx(point.strength)
+        assert trial.point.ablate == pytest.approx(point.ablate)
+    assert len({trial.point for trial in found[len(warm) :]}) == 14 - len(warm)
+
+
+def test_it_finds_better_than_its_warm_starts(tmp_path):
+    found = run(tmp_path, trials=40)
+    best = front(found, most_repetition=0.15)[-1]
+    warm = front(found[: len(family().warm_starts())], most_repetition=0.15)[-1]
+    assert best.written.concept <= warm.written.concept
+    assert any(trial.written is None for trial in found)  # it goes beyond the bound, and is told
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_others(tmp_path):
+    first, again, other = run(tmp_path / "a"), run(tmp_path / "b"), run(tmp_path / "c", seed=5)
+    assert told(first) == told(again)
+    assert told(first) != told(other)
+
+
+@pytest.mark.parametrize("stop", [0, 2, 9])
+def test_a_crash_in_a_trial_costs_that_trial_alone(tmp_path, stop):
+    calls = []
+
+    def crashes(point, number):
+        calls.append(number)
+        if number == stop:
+            raise RuntimeError("power cut")
+        return formula(point, number)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", try_out=crashes)
+    assert calls == list(range(stop + 1))
+    calls.clear()
+    resumed = run(tmp_path / "cut", try_out=lambda point, number: (calls.append(number), formula(point, number))[1])
+    assert calls == list(range(stop, 14))
+    assert told(resumed) == told(run(tmp_path / "whole"))
+
+
+def _slowly(folder: str, pause: float) -> None:
+    def slow(point, number):
+        time.sleep(pause)
+        return formula(point, number)
+
+    run(Path(folder), try_out=slow)
+
+
+def test_a_killed_process_leaves_a_search_that_goes_on_as_if_undisturbed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    victim = context.Process(target=_slowly, args=(str(tmp_path / "cut"), 0.2))
+    victim.start()
+    journal = tmp_path / "cut" / "journal.log"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"trial":') < 3):
+        time.sleep(0.05)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
+
+
+def test_two_processes_share_the_trials(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    other = context.Process(target=_slowly, args=(str(tmp_path), 0.3))
+    other.start()
+
+    mine = []
+
+    def slow(point, number):
+        mine.append(number)
+        time.sleep(0.3 if (tmp_path / "journal.log").read_text().count("worker-") > len(mine) else 1.0)
+        return formula(point, number)
+
+    found = run(tmp_path, try_out=slow)
+    other.join()
+    assert other.exitcode == 0
+    assert sorted(trial.number for trial in found) == list(range(14))
+    assert 0 < len(mine) < 14
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path):
+    before = run(tmp_path, trials=6)
+    with (tmp_path / "journal.log").open("a") as stream:
+        stream.write('{"op_code":4,"wor')
+    assert told(run(tmp_path, trials=8))[:6] == told(before)
+
+
+def test_nothing_is_tried_again_when_all_is_done(tmp_path):
+    before = run(tmp_path)
+    assert told(run(tmp_path, try_out=None)) == told(before)
+
+
+def test_the_front_holds_what_nothing_beats_and_leaves_out_what_repeats_itself():
+    def trial(kl, concept, repeated=0.1):
+        return Trial(0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated), 0.0)
+
+    cheap, good, worse, babble = trial(0.01, 0.2), trial(0.05, 0.1), trial(0.06, 0.15), trial(0.02, 0.0, 0.4)
+    out = Trial(0, Point("learned"), 9.0, 9.0, 3.0, None, 0.0)
+    assert front([worse, babble, good, out, cheap], most_repetition=0.15) == [cheap, good]
+    assert front([out], most_repetition=0.15) == []
+
+
+def test_an_infinite_cost_is_kept_as_such():
+    trial = Trial(1, Point("learned"), float("inf"), float("inf"), float("inf"), None, 0.1)
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json(), allow_nan=False))) == trial
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("dposcope.search.search.find_spec", lambda _: None)
+    with pytest.raises(DposcopeError, match=r"pip install 'dposcope\[tune\]'"):
+        run(tmp_path)
