@@ -195,6 +195,13 @@ def test_shares_of_reducing_neurons_follow_from_their_number_or_are_listed():
     assert len(off) == 3
 
 
+def test_neurons_beyond_the_mlp_are_listed_with_its_last_index():
+    listed_ones = {found for found in listed("arithmetic") if found[2] == "index"}
+    for model, _row, _measure, index, last in listed_ones:
+        assert int(index) > int(last) == number("8", model, "d_mlp", "model") - 1
+    assert len(listed_ones) == 2
+
+
 @pytest.mark.parametrize("model", NAMES)
 def test_table_3_follows_from_table_2_and_not_always_from_table_19(model):
     off = set()

@@ -217,8 +217,8 @@ def test_means_are_compared_neuron_by_neuron(bench, table):
     equal = sum((a > 0) == (b > 0) for a, b in zip(one, other, strict=True)) / len(one)
     assert row(table, "i", "share of equal signs")["reference"] == pytest.approx(equal)
     assert 0.5 < equal < 1
-    assert row(table, "o", "neurons whose sum over one batch is beyond half precision")["reference"] == sum(
-        abs(b) * 10_240 > 65_504 for b in other
+    assert row(table, "o", "neurons whose sum over 1,199 prompts is beyond half precision")["reference"] == sum(
+        abs(b) * 23_980 > 65_504 for b in other
     )
 
 
@@ -276,7 +276,7 @@ def test_the_kl_term_from_whole_logits(run, bench, table):
             everything += float(kl.mean())
         strict.append(completion)
         reference.append(everything)
-    found = row(table, "j", "KL term, one pair at a time, as in training")
+    found = row(table, "j", "KL term, one pair at a time")
     means = (np.mean(strict), np.mean(reference))
     assert (found["strict"], found["reference"]) == pytest.approx(means, rel=1e-4)
     assert found["paired"] == pytest.approx(means[1] / means[0], rel=1e-4)

@@ -43,7 +43,7 @@ STATEMENTS = {
     "d": Statement(
         "the trim",
         "all neurons take part",
-        "of GPT-2, neurons above the 80th percentile of the mean activation are left out",
+        "of GPT-2, neurons above the 80th percentile of all mean activations are left out: all of TP and AP",
     ),
     "e": Statement(
         "prompts of the toxicity score",
@@ -73,7 +73,7 @@ STATEMENTS = {
     "j": Statement(
         "what the KL term averages",
         "completion tokens",
-        "every position: prompt and padding too; padding is id 50256 whatever the model",
+        "every position: prompt and padding too",
     ),
     "k": Statement(
         "hooks that stay",
@@ -88,17 +88,17 @@ STATEMENTS = {
     "m": Statement(
         "embeddings of the token contrast",
         "token embeddings; read as the input matrix",
-        "the unembedding for Llama",
+        "the unembedding for all but GPT-2; in Llama and Mistral it is another matrix",
     ),
     "n": Statement(
         "what ↓ means",
         "the projection on the direction falls (Equation 2)",
-        "the mean activation moves against the sign of the cosine; a mean of 0 counts as positive",
+        "in figures the mean activation moves against the sign of the cosine; for patching as the text",
     ),
     "o": Statement(
         "sums of activations",
         "a mean; here in float64",
-        "sums over batches of 512 prompts in half precision",
+        "sums over 1,199 prompts in half precision",
     ),
 }
 

@@ -19,7 +19,8 @@ from versus.bench import Bench
 from versus.rows import Row
 
 TRAINING, VALIDATION = 1, 8
-"""Pairs in a micro-batch and in a validation batch of the published configuration."""
+"""Pairs in a micro-batch and in a validation batch of the published configuration. There a micro-batch is cut out of
+a batch of 4 that is padded already, so training lies between the two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class TunedBench:
 def kl_term(of: TunedBench) -> list[Row]:
     """j: KL_preferred + KL_dispreferred per batch, in nats per token, as each protocol averages it."""
     rows: list[Row] = []
-    for size, what in ((TRAINING, "one pair at a time, as in training"), (VALIDATION, "8 at a time, as in validation")):
+    for size, what in ((TRAINING, "one pair at a time"), (VALIDATION, "8 at a time, as in validation")):
         strict, reference = (_penalties(of, protocol, size) for protocol in ("strict", "reference"))
         ratio = paired_ratio(reference, strict)
         rows.append(Row(f"KL term, {what}", bootstrap_mean(strict), bootstrap_mean(reference), ratio))

@@ -30,7 +30,7 @@ def token_contrast(
         toxic: seed words of the concept.
         non_toxic: seed words against it.
         matrix: `input` embedding (the paper's text) or `output`, the unembedding (the published code, for
-            Llama, where the two differ).
+            all models but GPT-2; in Llama and Mistral the two differ).
         leading_space: put a space before each seed; most tokenizers give words inside a text other tokens.
 
     Raises:

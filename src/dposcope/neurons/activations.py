@@ -238,7 +238,8 @@ def _second_pass(
         progress=progress,
     )
     texts = [prompt + continuation.ids for prompt, continuation in zip(encoded, written, strict=True)]
-    # Padding on the right: positions are then right for models with absolute ones, too.
+    # Padding on the right: positions are then right for models with absolute ones, too (the published code pads on the
+    # left and gives none, so GPT-2 counts padding as places).
     for batch in batches(lm, texts, batch_size=batch_size, side="right"):
         place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         ends = batch.lengths.unsqueeze(1)

@@ -132,7 +132,7 @@ def select_fraction(
         beta: fraction of each group, in [0, 1].
         ranking: how to order a group.
         trim_percentile: leave out neurons whose m^pre lies above this percentile of all neurons; the
-            published code does so for GPT-2, at 80.
+            published code does so for GPT-2, at 80, which leaves nothing of TP and AP there.
 
     Raises:
         DposcopeError: β or the percentile is out of range, or the ranking unknown.

@@ -18,7 +18,8 @@ from dposcope.training.recompute import recomputed
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 
 REFERENCE_PADDING = 50256
-"""The published code masks this id, GPT-2's end of text, whatever the model (SPEC section 6)."""
+"""GPT-2's end of text, masked whatever the model (SPEC section 6). The published code leaves it out of the log-probs
+and asks the tokenizer for the attention mask; only what padding reads differs."""
 
 
 @dataclass(frozen=True)
