@@ -21,6 +21,7 @@ from dposcope.cli.explain import explain
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
+from dposcope.cli.tune import tune
 from dposcope.errors import DposcopeError
 
 _EPILOGUE = """\
@@ -44,6 +45,7 @@ app = App(
 )
 app.command(reproduce)
 app.command(edit)
+app.command(tune)
 app.command(evaluate)
 app.command(explain)
 app.command(pairs)

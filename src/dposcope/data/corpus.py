@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dposcope.data.tables import located, read_table, read_text
 from dposcope.errors import DposcopeError
 
@@ -46,6 +48,26 @@ def load_neutral(source: str | Path | None, *, column: str = "text", option: str
     if not text.strip():
         raise DposcopeError(f"{path} holds only blank rows in {column!r}; choose with {option}")
     return text
+
+
+def split_neutral(text: str, share: float) -> tuple[str, str]:
+    """A text in two, cut between two lines.
+
+    Args:
+        text: from `load_neutral`.
+        share: of the first part, in characters; in (0, 1).
+
+    Raises:
+        DposcopeError: the text has no two lines with something in them.
+    """
+    lines = text.split("\n\n")
+    ends = np.cumsum([len(line) for line in lines])
+    cut = int(np.searchsorted(ends, share * ends[-1])) + 1
+    for place in sorted(range(1, len(lines)), key=lambda place: abs(place - cut)):
+        parts = "\n\n".join(lines[:place]), "\n\n".join(lines[place:])
+        if all(part.strip() for part in parts):
+            return parts
+    raise DposcopeError("the neutral text is one paragraph and cannot be divided; give a longer one, or two files")
 
 
 def load_passages(

@@ -52,6 +52,7 @@ def run_dpo(
     *,
     reporter: Reporter | None = None,
     policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
+    checkpoint: bool = True,
 ) -> DpoRun:
     """Train in the folder `out`; started again after any interruption, it goes on.
 
@@ -61,11 +62,14 @@ def run_dpo(
         settings: see `DpoSettings`.
         reporter: told of progress.
         policy: what to do about what is in the folder already.
+        checkpoint: whether to write the tuned model; only gains, which are an edit, can go without.
 
     Raises:
         DposcopeError: bad input, a folder that holds something else, a loss that is no number, a full disk.
     """
     reporter = reporter or Quiet()
+    if not checkpoint and settings.train != "gains":
+        raise DposcopeError(f"--train {settings.train} leaves nothing but a checkpoint, so it is always written")
     pairs = load_pairs(settings.pairs)
     kept = settings.validation_pairs(len(pairs))
     if len(pairs) < 2:
@@ -109,13 +113,14 @@ def run_dpo(
                 tuned = trainable.export()
             facts = _facts(lm, fingerprint, settings, split, pairs.dropped, objective, schedule, trained, tuned)
             reporter.stage("Writing the checkpoint")
-            _write(out, tuned, stored, facts, trained, schedule)
+            _write(out, tuned, stored, facts, trained, schedule, checkpoint=checkpoint)
 
+        product = [out / CHECKPOINT / "config.json"] if checkpoint else value_files(out / "edit").both
         run.stage(
             "train",
             "Training",
             inputs=inputs,
-            files=[out / CHECKPOINT / "config.json", out / "training.json", out / "training.svg"],
+            files=[*product, out / "training.json", out / "training.svg"],
             make=make,
             load=lambda: None,
         )
@@ -254,7 +259,14 @@ def _facts(
 
 
 def _write(
-    out: Path, tuned: Tuned, stored: torch.dtype, facts: dict[str, Any], trained: Trained, schedule: Schedule
+    out: Path,
+    tuned: Tuned,
+    stored: torch.dtype,
+    facts: dict[str, Any],
+    trained: Trained,
+    schedule: Schedule,
+    *,
+    checkpoint: bool,
 ) -> None:
     save_figure(
         training_curves(trained.history, batch_size=schedule.batch_size, best_step=trained.best_step),
@@ -265,8 +277,9 @@ def _write(
         about = {"made by": "dposcope dpo --train gains", "pairs": facts["pairs"]["source"], "steps": facts["steps"]}
         edit = Edit(tuned.gains, (), {"model": tuned.lm.name, "fingerprint": facts["model"]["fingerprint"], **about})
         edit.save(out / "edit")
-        with folded(tuned.lm, edit):
-            write_model(tuned.lm, out / CHECKPOINT, card=card, edit=edit)
+        if checkpoint:
+            with folded(tuned.lm, edit):
+                write_model(tuned.lm, out / CHECKPOINT, card=card, edit=edit)
     else:
         for stale in value_files(out / "edit").both:  # of gains that were trained here before
             stale.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from dposcope.study.numbers import fact
 from dposcope.study.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from dposcope.study.report import write_report
 
-_LABELS = {
+LABELS = {
     BASE: Condition(BASE, "Unedited", "base"),
     "edit": Condition("edit", "Edited", "edit", "the model in the checkpoint"),
     "control": Condition(
@@ -53,8 +53,8 @@ def write_edit_report(
         protocol=scores.protocol,
         edit=str(choice.edit),
         scores=scores,
-        conditions=[_LABELS[name] for name in outcomes],
-        samples=_samples(outcomes, materials),
+        conditions=[LABELS[name] for name in outcomes],
+        samples=evenly_spaced(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
         per_prompt={name: outcome.per_prompt["toxicity"].tolist() for name, outcome in outcomes.items()},
@@ -79,8 +79,8 @@ def write_edit_report(
     write_report(page, job.run.folder / "report.html")
 
 
-def _samples(outcomes: Mapping[str, Outcome], materials: Materials) -> list[Sample]:
-    """Evenly spaced prompts, not chosen by their effect."""
+def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list[Sample]:
+    """Samples of evenly spaced prompts, not chosen by their effect."""
     step = max(1, len(materials.prompts) // _SAMPLES)
     shown = ("none", "edit")
     return [

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from dposcope.directions.lens import Lens
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.evaluation.suite import BASE, Scores
 
 Role = Literal["base", "edit", "part", "control", "paper"]
@@ -41,6 +41,38 @@ class SearchStep:
     """The factor on α and w together."""
     increase: Difference
     """Log-perplexity of the edited model minus that of the plain one, nats per token, over windows."""
+
+
+@dataclass(frozen=True)
+class TriedEdit:
+    """One trial of a search that chose what to do, not only how strongly."""
+
+    method: str
+    """Where its gains came from."""
+    settings: str
+    """What else it chose, for people."""
+    rise: float
+    """Of log-perplexity on the search text, nats per token."""
+    kl: float
+    """KL(base‖edited) there, nats per token."""
+    concept: Estimate | None
+    """Score on the search prompts; None where the cost was out of bounds."""
+    repetition: float | None
+    on_front: bool
+    """Whether no other trial is better in both."""
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A search: what was tried, and what was chosen of it."""
+
+    trials: list[TriedEdit]
+    base: float
+    """The plain model's score on the search prompts."""
+    chosen: Estimate
+    """The chosen edit's score there: what the search saw, and so a little flattered."""
+    chosen_rise: float
+    """Of log-perplexity on the text that set its strength."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +119,8 @@ class EditPage:
     """Versions, seed, command; nothing that changes when the run is repeated."""
     notes: list[str]
     """What a reader must not take from the numbers."""
+    tradeoff: Tradeoff | None = None
+    """Where the edit was searched for; None: only its strength was, or nothing."""
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Condition → score of every measured prompt. Empty: the figure of changes shows the samples alone."""
 

@@ -25,8 +25,9 @@ from dposcope.evaluation.statistics import Difference
 from dposcope.study.figures import Row, change_scatter, figure_svg, group_bars, interval_dots, strength_curve
 from dposcope.study.glossary import DISTINCT, TERMS, Measure, measures_of, sentence_case
 from dposcope.study.numbers import between, fact, fixed, signed
-from dposcope.study.page import Condition, EditPage, Role, Sample
+from dposcope.study.page import Condition, EditPage, Role, Sample, Tradeoff
 from dposcope.study.shown import ShownText
+from dposcope.study.tradeoff_figure import HeldOut, tradeoff, tradeoff_svg
 from dposcope.study.verdict import findings, verdict
 
 ROLES: tuple[tuple[Role, str], ...] = (
@@ -251,6 +252,8 @@ def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
     before, after = page.changes
     if before:
         figures["changes"] = _changes_figure(page, shown, before, after)
+    if page.tradeoff is not None:
+        figures["tradeoff"] = _tradeoff_figure(page, page.tradeoff, shown)
     if page.search:
         steps = plural(len(page.search), "trial")
         figures["search"] = _PageFigure(
@@ -287,6 +290,24 @@ def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
             description=f"Mean {concept} with 95 per cent intervals. {spoken}.",
         ),
         f"Mean {concept} of every condition with its interval; dashed: the unedited model.",
+    )
+
+
+def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _PageFigure:
+    edit = page.edit_condition.name
+    rise = page.scores.against_none[edit].differences["logppl"]
+    held_out = HeldOut(page.scores.conditions[edit]["toxicity"], rise)
+    concept = shown.plain(page.scores.concept)
+    trials = plural(len(found.trials), "trial")
+    return _PageFigure(
+        tradeoff_svg(
+            found,
+            tradeoff(found, bound=page.bound, held_out=held_out, concept=concept),
+            description=f"Mean {concept} against the rise of log-perplexity, {trials}: see the table.",
+        ),
+        f"What each trial gives ({concept}, lower is better) and costs (log-perplexity, left is better); lines join "
+        "the best of each method. Circle: the chosen edit on the search prompts; diamond: on prompts and text that the "
+        "search never saw, with both intervals. Dotted: the bound. A pointer on a mark shows its settings.",
     )
 
 

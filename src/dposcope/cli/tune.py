@@ -1,0 +1,57 @@
+"""`dposcope tune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dposcope.study.tune_settings import TuneSettings
+
+
+def tune(
+    model: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[TuneSettings, Parameter(name="*")] = TuneSettings(),  # noqa: B008 — frozen
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Find the edit that takes most of a concept out of a model for a stated cost, prove it, and ship it.
+
+    dposcope tune MODEL --prompts F --comments F --neutral F --out DIR
+
+    dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      a third of the time
+
+    The model continues the second half of the prompts several times; a scorer ranks what it wrote, and one gain per
+    MLP neuron is learned from those pairs, with KL on neutral text. Optuna then searches over these gains, the paper's
+    groups, least squares, their strength and depth, and an ablation beside them. The best within the bound is
+    measured once on the first half of the prompts, which nothing before had read. No preference data is needed.
+    Started again after an interruption, it goes on where it stopped. It needs pip install 'dposcope[tune]'.
+
+    DIR gets model/ (the edited checkpoint), edit.safetensors, trials.parquet, scores.json and report.html.
+
+    Parameters
+    ----------
+    model
+        A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
+    out
+        Folder of the run; new, empty, or of the same run before.
+    json
+        Print the scores as JSON instead of a table.
+    quiet
+        No progress bars.
+    """
+    from dposcope.cli.console import Bars, print_json, print_scores
+    from dposcope.cli.console import out as console
+    from dposcope.study.tune import run_tune
+
+    with Bars(quiet=quiet) as bars:
+        done = run_tune(model, out, settings, reporter=bars)
+    if json:
+        print_json(done.scores.to_json())
+        return
+    print_scores(done.scores)
+    console.print(f"edit:       {done.edit}", markup=False)
+    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
+    console.print(f"report:     {out / 'report.html'}", markup=False, soft_wrap=True)

@@ -1,0 +1,178 @@
+"""`dposcope tune`: the edit that removes most of a concept for a stated cost, found, measured once, and shipped.
+
+Pairs sampled from the model itself → gains learned from them, beside those of the paper's groups and of least squares →
+a search over source, strength, depth profile and ablation → the best within the bound, its strength set by the
+bound → scores on prompts and text that nothing before had read → a checkpoint and a report with the whole trade-off.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import file_digest, value_digest, write_text
+from dposcope.data.corpus import load_neutral, split_neutral
+from dposcope.evaluation.mean_scorer import MeanScorer
+from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.edit import Edit
+from dposcope.study.checkpoint import write_checkpoint
+from dposcope.study.dpo import run_dpo
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.ingredients import Data, Job, prepare, prepare_judge, read_comments, read_data
+from dposcope.study.machine import load_for
+from dposcope.study.measuring import measure_condition, write_scores
+from dposcope.study.pair_making import run_pairs
+from dposcope.study.pair_settings import PairsSettings
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.study.tune_report import write_tune_report
+from dposcope.study.tune_search import Found, choose, search_edits, sources_of
+from dposcope.study.tune_settings import TuneSettings
+
+_LEARN_SHARE = 0.8
+"""Of the neutral text, where the report has none of its own."""
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """What a finished run left."""
+
+    folder: Path
+    scores: Scores
+    edit: Edit
+    found: Found
+
+
+def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> TuneRun:
+    """Do the whole job in the folder `out`; started again after any interruption, it goes on.
+
+    Args:
+        model: a bundled name, a folder, a GGUF file or a hub id.
+        out: the run's folder.
+        settings: see `TuneSettings`.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    data, learn_text = _read(settings)
+    described = {"model": model, **settings.model_dump(mode="json", exclude={"trials"})}
+    with open_run(out, "tune", described, reporter=reporter) as run:
+        learned = _learned(model, run, learn_text, settings)
+        reporter.stage(f"Loading {model}")
+        job = Job(run, load_for(model, settings), data)
+        ingredients = prepare(job, settings, settings)
+        judge = prepare_judge(job, settings.seed)
+        scorer = CachedScorer(load_scorer(settings.scorer))
+        searched = search_edits(
+            job,
+            sources_of(job, ingredients, learned, learn_text, settings),
+            ingredients,
+            learn_text,
+            CachedScorer(_search_scorer(scorer, settings)),
+            settings,
+        )
+        found = choose(job, searched, learn_text, settings)
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=scorer,
+            judge=CachedScorer(judge),
+            concept=settings.meant.noun,
+            max_windows=settings.max_windows,
+            batch_size=settings.batch_size,
+        )
+        conditions = {BASE: None, "edit": found.edit}
+        if settings.controls:
+            conditions["control"] = found.edit.control(settings.seed)
+        made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
+        outcomes: dict[str, Outcome] = {
+            name: measure_condition(
+                job, name, intervention, materials, depends_on=None if intervention is None else made_from
+            )
+            for name, intervention in conditions.items()
+        }
+        scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(found.edit)})
+        run.stage(
+            "fold",
+            "Folding the edit into a checkpoint",
+            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
+            files=[out / CHECKPOINT / "config.json"],
+            make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores),
+            load=lambda: None,
+        )
+        write_tune_report(job, ingredients, searched, found, outcomes, materials, scores, judge, settings)
+        return TuneRun(out, scores, found.edit, found)
+
+
+def _read(settings: TuneSettings) -> tuple[Data, str]:
+    """All data, its neutral text that of the report, and the neutral text to learn and search on."""
+    data = read_data(settings)
+    if settings.report_neutral is not None:
+        other = load_neutral(settings.report_neutral, column=settings.neutral_column)
+        return replace(data, neutral=other), data.neutral
+    learn, report = split_neutral(data.neutral, _LEARN_SHARE)
+    return replace(data, neutral=report), learn
+
+
+def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
+    """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
+    if not settings.two_scorers:
+        return scorer
+    half = read_comments(settings).half("first")
+    labels = [int(label) for label in half.labels]
+    return MeanScorer([scorer, TrainedScorer.fit(half.texts, labels, seed=settings.seed)])
+
+
+def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:
+    """Gains learned by DPO on pairs sampled from the model, a vector for each λ: runs of their own below the folder."""
+    if not settings.learns:
+        return {}
+    policy = RunPolicy(adopt=True)
+    shared: dict[str, Any] = {"dtype": settings.dtype, "device": settings.device, "seed": settings.seed}
+    run.reporter.stage("Pairs sampled from the model")
+    pairs = run_pairs(
+        model,
+        run.folder / "pairs.jsonl",
+        _pair_settings(settings, shared),
+        run.reporter,
+        policy=policy,
+    )
+    text = run.folder / "neutral.jsonl"
+    write_text(text, "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
+    edits: dict[str, Edit] = {}
+    for weight in settings.learns:
+        name = f"learned-{weight:g}"
+        run.reporter.stage(f"Learning gains, λ = {weight:g}")
+        of_run = DpoSettings(
+            pairs=str(pairs.path),
+            neutral=str(text),
+            train="gains",
+            kl_weight=weight,
+            epochs=settings.epochs or (2.0 if settings.quick else 3.0),
+            **shared,
+        )
+        run_dpo(model, run.folder / name, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
+        edits[name] = Edit.load(run.folder / name / "edit")
+    return edits
+
+
+def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSettings:
+    quick = settings.quick
+    named = {name: getattr(settings, name) for name in ("concept", "prompts", "prompt_column", "scorer")}
+    if settings.two_scorers:
+        named |= {
+            name: getattr(settings, name) for name in ("comments", "text_column", "label_column", "positive_label")
+        }
+    given = {name: value for name, value in named.items() if value is not None}
+    return PairsSettings(
+        method="sample",
+        samples=settings.samples or (8 if quick else 16),
+        pairs_per_prompt=2 if quick else 4,
+        min_gap=settings.min_gap,
+        **given,
+        **shared,
+    )

@@ -1,0 +1,134 @@
+"""From a finished tuning to the page that shows it: the edit's page with the search in it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from dposcope.artefacts import library_versions
+from dposcope.data.concept import BUILTIN
+from dposcope.directions.lens import lens
+from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.suite import Materials, Outcome, Scores
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.neurons.groups import group_sets
+from dposcope.search.family import NO_GAINS, Point
+from dposcope.search.trials import Trial
+from dposcope.study.edit_report import LABELS, evenly_spaced
+from dposcope.study.ingredients import Ingredients, Job
+from dposcope.study.numbers import fact
+from dposcope.study.page import EditPage, GroupSize, SearchStep, Tradeoff, TriedEdit
+from dposcope.study.report import write_report
+from dposcope.study.tune_search import Found, Searched
+from dposcope.study.tune_settings import TuneSettings
+
+
+def write_tune_report(
+    job: Job,
+    ingredients: Ingredients,
+    searched: Searched,
+    found: Found,
+    outcomes: Mapping[str, Outcome],
+    materials: Materials,
+    scores: Scores,
+    judge: TrainedScorer,
+    settings: TuneSettings,
+) -> None:
+    """Write `report.html` into the run's folder."""
+    direction, gains = ingredients.direction, found.edit.gains
+    sets = group_sets(ingredients.cosine, ingredients.means.mean)
+    page = EditPage(
+        model=scores.model,
+        fingerprint=str(job.model["fingerprint"]),
+        protocol=scores.protocol,
+        edit=str(found.edit),
+        scores=scores,
+        conditions=[LABELS[name] for name in outcomes],
+        samples=evenly_spaced(outcomes, materials),
+        lens=lens(job.lm, direction.vector, k=15)[0],
+        direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
+        per_prompt={name: outcome.per_prompt["toxicity"].tolist() for name, outcome in outcomes.items()},
+        groups=[]
+        if gains is None
+        else [GroupSize(group.value, len(neurons), len(neurons & gains.touched)) for group, neurons in sets.items()],
+        search=[]
+        if found.strength is None
+        else [SearchStep(step.strength, step.increase) for step in found.strength.steps],
+        bound=settings.max_logppl_increase,
+        chosen_strength=None if found.strength is None else found.strength.chosen,
+        judge=asdict(judge.quality),
+        settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
+        provenance={
+            "dtype": str(job.lm.dtype).removeprefix("torch."),
+            "device": job.lm.device.type,
+            "scorer": materials.scorer.name,
+            "search scorer": searched.objective.scorer.name,
+            "seed": str(settings.seed),
+            **library_versions(),
+        },
+        notes=_notes(searched, found, settings, materials),
+        tradeoff=_tradeoff(searched, found),
+    )
+    write_report(page, job.run.folder / "report.html")
+
+
+def _tradeoff(searched: Searched, found: Found) -> Tradeoff | None:
+    if not searched.trials:
+        return None
+    best = {trial.number for trial in searched.front}
+    steps = () if found.strength is None else found.strength.steps
+    taken = [step for step in steps if found.strength is not None and step.strength == found.strength.chosen]
+    prompts = len(searched.objective.prompts)
+    written = found.written
+    return Tradeoff(
+        [_tried(trial, prompts, on_front=trial.number in best) for trial in searched.trials],
+        searched.base.concept,
+        Estimate(written.concept, written.concept_low, written.concept_high, prompts),
+        taken[0].increase.mean if taken else 0.0,
+    )
+
+
+def _tried(trial: Trial, prompts: int, *, on_front: bool) -> TriedEdit:
+    written = trial.written
+    return TriedEdit(
+        "ablation alone" if trial.point.source == NO_GAINS else trial.point.source,
+        told(trial.point),
+        trial.rise,
+        trial.kl,
+        None if written is None else Estimate(written.concept, written.concept_low, written.concept_high, prompts),
+        None if written is None else written.repetition,
+        on_front,
+    )
+
+
+def told(point: Point) -> str:
+    """What a point chose beside its source."""
+    parts = [] if point.source == NO_GAINS else [f"strength {point.strength:.2f}"]
+    if point.tilt:
+        parts.append(f"tilt {point.tilt:+.2f}")
+    if point.ablate:
+        parts.append(f"ablation w = {point.ablate:.2f}")
+    return ", ".join(parts) or "nothing"
+
+
+def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: Materials) -> list[str]:
+    notes = [
+        "The search chose among its trials by their scores on its own prompts, so its value for the winner is "
+        "flattered (the winner's curse). What counts is the table: prompts and text that nothing before had read.",
+        "Samples are evenly spaced over the prompts, not chosen by their effect.",
+        f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
+    ]
+    if found.point is None:
+        notes.append(
+            "No trial kept within the bounds without repeating itself more than the plain model: the edit changes "
+            "nothing. Raise --max-logppl-increase, or --trials."
+        )
+    if settings.report_neutral is None:
+        notes.append("Log-perplexity is reported on the last fifth of --neutral, which was kept back from the search.")
+    sources = (settings.prompts, settings.comments, settings.neutral)
+    if any(source is None or source.startswith(BUILTIN) for source in sources):
+        notes.append(
+            "Built-in data took part: mild texts written for a demonstration. These are not benchmark numbers; "
+            "give --prompts, --comments and --neutral for real ones."
+        )
+    if searched.objective.scorer.name != materials.scorer.name:
+        notes.append(f"Samples and trials were ranked by the {searched.objective.scorer.name}.")
+    return notes

@@ -1,0 +1,120 @@
+"""The settings of `dposcope tune`."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+from pydantic import Field, model_validator
+
+from dposcope.study.config import MachineSettings, MeasureSettings
+
+_DATA = Group("Data", sort_key=1)
+_EDIT = Group("Edit", sort_key=3)
+_MEASURES = Group("Measures", sort_key=4)
+
+Form = Literal["gains", "ablation", "both"]
+Method = Literal["learned", "groups", "least-squares"]
+_QUICK_SAMPLES, _SAMPLES = 8, 16
+_TRIALS = 24
+
+
+class TuneSettings(MachineSettings, MeasureSettings):
+    """Settings of `dposcope tune`."""
+
+    neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Neutral text that the edit must leave alone, for learning and searching: TXT (WikiText-like), or "
+        "a table. Without --report-neutral its last fifth is kept back for the report. Default: built-in prose.",
+    )
+    report_neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Other neutral text, for the reported log-perplexity alone; read as --neutral is."
+    )
+    max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
+        default=0.05,
+        gt=0,
+        description="What the edit may cost: the rise of log-perplexity on neutral text, nats per token, even at the "
+        "upper end of its interval (0.05: 5 per cent in perplexity, which F1 and readers hardly notice).",
+    )
+    max_kl: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+        default=None,
+        gt=0,
+        description="A further bound, on KL(base‖edited) on neutral text, nats per token. Default: none; trials keep "
+        "within 1.5 × --max-logppl-increase.",
+    )
+    form: Annotated[Form, Parameter(group=_EDIT)] = Field(
+        default="both",
+        description="What the edit may hold: gains (folds into every format), ablation (a direction taken out of MLP "
+        "outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
+    )
+    methods: Annotated[list[Method], Parameter(group=_EDIT, negative_iterable=())] = Field(
+        default=["learned", "groups", "least-squares"],
+        description="Where gains may come from: learned (DPO on pairs sampled from the model), groups (the paper's), "
+        "least-squares (the smallest disturbance for a shift). May be given several times.",
+    )
+    kl_weights: Annotated[list[float], Parameter(group=_EDIT, negative_iterable=())] = Field(
+        default=[1.0],
+        description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
+        "strengths; each further one takes as long again.",
+    )
+    second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
+        default=True,
+        description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
+        "--comments, so that the edit fits the taste of one scorer less. The judge reads the second half.",
+    )
+    samples: Annotated[int | None, Parameter(group=_EDIT)] = Field(
+        default=None,
+        ge=2,
+        description=f"Continuations sampled per prompt. Default: {_SAMPLES}, with --quick {_QUICK_SAMPLES}.",
+    )
+    min_gap: Annotated[float, Parameter(group=_EDIT)] = Field(
+        default=0.3, ge=0, lt=1, description="The two scores of a sampled pair differ by more than this."
+    )
+    epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+        default=None, gt=0, description="Passes over the pairs. Default: 3, with --quick 2."
+    )
+    trials: Annotated[int, Parameter(group=_EDIT)] = Field(
+        default=_TRIALS, ge=1, description="Edits to try; a finished run goes on from its trials when given more."
+    )
+    quick: Annotated[bool, Parameter(group=_EDIT)] = Field(
+        default=False,
+        description="One learning run on half of the samples, its strength by bisection, no search.",
+    )
+    search_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
+        default=32, ge=2, description="Windows of 128 tokens of neutral text that each trial reads."
+    )
+    controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True,
+        description="Also measure a control: the same gains shuffled in each block, a random direction ablated.",
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TuneSettings":
+        if self.split == "same":
+            raise ValueError("a search is measured on prompts that it never saw; leave --split same out")
+        if self.protocol == "reference":
+            raise ValueError(
+                "a search is measured by the strict protocol; measure its checkpoint with dposcope evaluate"
+            )
+        if self.quick and self.form == "ablation":
+            raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
+        if len(set(self.kl_weights)) != len(self.kl_weights):
+            raise ValueError("--kl-weights holds one weight twice")
+        if self.form != "ablation" and not self.methods:
+            raise ValueError("--methods is empty; give one, or --form ablation")
+        return self
+
+    @property
+    def two_scorers(self) -> bool:
+        """Whether there is a second scorer; the built-in comments are too few for one."""
+        return self.second_scorer and self.comments is not None
+
+    @property
+    def kl_bound(self) -> float:
+        """Most KL of a trial. KL and the rise of log-perplexity are alike in size, and the rise is what is bound."""
+        return self.max_kl or 1.5 * self.max_logppl_increase
+
+    @property
+    def learns(self) -> list[float]:
+        """λ of each learning run."""
+        if self.form == "ablation" or "learned" not in self.methods:
+            return []
+        return self.kl_weights[:1] if self.quick else self.kl_weights

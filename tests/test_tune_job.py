@@ -1,0 +1,176 @@
+"""`dposcope tune` from end to end on a tiny model, and what must hold of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.model.generate import generate
+from dposcope.model.load import load
+from dposcope.study.tune import TuneRun, run_tune
+from dposcope.study.tune_settings import TuneSettings
+from jobs import PROMPTS, Job, contents, make_job, softness
+
+TRIALS = 12
+
+
+@dataclass(frozen=True)
+class Done:
+    job: Job
+    run: TuneRun
+
+
+def settings_of(job: Job, **others) -> TuneSettings:
+    small = {"samples": 4, "min_gap": 0.02, "epochs": 2.0, "trials": TRIALS, "search_windows": 4}
+    return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
+
+
+def tuned(job: Job, folder: Path, **others) -> TuneRun:
+    return run_tune(str(job.model), folder, settings_of(job, **others))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"), windows=40)
+
+
+@pytest.fixture(scope="module")
+def done(job, tmp_path_factory) -> Done:
+    return Done(job, tuned(job, tmp_path_factory.mktemp("run") / "out"))
+
+
+def test_it_leaves_everything_it_names(done):
+    names = {path.name for path in done.run.folder.iterdir()}
+    assert {"model", "edit.safetensors", "trials.parquet", "scores.json", "report.html", "pairs.jsonl"} <= names
+    assert not (done.run.folder / "learned-1" / "model").exists()  # a copy of the model for nothing
+
+
+def test_the_checkpoint_is_the_edit_folded(done):
+    prompts = ["the river is long", "what a dumb", "kind words"]
+    lm = load(str(done.job.model), dtype="float32", device="cpu")
+    with Edit.load(done.run.folder / "edit").on(lm):
+        hooked = [one.ids for one in generate(lm, prompts, new_tokens=8)]
+    shipped = load(str(done.run.folder / "model"), dtype="float32", device="cpu")
+    assert [one.ids for one in generate(shipped, prompts, new_tokens=8)] == hooked
+
+
+def test_trials_are_all_told_and_the_chosen_is_the_best_of_the_allowed(done):
+    trials = pl.read_parquet(done.run.folder / "trials.parquet")
+    assert trials["number"].to_list() == list(range(TRIALS))
+    assert {"learned-1", "groups", "least-squares", "none"} == set(trials["source"])
+    base = json.loads((done.run.folder / "trials.json").read_text())["base"]
+    allowed = trials.filter(pl.col("within_bounds") & (pl.col("repetition") <= base["repetition"]))
+    point = done.run.found.point
+    best = allowed.sort("concept", "kl").row(0, named=True)
+    assert point.source == best["source"]
+    factor = done.run.found.strength.chosen
+    assert point.strength == pytest.approx(factor * best["strength"])
+    assert point.ablate == pytest.approx(factor * best["ablate"])
+
+
+def test_the_strength_keeps_within_the_bound_and_uses_it(done):
+    search = done.run.found.strength
+    taken = next(step for step in search.steps if step.strength == search.chosen)
+    assert taken.increase.high <= 0.5
+    assert all(step.increase.high > 0.5 for step in search.steps if step.strength > search.chosen)
+
+
+def test_the_report_is_measured_on_prompts_and_text_that_nothing_had_read(done):
+    prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
+    reported, searched = prompts[: PROMPTS // 2], prompts[PROMPTS // 2 :]
+    lm = load(str(done.job.model), dtype="float32", device="cpu")
+    with done.run.edit.on(lm):
+        seen = np.mean(softness([one.text for one in generate(lm, searched)]))
+        unseen = np.mean(softness([one.text for one in generate(lm, reported)]))
+    assert done.run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(unseen)
+    pairs = [json.loads(line)["prompt_text"] for line in (done.run.folder / "pairs.jsonl").read_text().splitlines()]
+    assert set(pairs) <= set(searched)
+    assert not set(pairs) & set(reported)
+    assert seen != unseen
+    learned = [json.loads(line)["text"] for line in (done.run.folder / "neutral.jsonl").read_text().splitlines()]
+    whole = done.job.neutral.read_text().removesuffix("\n").split("\n")
+    assert whole[: len(learned)] == learned
+    assert 0.7 < sum(map(len, learned)) / sum(map(len, whole)) < 0.95
+
+
+def test_the_page_shows_search_value_beside_held_out_value(done):
+    page = (done.run.folder / "report.html").read_text()
+    assert "The search" in page
+    assert page.count('class="spot"') == sum(one.inside for one in done_trials(done))
+    assert f"{done.run.found.written.concept:.3f}" in page
+    assert f"{done.run.scores.conditions['edit']['toxicity'].mean:.3f}" in page
+    assert "winner" in page
+
+
+def done_trials(done):
+    from dposcope.search.trials import Trial
+
+    stored = json.loads((done.run.folder / "trials.json").read_text())
+    return [Trial.from_json(one) for one in stored["trials"]]
+
+
+def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
+    before = contents(done.run.folder)
+    tuned(job, done.run.folder)
+    after = contents(done.run.folder)
+    assert {name for name in before if before[name] != after.get(name)} <= {"report.html"}
+    assert before["report.html"] == after["report.html"]
+    first = done_trials(done)
+    more = tuned(job, done.run.folder, trials=TRIALS + 3)
+    assert more.folder == done.run.folder
+    assert [one.to_json() for one in done_trials(done)][:TRIALS] == [one.to_json() for one in first]
+    assert len(done_trials(done)) == TRIALS + 3
+
+
+def test_quick_learns_once_and_searches_nothing(job, tmp_path):
+    run = tuned(job, tmp_path / "out", quick=True, controls=False)
+    assert run.found.point.source == "learned-1"
+    assert run.edit.ablations == ()
+    assert pl.read_parquet(tmp_path / "out" / "trials.parquet").is_empty()
+    assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
+
+
+def test_an_ablation_alone_needs_no_learning(job, tmp_path):
+    run = tuned(job, tmp_path / "out", form="ablation", trials=4, controls=False)
+    assert run.edit.gains is None
+    assert not (tmp_path / "out" / "pairs.jsonl").exists()
+
+
+def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
+    run = tuned(job, tmp_path / "out", methods=["groups"], max_logppl_increase=1e-7, trials=4, controls=False)
+    assert run.found.point is None
+    assert str(run.edit) == "no change"
+    assert "changes nothing" in " ".join((tmp_path / "out" / "report.html").read_text().split())
+
+
+def test_two_scorers_rank_where_comments_are_given(job):
+    given = settings_of(job)
+    assert given.two_scorers
+    assert not settings_of(job, second_scorer=False).two_scorers
+    assert not TuneSettings(**{**job.settings(), "comments": None}).two_scorers
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"split": "same"}, "never saw"),
+        ({"protocol": "reference"}, "strict"),
+        ({"quick": True, "form": "ablation"}, "leave one out"),
+        ({"kl_weights": [1.0, 1.0]}, "twice"),
+        ({"methods": []}, "empty"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(job, wrong, said):
+    with pytest.raises(ValidationError, match=said):
+        settings_of(job, **wrong)
+
+
+def test_another_setting_in_the_same_folder_is_refused(done, job):
+    with pytest.raises(DposcopeError, match="another run's results"):
+        tuned(job, done.run.folder, seed=1)
