@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dposcope.data.corpus import load_neutral, load_passages
+from dposcope.data.corpus import load_neutral, load_passages, split_neutral
 from dposcope.errors import DposcopeError
 
 
@@ -74,3 +74,23 @@ def test_a_limit_below_one_is_refused():
 def test_the_built_in_texts_are_enough():
     assert len(load_passages(None)) >= 30
     assert len(load_neutral(None).split()) > 1000
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.95])
+def test_a_text_is_cut_between_two_lines_near_its_share(share):
+    lines = [f"line {place} " + "word " * (place % 7) for place in range(200)]
+    first, second = split_neutral("\n\n".join(lines), share)
+    assert first.split("\n\n") + second.split("\n\n") == lines
+    assert len(first) / (len(first) + len(second)) == pytest.approx(share, abs=0.02)
+
+
+def test_both_parts_of_a_text_hold_something():
+    assert split_neutral("one long line of words\n\n \n\n\n\nx", 0.01) == ("one long line of words", " \n\n\n\nx")
+    assert split_neutral("x\n\n \n\nthe end is long", 0.99) == ("x\n\n ", "the end is long")
+
+
+def test_one_paragraph_cannot_be_divided():
+    with pytest.raises(DposcopeError, match="one paragraph"):
+        split_neutral("all in one", 0.5)
+    with pytest.raises(DposcopeError, match="one paragraph"):
+        split_neutral("all in one\n\n ", 0.5)

@@ -162,6 +162,7 @@ def test_autocast_is_passed_on():
         ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or be strict"),
         ({"protocol": "reference", "precompute_reference": True}, "leave --precompute-reference"),
         ({"train": "gains", "recompute": True}, "leave --recompute out"),
+        ({"train": "lora", "sparsity": 0.3}, "--train gains"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"epochs": 0}, "greater than 0"),
         ({"beta": 0}, "greater than 0"),

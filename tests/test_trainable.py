@@ -336,3 +336,8 @@ def test_in_place_exports_the_type_that_the_base_came_in():
     with all_weights(lm, OBJECTIVES["dpo"], in_place=True) as trainable:
         assert lm.dtype == torch.float32
         assert trainable.export().lm.dtype == torch.bfloat16
+
+
+def test_a_negative_sparsity_is_refused(llama):
+    with pytest.raises(DposcopeError, match="below 0"), neuron_gains(llama, OBJECTIVES["dpo"], sparsity=-0.1):
+        pass

@@ -70,6 +70,7 @@ def run(
     callbacks: tuple[TrainerCallback, ...] = (),
     save: bool = True,
     progress=None,
+    of_way: dict[str, Any] | None = None,
     **schedule,
 ) -> Outcome:
     """One training from its beginning, or from where `folder` has got to."""
@@ -84,7 +85,7 @@ def run(
             **schedule,
         }
     )
-    context: AbstractContextManager[Trainable] = WAYS[way](lm, objective)
+    context: AbstractContextManager[Trainable] = WAYS[way](lm, objective, **(of_way or {}))
     with context as trainable:
         trained = train_policy(
             lm,
@@ -277,6 +278,38 @@ def test_the_rate_falls_in_a_line_where_that_is_asked(llama, tmp_path):
     done = run(llama, "gains", tmp_path, save=False, validate_every=1, steps=6, warmup_steps=2, decay="linear")
     rate = RATES["gains"]["learning_rate"]
     assert logged(done, "learning_rate") == pytest.approx([0, rate / 2, rate, rate * 3 / 4, rate / 2, rate / 4])
+
+
+# Sparse gains
+
+
+def test_a_penalty_is_taken_exactly_after_each_step(llama, tmp_path):
+    """One step without it, then every change nearer to 0 by rate × μ, and none past it."""
+    plain = run(llama, "gains", tmp_path / "a", save=False, steps=1, warmup_steps=0)
+    sparse = run(llama, "gains", tmp_path / "b", save=False, steps=1, warmup_steps=0, of_way={"sparsity": 0.4})
+    step, back = plain.values["gains"] - 1, 0.4 * RATES["gains"]["learning_rate"]
+    naive = torch.tensor(
+        [[max(abs(float(d)) - back, 0.0) * (1 if d > 0 else -1) for d in row] for row in step], dtype=torch.float32
+    )
+    torch.testing.assert_close(sparse.values["gains"], 1 + naive, rtol=0, atol=1e-6)
+
+
+def test_a_larger_penalty_leaves_more_gains_at_exactly_one(lm, tmp_path):
+    untouched = [
+        float((run(lm, "gains", tmp_path / str(mu), save=False, of_way={"sparsity": mu}).values["gains"] == 1).sum())
+        for mu in (0.0, 0.3, 0.7, 5.0)
+    ]
+    size = lm.n_blocks * lm.d_mlp
+    assert untouched[0] < 0.05 * size
+    assert untouched[1] < untouched[2] < untouched[3] == size
+
+
+def test_sparse_gains_resume_with_the_same_bits(llama, tmp_path):
+    sparse = {"sparsity": 0.3}
+    expected = run(llama, "gains", tmp_path / "undisturbed", of_way=sparse)
+    with pytest.raises(Stopped):
+        run(llama, "gains", tmp_path / "stopped", callbacks=(StopAt(6),), of_way=sparse)
+    assert run(llama, "gains", tmp_path / "stopped", of_way=sparse).bits == expected.bits
 
 
 def test_progress_counts_steps(llama, tmp_path):

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from dposcope.interventions.fold import fold, fold_, folded
     from dposcope.interventions.gains import Gains
     from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
+    from dposcope.interventions.least_squares import LeastSquares
     from dposcope.interventions.steer import Steer
     from dposcope.interventions.weights import OtherWeights
     from dposcope.model.frames import Positions, prompted
@@ -79,6 +80,8 @@ if TYPE_CHECKING:
     from dposcope.neurons.stability import NeuronStability, Repetitions, stability
     from dposcope.neurons.toxic import ToxicNeurons, toxic_neurons
     from dposcope.neurons.traces import trace
+    from dposcope.search.divergence import Cost, NeutralText
+    from dposcope.search.family import Family, Point, Source
     from dposcope.study.explanation import Explanation, explain
     from dposcope.study.patches import Patch, patches
     from dposcope.training.examples import neutral_windows, tokenise
@@ -136,6 +139,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.interventions.fold": ("fold", "fold_", "folded"),
     "dposcope.interventions.gains": ("Gains",),
     "dposcope.interventions.group_gains": ("gains_of", "group_assign", "group_gains"),
+    "dposcope.interventions.least_squares": ("LeastSquares",),
     "dposcope.interventions.steer": ("Steer",),
     "dposcope.model.frames": ("Positions", "prompted"),
     "dposcope.model.generate": ("Continuation", "Sampling", "generate"),
@@ -194,6 +198,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "top_toxic",
     ),
     "dposcope.neurons.traces": ("trace",),
+    "dposcope.search.divergence": ("Cost", "NeutralText"),
+    "dposcope.search.family": ("Family", "Point", "Source"),
     "dposcope.study.explanation": (
         "Explanation",
         "explain",

@@ -173,7 +173,7 @@ def _policy(
 ) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
-            return neuron_gains(lm, objective)
+            return neuron_gains(lm, objective, sparsity=settings.sparsity)
         case "lora":
             return low_rank(
                 lm,

@@ -23,7 +23,7 @@ _OTHER_KL_WEIGHT = 0.05
 """Where the paper has no λ for a family."""
 _BEYOND = {
     *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
-    *("window_tokens", "window_pool", "reference_dtype"),
+    *("window_tokens", "window_pool", "reference_dtype", "sparsity"),
 }
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
@@ -138,6 +138,12 @@ class DpoSettings(LoadSettings):
     lora_alpha: Annotated[int, Parameter(group=_TRAINING)] = Field(
         default=32, ge=1, description="Its scale is alpha / rank."
     )
+    sparsity: Annotated[float, Parameter(group=_TRAINING)] = Field(
+        default=0.0,
+        ge=0,
+        description="With --train gains: the weight of a penalty on |gain − 1| that leaves most gains at exactly 1; in "
+        "(0, 1), and the larger, the fewer neurons are touched.",
+    )
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
         description="Run the base over all pairs and windows first and keep its final states on disk (d numbers per "
@@ -162,6 +168,8 @@ class DpoSettings(LoadSettings):
             raise ValueError("the reference protocol has its KL on pairs; leave --kl-on neutral out, or be strict")
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks that are gone in the backward pass; leave --recompute out")
+        if self.sparsity and self.train != "gains":
+            raise ValueError("a sparsity is one of gains; leave --sparsity out, or give --train gains")
         if self.protocol == "reference" and self.precompute_reference:
             raise ValueError("the reference protocol needs the base at every position; leave --precompute-reference")
         return self

@@ -46,6 +46,8 @@ class Trainable:
     policy: PreferencePolicy
     export: Callable[[], Tuned]
     """The result so far, independent of further training."""
+    after_step: Callable[[float], None] | None = None
+    """Called with the learning rate after every step of the optimiser; None: nothing is."""
 
 
 @contextmanager
@@ -216,18 +218,26 @@ class _GainValues(nn.Module):
 
 
 @contextmanager
-def neuron_gains(lm: LanguageModel, objective: Objective, *, start: Gains | None = None) -> Generator[Trainable]:
+def neuron_gains(
+    lm: LanguageModel, objective: Objective, *, start: Gains | None = None, sparsity: float = 0.0
+) -> Generator[Trainable]:
     """Train one gain per neuron (IA³ on the output projection's input); the reference is the model, gains off.
 
     Args:
         lm: the base; its weights are not written to.
         objective: what is minimised.
         start: where the gains begin, at all positions; None: at 1.
+        sparsity: μ of a penalty μ Σ|g − 1|, taken exactly: after each step of length η every gain moves back towards 1
+            by η μ and stops there, so that most are exactly 1. Adam's steps have length η whatever the gradient's size,
+            so μ is in (0, 1): a neuron whose gradient agrees with itself less than that stays out.
 
     Raises:
-        DposcopeError: the model is in training mode, or `start` does not fit it or acts at some positions only.
+        DposcopeError: the model is in training mode, `start` does not fit it or acts at some positions only, or μ is
+            negative.
     """
     _check_mode(lm)
+    if not sparsity >= 0:
+        raise DposcopeError(f"a sparsity of {sparsity} is below 0; give 0 for none, or a value such as 0.3")
     if start is not None:
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
@@ -251,10 +261,16 @@ def neuron_gains(lm: LanguageModel, objective: Objective, *, start: Gains | None
     def export() -> Tuned:
         return Tuned(lm, Gains(trained.gains))
 
+    @torch.no_grad()
+    def towards_one(rate: float) -> None:
+        change = trained.gains - 1
+        trained.gains.copy_(1 + nn.functional.softshrink(change, rate * sparsity))
+
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     lm.model.requires_grad_(False)
     try:
-        yield Trainable(PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective), export)
+        policy = PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective)
+        yield Trainable(policy, export, towards_one if sparsity else None)
     finally:
         for name, parameter in lm.model.named_parameters():
             parameter.requires_grad_(flags[name])

@@ -1,7 +1,7 @@
 """`transformers.Trainer` for a preference policy: its loss, its logs, checkpoints that a kill cannot half-write."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,20 @@ def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
         value.copy_(stored[name])
 
 
+class _AfterStep(TrainerCallback):
+    def __init__(self, call: Callable[[float], None]) -> None:
+        self._call = call
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        self._call(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
+
 class _Reporting(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -342,6 +356,8 @@ def train_policy(
     watchers: list[TrainerCallback] = [*callbacks]
     if takes_best and schedule.patience is not None:
         watchers.append(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
+    if trainable.after_step is not None:
+        watchers.append(_AfterStep(trainable.after_step))
     if progress is not None:
         watchers.append(_Reporting(progress))
     trainer = PreferenceTrainer(
