@@ -1,16 +1,22 @@
-"""Put a finished explanation into the documentation: its tables as one page, its figures, its claims.
+"""Put finished explanations into the documentation: their tables as one page each, their figures, their claims.
 
     python benchmarks/publish.py runs/explain docs/results/explain-gemma-3-270m
+    python benchmarks/publish.py runs/reproduce docs/results/reproduce
 
-Words are starred as in the run's own tables. Nothing is computed here, so what is published is what the run measured.
+Of a reproduction every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them stand in
+overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is published
+is what the run measured.
 """
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from dposcope.artefacts import write_text
-from dposcope.study.finished import FinishedRun
+from dposcope.study.finished import FinishedRun, find_runs
+from dposcope.study.overview import overview_tables
+from dposcope.study.table import Table
 
 LEFT_OUT = ("beside-paper",)
 """Tables that are long and say nothing that the others do not."""
@@ -21,18 +27,34 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    run = FinishedRun.read(arguments.run)
+    if (arguments.run / "explain.json").is_file():
+        publish(FinishedRun.read(arguments.run), arguments.folder)
+        return
+    runs = find_runs([arguments.run], out=arguments.folder)
+    for run in runs:
+        publish(run, arguments.folder / run.model / f"{run.study}-{run.protocol}")
+    write_text(arguments.folder / "overview.md", page("# All runs beside one another", overview_tables(runs), []))
+
+
+def publish(run: FinishedRun, folder: Path) -> None:
+    """One explanation: tables.md and figures/."""
     chosen = [table for table in run.tables if not table.name.startswith(LEFT_OUT)]
-    figures = sorted((arguments.run / "figures").glob("*.svg"))
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    head = f"# All tables and figures: {run.model}, {run.protocol} protocol"
-    parts = [head, *(f"## {table.name}\n\n{table.markdown()}" for table in chosen)]
-    parts += [f"## {figure.stem}\n\n![{figure.stem}](figures/{figure.name})" for figure in figures]
-    write_text(arguments.folder / "tables.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
-    (arguments.folder / "figures").mkdir(exist_ok=True)
+    figures = sorted((run.folder / "figures").glob("*.svg"))
+    folder.mkdir(parents=True, exist_ok=True)
+    head = f"# All tables and figures: {run.model}, {run.study}, {run.protocol} protocol"
+    write_text(folder / "tables.md", page(head, chosen, figures))
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "figures").mkdir()
     for figure in figures:
-        shutil.copyfile(figure, arguments.folder / "figures" / figure.name)
-    print(f"{len(chosen)} tables and {len(figures)} figures in {arguments.folder}")
+        shutil.copyfile(figure, folder / "figures" / figure.name)
+    print(f"{len(chosen)} tables and {len(figures)} figures in {folder}")
+
+
+def page(head: str, tables: Sequence[Table], figures: Sequence[Path]) -> str:
+    """Markdown with each table and figure under a heading of its name."""
+    parts = [head, *(f"## {table.name}\n\n{table.markdown()}" for table in tables)]
+    parts += [f"## {figure.stem}\n\n![{figure.stem}](figures/{figure.name})" for figure in figures]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 if __name__ == "__main__":
