@@ -40,8 +40,9 @@ COPIES = 3
 BUILT_IN = 100
 """Prompts, where none are given: about as many as are built in."""
 
-WRITING, READING, TRAINING = 0.36, 0.66, 0.37
-"""Share of the machine's peak that generation, reading windows and training reach."""
+WRITING, DRAWING, READING, TRAINING = 0.36, 0.09, 0.66, 0.28
+"""Share of the machine's peak that greedy generation, drawn text (a nucleus of a large vocabulary is sorted), reading
+windows and training reach."""
 LONG = 24 * 3600.0
 """Seconds from which a GPU is advised."""
 GIB = 2**30
@@ -186,15 +187,15 @@ def _estimate(planned: PlannedStep, size: ModelSize | None, machine: Machine) ->
     )
 
 
-def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS) -> float:
-    """Operations of a greedy continuation, over the share of the peak that it reaches."""
-    return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / WRITING
+def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS, share: float = WRITING) -> float:
+    """Operations of continuations, over the share of the peak that they reach."""
+    return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / share
 
 
 def _pairs(settings: PairsSettings, size: ModelSize) -> float:
     new = settings.new_tokens
     if settings.method == "sample":
-        return _written(size, BUILT_IN * 2 * settings.samples, PROMPT_TOKENS, new)
+        return _written(size, BUILT_IN * 2 * settings.samples, PROMPT_TOKENS, new, DRAWING)
     count = settings.count or 800
     # Every token: each iteration reads forward twice (horizon) and backward, then the fused step.
     steps = settings.iterations * (1 + settings.horizon) * 3 + 2
