@@ -222,6 +222,15 @@ def random_direction(lm: LanguageModel, seed: int = 0) -> torch.Tensor:
     return torch.randn(lm.d_model, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def random_head_gains(lm: LanguageModel, seed: int = 0) -> torch.Tensor:
+    """Gains of every channel of the heads, `[L, heads · width]`, one block left alone."""
+    projection = lm.attention_outs[0]
+    width = projection.weight.shape[0 if lm.model.config.model_type == "gpt2" else 1]
+    gains = 1 + 0.7 * torch.randn(lm.n_blocks, width, generator=torch.Generator().manual_seed(seed + 100))
+    gains[-1] = 1.0
+    return gains
+
+
 def random_gains(lm: LanguageModel, seed: int = 0) -> torch.Tensor:
     """Gains `[L, d_mlp]` around 1, negative ones, zeros and untouched neurons among them."""
     stream = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
-from families import assert_close, logits_of, random_direction, random_gains, trace
+from families import assert_close, copied, logits_of, random_direction, random_gains, random_head_gains, trace
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 
@@ -31,6 +31,63 @@ def test_gains_come_first_then_ablations_in_turn(lm):
         assert_close(logits_of(lm, IDS), expected)
     with Edit.of(Edit.of(Gains(values), ablate(one, weight=0.7)), ablate(two, weight=1.3)).on(lm):
         assert_close(logits_of(lm, IDS), expected)
+
+
+def with_scaled_heads(lm, values):
+    """The plain model with what reads the heads scaled channel by channel, loop by loop."""
+    other = copied(lm)
+    gpt2 = lm.model.config.model_type == "gpt2"
+    for block in range(lm.n_blocks):
+        module = (
+            other.model.transformer.h[block].attn.c_proj if gpt2 else other.model.model.layers[block].self_attn.o_proj
+        )
+        with torch.no_grad():
+            for channel, gain in enumerate(values[block]):
+                (module.weight[channel] if gpt2 else module.weight[:, channel]).mul_(gain)
+    return other
+
+
+def test_gains_of_heads_scale_what_heads_give(lm):
+    values = random_head_gains(lm)
+    gains = Gains(values, of="heads")
+    expected = logits_of(with_scaled_heads(lm, values), IDS)
+    for one in (gains, Edit.of(gains)):
+        with one.on(lm) as applied:
+            assert_close(logits_of(lm, IDS), expected)
+        assert set(applied.fired) == {f"heads.{block}" for block in range(lm.n_blocks - 1)}  # the last is left alone
+    assert (expected - logits_of(lm, IDS)).abs().max() > 1e-2
+
+
+def test_gains_of_both_kinds_stand_side_by_side(llama):
+    of_neurons, of_heads = Gains(random_gains(llama)), Gains(random_head_gains(llama), of="heads")
+    edit = Edit.of(of_heads, of_neurons)
+    assert edit.gains is of_neurons
+    assert edit.head_gains is of_heads
+    scaled = with_scaled_heads(llama, of_heads.values)
+    with of_neurons.on(scaled):
+        expected = logits_of(scaled, IDS)
+    with edit.on(llama):
+        assert_close(logits_of(llama, IDS), expected)
+    twice = Edit.of(edit, of_heads)
+    assert torch.equal(twice.gains.values, of_neurons.values)
+    torch.testing.assert_close(twice.head_gains.values, of_heads.values**2)
+    half = edit.strength(0.5).head_gains
+    assert half.of == "heads"
+    torch.testing.assert_close(half.values, 1 + 0.5 * (of_heads.values - 1))
+    shuffled = edit.control(3).head_gains
+    assert shuffled.of == "heads"
+    for before, after in zip(of_heads.values, shuffled.values, strict=True):
+        assert sorted(before.tolist()) == sorted(after.tolist())
+
+
+def test_gains_in_the_wrong_place_are_refused(llama):
+    of_heads = Gains(random_head_gains(llama), of="heads")
+    with pytest.raises(DposcopeError, match=r"make it by Edit\.of"):
+        Edit(of_heads)
+    with pytest.raises(DposcopeError, match="channels of heads do not fit"):
+        Gains(random_gains(llama), of="heads").changes(llama)
+    with pytest.raises(DposcopeError, match="of"):
+        Gains(random_gains(llama), of="tails")
 
 
 def test_joined_gains_multiply(llama):
@@ -98,6 +155,10 @@ def stored_alike(edit, again):
     assert (edit.gains is None) == (again.gains is None)
     if edit.gains is not None:
         assert torch.equal(edit.gains.values, again.gains.values)
+    assert (edit.head_gains is None) == (again.head_gains is None)
+    if edit.head_gains is not None:
+        assert torch.equal(edit.head_gains.values, again.head_gains.values)
+        assert again.head_gains.of == "heads"
     assert len(edit.ablations) == len(again.ablations)
     for a, b in zip(edit.ablations, again.ablations, strict=True):
         assert torch.equal(a.direction, b.direction)
@@ -118,6 +179,7 @@ def test_an_edit_comes_back_as_it_was(tmp_path, llama, name):
         ),
         Edit.of(Gains(random_gains(llama))),
         Edit.of(ablate(directions[0])),
+        Edit.of(Gains(random_head_gains(llama), of="heads"), Gains(random_gains(llama))),
         Edit(),
     ]
     for edit in edits:

@@ -18,7 +18,17 @@ from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
-from families import TEXTS, assert_close, bits, copied, hook_count, logits_of, random_direction, random_gains
+from families import (
+    TEXTS,
+    assert_close,
+    bits,
+    copied,
+    hook_count,
+    logits_of,
+    random_direction,
+    random_gains,
+    random_head_gains,
+)
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 
@@ -40,7 +50,11 @@ def both_of(lm):
     )
 
 
-EDITS = {"gains": gains_of, "ablation": ablation_of, "both": both_of}
+def heads_of(lm):
+    return Edit.of(both_of(lm), Gains(random_head_gains(lm), of="heads"))
+
+
+EDITS = {"gains": gains_of, "ablation": ablation_of, "both": both_of, "heads": heads_of}
 
 
 def assign_of(lm):

@@ -1,4 +1,4 @@
-"""What docs/results holds of finished explanations: every table of the SPEC's list, every figure that is named, no raw word."""
+"""What docs/results holds of finished explanations: all tables of the list, all figures that are named, no raw word."""
 
 import re
 from pathlib import Path

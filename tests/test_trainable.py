@@ -4,12 +4,24 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import trainable as ways
 from dposcope.training.trainable import all_weights, low_rank, neuron_gains
-from families import VOCABULARY, assert_close, bits, copied, hook_count, logits_of, random_gains, tiny, trace
+from families import (
+    VOCABULARY,
+    assert_close,
+    bits,
+    copied,
+    hook_count,
+    logits_of,
+    random_gains,
+    random_head_gains,
+    tiny,
+    trace,
+)
 from policies import OBJECTIVES, WAYS, disturb, material, packed
 
 # What is trained
@@ -336,6 +348,30 @@ def test_in_place_exports_the_type_that_the_base_came_in():
     with all_weights(lm, OBJECTIVES["dpo"], in_place=True) as trainable:
         assert lm.dtype == torch.float32
         assert trainable.export().lm.dtype == torch.bfloat16
+
+
+def test_gains_of_heads_are_trained_beside_those_of_neurons(lm):
+    ids = [2, 40, 41, 55, 60, 61, 70]
+    with neuron_gains(lm, OBJECTIVES["pairs"], heads=True) as trainable:
+        policy = trainable.policy
+        assert {name: tuple(value.shape) for name, value in policy.trainable.items()} == {
+            "gains": (lm.n_blocks, lm.d_mlp),
+            "head_gains": tuple(random_head_gains(lm).shape),
+        }
+        plain = logits_of(lm, ids)
+        with policy._arms[0].applied():
+            assert torch.equal(logits_of(lm, ids), plain)  # all ones change no bit
+        loss = policy(packed(lm, material(3, 0))).loss
+        loss.backward()
+        for value in policy.trainable.values():
+            assert value.grad is not None
+            assert float(value.grad.abs().sum()) > 0
+        disturb(policy)
+        found = trainable.export()
+        with policy._arms[0].applied():
+            hooked = logits_of(lm, ids)
+    assert (hooked - plain).abs().max() > 1e-4
+    assert_close(logits_of(fold(lm, Edit.of(found.gains, found.head_gains)), ids), hooked, 1e-5)
 
 
 def test_a_negative_sparsity_is_refused(llama):

@@ -20,53 +20,65 @@ from dposcope.neurons.sites import Applied, Change, Site, hooked
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What is done to a model: first gains on neurons, then ablations in turn on what projections write."""
+    """What is done to a model: first gains on what projections read, then ablations in turn on what they write."""
 
     gains: Gains | None = None
+    """Of neurons."""
     ablations: tuple[Ablation, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """How it was made: model, fingerprint, settings."""
+    head_gains: Gains | None = None
+    """Of channels of attention heads."""
 
     def __post_init__(self) -> None:
         """An edit acts everywhere, or it would not fold."""
-        if self.gains is not None and self.gains.positions is not Positions.ALL:
-            raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
+        for gains, of in ((self.gains, "neurons"), (self.head_gains, "heads")):
+            if gains is not None and gains.positions is not Positions.ALL:
+                raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
+            if gains is not None and gains.of != of:
+                raise DposcopeError(f"gains of {gains.of} stand where an Edit has those of {of}; make it by Edit.of")
 
     @classmethod
     def of(cls, *parts: "Gains | Ablation | Edit", about: Mapping[str, Any] | None = None) -> "Edit":
         """Join parts; gains multiply, ablations follow one another."""
-        gains: Gains | None = None
+        found: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
         for part in parts:
             if isinstance(part, Edit):
                 facts |= dict(part.about)
-            new = part if isinstance(part, Gains) else part.gains if isinstance(part, Edit) else None
-            if new is not None and new.positions is not Positions.ALL:
-                raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
-            if new is not None:
-                gains = new if gains is None else Gains(gains.values * new.values)
+            both = (
+                (part,) if isinstance(part, Gains) else (part.gains, part.head_gains) if isinstance(part, Edit) else ()
+            )
+            for new in both:
+                if new is None:
+                    continue
+                if new.positions is not Positions.ALL:
+                    raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
+                old = found.get(new.of)
+                found[new.of] = new if old is None else replace(old, values=old.values * new.values)
             ablations += (part,) if isinstance(part, Ablation) else part.ablations if isinstance(part, Edit) else ()
-        return cls(gains, ablations, {**facts, **(about or {})})
+        return cls(found.get("neurons"), ablations, {**facts, **(about or {})}, found.get("heads"))
 
     def strength(self, factor: float) -> "Edit":
         """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w."""
         return replace(
             self,
             gains=None if self.gains is None else self.gains.strength(factor),
+            head_gains=None if self.head_gains is None else self.head_gains.strength(factor),
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
         )
 
     def control(self, seed: int) -> "Edit":
         """What should not do it (SPEC section 5): the same gains shuffled among the neurons of each block, and
         random directions ablated at the same weights and sites."""
-        gains = None if self.gains is None else self.gains.shuffled(seed)
+        gains, of_heads = (None if one is None else one.shuffled(seed) for one in (self.gains, self.head_gains))
         stream = torch.Generator().manual_seed(seed)
         random = tuple(
             replace(ablation, direction=torch.randn(ablation.direction.shape, generator=stream, dtype=torch.float64))
             for ablation in self.ablations
         )
-        return Edit(gains, random, {"control_of": str(self), "seed": seed})
+        return Edit(gains, random, {"control_of": str(self), "seed": seed}, of_heads)
 
     def at(self, positions: Positions | str) -> "Edit":
         """Only `all`: an edit is what folds into weights."""
@@ -76,7 +88,7 @@ class Edit:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it."""
-        changes = [] if self.gains is None else self.gains.changes(lm)
+        changes = [change for one in (self.gains, self.head_gains) if one is not None for change in one.changes(lm)]
         for ablation in self.ablations:
             changes += ablation.changes(lm)
         return changes
@@ -90,6 +102,8 @@ class Edit:
         tensors: dict[str, Tensor] = {}
         if self.gains is not None:
             tensors["gains"] = self.gains.values
+        if self.head_gains is not None:
+            tensors["head_gains"] = self.head_gains.values
         for index, ablation in enumerate(self.ablations):
             tensors[f"ablation.{index}"] = ablation.direction
         settings = [
@@ -102,17 +116,21 @@ class Edit:
         """Read what `save` wrote."""
         tensors, about = load_tensors(stem, "Edit")
         gains = Gains(tensors["gains"]) if "gains" in tensors else None
+        of_heads = Gains(tensors["head_gains"], of="heads") if "head_gains" in tensors else None
         ablations = tuple(
             _stored_ablation(tensors[f"ablation.{index}"], settings)
             for index, settings in enumerate(about["ablations"])
         )
-        return cls(gains, ablations, about["about"])
+        return cls(gains, ablations, about["about"], of_heads)
 
     def __str__(self) -> str:
         """One line for people."""
         parts: list[str] = []
         if self.gains is not None:
             parts.append(f"gains on {len(self.gains.touched):,} of {self.gains.values.numel():,} neurons")
+        if self.head_gains is not None:
+            heads = self.head_gains
+            parts.append(f"gains on {len(heads.touched):,} of {heads.values.numel():,} channels of heads")
         parts += [f"ablation w = {a.weight:.3g}" for a in self.ablations]
         return " + ".join(parts) or "no change"
 

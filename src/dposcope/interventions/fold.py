@@ -1,6 +1,6 @@
 """Put an edit into the weights, so that the result is an ordinary checkpoint.
 
-With V the value vectors `[n, d]` of an output projection, gains g and an ablation (u, w):
+With V the value vectors `[n, d]` of an output projection (of an MLP or of heads), gains g and an ablation (u, w):
 V := diag(g) V (I − w u uᵀ), and a bias b := b (I − w u uᵀ). Computed in float64 and rounded once.
 
 Weights are replaced by new parameters and never written into, so storage that a model
@@ -79,19 +79,18 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
-    gains = edit.gains
     # Same checks as for hooks: shapes fit, blocks are there.
     edit.changes(lm)
-    scaled = set(gains.touched.mask.any(1).nonzero().squeeze(1).tolist()) if gains is not None else set[int]()
     plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
     for block in range(lm.n_blocks):
-        through = [a for a in edit.ablations if a.mlp and block in a.of_blocks(lm)]
-        factors = gains.values[block] if gains is not None and block in scaled else None
-        if through or factors is not None:
-            plan.append((lm.mlp_outs[block], _projected(lm.mlp_outs[block], factors, through)))
-        through = [a for a in edit.ablations if a.attention and block in a.of_blocks(lm)]
-        if through:
-            plan.append((lm.attention_outs[block], _projected(lm.attention_outs[block], None, through)))
+        here = [a for a in edit.ablations if block in a.of_blocks(lm)]
+        for module, gains, through in (
+            (lm.mlp_outs[block], edit.gains, [a for a in here if a.mlp]),
+            (lm.attention_outs[block], edit.head_gains, [a for a in here if a.attention]),
+        ):
+            factors = gains.values[block] if gains is not None and bool(gains.touched.mask[block].any()) else None
+            if through or factors is not None:
+                plan.append((module, _projected(module, factors, through)))
     return plan
 
 

@@ -1,8 +1,9 @@
-"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`)."""
+"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`); or, in the same way, per channel of the heads."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
-from dposcope.neurons.sites import Applied, Change, Site, hooked, neuron_site
+from dposcope.neurons.sites import Applied, Change, Site, heads_site, hooked, neuron_site
+from dposcope.protocols import check_choice
+
+Of = Literal["neurons", "heads"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +30,15 @@ class Gains:
     values: Tensor
     """g, `[L, d_mlp]`, float32, on the CPU, finite."""
     positions: Positions = Positions.ALL
+    of: Of = "neurons"
+    """What is scaled: neurons; or channels of what attention heads give, `[L, heads · width]`, not in the paper. Both
+    stand before an output projection, so both fold."""
 
     def __post_init__(self) -> None:
         """Normalise and refuse what is no vector of gains."""
         if self.values.ndim != 2:
             raise DposcopeError(f"gains need shape [L, d_mlp], not {list(self.values.shape)}")
+        check_choice("of", self.of, ("neurons", "heads"))
         values = self.values.detach().to("cpu", torch.float32, copy=True)
         if not values.isfinite().all():
             raise DposcopeError("gains hold NaN or infinity; every gain must be a finite number")
@@ -69,11 +77,14 @@ class Gains:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it; blocks whose gains are all 1 get none."""
-        if self.values.shape != (lm.n_blocks, lm.d_mlp):
+        width = lm.d_mlp if self.of == "neurons" else lm.d_attention
+        if self.values.shape != (lm.n_blocks, width):
+            what = "neurons" if self.of == "neurons" else "channels of heads"
             raise DposcopeError(
-                f"gains for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]; "
+                f"gains for {list(self.values.shape)} {what} do not fit a model with [{lm.n_blocks}, {width}]; "
                 "use an edit made for this architecture"
             )
+        site = neuron_site if self.of == "neurons" else heads_site
 
         def scale(block: int) -> Change:
             # float32: a gain of 1.1 rounded to bfloat16 would be 1.6 % of its shift off.
@@ -86,7 +97,7 @@ class Gains:
             return change
 
         blocks = self.touched.mask.any(1).nonzero().squeeze(1).tolist()
-        return [(neuron_site(lm, block), scale(block)) for block in blocks]
+        return [(site(lm, block), scale(block)) for block in blocks]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""

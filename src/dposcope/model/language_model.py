@@ -90,6 +90,18 @@ class LanguageModel:
         return self.n_blocks * self.d_mlp
 
     @property
+    def d_attention(self) -> int:
+        """Channels of all heads of a block together: what its attention output projection reads.
+
+        Raises:
+            DposcopeError: blocks differ in width.
+        """
+        widths = {layouts.projection_width(module).inputs for module in self.attention_outs}
+        if len(widths) != 1:
+            raise DposcopeError(f"blocks have attentions of different widths {sorted(widths)}: not supported")
+        return widths.pop()
+
+    @property
     def gated(self) -> bool:
         """Whether m_i is `act(gate_i) · up_i` (Llama, Gemma …) rather than `act(pre_i)` (GPT-2)."""
         return layouts.is_gated(self.blocks[0], self.layout)

@@ -37,6 +37,11 @@ def neuron_site(lm: LanguageModel, block: int) -> Site:
     return Site(f"neurons.{block}", lm.mlp_outs[block], "input")
 
 
+def heads_site(lm: LanguageModel, block: int) -> Site:
+    """What all heads of a block give, `[B, T, heads · width]`: the attention output projection's input."""
+    return Site(f"heads.{block}", lm.attention_outs[block], "input")
+
+
 def mlp_site(lm: LanguageModel, block: int) -> Site:
     """What the MLP's output projection writes, `[B, T, d]`, before any norm."""
     return Site(f"mlp.{block}", lm.mlp_outs[block], "output")

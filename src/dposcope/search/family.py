@@ -1,7 +1,7 @@
 """The edits that a search may choose from: gains of some source, stronger or weaker, and an ablation beside them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,17 +40,18 @@ class Point:
 class Source:
     """A way to gains of any strength."""
 
-    at: Callable[[float], Gains]
-    """Strength → gains; 0 → all ones."""
+    at: Callable[[float], Edit]
+    """Strength → gains of neurons, and perhaps of heads; 0 → all ones."""
     start: float
     """A strength that is likely to be good."""
     most: float
     """The largest that is worth a trial."""
 
     @classmethod
-    def line(cls, gains: Gains, *, start: float = 1.0, most: float = 1.5) -> "Source":
+    def line(cls, learned: Gains | Edit, *, start: float = 1.0, most: float = 1.5) -> "Source":
         """The line 1 + s (g − 1) through gains that were learned: all of its strengths from one training."""
-        return cls(gains.strength, start, most)
+        edit = learned if isinstance(learned, Edit) else Edit.of(learned)
+        return cls(edit.strength, start, most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +87,11 @@ class Family:
             raise DposcopeError(f"no source {point.source!r}; there are {', '.join(self.names)}")
         if point.ablate and not self.ablates:
             raise DposcopeError("this family has no ablation")
-        parts: list[Gains | Edit] = []
+        edit = Edit()
         if point.source != NO_GAINS and point.strength:
-            parts.append(_tilted(self.sources[point.source].at(point.strength), point.tilt))
-        edit = Edit.of(*parts)
+            whole = self.sources[point.source].at(point.strength)
+            tilted = [_tilted(one, point.tilt) for one in (whole.gains, whole.head_gains) if one is not None]
+            edit = Edit.of(*tilted)
         if point.ablate:
             later = tuple(range(self.n_blocks // 2, self.n_blocks))
             edit = Edit.of(edit, ablate(self.direction, weight=point.ablate, blocks=later, attention=False))
@@ -111,4 +113,4 @@ def _tilted(gains: Gains, tilt: float) -> Gains:
     if tilt == 0:
         return gains
     place = torch.linspace(-1, 1, len(gains.values), dtype=torch.float64).unsqueeze(1)
-    return Gains(1 + (1 + tilt * place) * (gains.values.double() - 1), gains.positions)
+    return replace(gains, values=1 + (1 + tilt * place) * (gains.values.double() - 1))

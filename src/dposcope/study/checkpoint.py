@@ -100,10 +100,13 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
 def _what_was_done(edit: Edit) -> list[str]:
     lines: list[str] = []
     if edit.gains is not None:
-        lines += [
-            "- Gains: activations of MLP neurons times a factor each, folded into their value vectors. Neurons were",
-            "  chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1.",
-        ]
+        lines.append("- Gains: activations of MLP neurons times a factor each, folded into their value vectors.")
+        if "beta" in edit.about:
+            lines.append(
+                "  Neurons were chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1."
+            )
+    if edit.head_gains is not None:
+        lines.append("- Gains of heads: each channel of the attention heads times a factor, folded into what reads it.")
     for ablation in edit.ablations:
         sites = " and ".join(name for name, on in (("attention", ablation.attention), ("MLP", ablation.mlp)) if on)
         blocks = "all blocks" if ablation.blocks is None else f"blocks {', '.join(map(str, ablation.blocks))}"

@@ -243,7 +243,8 @@ def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _s
 
 
 def _gains_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
-    return Edit(gains=Edit.load(values["path"]).gains)
+    edit = Edit.load(values["path"])
+    return Edit(gains=edit.gains, head_gains=edit.head_gains)
 
 
 def _ablation_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:

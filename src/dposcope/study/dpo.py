@@ -173,7 +173,7 @@ def _policy(
 ) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
-            return neuron_gains(lm, objective, sparsity=settings.sparsity)
+            return neuron_gains(lm, objective, sparsity=settings.sparsity, heads=settings.heads)
         case "lora":
             return low_rank(
                 lm,
@@ -275,7 +275,8 @@ def _write(
     card = tuned_card(facts)
     if tuned.gains is not None:
         about = {"made by": "dposcope dpo --train gains", "pairs": facts["pairs"]["source"], "steps": facts["steps"]}
-        edit = Edit(tuned.gains, (), {"model": tuned.lm.name, "fingerprint": facts["model"]["fingerprint"], **about})
+        of_model = {"model": tuned.lm.name, "fingerprint": facts["model"]["fingerprint"]}
+        edit = Edit(tuned.gains, (), {**of_model, **about}, tuned.head_gains)
         edit.save(out / "edit")
         if checkpoint:
             with folded(tuned.lm, edit):

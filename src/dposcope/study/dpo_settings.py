@@ -23,7 +23,7 @@ _OTHER_KL_WEIGHT = 0.05
 """Where the paper has no λ for a family."""
 _BEYOND = {
     *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
-    *("window_tokens", "window_pool", "reference_dtype", "sparsity"),
+    *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads"),
 }
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
@@ -138,6 +138,11 @@ class DpoSettings(LoadSettings):
     lora_alpha: Annotated[int, Parameter(group=_TRAINING)] = Field(
         default=32, ge=1, description="Its scale is alpha / rank."
     )
+    heads: Annotated[bool, Parameter(group=_TRAINING)] = Field(
+        default=False,
+        description="With --train gains: one factor per channel of the attention heads, too. It folds into a "
+        "checkpoint, but not into GGUF, and is beyond the paper's neurons.",
+    )
     sparsity: Annotated[float, Parameter(group=_TRAINING)] = Field(
         default=0.0,
         ge=0,
@@ -168,6 +173,8 @@ class DpoSettings(LoadSettings):
             raise ValueError("the reference protocol has its KL on pairs; leave --kl-on neutral out, or be strict")
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks that are gone in the backward pass; leave --recompute out")
+        if self.heads and self.train != "gains":
+            raise ValueError("gains of heads are trained beside those of neurons; give --train gains")
         if self.sparsity and self.train != "gains":
             raise ValueError("a sparsity is one of gains; leave --sparsity out, or give --train gains")
         if self.protocol == "reference" and self.precompute_reference:

@@ -152,6 +152,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             neutral=str(text),
             train="gains",
             kl_weight=weight,
+            heads=settings.heads,
             epochs=settings.epochs or (2.0 if settings.quick else 3.0),
             **shared,
         )

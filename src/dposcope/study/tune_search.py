@@ -74,17 +74,18 @@ def sources_of(
     if settings.form == "ablation":
         return sources
     for name, edit in learned.items():
-        assert edit.gains is not None
-        sources[name] = Source.line(edit.gains)
+        sources[name] = Source.line(edit)
     if settings.quick:
         return sources
     if "groups" in settings.methods:
         selection = select_fraction(ingredients.cosine, ingredients.means.mean, beta=_BETA)
-        sources["groups"] = Source(lambda strength: gains_of(selection, alpha=strength), start=0.1, most=0.5)
+        sources["groups"] = Source(lambda strength: Edit.of(gains_of(selection, alpha=strength)), start=0.1, most=0.5)
     if "least-squares" in settings.methods:
         disturbed = _neutral_moments(job, learn_text, settings)
         problem = LeastSquares.of(job.lm, ingredients.means, ingredients.direction.vector, disturbed=disturbed)
-        sources["least-squares"] = Source(cache(lambda share: problem.gains(min(share, 1.0))), start=0.15, most=0.6)
+        sources["least-squares"] = Source(
+            cache(lambda share: Edit.of(problem.gains(min(share, 1.0)))), start=0.15, most=0.6
+        )
     return sources
 
 

@@ -50,6 +50,10 @@ class TuneSettings(MachineSettings, MeasureSettings):
         description="Where gains may come from: learned (DPO on pairs sampled from the model), groups (the paper's), "
         "least-squares (the smallest disturbance for a shift). May be given several times.",
     )
+    heads: Annotated[bool, Parameter(group=_EDIT)] = Field(
+        default=False,
+        description="Learn gains of the attention heads' channels, too. They fold into a checkpoint, not into GGUF.",
+    )
     kl_weights: Annotated[list[float], Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=[1.0],
         description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "

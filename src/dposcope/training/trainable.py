@@ -23,7 +23,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Change, hooked, is_hooked, neuron_site
+from dposcope.neurons.sites import Change, heads_site, hooked, is_hooked, neuron_site
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy
@@ -37,6 +37,7 @@ class Tuned:
     lm: LanguageModel
     """The tuned model; with gains, the untouched base."""
     gains: Gains | None = None
+    head_gains: Gains | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,16 +211,23 @@ def _named_in(model: nn.Module, block: nn.Module) -> list[tuple[str, nn.Module]]
 
 
 class _GainValues(nn.Module):
-    """One factor per neuron, the only parameters there are."""
+    """One factor per neuron, and perhaps per channel of heads: the only parameters there are."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, of_heads: Tensor | None) -> None:
         super().__init__()
         self.gains = nn.Parameter(values)
+        if of_heads is not None:
+            self.head_gains = nn.Parameter(of_heads)
 
 
 @contextmanager
 def neuron_gains(
-    lm: LanguageModel, objective: Objective, *, start: Gains | None = None, sparsity: float = 0.0
+    lm: LanguageModel,
+    objective: Objective,
+    *,
+    start: Gains | None = None,
+    sparsity: float = 0.0,
+    heads: bool = False,
 ) -> Generator[Trainable]:
     """Train one gain per neuron (IA³ on the output projection's input); the reference is the model, gains off.
 
@@ -230,6 +238,7 @@ def neuron_gains(
         sparsity: μ of a penalty μ Σ|g − 1|, taken exactly: after each step of length η every gain moves back towards 1
             by η μ and stops there, so that most are exactly 1. Adam's steps have length η whatever the gradient's size,
             so μ is in (0, 1): a neuron whose gradient agrees with itself less than that stays out.
+        heads: train one gain per channel of the attention heads, too. Beyond the paper's neurons; it folds as well.
 
     Raises:
         DposcopeError: the model is in training mode, `start` does not fit it or acts at some positions only, or μ is
@@ -246,25 +255,30 @@ def neuron_gains(
                 'start from gains.at("all")'
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
-    trained = _GainValues(values.to(lm.device))
+    of_heads = torch.ones(lm.n_blocks, lm.d_attention, device=lm.device) if heads else None
+    trained = _GainValues(values.to(lm.device), of_heads)
 
-    def scale(block: int) -> Change:
+    def scale(factors: nn.Parameter, block: int) -> Change:
         def change(activations: Tensor, _frame: Frame) -> Tensor:
             # float32, as `Gains` applies them; a gain of exactly 1 changes no bit.
-            return (activations * trained.gains[block]).to(activations.dtype)
+            return (activations * factors[block]).to(activations.dtype)
 
         return change
 
     def applied() -> AbstractContextManager[Any]:
-        return hooked(lm, [(neuron_site(lm, block), scale(block)) for block in range(lm.n_blocks)])
+        blocks = range(lm.n_blocks)
+        changes = [(neuron_site(lm, block), scale(trained.gains, block)) for block in blocks]
+        if heads:
+            changes += [(heads_site(lm, block), scale(trained.head_gains, block)) for block in blocks]
+        return hooked(lm, changes)
 
     def export() -> Tuned:
-        return Tuned(lm, Gains(trained.gains))
+        return Tuned(lm, Gains(trained.gains), Gains(trained.head_gains, of="heads") if heads else None)
 
     @torch.no_grad()
     def towards_one(rate: float) -> None:
-        change = trained.gains - 1
-        trained.gains.copy_(1 + nn.functional.softshrink(change, rate * sparsity))
+        for factors in trained.parameters():
+            factors.copy_(1 + nn.functional.softshrink(factors - 1, rate * sparsity))
 
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     lm.model.requires_grad_(False)
