@@ -3,9 +3,9 @@
     python benchmarks/publish.py runs/explain docs/results/explain-gemma-3-270m
     python benchmarks/publish.py runs/reproduce docs/results/reproduce
 
-Of a reproduction every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them stand in
-overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is published
-is what the run measured.
+Of a reproduction every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
+stand in overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is
+published is what the run measured.
 """
 
 import argparse
