@@ -130,16 +130,8 @@ def figure(rule: pl.DataFrame, alike: list[dict[str, Any]], block: int) -> Figur
             own = rule.filter((pl.col("change") == change) & (pl.col("block") == block))
             for place, group in enumerate(groups):
                 row = own.filter(pl.col("group") == group).row(0, named=True)
-                _dot(
-                    left,
-                    place + 0.2 * (step - 1),
-                    row["share"],
-                    row["share_low"],
-                    row["share_high"],
-                    role,
-                    change,
-                    place,
-                )
+                value = Estimate(row["share"], row["share_low"], row["share_high"], row["neurons"])
+                _dot(left, place + 0.2 * (step - 1), value, role, change if place == 0 else None)
         for step, (name, role, label) in enumerate(
             (
                 ("gains", "part", "its gains alone and the tuned model"),
