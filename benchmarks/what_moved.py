@@ -23,6 +23,7 @@ from dposcope.data.prompts import split_prompts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.neurons.groups import cosines, projections
+from dposcope.study.figures import save_figure
 from moved.parts import parts, score_parts
 from moved.rule import followed, members, rank_correlation
 from moved.show import alike_table, figure, parts_table, rule_table
