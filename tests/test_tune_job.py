@@ -1,6 +1,7 @@
 """`dposcope tune` from end to end on a tiny model, and what must hold of it."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
-from dposcope.study.tune import TuneRun, run_tune
+from dposcope.search.trials import Trial
+from dposcope.study.tune import TuneRun, join_tune, run_tune
 from dposcope.study.tune_settings import TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
 
@@ -174,3 +176,37 @@ def test_settings_that_do_not_fit_are_refused(job, wrong, said):
 def test_another_setting_in_the_same_folder_is_refused(done, job):
     with pytest.raises(DposcopeError, match="another run's results"):
         tuned(job, done.run.folder, seed=1)
+
+
+def test_another_process_joins_the_search(job, done, tmp_path):
+    """A finished run asked for more trials: the helper makes them, and the run finds them done."""
+    folder = tmp_path / "out"
+    shutil.copytree(done.run.folder, folder)
+    more = settings_of(job, trials=TRIALS + 3)
+    before = contents(folder)
+    trials = join_tune(str(job.model), folder, more)
+    assert len(trials) == TRIALS + 3
+    changed = {name for name, held in contents(folder).items() if before.get(name) != held}
+    assert all(name.startswith("search/") for name in changed)
+    again = run_tune(str(job.model), folder, more)
+    told = json.loads((folder / "trials.json").read_text())["trials"]
+    assert [Trial.from_json(one) for one in told] == trials
+    assert again.found.edit is not None
+
+
+def test_nothing_to_join_is_said(job, done, tmp_path):
+    settings = settings_of(job)
+    with pytest.raises(DposcopeError, match="holds no run to join"):
+        join_tune(str(job.model), tmp_path / "none", settings)
+    with pytest.raises(DposcopeError, match="has no search to join"):
+        join_tune(str(job.model), done.run.folder, settings_of(job, quick=True))
+    with pytest.raises(DposcopeError, match="another run's results"):
+        join_tune(str(job.model), done.run.folder, settings_of(job, seed=5))
+    learning = tmp_path / "learning"
+    learning.mkdir()
+    shutil.copy(done.run.folder / "run.json", learning)
+    with pytest.raises(DposcopeError, match="still learns its gains"):
+        join_tune(str(job.model), learning, settings)
+    shutil.copytree(done.run.folder / "learned-1", learning / "learned-1")
+    with pytest.raises(DposcopeError, match="nothing to join in"):
+        join_tune(str(job.model), learning, settings)

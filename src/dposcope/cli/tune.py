@@ -14,6 +14,7 @@ def tune(
     *,
     out: Path,
     settings: Annotated[TuneSettings, Parameter(name="*")] = TuneSettings(),  # noqa: B008 — frozen
+    join: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -37,6 +38,9 @@ def tune(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run; new, empty, or of the same run before.
+    join
+        Help the process that runs this very command without --join: try edits beside it until there are enough.
+        CUDA_VISIBLE_DEVICES=1 before it puts it on another GPU.
     json
         Print the scores as JSON instead of a table.
     quiet
@@ -44,8 +48,13 @@ def tune(
     """
     from dposcope.cli.console import Bars, print_json, print_scores
     from dposcope.cli.console import out as console
-    from dposcope.study.tune import run_tune
+    from dposcope.study.tune import join_tune, run_tune
 
+    if join:
+        with Bars(quiet=quiet) as bars:
+            trials = join_tune(model, out, settings, reporter=bars)
+        console.print(f"{len(trials)} trials are done; the run in {out} goes on with them", markup=False)
+        return
     with Bars(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)
     if json:

@@ -64,19 +64,22 @@ class RunPolicy:
     borrow: tuple[Path, ...] = ()
     """Folders of other runs of the same command: a stage that one of them holds, made from the same inputs, is
     copied instead of made."""
+    join: bool = False
+    """Help another process that works in the folder: no lock is taken, and stages are read, never made."""
 
 
 class Run:
     """A folder that holds one run. Open it with `open_run`."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], reporter: Reporter, borrow: Sequence[Path] = ()
+        self, folder: Path, settings: Mapping[str, Any], reporter: Reporter, policy: RunPolicy = RunPolicy()
     ) -> None:
         """See `open_run`."""
         self.folder = folder
         self.settings = settings
         self.reporter = reporter
-        self._borrow = borrow
+        self.joined = policy.join
+        self._borrow = policy.borrow
 
     def stage(
         self,
@@ -103,6 +106,11 @@ class Run:
         if _vouches(record, key) and all(file.exists() for file in files):
             self.reporter.reused(title)
             return load()
+        if self.joined:
+            raise DposcopeError(
+                f"nothing to join in {self.folder} yet: the step {name!r} is not done, or was done with other settings "
+                "or data; start the run itself first, with the same options and without --join"
+            )
         if any(_copied(self.folder, other, record, key, files) for other in self._borrow):
             self.reporter.reused(title)
             return load()
@@ -165,6 +173,13 @@ def open_run(
     if folder.is_file():
         raise DposcopeError(f"{folder} is a file; choose a folder for --out")
     about = folder / "run.json"
+    wanted = json.loads(json.dumps(settings, default=str))
+    if policy.join:
+        if not about.exists():
+            raise DposcopeError(f"{folder} holds no run to join; start it first, without --join")
+        _changed(folder, read_json(about), command, wanted, adopt=False)
+        yield Run(folder, settings, reporter or Quiet(), policy)
+        return
     if folder.is_dir() and any(folder.iterdir()) and not about.exists() and not (folder / ".lock").exists():
         raise DposcopeError(f"{folder} holds files that are not a run's; choose an empty or new folder for --out")
     try:
@@ -179,7 +194,6 @@ def open_run(
     except OSError as error:
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
-        wanted = json.loads(json.dumps(settings, default=str))
         _clear_scraps(folder)
         # A reproduction has no stages of its own, and a manifest from its first step on.
         begun = any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
@@ -189,7 +203,7 @@ def open_run(
             changed = True
         if changed:
             write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
-        yield Run(folder, settings, reporter or Quiet(), policy.borrow)
+        yield Run(folder, settings, reporter or Quiet(), policy)
     finally:
         lock.release()
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dposcope.artefacts import file_digest, value_digest, write_text
+from dposcope.artefacts import file_digest, value_digest, value_files, write_text
 from dposcope.data.corpus import load_neutral, split_neutral
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
+from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
@@ -27,7 +29,7 @@ from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.study.tune_report import write_tune_report
-from dposcope.study.tune_search import Found, choose, search_edits, sources_of
+from dposcope.study.tune_search import Found, choose, join_search, prepare_search, search_edits, sources_of
 from dposcope.study.tune_settings import TuneSettings
 
 _LEARN_SHARE = 0.8
@@ -58,22 +60,17 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
-    described = {"model": model, **settings.model_dump(mode="json", exclude={"trials"})}
-    with open_run(out, "tune", described, reporter=reporter) as run:
+    with open_run(out, "tune", _described(model, settings), reporter=reporter) as run:
         learned = _learned(model, run, learn_text, settings)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         ingredients = prepare(job, settings, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = CachedScorer(load_scorer(settings.scorer))
-        searched = search_edits(
-            job,
-            sources_of(job, ingredients, learned, learn_text, settings),
-            ingredients,
-            learn_text,
-            CachedScorer(_search_scorer(scorer, settings)),
-            settings,
-        )
+        sources = sources_of(job, ingredients, learned, learn_text, settings)
+        search_scorer = CachedScorer(_search_scorer(scorer, settings))
+        prepared = prepare_search(job, sources, ingredients, learn_text, search_scorer, settings)
+        searched = search_edits(job, prepared, settings)
         found = choose(job, searched, learn_text, settings)
         materials = Materials(
             prompts=data.prompts.report,
@@ -106,6 +103,50 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         )
         write_tune_report(job, ingredients, searched, found, outcomes, materials, scores, judge, settings)
         return TuneRun(out, scores, found.edit, found)
+
+
+def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> list[Trial]:
+    """Take part in the search of a run that another process has begun in `out`, and leave the rest to it.
+
+    Args:
+        model: as in that run.
+        out: its folder.
+        settings: the same.
+        reporter: told of progress.
+
+    Returns:
+        All trials of the search, whoever made them.
+
+    Raises:
+        DposcopeError: there is no such run, its search has not begun, or it has none.
+    """
+    if settings.quick:
+        raise DposcopeError("--quick has no search to join; leave one of them out")
+    reporter = reporter or Quiet()
+    data, learn_text = _read(settings)
+    with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
+        missing = [weight for weight in settings.learns if not value_files(_edit_stem(run, weight)).about.exists()]
+        if missing:
+            raise DposcopeError(f"{out} still learns its gains; join it when its search has begun")
+        reporter.stage(f"Loading {model}")
+        job = Job(run, load_for(model, settings), data)
+        ingredients = prepare(job, settings, settings)
+        learned = {
+            _edit_stem(run, weight).parent.name: Edit.load(_edit_stem(run, weight)) for weight in settings.learns
+        }
+        sources = sources_of(job, ingredients, learned, learn_text, settings)
+        scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
+        prepared = prepare_search(job, sources, ingredients, learn_text, scorer, settings)
+        reporter.stage(f"Searching with others: {settings.trials} trials")
+        return join_search(job, prepared, settings)
+
+
+def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
+    return {"model": model, **settings.model_dump(mode="json", exclude={"trials"})}
+
+
+def _edit_stem(run: Run, weight: float) -> Path:
+    return run.folder / f"learned-{weight:g}" / "edit"
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:
@@ -145,7 +186,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
     write_text(text, "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
     edits: dict[str, Edit] = {}
     for weight in settings.learns:
-        name = f"learned-{weight:g}"
+        stem = _edit_stem(run, weight)
         run.reporter.stage(f"Learning gains, λ = {weight:g}")
         of_run = DpoSettings(
             pairs=str(pairs.path),
@@ -156,8 +197,8 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             epochs=settings.epochs or (2.0 if settings.quick else 3.0),
             **shared,
         )
-        run_dpo(model, run.folder / name, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
-        edits[name] = Edit.load(run.folder / name / "edit")
+        run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
+        edits[stem.parent.name] = Edit.load(stem)
     return edits
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.scorers import Scorer, scorer_digest
 from dposcope.evaluation.statistics import Difference, paired_difference
@@ -107,15 +109,26 @@ def _neutral_moments(job: Job, learn_text: str, settings: TuneSettings) -> Neuro
     )
 
 
-def search_edits(
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A search that can begin, or be joined."""
+
+    objective: Objective
+    inputs: Mapping[str, Any]
+    """What decides every trial."""
+    folder: Path
+    """Of the journal: that of these inputs, whatever the number of trials, so that more of them go on from it."""
+
+
+def prepare_search(
     job: Job,
     sources: Mapping[str, Source],
     ingredients: Ingredients,
     learn_text: str,
     scorer: Scorer,
     settings: TuneSettings,
-) -> Searched:
-    """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there is nothing to search."""
+) -> Prepared:
+    """Let the plain model read the neutral text, and name what decides the trials."""
     run, lm = job.run, job.lm
     family = Family(
         sources, ingredients.direction.vector, lm.n_blocks, ablates=settings.form != "gains" and not settings.quick
@@ -149,25 +162,18 @@ def search_edits(
         "batch_size": settings.batch_size,
         "seed": settings.seed,
     }
-    told, table = run.folder / "trials.json", run.folder / "trials.parquet"
-    # The journal is that of these inputs, whatever the number of trials: more of them go on from it.
     folder = run.folder / "search" / text_digest(json.dumps(inputs, sort_keys=True, default=str))[:16]
+    return Prepared(objective, inputs, folder)
+
+
+def search_edits(job: Job, prepared: Prepared, settings: TuneSettings) -> Searched:
+    """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there is nothing to search."""
+    run, objective = job.run, prepared.objective
+    told, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
     def make() -> None:
         base = objective.write()
-        trials = (
-            []
-            if settings.quick
-            else search(
-                objective.try_out,
-                family,
-                folder=folder,
-                trials=settings.trials,
-                most_repetition=base.repetition,
-                seed=settings.seed,
-                progress=run.reporter.progress,
-            )
-        )
+        trials = [] if settings.quick else _search(job, prepared, base, settings)
         write_parquet(table, trials_table(trials))
         write_json(told, {"base": asdict(base), "trials": [trial.to_json() for trial in trials]})
 
@@ -177,7 +183,34 @@ def search_edits(
 
     title = "The plain model on the search prompts" if settings.quick else f"Searching: {settings.trials} trials"
     trials = 0 if settings.quick else settings.trials
-    return run.stage("search", title, inputs={**inputs, "trials": trials}, files=[told, table], make=make, load=load)
+    return run.stage(
+        "search", title, inputs={**prepared.inputs, "trials": trials}, files=[told, table], make=make, load=load
+    )
+
+
+def join_search(job: Job, prepared: Prepared, settings: TuneSettings) -> list[Trial]:
+    """Try edits beside the process that runs the search, until there are enough; writes nothing but its trials.
+
+    Raises:
+        DposcopeError: no process has begun this search.
+    """
+    if not prepared.folder.exists():
+        raise DposcopeError(
+            f"no search with these options has begun in {job.run.folder}; wait until it has, or start it without --join"
+        )
+    return _search(job, prepared, prepared.objective.write(), settings)
+
+
+def _search(job: Job, prepared: Prepared, base: Written, settings: TuneSettings) -> list[Trial]:
+    return search(
+        prepared.objective.try_out,
+        prepared.objective.family,
+        folder=prepared.folder,
+        trials=settings.trials,
+        most_repetition=base.repetition,
+        seed=settings.seed,
+        progress=job.run.reporter.progress,
+    )
 
 
 def trials_table(trials: list[Trial]) -> pl.DataFrame:
