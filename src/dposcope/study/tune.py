@@ -194,7 +194,8 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             train="gains",
             kl_weight=weight,
             heads=settings.heads,
-            epochs=settings.epochs or (2.0 if settings.quick else 3.0),
+            epochs=settings.passes,
+            decay="linear",
             **shared,
         )
         run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)

@@ -73,7 +73,9 @@ class TuneSettings(MachineSettings, MeasureSettings):
         default=0.3, ge=0, lt=1, description="The two scores of a sampled pair differ by more than this."
     )
     epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
-        default=None, gt=0, description="Passes over the pairs. Default: 3, with --quick 2."
+        default=None,
+        gt=0,
+        description="Passes over the pairs, the learning rate falling to 0. Default: 2, of the fewer of --quick 3.",
     )
     trials: Annotated[int, Parameter(group=_EDIT)] = Field(
         default=_TRIALS, ge=1, description="Edits to try; a finished run goes on from its trials when given more."
@@ -110,6 +112,11 @@ class TuneSettings(MachineSettings, MeasureSettings):
     def two_scorers(self) -> bool:
         """Whether there is a second scorer; the built-in comments are too few for one."""
         return self.second_scorer and self.comments is not None
+
+    @property
+    def passes(self) -> float:
+        """Epochs of a learning run."""
+        return self.epochs or (3.0 if self.quick else 2.0)
 
     @property
     def kl_bound(self) -> float:
