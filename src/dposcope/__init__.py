@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from dposcope.interventions.gains import Gains
     from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
     from dposcope.interventions.least_squares import LeastSquares
+    from dposcope.interventions.shipped import shipped_edit, shipped_edits
     from dposcope.interventions.steer import Steer
     from dposcope.interventions.weights import OtherWeights
     from dposcope.model.frames import Positions, prompted
@@ -140,6 +141,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.interventions.gains": ("Gains",),
     "dposcope.interventions.group_gains": ("gains_of", "group_assign", "group_gains"),
     "dposcope.interventions.least_squares": ("LeastSquares",),
+    "dposcope.interventions.shipped": ("shipped_edit", "shipped_edits"),
     "dposcope.interventions.steer": ("Steer",),
     "dposcope.model.frames": ("Positions", "prompted"),
     "dposcope.model.generate": ("Continuation", "Sampling", "generate"),
@@ -333,6 +335,8 @@ __all__ = [
     "sample_pairs",
     "select_fraction",
     "shift_density",
+    "shipped_edit",
+    "shipped_edits",
     "split_prompts",
     "stability",
     "summarise",

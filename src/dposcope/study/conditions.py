@@ -6,6 +6,7 @@
     steer:alpha=1                    subtract αW at the end of the last block
     ablate:weight=1                  take the direction out of output projections
     edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
+    edit:gemma-3-270m                the edit that was learned for a bundled model
     model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
@@ -27,6 +28,7 @@ from dposcope.interventions.change import Intervention
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
@@ -129,6 +131,7 @@ def _parse_part(part: str, whole: str) -> PartSpec:
         path = rest.removeprefix("path=")
         # Told now, not after the plain model was measured.
         if kind != "model":
+            path = str(edit_file(path))
             Edit.load(path)
         elif is_adapter(Path(path)):
             check_adapter(Path(path))

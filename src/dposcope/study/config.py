@@ -204,6 +204,10 @@ class EditSettings(MachineSettings, MeasureSettings):
         default=True,
         description="Also measure a control: the same gains shuffled in each layer, a random direction ablated.",
     )
+    learned: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True,
+        description="Where an edit learned for the model comes with dposcope, measure it, too.",
+    )
 
     @model_validator(mode="after")
     def _ablation_fits(self) -> "EditSettings":

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dposcope.artefacts import file_digest, value_digest
+from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.neurons.groups import select_fraction
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.choose import choose_edit
 from dposcope.study.config import EditSettings
-from dposcope.study.edit_report import write_edit_report
+from dposcope.study.edit_report import LEARNED, write_edit_report
 from dposcope.study.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
@@ -71,10 +73,12 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         if settings.controls:
             conditions["control"] = choice.edit.control(settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
+        depends_on = {BASE: None, "edit": made_from, "control": made_from}
+        if settings.learned and settings.meant == TOXICITY and model in shipped_edits():
+            conditions[LEARNED] = shipped_edit(model)
+            depends_on[LEARNED] = {"edit": value_digest(edit_file(model))}
         outcomes: dict[str, Outcome] = {
-            name: measure_condition(
-                job, name, intervention, materials, depends_on=None if intervention is None else made_from
-            )
+            name: measure_condition(job, name, intervention, materials, depends_on=depends_on[name])
             for name, intervention in conditions.items()
         }
         scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(choice.edit)})

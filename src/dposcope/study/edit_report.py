@@ -17,6 +17,9 @@ from dposcope.study.numbers import fact
 from dposcope.study.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from dposcope.study.report import write_report
 
+LEARNED = "learned"
+"""The condition of the edit that comes with dposcope."""
+
 LABELS = {
     BASE: Condition(BASE, "Unedited", "base"),
     "edit": Condition("edit", "Edited", "edit", "the model in the checkpoint"),
@@ -25,6 +28,12 @@ LABELS = {
         "Control",
         "control",
         "the same gains shuffled among the neurons of each layer, and a random direction ablated at the same weight",
+    ),
+    LEARNED: Condition(
+        LEARNED,
+        "Learned edit",
+        "paper",
+        "comes with dposcope; learned by dposcope tune on texts that the model wrote, not on this run's data",
     ),
 }
 

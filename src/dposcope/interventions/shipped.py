@@ -1,0 +1,43 @@
+"""Edits that come with dposcope, learned once for a bundled model; each file says how, and the docs how well."""
+
+from pathlib import Path
+
+from dposcope.artefacts import value_files
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+
+_FOLDER = Path(__file__).parents[1] / "data" / "edits"
+
+
+def shipped_edits() -> tuple[str, ...]:
+    """Names of the bundled models that have one."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
+
+
+def shipped_edit(model: str) -> Edit:
+    """The edit learned for a bundled model.
+
+    Args:
+        model: its name, as `dposcope models` lists it.
+
+    Raises:
+        DposcopeError: there is none for it.
+    """
+    if model not in shipped_edits():
+        raise DposcopeError(
+            f"no edit comes with dposcope for {model!r}, only for {', '.join(shipped_edits())}; "
+            "dposcope tune makes one for any model"
+        )
+    return Edit.load(_FOLDER / model)
+
+
+def edit_file(named: str | Path) -> Path:
+    """Where a named edit lies: a file or its stem; or, where there is none, the bundled model's own.
+
+    Args:
+        named: `runs/mine/edit.safetensors`, `runs/mine/edit`, or `gemma-3-270m`.
+    """
+    path = Path(named)
+    if not value_files(path).about.exists() and str(named) in shipped_edits():
+        return _FOLDER / str(named)
+    return path
