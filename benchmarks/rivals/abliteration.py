@@ -8,11 +8,11 @@ Its directions come from the last token of prompts; here they are means over com
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from benchmarks.rivals.features import BlockFeatures
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.replaced import Folded
+from torch import Tensor
+
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 

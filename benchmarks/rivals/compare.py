@@ -30,6 +30,8 @@ class Spot:
     """Rise of log-perplexity, nats per token; may be below 0."""
     values: Mapping[str, Values]
     """Measure → one value per item, the same items in every spot."""
+    label: str = ""
+    """What it is, for people."""
 
     @property
     def score(self) -> float:
@@ -58,6 +60,12 @@ class Mixture:
     def score(self) -> float:
         """Interpolated."""
         return (1 - self.t) * self.low.score + self.t * self.high.score
+
+    @property
+    def label(self) -> str:
+        """What it is a mixture of."""
+        parts = (self.low,) if self.t == 0 else (self.high,) if self.t == 1 else (self.low, self.high)
+        return " to ".join(part.label for part in parts)
 
     def values(self, measure: str) -> Values:
         """Interpolated, item by item."""

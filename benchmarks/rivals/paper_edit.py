@@ -3,6 +3,7 @@
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.placing import spread
 from benchmarks.rivals.replaced import Folded
+
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.neurons.groups import select_fraction

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
-
 from benchmarks.rivals.features import BlockFeatures
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.placing import spread
 from benchmarks.rivals.replaced import Replaced
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
 from dposcope.model.language_model import LanguageModel
 
 RANKS = (1.0, 2.0, 5.0, 10.0)
@@ -47,13 +48,12 @@ def projected(directions: dict[int, Tensor]) -> Replaced:
         names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
         new: dict[str, Tensor] = {}
         for block, rows in directions.items():
-            weight = lm.mlp_outs[block].get_parameter("weight")
+            module = lm.mlp_outs[block]
+            weight = module.get_parameter("weight")
             vectors = lm.value_vectors(block).double()
             basis = rows.to(vectors.device)
             left = vectors - (vectors @ basis.T) @ basis
-            # A square matrix does not tell its orientation; a view of the weight's own memory does.
-            transposed = lm.value_vectors(block).stride() != weight.stride()
-            new[names[id(weight)]] = left.T if transposed else left
+            new[names[id(weight)]] = left if isinstance(module, Conv1D) else left.T
         return new
 
     return Replaced(make)

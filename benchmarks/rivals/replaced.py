@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from dposcope.neurons.sites import Applied
 
 
 class _InWeights:
-    def at(self, positions: Positions | str) -> "_InWeights":
+    def at(self, positions: Positions | str) -> Self:
         """Only `all`: weights act everywhere."""
         if Positions(positions) is not Positions.ALL:
             raise DposcopeError("weights act at all positions; leave positions out")

@@ -6,10 +6,10 @@ r is the block's own difference of means, as long as the stream is there, so tha
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from benchmarks.rivals.features import BlockFeatures
 from benchmarks.rivals.lines import Line
+from torch import Tensor
+
 from dposcope.interventions.steer import Steer
 from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.replaced import Folded, Replaced
+from torch import Tensor
+
 from dposcope.artefacts import file_digest, read_json, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
