@@ -4,13 +4,14 @@ Reading some windows is far cheaper than writing to all prompts, so evaluations 
 rival gets the same treatment, which spares each the strengths that are useless to it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 COSTS = (0.05, 0.1, 0.2, 0.3)
 """Rises of log-perplexity at which rivals are compared, nats per token."""
 TARGETS = (0.1, 0.35, 0.05, 0.2, 0.03, 0.3, 0.15, 0.25)
-"""Where evaluations go, most useful first; the dearest lies beyond the last of COSTS, so that this is between points."""
+"""Where evaluations go, most useful first; one lies beyond the last of COSTS, so that this is between points."""
 _MOST_TRIED = 10
 
 
@@ -46,7 +47,7 @@ def strengths_at(tried: dict[float, float], targets: Sequence[float]) -> list[fl
 
 
 def _crossing(knots: list[tuple[float, float]], root: float) -> float:
-    for (low, low_root), (high, high_root) in zip(knots, knots[1:], strict=False):
+    for (low, low_root), (high, high_root) in itertools.pairwise(knots):
         if high_root >= root > low_root:
             return low + (high - low) * (root - low_root) / (high_root - low_root)
     return knots[-1][0]

@@ -120,9 +120,8 @@ def _sentences(options: Options, direction: Comments) -> Comments:
 
 def _tell_costs(reporter: Reporter, rivals: Sequence[Rival], seconds: float, options: Options) -> None:
     count = sum(min(SINGLE, options.evaluations) if len(rival.lines) == 1 else options.evaluations for rival in rivals)
-    reporter.stage(
-        f"{len(rivals)} rivals, at most {count} evaluations at {seconds:.0f} s, about {count * seconds / 60:.0f} minutes"
-    )
+    total = count * seconds / 60
+    reporter.stage(f"{len(rivals)} rivals, up to {count} evaluations at {seconds:.0f} s, about {total:.0f} minutes")
 
 
 def _write(options: Options, bench: Bench, prices: dict[str, Price]) -> None:

@@ -113,8 +113,9 @@ def sweep(bench: Bench, rival: Rival, *, ended: Callable[[Sequence[Sweep]], None
     for line in placed:
         evaluate(line, line.always)
     if len(placed) == 1:
-        count = min(SINGLE, bench.evaluations)
-        evaluate(placed[0], strengths_at(_costs(bench, rival, placed[0]), TARGETS[:count]))
+        count = min(SINGLE, bench.evaluations) - len(placed[0].always)
+        if count > 0:
+            evaluate(placed[0], strengths_at(_costs(bench, rival, placed[0]), TARGETS[:count]))
     elif placed:
         _scout(bench, rival, placed, evaluate, measured)
     return Sweep(rival, measured, bench.base)
@@ -219,7 +220,7 @@ def _costs(bench: Bench, rival: Rival, line: Line) -> dict[float, float]:
         make=make,
         load=lambda: read_json(file),
     )
-    return {strength: cost for strength, cost in stored["tried"]}
+    return dict(stored["tried"])
 
 
 def _neutral(bench: Bench) -> dict[str, object]:

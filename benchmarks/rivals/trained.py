@@ -1,4 +1,4 @@
-"""What was trained before: gains as a saved edit, a tuned checkpoint or an adapter; and gains given to other neurons."""
+"""What was trained before, as a line of strengths: a saved edit, a tuned checkpoint or an adapter."""
 
 from collections.abc import Mapping
 from pathlib import Path
