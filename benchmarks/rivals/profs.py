@@ -51,7 +51,7 @@ def projected(directions: dict[int, Tensor]) -> Replaced:
             module = lm.mlp_outs[block]
             weight = module.get_parameter("weight")
             vectors = lm.value_vectors(block).double()
-            basis = rows.to(vectors.device)
+            basis = rows.to(vectors.device, torch.float64)
             left = vectors - (vectors @ basis.T) @ basis
             new[names[id(weight)]] = left if isinstance(module, Conv1D) else left.T
         return new

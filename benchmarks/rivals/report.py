@@ -28,16 +28,24 @@ class Price:
     gigabytes: float | None
 
 
-def evaluations(sweeps: Sequence[Sweep], model: str) -> pl.DataFrame:
-    """One row per evaluation: means with intervals, and every prompt's score and window's rise."""
-    rows: list[dict[str, Any]] = []
+def evaluations(sweeps: Sequence[Sweep], model: str, known: dict[str, dict[str, Any]]) -> pl.DataFrame:
+    """One row per evaluation: means with intervals, and every prompt's score and window's rise.
+
+    Args:
+        sweeps: of all rivals so far.
+        model: named in the rows.
+        known: rows made before, by condition; new ones are added, as the table is written after each evaluation.
+    """
     for found in sweeps:
         lines = {line.name: line for line in found.rival.lines}
         for one in found.measured:
+            name = condition(found.rival, lines[one.line], one.strength)
+            if name in known:
+                continue
             row: dict[str, Any] = {
                 "protocol": "strict",
                 "model": model,
-                "condition": condition(found.rival, lines[one.line], one.strength),
+                "condition": name,
                 "rival": found.rival.name,
                 "line": one.line,
                 "symbol": one.symbol,
@@ -46,12 +54,12 @@ def evaluations(sweeps: Sequence[Sweep], model: str) -> pl.DataFrame:
             base, losses = found.base.losses, one.outcome.losses
             cost = paired_difference(losses.nll, base.nll, denominators=base.tokens)
             estimates = {name: bootstrap_mean(values) for name, values in values_of(one.outcome).items()}
-            for name, estimate in {"logppl_rise": cost, **estimates}.items():
-                row |= {f"{name}_{part}": value for part, value in estimate.to_dict().items()}
+            for measure, estimate in {"logppl_rise": cost, **estimates}.items():
+                row |= {f"{measure}_{part}": value for part, value in estimate.to_dict().items()}
             row["scores"] = one.outcome.per_prompt[SCORE].tolist()
             row["window_rises"] = ((losses.nll - base.nll) / base.tokens).tolist()
-            rows.append(row)
-    return pl.DataFrame(rows)
+            known[name] = row
+    return pl.DataFrame(list(known.values()))
 
 
 def at_costs(sweeps: Sequence[Sweep], ours: str | None, model: str) -> pl.DataFrame:

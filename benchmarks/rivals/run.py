@@ -91,8 +91,10 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
         _tell_costs(reporter, rivals, run.seconds().get("measure-none", 0.0), options)
         bench = Bench(job, materials, base, options.placing_windows, options.evaluations)
 
+        known: dict[str, dict[str, Any]] = {}
+
         def ended(sweeps: Sequence[Sweep]) -> None:
-            write_parquet(run.folder / "rivals.parquet", evaluations(sweeps, options.model))
+            write_parquet(run.folder / "rivals.parquet", evaluations(sweeps, options.model, known))
 
         prices: dict[str, Price] = {}
         for rival in rivals:
