@@ -203,6 +203,12 @@ def test_a_line_that_never_costs_so_much_ends_at_its_strongest():
     assert strengths_at({1.0: -0.2, 2.0: -0.1}, (0.1,)) == [2.0]
 
 
+def test_a_strength_that_overflows_is_never_placed():
+    tried = bracket(lambda s: 0.04 * s if s < 4 else math.nan, start=1.0, most=16.0)
+    assert all(math.isfinite(cost) for cost in tried.values())
+    assert max(strengths_at(tried, (0.35,))) < 4
+
+
 def test_spread_keeps_the_last():
     assert spread([1, 2, 3, 4], 2) == (2, 4)
     assert spread([1, 2, 3, 4], 9) == (1, 2, 3, 4)

@@ -13,6 +13,8 @@ COSTS = (0.05, 0.1, 0.2, 0.3)
 TARGETS = (0.1, 0.35, 0.05, 0.2, 0.03, 0.3, 0.15, 0.25)
 """Where evaluations go, most useful first; one lies beyond the last of COSTS, so that this is between points."""
 _MOST_TRIED = 10
+_BROKEN = 1e6
+"""Nats per token of a model that overflows."""
 
 
 def bracket(cost_at: Callable[[float], float], *, start: float, most: float) -> dict[float, float]:
@@ -23,14 +25,19 @@ def bracket(cost_at: Callable[[float], float], *, start: float, most: float) -> 
         start: the first one.
         most: none is larger.
     """
+
+    def cost(strength: float) -> float:
+        found = cost_at(strength)
+        return found if math.isfinite(found) else _BROKEN
+
     low = high = min(start, most)
-    tried = {low: cost_at(low)}
+    tried = {low: cost(low)}
     while tried[high] < max(TARGETS) and high < most and len(tried) < _MOST_TRIED:
         high = min(2 * high, most)
-        tried[high] = cost_at(high)
+        tried[high] = cost(high)
     while tried[low] > min(TARGETS) and len(tried) < _MOST_TRIED:
         low /= 2
-        tried[low] = cost_at(low)
+        tried[low] = cost(low)
     return tried
 
 

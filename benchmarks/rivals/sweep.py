@@ -2,11 +2,12 @@
 
 Every measured strength is a stage of the run, so a killed sweep goes on where it was. A rival of several lines scouts
 each at one cost, and spends what is left on the line that did best there, judged on the report's own prompts: that is
-to the rivals' advantage, and the learned gains get no such choice.
+to the advantage of rivals with many lines. An edit given once is one line, on which nothing is chosen but strength.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from benchmarks.rivals.compare import Spot, best_at
@@ -75,6 +76,11 @@ class Bench:
     evaluations: int
     """Most of one rival."""
     done: list[Sweep] = field(default_factory=list[Sweep])
+
+    @cached_property
+    def placing_base(self) -> WindowLosses:
+        """The plain model on the windows that place strengths, read once for all lines."""
+        return _read(self, None, placing=True)
 
 
 def values_of(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -198,9 +204,8 @@ def _costs(bench: Bench, rival: Rival, line: Line) -> dict[float, float]:
     file = bench.job.run.folder / "placing" / f"{name}.json"
 
     def make() -> None:
-        base = _read(bench, None, placing=True)
         tried = bracket(
-            lambda strength: rise(_read(bench, line.at(strength), placing=True), base),
+            lambda strength: rise(_read(bench, line.at(strength), placing=True), bench.placing_base),
             start=line.start,
             most=line.most,
         )
