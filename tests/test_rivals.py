@@ -317,6 +317,7 @@ def test_tables_hold_what_was_measured(run):
     for part in means.partition_by("condition"):
         assert part["mean"].to_list() == sorted(part["mean"].to_list(), reverse=True)
     page = (run[0] / "out" / "rivals.md").read_text()
+    assert "gains is lower at every cost" in page
     for name in ("none", "gains", "gains, shuffled", "full", "steering, all blocks", "abliteration", "ProFS"):
         assert f"| {name} |" in page
     assert "| 1.5 |" in page

@@ -16,6 +16,8 @@ _MARKERS = ("^", "s", "v", "P", "X", "o", "<", ">", "p", "h", "*")
 _DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)))
 _END = 0.36
 """Right end of the axis; what costs more is left out."""
+_MARGIN = 0.05
+"""Left of 0: what costs less than nothing."""
 
 
 def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure:
@@ -42,7 +44,7 @@ def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure
             costs = np.linspace(0, max(COSTS), 121)
             best = [best_at(found.lines, cost).score for cost in costs]
             axes.plot(costs, best, color=colour, linewidth=width, linestyle=dash)
-            spots = [spot for line in found.lines for spot in line[1:] if spot.cost <= _END]
+            spots = [spot for line in found.lines for spot in line[1:] if -_MARGIN <= spot.cost <= _END]
             axes.plot(
                 [spot.cost for spot in spots],
                 [spot.score for spot in spots],
@@ -60,7 +62,7 @@ def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure
                     [cost + nudge, cost + nudge], [estimate.low, estimate.high], color=colour, linewidth=0.8, alpha=0.8
                 )
         axes.set_ylim(bottom=0)
-        axes.set_xlim(right=_END)
+        axes.set_xlim(-_MARGIN, _END)
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}, best within the cost")

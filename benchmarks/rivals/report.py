@@ -150,9 +150,15 @@ def paired_tables(frame: pl.DataFrame, ours: str, concept: str) -> list[Table]:
         costs = [*(f"{cost:g}" for cost in COSTS), "area"]
         rows = [(name, *(_difference(_row(part, name, cost, measure)) for cost in costs)) for name in names]
         head = (f"{ours} minus", *(f"at +{cost}" for cost in costs[:-1]), f"mean, 0 to +{max(COSTS):g}")
+        ahead = [
+            name for name in names if all(_row(part, name, cost, measure)["ours_minus_high"] < 0 for cost in costs)
+        ]
+        behind = [name for name in names if name not in ahead]
+        note = f"{ours} is lower at every cost, each interval excluding 0, than: {', '.join(ahead) or 'none'}; "
+        note += f"not so: {', '.join(behind) or 'none'}."
         if rows:
             title = f"Paired difference of {concept}, {said}: below 0, {ours} is lower"
-            tables.append(Table(f"rivals-paired-{measure}", title, part, head, tuple(rows)))
+            tables.append(Table(f"rivals-paired-{measure}", title, part, head, tuple(rows), (note,)))
     return tables
 
 

@@ -91,7 +91,7 @@ def training_free(
             what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
             rivals.append(Rival("steering, one block", what, one_block(features), stages, made, folds=False))
         if "steer-all" in methods:
-            what = "The same at the end of every block"
+            what = "The stream loses α of every block's difference of means, at the end of each"
             rivals.append(Rival("steering, all blocks", what, all_blocks(features), stages, made, folds=False))
         if "ablation" in methods:
             what = "Output projections lose a direction (Arditi et al. 2024; kernel over blocks as heretic's)"
