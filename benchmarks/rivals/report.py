@@ -109,7 +109,7 @@ def main_table(
     plain = sweeps[0].base
     side = [fixed(float(np.mean(values_of(plain)[name]))) for name in ("f1", "repetition")]
     first = ("none", *[str(base)] * len(COSTS), fixed(base.mean), *side, "1.00", "–", "–", "–")
-    rows = [first]
+    rows: list[tuple[str, ...]] = [first]
     for found in sweeps:
         name = found.rival.name
         price = prices[name]
