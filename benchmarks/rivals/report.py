@@ -154,8 +154,8 @@ def paired_tables(frame: pl.DataFrame, ours: str, concept: str) -> list[Table]:
             name for name in names if all(_row(part, name, cost, measure)["ours_minus_high"] < 0 for cost in costs)
         ]
         behind = [name for name in names if name not in ahead]
-        note = f"{ours} is lower at every cost, each interval excluding 0, than: {', '.join(ahead) or 'none'}; "
-        note += f"not so: {', '.join(behind) or 'none'}."
+        note = f"{ours} is lower at every cost, each interval excluding 0, than: {' · '.join(ahead) or 'none'}; "
+        note += f"not so: {' · '.join(behind) or 'none'}."
         if rows:
             title = f"Paired difference of {concept}, {said}: below 0, {ours} is lower"
             tables.append(Table(f"rivals-paired-{measure}", title, part, head, tuple(rows), (note,)))
