@@ -1,0 +1,167 @@
+"""The comparison as a run: what is needed is made, every rival swept, tables and figure written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rivals.features import BlockFeatures
+from benchmarks.rivals.lines import Rival
+from benchmarks.rivals.options import Options
+from benchmarks.rivals.price import minutes, peak_stage, run_time
+from benchmarks.rivals.report import Price, at_costs, evaluations, main_table, paired_tables
+from benchmarks.rivals.roster import NEEDS_FEATURES, NEEDS_MEANS, features_stage, trained, training_free
+from benchmarks.rivals.sweep import SINGLE, Bench, Sweep, position_zero, sweep
+
+from dposcope.artefacts import library_versions, write_json, write_text
+from dposcope.data.comments import Comments, load_comments
+from dposcope.data.prompts import PromptSplit
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import count_windows
+from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials
+from dposcope.study.figures import save_figure
+from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.machine import load_for
+from dposcope.study.measuring import measure_condition
+from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.study.table import write_parquet
+
+_SENTENCES = 500
+"""Pairs of sentences that features are read of, as ProFS' published settings."""
+
+
+def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> list[Sweep]:
+    """Do the whole comparison in the folder `options.out`; started again after any interruption, it goes on.
+
+    Raises:
+        DposcopeError: bad input, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    settings = options.settings
+    data = read_data(settings)
+    data = replace(data, prompts=PromptSplit(data.prompts.report[: options.limit], data.prompts.learn))
+    sentences = _sentences(options, data.direction_comments)
+    by_training = trained(
+        options.edits if "edit" in options.methods else (),
+        options.tuned if "tuned" in options.methods else (),
+        options.obtained,
+        shuffled="shuffled" in options.methods,
+        seed=settings.seed,
+    )
+    described: dict[str, Any] = {
+        "model": options.model,
+        **settings.model_dump(mode="json", exclude={"condition"}),
+        "limit": options.limit,
+        "sentence_pairs": options.sentence_pairs,
+    }
+    # Evaluations do not decide each other: more rivals, or more of each, may join a folder.
+    with open_run(options.out, "rivals", described, reporter=reporter, policy=RunPolicy(adopt=True)) as run:
+        reporter.stage(f"Loading {options.model}")
+        job = Job(run, load_for(options.model, settings), data)
+        judge = prepare_judge(job, settings.seed)
+        # All fitting comes before any evaluation, whose memory would be taken for theirs.
+        features: BlockFeatures | None = None
+        if set(NEEDS_FEATURES) & set(options.methods):
+            features = features_stage(job, sentences, settings.batch_size)
+        ingredients: Ingredients | None = None
+        if set(NEEDS_MEANS) & set(options.methods):
+            ingredients = prepare(job, settings, settings)
+        gigabytes = peak_stage(job, "peak")
+        rivals = [*by_training, *training_free(options.methods, run.folder, ingredients, features, options.evaluations)]
+        if not rivals:
+            raise DposcopeError("no rival takes part; name methods, --edit or --tuned")
+        windows = min(options.windows, count_windows(job.lm, data.neutral) - options.placing_windows)
+        if windows < 1:
+            raise DposcopeError(
+                f"the neutral text has no window beside the {options.placing_windows} that place strengths; "
+                "give a longer --neutral"
+            )
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=CachedScorer(load_scorer(settings.scorer)),
+            judge=CachedScorer(judge),
+            concept=settings.meant.noun,
+            max_windows=windows,
+            batch_size=settings.batch_size,
+        )
+        base = measure_condition(job, BASE, None, materials)
+        _tell_costs(reporter, rivals, run.seconds().get("measure-none", 0.0), options)
+        bench = Bench(job, materials, base, options.placing_windows, options.evaluations)
+
+        known: dict[str, dict[str, Any]] = {}
+
+        def ended(sweeps: Sequence[Sweep]) -> None:
+            write_parquet(run.folder / "rivals.parquet", evaluations(sweeps, options.model, known))
+
+        prices: dict[str, Price] = {}
+        for rival in rivals:
+            found = sweep(bench, rival, ended=ended)
+            bench.done.append(found)
+            first = found.measured[0]
+            line = next(line for line in rival.lines if line.name == first.line)
+            ratio = run_time(job, rival, line, first.strength)
+            told = rival.obtained if rival.trained else (minutes(run.seconds, rival), gigabytes)
+            prices[rival.name] = Price(ratio, *told)
+            if rival.position_zero:
+                other = position_zero(bench, found)
+                bench.done.append(other)
+                prices[other.rival.name] = prices[rival.name]
+        ended(bench.done)
+        _write(options, bench, prices)
+        return bench.done
+
+
+def _sentences(options: Options, direction: Comments) -> Comments:
+    """As many toxic as other sentences; row i of one class answers row i of the other where FILE holds pairs."""
+    found = direction if options.sentence_pairs is None else load_comments(options.sentence_pairs)
+    return found.balanced().first(2 * _SENTENCES).balanced()
+
+
+def _tell_costs(reporter: Reporter, rivals: Sequence[Rival], seconds: float, options: Options) -> None:
+    count = sum(min(SINGLE, options.evaluations) if len(rival.lines) == 1 else options.evaluations for rival in rivals)
+    total = count * seconds / 60
+    reporter.stage(f"{len(rivals)} rivals, up to {count} evaluations at {seconds:.0f} s, about {total:.0f} minutes")
+
+
+def _write(options: Options, bench: Bench, prices: dict[str, Price]) -> None:
+    # Imported late: drawing is heavy, and a run that is killed before never needs it.
+    from benchmarks.rivals.figure import tradeoffs
+
+    folder, materials, sweeps = Path(options.out), bench.materials, bench.done
+    ours = next((one.name for one in options.edits if "edit" in options.methods), None)
+    frame = at_costs(sweeps, ours, options.model)
+    concept = materials.concept
+    notes = (
+        f"{options.model}, {str(bench.job.lm.dtype).removeprefix('torch.')}, strict protocol; scorer "
+        f"{materials.scorer.name}; {len(materials.prompts)} prompts, {materials.max_windows} windows, "
+        f"{len(materials.passages)} passages; 95 % bootstrap intervals over prompts, the cost held fixed.",
+        "A method may spend less than the cost; between measured strengths scores are interpolated, from the plain "
+        "model on. Every point of a sweep is measured on these prompts and this text, and the best line and strength "
+        "are chosen by them, which flatters rivals of many lines.",
+        f"Strengths are placed on {bench.placing_windows} other windows of neutral text. Minutes: to fit and place, "
+        "without the evaluations; of what was trained before, as its folder or the user tells. GB: peak resident "
+        "memory, the model's own included.",
+        *(f"{found.rival.name}: {found.rival.what}." for found in sweeps),
+    )
+    table = main_table(frame, sweeps, prices, ours, notes)
+    tables = [table, *(paired_tables(frame, ours, concept) if ours is not None else [])]
+    write_text(folder / "rivals.md", "\n".join(one.markdown() for one in tables))
+    write_parquet(folder / "rivals-at-costs.parquet", frame)
+    drawn = tradeoffs(sweeps, ours, concept)
+    for kind in ("svg", "png"):
+        save_figure(drawn, folder / f"rivals.{kind}")
+    rows = {
+        found.rival.name: {
+            "what": found.rival.what,
+            "evaluations": [one.label for one in found.measured],
+            "run_time": prices[found.rival.name].run_time,
+            "minutes": prices[found.rival.name].minutes,
+            "gigabytes": prices[found.rival.name].gigabytes,
+        }
+        for found in sweeps
+    }
+    about = {"ours": ours, "options": options.to_json(), "rivals": rows, "versions": library_versions()}
+    write_json(folder / "rivals.json", about)
