@@ -196,6 +196,8 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             heads=settings.heads,
             epochs=settings.passes,
             decay="linear",
+            # Nothing is chosen by the loss; each time costs as much as eight steps.
+            validate_every=400,
             **shared,
         )
         run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
