@@ -152,6 +152,29 @@ def test_wide_and_narrow_nuclei_of_a_large_vocabulary(spread, top_p):
         assert abs(hits - mass * rows) <= 5 * np.sqrt(rows * mass * (1 - mass)) + 1e-6
 
 
+def test_the_nucleus_is_found_however_wide_it_is():
+    """Rows whose nuclei have tens, thousands and ten thousands of tokens, in one batch, against a sort of each."""
+    stream = torch.Generator().manual_seed(0)
+    spreads = (6.0, 3.0, 2.0, 0.3) * 5
+    logits = torch.stack([spread * torch.randn(20_000, generator=stream) for spread in spreads])
+    sizes, expected = [], []
+    for row, values in enumerate(logits):
+        uniform = float(
+            torch.rand(1, generator=torch.Generator().manual_seed(7 * 1_000_003 + row), dtype=torch.float64)
+        )
+        within = nucleus(values, 1.0, 0.9)
+        reached, drawn = 0.0, None
+        for token, probability in within.items():
+            reached += probability
+            if drawn is None and reached > uniform:
+                drawn = token
+        sizes.append(len(within))
+        expected.append(drawn)
+    assert min(sizes) < 512 < 1_000 < sorted(sizes)[len(sizes) // 2] < 8_192 < max(sizes)
+    draw = _Draw(Sampling(top_p=0.9, seed=7), list(range(len(logits))))
+    assert draw(logits).tolist() == expected
+
+
 def test_sampling_depends_on_seed_and_row_but_not_on_the_rest(llama):
     sampling = Sampling(seed=3)
     everything = generate(llama, TEXTS, new_tokens=NEW, sampling=sampling)

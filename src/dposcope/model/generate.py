@@ -158,8 +158,8 @@ def _continue(
     ]
 
 
-_FEW = 512
-"""Likeliest tokens among which the nucleus is looked for first."""
+_WIDTHS = (512, 8_192)
+"""Likeliest tokens among which the nucleus is looked for, before the whole vocabulary is sorted."""
 
 
 class _Draw:
@@ -178,11 +178,14 @@ class _Draw:
             # Row by row: float64 sums of a whole batch would take twice the memory of its probabilities.
             return torch.stack([_inverse(row, u) for row, u in zip(probabilities, uniform, strict=True)])
         # Sorting a vocabulary of 262,144 costs more than the model; the nucleus is nearly always small.
-        few = min(_FEW, probabilities.shape[-1])
-        token, enough = self._in_nucleus(probabilities, uniform, few)
-        for row in (~enough).nonzero().flatten().tolist():
-            here = slice(row, row + 1)
-            token[here], _ = self._in_nucleus(probabilities[here], uniform[here], probabilities.shape[-1])
+        vocabulary = probabilities.shape[-1]
+        token = torch.zeros(len(probabilities), dtype=torch.long, device=logits.device)
+        left = torch.arange(len(probabilities), device=logits.device)
+        for width in (*(width for width in _WIDTHS if width < vocabulary), vocabulary):
+            token[left], enough = self._in_nucleus(probabilities[left], uniform[left], width)
+            left = left[~enough]
+            if len(left) == 0:
+                break
         return token
 
     def _in_nucleus(self, probabilities: Tensor, uniform: Tensor, width: int) -> tuple[Tensor, Tensor]:
