@@ -77,7 +77,9 @@ class _Plan:
         for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
             factors = gains.values[block].double().numpy()
             steps += _steps(tensors, block, factors, architecture)
-        notes = [] if architecture in _TESTED else [f"architecture {architecture} was not tested: compare what it writes"]
+        notes = (
+            [] if architecture in _TESTED else [f"architecture {architecture} was not tested: compare what it writes"]
+        )
         return cls(architecture, steps, notes)
 
 
@@ -99,7 +101,9 @@ def _steps(
             f"gains of {len(factors)} neurons a block do not fit a file with {neurons}; use an edit made for this model"
         )
     if int(up.shape[1]) == 2 * neurons:
-        raise DposcopeError(f"this file keeps gate and up projection in one tensor, which is not supported; {_WAY_ROUND}")
+        raise DposcopeError(
+            f"this file keeps gate and up projection in one tensor, which is not supported; {_WAY_ROUND}"
+        )
     if f"{stem}ffn_gate.weight" in tensors:
         # up = W x + b, and a bias is a row's as well.
         bias = tensors.get(f"{stem}ffn_up.bias")
