@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_nothing(llama, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shipping.Stored, "write", full)
-    with pytest.raises(DposcopeError, match="cannot write .*out: No space left on device; free some space"):
+    with pytest.raises(DposcopeError, match=r"cannot write .*out: No space left on device; free some space"):
         fold_checkpoint(source, whole_edit(llama), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 

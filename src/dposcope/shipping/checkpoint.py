@@ -71,7 +71,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
     quantised = skeleton.quantisation is not None
     # A quantised model has no weights that a fingerprint of its origin could be taken of.
     notes = checkpoint_origin(
-        edit, skeleton.model_type, lambda: "" if quantised else _fingerprint(skeleton, weights, names)
+        edit, skeleton.model_type, lambda: "" if quantised else checkpoint_fingerprint(skeleton, weights, names)
     )
     if quantised:
         notes += compressed_notes(skeleton, names)
@@ -163,6 +163,6 @@ class _Parameters(Mapping[str, Tensor]):
         return len(self._of)
 
 
-def _fingerprint(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> str:
+def checkpoint_fingerprint(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> str:
     """What `LanguageModel.fingerprint` gives for the checkpoint as it is stored."""
     return f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
