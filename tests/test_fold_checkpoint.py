@@ -204,6 +204,18 @@ def test_other_files_come_along_and_other_weights_do_not(llama, tmp_path):
     assert torch.equal(Edit.load(tmp_path / "out/dposcope_edit").gains.values, edit.gains.values)
 
 
+def test_a_folded_checkpoint_is_folded_again(lm, tmp_path):
+    first, second = Gains(random_gains(lm, 1)), whole_edit(lm)
+    fold_checkpoint(stored(lm, tmp_path / "base"), first, tmp_path / "once")
+    done = fold_checkpoint(tmp_path / "once", second, tmp_path / "twice")
+    with Edit.of(first, second).on(lm):
+        assert_close(logits_of(read(tmp_path / "twice", lm), IDS), logits_of(lm, IDS))
+    assert done.notes == (
+        "an edit was folded into the source before; dposcope_edit in the new folder holds this one alone",
+    )
+    assert torch.equal(Edit.load(tmp_path / "twice/dposcope_edit").gains.values, second.gains.values)
+
+
 def test_the_original_stays(lm, tmp_path):
     source = stored(lm, tmp_path / "base", max_shard_size="20KB")
     before = contents(source)

@@ -20,7 +20,7 @@ from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
 from dposcope.shipping.adapter_card import ABLATION, GAINS, adapter_card
-from dposcope.shipping.checkpoint import checkpoint_fingerprint
+from dposcope.shipping.checkpoint import EDIT, checkpoint_fingerprint
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
@@ -75,7 +75,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
             config = _config(kind, skeleton, tensors, ranks)
             (part / kind / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (part / "README.md").write_text(adapter_card(skeleton.lm.name, edit, list(written)), encoding="utf-8")
-        edit.save(part / "dposcope_edit")
+        edit.save(part / EDIT)
     return Shipped("adapters", out, sum(map(len, written.values())), 0.0, notes)
 
 

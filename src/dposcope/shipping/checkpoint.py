@@ -46,6 +46,10 @@ OTHER_WEIGHTS = (
 """Files of weights that are not the ones folded; a copy would still hold the model without the edit."""
 
 
+EDIT = "dposcope_edit"
+"""Name of the edit's own files in the folder."""
+
+
 def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
     """Write a checkpoint with the edit in its weights, without loading the model.
 
@@ -83,7 +87,9 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
             rounding = max(rounding, written.rounding)
             written.stored.write(part / written.stored.file.name, written.tensor)
         (part / "README.md").write_text(model_card(skeleton.lm, edit, None), encoding="utf-8")
-        edit.save(part / "dposcope_edit")
+        edit.save(part / EDIT)
+    if (skeleton.folder / f"{EDIT}.json").exists():
+        notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds this one alone",)
     if left_out:
         notes += (f"left out, as they hold the weights without the edit: {', '.join(left_out)}",)
     return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)
@@ -137,7 +143,7 @@ def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
     target.mkdir()
     for path in sorted(source.rglob("*")):
         place = path.relative_to(source)
-        if any(name.startswith(".") for name in place.parts) or not path.is_file():
+        if any(name.startswith(".") for name in place.parts) or not path.is_file() or path.stem == EDIT:
             continue
         if path not in files and path.suffix.lower() in OTHER_WEIGHTS:
             left_out.append(str(place))
