@@ -129,6 +129,7 @@ def test_only_scales_of_up_projections_change(llama, strategy, tmp_path):
     assert (source / "config.json").read_bytes() == (tmp_path / "out/config.json").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
 def test_transformers_reads_it(llama, tmp_path):
     pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
