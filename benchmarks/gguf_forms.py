@@ -5,8 +5,8 @@
 
 Without --model it is the file of the embedded gemma-3-270m. With --edited FILE that file is measured instead of one
 made from --edit. Prompts are the first half of the file's, which `dposcope tune` reports on, or the first --limit of
-those; each gets 20 greedy tokens. xllamacpp is prebuilt llama.cpp with its server, and no dependency of the project; it may
-also lie in a folder of its own, named by PYTHONPATH (pip install --no-deps --target FOLDER xllamacpp).
+those; each gets 20 greedy tokens. xllamacpp is prebuilt llama.cpp with its server, and no dependency of the project;
+it may also lie in a folder of its own, named by PYTHONPATH (pip install --no-deps --target FOLDER xllamacpp).
 """
 
 import argparse
@@ -88,6 +88,7 @@ def continuations(file: Path, prompts: list[str], threads: int) -> list[str]:
     settings.cpuparams.n_threads = threads
     settings.cpuparams_batch.n_threads = threads
     settings.warmup = False
+    settings.verbosity = 1  # errors
     settings.port = 0
     server = xllamacpp.Server(settings)
     start, written = time.monotonic(), []

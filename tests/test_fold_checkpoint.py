@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, GPTNeoXConfig
 
 import dposcope
 from dposcope.errors import DposcopeError
@@ -149,6 +149,21 @@ def test_a_model_that_is_only_recognised(tmp_path):
     with edit.on(lm):
         hooked = logits_of(lm, IDS)
     assert_close(logits_of(read(tmp_path / "out", lm), IDS), hooked)
+
+
+def test_gemma_with_vision(family_lm, tmp_path):
+    """Its checkpoint has other names than the model, which loading changes; the vision tower stays as it is."""
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = family_lm("gemma3").model.config
+    config = Gemma3Config(
+        text_config=text.to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
+    )
+    lm = LanguageModel(build(config), bos_tokenizer())
+    source, edit = stored(lm, tmp_path / "base"), whole_edit(lm)
+    names = load_file(source / "model.safetensors").keys()
+    assert not set(names) & set(lm.model.state_dict()), "names are the same, so nothing is tested"
+    fold_checkpoint(source, edit, tmp_path / "out")
+    assert bits(read(tmp_path / "out", lm).model) == bits(fold(lm, edit).model)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
