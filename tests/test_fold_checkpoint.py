@@ -29,6 +29,7 @@ from families import (
     random_direction,
     random_gains,
     random_head_gains,
+    randomise,
     tiny,
 )
 from jobs import contents
@@ -158,7 +159,9 @@ def test_gemma_with_vision(family_lm, tmp_path):
     config = Gemma3Config(
         text_config=text.to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
     )
-    lm = LanguageModel(build(config), bos_tokenizer())
+    model = AutoModelForCausalLM.from_config(config).eval()
+    randomise(model, 0)
+    lm = LanguageModel(model, bos_tokenizer())
     source, edit = stored(lm, tmp_path / "base"), whole_edit(lm)
     names = load_file(source / "model.safetensors").keys()
     assert not set(names) & set(lm.model.state_dict()), "names are the same, so nothing is tested"

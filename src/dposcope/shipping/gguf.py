@@ -39,6 +39,8 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
             shape, a damaged or split file, `out` is there, a full disk.
     """
     source, out = Path(source), Path(out)
+    if not source.is_file():
+        raise DposcopeError(f"no file {source}; check the path")
     gains = _gains(edit)
     reader = _open(source)
     plan = _Plan.of(reader, gains)
@@ -136,8 +138,6 @@ def _gains(edit: Edit | Gains) -> Gains:
 
 
 def _open(source: Path) -> Any:
-    if not source.is_file():
-        raise DposcopeError(f"no file {source}; check the path")
     if find_spec("gguf") is None:
         raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
     from gguf import GGUFEndian, GGUFReader
