@@ -43,7 +43,7 @@ class Skeleton:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             quantisation = config.to_dict().get("quantization_config")
             if quantisation is not None:
-                del config.quantization_config  # the plain modules are wanted
+                del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — plain modules are wanted
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as error:
