@@ -51,7 +51,8 @@ class Stored:
         """The tensor, in memory of its own."""
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            raw = bytearray(stream.read(self.size))
+            raw = bytearray(self.size)
+            stream.readinto(raw)
         return torch.frombuffer(raw, dtype=self.dtype).reshape(self.shape) if raw else torch.empty(self.shape)
 
     def write(self, file: Path, tensor: Tensor) -> None:
