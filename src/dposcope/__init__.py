@@ -83,6 +83,10 @@ if TYPE_CHECKING:
     from dposcope.neurons.traces import trace
     from dposcope.search.divergence import Cost, NeutralText
     from dposcope.search.family import Family, Point, Source
+    from dposcope.shipping.adapters import write_adapters
+    from dposcope.shipping.checkpoint import fold_checkpoint
+    from dposcope.shipping.gguf import fold_gguf
+    from dposcope.shipping.result import Shipped
     from dposcope.study.explanation import Explanation, explain
     from dposcope.study.patches import Patch, patches
     from dposcope.training.examples import neutral_windows, tokenise
@@ -202,6 +206,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.neurons.traces": ("trace",),
     "dposcope.search.divergence": ("Cost", "NeutralText"),
     "dposcope.search.family": ("Family", "Point", "Source"),
+    "dposcope.shipping.adapters": ("write_adapters",),
+    "dposcope.shipping.checkpoint": ("fold_checkpoint",),
+    "dposcope.shipping.gguf": ("fold_gguf",),
+    "dposcope.shipping.result": ("Shipped",),
     "dposcope.study.explanation": (
         "Explanation",
         "explain",
@@ -270,6 +278,7 @@ __all__ = [
     "Scorer",
     "Scores",
     "Share",
+    "Shipped",
     "Source",
     "Steer",
     "Subspace",
@@ -297,6 +306,8 @@ __all__ = [
     "fit_probe",
     "fold",
     "fold_",
+    "fold_checkpoint",
+    "fold_gguf",
     "folded",
     "gains_of",
     "generate",
@@ -349,5 +360,6 @@ __all__ = [
     "trace",
     "train_policy",
     "window_losses",
+    "write_adapters",
     "write_pairs",
 ]

@@ -189,7 +189,8 @@ def tensor_fingerprint(named: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     # 8-byte numbers in halves: signs are the top bit, and of 64-bit sums an even number of them would vanish.
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
-    for name, tensor in sorted(named.items()):
+    for name in sorted(named):  # one at a time: a mapping may read them from files
+        tensor = named[name]
         flat = tensor.detach().reshape(-1)
         bits = flat.view(views[flat.element_size()])
         total = 0

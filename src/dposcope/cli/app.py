@@ -18,6 +18,7 @@ from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
 from dposcope.cli.evaluate import evaluate
 from dposcope.cli.explain import explain
+from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
@@ -50,6 +51,7 @@ app.command(evaluate)
 app.command(explain)
 app.command(pairs)
 app.command(dpo)
+app.command(fold)
 app.command(report)
 app.command(probe)
 app.command(lens)

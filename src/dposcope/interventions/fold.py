@@ -10,7 +10,7 @@ shares between modules, or with the caller, keeps its old values.
 import copy
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,44 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
+    return [(one.projection, _projected(one)) for one in projection_edits(lm, edit)]
+
+
+@dataclass(frozen=True)
+class ProjectionEdit:
+    """What an edit does to one output projection."""
+
+    projection: nn.Module
+    factors: Tensor | None
+    """g of what it reads, `[n]`, float32 on the CPU; None leaves it."""
+    ablations: tuple[Ablation, ...]
+    """In turn, of what it writes."""
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        """Value vectors, `[n, d]` → diag(g) V Π(I − w u uᵀ), in the same precision."""
+        return self.through(
+            vectors if self.factors is None else self.factors.to(vectors.device, vectors.dtype).unsqueeze(1) * vectors
+        )
+
+    def through(self, rows: Tensor) -> Tensor:
+        """What is written, `[k, d]` (a bias, say), after the ablations."""
+        for ablation in self.ablations:
+            unit = ablation.direction.to(rows.device, rows.dtype)
+            rows = rows - ablation.weight * torch.outer(rows @ unit, unit)
+        return rows
+
+
+def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
+    """Every output projection that `edit` changes, in the order of blocks, MLP before attention.
+
+    Weights are not read: a model on the `meta` device does.
+
+    Raises:
+        DposcopeError: the edit does not fit the model.
+    """
     # Same checks as for hooks: shapes fit, blocks are there.
     edit.changes(lm)
-    plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+    plan: list[ProjectionEdit] = []
     for block in range(lm.n_blocks):
         here = [a for a in edit.ablations if block in a.of_blocks(lm)]
         for module, gains, through in (
@@ -90,24 +125,17 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
         ):
             factors = gains.values[block] if gains is not None and bool(gains.touched.mask[block].any()) else None
             if through or factors is not None:
-                plan.append((module, _projected(module, factors, through)))
+                plan.append(ProjectionEdit(module, factors, tuple(through)))
     return plan
 
 
-def _projected(module: nn.Module, factors: Tensor | None, ablations: list[Ablation]) -> dict[str, nn.Parameter]:
-    vectors = _readable(value_vectors(module)).double()
-    if factors is not None:
-        vectors = factors.to(vectors.device, torch.float64).unsqueeze(1) * vectors
-    rows = [vectors]
+def _projected(edit: ProjectionEdit) -> dict[str, nn.Parameter]:
+    module = edit.projection
+    new = {"weight": _as_weight(module, edit.rows(_readable(value_vectors(module)).double()))}
     bias = _bias(module)
-    if bias is not None and ablations:
-        rows.append(bias.double().unsqueeze(0))
-    for ablation in ablations:
-        unit = ablation.direction.to(vectors.device, torch.float64)
-        rows = [row - ablation.weight * torch.outer(row @ unit, unit) for row in rows]
-    new = {"weight": _as_weight(module, rows[0])}
-    if len(rows) == 2 and bias is not None:
-        new["bias"] = nn.Parameter(rows[1].squeeze(0).to(bias.dtype), requires_grad=bias.requires_grad)
+    if bias is not None and edit.ablations:
+        written = edit.through(bias.double().unsqueeze(0)).squeeze(0)
+        new["bias"] = nn.Parameter(written.to(bias.dtype), requires_grad=bias.requires_grad)
     return new
 
 

@@ -81,7 +81,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks at once.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be told apart")
-    if recognised:
+    if recognised and model.device.type != "meta":  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
 

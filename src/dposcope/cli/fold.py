@@ -1,0 +1,56 @@
+"""`dposcope fold`."""
+
+from pathlib import Path
+from typing import Literal
+
+
+def fold(
+    model: str,
+    /,
+    *,
+    edit: Path,
+    out: Path,
+    form: Literal["checkpoint", "adapters"] | None = None,
+    json: bool = False,
+) -> None:
+    """Put an edit into a model's files, without loading the model.
+
+    dposcope fold FOLDER --edit runs/tune/edit.safetensors --out FOLDER      an ordinary checkpoint
+
+    dposcope fold FOLDER --edit F --form adapters --out FOLDER      PEFT adapters, to be switched at run time
+
+    dposcope fold model.gguf --edit F --out edited.gguf      the same file but for scale factors
+
+    A checkpoint may be larger than memory; it keeps its shards, names and precision. A GGUF file, and a checkpoint
+    quantised by compressed-tensors, take gains of neurons alone, in the scales of up projections: no weight is
+    quantised again.
+
+    Parameters
+    ----------
+    model
+        A folder with config.json and safetensors weights, a bundled name, or a .gguf file.
+    edit
+        What dposcope edit, tune or dpo --train gains left: edit.safetensors, or the folder of the run.
+    out
+        The new folder, or the new .gguf file; must not exist.
+    form
+        Of a folder: checkpoint (default) or adapters.
+    json
+        Print the result as JSON.
+    """
+    from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json
+    from dposcope.shipping.ship import load_edit, ship
+
+    what = load_edit(edit)
+    done = ship(model, what, out, form=form)
+    if json:
+        print_json(done.to_json())
+        return
+    console.print(f"edit:     {what}", markup=False, soft_wrap=True)
+    verb = "written" if done.form == "adapters" else "changed"
+    console.print(f"{done.form}: {done.path}", markup=False, soft_wrap=True)
+    console.print(f"tensors:  {done.tensors:,} {verb}", markup=False)
+    console.print(f"rounding: {done.rounding:.1e} of the largest value", markup=False)
+    for note in done.notes:
+        console.print(f"note:     {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""An edit put into what others run: a checkpoint folder, PEFT adapters, a GGUF file, a quantised checkpoint."""

@@ -1,0 +1,123 @@
+"""An edit as PEFT adapters: a small file beside the base model, to be switched on and off at run time.
+
+Gains multiply what output projections read, which is an IA³ adapter of their inputs. An ablation turns a projection W
+into (I − w u uᵀ) W = W + (−w u)(uᵀ W), which is a LoRA of rank one; several in turn, one of as many ranks.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import ProjectionEdit, projection_edits
+from dposcope.interventions.gains import Gains
+from dposcope.model.adapter import CONFIG, WEIGHTS
+from dposcope.shipping.adapter_card import ABLATION, GAINS, adapter_card
+from dposcope.shipping.checkpoint import EDIT, checkpoint_fingerprint
+from dposcope.shipping.origin import checkpoint_origin
+from dposcope.shipping.place import fresh
+from dposcope.shipping.result import Shipped
+from dposcope.shipping.skeleton import Skeleton
+from dposcope.shipping.stored import FLOATS, Weights, find
+
+
+def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
+    """Write the edit as adapters for `PeftModel.from_pretrained(base, out / "gains")` and `out / "ablation"`.
+
+    Each is exact alone: gains of neurons and heads as IA³, ablations as LoRA, in float32. Both together are the whole
+    edit when the LoRA is loaded first, so that it reads what the gains have scaled; the README in `out` says how.
+
+    Args:
+        source: folder of the base checkpoint, or a bundled name; the model is not loaded.
+        edit: gains, ablations, both.
+        out: the new folder.
+
+    Raises:
+        DposcopeError: no such checkpoint, an edit that does not fit it or does nothing, an ablation of a quantised
+            checkpoint, `out` is there, a full disk.
+    """
+    out = Path(out)
+    edit = edit if isinstance(edit, Edit) else Edit.of(edit)
+    skeleton = Skeleton.of(source)
+    plan = projection_edits(skeleton.lm, edit)
+    if not plan:
+        raise DposcopeError("the edit changes nothing, so there is no adapter to write")
+    weights = Weights(skeleton.folder)
+    names = skeleton.stored_names(weights)
+    notes = checkpoint_origin(edit, skeleton.model_type, lambda: checkpoint_fingerprint(skeleton, weights, names))
+    written: dict[str, dict[str, Tensor]] = {}
+    ranks = max(len(one.ablations) for one in plan)
+    for one in plan:
+        module = skeleton.module_names[one.projection]
+        stem = f"base_model.model.{module}"
+        if one.factors is not None:
+            written.setdefault(GAINS, {})[f"{stem}.ia3_l"] = one.factors.unsqueeze(0).contiguous()
+        if one.ablations:
+            stored = {
+                name: find(weights, names, f"{module}.{name}", tuple(parameter.shape))
+                for name, parameter in one.projection.named_parameters(recurse=False)
+            }
+            if any(tensor.dtype not in FLOATS for tensor in stored.values()):
+                raise DposcopeError(f"{module} is quantised, and an ablation's adapter needs its plain weights")
+            low_rank = _low_rank(one, ranks, {name: tensor.read() for name, tensor in stored.items()})
+            written.setdefault(ABLATION, {}).update({f"{stem}.{name}": new for name, new in low_rank.items()})
+    with fresh(out) as part:
+        for kind, tensors in written.items():
+            (part / kind).mkdir(parents=True)
+            save_file(tensors, part / kind / WEIGHTS, metadata={"format": "pt"})
+            config = _config(kind, skeleton, tensors, ranks)
+            (part / kind / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (part / "README.md").write_text(adapter_card(skeleton.lm.name, edit, list(written)), encoding="utf-8")
+        edit.save(part / EDIT)
+    return Shipped("adapters", out, sum(map(len, written.values())), 0.0, notes)
+
+
+@torch.no_grad()
+def _low_rank(edit: ProjectionEdit, ranks: int, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A `[r, n]` and B `[d, r]` with W + B A the ablated weight, and the bias that B adds where there is one."""
+    conv1d = isinstance(edit.projection, Conv1D)
+    weight = stored["weight"].double()
+    vectors = weight if conv1d else weight.T  # [n, d]
+    a = torch.zeros(ranks, len(vectors), dtype=torch.float64)
+    b = torch.zeros(vectors.shape[1], ranks, dtype=torch.float64)
+    for index, ablation in enumerate(edit.ablations):
+        unit = ablation.direction.double()
+        # Uᵀ of what earlier ablations left: W + Σ b_j a_j.
+        a[index] = vectors @ unit + (b[:, :index].T @ unit) @ a[:index]
+        b[:, index] = -ablation.weight * unit
+    new = {"lora_A.weight": a.float(), "lora_B.weight": b.float()}
+    if "bias" in stored:
+        bias = stored["bias"].double()
+        new["lora_B.bias"] = (edit.through(bias.unsqueeze(0)).squeeze(0) - bias).float()
+    return new
+
+
+def _config(kind: str, skeleton: Skeleton, tensors: dict[str, Tensor], ranks: int) -> dict[str, Any]:
+    modules = sorted({key.removeprefix("base_model.model.").split(".ia3_l")[0].split(".lora_")[0] for key in tensors})
+    conv1d = isinstance(skeleton.lm.model.get_submodule(modules[0]), Conv1D)
+    common = {
+        "base_model_name_or_path": skeleton.lm.name,
+        "fan_in_fan_out": conv1d,
+        "inference_mode": True,
+        "task_type": "CAUSAL_LM",
+        "target_modules": modules,
+    }
+    if kind == GAINS:
+        return {"peft_type": "IA3", **common, "feedforward_modules": modules}
+    return {
+        "peft_type": "LORA",
+        **common,
+        "r": ranks,
+        "lora_alpha": ranks,  # a scale of 1
+        "lora_dropout": 0.0,
+        "bias": "none",
+        # What an ablation takes from a bias is added beside it, so that switching the adapter off gives it back.
+        "lora_bias": any(key.endswith("lora_B.bias") for key in tensors),
+    }

@@ -1,0 +1,174 @@
+"""An edit folded into a checkpoint folder, file by file: the model is never loaded, so it may be larger than memory.
+
+Files are copied and the changed tensors rewritten in their places, one at a time; names, shapes, types, shards and
+index stay. The result is what `fold` gives, computed in float64 and rounded once.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.artefacts import tensor_fingerprint
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import ProjectionEdit, projection_edits
+from dposcope.interventions.gains import Gains
+from dposcope.shipping.compressed import compressed_changes, compressed_notes
+from dposcope.shipping.origin import checkpoint_origin
+from dposcope.shipping.place import fresh
+from dposcope.shipping.result import Shipped
+from dposcope.shipping.skeleton import Skeleton
+from dposcope.shipping.stored import FLOATS, Stored, Weights, find
+from dposcope.shipping.written import Rewriting
+from dposcope.study.checkpoint import model_card
+
+ROWS = 4096
+"""Value vectors worked on at once: in float64 their copies would outweigh a large tensor many times."""
+
+OTHER_WEIGHTS = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".safetensors",
+    ".tflite",
+)
+"""Files of weights that are not the ones folded; a copy would still hold the model without the edit."""
+
+
+EDIT = "dposcope_edit"
+"""Name of the edit's own files in the folder."""
+
+
+def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
+    """Write a checkpoint with the edit in its weights, without loading the model.
+
+    A checkpoint quantised in a format of compressed-tensors with scales of rows or groups takes gains of neurons, in
+    the scales of its up projections; no weight is quantised again.
+
+    Args:
+        source: a folder with `config.json` and safetensors weights, in one file or several, or a bundled name.
+        edit: gains, ablations, both.
+        out: the new folder.
+
+    Raises:
+        DposcopeError: no such checkpoint, an edit that does not fit it or that its format cannot hold, `out` is there,
+            a full disk.
+    """
+    out = Path(out)
+    edit = edit if isinstance(edit, Edit) else Edit.of(edit)
+    skeleton = Skeleton.of(source)
+    weights = Weights(skeleton.folder)
+    names = skeleton.stored_names(weights)
+    # Checked before anything is copied.
+    changes = _changes(skeleton, weights, names, edit)
+    quantised = skeleton.quantisation is not None
+    # A quantised model has no weights that a fingerprint of its origin could be taken of.
+    notes = checkpoint_origin(
+        edit, skeleton.model_type, lambda: "" if quantised else checkpoint_fingerprint(skeleton, weights, names)
+    )
+    if quantised:
+        notes += compressed_notes(skeleton, names)
+    rounding = 0.0
+    with fresh(out) as part:
+        left_out = _copy(skeleton.folder, part, weights.files)
+        for change in changes:
+            written = change()
+            rounding = max(rounding, written.rounding)
+            written.stored.write(part / written.stored.file.name, written.tensor)
+        (part / "README.md").write_text(model_card(skeleton.lm, edit, None), encoding="utf-8")
+        edit.save(part / EDIT)
+    if (skeleton.folder / f"{EDIT}.json").exists():
+        notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds this one alone",)
+    if left_out:
+        notes += (f"left out, as they hold the weights without the edit: {', '.join(left_out)}",)
+    return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)
+
+
+def _changes(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], edit: Edit) -> list[Rewriting]:
+    if skeleton.quantisation is not None:
+        return compressed_changes(skeleton, weights, names, edit)
+    changes: list[Rewriting] = []
+    for one in projection_edits(skeleton.lm, edit):
+        stem = skeleton.module_names[one.projection]
+        for name, parameter in one.projection.named_parameters(recurse=False):
+            if name == "bias" and not one.ablations:
+                continue
+            stored = find(weights, names, f"{stem}.{name}", tuple(parameter.shape))
+            if stored.dtype not in FLOATS:
+                raise DposcopeError(
+                    f"{stored.name} is stored as {str(stored.dtype).removeprefix('torch.')}, which is quantised; "
+                    "fold the unquantised checkpoint and quantise that"
+                )
+            changes.append(_Folding(one, stored, name == "bias", isinstance(one.projection, Conv1D)).rewriting())
+    return changes
+
+
+@dataclass(frozen=True)
+class _Folding:
+    edit: ProjectionEdit
+    stored: Stored
+    bias: bool
+    by_rows: bool
+    """Whether value vectors are rows, as in Conv1D, or columns."""
+
+    def rewriting(self) -> Rewriting:
+        return Rewriting(self.stored, self._new)
+
+    def _new(self, old: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.bias:
+            yield old, self.edit.through(old.double().unsqueeze(0)).squeeze(0)
+            return
+        vectors = old if self.by_rows else old.T
+        for start in range(0, len(vectors), ROWS):
+            rows = slice(start, start + ROWS)
+            factors = None if self.edit.factors is None else self.edit.factors[rows]
+            part = ProjectionEdit(self.edit.projection, factors, self.edit.ablations)
+            yield vectors[rows], part.rows(vectors[rows].double())
+
+
+def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
+    """Copy a folder but for weights in other files; names of those."""
+    left_out: list[str] = []
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        place = path.relative_to(source)
+        if any(name.startswith(".") for name in place.parts) or not path.is_file() or path.stem == EDIT:
+            continue
+        if path not in files and path.suffix.lower() in OTHER_WEIGHTS:
+            left_out.append(str(place))
+            continue
+        (target / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / place)
+    return left_out
+
+
+class _Parameters(Mapping[str, Tensor]):
+    """A model's parameters, read from files when asked for."""
+
+    def __init__(self, skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> None:
+        self._of = {name: weights[names[name]] for name, _ in skeleton.lm.model.named_parameters() if name in names}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._of[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+
+def checkpoint_fingerprint(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> str:
+    """What `LanguageModel.fingerprint` gives for the checkpoint as it is stored."""
+    return f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"

@@ -1,0 +1,157 @@
+"""An edit's gains in a GGUF file: the same file, but for the scale factors of rows of `ffn_up`.
+
+On a gated model m_i = act(gate_i) · up_i, so a gain of neuron i is a factor of row i of the up projection. Without a
+gate it is one of column i of the down projection, which float formats can take and block formats cannot.
+"""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.shipping.gguf_formats import FLOATS, Scaled, scale_columns, scale_rows
+from dposcope.shipping.origin import gguf_origin
+from dposcope.shipping.place import fresh
+from dposcope.shipping.result import Shipped
+
+_WAY_ROUND = "fold the unquantised checkpoint (dposcope fold FOLDER) and convert and quantise that"
+
+
+def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shipped:
+    """Write a GGUF file with the gains in it; only bytes of scale factors differ from the original's.
+
+    Memory is that of one tensor. Exact to the rounding of the scales, half-precision numbers, which `rounding` of
+    the result tells.
+
+    Args:
+        source: the file, of a gated model in any format of `gguf_formats`, or of one without a gate in F32, F16, BF16.
+        edit: gains of neurons alone.
+        out: the new file.
+
+    Raises:
+        DposcopeError: what the file cannot hold (ablations, gains of heads, mixtures of experts), an edit of another
+            shape, a damaged or split file, `out` is there, a full disk.
+    """
+    source, out = Path(source), Path(out)
+    if not source.is_file():
+        raise DposcopeError(f"no file {source}; check the path")
+    gains = _gains(edit)
+    reader = _open(source)
+    plan = _Plan.of(reader, gains)
+    notes = (*gguf_origin(edit, plan.architecture, gains), *plan.notes)
+    rounding = 0.0
+    with fresh(out) as part:
+        shutil.copyfile(source, part)
+        with part.open("r+b") as stream:
+            for tensor, factors, columns in plan.steps:
+                scaled = _scaled(tensor, factors, columns)
+                stream.seek(tensor.data_offset)
+                stream.write(scaled.data.tobytes())
+                rounding = max(rounding, scaled.rounding)
+    return Shipped("gguf", out, len(plan.steps), rounding, notes)
+
+
+class _Plan:
+    """Which tensors get which factors."""
+
+    def __init__(self, architecture: str, steps: list[tuple[Any, NDArray[np.float64], bool]], notes: list[str]) -> None:
+        self.architecture, self.steps, self.notes = architecture, steps, tuple(notes)
+
+    @classmethod
+    def of(cls, reader: Any, gains: Gains) -> "_Plan":
+        """Every check before any byte is written."""
+        architecture = str(_field(reader, "general.architecture"))
+        blocks = int(_field(reader, f"{architecture}.block_count") or 0)
+        if int(_field(reader, "split.count") or 1) > 1:
+            raise DposcopeError("this GGUF file is one of several; join them first: llama-gguf-split --merge")
+        if len(gains.values) != blocks:
+            raise DposcopeError(
+                f"gains of {len(gains.values)} blocks do not fit a file of {blocks}; use an edit made for this model"
+            )
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        steps: list[tuple[Any, NDArray[np.float64], bool]] = []
+        for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
+            factors = gains.values[block].double().numpy()
+            steps += _steps(tensors, block, factors, architecture)
+        notes = (
+            [] if architecture in _TESTED else [f"architecture {architecture} was not tested: compare what it writes"]
+        )
+        return cls(architecture, steps, notes)
+
+
+_TESTED = ("llama", "gemma2", "gemma3", "qwen2", "qwen3", "gpt2")
+
+
+def _steps(
+    tensors: dict[str, Any], block: int, factors: NDArray[np.float64], architecture: str
+) -> list[tuple[Any, NDArray[np.float64], bool]]:
+    stem = f"blk.{block}."
+    if f"{stem}ffn_up_exps.weight" in tensors or f"{stem}ffn_gate_up_exps.weight" in tensors:
+        raise DposcopeError("this file holds a mixture of experts, whose neurons an edit does not number")
+    up, down = tensors.get(f"{stem}ffn_up.weight"), tensors.get(f"{stem}ffn_down.weight")
+    if up is None or down is None:
+        raise DposcopeError(f"the file has no {stem}ffn_up and ffn_down, so its layout is unknown; {_WAY_ROUND}")
+    neurons = int(down.shape[0])
+    if neurons != len(factors):
+        raise DposcopeError(
+            f"gains of {len(factors)} neurons a block do not fit a file with {neurons}; use an edit made for this model"
+        )
+    if int(up.shape[1]) == 2 * neurons:
+        raise DposcopeError(
+            f"this file keeps gate and up projection in one tensor, which is not supported; {_WAY_ROUND}"
+        )
+    if f"{stem}ffn_gate.weight" in tensors:
+        # up = W x + b, and a bias is a row's as well.
+        bias = tensors.get(f"{stem}ffn_up.bias")
+        return [(tensor, factors, False) for tensor in (up, bias) if tensor is not None]
+    if down.tensor_type.name not in FLOATS:
+        raise DposcopeError(
+            f"{architecture} has no gate, so gains are factors of columns of ffn_down, and format "
+            f"{down.tensor_type.name} has scales of rows only; {_WAY_ROUND}"
+        )
+    return [(down, factors, True)]
+
+
+def _scaled(tensor: Any, factors: NDArray[np.float64], columns: bool) -> Scaled:
+    rows = 1 if columns and tensor.data.ndim == 1 else len(tensor.data)
+    data = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(rows, -1)
+    return (scale_columns if columns else scale_rows)(data, tensor.tensor_type.name, factors)
+
+
+def _gains(edit: Edit | Gains) -> Gains:
+    edit = edit if isinstance(edit, Edit) else Edit.of(edit)
+    for there, what in (
+        (any(one.weight != 0 for one in edit.ablations), "an ablation changes whole weights"),
+        (edit.head_gains is not None and len(edit.head_gains.touched) > 0, "gains of heads change columns"),
+    ):
+        if there:
+            raise DposcopeError(f"{what}, and a GGUF file takes gains of neurons alone; {_WAY_ROUND}")
+    if edit.gains is None:
+        raise DposcopeError("the edit holds no gains, so there is nothing to put into a GGUF file")
+    return edit.gains
+
+
+def _open(source: Path) -> Any:
+    if find_spec("gguf") is None:
+        raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
+    from gguf import GGUFEndian, GGUFReader
+
+    try:
+        reader = GGUFReader(source)
+    except Exception as error:  # a damaged file may fail anywhere in the reader
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DposcopeError(f"cannot read {source} as GGUF: {reason}; is the file whole?") from error
+    if reader.endianess is not GGUFEndian.LITTLE:
+        raise DposcopeError(f"{source} is big-endian; convert it with gguf-convert-endian first")
+    return reader
+
+
+def _field(reader: Any, name: str) -> Any:
+    field = reader.get_field(name)
+    return None if field is None else field.contents()

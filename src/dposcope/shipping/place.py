@@ -1,0 +1,58 @@
+"""Where a result is built, so that its own name appears only when it is whole."""
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from dposcope.artefacts import current_umask
+from dposcope.errors import DposcopeError
+
+
+@contextmanager
+def fresh(out: Path) -> Generator[Path]:
+    """Yield a path beside `out` to build a file or a folder at; rename it when the block succeeds.
+
+    An error removes it. A killed run leaves it under a hidden name, `.NAME.part`, which the next run with the same
+    `out` clears away.
+
+    Raises:
+        DposcopeError: `out` is there, another run is writing it, or the disk is full.
+    """
+    if out.exists() or out.is_symlink():
+        raise DposcopeError(f"{out} is there already; name another --out, or remove it first")
+    part, lock = out.with_name(f".{out.name}.part"), FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with lock.acquire(timeout=0):
+            _remove(part)
+            try:
+                yield part
+                _make_readable(part)
+                part.rename(out)
+            finally:
+                _remove(part)
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise DposcopeError(f"another run is writing {out}; wait for it, or name another --out") from error
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        where = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        raise DposcopeError(f"cannot write {out}: {reason}{where}; free some space or name another --out") from error
+
+
+def _make_readable(path: Path) -> None:
+    # Copies take over the modes of originals, which may be private or read-only.
+    mask = current_umask()
+    for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

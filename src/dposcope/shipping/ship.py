@@ -1,0 +1,52 @@
+"""One way into every form, chosen by what the source is."""
+
+from pathlib import Path
+
+from dposcope.artefacts import value_files
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.shipping.adapters import write_adapters
+from dposcope.shipping.checkpoint import fold_checkpoint
+from dposcope.shipping.gguf import fold_gguf
+from dposcope.shipping.result import Shipped
+
+FORMS = ("checkpoint", "adapters")
+
+
+def ship(source: str | Path, edit: Edit, out: Path, *, form: str | None = None) -> Shipped:
+    """Fold `edit` into what `source` is, or write adapters for it.
+
+    Args:
+        source: a checkpoint folder, a bundled name, or a `.gguf` file.
+        edit: gains, ablations, both.
+        out: the new folder, or the new file of a GGUF.
+        form: `checkpoint` or `adapters`, for a folder; None: as `source` is, so a folder becomes a folder and a GGUF
+            file one.
+
+    Raises:
+        DposcopeError: see `fold_checkpoint`, `write_adapters`, `fold_gguf`; or `form` and `source` do not go together.
+    """
+    path = Path(source).expanduser()
+    if form is not None and form not in FORMS:
+        raise DposcopeError(f"form {form!r} is not one of {', '.join(FORMS)}; leave it out to keep the source's")
+    if path.suffix == ".gguf" and not path.is_dir():
+        if form is not None:
+            raise DposcopeError(f"a GGUF file stays one: leave out --form {form}, or name the folder of its checkpoint")
+        if out.suffix != ".gguf":
+            raise DposcopeError(f"--out {out} for a GGUF file must end in .gguf")
+        return fold_gguf(path, edit, out)
+    return (write_adapters if form == "adapters" else fold_checkpoint)(source, edit, out)
+
+
+def load_edit(path: str | Path) -> Edit:
+    """An edit by its file, with or without a suffix, or by the folder of the run that left it.
+
+    Raises:
+        DposcopeError: there is none, or it is damaged.
+    """
+    stem = Path(path).expanduser()
+    if stem.is_dir():
+        stem /= "edit"
+    if not value_files(stem).tensors.is_file():
+        raise DposcopeError(f"no edit at {path}; name edit.safetensors, or the folder of a finished run")
+    return Edit.load(stem)

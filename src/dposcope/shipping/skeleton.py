@@ -1,0 +1,112 @@
+"""A checkpoint's architecture without its weights, and which stored tensor is which part of it.
+
+The model is built on the `meta` device from `config.json`, so it takes no memory whatever its size.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from dposcope.errors import DposcopeError
+from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import check_source
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A checkpoint folder and its model on the `meta` device."""
+
+    folder: Path
+    lm: LanguageModel
+    """Without a tokenizer: nothing here reads text."""
+    quantisation: dict[str, Any] | None
+    """`quantization_config` of its config, where there is one."""
+
+    @classmethod
+    def of(cls, source: str | Path) -> "Skeleton":
+        """Read the config of a folder or a bundled model.
+
+        Raises:
+            DposcopeError: it is no checkpoint folder, or its architecture is unknown.
+        """
+        folder = checkpoint_folder(source)
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            quantisation = config.to_dict().get("quantization_config")
+            if quantisation is not None:
+                del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — plain modules are wanted
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DposcopeError(f"cannot read the architecture of {source}: {reason}") from error
+        lm = LanguageModel(model, cast(Any, None), str(source))
+        _ = lm.layout
+        return cls(folder, lm, quantisation)
+
+    @property
+    def model_type(self) -> str:
+        """As in the config."""
+        return str(self.lm.model.config.model_type)
+
+    @cached_property
+    def module_names(self) -> dict[nn.Module, str]:
+        """Dotted names of modules, as PEFT and the config of a quantised model know them."""
+        return {module: name for name, module in self.lm.model.named_modules()}
+
+    def stored_names(self, stored: Iterable[str]) -> dict[str, str]:
+        """The model's own name → the checkpoint's, of every stored tensor that is a parameter as it stands.
+
+        A checkpoint may leave out the prefix of the base model, or keep older names; transformers renames on loading,
+        and so does this, by the same rules. Tensors that loading joins, splits or turns are left out.
+
+        Raises:
+            DposcopeError: two stored tensors are the same parameter.
+        """
+        model: PreTrainedModel = self.lm.model
+        rules = get_model_conversion_mapping(model)
+        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        own = model.state_dict(keep_vars=True)
+        found: dict[str, str] = {}
+        for key in stored:
+            # Scales and the like follow the weight that they belong to.
+            stem, _, last = key.rpartition(".")
+            asked, rest = (key, "") if last in ("weight", "bias") else (f"{stem}.weight", last)
+            name, pattern = rename_source_key(asked, renamings, converters, model.base_model_prefix, own)
+            if name not in own and asked in own:
+                name, pattern = asked, None
+            if pattern is not None:
+                continue
+            name = f"{name.removesuffix('.weight')}.{rest}" if rest else name
+            if name in found:
+                raise DposcopeError(f"{self.folder} stores {name} twice, as {found[name]} and {key}; convert it anew")
+            found[name] = key
+        return found
+
+
+def checkpoint_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint or a bundled model.
+
+    Raises:
+        DposcopeError: it is neither.
+    """
+    path = Path(source).expanduser()
+    check_source(source)
+    if path.is_dir():
+        return path
+    if str(source) in BUNDLED:
+        return bundled_folder(str(source))
+    raise DposcopeError(
+        f"{str(source)!r} is no folder here, and a checkpoint is folded file by file; fetch it first: "
+        f"hf download {source} --local-dir FOLDER"
+    )

@@ -1,0 +1,148 @@
+"""Tensors where they lie in safetensors files: found by the header, read one at a time, rewritten in place.
+
+A file is eight bytes (the header's length, little-endian), a JSON header with `dtype`, `shape` and `data_offsets` of
+each tensor, and their bytes: https://github.com/huggingface/safetensors#format.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dposcope.artefacts import read_json
+from dposcope.errors import DposcopeError
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor's place in a file."""
+
+    file: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+    size: int
+    """Bytes."""
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.start)
+            raw = bytearray(self.size)
+            stream.readinto(raw)
+        return torch.frombuffer(raw, dtype=self.dtype).reshape(self.shape) if raw else torch.empty(self.shape)
+
+    def write(self, file: Path, tensor: Tensor) -> None:
+        """Put a tensor of the same shape and type into its place in `file`, a copy of the original."""
+        assert tensor.dtype == self.dtype
+        assert tuple(tensor.shape) == self.shape
+        with file.open("r+b") as stream:
+            stream.seek(self.start)
+            stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+class Weights(Mapping[str, Stored]):
+    """All tensors of a checkpoint folder, those of several files by their index; nothing is read but headers."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the files as transformers does: `model.safetensors` first, then those of the index.
+
+        Raises:
+            DposcopeError: there are none, one is missing, or one is damaged.
+        """
+        self.files = _files(folder)
+        self._places: dict[str, Stored] = {}
+        for file in self.files:
+            self._places |= _header(file)
+
+    def __getitem__(self, name: str) -> Stored:
+        """By its stored name."""
+        return self._places[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Stored names."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self._places)
+
+
+def find(weights: Weights, names: Mapping[str, str], name: str, shape: tuple[int, ...]) -> Stored:
+    """The stored tensor of a parameter.
+
+    Raises:
+        DposcopeError: it is not stored as it stands, or has another shape.
+    """
+    if name not in names:
+        raise DposcopeError(
+            f"the checkpoint does not store {name} as a tensor of its own; load and save it with transformers first"
+        )
+    stored = weights[names[name]]
+    if stored.shape != shape:
+        raise DposcopeError(f"{stored.name} has shape {list(stored.shape)}, and config.json says {list(shape)}")
+    return stored
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).is_file():
+        raise DposcopeError(
+            f"{folder} has no safetensors weights; convert it first (model.save_pretrained writes them)"
+        )
+    index = read_json(folder / INDEX)
+    names: set[object] = (
+        set(index["weight_map"].values()) if isinstance(index, dict) and "weight_map" in index else set()
+    )
+    files = [folder / str(name) for name in sorted(names, key=str)]
+    missing = [file.name for file in files if Path(file.name) != file.relative_to(folder) or not file.is_file()]
+    if missing or not files:
+        raise DposcopeError(
+            f"{folder} lacks {missing[0] if missing else 'weights'}, which its index names; get it anew"
+        )
+    return files
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    try:
+        with safe_open(file, framework="pt"):
+            pass  # checks lengths, types, and that tensors neither overlap nor end after the file
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DposcopeError(f"{file} is damaged ({error}); get it anew") from error
+    header.pop("__metadata__", None)
+    places: dict[str, Stored] = {}
+    for name, about in header.items():
+        if about["dtype"] not in _DTYPES:
+            raise DposcopeError(f"{file} holds {name} as {about['dtype']}, which is not supported")
+        start, end = about["data_offsets"]
+        places[name] = Stored(
+            file, name, _DTYPES[about["dtype"]], tuple(about["shape"]), 8 + length + start, end - start
+        )
+    return places
