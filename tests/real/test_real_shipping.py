@@ -67,10 +67,6 @@ def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path):
     assert changed == done.tensors == gemma.n_blocks
     assert 0 < done.rounding <= 2**-11
     effect = (hooked - logits(gemma)).abs().mean()
-    print(
-        f"rounding {done.rounding:.1e}, mean change of logits {effect:.3f}, of that by rounding "  # noqa: T201
-        f"{(folded - hooked).abs().mean() / effect:.1e}"
-    )
     assert (folded - hooked).abs().mean() < 0.01 * effect
 
 
