@@ -1,6 +1,7 @@
 """The trade-off: what is drawn, and the spots that answer to a pointer."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from dposcope.evaluation.statistics import Difference, Estimate
@@ -24,8 +25,11 @@ FOUND = Tradeoff(
     base=0.3,
     chosen=Estimate(0.06, 0.04, 0.08, 10),
     chosen_rise=0.045,
+    unseen=Estimate(0.08, 0.05, 0.11, 12),
+    unseen_base=0.31,
+    scorer="mean of two",
 )
-HELD_OUT = HeldOut(Estimate(0.08, 0.05, 0.11, 12), Difference(0.05, 0.04, 0.06, 6))
+HELD_OUT = HeldOut(FOUND.unseen, Difference(0.05, 0.04, 0.06, 6))
 
 
 def drawn():
@@ -71,7 +75,7 @@ def test_spots_lie_on_their_marks_and_say_the_settings():
 
 
 def test_names_from_outside_are_inert():
-    hostile = Tradeoff([tried("</title><script>x</script>", 0.01, 0.2)], 0.3, FOUND.chosen, 0.01)
+    hostile = replace(FOUND, trials=[tried("</title><script>x</script>", 0.01, 0.2)])
     figure = tradeoff(hostile, bound=None, held_out=None, concept="toxicity")
     svg = str(tradeoff_svg(hostile, figure, description="a figure"))
     assert not re.search(r"<script", svg)
@@ -79,7 +83,7 @@ def test_names_from_outside_are_inert():
 
 
 def test_a_search_in_which_nothing_was_allowed_draws_its_axes():
-    empty = Tradeoff([tried("groups", 0.4, None)], 0.3, Estimate(0.3, 0.2, 0.4, 10), 0.0)
+    empty = replace(FOUND, trials=[tried("groups", 0.4, None)])
     assert 'class="spot"' not in tradeoff_svg(
         empty, tradeoff(empty, bound=0.05, held_out=None, concept="toxicity"), description="a figure"
     )

@@ -11,11 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.trials import Trial
-from dposcope.study.tune import TuneRun, join_tune, run_tune
+from dposcope.study.tune import TuneRun, _search_scorer, join_tune, run_tune
 from dposcope.study.tune_settings import TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
 
@@ -108,6 +109,29 @@ def test_the_page_shows_search_value_beside_held_out_value(done):
     assert f"{done.run.found.written.concept:.3f}" in page
     assert f"{done.run.scores.conditions['edit']['toxicity'].mean:.3f}" in page
     assert "winner" in page
+
+
+def test_search_and_held_out_values_are_by_one_scorer(done):
+    """The table's scorer is another one than the search's; the comparison of the two is by the latter."""
+    rows = pl.read_parquet(done.run.folder / "samples.parquet")
+    scorer = _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))
+    page = (done.run.folder / "report.html").read_text()
+    for condition in ("none", "edit"):
+        texts = rows.filter(pl.col("condition") == condition).sort("row")["continuation"].to_list()
+        assert f"{scorer(texts).mean():.3f}" in page
+    assert scorer.name in page
+
+
+def test_the_search_is_drawn_beside_the_report_and_in_the_model_card(done):
+    drawn = (done.run.folder / "tradeoff.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert (done.run.folder / "tradeoff.svg").exists()
+    assert (done.run.folder / "model" / "tradeoff.png").read_bytes() == drawn
+    card = (done.run.folder / "model" / "README.md").read_text()
+    assert "](tradeoff.png)" in card
+    learned = done.run.found.point.source.startswith("learned")
+    assert ("No training took place" in card) != learned
+    assert ("the model itself wrote" in card) == learned
 
 
 def done_trials(done):

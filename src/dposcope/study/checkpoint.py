@@ -12,9 +12,12 @@ from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.model.language_model import LanguageModel
+from dposcope.search.family import LEARNED
 
 
-def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None) -> None:
+def write_checkpoint(
+    lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None, figure: Path | None = None
+) -> None:
     """Write the folded model into `folder`, whole or not at all; plain `from_pretrained` loads it.
 
     Args:
@@ -22,15 +25,19 @@ def write_checkpoint(lm: LanguageModel, edit: Edit, folder: Path, *, scores: Sco
         edit: what is folded.
         folder: must not exist, or is replaced.
         scores: held-out numbers for the card, where there are some.
+        figure: a PNG of the search, shown in the card and kept beside it.
 
     Raises:
         DposcopeError: the disk is full or the folder cannot be written.
     """
     with folded(lm, edit):
-        write_model(lm, folder, card=model_card(lm, edit, scores), edit=edit)
+        card = model_card(lm, edit, scores, figure=None if figure is None else figure.name)
+        write_model(lm, folder, card=card, edit=edit, figure=figure)
 
 
-def write_model(lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None = None) -> None:
+def write_model(
+    lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None = None, figure: Path | None = None
+) -> None:
     """Write a model as it is into `folder`, whole or not at all; plain `from_pretrained` loads it.
 
     Args:
@@ -38,6 +45,7 @@ def write_model(lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None
         folder: must not exist, or is replaced.
         card: its README.
         edit: what was folded into it, kept beside it.
+        figure: of the card, kept beside it.
 
     Raises:
         DposcopeError: the disk is full or the folder cannot be written.
@@ -49,6 +57,8 @@ def write_model(lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None
         (scratch / "README.md").write_text(card, encoding="utf-8")
         if edit is not None:
             edit.save(scratch / "dposcope_edit")
+        if figure is not None:
+            shutil.copyfile(figure, scratch / figure.name)
         readable = 0o666 & ~current_umask()
         for file in scratch.iterdir():
             file.chmod(readable)  # safetensors writes private files
@@ -63,9 +73,10 @@ def write_model(lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
+def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: str | None = None) -> str:
     """The checkpoint's README: what was done, what it did, and what was not tested."""
     facts = edit.about
+    learned = str(facts.get("source", "")).startswith(LEARNED)
     lines = [
         "---",
         "library_name: transformers",
@@ -76,7 +87,10 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
         "# Edited checkpoint",
         "",
         f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
-        "No training took place, and nothing runs beside the model: it is an ordinary checkpoint.",
+        "The gains were learned from texts that the model itself wrote; no other weight was trained."
+        if learned
+        else "No training took place.",
+        "Nothing runs beside the model: it is an ordinary checkpoint.",
         "",
         "## What was done",
         "",
@@ -86,6 +100,8 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None) -> str:
     ]
     if scores is not None and "edit" in scores.conditions:
         lines += _score_table(scores)
+    if figure is not None:
+        lines += ["## What else was tried", "", f"![Every edit of the search: what it gives and costs]({figure})", ""]
     lines += [
         "## What was not tested",
         "",

@@ -73,6 +73,12 @@ class Tradeoff:
     """The chosen edit's score there: what the search saw, and so a little flattered."""
     chosen_rise: float
     """Of log-perplexity on the text that set its strength."""
+    unseen: Estimate
+    """The chosen edit's score on the report's prompts, by the scorer of the search."""
+    unseen_base: float
+    """The plain model's there."""
+    scorer: str
+    """Of the search."""
 
 
 @dataclass(frozen=True)

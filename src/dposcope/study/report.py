@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from dposcope.artefacts import write_text
 from dposcope.errors import plural
@@ -293,21 +294,26 @@ def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
     )
 
 
+def tradeoff_of(page: EditPage, found: Tradeoff) -> Figure:
+    """The page's trade-off as a figure of its own."""
+    rise = page.scores.against_none[page.edit_condition.name].differences["logppl"]
+    concept = ShownText().plain(page.scores.concept)
+    return tradeoff(found, bound=page.bound, held_out=HeldOut(found.unseen, rise), concept=concept)
+
+
 def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _PageFigure:
-    edit = page.edit_condition.name
-    rise = page.scores.against_none[edit].differences["logppl"]
-    held_out = HeldOut(page.scores.conditions[edit]["toxicity"], rise)
     concept = shown.plain(page.scores.concept)
-    trials = plural(len(found.trials), "trial")
     return _PageFigure(
         tradeoff_svg(
             found,
-            tradeoff(found, bound=page.bound, held_out=held_out, concept=concept),
-            description=f"Mean {concept} against the rise of log-perplexity, {trials}: see the table.",
+            tradeoff_of(page, found),
+            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(found.trials), 'trial')}: "
+            "see the table.",
         ),
-        f"What each trial gives ({concept}, lower is better) and costs (log-perplexity, left is better); lines join "
-        "the best of each method. Circle: the chosen edit on the search prompts; diamond: on prompts and text that the "
-        "search never saw, with both intervals. Dotted: the bound. A pointer on a mark shows its settings.",
+        f"What each trial gives ({concept} by the {found.scorer}, lower is better) and costs (log-perplexity, left is "
+        "better); lines join the best of each method. Circle: the chosen edit on the search prompts; diamond: on "
+        "prompts and text that the search never saw, with both intervals. Dotted: the bound. A pointer on a mark shows "
+        "its settings.",
     )
 
 

@@ -18,6 +18,7 @@ from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
+from dposcope.search.family import LEARNED
 from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
@@ -28,7 +29,7 @@ from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
-from dposcope.study.tune_report import write_tune_report
+from dposcope.study.tune_report import FIGURE, write_tune_report
 from dposcope.study.tune_search import Found, choose, join_search, prepare_search, search_edits, sources_of
 from dposcope.study.tune_settings import TuneSettings
 
@@ -93,15 +94,17 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             for name, intervention in conditions.items()
         }
         scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(found.edit)})
+        write_tune_report(job, ingredients, searched, found, outcomes, materials, scores, judge, settings)
+        figure = out / FIGURE if searched.trials else None
+        drawn = None if figure is None else file_digest(figure)
         run.stage(
             "fold",
             "Folding the edit into a checkpoint",
-            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
+            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
             files=[out / CHECKPOINT / "config.json"],
-            make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores),
+            make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
             load=lambda: None,
         )
-        write_tune_report(job, ingredients, searched, found, outcomes, materials, scores, judge, settings)
         return TuneRun(out, scores, found.edit, found)
 
 
@@ -146,7 +149,7 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _edit_stem(run: Run, weight: float) -> Path:
-    return run.folder / f"learned-{weight:g}" / "edit"
+    return run.folder / f"{LEARNED}-{weight:g}" / "edit"
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

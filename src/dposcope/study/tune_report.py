@@ -2,23 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from dposcope.artefacts import library_versions
 from dposcope.data.concept import BUILTIN
 from dposcope.directions.lens import lens
-from dposcope.evaluation.statistics import Estimate
-from dposcope.evaluation.suite import Materials, Outcome, Scores
+from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.neurons.groups import group_sets
 from dposcope.search.family import NO_GAINS, Point
 from dposcope.search.trials import Trial
 from dposcope.study.edit_report import LABELS, evenly_spaced
+from dposcope.study.figures import save_figure
 from dposcope.study.ingredients import Ingredients, Job
 from dposcope.study.numbers import fact
 from dposcope.study.page import EditPage, GroupSize, SearchStep, Tradeoff, TriedEdit
-from dposcope.study.report import write_report
+from dposcope.study.report import tradeoff_of, write_report
 from dposcope.study.tune_search import Found, Searched
 from dposcope.study.tune_settings import TuneSettings
+
+FIGURE = "tradeoff.png"
+"""Of the search, beside the report; as SVG, too."""
 
 
 def write_tune_report(
@@ -32,7 +37,7 @@ def write_tune_report(
     judge: TrainedScorer,
     settings: TuneSettings,
 ) -> None:
-    """Write `report.html` into the run's folder."""
+    """Write `report.html` into the run's folder, and the figure of its search."""
     direction, gains = ingredients.direction, found.edit.gains
     sets = group_sets(ingredients.cosine, ingredients.means.mean)
     page = EditPage(
@@ -65,24 +70,30 @@ def write_tune_report(
             **library_versions(),
         },
         notes=_notes(searched, found, settings, materials),
-        tradeoff=_tradeoff(searched, found),
+        tradeoff=_tradeoff(searched, found, outcomes),
     )
     write_report(page, job.run.folder / "report.html")
+    if page.tradeoff is not None:
+        for name in (FIGURE, Path(FIGURE).with_suffix(".svg")):
+            save_figure(tradeoff_of(page, page.tradeoff), job.run.folder / name)
 
 
-def _tradeoff(searched: Searched, found: Found) -> Tradeoff | None:
+def _tradeoff(searched: Searched, found: Found, outcomes: Mapping[str, Outcome]) -> Tradeoff | None:
     if not searched.trials:
         return None
     best = {trial.number for trial in searched.front}
     steps = () if found.strength is None else found.strength.steps
     taken = [step for step in steps if found.strength is not None and step.strength == found.strength.chosen]
     prompts = len(searched.objective.prompts)
-    written = found.written
+    written, scorer = found.written, searched.objective.scorer
     return Tradeoff(
         [_tried(trial, prompts, on_front=trial.number in best) for trial in searched.trials],
         searched.base.concept,
         Estimate(written.concept, written.concept_low, written.concept_high, prompts),
         taken[0].increase.mean if taken else 0.0,
+        unseen=bootstrap_mean(scorer(outcomes["edit"].continuations)),
+        unseen_base=float(scorer(outcomes[BASE].continuations).mean()),
+        scorer=scorer.name,
     )
 
 
