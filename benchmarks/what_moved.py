@@ -4,9 +4,10 @@
       --neutral F --out DIR
 
 Three tables and a figure in DIR: `rule` (share of neurons that lost toxicity, by group and by the block that the
-direction was read at), `alike` (rank correlation of the edit's reductions with those of the tuned model, beside what
-two halves of the prompts give for the tuned model itself), `parts` (parts of the edit applied alone). Mean activations
-come from each model's own 20 greedy tokens after the second half of the prompts; parts are scored on the first half.
+direction was read at), `alike` (rank correlation of the edit's reductions with those of the tuned model, beside those
+of its control, shuffled gains, and what two halves of the prompts give for the tuned model itself), `parts` (parts of
+the edit applied alone). Mean activations come from each model's own 20 greedy tokens after the second half of the
+prompts; parts are scored on the first half.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from dposcope.neurons.groups import cosines, projections
 from dposcope.study.figures import save_figure
 from moved.parts import parts, score_parts
 from moved.rule import followed, members, rank_correlation
-from moved.show import alike_table, figure, parts_table, rule_table
+from moved.show import ALONE, CONTROL, TUNED, WRITES, alike_table, figure, parts_table, rule_table
 
 HALVES = 2
 
@@ -67,6 +68,9 @@ def run(options: argparse.Namespace) -> None:
     tell("neurons of the edited model")
     with edit.on(lm):
         edited = means(lm)
+    tell("neurons under its control")
+    with edit.control(0).on(lm):
+        shuffled = means(lm)
     after: list[Tensor] | None = None
     if options.tuned:
         tell("neurons of the tuned model")
@@ -75,9 +79,9 @@ def run(options: argparse.Namespace) -> None:
         del tuned
 
     own = (1 - edit.gains.values.double()) * mean
-    shifts = {"the edit, its gains alone": own, "the edit, as it writes": _shift(before, edited)}
+    shifts = {ALONE: own, WRITES: _shift(before, edited), CONTROL: _shift(before, shuffled)}
     if after is not None:
-        shifts["the tuned model"] = _shift(before, after)
+        shifts[TUNED] = _shift(before, after)
 
     rule_rows: list[dict[str, object]] = []
     along: dict[int, Tensor] = {}
@@ -98,13 +102,14 @@ def run(options: argparse.Namespace) -> None:
     rule.save(folder)
     if after is not None:
         groups = members(projected, mean)
-        gains, written, moved = (table * projected for table in shifts.values())
+        gains, written, control, moved = (table * projected for table in shifts.values())
         first_half, second_half = ((one - other) * projected for one, other in zip(before, after, strict=True))
         rows: list[dict[str, Any]] = [
             {
                 "group": group,
                 "edit": rank_correlation(written, moved, mask),
                 "gains": rank_correlation(gains, moved, mask),
+                "control": rank_correlation(control, moved, mask),
                 "halves": rank_correlation(first_half, second_half, mask),
             }
             for group, mask in groups.items()

@@ -74,9 +74,9 @@ def test_what_is_done_is_not_counted():
     done = [one if number else type(one)(**{**one.to_json(), "done": True}) for number, one in enumerate(found)]
     table = plan_table("title", done)
     assert table.rows[0][1:3] == ("done", "–")
-    assert table.notes[0].startswith("6 of 7 steps to do")
+    assert table.notes[0].startswith("8 of 9 steps to do")
     none = plan_table("title", [type(one)(**{**one.to_json(), "done": True}) for one in found])
-    assert none.notes[0].startswith("0 of 7 steps to do: about 0 s")
+    assert none.notes[0].startswith("0 of 9 steps to do: about 0 s")
 
 
 def test_adapters_and_gains_need_less_memory_than_all_weights(tmp_path):

@@ -108,7 +108,7 @@ def test_the_command_writes_its_tables_and_figure(tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rule = pl.read_parquet(tmp_path / "out" / "rule.parquet")
-    assert rule.height == 3 * 2 * 5
+    assert rule.height == 4 * 2 * 5
     alike = pl.read_parquet(tmp_path / "out" / "alike.parquet")
     assert np.isfinite(alike["edit"].to_numpy()).all()
     assert (tmp_path / "out" / "what-moved.png").stat().st_size > 1_000

@@ -33,6 +33,8 @@ def test_the_steps_in_their_order(tmp_path):
         "dpo-sampled",
         "explain-sampled-strict",
         "explain-sampled-reference",
+        "dpo-gains",
+        "explain-gains-strict",
         "pairs-pplm",
         "dpo-pplm",
         "explain-pplm-strict",
@@ -55,6 +57,12 @@ def test_every_file_goes_where_it_belongs(tmp_path, files):
             files["prompts"],
             files["passages"],
         )
+
+
+def test_studies_of_the_same_pairs_make_them_once(tmp_path):
+    steps = steps_of(tmp_path)
+    assert steps["dpo-gains"].after == steps["dpo-sampled"].after == (steps["pairs-sampled"],)
+    assert steps["dpo-gains"].settings.pairs == str(steps["pairs-sampled"].pairs)
 
 
 def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
@@ -105,9 +113,9 @@ def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, aga
 @pytest.mark.parametrize(
     ("file", "again"),
     [
-        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
+        ("text", {"dpo-sampled", "dpo-gains", "pairs-pplm", "dpo-pplm"}),
         ("neutral", set()),
-        ("prompts", {"pairs-sampled", "dpo-sampled"}),
+        ("prompts", {"pairs-sampled", "dpo-sampled", "dpo-gains"}),
     ],
 )
 def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):

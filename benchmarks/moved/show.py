@@ -12,6 +12,10 @@ from dposcope.study.table import Table
 from moved.parts import Scored
 from moved.rule import ALL
 
+ALONE, WRITES = "the edit, its gains alone", "the edit, as it writes"
+CONTROL, TUNED = "its control, as it writes", "the tuned model"
+ALIKE = {"edit": "edit as it writes", "gains": "its gains alone", "control": "its control"}
+
 
 def _percent(mean: float, low: float, high: float) -> str:
     return f"{fixed(100 * mean, 1)} % ({fixed(100 * low, 1)}–{fixed(100 * high, 1)})"
@@ -42,7 +46,7 @@ def rule_table(frame: pl.DataFrame, model: str) -> Table:
 
 def alike_table(rows: list[dict[str, Any]], model: str) -> Table:
     """How alike the edit and the tuned model are."""
-    names = ("edit", "gains", "halves")
+    names = ("edit", "gains", "control", "halves")
     numbers = [
         {"group": row["group"]}
         | {
@@ -64,7 +68,7 @@ def alike_table(rows: list[dict[str, Any]], model: str) -> Table:
         "alike",
         f"Rank correlation of neurons' reductions: an edit of {model} and the tuned model",
         pl.DataFrame(numbers).with_columns(pl.lit(model).alias("model"), pl.lit("strict").alias("protocol")),
-        ("group", "neurons", "edit as it writes, tuned", "its gains alone, tuned", "tuned, two halves of the prompts"),
+        ("group", "neurons", *(f"{one}, tuned" for one in ALIKE.values()), "tuned, two halves of the prompts"),
         cells,
         (
             "Spearman's ρ; intervals: 95 %, blocks resampled. The last column is what noise of the prompts leaves: no "
@@ -121,26 +125,27 @@ def parts_table(scored: list[Scored], model: str, prompts: int) -> Table:
 
 def figure(rule: pl.DataFrame, alike: list[dict[str, Any]], block: int) -> Figure:
     """Left: the rule. Right: likeness with the tuned model."""
-    roles = {"the edit, its gains alone": "part", "the edit, as it writes": "edit", "the tuned model": "control"}
+    roles = {ALONE: "part", WRITES: "edit", CONTROL: "control", TUNED: "paper"}
     groups = [str(row["group"]) for row in alike]
     with house_style():
-        figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for step, (change, role) in enumerate(roles.items()):
             own = rule.filter((pl.col("change") == change) & (pl.col("block") == block))
             for place, group in enumerate(groups):
                 row = own.filter(pl.col("group") == group).row(0, named=True)
                 value = Estimate(row["share"], row["share_low"], row["share_high"], row["neurons"])
-                _dot(left, place + 0.2 * (step - 1), value, role, change if place == 0 else None)
+                _dot(left, place + 0.18 * (step - 1.5), value, role, change if place == 0 else None)
         for step, (name, role, label) in enumerate(
             (
-                ("gains", "part", "its gains alone and the tuned model"),
+                ("gains", "part", "the edit's gains alone and the tuned model"),
                 ("edit", "edit", "the edit as it writes and the tuned model"),
-                ("halves", "control", "the tuned model, two halves of the prompts"),
+                ("control", "control", "its control and the tuned model"),
+                ("halves", "paper", "the tuned model, two halves of the prompts"),
             )
         ):
             for place, row in enumerate(alike):
-                _dot(right, place + 0.2 * (step - 1), row[name], role, label if place == 0 else None)
+                _dot(right, place + 0.18 * (step - 1.5), row[name], role, label if place == 0 else None)
         for axes, chance, title in (
             (left, 0.5, "share of neurons that lost toxicity"),
             (right, 0.0, "rank correlation of reductions"),

@@ -126,14 +126,19 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     # These mean something else to other commands: DPO's batches are of pairs.
     measuring = {name: given.pop(name) for name in _MEASURING if name in given}
     data = {**_of_concept(preset, settings.concept), **given}
+    pairs_of: dict[str, Step] = {}
     for study in preset.study:
         place = folder / study.name
         # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
         others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts",)
         of_pairs = {name: value for name, value in data.items() if name not in others}
         made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
-        pairs = Step(model, study, "pairs", None, made, place / "pairs")
-        yield pairs
+        # A study that asks for the same pairs as an earlier one reads those.
+        asked = made.model_dump_json()
+        if asked not in pairs_of:
+            pairs_of[asked] = Step(model, study, "pairs", None, made, place / "pairs")
+            yield pairs_of[asked]
+        pairs = pairs_of[asked]
         for_dpo = {**data, "pairs": str(pairs.pairs), "neutral": data.get("text")}
         dpo = Step(
             model, study, "dpo", None, _made(DpoSettings, preset, "dpo", for_dpo, study.dpo), place / "dpo", (pairs,)
