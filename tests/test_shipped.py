@@ -48,6 +48,8 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     Edit.of(Gains(torch.ones(2, 3))).save("gemma-3-270m")
     assert edit_file("gemma-3-270m") == Path("gemma-3-270m")
     assert edit_file("runs/none/edit") == Path("runs/none/edit")
+    Edit.of(Gains(torch.ones(2, 3))).save(tmp_path / "run" / "edit")
+    assert edit_file("run") == Path("run/edit")
 
 
 def test_a_condition_names_it_by_the_model():

@@ -30,7 +30,8 @@ def fold(
     model
         A folder with config.json and safetensors weights, a bundled name, or a .gguf file.
     edit
-        What dposcope edit, tune or dpo --train gains left: edit.safetensors, or the folder of the run.
+        What dposcope edit, tune or dpo --train gains left: edit.safetensors, or the folder of the run; or the name of
+        a bundled model, for the edit that comes with dposcope.
     out
         The new folder, or the new .gguf file; must not exist.
     form

@@ -32,12 +32,14 @@ def shipped_edit(model: str) -> Edit:
 
 
 def edit_file(named: str | Path) -> Path:
-    """Where a named edit lies: a file or its stem; or, where there is none, the bundled model's own.
+    """Where a named edit lies: a file or its stem, a run's folder; or, where there is none, the bundled model's own.
 
     Args:
-        named: `runs/mine/edit.safetensors`, `runs/mine/edit`, or `gemma-3-270m`.
+        named: `runs/mine/edit.safetensors`, `runs/mine/edit`, `runs/mine`, or `gemma-3-270m`.
     """
-    path = Path(named)
+    path = Path(named).expanduser()
+    if value_files(path / "edit").about.exists():
+        return path / "edit"
     if not value_files(path).about.exists() and str(named) in shipped_edits():
         return _FOLDER / str(named)
     return path

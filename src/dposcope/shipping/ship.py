@@ -5,6 +5,7 @@ from pathlib import Path
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.shipped import edit_file
 from dposcope.shipping.adapters import write_adapters
 from dposcope.shipping.checkpoint import fold_checkpoint
 from dposcope.shipping.gguf import fold_gguf
@@ -39,14 +40,12 @@ def ship(source: str | Path, edit: Edit, out: Path, *, form: str | None = None) 
 
 
 def load_edit(path: str | Path) -> Edit:
-    """An edit by its file, with or without a suffix, or by the folder of the run that left it.
+    """An edit by its file, with or without a suffix, by the folder of the run that left it, or by a bundled model.
 
     Raises:
         DposcopeError: there is none, or it is damaged.
     """
-    stem = Path(path).expanduser()
-    if stem.is_dir():
-        stem /= "edit"
+    stem = edit_file(path)
     if not value_files(stem).tensors.is_file():
         raise DposcopeError(f"no edit at {path}; name edit.safetensors, or the folder of a finished run")
     return Edit.load(stem)
