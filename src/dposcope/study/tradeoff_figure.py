@@ -12,7 +12,7 @@ from dposcope.study.page import Tradeoff, TriedEdit
 
 _METHODS = (("#009e73", "s"), ("#d55e00", "^"), ("#b0609a", "v"), ("#e69f00", "P"), ("#56b4e9", "X"))
 """Colour and marker of each method, told apart without either alone; the edit's blue is that of what is chosen."""
-_WIDTH, _HEIGHT = 6.4, 4.0
+_WIDTH, _HEIGHT = 6.4, 4.4
 _REACH = 6.0
 """Radius of what answers to a pointer, in points."""
 
@@ -87,7 +87,8 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}")
-        axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.93))
+        # Above: no corner is free of marks for every search.
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return figure
 
 

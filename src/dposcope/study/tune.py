@@ -168,7 +168,7 @@ def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
         return scorer
     half = read_comments(settings).half("first")
     labels = [int(label) for label in half.labels]
-    return MeanScorer([scorer, TrainedScorer.fit(half.texts, labels, seed=settings.seed)])
+    return MeanScorer([scorer, TrainedScorer.fit(half.texts, labels, seed=settings.seed, name="second scorer")])
 
 
 def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:
