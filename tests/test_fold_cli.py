@@ -52,6 +52,29 @@ def test_adapters_by_the_folder_of_the_run(base, capsys, tmp_path):
     assert kinds == {"gains": "IA3", "ablation": "LORA"}
 
 
+def test_gains_alone_leave_the_ablation_out(base, tmp_path, capsys):
+    told = command(
+        capsys,
+        "fold",
+        base,
+        "--edit",
+        tmp_path / "run",
+        "--gains-alone",
+        "--out",
+        tmp_path / "alone",
+        "--form",
+        "adapters",
+    )
+    assert told.code == 0, told.err
+    assert (tmp_path / "alone").exists()
+    assert not list((tmp_path / "alone").rglob("*lora*"))
+    assert "ablation" not in {path.name for path in (tmp_path / "alone").rglob("*")}
+    Edit.of(Edit.load(tmp_path / "run/edit").ablations[0]).save(tmp_path / "only/edit")
+    told = command(capsys, "fold", base, "--edit", tmp_path / "only", "--gains-alone", "--out", tmp_path / "none")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "no gains of neurons" in told.err
+
+
 def test_a_gguf_file(capsys, tmp_path):
     lm = wide("llama")
     write(lm, tmp_path / "base.gguf", "Q4_0")

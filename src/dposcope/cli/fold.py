@@ -11,6 +11,7 @@ def fold(
     edit: Path,
     out: Path,
     form: Literal["checkpoint", "adapters"] | None = None,
+    gains_alone: bool = False,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.
@@ -36,6 +37,8 @@ def fold(
         The new folder, or the new .gguf file; must not exist.
     form
         Of a folder: checkpoint (default) or adapters.
+    gains_alone
+        Leave out what is no gain of a neuron: ablations and gains of heads, which GGUF cannot hold.
     json
         Print the result as JSON.
     """
@@ -44,6 +47,8 @@ def fold(
     from dposcope.shipping.ship import load_edit, ship
 
     what = load_edit(edit)
+    if gains_alone:
+        what = what.gains_alone()
     done = ship(model, what, out, form=form)
     if json:
         print_json(done.to_json())

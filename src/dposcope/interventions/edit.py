@@ -69,6 +69,16 @@ class Edit:
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
         )
 
+    def gains_alone(self) -> "Edit":
+        """Only the gains of neurons, which every form can hold.
+
+        Raises:
+            DposcopeError: there are none.
+        """
+        if self.gains is None:
+            raise DposcopeError("the edit has no gains of neurons, so nothing of it would be left")
+        return replace(self, ablations=(), head_gains=None)
+
     def control(self, seed: int) -> "Edit":
         """What should not do it (SPEC section 5): the same gains shuffled among the neurons of each block, and
         random directions ablated at the same weights and sites."""

@@ -127,7 +127,10 @@ def _scaled(tensor: Any, factors: NDArray[np.float64], columns: bool) -> Scaled:
 def _gains(edit: Edit | Gains) -> Gains:
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     for there, what in (
-        (any(one.weight != 0 for one in edit.ablations), "an ablation changes whole weights"),
+        (
+            any(one.weight != 0 for one in edit.ablations),
+            "an ablation changes whole weights (--gains-alone leaves it out)",
+        ),
         (edit.head_gains is not None and len(edit.head_gains.touched) > 0, "gains of heads change columns"),
     ):
         if there:
