@@ -115,9 +115,6 @@ def test_training_ends_the_same(llama, tmp_path, kl_on):
     for mine, theirs in zip(kept, live, strict=True):
         # At the first step margins are 0 up to rounding, and their signs are nobody's.
         del mine[accuracy := "eval_accuracy" if "eval_loss" in mine else "accuracy"], theirs[accuracy]
-        # RMSprop's first steps have the size of the sign of a gradient, however near to 0, and so magnify rounding.
-        norms = [one.pop("grad_norm", 0.0) for one in (mine, theirs)]
-        assert norms[0] == pytest.approx(norms[1], rel=3e-2)
         assert mine == pytest.approx(theirs, rel=1e-2, abs=1e-3)
     base = {name: value.detach() for name, value in llama.model.named_parameters()}
     moved = sum(float((value - base[name]).square().sum()) for name, value in live_values.items())

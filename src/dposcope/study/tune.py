@@ -128,15 +128,13 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
-        missing = [weight for weight in settings.learns if not value_files(_edit_stem(run, weight)).about.exists()]
-        if missing:
+        stems = [_edit_stem(run, weight) for weight in settings.learns]
+        if not all(value_files(stem).about.exists() for stem in stems):
             raise DposcopeError(f"{out} still learns its gains; join it when its search has begun")
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         ingredients = prepare(job, settings, settings)
-        learned = {
-            _edit_stem(run, weight).parent.name: Edit.load(_edit_stem(run, weight)) for weight in settings.learns
-        }
+        learned = {stem.parent.name: Edit.load(stem) for stem in stems}
         sources = sources_of(job, ingredients, learned, learn_text, settings)
         scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
         prepared = prepare_search(job, sources, ingredients, learn_text, scorer, settings)
