@@ -117,12 +117,12 @@ def test_training_ends_the_same(llama, tmp_path, kl_on):
     for mine, theirs in zip(kept, live, strict=True):
         # At the first step margins are 0 up to rounding, and their signs are nobody's.
         del mine[accuracy := "eval_accuracy" if "eval_loss" in mine else "accuracy"], theirs[accuracy]
-        assert mine == pytest.approx(theirs, rel=1e-2, abs=1e-3)
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     base = {name: value.detach() for name, value in llama.model.named_parameters()}
     moved = sum(float((value - base[name]).square().sum()) for name, value in live_values.items())
     apart = sum(float((value - kept_values[name]).square().sum()) for name, value in live_values.items())
     assert moved > 0
-    assert apart < 0.05**2 * moved
+    assert apart < 1e-4**2 * moved
 
 
 def test_no_second_copy_is_held(llama):
