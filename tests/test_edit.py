@@ -214,3 +214,17 @@ def test_one_line_for_people(llama):
     edit = Edit.of(Gains(values), ablate(torch.ones(16), weight=0.51234))
     assert str(edit) == "gains on 5 of 72 neurons + ablation w = 0.512"
     assert str(Edit()) == "no change"
+
+
+@pytest.mark.parametrize(
+    ("about", "trained"),
+    [
+        ({}, False),
+        ({"made by": "dposcope edit"}, False),
+        ({"made by": "dposcope tune", "source": "groups"}, False),
+        ({"made by": "dposcope tune", "source": "learned-1"}, True),
+        ({"made by": "dposcope dpo --train gains"}, True),
+    ],
+)
+def test_an_edit_says_whether_its_gains_were_trained(about, trained):
+    assert ("learned" in Edit(Gains(torch.ones(2, 3)), about=about).origin) == trained

@@ -131,7 +131,7 @@ def test_the_search_is_drawn_beside_the_report_and_in_the_model_card(done):
     assert "](tradeoff.png)" in card
     learned = done.run.found.point.source.startswith("learned")
     assert ("No training took place" in card) != learned
-    assert ("the model itself wrote" in card) == learned
+    assert ("learned from preference pairs" in card) == learned
 
 
 def done_trials(done):

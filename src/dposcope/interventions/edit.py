@@ -17,6 +17,9 @@ from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Applied, Change, Site, hooked
 
+LEARNED = "learned"
+"""How `about["source"]` begins where gains were learned."""
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:
@@ -45,19 +48,17 @@ class Edit:
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
         for part in parts:
-            if isinstance(part, Edit):
-                facts |= dict(part.about)
-            both = (
-                (part,) if isinstance(part, Gains) else (part.gains, part.head_gains) if isinstance(part, Edit) else ()
-            )
-            for new in both:
-                if new is None:
-                    continue
-                if new.positions is not Positions.ALL:
-                    raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
-                old = found.get(new.of)
-                found[new.of] = new if old is None else replace(old, values=old.values * new.values)
-            ablations += (part,) if isinstance(part, Ablation) else part.ablations if isinstance(part, Edit) else ()
+            if isinstance(part, Ablation):
+                ablations += (part,)
+                continue
+            # An Edit of gains that act at some positions alone is refused here.
+            whole = part if isinstance(part, Edit) else cls(part) if part.of == "neurons" else cls(head_gains=part)
+            facts |= dict(whole.about)
+            ablations += whole.ablations
+            for new in (whole.gains, whole.head_gains):
+                if new is not None:
+                    old = found.get(new.of)
+                    found[new.of] = new if old is None else replace(old, values=old.values * new.values)
         return cls(found.get("neurons"), ablations, {**facts, **(about or {})}, found.get("heads"))
 
     def strength(self, factor: float) -> "Edit":
@@ -68,6 +69,14 @@ class Edit:
             head_gains=None if self.head_gains is None else self.head_gains.strength(factor),
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
         )
+
+    @property
+    def origin(self) -> str:
+        """One sentence for model cards: whether anything was trained, as far as the edit says."""
+        trained = str(self.about.get("made by", "")).startswith("dposcope dpo")
+        if trained or str(self.about.get("source", "")).startswith(LEARNED):
+            return "Its gains were learned from preference pairs; no other weight was trained."
+        return "No training took place."
 
     def gains_alone(self) -> "Edit":
         """Only the gains of neurons, which every form can hold.

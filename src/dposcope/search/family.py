@@ -11,8 +11,6 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 
-LEARNED = "learned"
-"""How sources of learned gains begin their names."""
 NO_GAINS = "none"
 """The source of an edit that is an ablation alone."""
 MOST_TILT = 0.75

@@ -30,7 +30,7 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
         "",
         "# An edit as adapters",
         "",
-        f"For `{base}`: {edit}. No training took place.",
+        f"For `{base}`: {edit}. {edit.origin}",
         "",
         "| folder | what it holds |",
         "| --- | --- |",

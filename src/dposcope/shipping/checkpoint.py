@@ -25,7 +25,7 @@ from dposcope.shipping.result import Shipped
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Stored, Weights, find
 from dposcope.shipping.written import Rewriting
-from dposcope.study.checkpoint import model_card
+from dposcope.study.checkpoint import EDIT, model_card
 
 ROWS = 4096
 """Value vectors worked on at once: in float64 their copies would outweigh a large tensor many times."""
@@ -44,10 +44,6 @@ OTHER_WEIGHTS = (
     ".tflite",
 )
 """Files of weights that are not the ones folded; a copy would still hold the model without the edit."""
-
-
-EDIT = "dposcope_edit"
-"""Name of the edit's own files in the folder."""
 
 
 def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:

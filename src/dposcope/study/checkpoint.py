@@ -12,7 +12,9 @@ from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.model.language_model import LanguageModel
-from dposcope.search.family import LEARNED
+
+EDIT = "dposcope_edit"
+"""Name of an edit's own files beside the weights that hold it."""
 
 
 def write_checkpoint(
@@ -56,7 +58,7 @@ def write_model(
         lm.save_pretrained(scratch)
         (scratch / "README.md").write_text(card, encoding="utf-8")
         if edit is not None:
-            edit.save(scratch / "dposcope_edit")
+            edit.save(scratch / EDIT)
         if figure is not None:
             shutil.copyfile(figure, scratch / figure.name)
         readable = 0o666 & ~current_umask()
@@ -76,7 +78,6 @@ def write_model(
 def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: str | None = None) -> str:
     """The checkpoint's README: what was done, what it did, and what was not tested."""
     facts = edit.about
-    learned = str(facts.get("source", "")).startswith(LEARNED)
     lines = [
         "---",
         "library_name: transformers",
@@ -87,9 +88,7 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "# Edited checkpoint",
         "",
         f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
-        "The gains were learned from texts that the model itself wrote; no other weight was trained."
-        if learned
-        else "No training took place.",
+        edit.origin,
         "Nothing runs beside the model: it is an ordinary checkpoint.",
         "",
         "## What was done",

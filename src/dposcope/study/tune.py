@@ -17,8 +17,7 @@ from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.interventions.edit import Edit
-from dposcope.search.family import LEARNED
+from dposcope.interventions.edit import LEARNED, Edit
 from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
