@@ -23,6 +23,7 @@ import dposcope as ds
 from dposcope.data.prompts import split_prompts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.neurons.folds import FoldedMeans, collect_by_fold
 from dposcope.neurons.groups import cosines, projections
 from dposcope.study.figures import save_figure
 from moved.parts import parts, score_parts
@@ -56,22 +57,19 @@ def run(options: argparse.Namespace) -> None:
     if edit.gains is None:
         raise DposcopeError(f"{options.edit} has no gains of neurons, so there is no neuron to look at")
 
-    halves = [list(prompts.learn[place::HALVES]) for place in range(HALVES)]
-
-    def means(model: ds.LanguageModel) -> list[Tensor]:
-        return [ds.collect_means(model, half, batch_size=options.batch_size).mean.double() for half in halves]
+    def means(model: ds.LanguageModel) -> FoldedMeans:
+        return collect_by_fold(model, prompts.learn, HALVES, batch_size=options.batch_size)
 
     tell("neurons of the plain model")
-    moments = ds.collect_means(lm, list(prompts.learn), batch_size=options.batch_size)
-    mean = moments.mean.double()
     before = means(lm)
+    mean = before.whole.mean
     tell("neurons of the edited model")
     with edit.on(lm):
         edited = means(lm)
     tell("neurons under its control")
     with edit.control(0).on(lm):
         shuffled = means(lm)
-    after: list[Tensor] | None = None
+    after: FoldedMeans | None = None
     if options.tuned:
         tell("neurons of the tuned model")
         tuned = ds.load(options.tuned, base=lm)
@@ -103,7 +101,9 @@ def run(options: argparse.Namespace) -> None:
     if after is not None:
         groups = members(projected, mean)
         gains, written, control, moved = (table * projected for table in shifts.values())
-        first_half, second_half = ((one - other) * projected for one, other in zip(before, after, strict=True))
+        first_half, second_half = (
+            (one.mean - other.mean) * projected for one, other in zip(before.folds, after.folds, strict=True)
+        )
         rows: list[dict[str, Any]] = [
             {
                 "group": group,
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
             save_figure(drawn, folder / f"what-moved.{kind}")
     if options.parts:
         norms = torch.stack([lm.value_vectors(block).double().norm(dim=1).cpu() for block in range(lm.n_blocks)])
-        disturbance = (edit.gains.values.double() - 1).abs() * moments.second_moment.double().sqrt() * norms
+        disturbance = (edit.gains.values.double() - 1).abs() * before.whole.second_moment.sqrt() * norms
         found = parts(edit, own * projected, members(projected, mean), disturbance, seed=0)
         scored = score_parts(
             lm,
@@ -135,9 +135,9 @@ def run(options: argparse.Namespace) -> None:
     tell(f"done: {folder}")
 
 
-def _shift(before: list[Tensor], after: list[Tensor]) -> Tensor:
-    """m^pre − m^after, the mean over halves of the prompts."""
-    return torch.stack([one - other for one, other in zip(before, after, strict=True)]).mean(0)
+def _shift(before: FoldedMeans, after: FoldedMeans) -> Tensor:
+    """m^pre − m^after, `[L, d_mlp]`."""
+    return before.whole.mean - after.whole.mean
 
 
 def _told(reduction: Tensor, mask: Tensor) -> dict[str, object]:

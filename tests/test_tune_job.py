@@ -105,6 +105,7 @@ def test_the_report_is_measured_on_prompts_and_text_that_nothing_had_read(done):
 def test_the_page_shows_search_value_beside_held_out_value(done):
     page = (done.run.folder / "report.html").read_text()
     assert "The search" in page
+    assert '<span class="quiet">dposcope tune</span>' in page
     assert page.count('class="spot"') == sum(one.inside for one in done_trials(done))
     assert f"{done.run.found.written.concept:.3f}" in page
     assert f"{done.run.scores.conditions['edit']['toxicity'].mean:.3f}" in page

@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dposcope.artefacts import text_digest
+from dposcope.data.comments import Comments
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import Scorer, scorer_digest
+from dposcope.evaluation.trained_scorer import TrainedScorer
 
 
 class MeanScorer:
@@ -22,6 +24,18 @@ class MeanScorer:
         if not scorers:
             raise DposcopeError("a mean of no scorers is no score; give one at least")
         self._scorers = tuple(scorers)
+
+    @classmethod
+    def with_trained(cls, first: Scorer, comments: Comments, *, seed: int) -> "MeanScorer":
+        """A scorer and one trained from comments: what ranks samples and trials is less the taste of one.
+
+        Args:
+            first: such as the embedded one.
+            comments: labelled; those that the judge is trained on must be others.
+            seed: of the trained scorer.
+        """
+        labels = [int(label) for label in comments.labels]
+        return cls([first, TrainedScorer.fit(comments.texts, labels, seed=seed, name="a scorer from --comments")])
 
     @property
     def name(self) -> str:

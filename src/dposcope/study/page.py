@@ -125,6 +125,8 @@ class EditPage:
     """Versions, seed, command; nothing that changes when the run is repeated."""
     notes: list[str]
     """What a reader must not take from the numbers."""
+    command: str = "dposcope edit"
+    """What made the edit."""
     tradeoff: Tradeoff | None = None
     """Where the edit was searched for; None: only its strength was, or nothing."""
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])

@@ -13,7 +13,6 @@ from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
-from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.ingredients import DIRECTIONS, check_direction, make_direction, read_comments, seed_words
@@ -78,11 +77,7 @@ class Source:
     def scorer(self, settings: PairsSettings) -> Scorer:
         """What ranks continuations: the scorer that settings name, or its mean with one trained on comments."""
         first = load_scorer(settings.scorer)
-        if self.second is None:
-            return first
-        labels = [int(label) for label in self.second.labels]
-        trained = TrainedScorer.fit(self.second.texts, labels, seed=settings.seed, name="a scorer from --comments")
-        return MeanScorer([first, trained])
+        return first if self.second is None else MeanScorer.with_trained(first, self.second, seed=settings.seed)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
-from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import LEARNED, Edit
 from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
@@ -163,9 +162,7 @@ def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
     """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
     if not settings.two_scorers:
         return scorer
-    half = read_comments(settings).half("first")
-    labels = [int(label) for label in half.labels]
-    return MeanScorer([scorer, TrainedScorer.fit(half.texts, labels, seed=settings.seed, name="second scorer")])
+    return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)
 
 
 def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:

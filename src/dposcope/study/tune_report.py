@@ -70,12 +70,14 @@ def write_tune_report(
             **library_versions(),
         },
         notes=_notes(searched, found, settings, materials),
+        command="dposcope tune",
         tradeoff=_tradeoff(searched, found, outcomes),
     )
     write_report(page, job.run.folder / "report.html")
     if page.tradeoff is not None:
+        drawn = tradeoff_of(page, page.tradeoff)
         for name in (FIGURE, Path(FIGURE).with_suffix(".svg")):
-            save_figure(tradeoff_of(page, page.tradeoff), job.run.folder / name)
+            save_figure(drawn, job.run.folder / name)
 
 
 def _tradeoff(searched: Searched, found: Found, outcomes: Mapping[str, Outcome]) -> Tradeoff | None:
