@@ -96,7 +96,10 @@ def test_bad_input_is_told_in_one_line(base, capsys, tmp_path):
         ((base, "--edit", run, "--out", tmp_path / "there"), "is there already"),
         ((tmp_path / "gone", "--edit", run, "--out", out), "is no model"),
         ((tmp_path / "gone.gguf", "--edit", run, "--out", tmp_path / "out.gguf"), "no file"),
-        ((tmp_path / "base.gguf", "--edit", run, "--out", tmp_path / "out.gguf"), "an ablation changes whole weights"),
+        (
+            (tmp_path / "base.gguf", "--edit", run, "--out", tmp_path / "out.gguf"),
+            "holds an ablation as well: leave that out with --gains-alone",
+        ),
         ((tmp_path / "base.gguf", "--edit", run, "--out", out), "must end in .gguf"),
         ((tmp_path / "base.gguf", "--edit", run, "--out", out, "--form", "adapters"), "a GGUF file stays one"),
         ((base, "--edit", run, "--out", out, "--form", "gguf"), "--form"),

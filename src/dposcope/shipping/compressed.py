@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.model.layout import projection_width
+from dposcope.shipping.neuron_gains import only_gains
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Stored, Weights, find
 from dposcope.shipping.written import Parts, Rewriting
@@ -31,18 +32,11 @@ def compressed_changes(skeleton: Skeleton, weights: Weights, names: Mapping[str,
         raise DposcopeError(
             f"the checkpoint is quantised by {method}, and of such only compressed-tensors is folded; {_WAY_ROUND}"
         )
-    if any(one.weight != 0 for one in edit.ablations) or (
-        edit.head_gains is not None and len(edit.head_gains.touched) > 0
-    ):
-        raise DposcopeError(
-            f"a quantised checkpoint takes gains of neurons alone, and this edit holds more; {_WAY_ROUND}"
-        )
-    if edit.gains is None:
-        raise DposcopeError("the edit holds no gains, so there is nothing to fold")
+    gains = only_gains(edit, "a quantised checkpoint", _WAY_ROUND)
     edit.changes(skeleton.lm)  # shapes fit
     changes: list[Rewriting] = []
-    for block in edit.gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
-        factors = edit.gains.values[block].double()
+    for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
+        factors = gains.values[block].double()
         for stored in _scales(skeleton, weights, names, _up(skeleton, block)):
             changes.append(Rewriting(stored, _times(factors)))
     return changes

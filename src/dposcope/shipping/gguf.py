@@ -16,6 +16,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.shipping.gguf_formats import FLOATS, Scaled, scale_columns, scale_rows
+from dposcope.shipping.neuron_gains import only_gains
 from dposcope.shipping.origin import gguf_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
@@ -41,7 +42,7 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
     source, out = Path(source), Path(out)
     if not source.is_file():
         raise DposcopeError(f"no file {source}; check the path")
-    gains = _gains(edit)
+    gains = only_gains(edit if isinstance(edit, Edit) else Edit.of(edit), "a GGUF file", _WAY_ROUND)
     reader = _open(source)
     plan = _Plan.of(reader, gains)
     notes = (*gguf_origin(edit, plan.architecture, gains), *plan.notes)
@@ -122,22 +123,6 @@ def _scaled(tensor: Any, factors: NDArray[np.float64], columns: bool) -> Scaled:
     rows = 1 if columns and tensor.data.ndim == 1 else len(tensor.data)
     data = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(rows, -1)
     return (scale_columns if columns else scale_rows)(data, tensor.tensor_type.name, factors)
-
-
-def _gains(edit: Edit | Gains) -> Gains:
-    edit = edit if isinstance(edit, Edit) else Edit.of(edit)
-    for there, what in (
-        (
-            any(one.weight != 0 for one in edit.ablations),
-            "an ablation changes whole weights (--gains-alone leaves it out)",
-        ),
-        (edit.head_gains is not None and len(edit.head_gains.touched) > 0, "gains of heads change columns"),
-    ):
-        if there:
-            raise DposcopeError(f"{what}, and a GGUF file takes gains of neurons alone; {_WAY_ROUND}")
-    if edit.gains is None:
-        raise DposcopeError("the edit holds no gains, so there is nothing to put into a GGUF file")
-    return edit.gains
 
 
 def _open(source: Path) -> Any:
