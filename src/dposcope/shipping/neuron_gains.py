@@ -23,8 +23,8 @@ def only_gains(edit: Edit, form: str, way_round: str) -> Gains:
     for what, there in more.items():
         if there:
             raise DposcopeError(
-                f"{form} takes gains of neurons alone, and this edit holds {what} as well: leave that out with --gains-alone, "
-                f"or {way_round}"
+                f"{form} takes gains of neurons alone, and this edit holds {what} as well: "
+                f"leave that out with --gains-alone, or {way_round}"
             )
     if edit.gains is None:
         raise DposcopeError(f"the edit holds no gains of neurons, so there is nothing for {form} to hold")
