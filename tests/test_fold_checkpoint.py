@@ -244,6 +244,13 @@ def test_the_original_stays(lm, tmp_path):
 # Whose edit it is
 
 
+def test_an_edit_made_in_bfloat16_is_known_beside_the_same_weights_in_float32(lm, tmp_path):
+    source = stored(lm, tmp_path / "base")
+    loaded = dposcope.load(source, dtype="bfloat16", device="cpu")
+    assert loaded.fingerprint != lm.fingerprint
+    assert fold_checkpoint(source, whole_edit(lm, fingerprint=loaded.fingerprint), tmp_path / "out").notes == ()
+
+
 def test_the_models_own_fingerprint_is_known(lm, tmp_path):
     """Of tied and untied embeddings, read from files."""
     source = stored(lm, tmp_path / "base", max_shard_size="20KB")

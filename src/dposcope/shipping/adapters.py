@@ -20,7 +20,7 @@ from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
 from dposcope.shipping.adapter_card import ABLATION, GAINS, adapter_card
-from dposcope.shipping.checkpoint import checkpoint_fingerprint
+from dposcope.shipping.checkpoint import checkpoint_fingerprints
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
@@ -52,7 +52,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
         raise DposcopeError("the edit changes nothing, so there is no adapter to write")
     weights = Weights(skeleton.folder)
     names = skeleton.stored_names(weights)
-    notes = checkpoint_origin(edit, skeleton.model_type, lambda: checkpoint_fingerprint(skeleton, weights, names))
+    notes = checkpoint_origin(edit, skeleton.model_type, checkpoint_fingerprints(skeleton, weights, names))
     written: dict[str, dict[str, Tensor]] = {}
     ranks = max(len(one.ablations) for one in plan)
     for one in plan:

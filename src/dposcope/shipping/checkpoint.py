@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -71,7 +72,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
     quantised = skeleton.quantisation is not None
     # A quantised model has no weights that a fingerprint of its origin could be taken of.
     notes = checkpoint_origin(
-        edit, skeleton.model_type, lambda: "" if quantised else checkpoint_fingerprint(skeleton, weights, names)
+        edit, skeleton.model_type, () if quantised else checkpoint_fingerprints(skeleton, weights, names)
     )
     if quantised:
         notes += compressed_notes(skeleton, names)
@@ -152,11 +153,15 @@ def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
 class _Parameters(Mapping[str, Tensor]):
     """A model's parameters, read from files when asked for."""
 
-    def __init__(self, skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, skeleton: Skeleton, weights: Weights, names: Mapping[str, str], dtype: torch.dtype | None = None
+    ) -> None:
         self._of = {name: weights[names[name]] for name, _ in skeleton.lm.model.named_parameters() if name in names}
+        self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._of[name].read()
+        stored = self._of[name].read()
+        return stored if self._dtype is None else stored.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of)
@@ -165,6 +170,11 @@ class _Parameters(Mapping[str, Tensor]):
         return len(self._of)
 
 
-def checkpoint_fingerprint(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> str:
-    """What `LanguageModel.fingerprint` gives for the checkpoint as it is stored."""
-    return f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
+def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> Iterator[str]:
+    """What `LanguageModel.fingerprint` gives for the checkpoint as it is stored, and in bfloat16 for one in float32.
+
+    `dposcope` loads it so where the hardware multiplies bfloat16 natively. Each reads all weights when it is asked for.
+    """
+    yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
+    if any(stored.dtype == torch.float32 for stored in weights.values()):
+        yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names, torch.bfloat16))}"

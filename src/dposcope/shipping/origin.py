@@ -1,6 +1,6 @@
 """Whether an edit was made for the model it is put into."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
@@ -37,8 +37,8 @@ def gguf_origin(edit: Edit | Gains, architecture: str, gains: Gains) -> tuple[st
     return (f"that this is the model the edit was made for was checked by its shape, {shape} neurons, alone",)
 
 
-def checkpoint_origin(edit: Edit, model_type: str, fingerprint: Callable[[], str]) -> tuple[str, ...]:
-    """The same beside a checkpoint; `fingerprint` reads all of its weights, and is called only where that helps.
+def checkpoint_origin(edit: Edit, model_type: str, fingerprints: Iterable[str]) -> tuple[str, ...]:
+    """The same beside a checkpoint; each of its `fingerprints` may read all weights, and is asked for where it helps.
 
     Raises:
         DposcopeError: the edit was made for another architecture.
@@ -49,7 +49,7 @@ def checkpoint_origin(edit: Edit, model_type: str, fingerprint: Callable[[], str
     wanted = made_for.rpartition("-")[0]
     if wanted.removesuffix("_text") != model_type.removesuffix("_text"):
         raise DposcopeError(f"the edit was made for a {wanted} model, and the checkpoint is a {model_type} one")
-    if fingerprint() == made_for:
+    if made_for in fingerprints:  # of an iterator: the next one is made where this one differs
         return ()
     return ("the edit was made for other weights or another precision of them; its shapes fit this checkpoint",)
 
