@@ -185,7 +185,7 @@ def position_zero(bench: Bench, found: Sweep) -> Sweep:
 
 def condition(rival: Rival, line: Line, strength: float) -> str:
     """The name of an evaluation."""
-    return f"{rival.name}, {line.name}, {line.symbol} = {strength:g}"
+    return ", ".join(filter(None, (rival.name, line.name, f"{line.symbol} = {strength:g}")))
 
 
 def _outcome(bench: Bench, rival: Rival, line: Line, strength: float) -> Outcome:
