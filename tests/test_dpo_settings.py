@@ -57,6 +57,15 @@ def test_the_papers_training():
 
 
 @pytest.mark.parametrize(
+    ("examples", "steps", "warmup"), [(400, 100, 20), (2_996, 749, 149), (4_000, 1_000, 150), (8, 2, 0)]
+)
+def test_the_papers_warmup_leaves_a_short_training_its_rate(examples, steps, warmup):
+    """150 steps of 30,720; of a hundred they would end before the learning rate had risen."""
+    short = schedule(preset="paper", max_examples=examples)
+    assert (short.steps, short.warmup_steps) == (steps, warmup)
+
+
+@pytest.mark.parametrize(
     ("family", "weight"), [("gpt2", 0.02), ("llama", 0.1), ("gemma2", 0.05), ("mistral", 0.05), ("qwen3", 0.05)]
 )
 def test_the_papers_objective(family, weight):
@@ -99,7 +108,7 @@ def test_what_is_given_beside_a_preset_wins(preset, option):
     assert found.pop(option) == GIVEN[option] != usual.pop(option)
     if option == "batch_size":  # the same number of examples
         for size in (found, usual):
-            del size["steps"], size["validate_every"]
+            del size["steps"], size["validate_every"], size["warmup_steps"]
     assert found == usual
 
 

@@ -46,9 +46,9 @@ class DpoSettings(LoadSettings):
     )
     preset: Annotated[Literal["best", "paper"], Parameter(group=_TRAINING)] = Field(
         default="best",
-        description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps, batch 1 × 4, gradient norm 10, "
-        "5 epochs, λ by model family, KL on the pairs, 64 validation pairs every 100 examples, patience 30 (Table 9). "
-        "Options given beside it win.",
+        description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps (a fifth of all steps where that "
+        "is less), batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs "
+        "every 100 examples, patience 30 (Table 9). Options given beside it win.",
     )
     beta: Annotated[float, Parameter(group=_LOSS)] = Field(
         default=0.1, gt=0, description="β of DPO: how strongly the reference holds (paper: 0.1)."
@@ -95,7 +95,8 @@ class DpoSettings(LoadSettings):
     warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=0,
-        description="Steps over which the learning rate rises. Default: full 0, lora and gains 10 (paper: 150).",
+        description="Steps over which the learning rate rises. Default: full 0, lora and gains 10 (paper: 150; its "
+        "preset takes a fifth of all steps where that is less, or a short training would never reach the whole rate).",
     )
     decay: Annotated[Literal["none", "linear"], Parameter(group=_TRAINING)] = Field(
         default="none",
@@ -204,7 +205,7 @@ class DpoSettings(LoadSettings):
         return Schedule(
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
             learning_rate=self.learning_rate or (1e-5 if paper else _RATES[self.train]),
-            warmup_steps=chosen(self.warmup_steps, 150, _WARMUP[self.train]),
+            warmup_steps=chosen(self.warmup_steps, min(150, steps // 5), _WARMUP[self.train]),
             decay=self.decay,
             batch_size=batch,
             micro_batch_size=micro,
