@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dposcope.cli import console
-from dposcope.cli.console import Bars, Pace, print_json, print_scores
+from dposcope.cli.console import Bars, Lines, Pace, print_json, print_scores, reporting
 from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
 
 
@@ -125,7 +125,7 @@ def terminal(monkeypatch):
     return stream
 
 
-def work(bars: Bars) -> None:
+def work(bars: Bars | Lines) -> None:
     with bars:
         bars.progress(1, 2)  # before any stage: nothing to move
         bars.stage("Reading")
@@ -153,6 +153,77 @@ def test_without_a_terminal_nothing_is_drawn(capsys):
     work(Bars(quiet=False))
     told = capsys.readouterr()
     assert told.err == told.out == ""
+
+
+# Lines, for logs
+
+
+@pytest.fixture
+def log(capsys):
+    """`log(*events)`: the lines of a stage in a log, clock times cut off; an event is (second, method, arguments)."""
+
+    def run(*events: tuple[float, str, tuple[object, ...]], fails: bool = False) -> list[str]:
+        clock = [0.0]
+        lines = Lines(time=lambda: clock[0])
+        try:
+            with lines:
+                for second, method, given in events:
+                    clock[0] = second
+                    if method == "end":
+                        break
+                    getattr(lines, method)(*given)
+                if fails:
+                    raise RuntimeError("boom")
+        except RuntimeError:
+            assert fails
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in told.err.splitlines())
+        return [line[10:] for line in told.err.splitlines()]
+
+    return run
+
+
+def test_what_is_quick_leaves_no_line(log):
+    work(reporting(quiet=False))
+    assert (
+        log((0, "stage", ("Reading",)), (30, "progress", (1, 2)), (59.9, "stage", ("Measuring",)), (99, "end", ()))
+        == []
+    )
+
+
+def test_what_takes_long_is_told_now_and_then(log):
+    told = log(
+        (0, "stage", ("Measuring: \n[x]",)),
+        (10, "progress", (100, 400)),  # a resumed run begins here
+        (70, "progress", (130, 400)),
+        (200, "progress", (200, 400)),
+        (370, "progress", (280, 400)),
+        (725, "reused", ("Means",)),
+        (725, "progress", (1, 2)),
+        (2_000, "end", ()),
+    )
+    assert told == [
+        "Measuring: [x]: 130 of 400, 9:00 left",
+        "Measuring: [x]: 280 of 400, 4:00 left",
+        "Measuring: [x]: done in 12:05",
+    ]
+
+
+def test_of_unknown_pace_no_time_left_is_told(log):
+    told = log((0, "stage", ("Reading",)), (80, "progress", (3, 4)), (500, "progress", (4, 4)), (4_000, "end", ()))
+    assert told == ["Reading: 3 of 4", "Reading: 4 of 4", "Reading: done in 1:06:40"]
+
+
+def test_what_failed_is_not_told_as_done(log):
+    assert log((0, "stage", ("Reading",)), (100, "progress", (3, 4)), fails=True) == ["Reading: 3 of 4"]
+
+
+def test_lines_are_for_streams_that_are_no_terminal(monkeypatch):
+    assert isinstance(reporting(quiet=False), Lines)
+    assert isinstance(reporting(quiet=True), Bars)
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    assert isinstance(reporting(quiet=False), Bars)
 
 
 def test_an_error_stops_the_bars_and_passes(terminal):

@@ -2,6 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +47,8 @@ class Pace(ProgressColumn):
         speed, left = task.speed, task.time_remaining
         if task.finished or not speed or left is None:
             return Text("")
-        minutes, seconds = divmod(int(left), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        return Text(f"{speed:.1f}/s, {clock} left" if speed >= 1 else f"{1 / speed:.1f} s each, {clock} left")
+        pace = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+        return Text(f"{pace}, {_clock(left)} left")
 
 
 class Bars:
@@ -102,6 +103,75 @@ class Bars:
             total = task.total or 1
             self._bars.update(self._task, completed=total, total=total)
             self._task = None
+
+
+class Lines:
+    """A `Reporter` for logs: what takes long gets a line on the error stream now and then, what is quick none."""
+
+    FIRST, NEXT = 60.0, 300.0
+    """Seconds of a stage before its first line, and from one line to the next."""
+
+    def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
+        """`time` is the clock, in seconds."""
+        self._time = time
+        self._title: str | None = None
+        self._began = self._due = 0.0
+        self._counted: tuple[float, int] | None = None
+
+    def __enter__(self) -> "Lines":
+        """Nothing is told yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The last stage is over, unless it failed."""
+        if kind is None:
+            self._finish()
+
+    def stage(self, title: str) -> None:
+        """Another stage begins."""
+        self._finish()
+        self._title, self._began, self._counted = title, self._time(), None
+        self._due = self._began + self.FIRST
+
+    def reused(self, title: str) -> None:  # noqa: ARG002 — a part of `Reporter`
+        """What was done before takes no time and no line."""
+        self._finish()
+
+    def progress(self, done: int, total: int) -> None:
+        """A line, where one is due. What a resumed run finds done at its first step counts for no speed."""
+        now = self._time()
+        if self._counted is None:
+            self._counted = (now, done)
+        if self._title is None or now < self._due:
+            return
+        self._due = now + self.NEXT
+        since, before = self._counted
+        left = f", {_clock((now - since) * (total - done) / (done - before))} left" if before < done < total else ""
+        self._tell(f"{min(done, total)} of {total}{left}")
+
+    def _finish(self) -> None:
+        if self._title is not None and (took := self._time() - self._began) >= self.FIRST:
+            self._tell(f"done in {_clock(took)}")
+        self._title = None
+
+    def _tell(self, what: str) -> None:
+        title = " ".join((self._title or "").split())
+        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {title}: {what}\n")
+        sys.stderr.flush()
+
+
+def reporting(*, quiet: bool) -> Bars | Lines:
+    """Bars where the error stream is a terminal, lines where it goes to a file, and nothing with `quiet`."""
+    return Bars(quiet=quiet) if quiet or sys.stderr.isatty() else Lines()
+
+
+def _clock(seconds: float) -> str:
+    """Like `4:05` and `1:04:05`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def print_json(value: Any) -> None:

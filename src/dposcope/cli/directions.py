@@ -39,14 +39,14 @@ def probe(
         No progress bars.
     """
     from dposcope.artefacts import value_files
-    from dposcope.cli.console import Bars
+    from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
     from dposcope.study.ingredients import check_direction, make_direction, read_comments
     from dposcope.study.machine import load_for
 
     check_direction(settings)
     comments = read_comments(settings).first(settings.direction_rows)
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
         lm = load_for(model, settings)
         bars.stage("Direction from comments")

@@ -40,11 +40,11 @@ def dpo(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, reporting
     from dposcope.study.dpo import run_dpo
 
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
     facts = done.facts
     if json:

@@ -36,11 +36,11 @@ def edit(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json, print_scores
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, print_scores, reporting
     from dposcope.study.edit import run_edit
 
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         done = run_edit(model, out, settings, reporter=bars)
     if json:
         print_json(done.scores.to_json())

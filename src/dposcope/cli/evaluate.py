@@ -43,11 +43,11 @@ def evaluate(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json, print_scores
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, print_scores, reporting
     from dposcope.study.evaluate import run_evaluate
 
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         scores = run_evaluate(model, out, settings, reporter=bars)
     if json:
         print_json(scores.to_json())

@@ -46,12 +46,12 @@ def explain(
         No progress bars.
     """
     from dposcope.artefacts import read_json
-    from dposcope.cli.console import Bars, print_json
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, reporting
     from dposcope.study.explain import run_explain
     from dposcope.study.explain_report import summary
 
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         made = run_explain(base, tuned, out, settings, raw=raw, reporter=bars)
     if json:
         print_json(read_json(out / "explain.json"))

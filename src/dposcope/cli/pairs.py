@@ -48,12 +48,12 @@ def make(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, reporting
     from dposcope.cli.pair_tables import print_statistics
     from dposcope.study.pair_making import run_pairs
 
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         made = run_pairs(model, out, settings, bars)
     if json:
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
@@ -98,7 +98,7 @@ def check(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json
+    from dposcope.cli.console import print_json, reporting
     from dposcope.cli.pair_tables import print_statistics
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
@@ -112,7 +112,7 @@ def check(
     pairs = load_pairs(file)
     validation = None if against is None else load_pairs(against)
     judge = load_scorer(scorer)
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         lm = fluency = None
         if model is not None:
             bars.stage(f"Loading {model}")

@@ -49,8 +49,8 @@ def reproduce(
         No progress bars.
     """
     from dposcope.artefacts import read_json
-    from dposcope.cli.console import Bars, print_json, print_table
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, print_table, reporting
     from dposcope.study.preset import load_preset
     from dposcope.study.reproduce import plan_reproduction, run_reproduce
 
@@ -66,7 +66,7 @@ def reproduce(
             return
         print_table(plan_table(chosen.title, estimates, out=out, gpu=machine.gpu))
         return
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars)
     if json:
         print_json(read_json(out / "overview.json"))

@@ -46,16 +46,16 @@ def tune(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import Bars, print_json, print_scores
     from dposcope.cli.console import out as console
+    from dposcope.cli.console import print_json, print_scores, reporting
     from dposcope.study.tune import join_tune, run_tune
 
     if join:
-        with Bars(quiet=quiet) as bars:
+        with reporting(quiet=quiet) as bars:
             trials = join_tune(model, out, settings, reporter=bars)
         console.print(f"{len(trials)} trials are done; the run in {out} goes on with them", markup=False)
         return
-    with Bars(quiet=quiet) as bars:
+    with reporting(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)
     if json:
         print_json(done.scores.to_json())
