@@ -183,6 +183,22 @@ def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
 
 
+def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):
+    """Tokens are those that the concept's scorer finds, here the letter e; toxic words are none of its business."""
+    (tmp_path / "words.txt").write_text("e\n", encoding="utf-8")
+    lines = ["name = 'e-talk'", "adjective = 'e-ish'", "scorer = 'words:words.txt'"]
+    lines += [f"{part} = '{getattr(job, part)}'" for part in ("comments", "prompts")]
+    (tmp_path / "e.toml").write_text("\n".join(lines), encoding="utf-8")
+    given = {
+        name: value for name, value in job.settings(**SMALL).items() if name not in {"comments", "prompts", "scorer"}
+    }
+    given |= {"concept": str(tmp_path / "e.toml"), "neurons_only": True, "lens_tokens": 96, "folds": 0, "seeds": 0}
+    made = run_explain(str(job.model), str(tuned), tmp_path / "out", ExplainSettings(**given))
+    assert made.scores.concept == "e talk"
+    # All tokens of the vocabulary are read through the lens, so every neuron has the letter among them.
+    assert made.explanation.toxic_share == max(SMALL["toxic_neurons"]) / load(job.model).n_neurons
+
+
 def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):
     base = load(job.model, dtype="float32", device="cpu")
     write_adapter(base, lora("llama"), tmp_path / "lora", scale=0.1)

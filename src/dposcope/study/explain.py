@@ -76,7 +76,13 @@ def run_explain(
     check_explain(settings)
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
-    judge = load_judge(settings.token_judge, announce=reporter.stage, progress=reporter.progress)
+    judge = load_judge(
+        settings.token_judge,
+        concept=settings.meant,
+        scorer=scorer,
+        announce=reporter.stage,
+        progress=reporter.progress,
+    )
     described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
     with open_run(out, "explain", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {base}")

@@ -30,8 +30,8 @@ class ExplainSettings(MachineSettings, MeasureSettings):
     )
     token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
         default="words",
-        description="Says which tokens are toxic: words (an embedded list), or the https address of an "
-        "OpenAI-compatible endpoint (paper: GPT-4o).",
+        description="Says which tokens are toxic: words (an embedded list; of another --concept its scorer), or the "
+        "https address of an OpenAI-compatible endpoint (paper: GPT-4o).",
     )
     folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
         default=2,
