@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -27,8 +28,9 @@ from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.stability import Repetitions, stability
 from dposcope.study.explain import run_explain
+from dposcope.study.explain_conditions import explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
-from dposcope.study.ingredients import make_direction, read_data
+from dposcope.study.ingredients import Ingredients, make_direction, read_data
 from dposcope.study.measuring import file_name
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
@@ -181,6 +183,24 @@ def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     made = explained(job, tuned, tmp_path / "out", neurons_only=True)
     assert [row.name for row in made.results.conditions] == ["tuned"]
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+
+
+def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
+    lm = load(str(job.model), dtype="float32")
+    comments = read_data(ExplainSettings(**job.settings())).direction_comments.balanced()
+    change = SimpleNamespace(about={"tuned_fingerprint": "-"})
+    found = {}
+    for block in (-1, 0):
+        direction = mean_difference(lm, comments.texts, comments.labels, block=block)
+        made = Ingredients(lm, direction, SimpleNamespace())
+        settings = ExplainSettings(**job.settings(**SMALL), patching=False, edits=False)
+        rows = explain_conditions(made, None, str(tuned), change, [], settings)
+        steer, control = (row for row in rows if row.name in {"steer-0.2", "steer-random-0.2"})
+        assert steer.build().block == control.build().block == block
+        assert steer.length == pytest.approx(0.2 * direction.about["residual_norm"])
+        found[block] = steer
+    assert "block" not in found[-1].about
+    assert found[0].about["block"] == 0
 
 
 def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):

@@ -106,7 +106,9 @@ def steering_vector(direction: Direction) -> Tensor:
 
 def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
     direction, vector = made.direction, steering_vector(made.direction)
-    norms = "mean norms" if "residual_norm" in direction.about else "W"
+    # What the reference protocol reads has passed the final norm, which changes its length.
+    read = "mean norms" if settings.protocol == "strict" else "mean norms after the final norm"
+    norms = read if "residual_norm" in direction.about else "W"
     # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
     site = "residual" if settings.protocol == "strict" else "mlp"
 
@@ -116,9 +118,16 @@ def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondi
         norm = (direction.vector if unit == "W" else vector).norm()
 
         def build() -> Steer:
-            return Steer(along.unit * norm, alpha, site=site)
+            return Steer(along.unit * norm, alpha, direction.block, site)
 
-        about = {"alpha": alpha, "unit": unit, "site": site, "vector": tensor_fingerprint({"W": along.vector})}
+        about = {
+            "alpha": alpha,
+            "unit": unit,
+            "site": site,
+            "vector": tensor_fingerprint({"W": along.vector}),
+            # Left out where it is the usual one, as in folders from before it could be another.
+            **({} if direction.block == -1 else {"block": direction.block}),
+        }
         said = f"{label}, α = {alpha:g} {unit}"
         return ExplainCondition(
             f"{name}-{alpha:g}", said, role, "Baselines", build, about, length=abs(alpha) * float(norm)
