@@ -15,6 +15,7 @@
   const checked = (name) => [...form.querySelectorAll(`[name=${name}]:checked`)].map((box) => Number(box.value));
   const filters = () => ({
     query: byId("by-neuron").value,
+    number: byId("by-number").value,
     token: byId("by-token").value,
     side: byId("by-side").value,
     groups: checked("group"),
@@ -42,8 +43,13 @@
       ? ""
       : `No such neuron: give block.index, such as ${data.blocks - 1}.${data.width - 1} (the last), or a block.`;
     byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
-    const { query, token, groups: some, effects, certain, withTexts } = asked;
-    byId("clear").disabled = !(query || token || some.length || effects.length || certain || withTexts);
+    byId("number-fault").textContent = data.numbers(asked.number)
+      ? ""
+      : "No such comparison: give contribution, rank, cosine, before or after, then <, <=, >, >= or = and a number, " +
+        "with commas between several; |cosine| is without its sign.";
+    byId("by-number").setAttribute("aria-invalid", !data.numbers(asked.number));
+    const { query, number, token, groups: some, effects, certain, withTexts } = asked;
+    byId("clear").disabled = !(query || number || token || some.length || effects.length || certain || withTexts);
     byId("download").disabled = !selection.length;
   };
   const refresh = () => {
