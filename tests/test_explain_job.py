@@ -14,6 +14,7 @@ from adapters import lora, write_adapter
 from dposcope.artefacts import write_json
 from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
+from dposcope.directions.endpoint import Price
 from dposcope.directions.features import residual_features
 from dposcope.directions.means import mean_difference
 from dposcope.directions.refits import refit
@@ -201,6 +202,24 @@ def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
         found[block] = steer
     assert "block" not in found[-1].about
     assert found[0].about["block"] == 0
+
+
+def test_an_endpoints_price_and_pace_reach_its_judge(job, tuned, tmp_path, monkeypatch):
+    asked = {}
+
+    def found(spec, **given):
+        asked.update(given, spec=spec)
+        raise DposcopeError("far enough")
+
+    monkeypatch.setattr("dposcope.study.explain.load_judge", found)
+    given = {"token_judge": "https://host/v1#m", "token_price": (2.5, 10), "requests_per_minute": 7}
+    with pytest.raises(DposcopeError, match="far enough"):
+        explained(job, tuned, tmp_path / "out", **given)
+    assert (asked["spec"], asked["price"], asked["requests_per_minute"]) == ("https://host/v1#m", Price(2.5, 10), 7)
+    with pytest.raises(DposcopeError, match="far enough"):
+        explained(job, tuned, tmp_path / "out")
+    assert asked["price"] is None
+    assert asked["concept"].name == "toxicity"
 
 
 def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):

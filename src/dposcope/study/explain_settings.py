@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from dposcope.study.config import MachineSettings, MeasureSettings
 
@@ -32,6 +32,16 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         default="words",
         description="Says which tokens are toxic: words (an embedded list; of another --concept its scorer), or the "
         "https address of an OpenAI-compatible endpoint (paper: GPT-4o).",
+    )
+    token_price: Annotated[
+        tuple[NonNegativeFloat, NonNegativeFloat] | None, Parameter(group=_NEURONS, negative_iterable=())
+    ] = Field(
+        default=None,
+        description="What that endpoint asks per million tokens, in and out (as in 2.5 10): the estimate that is shown "
+        "before it is asked then names the cost.",
+    )
+    requests_per_minute: Annotated[float, Parameter(group=_NEURONS)] = Field(
+        default=60.0, gt=0, description="Most requests to that endpoint."
     )
     folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
         default=2,
