@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 
 from adapters import lora, write_adapter
 from dposcope.artefacts import write_json
@@ -29,7 +30,7 @@ from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.stability import Repetitions, stability
 from dposcope.study.explain import run_explain
-from dposcope.study.explain_conditions import explain_conditions
+from dposcope.study.explain_conditions import GRID, explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Ingredients, make_direction, read_data
 from dposcope.study.measuring import file_name
@@ -202,6 +203,30 @@ def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
         found[block] = steer
     assert "block" not in found[-1].about
     assert found[0].about["block"] == 0
+
+
+def test_the_grid_of_edits_is_a_setting(job):
+    def cells(form, **given):
+        return ExplainSettings(**job.settings(**given)).edits_of(form)
+
+    papers = [(0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5)]
+    assert cells("assign") == cells("scale") == list(GRID) == papers
+    assert cells("assign", edit_forms=["scale"]) == []
+    own = {"edit_grid": ["0.1:0.5", "scale:0.3:1", "0.1:0.5"]}
+    assert (cells("scale", **own), cells("assign", **own)) == ([(0.1, 0.5), (0.3, 1.0)], [(0.1, 0.5)])
+    for wrong in ("0.1", "0.1:2", "-1:0.5", "nan:0.5", "inf:0.5", "move:0.1:0.5", "a:b", "scale:0.1:0.5:1", ":"):
+        with pytest.raises(ValidationError, match="is no edit; give α:β"):
+            cells("scale", edit_grid=[wrong])
+
+
+def test_the_strongest_gains_have_a_shuffled_control(done):
+    rows = {row.name: row for row in done[1].results.conditions}
+    (name,) = (name for name in rows if name.startswith("shuffled-"))
+    assert name == "shuffled-scale-probe-cosine-0.05-0.5"
+    assert rows[name].role == "control"
+    edit, shuffled = rows["scale-probe-cosine-0.05-0.5"].build().values, rows[name].build().values
+    assert not torch.equal(edit, shuffled)
+    assert torch.equal(edit.sort(1).values, shuffled.sort(1).values), "the same gains in each block"
 
 
 def test_an_endpoints_price_and_pace_reach_its_judge(job, tuned, tmp_path, monkeypatch):

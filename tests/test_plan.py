@@ -70,7 +70,9 @@ def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
     strict, reference, pplm = (
         steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
     )
-    assert (strict.protocol, strict.edit_forms, strict.max_windows, strict.controls) == ("strict", ["scale"], 32, True)
+    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 32, True)
+    assert strict.edits_of("assign") == [(0.01, 0.55)]
+    assert (0.3, 0.55) in strict.edits_of("scale")
     assert (reference.protocol, reference.edit_forms, reference.max_windows) == ("reference", ["assign"], 16)
     # Measured as the main study is, so that it shares that one's rows.
     assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 32, 400)
