@@ -231,7 +231,10 @@ def test_lens_tokens_are_searched_as_they_are_shown(opened):
         many = state(opened).split()
         return int(many[1 if many[0] == "All" else 0].replace(",", ""))
 
+    told = f"(the page has the tokens of {len(VALUE.lenses)})"
+    assert told not in state(opened)
     assert found("WORD3") == sum(n % 7 == 3 and n not in {2, STRONGEST} for n in VALUE.lenses)
+    assert told in state(opened)
     assert found("␣word3", "top") == found("word3", "bottom") == found("word3")
     assert found("z12", "top") == sum("z12" in "".join(one.top) for one in VALUE.lenses.values())
     assert [found("lower", side) for side in ("both", "top", "bottom")] == [1, 0, 1]

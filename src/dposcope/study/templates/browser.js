@@ -38,7 +38,10 @@
     const many = selection.length.toLocaleString("en");
     const all = data.count.toLocaleString("en");
     const which = selection.length === data.count ? `All ${all} neurons` : `${many} of ${all} neurons`;
-    byId("selection-state").textContent = `${which}, ${said[sorted.column][Number(sorted.descending)]}`;
+    // A search among tokens is one among the neurons that have them.
+    const partly = asked.token.trim() && data.lensCount < data.count;
+    const within = partly ? ` (the page has the tokens of ${data.lensCount.toLocaleString("en")})` : "";
+    byId("selection-state").textContent = `${which}${within}, ${said[sorted.column][Number(sorted.descending)]}`;
     byId("neuron-fault").textContent = data.range(asked.query)
       ? ""
       : `No such neuron: give block.index, such as ${data.blocks - 1}.${data.width - 1} (the last), or a block.`;

@@ -253,6 +253,7 @@ const neuronData = (() => {
     columns,
     texts,
     hasLenses: lenses.neurons.length > 0,
+    lensCount: lenses.neurons.length,
     digits: { cosine: 3, before: parts.digits.mean, after: parts.digits.mean, contribution: parts.digits.contribution },
     fixed,
     span,
