@@ -16,10 +16,11 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.sets import NeuronSet
-from dposcope.study.claims import Measured
+from dposcope.study.claims import Claim
 from dposcope.study.explain_conditions import TUNED, ExplainCondition, Role
 from dposcope.study.explanation import Explanation, explanation_of
 from dposcope.study.intervention_tables import shares_of_reduction
+from dposcope.study.measured import Measured
 from families import random_direction, tiny
 
 PROMPTS = 30
@@ -80,7 +81,9 @@ class Study:
     scores: Scores
 
 
-def study(outcomes: dict[str, Outcome], rows: list[ExplainCondition] | None = None) -> Study:
+def study(
+    outcomes: dict[str, Outcome], rows: list[ExplainCondition] | None = None, *, protocol: str = "strict"
+) -> Study:
     """Adds the plain model; DPO takes off 60 per cent unless it is among the outcomes."""
     everything = {BASE: outcome(), TUNED: outcome(0.4 * START), **outcomes}
     if rows is None:
@@ -88,12 +91,19 @@ def study(outcomes: dict[str, Outcome], rows: list[ExplainCondition] | None = No
             condition(TUNED, "tuned", section="Baselines"),
             *(condition(name) for name in outcomes if name not in (BASE, TUNED)),
         ]
-    return Study(rows, everything, summarise(everything, protocol="strict", model="tiny"))
+    return Study(rows, everything, summarise(everything, protocol=protocol, model="tiny"))
 
 
-def measured(outcomes: dict[str, Outcome], rows: list[ExplainCondition] | None = None) -> Measured:
-    made = study(outcomes, rows)
+def measured(
+    outcomes: dict[str, Outcome], rows: list[ExplainCondition] | None = None, *, protocol: str = "strict"
+) -> Measured:
+    made = study(outcomes, rows, protocol=protocol)
     return Measured(made.outcomes, made.scores, made.rows, shares_of_reduction(made.outcomes))
+
+
+def only(claims: list[Claim], words: str) -> Claim:
+    (found,) = [claim for claim in claims if words in claim.says]
+    return found
 
 
 def making(share: float) -> np.ndarray:
@@ -114,7 +124,8 @@ class Pair:
 def pair(family: str) -> Pair:
     base = tiny(family)
     tuned = tuned_copy(base)
-    about = {"quality": {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}}
+    quality = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95, "test_texts": 50_000}
+    about = {"quality": quality}
     direction = Direction(random_direction(base), "probe", -1, about)
     found = explanation_of(base, tuned, direction, family_change(family), toxic_sets=(8, 16), lens_tokens=5)
     return Pair(base, tuned, found)

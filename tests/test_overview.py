@@ -11,6 +11,7 @@ from dposcope.study.overview import claims_over_runs, findings_table, overview_p
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
 
+NUMBERS = ("measured", "value", "low", "high")
 MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
 
 
@@ -44,7 +45,7 @@ def finished(
         "protocol": protocol,
         "reducing": 0.512,
         "share_of_dpo": shares or {},
-        "claims": [dict(zip(("section", "claim", "here", "verdict"), one, strict=True)) for one in claims],
+        "claims": [dict(zip(("section", "claim", "here", "verdict", *NUMBERS), one, strict=False)) for one in claims],
     }
     write_json(folder / "explain.json", facts)
     write_json(folder / "scores.json", scores.to_json())
@@ -53,11 +54,14 @@ def finished(
 
 
 CLAIMS = [
-    [("4", "Few", "0.1 %", "held"), ("6", "The best edit (scale-1) keeps", "+0.1", "not held")],
     [
-        ("4", "Few", "2 %", "not held"),
-        ("6", "The best edit (scale-2) keeps", "+0.2", "open"),
-        ("K", "Rises", "x", "held"),
+        ("4", "Few", "0.1 %", "held", "share", 0.001, None, None),
+        ("6", "Keeps", "+0.1", "not held", "F1", 0.1, 0.0, 0.2),
+    ],
+    [
+        ("4", "Few", "2 %", "not held", "share", 0.02, None, None),
+        ("6", "Keeps", "–", "open", "F1", None, None, None),
+        ("K", "Rises", "x", "held"),  # of an earlier version, which had no numbers
     ],
 ]
 
@@ -96,12 +100,26 @@ def test_claims_stand_side_by_side(runs):
     assert table.head[2:] == ("model · a · strict", "model · b · reference")
     assert table.rows == (
         ("4", "Few", "held: 0.1 %", "not held: 2 %"),
-        # Whichever edit was the best.
-        ("6", "The best edit keeps", "not held: +0.1", "open: +0.2"),
+        ("6", "Keeps", "not held: +0.1", "open: –"),
         ("K", "Rises", "not testable", "held: x"),
     )
     verdicts = table.to_polars().filter(claim="Rises").select("study", "verdict", "here").rows()
     assert verdicts == [("a", "not testable", None), ("b", "held", "x")]
+
+
+def test_claims_over_runs_carry_their_numbers(runs):
+    frame = claims_over_runs(runs).to_polars()
+    assert frame.select("claim", "study", "measured", "value", "low", "high").rows() == [
+        ("Few", "a", "share", 0.001, None, None),
+        ("Few", "b", "share", 0.02, None, None),
+        ("Keeps", "a", "F1", 0.1, 0.0, 0.2),
+        ("Keeps", "b", "F1", None, None, None),
+        ("Rises", "a", None, None, None, None),
+        ("Rises", "b", None, None, None, None),
+    ]
+    without = claims_over_runs([finished(runs[0].folder.parent / "empty")]).to_polars()
+    assert without.is_empty()
+    assert without.schema == frame.schema
 
 
 def test_the_page_escapes_what_runs_say(runs, tmp_path):

@@ -118,9 +118,11 @@ def test_the_tables_over_all_runs(inside):
     assert set(claims["verdict"]) <= {"held", "not held", "open", "not testable"}
     for row in claims.filter(pl.col("verdict") != "not testable").iter_rows(named=True):
         single = read_json(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
-        assert (row["section"], row["verdict"], row["here"]) in {
-            (one["section"], one["verdict"], one["here"]) for one in single
-        }
+        kept = ("section", "claim", "verdict", "here", "measured", "value", "low", "high")
+        assert [row[name] for name in kept] in [[one[name] for name in kept] for one in single]
+        own = pl.read_parquet(inside / f"tiny/{row['study']}/explain-{row['protocol']}/tables/claims.parquet")
+        assert own.filter(pl.col("claim") == row["claim"]).select(kept).rows() == [tuple(row[name] for name in kept)]
+    assert claims["value"].is_not_null().any()
 
 
 def test_the_plan_counts_what_is_measured(inside):

@@ -177,34 +177,6 @@ class RankRangeShifts:
             for found in self.ranges
         )
 
-    def summary(self) -> pl.DataFrame:
-        """One row per range and group ↓: printed, used, group, neurons, mean, lower_quartile, median, upper_quartile.
-
-        Statistics are of the shift, and null for a group without a neuron.
-        """
-        rows = [
-            {
-                "printed": str(found.printed),
-                "used": str(found.used),
-                "group": f"{group}{Effect.REDUCES}",
-                "neurons": len(found.of(group)),
-                **_statistics(found.of(group)),
-            }
-            for found in self.ranges
-            for group in Group
-        ]
-        return pl.DataFrame(rows, schema_overrides=dict.fromkeys(_STATISTICS, pl.Float64))
-
-
-_STATISTICS = ("mean", "lower_quartile", "median", "upper_quartile")
-
-
-def _statistics(values: Tensor) -> dict[str, float | None]:
-    if len(values) == 0:
-        return dict.fromkeys(_STATISTICS)
-    numbers = [values.mean(), *np.quantile(values.numpy(), [0.25, 0.5, 0.75])]
-    return dict(zip(_STATISTICS, map(float, numbers), strict=True))
-
 
 def rank_range_shifts(c: Contributions, ranges: Sequence[RankRange] = SHIFT_RANGES) -> RankRangeShifts:
     """Activation shifts by group of ↓ neurons ranked by Δ_i (Figures 2c, 6c and 7).

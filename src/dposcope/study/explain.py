@@ -278,8 +278,5 @@ def _summary(results: Results) -> dict[str, Any]:
         "shift_percent": found.change.shift_percent,
         "share_of_dpo": {name: None if share is None else share.to_dict() for name, share in results.shares.items()},
         "stability": stability_summary(results.stability),
-        "claims": [
-            {"section": claim.section, "claim": claim.says, "here": claim.here, "verdict": claim.verdict}
-            for claim in results.claims
-        ],
+        "claims": [claim.to_dict() for claim in results.claims],
     }

@@ -14,10 +14,12 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
 from dposcope.neurons.stability import NeuronStability
-from dposcope.study.claims import Claim, Measured, claims_table, neuron_claims, patching_claims
+from dposcope.study.claims import SECTIONS, Claim, claims_table
+from dposcope.study.edit_claims import editing_claims
 from dposcope.study.explain_conditions import TUNED, ExplainCondition
 from dposcope.study.explanation import Explanation
 from dposcope.study.figures import Row, interval_dots
+from dposcope.study.intervention_claims import patching_claims
 from dposcope.study.intervention_tables import (
     best_edit,
     interventions_table,
@@ -35,6 +37,8 @@ from dposcope.study.lens_tables import (
     subspace_table,
     toxic_vectors_table,
 )
+from dposcope.study.measured import Measured
+from dposcope.study.neuron_claims import neuron_claims
 from dposcope.study.neuron_figures import (
     cumulative_curves,
     density_curve,
@@ -102,9 +106,8 @@ class Results:
     def claims(self) -> list[Claim]:
         """The paper's claims, in its order."""
         measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
-        order = ["4", "5.1", "5.2", "6", "G", "H", "K"]
-        claims = [*neuron_claims(self.found), *patching_claims(measured)]
-        return sorted(claims, key=lambda claim: order.index(claim.section))
+        claims = [*neuron_claims(self.found), *patching_claims(measured), *editing_claims(measured)]
+        return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
 
     @property
     def agreement(self) -> tuple[str, EditAgreement] | None:
@@ -171,7 +174,7 @@ def tables_of(results: Results) -> list[Table]:
     tables.append(change_table(model, found.change))
     if results.stability.sources:
         tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
-    return [*tables, claims_table(model, results.claims)]
+    return [*tables, claims_table(model, scores.protocol, results.claims)]
 
 
 def pictures_of(results: Results) -> list[Picture]:

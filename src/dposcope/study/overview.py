@@ -111,7 +111,7 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for number, run in enumerate(runs):
         for claim in run.facts["claims"]:
-            key = (claim["section"], _general(claim["claim"]))
+            key = (claim["section"], claim["claim"])
             order.setdefault(key)
             found.setdefault(key, {})[number] = claim
     head = ("section", "the paper says", *(label(run) for run in runs))
@@ -127,12 +127,20 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
                 "model": run.model,
                 "study": run.study,
                 "protocol": run.protocol,
-                "verdict": claim["verdict"] if (claim := found[section, says].get(number)) else "not testable",
-                "here": claim["here"] if claim else None,
+                "verdict": claim["verdict"] if claim else "not testable",
+                # A run of an earlier version has no numbers.
+                **{name: claim.get(name) if claim else None for name in ("here", "measured", "value", "low", "high")},
             }
             for section, says in order
             for number, run in enumerate(runs)
-        ]
+            for claim in (found[section, says].get(number),)
+        ],
+        schema={
+            **dict.fromkeys(
+                ("section", "claim", "model", "study", "protocol", "verdict", "here", "measured"), pl.String
+            ),
+            **dict.fromkeys(("value", "low", "high"), pl.Float64),
+        },
     )
     note = "open: the interval does not decide; not testable: what the claim rests on was not measured in that run."
     return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, (note,))
@@ -191,9 +199,3 @@ def _part(share: dict[str, Any] | None, key: str) -> float | None:
 
 def _verdict(claim: dict[str, Any] | None) -> str:
     return "not testable" if claim is None else f"{claim['verdict']}: {claim['here']}"
-
-
-def _general(says: str) -> str:
-    """A claim without the name of the edit that it is about, so that runs can be compared."""
-    head, bracket, rest = says.partition(" (")
-    return head + rest.partition(")")[2] if bracket and head == "The best edit" else says
