@@ -104,14 +104,15 @@ def _told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
         return run.model, run.study, run.protocol
 
     alike = {one: [run.folder.resolve().parts for run in runs if called(run) == one] for one in map(called, runs)}
-    told: list[FinishedRun] = []
-    for run in runs:
+
+    def told(run: FinishedRun) -> FinishedRun:
         paths = alike[called(run)]
-        if len(paths) > 1:
-            enough = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
-            run = replace(run, study="/".join(run.folder.resolve().parts[-enough:]))
-        told.append(run)
-    return told
+        if len(paths) == 1:
+            return run
+        enough = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
+        return replace(run, study="/".join(run.folder.resolve().parts[-enough:]))
+
+    return [told(run) for run in runs]
 
 
 def title_of(folders: Sequence[Path]) -> str:
