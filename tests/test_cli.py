@@ -159,6 +159,7 @@ def test_evaluate_teaches_its_conditions(capsys):
         "edit:",
         "control:",
         "gains-of:",
+        "strength=0.8",
         "shuffled",
     ):
         assert words in page, words
@@ -354,6 +355,7 @@ CONDITIONS: dict[str, tuple[list[str], str]] = {
     "a block outside": (["steer:block=9"], "block 9 is outside a model of 3 blocks"),
     "a percentile outside": (["scale:trim=200"], r"(percentile|trim).* 200"),
     "a file that is not there": (["edit:/no/such.safetensors"], r"cannot read /no/such\.json"),
+    "a strength of none": (["edit:gemma-3-270m,strength=strong"], "strength needs a number, not 'strong'"),
     "no file": (["edit"], "name the file, as in edit:runs/mine/edit.safetensors"),
     "no file for a part": (["gains-of:"], "name the file, as in gains-of:runs/mine/edit.safetensors"),
     "parts that do not join": (["assign+scale"], "only scale, ablate and .*edits? can be joined with \\+"),

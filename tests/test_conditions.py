@@ -253,6 +253,20 @@ def test_a_saved_edit_asks_for_no_direction(saved):
         parse_condition(f"{kind}:{saved[1]}").build(never, 0)
 
 
+@pytest.mark.parametrize("kind", ["edit", "gains-of", "ablation-of", "control"])
+def test_a_saved_edit_has_other_strengths(saved, build, folder, kind):
+    edit, path = saved
+    half = build(f"half={kind}:{path},strength=0.5")
+    whole = build(f"{kind}:{path}")
+    if whole.gains is not None:
+        torch.testing.assert_close(half.gains.values, 1 + 0.5 * (whole.gains.values - 1))
+    assert [a.weight for a in half.ablations] == [0.5 * a.weight for a in whole.ablations]
+    assert (whole.gains is None) == (kind == "ablation-of")
+    assert bool(whole.ablations) == (kind != "gains-of") == bool(edit.ablations and kind != "gains-of")
+    facts = [parse_condition(f"{kind}:{path}{end}").depends_on(folder, 0) for end in ("", ",strength=0.5")]
+    assert facts[0] != facts[1]
+
+
 # What a measurement depends on
 
 

@@ -1,6 +1,7 @@
 """Edit: gains and ablations as one value."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -119,8 +120,12 @@ def test_strength_goes_to_every_part(llama):
     half = edit.strength(0.5)
     torch.testing.assert_close(half.gains.values, 1 + 0.5 * (edit.gains.values - 1))
     assert [a.weight for a in half.ablations] == [0.4]
-    assert half.about == {"a": 1}
+    assert half.about == {"a": 1, "scaled_by": 0.5}
+    assert half.strength(0.4).about["scaled_by"] == 0.2
+    assert edit.strength(1.0) is edit
     assert Edit().strength(2.0).gains is None
+    with pytest.raises(DposcopeError, match="strength of nan"):
+        edit.strength(math.nan)
 
 
 def test_facts_are_joined_the_given_ones_win():

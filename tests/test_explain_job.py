@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -230,6 +231,34 @@ def test_other_families_and_the_reference_protocol(family, tmp_path):
     assert made.explanation.contributions.about["protocol"] == "reference"
     site = {row.name: row for row in made.results.conditions}["steer-0.2"].build()
     assert site.site == "mlp"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_in_the_reference_protocol_edits_choose_neurons_as_the_published_code_does(family, tmp_path):
+    """TP and AN by descending |cos|, AP and TN by ascending; for GPT-2 without the 20 % of the largest means."""
+    job = make_job(tmp_path / "job", family)
+    made = explained(
+        job, write_tuned(job, tmp_path / "tuned"), tmp_path / "out",
+        protocol="reference", edit_forms=["scale"], patching=False, controls=False, steer=[], folds=0, seeds=0,
+    )  # fmt: skip
+    rows = {row.name: row for row in made.results.conditions if row.role == "edit"}
+    names = {name.rsplit("-", 2)[0] for name in rows}
+    assert names == {f"scale-{kind}-{ranking}" for kind in ("probe", "free") for ranking in ("reference", "activation")}
+    found = made.explanation.contributions
+    cosine, mean = found.cosine.flatten(), found.before.mean.flatten()
+    kept = torch.ones_like(mean, dtype=torch.bool)
+    if family == "gpt2":
+        kept = mean <= torch.tensor(np.percentile(mean.numpy(), 80))
+        assert not kept.all()
+    gains = torch.ones_like(mean)
+    for toxic, active, factor in ((1, 1, 0.99), (1, 0, 1.01), (0, 1, 1.01), (0, 0, 0.99)):
+        group = [i for i in range(len(mean)) if kept[i] and (cosine[i] > 0) == toxic and (mean[i] > 0) == active]
+        group.sort(key=lambda i: abs(float(cosine[i])), reverse=factor < 1)
+        for i in group[: int(0.55 * len(group))]:
+            gains[i] = factor
+    edited = rows["scale-probe-reference-0.01-0.55"].build().values.flatten()
+    assert torch.equal(edited.double() != 1, gains != 1)
+    assert torch.allclose(edited.double(), gains.double())
 
 
 def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):

@@ -75,6 +75,25 @@ def test_gains_alone_leave_the_ablation_out(base, tmp_path, capsys):
     assert "no gains of neurons" in told.err
 
 
+def test_another_strength(base, tmp_path, capsys):
+    """Folded at half strength: the checkpoint that the edit at half strength makes."""
+    half = Edit.load(tmp_path / "run/edit").strength(0.5)
+    half.save(tmp_path / "half/edit")
+    for name, flags in (
+        ("asked", ["--edit", tmp_path / "run", "--strength", "0.5"]),
+        ("made", ["--edit", tmp_path / "half"]),
+    ):
+        told = command(capsys, "fold", base, *flags, "--out", tmp_path / name)
+        assert (told.code, told.err) == (0, "")
+    shards = sorted(path.name for path in (tmp_path / "made").glob("*.safetensors"))
+    assert shards
+    for shard in shards:
+        one, other = ((tmp_path / name / shard).read_bytes() for name in ("asked", "made"))
+        assert one == other
+    told = command(capsys, "fold", base, "--edit", tmp_path / "run", "--strength", "nan", "--out", tmp_path / "none")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+
+
 def test_a_gguf_file(capsys, tmp_path):
     lm = wide("llama")
     write(lm, tmp_path / "base.gguf", "Q4_0")

@@ -26,6 +26,7 @@ def evaluate(
     steer:alpha=1 — the direction, times α, out of the last block's stream (relative=0.1: in mean norms);
     ablate:weight=1 — the direction out of what projections write;
     edit:DIR/edit.safetensors — a saved edit; gains-of:, ablation-of: and control: its parts and its control;
+    edit:DIR/edit.safetensors,strength=0.8 — the same, weaker or stronger;
     model:DIR/model — a tuned checkpoint of the same architecture, or the folder of an adapter (LoRA, IA3);
     scale:alpha=0.1+ablate:weight=1 — together; mild=scale:alpha=0.1 — under a name of yours.
     scale and ablate take blocks=9-17, ablate site=mlp; controls: shuffled=yes for scale, random=yes for the others.

@@ -12,6 +12,7 @@ def fold(
     out: Path,
     form: Literal["checkpoint", "adapters"] | None = None,
     gains_alone: bool = False,
+    strength: float = 1.0,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.
@@ -39,6 +40,8 @@ def fold(
         Of a folder: checkpoint (default) or adapters.
     gains_alone
         Leave out what is no gain of a neuron: ablations and gains of heads, which GGUF cannot hold.
+    strength
+        Of the edit: at 0.5 every gain is half as far from 1 and half of a direction is ablated; above 1 stronger.
     json
         Print the result as JSON.
     """
@@ -49,6 +52,8 @@ def fold(
     what = load_edit(edit)
     if gains_alone:
         what = what.gains_alone()
+    if strength != 1:
+        what = what.strength(strength)
     done = ship(model, what, out, form=form)
     if json:
         print_json(done.to_json())

@@ -1,5 +1,6 @@
 """An edit: gains and ablations together, as one value that folds, saves and loads."""
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -62,9 +63,18 @@ class Edit:
         return cls(found.get("neurons"), ablations, {**facts, **(about or {})}, found.get("heads"))
 
     def strength(self, factor: float) -> "Edit":
-        """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w."""
+        """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w; `about` says so.
+
+        Raises:
+            DposcopeError: the factor is no finite number.
+        """
+        if not math.isfinite(factor):
+            raise DposcopeError(f"a strength of {factor} is no finite number; 1 is the edit as it is")
+        if factor == 1:
+            return self
         return replace(
             self,
+            about={**self.about, "scaled_by": factor * self.about.get("scaled_by", 1)},
             gains=None if self.gains is None else self.gains.strength(factor),
             head_gains=None if self.head_gains is None else self.head_gains.strength(factor),
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),

@@ -6,6 +6,7 @@
     steer:alpha=1                    subtract αW at the end of the last block
     ablate:weight=1                  take the direction out of output projections
     edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
+    edit:path,strength=0.8           the same at another strength: gains 1 + s(g − 1), ablation weights s·w
     edit:gemma-3-270m                the edit that was learned for a bundled model
     model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
@@ -89,7 +90,7 @@ class PartSpec:
         return _BUILDERS[self.kind](self.values, ingredients, seed)
 
 
-_NUMBERS = {"alpha", "beta", "weight", "relative", "trim"}
+_NUMBERS = {"alpha", "beta", "weight", "relative", "trim", "strength"}
 _SAVED = ("edit", "gains-of", "ablation-of", "control", "model")
 _KEYS: dict[str, frozenset[str]] = {
     "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim", "blocks"}),
@@ -131,9 +132,13 @@ def _parse_part(part: str, whole: str) -> PartSpec:
         path = rest.removeprefix("path=")
         # Told now, not after the plain model was measured.
         if kind != "model":
+            path, given, strength = path.partition(",strength=")
             path = str(edit_file(path))
             Edit.load(path)
-        elif is_adapter(Path(path)):
+            return PartSpec(
+                kind, {"path": path, **({"strength": _value("strength", strength, whole)} if given else {})}
+            )
+        if is_adapter(Path(path)):
             check_adapter(Path(path))
         elif not (Path(path) / "config.json").is_file():
             raise DposcopeError(
@@ -242,20 +247,25 @@ def _check_blocks(blocks: tuple[int, ...], made: Ingredients) -> None:
 
 
 def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
-    return Edit.load(values["path"])
+    return _saved(values)
 
 
 def _gains_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
-    edit = Edit.load(values["path"])
+    edit = _saved(values)
     return Edit(gains=edit.gains, head_gains=edit.head_gains)
 
 
 def _ablation_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
-    return Edit(ablations=Edit.load(values["path"]).ablations)
+    return Edit(ablations=_saved(values).ablations)
 
 
 def _control(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], seed: int) -> Edit:
-    return Edit.load(values["path"]).control(seed)
+    return _saved(values).control(seed)
+
+
+def _saved(values: Mapping[str, Any]) -> Edit:
+    edit = Edit.load(values["path"])
+    return edit.strength(values["strength"]) if "strength" in values else edit
 
 
 def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> OtherWeights:

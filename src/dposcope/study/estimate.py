@@ -251,7 +251,7 @@ def measured_rows(settings: ExplainSettings) -> int:
     if settings.edits:
         forms = [form for form in FORMS if form in settings.edit_forms]
         directions = 2 if settings.meant.seeds_with else 1
-        rows += directions * len(RANKINGS) * len(GRID) * len(forms)
+        rows += directions * len(RANKINGS[settings.protocol]) * len(GRID) * len(forms)
     return rows
 
 

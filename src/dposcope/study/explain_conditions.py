@@ -15,6 +15,7 @@ from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
+from dposcope.protocols import Protocol
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Ingredients
 from dposcope.study.patches import Patch
@@ -28,7 +29,14 @@ GRID = ((0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5))
 FORMS = {"assign": "set to shifted means", "scale": "gains"}
 """The paper's edit in both readings: as the authors' code does it, and as the equations of section 6.1 say."""
 
-RANKINGS: dict[Ranking, str] = {"cosine": "by cosine", "activation": "by activation"}
+RANKINGS: dict[Protocol, dict[Ranking, str]] = {
+    "strict": {"cosine": "by cosine", "activation": "by activation"},
+    "reference": {"reference": "by cosine as the code does", "activation": "by activation"},
+}
+"""How edits choose neurons within a group, by protocol (paper 6.1; docs/paper-versus-code.md, c)."""
+
+TRIM = 80.0
+"""For GPT-2 the published code leaves out neurons above this percentile of mean activations (there, d)."""
 
 Role = Literal["steer", "tuned", "patch", "edit", "control"]
 
@@ -81,10 +89,9 @@ def explain_conditions(
     if settings.patching:
         rows += [_patch(patch, contributions) for patch in patches]
     if settings.edits:
-        forms = [form for form in FORMS if form in settings.edit_forms]
-        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based", forms)
+        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based", settings)
         if free is not None:
-            rows += _edits(made, "free", free, "Activation editing, probe-free", forms)
+            rows += _edits(made, "free", free, "Activation editing, probe-free", settings)
     return rows
 
 
@@ -137,28 +144,32 @@ def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
 
 
 def _edits(
-    made: Ingredients, kind: str, direction: Direction, section: str, forms: list[str]
+    made: Ingredients, kind: str, direction: Direction, section: str, settings: ExplainSettings
 ) -> list[ExplainCondition]:
     cosine = cosines(made.lm, direction.vector)
+    rankings = RANKINGS[settings.protocol]
+    trim = TRIM if settings.protocol == "reference" and made.lm.model.config.model_type == "gpt2" else None
     facts = {
         "direction": tensor_fingerprint({"W": direction.vector}),
         "means": tensor_fingerprint({"mean": made.means.mean}),
+        **({} if trim is None else {"trim": trim}),
     }
 
     def row(form: str, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
         def build() -> Intervention:
-            selection = select_fraction(cosine, made.means.mean, beta=beta, ranking=ranking)
+            selection = select_fraction(cosine, made.means.mean, beta=beta, ranking=ranking, trim_percentile=trim)
             if form == "scale":
                 return gains_of(selection, alpha=alpha)
             return group_assign(made.means, selection, alpha=alpha)
 
         return ExplainCondition(
             f"{form}-{kind}-{ranking}-{alpha:g}-{beta:g}",
-            f"α = {alpha:g}, β = {beta:g}, {RANKINGS[ranking]}, {FORMS[form]}",
+            f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}",
             "edit",
             section,
             build,
             facts,
         )
 
-    return [row(form, ranking, alpha, beta) for form in forms for ranking in RANKINGS for alpha, beta in GRID]
+    forms = [form for form in FORMS if form in settings.edit_forms]
+    return [row(form, ranking, alpha, beta) for form in forms for ranking in rankings for alpha, beta in GRID]
