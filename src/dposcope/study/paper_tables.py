@@ -21,7 +21,7 @@ from dposcope.reference.comparison import (
 from dposcope.reference.models import recognise
 from dposcope.reference.paper import EVERY_MODEL, PaperValue, paper_values, printed_otherwise
 from dposcope.reference.wikitext import is_wikitext_2
-from dposcope.study.explain_conditions import GRID, TUNED, ExplainCondition
+from dposcope.study.explain_conditions import GRID, TRIM, TUNED, ExplainCondition
 from dposcope.study.explain_results import Results
 from dposcope.study.intervention_tables import strongest_steering
 from dposcope.study.numbers import between, fixed, signed
@@ -62,16 +62,13 @@ _PRINTED_RANKINGS: Mapping[Ranking, str] = {
 }
 """Our rankings, and what the paper calls them: `reference` is its code's cosine."""
 
-TRIM = 80
-"""Percentile of the mean activations above which the published code takes no neuron of GPT-2."""
-
 _OTHER_ALPHA = "α in another unit: the paper's counts the norm of its own probe"
 _OTHER_RANKINGS: Mapping[Ranking, str] = {
     "cosine": "neurons ranked by |cosine| in every group, by the published code the other way round in AP and TN",
     "activation": "neurons ranked by |activation| upwards in every group, by the published code, where it stands in a "
     "comment, in two groups alone",
 }
-_NOT_TRIMMED = f"neurons of any activation; the published code takes none of GPT-2 above percentile {TRIM}"
+_NOT_TRIMMED = f"neurons of any activation; the published code takes none of GPT-2 above percentile {TRIM:g}"
 _TRIMMED = "strongly active neurons left out; the published code does so for GPT-2 alone"
 _NO_DEFINITION = "the paper does not say what its per cent is of; here mean |shift| over mean |activation|"
 
