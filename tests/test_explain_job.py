@@ -359,6 +359,9 @@ def test_what_is_repeated_follows_the_direction(job, tuned, tmp_path, direction,
     found = made.results.stability.sources
     assert [source.source for source in found] == sources
     assert {name for pair in found[-1].pairs for name in (pair.first, pair.second)} == kinds
+    quality = pl.read_parquet(tmp_path / "out/tables/table-11-direction.parquet").row(-1, named=True)
+    fitted = Direction.load(tmp_path / "out/direction-probe").about["quality"]
+    assert (quality["kind"], quality["used"], quality["accuracy"]) == ("probe", "to compare", fitted["accuracy"])
 
 
 def test_nothing_is_repeated_where_nothing_is_asked_for(job, tuned, tmp_path):

@@ -80,18 +80,36 @@ def test_settings_stand_beside_the_papers():
     assert "Tables 9 and 10" in table.title
 
 
+QUALITY = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
+PROBE = Direction(torch.ones(3), "probe", -1, {"quality": QUALITY})
+
+
 def test_a_probe_stands_beside_the_majority():
-    quality = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
-    table = probe_table("m", Direction(torch.ones(3), "probe", -1, {"quality": quality}), "Steering, α = 0.07")
-    assert table.rows == (("m", "probe", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "Steering, α = 0.07"),)
-    assert table.to_polars().rows() == [("m", "probe", 0.9123, 0.904, 0.7, 0.95, "Steering, α = 0.07")]
+    table = probe_table("m", PROBE, "Steering, α = 0.07")
+    cells = ("91.2 %", "90.4 %", "70.0 %", "95.0 %", "Steering, α = 0.07")
+    assert table.rows == (("m", "probe", "by the run", *cells),)
+    assert table.to_polars().rows() == [("m", "probe", "by the run", 0.9123, 0.904, 0.7, 0.95, "Steering, α = 0.07")]
+    assert len(table.notes) == 1
 
 
 def test_a_direction_that_was_not_tested_has_dashes():
     table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), None)
-    assert table.rows == (("m", "mean_difference", "–", "–", "–", "–", "–"),)
-    assert table.to_polars().rows() == [("m", "mean_difference", None, None, None, None, None)]
-    assert [str(kind) for kind in table.to_polars().dtypes[2:]] == ["Float64"] * 4 + ["String"]
+    assert table.rows == (("m", "mean_difference", "by the run", "–", "–", "–", "–", "–"),)
+    assert table.to_polars().rows() == [("m", "mean_difference", "by the run", None, None, None, None, None)]
+    assert [str(kind) for kind in table.to_polars().dtypes[3:]] == ["Float64"] * 4 + ["String"]
+
+
+def test_a_probe_that_was_fitted_to_compare_stands_below_such_a_direction():
+    table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), "Steering, α = 0.07", probe=PROBE)
+    assert table.rows == (
+        ("m", "mean_difference", "by the run", "–", "–", "–", "–", "Steering, α = 0.07"),
+        ("m", "probe", "to compare", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "–"),
+    )
+    assert table.to_polars().select("used", "accuracy", "steering").rows() == [
+        ("by the run", None, "Steering, α = 0.07"),
+        ("to compare", 0.9123, None),
+    ]
+    assert "to compare" in table.notes[-1].lower()
 
 
 def test_an_edits_shifts_beside_those_of_tuning():

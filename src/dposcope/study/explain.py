@@ -31,7 +31,14 @@ from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.paper_tables import beside_paper_tables
 from dposcope.study.patches import patches
-from dposcope.study.repetitions import check_repetitions, fitted_comments, free_direction, prompt_folds, repetitions
+from dposcope.study.repetitions import (
+    check_repetitions,
+    fitted_comments,
+    free_direction,
+    other_kinds,
+    prompt_folds,
+    repetitions,
+)
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
 from dposcope.study.stability_tables import stability_summary
@@ -89,7 +96,8 @@ def run_explain(
         made = prepare(job, settings, settings, folds=folds, features=None if fitted is None else fitted.features)
         after = _means_after(job, other, settings, folds)
         change = _contributions(job, other, made, after)
-        again = repetitions(job, other, made, after, change, fitted, settings)
+        kinds = other_kinds(job, fitted, settings)
+        again = repetitions(job, other, made, after, change, fitted, kinds, settings)
         stable = stability(again, toxic=max(settings.toxic_neurons))
         reporter.stage("Groups, toxic neurons, subspace")
         found = _explanation(lm, other, made, change, judge, settings)
@@ -119,7 +127,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training, settings.model_dump(mode="json"), notes, stable,
+            training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)

@@ -71,34 +71,58 @@ def training_table(model: str, training: Mapping[str, Any]) -> Table:
     )
 
 
-def probe_table(model: str, direction: Direction, steering: str | None) -> Table:
+def probe_table(model: str, direction: Direction, steering: str | None, *, probe: Direction | None = None) -> Table:
     """Table 11: how well the direction tells comments apart, beside the majority's share, and the chosen α.
 
     Args:
         model: named in the title.
         direction: W; only a probe has a measured quality.
         steering: label of the strongest steering that keeps the text; None where none does or none was measured.
+        probe: fitted to compare, where W is of another kind.
     """
-    quality: Mapping[str, Any] = direction.about.get("quality", {})
     names = {
         "accuracy": "accuracy",
         "majority": "majority class",
         "balanced_accuracy": "balanced accuracy",
         "roc_auc": "ROC AUC",
     }
-    cells = tuple(percent(quality[name]) if name in quality else "–" for name in names)
-    frame = {"model": [model], "kind": [direction.kind], **{name: [quality.get(name)] for name in names}}
+
+    def quality(one: Direction) -> Mapping[str, Any]:
+        return one.about.get("quality", {})
+
+    def row(one: Direction, used: str, steered: str | None) -> tuple[str, ...]:
+        cells = tuple(percent(quality(one)[name]) if name in quality(one) else "–" for name in names)
+        return (model, one.kind, used, *cells, steered or "–")
+
+    rows = [(direction, "by the run", steering), *([] if probe is None else [(probe, "to compare", None)])]
+    frame = [
+        {
+            "model": model,
+            "kind": one.kind,
+            "used": used,
+            **{name: quality(one).get(name) for name in names},
+            "steering": steered,
+        }
+        for one, used, steered in rows
+    ]
     types = {**dict.fromkeys(names, pl.Float64), "steering": pl.String}
+    notes = (
+        "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
+        "comments are not toxic).",
+    )
+    if probe is not None:
+        notes += (
+            "To compare: only a probe has such a quality. This one is fitted to the comments that the run's direction "
+            "takes, of a difference of means as many toxic ones as others, and nothing else in the run rests on it but "
+            "how stable groups are.",
+        )
     return Table(
         "table-11-direction",
         f"Quality of the direction of {model} on comments it was not fitted to (paper, Table 11).",
-        pl.DataFrame(frame | {"steering": [steering]}, schema_overrides=types),
-        ("model", "kind", *names.values(), "steering chosen"),
-        ((model, direction.kind, *cells, steering or "–"),),
-        (
-            "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
-            "comments are not toxic).",
-        ),
+        pl.DataFrame(frame, schema_overrides=types),
+        ("model", "kind", "used", *names.values(), "steering chosen"),
+        tuple(row(*one) for one in rows),
+        notes,
     )
 
 
