@@ -33,7 +33,8 @@ FIGURES = [
 TRAINING = {
     "objective": vars(Objective()),
     "schedule": vars(Schedule()),
-    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "seed": 0},
+    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "examples": 36, "seed": 0},
+    "settings": {"max_prompt_tokens": 64, "max_completion_tokens": 64},
 }
 PATCHES = ["toxic-tokens", "top-8", "top-16", "TP", "TP+AN", "TP+AN+TN", "TP+AN+TN+AP", "increasing"]
 

@@ -9,6 +9,7 @@ from changes import neurons_of, random_change
 from dposcope.directions.direction import Direction
 from dposcope.neurons.shifts import edit_agreement, shift_of_gains
 from dposcope.study.numbers import fact
+from dposcope.study.paper_tables import _training
 from dposcope.study.run_tables import agreement_table, probe_table, training_of, training_table
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
@@ -16,12 +17,14 @@ from dposcope.training.schedule import Schedule
 TRAINING = {
     "kind": "dposcope dpo",
     "train": "gains",
-    "pairs": {"train": 24_576, "validation": 10},
+    "pairs": {"train": 24_566, "validation": 10},
     "objective": vars(Objective(kl_weight=0.05, kl_on="neutral")),
     "schedule": vars(
         Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, max_grad_norm=1.0, patience=None)
     ),
+    "settings": {"max_prompt_tokens": 48, "max_completion_tokens": 20},
     "steps": 1234,
+    "examples": 12_283,
     "seed": 3,
 }
 
@@ -70,8 +73,14 @@ def test_settings_stand_beside_the_papers():
         "batch size": ("8", "4, gradients of 4 added up"),
         "gradient norm at most": ("1", "10"),
         "patience": ("none", "30"),
+        "batch size in evaluation": ("8", "8"),
+        "input tokens at most": ("68", "256"),
+        "prompt tokens at most": ("48", "64"),
+        "new tokens at most": ("20", "64"),
+        "epochs": ("0.5", "5"),
         "trained": ("gains", "–"),
-        "pairs": ("24,576", "24,576"),
+        "pairs, with those for validation": ("24,576", "24,576"),
+        "pairs for validation": ("10", "–"),
         "steps": ("1,234", "–"),
         "seed": ("3", "–"),
     }
@@ -82,6 +91,20 @@ def test_settings_stand_beside_the_papers():
 
 QUALITY = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
 PROBE = Direction(torch.ones(3), "probe", -1, {"quality": QUALITY})
+
+
+def test_pairs_are_counted_as_where_they_are_compared():
+    """The paper's 24,576 stand beside the same number in both tables."""
+    shown = dict(row[:2] for row in training_table("m", TRAINING).rows)["pairs, with those for validation"]
+    made = _training(TRAINING)
+    assert made is not None
+    assert shown == f"{made.pairs:,}"
+
+
+def test_validation_is_read_in_batches_that_fit_the_memory():
+    """As the trainer does: by the micro-batch, where there is one."""
+    training = {**TRAINING, "schedule": {**TRAINING["schedule"], "micro_batch_size": 2}}
+    assert ("batch size in evaluation", "2", "8") in training_table("m", training).rows
 
 
 def test_a_probe_stands_beside_the_majority():

@@ -26,6 +26,9 @@ _SETTINGS = (
     ("gradient norm at most", "schedule", "max_grad_norm"),
     ("patience", "schedule", "patience"),
 )
+_EVALUATED, _EPOCHS = "batch size in evaluation", "epochs"
+_INPUT, _PROMPT, _NEW = (f"{part} tokens at most" for part in ("input", "prompt", "new"))
+_PAIRS = "pairs, with those for validation"
 _PAPER = {
     "β": "0.1",
     "λ (KL weight)": "0.02 to 0.1",
@@ -36,7 +39,12 @@ _PAPER = {
     "batch size": "4, gradients of 4 added up",
     "gradient norm at most": "10",
     "patience": "30",
-    "pairs": "24,576",
+    _EVALUATED: "8",
+    _INPUT: "256",
+    _PROMPT: "64",
+    _NEW: "64",
+    _EPOCHS: "5",
+    _PAIRS: "24,576",
 }
 
 
@@ -55,10 +63,18 @@ def training_of(tuned: str | Path) -> dict[str, Any] | None:
 
 def training_table(model: str, training: Mapping[str, Any]) -> Table:
     """Tables 9 and 10: how the tuned model was trained."""
+    schedule, pairs, settings = training["schedule"], training["pairs"], training["settings"]
+    prompt, new = settings["max_prompt_tokens"], settings["max_completion_tokens"]
     facts = {name: training[part].get(key) for name, part, key in _SETTINGS}
     facts |= {
+        _EVALUATED: schedule["micro_batch_size"] or schedule["batch_size"],
+        _INPUT: prompt + new,
+        _PROMPT: prompt,
+        _NEW: new,
+        _EPOCHS: training["examples"] / pairs["train"],
         "trained": training["train"],
-        "pairs": training["pairs"]["train"],
+        _PAIRS: pairs["train"] + pairs["validation"],
+        "pairs for validation": pairs["validation"],
         "steps": training["steps"],
         "seed": training["seed"],
     }
@@ -68,6 +84,10 @@ def training_table(model: str, training: Mapping[str, Any]) -> Table:
         pl.DataFrame({"setting": list(facts), "value": [fact(value) for value in facts.values()]}),
         ("setting", "value", "paper"),
         tuple((name, fact(value), _PAPER.get(name, "–")) for name, value in facts.items()),
+        (
+            "Epochs: passes over the pairs that were trained on, as many as were made; the paper's 5 are a limit, since "
+            "patience may end a training before. Input: prompt and new tokens together.",
+        ),
     )
 
 
