@@ -42,7 +42,7 @@ from dposcope.study.repetitions import (
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
 from dposcope.study.stability_tables import stability_summary
-from dposcope.study.table import write_parquet
+from dposcope.study.table import of_run, write_parquet
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,10 +235,12 @@ def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials)
 
 
 def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
-    tables, pictures = [*tables_of(results), *beside_paper_tables(results)], pictures_of(results)
+    run = {"model": results.lm.name, "protocol": results.scores.protocol}
+    tables = [table.of_run(**run) for table in (*tables_of(results), *beside_paper_tables(results))]
+    pictures = pictures_of(results)
     for table in tables:
         table.save(out / "tables", raw=raw)
-    write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())
+    write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
     for picture in pictures:
         picture.save(out / "figures")
     _clear_others(out / "tables", {"neurons", *(table.name for table in tables)})

@@ -85,8 +85,8 @@ def training_table(model: str, training: Mapping[str, Any]) -> Table:
         ("setting", "value", "paper"),
         tuple((name, fact(value), _PAPER.get(name, "–")) for name, value in facts.items()),
         (
-            "Epochs: passes over the pairs that were trained on, as many as were made; the paper's 5 are a limit, since "
-            "patience may end a training before. Input: prompt and new tokens together.",
+            "Epochs: passes over the pairs that were trained on, as many as were made; the paper's 5 are a limit, "
+            "since patience may end a training before. Input: prompt and new tokens together.",
         ),
     )
 
@@ -163,7 +163,7 @@ def agreement_table(model: str, edit: str, found: EditAgreement) -> Table:
     return Table(
         "edit-shifts",
         f"Activation shifts of the edit {edit} beside those of tuning, {model} (paper, section 6).",
-        frame.insert_column(0, pl.Series("model", [model] * len(frame))),
+        frame,
         ("group", "neurons", "r", "same sign", "mean |shift|, edit", "mean |shift|, tuning"),
         rows,
         ("Same sign: of neurons that both move; 50 % is chance.",),
