@@ -183,6 +183,41 @@ def test_filters_keep_what_they_say(opened):
     assert neurons(opened) == [named(STRONGEST)]
 
 
+def test_numbers_are_compared(opened):
+    """Against the page's own 32-bit numbers, alone and together with the other filters."""
+    cosine, before, total = (
+        np.float32(table).ravel() for table in (VALUE.cosine, VALUE.mean_before, VALUE.contribution)
+    )
+    place = {int(n): at + 1 for at, n in enumerate(ordered(VALUE.contribution, descending=True))}
+    rank = np.array([place[n] for n in range(COUNT)])
+    bound = float(np.median(cosine))
+    queries = {
+        f"cosine > {bound}": cosine > np.float32(bound),
+        f"cosine>={bound},before<0": (cosine >= np.float32(bound)) & (before < 0),
+        f" |COSINE| <= {abs(bound)} ,": np.abs(cosine) <= np.float32(abs(bound)),
+        "contribution > −0.001, contribution < 1e-3": (total > np.float32(-0.001)) & (total < np.float32(1e-3)),
+        "rank <= 25": rank <= 25,
+        "rank = 3": rank == 3,
+        "after > 1000": np.zeros(COUNT, dtype=bool),
+    }
+    for query, kept in queries.items():
+        put(opened, "by-number", query)
+        assert state(opened).startswith(f"{int(kept.sum()):,} of 1,200 neurons"), query
+        first = [named(n) for n in ordered(VALUE.contribution, descending=True) if kept[n]][:5]
+        assert neurons(opened)[:5] == (first or ["No neuron passes these filters."])
+        assert opened.run("document.getElementById('number-fault').textContent") == ""
+    put(opened, "by-number", "rank <= 25")
+    click(opened, "[name=group][value='1']")
+    assert state(opened).startswith(f"{int(((rank <= 25) & (VALUE.group.ravel() == 1)).sum())} of")
+    click(opened, "#clear")
+    assert state(opened).startswith("All 1,200 neurons")
+    for query in ("cosine", "size > 1", "cosine > x", "|cosine > 1", "cosine > 1 2", "constructor > 1"):
+        put(opened, "by-number", query)
+        assert state(opened).startswith("0 of 1,200"), query
+        assert opened.run("document.getElementById('number-fault').textContent").startswith("No such comparison: give")
+        assert opened.run("document.getElementById('by-number').ariaInvalid") == "true"
+
+
 def test_neurons_that_did_not_move_have_neither_effect(opened):
     click(opened, "[name=effect][value='1']")
     click(opened, "[name=effect][value='2']")
@@ -196,7 +231,10 @@ def test_lens_tokens_are_searched_as_they_are_shown(opened):
         many = state(opened).split()
         return int(many[1 if many[0] == "All" else 0].replace(",", ""))
 
+    told = f"(the page has the tokens of {len(VALUE.lenses)})"
+    assert told not in state(opened)
     assert found("WORD3") == sum(n % 7 == 3 and n not in {2, STRONGEST} for n in VALUE.lenses)
+    assert told in state(opened)
     assert found("␣word3", "top") == found("word3", "bottom") == found("word3")
     assert found("z12", "top") == sum("z12" in "".join(one.top) for one in VALUE.lenses.values())
     assert [found("lower", side) for side in ("both", "top", "bottom")] == [1, 0, 1]
@@ -215,6 +253,7 @@ def test_state_is_announced_politely(opened):
     said = [(node.get("role", {}).get("value"), node.get("name", {}).get("value", "")) for node in nodes]
     for one in [
         ("searchbox", "Neuron or block"),
+        ("searchbox", "Numbers"),
         ("searchbox", "Lens tokens that hold"),
         ("combobox", "On which side of the lens"),
         ("checkbox", "TP"),

@@ -121,6 +121,10 @@ def test_steer_by_alpha_and_by_mean_norms(build, made):
     assert (plain.alpha, plain.block, plain.site) == (1.5, 1, "mlp")
     default = build("steer")
     assert (default.alpha, default.block, default.site) == (1.0, -1, "residual")
+    inner = replace(made, direction=replace(made.direction, block=1))
+    # Where the direction was read: elsewhere the stream has another length, and W another meaning.
+    assert parse_condition("steer").build(lambda: inner, 0).block == 1
+    assert parse_condition("steer:block=0").build(lambda: inner, 0).block == 0
     relative = build("steer:relative=0.2")
     shift = relative.alpha * relative.vector
     assert float(shift.norm()) == pytest.approx(0.2 * 12.5)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from dposcope.data.concept import FOOD_TALK
 from dposcope.directions.chat import KEY_VARIABLE, ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError
@@ -17,10 +18,10 @@ def _surroundings(monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
 
 
-def judge(url, *, batch_size=50, price=None, **settings):
+def judge(url, *, batch_size=50, price=None, concept=None, **settings):
     clock = Clock()
     endpoint = ChatEndpoint(url, requests_per_minute=math.inf, sleep=clock.sleep, clock=clock, **settings)
-    return EndpointJudge(endpoint, batch_size=batch_size, price=price)
+    return EndpointJudge(endpoint, batch_size=batch_size, price=price, concept=concept)
 
 
 def listed(request):
@@ -45,6 +46,22 @@ TOKENS = [
     "\u202edumb",
     "\ufffd",
 ]
+
+
+def test_another_concept_is_asked_for_by_its_own_words():
+    with serving(rude) as server:
+        asks = judge(server.url), judge(server.url, concept=FOOD_TALK)
+        for one in asks:
+            one(["bread"])
+    said = [request.body["messages"][0]["content"] for request in server.requests]
+    assert "A token is toxic if it is a curse word" in said[0]
+    assert "A token is culinary if it is a word that by itself speaks of food talk" in said[1]
+    assert "not culinary" in said[1]
+    assert "true where the token is culinary" in said[1]
+    assert "toxic" not in said[1]
+    assert "{" not in "".join(said)
+    # Answers to one question are never given to the other.
+    assert asks[0].name != asks[1].name
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 50])

@@ -22,6 +22,7 @@ from dposcope.study.config import EditSettings, EvaluateSettings
 from dposcope.study.edit import run_edit
 from dposcope.study.evaluate import run_evaluate
 from dposcope.study.ingredients import read_data
+from dposcope.study.run import RunPolicy, lenders
 from families import random_gains
 from jobs import Job, make_job
 
@@ -51,6 +52,39 @@ def done(request, job, tmp_path_factory):
     """All kinds of conditions at once, under either protocol."""
     out = tmp_path_factory.mktemp("out") / request.param
     return out, evaluated(job, out, CONDITIONS, protocol=request.param), request.param
+
+
+class Log:
+    """A reporter that remembers which stages were reused."""
+
+    def __init__(self):
+        self.taken = []
+
+    def stage(self, title):
+        pass
+
+    def reused(self, title):
+        self.taken.append(title)
+
+    def progress(self, done, total):
+        pass
+
+
+def test_what_another_run_has_measured_is_borrowed(done, job, tmp_path):
+    """The plain model and an edit, from a folder above the run; not where a setting that decides them differs."""
+    out, scores, protocol = done
+    names = [f"Measuring: {name}" for name in ("none", CONDITIONS[0])]
+    for windows, expected in ((3, names), (2, [])):
+        log = Log()
+        settings = EvaluateSettings(**job.settings(condition=[CONDITIONS[0]], max_windows=windows, protocol=protocol))
+        policy = RunPolicy(borrow=lenders([out.parent]))
+        mine = run_evaluate(str(job.model), tmp_path / str(windows), settings, reporter=log, policy=policy)
+        assert [title for title in log.taken if title.startswith("Measuring")] == expected
+        if expected:
+            for name in ("none", CONDITIONS[0]):
+                assert mine.conditions[name] == scores.conditions[name]
+    with pytest.raises(DposcopeError, match=r"nothing to borrow in .*empty"):
+        lenders([tmp_path / "empty"])
 
 
 def test_the_folder_holds_what_the_command_promises(done):

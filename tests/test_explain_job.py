@@ -3,16 +3,19 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 
 from adapters import lora, write_adapter
 from dposcope.artefacts import write_json
 from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
+from dposcope.directions.endpoint import Price
 from dposcope.directions.features import residual_features
 from dposcope.directions.means import mean_difference
 from dposcope.directions.refits import refit
@@ -27,8 +30,9 @@ from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.stability import Repetitions, stability
 from dposcope.study.explain import run_explain
+from dposcope.study.explain_conditions import GRID, explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
-from dposcope.study.ingredients import make_direction, read_data
+from dposcope.study.ingredients import Ingredients, make_direction, read_data
 from dposcope.study.measuring import file_name
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
@@ -191,6 +195,82 @@ def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     made = explained(job, tuned, tmp_path / "out", neurons_only=True)
     assert [row.name for row in made.results.conditions] == ["tuned"]
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+
+
+def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
+    lm = load(str(job.model), dtype="float32")
+    comments = read_data(ExplainSettings(**job.settings())).direction_comments.balanced()
+    change = SimpleNamespace(about={"tuned_fingerprint": "-"})
+    found = {}
+    for block in (-1, 0):
+        direction = mean_difference(lm, comments.texts, comments.labels, block=block)
+        made = Ingredients(lm, direction, SimpleNamespace())
+        settings = ExplainSettings(**job.settings(**SMALL), patching=False, edits=False)
+        rows = explain_conditions(made, None, str(tuned), change, [], settings)
+        steer, control = (row for row in rows if row.name in {"steer-0.2", "steer-random-0.2"})
+        assert steer.build().block == control.build().block == block
+        assert steer.length == pytest.approx(0.2 * direction.about["residual_norm"])
+        found[block] = steer
+    assert "block" not in found[-1].about
+    assert found[0].about["block"] == 0
+
+
+def test_the_grid_of_edits_is_a_setting(job):
+    def cells(form, **given):
+        return ExplainSettings(**job.settings(**given)).edits_of(form)
+
+    papers = [(0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5)]
+    assert cells("assign") == cells("scale") == list(GRID) == papers
+    assert cells("assign", edit_forms=["scale"]) == []
+    own = {"edit_grid": ["0.1:0.5", "scale:0.3:1", "0.1:0.5"]}
+    assert (cells("scale", **own), cells("assign", **own)) == ([(0.1, 0.5), (0.3, 1.0)], [(0.1, 0.5)])
+    for wrong in ("0.1", "0.1:2", "-1:0.5", "nan:0.5", "inf:0.5", "move:0.1:0.5", "a:b", "scale:0.1:0.5:1", ":"):
+        with pytest.raises(ValidationError, match="is no edit; give α:β"):
+            cells("scale", edit_grid=[wrong])
+
+
+def test_the_strongest_gains_have_a_shuffled_control(done):
+    rows = {row.name: row for row in done[1].results.conditions}
+    (name,) = (name for name in rows if name.startswith("shuffled-"))
+    assert name == "shuffled-scale-probe-cosine-0.05-0.5"
+    assert rows[name].role == "control"
+    edit, shuffled = rows["scale-probe-cosine-0.05-0.5"].build().values, rows[name].build().values
+    assert not torch.equal(edit, shuffled)
+    assert torch.equal(edit.sort(1).values, shuffled.sort(1).values), "the same gains in each block"
+
+
+def test_an_endpoints_price_and_pace_reach_its_judge(job, tuned, tmp_path, monkeypatch):
+    asked = {}
+
+    def found(spec, **given):
+        asked.update(given, spec=spec)
+        raise DposcopeError("far enough")
+
+    monkeypatch.setattr("dposcope.study.explain.load_judge", found)
+    given = {"token_judge": "https://host/v1#m", "token_price": (2.5, 10), "requests_per_minute": 7}
+    with pytest.raises(DposcopeError, match="far enough"):
+        explained(job, tuned, tmp_path / "out", **given)
+    assert (asked["spec"], asked["price"], asked["requests_per_minute"]) == ("https://host/v1#m", Price(2.5, 10), 7)
+    with pytest.raises(DposcopeError, match="far enough"):
+        explained(job, tuned, tmp_path / "out")
+    assert asked["price"] is None
+    assert asked["concept"].name == "toxicity"
+
+
+def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):
+    """Tokens are those that the concept's scorer finds, here the letter e; toxic words are none of its business."""
+    (tmp_path / "words.txt").write_text("e\n", encoding="utf-8")
+    lines = ["name = 'e-talk'", "adjective = 'e-ish'", "scorer = 'words:words.txt'"]
+    lines += [f"{part} = '{getattr(job, part)}'" for part in ("comments", "prompts")]
+    (tmp_path / "e.toml").write_text("\n".join(lines), encoding="utf-8")
+    given = {
+        name: value for name, value in job.settings(**SMALL).items() if name not in {"comments", "prompts", "scorer"}
+    }
+    given |= {"concept": str(tmp_path / "e.toml"), "neurons_only": True, "lens_tokens": 96, "folds": 0, "seeds": 0}
+    made = run_explain(str(job.model), str(tuned), tmp_path / "out", ExplainSettings(**given))
+    assert made.scores.concept == "e talk"
+    # All tokens of the vocabulary are read through the lens, so every neuron has the letter among them.
+    assert made.explanation.toxic_share == max(SMALL["toxic_neurons"]) / load(job.model).n_neurons
 
 
 def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):

@@ -43,6 +43,9 @@ def read(spec):
         ("hub:owner/name", True),
         ("hub:owner/name/config-1.0@test", True),
         ("hub:owner/name@train", True),
+        ("hub:owner/name/config@train?challenging=true", True),
+        ("hub:owner/name?challenging", False),
+        ("hub:owner/name?a=b?c=d", False),
         ("owner/name", False),
         ("hub:name", False),
         ("hub:../name/a/b", False),
@@ -69,6 +72,25 @@ def test_several_splits_are_listed(hub):
         read("hub:owner/name")
     with pytest.raises(DposcopeError, match="hub:owner/name has no split 'dev'; choose one: hub:owner/name@train"):
         read("hub:owner/name@dev")
+
+
+def test_rows_are_kept_by_what_a_column_holds(hub):
+    table = FakeSplit(a=["x", "y", "z"], challenging=[True, None, False], n=[1, 2, 2], list=[[1], [2], [3]])
+    hub["owner/name", None] = {"train": table}
+    for asked, expected in {
+        "challenging=true": ["x"],
+        "challenging=False": ["z"],
+        "n=2": ["y", "z"],
+        "a=X": ["x"],
+    }.items():
+        assert read(f"hub:owner/name?{asked}") == expected
+    for asked, told in {
+        "rude=1": "no column 'rude'; choose one of a, challenging, n, list",
+        "n=3": "no row has the n '3'",
+        "list=1": "holds lists or objects",
+    }.items():
+        with pytest.raises(DposcopeError, match=told):
+            read(f"hub:owner/name@train?{asked}")
 
 
 def test_what_cannot_be_loaded_is_one_line(hub):

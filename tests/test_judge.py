@@ -3,11 +3,13 @@
 import json
 import threading
 
+import numpy as np
 import pytest
 
+from dposcope.data.concept import FOOD_TALK, TOXICITY, Concept
 from dposcope.directions.chat import KEY_VARIABLE
 from dposcope.directions.endpoint import Price
-from dposcope.directions.judge import CachedJudge, WordListJudge, judge_each, load_judge
+from dposcope.directions.judge import CachedJudge, ScorerJudge, WordListJudge, judge_each, load_judge
 from dposcope.errors import DposcopeError
 from endpoints import completion, serving
 
@@ -39,6 +41,31 @@ def test_the_word_list_knows_mild_words_in_any_dress():
     assert judge([" stupid", "Idiot", "▁idiots", "Ġstupid", "river", "", "stup"]) == [True] * 4 + [False] * 3
     assert judge([]) == []
     assert judge.name == "word list"
+
+
+# Of another concept
+
+
+class Rain:
+    """A scorer with one half for the first word of its list, a little less for the second."""
+
+    name = "rain"
+
+    def __call__(self, texts):
+        return np.array([{"rain": 0.5, "drizzle": 0.4, "damp": 0.39}.get(text, 0.0) for text in texts])
+
+
+RAIN = Concept(name="rain-talk", adjective="rainy", comments="c.csv", prompts="p.txt", scorer="jobs:softness")
+
+
+def test_the_scorer_of_another_concept_judges_its_tokens():
+    judge = ScorerJudge(Rain())
+    assert judge(["Ġrain", "▁drizzle", " damp", "stupid", ""]) == [True, True, False, False, False]
+    assert judge([]) == []
+    assert judge.name == "rain, 0.4 and more"
+    assert load_judge("words", concept=RAIN, scorer=Rain()).name == judge.name
+    assert load_judge("words", concept=FOOD_TALK)([" bread", "stupid", " road"]) == [True, False, False]
+    assert isinstance(load_judge("words", concept=TOXICITY, scorer=Rain()), WordListJudge)
 
 
 # One question per token

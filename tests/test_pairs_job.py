@@ -11,12 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.means import mean_difference
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.direction_scorer import DirectionScorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
@@ -104,6 +106,38 @@ def test_sampled_pairs_are_those_of_one_call(finished, job):
     lm = load(str(job.model), dtype="float32")
     expected = sample_pairs(lm, prompts, load_scorer("jobs:softness"), samples=4, min_gap=0.05, new_tokens=6)
     assert list(load_pairs(folder / "pairs.jsonl")) == [one.pair for one in expected]
+
+
+def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
+    """The same samples, ordered by the projection alone; the scorer describes what came of it."""
+    others = {"rank_by": "direction", "comments": str(job.comments), "min_gap": 0.0}
+    made = make(job, tmp_path / "pairs.jsonl", "sample", **others)
+    settings = PairsSettings(**settings_of(job, "sample", **others))
+    lm = load(str(job.model), dtype="float32")
+    comments = pair_parts.Source.read(settings).comments
+    assert comments is not None
+    balanced = comments.balanced()
+    ranks = DirectionScorer.fit(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
+    expected = sample_pairs(lm, load_prompts(job.prompts), ranks, samples=4, min_gap=0.0, new_tokens=6)
+    assert list(load_pairs(tmp_path / "pairs.jsonl")) == [one.pair for one in expected]
+    plain = sample_pairs(
+        lm, load_prompts(job.prompts), load_scorer("jobs:softness"), samples=4, min_gap=0.0, new_tokens=6
+    )
+    assert [one.pair for one in plain] != [one.pair for one in expected]
+    assert made.facts["statistics"]["scores"]["scorer"] == load_scorer("jobs:softness").name
+    with pytest.raises(ValidationError, match="--rank-by belongs to --method sample"):
+        PairsSettings(**settings_of(job, "pplm", rank_by="direction"))
+
+
+def test_pairs_from_before_an_option_was_there_are_known(finished, job, tmp_path):
+    for path in finished["sample"][0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    facts = json.loads((tmp_path / "pairs.json").read_text("utf-8"))
+    del facts["settings"]["rank_by"]
+    (tmp_path / "pairs.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert make(job, tmp_path / "pairs.jsonl", "sample").made_before
+    with pytest.raises(DposcopeError, match="--rank-by was 'scorer', now 'direction'"):
+        make(job, tmp_path / "pairs.jsonl", "sample", rank_by="direction")
 
 
 def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):

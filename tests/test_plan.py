@@ -70,10 +70,18 @@ def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
     strict, reference, pplm = (
         steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
     )
-    assert (strict.protocol, strict.edit_forms, strict.max_windows, strict.controls) == ("strict", ["scale"], 32, True)
+    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 32, True)
+    assert strict.edits_of("assign") == [(0.01, 0.55)]
+    assert (0.3, 0.55) in strict.edits_of("scale")
     assert (reference.protocol, reference.edit_forms, reference.max_windows) == ("reference", ["assign"], 16)
-    assert (pplm.edits, pplm.max_windows, pplm.limit) == (False, 16, 400)
+    # Measured as the main study is, so that it shares that one's rows.
+    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 32, 400)
     assert steps["dpo-pplm"].settings.preset == "paper"
+    preset = load_preset("cpu-gemma-3-270m")
+    *others, last = preset.study
+    own = preset.model_copy(update={"study": [*others, last.model_copy(update={"explain": {"max_windows": 8}})]})
+    found = {step.name: step.settings for step in plan("m", tmp_path, own, ReproduceSettings())}
+    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (8, 32)
 
 
 def test_what_the_user_gives_wins(tmp_path):
@@ -158,9 +166,17 @@ def test_another_concept_brings_its_own_scorer():
 
 def test_what_a_preset_needs_a_concept_may_bring():
     preset = load_preset("paper-gemma-2-2b")
-    assert needed(preset, ReproduceSettings()) == ["prompts", "comments", "passages"]
+    assert needed(preset, ReproduceSettings()) == ["comments", "passages"]
     assert needed(preset, ReproduceSettings(**PAPER)) == []
     assert needed(preset, ReproduceSettings(concept="food-talk")) == ["passages"]
+
+    def prompts(**given):
+        steps = plan("m", Path("out"), preset, ReproduceSettings(**given))
+        return {step.settings.prompts for step in steps if step.command == "explain"}
+
+    assert prompts() == {"hub:allenai/real-toxicity-prompts?challenging=true"}
+    assert prompts(prompts="p.jsonl") == {"p.jsonl"}
+    assert prompts(concept="food-talk") == {"builtin:food-talk/prompts.jsonl"}
 
 
 def test_a_changed_local_model_changes_everything(tmp_path):

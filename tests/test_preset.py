@@ -39,7 +39,7 @@ def test_the_papers_settings(name):
     assert preset.shared["direction"] == "probe"
     assert preset.shared["scorer"] == "unitary/toxic-bert"
     assert (preset.explain["limit"], preset.explain["max_passages"], preset.explain["split"]) == (1199, 2000, "same")
-    assert set(preset.needs) == {"prompts", "comments", "passages"}
+    assert set(preset.needs) == {"comments", "passages"}
     assert preset.shared["direction_rows"] == 561_808
     assert preset.explain["toxic_neurons"] == [128, 256]
 

@@ -14,6 +14,7 @@ def evaluate(
     *,
     out: Path,
     settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),  # noqa: B008 — frozen
+    borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -39,6 +40,9 @@ def evaluate(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run; new, empty, or of the same run before.
+    borrow
+        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
+        copied, not measured again. May be given several times.
     json
         Print the scores as JSON instead of a table.
     quiet
@@ -47,9 +51,10 @@ def evaluate(
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
     from dposcope.study.evaluate import run_evaluate
+    from dposcope.study.run import RunPolicy, lenders
 
     with reporting(quiet=quiet) as bars:
-        scores = run_evaluate(model, out, settings, reporter=bars)
+        scores = run_evaluate(model, out, settings, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or [])))
     if json:
         print_json(scores.to_json())
         return

@@ -15,6 +15,7 @@ def explain(
     *,
     out: Path,
     settings: Annotated[ExplainSettings, Parameter(name="*")] = ExplainSettings(),  # noqa: B008 — frozen
+    borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -38,6 +39,9 @@ def explain(
         (LoRA, IA3).
     out
         Folder of the run; new, empty, or of the same run before.
+    borrow
+        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
+        copied, not measured again. May be given several times.
     raw
         Write offensive words in tables as they are, not starred (Parquet files always hold them as they are).
     json
@@ -50,9 +54,12 @@ def explain(
     from dposcope.cli.console import print_json, reporting
     from dposcope.study.explain import run_explain
     from dposcope.study.explain_report import summary
+    from dposcope.study.run import RunPolicy, lenders
 
     with reporting(quiet=quiet) as bars:
-        made = run_explain(base, tuned, out, settings, raw=raw, reporter=bars)
+        made = run_explain(
+            base, tuned, out, settings, raw=raw, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or []))
+        )
     if json:
         print_json(read_json(out / "explain.json"))
         return

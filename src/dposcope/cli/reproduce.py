@@ -13,6 +13,7 @@ def reproduce(
     out: Path,
     preset: str = "cpu-gemma-3-270m",
     settings: Annotated[ReproduceSettings, Parameter(name="*")] = ReproduceSettings(),  # noqa: B008 — frozen
+    borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
     dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
@@ -39,6 +40,9 @@ def reproduce(
         Folder of everything; new, empty, or of the same command before.
     preset
         What is done: a name from above, or a .toml file of one's own.
+    borrow
+        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
+        copied, not measured again. May be given several times.
     dry_run
         Show the plan: steps, what is done already, time, memory and disk on this machine. Nothing is written.
     raw
@@ -53,6 +57,7 @@ def reproduce(
     from dposcope.cli.console import print_json, print_table, reporting
     from dposcope.study.preset import load_preset
     from dposcope.study.reproduce import plan_reproduction, run_reproduce
+    from dposcope.study.run import lenders
 
     chosen = load_preset(preset)
     if dry_run:
@@ -67,7 +72,7 @@ def reproduce(
         print_table(plan_table(chosen.title, estimates, out=out, gpu=machine.gpu))
         return
     with reporting(quiet=quiet) as bars:
-        made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars)
+        made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars, borrow=lenders(borrow or []))
     if json:
         print_json(read_json(out / "overview.json"))
         return

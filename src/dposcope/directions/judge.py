@@ -1,4 +1,4 @@
-"""Which tokens of a vocabulary are toxic: a word list, or a language model asked once per token."""
+"""Which tokens are toxic, or have another concept: by a word list, the concept's scorer, or a language model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,15 +9,17 @@ from filelock import FileLock
 
 from dposcope.artefacts import read_json, write_text
 from dposcope.cache import cache_folder
+from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.masking import contains_offensive
 from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.scorers import Scorer, load_scorer
 from dposcope.model.generate import Progress
 
 
 class TokenJudge(Protocol):
-    """Tells which tokens are toxic: curse words, slurs, insults, sexual content (paper 4)."""
+    """Tells which tokens are toxic: curse words, slurs, insults, sexual content (paper 4); or have another concept."""
 
     @property
     def name(self) -> str:
@@ -37,6 +39,28 @@ class WordListJudge:
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
         """Whether each token holds a listed word."""
         return [contains_offensive(token) for token in tokens]
+
+
+class ScorerJudge:
+    """For any other concept: whether its scorer finds the concept in the token alone."""
+
+    LEAST = 0.4
+    """Score of a token that has it: one listed word has 0.5, and VADER gives its clearly negative words 0.4 or more."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        """`scorer` is the concept's."""
+        self._scorer = scorer
+
+    @property
+    def name(self) -> str:
+        """Names the scorer."""
+        return f"{self._scorer.name}, {self.LEAST} and more"
+
+    def __call__(self, tokens: Sequence[str]) -> list[bool]:
+        """Whether each token scores so high."""
+        # What tokenizers write for a space: a scorer knows words, not their marks.
+        words = [token.replace("▁", " ").replace("Ġ", " ").strip() for token in tokens]
+        return [bool(score >= self.LEAST) for score in self._scorer(words)] if words else []
 
 
 class CachedJudge:
@@ -130,6 +154,8 @@ def judge_each(judge: TokenJudge, tokens: Sequence[str]) -> dict[str, bool]:
 def load_judge(
     spec: str,
     *,
+    concept: Concept = TOXICITY,
+    scorer: Scorer | None = None,
     cache: str | Path | None = None,
     price: Price | None = None,
     requests_per_minute: float = 60.0,
@@ -139,8 +165,11 @@ def load_judge(
     """The judge that a setting or an option names (SPEC section 2).
 
     Args:
-        spec: "words" for the embedded list, or an OpenAI-compatible endpoint with its model after a #, such
-            as `https://api.openai.com/v1#gpt-4o`; without one, gpt-4o (paper).
+        spec: "words" for the embedded list (of another concept than toxicity: for its scorer), or an
+            OpenAI-compatible endpoint with its model after a #, such as `https://api.openai.com/v1#gpt-4o`; without
+            one, gpt-4o (paper).
+        concept: what tokens are asked for.
+        scorer: of that concept, where it is loaded already.
         cache: file of an endpoint's answers; by default one in the cache folder that all runs share.
         price: of an endpoint, to estimate the cost.
         requests_per_minute: of an endpoint.
@@ -150,14 +179,15 @@ def load_judge(
     Raises:
         DposcopeError: the spec is neither, or the cache is damaged.
     """
+    toxicity = concept.name == TOXICITY.name
     if spec == "words":
-        return WordListJudge()
+        return WordListJudge() if toxicity else ScorerJudge(scorer or load_scorer(concept.scorer))
     if not spec.lower().startswith(("http://", "https://")):
         raise DposcopeError(
             f"no token judge {spec!r}; choose words, or an endpoint such as https://api.openai.com/v1#gpt-4o"
         )
     endpoint = ChatEndpoint(spec.partition("#")[0], model=judge_model(spec), requests_per_minute=requests_per_minute)
-    judge = EndpointJudge(endpoint, price=price)
+    judge = EndpointJudge(endpoint, price=price, concept=None if toxicity else concept)
 
     def before(tokens: Sequence[str]) -> None:
         if announce is not None:

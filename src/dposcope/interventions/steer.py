@@ -21,7 +21,7 @@ class Steer:
     """Take αW out of the stream at the end of one block.
 
     W is used as it is, unit or not: the paper's α (30, 2, 3, 5) hold for its own probes. For an α that means
-    the same on every model, give W = unit direction × mean residual norm (`Direction.steering_vector`).
+    the same on every model, give W = unit direction × mean norm of the stream (`direction.about["residual_norm"]`).
     """
 
     vector: Tensor

@@ -3,7 +3,7 @@
     scale:alpha=0.3,beta=0.55        the paper's edit as gains, live (SPEC section 4, Scale)
     assign:alpha=0.01,beta=0.55,ranking=reference
                                      the authors' code: neurons set to their shifted means
-    steer:alpha=1                    subtract αW at the end of the last block
+    steer:alpha=1                    subtract αW at the end of the block that the direction is from (the last)
     ablate:weight=1                  take the direction out of output projections
     edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
     edit:path,strength=0.8           the same at another strength: gains 1 + s(g − 1), ablation weights s·w
@@ -225,7 +225,7 @@ def _steer(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
         vector, alpha = direction.unit * float(direction.about["residual_norm"]), values["relative"]
     if values.get("random"):
         vector = direction.random_like(seed).unit * vector.norm()
-    return Steer(vector, alpha, values.get("block", -1), values.get("site", "residual"))
+    return Steer(vector, alpha, values.get("block", direction.block), values.get("site", "residual"))
 
 
 def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Ablation:

@@ -20,7 +20,7 @@ import torch
 from dposcope.model.size import ModelSize, size_of
 from dposcope.study.config import DirectionSettings
 from dposcope.study.dpo_settings import DpoSettings
-from dposcope.study.explain_conditions import FORMS, GRID, RANKINGS
+from dposcope.study.explain_conditions import FORMS, RANKINGS
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.machine import native_bfloat16
 from dposcope.study.pair_settings import PairsSettings
@@ -249,9 +249,10 @@ def measured_rows(settings: ExplainSettings) -> int:
     if settings.patching:
         rows += len(settings.toxic_neurons) + GROUPS + (CONTROLS if settings.controls else 0)
     if settings.edits:
-        forms = [form for form in FORMS if form in settings.edit_forms]
+        cells = sum(len(settings.edits_of(form)) for form in FORMS)
         directions = 2 if settings.meant.seeds_with else 1
-        rows += directions * len(RANKINGS[settings.protocol]) * len(GRID) * len(forms)
+        rows += directions * len(RANKINGS[settings.protocol]) * cells
+        rows += 1 if settings.controls and settings.edits_of("scale") else 0
     return rows
 
 

@@ -12,11 +12,18 @@ from dposcope.study.config import EvaluateSettings
 from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
-from dposcope.study.run import Quiet, Reporter, open_run
+from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.scores_table import scores_markdown
 
 
-def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter: Reporter | None = None) -> Scores:
+def run_evaluate(
+    model: str,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    reporter: Reporter | None = None,
+    policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
+) -> Scores:
     """Measure the plain model and every condition; interrupted, it goes on.
 
     Args:
@@ -24,6 +31,7 @@ def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter:
         out: the run's folder.
         settings: see `EvaluateSettings`.
         reporter: told of progress.
+        policy: what to do about what is in the folder already, and whose stages to take.
 
     Raises:
         DposcopeError: bad input, or a folder that holds something else.
@@ -37,7 +45,7 @@ def run_evaluate(model: str, out: Path, settings: EvaluateSettings, *, reporter:
     scorer = CachedScorer(load_scorer(settings.scorer))
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
-    with open_run(out, "evaluate", described, reporter=reporter) as run:
+    with open_run(out, "evaluate", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         judge = prepare_judge(job, settings.seed)

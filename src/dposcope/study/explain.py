@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dposcope.artefacts import library_versions, value_digest, value_files, write_json
+from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
@@ -83,7 +84,15 @@ def run_explain(
     check_explain(settings)
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
-    judge = load_judge(settings.token_judge, announce=reporter.stage, progress=reporter.progress)
+    judge = load_judge(
+        settings.token_judge,
+        concept=settings.meant,
+        scorer=scorer,
+        price=None if settings.token_price is None else Price(*settings.token_price),
+        requests_per_minute=settings.requests_per_minute,
+        announce=reporter.stage,
+        progress=reporter.progress,
+    )
     described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
     with open_run(out, "explain", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {base}")
@@ -146,7 +155,7 @@ _ROWS = {
         "toxic_neurons",
         "lens_tokens",
     ),
-    *("token_judge", "folds", "seeds", "bootstrap"),
+    *("token_judge", "token_price", "requests_per_minute", "folds", "seeds", "bootstrap"),
 }
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""

@@ -1,7 +1,7 @@
 """All that is measured to explain a tuned model, in the order of the paper's Tables 2, 12 and 19."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ from torch import Tensor
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.directions.direction import Direction
 from dposcope.interventions.change import Intervention
+from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
 from dposcope.protocols import Protocol
-from dposcope.study.explain_settings import ExplainSettings
+from dposcope.study.explain_settings import ExplainSettings, Form
 from dposcope.study.ingredients import Ingredients
 from dposcope.study.patches import Patch
 
@@ -26,7 +27,7 @@ TUNED = "tuned"
 GRID = ((0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5))
 """(α, β) of the paper's edits (Tables 2 and 19)."""
 
-FORMS = {"assign": "set to shifted means", "scale": "gains"}
+FORMS: dict[Form, str] = {"assign": "set to shifted means", "scale": "gains"}
 """The paper's edit in both readings: as the authors' code does it, and as the equations of section 6.1 say."""
 
 RANKINGS: dict[Protocol, dict[Ranking, str]] = {
@@ -118,7 +119,9 @@ def steering_vector(direction: Direction) -> Tensor:
 
 def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
     direction, vector = made.direction, steering_vector(made.direction)
-    norms = "mean norms" if "residual_norm" in direction.about else "W"
+    # What the reference protocol reads has passed the final norm, which changes its length.
+    read = "mean norms" if settings.protocol == "strict" else "mean norms after the final norm"
+    norms = read if "residual_norm" in direction.about else "W"
     # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
     site = "residual" if settings.protocol == "strict" else "mlp"
 
@@ -128,9 +131,16 @@ def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondi
         norm = (direction.vector if unit == "W" else vector).norm()
 
         def build() -> Steer:
-            return Steer(along.unit * norm, alpha, site=site)
+            return Steer(along.unit * norm, alpha, direction.block, site)
 
-        about = {"alpha": alpha, "unit": unit, "site": site, "vector": tensor_fingerprint({"W": along.vector})}
+        about = {
+            "alpha": alpha,
+            "unit": unit,
+            "site": site,
+            "vector": tensor_fingerprint({"W": along.vector}),
+            # Left out where it is the usual one, as in folders from before it could be another.
+            **({} if direction.block == -1 else {"block": direction.block}),
+        }
         said = f"{label}, α = {alpha:g} {unit}"
         return ExplainCondition(
             f"{name}-{alpha:g}", said, role, "Baselines", build, about, length=abs(alpha) * float(norm)
@@ -167,7 +177,7 @@ def _edits(
         **({} if trim is None else {"trim": trim}),
     }
 
-    def row(form: str, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
+    def row(form: Form, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
         def build() -> Intervention:
             selection = select_fraction(cosine, made.means.mean, beta=beta, ranking=ranking, trim_percentile=trim)
             if form == "scale":
@@ -183,5 +193,26 @@ def _edits(
             facts,
         )
 
-    forms = [form for form in FORMS if form in settings.edit_forms]
-    return [row(form, ranking, alpha, beta) for form in forms for ranking in rankings for alpha, beta in GRID]
+    rows = [row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in settings.edits_of(form)]
+    if settings.controls and kind == "probe" and (cells := settings.edits_of("scale")):
+        strongest = row("scale", next(iter(rankings)), *max(cells))
+        rows.append(_shuffled(strongest, settings.seed))
+    return rows
+
+
+def _shuffled(edit: ExplainCondition, seed: int) -> ExplainCondition:
+    """The control of SPEC section 5: the same gains, given to other neurons of their block."""
+
+    def build() -> Intervention:
+        gains = edit.build()
+        assert isinstance(gains, Gains)
+        return gains.shuffled(seed)
+
+    return replace(
+        edit,
+        name=f"shuffled-{edit.name}",
+        label=f"{edit.label}, shuffled",
+        role="control",
+        build=build,
+        about={**edit.about, "shuffled": seed},
+    )

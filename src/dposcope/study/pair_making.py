@@ -154,9 +154,11 @@ def _made_before(out: Path, about: Path, asked: dict[str, Any]) -> dict[str, Any
         return None
     if not facts:
         raise DposcopeError(f"{out} exists already and is not from dposcope pairs; choose another --out")
+    # A file from before an option was there was made as its default has it.
+    usual = {name: field.default for name, field in PairsSettings.model_fields.items()}
     for name, wanted in asked.items():
         for key in {**facts[name], **wanted}:
-            old, new = facts[name].get(key), wanted.get(key)
+            old, new = facts[name].get(key, usual.get(key) if name == "settings" else None), wanted.get(key)
             if old != new:
                 what = f"--{key.replace('_', '-')} was {old!r}, now {new!r}" if name == "settings" else f"another {key}"
                 raise DposcopeError(f"{out} holds other pairs ({what}); choose another --out, or delete that file")

@@ -11,6 +11,7 @@ from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
+from dposcope.evaluation.direction_scorer import DirectionScorer
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
 from dposcope.model.generate import generate
@@ -37,7 +38,7 @@ class Source:
     texts: tuple[str, ...]
     """One running text (pplm), or prompts (sample)."""
     comments: Comments | None
-    """For the direction; None with sample, which needs none."""
+    """For the direction; None with sample where a scorer ranks, which needs none."""
     saved: str | None
     """Digest of a saved direction."""
     second: Comments | None = None
@@ -53,15 +54,19 @@ class Source:
         if settings.method == "sample":
             prompts = load_prompts(settings.prompts, column=settings.prompt_column)
             used = tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn
+            if settings.rank_by == "direction":
+                return cls(used, *cls._for_direction(settings))
             # The judge of every measure reads the second half.
             second = None if settings.comments is None else read_comments(settings).half("first")
             return cls(used, None, None, second)
+        text = load_neutral(settings.text, column=settings.prose_column, option="--prose-column")
+        return cls((text,), *cls._for_direction(settings))
+
+    @staticmethod
+    def _for_direction(settings: PairsSettings) -> tuple[Comments, str | None]:
         check_direction(settings)
-        return cls(
-            (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),),
-            direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction,
-            None if settings.direction in DIRECTIONS else value_digest(settings.direction),
-        )
+        comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
+        return comments, None if settings.direction in DIRECTIONS else value_digest(settings.direction)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -75,7 +80,8 @@ class Source:
         return found
 
     def scorer(self, settings: PairsSettings) -> Scorer:
-        """What ranks continuations: the scorer that settings name, or its mean with one trained on comments."""
+        """What describes pairs, and ranks continuations where no direction does: the scorer that settings name, or its
+        mean with one trained on comments."""
         first = load_scorer(settings.scorer)
         return first if self.second is None else MeanScorer.with_trained(first, self.second, seed=settings.seed)
 
@@ -129,16 +135,21 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
     prompts: Sequence[str] = source.texts
     make: _Maker = _Sampling(lm, scorer, settings)
     if source.comments is not None:
-        prompts = cut_prompts(
-            source.texts[0],
-            lm.tokenizer,
-            count=settings.count,
-            prompt_tokens=settings.prompt_tokens,
-            seed=settings.seed,
-            spare=True,
-        )
-        make = _Steering(lm, _direction(run, lm, source.comments, settings, made_from), scorer, settings)
+        direction = _direction(run, lm, source.comments, settings, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
+        if settings.method == "sample":
+            ranks = DirectionScorer.fit(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
+            make = _Sampling(lm, ranks, settings)
+        else:
+            prompts = cut_prompts(
+                source.texts[0],
+                lm.tokenizer,
+                count=settings.count,
+                prompt_tokens=settings.prompt_tokens,
+                seed=settings.seed,
+                spare=True,
+            )
+            make = _Steering(lm, direction, scorer, settings)
     # One bar for all parts instead of one for each.
     silent = Run(run.folder, run.settings, Quiet())
     run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")

@@ -29,8 +29,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
         default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. With pplm the direction "
         "takes the first half (default: the built-in, mild ones); with sample a second scorer is trained on it, and "
-        "the mean of both ranks the continuations, so that pairs fit the taste of one scorer less. The judge of "
-        "other commands reads the second half.",
+        "the mean of both ranks the continuations, so that pairs fit the taste of one scorer less (but see --rank-by). "
+        "The judge of other commands reads the second half.",
     )
     count: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
         default=None,
@@ -117,6 +117,11 @@ class PairsSettings(MachineSettings, DirectionSettings):
         description="learn: only the second half of the prompts, since the other commands measure on the first; all: "
         "every one, where you measure on others.",
     )
+    rank_by: Annotated[Literal["scorer", "direction"], Parameter(group=_SAMPLE)] = Field(
+        default="scorer",
+        description="What orders the continuations: scorer; or direction, how far along the direction made from "
+        "--comments the model's own stream lies, with no scorer at all (--scorer then only describes the pairs).",
+    )
     samples: Annotated[int, Parameter(group=_SAMPLE)] = Field(
         default=16,
         ge=2,
@@ -138,7 +143,9 @@ class PairsSettings(MachineSettings, DirectionSettings):
     @classmethod
     def read_sources(cls, given: Mapping[str, Any]) -> set[str]:
         """PPLM cuts its prompts from running text; samples need no direction."""
-        return {"prompts"} if given.get("method") == "sample" else {"comments"}
+        if given.get("method") != "sample":
+            return {"comments"}
+        return {"prompts", "comments"} if given.get("rank_by") == "direction" else {"prompts"}
 
     @model_validator(mode="after")
     def _sources_fit(self) -> "PairsSettings":
@@ -146,6 +153,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
             raise ValueError("--text belongs to --method pplm; with --method sample give --prompts")
         if self.method == "pplm" and self.prompts is not None:
             raise ValueError("--prompts belongs to --method sample; with --method pplm give --text")
+        if self.method == "pplm" and self.rank_by == "direction":
+            raise ValueError("--rank-by belongs to --method sample; PPLM's pairs are ranked by how they were made")
         return self
 
     @property

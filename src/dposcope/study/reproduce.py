@@ -129,6 +129,7 @@ def run_reproduce(
     *,
     raw: bool = False,
     reporter: Reporter | None = None,
+    borrow: tuple[Path, ...] = (),
 ) -> Reproduction:
     """Do all steps that are not done, and write the report; interrupted, it goes on.
 
@@ -139,6 +140,7 @@ def run_reproduce(
         settings: the user's data and machine.
         raw: write offensive words as they are.
         reporter: told of progress.
+        borrow: folders of other runs, whose stages explanations may take.
 
     Raises:
         DposcopeError: bad input, or a folder that holds something else or is in use.
@@ -166,7 +168,7 @@ def run_reproduce(
                 for other in steps
                 if other.step.command == planned.step.command and other is not planned
             )
-            _do(planned.step, reporter, RunPolicy(adopt=True, borrow=others), raw=raw)
+            _do(planned.step, reporter, RunPolicy(adopt=True, borrow=others + borrow), raw=raw)
             manifest.enter(planned.name, planned.key, planned.step.folder, root=out, skip=("stages",))
         reporter.stage("Report over all")
         runs = [

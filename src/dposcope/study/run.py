@@ -128,6 +128,21 @@ class Run:
         return {record.stem: float(read_json(record)["seconds"]) for record in records}
 
 
+def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
+    """Folders of runs, at or below some places, whose stages another run may take.
+
+    Raises:
+        DposcopeError: a place holds none.
+    """
+    found: list[Path] = []
+    for place in places:
+        runs = sorted({stages.parent for stages in place.rglob("stages") if any(stages.glob("*.json"))})
+        if not runs:
+            raise DposcopeError(f"nothing to borrow in {place}: no run has finished a step there; name another folder")
+        found += runs
+    return tuple(found)
+
+
 def _vouches(record: Path, key: str) -> bool:
     return record.exists() and read_json(record).get("inputs") == key
 

@@ -15,6 +15,7 @@
   const checked = (name) => [...form.querySelectorAll(`[name=${name}]:checked`)].map((box) => Number(box.value));
   const filters = () => ({
     query: byId("by-neuron").value,
+    number: byId("by-number").value,
     token: byId("by-token").value,
     side: byId("by-side").value,
     groups: checked("group"),
@@ -37,13 +38,21 @@
     const many = selection.length.toLocaleString("en");
     const all = data.count.toLocaleString("en");
     const which = selection.length === data.count ? `All ${all} neurons` : `${many} of ${all} neurons`;
-    byId("selection-state").textContent = `${which}, ${said[sorted.column][Number(sorted.descending)]}`;
+    // A search among tokens is one among the neurons that have them.
+    const partly = asked.token.trim() && data.lensCount < data.count;
+    const within = partly ? ` (the page has the tokens of ${data.lensCount.toLocaleString("en")})` : "";
+    byId("selection-state").textContent = `${which}${within}, ${said[sorted.column][Number(sorted.descending)]}`;
     byId("neuron-fault").textContent = data.range(asked.query)
       ? ""
       : `No such neuron: give block.index, such as ${data.blocks - 1}.${data.width - 1} (the last), or a block.`;
     byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
-    const { query, token, groups: some, effects, certain, withTexts } = asked;
-    byId("clear").disabled = !(query || token || some.length || effects.length || certain || withTexts);
+    byId("number-fault").textContent = data.numbers(asked.number)
+      ? ""
+      : "No such comparison: give contribution, rank, cosine, before or after, then <, <=, >, >= or = and a number, " +
+        "with commas between several; |cosine| is without its sign.";
+    byId("by-number").setAttribute("aria-invalid", !data.numbers(asked.number));
+    const { query, number, token, groups: some, effects, certain, withTexts } = asked;
+    byId("clear").disabled = !(query || number || token || some.length || effects.length || certain || withTexts);
     byId("download").disabled = !selection.length;
   };
   const refresh = () => {

@@ -167,6 +167,31 @@ const neuronData = (() => {
     const from = block * width + (index ?? 0);
     return { from, to: index === null ? from + width : from + 1 };
   };
+  // `cosine > 0.05, |before| < 1`: one test per part, nothing asked for an empty text, or null for what is none of these.
+  const comparisons = {
+    "<": (value, bound) => value < bound,
+    "<=": (value, bound) => value <= bound,
+    ">": (value, bound) => value > bound,
+    ">=": (value, bound) => value >= bound,
+    "=": (value, bound) => value === bound,
+  };
+  const numbers = (query) => {
+    const tests = [];
+    for (const part of query.split(",")) {
+      if (!part.trim()) continue;
+      // A minus may be typed as it is shown.
+      const form = /^\s*(\|?)\s*([a-z]+)\s*(\|?)\s*([<>]=?|=)\s*(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*$/i;
+      const [, left, word, right, sign, number] = form.exec(part.replaceAll("−", "-")) ?? [];
+      const name = (word ?? "").toLowerCase();
+      if (left !== right || !(name === "rank" || Object.hasOwn(columns, name))) return null;
+      const values = name === "rank" ? rank : columns[name];
+      // As exact as the page's own numbers, or nothing would equal 0.1.
+      const bound = Math.fround(Number(number));
+      const compare = comparisons[sign];
+      tests.push(left ? (i) => compare(Math.abs(values[i]), bound) : (i) => compare(values[i], bound));
+    }
+    return tests;
+  };
   const lensHits = (wanted, side) => {
     const names = loweredTokens();
     const matches = Uint8Array.from(names, (name) => name.includes(wanted));
@@ -182,9 +207,10 @@ const neuronData = (() => {
     }
     return hits;
   };
-  const select = ({ query, token, side, groups, effects, certain, withTexts, column, descending }) => {
+  const select = ({ query, number, token, side, groups, effects, certain, withTexts, column, descending }) => {
     const asked = range(query);
-    if (!asked) return new Uint32Array(0);
+    const tests = numbers(number);
+    if (!asked || !tests) return new Uint32Array(0);
     const passes = new Uint8Array(128);
     for (let bits = 0; bits < 128; bits += 1) {
       passes[bits] =
@@ -201,7 +227,13 @@ const neuronData = (() => {
     let size = 0;
     for (let i = 0; i < count; i += 1) {
       const neuron = ordered[i];
-      if (passes[kind[neuron]] && neuron >= asked.from && neuron < asked.to && (!hits || hits[neuron])) {
+      if (
+        passes[kind[neuron]] &&
+        neuron >= asked.from &&
+        neuron < asked.to &&
+        (!hits || hits[neuron]) &&
+        tests.every((test) => test(neuron))
+      ) {
         chosen[size] = neuron;
         size += 1;
       }
@@ -221,11 +253,13 @@ const neuronData = (() => {
     columns,
     texts,
     hasLenses: lenses.neurons.length > 0,
+    lensCount: lenses.neurons.length,
     digits: { cosine: 3, before: parts.digits.mean, after: parts.digits.mean, contribution: parts.digits.contribution },
     fixed,
     span,
     select,
     range,
+    numbers,
     tokenText,
     tokenNodes,
     name: (neuron) => `${Math.floor(neuron / width)}.${neuron % width}`,
