@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dposcope.study.table import Table
 from families import CIVIL, RUDE, TEXTS, tiny
 
 HERE = Path(__file__).parent
@@ -99,6 +100,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *rows])
     return path
+
+
+def blank(table: Table) -> list[str]:
+    """Columns of a table in which nothing stands; all of them where it has no rows."""
+    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.head)
+    return [name for name, cells in zip(table.head, columns, strict=True) if set(cells) <= {"–", ""}]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ PAPERS = Setting(
     passages=2000,
     neutral="whole",
     direction="probe",
-    token_judge="https://judge.example",
+    token_judge="gpt-4o",
     training=Training(pairs=24_576, trained="full", kl_on="pairs", kl_weight=0.02),
 )
 """As in the paper, in all that it says."""
@@ -103,6 +103,10 @@ OTHER = {
     "prose": ({"neutral": "built-in"}, "log-perplexity on built-in prose, the paper on WikiText-2", {EDIT}),
     "direction": ({"direction": "mean_difference"}, "direction by mean_difference, the paper's by a probe",
                   {PATCH, EDIT, GROUP, TOXIC}),
+    "text": ({"neutral": "other"}, "log-perplexity on a text that is not known to be WikiText-2's test part, by hub id "
+             "or by digest", {EDIT}),
+    "model": ({"token_judge": "tiny-qwen"}, "toxic tokens judged by tiny-qwen, in the paper by GPT-4o", {TOXIC}),
+    "unknown": ({"training": None}, "how the tuned model was made is not known", {DPO, PATCH, GROUP, COSINE}),
     "judge": ({"token_judge": "words"}, "toxic tokens judged by words, in the paper by GPT-4o", {TOXIC}),
     "pairs": ({"training": Training(282, "full", "pairs", 0.02)}, "282 pairs for DPO, the paper 24,576",
               {DPO, PATCH, GROUP, COSINE}),
@@ -137,6 +141,18 @@ def test_a_folder_with_the_papers_classifier_is_the_papers_scorer():
     assert own(compare([BASE], replace(PAPERS, scorer="/models/toxic-bert-mine"))).difference is None
 
 
+@pytest.mark.parametrize(
+    ("judge", "papers"),
+    [
+        *((name, True) for name in ("gpt-4o", "GPT-4o", "openai/gpt-4o", "gpt-4o-2024-08-06")),
+        *((name, False) for name in ("gpt-4o-mini", "gpt-4", "not-gpt-4o", "other/gpt-4o", "")),
+    ],
+)
+def test_only_the_papers_judge_judges_like_it(judge, papers):
+    one = own(compare([TOXIC], replace(PAPERS, token_judge=judge)))
+    assert (one.difference is not None) == papers
+
+
 def test_probe_free_edits_need_no_probe():
     free = replace(EDIT, direction="token_contrast")
     assert own(compare([free], replace(PAPERS, direction="token_contrast"))).paper.printed == "3.08"
@@ -149,10 +165,11 @@ def test_reasons_of_a_values_own_are_told_too():
 
 
 def test_what_to_know_stands_beside_a_difference():
-    mistral = replace(PAPERS, recognised=recognise("mistralai/Mistral-7B-v0.1"), training=None)
+    mistral = replace(PAPERS, recognised=recognise("mistralai/Mistral-7B-v0.1"),
+                      training=replace(PAPERS.training, kl_weight=0.05))  # fmt: skip
     one = own(compare([DPO], mistral), MISTRAL)
     assert one.difference == pytest.approx(0.25 - 0.191)
-    assert one.remarks == ("Table 19 prints 0.221", "how the tuned model was made is not known")
+    assert one.remarks == ("Table 19 prints 0.221",)
     assert own(compare([BASE], mistral), MISTRAL).remarks == ()
     config = {"model_type": "gpt2", "n_layer": 24, "n_embd": 1024}
     local = replace(PAPERS, recognised=recognise("mine", config))

@@ -88,6 +88,16 @@ def test_the_folder_holds_what_the_command_promises(done):
     assert {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"} <= figures
 
 
+def test_every_table_says_of_which_model_and_protocol_it_is(done, job):
+    out, _ = done
+    tables = sorted((out / "tables").glob("*.parquet"))
+    assert len(tables) >= 25
+    for path in tables:
+        frame = pl.read_parquet(path)
+        assert frame.columns[:2] == ["protocol", "model"], path.name
+        assert set(frame.select("protocol", "model").rows()) <= {("strict", str(job.model))}, path.name
+
+
 def test_contributions_are_those_of_the_two_models(done, job, tuned):
     out, _ = done
     settings = ExplainSettings(**job.settings(**SMALL))
@@ -397,7 +407,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
             assert (pair.toxic.size, pair.toxic.jaccard) == (8, pytest.approx(other_pair.toxic.jaccard, abs=0.15))
         assert (source.pairs[0].first, source.pairs[0].second) == names[source.source]
     written = pl.read_parquet(out / "tables/stability-groups.parquet")
-    assert written.drop("model").equals(found.to_polars())
+    assert written.drop("protocol", "model").equals(found.to_polars())
     assert "How stable the groups are</h2>" in (out / "report.html").read_text()
     assert list(json.loads((out / "explain.json").read_text())["stability"]) == list(expected)
 
@@ -439,6 +449,9 @@ def test_what_is_repeated_follows_the_direction(job, tuned, tmp_path, direction,
     found = made.results.stability.sources
     assert [source.source for source in found] == sources
     assert {name for pair in found[-1].pairs for name in (pair.first, pair.second)} == kinds
+    quality = pl.read_parquet(tmp_path / "out/tables/table-11-direction.parquet").row(-1, named=True)
+    fitted = Direction.load(tmp_path / "out/direction-probe").about["quality"]
+    assert (quality["kind"], quality["used"], quality["accuracy"]) == ("probe", "to compare", fitted["accuracy"])
 
 
 def test_nothing_is_repeated_where_nothing_is_asked_for(job, tuned, tmp_path):

@@ -16,6 +16,7 @@ from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 from explained import START, condition, frozen, making, outcome, pair, scaled, study
 from families import FAMILIES
+from jobs import blank
 from repeated import stable
 
 TABLES = [
@@ -33,7 +34,8 @@ FIGURES = [
 TRAINING = {
     "objective": vars(Objective()),
     "schedule": vars(Schedule()),
-    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "seed": 0},
+    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "examples": 36, "seed": 0},
+    "settings": {"max_prompt_tokens": 64, "max_completion_tokens": 64},
 }
 PATCHES = ["toxic-tokens", "top-8", "top-16", "TP", "TP+AN", "TP+AN+TN", "TP+AN+TN+AP", "increasing"]
 
@@ -79,6 +81,21 @@ def table(made: Results, name: str):
 
 def test_every_table_of_the_paper_is_there_in_its_order(full):
     assert [one.name for one in tables_of(full)] == TABLES
+
+
+def test_tables_have_content(full):
+    assert {one.name: blank(one) for one in tables_of(full) if blank(one)} == {}
+
+
+def test_a_probe_fitted_to_compare_has_its_row(full):
+    probe = full.found.direction
+    other = replace(full.found, direction=replace(probe, kind="mean_difference", about={}))
+    made = replace(full, found=other, probe=probe)
+    assert [row[1:4] for row in table(made, "table-11-direction").rows] == [
+        ("mean_difference", "by the run", "–"),
+        ("probe", "to compare", "91.2 %"),
+    ]
+    assert blank(table(replace(made, probe=None), "table-11-direction"))
 
 
 def test_every_figure_of_the_paper_is_there_in_its_order(full):

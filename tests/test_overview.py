@@ -1,5 +1,6 @@
 """Explanations beside one another: tables and page from files alone."""
 
+import polars as pl
 import pytest
 
 from dposcope.artefacts import write_json
@@ -145,6 +146,37 @@ def test_runs_are_found_by_what_folders_hold(runs, tmp_path):
         find_runs([tmp_path], out=None)
     (tmp_path / "manifest.json").write_text("{}")
     assert len(find_runs([tmp_path], out=None)) == 2
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    """As far up as it needs, and only where it needs: a third run keeps its short name."""
+    folders = [tmp_path / name for name in ("a/x/explain-strict", "b/x/explain-strict", "b/x/other")]
+    for folder, after in zip(folders, (0.1, 0.2, 0.25), strict=True):
+        finished(folder, after=after, claims=CLAIMS[0])
+    found = find_runs([*folders, folders[0]], out=tmp_path / "out")
+    names = ["a/x/explain-strict", "b/x/explain-strict", "other"]
+    assert [run.study for run in found] == names, "the same folder twice is one run"
+    assert claims_over_runs(found).head[2:] == tuple(f"model · {name} · strict" for name in names)
+    for table in overview_tables(found):
+        table.save(tmp_path)
+    frame = pl.read_parquet(tmp_path / "findings.parquet")
+    assert frame.select("study", "toxicity_after").rows() == list(zip(names, (0.1, 0.2, 0.25), strict=True))
+    claims = pl.read_parquet(tmp_path / "claims-over-runs.parquet")
+    assert claims["study"].to_list() == names * len(CLAIMS[0])
+    page = overview_page(found, overview_tables(found), title="t", root=tmp_path)
+    assert all(f"model, {name}" in page for name in names)
+
+
+def test_the_same_study_of_two_reproductions_is_told_apart(tmp_path):
+    for name in ("one", "two"):
+        finished(tmp_path / name / "m/a/explain-strict")
+    found = find_runs([tmp_path / "one", tmp_path / "two"], out=tmp_path / "out")
+    assert [(run.model, run.study) for run in found] == [
+        ("m", "one/m/a/explain-strict"),
+        ("m", "two/m/a/explain-strict"),
+    ]
+    other = find_runs([tmp_path / "one", finished(tmp_path / "m", base="m").folder], out=tmp_path / "out")
+    assert [(run.model, run.study) for run in other] == [("m", "a"), ("m", "m")]
 
 
 def test_a_whole_reproduction_keeps_its_order_and_title(runs, tmp_path):

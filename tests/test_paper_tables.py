@@ -18,7 +18,9 @@ from dposcope.study.paper_tables import BESIDE_PAPER, beside_paper_tables, inter
 from dposcope.training.objective import Objective
 from explained import condition, making, outcome, pair, study
 
-SETTINGS = ExplainSettings(scorer="unitary/toxic-bert", neutral="wiki.txt", max_windows=16)
+SETTINGS = ExplainSettings(
+    scorer="unitary/toxic-bert", neutral="hub:Salesforce/wikitext/wikitext-2-raw-v1@test", max_windows=16
+)
 PATCHES = ["toxic-tokens", "top-128", "top-256", "TP", "TP+AN", "TP+AN+TN", "TP+AN+TN+AP", "increasing", "random"]
 EDITS = [
     *(f"assign-probe-cosine-{grid}" for grid in ("0.01-0.8", "0.01-0.6", "0.01-0.55", "0.05-0.5")),
@@ -28,8 +30,10 @@ EDITS = [
 TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "full", "pairs": {"train": 24_512, "validation": 64}}
 
 
-def results(*, keep=lambda row: True, settings: ExplainSettings = SETTINGS, training=TRAINING) -> Results:
-    made = pair("llama")
+def results(
+    *, keep=lambda row: True, settings: ExplainSettings = SETTINGS, training=TRAINING, family="llama"
+) -> Results:
+    made = pair(family)
     rows = [
         condition("steer-0.1", "steer", section="Baselines", alpha=0.1),
         condition(TUNED, "tuned", section="Baselines"),
@@ -91,6 +95,35 @@ def test_every_row_of_the_papers_tables_but_one_has_its_own_in_a_whole_run(full)
     assert rows - ours == {("19", row) for row in ("none", "steering", "dpo", "patch four groups")}
 
 
+@pytest.mark.parametrize(
+    ("family", "ranking", "trim", "reasons"),
+    [
+        ("llama", "cosine", None, ["neurons ranked by |cosine| in every group"]),
+        ("llama", "activation", None, ["neurons ranked by |activation| upwards"]),
+        ("llama", "reference", None, []),
+        ("llama", "reference", 80, ["strongly active neurons left out"]),
+        ("gpt2", "cosine", None, ["neurons ranked by |cosine| in every group", "neurons of any activation"]),
+        ("gpt2", "activation", 80, ["neurons ranked by |activation| upwards"]),
+        ("gpt2", "reference", None, ["neurons of any activation"]),
+        ("gpt2", "reference", 80, []),
+    ],
+)
+def test_an_edit_is_like_the_papers_where_neurons_are_chosen_as_its_code_does(family, ranking, trim, reasons):
+    made = results(family=family)
+    name = f"assign-probe-{ranking}-0.01-0.6"
+    row = condition(name, "edit")
+    row = replace(row, about=row.about if trim is None else {**row.about, "trim": trim})
+    everything = study({name: outcome(making(0.1))}, [row])
+    made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"))
+    found = [value for value in interventions_of(made) if value.row == "edit"]
+    assert [value.measure for value in found] == ["toxicity", "logppl", "f1"]
+    for value in found:
+        assert value.ranking == ("activation" if ranking == "activation" else "cosine")
+        assert [reason.startswith(start) for reason, start in zip(value.unlike, reasons, strict=True)] == [True] * len(
+            reasons
+        )
+
+
 def test_means_and_shares_are_the_scores(full):
     scores = full.scores.conditions
     values = {(v.table, v.row, v.measure): v for v in interventions_of(full)}
@@ -145,7 +178,11 @@ def test_every_number_of_neurons_has_its_own_in_the_paper(full):
         ({"max_windows": 3}, "neutral", "cut"),
         ({"neutral": None}, "neutral", "built-in"),
         ({"scorer": "profanity"}, "scorer", "profanity"),
-        ({"token_judge": "https://judge.example"}, "token_judge", "https://judge.example"),
+        ({"neutral": "wiki.txt"}, "neutral", "other"),
+        ({"neutral": "wiki.txt", "max_windows": 3}, "neutral", "other"),
+        ({"token_judge": "https://judge.example#tiny-qwen"}, "token_judge", "tiny-qwen"),
+        ({"token_judge": "https://judge.example"}, "token_judge", "gpt-4o"),
+        ({"token_judge": "words"}, "token_judge", "words"),
     ],
 )
 def test_the_setting_is_that_of_the_run(change, field, expected):

@@ -11,7 +11,7 @@ from dposcope.model.load import load
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Job as StudyJob
 from dposcope.study.ingredients import read_data
-from dposcope.study.repetitions import _kinds, check_repetitions, fitted_comments, prompt_folds
+from dposcope.study.repetitions import check_repetitions, fitted_comments, other_kinds, prompt_folds
 from dposcope.study.run import open_run
 from jobs import make_job
 
@@ -47,9 +47,10 @@ def test_other_labels_of_the_same_texts_make_other_directions(tmp_path):
             job = StudyJob(run, lm, one)
             fitted = fitted_comments(job, settings)
             assert fitted is not None
-            found.append(_kinds(job, fitted, settings)["mean-difference"])
+            found.append(other_kinds(job, fitted, settings)["mean-difference"])
     assert torch.allclose(found[0].vector, -found[1].vector)
 
 
 def test_without_seeds_no_comment_is_read_again():
     assert fitted_comments(None, ExplainSettings(seeds=0)) is None
+    assert other_kinds(None, None, ExplainSettings(seeds=0)) == {}

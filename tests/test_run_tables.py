@@ -9,6 +9,7 @@ from changes import neurons_of, random_change
 from dposcope.directions.direction import Direction
 from dposcope.neurons.shifts import edit_agreement, shift_of_gains
 from dposcope.study.numbers import fact
+from dposcope.study.paper_tables import _training
 from dposcope.study.run_tables import agreement_table, probe_table, training_of, training_table
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
@@ -16,12 +17,14 @@ from dposcope.training.schedule import Schedule
 TRAINING = {
     "kind": "dposcope dpo",
     "train": "gains",
-    "pairs": {"train": 24_576, "validation": 10},
+    "pairs": {"train": 24_566, "validation": 10},
     "objective": vars(Objective(kl_weight=0.05, kl_on="neutral")),
     "schedule": vars(
         Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, max_grad_norm=1.0, patience=None)
     ),
+    "settings": {"max_prompt_tokens": 48, "max_completion_tokens": 20},
     "steps": 1234,
+    "examples": 12_283,
     "seed": 3,
 }
 
@@ -70,8 +73,14 @@ def test_settings_stand_beside_the_papers():
         "batch size": ("8", "4, gradients of 4 added up"),
         "gradient norm at most": ("1", "10"),
         "patience": ("none", "30"),
+        "batch size in evaluation": ("8", "8"),
+        "input tokens at most": ("68", "256"),
+        "prompt tokens at most": ("48", "64"),
+        "new tokens at most": ("20", "64"),
+        "epochs": ("0.5", "5"),
         "trained": ("gains", "–"),
-        "pairs": ("24,576", "24,576"),
+        "pairs, with those for validation": ("24,576", "24,576"),
+        "pairs for validation": ("10", "–"),
         "steps": ("1,234", "–"),
         "seed": ("3", "–"),
     }
@@ -80,24 +89,57 @@ def test_settings_stand_beside_the_papers():
     assert "Tables 9 and 10" in table.title
 
 
+QUALITY = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
+PROBE = Direction(torch.ones(3), "probe", -1, {"quality": QUALITY})
+
+
+def test_pairs_are_counted_as_where_they_are_compared():
+    """The paper's 24,576 stand beside the same number in both tables."""
+    shown = dict(row[:2] for row in training_table("m", TRAINING).rows)["pairs, with those for validation"]
+    made = _training(TRAINING)
+    assert made is not None
+    assert shown == f"{made.pairs:,}"
+
+
+def test_validation_is_read_in_batches_that_fit_the_memory():
+    """As the trainer does: by the micro-batch, where there is one."""
+    training = {**TRAINING, "schedule": {**TRAINING["schedule"], "micro_batch_size": 2}}
+    assert ("batch size in evaluation", "2", "8") in training_table("m", training).rows
+
+
 def test_a_probe_stands_beside_the_majority():
-    quality = {"accuracy": 0.9123, "majority": 0.904, "balanced_accuracy": 0.7, "roc_auc": 0.95}
-    table = probe_table("m", Direction(torch.ones(3), "probe", -1, {"quality": quality}), "Steering, α = 0.07")
-    assert table.rows == (("m", "probe", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "Steering, α = 0.07"),)
-    assert table.to_polars().rows() == [("m", "probe", 0.9123, 0.904, 0.7, 0.95, "Steering, α = 0.07")]
+    table = probe_table("m", PROBE, "Steering, α = 0.07")
+    cells = ("91.2 %", "90.4 %", "70.0 %", "95.0 %", "Steering, α = 0.07")
+    assert table.rows == (("m", "probe", "by the run", *cells),)
+    assert table.to_polars().rows() == [("m", "probe", "by the run", 0.9123, 0.904, 0.7, 0.95, "Steering, α = 0.07")]
+    assert len(table.notes) == 1
 
 
 def test_a_direction_that_was_not_tested_has_dashes():
     table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), None)
-    assert table.rows == (("m", "mean_difference", "–", "–", "–", "–", "–"),)
-    assert table.to_polars().rows() == [("m", "mean_difference", None, None, None, None, None)]
-    assert [str(kind) for kind in table.to_polars().dtypes[2:]] == ["Float64"] * 4 + ["String"]
+    assert table.rows == (("m", "mean_difference", "by the run", "–", "–", "–", "–", "–"),)
+    assert table.to_polars().rows() == [("m", "mean_difference", "by the run", None, None, None, None, None)]
+    assert [str(kind) for kind in table.to_polars().dtypes[3:]] == ["Float64"] * 4 + ["String"]
+
+
+def test_a_probe_that_was_fitted_to_compare_stands_below_such_a_direction():
+    table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), "Steering, α = 0.07", probe=PROBE)
+    assert table.rows == (
+        ("m", "mean_difference", "by the run", "–", "–", "–", "–", "Steering, α = 0.07"),
+        ("m", "probe", "to compare", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "–"),
+    )
+    assert table.to_polars().select("used", "accuracy", "steering").rows() == [
+        ("by the run", None, "Steering, α = 0.07"),
+        ("to compare", 0.9123, None),
+    ]
+    assert "to compare" in table.notes[-1].lower()
 
 
 def test_an_edits_shifts_beside_those_of_tuning():
     change = random_change(2)
     gains = torch.where(change.cosine > 0.2, 0.9, 1.0)
-    table = agreement_table("m", "scale-a", edit_agreement(change, shift_of_gains(change, gains)))
+    found = edit_agreement(change, shift_of_gains(change, gains))
+    table = agreement_table("m", "scale-a", found)
     assert [row[0] for row in table.rows] == ["all", "TP", "TN", "AP", "AN"]
     for row in table.rows:
         mine = [neuron for neuron in neurons_of(change) if row[0] in ("all", neuron.group)]
@@ -109,4 +151,4 @@ def test_an_edits_shifts_beside_those_of_tuning():
         size, tuned = (sum(map(abs, part)) / len(mine) for part in (edit, [neuron.shift for neuron in mine]))
         assert row[4:] == (fact(size), fact(tuned))
     assert [row[2] for row in table.rows[3:]] == ["–", "–"], "no neuron of AP or AN was moved"
-    assert table.to_polars()["model"].to_list() == ["m"] * 5
+    assert table.to_polars().equals(found.to_polars())

@@ -33,8 +33,7 @@ def test_groups_have_a_line_per_source_and_kind_of_neurons():
     assert line[-1].startswith(f"{kappa.mean:.3f} (")
     first = FOUND.sources[0].pairs[0].of(Labels.EFFECT, Among.HALF)
     assert table.rows[3][-3:] == (f"{100 * first.kept:.1f} %", f"{100 * first.chance:.1f} %", f"{first.kappa:.3f}")
-    assert table.to_polars()["model"].unique().to_list() == ["tiny"]
-    assert table.to_polars().drop("model").equals(FOUND.to_polars())
+    assert table.to_polars().equals(FOUND.to_polars())
 
 
 def test_ranks_have_a_line_per_source_and_one_per_pair_of_kinds():
@@ -50,7 +49,7 @@ def test_ranks_have_a_line_per_source_and_one_per_pair_of_kinds():
     assert last[2] == f"{pair.rank_correlation:.3f}".replace("-", "−")
     assert last[3:5] == (f"{100 * pair.toxic.jaccard:.1f} %", f"{100 * pair.toxic.chance:.1f} %")
     assert last[5] == f"{100 * pair.top.jaccard:.1f} %"
-    assert table.to_polars().drop("model").equals(FOUND.ranks())
+    assert table.to_polars().equals(FOUND.ranks())
 
 
 def test_sentences_hold_the_shares():

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from dposcope.data.masking import mask_offensive, read_encoded
 from dposcope.errors import DposcopeError
-from dposcope.study.table import Table, write_parquet
+from dposcope.study.table import Table, of_run, write_parquet
 
 STRONG = read_encoded("fuvg")
 HOSTILE = [
@@ -158,6 +158,16 @@ def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
         write_parquet(path, pl.DataFrame({"a": [2]}))
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_of_a_run_model_and_protocol_come_first_in_every_row():
+    frame = pl.DataFrame({"n": [1, 2], "model": ["other", "other"]})
+    made = Table("t", "T", frame, ("h",), (("1",), ("2",))).of_run(model="m", protocol="strict")
+    assert made.to_polars().columns == ["protocol", "model", "n"]
+    assert made.to_polars().rows() == [("strict", "m", 1), ("strict", "m", 2)]
+    assert made.rows == (("1",), ("2",))
+    empty = of_run(frame.clear(), model="m", protocol="strict")
+    assert (len(empty), empty.columns) == (0, ["protocol", "model", "n"]), "no rows are made of none"
 
 
 def test_rows_of_another_length_are_refused():

@@ -186,8 +186,7 @@ def load_judge(
         raise DposcopeError(
             f"no token judge {spec!r}; choose words, or an endpoint such as https://api.openai.com/v1#gpt-4o"
         )
-    address, _, model = spec.partition("#")
-    endpoint = ChatEndpoint(address, model=model or "gpt-4o", requests_per_minute=requests_per_minute)
+    endpoint = ChatEndpoint(spec.partition("#")[0], model=judge_model(spec), requests_per_minute=requests_per_minute)
     judge = EndpointJudge(endpoint, price=price, concept=None if toxicity else concept)
 
     def before(tokens: Sequence[str]) -> None:
@@ -201,6 +200,11 @@ def load_judge(
         before=before,
         progress=progress,
     )
+
+
+def judge_model(spec: str) -> str:
+    """Who judges by a spec that `load_judge` takes: `words`, or an endpoint's model, gpt-4o where none is named."""
+    return spec if spec == "words" else spec.partition("#")[2] or "gpt-4o"
 
 
 _KIND = "TokenAnswers"

@@ -3,6 +3,7 @@
 Nothing here measures. What the paper measured with is written down once, in `UNLIKE`, and held against what we did.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -48,12 +49,13 @@ class Setting:
     learn_prompts: int | None
     """That neuron means come from; None where that was not kept."""
     passages: int
-    neutral: Literal["whole", "cut", "built-in"]
-    """Text for log-perplexity: all of a file of the user's, its first windows, or the built-in prose."""
+    neutral: Literal["whole", "cut", "other", "built-in"]
+    """Text for log-perplexity: all of WikiText-2's test part, its first windows, a text of the user's that is not known
+    to be it, or the built-in prose."""
     direction: str
     """Its kind: `probe`, `mean_difference` …"""
     token_judge: str
-    """Who says which tokens are toxic."""
+    """Who says which tokens are toxic: `words`, or the model behind an endpoint."""
     training: Training | None
     """None where that is not known."""
 
@@ -161,8 +163,6 @@ def _beside(own: OwnValue, paper: PaperValue, setting: Setting) -> Beside:
     remarks = [f"{place} prints {other}" for place, other in printed_otherwise(paper)]
     if setting.recognised is not None and setting.recognised.remark:
         remarks.append(setting.recognised.remark)
-    if "training" in _needs(own) and setting.training is None:
-        remarks.append("how the tuned model was made is not known")
     difference = None if reasons or paper.value is None else own.value - paper.value
     return Beside(own, paper, difference, tuple(reasons), tuple(remarks))
 
@@ -228,12 +228,17 @@ def _count(number: int | None, of: str, paper: int) -> list[str]:
     return [f"{'an unknown number of' if number is None else f'{number:,}'} {of}, the paper {paper:,}"]
 
 
+_TEST_PART = "WikiText-2's test part"
+
+
 def _neutral(here: Setting) -> list[str]:
     match here.neutral:
         case "whole":
             return []
         case "cut":
-            return ["log-perplexity on the first windows of the text, the paper on all of WikiText-2's test part"]
+            return [f"log-perplexity on the first windows of the text, the paper on all of {_TEST_PART}"]
+        case "other":
+            return [f"log-perplexity on a text that is not known to be {_TEST_PART}, by hub id or by digest"]
         case "built-in":
             return ["log-perplexity on built-in prose, the paper on WikiText-2"]
 
@@ -242,14 +247,19 @@ def _direction(here: Setting) -> list[str]:
     return [] if here.direction == "probe" else [f"direction by {here.direction}, the paper's by a probe"]
 
 
+_GPT_4O = re.compile(r"(openai/)?gpt-4o(-\d{4}-\d{2}-\d{2})?", re.IGNORECASE)
+"""The model's name, as routers write it too, and its dated versions; its smaller sisters are other models."""
+
+
 def _judge(here: Setting) -> list[str]:
-    return [f"toxic tokens judged by {here.token_judge}, in the paper by GPT-4o"] if here.token_judge == "words" else []
+    model = _GPT_4O.fullmatch(here.token_judge)
+    return [] if model is not None else [f"toxic tokens judged by {here.token_judge}, in the paper by GPT-4o"]
 
 
 def _training(here: Setting) -> list[str]:
     made = here.training
     if made is None:
-        return []
+        return ["how the tuned model was made is not known"]
     reasons = _count(made.pairs, "pairs for DPO", PAIRS)
     if made.trained != "full":
         reasons.append(f"DPO of {made.trained}, the paper of all weights")
@@ -273,7 +283,8 @@ UNLIKE: Mapping[Need, Callable[[Setting], list[str]]] = {
     "judge": _judge,
     "training": _training,
 }
-"""Need → how the setting differs from the paper's; nothing where it does not. Texts are told by their number alone."""
+"""Need → how the setting differs from the paper's; nothing where it does not. Prompts, passages and pairs are told by
+their number alone."""
 
 MODEL_NAMES = tuple(model.name for model in MODELS)
 """The paper's models in its order."""

@@ -32,11 +32,18 @@ from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.paper_tables import beside_paper_tables
 from dposcope.study.patches import patches
-from dposcope.study.repetitions import check_repetitions, fitted_comments, free_direction, prompt_folds, repetitions
+from dposcope.study.repetitions import (
+    check_repetitions,
+    fitted_comments,
+    free_direction,
+    other_kinds,
+    prompt_folds,
+    repetitions,
+)
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
 from dposcope.study.stability_tables import stability_summary
-from dposcope.study.table import write_parquet
+from dposcope.study.table import of_run, write_parquet
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,8 @@ def run_explain(
         made = prepare(job, settings, settings, folds=folds, features=None if fitted is None else fitted.features)
         after = _means_after(job, other, settings, folds)
         change = _contributions(job, other, made, after)
-        again = repetitions(job, other, made, after, change, fitted, settings)
+        kinds = other_kinds(job, fitted, settings)
+        again = repetitions(job, other, made, after, change, fitted, kinds, settings)
         stable = stability(again, toxic=max(settings.toxic_neurons))
         reporter.stage("Groups, toxic neurons, subspace")
         found = _explanation(lm, other, made, change, judge, settings)
@@ -128,7 +136,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training, settings.model_dump(mode="json"), notes, stable,
+            training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -236,10 +244,12 @@ def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials)
 
 
 def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
-    tables, pictures = [*tables_of(results), *beside_paper_tables(results)], pictures_of(results)
+    run = {"model": results.lm.name, "protocol": results.scores.protocol}
+    tables = [table.of_run(**run) for table in (*tables_of(results), *beside_paper_tables(results))]
+    pictures = pictures_of(results)
     for table in tables:
         table.save(out / "tables", raw=raw)
-    write_parquet(out / "tables" / "neurons.parquet", results.found.contributions.to_polars())
+    write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
     for picture in pictures:
         picture.save(out / "figures")
     _clear_others(out / "tables", {"neurons", *(table.name for table in tables)})

@@ -90,10 +90,22 @@ def explain_conditions(
     if settings.patching:
         rows += [_patch(patch, contributions) for patch in patches]
     if settings.edits:
-        rows += _edits(made, "probe", made.direction, "Activation editing, probe-based", settings)
+        rows += _edits(made, "probe", made.direction, f"Activation editing, {_by(made.direction)}", settings)
         if free is not None:
             rows += _edits(made, "free", free, "Activation editing, probe-free", settings)
     return rows
+
+
+_BY = {
+    "probe": "probe-based",
+    "mean_difference": "along the difference of means",
+    "token_contrast": "along the contrast of seed words",
+}
+
+
+def _by(direction: Direction) -> str:
+    """How a section calls edits along the run's direction; names of conditions say `probe` whichever it is."""
+    return _BY.get(direction.kind, f"along a saved direction ({direction.kind.replace('_', ' ')})")
 
 
 def steering_vector(direction: Direction) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from dposcope.directions.direction import Direction
 from dposcope.evaluation.statistics import Share
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.assign import Assign
@@ -91,6 +92,8 @@ class Results:
     """What was done to the tuned model on loading; see `LanguageModel.notes`."""
     stability: NeuronStability = _NOTHING_REPEATED
     """How often neurons keep their group when prompts, comments or the direction change."""
+    probe: Direction | None = None
+    """Fitted beside a direction of another kind, to compare."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -151,7 +154,9 @@ def tables_of(results: Results) -> list[Table]:
     ]
     if results.training is not None:
         tables.append(training_table(model, results.training))
-    tables.append(probe_table(model, found.direction, None if steering is None else steering.label))
+    tables.append(
+        probe_table(model, found.direction, None if steering is None else steering.label, probe=results.probe)
+    )
     if any(row.role == "steer" for row in rows):
         tables.append(steering_table(model, rows, scores))
     tables += [

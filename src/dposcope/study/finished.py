@@ -1,7 +1,8 @@
 """A finished `dposcope explain` read back from its folder, without any model."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ class FinishedRun:
 
 
 def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]:
-    """The finished explanations that folders are or hold, in the order given and below that by name.
+    """The finished explanations that folders are or hold, in the order given and below that by name, each once.
+
+    Runs of one model and protocol whose folders have one name are told apart by the folders above.
 
     Args:
         folders: of `dposcope explain` or `dposcope reproduce`.
@@ -91,7 +94,25 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
         raise DposcopeError("the report needs a place of its own; give --out")
     if out is not None and (out / "run.json").exists() and not (out / "manifest.json").exists():
         raise DposcopeError(f"{out} holds a run, whose own report.html this one would replace; choose another --out")
-    return found
+    return _told_apart(list({run.folder.resolve(): run for run in found}.values()))
+
+
+def _told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Runs that would be called alike take as much of their paths as it needs."""
+
+    def called(run: FinishedRun) -> tuple[str, str, str]:
+        return run.model, run.study, run.protocol
+
+    alike = {one: [run.folder.resolve().parts for run in runs if called(run) == one] for one in map(called, runs)}
+
+    def told(run: FinishedRun) -> FinishedRun:
+        paths = alike[called(run)]
+        if len(paths) == 1:
+            return run
+        enough = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
+        return replace(run, study="/".join(run.folder.resolve().parts[-enough:]))
+
+    return [told(run) for run in runs]
 
 
 def title_of(folders: Sequence[Path]) -> str:

@@ -28,7 +28,7 @@ def direction_table(model: str, found: Explanation) -> Table:
     return Table(
         "table-01-direction",
         f"Tokens that the direction and the nearest toxic value vectors of {model} promote (paper, Table 1).",
-        _named(model, frame),
+        frame,
         ("vector", "rank", "top tokens"),
         (("W", "–", _tokens(tokens)), *_vectors(found.toxic, EXAMPLES)),
         (f"{_READING} Rank 0 in the data is the direction itself.",),
@@ -40,7 +40,7 @@ def anti_toxic_examples_table(model: str, found: Explanation) -> Table:
     return Table(
         "table-06-anti-toxic-examples",
         f"The nearest anti-toxic value vectors of {model}, reversed, with a toxic token (paper, Table 6).",
-        _named(model, _holding(found.anti_toxic).head(EXAMPLES)),
+        _holding(found.anti_toxic).head(EXAMPLES),
         ("vector", "rank", "top tokens"),
         _vectors(found.anti_toxic, EXAMPLES),
         (_READING,),
@@ -49,15 +49,13 @@ def anti_toxic_examples_table(model: str, found: Explanation) -> Table:
 
 def toxic_vectors_table(model: str, found: Explanation) -> Table:
     """Table 14: toxic value vectors that promote a toxic token."""
-    return _vectors_table(
-        "table-14-toxic-vectors", f"Toxic value vectors of {model} (paper, Table 14).", model, found.toxic
-    )
+    return _vectors_table("table-14-toxic-vectors", f"Toxic value vectors of {model} (paper, Table 14).", found.toxic)
 
 
 def anti_toxic_vectors_table(model: str, found: Explanation) -> Table:
     """Table 15: anti-toxic value vectors that, reversed, promote a toxic token."""
     title = f"Anti-toxic value vectors of {model}, reversed (paper, Table 15)."
-    return _vectors_table("table-15-anti-toxic-vectors", title, model, found.anti_toxic)
+    return _vectors_table("table-15-anti-toxic-vectors", title, found.anti_toxic)
 
 
 def subspace_table(model: str, found: Explanation) -> Table:
@@ -75,7 +73,7 @@ def subspace_table(model: str, found: Explanation) -> Table:
     return Table(
         "table-16-subspace",
         f"The toxic subspace of {model}, from {found.subspace.vectors:,} value vectors (paper, Table 16).",
-        _named(model, pl.concat([promoted, numbers], how="horizontal")),
+        pl.concat([promoted, numbers], how="horizontal"),
         ("vector", "singular value", "share of squares", "cosine with W", "top tokens"),
         tuple(rows),
         ("Weighted sum: the axes, each times its singular value.",),
@@ -95,7 +93,7 @@ def conflicts_table(model: str, found: Explanation) -> Table:
     return Table(
         "subspace-conflicts",
         f"Neurons of {model} whose signs along the axes of the toxic subspace conflict (paper, appendix G).",
-        _named(model, pl.concat([signs.to_polars() for signs in both])),
+        pl.concat([signs.to_polars() for signs in both]),
         ("", "conflicting", "along random axes", "chance", "paper (GPT-2)"),
         rows,
         (
@@ -116,18 +114,18 @@ def stability_table(model: str, found: Explanation) -> Table:
         "subspace-stability",
         f"Principal angles between the toxic subspaces of {model} from growing numbers of value vectors "
         "(paper, appendix G).",
-        _named(model, frame),
+        frame,
         ("value vectors", *(f"angle {place + 1}" for place in range(len(found.stability.random_angles)))),
         rows,
     )
 
 
-def _vectors_table(name: str, title: str, model: str, neurons: ToxicNeurons) -> Table:
+def _vectors_table(name: str, title: str, neurons: ToxicNeurons) -> Table:
     rows = _vectors(neurons, MOST_ROWS)
     return Table(
         name,
         title,
-        _named(model, neurons.to_polars()),
+        neurons.to_polars(),
         ("vector", "rank", "top tokens"),
         rows,
         (
@@ -150,10 +148,6 @@ def _vectors(neurons: ToxicNeurons, most: int) -> tuple[tuple[str, ...], ...]:
 
 def _holding(neurons: ToxicNeurons) -> pl.DataFrame:
     return neurons.to_polars().filter(pl.col("toxic_tokens") > 0)
-
-
-def _named(model: str, frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.select(pl.lit(model).alias("model"), pl.all())
 
 
 def _tokens(promoted: PromotedTokens) -> str:

@@ -71,7 +71,7 @@ def groups_table(model: str, shares: GroupShares) -> Table:
     return Table(
         "table-05-groups",
         f"Neuron groups of {model} and what they carry (paper, Table 5 and Figure 2a).",
-        shares.to_polars().insert_column(0, pl.Series("model", [model] * len(shares.groups))),
+        shares.to_polars(),
         ("group", "neurons", "of all", "of ↓ or ↑", "Σ Δ", "of the Σ Δ of ↓ or ↑", "sign certain"),
         rows + totals,
         (
@@ -123,7 +123,7 @@ def correlations_table(model: str, found: Correlations) -> Table:
     return Table(
         "table-17-correlations",
         f"Pearson correlation of the activation shift, before − after, over neurons of {model} (paper, Table 17).",
-        found.to_polars().insert_column(0, pl.Series("model", [model] * 2)),
+        found.to_polars(),
         ("variables", "r", "p", "neurons"),
         tuple((name, _r(one), _p(one), f"{one.neurons:,}") for name, one in rows),
         ("p takes neurons as independent, which they are not.",),
@@ -141,7 +141,7 @@ def change_table(model: str, change: ChangeSummary) -> Table:
     return Table(
         "change",
         f"How much tuning changed {model} (paper, section 5.1).",
-        change.to_polars().insert_column(0, pl.Series("model", [model])),
+        change.to_polars(),
         ("", "value"),
         rows,
     )

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from dposcope.directions.judge import judge_model
 from dposcope.evaluation.suite import BASE
 from dposcope.neurons.contributions import Effect
+from dposcope.neurons.groups import Ranking
 from dposcope.reference.comparison import (
     MODEL_NAMES,
     Beside,
@@ -18,7 +20,8 @@ from dposcope.reference.comparison import (
 )
 from dposcope.reference.models import recognise
 from dposcope.reference.paper import EVERY_MODEL, PaperValue, paper_values, printed_otherwise
-from dposcope.study.explain_conditions import GRID, TUNED, ExplainCondition
+from dposcope.reference.wikitext import is_wikitext_2
+from dposcope.study.explain_conditions import GRID, TRIM, TUNED, ExplainCondition
 from dposcope.study.explain_results import Results
 from dposcope.study.intervention_tables import strongest_steering
 from dposcope.study.numbers import between, fixed, signed
@@ -52,8 +55,21 @@ _PATCHES = {
 }
 """Our conditions, and the paper's rows."""
 
+_PRINTED_RANKINGS: Mapping[Ranking, str] = {
+    "cosine": "cosine",
+    "reference": "cosine",
+    "activation": "activation",
+}
+"""Our rankings, and what the paper calls them: `reference` is its code's cosine."""
+
 _OTHER_ALPHA = "α in another unit: the paper's counts the norm of its own probe"
-_OTHER_RANKING = "neurons ranked by |cosine| in every group, by the published code the other way round in AP and TN"
+_OTHER_RANKINGS: Mapping[Ranking, str] = {
+    "cosine": "neurons ranked by |cosine| in every group, by the published code the other way round in AP and TN",
+    "activation": "neurons ranked by |activation| upwards in every group, by the published code, where it stands in a "
+    "comment, in two groups alone",
+}
+_NOT_TRIMMED = f"neurons of any activation; the published code takes none of GPT-2 above percentile {TRIM:g}"
+_TRIMMED = "strongly active neurons left out; the published code does so for GPT-2 alone"
 _NO_DEFINITION = "the paper does not say what its per cent is of; here mean |shift| over mean |activation|"
 
 
@@ -73,8 +89,11 @@ def setting_of(results: Results) -> Setting:
     """What the numbers were measured with."""
     settings, base = results.settings, results.scores.conditions[BASE]
     learnt = results.found.contributions.before.about.get("prompts")
-    if settings.get("neutral") is None:
+    source = settings.get("neutral")
+    if source is None:
         neutral = "built-in"
+    elif not is_wikitext_2(source):
+        neutral = "other"
     else:
         # As many windows as were allowed: the text may go on.
         neutral = "whole" if base["logppl"].n < settings["max_windows"] else "cut"
@@ -88,7 +107,7 @@ def setting_of(results: Results) -> Setting:
         passages=base["f1"].n,
         neutral=neutral,
         direction=results.found.direction.kind,
-        token_judge=settings["token_judge"],
+        token_judge=judge_model(settings["token_judge"]),
         training=_training(results.training),
     )
 
@@ -109,16 +128,17 @@ def interventions_of(results: Results) -> list[OwnValue]:
     for name, row in _PATCHES.items():
         if name in measured:
             values += _means(results, name, "19" if row == "patch ↑ neurons" else "2", row=row, direction="probe")
+    edits = {row.name: row for row in results.conditions if row.role == "edit"}
     for kind, direction in (("probe", "probe"), ("free", "token_contrast")):
-        for ranking in ("cosine", "activation"):
+        for ranking, printed in _PRINTED_RANKINGS.items():
             for alpha, beta in GRID:
                 name = f"assign-{kind}-{ranking}-{alpha:g}-{beta:g}"
-                if name in measured:
+                if name in edits:
                     # Table 2 leaves out the last of the grid and the other ranking; Table 19 the probe-free edits.
-                    table = "2" if ranking == "cosine" and beta != 0.5 else "19"
+                    table = "2" if printed == "cosine" and beta != 0.5 else "19"
                     values += _means(
-                        results, name, table, row="edit", direction=direction, alpha=alpha, beta=beta, ranking=ranking,
-                        unlike=(_OTHER_RANKING,) if ranking == "cosine" else (),
+                        results, name, table, row="edit", direction=direction, alpha=alpha, beta=beta, ranking=printed,
+                        unlike=_other_neurons(results, edits[name], ranking),
                     )  # fmt: skip
     for name in ("patch-toxic-tokens", "patch-top-256"):
         share = results.shares.get(name)
@@ -127,6 +147,15 @@ def interventions_of(results: Results) -> list[OwnValue]:
                 OwnValue("3", _PATCHES[name], "share_of_dpo", share.share, share.low, share.high, direction="probe")
             )
     return values
+
+
+def _other_neurons(results: Results, edit: ExplainCondition, ranking: Ranking) -> tuple[str, ...]:
+    """Why an edit's neurons are not those that the published code takes (docs/paper-versus-code.md, c and d)."""
+    reasons = [_OTHER_RANKINGS[ranking]] if ranking in _OTHER_RANKINGS else []
+    gpt2 = results.lm.model.config.model_type == "gpt2"
+    if edit.about.get("trim") != (TRIM if gpt2 else None):
+        reasons.append(_NOT_TRIMMED if gpt2 else _TRIMMED)
+    return tuple(reasons)
 
 
 def _other_alpha(results: Results, steering: ExplainCondition) -> tuple[str, ...]:

@@ -95,6 +95,7 @@ def repetitions(
     after: FoldedMeans,
     change: Contributions,
     fitted: Fitted | None,
+    kinds: Mapping[str, Direction],
     settings: ExplainSettings,
 ) -> list[Repetitions]:
     """Every source of variation that settings ask for.
@@ -106,6 +107,7 @@ def repetitions(
         after: means of the tuned model, in the same folds.
         change: contributions of the run itself.
         fitted: comments and features, see `fitted_comments`.
+        kinds: see `other_kinds`.
         settings: of the run.
     """
     sources: list[Repetitions] = []
@@ -128,7 +130,6 @@ def repetitions(
         if len(again.reseeded):
             names = ("the run's", *(f"seed {seed}" for seed in _seeds(settings)))
             sources.append(Repetitions(SEEDS, names, (change, *read(again.reseeded))))
-    kinds = _kinds(job, fitted, settings)
     own = settings.direction if settings.direction in DIRECTIONS else "saved"
     changes = {own: change} | {
         kind: along(change, job.lm, other, direction.vector) for kind, direction in kinds.items()
@@ -170,8 +171,10 @@ def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSet
     )
 
 
-def _kinds(job: Job, fitted: Fitted, settings: ExplainSettings) -> dict[str, Direction]:
-    """Every kind of direction but the run's own; no probe where comments are too few for one."""
+def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> dict[str, Direction]:
+    """Every kind of direction but the run's own; no probe where comments are too few for one, none without --seeds."""
+    if fitted is None:
+        return {}
     comments, features = fitted.comments, fitted.features
     how: Mapping[str, Any] = {"block": settings.direction_block, "protocol": settings.protocol}
 

@@ -26,6 +26,9 @@ _SETTINGS = (
     ("gradient norm at most", "schedule", "max_grad_norm"),
     ("patience", "schedule", "patience"),
 )
+_EVALUATED, _EPOCHS = "batch size in evaluation", "epochs"
+_INPUT, _PROMPT, _NEW = (f"{part} tokens at most" for part in ("input", "prompt", "new"))
+_PAIRS = "pairs, with those for validation"
 _PAPER = {
     "β": "0.1",
     "λ (KL weight)": "0.02 to 0.1",
@@ -36,7 +39,12 @@ _PAPER = {
     "batch size": "4, gradients of 4 added up",
     "gradient norm at most": "10",
     "patience": "30",
-    "pairs": "24,576",
+    _EVALUATED: "8",
+    _INPUT: "256",
+    _PROMPT: "64",
+    _NEW: "64",
+    _EPOCHS: "5",
+    _PAIRS: "24,576",
 }
 
 
@@ -55,10 +63,18 @@ def training_of(tuned: str | Path) -> dict[str, Any] | None:
 
 def training_table(model: str, training: Mapping[str, Any]) -> Table:
     """Tables 9 and 10: how the tuned model was trained."""
+    schedule, pairs, settings = training["schedule"], training["pairs"], training["settings"]
+    prompt, new = settings["max_prompt_tokens"], settings["max_completion_tokens"]
     facts = {name: training[part].get(key) for name, part, key in _SETTINGS}
     facts |= {
+        _EVALUATED: schedule["micro_batch_size"] or schedule["batch_size"],
+        _INPUT: prompt + new,
+        _PROMPT: prompt,
+        _NEW: new,
+        _EPOCHS: training["examples"] / pairs["train"],
         "trained": training["train"],
-        "pairs": training["pairs"]["train"],
+        _PAIRS: pairs["train"] + pairs["validation"],
+        "pairs for validation": pairs["validation"],
         "steps": training["steps"],
         "seed": training["seed"],
     }
@@ -68,37 +84,65 @@ def training_table(model: str, training: Mapping[str, Any]) -> Table:
         pl.DataFrame({"setting": list(facts), "value": [fact(value) for value in facts.values()]}),
         ("setting", "value", "paper"),
         tuple((name, fact(value), _PAPER.get(name, "–")) for name, value in facts.items()),
+        (
+            "Epochs: passes over the pairs that were trained on, as many as were made; the paper's 5 are a limit, "
+            "since patience may end a training before. Input: prompt and new tokens together.",
+        ),
     )
 
 
-def probe_table(model: str, direction: Direction, steering: str | None) -> Table:
+def probe_table(model: str, direction: Direction, steering: str | None, *, probe: Direction | None = None) -> Table:
     """Table 11: how well the direction tells comments apart, beside the majority's share, and the chosen α.
 
     Args:
         model: named in the title.
         direction: W; only a probe has a measured quality.
         steering: label of the strongest steering that keeps the text; None where none does or none was measured.
+        probe: fitted to compare, where W is of another kind.
     """
-    quality: Mapping[str, Any] = direction.about.get("quality", {})
     names = {
         "accuracy": "accuracy",
         "majority": "majority class",
         "balanced_accuracy": "balanced accuracy",
         "roc_auc": "ROC AUC",
     }
-    cells = tuple(percent(quality[name]) if name in quality else "–" for name in names)
-    frame = {"model": [model], "kind": [direction.kind], **{name: [quality.get(name)] for name in names}}
+
+    def quality(one: Direction) -> Mapping[str, Any]:
+        return one.about.get("quality", {})
+
+    def row(one: Direction, used: str, steered: str | None) -> tuple[str, ...]:
+        cells = tuple(percent(quality(one)[name]) if name in quality(one) else "–" for name in names)
+        return (model, one.kind, used, *cells, steered or "–")
+
+    rows = [(direction, "by the run", steering), *([] if probe is None else [(probe, "to compare", None)])]
+    frame = [
+        {
+            "model": model,
+            "kind": one.kind,
+            "used": used,
+            **{name: quality(one).get(name) for name in names},
+            "steering": steered,
+        }
+        for one, used, steered in rows
+    ]
     types = {**dict.fromkeys(names, pl.Float64), "steering": pl.String}
+    notes = (
+        "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
+        "comments are not toxic).",
+    )
+    if probe is not None:
+        notes += (
+            "To compare: only a probe has such a quality. This one is fitted to the comments that the run's direction "
+            "takes, of a difference of means as many toxic ones as others, and nothing else in the run rests on it but "
+            "how stable groups are.",
+        )
     return Table(
         "table-11-direction",
         f"Quality of the direction of {model} on comments it was not fitted to (paper, Table 11).",
-        pl.DataFrame(frame | {"steering": [steering]}, schema_overrides=types),
-        ("model", "kind", *names.values(), "steering chosen"),
-        ((model, direction.kind, *cells, steering or "–"),),
-        (
-            "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
-            "comments are not toxic).",
-        ),
+        pl.DataFrame(frame, schema_overrides=types),
+        ("model", "kind", "used", *names.values(), "steering chosen"),
+        tuple(row(*one) for one in rows),
+        notes,
     )
 
 
@@ -119,7 +163,7 @@ def agreement_table(model: str, edit: str, found: EditAgreement) -> Table:
     return Table(
         "edit-shifts",
         f"Activation shifts of the edit {edit} beside those of tuning, {model} (paper, section 6).",
-        frame.insert_column(0, pl.Series("model", [model] * len(frame))),
+        frame,
         ("group", "neurons", "r", "same sign", "mean |shift|, edit", "mean |shift|, tuning"),
         rows,
         ("Same sign: of neurons that both move; 50 % is chance.",),

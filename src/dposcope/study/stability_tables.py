@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import polars as pl
-
 from dposcope.neurons.agreement import Among, Labels
 from dposcope.neurons.stability import NeuronStability, SourceStability, Spread
 from dposcope.study.neuron_tables import percent
@@ -52,7 +50,7 @@ def group_stability_table(model: str, found: NeuronStability) -> Table:
     return Table(
         "stability-groups",
         f"How often a neuron of {model} keeps its group when something is drawn again (not in the paper).",
-        _named(model, found.to_polars()),
+        found.to_polars(),
         (
             "varied",
             "neurons",
@@ -82,7 +80,7 @@ def rank_stability_table(model: str, found: NeuronStability) -> Table:
         "stability-ranks",
         f"Ranks of contributions of {model}, and which neurons are toxic or matter most, when something is drawn "
         "again (not in the paper).",
-        _named(model, found.ranks()),
+        found.ranks(),
         (
             "varied",
             "pairs",
@@ -177,7 +175,3 @@ def _number(found: Spread | None) -> str:
     if found is None:
         return "–"
     return fixed(found.mean) if found.pairs == 1 else f"{fixed(found.mean)} ({between(found.low, found.high)})"
-
-
-def _named(model: str, frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.insert_column(0, pl.Series("model", [model] * len(frame), dtype=pl.String))

@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Table:
     def to_polars(self) -> pl.DataFrame:
         """The numbers."""
         return self.frame
+
+    def of_run(self, *, model: str, protocol: str) -> "Table":
+        """With `protocol` and `model` before the other numbers, so that tables of several runs can be put together."""
+        return replace(self, frame=of_run(self.frame, model=model, protocol=protocol))
 
     def markdown(self, *, raw: bool = False) -> str:
         """With its title above and notes below; offensive words are starred unless `raw`."""
@@ -103,6 +107,12 @@ class Table:
         write_text(folder / f"{self.name}.csv", self.csv(raw=raw))
         write_text(folder / f"{self.name}.md", self.markdown(raw=raw))
         write_text(folder / f"{self.name}.tex", self.latex(raw=raw))
+
+
+def of_run(frame: pl.DataFrame, *, model: str, protocol: str) -> pl.DataFrame:
+    """Columns `protocol` and `model`, alike in every row, before all others; where a frame has them they are moved."""
+    first = {"protocol": protocol, "model": model}
+    return frame.select(*(pl.lit(value).alias(name) for name, value in first.items()), pl.exclude(*first))
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
