@@ -137,7 +137,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
     shuffled: Annotated[bool | None, Parameter(group=_SAMPLE)] = Field(
         default=None,
         description="A negative control: shuffle the scores among the samples of all prompts before pairs are made. "
-        "The file's statistics are by the true scores. All prompts are then one part, which a crash costs.",
+        "The file's statistics are by the true scores. All prompts are then one part, which a crash costs. Default: "
+        "the true scores.",
     )
 
     @classmethod

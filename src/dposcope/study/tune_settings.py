@@ -43,8 +43,8 @@ class TuneSettings(MachineSettings, MeasureSettings):
     )
     form: Annotated[Form, Parameter(group=_EDIT)] = Field(
         default="both",
-        description="What the edit may hold: gains (folds into every format), ablation (a direction taken out of MLP "
-        "outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
+        description="What the edit may hold: gains (folds into every format, without --heads), ablation (a "
+        "direction taken out of MLP outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
     )
     methods: Annotated[list[Method], Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=["learned", "groups", "least-squares"],
