@@ -94,8 +94,8 @@ class Step:
         given = self.settings.model_dump(mode="json")
         # What an earlier step writes is known by that step's key, before it exists.
         own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
-        given = {name: value for name, value in given.items() if str(value) not in own}
-        given = {name: value for name, value in given.items() if value is not None or name not in _NEWER}
+        unasked = {name for name in _NEWER if given.get(name) is None}
+        given = {name: value for name, value in given.items() if name not in unasked and str(value) not in own}
         contents = {name: named_digest(given[name]) for name in _FILES if given.get(name) is not None}
         if "direction" in given and (saved := direction_digest(given["direction"])) is not None:
             contents["direction"] = saved
