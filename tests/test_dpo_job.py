@@ -17,7 +17,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.model.load import load
 from dposcope.study import dpo
-from dposcope.study.dpo import DpoRun, run_dpo
+from dposcope.study.dpo import DpoRun, run_dpo, tuned_card
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.run import RunPolicy
 from dposcope.training import trainable
@@ -229,6 +229,22 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
         assert f"learning rate {RATES[way]:g}, 11 steps of 4 pairs, seed 0" in card
         assert "## What was not tested" in card
         assert "model:THIS_FOLDER" in card
+
+
+def test_an_edit_of_gains_says_how_it_was_learned(finished, job):
+    folder = finished["gains"].folder
+    about, facts = Edit.load(folder / "edit").about, json.loads((folder / "training.json").read_text())
+    assert about["kl_weight"] == facts["objective"]["kl_weight"] == 1
+    assert about["learning_rate"] == RATES["gains"]
+    assert (about["steps"], about["pairs_trained_on"]) == (facts["steps"], facts["pairs"]["train"])
+    assert (about["heads"], about["neutral"]) == (False, str(job.neutral))
+
+
+def test_the_card_names_gains_of_heads_where_there_are_some(finished):
+    facts = json.loads((finished["gains"].folder / "training.json").read_text())
+    assert "heads" not in tuned_card(facts)
+    facts["settings"]["heads"] = True
+    assert "one per channel of the attention heads" in tuned_card(facts)
 
 
 def test_rows_that_make_no_pair_are_counted(job, tmp_path):

@@ -20,6 +20,7 @@ from dposcope.directions.means import mean_difference
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.direction_scorer import DirectionScorer
 from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.shuffled_scorer import PermutedScorer
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.model.generate import generate
 from dposcope.model.load import load
@@ -77,6 +78,26 @@ def finished(job, tmp_path_factory):
 
 
 # What it writes
+
+
+def test_shuffled_scores_are_the_true_ones_of_all_samples_dealt_out_anew(job, tmp_path):
+    """Twenty-four prompts are two parts where scores are true, and one where they are shuffled."""
+    made = make(job, tmp_path / "pairs.jsonl", "sample", shuffled=True)
+    lm, prompts = load(str(job.model), dtype="float32", device="cpu"), load_prompts(str(job.prompts))
+    scorer = load_scorer("jobs:softness")
+    options = {"samples": 4, "min_gap": 0.05, "new_tokens": 6}
+    wanted = sample_pairs(lm, prompts, PermutedScorer(scorer, seed=0), **options)
+    found = load_pairs(made.path)
+    rows = [Pair(*row) for row in zip(found.prompts, found.preferred, found.dispreferred, strict=True)]
+    assert rows == [one.pair for one in wanted]
+    true = sample_pairs(lm, prompts, scorer, **options)
+    assert [one.pair for one in wanted] != [one.pair for one in true]
+    assert made.facts["statistics"] == check_pairs(load_pairs(made.path), lm.tokenizer, scorer).to_json()
+
+
+def test_steered_pairs_have_no_scores_to_shuffle(job):
+    with pytest.raises(ValidationError, match="belongs to --method sample"):
+        PairsSettings(**settings_of(job, "pplm", shuffled=True))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,6 @@
 """The plan of a reproduction: commands, settings, and what each step rests on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_the_steps_in_their_order(tmp_path):
         "dpo-pplm",
         "explain-pplm-strict",
     ]
+
+
+def test_an_option_that_came_later_leaves_the_keys_of_finished_steps(tmp_path, monkeypatch):
+    step = steps_of(tmp_path)["pairs-sampled"]
+    shuffled = replace(step, settings=step.settings.model_copy(update={"shuffled": True}))
+    assert shuffled.key != step.key
+    hashed = []
+    monkeypatch.setattr("dposcope.study.plan.text_digest", lambda text: hashed.append(text) or "")
+    assert (replace(step).key, replace(shuffled).key) == ("", "")
+    assert ["shuffled" in text for text in hashed] == [False, True]
 
 
 def test_every_file_goes_where_it_belongs(tmp_path, files):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,16 +105,53 @@ def test_a_killed_process_leaves_a_search_that_goes_on_as_if_undisturbed(tmp_pat
     assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
 
 
+def dead_helper(folder):
+    """Process A holds trial 0 while B finishes trial 1 and begins trial 2; then the power goes."""
+
+    def helps(point, number):
+        if number == 2:
+            raise RuntimeError("power cut")
+        return formula(point, number)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(folder, try_out=lambda _point, number: run(folder, try_out=helps) if number == 0 else None)
+
+
+def test_a_dead_helpers_warm_start_is_tried_again_and_no_number_twice(tmp_path):
+    dead_helper(tmp_path / "cut")
+    tried = []
+    resumed = run(tmp_path / "cut", try_out=lambda point, number: (tried.append(number), formula(point, number))[1])
+    assert tried == [0, *range(2, 14)]
+    assert told(resumed) == told(run(tmp_path / "whole"))
+    warm = family().warm_starts()
+    assert [(trial.point.source, trial.point.ablate) for trial in resumed[: len(warm)]] == [
+        (point.source, point.ablate) for point in warm
+    ]
+
+
+def test_a_kill_between_putting_up_a_trial_and_taking_it_loses_nothing(tmp_path, monkeypatch):
+    import optuna
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "ask", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(tmp_path / "cut")
+    assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
+
+
 def test_two_processes_share_the_trials(tmp_path):
     context = multiprocessing.get_context("spawn")
     other = context.Process(target=_slowly, args=(str(tmp_path), 0.3))
     other.start()
-
+    journal = tmp_path / "journal.log"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not journal.exists() or "worker-" not in journal.read_text()):
+        time.sleep(0.05)
     mine = []
 
     def slow(point, number):
         mine.append(number)
-        time.sleep(0.3 if (tmp_path / "journal.log").read_text().count("worker-") > len(mine) else 1.0)
+        time.sleep(0.3)
         return formula(point, number)
 
     found = run(tmp_path, try_out=slow)
@@ -143,6 +181,8 @@ def test_the_front_holds_what_nothing_beats_and_leaves_out_what_repeats_itself()
     out = Trial(0, Point("learned"), 9.0, 9.0, 3.0, None, 0.0)
     assert front([worse, babble, good, out, cheap], most_repetition=0.15) == [cheap, good]
     assert front([out], most_repetition=0.15) == []
+    dear = replace(cheap, rise=0.5)
+    assert front([worse, dear, good], most_repetition=0.15, cost=lambda one: one.rise) == [good]
 
 
 def test_an_infinite_cost_is_kept_as_such():

@@ -16,7 +16,7 @@ def tried(method, rise, concept, settings="strength 1.00", on_front=False):
 
 FOUND = Tradeoff(
     [
-        tried("learned-1", 0.01, 0.2),
+        tried("learned-1", 0.01, 0.2, on_front=True),
         tried("learned-1", 0.05, 0.05, on_front=True),
         tried("learned-1", 0.03, 0.3),
         tried("groups", 0.04, 0.25),
@@ -49,6 +49,28 @@ def test_the_line_of_a_method_joins_only_what_nothing_beats():
     (line,) = [one for one in drawn().axes[0].lines if one.get_linewidth() == 1.1]
     assert list(line.get_xdata()) == [0.01, 0.05]
     assert list(line.get_ydata()) == [0.2, 0.05]
+
+
+def test_the_front_joins_the_trials_on_it_from_left_to_right():
+    turned = replace(FOUND, trials=FOUND.trials[::-1])
+    axes = tradeoff(turned, bound=None, held_out=None, concept="toxicity").axes[0]
+    (line,) = [one for one in axes.lines if one.get_label().startswith("front")]
+    assert list(line.get_xdata()) == [0.01, 0.05]
+    assert list(line.get_ydata()) == [0.2, 0.05]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[-2:] == [line.get_label(), "chosen, as the search saw it"]
+
+
+def test_every_trial_that_wrote_has_its_interval():
+    axes = drawn().axes[0]
+    ends = {
+        tuple(map(tuple, segment.round(3).tolist())) for part in axes.collections for segment in part.get_segments()
+    }
+    assert ends == {
+        ((one.rise, round(one.concept.low, 3)), (one.rise, round(one.concept.high, 3)))
+        for one in FOUND.trials
+        if one.concept is not None
+    }
 
 
 def test_held_out_has_both_intervals_and_another_mark():

@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.shuffled_scorer import DrawnScorer
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
+from dposcope.search.family import Source
 from dposcope.search.trials import Trial
-from dposcope.study.tune import TuneRun, _search_scorer, join_tune, run_tune
+from dposcope.study.ingredients import Job as AtWork
+from dposcope.study.ingredients import prepare
+from dposcope.study.negative_control import _SALT
+from dposcope.study.run import RunPolicy, open_run
+from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.study.tune_search import prepare_search
 from dposcope.study.tune_settings import TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
 
@@ -191,6 +200,9 @@ def test_two_scorers_rank_where_comments_are_given(job):
         ({"quick": True, "form": "ablation"}, "leave one out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
         ({"methods": []}, "empty"),
+        ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
+        ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),
+        ({"negative_control": "random-direction"}, "take no direction"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(job, wrong, said):
@@ -201,6 +213,97 @@ def test_settings_that_do_not_fit_are_refused(job, wrong, said):
 def test_another_setting_in_the_same_folder_is_refused(done, job):
     with pytest.raises(DposcopeError, match="another run's results"):
         tuned(job, done.run.folder, seed=1)
+
+
+def test_two_learning_runs_both_decide_the_trials(done, job):
+    """Each vector counts: with the digest of one of them alone, stale trials of the other would be taken."""
+    settings = settings_of(job)
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    folder = done.run.folder
+
+    def inputs(of_second):
+        Edit.load(folder / "learned-1" / "edit").strength(of_second).save(folder / "learned-5" / "edit")
+        with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
+            data, text = _read(settings)
+            at_work = AtWork(run, lm, data)
+            ingredients = prepare(at_work, settings, settings)
+            sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
+            return prepare_search(at_work, sources, ingredients, text, load_scorer("jobs:softness"), settings)
+
+    try:
+        first, second = inputs(0.5), inputs(0.7)
+    finally:
+        shutil.rmtree(folder / "learned-5")
+    assert set(first.inputs["sources"]) == {"learned-1", "learned-5"}
+    assert first.inputs["sources"]["learned-1"] == second.inputs["sources"]["learned-1"]
+    assert first.folder != second.folder
+
+
+def test_the_card_says_how_the_edit_was_made(done):
+    card = (done.run.folder / "model" / "README.md").read_text()
+    about = Edit.load(done.run.folder / "edit").about
+    assert about["trials"] == pl.read_parquet(done.run.folder / "trials.parquet").height
+    assert about["prompts"] == "prompts.jsonl"
+    for name, value in about.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        assert f"- {name}: {shown}" in card
+    learned = {"kl_weight", "epochs", "learning_rate", "samples", "pairs"}
+    assert (learned <= set(about)) == about["source"].startswith("learned")
+    assert "not for use" not in card
+    assert "Negative control" not in (done.run.folder / "report.html").read_text()
+
+
+def test_a_search_by_shuffled_scores_is_measured_truly(job, tmp_path):
+    """Pairs and trials by shuffled scores, the table by the true ones, and every page says what it is."""
+    folder = tmp_path / "out"
+    control = {"negative_control": "shuffled-scores", "methods": ["learned"], "trials": 3, "controls": False}
+    run = tuned(job, folder, **control)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    true = _search_scorer(load_scorer("jobs:softness"), settings_of(job))
+    better = true([row["unpert_gen_text"] for row in rows])
+    worse = true([row["pert_gen_text"] for row in rows])
+    assert not (worse > better).all()  # as it is where scores are true
+    assert all(row["dispreferred_score"] - row["preferred_score"] > 0.02 for row in rows)
+    assert not np.allclose(better, [row["preferred_score"] for row in rows])
+
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    prompts = [json.loads(line)["prompt"] for line in job.prompts.read_text().splitlines()]
+    written = [one.text for one in generate(lm, prompts[PROMPTS // 2 :])]
+    pool = json.loads((folder / "control-scores.json").read_text())["scores"]
+    assert pool == pytest.approx(true(written).tolist())
+    base = json.loads((folder / "trials.json").read_text())["base"]["concept"]
+    lots = DrawnScorer(pool, of="x", seed=_SALT)
+    assert base == pytest.approx(lots(written).mean())
+    assert base != pytest.approx(np.mean(pool))
+
+    with run.edit.on(lm):
+        unseen = softness([one.text for one in generate(lm, prompts[: PROMPTS // 2])])
+    assert run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(np.mean(unseen))
+    assert run.edit.about["negative_control"] == "shuffled-scores"
+    page = (folder / "report.html").read_text()
+    assert page.index("Negative control, not for use") < page.index("Before and after")
+    assert "Not for use: " in page.split("</title>")[0]
+    card = (folder / "model" / "README.md").read_text()
+    assert "# A negative control: not for use" in card
+    assert "> **Negative control, not for use: the scores" in card
+    assert json.loads((folder / "scores.json").read_text())["about"]["negative_control"] == "shuffled-scores"
+    with pytest.raises(DposcopeError, match=r"another run's results \(negative-control was 'shuffled-scores'"):
+        tuned(job, folder, **control | {"negative_control": None})
+
+
+def test_a_search_along_a_random_direction(job, tmp_path):
+    folder = tmp_path / "out"
+    tuned(job, folder, negative_control="random-direction", methods=["groups"], trials=3, controls=False)
+    true, random = Direction.load(folder / "direction"), Direction.load(folder / "control-direction")
+    assert random.kind == "random"
+    assert random.norm == pytest.approx(true.norm)
+    assert abs(random.cosine(true)) < 0.9
+    run = json.loads((folder / "run.json").read_text())["settings"]
+    assert run["negative_control"] == "random-direction"
+    page = (folder / "report.html").read_text()
+    assert "Negative control, not for use: a random direction" in page
+    ablation = Edit.load(folder / "edit").ablations
+    assert all(torch.allclose(one.direction, random.unit) for one in ablation)
 
 
 def test_another_process_joins_the_search(job, done, tmp_path):

@@ -24,6 +24,8 @@ def tune(
 
     dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      a third of the time
 
+    dposcope tune MODEL --negative-control shuffled-scores … --out DIR              where there is nothing to find
+
     The model continues the second half of the prompts several times; a scorer ranks what it wrote, and one gain per
     MLP neuron is learned from those pairs, with KL on neutral text. Optuna then searches over these gains, the paper's
     groups, least squares, their strength and depth, and an ablation beside them. The best within the bound is
@@ -48,6 +50,7 @@ def tune(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
+    from dposcope.study.control_kinds import warning
     from dposcope.study.tune import join_tune, run_tune
 
     if join:
@@ -60,6 +63,8 @@ def tune(
     if json:
         print_json(done.scores.to_json())
         return
+    if settings.negative_control is not None:
+        console.print(warning(settings.negative_control), markup=False)
     print_scores(done.scores)
     console.print(f"edit:       {done.edit}", markup=False)
     console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """A search by Optuna in one file: two objectives, resumable after any kill, shared by several processes.
 
 The concept's score and the KL on neutral text are both minimised; a trial out of bounds is told as infeasible. Trials
-stand in a journal. A trial's sampler is seeded by how many came before it, so a search that was killed and
-started again proposes what an undisturbed one proposes.
+stand in a journal. A trial is proposed from its number and the trials that are done, so a search that was killed and
+started again proposes what an undisturbed one proposes; the number of a trial that died is given out again.
 """
 
 import time
@@ -25,7 +25,11 @@ TrialOf = Callable[[Point, int], Trial]
 """Point and number of the trial → what it gave."""
 _WORST = 1.0
 """Told as the concept's score of a trial that was not allowed to write; as infeasible it counts by its excess."""
-_TRIAL, _WORKER = "trial", "worker"
+_TRIAL, _WORKER, _NUMBER = "trial", "worker", "number"
+"""Attributes of a trial in the journal. Its number is ours: Optuna's counts trials that died, too."""
+_HELD = {"RUNNING", "COMPLETE", "WAITING"}
+"""States of trials whose number is not free."""
+_DIRECTIONS = ["minimize", "minimize"]
 _PATIENCE = 0.5
 """Seconds between looks at whether other processes are done."""
 
@@ -69,15 +73,13 @@ def search(
                 progress(done, trials)
             with FileLock(folder / ".proposals.lock"):
                 _forget_the_dead(optuna, study, folder)
-                states = [one.state.name for one in study.get_trials(deepcopy=False)]
-                begun = states.count("RUNNING") + states.count("COMPLETE")
-                proposed = _propose(optuna, study, family, begun, seed) if begun < trials else None
+                proposed = _propose(optuna, study, family, trials=trials, seed=seed)
                 if proposed is not None:
                     proposed.set_user_attr(_WORKER, worker)
             if proposed is None:  # the last ones are with other processes, which may yet die
                 time.sleep(_PATIENCE)
                 continue
-            trial = try_out(_point(proposed.params, family), begun)
+            trial = try_out(_point(proposed.params, family), proposed.user_attrs[_NUMBER])
             written = trial.written
             proposed.set_constraint("cost", trial.excess)
             proposed.set_constraint("repetition", (written.repetition if written else 0.0) - most_repetition)
@@ -89,12 +91,33 @@ def search(
     return found
 
 
-def _propose(optuna: Any, study: Any, family: Family, index: int, seed: int) -> Any:
-    warm = family.warm_starts()
+def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int) -> Any:
+    """The trial of the smallest number that nobody has; None where all are done or with others."""
+    taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
+    number = next(free for free in range(len(taken) + 1) if free not in taken)
     waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
-    if index < len(warm) and not waiting:
-        study.enqueue_trial(_parameters(warm[index], family))
-    study.sampler = optuna.samplers.TPESampler(seed=seed + index, multivariate=True, n_startup_trials=len(warm))
+    if not waiting:  # else one that a process put up and died before it took it
+        if number >= trials:
+            return None
+        warm = family.warm_starts()
+        if number < len(warm):
+            parameters = _parameters(warm[number], family)
+        else:
+            parameters = _sampled(optuna, study, family, seed=seed + number, startup=len(warm))
+        study.enqueue_trial(parameters, user_attrs={_NUMBER: number})
+    return study.ask(_ranges(optuna, family))
+
+
+def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:
+    """What TPE proposes after the trials that are done, in the order of their numbers: not that of their ends."""
+    done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
+    ordered = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
+    ordered.add_trials(sorted(done, key=lambda one: one.user_attrs[_NUMBER]))
+    return ordered.ask(_ranges(optuna, family)).params
+
+
+def _ranges(optuna: Any, family: Family) -> dict[str, Any]:
     ranges = {
         "source": optuna.distributions.CategoricalDistribution(family.names),
         "strength": optuna.distributions.FloatDistribution(0, 1),
@@ -102,7 +125,7 @@ def _propose(optuna: Any, study: Any, family: Family, index: int, seed: int) -> 
     }
     if family.ablates:
         ranges["ablate"] = optuna.distributions.FloatDistribution(0, MOST_ABLATION)
-    return study.ask(ranges)
+    return ranges
 
 
 def _parameters(point: Point, family: Family) -> dict[str, Any]:
@@ -129,9 +152,7 @@ def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
     if alone:
         _mend(journal)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    return optuna.create_study(
-        storage=storage, study_name="search", directions=["minimize", "minimize"], load_if_exists=True
-    )
+    return optuna.create_study(storage=storage, study_name="search", directions=_DIRECTIONS, load_if_exists=True)
 
 
 def _mend(journal: Path) -> None:
@@ -186,10 +207,20 @@ def _quiet(optuna: Any) -> Generator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def front(trials: Sequence[Trial], *, most_repetition: float) -> list[Trial]:
-    """Those that no other one beats in both score and KL, cheapest first; among them, only allowed ones."""
+def _kl(trial: Trial) -> float:
+    return trial.kl
+
+
+def front(trials: Sequence[Trial], *, most_repetition: float, cost: Callable[[Trial], float] = _kl) -> list[Trial]:
+    """Those that no other one beats in both score and cost, cheapest first; among them, only allowed ones.
+
+    Args:
+        trials: of a search.
+        most_repetition: more than this is not allowed.
+        cost: KL, or another figure of a trial that is better when lower.
+    """
     allowed = [one for one in trials if one.written is not None and one.written.repetition <= most_repetition]
-    ordered = sorted(allowed, key=lambda one: (one.kl, one.written.concept if one.written else 0.0))
+    ordered = sorted(allowed, key=lambda one: (cost(one), one.written.concept if one.written else 0.0))
     best: list[Trial] = []
     for trial in ordered:
         assert trial.written is not None

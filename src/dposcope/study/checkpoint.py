@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -12,6 +13,7 @@ from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.model.language_model import LanguageModel
+from dposcope.study.control_kinds import warning
 
 EDIT = "dposcope_edit"
 """Name of an edit's own files beside the weights that hold it."""
@@ -78,6 +80,8 @@ def write_model(
 def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: str | None = None) -> str:
     """The checkpoint's README: what was done, what it did, and what was not tested."""
     facts = edit.about
+    control = facts.get("negative_control")
+    loud = [] if control is None else [f"> **{warning(control)}**", ""]
     lines = [
         "---",
         "library_name: transformers",
@@ -85,8 +89,9 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "tags: [dposcope, activation-editing]",
         "---",
         "",
-        "# Edited checkpoint",
+        "# Edited checkpoint" if control is None else "# A negative control: not for use",
         "",
+        *loud,
         f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
         edit.origin,
         "Nothing runs beside the model: it is an ordinary checkpoint.",
@@ -94,7 +99,7 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "## What was done",
         "",
         *_what_was_done(edit),
-        *(f"- {name}: {value}" for name, value in facts.items()),
+        *(f"- {name}: {_listed(value)}" for name, value in facts.items()),
         "",
     ]
     if scores is not None and "edit" in scores.conditions:
@@ -110,6 +115,10 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "",
     ]
     return "\n".join(lines)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _what_was_done(edit: Edit) -> list[str]:

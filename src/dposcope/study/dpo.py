@@ -274,9 +274,7 @@ def _write(
     )
     card = tuned_card(facts)
     if tuned.gains is not None:
-        about = {"made by": "dposcope dpo --train gains", "pairs": facts["pairs"]["source"], "steps": facts["steps"]}
-        of_model = {"model": tuned.lm.name, "fingerprint": facts["model"]["fingerprint"]}
-        edit = Edit(tuned.gains, (), {**of_model, **about}, tuned.head_gains)
+        edit = Edit(tuned.gains, (), _about(facts), tuned.head_gains)
         edit.save(out / "edit")
         if checkpoint:
             with folded(tuned.lm, edit):
@@ -289,6 +287,23 @@ def _write(
     write_json(out / "training.json", facts)
 
 
+def _about(facts: dict[str, Any]) -> dict[str, Any]:
+    """What an edit of learned gains says of its making."""
+    return {
+        "model": facts["model"]["name"],
+        "fingerprint": facts["model"]["fingerprint"],
+        "made by": "dposcope dpo --train gains",
+        "pairs": facts["pairs"]["source"],
+        "pairs_trained_on": facts["pairs"]["train"],
+        "neutral": facts["settings"]["neutral"] or "built-in",
+        **{name: facts["objective"][name] for name in ("beta", "kl_weight", "kl_on")},
+        **{name: facts["schedule"][name] for name in ("optimizer", "learning_rate", "decay", "batch_size")},
+        "steps": facts["steps"],
+        "seed": facts["seed"],
+        **{name: facts["settings"][name] for name in ("heads", "sparsity")},
+    }
+
+
 def tuned_card(facts: dict[str, Any]) -> str:
     """The checkpoint's README: what was trained on what, and what was not tested."""
     objective, schedule, pairs = facts["objective"], facts["schedule"], facts["pairs"]
@@ -297,6 +312,8 @@ def tuned_card(facts: dict[str, Any]) -> str:
         "lora": "a LoRA adapter, merged",
         "gains": "one gain per MLP neuron, folded into its value vector",
     }[facts["train"]]
+    if facts["settings"]["heads"]:
+        trained += ", and one per channel of the attention heads, folded into what reads it"
     on = {"pairs": "on the pairs", "neutral": "on windows of neutral text"}[objective["kl_on"]]
     return "\n".join(
         [

@@ -79,6 +79,8 @@ class Tradeoff:
     """The plain model's there."""
     scorer: str
     """Of the search."""
+    unseen_scorer: str = ""
+    """Of both scores on the report's prompts, where it is another."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,10 @@ class EditPage:
     """Where the edit was searched for; None: only its strength was, or nothing."""
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Condition → score of every measured prompt. Empty: the figure of changes shows the samples alone."""
+    passed_over: bool = False
+    """Whether an edit within the bound on cost was not taken, since it repeats itself more than the plain model."""
+    warning: str = ""
+    """Said before anything else, such as that the page is of a negative control."""
 
     def __post_init__(self) -> None:
         """Refuse a page whose parts do not belong together.

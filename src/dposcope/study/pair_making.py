@@ -14,6 +14,7 @@ from typing import Any, Final
 from dposcope.artefacts import file_digest, library_versions, read_json, write_json
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, Scorer
+from dposcope.evaluation.shuffled_scorer import PermutedScorer
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.machine import load_for
 from dposcope.study.pair_parts import Part, Source, make_parts
@@ -65,6 +66,8 @@ def run_pairs(
     asked: dict[str, Any] = json.loads(json.dumps({"model": model, **settings.model_dump(mode="json")}, default=str))
     work, about = out.with_name(f".{out.name}.making"), out.with_suffix(".json")
     scorer = CachedScorer(source.scorer(settings))
+    # The statistics of the finished pairs are by the true scorer.
+    ranking = PermutedScorer(scorer, seed=settings.seed) if settings.shuffled else scorer
     # Its name stands among the settings; what is behind the name may change.
     data = source.digests | ({} if scorer.digest is None else {"scorer": scorer.digest})
     try:
@@ -85,7 +88,7 @@ def run_pairs(
         try:
             reporter.stage(f"Loading {model}")
             lm = load_for(model, settings)
-            parts = list(make_parts(run, lm, source, scorer, settings))
+            parts = list(make_parts(run, lm, source, ranking, settings))
             facts = _finish(run, out, lm, parts, scorer, settings, data=data)
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.

@@ -27,7 +27,7 @@ PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
 
 
-_ELSEWHERE: Final = {"prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device"}
+_ELSEWHERE: Final = {"prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"}
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
 
@@ -131,7 +131,8 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
         "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
         **source.digests,
     }
-    most, size = settings.most, PART[settings.method]
+    # Scores are shuffled among the samples of all prompts, so these are one part.
+    most, size = settings.most, len(source.texts) if settings.shuffled else PART[settings.method]
     prompts: Sequence[str] = source.texts
     make: _Maker = _Sampling(lm, scorer, settings)
     if source.comments is not None:

@@ -139,6 +139,12 @@ class PairsSettings(MachineSettings, DirectionSettings):
     temperature: Annotated[float, Parameter(group=_SAMPLE)] = Field(
         default=1.0, gt=0, description="Divides the logits before a draw; below 1: plainer text."
     )
+    shuffled: Annotated[bool | None, Parameter(group=_SAMPLE)] = Field(
+        default=None,
+        description="A negative control: shuffle the scores among the samples of all prompts before pairs are made. "
+        "The file's statistics are by the true scores. All prompts are then one part, which a crash costs. Default: "
+        "the true scores.",
+    )
 
     @classmethod
     def read_sources(cls, given: Mapping[str, Any]) -> set[str]:
@@ -151,6 +157,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
     def _sources_fit(self) -> "PairsSettings":
         if self.method == "sample" and self.text is not None:
             raise ValueError("--text belongs to --method pplm; with --method sample give --prompts")
+        if self.method == "pplm" and self.shuffled:
+            raise ValueError("--shuffled belongs to --method sample; steered pairs are made without scores")
         if self.method == "pplm" and self.prompts is not None:
             raise ValueError("--prompts belongs to --method sample; with --method pplm give --text")
         if self.method == "pplm" and self.rank_by == "direction":

@@ -31,6 +31,8 @@ _S = TypeVar("_S", PairsSettings, DpoSettings, ExplainSettings)
 
 _FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "scorer", "concept")
 """Settings that may name a file, whose content counts."""
+_NEWER = ("shuffled",)
+"""Options that came later: absent from a key where they are not given, so that runs from before stay finished."""
 _MEASURING = ("limit", "batch_size", "folds", "seeds", "bootstrap")
 
 
@@ -92,7 +94,8 @@ class Step:
         given = self.settings.model_dump(mode="json")
         # What an earlier step writes is known by that step's key, before it exists.
         own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
-        given = {name: value for name, value in given.items() if str(value) not in own}
+        unasked = {name for name in _NEWER if given.get(name) is None}
+        given = {name: value for name, value in given.items() if name not in unasked and str(value) not in own}
         contents = {name: named_digest(given[name]) for name in _FILES if given.get(name) is not None}
         if "direction" in given and (saved := direction_digest(given["direction"])) is not None:
             contents["direction"] = saved

@@ -303,6 +303,7 @@ def tradeoff_of(page: EditPage, found: Tradeoff) -> Figure:
 
 def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _PageFigure:
     concept = shown.plain(page.scores.concept)
+    by = f" (by the {found.unseen_scorer})" if found.unseen_scorer else ""
     return _PageFigure(
         tradeoff_svg(
             found,
@@ -311,9 +312,10 @@ def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _Page
             "see the table.",
         ),
         f"What each trial gives ({concept} by the {found.scorer}, lower is better) and costs (log-perplexity, left is "
-        "better); lines join the best of each method. Circle: the chosen edit on the search prompts; diamond: on "
-        "prompts and text that the search never saw, with both intervals. Dotted: the bound. A pointer on a mark shows "
-        "its settings.",
+        "better), with its interval over prompts; lines join the best of each method, the broad pale one the front: "
+        "trials that no other beats in both, among those that repeat themselves no more than the plain model. Circle: "
+        f"the chosen edit on the search prompts; diamond: on prompts and text that the search never saw{by}, with both "
+        "intervals. Dotted: the bound. A pointer on a mark shows its settings.",
     )
 
 

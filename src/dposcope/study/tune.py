@@ -21,14 +21,16 @@ from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
-from dposcope.study.ingredients import Data, Job, prepare, prepare_judge, read_comments, read_data
+from dposcope.study.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
+from dposcope.study.negative_control import ranking_scorer, with_direction
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.study.tune_choice import Found, choose
 from dposcope.study.tune_report import FIGURE, write_tune_report
-from dposcope.study.tune_search import Found, choose, join_search, prepare_search, search_edits, sources_of
+from dposcope.study.tune_search import join_search, learned_stem, prepare_search, search_edits, sources_of
 from dposcope.study.tune_settings import TuneSettings
 
 _LEARN_SHARE = 0.8
@@ -63,12 +65,13 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         learned = _learned(model, run, learn_text, settings)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
-        ingredients = prepare(job, settings, settings)
+        ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = CachedScorer(load_scorer(settings.scorer))
         sources = sources_of(job, ingredients, learned, learn_text, settings)
         search_scorer = CachedScorer(_search_scorer(scorer, settings))
-        prepared = prepare_search(job, sources, ingredients, learn_text, search_scorer, settings)
+        ranking = _ranking(job, search_scorer, settings)
+        prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
         searched = search_edits(job, prepared, settings)
         found = choose(job, searched, learn_text, settings)
         materials = Materials(
@@ -91,8 +94,13 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             )
             for name, intervention in conditions.items()
         }
-        scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(found.edit)})
-        write_tune_report(job, ingredients, searched, found, outcomes, materials, scores, judge, settings)
+        about = {"edit": str(found.edit)}
+        if settings.negative_control is not None:
+            about["negative_control"] = settings.negative_control
+        scores = write_scores(out, outcomes, materials, model=model, about=about)
+        write_tune_report(
+            job, ingredients, searched, found, outcomes, materials, scores, judge, settings, true_scorer=search_scorer
+        )
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
         run.stage(
@@ -131,11 +139,12 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
             raise DposcopeError(f"{out} still learns its gains; join it when its search has begun")
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
-        ingredients = prepare(job, settings, settings)
+        ingredients = _ingredients(job, settings)
         learned = {stem.parent.name: Edit.load(stem) for stem in stems}
         sources = sources_of(job, ingredients, learned, learn_text, settings)
         scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
-        prepared = prepare_search(job, sources, ingredients, learn_text, scorer, settings)
+        ranking = _ranking(job, scorer, settings)
+        prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
         reporter.stage(f"Searching with others: {settings.trials} trials")
         return join_search(job, prepared, settings)
 
@@ -145,7 +154,16 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _edit_stem(run: Run, weight: float) -> Path:
-    return run.folder / f"{LEARNED}-{weight:g}" / "edit"
+    return learned_stem(run, f"{LEARNED}-{weight:g}")
+
+
+def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
+    return with_direction(job, prepare(job, settings, settings), settings.negative_control, settings.seed)
+
+
+def _ranking(job: Job, scorer: Scorer, settings: TuneSettings) -> Scorer:
+    batch_size, seed = settings.batch_size, settings.seed
+    return ranking_scorer(job, scorer, settings.negative_control, batch_size=batch_size, seed=seed)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:
@@ -212,9 +230,10 @@ def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSetti
     given = {name: value for name, value in named.items() if value is not None}
     return PairsSettings(
         method="sample",
-        samples=settings.samples or (8 if quick else 16),
+        samples=settings.sampled,
         pairs_per_prompt=2 if quick else 4,
         min_gap=settings.min_gap,
+        shuffled=True if settings.negative_control == "shuffled-scores" else None,
         **given,
         **shared,
     )

@@ -7,19 +7,25 @@ from pathlib import Path
 from dposcope.artefacts import library_versions
 from dposcope.data.concept import BUILTIN
 from dposcope.directions.lens import lens
+from dposcope.errors import plural
+from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.neurons.groups import group_sets
 from dposcope.search.family import NO_GAINS, Point
+from dposcope.search.search import front
 from dposcope.search.trials import Trial
+from dposcope.study.control_kinds import warning
 from dposcope.study.edit_report import LABELS, evenly_spaced
 from dposcope.study.figures import save_figure
+from dposcope.study.glossary import sentence_case
 from dposcope.study.ingredients import Ingredients, Job
-from dposcope.study.numbers import fact
+from dposcope.study.numbers import fact, fixed
 from dposcope.study.page import EditPage, GroupSize, SearchStep, Tradeoff, TriedEdit
 from dposcope.study.report import tradeoff_of, write_report
-from dposcope.study.tune_search import Found, Searched
+from dposcope.study.tune_choice import Found
+from dposcope.study.tune_search import Searched
 from dposcope.study.tune_settings import TuneSettings
 
 FIGURE = "tradeoff.png"
@@ -36,8 +42,23 @@ def write_tune_report(
     scores: Scores,
     judge: TrainedScorer,
     settings: TuneSettings,
+    *,
+    true_scorer: Scorer,
 ) -> None:
-    """Write `report.html` into the run's folder, and the figure of its search."""
+    """Write `report.html` into the run's folder, and the figure of its search.
+
+    Args:
+        job: run, model and data.
+        ingredients: direction and means.
+        searched: trials.
+        found: the edit.
+        outcomes: what was measured of each condition.
+        materials: what it was measured on.
+        scores: the same as numbers.
+        judge: the independent one.
+        settings: of the run.
+        true_scorer: that of the search; in a negative control the one whose scores were shuffled.
+    """
     direction, gains = ingredients.direction, found.edit.gains
     sets = group_sets(ingredients.cosine, ingredients.means.mean)
     page = EditPage(
@@ -71,7 +92,9 @@ def write_tune_report(
         },
         notes=_notes(searched, found, settings, materials),
         command="dposcope tune",
-        tradeoff=_tradeoff(searched, found, outcomes),
+        tradeoff=_tradeoff(searched, found, outcomes, true_scorer),
+        passed_over=bool(found.passed_over),
+        warning="" if settings.negative_control is None else warning(settings.negative_control),
     )
     write_report(page, job.run.folder / "report.html")
     if page.tradeoff is not None:
@@ -80,22 +103,25 @@ def write_tune_report(
             save_figure(drawn, job.run.folder / name)
 
 
-def _tradeoff(searched: Searched, found: Found, outcomes: Mapping[str, Outcome]) -> Tradeoff | None:
+def _tradeoff(
+    searched: Searched, found: Found, outcomes: Mapping[str, Outcome], true_scorer: Scorer
+) -> Tradeoff | None:
     if not searched.trials:
         return None
-    best = {trial.number for trial in searched.front}
-    steps = () if found.strength is None else found.strength.steps
-    taken = [step for step in steps if found.strength is not None and step.strength == found.strength.chosen]
+    # The figure and the table have log-perplexity as their cost, not the KL that orders the search's own front.
+    ahead = front(searched.trials, most_repetition=searched.base.repetition, cost=lambda trial: trial.rise)
+    best = {trial.number for trial in ahead}
     prompts = len(searched.objective.prompts)
     written, scorer = found.written, searched.objective.scorer
     return Tradeoff(
         [_tried(trial, prompts, on_front=trial.number in best) for trial in searched.trials],
         searched.base.concept,
         Estimate(written.concept, written.concept_low, written.concept_high, prompts),
-        taken[0].increase.mean if taken else 0.0,
-        unseen=bootstrap_mean(scorer(outcomes["edit"].continuations)),
-        unseen_base=float(scorer(outcomes[BASE].continuations).mean()),
+        0.0 if found.rise is None else found.rise.mean,
+        unseen=bootstrap_mean(true_scorer(outcomes["edit"].continuations)),
+        unseen_base=float(true_scorer(outcomes[BASE].continuations).mean()),
         scorer=scorer.name,
+        unseen_scorer="" if scorer.name == true_scorer.name else true_scorer.name,
     )
 
 
@@ -129,10 +155,24 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
         "Samples are evenly spaced over the prompts, not chosen by their effect.",
         f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
     ]
+    if settings.negative_control is not None:
+        notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
     if found.point is None:
         notes.append(
-            "No trial kept within the bounds without repeating itself more than the plain model: the edit changes "
-            "nothing. Raise --max-logppl-increase, or --trials."
+            "Nothing that was tried kept within the bounds without repeating itself more than the plain model: the "
+            f"edit changes nothing. Raise --max-logppl-increase{'' if settings.quick else ', or --trials'}."
+        )
+    if found.passed_over:
+        most = max(one.repetition for one in found.passed_over)
+        notes.append(
+            f"{sentence_case(plural(len(found.passed_over), 'edit'))} within the bounds on cost repeated more than the "
+            f"plain model (up to {fixed(most)}, the plain model {fixed(searched.base.repetition)}), and so weaker or "
+            "other ones were preferred."
+        )
+    if found.by_kl:
+        notes.append(
+            f"At {plural(len(found.by_kl), 'strength')} KL came nearer to its bound ({settings.kl_bound:g}) than "
+            "log-perplexity; the table of strengths shows KL there, in the unit of the other bound."
         )
     if settings.report_neutral is None:
         notes.append("Log-perplexity is reported on the last fifth of --neutral, which was kept back from the search.")

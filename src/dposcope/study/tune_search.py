@@ -1,41 +1,35 @@
-"""The stages of `dposcope tune` between what gains are made of and the edit that is shipped."""
+"""The stages of `dposcope tune` from what gains are made of to the trials of a search."""
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.scorers import Scorer, scorer_digest
-from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.interventions.edit import Edit
-from dposcope.interventions.fold import folded
 from dposcope.interventions.group_gains import gains_of
 from dposcope.interventions.least_squares import LeastSquares
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.search.divergence import NeutralText
-from dposcope.search.family import Family, Point, Source
+from dposcope.search.family import Family, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import Bound, Objective, Trial, Written
 from dposcope.study.ingredients import Ingredients, Job
-from dposcope.study.strength import StrengthSearch, StrengthStep, search_strength
+from dposcope.study.negative_control import direction_stem
+from dposcope.study.run import Run
 from dposcope.study.table import write_parquet
 from dposcope.study.tune_settings import TuneSettings
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
-_STRENGTH_WINDOWS = 8
-"""Windows of 1,024 tokens that set the strength of what was found."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
@@ -53,19 +47,6 @@ class Searched:
     def front(self) -> list[Trial]:
         """Trials that no other beats, cheapest first; none repeats itself more than the plain model."""
         return front(self.trials, most_repetition=self.base.repetition)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The edit, and how it came about."""
-
-    edit: Edit
-    point: Point | None
-    """None where no trial keeps within the bounds: the edit then leaves the model as it is."""
-    strength: StrengthSearch | None
-    """The factor on everything, set by log-perplexity."""
-    written: Written
-    """What it gives on the search prompts: the value that the search saw."""
 
 
 def sources_of(
@@ -145,13 +126,9 @@ def prepare_search(
     )
     inputs = {
         "model": job.model,
-        "sources": {
-            path.stem: value_digest(path)
-            for name in sources
-            if (path := run.folder / name / "edit").with_suffix(".json").exists()
-        },
+        "sources": learned_digests(run, sources),
         "names": list(sources),
-        "direction": value_digest(run.folder / "direction"),
+        "direction": value_digest(direction_stem(run, settings.negative_control)),
         "means": value_digest(run.folder / "means"),
         "prompts": job.data.digests["learn_prompts"],
         "text": text_digest(learn_text),
@@ -164,6 +141,16 @@ def prepare_search(
     }
     folder = run.folder / "search" / text_digest(json.dumps(inputs, sort_keys=True, default=str))[:16]
     return Prepared(objective, inputs, folder)
+
+
+def learned_digests(run: Run, sources: Iterable[str]) -> dict[str, str]:
+    """Name → digest of the gains behind each source that was learned; the others follow from direction and means."""
+    return {name: value_digest(stem) for name in sources if value_files(stem := learned_stem(run, name)).about.exists()}
+
+
+def learned_stem(run: Run, name: str) -> Path:
+    """Where the gains of a source lie that was learned."""
+    return run.folder / name / "edit"
 
 
 def search_edits(job: Job, prepared: Prepared, settings: TuneSettings) -> Searched:
@@ -252,124 +239,3 @@ def _row_names() -> tuple[str, ...]:
         *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "within_bounds"),
         *("concept", "concept_low", "concept_high", "repetition", "seconds"),
     )
-
-
-def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
-    """The stage `choose`: the best trial within the bounds, as strong as log-perplexity allows; writes `edit` and
-    `chosen.json`."""
-    run, objective = job.run, searched.objective
-    stem, told = run.folder / "edit", run.folder / "chosen.json"
-
-    def make() -> None:
-        point = _best(searched, settings)
-        if point is None:
-            _keep(Edit(), None, None, searched.base)
-            return
-        found = _strength(job, objective, point, learn_text, settings)
-        final = point.scaled(found.chosen)
-        edit = objective.family.edit(final)
-        with folded(job.lm, edit):
-            written = objective.write()
-        _keep(edit, final, found, written)
-
-    def _keep(edit: Edit, point: Point | None, found: StrengthSearch | None, written: Written) -> None:
-        about = {
-            "made by": "dposcope tune",
-            "model": job.lm.name,
-            "fingerprint": job.model["fingerprint"],
-            **({} if point is None else asdict(point)),
-            "max_logppl_increase": settings.max_logppl_increase,
-            "seed": settings.seed,
-        }
-        write_json(
-            told,
-            {
-                "point": None if point is None else asdict(point),
-                "strength": None if found is None else asdict(found),
-                "written": asdict(written),
-            },
-        )
-        Edit.of(edit, about=about).save(stem)
-
-    def load() -> Found:
-        stored = read_json(told)
-        return Found(
-            Edit.load(stem),
-            None if stored["point"] is None else Point(**stored["point"]),
-            None if stored["strength"] is None else _read(stored["strength"]),
-            Written(**stored["written"]),
-        )
-
-    return run.stage(
-        "choose",
-        "Strength that neutral text allows",
-        inputs={
-            "model": job.model,
-            "trials": [trial.to_json() | {"seconds": 0} for trial in searched.trials],
-            "base": asdict(searched.base),
-            "sources": {
-                name: value_digest(run.folder / name / "edit")
-                for name in objective.family.sources
-                if (run.folder / name / "edit.json").exists()
-            },
-            "direction": value_digest(run.folder / "direction"),
-            "text": text_digest(learn_text),
-            "bound": settings.max_logppl_increase,
-            "kl": settings.max_kl,
-            "quick": settings.quick,
-        },
-        files=[*value_files(stem).both, told],
-        make=make,
-        load=load,
-    )
-
-
-def _best(searched: Searched, settings: TuneSettings) -> Point | None:
-    if settings.quick:
-        name, source = next(iter(searched.objective.family.sources.items()))
-        return Point(name, source.start)
-    return searched.front[-1].point if searched.front else None
-
-
-def _strength(job: Job, objective: Objective, point: Point, learn_text: str, settings: TuneSettings) -> StrengthSearch:
-    """The largest factor on a point at which long windows of neutral text rise by no more than the bound."""
-    done = 0
-
-    def losses() -> WindowLosses:
-        nonlocal done
-        done += 1
-        return window_losses(
-            job.lm,
-            learn_text,
-            max_windows=_STRENGTH_WINDOWS,
-            progress=lambda part, total: job.run.reporter.progress((done - 1) * total + part, 6 * total),
-        )
-
-    base = losses()
-
-    def increase(factor: float) -> Difference:
-        with folded(job.lm, objective.family.edit(point.scaled(factor))):
-            edited = losses()
-            divergence = None if settings.max_kl is None else objective.neutral.cost(job.lm).divergence
-        if not np.isfinite(edited.nll).all():
-            cost = max(
-                math.log(int(job.lm.model.config.get_text_config().vocab_size)), 2 * settings.max_logppl_increase
-            )
-            return Difference(cost, cost, cost, len(edited.nll))
-        rise = paired_difference(edited.nll, base.nll, denominators=base.tokens)
-        if divergence is None or settings.max_kl is None:
-            return rise
-        # Whichever bound is nearer decides, in the unit of the other.
-        unit = settings.max_logppl_increase / settings.max_kl
-        return (
-            rise
-            if rise.high >= unit * divergence.high
-            else Difference(unit * divergence.mean, unit * divergence.low, unit * divergence.high, rise.n)
-        )
-
-    return search_strength(increase, settings.max_logppl_increase)
-
-
-def _read(stored: Mapping[str, Any]) -> StrengthSearch:
-    steps = tuple(StrengthStep(step["strength"], Difference(**step["increase"])) for step in stored["steps"])
-    return StrengthSearch(steps, stored["chosen"], stored["bound"])

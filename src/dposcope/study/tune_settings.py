@@ -6,6 +6,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.study.config import MachineSettings, MeasureSettings
+from dposcope.study.control_kinds import Control
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -37,13 +38,13 @@ class TuneSettings(MachineSettings, MeasureSettings):
     max_kl: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="A further bound, on KL(base‖edited) on neutral text, nats per token. Default: none; trials keep "
-        "within 1.5 × --max-logppl-increase.",
+        description="A further bound, on KL(base‖edited) on neutral text, nats per token, upper end of its interval "
+        "included. Default: 1.5 × --max-logppl-increase, which seldom is the nearer one.",
     )
     form: Annotated[Form, Parameter(group=_EDIT)] = Field(
         default="both",
-        description="What the edit may hold: gains (folds into every format), ablation (a direction taken out of MLP "
-        "outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
+        description="What the edit may hold: gains (folds into every format, without --heads), ablation (a "
+        "direction taken out of MLP outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
     )
     methods: Annotated[list[Method], Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=["learned", "groups", "least-squares"],
@@ -57,7 +58,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
     kl_weights: Annotated[list[float], Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=[1.0],
         description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
-        "strengths; each further one takes as long again.",
+        "strengths; each further one takes as long again. --quick takes one.",
     )
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=True,
@@ -92,6 +93,13 @@ class TuneSettings(MachineSettings, MeasureSettings):
         description="Also measure a control: the same gains shuffled in each block, a random direction ablated.",
     )
 
+    negative_control: Annotated[Control | None, Parameter(group=_MEASURES)] = Field(
+        default=None,
+        description="Do the whole job where there is nothing to find, and measure it truly: shuffled-scores (pairs are "
+        "made and edits chosen by scores that were shuffled among the texts) or random-direction (for groups, least "
+        "squares and ablation; learned gains take no direction). Its edit is not for use.",
+    )
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "TuneSettings":
         if self.split == "same":
@@ -102,6 +110,15 @@ class TuneSettings(MachineSettings, MeasureSettings):
             )
         if self.quick and self.form == "ablation":
             raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
+        if self.quick and "learned" not in self.methods:
+            raise ValueError("--quick learns gains, and --methods leaves learned out; leave one of them out")
+        if self.quick and len(self.kl_weights) > 1:
+            raise ValueError(f"--quick learns once, and --kl-weights holds {len(self.kl_weights)}; give one weight")
+        if self.negative_control == "random-direction" and self.learns:
+            raise ValueError(
+                "learned gains take no direction, so a random one is no control of them; give --methods groups "
+                "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
+            )
         if len(set(self.kl_weights)) != len(self.kl_weights):
             raise ValueError("--kl-weights holds one weight twice")
         if self.form != "ablation" and not self.methods:
@@ -114,13 +131,18 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.second_scorer and self.comments is not None
 
     @property
+    def sampled(self) -> int:
+        """Continuations per prompt."""
+        return self.samples or (_QUICK_SAMPLES if self.quick else _SAMPLES)
+
+    @property
     def passes(self) -> float:
         """Epochs of a learning run."""
         return self.epochs or (3.0 if self.quick else 2.0)
 
     @property
     def kl_bound(self) -> float:
-        """Most KL of a trial. KL and the rise of log-perplexity are alike in size, and the rise is what is bound."""
+        """Most KL, of a trial and of what ships: KL and the rise of log-perplexity are alike in size."""
         return self.max_kl or 1.5 * self.max_logppl_increase
 
     @property

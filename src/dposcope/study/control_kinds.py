@@ -1,0 +1,18 @@
+"""The kinds of negative control, and what is said of each before anything else; light, since settings name them."""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+Control = Literal["shuffled-scores", "random-direction"]
+
+WHAT: Final[Mapping[str, str]] = {
+    "shuffled-scores": "the scores by which pairs were made and edits chosen were shuffled among the texts",
+    "random-direction": "a random direction stood in the place of the concept's",
+}
+"""Control → what was done, for people."""
+
+
+def warning(control: str) -> str:
+    """What a report and a model card say before anything else."""
+    what = WHAT.get(control, control)
+    return f"Negative control, not for use: {what}. It shows what the search finds where there is nothing to find."

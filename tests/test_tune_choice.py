@@ -1,0 +1,178 @@
+"""What ships keeps every bound: the costs of a scaled edit, its repetition, and what is said where nothing does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dposcope.artefacts import read_json, write_json
+from dposcope.directions.direction import Direction
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.search.divergence import Cost
+from dposcope.search.family import Family, Point, Source
+from dposcope.search.trials import Trial, Written
+from dposcope.study.ingredients import Job
+from dposcope.study.run import Quiet, Run
+from dposcope.study.tune_choice import Found, choose, source_name
+from dposcope.study.tune_search import Searched, learned_digests
+from dposcope.study.tune_settings import TuneSettings
+from families import TEXTS, random_direction, random_gains, tiny
+
+TEXT = " ".join(TEXTS * 40)
+BASE = Written(0.4, 0.3, 0.5, 0.1)
+
+
+class Tracked(Family):
+    """Remembers the last point whose edit was asked for: the one that is folded in."""
+
+    last = Point("none")
+
+    def edit(self, point):
+        Tracked.last = point
+        return super().edit(point)
+
+
+class Neutral:
+    """A KL of 0.2 s² at strength s, the same in each window."""
+
+    share = 0.2
+
+    def cost(self, _lm):
+        return Cost(np.full(4, self.share * Tracked.last.strength**2), np.zeros(4))
+
+
+@dataclass
+class Scripted:
+    """An objective whose texts repeat themselves as a rule of the point says."""
+
+    family: Family
+    rule: object
+    neutral: object
+    asked: list
+
+    def write(self):
+        self.asked.append(Tracked.last)
+        return Written(0.2, 0.1, 0.3, self.rule(Tracked.last))
+
+
+def trial(number, source, concept, kl):
+    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05), 0.0)
+
+
+TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
+
+
+def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS) -> tuple[Found, list]:
+    lm = tiny("llama")
+    gains = {name: Gains(1 + size * (random_gains(lm) - 1)) for name, size in (("learned-1", 0.1), ("learned-5", 0.1))}
+    family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
+    Direction(random_direction(lm), "random", -1).save(folder / "direction")
+    flat = type("Flat", (Neutral,), {"share": 0.0})()
+    objective = Scripted(family, rule, neutral or flat, [])
+    job = Job(Run(folder, {}, Quiet()), lm, None)
+    found = choose(job, Searched(objective, trials, BASE), TEXT, settings or TuneSettings(max_logppl_increase=0.5))
+    return found, objective.asked
+
+
+def test_what_repeats_itself_when_made_stronger_is_taken_weaker(tmp_path):
+    found, asked = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
+    assert found.point.source == "learned-1"
+    assert found.written.repetition == 0.08
+    assert found.point.strength == found.strength.chosen <= 1.2
+    stronger = [one.point.strength for one in found.passed_over]
+    assert stronger == sorted(stronger, reverse=True)
+    assert stronger
+    assert min(stronger) > 1.2
+    assert [one.strength for one in asked] == [*stronger, found.point.strength]
+    kept = {step.strength for step in found.strength.steps if step.increase.high <= 0.5}
+    assert found.point.strength == max(factor for factor in kept if factor <= 1.2)
+
+
+def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
+    found, _ = chosen(tmp_path, lambda point: 0.3 if point.source == "learned-1" else 0.1)
+    assert found.point.source == "learned-5"
+    assert {one.point.source for one in found.passed_over} == {"learned-1"}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_where_everything_repeats_itself_nothing_ships_and_that_is_said(tmp_path, quick):
+    settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
+    found, asked = chosen(tmp_path, lambda _: 0.11, settings=settings)
+    assert found.point is None
+    assert str(found.edit) == "no change"
+    assert found.written == BASE
+    assert found.strength.chosen == 0
+    assert len(found.passed_over) == len(asked) >= 1
+    assert {one.point.source for one in found.passed_over} == ({"learned-1"} if quick else {"learned-1", "learned-5"})
+
+
+def test_where_every_strength_costs_too_much_nothing_ships(tmp_path):
+    dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
+    found, asked = chosen(tmp_path, lambda _: 0.0, neutral=dear)
+    assert found.point is None
+    assert asked == []
+    assert found.passed_over == ()
+
+
+@pytest.mark.parametrize(("given", "bound"), [(None, 0.75), (0.3, 0.3)])
+def test_the_bound_on_kl_holds_for_what_ships(tmp_path, given, bound):
+    """1.5 × the other one by default: here far nearer than it."""
+    settings = TuneSettings(max_logppl_increase=0.5, max_kl=given)
+    found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, neutral=type("Kl", (Neutral,), {"share": 20.0})())
+    assert 0.9 * bound <= 20 * found.point.strength**2 <= bound
+    assert found.strength.chosen in found.by_kl
+    assert found.rise.mean < 0.3  # what is told as log-perplexity is not KL in its unit
+
+
+def test_done_before_it_is_the_same(tmp_path):
+    first, _ = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
+    again, asked = chosen(tmp_path, None)
+    assert asked == []
+    for name in ("point", "strength", "written", "rise", "passed_over", "by_kl"):
+        assert getattr(again, name) == getattr(first, name)
+
+
+def test_the_edit_says_how_it_was_made(tmp_path):
+    training = {
+        "objective": {"kl_weight": 1.0, "beta": 0.1},
+        "schedule": {"learning_rate": 0.01},
+        "steps": 30,
+        "pairs": {"train": 90, "validation": 10},
+    }
+    write_json(tmp_path / "learned-1" / "training.json", training)
+    settings = TuneSettings(
+        max_logppl_increase=0.5, prompts="/home/somebody/prompts.jsonl", neutral="hub:owner/name", samples=6, epochs=4
+    )
+    found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings)
+    told = dict(found.edit.about)
+    assert told["source"] == "learned-1"
+    wanted = {"kl_weight": 1.0, "epochs": 4, "learning_rate": 0.01, "samples": 6, "pairs": 100, "scorer": "profanity"}
+    assert {name: told[name] for name in wanted} == wanted
+    assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
+    assert told["max_kl"] == 0.75
+    assert "negative_control" not in told
+    assert read_json(tmp_path / "edit.json")["about"] == told
+
+
+def test_data_is_named_without_folders():
+    assert source_name("a/b/c.csv") == "c.csv"
+    assert source_name(None) == "built-in"
+
+
+def test_every_learned_vector_decides_the_trials(tmp_path):
+    """With two λ each vector has a name of its own among what decides them; those not learned have none."""
+    run = Run(tmp_path, {}, Quiet())
+
+    def digests(first, second):
+        for name, value in (("learned-1", first), ("learned-5", second)):
+            Edit.of(Gains(torch.full((2, 3), value))).save(tmp_path / name / "edit")
+        return learned_digests(run, ["learned-1", "learned-5", "groups"])
+
+    one, other, third = digests(1.5, 2.0), digests(1.2, 2.0), digests(1.5, 1.0)
+    assert set(one) == {"learned-1", "learned-5"}
+    assert one["learned-1"] != other["learned-1"]
+    assert one["learned-5"] == other["learned-5"]
+    assert one["learned-5"] != third["learned-5"]
