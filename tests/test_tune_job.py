@@ -39,7 +39,7 @@ class Done:
 
 
 def settings_of(job: Job, **others) -> TuneSettings:
-    small = {"samples": 4, "min_gap": 0.02, "epochs": 2.0, "trials": TRIALS, "search_windows": 4}
+    small = {"samples": 4, "min_gap": 0.02, "epochs": 2.0, "trials": TRIALS, "search_windows": 4, "second_scorer": True}
     return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
 
 
@@ -185,11 +185,10 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
     assert "changes nothing" in " ".join((tmp_path / "out" / "report.html").read_text().split())
 
 
-def test_two_scorers_rank_where_comments_are_given(job):
-    given = settings_of(job)
-    assert given.two_scorers
-    assert not settings_of(job, second_scorer=False).two_scorers
-    assert not TuneSettings(**{**job.settings(), "comments": None}).two_scorers
+def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
+    assert settings_of(job).two_scorers
+    assert not TuneSettings(**job.settings()).two_scorers
+    assert not TuneSettings(**{**job.settings(), "comments": None, "second_scorer": True}).two_scorers
 
 
 @pytest.mark.parametrize(

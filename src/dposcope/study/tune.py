@@ -210,7 +210,6 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             kl_weight=weight,
             heads=settings.heads,
             epochs=settings.passes,
-            decay="linear",
             # Nothing is chosen by the loss; each time costs as much as eight steps.
             validate_every=400,
             **shared,
