@@ -29,6 +29,8 @@ def dpo(
     --train gains edit.safetensors. Started again after an interruption, training goes on from its last checkpoint
     and ends with the same weights.
 
+    torchrun --nproc-per-node N -m dposcope dpo … trains on N GPUs: each holds the model and reads its share of a batch.
+
     Parameters
     ----------
     model
@@ -43,9 +45,13 @@ def dpo(
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
     from dposcope.study.dpo import run_dpo
+    from dposcope.training.processes import Processes
 
-    with reporting(quiet=quiet) as bars:
+    first = Processes.here().first
+    with reporting(quiet=quiet or not first) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
+    if not first:
+        return
     facts = done.facts
     if json:
         print_json(facts)

@@ -24,14 +24,17 @@ from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
 from dposcope.study.machine import load_for, native_bfloat16
-from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
+from dposcope.study.shared_run import open_shared_run
 from dposcope.study.training_figure import training_curves
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
 from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
+from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import VALIDATION, Material, Trained, train_policy
 
@@ -56,6 +59,8 @@ def run_dpo(
 ) -> DpoRun:
     """Train in the folder `out`; started again after any interruption, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this; the first writes.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the run's folder.
@@ -67,21 +72,26 @@ def run_dpo(
     Raises:
         DposcopeError: bad input, a folder that holds something else, a loss that is no number, a full disk.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.here()
+    processes.join(settings.device)
+    reporter = (reporter if processes.first else None) or Quiet()
     if not checkpoint and settings.train != "gains":
         raise DposcopeError(f"--train {settings.train} leaves nothing but a checkpoint, so it is always written")
-    pairs = load_pairs(settings.pairs)
-    kept = settings.validation_pairs(len(pairs))
-    if len(pairs) < 2:
-        raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
-    split = pairs.split(kept, seed=settings.seed)
-    neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+    with processes.agreeing():
+        pairs = load_pairs(settings.pairs)
+        kept = settings.validation_pairs(len(pairs))
+        if len(pairs) < 2:
+            raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
+        split = pairs.split(kept, seed=settings.seed)
+        neutral = load_neutral(settings.neutral, column=settings.neutral_column)
     described = {"model": model, **settings.model_dump(mode="json")}
-    with open_run(out, "dpo", described, reporter=reporter, policy=policy) as run:
+    with open_shared_run(out, "dpo", described, processes=processes, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
-        lm, stored = _load(model, settings)
+        with processes.agreeing():
+            lm, stored = _load(model, settings)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
+        Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
         fingerprint = lm.fingerprint  # now: training in place changes it
         inputs = {
             "model": fingerprint,
@@ -110,6 +120,8 @@ def run_dpo(
                     reference=reference,
                     progress=reporter.progress,
                 )
+                if not processes.first:
+                    return
                 tuned = trainable.export()
             facts = _facts(lm, fingerprint, settings, split, pairs.dropped, objective, schedule, trained, tuned)
             reporter.stage("Writing the checkpoint")
@@ -125,8 +137,9 @@ def run_dpo(
             load=lambda: None,
         )
         # Only now: a kill between the two lines costs a moment, not a training.
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "reference.safetensors").unlink(missing_ok=True)
+        if processes.first:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            (out / "reference.safetensors").unlink(missing_ok=True)
         return DpoRun(out, read_json(out / "training.json"))
 
 
