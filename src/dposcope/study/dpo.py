@@ -33,7 +33,7 @@ from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
 from dposcope.training.precompute import ReferenceStates, precompute_reference
 from dposcope.training.processes import Processes
-from dposcope.training.schedule import Schedule
+from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import VALIDATION, Material, Trained, train_policy
@@ -263,7 +263,7 @@ def _facts(
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
         "steps": trained.steps,
-        "examples": trained.steps * schedule.batch_size,
+        "examples": examples_seen(trained.steps, pairs=len(split.train), batch_size=schedule.batch_size),
         "best_step": trained.best_step,
         "gains_changed": None if tuned.gains is None else len(tuned.gains.touched),
         "curves": trained.history,
