@@ -290,7 +290,7 @@ def test_a_reference_computed_before_trains_the_same(job, pairs, tmp_path, way):
     given = {"learning_rate": RATES[way] / 200}
     live = make(job, pairs, tmp_path / "live", way, **given)
     run = make(job, pairs, tmp_path / "stored", way, **given, precompute_reference=True)
-    assert not (run.folder / "reference.safetensors").exists()
+    assert not list(run.folder.glob("reference*"))
     for found, expected in zip(run.facts["curves"], live.facts["curves"], strict=True):
         assert found.keys() == expected.keys()
         for name in {"step", "loss", "eval_loss", "eval_dpo", "eval_margin"} & found.keys():
@@ -310,9 +310,9 @@ def test_a_damaged_reference_is_told_and_made_again(job, pairs, tmp_path, monkey
         patch.setattr(dpo, "train_policy", stop)
         with pytest.raises(Stopped):
             make(job, pairs, out, precompute_reference=True)
-    path = out / "reference.safetensors"
+    path = next(out.glob("reference-*/train-*.safetensors"))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DposcopeError, match=r"cannot read .*reference\.safetensors: .*; delete it and run again"):
+    with pytest.raises(DposcopeError, match=r"cannot read .*train-00000000\.safetensors: .*; delete it and run again"):
         make(job, pairs, out, precompute_reference=True)
     path.unlink()
     again = make(job, pairs, out, precompute_reference=True)

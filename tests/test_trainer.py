@@ -481,7 +481,9 @@ def test_a_loss_that_is_no_number_stops_it_and_leaves_the_last_good_checkpoint(l
 
 
 def test_a_rate_far_too_high_is_told(llama, tmp_path):
-    with pytest.raises(DposcopeError, match=r"(the loss|a weight) became .*; there is no checkpoint yet: lower --learn"):
+    with pytest.raises(
+        DposcopeError, match=r"(the loss|a weight) became .*; there is no checkpoint yet: lower --learn"
+    ):
         run(llama, "full", tmp_path, learning_rate=1e30, warmup_steps=0)
     assert checkpoints(tmp_path) == {}
 

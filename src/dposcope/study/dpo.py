@@ -31,7 +31,7 @@ from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
-from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.sharing import Sharing
@@ -106,10 +106,12 @@ def run_dpo(
         # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
         begun = text_digest(json.dumps({**inputs, "settings": run.settings}, sort_keys=True, default=str))
 
+        kept_states = f"reference-{begun[:12]}"
+
         def make() -> None:
             material = _material(lm, split, neutral, objective, settings)
             with _policy(lm, objective, settings, material) as trainable:
-                reference = _reference(run, lm, trainable, material, settings, inputs)
+                reference = _reference(run, lm, trainable, material, settings, inputs, out / kept_states)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
                     lm,
@@ -139,7 +141,8 @@ def run_dpo(
         # Only now: a kill between the two lines costs a moment, not a training.
         if processes.first:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-            (out / "reference.safetensors").unlink(missing_ok=True)
+            for states in out.glob("reference-*"):
+                shutil.rmtree(states, ignore_errors=True)
         return DpoRun(out, read_json(out / "training.json"))
 
 
@@ -215,23 +218,25 @@ def _reference(
     material: Material,
     settings: DpoSettings,
     inputs: dict[str, Any],
+    folder: Path,
 ) -> ReferenceStates | None:
     if not settings.precompute_reference:
         return None
-    path = run.folder / "reference.safetensors"
     parts = {"train": material.train, "validation": material.validation, "window": material.windows}
 
     def make() -> None:
         with torch.autocast(lm.device.type, torch.bfloat16, enabled=_autocasts(lm, settings)):
-            precompute_reference(lm, trainable.policy, parts, path, progress=run.reporter.progress)
+            precompute_reference(
+                lm, trainable.policy, parts, folder, processes=Processes.here(), progress=run.reporter.progress
+            )
 
     return run.stage(
         "reference",
         "The base reads all pairs",
         inputs=inputs,
-        files=[path],
+        files=[shard.path for shard in shards(parts, folder, width=lm.d_model)],
         make=make,
-        load=lambda: ReferenceStates(path, validation_offset=VALIDATION),
+        load=lambda: ReferenceStates(folder, validation_offset=VALIDATION),
     )
 
 
