@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +22,7 @@ from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 from jobs import HERE, command, make_job
 from preferences import pairs_file
-
-WAYS = {"full": 2e-3, "lora": 1e-2, "gains": 5e-2}
-# Seven pairs, four a step: the second step of each epoch has three, which cannot be shared evenly. A micro-batch is a
-# process's own, or (lora) both share one.
-USUAL = {"batch_size": 4, "micro_batch_size": 2, "warmup_steps": 0, "validation": 3, "epochs": 2, "validate_every": 8}
-SMALL = {"window_tokens": 12, "window_pool": 9, "dtype": "float32", "device": "cpu"}
+from rank import PARTS, trained
 
 
 class _Stopped(BaseException):
@@ -40,8 +36,8 @@ class _StopAt(Quiet):
             raise _Stopped
 
 
-def together(jobs: list, count: int = 2) -> None:
-    """Run jobs in processes that a launcher would start so."""
+def together(job: dict[str, Any], count: int = 2) -> None:
+    """Run `rank.py` in processes that a launcher would start so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -49,7 +45,7 @@ def together(jobs: list, count: int = 2) -> None:
     of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": path}
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", str(HERE / "rank.py"), json.dumps(jobs)],
+            [sys.executable, "-W", "error", str(HERE / "rank.py"), json.dumps(job)],
             env={**os.environ, "OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -57,37 +53,45 @@ def together(jobs: list, count: int = 2) -> None:
         for rank in range(count)
     ]
     told = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * count, told
+    assert [process.returncode for process in started] == [0] * count, "".join(told)
     assert told == [""] * count
 
 
 def test_two_processes_end_as_one(tmp_path):
-    """All weights, an adapter and gains; the last one goes on where one process was killed."""
+    """All weights, an adapter and gains; a run of gains goes on in two where one process was killed."""
     job, pairs = make_job(tmp_path / "job"), pairs_file(tmp_path / "pairs.jsonl", count=10)
-    data = {"pairs": str(pairs), "neutral": str(job.neutral)}
-    given = {way: {"train": way, "learning_rate": rate, **data, **USUAL, **SMALL} for way, rate in WAYS.items()}
-    given["lora"]["micro_batch_size"] = 4
-    alone, shared = ({way: tmp_path / f"{kind}-{way}" for way in WAYS} for kind in ("alone", "shared"))
-    for way, settings in given.items():
-        run_dpo(str(job.model), alone[way], DpoSettings(**settings))
+    settings = {
+        "pairs": str(pairs),
+        "neutral": str(job.neutral),
+        **{"train": "gains", "learning_rate": 5e-2, "warmup_steps": 0, "epochs": 2, "precompute_reference": True},
+        **{"batch_size": 4, "micro_batch_size": 2, "validation": 3, "validate_every": 8},
+        **{"window_tokens": 12, "window_pool": 9, "dtype": "float32", "device": "cpu"},
+    }
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        folder.mkdir()
+    for way in PARTS:
+        trained(way, str(job.model), str(pairs), alone)
+    run_dpo(str(job.model), alone / "run", DpoSettings(**settings))
     with pytest.raises(_Stopped):
-        run_dpo(str(job.model), shared["gains"], DpoSettings(**given["gains"]), reporter=_StopAt())
-    assert list((shared["gains"] / "checkpoints").glob("*/checkpoint-2/whole"))
-    together([[str(job.model), str(shared[way]), given[way]] for way in WAYS])
-    base = load_file(job.model / "model.safetensors")
-    for way in WAYS:
-        one, two = (load_file(folders[way] / "model" / "model.safetensors") for folders in (alone, shared))
-        apart = max(float((one[name] - two[name]).abs().max()) for name in one)
-        moved = max(float((one[name] - base[name]).abs().max()) for name in one)
-        assert apart < 1e-5 < 1e-3 < moved
-        curves, theirs = (
-            json.loads((folders[way] / "training.json").read_text("utf-8"))["curves"] for folders in (alone, shared)
-        )
+        run_dpo(str(job.model), shared / "run", DpoSettings(**settings), reporter=_StopAt())
+    assert list((shared / "run" / "checkpoints").glob("*/checkpoint-2/whole"))
+    together({"model": str(job.model), "pairs": str(pairs), "folder": str(shared), "run": settings})
+    for name in (*PARTS, "run/edit"):
+        one, two = (load_file(folder / f"{name}.safetensors") for folder in (alone, shared))
+        assert one.keys() == two.keys()
+        assert max(float((one[part].float() - two[part].float()).abs().max()) for part in one) < 1e-5
+    base, tuned = load_file(job.model / "model.safetensors"), load_file(alone / "full.safetensors")
+    assert max(float((tuned[name] - base[name]).abs().max()) for name in tuned) > 1e-3
+    for name in (*PARTS, "run/training"):
+        told = [json.loads((folder / f"{name}.json").read_text("utf-8")) for folder in (alone, shared)]
+        curves, theirs = (found if isinstance(found, list) else found["curves"] for found in told)
         for mine, other in zip(curves, theirs, strict=True):
             assert mine.keys() == other.keys()
-            for name in mine.keys() & {"step", "loss", "accuracy", "margin", "grad_norm", "eval_loss", "eval_kl"}:
-                assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
-        assert {path.name for path in shared[way].iterdir()} == {path.name for path in alone[way].iterdir()}
+            for part in mine.keys() & {"step", "loss", "accuracy", "margin", "grad_norm", "eval_loss", "eval_kl"}:
+                assert mine[part] == pytest.approx(other[part], rel=1e-4, abs=1e-5), part
+    names = [{path.name for path in (folder / "run").iterdir()} for folder in (alone, shared)]
+    assert names[0] == names[1]
 
 
 def sharing(count: int, *, rank: int = 0, batch: int = 8, micro: int | None = None, protocol="strict") -> Sharing:

@@ -47,10 +47,11 @@ def dpo(
     from dposcope.study.dpo import run_dpo
     from dposcope.training.processes import Processes
 
-    first = Processes.here().first
-    with reporting(quiet=quiet or not first) as bars:
+    processes = Processes.here()
+    with reporting(quiet=quiet or not processes.first) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
-    if not first:
+    processes.leave()
+    if not processes.first:
         return
     facts = done.facts
     if json:

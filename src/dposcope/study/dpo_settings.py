@@ -168,8 +168,8 @@ class DpoSettings(LoadSettings):
     )
     reference_dtype: Annotated[Literal["same", "bfloat16"], Parameter(group=_MACHINE)] = Field(
         default="same",
-        description="Precision of the second copy with --train full, where it runs (no --precompute-reference). bfloat16 "
-        "halves it; rewards then start near 0.",
+        description="Precision of the second copy with --train full and no --precompute-reference. bfloat16 halves it; "
+        "rewards then start near 0.",
     )
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
         default=0, ge=0, description="Of the split, the order of pairs, the windows and the adapter."

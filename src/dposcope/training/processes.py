@@ -53,7 +53,8 @@ class Processes:
         count = _number("WORLD_SIZE", 1)
         if count == 1:
             return cls()
-        if _number("LOCAL_WORLD_SIZE", count) != count:
+        # Accelerate writes a 1 of its own there where it was not set.
+        if not distributed.is_initialized() and _number("LOCAL_WORLD_SIZE", count) != count:
             raise DposcopeError(
                 "training in several processes runs on one machine; start them all on one, or one process alone"
             )
@@ -96,6 +97,12 @@ class Processes:
             # Gradients go over it; words over a group of their own, which needs no GPU.
             distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
         _words()
+
+    def leave(self) -> None:
+        """Part from the others, when all is done: NCCL complains of a process that ends without."""
+        if not self.alone and distributed.is_initialized():
+            _words.cache_clear()
+            distributed.destroy_process_group()
 
     def told(self, value: T) -> T:
         """The first one's value, in all."""

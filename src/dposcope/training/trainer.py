@@ -450,6 +450,7 @@ def train_policy(
         disable_tqdm=True,
         logging_nan_inf_filter=False,
         log_level="error",
+        log_level_replica="error",
     )
     # Several GPUs in one process would be DataParallel; `accelerate launch` gives each a process.
     arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
