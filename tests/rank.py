@@ -29,6 +29,8 @@ def trained(way: str, model: str, pairs: str, folder: Path) -> None:
     """
     kl_on, micro, rate = PARTS[way]
     lm = load(model, dtype="float32", device="cpu")
+    # RMSprop's first steps go by the sign of a gradient, however near to 0; float32 would round some over it.
+    lm.model.double()
     examples = tokenise(lm, load_pairs(pairs))
     material = Material(examples[:7], examples[7:], neutral_windows(lm, "\n".join(TEXTS), count=9, length=12))
     objective = Objective(kl_weight=0.5, kl_on=kl_on)

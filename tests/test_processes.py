@@ -80,7 +80,7 @@ def test_two_processes_end_as_one(tmp_path):
     for name in (*PARTS, "run/edit"):
         one, two = (load_file(folder / f"{name}.safetensors") for folder in (alone, shared))
         assert one.keys() == two.keys()
-        assert max(float((one[part].float() - two[part].float()).abs().max()) for part in one) < 1e-5
+        assert max(float((one[part].double() - two[part].double()).abs().max()) for part in one) < 1e-5, name
     base, tuned = load_file(job.model / "model.safetensors"), load_file(alone / "full.safetensors")
     assert max(float((tuned[name] - base[name]).abs().max()) for name in tuned) > 1e-3
     for name in (*PARTS, "run/training"):

@@ -380,5 +380,5 @@ def test_a_sparsity_that_is_negative_or_moves_no_gain_is_refused(llama):
         neuron_gains(llama, OBJECTIVES["dpo"], sparsity=1),
     ):
         pass
-    with pytest.raises(DposcopeError, match="below 0"), neuron_gains(llama, objective, sparsity=-0.1):
+    with pytest.raises(DposcopeError, match="below 0"), neuron_gains(llama, OBJECTIVES["dpo"], sparsity=-0.1):
         pass

@@ -57,6 +57,10 @@ class Weights:
     windows: Tensor
     """`[windows]`."""
 
+    def to(self, dtype: torch.dtype) -> "Weights":
+        """In the precision of what is weighed."""
+        return Weights(self.pairs.to(dtype), self.windows.to(dtype))
+
 
 class PreferencePolicy(nn.Module):
     """What `Trainer` trains; `trainable.py` makes one."""
@@ -135,6 +139,7 @@ class PreferencePolicy(nn.Module):
             kl_from=0 if on_pairs else of_pairs,
         )
         terms = self._terms(found, batch.sequence[:of_pairs], pairs)
+        weights = None if weights is None else weights.to(terms.losses.dtype)
         loss = terms.losses.mean() if weights is None else (terms.losses * weights.pairs).sum()
         penalty = loss.new_zeros(())
         if weight > 0 and published:

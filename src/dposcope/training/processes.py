@@ -156,4 +156,5 @@ def _number(name: str, usual: int) -> int:
 
 @lru_cache(maxsize=1)
 def _words() -> distributed.ProcessGroup:
-    return distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    # Typed as if this process might stand outside the group, which has all.
+    return distributed.new_group(backend="gloo", timeout=_PATIENCE)  # pyright: ignore[reportReturnType]

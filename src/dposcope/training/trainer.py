@@ -102,8 +102,8 @@ class Collator:
         parts = self._sharing.micro_batches(indices)
         share: Share = self._sharing.mine(parts, [self._drawn(part) for part in parts])
         return self._packed(share.pairs, share.windows) | {
-            "pair_weights": torch.full((len(share.pairs),), share.pair_weight),
-            "window_weights": torch.full((len(share.windows),), share.window_weight),
+            "pair_weights": torch.full((len(share.pairs),), share.pair_weight, dtype=torch.float64),
+            "window_weights": torch.full((len(share.windows),), share.window_weight, dtype=torch.float64),
             "micro_batches": torch.tensor(len(parts)),
         }
 
