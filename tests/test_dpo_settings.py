@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from dposcope.errors import DposcopeError
 from dposcope.study.dpo_settings import PAPER_KL_WEIGHTS, DpoSettings
 from dposcope.training.objective import Objective
-from dposcope.training.schedule import Schedule
+from dposcope.training.schedule import Schedule, examples_seen
 
 
 def settings(**given) -> DpoSettings:
@@ -25,7 +25,7 @@ PAPER = Schedule(
     warmup_steps=150,
     batch_size=4,
     micro_batch_size=1,
-    steps=750,
+    steps=12_500,
     max_grad_norm=10.0,
     validate_every=25,
     patience=30,
@@ -47,13 +47,14 @@ BEST = Schedule(
 def test_the_papers_training():
     """SPEC 6, Table 9: RMSprop 1e-5, 150 warm-up steps, batch 1 × 4, norm 10, validation every 100 examples, 30."""
     assert schedule(preset="paper") == PAPER
+    assert schedule(24_576, preset="paper").steps == 30_720  # all of its 5 epochs
     paper = settings(preset="paper")
     assert (paper.max_prompt_tokens, paper.max_completion_tokens) == (64, 64)
     assert paper.validation_pairs(24_576) == 64
     assert PAPER.validate_every * PAPER.batch_size == 100
-    # Whatever is trained: the paper has no other rates.
-    for train in ("lora", "gains"):
-        assert schedule(preset="paper", train=train) == PAPER
+    # The paper trained all weights; at its rate gains would not move.
+    for train, rate in (("lora", 2e-4), ("gains", 1e-2)):
+        assert schedule(preset="paper", train=train) == replace(PAPER, learning_rate=rate)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,9 @@ def test_the_objective_that_is_given_wins(preset):
         (100, {"max_examples": 16}, 2),
         (100, {"max_examples": 17}, 3),
         (1, {"epochs": 0.1}, 1),
-        (24_576, {"preset": "paper", "max_examples": 200_000}, 30_720),
+        (24_576, {"preset": "paper"}, 30_720),
+        (24_576, {"preset": "paper", "max_examples": 3000}, 750),
+        (24_576, {}, 375),
     ],
 )
 def test_steps_follow_from_pairs_epochs_and_examples(pairs, given, steps):
@@ -160,6 +163,13 @@ def test_a_tenth_is_kept_for_validation(pairs, given, kept):
     assert settings(validation=given).validation_pairs(pairs) == kept
 
 
+@pytest.mark.parametrize(
+    ("steps", "pairs", "batch", "seen"), [(3, 10, 4, 10), (4, 10, 4, 14), (6, 10, 4, 20), (5, 8, 4, 20), (2, 3, 8, 6)]
+)
+def test_pairs_seen_are_counted_where_a_pass_ends_within_a_batch(steps, pairs, batch, seen):
+    assert examples_seen(steps, pairs=pairs, batch_size=batch) == seen
+
+
 def test_autocast_is_passed_on():
     assert settings().schedule(10, autocast=True).autocast
     assert not schedule().autocast
@@ -172,6 +182,11 @@ def test_autocast_is_passed_on():
         ({"protocol": "reference", "precompute_reference": True}, "leave --precompute-reference"),
         ({"train": "gains", "recompute": True}, "leave --recompute out"),
         ({"train": "lora", "sparsity": 0.3}, "--train gains"),
+        ({"train": "gains", "sparsity": 1}, "less than 1"),
+        ({"train": "gains", "reference_dtype": "bfloat16"}, "the model itself, .*; leave --reference-dtype out"),
+        ({"train": "lora", "reference_dtype": "bfloat16"}, "the model itself, .*; leave --reference-dtype out"),
+        ({"reference_dtype": "bfloat16", "precompute_reference": True}, "is no second copy"),
+        ({"max_examples": 0}, "greater than or equal to 1"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"epochs": 0}, "greater than 0"),
         ({"beta": 0}, "greater than 0"),

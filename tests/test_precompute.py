@@ -9,10 +9,11 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import precompute
-from dposcope.training.examples import neutral_windows, tokenise
+from dposcope.training.examples import Example, neutral_windows, tokenise
 from dposcope.training.objective import Objective
 from dposcope.training.policy import BatchLoss
-from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
+from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import VALIDATION, Collator, Material, PackedBatch, train_policy
@@ -59,7 +60,7 @@ def test_states_are_those_of_plain_passes_in_the_order_of_a_batch(lm, tmp_path, 
     given = material(lm)
     with neuron_gains(lm, OBJECTIVES["pairs"]) as trainable:
         change(trainable)
-        states = computed(lm, trainable, given, tmp_path / "r.safetensors", batch_size=batch_size)
+        states = computed(lm, trainable, given, tmp_path / "r", batch_size=batch_size)
     found = states.of_batch([4, VALIDATION + 2, 0], [6, 1])
     pairs = [given.train[4], given.validation[2], given.train[0]]
     expected = [naive_states(lm, pair.trunk, pair.branches[side]) for side in (0, 1) for pair in pairs]
@@ -77,7 +78,7 @@ def test_the_loss_and_its_gradients_are_those_of_a_live_reference(lm, tmp_path, 
         base = copied(lm)
         options = {"in_place": True} if way == "full" and stored else {}
         with WAYS[way](base, objective, **options) as trainable:
-            states = computed(base, trainable, given, tmp_path / "r.safetensors") if stored else None
+            states = computed(base, trainable, given, tmp_path / "r") if stored else None
             change(trainable)
             collate = Collator(base, given, objective, SCHEDULE, states)
             tensors = collate([3, VALIDATION + 1, 7])
@@ -105,7 +106,7 @@ def test_training_ends_the_same(llama, tmp_path, kl_on):
         # RMSprop's first steps go by the sign of a gradient, however near to 0; float32 would round some over it.
         base.model.double()
         with all_weights(base, objective, in_place=stored) as trainable:
-            states = computed(base, trainable, given, tmp_path / "r.safetensors") if stored else None
+            states = computed(base, trainable, given, tmp_path / "r") if stored else None
             schedule = Schedule(learning_rate=1e-4, batch_size=4, warmup_steps=0, steps=6, validate_every=3)
             done = train_policy(
                 base, trainable, given, schedule, folder=tmp_path / str(stored), reference=states, save=False
@@ -141,19 +142,59 @@ def test_progress_counts_examples(llama, tmp_path):
     assert seen == [(4, 23), (8, 23), (11, 23), (15, 23), (16, 23), (20, 23), (23, 23)]
 
 
-def test_a_damaged_or_missing_file_is_told(llama, tmp_path):
-    path = tmp_path / "r.safetensors"
+def test_no_file_holds_more_than_its_bound_and_a_killed_computation_goes_on(llama, tmp_path):
+    """Six batches' worth of files where a batch is the least there can be; one whose files went is made alike."""
+    given = parts(material(llama))
+    seen: list[tuple[int, int]] = []
+
+    def compute(folder: Path, **options) -> dict[str, bytes]:
+        precompute_reference(llama, trainable.policy, given, folder, batch_size=4, shard_bytes=1, **options)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def kill(done: int, _: int) -> None:
+        if done == 15:
+            raise KeyboardInterrupt
+
     with neuron_gains(llama, OBJECTIVES["pairs"]) as trainable:
-        precompute_reference(llama, trainable.policy, parts(material(llama)), path)
+        whole = compute(tmp_path / "whole")
+        names = ["train-00000000", "train-00000004", "train-00000008", "validation-00000000", "validation-00000004"]
+        assert sorted(whole) == [f"{name}.safetensors" for name in [*names, "window-00000000", "window-00000004"]]
+        with pytest.raises(KeyboardInterrupt):
+            compute(tmp_path / "killed", progress=kill)
+        assert sorted(path.stem for path in (tmp_path / "killed").iterdir()) == names[:3]
+        assert compute(tmp_path / "killed", progress=lambda *step: seen.append(step)) == whole
+        assert seen == [(15, 23), (16, 23), (20, 23), (23, 23)]
+        # Several processes make every so many files each.
+        for rank in (0, 1):
+            compute(tmp_path / "shared", processes=Processes(rank, 2))
+            assert len(list((tmp_path / "shared").iterdir())) == (4, 7)[rank]
+        assert compute(tmp_path / "shared") == whole
+
+
+def test_files_are_as_large_as_was_asked_and_hold_whole_batches(tmp_path):
+    pair = Example((1, 2), ((3,) * 5, (4,) * 7))
+    given = {"train": [pair] * 50, "window": [Example((1, 2, 3))] * 10}
+    # 4 bytes × 16 wide × 12 tokens × 8 pairs = 6,144 bytes a batch.
+    found = shards(given, tmp_path, width=16, shard_bytes=13_000)
+    assert [(one.part, one.start, one.stop) for one in found] == [
+        *(("train", start, min(start + 16, 50)) for start in (0, 16, 32, 48)),
+        ("window", 0, 10),
+    ]
+
+
+def test_a_damaged_or_missing_file_is_told(llama, tmp_path):
+    folder = tmp_path / "r"
+    with neuron_gains(llama, OBJECTIVES["pairs"]) as trainable:
+        precompute_reference(llama, trainable.policy, parts(material(llama)), folder)
+    path = folder / "train-00000000.safetensors"
     whole = path.read_bytes()
     for content in (whole[:-100], whole[:5], b""):
         path.write_bytes(content)
-        with pytest.raises(DposcopeError, match=r"cannot read .*r\.safetensors: .*; delete it and run again") as told:
-            ReferenceStates(path, validation_offset=VALIDATION)
+        with pytest.raises(DposcopeError, match=r"cannot read .*0\.safetensors: .*; delete it and run again") as told:
+            ReferenceStates(folder, validation_offset=VALIDATION)
         assert "\n" not in str(told.value)
-    path.unlink()
-    with pytest.raises(DposcopeError, match="delete it and run again"):
-        ReferenceStates(path, validation_offset=VALIDATION)
+    with pytest.raises(DposcopeError, match="holds no outputs of a reference"):
+        ReferenceStates(tmp_path / "other", validation_offset=VALIDATION)
 
 
 def test_a_full_disk_leaves_no_part(llama, tmp_path, monkeypatch):
@@ -163,6 +204,6 @@ def test_a_full_disk_leaves_no_part(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(precompute, "save_file", fail)
     with neuron_gains(llama, OBJECTIVES["pairs"]) as trainable:
         given = parts(material(llama))
-        with pytest.raises(DposcopeError, match=r"cannot write .*r\.safetensors: No space left .*; free some space"):
-            precompute_reference(llama, trainable.policy, given, tmp_path / "r.safetensors")
+        with pytest.raises(DposcopeError, match=r"cannot write .*0\.safetensors: No space left .*; free some space"):
+            precompute_reference(llama, trainable.policy, given, tmp_path)
     assert list(tmp_path.iterdir()) == []

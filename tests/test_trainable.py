@@ -374,6 +374,11 @@ def test_gains_of_heads_are_trained_beside_those_of_neurons(lm):
     assert_close(logits_of(fold(lm, Edit.of(found.gains, found.head_gains)), ids), hooked, 1e-5)
 
 
-def test_a_negative_sparsity_is_refused(llama):
+def test_a_sparsity_that_is_negative_or_moves_no_gain_is_refused(llama):
+    with (
+        pytest.raises(DposcopeError, match="leaves every gain at 1"),
+        neuron_gains(llama, OBJECTIVES["dpo"], sparsity=1),
+    ):
+        pass
     with pytest.raises(DposcopeError, match="below 0"), neuron_gains(llama, OBJECTIVES["dpo"], sparsity=-0.1):
         pass

@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = [token for token in tokens if token != "--debug"]
     try:
         tokens = _read_config(tokens)
+        if os.environ.get("WORLD_SIZE", "1") != "1" and tokens[:1] != ["dpo"]:
+            raise DposcopeError(
+                "of the commands, dpo alone runs in several processes; start this one without torchrun or accelerate"
+            )
         app(tokens, exit_on_error=False, print_error=False)
     except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
         if debug:
@@ -108,6 +112,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
+    if os.environ.get("RANK", "0") != "0":  # of several processes that fail alike, the first says why
+        sys.exit(2)
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False, no_color=True).print(f"dposcope: {message}")
     # A closed pipe cannot take what the interpreter would flush at exit.
     if sys.stdout.closed:

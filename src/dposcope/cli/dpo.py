@@ -29,6 +29,8 @@ def dpo(
     --train gains edit.safetensors. Started again after an interruption, training goes on from its last checkpoint
     and ends with the same weights.
 
+    torchrun --nproc-per-node N -m dposcope dpo … trains on N GPUs: each holds the model and reads its share of a batch.
+
     Parameters
     ----------
     model
@@ -43,9 +45,14 @@ def dpo(
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
     from dposcope.study.dpo import run_dpo
+    from dposcope.training.processes import Processes
 
-    with reporting(quiet=quiet) as bars:
+    processes = Processes.here()
+    with reporting(quiet=quiet or not processes.first) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
+    processes.leave()
+    if not processes.first:
+        return
     facts = done.facts
     if json:
         print_json(facts)

@@ -2,6 +2,7 @@
 
 import difflib
 import gc
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ def load(
     Args:
         source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, or a Hugging Face id.
         dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or as `base` is.
-        device: "cpu", "cuda", …, or "auto": a GPU where there is one, or where `base` is.
+        device: "cpu", "cuda", …, or "auto": a GPU where there is one, or where `base` is. Under a launcher of several
+            processes (LOCAL_RANK is set) each has its own GPU.
         base: the model that `source` was tuned from. `source` may then be the folder of a PEFT adapter (LoRA, IA3 and
             others that merge into weights), which is merged into a copy of `base`.
 
@@ -172,7 +174,7 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
 
 def _device(device: str | torch.device) -> torch.device:
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -181,4 +183,6 @@ def _device(device: str | torch.device) -> torch.device:
         raise DposcopeError("device meta holds no weights; use auto, cpu or cuda")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise DposcopeError("no CUDA device is available here; use device cpu or auto")
-    return place
+    own = os.environ.get("LOCAL_RANK", "")
+    # Of several processes that a launcher starts, each has the GPU of its number.
+    return torch.device("cuda", int(own)) if place == torch.device("cuda") and own.isdigit() else place

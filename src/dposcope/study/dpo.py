@@ -24,14 +24,17 @@ from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
 from dposcope.study.machine import load_for, native_bfloat16
-from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
+from dposcope.study.shared_run import open_shared_run
 from dposcope.study.training_figure import training_curves
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.pairs import Dropped, PairSplit, load_pairs
-from dposcope.training.precompute import ReferenceStates, precompute_reference
-from dposcope.training.schedule import Schedule
+from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
+from dposcope.training.processes import Processes
+from dposcope.training.schedule import Schedule, examples_seen
+from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import VALIDATION, Material, Trained, train_policy
 
@@ -56,6 +59,8 @@ def run_dpo(
 ) -> DpoRun:
     """Train in the folder `out`; started again after any interruption, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this; the first writes.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the run's folder.
@@ -67,21 +72,26 @@ def run_dpo(
     Raises:
         DposcopeError: bad input, a folder that holds something else, a loss that is no number, a full disk.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.here()
+    processes.join(settings.device)
+    reporter = (reporter if processes.first else None) or Quiet()
     if not checkpoint and settings.train != "gains":
         raise DposcopeError(f"--train {settings.train} leaves nothing but a checkpoint, so it is always written")
-    pairs = load_pairs(settings.pairs)
-    kept = settings.validation_pairs(len(pairs))
-    if len(pairs) < 2:
-        raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
-    split = pairs.split(kept, seed=settings.seed)
-    neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+    with processes.agreeing():
+        pairs = load_pairs(settings.pairs)
+        kept = settings.validation_pairs(len(pairs))
+        if len(pairs) < 2:
+            raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
+        split = pairs.split(kept, seed=settings.seed)
+        neutral = load_neutral(settings.neutral, column=settings.neutral_column)
     described = {"model": model, **settings.model_dump(mode="json")}
-    with open_run(out, "dpo", described, reporter=reporter, policy=policy) as run:
+    with open_shared_run(out, "dpo", described, processes=processes, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
-        lm, stored = _load(model, settings)
+        with processes.agreeing():
+            lm, stored = _load(model, settings)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
+        Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
         fingerprint = lm.fingerprint  # now: training in place changes it
         inputs = {
             "model": fingerprint,
@@ -96,10 +106,12 @@ def run_dpo(
         # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
         begun = text_digest(json.dumps({**inputs, "settings": run.settings}, sort_keys=True, default=str))
 
+        kept_states = f"reference-{begun[:12]}"
+
         def make() -> None:
             material = _material(lm, split, neutral, objective, settings)
             with _policy(lm, objective, settings, material) as trainable:
-                reference = _reference(run, lm, trainable, material, settings, inputs)
+                reference = _reference(run, lm, trainable, material, settings, inputs, out / kept_states)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
                     lm,
@@ -110,6 +122,8 @@ def run_dpo(
                     reference=reference,
                     progress=reporter.progress,
                 )
+                if not processes.first:
+                    return
                 tuned = trainable.export()
             facts = _facts(lm, fingerprint, settings, split, pairs.dropped, objective, schedule, trained, tuned)
             reporter.stage("Writing the checkpoint")
@@ -125,8 +139,10 @@ def run_dpo(
             load=lambda: None,
         )
         # Only now: a kill between the two lines costs a moment, not a training.
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "reference.safetensors").unlink(missing_ok=True)
+        if processes.first:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            for states in out.glob("reference-*"):
+                shutil.rmtree(states, ignore_errors=True)
         return DpoRun(out, read_json(out / "training.json"))
 
 
@@ -202,23 +218,25 @@ def _reference(
     material: Material,
     settings: DpoSettings,
     inputs: dict[str, Any],
+    folder: Path,
 ) -> ReferenceStates | None:
     if not settings.precompute_reference:
         return None
-    path = run.folder / "reference.safetensors"
     parts = {"train": material.train, "validation": material.validation, "window": material.windows}
 
     def make() -> None:
         with torch.autocast(lm.device.type, torch.bfloat16, enabled=_autocasts(lm, settings)):
-            precompute_reference(lm, trainable.policy, parts, path, progress=run.reporter.progress)
+            precompute_reference(
+                lm, trainable.policy, parts, folder, processes=Processes.here(), progress=run.reporter.progress
+            )
 
     return run.stage(
         "reference",
         "The base reads all pairs",
         inputs=inputs,
-        files=[path],
+        files=[shard.path for shard in shards(parts, folder, width=lm.d_model)],
         make=make,
-        load=lambda: ReferenceStates(path, validation_offset=VALIDATION),
+        load=lambda: ReferenceStates(folder, validation_offset=VALIDATION),
     )
 
 
@@ -250,7 +268,7 @@ def _facts(
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
         "steps": trained.steps,
-        "examples": trained.steps * schedule.batch_size,
+        "examples": examples_seen(trained.steps, pairs=len(split.train), batch_size=schedule.batch_size),
         "best_step": trained.best_step,
         "gains_changed": None if tuned.gains is None else len(tuned.gains.touched),
         "curves": trained.history,

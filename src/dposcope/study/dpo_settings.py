@@ -48,7 +48,8 @@ class DpoSettings(LoadSettings):
         default="best",
         description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps (a fifth of all steps where that "
         "is less), batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs "
-        "every 100 examples, patience 30 (Table 9). Options given beside it win.",
+        "every 100 examples, patience 30 (Table 9), no --max-examples; of lora and gains the rate stays their own, as "
+        "gains learn nothing at 1e-5. Options given beside it win.",
     )
     beta: Annotated[float, Parameter(group=_LOSS)] = Field(
         default=0.1, gt=0, description="β of DPO: how strongly the reference holds (paper: 0.1)."
@@ -75,7 +76,7 @@ class DpoSettings(LoadSettings):
         "authors' code does.",
     )
     learning_rate: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
-        default=None, gt=0, description="Default: full 1e-5, lora 2e-4, gains 1e-2."
+        default=None, gt=0, description="Default, with --preset paper too: full 1e-5, lora 2e-4, gains 1e-2."
     )
     optimizer: Annotated[Literal["rmsprop", "adamw"] | None, Parameter(group=_TRAINING)] = Field(
         default=None, description="Default: rmsprop for full (paper), adamw (without decay) for lora and gains."
@@ -83,8 +84,11 @@ class DpoSettings(LoadSettings):
     epochs: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
         default=None, gt=0, description="Passes over the training pairs. Default: full and lora 2, gains 3."
     )
-    max_examples: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=3000, ge=1, description="Stop after so many pairs were seen, repeated ones counted."
+    max_examples: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+        default=None,
+        ge=1,
+        description="Stop after so many pairs were seen, repeated ones counted. Default: 3000; with --preset paper no "
+        "limit but --epochs.",
     )
     batch_size: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None, ge=1, description="Pairs per optimiser step. Default: 8 (paper: 4)."
@@ -147,13 +151,15 @@ class DpoSettings(LoadSettings):
     sparsity: Annotated[float, Parameter(group=_TRAINING)] = Field(
         default=0.0,
         ge=0,
-        description="With --train gains: the weight of a penalty on |gain − 1| that leaves most gains at exactly 1; in "
-        "(0, 1), and the larger, the fewer neurons are touched.",
+        lt=1,
+        description="With --train gains: the weight of a penalty on |gain − 1| that leaves most gains at exactly 1; "
+        "below 1, where none would move, and the larger, the fewer neurons are touched.",
     )
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
         description="Run the base over all pairs and windows first and keep its final states on disk (d numbers per "
-        "token): with --train full no second copy of the model is in memory.",
+        "token of both completions) until training is done. With --train full, the base's head (vocabulary × d) then "
+        "stays in memory, and no other copy of its weights.",
     )
     recompute: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
@@ -162,11 +168,20 @@ class DpoSettings(LoadSettings):
     )
     reference_dtype: Annotated[Literal["same", "bfloat16"], Parameter(group=_MACHINE)] = Field(
         default="same",
-        description="Precision of the second copy with --train full. bfloat16 halves it; rewards then start near 0.",
+        description="Precision of the second copy with --train full and no --precompute-reference. bfloat16 halves it; "
+        "rewards then start near 0.",
     )
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
         default=0, ge=0, description="Of the split, the order of pairs, the windows and the adapter."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_limit(cls, given: Any) -> Any:
+        # As a number: a run's folder names its settings.
+        if isinstance(given, dict) and given.get("max_examples") is None and given.get("preset", "best") == "best":
+            return given | {"max_examples": 3000}
+        return given
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "DpoSettings":
@@ -178,6 +193,16 @@ class DpoSettings(LoadSettings):
             raise ValueError("gains of heads are trained beside those of neurons; give --train gains")
         if self.sparsity and self.train != "gains":
             raise ValueError("a sparsity is one of gains; leave --sparsity out, or give --train gains")
+        if self.reference_dtype != "same" and self.train != "full":
+            raise ValueError(
+                f"with --train {self.train} the reference is the model itself, in its precision; leave "
+                "--reference-dtype out"
+            )
+        if self.reference_dtype != "same" and self.precompute_reference:
+            raise ValueError(
+                "a reference that is computed before is no second copy, and runs in the model's precision; leave "
+                "--reference-dtype or --precompute-reference out"
+            )
         if self.protocol == "reference" and self.precompute_reference:
             raise ValueError("the reference protocol needs the base at every position; leave --precompute-reference")
         return self
@@ -201,10 +226,11 @@ class DpoSettings(LoadSettings):
         norm = 10.0 if paper else _NORMS[self.train]
         batch = chosen(self.batch_size, 4, 8)
         micro = chosen(self.micro_batch_size, 1, None)
-        steps = steps_for(min(self.max_examples, round(pairs * chosen(self.epochs, 5.0, _EPOCHS[self.train]))), batch)
+        seen = round(pairs * chosen(self.epochs, 5.0, _EPOCHS[self.train]))
+        steps = steps_for(seen if self.max_examples is None else min(self.max_examples, seen), batch)
         return Schedule(
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
-            learning_rate=self.learning_rate or (1e-5 if paper else _RATES[self.train]),
+            learning_rate=self.learning_rate or _RATES[self.train],
             warmup_steps=chosen(self.warmup_steps, min(150, steps // 5), _WARMUP[self.train]),
             decay=self.decay,
             batch_size=batch,

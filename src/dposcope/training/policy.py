@@ -48,6 +48,20 @@ class BatchLoss:
     """The divergence that λ multiplies, nats per token; 0 where λ is."""
 
 
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What each part of a batch counts in its loss, where it is not a mean: of several processes each reads a part."""
+
+    pairs: Tensor
+    """`[pairs]`."""
+    windows: Tensor
+    """`[windows]`."""
+
+    def to(self, dtype: torch.dtype) -> "Weights":
+        """In the precision of what is weighed."""
+        return Weights(self.pairs.to(dtype), self.windows.to(dtype))
+
+
 class PreferencePolicy(nn.Module):
     """What `Trainer` trains; `trainable.py` makes one."""
 
@@ -78,7 +92,13 @@ class PreferencePolicy(nn.Module):
         """Name → parameter that is trained; tied ones once."""
         return {name: parameter for name, parameter in self.trained.named_parameters() if parameter.requires_grad}
 
-    def forward(self, batch: PackedBatch, windows: int = 0, reference_hidden: Tensor | None = None) -> BatchLoss:
+    def forward(
+        self,
+        batch: PackedBatch,
+        windows: int = 0,
+        reference_hidden: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> BatchLoss:
         """The loss of a batch of pairs and `windows` windows of neutral text behind them.
 
         Args:
@@ -86,6 +106,7 @@ class PreferencePolicy(nn.Module):
             windows: how many of its examples are windows.
             reference_hidden: the reference's final-norm outputs at `batch.where`, `[N, d]`, where they were computed
                 before; None: the reference runs now.
+            weights: of pairs and windows in the loss; None: their means.
 
         Raises:
             DposcopeError: the reference's outputs are missing though its weights are trained, or given though the
@@ -118,16 +139,25 @@ class PreferencePolicy(nn.Module):
             kl_from=0 if on_pairs else of_pairs,
         )
         terms = self._terms(found, batch.sequence[:of_pairs], pairs)
-        loss = terms.losses.mean()
+        weights = None if weights is None else weights.to(terms.losses.dtype)
+        loss = terms.losses.mean() if weights is None else (terms.losses * weights.pairs).sum()
         penalty = loss.new_zeros(())
         if weight > 0 and published:
             assert others is not None
             kl = token_statistics(states, head, reference=Reference(others, its_head), kl=True).kl
             assert kl is not None
-            penalty = kl.view(pairs, -1).mean(1).mean() * 2  # both rows of a pair are equally long
+            of_pair = kl.view(pairs, -1).mean(1)
+            mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
+            penalty = mean * 2  # both rows of a pair are equally long
         elif found.kl is not None and len(found.kl):
             by_text = mean_by(found.kl, batch.sequence[:read], 2 * pairs) if on_pairs else None
-            penalty = found.kl.mean() if by_text is None else by_text.sum() / pairs
+            if weights is None:
+                penalty = found.kl.mean() if by_text is None else by_text.sum() / pairs
+            elif by_text is None:  # windows are equally long, so the mean over tokens is that over windows
+                by_window = mean_by(found.kl, batch.sequence[of_pairs:] - 2 * pairs, windows)
+                penalty = (by_window * weights.windows).sum()
+            else:
+                penalty = (by_text.view(2, pairs).sum(0) * weights.pairs).sum()
         if weight > 0:
             loss = loss + weight * penalty
         return BatchLoss(loss, terms, penalty.detach())

@@ -3,9 +3,14 @@
 Kept are final-norm outputs at the places that predict, d numbers per token: with the reference's unembedding they give
 its whole distribution, which log-probabilities and the KL need. That is 1.3 kB per token for Gemma-3-270m in
 bfloat16, against a megabyte for its logits.
+
+They stand in files of some hundred megabytes, each written whole or not at all: no more than one is in memory, and a
+computation that was killed goes on behind the last.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +26,136 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.training.examples import Example
 from dposcope.training.packing import fits_one_row, pack
 from dposcope.training.policy import PreferencePolicy
+from dposcope.training.processes import Processes
+
+SHARD_BYTES = 1 << 28
+"""Most bytes of a file, unless one batch has more: 256 MB."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some neighbouring examples of a part, in one file."""
+
+    path: Path
+    part: str
+    start: int
+    stop: int
+
+
+def shards(
+    parts: Mapping[str, Sequence[Example]],
+    folder: Path,
+    *,
+    width: int,
+    batch_size: int = 8,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[Shard]:
+    """The files that `precompute_reference` leaves, in its order.
+
+    Args:
+        parts: `train`, `validation` and `window` examples.
+        folder: of the files.
+        width: d of the model.
+        batch_size: examples at a time; a file holds whole batches.
+        shard_bytes: most bytes of a file, unless one batch has more.
+    """
+    found: list[Shard] = []
+    for part, examples in parts.items():
+        longest = max(map(_predicting, examples), default=1)
+        batches = max(1, shard_bytes // (4 * width * longest * batch_size))
+        for start in range(0, len(examples), batches * batch_size):
+            stop = min(start + batches * batch_size, len(examples))
+            found.append(Shard(folder / f"{part}-{start:08}.safetensors", part, start, stop))
+    return found
+
+
+def _predicting(example: Example) -> int:
+    """Its places that predict."""
+    return sum(map(len, example.branches)) if example.branches else len(example.trunk) - 1
 
 
 class ReferenceStates:
     """Reads what `precompute_reference` wrote, one pair at a time."""
 
-    def __init__(self, path: Path, *, validation_offset: int) -> None:
-        """Open `path`; indices of validation pairs begin at `validation_offset`."""
+    def __init__(self, folder: Path, *, validation_offset: int) -> None:
+        """Open the files in `folder`; indices of validation pairs begin at `validation_offset`.
+
+        Raises:
+            DposcopeError: there is none, or one is damaged.
+        """
         self._offset = validation_offset
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise DposcopeError(f"cannot read {path}: {error}; delete it and run again") from error
+        self._starts: dict[str, list[int]] = {}
+        self._files: dict[str, list[Any]] = {}
+        paths = sorted(folder.glob("*-*.safetensors"))
+        if not paths:
+            raise DposcopeError(f"{folder} holds no outputs of a reference; compute them first (precompute_reference)")
+        for path in paths:  # a name sorts by part and start
+            part, _, start = path.stem.rpartition("-")
+            try:
+                # Only its list of tensors is read now.
+                opened: Any = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise DposcopeError(f"cannot read {path}: {error}; delete it and run again") from error
+            self._starts.setdefault(part, []).append(int(start))
+            self._files.setdefault(part, []).append(opened)
 
     def of_batch(self, indices: Sequence[int], windows: Sequence[int]) -> Tensor:
         """`[N, d]` in the order of a packed batch: preferred ones, dispreferred ones, windows."""
-        names = [
-            f"validation.{index - self._offset}" if index >= self._offset else f"train.{index}" for index in indices
+        pairs = [
+            ("validation", index - self._offset) if index >= self._offset else ("train", index) for index in indices
         ]
-        parts = [self._file.get_tensor(f"{name}.{side}") for side in (0, 1) for name in names]
-        return torch.cat([*parts, *(self._file.get_tensor(f"window.{place}.0") for place in windows)])
+        parts = [self._of(part, row, side) for side in (0, 1) for part, row in pairs]
+        return torch.cat([*parts, *(self._of("window", place, 0) for place in windows)])
+
+    def _of(self, part: str, row: int, side: int) -> Tensor:
+        place = bisect_right(self._starts[part], row) - 1
+        return self._files[part][place].get_tensor(f"{row}.{side}")
 
 
 def precompute_reference(
     lm: LanguageModel,
     policy: PreferencePolicy,
-    parts: dict[str, Sequence[Example]],
-    path: Path,
+    parts: Mapping[str, Sequence[Example]],
+    folder: Path,
     *,
     batch_size: int = 8,
+    shard_bytes: int = SHARD_BYTES,
+    processes: Processes = Processes(),  # noqa: B008 — frozen
     progress: Progress | None = None,
 ) -> None:
-    """Run the reference over all examples and write its outputs, atomically.
+    """Run the reference over all examples and write its outputs; files that are there already are kept.
 
     Args:
         lm: for the tokenizer's padding and the layout.
         policy: its reference runs.
         parts: `train`, `validation` and `window` examples.
-        path: a .safetensors file.
+        folder: for `.safetensors` files of these examples and this reference alone.
         batch_size: examples at a time.
-        progress: called after each batch.
+        shard_bytes: most bytes of a file, and of what is held in memory, unless one batch has more.
+        processes: each makes every so many files.
+        progress: called after each batch, with (examples done, all examples) of this process.
 
     Raises:
         DposcopeError: the disk is full.
     """
-    stored: dict[str, Tensor] = {}
-    total, done = sum(map(len, parts.values())), 0
-    every = [example for examples in parts.values() for example in examples]
-    shared = fits_one_row(lm.model, every)
-    for name, examples in parts.items():
-        for start in range(0, len(examples), batch_size):
-            chunk = examples[start : start + batch_size]
+    planned = shards(parts, folder, width=lm.d_model, batch_size=batch_size, shard_bytes=shard_bytes)
+    mine = planned[processes.rank :: processes.count]
+    total = sum(shard.stop - shard.start for shard in mine)
+    missing = [shard for shard in mine if not shard.path.exists()]
+    done = total - sum(shard.stop - shard.start for shard in missing)
+    shared = fits_one_row(lm.model, [example for examples in parts.values() for example in examples])
+    for shard in missing:
+        stored: dict[str, Tensor] = {}
+        for start in range(shard.start, shard.stop, batch_size):
+            chunk = parts[shard.part][start : min(start + batch_size, shard.stop)]
             batch = pack(chunk, pad_id=lm.pad_id, shared=shared)
             states = policy.reference_states(batch.to(lm.device)).cpu()
             sides = 2 if chunk[0].branches else 1
             for row in range(len(chunk)):
                 for side in range(sides):
-                    stored[f"{name}.{start + row}.{side}"] = states[batch.sequence == side * len(chunk) + row].clone()
+                    stored[f"{start + row}.{side}"] = states[batch.sequence == side * len(chunk) + row].clone()
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
-    with write_atomically(path) as temporary:
-        save_file(stored, temporary)
+        with write_atomically(shard.path) as temporary:
+            save_file(stored, temporary)

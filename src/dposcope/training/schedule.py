@@ -48,6 +48,12 @@ class Schedule:
             raise DposcopeError(f"a learning rate of {self.learning_rate} trains nothing; give one above 0")
 
 
+def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:
+    """Pairs seen in so many steps, repeated ones counted; the last step of a pass may have fewer than a batch."""
+    passes, more = divmod(steps, math.ceil(pairs / batch_size))
+    return passes * pairs + more * batch_size
+
+
 def steps_for(examples: int, batch_size: int) -> int:
     """Optimiser steps in which so many examples are seen."""
     return max(1, math.ceil(examples / batch_size))

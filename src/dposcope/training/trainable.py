@@ -242,11 +242,12 @@ def neuron_gains(
 
     Raises:
         DposcopeError: the model is in training mode, `start` does not fit it or acts at some positions only, or μ is
-            negative.
+            negative, or 1 or more.
     """
     _check_mode(lm)
-    if not sparsity >= 0:
-        raise DposcopeError(f"a sparsity of {sparsity} is below 0; give 0 for none, or a value such as 0.3")
+    if not 0 <= sparsity < 1:
+        reason = "leaves every gain at 1" if sparsity >= 1 else "is below 0"
+        raise DposcopeError(f"a sparsity of {sparsity} {reason}; give 0 for none, or a value such as 0.3")
     if start is not None:
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
