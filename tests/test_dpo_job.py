@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
 from dposcope.model.load import load
 from dposcope.study import dpo
 from dposcope.study.dpo import DpoRun, run_dpo, tuned_card
@@ -93,6 +96,70 @@ class Stopped(BaseException):
 
 def stop(*_: Any, **__: Any) -> None:
     raise Stopped
+
+
+# Gains that begin at an edit, and some gains alone
+
+
+def test_a_second_round_begins_at_the_gains_of_the_first(job, pairs, finished, tmp_path):
+    first = finished["gains"].folder
+    still = make(job, pairs, tmp_path / "still", start=str(first), learning_rate=1e-12)
+    begun = Edit.load(first / "edit").gains.values
+    torch.testing.assert_close(Edit.load(still.folder / "edit").gains.values, begun, atol=1e-9, rtol=0)
+    moved = make(job, pairs, tmp_path / "moved", start=str(first / "edit.safetensors"))
+    assert (Edit.load(moved.folder / "edit").gains.values - begun).abs().max() > 0.01
+    # The edit decides the result, not only its name.
+    Edit.of(Edit.load(first / "edit").gains.strength(0.5)).save(tmp_path / "half/edit")
+    stage = [json.loads((run / "stages/train.json").read_text())["inputs"] for run in (still.folder, moved.folder)]
+    assert len(set(stage)) == 2
+
+
+def test_only_the_gains_that_an_edit_moved_furthest_are_trained(job, pairs, finished, tmp_path):
+    first = Edit.load(finished["gains"].folder / "edit").gains.values
+    run = make(job, pairs, tmp_path / "out", start=str(finished["gains"].folder), neurons=7)
+    values = Edit.load(run.folder / "edit").gains.values
+    away = (first - 1).abs().flatten()
+    chosen = set(away.argsort(descending=True, stable=True)[:7].tolist())
+    assert {n for n in range(values.numel()) if values.flatten()[n] != 1} == chosen
+    places = sorted(chosen)
+    assert (values.flatten()[places] != first.flatten()[places]).all(), "they were trained, not only kept"
+
+
+def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished, tmp_path):
+    """Or a bound on it would shorten the steps of a few for what all others want."""
+    given = {"start": str(finished["gains"].folder), "epochs": 0.2, "warmup_steps": 0, "max_grad_norm": 1e9}
+    few, every = (make(job, pairs, tmp_path / str(n), neurons=n, **given) for n in (1, None))
+    lengths = [[entry["grad_norm"] for entry in run.facts["curves"] if "grad_norm" in entry] for run in (few, every)]
+    assert lengths[0]
+    assert max(lengths[0]) < min(lengths[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"train": "full", "start": "x"}, "begins at a saved edit with --train gains alone"),
+        ({"neurons": 3}, "name the edit with --start"),
+    ],
+)
+def test_a_start_belongs_to_gains_and_a_number_to_a_start(given, told):
+    with pytest.raises(ValidationError, match=told):
+        DpoSettings(**{"pairs": "p", "train": "gains"} | given)
+
+
+def test_an_edit_that_cannot_be_gone_on_from_is_refused(job, pairs, finished, tmp_path):
+    lm = load(str(job.model), dtype="float32")
+    edit = Edit.load(finished["gains"].folder / "edit")
+    Edit.of(edit.gains, ablate(torch.ones(lm.d_model))).save(tmp_path / "more/edit")
+    Edit.of(Gains(torch.ones(2, 3))).save(tmp_path / "other/edit")
+    for name, told in (
+        ("more", "only gains of neurons can be gone on from"),
+        ("other", "do not fit"),
+        ("none", "cannot read"),
+    ):
+        with pytest.raises(DposcopeError, match=told):
+            make(job, pairs, tmp_path / f"out-{name}", start=str(tmp_path / name))
+    with pytest.raises(DposcopeError, match=r"cannot take the top"):
+        make(job, pairs, tmp_path / "out-many", start=str(finished["gains"].folder), neurons=lm.n_neurons + 1)
 
 
 # What it leaves

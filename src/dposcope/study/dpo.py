@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from dposcope.artefacts import library_versions, read_json, text_digest, value_files, write_json
+from dposcope.artefacts import library_versions, read_json, text_digest, value_digest, value_files, write_json
 from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
+from dposcope.interventions.gains import Gains
+from dposcope.interventions.shipped import edit_file
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
+from dposcope.neurons.sets import NeuronSet
 from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
@@ -84,6 +87,8 @@ def run_dpo(
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
         neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+        if settings.start is not None:
+            Edit.load(edit_file(settings.start))  # told now, not after the model is there
     described = {"model": model, **settings.model_dump(mode="json")}
     with open_shared_run(out, "dpo", described, processes=processes, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
@@ -101,6 +106,7 @@ def run_dpo(
             "objective": vars(objective),
             "schedule": vars(schedule),
             **settings.beyond_schedule(),
+            **({} if settings.start is None else {"start": value_digest(edit_file(settings.start))}),
         }
 
         # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
@@ -189,7 +195,10 @@ def _policy(
 ) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
-            return neuron_gains(lm, objective, sparsity=settings.sparsity, heads=settings.heads)
+            start, among = _start(lm, settings)
+            return neuron_gains(
+                lm, objective, start=start, among=among, sparsity=settings.sparsity, heads=settings.heads
+            )
         case "lora":
             return low_rank(
                 lm,
@@ -209,6 +218,26 @@ def _policy(
             return all_weights(
                 lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
             )
+
+
+def _start(lm: LanguageModel, settings: DpoSettings) -> tuple[Gains | None, NeuronSet | None]:
+    """Where gains begin, and which of them are trained; None: at 1, and all.
+
+    Raises:
+        DposcopeError: the edit holds more than gains of neurons, or does not fit the model.
+    """
+    if settings.start is None:
+        return None, None
+    edit = Edit.load(edit_file(settings.start))
+    if edit.gains is None or edit.ablations or edit.head_gains is not None:
+        raise DposcopeError(
+            f"{settings.start} holds {edit}, and only gains of neurons can be gone on from; choose another --start"
+        )
+    edit.gains.changes(lm)  # refuses gains of another shape
+    if settings.neurons is None:
+        return edit.gains, None
+    away = (edit.gains.values - 1).abs()
+    return edit.gains, NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(settings.neurons, by=away)
 
 
 def _reference(

@@ -23,7 +23,7 @@ _OTHER_KL_WEIGHT = 0.05
 """Where the paper has no λ for a family."""
 _BEYOND = {
     *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
-    *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads"),
+    *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads", "neurons"),
 }
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
@@ -155,6 +155,17 @@ class DpoSettings(LoadSettings):
         description="With --train gains: the weight of a penalty on |gain − 1| that leaves most gains at exactly 1; "
         "below 1, where none would move, and the larger, the fewer neurons are touched.",
     )
+    start: Annotated[str | None, Parameter(group=_TRAINING)] = Field(
+        default=None,
+        description="With --train gains: begin at the gains of a saved edit (edit.safetensors, the folder of its run, "
+        "or a bundled model's name), as for a second round on pairs that the edited model gave.",
+    )
+    neurons: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+        default=None,
+        ge=1,
+        description="With --start: train only so many gains, those of that edit that are furthest from 1; all others "
+        "are exactly 1.",
+    )
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
         description="Run the base over all pairs and windows first and keep its final states on disk (d numbers per "
@@ -193,6 +204,12 @@ class DpoSettings(LoadSettings):
             raise ValueError("gains of heads are trained beside those of neurons; give --train gains")
         if self.sparsity and self.train != "gains":
             raise ValueError("a sparsity is one of gains; leave --sparsity out, or give --train gains")
+        if self.start is not None and self.train != "gains":
+            raise ValueError(
+                "training begins at a saved edit with --train gains alone; give that, or leave --start out"
+            )
+        if self.neurons is not None and self.start is None:
+            raise ValueError("--neurons takes those that an edit moved furthest; name the edit with --start")
         if self.reference_dtype != "same" and self.train != "full":
             raise ValueError(
                 f"with --train {self.train} the reference is the model itself, in its precision; leave "

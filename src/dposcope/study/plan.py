@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from dposcope.artefacts import text_digest
+from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.errors import DposcopeError
+from dposcope.interventions.shipped import edit_file
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.pair_settings import PairsSettings
@@ -97,6 +98,8 @@ class Step:
         unasked = {name for name in _NEWER if given.get(name) is None}
         given = {name: value for name, value in given.items() if name not in unasked and str(value) not in own}
         contents = {name: named_digest(given[name]) for name in _FILES if given.get(name) is not None}
+        if given.get("start") is not None and value_files(stem := edit_file(given["start"])).tensors.is_file():
+            contents["start"] = value_digest(stem)
         if "direction" in given and (saved := direction_digest(given["direction"])) is not None:
             contents["direction"] = saved
         facts = {

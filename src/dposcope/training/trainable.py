@@ -23,6 +23,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
 from dposcope.neurons.sites import Change, heads_site, hooked, is_hooked, neuron_site
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
@@ -226,6 +227,7 @@ def neuron_gains(
     objective: Objective,
     *,
     start: Gains | None = None,
+    among: NeuronSet | None = None,
     sparsity: float = 0.0,
     heads: bool = False,
 ) -> Generator[Trainable]:
@@ -235,14 +237,15 @@ def neuron_gains(
         lm: the base; its weights are not written to.
         objective: what is minimised.
         start: where the gains begin, at all positions; None: at 1.
+        among: the only neurons whose gains are trained; all others are exactly 1. None: all neurons.
         sparsity: μ of a penalty μ Σ|g − 1|, taken exactly: after each step of length η every gain moves back towards 1
             by η μ and stops there, so that most are exactly 1. Adam's steps have length η whatever the gradient's size,
             so μ is in (0, 1): a neuron whose gradient agrees with itself less than that stays out.
         heads: train one gain per channel of the attention heads, too. Beyond the paper's neurons; it folds as well.
 
     Raises:
-        DposcopeError: the model is in training mode, `start` does not fit it or acts at some positions only, or μ is
-            negative, or 1 or more.
+        DposcopeError: the model is in training mode, `start` or `among` does not fit it, `start` acts at some positions
+            only, or μ is negative, or 1 or more.
     """
     _check_mode(lm)
     if not 0 <= sparsity < 1:
@@ -257,7 +260,15 @@ def neuron_gains(
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
     of_heads = torch.ones(lm.n_blocks, lm.d_attention, device=lm.device) if heads else None
+    if among is not None:
+        if among.mask.shape != values.shape:
+            raise DposcopeError(f"neurons of {list(among.mask.shape)} are not those of a model of {list(values.shape)}")
+        values[~among.mask] = 1
     trained = _GainValues(values.to(lm.device), of_heads)
+    if among is not None:
+        # Adam moves nothing whose gradient is 0, and a bound on the gradient's length then counts the others alone.
+        open_to_change = among.mask.to(lm.device, torch.float32)
+        trained.gains.register_hook(lambda gradient: gradient * open_to_change)
 
     def scale(factors: nn.Parameter, block: int) -> Change:
         def change(activations: Tensor, _frame: Frame) -> Tensor:
