@@ -7,6 +7,7 @@ nothing: of a grid of 32, some edit passes any bound by chance.
 from dposcope.neurons.groups import Ranking
 from dposcope.study.claims import Claim, above, below, claim_on, within
 from dposcope.study.explain_conditions import FORMS, TUNED
+from dposcope.study.explain_settings import Form
 from dposcope.study.intervention_claims import CLOSE_SHARE, STEERING, UNCERTAIN, quality_claims
 from dposcope.study.intervention_tables import strongest_steering, tuning_reduces
 from dposcope.study.measured import Measured
@@ -40,7 +41,7 @@ def editing_claims(measured: Measured) -> list[Claim]:
 
 
 def edit_named(
-    measured: Measured, form: str, beta: float, *, kind: str = "probe", ranking: Ranking = "cosine"
+    measured: Measured, form: Form, beta: float, *, kind: str = "probe", ranking: Ranking = "cosine"
 ) -> str | None:
     """The condition of an edit with α = 0.01; None where it was not measured.
 
@@ -51,7 +52,7 @@ def edit_named(
     return next((name for name in names if name in measured.outcomes), None)
 
 
-def _more_than_tuning(measured: Measured, form: str) -> list[Claim]:
+def _more_than_tuning(measured: Measured, form: Form) -> list[Claim]:
     printed = {MOST_BETA: "by 0.05 to 0.20", MARKED_BETA: "by 0.01 to 0.07 (Llama-3.1: as much)"}
     claims: list[Claim] = []
     for beta, paper in printed.items():
@@ -69,7 +70,7 @@ def _more_than_tuning(measured: Measured, form: str) -> list[Claim]:
     return claims
 
 
-def _more_than_steering(measured: Measured, form: str) -> list[Claim]:
+def _more_than_steering(measured: Measured, form: Form) -> list[Claim]:
     name, rival = edit_named(measured, form, MARKED_BETA), strongest_steering(measured.conditions, measured.scores)
     if name is None or rival is None:
         return []
@@ -83,7 +84,7 @@ def _more_than_steering(measured: Measured, form: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _quality(measured: Measured, form: str) -> list[Claim]:
+def _quality(measured: Measured, form: Form) -> list[Claim]:
     name = edit_named(measured, form, MARKED_BETA)
     if name is None:
         return []
@@ -91,7 +92,7 @@ def _quality(measured: Measured, form: str) -> list[Claim]:
     return quality_claims(measured, name, "6", what, logppl="−0.05 to +0.02", f1="5 to 13 % lower", form=behind)
 
 
-def _more_neurons(measured: Measured, form: str) -> list[Claim]:
+def _more_neurons(measured: Measured, form: Form) -> list[Claim]:
     more, less = edit_named(measured, form, MOST_BETA), edit_named(measured, form, MARKED_BETA)
     if more is None or less is None:
         return []
@@ -109,7 +110,7 @@ def _more_neurons(measured: Measured, form: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _by_activation(measured: Measured, form: str) -> list[Claim]:
+def _by_activation(measured: Measured, form: Form) -> list[Claim]:
     other = edit_named(measured, form, MARKED_OTHERWISE, ranking="activation")
     name = edit_named(measured, form, MARKED_BETA)
     if name is None or other is None:
@@ -125,7 +126,7 @@ def _by_activation(measured: Measured, form: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _probe_free(measured: Measured, form: str) -> list[Claim]:
+def _probe_free(measured: Measured, form: Form) -> list[Claim]:
     free = edit_named(measured, form, MARKED_OTHERWISE, kind="free")
     name = edit_named(measured, form, MARKED_BETA)
     if name is None or free is None:
@@ -142,5 +143,5 @@ def _probe_free(measured: Measured, form: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _form(form: str) -> str:
+def _form(form: Form) -> str:
     return f" ({FORMS[form]})"
