@@ -210,7 +210,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     out = tmp_path / "new"
     for arguments, said in (
         (["--preset", "nothing"], "no preset 'nothing'"),
-        (["--preset", "paper-gpt2-medium"], "has no --prompts of its own"),
+        (["--preset", "paper-gpt2-medium"], "has no --comments of its own"),
         (["a/model", "b/model", "--preset", "smoke"], "would share one folder"),
         (["--preset", "smoke", "--batch-size", "0"], "batch-size"),
         (["--preset", "smoke", "--passages", "nothing.csv"], "there is no file nothing.csv"),

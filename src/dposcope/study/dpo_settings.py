@@ -158,13 +158,13 @@ class DpoSettings(LoadSettings):
     start: Annotated[str | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         description="With --train gains: begin at the gains of a saved edit (edit.safetensors, the folder of its run, "
-        "or a bundled model's name), as for a second round on pairs that the edited model gave.",
+        "or a bundled model's name), as for a second round on pairs that the edited model gave. Default: at 1.",
     )
     neurons: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=1,
         description="With --start: train only so many gains, those of that edit that are furthest from 1; all others "
-        "are exactly 1.",
+        "are exactly 1. Default: all gains.",
     )
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,

@@ -135,22 +135,23 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
     most, size = settings.most, len(source.texts) if settings.shuffled else PART[settings.method]
     prompts: Sequence[str] = source.texts
     make: _Maker = _Sampling(lm, scorer, settings)
+    if settings.method == "pplm":  # before the direction: a text too short is told at once, and leaves nothing
+        prompts = cut_prompts(
+            source.texts[0],
+            lm.tokenizer,
+            count=settings.count,
+            prompt_tokens=settings.prompt_tokens,
+            seed=settings.seed,
+            spare=True,
+        )
     if source.comments is not None:
         direction = _direction(run, lm, source.comments, settings, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
-        if settings.method == "sample":
+        if settings.method == "pplm":
+            make = _Steering(lm, direction, scorer, settings)
+        else:
             ranks = DirectionScorer.fit(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
             make = _Sampling(lm, ranks, settings)
-        else:
-            prompts = cut_prompts(
-                source.texts[0],
-                lm.tokenizer,
-                count=settings.count,
-                prompt_tokens=settings.prompt_tokens,
-                seed=settings.seed,
-                spare=True,
-            )
-            make = _Steering(lm, direction, scorer, settings)
     # One bar for all parts instead of one for each.
     silent = Run(run.folder, run.settings, Quiet())
     run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")
