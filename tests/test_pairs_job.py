@@ -146,6 +146,9 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     )
     assert [one.pair for one in plain] != [one.pair for one in expected]
     assert made.facts["statistics"]["scores"]["scorer"] == load_scorer("jobs:softness").name
+    # A negative control of it, too.
+    make(job, tmp_path / "shuffled.jsonl", "sample", **others, shuffled=True)
+    assert list(load_pairs(tmp_path / "shuffled.jsonl")) != [one.pair for one in expected]
     with pytest.raises(ValidationError, match="--rank-by belongs to --method sample"):
         PairsSettings(**settings_of(job, "pplm", rank_by="direction"))
 

@@ -14,6 +14,7 @@ from dposcope.directions.direction import Direction
 from dposcope.evaluation.direction_scorer import DirectionScorer
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
+from dposcope.evaluation.shuffled_scorer import PermutedScorer
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.ingredients import DIRECTIONS, check_direction, make_direction, read_comments, seed_words
@@ -151,7 +152,7 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
             make = _Steering(lm, direction, scorer, settings)
         else:
             ranks = DirectionScorer.fit(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
-            make = _Sampling(lm, ranks, settings)
+            make = _Sampling(lm, PermutedScorer(ranks, seed=settings.seed) if settings.shuffled else ranks, settings)
     # One bar for all parts instead of one for each.
     silent = Run(run.folder, run.settings, Quiet())
     run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")
