@@ -1,0 +1,237 @@
+"""How few neurons carry an edit's effect: its strongest gains alone, as they are and learned again.
+
+    python benchmarks/sparse.py gemma-3-270m --edit runs/gains --pairs sampled.jsonl --neutral wikitext_train.txt \\
+        --prompts F --comments F --judge-comments F --report-neutral wikitext_test.txt --passages F --out DIR
+        [--numbers 10,100,1000,10000] [--max-examples 1600] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
+
+For every number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are
+trained once more from there on the pairs that the edit was learned from ("learned again", as by `dposcope dpo --start
+--neurons`). Everything is measured as `dposcope evaluate` does, on prompts that no pair is from. The share is of the
+whole edit's reduction, paired over prompts. A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from matplotlib.figure import Figure
+
+import dposcope as ds
+from dposcope.artefacts import read_json, write_text
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_share
+from dposcope.evaluation.suite import BASE, Outcome, Scores
+from dposcope.interventions.shipped import edit_file
+from dposcope.neurons.sets import NeuronSet
+from dposcope.study.config import EvaluateSettings
+from dposcope.study.dpo import run_dpo
+from dposcope.study.dpo_settings import DpoSettings
+from dposcope.study.evaluate import run_evaluate
+from dposcope.study.figures import COLOURS, house_style, save_figure
+from dposcope.study.measuring import file_name
+
+WHOLE = "all gains"
+WAYS = {"kept": "control", "learned again": "edit"}
+"""Way → role of its colour."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number of neurons, one way."""
+
+    way: str
+    neurons: int
+    share: Share | None
+    """Of the whole edit's reduction; None where that cannot be told from 0."""
+    toxicity: Estimate
+    logppl: Difference
+    """Paired rise."""
+    repetition: Estimate
+
+
+def main() -> None:
+    """The command."""
+    options = _parser().parse_args()
+    try:
+        points = run(options)
+    except DposcopeError as error:
+        print(f"sparse: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    text = table(points)
+    write_text(options.out / "sparse.md", f"{text}\n")
+    frame(points).write_csv(options.out / "sparse.csv")
+    save_figure(curve(points), options.out / "sparse.svg")
+    print(text)
+
+
+def run(options: argparse.Namespace) -> list[Point]:
+    """Prune, learn again, measure."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = edit_file(options.edit)
+    edit = ds.Edit.load(stem)
+    if edit.gains is None:
+        raise DposcopeError(f"{options.edit} has no gains of neurons; there is nothing to leave out")
+    conditions = [f"{WHOLE}=edit:{stem}"]
+    numbers = [number for number in options.numbers if number < len(edit.gains.touched)]
+    for number in numbers:
+        kept = options.out / f"kept-{number}"
+        ds.Edit.of(strongest(edit.gains, number), about={**edit.about, "kept": number}).save(kept / "edit")
+        again = options.out / f"again-{number}"
+        print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
+        run_dpo(options.model, again, _training(options, stem, number), checkpoint=False)
+        conditions += [f"{number} kept=edit:{kept / 'edit'}", f"{number} learned again=edit:{again / 'edit'}"]
+    print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
+    measured = options.out / "measured"
+    scores = run_evaluate(options.model, measured, _measuring(options, conditions))
+    steps = [*((number, f"{number} {{}}") for number in numbers), (len(edit.gains.touched), WHOLE)]
+    return [_point(measured, scores, way, number, name.format(way)) for way in WAYS for number, name in steps]
+
+
+def strongest(gains: ds.Gains, number: int) -> ds.Gains:
+    """The gains that are furthest from 1; all others are 1."""
+    away = (gains.values - 1).abs()
+    kept = NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(number, by=away)
+    return ds.Gains(torch.where(kept.mask, gains.values, 1.0))
+
+
+def _training(options: argparse.Namespace, stem: Path, number: int) -> DpoSettings:
+    return DpoSettings(
+        pairs=options.pairs,
+        neutral=options.neutral,
+        train="gains",
+        start=str(stem),
+        neurons=number,
+        max_examples=options.max_examples,
+        validate_every=400,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+
+
+def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSettings:
+    given = {
+        "prompts": options.prompts,
+        "comments": options.comments,
+        "judge_comments": options.judge_comments,
+        "neutral": options.report_neutral,
+        "passages": options.passages,
+    }
+    return EvaluateSettings(
+        **{name: value for name, value in given.items() if value is not None},
+        scorer=options.scorer,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        max_windows=options.max_windows,
+        condition=conditions,
+        seed=options.seed,
+    )
+
+
+def _point(folder: Path, scores: Scores, way: str, number: int, name: str) -> Point:
+    toxicity = {
+        one: Outcome.from_json(read_json(folder / "conditions" / f"{file_name(one)}.json")).per_prompt["toxicity"]
+        for one in (BASE, WHOLE, name)
+    }
+    measures = scores.conditions[name]
+    try:
+        share = paired_share(toxicity[BASE], toxicity[name], toxicity[WHOLE])
+    except DposcopeError:
+        share = None
+    return Point(
+        way,
+        number,
+        share,
+        measures["toxicity"],
+        scores.against_none[name].differences["logppl"],
+        measures["repetition"],
+    )
+
+
+def table(points: Sequence[Point]) -> str:
+    """Markdown, a row a point."""
+    lines = [
+        "| neurons | gains | share of the whole edit's reduction | toxicity | log-PPL, paired rise | repetition |",
+        f"|{' --- |' * 6}",
+    ]
+    for one in points:
+        cells = (f"{one.neurons:,}", one.way, one.share or "–", one.toxicity, one.logppl, one.repetition)
+        lines.append("".join(f"| {cell} " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+def frame(points: Sequence[Point]) -> pl.DataFrame:
+    """The numbers of the table and the figure."""
+    return pl.DataFrame(
+        [
+            {
+                "way": one.way,
+                "neurons": one.neurons,
+                **{part: one.share and getattr(one.share, part.removeprefix("share_")) for part in _SHARES},
+                **{f"toxicity_{part}": getattr(one.toxicity, part) for part in ("mean", "low", "high")},
+                **{f"logppl_rise_{part}": getattr(one.logppl, part) for part in ("mean", "low", "high")},
+                "repetition": one.repetition.mean,
+            }
+            for one in points
+        ]
+    )
+
+
+_SHARES = ("share", "share_low", "share_high")
+
+
+def curve(points: Sequence[Point]) -> Figure:
+    """Share of the effect above, cost below, over the number of neurons."""
+    with house_style():
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for way, role in WAYS.items():
+            own = [one for one in points if one.way == way]
+            shown = [(one.neurons, one.share) for one in own if one.share is not None]
+            look = {"color": COLOURS[role], "marker": "o", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8}
+            arms = [
+                [100 * (share.share - share.low) for _, share in shown],
+                [100 * (share.high - share.share) for _, share in shown],
+            ]
+            above.errorbar([n for n, _ in shown], [100 * share.share for _, share in shown], arms, label=way, **look)
+            rises = [one.logppl for one in own]
+            arms = [[rise.mean - rise.low for rise in rises], [rise.high - rise.mean for rise in rises]]
+            below.errorbar([one.neurons for one in own], [rise.mean for rise in rises], arms, **look)
+        above.axhline(90, color=COLOURS["base"], linewidth=0.9, linestyle=(0, (4, 3)))
+        above.set_ylabel("share of the whole edit's\nreduction, %")
+        above.legend(frameon=False, loc="upper left")
+        below.axhline(0, color=COLOURS["base"], linewidth=0.9)
+        below.set_ylabel("rise of log-PPL")
+        below.set_xlabel("neurons whose gain is not 1")
+        below.set_xscale("log")
+        for axes in (above, below):
+            axes.grid()
+        return figure
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--edit", required=True)
+    parser.add_argument("--pairs", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    for name in ("neutral", "prompts", "comments", "report-neutral", "passages"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--judge-comments", nargs="*")
+    parser.add_argument("--scorer", default="profanity")
+    parser.add_argument(
+        "--numbers", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100, 1000, 10_000]
+    )
+    parser.add_argument("--max-examples", type=int, default=1600)
+    parser.add_argument("--max-windows", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

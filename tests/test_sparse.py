@@ -1,0 +1,74 @@
+"""The benchmark of how few neurons carry an edit: what it keeps, and a whole run on a tiny model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import dposcope as ds
+from dposcope.artefacts import read_json
+from dposcope.evaluation.statistics import Difference, Estimate, Share
+from families import random_gains
+from jobs import make_job
+from preferences import pairs_file
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from sparse import Point, curve, frame, strongest, table
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_the_gains_that_are_kept_are_those_furthest_from_1():
+    values = torch.tensor([[1.0, 1.4, 0.7], [0.2, 1.0, 1.05]])
+    kept = strongest(ds.Gains(values), 2).values
+    assert torch.equal(kept, torch.tensor([[1.0, 1.4, 1.0], [0.2, 1.0, 1.0]]))
+
+
+def point(way: str, neurons: int, share: Share | None) -> Point:
+    return Point(way, neurons, share, Estimate(0.1, 0.05, 0.2, 9), Difference(0.01, 0.0, 0.02, 9), Estimate(0, 0, 0, 9))
+
+
+def test_a_share_that_means_nothing_is_a_dash_and_no_point():
+    points = [point("kept", 10, None), point("kept", 100, Share(0.5, 0.4, 0.6, 9)), point("learned again", 10, None)]
+    rows = table(points).splitlines()[2:]
+    assert [row.split(" | ")[2] for row in rows] == ["–", "50.0 % (40.0–60.0)", "–"]
+    assert frame(points)["share_low"].to_list() == [None, 0.4, None]
+    above = curve(points).axes[0]
+    assert next(list(line.get_xdata()) for line in above.lines if len(line.get_xdata())) == [100]
+
+
+def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
+    job = make_job(tmp_path / "job", windows=24)
+    lm = ds.load(str(job.model), dtype="float32")
+    ds.Edit.of(ds.Gains(random_gains(lm))).save(tmp_path / "run/edit")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(job.model)),
+        *("--edit", str(tmp_path / "run"), "--pairs", str(pairs), "--neutral", str(job.neutral)),
+        *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
+        *("--report-neutral", str(job.neutral), "--scorer", "jobs:softness", "--dtype", "float32"),
+        *("--numbers", "20", "--max-examples", "24", "--max-windows", "3", "--out", str(out)),
+    ]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    found = pl.read_csv(out / "sparse.csv")
+    assert sorted(set(found["neurons"])) == [20, len(ds.Edit.load(tmp_path / "run/edit").gains.touched)]
+    kept, again = (ds.Edit.load(out / f"{name}-20/edit").gains for name in ("kept", "again"))
+    assert torch.equal(kept.values != 1, again.values != 1)
+    assert len(kept.touched) == 20
+    assert not torch.equal(kept.values, again.values)
+    # What was measured, by plain arithmetic.
+    (path,) = (out / "measured/conditions").glob("20-kept*.json")
+    row = found.filter((pl.col("neurons") == 20) & (pl.col("way") == "kept")).to_dicts()[0]
+    assert row["toxicity_mean"] == pytest.approx(np.mean(read_json(path)["per_prompt"]["toxicity"]))
+    assert (out / "sparse.svg").exists()
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert resumed.stdout == first.stdout
+    assert (out / "sparse.md").read_text().strip() in first.stdout
