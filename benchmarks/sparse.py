@@ -202,7 +202,7 @@ def curve(points: Sequence[Point]) -> Figure:
             below.errorbar([one.neurons for one in own], [rise.mean for rise in rises], arms, **look)
         above.axhline(90, color=COLOURS["base"], linewidth=0.9, linestyle=(0, (4, 3)))
         above.set_ylabel("share of the whole edit's\nreduction, %")
-        above.legend(frameon=False, loc="upper left")
+        above.legend(frameon=False, loc="lower right")
         below.axhline(0, color=COLOURS["base"], linewidth=0.9)
         below.set_ylabel("rise of log-PPL")
         below.set_xlabel("neurons whose gain is not 1")

@@ -179,7 +179,8 @@ def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
 
 def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     out = tmp_path / "out"
-    explained(job, tuned, out, patching=False, edits=False, controls=False, folds=0, seeds=0)
+    few = {"edit_grid": ["0.05:0.5"], "token_price": (1, 2)}
+    explained(job, tuned, out, patching=False, edits=False, controls=False, folds=0, seeds=0, **few)
     first = {path.name: path.read_bytes() for path in (out / "stages").iterdir()}
     # Folds are added up while a model writes, so it writes again, and the same.
     del first["means.json"], first["means-after.json"]

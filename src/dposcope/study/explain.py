@@ -149,6 +149,7 @@ _ROWS = {
         "patching",
         "edits",
         "edit_forms",
+        "edit_grid",
         "steer",
         "steer_w",
         "controls",
