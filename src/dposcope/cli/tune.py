@@ -22,7 +22,7 @@ def tune(
 
     dposcope tune MODEL --prompts F --comments F --neutral F --out DIR
 
-    dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      a third of the time
+    dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      no search
 
     dposcope tune MODEL --negative-control shuffled-scores … --out DIR              where there is nothing to find
 
