@@ -1,5 +1,7 @@
 """Explanations beside one another: tables and page from files alone."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -8,6 +10,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
 from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.study.finished import FinishedRun, find_runs, title_of
+from dposcope.study.joint_tables import joint_tables
 from dposcope.study.overview import claims_over_runs, findings_table, overview_page, overview_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
@@ -121,6 +124,48 @@ def test_claims_over_runs_carry_their_numbers(runs):
     without = claims_over_runs([finished(runs[0].folder.parent / "empty")]).to_polars()
     assert without.is_empty()
     assert without.schema == frame.schema
+
+
+def test_short_tables_stand_below_one_another(runs):
+    """Lines of every run with its name, whatever columns only one of them has; numbers from their Parquet files."""
+    tables = [
+        Table(
+            "change",
+            "What changed of org/model.",
+            pl.DataFrame({"model": ["m"], "x": [1.5]}),
+            ("model", "x"),
+            (("m", "1.5"),),
+            ("A.",),
+        ),
+        Table(
+            "change",
+            "What changed of org/model.",
+            pl.DataFrame({"x": [2], "y": ["z"]}),
+            ("x", "y"),
+            (("2", "z"),),
+            ("A.", "B."),
+        ),
+    ]
+    assert joint_tables([replace(run, tables=[]) for run in runs]) == []
+    assert joint_tables([replace(runs[0], tables=tables[:1]), replace(runs[1], tables=[])]) == [], (
+        "one is no comparison"
+    )
+    both = [replace(run, tables=[table], model="org/model") for run, table in zip(runs, tables, strict=True)]
+    (cells,) = joint_tables(both)
+    assert (cells.name, cells.notes) == ("change-over-runs", ("A.", "B."))
+    assert cells.title == "What changed, over all runs."
+    assert cells.head == ("model", "study", "protocol", "x", "y")
+    assert cells.rows == tuple(
+        ("org/model", run.study, run.protocol, *end) for run, end in zip(both, (("1.5", "–"), ("2", "z")), strict=True)
+    )
+    assert cells.to_polars()["x"].to_list() == ["1.5", "2"]
+    for run, table in zip(both, tables, strict=True):
+        table.save(run.folder / "tables")
+    (numbers,) = joint_tables(both)
+    assert numbers.to_polars().columns == ["model", "study", "protocol", "x", "y"]
+    assert numbers.to_polars()["x"].to_list() == [1.5, 2.0]
+    assert numbers.to_polars()["y"].to_list() == [None, "z"]
+    assert "change-over-runs" in [table.name for table in overview_tables(both)]
 
 
 def test_the_page_escapes_what_runs_say(runs, tmp_path):

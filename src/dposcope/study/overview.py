@@ -14,6 +14,7 @@ from dposcope.evaluation.statistics import Share
 from dposcope.evaluation.suite import BASE
 from dposcope.study.explain_conditions import TUNED
 from dposcope.study.finished import FinishedRun
+from dposcope.study.joint_tables import joint_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.report import asset, render
 from dposcope.study.section import Section, SectionTable, shown_cell
@@ -40,8 +41,8 @@ def write_overview(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: b
 
 
 def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
-    """What was found by each run, and every claim of the paper over all of them."""
-    return [findings_table(runs), claims_over_runs(runs)]
+    """What was found by each run, every claim of the paper over all of them, and the paper's short tables likewise."""
+    return [findings_table(runs), claims_over_runs(runs), *joint_tables(runs)]
 
 
 def label(run: FinishedRun) -> str:
