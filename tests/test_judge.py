@@ -11,6 +11,7 @@ from dposcope.directions.chat import KEY_VARIABLE
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import CachedJudge, ScorerJudge, WordListJudge, judge_each, load_judge
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
 from endpoints import completion, serving
 
 
@@ -64,7 +65,11 @@ def test_the_scorer_of_another_concept_judges_its_tokens():
     assert judge([]) == []
     assert judge.name == "rain, 0.4 and more"
     assert load_judge("words", concept=RAIN, scorer=Rain()).name == judge.name
-    assert load_judge("words", concept=FOOD_TALK)([" bread", "stupid", " road"]) == [True, False, False]
+    with pytest.raises(DposcopeError, match="tokens of food talk are judged by its scorer; give it"):
+        load_judge("words", concept=FOOD_TALK)
+    assert load_judge("words", concept=FOOD_TALK, scorer=load_scorer(FOOD_TALK.scorer))(
+        [" bread", "stupid", " road"]
+    ) == [True, False, False]
     assert isinstance(load_judge("words", concept=TOXICITY, scorer=Rain()), WordListJudge)
 
 

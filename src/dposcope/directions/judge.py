@@ -1,7 +1,7 @@
 """Which tokens are toxic, or have another concept: by a word list, the concept's scorer, or a language model."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,6 @@ from dposcope.data.masking import contains_offensive
 from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import Scorer, load_scorer
 from dposcope.model.generate import Progress
 
 
@@ -41,13 +40,26 @@ class WordListJudge:
         return [contains_offensive(token) for token in tokens]
 
 
+class TokenScorer(Protocol):
+    """What `ScorerJudge` asks: any scorer of texts."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> Iterable[float]:
+        """Scores in [0, 1], in the order of the texts."""
+        ...
+
+
 class ScorerJudge:
     """For any other concept: whether its scorer finds the concept in the token alone."""
 
     LEAST = 0.4
     """Score of a token that has it: one listed word has 0.5, and VADER gives its clearly negative words 0.4 or more."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: TokenScorer) -> None:
         """`scorer` is the concept's."""
         self._scorer = scorer
 
@@ -155,7 +167,7 @@ def load_judge(
     spec: str,
     *,
     concept: Concept = TOXICITY,
-    scorer: Scorer | None = None,
+    scorer: TokenScorer | None = None,
     cache: str | Path | None = None,
     price: Price | None = None,
     requests_per_minute: float = 60.0,
@@ -169,7 +181,7 @@ def load_judge(
             OpenAI-compatible endpoint with its model after a #, such as `https://api.openai.com/v1#gpt-4o`; without
             one, gpt-4o (paper).
         concept: what tokens are asked for.
-        scorer: of that concept, where it is loaded already.
+        scorer: of that concept; asked where it is another than toxicity and the spec is "words".
         cache: file of an endpoint's answers; by default one in the cache folder that all runs share.
         price: of an endpoint, to estimate the cost.
         requests_per_minute: of an endpoint.
@@ -177,11 +189,15 @@ def load_judge(
         progress: called after each batch asked of an endpoint.
 
     Raises:
-        DposcopeError: the spec is neither, or the cache is damaged.
+        DposcopeError: the spec is neither, the cache is damaged, or another concept's scorer is missing.
     """
     toxicity = concept.name == TOXICITY.name
     if spec == "words":
-        return WordListJudge() if toxicity else ScorerJudge(scorer or load_scorer(concept.scorer))
+        if toxicity:
+            return WordListJudge()
+        if scorer is None:
+            raise DposcopeError(f"tokens of {concept.noun} are judged by its scorer; give it: scorer=load_scorer(…)")
+        return ScorerJudge(scorer)
     if not spec.lower().startswith(("http://", "https://")):
         raise DposcopeError(
             f"no token judge {spec!r}; choose words, or an endpoint such as https://api.openai.com/v1#gpt-4o"

@@ -33,6 +33,8 @@ def check_steps(steps: Sequence[Step]) -> None:
             case ExplainSettings():
                 check_explain(step.settings)
                 read_data(step.settings)
-                load_judge(step.settings.token_judge, concept=step.settings.meant)
+                load_judge(
+                    step.settings.token_judge, concept=step.settings.meant, scorer=load_scorer(step.settings.scorer)
+                )
     for scorer in sorted({step.settings.scorer for step in steps if not isinstance(step.settings, DpoSettings)}):
         load_scorer(scorer)
