@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dposcope.directions.subspace import Subspace, alignment_signs, svd_subspace
     from dposcope.directions.tokens import token_contrast
     from dposcope.errors import DposcopeError
+    from dposcope.evaluation.direction_scorer import DirectionScorer
     from dposcope.evaluation.perplexity import window_losses
     from dposcope.evaluation.scorers import (
         CachedScorer,
@@ -136,6 +137,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "paired_share",
     ),
     "dposcope.evaluation.suite": ("Materials", "Scores", "measure", "summarise"),
+    "dposcope.evaluation.direction_scorer": ("DirectionScorer",),
     "dposcope.evaluation.trained_scorer": ("TrainedScorer",),
     "dposcope.interventions.ablate": ("Ablation", "ablate"),
     "dposcope.interventions.assign": ("Assign",),
@@ -243,6 +245,7 @@ __all__ = [
     "Cost",
     "Difference",
     "Direction",
+    "DirectionScorer",
     "DposcopeError",
     "Edit",
     "Estimate",
