@@ -21,7 +21,7 @@ import dposcope as ds
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import repetition
-from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.scorers import Scorer, load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.model.language_model import LanguageModel
 from dposcope.study.figures import COLOURS, house_style, save_figure
@@ -60,7 +60,10 @@ def main() -> None:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         lm = ds.load(options.model, dtype=options.dtype)
-        points = [measured(lm, step, fusion, options) for fusion, step in product(options.fusions, options.steps)]
+        scorer = load_scorer("profanity")
+        points = [
+            measured(lm, scorer, step, fusion, options) for fusion, step in product(options.fusions, options.steps)
+        ]
         text = table(points)
         write_text(options.out / "strength.md", f"{text}\n")
         save_figure(tradeoff(points), options.out / "strength.svg")
@@ -70,7 +73,7 @@ def main() -> None:
         raise SystemExit(2) from error
 
 
-def measured(lm: LanguageModel, step: float, fusion: float, options: argparse.Namespace) -> Point:
+def measured(lm: LanguageModel, scorer: Scorer, step: float, fusion: float, options: argparse.Namespace) -> Point:
     """The pairs of one setting, made where they are not there yet, and their statistics."""
     settings = PairsSettings(
         text=options.text,
@@ -84,7 +87,7 @@ def measured(lm: LanguageModel, step: float, fusion: float, options: argparse.Na
     )
     made = run_pairs(options.model, options.out / f"step-{step:g}-fusion-{fusion:g}.jsonl", settings)
     pairs = load_pairs(str(made.path))
-    scores = check_pairs(pairs, None, load_scorer("profanity")).scores
+    scores = check_pairs(pairs, None, scorer).scores
     assert scores is not None
     print(f"step {step:g}, fusion {fusion:g}: {scores.more_toxic.mean:.0%} more toxic", file=sys.stderr)
     pushed = bootstrap_mean([repetition(text) for text in pairs.dispreferred])

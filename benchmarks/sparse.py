@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import torch
 from matplotlib.figure import Figure
 
 import dposcope as ds
@@ -26,7 +25,6 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_share
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.shipped import edit_file
-from dposcope.neurons.sets import NeuronSet
 from dposcope.study.config import EvaluateSettings
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
@@ -79,7 +77,8 @@ def run(options: argparse.Namespace) -> list[Point]:
     numbers = [number for number in options.numbers if number < len(edit.gains.touched)]
     for number in numbers:
         kept = options.out / f"kept-{number}"
-        ds.Edit.of(strongest(edit.gains, number), about={**edit.about, "kept": number}).save(kept / "edit")
+        pruned = edit.gains.only(edit.gains.furthest(number))
+        ds.Edit.of(pruned, about={**edit.about, "kept": number}).save(kept / "edit")
         again = options.out / f"again-{number}"
         print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
         run_dpo(options.model, again, _training(options, stem, number), checkpoint=False)
@@ -89,13 +88,6 @@ def run(options: argparse.Namespace) -> list[Point]:
     scores = run_evaluate(options.model, measured, _measuring(options, conditions))
     steps = [*((number, f"{number} {{}}") for number in numbers), (len(edit.gains.touched), WHOLE)]
     return [_point(measured, scores, way, number, name.format(way)) for way in WAYS for number, name in steps]
-
-
-def strongest(gains: ds.Gains, number: int) -> ds.Gains:
-    """The gains that are furthest from 1; all others are 1."""
-    away = (gains.values - 1).abs()
-    kept = NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(number, by=away)
-    return ds.Gains(torch.where(kept.mask, gains.values, 1.0))
 
 
 def _training(options: argparse.Namespace, stem: Path, number: int) -> DpoSettings:

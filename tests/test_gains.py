@@ -59,6 +59,14 @@ def test_in_bfloat16_the_product_is_rounded_once(llama):
     assert not torch.equal(seen[0], plain)
 
 
+def test_the_gains_furthest_from_1_and_those_alone():
+    gains = Gains(torch.tensor([[1.0, 1.4, 0.7], [0.2, 1.0, 1.05]]))
+    assert gains.furthest(2).mask.tolist() == [[False, True, False], [True, False, False]]
+    assert torch.equal(gains.only(gains.furthest(2)).values, torch.tensor([[1.0, 1.4, 1.0], [0.2, 1.0, 1.0]]))
+    with pytest.raises(DposcopeError, match="cannot take the top 7 of 6"):
+        gains.furthest(7)
+
+
 @given(st.floats(-3, 3), st.integers(0, 1000))
 def test_strength_moves_along_the_line_through_one(factor, seed):
     values = 1 + torch.randn(2, 7, generator=torch.Generator().manual_seed(seed))

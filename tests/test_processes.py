@@ -174,6 +174,9 @@ def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
     )
     monkeypatch.setenv("RANK", "1")
     assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == type(told)(2, "", "")
+    # A RANK that no launcher has set silences nobody.
+    monkeypatch.delenv("WORLD_SIZE")
+    assert command(capsys, "evaluate", tmp_path / "m", "--out", tmp_path / "out").err.startswith("dposcope: ")
 
 
 def test_each_process_has_the_gpu_of_its_number(monkeypatch):

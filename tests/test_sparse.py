@@ -18,15 +18,9 @@ from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from sparse import Point, curve, frame, strongest, table
+from sparse import Point, curve, frame, table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def test_the_gains_that_are_kept_are_those_furthest_from_1():
-    values = torch.tensor([[1.0, 1.4, 0.7], [0.2, 1.0, 1.05]])
-    kept = strongest(ds.Gains(values), 2).values
-    assert torch.equal(kept, torch.tensor([[1.0, 1.4, 1.0], [0.2, 1.0, 1.0]]))
 
 
 def point(way: str, neurons: int, share: Share | None) -> Point:

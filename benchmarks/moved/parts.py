@@ -1,7 +1,7 @@
 """Parts of an edit applied alone: which of them carry its effect?"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import Group
+from dposcope.neurons.sets import NeuronSet
 from dposcope.search.divergence import NeutralText
 
 STRONGEST = (100, 1_000, 3_000, 10_000)
@@ -30,7 +31,7 @@ def only(edit: Edit, which: Tensor) -> Edit:
         which: mask `[L, d_mlp]`.
     """
     assert edit.gains is not None
-    return Edit.of(replace(edit.gains, values=torch.where(which, edit.gains.values, 1.0)))
+    return Edit.of(edit.gains.only(NeuronSet(which)))
 
 
 def parts(

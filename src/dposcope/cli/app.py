@@ -112,7 +112,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    if os.environ.get("RANK", "0") != "0":  # of several processes that fail alike, the first says why
+    # Of several processes that fail alike, the first says why. RANK alone is not a launcher's.
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         sys.exit(2)
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False, no_color=True).print(f"dposcope: {message}")
     # A closed pipe cannot take what the interpreter would flush at exit.

@@ -71,6 +71,19 @@ class Gains:
         kept[list(blocks)] = True
         return replace(self, values=torch.where(kept, self.values, 1.0))
 
+    def furthest(self, count: int) -> NeuronSet:
+        """So many neurons whose gains are furthest from 1.
+
+        Raises:
+            DposcopeError: there are not so many neurons.
+        """
+        away = (self.values - 1).abs()
+        return NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(count, by=away)
+
+    def only(self, neurons: NeuronSet) -> "Gains":
+        """The same gains on some neurons, 1 on all others."""
+        return replace(self, values=torch.where(neurons.mask, self.values, 1.0))
+
     def at(self, positions: Positions | str) -> "Gains":
         """The same gains at other positions."""
         return replace(self, positions=Positions(positions))

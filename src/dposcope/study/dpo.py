@@ -22,7 +22,6 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from dposcope.neurons.sets import NeuronSet
 from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
@@ -87,8 +86,7 @@ def run_dpo(
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
         neutral = load_neutral(settings.neutral, column=settings.neutral_column)
-        if settings.start is not None:
-            Edit.load(edit_file(settings.start))  # told now, not after the model is there
+        start = None if settings.start is None else _start(settings.start)
     described = {"model": model, **settings.model_dump(mode="json")}
     with open_shared_run(out, "dpo", described, processes=processes, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
@@ -116,7 +114,7 @@ def run_dpo(
 
         def make() -> None:
             material = _material(lm, split, neutral, objective, settings)
-            with _policy(lm, objective, settings, material) as trainable:
+            with _policy(lm, objective, settings, material, start) as trainable:
                 reference = _reference(run, lm, trainable, material, settings, inputs, out / kept_states)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
@@ -191,11 +189,14 @@ def _material(
 
 
 def _policy(
-    lm: LanguageModel, objective: Objective, settings: DpoSettings, material: Material
+    lm: LanguageModel, objective: Objective, settings: DpoSettings, material: Material, start: Gains | None
 ) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
-            start, among = _start(lm, settings)
+            among = None
+            if start is not None:
+                start.changes(lm)  # refuses gains of another shape, before their neurons are counted
+                among = None if settings.neurons is None else start.furthest(settings.neurons)
             return neuron_gains(
                 lm, objective, start=start, among=among, sparsity=settings.sparsity, heads=settings.heads
             )
@@ -220,24 +221,18 @@ def _policy(
             )
 
 
-def _start(lm: LanguageModel, settings: DpoSettings) -> tuple[Gains | None, NeuronSet | None]:
-    """Where gains begin, and which of them are trained; None: at 1, and all.
+def _start(named: str) -> Gains:
+    """Where gains begin.
 
     Raises:
-        DposcopeError: the edit holds more than gains of neurons, or does not fit the model.
+        DposcopeError: there is no such edit, or it holds more than gains of neurons.
     """
-    if settings.start is None:
-        return None, None
-    edit = Edit.load(edit_file(settings.start))
+    edit = Edit.load(edit_file(named))
     if edit.gains is None or edit.ablations or edit.head_gains is not None:
         raise DposcopeError(
-            f"{settings.start} holds {edit}, and only gains of neurons can be gone on from; choose another --start"
+            f"{named} holds {edit}, and only gains of neurons can be gone on from; choose another --start"
         )
-    edit.gains.changes(lm)  # refuses gains of another shape
-    if settings.neurons is None:
-        return edit.gains, None
-    away = (edit.gains.values - 1).abs()
-    return edit.gains, NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(settings.neurons, by=away)
+    return edit.gains
 
 
 def _reference(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from dposcope.study.finished import FinishedRun
-from dposcope.study.table import Table
+from dposcope.study.table import Table, of_run
 
 JOINT = (
     "table-05-groups",
@@ -60,12 +60,8 @@ def _numbers(
     if not all(file.is_file() for file in files):
         names = ["model", "study", "protocol", *head]
         return pl.DataFrame(list(rows), schema=dict.fromkeys(names, pl.String), orient="row")
-    frames = [_of(run, pl.read_parquet(file)) for (run, _), file in zip(parts, files, strict=True)]
+    frames = [
+        of_run(pl.read_parquet(file), model=run.model, study=run.study, protocol=run.protocol)
+        for (run, _), file in zip(parts, files, strict=True)
+    ]
     return pl.concat(frames, how="diagonal_relaxed")
-
-
-def _of(run: FinishedRun, frame: pl.DataFrame) -> pl.DataFrame:
-    """With what tells the run before its numbers."""
-    told = {"model": run.model, "study": run.study, "protocol": run.protocol}
-    own = frame.drop(*told, strict=False)
-    return own.select(*(pl.lit(value).alias(name) for name, value in told.items()), pl.all())

@@ -63,8 +63,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
         description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
-        "--comments, so that the edit fits the taste of one scorer less. The judge reads the second half. On "
-        "Gemma-3-270m the judge saw no difference.",
+        "--comments, so that the edit fits the taste of one scorer less. The judge reads the second half.",
     )
     samples: Annotated[int | None, Parameter(group=_EDIT)] = Field(
         default=None,
