@@ -245,7 +245,7 @@ def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials)
 
 
 def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
-    run = {"protocol": results.scores.protocol, "model": results.lm.name}
+    run = {"model": results.lm.name, "protocol": results.scores.protocol}
     tables = [table.of_run(**run) for table in (*tables_of(results), *beside_paper_tables(results))]
     pictures = pictures_of(results)
     for table in tables:

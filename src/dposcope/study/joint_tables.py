@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from dposcope.study.finished import FinishedRun
-from dposcope.study.table import Table, of_run
+from dposcope.study.table import Table, led_by
 
 JOINT = (
     "table-05-groups",
@@ -61,7 +61,7 @@ def _numbers(
         names = ["model", "study", "protocol", *head]
         return pl.DataFrame(list(rows), schema=dict.fromkeys(names, pl.String), orient="row")
     frames = [
-        of_run(pl.read_parquet(file), model=run.model, study=run.study, protocol=run.protocol)
+        led_by(pl.read_parquet(file), model=run.model, study=run.study, protocol=run.protocol)
         for (run, _), file in zip(parts, files, strict=True)
     ]
     return pl.concat(frames, how="diagonal_relaxed")

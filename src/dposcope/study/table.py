@@ -46,7 +46,7 @@ class Table:
 
     def of_run(self, *, model: str, protocol: str) -> "Table":
         """With `protocol` and `model` before the other numbers, so that tables of several runs can be put together."""
-        return replace(self, frame=of_run(self.frame, protocol=protocol, model=model))
+        return replace(self, frame=of_run(self.frame, model=model, protocol=protocol))
 
     def markdown(self, *, raw: bool = False) -> str:
         """With its title above and notes below; offensive words are starred unless `raw`."""
@@ -109,8 +109,14 @@ class Table:
         write_text(folder / f"{self.name}.tex", self.latex(raw=raw))
 
 
-def of_run(frame: pl.DataFrame, **told: str) -> pl.DataFrame:
-    """Columns that tell a run, alike in every row, before all others; where a frame has them they are moved."""
+def of_run(frame: pl.DataFrame, *, model: str, protocol: str) -> pl.DataFrame:
+    """Columns `protocol` and `model` before all others, see `led_by`."""
+    return led_by(frame, protocol=protocol, model=model)
+
+
+def led_by(frame: pl.DataFrame, **told: str) -> pl.DataFrame:
+    """Columns that are alike in every row, before all others in the order given; where a frame has them they are
+    moved."""
     return frame.select(*(pl.lit(value).alias(name) for name, value in told.items()), pl.exclude(*told))
 
 
