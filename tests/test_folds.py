@@ -5,7 +5,7 @@ import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.neurons.activations import collect_means
-from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
+from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files, pooled
 from families import TEXTS, assert_close
 
 NEW = 5
@@ -64,3 +64,22 @@ def test_folds_come_back_as_they_were(llama, tmp_path):
 def test_folds_that_cannot_be_are_refused(llama, folds, words):
     with pytest.raises(DposcopeError, match=words):
         collect_by_fold(llama, TEXTS, folds)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_parts_pool_to_fewer_folds(llama, protocol):
+    how = {"new_tokens": NEW, "protocol": protocol, "batch_size": 3}
+    parts = collect_by_fold(llama, TEXTS[:4], 4, **how).folds
+    halves = collect_by_fold(llama, TEXTS[:4], 2, **how).folds
+    for one, other in zip(pooled(parts, 2), halves, strict=True):
+        torch.testing.assert_close(one.mean, other.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one.second_moment, other.second_moment, rtol=1e-12, atol=1e-12)
+        assert (one.count, one.about) == (other.count, other.about)
+    assert pooled(parts, 4) == parts
+
+
+def test_folds_must_divide_the_parts(llama):
+    parts = collect_by_fold(llama, TEXTS[:4], 4, new_tokens=2).folds
+    for folds in (0, 3):
+        with pytest.raises(DposcopeError, match="divisor"):
+            pooled(parts, folds)

@@ -87,10 +87,10 @@ def test_signs_of_activations_and_of_contributions(name):
     reduce, increase = (sum(neuron.effect == arrow for neuron in neurons) / len(neurons) for arrow in "↓↑")
     table = negative_table("m", shares)
     assert table.rows == (("m", percent(negative, 2), percent(1 - negative, 2), str(len(neurons))),)
-    assert table.to_polars().rows() == [("m", negative, 1 - negative, len(neurons))]
+    assert table.to_polars().rows() == [("m", negative, 1 - negative, len(neurons), None, None)]
     table = directions_table("m", shares)
     assert table.rows == (("m", percent(reduce, 2), percent(increase, 2), str(len(neurons))),)
-    assert table.to_polars().rows() == [("m", reduce, increase, len(neurons))]
+    assert table.to_polars().rows() == [("m", reduce, increase, len(neurons), *[None] * 4)]
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -102,7 +102,7 @@ def test_correlations_are_scipys(name):
     sides = ([neuron.cosine for neuron in neurons], [neuron.before for neuron in neurons])
     for row, stored, side in zip(table.rows, table.to_polars().rows(), sides, strict=True):
         r, p = pearsonr(shift, side)
-        assert stored[1:] == (pytest.approx(r), pytest.approx(p), len(neurons))
+        assert stored[1:] == (pytest.approx(r), pytest.approx(p), len(neurons), None, None)
         assert row[1:] == (f"{r:.3f}".replace("-", "−"), "< 0.0001" if p < 1e-4 else f"{p:.4f}", str(len(neurons)))
 
 
@@ -127,3 +127,40 @@ def test_how_much_changed(name):
         f"{100 * median:.2f} %",
     ]
     assert table.to_polars()["vector_cosine_min"].item() == min(vectors)
+
+
+def test_intervals_stand_in_brackets_and_beside_the_numbers():
+    change = change_of("llama")
+    shares, found = group_shares(change), correlations(change)
+    intervals = {
+        "reducing": (0.25, 0.75),
+        "increasing": (0.2, 0.7),
+        "negative": (0.125, 0.5),
+        "r_cosine": (-0.5, 0.25),
+        "share_of_neurons TP↓": (0.1, 0.2),
+        "share_of_contribution AN↑": (0.3, 0.4),
+        "shift_percent": (1.5, 90.0),
+    }
+    table = directions_table("m", shares, intervals)
+    assert table.rows[0][1].endswith(" % (25.00–75.00)")
+    assert table.rows[0][2].endswith(" % (20.00–70.00)")
+    assert table.to_polars().rows()[0][4:] == (0.25, 0.75, 0.2, 0.7)
+    assert "noise pulls signs" in table.notes[-1]
+    assert negative_table("m", shares, intervals).rows[0][1].endswith(" % (12.50–50.00)")
+    rows = correlations_table("m", found, intervals).rows
+    assert rows[0][1].endswith(" (−0.500 to 0.250)")
+    assert "(" not in rows[1][1]
+    groups = groups_table("m", shares, intervals)
+    shown = {row[0]: row for row in groups.rows}
+    assert shown["TP↓"][3].endswith(" % (10.0–20.0)")
+    assert shown["AN↑"][5].endswith(" % (30.0–40.0)")
+    assert shown["sum ↓"][2].endswith(" % (25.0–75.0)")
+    assert shown["sum ↑"][2].endswith(" % (20.0–70.0)")
+    frame = groups.to_polars()
+    assert frame["of_moved_low"].to_list() == [0.1, *[None] * 7]
+    assert frame["of_contribution_high"].to_list() == [*[None] * 7, 0.4]
+    assert "% (1.50–90.00)" in change_table("m", change_summary(change), intervals).rows[2][1]
+
+
+def test_no_interval_is_promised_where_there_is_none():
+    assert not any("noise pulls" in note for note in directions_table("m", group_shares(change_of("llama"))).notes)

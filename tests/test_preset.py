@@ -59,11 +59,10 @@ def test_steering_has_the_strengths_of_table_12_where_they_hold(name):
 @pytest.mark.parametrize("name", ["cpu-gemma-3-270m", "cpu-smollm2-135m"])
 def test_what_two_cores_can_do(name):
     preset = load_preset(name)
-    gains = ["gains"] if name == "cpu-gemma-3-270m" else []
-    assert [study.name for study in preset.study] == ["sampled", *gains, "pplm"]
+    assert [study.name for study in preset.study] == ["sampled", "pplm"]
     assert all(study.dpo["max_examples"] <= 1600 for study in preset.study)
     assert preset.study[-1].pairs["count"] <= 800
-    assert (preset.explain["limit"], preset.explain["max_windows"]) == (400, 32)
+    assert (preset.explain["limit"], preset.explain["max_windows"]) == (400, 8)
 
 
 def write(tmp_path, text: str) -> str:

@@ -37,6 +37,38 @@ class FoldedMeans:
         )
 
 
+def pooled(parts: Sequence[NeuronMeans], folds: int) -> tuple[NeuronMeans, ...]:
+    """Fewer folds of the same prompts: part p is of fold p mod K, so prompt r stays in fold r mod K.
+
+    Args:
+        parts: over prompts r with r mod P = p, for p = 0 … P−1.
+        folds: K, a divisor of P.
+
+    Raises:
+        DposcopeError: K does not divide P.
+    """
+    if folds < 1 or len(parts) % folds:
+        raise DposcopeError(f"{len(parts)} parts do not make {folds} folds of equal size; give a divisor")
+    return tuple(_joined(parts[fold::folds], fold + 1, folds) for fold in range(folds))
+
+
+def _joined(parts: Sequence[NeuronMeans], number: int, folds: int) -> NeuronMeans:
+    if len(parts) == 1:
+        return parts[0]
+    count = sum(part.count for part in parts)
+    return NeuronMeans(
+        sum((part.count * part.mean for part in parts), torch.zeros(())) / count,
+        sum((part.count * part.second_moment for part in parts), torch.zeros(())) / count,
+        count,
+        {
+            **parts[0].about,
+            "prompts": sum(part.about.get("prompts", 0) for part in parts),
+            "fold": number,
+            "folds": folds,
+        },
+    )
+
+
 def folded_files(stem: str | Path, folds: int) -> list[Path]:
     """The files of a saved value."""
     stems = [Path(stem), *(_fold(stem, number) for number in range(1, folds + 1))]

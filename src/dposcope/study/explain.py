@@ -37,7 +37,7 @@ from dposcope.study.repetitions import (
     fitted_comments,
     free_direction,
     other_kinds,
-    prompt_folds,
+    prompt_parts,
     repetitions,
 )
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
@@ -100,16 +100,16 @@ def run_explain(
         reporter.stage(f"Loading {tuned}")
         other = load(tuned, base=lm)
         job = Job(run, lm, data)
-        folds = prompt_folds(settings, data)
+        parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
-        made = prepare(job, settings, settings, folds=folds, features=None if fitted is None else fitted.features)
-        after = _means_after(job, other, settings, folds)
+        made = prepare(job, settings, settings, folds=parts, features=None if fitted is None else fitted.features)
+        after = _means_after(job, other, settings, parts)
         change = _contributions(job, other, made, after)
         kinds = other_kinds(job, fitted, settings)
         again = repetitions(job, other, made, after, change, fitted, kinds, settings)
         stable = stability(again, toxic=max(settings.toxic_neurons))
         reporter.stage("Groups, toxic neurons, subspace")
-        found = _explanation(lm, other, made, change, judge, settings)
+        found = _explanation(lm, other, made, after, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
         notes = other.notes
@@ -209,6 +209,7 @@ def _explanation(
     lm: LanguageModel,
     other: LanguageModel,
     made: Ingredients,
+    after: FoldedMeans,
     change: Contributions,
     judge: TokenJudge,
     settings: ExplainSettings,
@@ -222,6 +223,7 @@ def _explanation(
         toxic_sets=settings.toxic_neurons,
         lens_tokens=settings.lens_tokens,
         seed=settings.seed,
+        parts=(made.folds, after.folds),
     )
 
 

@@ -148,7 +148,7 @@ def tables_of(results: Results) -> list[Table]:
             results.judged,
             {name: label for name, (label, _) in toxic.items()},
         ),
-        groups_table(model, found.shares),
+        groups_table(model, found.shares, found.intervals),
         anti_toxic_examples_table(model, found),
         model_table(results.lm),
     ]
@@ -160,14 +160,14 @@ def tables_of(results: Results) -> list[Table]:
     if any(row.role == "steer" for row in rows):
         tables.append(steering_table(model, rows, scores))
     tables += [
-        negative_table(model, found.shares),
+        negative_table(model, found.shares, found.intervals),
         toxic_vectors_table(model, found),
         anti_toxic_vectors_table(model, found),
         subspace_table(model, found),
         conflicts_table(model, found),
         stability_table(model, found),
-        correlations_table(model, found.correlations),
-        directions_table(model, found.shares),
+        correlations_table(model, found.correlations, found.intervals),
+        directions_table(model, found.shares, found.intervals),
     ]
     if any(row.role == "edit" for row in rows):
         tables.append(
@@ -176,7 +176,7 @@ def tables_of(results: Results) -> list[Table]:
         agreement = results.agreement
         if agreement is not None:
             tables.append(agreement_table(model, *agreement))
-    tables.append(change_table(model, found.change))
+    tables.append(change_table(model, found.change, found.intervals))
     if results.stability.sources:
         tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
     return [*tables, claims_table(model, scores.protocol, results.claims)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dposcope.directions.direction import Direction
 from dposcope.directions.judge import TokenJudge, WordListJudge
@@ -18,9 +19,11 @@ from dposcope.directions.subspace import (
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.activations import collect_means
+from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.folds import collect_by_fold
 from dposcope.neurons.ranks import CumulativeReduction, RankRangeShifts, cumulative_reduction, rank_range_shifts
+from dposcope.neurons.resampling import PARTS, Intervals, prompt_intervals
 from dposcope.neurons.sets import NeuronSet
 from dposcope.neurons.shares import GroupShares, LayerSums, group_shares, layer_sums
 from dposcope.neurons.shifts import (
@@ -50,6 +53,8 @@ class Explanation:
     """W."""
     contributions: Contributions
     """Δ of every neuron (Eq. 2)."""
+    intervals: Intervals
+    """Over prompts, of shares of neurons and correlations; empty where prompts are too few."""
     shares: GroupShares
     """Tables 5, 13, 18; Figures 2a, 6a."""
     layers: LayerSums
@@ -137,13 +142,20 @@ def explain(
     Raises:
         DposcopeError: the models do not belong together, or the direction does not fit.
     """
-    means = [
-        collect_means(lm, prompts, new_tokens=new_tokens, protocol=protocol, batch_size=batch_size, progress=progress)
-        for lm in (base, tuned)
-    ]
-    change = contributions(base, tuned, means[0], means[1], direction.vector)
+    parts = PARTS if len(prompts) >= PARTS else 0
+    how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
+    before, after = (collect_by_fold(lm, prompts, parts, **how) for lm in (base, tuned))
+    change = contributions(base, tuned, before.whole, after.whole, direction.vector)
     return explanation_of(
-        base, tuned, direction, change, judge=judge, toxic_sets=toxic_sets, lens_tokens=lens_tokens, seed=seed
+        base,
+        tuned,
+        direction,
+        change,
+        judge=judge,
+        toxic_sets=toxic_sets,
+        lens_tokens=lens_tokens,
+        seed=seed,
+        parts=(before.folds, after.folds),
     )
 
 
@@ -157,8 +169,12 @@ def explanation_of(
     toxic_sets: Sequence[int] = TOXIC_SETS,
     lens_tokens: int = 10,
     seed: int = 0,
+    parts: tuple[Sequence[NeuronMeans], Sequence[NeuronMeans]] = ((), ()),
 ) -> Explanation:
-    """The explanation from contributions that were made before; see `explain`."""
+    """The explanation from contributions that were made before; see `explain`.
+
+    `parts`: means of both models over parts of the prompts, for intervals.
+    """
     judge = judge or WordListJudge()
     sizes = tuple(sorted({min(size, base.n_neurons) for size in toxic_sets}))
     if not sizes or sizes[0] < 1:
@@ -171,6 +187,7 @@ def explanation_of(
     return Explanation(
         direction=direction,
         contributions=change,
+        intervals=prompt_intervals(change, *parts),
         shares=group_shares(change),
         layers=layer_sums(change),
         cumulative=cumulative_reduction(change),

@@ -10,7 +10,7 @@ from dposcope.neurons.groups import Group
 from dposcope.neurons.ranks import RangeShifts
 from dposcope.study.claims import Claim, claim
 from dposcope.study.explanation import Explanation
-from dposcope.study.neuron_tables import percent
+from dposcope.study.neuron_tables import in_brackets, percent, share_in
 from dposcope.study.numbers import between, fact, fixed
 
 LEAST_ACCURACY = 0.905
@@ -37,6 +37,22 @@ def neuron_claims(found: Explanation) -> list[Claim]:
         *_subspace(found),
         *_correlations(found),
     ]  # fmt: skip
+
+
+def _inside(found: Explanation, name: str, value: float, least: float, most: float) -> bool | None:
+    """Whether a number and its interval over prompts lie within bounds; None where the interval crosses one."""
+    low, high = found.intervals.get(name, (value, value))
+    if least <= low and high <= most:
+        return True
+    return False if high < least or low > most else None
+
+
+def _ends(found: Explanation, name: str, *, scale: float = 1) -> dict[str, float]:
+    """`low` and `high` of a claim, where there is an interval."""
+    if name not in found.intervals:
+        return {}
+    low, high = found.intervals[name]
+    return {"low": scale * low, "high": scale * high}
 
 
 def _probe(quality: dict[str, Any] | None) -> list[Claim]:
@@ -69,14 +85,18 @@ def _how_much_changed(found: Explanation) -> list[Claim]:
         ),
         claim(
             "5.1", "Activations shift slightly", "0.66 to 16.71 %",
-            f"{fixed(change.shift_percent, 2)} % (median over neurons {fixed(change.median_shift_percent, 2)} %)",
-            change.shift_percent <= 16.71, "mean |shift| over mean |activation| at most 16.71 %",
+            f"{fixed(change.shift_percent, 2)} %{in_brackets(found.intervals, 'shift_percent', 2)}, "
+            f"median over neurons {fixed(change.median_shift_percent, 2)} %",
+            _inside(found, "shift_percent", change.shift_percent, 0.0, 16.71),
+            "mean |shift| over mean |activation| at most 16.71 %, the interval too",
             measured="mean |shift| over mean |activation|", value=change.shift_percent / 100,
+            **_ends(found, "shift_percent", scale=0.01),
         ),
         claim(
             "5.1", "About half of the neurons reduce, half increase", "51.75 to 58.49 % reduce",
-            f"{percent(shares.share_reducing, 2)} reduce", 0.45 <= shares.share_reducing <= 0.6, "45 to 60 % reduce",
-            measured="share of all neurons", value=shares.share_reducing,
+            f"{share_in(found.intervals, 'reducing', shares.share_reducing, 2)} reduce",
+            _inside(found, "reducing", shares.share_reducing, 0.45, 0.6), "45 to 60 % reduce, the interval too",
+            measured="share of all neurons", value=shares.share_reducing, **_ends(found, "reducing"),
         ),
         claim(
             "5.1", "The opposing effects leave a net reduction", "net reduction in every model",
@@ -96,8 +116,9 @@ def _groups(found: Explanation) -> list[Claim]:
     return [
         claim(
             "5.2", "Half of the mean activations are negative, or more", "49.94 to 50.03 % (GPT-2: 87.28 %)",
-            percent(shares.negative_before, 2), shares.negative_before >= 0.45, "45 % or more",
-            measured="share of all neurons", value=shares.negative_before,
+            share_in(found.intervals, "negative", shares.negative_before, 2),
+            _inside(found, "negative", shares.negative_before, 0.45, 1.0), "45 % or more, the interval too",
+            measured="share of all neurons", value=shares.negative_before, **_ends(found, "negative"),
         ),
         claim(
             "5.2", "TP↓ and AN↓ carry most of the reduction", "in three of four models",
@@ -177,13 +198,15 @@ def _correlations(found: Explanation) -> list[Claim]:
     return [
         claim(
             "H", "Shifts do not go with a neuron's toxicity", "r = 0.001 to 0.004",
-            "–" if cosine is None else f"r = {fixed(cosine)}",
-            None if cosine is None else abs(cosine) < 0.05, "|r| < 0.05", measured="Pearson r", value=cosine,
+            "–" if cosine is None else f"r = {fixed(cosine)}{in_brackets(found.intervals, 'r_cosine')}",
+            None if cosine is None else _inside(found, "r_cosine", cosine, -0.05, 0.05),
+            "|r| at most 0.05, the interval too", measured="Pearson r", value=cosine, **_ends(found, "r_cosine"),
         ),
         claim(
             "H", "Shifts go weakly with the activation before", "r = 0.033 to 0.347",
-            "–" if activation is None else f"r = {fixed(activation)}",
-            None if activation is None else 0.02 < activation < 0.4, "0.02 < r < 0.4",
-            measured="Pearson r", value=activation,
+            "–" if activation is None else f"r = {fixed(activation)}{in_brackets(found.intervals, 'r_activation')}",
+            None if activation is None else _inside(found, "r_activation", activation, 0.02, 0.4),
+            "r from 0.02 to 0.4, the interval too",
+            measured="Pearson r", value=activation, **_ends(found, "r_activation"),
         ),
     ]  # fmt: skip

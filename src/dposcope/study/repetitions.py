@@ -1,5 +1,6 @@
 """What `dposcope explain` repeats to see how stable groups are: folds of prompts, fits and kinds of the direction."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,8 @@ from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions, along
-from dposcope.neurons.folds import FoldedMeans
+from dposcope.neurons.folds import FoldedMeans, pooled
+from dposcope.neurons.resampling import PARTS
 from dposcope.neurons.stability import Repetitions
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import DIRECTIONS, Data, Ingredients, Job, seed_words
@@ -52,6 +54,13 @@ def prompt_folds(settings: ExplainSettings, data: Data) -> int:
     """How many folds there are: fewer than asked for where prompts are fewer, and 0 where there is one prompt."""
     folds = min(settings.folds, len(data.prompts.learn))
     return folds if folds > 1 else 0
+
+
+def prompt_parts(settings: ExplainSettings, data: Data) -> int:
+    """Into how many parts the prompts are split: PARTS or a little more, so that some parts make up each fold."""
+    folds = prompt_folds(settings, data)
+    parts = folds * math.ceil(PARTS / folds) if folds else 0
+    return parts if parts <= len(data.prompts.learn) else folds
 
 
 def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
@@ -104,7 +113,7 @@ def repetitions(
         job: run, base model and data.
         other: the tuned model.
         made: direction and means of the base.
-        after: means of the tuned model, in the same folds.
+        after: means of the tuned model, in the same parts of the prompts.
         change: contributions of the run itself.
         fitted: comments and features, see `fitted_comments`.
         kinds: see `other_kinds`.
@@ -112,9 +121,9 @@ def repetitions(
     """
     sources: list[Repetitions] = []
     if made.folds:
-        changes = [
-            replace(change, before=before, after=late) for before, late in zip(made.folds, after.folds, strict=True)
-        ]
+        count = prompt_folds(settings, job.data)
+        sides = (pooled(side, count) for side in (made.folds, after.folds))
+        changes = [replace(change, before=before, after=late) for before, late in zip(*sides, strict=True)]
         sources.append(Repetitions(PROMPTS, _numbered("fold", len(changes)), tuple(changes)))
     if fitted is None:
         return sources
