@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from dposcope.neurons.folds import collect_by_fold
     from dposcope.neurons.groups import Group, cosines, group_sets, projections, select_fraction
     from dposcope.neurons.ranks import cumulative_reduction, rank_range_shifts
+    from dposcope.neurons.resampling import prompt_intervals
     from dposcope.neurons.sets import NeuronSet
     from dposcope.neurons.shares import group_shares, layer_sums
     from dposcope.neurons.shifts import change_summary, correlations, edit_agreement, shift_density, top_toxic
@@ -175,6 +176,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "contributions",
     ),
     "dposcope.neurons.folds": ("collect_by_fold",),
+    "dposcope.neurons.resampling": ("prompt_intervals",),
     "dposcope.neurons.stability": ("NeuronStability", "Repetitions", "stability"),
     "dposcope.directions.judge": (
         "TokenJudge",
@@ -341,6 +343,7 @@ __all__ = [
     "patches",
     "perturbed_continuations",
     "projections",
+    "prompt_intervals",
     "prompted",
     "rank_range_shifts",
     "recording",

@@ -50,7 +50,7 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         default=2,
         ge=0,
         description="Disjoint folds of the prompts that neuron means come from: how often does a neuron keep its "
-        "group in another fold? They cost no further text. 0: no folds.",
+        "group in another fold? They cost no further text. 0: no folds, and no intervals of shares and correlations.",
     )
     seeds: Annotated[int, Parameter(group=_NEURONS)] = Field(
         default=5,
