@@ -20,7 +20,7 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{fixed(100 * share, digits)} %"
 
 
-OVER_PROMPTS = "In brackets: 95 % over prompts, each part of them left out in turn; noise pulls signs towards one half."
+OVER_PROMPTS = "In brackets: 95 % over prompts, parts of them drawn anew; noise pulls signs towards one half."
 
 
 def share_in(intervals: Intervals, name: str, share: float, digits: int = 1) -> str:
