@@ -1,9 +1,9 @@
 """Put finished explanations into the documentation: their tables as one page each, their figures, their claims.
 
     python benchmarks/publish.py runs/explain docs/results/explain-gemma-3-270m
-    python benchmarks/publish.py runs/reproduce docs/results/reproduce
+    python benchmarks/publish.py runs/gemma runs/smollm2 docs/results/reproduce
 
-Of a reproduction every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
+Of reproductions every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
 stand in overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is
 published is what the run measured.
 """
@@ -24,13 +24,14 @@ LEFT_OUT = ("beside-paper",)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    if (arguments.run / "explain.json").is_file():
-        publish(FinishedRun.read(arguments.run), arguments.folder)
+    first, *others = arguments.runs
+    if not others and (first / "explain.json").is_file():
+        publish(FinishedRun.read(first), arguments.folder)
         return
-    runs = find_runs([arguments.run], out=arguments.folder)
+    runs = find_runs(arguments.runs, out=arguments.folder)
     for run in runs:
         publish(run, arguments.folder / run.model / f"{run.study}-{run.protocol}")
     write_text(arguments.folder / "overview.md", page("# All runs beside one another", overview_tables(runs), []))
