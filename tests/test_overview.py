@@ -154,6 +154,14 @@ def test_short_tables_stand_below_one_another(runs):
     (cells,) = joint_tables(both)
     assert (cells.name, cells.notes) == ("change-over-runs", ("A.", "B."))
     assert cells.title == "What changed, over all runs."
+    titles = {
+        "How much tuning changed org/model (paper).": "How much tuning changed the model (paper), over all runs.",
+        "How the tuned model was made from org/model.": "How the tuned model was made, over all runs.",
+        "Signs on org/model.": "Signs, over all runs.",
+    }
+    for title, joint in titles.items():
+        named = [replace(run, tables=[replace(run.tables[0], title=title)]) for run in both]
+        assert joint_tables(named)[0].title == joint
     assert cells.head == ("model", "study", "protocol", "x", "y")
     assert cells.rows == tuple(
         ("org/model", run.study, run.protocol, *end) for run, end in zip(both, (("1.5", "–"), ("2", "z")), strict=True)

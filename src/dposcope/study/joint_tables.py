@@ -50,7 +50,9 @@ def _joined(name: str, parts: Sequence[tuple[FinishedRun, Table]]) -> Table:
 
 def _title(title: str, base: str) -> str:
     """Without the one model that `Neuron groups of gemma-3-270m and what they carry.` speaks of."""
-    return title.replace(f" of {base}", "").replace(f" on {base}", "").removesuffix(".") + ", over all runs."
+    for where in (f" of {base}", f" on {base}", f" from {base}"):
+        title = title.replace(where, "")
+    return title.replace(f" {base}", " the model").removesuffix(".") + ", over all runs."
 
 
 def _numbers(
