@@ -28,6 +28,7 @@ from dposcope.interventions.weights import OtherWeights
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.resampling import PARTS
 from dposcope.neurons.stability import Repetitions, stability
 from dposcope.study.explain import run_explain
 from dposcope.study.explain_conditions import GRID, explain_conditions
@@ -429,7 +430,7 @@ def test_stopped_between_folds_it_goes_on_to_the_same(done, job, tuned, tmp_path
     assert not (out / f"stages/{name.split('-fold')[0]}.json").exists()
     explained(job, tuned, out, neurons_only=True)
     values = [path for path in done[0].iterdir() if path.name.startswith(("means", "contributions", "refits"))]
-    assert len(values) == 2 * (6 + 2)
+    assert len(values) == 2 * (2 * (1 + PARTS) + 2)
     for path in [*values, *(done[0] / "tables").glob("stability-*")]:
         assert (out / path.relative_to(done[0])).read_bytes() == path.read_bytes(), path.name
 

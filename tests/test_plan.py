@@ -34,8 +34,6 @@ def test_the_steps_in_their_order(tmp_path):
         "dpo-sampled",
         "explain-sampled-strict",
         "explain-sampled-reference",
-        "dpo-gains",
-        "explain-gains-strict",
         "pairs-pplm",
         "dpo-pplm",
         "explain-pplm-strict",
@@ -71,7 +69,11 @@ def test_every_file_goes_where_it_belongs(tmp_path, files):
 
 
 def test_studies_of_the_same_pairs_make_them_once(tmp_path):
-    steps = steps_of(tmp_path)
+    preset = load_preset("cpu-gemma-3-270m")
+    gains = preset.study[0].model_copy(update={"name": "gains", "dpo": {"train": "gains"}})
+    own = preset.model_copy(update={"study": [*preset.study, gains]})
+    steps = {step.name: step for step in plan("m", tmp_path, own, ReproduceSettings())}
+    assert "pairs-gains" not in steps
     assert steps["dpo-gains"].after == steps["dpo-sampled"].after == (steps["pairs-sampled"],)
     assert steps["dpo-gains"].settings.pairs == str(steps["pairs-sampled"].pairs)
 
@@ -81,18 +83,18 @@ def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
     strict, reference, pplm = (
         steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
     )
-    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 32, True)
+    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 8, True)
     assert strict.edits_of("assign") == [(0.01, 0.55)]
     assert (0.3, 0.55) in strict.edits_of("scale")
-    assert (reference.protocol, reference.edit_forms, reference.max_windows) == ("reference", ["assign"], 16)
+    assert (reference.protocol, reference.edits_of("scale"), reference.controls) == ("reference", [], False)
     # Measured as the main study is, so that it shares that one's rows.
-    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 32, 400)
+    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 8, 400)
     assert steps["dpo-pplm"].settings.preset == "paper"
     preset = load_preset("cpu-gemma-3-270m")
     *others, last = preset.study
-    own = preset.model_copy(update={"study": [*others, last.model_copy(update={"explain": {"max_windows": 8}})]})
+    own = preset.model_copy(update={"study": [*others, last.model_copy(update={"explain": {"max_windows": 5}})]})
     found = {step.name: step.settings for step in plan("m", tmp_path, own, ReproduceSettings())}
-    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (8, 32)
+    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (5, 8)
 
 
 def test_what_the_user_gives_wins(tmp_path):
@@ -132,9 +134,9 @@ def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, aga
 @pytest.mark.parametrize(
     ("file", "again"),
     [
-        ("text", {"dpo-sampled", "dpo-gains", "pairs-pplm", "dpo-pplm"}),
+        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
         ("neutral", set()),
-        ("prompts", {"pairs-sampled", "dpo-sampled", "dpo-gains"}),
+        ("prompts", {"pairs-sampled", "dpo-sampled"}),
     ],
 )
 def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):
