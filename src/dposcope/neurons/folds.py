@@ -1,8 +1,9 @@
 """Neuron means over all prompts and over disjoint folds of them, from one generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,24 +50,26 @@ def pooled(parts: Sequence[NeuronMeans], folds: int) -> tuple[NeuronMeans, ...]:
     """
     if folds < 1 or len(parts) % folds:
         raise DposcopeError(f"{len(parts)} parts do not make {folds} folds of equal size; give a divisor")
-    return tuple(_joined(parts[fold::folds], fold + 1, folds) for fold in range(folds))
-
-
-def _joined(parts: Sequence[NeuronMeans], number: int, folds: int) -> NeuronMeans:
-    if len(parts) == 1:
-        return parts[0]
-    count = sum(part.count for part in parts)
-    return NeuronMeans(
-        sum((part.count * part.mean for part in parts), torch.zeros(())) / count,
-        sum((part.count * part.second_moment for part in parts), torch.zeros(())) / count,
-        count,
-        {
-            **parts[0].about,
-            "prompts": sum(part.about.get("prompts", 0) for part in parts),
-            "fold": number,
-            "folds": folds,
-        },
+    return tuple(
+        joined(parts[fold::folds], {"fold": fold + 1, "folds": folds}) if folds < len(parts) else parts[fold]
+        for fold in range(folds)
     )
+
+
+def joined(parts: Sequence[NeuronMeans], about: Mapping[str, Any]) -> NeuronMeans:
+    """Means over the tokens of all parts, each as often as it is given.
+
+    Args:
+        parts: one or more.
+        about: replaces what the first part says of itself; `prompts` are added up.
+    """
+    count = sum(part.count for part in parts)
+    mean, second = torch.zeros_like(parts[0].mean), torch.zeros_like(parts[0].second_moment)
+    for part in parts:
+        mean.add_(part.mean, alpha=part.count / count)
+        second.add_(part.second_moment, alpha=part.count / count)
+    prompts = sum(part.about.get("prompts", 0) for part in parts)
+    return NeuronMeans(mean, second, count, {**parts[0].about, "prompts": prompts, **about})
 
 
 def folded_files(stem: str | Path, folds: int) -> list[Path]:

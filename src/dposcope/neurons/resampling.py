@@ -12,14 +12,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy.stats import t as student
-from torch import Tensor
 
 from dposcope.errors import DposcopeError
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.folds import joined
 from dposcope.neurons.shares import group_shares
 from dposcope.neurons.shifts import change_summary, correlations
 
@@ -75,10 +73,12 @@ def prompt_intervals(
     if parts < FEWEST:
         return NO_INTERVALS
     whole = neuron_numbers(c)
-    chosen = np.random.default_rng(seed).integers(parts, size=(draws, parts))
+    # One draw in memory at a time: all of them would be gigabytes for a model of 8B.
     drawn = [
-        neuron_numbers(replace(c, before=early, after=late))
-        for early, late in zip(_means(before, chosen), _means(after, chosen), strict=True)
+        neuron_numbers(
+            replace(c, before=joined([before[p] for p in row], {}), after=joined([after[p] for p in row], {}))
+        )
+        for row in np.random.default_rng(seed).integers(parts, size=(draws, parts)).tolist()
     ]
     reach = float(student.ppf(0.975, parts - 1)) * math.sqrt(parts / (parts - 1))
     found: dict[str, tuple[float, float]] = {}
@@ -107,20 +107,3 @@ def neuron_numbers(c: Contributions) -> dict[str, float]:
         if found.r is not None:
             numbers[name] = found.r
     return numbers
-
-
-def _means(parts: Sequence[NeuronMeans], chosen: NDArray[np.int64]) -> list[NeuronMeans]:
-    """Means over drawn parts, for every row of `chosen`; tokens count alike, as they do in the whole."""
-    counts = torch.tensor([float(part.count) for part in parts], dtype=torch.float64)
-    times = torch.stack([torch.bincount(torch.from_numpy(row), minlength=len(parts)) for row in chosen])
-    weights = times * counts
-    totals = weights.sum(1)
-
-    def mixed(moment: str) -> Tensor:
-        stacked = torch.stack([getattr(part, moment).flatten() for part in parts])
-        return (weights / totals.unsqueeze(1) @ stacked).unflatten(1, parts[0].mean.shape)
-
-    return [
-        NeuronMeans(mean, second, int(count), parts[0].about)
-        for mean, second, count in zip(mixed("mean"), mixed("second_moment"), totals, strict=True)
-    ]
