@@ -24,7 +24,12 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
 from dposcope.interventions.weights import OtherWeights
+from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.contributions import Contributions, contributions
@@ -35,6 +40,7 @@ from dposcope.study.explain_conditions import GRID, explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Ingredients, make_direction, read_data
 from dposcope.study.measuring import file_name
+from families import assert_close, random_direction, random_gains
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
 
@@ -290,6 +296,51 @@ def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):
     report = (tmp_path / "out-lora/report.html").read_text()
     assert "The tuned model: LORA adapter, merged into" in report
     assert "The tuned model: " not in (tmp_path / "out-merged/report.html").read_text()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_edit_is_explained_with_its_gains_in_the_activations(family, tmp_path):
+    """Named in each way that it can be; its row is the edit's, its contributions those of the folded model."""
+    job = make_job(tmp_path / "job", family)
+    lm = load(str(job.model), dtype="float32")
+    edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7, blocks=(1,)))
+    edit.save(tmp_path / "run" / "edit")
+    made = explained(job, tmp_path / "run", tmp_path / "a", steer=[], edits=False)
+    for named, out in ((f"edit:{tmp_path / 'run'}", "b"), (tmp_path / "run" / "edit.safetensors", "c")):
+        again = explained(job, named, tmp_path / out, neurons_only=True)
+        assert torch.equal(again.explanation.contributions.total, made.explanation.contributions.total)
+        assert again.scores.conditions["tuned"] == made.scores.conditions["tuned"]
+    data = read_data(ExplainSettings(**job.settings(**SMALL)))
+    with edit.on(lm):
+        written = [text.text for text in generate(lm, data.prompts.report)]
+    assert made.results.outcomes["tuned"].continuations == written
+    assert made.results.outcomes["none"].continuations != written
+    assert {row.name: row.label for row in made.results.conditions}["tuned"] == "Edit"
+    fold(lm, edit).save_pretrained(tmp_path / "folded")
+    other = load(tmp_path / "folded", base=lm)
+    before, after = (collect_means(model, data.prompts.learn) for model in (lm, other))
+    there = contributions(lm, other, before, after, made.explanation.direction.vector)
+    here = made.explanation.contributions
+    assert_close(here.total, there.total, 1e-4)
+    assert_close(here.after.mean, edit.gains.values.double() * after.mean, 1e-4)
+    # The fold is one of weights; the edit's gains are in no weight, and it counts as another model.
+    assert here.about["tuned_fingerprint"] != here.about["fingerprint"]
+
+
+def test_an_edit_that_is_none_is_told(job, tmp_path, capsys):
+    out = tmp_path / "out"
+    told = command(capsys, "explain", job.model, f"edit:{tmp_path / 'none'}", "--out", out, *job.flags())
+    assert told.code == 2
+    assert "names no edit" in told.err
+    assert not out.exists()
+
+
+def test_gains_in_a_checkpoint_are_pointed_out(job, tuned, tmp_path):
+    shutil.copytree(tuned, tmp_path / "run" / "model")
+    write_json(tmp_path / "run" / "training.json", {"kind": "dposcope dpo", **TRAINING, "train": "gains"})
+    made = explained(job, tmp_path / "run" / "model", tmp_path / "out", neurons_only=True)
+    assert any("explain the edit itself" in note for note in made.results.notes)
+    assert "explain the edit itself" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):

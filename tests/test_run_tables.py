@@ -7,12 +7,15 @@ import torch
 
 from changes import neurons_of, random_change
 from dposcope.directions.direction import Direction
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
 from dposcope.neurons.shifts import edit_agreement, shift_of_gains
 from dposcope.study.numbers import fact
 from dposcope.study.paper_tables import _training
 from dposcope.study.run_tables import agreement_table, probe_table, training_of, training_table
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
+from families import random_gains
 
 TRAINING = {
     "kind": "dposcope dpo",
@@ -40,6 +43,16 @@ def run(tmp_path):
 def test_the_training_of_a_checkpoint_of_ours_is_found_beside_it(run):
     assert training_of(run / "model") == TRAINING
     assert training_of(str(run / "model")) == TRAINING
+
+
+def test_the_training_of_gains_is_found_beside_their_edit(run, llama):
+    edit = Edit.of(Gains(random_gains(llama)))
+    edit.save(run / "edit")
+    edit.save(run / "other")
+    for named in (run, f"edit:{run}", run / "edit.safetensors", f"edit:{run / 'edit'}"):
+        assert training_of(named) == TRAINING, named
+    assert training_of(run / "other.safetensors") is None
+    assert training_of("edit:gemma-3-270m") is None
 
 
 def test_nothing_else_passes_for_its_training(run, tmp_path, monkeypatch):

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from dposcope.interventions.assign import Assign
     from dposcope.interventions.change import Intervention
     from dposcope.interventions.edit import Edit
+    from dposcope.interventions.edited import edited
     from dposcope.interventions.fold import fold, fold_, folded
     from dposcope.interventions.gains import Gains
     from dposcope.interventions.group_gains import gains_of, group_assign, group_gains
@@ -144,6 +145,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.interventions.assign": ("Assign",),
     "dposcope.interventions.change": ("Intervention",),
     "dposcope.interventions.edit": ("Edit",),
+    "dposcope.interventions.edited": ("edited",),
     "dposcope.interventions.fold": ("fold", "fold_", "folded"),
     "dposcope.interventions.gains": ("Gains",),
     "dposcope.interventions.group_gains": ("gains_of", "group_assign", "group_gains"),
@@ -307,6 +309,7 @@ __all__ = [
     "cut_prompts",
     "dpo_terms",
     "edit_agreement",
+    "edited",
     "explain",
     "fit_probe",
     "fold",

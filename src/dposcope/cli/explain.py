@@ -30,13 +30,15 @@ def explain(
 
     Quick look, without patches, steering and edits: --neurons-only.
 
+    dposcope explain gemma-3-270m edit:gemma-3-270m --out DIR      what an edit does, in the same tables
+
     Parameters
     ----------
     base
         The model before tuning: a bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     tuned
-        The model that was tuned from it, such as DIR/model of dposcope dpo, or the folder of a PEFT adapter
-        (LoRA, IA3).
+        The model that was tuned from it, such as DIR/model of dposcope dpo; the folder of a PEFT adapter (LoRA, IA3);
+        or an edit: edit:FILE, edit:FOLDER of its run, or edit:NAME for the one that comes with a bundled model.
     out
         Folder of the run; new, empty, or of the same run before.
     borrow

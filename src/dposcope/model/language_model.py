@@ -32,6 +32,8 @@ class LanguageModel:
     """Spells what the model writes, where it has tokens that `tokenizer`, its base's, lacks; see `load`."""
     notes: tuple[str, ...] = ()
     """What loading did to it beyond reading files, in words."""
+    variant: str = ""
+    """What is done to its activations all along, where weights do not tell; a part of `fingerprint`."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -158,7 +160,7 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter and the architecture; changes when any weight does.
+        """A digest of every parameter, the architecture and `variant`; changes when any weight does.
 
         Computed anew only when a parameter was replaced or written to since.
         """
@@ -167,7 +169,7 @@ class LanguageModel:
         if state not in self._fingerprints:
             self._fingerprints.clear()
             self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(named)}"
-        return self._fingerprints[state]
+        return self._fingerprints[state] + (f"-{self.variant}" if self.variant else "")
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[object, ...], str]:

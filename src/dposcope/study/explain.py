@@ -5,6 +5,8 @@ neurons → the base model patched, steered and edited, each measured beside the
 paper's claims one by one → a report with a browser of all neurons.
 """
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import stability
@@ -44,6 +45,7 @@ from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.run_tables import training_of
 from dposcope.study.stability_tables import stability_summary
 from dposcope.study.table import of_run, write_parquet
+from dposcope.study.tuned_side import edit_named, tuned_side
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,8 @@ def run_explain(
 
     Args:
         base: a bundled name, a folder, a GGUF file or a hub id.
-        tuned: the model tuned from it, of the same architecture, or the folder of an adapter.
+        tuned: the model tuned from it, of the same architecture, the folder of an adapter, or an edit of it (see
+            `edit_named`).
         out: the run's folder.
         settings: see `ExplainSettings`.
         raw: write offensive words in tables as they are.
@@ -82,6 +85,7 @@ def run_explain(
     """
     reporter = reporter or Quiet()
     check_explain(settings)
+    edit_named(tuned)  # a mistyped one is told before any model is loaded
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
     judge = load_judge(
@@ -94,11 +98,11 @@ def run_explain(
         progress=reporter.progress,
     )
     described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
-    with open_run(out, "explain", described, reporter=reporter, policy=policy) as run:
+    with open_run(out, "explain", described, reporter=reporter, policy=policy) as run, ExitStack() as beside:
         reporter.stage(f"Loading {base}")
         lm = load_for(base, settings)
         reporter.stage(f"Loading {tuned}")
-        other = load(tuned, base=lm)
+        other = beside.enter_context(tuned_side(tuned, lm))
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
@@ -112,13 +116,14 @@ def run_explain(
         found = _explanation(lm, other, made, after, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
-        notes = other.notes
+        training = training_of(tuned)
+        notes = [*other.notes, *_of_gains(tuned, training)]
         del other
+        beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
         # A concept without seed words has no such direction, and its table no such edits.
         wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
         free = free_direction(job, settings) if wanted else None
-        training = training_of(tuned)
         by_dpo = training is not None
         conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
         materials = Materials(
@@ -171,6 +176,16 @@ def check_explain(settings: ExplainSettings) -> None:
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
     check_repetitions(settings)
+
+
+def _of_gains(tuned: str, training: Mapping[str, Any] | None) -> list[str]:
+    """What a reader must know of gains that were folded into a checkpoint."""
+    if training is None or training["train"] != "gains" or edit_named(tuned) is not None:
+        return []
+    return [
+        "its gains are in its value vectors, so patched activations do not carry them; "
+        f"explain the edit itself, {Path(tuned).parent / 'edit.safetensors'}, to have them in the activations"
+    ]
 
 
 def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:

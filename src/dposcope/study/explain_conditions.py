@@ -13,13 +13,13 @@ from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
-from dposcope.interventions.weights import OtherWeights
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
 from dposcope.protocols import Protocol
 from dposcope.study.explain_settings import ExplainSettings, Form
 from dposcope.study.ingredients import Ingredients
 from dposcope.study.patches import Patch
+from dposcope.study.tuned_side import edit_named, in_base
 
 TUNED = "tuned"
 """The condition of the tuned model itself."""
@@ -75,15 +75,15 @@ def explain_conditions(
     Args:
         made: base model, direction and means.
         free: the direction of token contrast, for probe-free edits (paper 6.2); None without edits.
-        tuned: the tuned model's folder, that of an adapter among them, bundled name or hub id.
+        tuned: the tuned model's folder, that of an adapter among them, bundled name or hub id; or an edit of the base.
         contributions: of both models.
         patches: see `patches.py`.
         settings: which of them.
         by_dpo: whether the tuned model is known to be made by DPO.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
-    label = "DPO" if by_dpo else "Tuned model"
-    itself = ExplainCondition(TUNED, label, "tuned", "Baselines", lambda: OtherWeights(tuned), after)
+    label = "DPO" if by_dpo else "Tuned model" if edit_named(tuned) is None else "Edit"
+    itself = ExplainCondition(TUNED, label, "tuned", "Baselines", lambda: in_base(tuned), after)
     if settings.neurons_only:
         return [itself]
     rows = [*_steering(made, settings), itself]

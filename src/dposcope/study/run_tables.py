@@ -14,6 +14,7 @@ from dposcope.study.neuron_tables import percent
 from dposcope.study.numbers import fact, fixed
 from dposcope.study.run import CHECKPOINT
 from dposcope.study.table import Table
+from dposcope.study.tuned_side import edit_named
 
 _SETTINGS = (
     ("β", "objective", "beta"),
@@ -49,10 +50,13 @@ _PAPER = {
 
 
 def training_of(tuned: str | Path) -> dict[str, Any] | None:
-    """The `training.json` of a checkpoint that `dposcope dpo` wrote; None for any other."""
-    # The job leaves OUT/training.json beside OUT/model; a hub id is no folder, whatever lies in this one.
-    path = Path(tuned).parent / "training.json"
-    if Path(tuned).name != CHECKPOINT or not Path(tuned).is_dir() or not path.is_file():
+    """The `training.json` of a checkpoint or an edit that `dposcope dpo` wrote; None for any other."""
+    # The job leaves OUT/training.json beside OUT/model, and with gains OUT/edit; a hub id is no folder, whatever lies
+    # in this one.
+    edit = edit_named(tuned)
+    path = (edit or Path(tuned)).parent / "training.json"
+    written = edit.stem == "edit" if edit is not None else Path(tuned).name == CHECKPOINT and Path(tuned).is_dir()
+    if not written or not path.is_file():
         return None
     try:
         found = read_json(path)
