@@ -4,7 +4,8 @@
 
 Logits are those of the model's own sampled continuations (temperature 1, top-p 0.95), so nuclei are as wide as in
 `dposcope pairs --method sample`. Every way draws the same number of tokens from the same logits, in turn, several
-rounds; what is told is the median round and its ratio to sorting everything.
+rounds; what is told is the median round and its ratio to sorting everything. Greedy text takes the likeliest token: so
+does `argmax`, to which the last line compares.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 import dposcope as ds
 from dposcope.model import generate as sampler
 from dposcope.model.batches import batches, encode
+from dposcope.model.likeliest import likeliest
 
 WAYS = {"the whole vocabulary": (), "512, then all": (512,), "512, 8,192, then all": (512, 8_192)}
 TOP_P = 0.95
@@ -53,6 +55,14 @@ def main() -> None:
     for way, found in times.items():
         median = statistics.median(found)
         print(f"{way}: {1e3 * median / len(logits):.2f} ms a row, {slowest / median:.2f} × as fast")
+    greedy: dict[str, list[float]] = {"argmax": [], "likeliest": []}
+    for _ in range(options.rounds):
+        for way, take in (("argmax", lambda: logits.argmax(-1)), ("likeliest", lambda: likeliest(logits))):
+            start = time.perf_counter()
+            take()
+            greedy[way].append(time.perf_counter() - start)
+    slow, fast = (statistics.median(found) for found in greedy.values())
+    print(f"greedy: {1e3 * fast / len(logits):.3f} ms a row, {slow / fast:.2f} × as fast as argmax")
 
 
 @torch.inference_mode()

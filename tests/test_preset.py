@@ -17,7 +17,7 @@ PAPER = {
 
 
 def test_the_presets_that_ship():
-    assert set(preset_names()) == {*PAPER, "cpu-gemma-3-270m", "cpu-smollm2-135m", "smoke"}
+    assert set(preset_names()) == {*PAPER, "cpu-gemma-3-270m", "cpu-smollm2-135m", "short", "smoke"}
 
 
 @pytest.mark.parametrize("name", preset_names())

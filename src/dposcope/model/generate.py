@@ -17,6 +17,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.likeliest import likeliest
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _continue(
                 use_cache=use_cache,
                 logits_to_keep=1,
             ).logits[:, -1]
-        token = logits.argmax(-1) if draw is None else draw(logits)
+        token = likeliest(logits) if draw is None else draw(logits)
         running = running & ~torch.isin(token, ends)
         steps.append(token)
         alive.append(running)

@@ -30,6 +30,7 @@ from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.likeliest import likeliest
 from dposcope.neurons.sites import hooked, residual_site
 from dposcope.training.memory import cached_tensors, copied, holding, movable, row_norms
 
@@ -161,7 +162,7 @@ def _write(steps: "_Steps", draw: "_Draw | None", new_tokens: int) -> list[list[
     alive: list[Tensor] = []
     for _ in range(new_tokens):
         scores = steps.scores(running)
-        token = scores.argmax(-1) if draw is None else draw(scores)
+        token = likeliest(scores) if draw is None else draw(scores)
         running = running & ~torch.isin(token, ends)
         tokens.append(token)
         alive.append(running)
