@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError, plural
@@ -116,13 +117,14 @@ def collect_by_fold(
     if folds > len(prompts):
         raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
     whole = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
-    parts = [ActivationAccumulator(lm.n_blocks, lm.d_mlp) for _ in range(folds)]
+    parts = _FoldSums(lm.n_blocks, lm.d_mlp, folds)
 
     def see(block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
-        whole.update(block, activations[counted])
-        fold_of = torch.tensor(rows, device=counted.device) % max(folds, 1)
-        for fold, part in enumerate(parts):
-            part.update(block, activations[counted & (fold_of == fold).unsqueeze(1)])
+        seen = activations[counted]
+        whole.update(block, seen)
+        if folds:
+            fold_of = (torch.tensor(rows, device=counted.device) % folds).unsqueeze(1).expand_as(counted)
+            parts.update(block, seen, fold_of[counted])
 
     show_activations(
         lm,
@@ -141,7 +143,40 @@ def collect_by_fold(
     return FoldedMeans(
         whole.value(about(len(prompts))),
         tuple(
-            part.value({**about(len(range(fold, len(prompts), folds))), "fold": fold + 1, "folds": folds})
-            for fold, part in enumerate(parts)
+            parts.value(fold, {**about(len(range(fold, len(prompts), folds))), "fold": fold + 1, "folds": folds})
+            for fold in range(folds)
         ),
     )
+
+
+class _FoldSums:
+    """Adds up activations of all folds at once, by a product with who is in which: as `ActivationAccumulator` fold by
+    fold, but a pass of ten folds over every block would take a tenth of the generation's time."""
+
+    def __init__(self, n_blocks: int, d_mlp: int, folds: int) -> None:
+        self._folds = folds
+        # Activations, then their squares.
+        self._sums = [torch.zeros(2, folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._counts = torch.zeros(n_blocks, folds, dtype=torch.long)
+
+    def update(self, block: int, activations: Tensor, fold_of: Tensor) -> None:
+        """Add rows of one block, `[n, d_mlp]` in any precision, of folds `[n]`."""
+        rows = activations.double()
+        member = one_hot(fold_of, self._folds)
+        # [folds, n] @ [2, n, d_mlp]: in one order on every device, which scattered additions would not be.
+        added = member.T.double() @ torch.stack([rows, rows.square()])
+        self._sums[block] = self._sums[block].to(rows.device) + added
+        self._counts[block] += member.sum(0).cpu()
+
+    def value(self, fold: int, about: Mapping[str, Any]) -> NeuronMeans:
+        """The moments of one fold.
+
+        Raises:
+            DposcopeError: nothing of it was recorded, or blocks saw different numbers of tokens.
+        """
+        counts = self._counts[:, fold]
+        count = int(counts[0])
+        if count == 0 or bool((counts != count).any()):
+            raise DposcopeError("a fold was recorded with gaps; a pass was cut short, record again")
+        mean, second = (torch.stack([sums[of, fold].cpu() for sums in self._sums]) / count for of in range(2))
+        return NeuronMeans(mean, second, count, dict(about))
