@@ -197,11 +197,13 @@ class Task:
 def ours(task: Task) -> list[float]:
     import torch
 
+    from dposcope.training.collator import VALIDATION, Material
     from dposcope.training.lean_reference import Reads
     from dposcope.training.policy import Objective
     from dposcope.training.precompute import ReferenceStates, precompute_reference
+    from dposcope.training.schedule import Schedule
+    from dposcope.training.train import train_policy
     from dposcope.training.trainable import all_weights, neuron_gains
-    from dposcope.training.trainer import VALIDATION, Material, Schedule, train_policy
 
     stored, gains = task.name.endswith("stored"), task.name.endswith("gains")
     objective = Objective(kl_weight=0.05 if task.name.endswith("kl") else 0.0)

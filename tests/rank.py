@@ -9,12 +9,13 @@ from safetensors.torch import save_file
 from dposcope.model.load import load
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
+from dposcope.training.collator import Material
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.objective import Objective
 from dposcope.training.pairs import load_pairs
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
-from dposcope.training.trainer import Material, train_policy
+from dposcope.training.train import train_policy
 from families import TEXTS
 from policies import WAYS
 

@@ -9,14 +9,16 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import precompute
+from dposcope.training.collator import VALIDATION, Collator, Material
 from dposcope.training.examples import Example, neutral_windows, tokenise
 from dposcope.training.objective import Objective
+from dposcope.training.packing import PackedBatch
 from dposcope.training.policy import BatchLoss
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
+from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import VALIDATION, Collator, Material, PackedBatch, train_policy
 from families import TEXTS, assert_close, copied
 from preferences import tiny_pairs
 

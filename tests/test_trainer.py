@@ -17,11 +17,13 @@ from transformers import TrainerCallback
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import trainer
+from dposcope.training.collator import Material
 from dposcope.training.examples import Example, neutral_windows, tokenise
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule, steps_for
+from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import WHOLE, Material, Trained, last_whole, train_policy
+from dposcope.training.trainer import WHOLE, last_whole
 from families import TEXTS, assert_close
 from preferences import tiny_pairs
 

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from dposcope.shipping.result import Shipped
     from dposcope.study.explanation import Explanation, explain
     from dposcope.study.patches import Patch, patches
+    from dposcope.training.collator import Material
     from dposcope.training.examples import neutral_windows, tokenise
     from dposcope.training.loss import dpo_terms
     from dposcope.training.objective import Objective
@@ -101,8 +102,8 @@ if TYPE_CHECKING:
     from dposcope.training.sampled import sample_pairs
     from dposcope.training.schedule import Schedule
     from dposcope.training.token_statistics import token_statistics
+    from dposcope.training.train import train_policy
     from dposcope.training.trainable import all_weights, low_rank, neuron_gains
-    from dposcope.training.trainer import Material, train_policy
 
 # Names are imported when first asked for: `dposcope --help` need not wait for torch.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -224,7 +225,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Patch",
         "patches",
     ),
-    "dposcope.training.trainer": ("Material", "train_policy"),
+    "dposcope.training.collator": ("Material",),
+    "dposcope.training.train": ("train_policy",),
 }
 
 

@@ -29,6 +29,7 @@ from dposcope.study.machine import load_for, native_bfloat16
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.study.shared_run import open_shared_run
 from dposcope.study.training_figure import training_curves
+from dposcope.training.collator import VALIDATION, Material
 from dposcope.training.examples import neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
@@ -37,8 +38,8 @@ from dposcope.training.precompute import ReferenceStates, precompute_reference, 
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.sharing import Sharing
+from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import VALIDATION, Material, Trained, train_policy
 
 
 @dataclass(frozen=True)

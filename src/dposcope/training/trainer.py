@@ -2,8 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,118 +12,19 @@ from accelerate.data_loader import BatchSamplerShard
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from torch.utils.data import DataLoader
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.model.generate import Progress
-from dposcope.model.language_model import LanguageModel
-from dposcope.training.examples import Example, drawn
-from dposcope.training.objective import Objective
-from dposcope.training.packing import PackedBatch, fits_one_row, pack
+from dposcope.training.packing import PackedBatch
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
-from dposcope.training.precompute import ReferenceStates
 from dposcope.training.processes import Processes
-from dposcope.training.schedule import Schedule
-from dposcope.training.sharing import Share, Sharing
-from dposcope.training.trainable import Trainable
 
 WHOLE = "whole"
 """A file of this name is written last into each checkpoint; one without it was cut short."""
 _WEIGHTS = "trained.safetensors"
-_NO_BOUND = 1e12
-"""On a gradient's norm."""
-VALIDATION = 1 << 40
-"""Added to the index of a validation pair, so that both parts draw their own windows."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is learned from and checked on."""
-
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    windows: Sequence[Example] = ()
-    """A pool of neutral windows."""
-
-
-class _Indices(Dataset[int]):
-    """The collator needs to know which pair is which; the rest it looks up."""
-
-    def __init__(self, count: int, offset: int = 0) -> None:
-        self._count, self._offset = count, offset
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> int:
-        return index + self._offset
-
-
-class Collator:
-    """Indices of pairs to a packed batch, with the windows that go with them."""
-
-    def __init__(
-        self,
-        lm: LanguageModel,
-        material: Material,
-        objective: Objective,
-        schedule: Schedule,
-        reference: ReferenceStates | None,
-        processes: Processes = Processes(),  # noqa: B008 — frozen
-    ) -> None:
-        """See `train_policy`."""
-        self._material, self._schedule, self._reference = material, schedule, reference
-        self._sharing = None if processes.alone else Sharing.of(schedule, objective, processes)
-        self._windows = (
-            schedule.windows_per_batch
-            if objective.kl_on == "neutral" and objective.kl_weight > 0 and material.windows
-            else 0
-        )
-        self._pad_id = lm.pad_id
-        self._published = objective.protocol == "reference"
-        every = [*material.train, *material.validation, *material.windows]
-        self._shared = not self._published and fits_one_row(lm.model, every)
-
-    def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors of a batch; of several processes, of this one's share of a batch to learn from."""
-        if self._sharing is None or indices[0] >= VALIDATION:  # validation is shared by whole batches
-            return self._packed(indices, self._drawn(indices))
-        parts = self._sharing.micro_batches(indices)
-        share: Share = self._sharing.mine(parts, [self._drawn(part) for part in parts])
-        return self._packed(share.pairs, share.windows) | {
-            "pair_weights": torch.full((len(share.pairs),), share.pair_weight, dtype=torch.float64),
-            "window_weights": torch.full((len(share.windows),), share.window_weight, dtype=torch.float64),
-            "micro_batches": torch.tensor(len(parts)),
-        }
-
-    def _drawn(self, indices: Sequence[int]) -> list[int]:
-        if not self._windows:
-            return []
-        return drawn(indices, pool=len(self._material.windows), count=self._windows, seed=self._schedule.seed)
-
-    def _packed(self, indices: Sequence[int], chosen: Sequence[int]) -> dict[str, Tensor]:
-        pairs = [
-            self._material.validation[index - VALIDATION] if index >= VALIDATION else self._material.train[index]
-            for index in indices
-        ]
-        windows = [self._material.windows[place] for place in chosen]
-        batch = pack([*pairs, *windows], pad_id=self._pad_id, shared=self._shared, whole=self._published)
-        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        tensors["windows"] = torch.tensor(len(windows))
-        if self._reference is not None:
-            tensors["reference_hidden"] = self._reference.of_batch(indices, chosen)
-        return tensors
 
 
 class PreferenceTrainer(Trainer):
@@ -330,177 +231,6 @@ def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
         value.copy_(stored[name])
 
 
-class _AfterStep(TrainerCallback):
-    def __init__(self, call: Callable[[float], None]) -> None:
-        self._call = call
-
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> None:
-        self._call(float(kwargs["optimizer"].param_groups[0]["lr"]))
-
-
-class _Reporting(TrainerCallback):
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        self._progress(state.global_step, state.max_steps)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How training went."""
-
-    history: list[dict[str, float]]
-    """What was logged, in order: `step`, `loss`, `dpo`, `kl`, `accuracy`, `margin`, rewards; with `eval_` in front on
-    validation pairs."""
-    steps: int
-    """Optimiser steps made."""
-    best_step: int | None
-    """The step whose parameters were taken, where the best was; None: the last."""
-
-
-def train_policy(
-    lm: LanguageModel,
-    trainable: Trainable,
-    material: Material,
-    schedule: Schedule,
-    *,
-    folder: Path,
-    reference: ReferenceStates | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-    save: bool = True,
-    progress: Progress | None = None,
-) -> Trained:
-    """Train; from the last whole checkpoint in `folder` where there is one.
-
-    On one machine with a fixed number of threads an interrupted training ends with the same bits as an undisturbed one.
-    Started in several processes (`torchrun`, `accelerate launch`), each calls this and ends with the weights that one
-    process alone would have found, up to rounding; the first writes checkpoints.
-
-    Args:
-        lm: the base, for tokenizer, layout and device.
-        trainable: from `trainable.py`; holds the result afterwards.
-        material: pairs and windows.
-        schedule: how.
-        folder: for checkpoints; one training each.
-        reference: the reference's outputs, computed before; None: it runs beside the policy.
-        callbacks: further ones of yours.
-        save: keep checkpoints; without them there is no resuming and no patience.
-        progress: called with (steps done, all steps).
-
-    Raises:
-        DposcopeError: the loss or a weight is no number any more, or the disk is full; the last good checkpoint stays.
-            Or several processes cannot share a batch.
-    """
-    processes = Processes.here()
-    processes.join(lm.device.type)
-    objective = trainable.policy.objective
-    if not material.train or not material.validation:
-        raise DposcopeError("training needs at least one pair to learn from and one to validate on")
-    if objective.kl_on == "neutral" and objective.kl_weight > 0 and not material.windows:
-        raise DposcopeError("a KL on neutral text needs neutral windows; give --neutral")
-    sharing = Sharing.of(schedule, objective, processes)
-    optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]
-    takes_best = save and schedule.patience is not None
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        # What all processes read at a time: each goes through all of it and takes its share.
-        per_device_train_batch_size=sharing.pairs_at_once,
-        per_device_eval_batch_size=sharing.micro,
-        gradient_accumulation_steps=sharing.rounds,
-        max_steps=schedule.steps,
-        learning_rate=schedule.learning_rate,
-        lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
-        warmup_steps=schedule.warmup_steps,
-        optim=optimizer,
-        # Not 0, which would leave the norm out of the log.
-        max_grad_norm=schedule.max_grad_norm or _NO_BOUND,
-        weight_decay=0.0,
-        logging_steps=_divisor(schedule.validate_every, 10),
-        eval_strategy="steps",
-        eval_steps=schedule.validate_every,
-        save_strategy="steps" if save else "no",
-        save_steps=schedule.validate_every,
-        save_total_limit=None,  # `PreferenceTrainer` removes older ones itself
-        load_best_model_at_end=takes_best,
-        # Early stopping counts on where it was.
-        restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        seed=schedule.seed,
-        data_seed=schedule.seed,
-        bf16=schedule.autocast,
-        use_cpu=lm.device.type == "cpu",
-        dataloader_pin_memory=lm.device.type == "cuda",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,  # every one is used
-        report_to="none",
-        disable_tqdm=True,
-        logging_nan_inf_filter=False,
-        log_level="error",
-        log_level_replica="error",
-    )
-    # Several GPUs in one process would be DataParallel; `accelerate launch` gives each a process.
-    arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
-    collator = Collator(lm, material, objective, schedule, reference, processes)
-    watchers: list[TrainerCallback] = [*callbacks]
-    if takes_best and schedule.patience is not None:
-        watchers.append(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
-    if trainable.after_step is not None:
-        watchers.append(_AfterStep(trainable.after_step))
-    if progress is not None:
-        watchers.append(_Reporting(progress))
-    trainer = PreferenceTrainer(
-        model=trainable.policy,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=_Indices(len(material.train)),
-        eval_dataset=_Indices(len(material.validation), VALIDATION),
-        callbacks=watchers,
-        processes=processes,
-    )
-    trainer.remove_callback(PrinterCallback)
-    # The loss is a mean over pairs already; Trainer then only divides by the number of micro-batches.
-    trainer.model_accepts_loss_kwargs = False
-    begun = processes.told(processes.by_first(lambda: last_whole(folder)))
-    state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
-    if begun is not None and state is not None and _stopped(state):
-        # Trainer would make one step more before it asks whether to stop.
-        best = f"checkpoint-{state.best_global_step}"
-        load_trained(trainable.policy, folder / best if takes_best else Path(begun))
-    else:
-        trainer.train(resume_from_checkpoint=begun)
-        state = trainer.state
-    return Trained(_history(state), state.global_step, state.best_global_step if takes_best else None)
-
-
-def _stopped(state: TrainerState) -> bool:
-    """Whether training was at its end when this was stored."""
-    stored: Any = state.stateful_callbacks  # typed as the list that it is made from; it is a dict by name
-    return bool(stored["TrainerControl"]["args"]["should_training_stop"])
-
-
-def _history(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged, without what depends on the machine's speed; in the order in which it is stored."""
-    return [
-        {name: value for name, value in sorted(entry.items()) if not name.endswith(("_runtime", "_per_second"))}
-        for entry in state.log_history
-        if "train_runtime" not in entry
-    ]
-
-
 def last_whole(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; those cut short are removed."""
     found: list[tuple[int, Path]] = []
@@ -510,8 +240,3 @@ def last_whole(folder: Path) -> str | None:
         else:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return str(max(found)[1]) if found else None
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most `most`: what is logged since a checkpoint is then nothing."""
-    return max(part for part in range(1, min(number, most) + 1) if number % part == 0)

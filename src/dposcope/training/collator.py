@@ -1,0 +1,101 @@
+"""From indices of pairs to a packed batch, with the neutral windows that go with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dposcope.model.language_model import LanguageModel
+from dposcope.training.examples import Example, drawn
+from dposcope.training.objective import Objective
+from dposcope.training.packing import fits_one_row, pack
+from dposcope.training.precompute import ReferenceStates
+from dposcope.training.processes import Processes
+from dposcope.training.schedule import Schedule
+from dposcope.training.sharing import Share, Sharing
+
+VALIDATION = 1 << 40
+"""Added to the index of a validation pair, so that both parts draw their own windows."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learned from and checked on."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    windows: Sequence[Example] = ()
+    """A pool of neutral windows."""
+
+
+class Indices(Dataset[int]):
+    """The collator needs to know which pair is which; the rest it looks up."""
+
+    def __init__(self, count: int, offset: int = 0) -> None:
+        self._count, self._offset = count, offset
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        """The pair's index, told apart from those of the other part."""
+        return index + self._offset
+
+
+class Collator:
+    """Indices of pairs to a packed batch, with the windows that go with them."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        material: Material,
+        objective: Objective,
+        schedule: Schedule,
+        reference: ReferenceStates | None,
+        processes: Processes = Processes(),  # noqa: B008 — frozen
+    ) -> None:
+        """See `train_policy`."""
+        self._material, self._schedule, self._reference = material, schedule, reference
+        self._sharing = None if processes.alone else Sharing.of(schedule, objective, processes)
+        self._windows = (
+            schedule.windows_per_batch
+            if objective.kl_on == "neutral" and objective.kl_weight > 0 and material.windows
+            else 0
+        )
+        self._pad_id = lm.pad_id
+        self._published = objective.protocol == "reference"
+        every = [*material.train, *material.validation, *material.windows]
+        self._shared = not self._published and fits_one_row(lm.model, every)
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors of a batch; of several processes, of this one's share of a batch to learn from."""
+        if self._sharing is None or indices[0] >= VALIDATION:  # validation is shared by whole batches
+            return self._packed(indices, self._drawn(indices))
+        parts = self._sharing.micro_batches(indices)
+        share: Share = self._sharing.mine(parts, [self._drawn(part) for part in parts])
+        return self._packed(share.pairs, share.windows) | {
+            "pair_weights": torch.full((len(share.pairs),), share.pair_weight, dtype=torch.float64),
+            "window_weights": torch.full((len(share.windows),), share.window_weight, dtype=torch.float64),
+            "micro_batches": torch.tensor(len(parts)),
+        }
+
+    def _drawn(self, indices: Sequence[int]) -> list[int]:
+        if not self._windows:
+            return []
+        return drawn(indices, pool=len(self._material.windows), count=self._windows, seed=self._schedule.seed)
+
+    def _packed(self, indices: Sequence[int], chosen: Sequence[int]) -> dict[str, Tensor]:
+        pairs = [
+            self._material.validation[index - VALIDATION] if index >= VALIDATION else self._material.train[index]
+            for index in indices
+        ]
+        windows = [self._material.windows[place] for place in chosen]
+        batch = pack([*pairs, *windows], pad_id=self._pad_id, shared=self._shared, whole=self._published)
+        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        tensors["windows"] = torch.tensor(len(windows))
+        if self._reference is not None:
+            tensors["reference_hidden"] = self._reference.of_batch(indices, chosen)
+        return tensors

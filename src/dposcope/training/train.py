@@ -1,0 +1,205 @@
+"""Training a preference policy from pairs: the arguments of `Trainer`, resuming, what was logged."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.training.collator import VALIDATION, Collator, Indices, Material
+from dposcope.training.precompute import ReferenceStates
+from dposcope.training.processes import Processes
+from dposcope.training.schedule import Schedule
+from dposcope.training.sharing import Sharing
+from dposcope.training.trainable import Trainable
+from dposcope.training.trainer import PreferenceTrainer, last_whole, load_trained
+
+_NO_BOUND = 1e12
+"""On a gradient's norm."""
+
+
+class _AfterStep(TrainerCallback):
+    def __init__(self, call: Callable[[float], None]) -> None:
+        self._call = call
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        self._call(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
+
+class _Reporting(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        self._progress(state.global_step, state.max_steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How training went."""
+
+    history: list[dict[str, float]]
+    """What was logged, in order: `step`, `loss`, `dpo`, `kl`, `accuracy`, `margin`, rewards; with `eval_` in front on
+    validation pairs."""
+    steps: int
+    """Optimiser steps made."""
+    best_step: int | None
+    """The step whose parameters were taken, where the best was; None: the last."""
+
+
+def train_policy(
+    lm: LanguageModel,
+    trainable: Trainable,
+    material: Material,
+    schedule: Schedule,
+    *,
+    folder: Path,
+    reference: ReferenceStates | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    save: bool = True,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train; from the last whole checkpoint in `folder` where there is one.
+
+    On one machine with a fixed number of threads an interrupted training ends with the same bits as an undisturbed one.
+    Started in several processes (`torchrun`, `accelerate launch`), each calls this and ends with the weights that one
+    process alone would have found, up to rounding; the first writes checkpoints.
+
+    Args:
+        lm: the base, for tokenizer, layout and device.
+        trainable: from `trainable.py`; holds the result afterwards.
+        material: pairs and windows.
+        schedule: how.
+        folder: for checkpoints; one training each.
+        reference: the reference's outputs, computed before; None: it runs beside the policy.
+        callbacks: further ones of yours.
+        save: keep checkpoints; without them there is no resuming and no patience.
+        progress: called with (steps done, all steps).
+
+    Raises:
+        DposcopeError: the loss or a weight is no number any more, or the disk is full; the last good checkpoint stays.
+            Or several processes cannot share a batch.
+    """
+    processes = Processes.here()
+    processes.join(lm.device.type)
+    objective = trainable.policy.objective
+    if not material.train or not material.validation:
+        raise DposcopeError("training needs at least one pair to learn from and one to validate on")
+    if objective.kl_on == "neutral" and objective.kl_weight > 0 and not material.windows:
+        raise DposcopeError("a KL on neutral text needs neutral windows; give --neutral")
+    sharing = Sharing.of(schedule, objective, processes)
+    optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]
+    takes_best = save and schedule.patience is not None
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        # What all processes read at a time: each goes through all of it and takes its share.
+        per_device_train_batch_size=sharing.pairs_at_once,
+        per_device_eval_batch_size=sharing.micro,
+        gradient_accumulation_steps=sharing.rounds,
+        max_steps=schedule.steps,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
+        warmup_steps=schedule.warmup_steps,
+        optim=optimizer,
+        # Not 0, which would leave the norm out of the log.
+        max_grad_norm=schedule.max_grad_norm or _NO_BOUND,
+        weight_decay=0.0,
+        logging_steps=_divisor(schedule.validate_every, 10),
+        eval_strategy="steps",
+        eval_steps=schedule.validate_every,
+        save_strategy="steps" if save else "no",
+        save_steps=schedule.validate_every,
+        save_total_limit=None,  # `PreferenceTrainer` removes older ones itself
+        load_best_model_at_end=takes_best,
+        # Early stopping counts on where it was.
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        bf16=schedule.autocast,
+        use_cpu=lm.device.type == "cpu",
+        dataloader_pin_memory=lm.device.type == "cuda",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # every one is used
+        report_to="none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        log_level="error",
+        log_level_replica="error",
+    )
+    # Several GPUs in one process would be DataParallel; `accelerate launch` gives each a process.
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
+    collator = Collator(lm, material, objective, schedule, reference, processes)
+    watchers: list[TrainerCallback] = [*callbacks]
+    if takes_best and schedule.patience is not None:
+        watchers.append(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
+    if trainable.after_step is not None:
+        watchers.append(_AfterStep(trainable.after_step))
+    if progress is not None:
+        watchers.append(_Reporting(progress))
+    trainer = PreferenceTrainer(
+        model=trainable.policy,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=Indices(len(material.train)),
+        eval_dataset=Indices(len(material.validation), VALIDATION),
+        callbacks=watchers,
+        processes=processes,
+    )
+    trainer.remove_callback(PrinterCallback)
+    # The loss is a mean over pairs already; Trainer then only divides by the number of micro-batches.
+    trainer.model_accepts_loss_kwargs = False
+    begun = processes.told(processes.by_first(lambda: last_whole(folder)))
+    state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
+    if begun is not None and state is not None and _stopped(state):
+        # Trainer would make one step more before it asks whether to stop.
+        best = f"checkpoint-{state.best_global_step}"
+        load_trained(trainable.policy, folder / best if takes_best else Path(begun))
+    else:
+        trainer.train(resume_from_checkpoint=begun)
+        state = trainer.state
+    return Trained(_history(state), state.global_step, state.best_global_step if takes_best else None)
+
+
+def _stopped(state: TrainerState) -> bool:
+    """Whether training was at its end when this was stored."""
+    stored: Any = state.stateful_callbacks  # typed as the list that it is made from; it is a dict by name
+    return bool(stored["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _history(state: TrainerState) -> list[dict[str, float]]:
+    """What was logged, without what depends on the machine's speed; in the order in which it is stored."""
+    return [
+        {name: value for name, value in sorted(entry.items()) if not name.endswith(("_runtime", "_per_second"))}
+        for entry in state.log_history
+        if "train_runtime" not in entry
+    ]
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most `most`: what is logged since a checkpoint is then nothing."""
+    return max(part for part in range(1, min(number, most) + 1) if number % part == 0)
