@@ -3,16 +3,20 @@
 import pytest
 import torch
 
+from dposcope.data.corpus import Passages
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.suite import Materials, measure
 from dposcope.interventions.edit import Edit
-from dposcope.interventions.edited import edited
+from dposcope.interventions.edited import EditedModel, edited
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
 from dposcope.neurons.sites import hooked, neuron_site
-from families import TEXTS, assert_close, bits, hook_count, logits_of, random_direction, random_gains
+from families import TEXTS, assert_close, bits, copied, hook_count, logits_of, random_direction, random_gains
+from jobs import softness
 from test_fold import EDITS, IDS, both_of, gains_of
 
 
@@ -126,6 +130,49 @@ def test_a_model_under_an_intervention_is_no_plain_one(llama):
 
 def test_an_edit_that_does_not_fit_is_told(llama, gpt2):
     before = bits(llama.model)
-    with pytest.raises(DposcopeError), edited(llama, Edit.of(gains_of(gpt2))):
+    with pytest.raises(DposcopeError, match="do not fit"), edited(llama, Edit.of(gains_of(gpt2))):
         pass  # pragma: no cover
     assert bits(llama.model) == before
+
+
+def test_one_that_never_ran_is_told(llama):
+    with pytest.raises(DposcopeError, match="never fired"), edited(llama, Edit.of(gains_of(llama))):
+        logits_of(llama, IDS)
+
+
+def test_after_an_error_inside_it_is_gone_and_the_base_is_plain(lm):
+    plain, hooks = logits_of(lm, IDS), hook_count(lm.model)
+    with pytest.raises(RuntimeError, match="Could not infer"), edited(lm, both_of(lm)) as other:
+        logits_of(other, None)
+    assert hook_count(lm.model) == hooks
+    assert torch.equal(logits_of(lm, IDS), plain)
+    with pytest.raises(DposcopeError, match="gone with its context"):
+        logits_of(other, IDS)
+
+
+def test_it_is_not_saved_without_its_gains(llama, tmp_path):
+    with edited(llama, Edit.of(gains_of(llama))) as other:
+        logits_of(other, IDS)
+        with pytest.raises(DposcopeError, match="in no weight"):
+            other.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_in_half_precision_it_is_measured_as_the_same_model(lm, kind):
+    """Hooks on activations and rounded weights part in bfloat16; what is measured is what was explained."""
+    lm = copied(lm)
+    lm.model.bfloat16()
+    edit = Edit.of(EDITS[kind](lm))
+    prompts = tuple(TEXTS[:4])
+    materials = Materials(
+        prompts=prompts,
+        passages=Passages(tuple(TEXTS[:2]), tuple(TEXTS[2:4])),
+        neutral=" ".join(TEXTS * 40),
+        scorer=CallableScorer(softness, "softness"),
+        max_windows=1,
+    )
+    found = measure(lm, EditedModel(edit), materials)
+    with edited(lm, edit) as other:
+        assert found.continuations == [text.text for text in generate(other, prompts)]
+        assert measure(other, None, materials).to_json() == found.to_json()

@@ -9,6 +9,7 @@ from dposcope.directions.direction import Direction
 from dposcope.study.explain_conditions import explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Ingredients
+from dposcope.study.tuned_side import TunedSide
 from explained import pair
 from families import random_direction
 
@@ -29,7 +30,7 @@ def test_sections_of_edits_say_along_which_direction_they_go(kind, said):
     direction = Direction(random_direction(made.base), kind, -1)
     free = Direction(torch.ones(made.base.d_model), "token_contrast", -1)
     rows = explain_conditions(
-        Ingredients(made.base, direction, change.before), free, "tuned", change, [], ExplainSettings()
+        Ingredients(made.base, direction, change.before), free, TunedSide("tuned"), change, [], ExplainSettings()
     )
     sections = {row.name.split("-")[1]: row.section for row in rows if row.role == "edit"}
     assert sections == {"probe": f"Activation editing, {said}", "free": "Activation editing, probe-free"}

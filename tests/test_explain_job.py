@@ -26,6 +26,7 @@ from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.edited import edited
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.weights import OtherWeights
@@ -40,6 +41,7 @@ from dposcope.study.explain_conditions import GRID, explain_conditions
 from dposcope.study.explain_settings import ExplainSettings
 from dposcope.study.ingredients import Ingredients, make_direction, read_data
 from dposcope.study.measuring import file_name
+from dposcope.study.tuned_side import TunedSide
 from families import assert_close, random_direction, random_gains
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
@@ -214,7 +216,7 @@ def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
         direction = mean_difference(lm, comments.texts, comments.labels, block=block)
         made = Ingredients(lm, direction, SimpleNamespace())
         settings = ExplainSettings(**job.settings(**SMALL), patching=False, edits=False)
-        rows = explain_conditions(made, None, str(tuned), change, [], settings)
+        rows = explain_conditions(made, None, TunedSide(str(tuned)), change, [], settings)
         steer, control = (row for row in rows if row.name in {"steer-0.2", "steer-random-0.2"})
         assert steer.build().block == control.build().block == block
         assert steer.length == pytest.approx(0.2 * direction.about["residual_norm"])
@@ -311,8 +313,8 @@ def test_an_edit_is_explained_with_its_gains_in_the_activations(family, tmp_path
         assert torch.equal(again.explanation.contributions.total, made.explanation.contributions.total)
         assert again.scores.conditions["tuned"] == made.scores.conditions["tuned"]
     data = read_data(ExplainSettings(**job.settings(**SMALL)))
-    with edit.on(lm):
-        written = [text.text for text in generate(lm, data.prompts.report)]
+    with edited(lm, edit) as other:
+        written = [text.text for text in generate(other, data.prompts.report)]
     assert made.results.outcomes["tuned"].continuations == written
     assert made.results.outcomes["none"].continuations != written
     assert {row.name: row.label for row in made.results.conditions}["tuned"] == "Edit"
@@ -335,12 +337,20 @@ def test_an_edit_that_is_none_is_told(job, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_gains_in_a_checkpoint_are_pointed_out(job, tuned, tmp_path):
-    shutil.copytree(tuned, tmp_path / "run" / "model")
-    write_json(tmp_path / "run" / "training.json", {"kind": "dposcope dpo", **TRAINING, "train": "gains"})
-    made = explained(job, tmp_path / "run" / "model", tmp_path / "out", neurons_only=True)
-    assert any("explain the edit itself" in note for note in made.results.notes)
-    assert "explain the edit itself" in (tmp_path / "out" / "report.html").read_text("utf-8")
+def test_started_again_with_all_on_disk_or_with_another_edit(job, tmp_path):
+    """Hooks run even where nothing is measured anew; another edit under the same name is another model."""
+    lm = load(str(job.model), dtype="float32")
+    for seed, same in ((0, False), (0, True), (1, False)):
+        Edit.of(Gains(random_gains(lm, seed))).save(tmp_path / "run" / "edit")
+        before = contents(tmp_path / "out") if same else {}
+        made = explained(job, tmp_path / "run", tmp_path / "out", neurons_only=True, protocol="reference")
+        assert any("move no value vector" in note for note in made.results.notes)
+        assert "move no value vector" in (tmp_path / "out" / "report.html").read_text("utf-8")
+        if same:
+            assert contents(tmp_path / "out") == before
+    fresh = explained(job, tmp_path / "run", tmp_path / "fresh", neurons_only=True, protocol="reference")
+    assert torch.equal(fresh.explanation.contributions.total, made.explanation.contributions.total)
+    assert fresh.results.outcomes["tuned"].to_json() == made.results.outcomes["tuned"].to_json()
 
 
 def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -257,3 +258,44 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
     assert {what for what in found.keys() | expected.keys() if found.get(what) != expected.get(what)} == set()
     for name in ("report.html", "overview.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_gains_are_explained_as_gains(tmp_path, monkeypatch):
+    """As an edit; of what is deleted that is made again which is needed still, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    smoke = load_preset("smoke")
+    study = smoke.study[0].model_copy(
+        update={
+            "name": "gains",
+            "protocols": ["strict"],
+            "dpo": {**smoke.study[0].dpo, "train": "gains", "max_examples": 8},
+            "explain": {"neurons_only": True, "seeds": 0},
+        }
+    )
+    preset = smoke.model_copy(update={"study": [study]})
+    out, settings = Path("out"), ReproduceSettings()
+
+    def again(preset=preset) -> list[str]:
+        told = Noting()
+        run_reproduce([], out, preset, settings, reporter=told)
+        return [title.partition(": ")[2] for title in told.made if ": tiny/" in title]
+
+    assert again() == ["tiny/pairs-gains", "tiny/dpo-gains", "tiny/explain-gains-strict"]
+    explained = read_json(out / "tiny/gains/explain-strict/contributions.json")
+    assert "gains" in json.dumps(explained)
+    training = pl.read_parquet(out / "tiny/gains/explain-strict/tables/table-09-training.parquet")
+    assert ("trained", "gains") in training.select("setting", "value").rows()
+    shutil.rmtree(out / "tiny/gains/dpo/model")
+    other = preset.model_copy(
+        update={"study": [study.model_copy(update={"explain": {"neurons_only": True, "seeds": 0, "folds": 0}})]}
+    )
+    assert again(other) == ["tiny/explain-gains-strict"], "the checkpoint is not what is explained"
+    for file in (out / "tiny/gains/dpo").glob("edit.*"):
+        file.unlink()
+    assert again() == ["tiny/dpo-gains", "tiny/explain-gains-strict"]
+    assert (out / "tiny/gains/dpo/edit.safetensors").exists()
+    planned = {one.step.command: one.step for one in plan_reproduction([], out, preset, settings)}
+    full = preset.model_copy(update={"study": [study.model_copy(update={"dpo": smoke.study[0].dpo})]})
+    whole = {one.step.command: one.step for one in plan_reproduction([], out, full, settings)}
+    assert planned["explain"].after[0].explained == f"edit:{out / 'tiny/gains/dpo'}"
+    assert whole["explain"].after[0].explained == str(out / "tiny/gains/dpo/model")

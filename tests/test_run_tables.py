@@ -1,21 +1,15 @@
 """How things were made: training, direction, an edit's shifts."""
 
-import json
-
-import pytest
 import torch
 
 from changes import neurons_of, random_change
 from dposcope.directions.direction import Direction
-from dposcope.interventions.edit import Edit
-from dposcope.interventions.gains import Gains
 from dposcope.neurons.shifts import edit_agreement, shift_of_gains
 from dposcope.study.numbers import fact
 from dposcope.study.paper_tables import _training
-from dposcope.study.run_tables import agreement_table, probe_table, training_of, training_table
+from dposcope.study.run_tables import agreement_table, probe_table, training_table
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
-from families import random_gains
 
 TRAINING = {
     "kind": "dposcope dpo",
@@ -30,47 +24,6 @@ TRAINING = {
     "examples": 12_283,
     "seed": 3,
 }
-
-
-@pytest.fixture
-def run(tmp_path):
-    """The folder that `dposcope dpo` leaves."""
-    (tmp_path / "run" / "model").mkdir(parents=True)
-    (tmp_path / "run" / "training.json").write_text(json.dumps(TRAINING), "utf-8")
-    return tmp_path / "run"
-
-
-def test_the_training_of_a_checkpoint_of_ours_is_found_beside_it(run):
-    assert training_of(run / "model") == TRAINING
-    assert training_of(str(run / "model")) == TRAINING
-
-
-def test_the_training_of_gains_is_found_beside_their_edit(run, llama):
-    edit = Edit.of(Gains(random_gains(llama)))
-    edit.save(run / "edit")
-    edit.save(run / "other")
-    for named in (run, f"edit:{run}", run / "edit.safetensors", f"edit:{run / 'edit'}"):
-        assert training_of(named) == TRAINING, named
-    assert training_of(run / "other.safetensors") is None
-    assert training_of("edit:gemma-3-270m") is None
-
-
-def test_nothing_else_passes_for_its_training(run, tmp_path, monkeypatch):
-    (run / "other").mkdir()
-    assert training_of(run / "other") is None
-    assert training_of(tmp_path / "missing" / "model") is None
-    monkeypatch.chdir(run)
-    assert training_of("model") == TRAINING
-    assert training_of("gpt2") is None, "a hub id took the training of the folder it was named in"
-    assert training_of("org/model") is None
-    (run / "model").rmdir()
-    assert training_of("model") is None, "a name that is no folder here"
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"kind": "someone else"}', "{}"])
-def test_someone_elses_training_file_is_no_error(run, text):
-    (run / "training.json").write_text(text)
-    assert training_of(run / "model") is None
 
 
 def test_settings_stand_beside_the_papers():

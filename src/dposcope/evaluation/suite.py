@@ -24,6 +24,7 @@ from dposcope.evaluation.statistics import (
 )
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.change import Intervention
+from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
@@ -112,12 +113,14 @@ def measure(
 
     Args:
         lm: the model.
-        intervention: what is done to it; None is the plain model. `OtherWeights` is run beside it, by itself.
+        intervention: what is done to it; None is the plain model. `OtherWeights` and
+            `EditedModel` are run beside it, by themselves.
         materials: what is measured, and with which scorers.
         progress: called with (done, total) over all the work.
     """
-    if isinstance(intervention, OtherWeights):
-        lm, intervention = intervention.beside(lm), None
+    if isinstance(intervention, OtherWeights | EditedModel):
+        with intervention.beside(lm) as other:
+            return measure(other, None, materials, progress=progress)
     steps = _Steps(len(materials.prompts) + len(materials.passages), materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
     texts = [continuation.text for continuation in written]

@@ -7,16 +7,18 @@ what patching has to set (paper 3.3) to give the neuron's part of the effect.
 
 import copy
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any, NoReturn
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold_
+from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import is_hooked
+from dposcope.neurons.sites import Applied, is_hooked
 
 
 @contextmanager
@@ -44,5 +46,32 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
         yield other
         return
     other = replace(other, variant=f"gains-{tensor_fingerprint({'gains': edit.gains.values})}")
-    with edit.gains.on(other):
-        yield other
+    try:
+        with edit.gains.on(other):
+            yield other
+    finally:
+        # Without its hooks it would be the plain model under the edit's name.
+        shared.forward = _left
+
+
+def _left(*_: Any, **__: Any) -> NoReturn:
+    raise DposcopeError("this edited model is gone with its context; run it inside `with edited(…)`")
+
+
+@dataclass(frozen=True)
+class EditedModel:
+    """An edit, measured as the model that `edited` makes of it."""
+
+    edit: Edit
+
+    def at(self, positions: Positions | str) -> "EditedModel":
+        """Only `all`: as weights."""
+        return EditedModel(self.edit.at(positions))
+
+    def beside(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """The edited model itself, inside the context."""
+        return edited(lm, self.edit)
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """The same on `lm`, by hooks."""
+        return self.edit.on(lm)

@@ -25,13 +25,14 @@ class OtherWeights:
             raise DposcopeError("another model's weights act at all positions; leave positions out")
         return self
 
-    def beside(self, lm: LanguageModel) -> LanguageModel:
+    @contextmanager
+    def beside(self, lm: LanguageModel) -> Generator[LanguageModel]:
         """The other model itself: it may have tokens that `lm` lacks, and ends its texts in its own way.
 
         Raises:
             DposcopeError: there is no such model, or it was not tuned from `lm`.
         """
-        return load(self.source, base=lm)
+        yield load(self.source, base=lm)
 
     @contextmanager
     def on(self, lm: LanguageModel) -> Generator[Applied]:
@@ -41,7 +42,7 @@ class OtherWeights:
         Raises:
             DposcopeError: the other model was not tuned from `lm`, or has tokens or parameters that `lm` lacks.
         """
-        other = self.beside(lm)
+        other = load(self.source, base=lm)
         mine, theirs = dict(lm.model.named_parameters()), dict(other.model.named_parameters())
         differing = mine.keys() ^ theirs.keys() or {n for n in mine if mine[n].shape != theirs[n].shape}
         if differing or other.writer is not None:

@@ -33,7 +33,7 @@ class LanguageModel:
     notes: tuple[str, ...] = ()
     """What loading did to it beyond reading files, in words."""
     variant: str = ""
-    """What is done to its activations all along, where weights do not tell; a part of `fingerprint`."""
+    """Set by `edited` alone: what is done to its activations, where weights do not tell; a part of `fingerprint`."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -180,7 +180,13 @@ class LanguageModel:
         return (self.writer or self.tokenizer).batch_decode([list(ids) for ids in written], skip_special_tokens=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write an ordinary checkpoint with tokenizer and generation config into `folder`."""
+        """Write an ordinary checkpoint with tokenizer and generation config into `folder`.
+
+        Raises:
+            DposcopeError: part of the model is in no weight.
+        """
+        if self.variant:
+            raise DposcopeError(f"the gains of {self.name} are in no weight; write fold(base, edit) instead")
         with without_progress_bars():
             self.model.save_pretrained(folder)
             (self.writer or self.tokenizer).save_pretrained(folder)

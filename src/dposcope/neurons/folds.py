@@ -150,23 +150,23 @@ def collect_by_fold(
 
 
 class _FoldSums:
-    """Adds up activations of all folds at once, by a product with who is in which: as `ActivationAccumulator` fold by
-    fold, but a pass of ten folds over every block would take a tenth of the generation's time."""
+    """Adds up activations of all folds at once, by a product with who is in which; an `ActivationAccumulator` for
+    each of ten folds would take a tenth of the generation's time."""
 
     def __init__(self, n_blocks: int, d_mlp: int, folds: int) -> None:
         self._folds = folds
         # Activations, then their squares.
         self._sums = [torch.zeros(2, folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._counts = torch.zeros(n_blocks, folds, dtype=torch.long)
+        self._counts = [torch.zeros(folds, dtype=torch.long) for _ in range(n_blocks)]
 
     def update(self, block: int, activations: Tensor, fold_of: Tensor) -> None:
         """Add rows of one block, `[n, d_mlp]` in any precision, of folds `[n]`."""
         rows = activations.double()
         member = one_hot(fold_of, self._folds)
-        # [folds, n] @ [2, n, d_mlp]: in one order on every device, which scattered additions would not be.
+        # [folds, n] @ [2, n, d_mlp]: the same on every run, which scattered additions on a GPU would not be.
         added = member.T.double() @ torch.stack([rows, rows.square()])
         self._sums[block] = self._sums[block].to(rows.device) + added
-        self._counts[block] += member.sum(0).cpu()
+        self._counts[block] = self._counts[block].to(rows.device) + member.sum(0)
 
     def value(self, fold: int, about: Mapping[str, Any]) -> NeuronMeans:
         """The moments of one fold.
@@ -174,9 +174,9 @@ class _FoldSums:
         Raises:
             DposcopeError: nothing of it was recorded, or blocks saw different numbers of tokens.
         """
-        counts = self._counts[:, fold]
-        count = int(counts[0])
-        if count == 0 or bool((counts != count).any()):
+        counts = {int(count[fold]) for count in self._counts}
+        count = max(counts)
+        if count == 0 or len(counts) > 1:
             raise DposcopeError("a fold was recorded with gaps; a pass was cut short, record again")
         mean, second = (torch.stack([sums[of, fold].cpu() for sums in self._sums]) / count for of in range(2))
         return NeuronMeans(mean, second, count, dict(about))

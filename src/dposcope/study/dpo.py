@@ -134,7 +134,9 @@ def run_dpo(
             reporter.stage("Writing the checkpoint")
             _write(out, tuned, stored, facts, trained, schedule, checkpoint=checkpoint)
 
-        product = [out / CHECKPOINT / "config.json"] if checkpoint else value_files(out / "edit").both
+        product = [out / CHECKPOINT / "config.json"] if checkpoint else []
+        if settings.train == "gains":
+            product += value_files(out / "edit").both
         run.stage(
             "train",
             "Training",

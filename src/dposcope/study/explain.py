@@ -5,7 +5,6 @@ neurons → the base model patched, steered and edited, each measured beside the
 paper's claims one by one → a report with a browser of all neurons.
 """
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +41,9 @@ from dposcope.study.repetitions import (
     repetitions,
 )
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
-from dposcope.study.run_tables import training_of
 from dposcope.study.stability_tables import stability_summary
 from dposcope.study.table import of_run, write_parquet
-from dposcope.study.tuned_side import edit_named, tuned_side
+from dposcope.study.tuned_side import TunedSide
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ def run_explain(
     Args:
         base: a bundled name, a folder, a GGUF file or a hub id.
         tuned: the model tuned from it, of the same architecture, the folder of an adapter, or an edit of it (see
-            `edit_named`).
+            `edit_stem`).
         out: the run's folder.
         settings: see `ExplainSettings`.
         raw: write offensive words in tables as they are.
@@ -85,7 +83,7 @@ def run_explain(
     """
     reporter = reporter or Quiet()
     check_explain(settings)
-    edit_named(tuned)  # a mistyped one is told before any model is loaded
+    side = TunedSide.read(tuned)
     data = read_data(settings)
     scorer = CachedScorer(load_scorer(settings.scorer))
     judge = load_judge(
@@ -102,7 +100,7 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = load_for(base, settings)
         reporter.stage(f"Loading {tuned}")
-        other = beside.enter_context(tuned_side(tuned, lm))
+        other = beside.enter_context(side.beside(lm))
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
@@ -116,16 +114,14 @@ def run_explain(
         found = _explanation(lm, other, made, after, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
-        training = training_of(tuned)
-        notes = [*other.notes, *_of_gains(tuned, training)]
+        notes = [*other.notes, *side.notes]
         del other
         beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
         # A concept without seed words has no such direction, and its table no such edits.
         wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
         free = free_direction(job, settings) if wanted else None
-        by_dpo = training is not None
-        conditions = explain_conditions(made, free, tuned, change, chosen, settings, by_dpo=by_dpo)
+        conditions = explain_conditions(made, free, side, change, chosen, settings)
         materials = Materials(
             prompts=data.prompts.report,
             passages=data.passages,
@@ -141,7 +137,7 @@ def run_explain(
         scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
+            side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -176,16 +172,6 @@ def check_explain(settings: ExplainSettings) -> None:
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
     check_repetitions(settings)
-
-
-def _of_gains(tuned: str, training: Mapping[str, Any] | None) -> list[str]:
-    """What a reader must know of gains that were folded into a checkpoint."""
-    if training is None or training["train"] != "gains" or edit_named(tuned) is not None:
-        return []
-    return [
-        "its gains are in its value vectors, so patched activations do not carry them; "
-        f"explain the edit itself, {Path(tuned).parent / 'edit.safetensors'}, to have them in the activations"
-    ]
 
 
 def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from dposcope.protocols import Protocol
 from dposcope.study.explain_settings import ExplainSettings, Form
 from dposcope.study.ingredients import Ingredients
 from dposcope.study.patches import Patch
-from dposcope.study.tuned_side import edit_named, in_base
+from dposcope.study.tuned_side import TunedSide
 
 TUNED = "tuned"
 """The condition of the tuned model itself."""
@@ -63,27 +62,23 @@ class ExplainCondition:
 def explain_conditions(
     made: Ingredients,
     free: Direction | None,
-    tuned: str | Path,
+    tuned: TunedSide,
     contributions: Contributions,
     patches: list[Patch],
     settings: ExplainSettings,
-    *,
-    by_dpo: bool = False,
 ) -> list[ExplainCondition]:
     """The rows, but for the plain model.
 
     Args:
         made: base model, direction and means.
         free: the direction of token contrast, for probe-free edits (paper 6.2); None without edits.
-        tuned: the tuned model's folder, that of an adapter among them, bundled name or hub id; or an edit of the base.
+        tuned: what the base is compared with.
         contributions: of both models.
         patches: see `patches.py`.
         settings: which of them.
-        by_dpo: whether the tuned model is known to be made by DPO.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
-    label = "DPO" if by_dpo else "Tuned model" if edit_named(tuned) is None else "Edit"
-    itself = ExplainCondition(TUNED, label, "tuned", "Baselines", lambda: in_base(tuned), after)
+    itself = ExplainCondition(TUNED, tuned.label, "tuned", "Baselines", tuned.intervention, after)
     if settings.neurons_only:
         return [itself]
     rows = [*_steering(made, settings), itself]

@@ -25,6 +25,7 @@ from dposcope.study.preset import Preset, Protocol, StudyPreset
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import CHECKPOINT
 from dposcope.study.sources import direction_digest, model_digest, named_digest
+from dposcope.study.tuned_side import PREFIX
 
 Command = Literal["pairs", "dpo", "explain"]
 AnySettings = PairsSettings | DpoSettings | ExplainSettings
@@ -75,6 +76,16 @@ class Step:
         return self.folder / CHECKPOINT
 
     @property
+    def gains(self) -> bool:
+        """Whether it is a `dpo` step that trains gains, which are then explained as gains: see `edited`."""
+        return isinstance(self.settings, DpoSettings) and self.settings.train == "gains"
+
+    @property
+    def explained(self) -> str:
+        """What an explanation takes of a `dpo` step: gains as an edit, where patches of activations carry them."""
+        return f"{PREFIX}{self.folder}" if self.gains else str(self.tuned)
+
+    @property
     def results(self) -> list[Path]:
         """What is read of it in the end: where one is missing, the step is not done."""
         names = {
@@ -87,6 +98,8 @@ class Step:
     @property
     def product(self) -> Path:
         """What later steps need of it. A checkpoint that none needs any more may be deleted."""
+        if self.gains:
+            return self.folder / "edit.safetensors"
         return self.tuned / "config.json" if self.command == "dpo" else self.results[0]
 
     @cached_property
@@ -108,6 +121,8 @@ class Step:
             # A file by what it holds, wherever it lies.
             "settings": given | contents,
             "after": [step.key for step in self.after],
+            # Absent where it is the checkpoint, as in folders from when it always was.
+            **({"explained": "edit"} if self.command == "explain" and self.after[0].gains else {}),
         }
         return text_digest(json.dumps(facts, sort_keys=True, default=str))
 

@@ -29,7 +29,6 @@ from dposcope.study.reproduce_checks import check_steps
 from dposcope.study.reproduce_settings import ReproduceSettings
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.tiny import TINY, tiny_model
-from dposcope.study.tuned_side import PREFIX
 
 
 @dataclass(frozen=True)
@@ -199,16 +198,10 @@ def _do(step: Step, reporter: Reporter, policy: RunPolicy, *, raw: bool) -> None
         case ExplainSettings():
             run_explain(
                 step.model,
-                _explained(step.after[0]),
+                step.after[0].explained,
                 step.folder,
                 step.settings,
                 raw=raw,
                 reporter=reporter,
                 policy=policy,
             )
-
-
-def _explained(step: Step) -> str:
-    """What is explained of a training: gains as gains, where patches of activations carry them; else the checkpoint."""
-    gains = isinstance(step.settings, DpoSettings) and step.settings.train == "gains"
-    return f"{PREFIX}{step.folder}" if gains else str(step.tuned)

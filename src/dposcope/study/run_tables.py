@@ -1,20 +1,15 @@
 """How things were made: the training of the tuned model, the probe, an edit's shifts (9, 10, 11; text of 6)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
-from dposcope.errors import DposcopeError
 from dposcope.neurons.shifts import EditAgreement
 from dposcope.study.neuron_tables import percent
 from dposcope.study.numbers import fact, fixed
-from dposcope.study.run import CHECKPOINT
 from dposcope.study.table import Table
-from dposcope.study.tuned_side import edit_named
 
 _SETTINGS = (
     ("β", "objective", "beta"),
@@ -47,22 +42,6 @@ _PAPER = {
     _EPOCHS: "5",
     _PAIRS: "24,576",
 }
-
-
-def training_of(tuned: str | Path) -> dict[str, Any] | None:
-    """The `training.json` of a checkpoint or an edit that `dposcope dpo` wrote; None for any other."""
-    # The job leaves OUT/training.json beside OUT/model, and with gains OUT/edit; a hub id is no folder, whatever lies
-    # in this one.
-    edit = edit_named(tuned)
-    path = (edit or Path(tuned)).parent / "training.json"
-    written = edit.stem == "edit" if edit is not None else Path(tuned).name == CHECKPOINT and Path(tuned).is_dir()
-    if not written or not path.is_file():
-        return None
-    try:
-        found = read_json(path)
-    except DposcopeError:
-        return None  # someone else's; a table less is no reason to lose the run
-    return found if isinstance(found, dict) and found.get("kind") == "dposcope dpo" else None
 
 
 def training_table(model: str, training: Mapping[str, Any]) -> Table:
