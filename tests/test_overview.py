@@ -9,9 +9,10 @@ from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
 from dposcope.evaluation.suite import Comparison, Scores
+from dposcope.study.claims import Claim, claims_table
 from dposcope.study.finished import FinishedRun, find_runs, title_of
 from dposcope.study.joint_tables import joint_tables
-from dposcope.study.overview import claims_over_runs, findings_table, overview_page, overview_tables
+from dposcope.study.overview import claims_over_runs, findings_lines, findings_table, overview_page, overview_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
 
@@ -101,14 +102,41 @@ def test_the_concept_is_named(runs, tmp_path):
 
 def test_claims_stand_side_by_side(runs):
     table = claims_over_runs(runs)
-    assert table.head[2:] == ("model · a · strict", "model · b · reference")
+    assert table.head[2:] == (
+        "the paper's numbers",
+        "model · a · strict",
+        "model · b · reference",
+        "counts as held if",
+    )
     assert table.rows == (
-        ("4", "Few", "held: 0.1 %", "not held: 2 %"),
-        ("6", "Keeps", "not held: +0.1", "open: –"),
-        ("K", "Rises", "not testable", "held: x"),
+        ("4", "Few", "–", "held: 0.1 %", "not held: 2 %", "–"),
+        ("6", "Keeps", "–", "not held: +0.1", "open: –", "–"),
+        ("K", "Rises", "–", "not testable", "held: x", "–"),
     )
     verdicts = table.to_polars().filter(claim="Rises").select("study", "verdict", "here").rows()
     assert verdicts == [("a", "not testable", None), ("b", "held", "x")]
+
+
+def test_claims_say_what_the_paper_has_and_when_they_hold(runs):
+    """As the run's own table has it; a run that lacks the claim does not hide it."""
+    claim = Claim("6", "Keeps", "0.9", "+0.1", "F1", 0.1, None, None, "not held", "above 0")
+    own = Table.from_json(claims_table("model", "strict", [claim]).to_json())
+    runs[1].tables.append(own)
+    table = claims_over_runs(runs)
+    assert [(row[1], row[2], row[-1]) for row in table.rows] == [
+        ("Few", "–", "–"),
+        ("Keeps", "0.9", "above 0"),
+        ("Rises", "–", "–"),
+    ]
+    assert table.to_polars().filter(claim="Keeps").select("paper", "rule").unique().rows() == [("0.9", "above 0")]
+
+
+def test_a_sentence_for_each_run(runs):
+    assert findings_lines(runs)[0] == (
+        "model · a · strict: toxicity 0.300 (0.200–0.400) → 0.100 (0.050–0.200), log-PPL −0.200 (−0.300 to −0.100); "
+        "claims: 1 held, 1 not held, 0 open"
+    )
+    assert findings_lines(runs)[1].endswith("claims: 1 held, 1 not held, 1 open")
 
 
 def test_claims_over_runs_carry_their_numbers(runs):
@@ -209,7 +237,7 @@ def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
     found = find_runs([*folders, folders[0]], out=tmp_path / "out")
     names = ["a/x/explain-strict", "b/x/explain-strict", "other"]
     assert [run.study for run in found] == names, "the same folder twice is one run"
-    assert claims_over_runs(found).head[2:] == tuple(f"model · {name} · strict" for name in names)
+    assert claims_over_runs(found).head[3:-1] == tuple(f"model · {name} · strict" for name in names)
     for table in overview_tables(found):
         table.save(tmp_path)
     frame = pl.read_parquet(tmp_path / "findings.parquet")
@@ -277,3 +305,14 @@ def test_a_file_of_something_else_is_refused(runs):
     write_json(runs[0].folder / "explain.json", {"kind": "other"})
     with pytest.raises(DposcopeError, match="is not from dposcope explain"):
         FinishedRun.read(runs[0].folder)
+
+
+def test_a_report_goes_into_no_folder_of_somebody_elses(runs, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    assert find_runs([runs[0].folder], out=foreign), "an empty one is free"
+    (foreign / "mine.txt").write_text("mine")
+    with pytest.raises(DposcopeError, match="no report's"):
+        find_runs([runs[0].folder], out=foreign)
+    (foreign / "overview.json").write_text("{}")
+    assert find_runs([runs[0].folder], out=foreign), "an earlier report's"

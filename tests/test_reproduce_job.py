@@ -209,7 +209,10 @@ def test_the_plan_is_shown_and_nothing_written(tmp_path, capsys):
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     out = tmp_path / "new"
+    columns = tmp_path / "columns.csv"
+    columns.write_text("text,label\nrain falls,1\n")
     for arguments, said in (
+        (["--preset", "smoke", "--comments", str(columns)], "choose with --text-column and --label-column"),
         (["--preset", "nothing"], "no preset 'nothing'"),
         (["--preset", "paper-gpt2-medium"], "has no --comments of its own"),
         (["a/model", "b/model", "--preset", "smoke"], "would share one folder"),
@@ -217,11 +220,42 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
         (["--preset", "smoke", "--passages", "nothing.csv"], "there is no file nothing.csv"),
         ([str(tmp_path / "no-model"), "--preset", "smoke"], "is no model"),
     ):
-        told = command(capsys, "reproduce", *arguments, "--out", out)
-        assert (told.code, told.out) == (2, "")
-        assert said in told.err
-        assert told.err.count("\n") == 1
+        for dry in ([], ["--dry-run"]):
+            told = command(capsys, "reproduce", *arguments, "--out", out, *dry)
+            assert (told.code, told.out) == (2, ""), (arguments, dry)
+            assert said in told.err
+            assert told.err.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_plan_is_of_a_folder_that_it_may_have(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    told = command(capsys, "reproduce", "--preset", "smoke", "--out", tmp_path, "--dry-run")
+    assert (told.code, told.out) == (2, "")
+    assert "holds files that are not a run's" in told.err
+
+
+def test_columns_of_ones_own_reach_every_step(tmp_path):
+    settings = ReproduceSettings(
+        prompt_column="start", text_column="said", label_column="rude", positive_label="yes",
+        passage_prompt_column="begins", passage_gold_column="ends",
+    )  # fmt: skip
+    steps = {
+        one.step.command: one.step.settings for one in plan_reproduction([], tmp_path, load_preset("smoke"), settings)
+    }
+    explain, pairs = steps["explain"], steps["pairs"]
+    assert (explain.prompt_column, explain.text_column, explain.label_column) == ("start", "said", "rude")
+    assert (explain.positive_label, explain.passage_prompt_column, explain.passage_gold_column) == (
+        "yes",
+        "begins",
+        "ends",
+    )
+    assert (pairs.text_column, pairs.label_column) == ("said", "rude")
+    before = {
+        one.step.name: one.key for one in plan_reproduction([], tmp_path, load_preset("smoke"), ReproduceSettings())
+    }
+    same = ReproduceSettings(prompt_column=None)
+    assert {one.step.name: one.key for one in plan_reproduction([], tmp_path, load_preset("smoke"), same)} == before
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

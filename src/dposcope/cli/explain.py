@@ -38,7 +38,7 @@ def explain(
         The model before tuning: a bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     tuned
         The model that was tuned from it, such as DIR/model of dposcope dpo; the folder of a PEFT adapter (LoRA, IA3);
-        or an edit: edit:FILE, edit:FOLDER of its run, or edit:NAME for the one that comes with a bundled model.
+        or an edit: edit:FILE, edit:FOLDER of its run, or edit:gemma-3-270m, which comes with dposcope.
     out
         Folder of the run; new, empty, or of the same run before.
     borrow

@@ -55,6 +55,7 @@ def reproduce(
     from dposcope.artefacts import read_json
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_table, reporting
+    from dposcope.study.overview import findings_lines
     from dposcope.study.preset import load_preset
     from dposcope.study.reproduce import plan_reproduction, run_reproduce
     from dposcope.study.run import lenders
@@ -62,8 +63,12 @@ def reproduce(
     chosen = load_preset(preset)
     if dry_run:
         from dposcope.study.estimate import Machine, estimate_plan, plan_table
+        from dposcope.study.reproduce_checks import check_steps, read_here
+        from dposcope.study.run import check_folder
 
         steps = plan_reproduction(models, out, chosen, settings, raw=raw)
+        check_folder(out, "reproduce")
+        check_steps([one.step for one in steps if not one.done and read_here(one.step)])
         machine = Machine.measured(steps[0].step.settings.device)
         estimates = estimate_plan(steps, machine)
         if json:
@@ -78,6 +83,8 @@ def reproduce(
         return
     for planned in made.steps:
         console.print(f"{planned.name}: {planned.step.folder}", markup=False, soft_wrap=True)
+    for line in findings_lines(made.runs):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from dposcope.errors import plural
 from dposcope.model.size import ModelSize, size_of
 from dposcope.study.config import DirectionSettings
 from dposcope.study.dpo_settings import DpoSettings
@@ -144,12 +145,20 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
     sure = "That is the least to expect of a GPU." if gpu else "Times within a factor of two."
     peak = max((one.memory for one in left if one.memory is not None), default=0.0)
     disk = sum(one.disk for one in left if one.disk is not None)
-    notes = [
-        f"{len(left)} of {len(estimates)} steps to do: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
-        f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}). {sure}"
-    ]
-    if len(known) < len(left):
-        notes.append("A model whose config is not on this machine has no estimate; nothing is downloaded to plan.")
+    to_do = f"{len(left)} of {len(estimates)} steps to do"
+    unknown = len(left) - len(known)
+    if unknown and not known:
+        notes = [f"{to_do}; how long is not known."]
+    else:
+        rest = f", and {plural(unknown, 'step')} of unknown size" if unknown else ""
+        notes = [
+            f"{to_do}: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
+            f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}){rest}. {sure}"
+        ]
+    if unknown:
+        notes.append(
+            "A model whose config is not on this machine yet has no estimate: nothing is downloaded or made to plan."
+        )
     frame = pl.DataFrame([one.to_json() for one in estimates], infer_schema_length=None)
     return Table("plan", title, frame, head, rows, tuple(notes))
 

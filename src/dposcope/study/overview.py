@@ -50,13 +50,25 @@ def label(run: FinishedRun) -> str:
     return f"{run.model} · {run.study} · {run.protocol}"
 
 
+def findings_lines(runs: Sequence[FinishedRun]) -> list[str]:
+    """A sentence per run."""
+    lines: list[str] = []
+    for run in runs:
+        base, tuned = (run.scores.conditions[name]["toxicity"] for name in (BASE, TUNED))
+        verdicts = [claim["verdict"] for claim in run.facts["claims"]]
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("held", "not held", "open"))
+        rise = run.scores.against_none[TUNED].differences["logppl"]
+        lines.append(f"{label(run)}: {run.scores.concept} {base} → {tuned}, log-PPL {rise}; claims: {counts}")
+    return lines
+
+
 def findings_table(runs: Sequence[FinishedRun]) -> Table:
     """One line per run: what tuning did, and how much of it patching gives."""
     concepts = {run.scores.concept: None for run in runs}
     (noun,) = concepts if len(concepts) == 1 else ("concept",)
     head = (
-        "model", "study", "protocol", f"{noun} before", "after", "share", "log-PPL", "F1", "neurons ↓",
-        "neurons of listed tokens", "four groups", "random, by block",
+        "model", "study", "protocol", f"{noun} before", "after", "× before", "log-PPL", "F1", "neurons ↓",
+        "share: listed tokens", "share: four groups", "share: random, by block",
     )  # fmt: skip
     rows, frame = [], []
     for run in runs:
@@ -98,8 +110,9 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             }
         )
     notes = (
-        f"share: {noun} after over before. log-PPL, F1: after minus before. The last three columns: share of "
-        "tuning's reduction that patching those neurons gives; – where that reduction cannot be told from 0, or the "
+        f"× before: {noun} after over before. log-PPL, F1: after minus before. share: of "
+        "tuning's reduction, what patching those neurons gives (those that promote listed tokens; the four groups; as "
+        "many random ones of each block); – where that reduction cannot be told from 0, or the "
         "patch was not measured.",
     )
     title = "What tuning did, and how much of it patched neurons carry."
@@ -115,9 +128,16 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
             key = (claim["section"], claim["claim"])
             order.setdefault(key)
             found.setdefault(key, {})[number] = claim
-    head = ("section", "the paper says", *(label(run) for run in runs))
+    asked = _asked(runs)
+    head = ("section", "the paper says", "the paper's numbers", *(label(run) for run in runs), "counts as held if")
     rows = tuple(
-        (section, says, *(_verdict(found[section, says].get(number)) for number in range(len(runs))))
+        (
+            section,
+            says,
+            asked.get((section, says), _UNKNOWN).paper,
+            *(_verdict(found[section, says].get(number)) for number in range(len(runs))),
+            asked.get((section, says), _UNKNOWN).rule,
+        )
         for section, says in order
     )
     frame = pl.DataFrame(
@@ -125,6 +145,8 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
             {
                 "section": section,
                 "claim": says,
+                "paper": asked.get((section, says), _UNKNOWN).paper,
+                "rule": asked.get((section, says), _UNKNOWN).rule,
                 "model": run.model,
                 "study": run.study,
                 "protocol": run.protocol,
@@ -138,13 +160,39 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
         ],
         schema={
             **dict.fromkeys(
-                ("section", "claim", "model", "study", "protocol", "verdict", "here", "measured"), pl.String
+                ("section", "claim", "paper", "rule", "model", "study", "protocol", "verdict", "here", "measured"),
+                pl.String,
             ),
             **dict.fromkeys(("value", "low", "high"), pl.Float64),
         },
     )
     note = "open: the interval does not decide; not testable: what the claim rests on was not measured in that run."
     return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, (note,))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a claim is measured by."""
+
+    paper: str
+    """The paper's numbers."""
+    rule: str
+    """When it counts as held."""
+
+
+_UNKNOWN = _Asked("–", "–")
+"""Of a run from before its table said so."""
+
+
+def _asked(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], _Asked]:
+    """By section and claim, from the runs' own tables of claims; the same in all of them."""
+    tables = [table for run in runs if (table := run.table("claims")) is not None]
+    # Read back from a folder, a table has its cells and not its numbers.
+    rows = [dict(zip(table.head, row, strict=True)) for table in tables for row in table.rows]
+    return {
+        (row["section"], row["the paper says"]): _Asked(row["the paper's numbers"], row["counts as held if"])
+        for row in rows
+    }
 
 
 def overview_page(runs: Sequence[FinishedRun], tables: Sequence[Table], *, title: str, root: Path) -> str:

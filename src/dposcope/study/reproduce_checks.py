@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from dposcope.data.corpus import load_neutral
+from dposcope.data.hub import is_hub_spec
 from dposcope.directions.judge import load_judge
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
@@ -14,6 +16,15 @@ from dposcope.study.ingredients import read_data
 from dposcope.study.pair_parts import Source
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.plan import Step
+
+
+def read_here(step: Step) -> bool:
+    """Whether nothing that the step reads is on a hub: planning downloads nothing."""
+    given = step.settings.model_dump(mode="json")
+    named = [one for value in given.values() for one in (value if isinstance(value, list) else [value])]
+    scorer = given.get("scorer", "")
+    on_hub = any(isinstance(one, str) and is_hub_spec(one) for one in named)
+    return not on_hub and ("/" not in scorer or Path(scorer).exists())
 
 
 def check_steps(steps: Sequence[Step]) -> None:

@@ -41,6 +41,25 @@ class ReproduceSettings(Settings):
     passages: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Encyclopedic beginnings with their continuation, for F1. Default: built-in."
     )
+    prompt_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the prompts. Default: prompt."
+    )
+    text_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the comments. Default: comment_text."
+    )
+    label_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of their labels. Default: toxic."
+    )
+    positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="The label that means the concept. Default: 1, true, toxic, or a score of 0.5 and more.",
+    )
+    passage_prompt_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the passages' beginnings. Default: prompt."
+    )
+    passage_gold_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of their continuations. Default: gold."
+    )
     scorer: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Scorer of continuations. Default: the preset's, mostly profanity (embedded)."
     )

@@ -185,8 +185,6 @@ def open_run(
     Raises:
         DposcopeError: the folder holds something else, another run's results, or is in use.
     """
-    if folder.is_file():
-        raise DposcopeError(f"{folder} is a file; choose a folder for --out")
     about = folder / "run.json"
     wanted = json.loads(json.dumps(settings, default=str))
     if policy.join:
@@ -195,8 +193,7 @@ def open_run(
         _changed(folder, read_json(about), command, wanted, adopt=False)
         yield Run(folder, settings, reporter or Quiet(), policy)
         return
-    if folder.is_dir() and any(folder.iterdir()) and not about.exists() and not (folder / ".lock").exists():
-        raise DposcopeError(f"{folder} holds files that are not a run's; choose an empty or new folder for --out")
+    check_folder(folder, command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -210,9 +207,7 @@ def open_run(
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
         _clear_scraps(folder)
-        # A reproduction has no stages of its own, and a manifest from its first step on.
-        begun = any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
-        if about.exists() and begun:
+        if about.exists() and _begun(folder):
             changed = _changed(folder, read_json(about), command, wanted, adopt=policy.adopt)
         else:  # nothing was done yet: a slip in the settings may be mended
             changed = True
@@ -221,6 +216,34 @@ def open_run(
         yield Run(folder, settings, reporter or Quiet(), policy)
     finally:
         lock.release()
+
+
+def check_folder(folder: Path, command: str) -> None:
+    """Refuse a folder that can be none of this command's, without touching it.
+
+    Raises:
+        DposcopeError: it is a file, holds something else, or another command's run.
+    """
+    if folder.is_file():
+        raise DposcopeError(f"{folder} is a file; choose a folder for --out")
+    about = folder / "run.json"
+    if about.exists():
+        if _begun(folder):
+            _of_command(folder, read_json(about), command)
+    elif folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
+        raise DposcopeError(f"{folder} holds files that are not a run's; choose an empty or new folder for --out")
+
+
+def _begun(folder: Path) -> bool:
+    # A reproduction has no stages of its own, and a manifest from its first step on.
+    return any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
+
+
+def _of_command(folder: Path, found: Mapping[str, Any], command: str) -> None:
+    if found.get("command") != command:
+        raise DposcopeError(
+            f"{folder} holds a run of '{found.get('command')}'; choose another --out, or delete that folder"
+        )
 
 
 def _clear_scraps(folder: Path) -> None:
@@ -238,10 +261,7 @@ def _changed(folder: Path, found: Mapping[str, Any], command: str, wanted: Mappi
     Raises:
         DposcopeError: they are and may not be, or it is a run of another command.
     """
-    if found.get("command") != command:
-        raise DposcopeError(
-            f"{folder} holds a run of '{found.get('command')}'; choose another --out, or delete that folder"
-        )
+    _of_command(folder, found, command)
     old = found["settings"]
     changed = [name for name in {**old, **wanted} if old.get(name) != wanted.get(name)]
     if changed and not adopt:

@@ -11,7 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.change import Intervention
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
-from dposcope.interventions.shipped import edit_file
+from dposcope.interventions.shipped import edit_file, shipped_edits
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.adapter import is_adapter
 from dposcope.model.language_model import LanguageModel
@@ -96,7 +96,10 @@ def edit_stem(source: str | Path) -> Path | None:
         named = name.removeprefix(PREFIX)
         stem = edit_file(named) if Path(named).name else Path(named) / "edit"
         if not _is_edit(stem):
-            raise DposcopeError(f"{name} names no edit; give its edit.safetensors, its run's folder or a bundled model")
+            own = ", ".join(f"{PREFIX}{model}" for model in shipped_edits())
+            raise DposcopeError(
+                f"{name} names no edit; give its edit.safetensors, its run's folder, or what ships with dposcope: {own}"
+            )
         return stem
     path = Path(source).expanduser()
     if path.is_dir():
