@@ -1,5 +1,6 @@
 """Explanations beside one another: tables and page from files alone."""
 
+import json
 from dataclasses import replace
 
 import polars as pl
@@ -316,3 +317,34 @@ def test_a_report_goes_into_no_folder_of_somebody_elses(runs, tmp_path):
         find_runs([runs[0].folder], out=foreign)
     (foreign / "overview.json").write_text("{}")
     assert find_runs([runs[0].folder], out=foreign), "an earlier report's"
+
+
+def test_it_says_what_each_run_was_made_of(runs, tmp_path):
+    facts = json.loads((runs[0].folder / "explain.json").read_text())
+    facts["settings"] = {
+        "prompts": "/data/prompts.jsonl",
+        "comments": None,
+        "judge_comments": ["/data/a.tsv", "b.tsv"],
+        "scorer": "profanity",
+        "seed": 0,
+        "concept": None,
+    }
+    facts["tuned"] = "/runs/dpo/model"
+    write_json(runs[0].folder / "explain.json", facts)
+    write_json(runs[0].folder / "run.json", {"versions": {"torch": "2.0"}})
+    again = FinishedRun.read(runs[0].folder, study="a")
+    table = overview_tables([again, runs[1]])[-1]
+    assert table.name == "made-of"
+    assert table.head == ("", "model · a · strict", "model · b · reference")
+    told = {row[0]: row[1:] for row in table.rows}
+    assert told["prompts"] == ("prompts.jsonl", "built-in")
+    assert told["comments"] == ("built-in", "built-in")
+    assert told["judge comments"] == ("a.tsv, b.tsv", "built-in")
+    assert told["tuned"] == ("dpo/model", "–")
+    assert told["scorer"] == ("profanity", "–")
+    assert told["seed"] == ("0", "–")
+    assert told["torch"] == ("2.0", "–")
+    assert told["prompts measured"] == ("10", "10")
+    assert "concept" not in told
+    frame = table.to_polars().filter(study="a", fact="seed")
+    assert frame["value"].to_list() == ["0"]

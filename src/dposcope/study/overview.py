@@ -15,6 +15,7 @@ from dposcope.evaluation.suite import BASE
 from dposcope.study.explain_conditions import TUNED
 from dposcope.study.finished import FinishedRun
 from dposcope.study.joint_tables import joint_tables
+from dposcope.study.made_of import made_of_table
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.report import asset, render
 from dposcope.study.section import Section, SectionTable, shown_cell
@@ -42,7 +43,8 @@ def write_overview(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: b
 
 def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
     """What was found by each run, every claim of the paper over all of them, and the paper's short tables likewise."""
-    return [findings_table(runs), claims_over_runs(runs), *joint_tables(runs)]
+    made_of = made_of_table(runs, [label(run) for run in runs])
+    return [findings_table(runs), claims_over_runs(runs), *joint_tables(runs), made_of]
 
 
 def label(run: FinishedRun) -> str:
