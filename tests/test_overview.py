@@ -16,6 +16,7 @@ from dposcope.study.joint_tables import joint_tables
 from dposcope.study.overview import claims_over_runs, findings_lines, findings_table, overview_page, overview_tables
 from dposcope.study.patches import FOUR_GROUPS
 from dposcope.study.table import Table
+from jobs import command
 
 NUMBERS = ("measured", "value", "low", "high")
 MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
@@ -96,6 +97,8 @@ def test_the_concept_is_named(runs, tmp_path):
     other = finished(tmp_path / "m/c/explain-strict", concept="food talk")
     assert findings_table([other]).head[3] == "food talk before"
     both = findings_table([runs[0], other])
+    assert claims_over_runs([runs[0], other]).notes[-1].endswith("read food talk for it.")
+    assert len(claims_over_runs(runs).notes) == 1
     assert both.head[3] == "concept before"
     assert [row[1] for row in both.rows] == ["a, toxicity", "c, food talk"]
     assert both.to_polars()["concept"].to_list() == ["toxicity", "food talk"]
@@ -308,15 +311,16 @@ def test_a_file_of_something_else_is_refused(runs):
         FinishedRun.read(runs[0].folder)
 
 
-def test_a_report_goes_into_no_folder_of_somebody_elses(runs, tmp_path):
+def test_a_report_goes_into_no_folder_of_somebody_elses(runs, tmp_path, capsys):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    assert find_runs([runs[0].folder], out=foreign), "an empty one is free"
     (foreign / "mine.txt").write_text("mine")
-    with pytest.raises(DposcopeError, match="no report's"):
-        find_runs([runs[0].folder], out=foreign)
-    (foreign / "overview.json").write_text("{}")
-    assert find_runs([runs[0].folder], out=foreign), "an earlier report's"
+    told = command(capsys, "report", runs[0].folder, "--out", foreign)
+    assert (told.code, told.out) == (2, "")
+    assert "no report's" in told.err
+    assert [path.name for path in foreign.iterdir()] == ["mine.txt"]
+    for _ in range(2):  # an empty folder is free, and an earlier report's is one's own
+        assert command(capsys, "report", runs[0].folder, "--out", tmp_path / "new").code == 0
 
 
 def test_it_says_what_each_run_was_made_of(runs, tmp_path):

@@ -112,9 +112,11 @@ def report(
         Write offensive words in tables as they are, not starred.
     """
     from dposcope.cli.console import out as console
-    from dposcope.study.finished import find_runs, title_of
+    from dposcope.study.finished import check_place, find_runs, title_of
     from dposcope.study.overview import write_overview
 
     target = out if out is not None else runs[0]
-    write_overview(target, find_runs(runs, out=out), title=title or title_of(runs), raw=raw)
+    found = find_runs(runs, out=out)
+    check_place(target)
+    write_overview(target, found, title=title or title_of(runs), raw=raw)
     console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

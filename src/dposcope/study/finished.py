@@ -94,15 +94,18 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
         raise DposcopeError("the report needs a place of its own; give --out")
     if out is not None and (out / "run.json").exists() and not (out / "manifest.json").exists():
         raise DposcopeError(f"{out} holds a run, whose own report.html this one would replace; choose another --out")
-    if out is not None and _foreign(out):
-        raise DposcopeError(f"{out} holds files that are no report's; choose an empty or new folder for --out")
     return _told_apart(list({run.folder.resolve(): run for run in found}.values()))
 
 
-def _foreign(out: Path) -> bool:
-    """Whether a folder holds something, and it is neither an earlier report's nor a reproduction."""
+def check_place(out: Path) -> None:
+    """Refuse to write a report over several runs where it does not belong.
+
+    Raises:
+        DposcopeError: the folder holds something, and it is neither an earlier report's nor a reproduction.
+    """
     own = ("overview.json", "manifest.json", "run.json")
-    return out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own)
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
+        raise DposcopeError(f"{out} holds files that are no report's; choose an empty or new folder for --out")
 
 
 def _told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import polars as pl
 
 from dposcope.artefacts import write_json, write_text
+from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.statistics import Share
 from dposcope.evaluation.suite import BASE
 from dposcope.study.explain_conditions import TUNED
@@ -168,8 +169,11 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
             **dict.fromkeys(("value", "low", "high"), pl.Float64),
         },
     )
-    note = "open: the interval does not decide; not testable: what the claim rests on was not measured in that run."
-    return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, (note,))
+    notes = ["open: the interval does not decide; not testable: what the claim rests on was not measured in that run."]
+    nouns = sorted({run.scores.concept for run in runs} - {TOXICITY.noun})
+    if nouns:
+        notes.append(f"The paper speaks of toxicity; of runs of another concept read {' or '.join(nouns)} for it.")
+    return Table("claims-over-runs", "The paper's claims, over all runs.", frame, head, rows, tuple(notes))
 
 
 @dataclass(frozen=True)
