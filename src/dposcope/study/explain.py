@@ -114,7 +114,7 @@ def run_explain(
         found = _explanation(lm, other, made, after, change, judge, settings)
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
-        notes = [*other.notes, *side.notes]
+        notes = (*other.notes, *side.notes)
         del other
         beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
