@@ -86,9 +86,13 @@ class ActivationAccumulator:
             activations: `[n, d_mlp]` in any precision; summed in float64.
         """
         rows = activations.double()
+        self.add(block, rows, rows.square())
+
+    def add(self, block: int, rows: Tensor, squares: Tensor) -> None:
+        """The same of rows in float64 whose squares are known already."""
         device = rows.device
         self._sum[block] = self._sum[block].to(device) + rows.sum(0)
-        self._squares[block] = self._squares[block].to(device) + rows.square().sum(0)
+        self._squares[block] = self._squares[block].to(device) + squares.sum(0)
         self._counts[block] += len(rows)
 
     def value(self, about: Mapping[str, Any] | None = None) -> NeuronMeans:

@@ -120,11 +120,11 @@ def collect_by_fold(
     parts = _FoldSums(lm.n_blocks, lm.d_mlp, folds)
 
     def see(block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
-        seen = activations[counted]
-        whole.update(block, seen)
+        seen = activations[counted].double()
+        squares = seen.square()
+        whole.add(block, seen, squares)
         if folds:
-            fold_of = (torch.tensor(rows, device=counted.device) % folds).unsqueeze(1).expand_as(counted)
-            parts.update(block, seen, fold_of[counted])
+            parts.add(block, seen, squares, counted, rows)
 
     show_activations(
         lm,
@@ -150,23 +150,37 @@ def collect_by_fold(
 
 
 class _FoldSums:
-    """Adds up activations of all folds at once, by a product with who is in which; an `ActivationAccumulator` for
-    each of ten folds would take a tenth of the generation's time."""
+    """Adds up activations of all folds at once; an `ActivationAccumulator` for each of ten would take a tenth of the
+    generation's time."""
 
     def __init__(self, n_blocks: int, d_mlp: int, folds: int) -> None:
         self._folds = folds
-        # Activations, then their squares.
-        self._sums = [torch.zeros(2, folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._counts = [torch.zeros(folds, dtype=torch.long) for _ in range(n_blocks)]
+        self._sum = [torch.zeros(folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._squares = [torch.zeros(folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._counts = [torch.zeros(folds, 1, dtype=torch.float64) for _ in range(n_blocks)]
+        self._rows: Sequence[int] = ()
+        self._fold_of = torch.zeros(0, dtype=torch.long)
 
-    def update(self, block: int, activations: Tensor, fold_of: Tensor) -> None:
-        """Add rows of one block, `[n, d_mlp]` in any precision, of folds `[n]`."""
-        rows = activations.double()
-        member = one_hot(fold_of, self._folds)
-        # [folds, n] @ [2, n, d_mlp]: the same on every run, which scattered additions on a GPU would not be.
-        added = member.T.double() @ torch.stack([rows, rows.square()])
-        self._sums[block] = self._sums[block].to(rows.device) + added
-        self._counts[block] = self._counts[block].to(rows.device) + member.sum(0)
+    def add(self, block: int, seen: Tensor, squares: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
+        """Add what a pass of one batch shows of one block.
+
+        Args:
+            block: its index.
+            seen: `[n, d_mlp]`, float64, at the positions that count.
+            squares: of these.
+            counted: those positions, `[B, T]`.
+            rows: which prompt each row of the batch is.
+        """
+        device = seen.device
+        if rows is not self._rows:  # one list per batch
+            self._rows, self._fold_of = rows, torch.tensor(rows, device=device) % self._folds
+        fold_of = self._fold_of.unsqueeze(1).expand_as(counted)[counted]
+        for sums, added in ((self._sum, seen), (self._squares, squares), (self._counts, torch.ones_like(seen[:, :1]))):
+            if device.type == "cpu":
+                sums[block].index_add_(0, fold_of, added)
+            else:
+                # A product is the same on every run; scattered additions on a GPU are not.
+                sums[block] = torch.addmm(sums[block].to(device), one_hot(fold_of, self._folds).T.double(), added)
 
     def value(self, fold: int, about: Mapping[str, Any]) -> NeuronMeans:
         """The moments of one fold.
@@ -178,5 +192,7 @@ class _FoldSums:
         count = max(counts)
         if count == 0 or len(counts) > 1:
             raise DposcopeError("a fold was recorded with gaps; a pass was cut short, record again")
-        mean, second = (torch.stack([sums[of, fold].cpu() for sums in self._sums]) / count for of in range(2))
+        mean, second = (
+            torch.stack([sums[fold].cpu() for sums in of_blocks]) / count for of_blocks in (self._sum, self._squares)
+        )
         return NeuronMeans(mean, second, count, dict(about))
