@@ -29,7 +29,7 @@ def reproduce(
     pairs/, dpo/ and explain-PROTOCOL/, each what the command of that name leaves. Started again after an
     interruption, the same command goes on; with another setting it does again only what rests on that.
 
-    Presets: cpu-gemma-3-270m, cpu-smollm2-135m (two CPU cores), short (half an hour), smoke (a tiny random model),
+    Presets: cpu-gemma-3-270m, cpu-smollm2-135m (two CPU cores), short (the heart of it), smoke (a tiny random model),
     paper-gpt2-medium, paper-gemma-2-2b, paper-llama-3.1-8b, paper-mistral-7b (the paper's settings), or a TOML file.
 
     Parameters

@@ -1,7 +1,7 @@
 """The likeliest token, without looking at a whole vocabulary one entry after another.
 
-`argmax` over 262,144 logits in bfloat16 takes a tenth of a greedy step on a CPU, since it carries an index along; a
-maximum carries none and is vectorised. So: the maxima of short pieces, the best piece, the best place in it.
+`argmax` carries an index along and is slow on a CPU; a maximum carries none and is vectorised (`benchmarks/sampling.py`
+prints both). So: the maxima of short pieces, the best piece, the best place in it.
 """
 
 from torch import Tensor

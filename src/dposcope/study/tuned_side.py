@@ -1,21 +1,18 @@
 """What stands beside the base in an explanation: a tuned model, or an edit of the base."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dposcope.artefacts import read_json, value_files
 from dposcope.errors import DposcopeError
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.shipped import edit_file, shipped_edits
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.adapter import is_adapter
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load
 from dposcope.study.run import CHECKPOINT
 
 PREFIX = "edit:"
@@ -63,20 +60,15 @@ class TunedSide:
             f"edit:{folder.parent} to have them in the activations"
         ]
 
-    @contextmanager
-    def beside(self, base: LanguageModel) -> Generator[LanguageModel]:
+    def beside(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The model to compare `base` with, inside the context.
 
         Raises:
             DposcopeError: there is no such model, or it does not fit `base`.
         """
-        if self.edit is None:
-            yield load(self.source, base=base)
-            return
-        with EditedModel(self.edit).beside(base) as other:
-            yield other
+        return self.intervention().beside(base)
 
-    def intervention(self) -> Intervention:
+    def intervention(self) -> OtherWeights | EditedModel:
         """The same model, to be measured in the base's place."""
         return OtherWeights(self.source) if self.edit is None else EditedModel(self.edit)
 
