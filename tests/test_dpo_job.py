@@ -98,6 +98,48 @@ def stop(*_: Any, **__: Any) -> None:
     raise Stopped
 
 
+# A teacher
+
+
+@pytest.mark.parametrize("way", ["gains", "lora"])
+def test_a_teacher_is_imitated_and_named(job, pairs, finished, tmp_path, way):
+    teacher = finished["full"].folder / "model"
+    taught = make(job, pairs, tmp_path / "taught", way, teacher=str(teacher), teacher_weight=3.0)
+    alone = finished[way]
+    assert taught.facts["settings"]["teacher"] == str(teacher)
+    assert taught.facts["objective"]["teacher_weight"] == 3
+    imitation = [entry["imitation"] for entry in taught.facts["curves"] if "imitation" in entry]
+    assert imitation[-1] < imitation[0]
+    assert not any("imitation" in name for entry in alone.facts["curves"] for name in entry)
+    card = (tmp_path / "taught/model/README.md").read_text()
+    assert f"And 3 × KL(teacher‖tuned) on both completions; the teacher: `{teacher}`." in card
+    assert "teacher" not in (alone.folder / "model/README.md").read_text()
+
+    base = load(job.model, dtype="float32", device="cpu")
+    its, ours, without = (
+        load(folder, base=base) for folder in (teacher, tmp_path / "taught/model", alone.folder / "model")
+    )
+
+    def distance(lm) -> float:
+        """Mean KL(teacher‖lm) per token of the pairs' texts."""
+        found = []
+        pairs = tiny_pairs()
+        for prompt, text in zip(pairs.prompts, pairs.preferred, strict=True):
+            ids = torch.tensor([base.tokenizer(prompt + text).input_ids])
+            with torch.no_grad():
+                there, here = (one.model(ids).logits.log_softmax(-1) for one in (its, lm))
+            found.append(float((there.exp() * (there - here)).sum(-1).mean()))
+        return sum(found) / len(found)
+
+    assert distance(ours) < distance(without)
+
+
+def test_another_teacher_is_another_training(job, pairs, finished, tmp_path):
+    make(job, pairs, tmp_path / "out", teacher=str(finished["full"].folder / "model"))
+    with pytest.raises(DposcopeError, match="holds another run's results"):
+        make(job, pairs, tmp_path / "out", teacher=str(finished["lora"].folder / "model"))
+
+
 # Gains that begin at an edit, and some gains alone
 
 
@@ -617,6 +659,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too little neutral text": ({"neutral": "{}/short.txt", "window_tokens": 100}, "fewer than a window of .*longer"),
     "no neutral file": ({"neutral": "{}/no.txt"}, r"there is no file .*no\.txt; (check the path|did you mean)"),
     "another way": ({"train": "head"}, "full"),
+    "a teacher that is no model": ({"teacher": "{}/nothing"}, "is no model"),
     "far too fast": (
         {"train": "full", "learning_rate": "1e30", "warmup_steps": 0},
         "became .*; .*lower --learning-rate",

@@ -113,6 +113,12 @@ def test_what_is_given_beside_a_preset_wins(preset, option):
     assert found == usual
 
 
+def test_a_teacher_weighs_one_unless_it_is_told_otherwise():
+    assert settings(train="gains").objective("llama").teacher_weight == 0
+    assert settings(train="gains", teacher="m").objective("llama").teacher_weight == 1
+    assert settings(train="lora", teacher="m", teacher_weight=0.3).objective("llama").teacher_weight == 0.3
+
+
 @pytest.mark.parametrize("preset", ["best", "paper"])
 def test_the_objective_that_is_given_wins(preset):
     chosen = settings(preset=preset, beta=0.3, kl_weight=0.0, kl_on="neutral").objective("gpt2")
@@ -198,6 +204,10 @@ def test_autocast_is_passed_on():
         ({"validation": 0}, "greater than or equal to 1"),
         ({"window_tokens": 1}, "greater than or equal to 2"),
         ({"train": "head"}, "'full', 'lora' or 'gains'"),
+        ({"teacher": "m"}, "give --train gains or lora"),
+        ({"train": "gains", "teacher_weight": 0.5}, "name one with --teacher"),
+        ({"train": "gains", "teacher": "m", "teacher_weight": 0}, "greater than 0"),
+        ({"train": "gains", "teacher": "m", "protocol": "reference"}, "leave --teacher out, or be strict"),
         ({"magic": 1}, "Extra inputs are not permitted"),
     ],
 )

@@ -16,6 +16,9 @@ from dposcope.training.objective import Objective
         ({"beta": math.nan}, "the paper's is 0.1"),
         ({"kl_weight": -0.1}, "give 0 or more"),
         ({"kl_weight": math.nan}, "give 0 or more"),
+        ({"teacher_weight": -0.1}, "give 0 or more"),
+        ({"teacher_weight": math.nan}, "give 0 or more"),
+        ({"teacher_weight": 1.0, "protocol": "reference"}, "has no teacher; leave it out, or be strict"),
         ({"kl_on": "neutral", "protocol": "reference"}, "leave kl_on neutral out, or be strict"),
     ],
 )

@@ -18,7 +18,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.training.objective import Objective
 from dposcope.training.packing import fits_one_row, pack
-from dposcope.training.policy import Arm, PreferencePolicy
+from dposcope.training.policy import Arm, PreferencePolicy, Weights
 from dposcope.training.token_statistics import Unembedding
 from dposcope.training.trainable import all_weights, neuron_gains
 from families import FAMILIES, assert_close, build, copied, gpt2_like_tokenizer, random_gains, tiny
@@ -154,6 +154,69 @@ def test_loss_and_gradients_are_those_of_whole_logits(variant, way, in_float64):
                 for one, other in zip(torch.autograd.grad(found.loss, leaves), directions, strict=True):
                     # Gains are float32, and so is their gradient.
                     assert_close(one, other, 1e-6 if way == "gains" else 1e-9)
+
+
+@pytest.mark.parametrize("way", ["lora", "gains"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_teacher_is_imitated_on_both_completions(variant, way, in_float64):
+    lm = variant_lm(variant)
+    bare, examples = copy.deepcopy(lm.model), material()
+    base = {name: value.detach() for name, value in bare.named_parameters()}
+    teacher = replace(lm, model=shaken(lm.model))
+    its = {name: value.detach() for name, value in teacher.model.named_parameters()}
+    objective = replace(OBJECTIVES["neutral"], teacher_weight=0.3)
+    with WAYS[way](lm, objective, teacher=teacher) as trainable:
+        policy = trainable.policy
+        disturb(policy)
+        leaves = list(policy.trainable.values())
+        tuned = tuned_weights(lm, base, way, policy)
+        expected, taught = naive(bare, tuned, base, examples), naive(bare, tuned, its, examples)
+        wanted = expected.losses.mean() + 0.7 * expected.on_windows + 0.3 * taught.on_pairs.mean()
+        found = policy(packed(lm, examples, row_tokens=30), windows=2)
+        assert_close(found.loss.detach(), wanted.detach(), 1e-9)
+        assert_close(found.imitation, taught.on_pairs.detach(), 1e-9)
+        assert found.imitation.min() > 1e-4, "a teacher like its pupil would prove nothing"
+        directions = torch.autograd.grad(wanted, leaves)
+        for one, other in zip(torch.autograd.grad(found.loss, leaves), directions, strict=True):
+            assert_close(one, other, 1e-6 if way == "gains" else 1e-9)
+    assert not any(value.requires_grad and value.grad is not None for value in teacher.model.parameters())
+
+
+def shaken(model):
+    """A copy whose weights are all somewhat different."""
+    other, stream = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.add_(0.05 * torch.randn(value.shape, generator=stream).to(value.dtype))
+    return other
+
+
+def test_the_shares_of_several_processes_add_up_to_the_imitation(llama):
+    examples = material(3, 0)
+    teacher = replace(llama, model=shaken(llama.model))
+    with neuron_gains(llama, replace(OBJECTIVES["dpo"], teacher_weight=2.0), teacher=teacher) as trainable:
+        disturb(trainable.policy)
+        whole = trainable.policy(packed(llama, examples)).loss
+        weights = [Weights(torch.full((n,), 1 / 3), torch.zeros(0)) for n in (2, 1)]
+        parts = [
+            trainable.policy(packed(llama, part), weights=weight).loss
+            for part, weight in zip((examples[:2], examples[2:]), weights, strict=True)
+        ]
+    assert_close(sum(parts), whole, 1e-5)
+
+
+@pytest.mark.parametrize("way", ["lora", "gains"])
+def test_a_teacher_and_its_weight_come_together(llama, way):
+    with (
+        pytest.raises(DposcopeError, match="give both a teacher and a teacher_weight"),
+        WAYS[way](llama, OBJECTIVES["dpo"], teacher=llama),
+    ):
+        pass
+    with (
+        pytest.raises(DposcopeError, match="there is none; give both"),
+        WAYS[way](llama, replace(OBJECTIVES["dpo"], teacher_weight=1.0)),
+    ):
+        pass
 
 
 # A batch is its members

@@ -172,6 +172,17 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
     assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
 
 
+def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path):
+    folder = tmp_path / "out"
+    run = tuned(job, folder, quick=True, controls=False, teacher="full")
+    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-1"))
+    assert (teacher["train"], gains["train"]) == ("full", "gains")
+    assert teacher["pairs"] == gains["pairs"]
+    assert gains["objective"]["teacher_weight"] == 1
+    assert run.edit.about["teacher"] == "full"
+    assert "- teacher: full" in (folder / "model/README.md").read_text()
+
+
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
     run = tuned(job, tmp_path / "out", form="ablation", trials=4, controls=False)
     assert run.edit.gains is None
@@ -202,6 +213,8 @@ def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
         ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
         ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),
         ({"negative_control": "random-direction"}, "take no direction"),
+        ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
+        ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(job, wrong, said):

@@ -93,6 +93,7 @@ def run_dpo(
         reporter.stage(f"Loading {model}")
         with processes.agreeing():
             lm, stored = _load(model, settings)
+            teacher = None if settings.teacher is None else _teacher(lm, settings.teacher)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
@@ -106,6 +107,7 @@ def run_dpo(
             "schedule": vars(schedule),
             **settings.beyond_schedule(),
             **({} if settings.start is None else {"start": value_digest(edit_file(settings.start))}),
+            **({} if teacher is None else {"teacher": teacher.fingerprint}),
         }
 
         # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
@@ -115,7 +117,7 @@ def run_dpo(
 
         def make() -> None:
             material = _material(lm, split, neutral, objective, settings)
-            with _policy(lm, objective, settings, material, start) as trainable:
+            with _policy(lm, objective, settings, material, start, teacher) as trainable:
                 reference = _reference(run, lm, trainable, material, settings, inputs, out / kept_states)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
@@ -192,7 +194,12 @@ def _material(
 
 
 def _policy(
-    lm: LanguageModel, objective: Objective, settings: DpoSettings, material: Material, start: Gains | None
+    lm: LanguageModel,
+    objective: Objective,
+    settings: DpoSettings,
+    material: Material,
+    start: Gains | None,
+    teacher: LanguageModel | None,
 ) -> AbstractContextManager[Trainable]:
     match settings.train:
         case "gains":
@@ -201,7 +208,13 @@ def _policy(
                 start.changes(lm)  # refuses gains of another shape, before their neurons are counted
                 among = None if settings.neurons is None else start.furthest(settings.neurons)
             return neuron_gains(
-                lm, objective, start=start, among=among, sparsity=settings.sparsity, heads=settings.heads
+                lm,
+                objective,
+                start=start,
+                among=among,
+                sparsity=settings.sparsity,
+                heads=settings.heads,
+                teacher=teacher,
             )
         case "lora":
             return low_rank(
@@ -211,6 +224,7 @@ def _policy(
                 alpha=settings.lora_alpha,
                 seed=settings.seed,
                 recompute=settings.recompute,
+                teacher=teacher,
             )
         case "full":
             lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
@@ -222,6 +236,21 @@ def _policy(
             return all_weights(
                 lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
             )
+
+
+def _teacher(lm: LanguageModel, named: str) -> LanguageModel:
+    """The tuned model to imitate, in the precision of the base.
+
+    Raises:
+        DposcopeError: it is no model that was tuned from this base with its vocabulary kept.
+    """
+    teacher = load(named, base=lm)
+    rows = [one.model.get_input_embeddings().get_parameter("weight").shape[0] for one in (lm, teacher)]
+    if rows[0] != rows[1]:
+        raise DposcopeError(
+            f"{named} predicts {rows[1]:,} tokens and {lm.name} {rows[0]:,}; give a --teacher of the base's vocabulary"
+        )
+    return teacher
 
 
 def _start(named: str) -> Gains:
@@ -345,7 +374,7 @@ def _about(facts: dict[str, Any]) -> dict[str, Any]:
         **{name: facts["schedule"][name] for name in ("optimizer", "learning_rate", "decay", "batch_size")},
         "steps": facts["steps"],
         "seed": facts["seed"],
-        **{name: facts["settings"][name] for name in ("heads", "sparsity")},
+        **{name: facts["settings"][name] for name in ("heads", "sparsity", "teacher")},
     }
 
 
@@ -377,6 +406,7 @@ def tuned_card(facts: dict[str, Any]) -> str:
             f"- {pairs['train']:,} preference pairs ({pairs['format']}), {pairs['validation']:,} kept for validation.",
             f"- Loss: DPO with β = {objective['beta']:g}, plus {objective['kl_weight']:g} × KL(base‖tuned) {on};"
             f" {objective['protocol']} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
+            *_taught(facts),
             f"- {schedule['optimizer']}, learning rate {schedule['learning_rate']:g}, {facts['steps']:,} steps of"
             f" {schedule['batch_size']} pairs, seed {facts['seed']}.",
             "",
@@ -388,6 +418,15 @@ def tuned_card(facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _taught(facts: dict[str, Any]) -> list[str]:
+    """The teacher's line, where there was one."""
+    teacher = facts["settings"]["teacher"]
+    if teacher is None:
+        return []
+    weight = facts["objective"]["teacher_weight"]
+    return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: `{_plain(teacher)}`."]
 
 
 def _plain(text: str) -> str:

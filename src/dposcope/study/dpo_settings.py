@@ -62,6 +62,18 @@ class DpoSettings(LoadSettings):
         description="Where KL(base‖tuned) is taken: neutral (windows of --neutral; keeps other text as it was) or "
         "pairs (both completions, as the paper). Default: neutral.",
     )
+    teacher: Annotated[str | None, Parameter(group=_LOSS)] = Field(
+        default=None,
+        description="With --train gains or lora: a model that was tuned from MODEL, such as the model/ of --train full "
+        "on the same pairs. Training then also imitates it on both completions: a pair says which text is better, a "
+        "teacher which token, at every place. Default: none.",
+    )
+    teacher_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
+        default=None,
+        gt=0,
+        description="κ, the weight of KL(teacher‖policy) on both completions, per nat and token. Default: 1 with "
+        "--teacher.",
+    )
     neutral: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Not the text that you measure "
@@ -208,6 +220,12 @@ class DpoSettings(LoadSettings):
             raise ValueError(
                 "training begins at a saved edit with --train gains alone; give that, or leave --start out"
             )
+        if self.teacher is not None and self.train == "full":
+            raise ValueError("a teacher is a whole tuned model already; give --train gains or lora, or leave it out")
+        if self.teacher_weight is not None and self.teacher is None:
+            raise ValueError("--teacher-weight weighs a teacher; name one with --teacher")
+        if self.teacher is not None and self.protocol == "reference":
+            raise ValueError("the published code has no teacher; leave --teacher out, or be strict")
         if self.neurons is not None and self.start is None:
             raise ValueError("--neurons takes those that an edit moved furthest; name the edit with --start")
         if self.reference_dtype != "same" and self.train != "full":
@@ -230,7 +248,11 @@ class DpoSettings(LoadSettings):
         weight = PAPER_KL_WEIGHTS.get(model_type, _OTHER_KL_WEIGHT) if paper else 1.0
         on = "pairs" if paper or self.protocol == "reference" else "neutral"
         return Objective(
-            self.beta, weight if self.kl_weight is None else self.kl_weight, self.kl_on or on, self.protocol
+            self.beta,
+            weight if self.kl_weight is None else self.kl_weight,
+            self.kl_on or on,
+            self.protocol,
+            0.0 if self.teacher is None else self.teacher_weight or 1.0,
         )
 
     def schedule(self, pairs: int, *, autocast: bool) -> Schedule:

@@ -17,6 +17,8 @@ from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import LEARNED, Edit
+from dposcope.model.adapter import is_adapter
+from dposcope.model.load import check_source
 from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
@@ -33,6 +35,8 @@ from dposcope.study.tune_report import FIGURE, write_tune_report
 from dposcope.study.tune_search import join_search, learned_stem, prepare_search, search_edits, sources_of
 from dposcope.study.tune_settings import TuneSettings
 
+_TRAINED = ("full", "lora")
+"""Teachers that are trained here."""
 _LEARN_SHARE = 0.8
 """Of the neutral text, where the report has none of its own."""
 
@@ -168,6 +172,8 @@ def _ranking(job: Job, scorer: Scorer, settings: TuneSettings) -> Scorer:
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:
     """All data, its neutral text that of the report, and the neutral text to learn and search on."""
+    if settings.teacher not in (None, *_TRAINED) and not is_adapter(Path(settings.teacher)):
+        check_source(settings.teacher)  # now, not after an hour of sampling
     data = read_data(settings)
     if settings.report_neutral is not None:
         other = load_neutral(settings.report_neutral, column=settings.neutral_column)
@@ -199,19 +205,29 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
     )
     text = run.folder / "neutral.jsonl"
     write_text(text, "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
+    data: dict[str, Any] = {
+        "pairs": str(pairs.path),
+        "neutral": str(text),
+        # Nothing is chosen by the loss; each time costs as much as eight steps.
+        "validate_every": 400,
+    }
+    teacher = settings.teacher
+    if teacher in _TRAINED:
+        run.reporter.stage(f"Training the teacher: {teacher}")
+        folder = run.folder / "teacher"
+        run_dpo(model, folder, DpoSettings(train=teacher, **data, **shared), reporter=run.reporter, policy=policy)
+        teacher = str(folder / CHECKPOINT)
     edits: dict[str, Edit] = {}
     for weight in settings.learns:
         stem = _edit_stem(run, weight)
         run.reporter.stage(f"Learning gains, λ = {weight:g}")
         of_run = DpoSettings(
-            pairs=str(pairs.path),
-            neutral=str(text),
             train="gains",
             kl_weight=weight,
             heads=settings.heads,
             epochs=settings.passes,
-            # Nothing is chosen by the loss; each time costs as much as eight steps.
-            validate_every=400,
+            teacher=teacher,
+            **data,
             **shared,
         )
         run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)

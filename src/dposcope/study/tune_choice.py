@@ -252,4 +252,5 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "samples": settings.sampled,
         "min_gap": settings.min_gap,
         "heads": settings.heads,
+        **({} if settings.teacher is None else {"teacher": source_name(settings.teacher)}),
     }

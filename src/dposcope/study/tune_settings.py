@@ -60,6 +60,11 @@ class TuneSettings(MachineSettings, MeasureSettings):
         description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
         "strengths; each further one takes as long again. --quick takes one.",
     )
+    teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
+        default=None,
+        description="Learned gains imitate a tuned model, too: full or lora (trained here before, on the same pairs: "
+        "the time and memory of dposcope dpo), or the name of a model that was tuned from MODEL. Default: none.",
+    )
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
         description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
@@ -119,6 +124,8 @@ class TuneSettings(MachineSettings, MeasureSettings):
                 "learned gains take no direction, so a random one is no control of them; give --methods groups "
                 "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
             )
+        if self.teacher is not None and not self.learns:
+            raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
         if len(set(self.kl_weights)) != len(self.kl_weights):
             raise ValueError("--kl-weights holds one weight twice")
         if self.form != "ablation" and not self.methods:

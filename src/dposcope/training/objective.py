@@ -11,7 +11,7 @@ KlOn = Literal["pairs", "neutral"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: DPO plus λ times a divergence from the reference (paper 3.1)."""
+    """What is minimised: DPO plus λ × a divergence from the reference (paper 3.1), plus κ × one from a teacher."""
 
     beta: float = 0.1
     """β of DPO."""
@@ -21,6 +21,9 @@ class Objective:
     """pairs: KL_preferred + KL_dispreferred over completion tokens (paper); neutral: KL on windows of neutral text."""
     protocol: Protocol = "strict"
     """reference: the KL averaged over every position, prompt and padding too, as the published code does."""
+    teacher_weight: float = 0.0
+    """κ: of KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) over completion tokens. Not in the paper: a
+    pair says which text is better, a teacher which token, at every place."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be minimised."""
@@ -28,5 +31,9 @@ class Objective:
             raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
         if not self.kl_weight >= 0:
             raise DposcopeError(f"a KL weight of {self.kl_weight} is not 0 or above; give 0 or more")
+        if not self.teacher_weight >= 0:
+            raise DposcopeError(f"a teacher's weight of {self.teacher_weight} is not 0 or above; give 0 or more")
+        if self.protocol == "reference" and self.teacher_weight:
+            raise DposcopeError("the published code has no teacher; leave it out, or be strict")
         if self.protocol == "reference" and self.kl_on == "neutral":
             raise DposcopeError("the reference protocol has its KL on pairs; leave kl_on neutral out, or be strict")

@@ -46,6 +46,9 @@ class BatchLoss:
     """Per pair."""
     penalty: Tensor
     """The divergence that λ multiplies, nats per token; 0 where λ is."""
+    imitation: Tensor | None = None
+    """KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) per pair, each a mean over completion tokens,
+    `[pairs]`; None without a teacher."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,9 @@ class Weights:
 class PreferencePolicy(nn.Module):
     """What `Trainer` trains; `trainable.py` makes one."""
 
-    def __init__(self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective) -> None:
+    def __init__(
+        self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective, teacher: Arm | None = None
+    ) -> None:
         """Join them.
 
         Args:
@@ -73,12 +78,14 @@ class PreferencePolicy(nn.Module):
             policy: the model that they change.
             reference: what it is compared with.
             objective: what is minimised.
+            teacher: a tuned model to imitate on completions; None: none.
         """
         super().__init__()
         self.trained = trained
         self.objective = objective
         # Not registered: a reference is no part of what is saved, moved or trained.
         self._arms = (policy, reference)
+        self._teacher = teacher
         trained.eval()
         self.eval()
 
@@ -160,7 +167,22 @@ class PreferencePolicy(nn.Module):
                 penalty = (by_text.view(2, pairs).sum(0) * weights.pairs).sum()
         if weight > 0:
             loss = loss + weight * penalty
-        return BatchLoss(loss, terms, penalty.detach())
+        imitation: Tensor | None = None
+        if self._teacher is not None:
+            of_pair = self._imitation(self._teacher, here[:of_pairs], head, batch, pairs)
+            mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
+            loss = loss + self.objective.teacher_weight * mean
+            imitation = of_pair.detach()
+        return BatchLoss(loss, terms, penalty.detach(), imitation)
+
+    def _imitation(self, teacher: Arm, here: Tensor, head: Unembedding, batch: PackedBatch, pairs: int) -> Tensor:
+        """KL(teacher‖policy) of both completions of each pair, `[pairs]`."""
+        with torch.no_grad():
+            there = _states(teacher, batch, published=False)[batch.where[: len(here)]]
+        taught = Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
+        kl = token_statistics(here, head, reference=taught, kl=True).kl
+        assert kl is not None
+        return mean_by(kl, batch.sequence[: len(here)], 2 * pairs).view(2, pairs).sum(0)
 
     def _check_reference(self, computed: Tensor | None) -> None:
         if computed is None and self._arms[1].trained_away:

@@ -134,6 +134,13 @@ def _check_bare(lm: LanguageModel) -> None:
         raise DposcopeError("an intervention is on the model and a copy would keep its hooks; train outside the `with`")
 
 
+def _teaching(teacher: LanguageModel | None, objective: Objective) -> Arm | None:
+    if (teacher is None) != (objective.teacher_weight == 0):
+        missing = "its weight is 0" if teacher is not None else "there is none"
+        raise DposcopeError(f"a teacher was asked for and {missing}; give both a teacher and a teacher_weight above 0")
+    return None if teacher is None else Arm(teacher.model)
+
+
 def _cloned(head: Unembedding) -> Unembedding:
     bias = None if head.bias is None else head.bias.detach().clone()
     return Unembedding(head.weight.detach().clone(), bias, head.softcap)
@@ -148,6 +155,7 @@ def low_rank(
     alpha: int = 32,
     seed: int = 0,
     recompute: bool = False,
+    teacher: LanguageModel | None = None,
 ) -> Generator[Trainable]:
     """Train a LoRA adapter on every projection of the blocks; the reference is the same weights, adapter off.
 
@@ -158,11 +166,14 @@ def low_rank(
         alpha: its scale is alpha / rank.
         seed: of the adapter's random half.
         recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
+        teacher: a tuned model to imitate, see `Objective.teacher_weight`; None: none.
 
     Raises:
-        DposcopeError: `peft` is missing, the model is in training mode, or an intervention is on it.
+        DposcopeError: `peft` is missing, the model is in training mode, an intervention is on it, or a teacher and its
+            weight do not come together.
     """
     _check_mode(lm)
+    taught = _teaching(teacher, objective)
     _check_bare(lm)
     if find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
@@ -198,6 +209,7 @@ def low_rank(
             Arm(lm.model, recompute=lm.blocks if recompute else ()),
             Arm(lm.model, adapted.disable_adapter),
             objective,
+            taught,
         )
         yield Trainable(policy, export)
     finally:
@@ -230,6 +242,7 @@ def neuron_gains(
     among: NeuronSet | None = None,
     sparsity: float = 0.0,
     heads: bool = False,
+    teacher: LanguageModel | None = None,
 ) -> Generator[Trainable]:
     """Train one gain per neuron (IA³ on the output projection's input); the reference is the model, gains off.
 
@@ -242,12 +255,14 @@ def neuron_gains(
             by η μ and stops there, so that most are exactly 1. Adam's steps have length η whatever the gradient's size,
             so μ is in (0, 1): a neuron whose gradient agrees with itself less than that stays out.
         heads: train one gain per channel of the attention heads, too. Beyond the paper's neurons; it folds as well.
+        teacher: a tuned model to imitate, see `Objective.teacher_weight`; None: none.
 
     Raises:
         DposcopeError: the model is in training mode, `start` or `among` does not fit it, `start` acts at some positions
-            only, or μ is negative, or 1 or more.
+            only, μ is negative, or 1 or more, or a teacher and its weight do not come together.
     """
     _check_mode(lm)
+    taught = _teaching(teacher, objective)
     if not 0 <= sparsity < 1:
         reason = "leaves every gain at 1" if sparsity >= 1 else "is below 0"
         raise DposcopeError(f"a sparsity of {sparsity} {reason}; give 0 for none, or a value such as 0.3")
@@ -295,7 +310,7 @@ def neuron_gains(
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     lm.model.requires_grad_(False)
     try:
-        policy = PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective)
+        policy = PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective, taught)
         yield Trainable(policy, export, towards_one if sparsity else None)
     finally:
         for name, parameter in lm.model.named_parameters():

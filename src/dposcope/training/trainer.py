@@ -131,6 +131,8 @@ class PreferenceTrainer(Trainer):
             "preferred_reward": terms.preferred_rewards,
             "dispreferred_reward": terms.dispreferred_rewards,
         }
+        if found.imitation is not None:
+            per_pair["imitation"] = found.imitation
         per_pair = {name: value[counted] for name, value in per_pair.items()}
         # A part of a batch has a part of its divergence, whose scale makes the mean over processes the whole.
         per_pair["kl"] = found.penalty.expand(len(terms.losses) if weights is None else 1)
