@@ -240,7 +240,10 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
         "validation": KEPT,
         "left_out": {"blank": 0, "identical": 0},
     }
-    assert facts["objective"] == {"beta": 0.1, "kl_weight": 1.0, "kl_on": "neutral", "protocol": "strict"}
+    assert facts["objective"] == {
+        **{"beta": 0.1, "kl_weight": 1.0, "kl_on": "neutral", "protocol": "strict"},
+        "teacher_weight": 0.0,
+    }
     assert facts["schedule"]["learning_rate"] == RATES[way]
     assert facts["settings"] == DpoSettings(**settings_of(job, pairs, way)).model_dump(mode="json")
     assert (facts["steps"], facts["examples"], facts["best_step"]) == (STEPS, 21 + 5 * 4, None)
