@@ -24,6 +24,7 @@ from dposcope.study.dpo import DpoRun, run_dpo, tuned_card
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.run import RunPolicy
 from dposcope.training import trainable
+from dposcope.training.objective import Objective
 from families import TEXTS, assert_close
 from jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
 from preferences import PAIRS, pairs_file, tiny_pairs
@@ -240,10 +241,7 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
         "validation": KEPT,
         "left_out": {"blank": 0, "identical": 0},
     }
-    assert facts["objective"] == {
-        **{"beta": 0.1, "kl_weight": 1.0, "kl_on": "neutral", "protocol": "strict"},
-        "teacher_weight": 0.0,
-    }
+    assert facts["objective"] == vars(Objective(0.1, 1.0, "neutral", "strict", teacher_weight=0.0))
     assert facts["schedule"]["learning_rate"] == RATES[way]
     assert facts["settings"] == DpoSettings(**settings_of(job, pairs, way)).model_dump(mode="json")
     assert (facts["steps"], facts["examples"], facts["best_step"]) == (STEPS, 21 + 5 * 4, None)
