@@ -141,6 +141,16 @@ def test_another_teacher_is_another_training(job, pairs, finished, tmp_path):
         make(job, pairs, tmp_path / "out", teacher=str(finished["lora"].folder / "model"))
 
 
+def test_a_teacher_of_more_tokens_is_refused(job, pairs, finished, tmp_path):
+    model, tokenizer = plain(finished["full"].folder / "model")
+    tokenizer.add_tokens(["<answer>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path / "wider")
+    tokenizer.save_pretrained(tmp_path / "wider")
+    with pytest.raises(DposcopeError, match="give a --teacher of the base's vocabulary"):
+        make(job, pairs, tmp_path / "out", teacher=str(tmp_path / "wider"))
+
+
 # Gains that begin at an edit, and some gains alone
 
 

@@ -179,7 +179,6 @@ def test_a_teacher_is_imitated_on_both_completions(variant, way, in_float64):
         directions = torch.autograd.grad(wanted, leaves)
         for one, other in zip(torch.autograd.grad(found.loss, leaves), directions, strict=True):
             assert_close(one, other, 1e-6 if way == "gains" else 1e-9)
-    assert not any(value.requires_grad and value.grad is not None for value in teacher.model.parameters())
 
 
 def shaken(model):

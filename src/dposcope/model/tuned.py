@@ -55,7 +55,7 @@ def beside(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
     _check_sizes(base, tuned)
     found = _vocabulary(base, tuned)
     notes = list(tuned.notes)
-    have, rows = _rows(base), _rows(tuned)
+    have, rows = embedding_rows(base), embedding_rows(tuned)
     needed = min(have, 1 + max(base.tokenizer.get_vocab().values()))
     if rows < needed:
         raise DposcopeError(
@@ -114,11 +114,12 @@ def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
             f"{len(before):,} differ), so the same text is not the same tokens to both; "
             "give a base model and one that was tuned from it"
         )
-    added = sum(number < _rows(tuned) for number in named.keys() - set(before.values()))
+    added = sum(number < embedding_rows(tuned) for number in named.keys() - set(before.values()))
     return _Vocabulary(1 + max(named), added, renamed)
 
 
-def _rows(lm: LanguageModel) -> int:
+def embedding_rows(lm: LanguageModel) -> int:
+    """How many tokens its embedding holds, those that no tokenizer makes too."""
     return int(lm.model.get_input_embeddings().get_parameter("weight").shape[0])
 
 

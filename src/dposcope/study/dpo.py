@@ -22,6 +22,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
+from dposcope.model.tuned import embedding_rows
 from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
@@ -245,10 +246,10 @@ def _teacher(lm: LanguageModel, named: str) -> LanguageModel:
         DposcopeError: it is no model that was tuned from this base with its vocabulary kept.
     """
     teacher = load(named, base=lm)
-    rows = [one.model.get_input_embeddings().get_parameter("weight").shape[0] for one in (lm, teacher)]
-    if rows[0] != rows[1]:
+    ours, its = embedding_rows(lm), embedding_rows(teacher)
+    if ours != its:
         raise DposcopeError(
-            f"{named} predicts {rows[1]:,} tokens and {lm.name} {rows[0]:,}; give a --teacher of the base's vocabulary"
+            f"{named} predicts {its:,} tokens and {lm.name} {ours:,}; give a --teacher of the base's vocabulary"
         )
     return teacher
 
