@@ -400,7 +400,13 @@ def test_toxic_beside_neutral_is_read(job, tmp_path):
 def test_the_papers_preset_runs(job, pairs, tmp_path):
     given = {name: settings_of(job, pairs)[name] for name in ("pairs", "dtype", "device")}
     run = run_dpo(str(job.model), tmp_path / "out", DpoSettings(**given, preset="paper", max_examples=12))
-    assert run.facts["objective"] == {"beta": 0.1, "kl_weight": 0.1, "kl_on": "pairs", "protocol": "strict"}
+    assert run.facts["objective"] == {
+        "beta": 0.1,
+        "kl_weight": 0.1,
+        "kl_on": "pairs",
+        "protocol": "strict",
+        "teacher_weight": 0.0,
+    }
     assert (run.facts["schedule"]["micro_batch_size"], run.facts["schedule"]["batch_size"]) == (1, 4)
     assert run.facts["pairs"]["validation"] == 2
     assert run.facts["best_step"] is not None
@@ -648,7 +654,7 @@ def test_help_names_every_option(capsys):
     for name in ("--out", "--json", "--quiet", "MODEL"):
         assert name in told.out
     for fact in ("RMSprop 1e-5, 150", "paper: 0.1", "nat", "Table 9"):
-        assert fact in re.sub(r"\W*\n\W*", " ", told.out), fact
+        assert fact in re.sub(r"[\s│]*\n[\s│]*", " ", told.out), fact
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
