@@ -19,6 +19,15 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("dposcope", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("dposcope")
 
+_LONGEST = ("test_explain_job", "test_dpo_job", "test_trainer", "test_reproduce_job", "test_run", "test_cli")
+"""Files that take minutes. A file stays on one worker, so the long ones begin first and short ones fill the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; otherwise as they were found."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def _zoo():
