@@ -2,7 +2,8 @@
 
     python benchmarks/sparse.py gemma-3-270m --edit runs/gains --pairs sampled.jsonl --neutral wikitext_train.txt \\
         --prompts F --comments F --judge-comments F --report-neutral wikitext_test.txt --passages F --out DIR
-        [--numbers 10,100,1000,10000] [--max-examples 1600] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
+        [--teacher DIR/model --kl-weight 2] [--numbers 10,100,1000,10000] [--max-examples 1600] [--max-windows 32]
+        [--dtype bfloat16] [--batch-size 50]
 
 For every number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are
 trained once more from there on the pairs that the edit was learned from ("learned again", as by `dposcope dpo --start
@@ -98,6 +99,8 @@ def _training(options: argparse.Namespace, stem: Path, number: int) -> DpoSettin
         start=str(stem),
         neurons=number,
         max_examples=options.max_examples,
+        teacher=options.teacher,
+        kl_weight=options.kl_weight,
         validate_every=400,
         dtype=options.dtype,
         seed=options.seed,
@@ -212,6 +215,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     for name in ("neutral", "prompts", "comments", "report-neutral", "passages"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--teacher", help="whom the gains imitate when they learn again; as --teacher of dposcope dpo")
+    parser.add_argument("--kl-weight", type=float, default=1.0, help="λ when they learn again")
     parser.add_argument("--judge-comments", nargs="*")
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument(

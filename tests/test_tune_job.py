@@ -20,11 +20,12 @@ from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.family import Source
 from dposcope.search.trials import Trial
+from dposcope.study import tune
 from dposcope.study.ingredients import Job as AtWork
 from dposcope.study.ingredients import prepare
 from dposcope.study.negative_control import _SALT
 from dposcope.study.run import RunPolicy, open_run
-from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, _teacher, join_tune, run_tune
 from dposcope.study.tune_search import prepare_search
 from dposcope.study.tune_settings import TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
@@ -40,6 +41,7 @@ class Done:
 
 def settings_of(job: Job, **others) -> TuneSettings:
     small = {"samples": 4, "min_gap": 0.02, "epochs": 2.0, "trials": TRIALS, "search_windows": 4, "second_scorer": True}
+    small |= {"teacher": "none"}
     return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
 
 
@@ -175,12 +177,41 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
 def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path):
     folder = tmp_path / "out"
     run = tuned(job, folder, quick=True, controls=False, teacher="full")
-    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-1"))
+    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-2"))
     assert (teacher["train"], gains["train"]) == ("full", "gains")
     assert teacher["pairs"] == gains["pairs"]
     assert gains["objective"]["teacher_weight"] == 1
     assert run.edit.about["teacher"] == "full"
     assert "- teacher: full" in (folder / "model/README.md").read_text()
+
+
+def test_whom_gains_imitate(job, monkeypatch):
+    def teacher(**given):
+        return _teacher(str(job.model), settings_of(job, **{"teacher": None, "epochs": None, **given}))
+
+    assert teacher() == "full"  # a tiny model
+    assert teacher(quick=True) is None
+    assert teacher(quick=True, teacher="lora") == "lora"
+    assert teacher(teacher="none") is None
+    assert teacher(teacher="org/tuned") == "org/tuned"
+    few = load(str(job.model), dtype="float32", device="cpu").model.num_parameters()
+    monkeypatch.setattr(tune, "_FEW_WEIGHTS", few)
+    assert teacher() == "full"
+    monkeypatch.setattr(tune, "_FEW_WEIGHTS", few - 1)
+    assert teacher() == "lora"
+    monkeypatch.setattr(tune, "size_of", lambda source: None)  # a hub id: its weights are counted
+    assert teacher() == "lora"
+
+
+def test_a_taught_run_learns_by_other_defaults(job):
+    def of(**given):
+        settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
+        return settings.learns, settings.passes
+
+    assert of() == of(teacher="org/tuned") == of(quick=True, teacher="full") == ([2.0], 2.0)
+    assert of(quick=True) == of(teacher="none") == ([1.0], 3.0)
+    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == ([0.5, 3.0], 1.0)
+    assert of(form="ablation")[0] == of(methods=["groups"])[0] == []
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
@@ -209,6 +240,7 @@ def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
         ({"protocol": "reference"}, "strict"),
         ({"quick": True, "form": "ablation"}, "leave one out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
+        ({"kl_weights": []}, "--kl-weights is empty"),
         ({"methods": []}, "empty"),
         ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
         ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),

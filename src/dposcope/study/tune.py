@@ -19,6 +19,7 @@ from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import LEARNED, Edit
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source
+from dposcope.model.size import size_of
 from dposcope.search.trials import Trial
 from dposcope.study.checkpoint import write_checkpoint
 from dposcope.study.dpo import run_dpo
@@ -33,10 +34,12 @@ from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open
 from dposcope.study.tune_choice import Found, choose
 from dposcope.study.tune_report import FIGURE, write_tune_report
 from dposcope.study.tune_search import join_search, learned_stem, prepare_search, search_edits, sources_of
-from dposcope.study.tune_settings import TuneSettings
+from dposcope.study.tune_settings import NO_TEACHER, TuneSettings
 
 _TRAINED = ("full", "lora")
 """Teachers that are trained here."""
+_FEW_WEIGHTS = 10**9
+"""Up to this, a teacher has all of its weights trained: 14 bytes each."""
 _LEARN_SHARE = 0.8
 """Of the neutral text, where the report has none of its own."""
 
@@ -172,7 +175,7 @@ def _ranking(job: Job, scorer: Scorer, settings: TuneSettings) -> Scorer:
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:
     """All data, its neutral text that of the report, and the neutral text to learn and search on."""
-    if settings.teacher not in (None, *_TRAINED) and not is_adapter(Path(settings.teacher)):
+    if settings.teacher not in (None, NO_TEACHER, *_TRAINED) and not is_adapter(Path(settings.teacher)):
         check_source(settings.teacher)  # now, not after an hour of sampling
     data = read_data(settings)
     if settings.report_neutral is not None:
@@ -211,7 +214,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
         # Nothing is chosen by the loss; each time costs as much as eight steps.
         "validate_every": 400,
     }
-    teacher = settings.teacher
+    teacher = _teacher(model, settings)
     if teacher in _TRAINED:
         run.reporter.stage(f"Training the teacher: {teacher}")
         folder = run.folder / "teacher"
@@ -233,6 +236,17 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
         run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
         edits[stem.parent.name] = Edit.load(stem)
     return edits
+
+
+def _teacher(model: str, settings: TuneSettings) -> str | None:
+    """Whom gains imitate: a way to train one here, or a model's name. A large model's own weights are too many."""
+    if not settings.taught:
+        return None
+    if settings.teacher is not None:
+        return settings.teacher
+    size = size_of(model)
+    weights = load_for(model, settings).model.num_parameters() if size is None else size.parameters
+    return "full" if weights <= _FEW_WEIGHTS else "lora"
 
 
 def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSettings:

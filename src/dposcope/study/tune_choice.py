@@ -252,5 +252,13 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "samples": settings.sampled,
         "min_gap": settings.min_gap,
         "heads": settings.heads,
-        **({} if settings.teacher is None else {"teacher": source_name(settings.teacher)}),
+        **_teacher(run, facts["settings"]["teacher"]),
     }
+
+
+def _teacher(run: Run, named: str | None) -> dict[str, str]:
+    """Whom learned gains imitated; a teacher that was trained in the run's folder by how it was trained."""
+    if named is None:
+        return {}
+    own = run.folder / "teacher" / "training.json"
+    return {"teacher": read_json(own)["train"] if own.exists() else source_name(named)}

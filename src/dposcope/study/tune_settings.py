@@ -16,6 +16,8 @@ Form = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
+NO_TEACHER = "none"
+"""What --teacher says for gains that learn from pairs alone."""
 
 
 class TuneSettings(MachineSettings, MeasureSettings):
@@ -55,15 +57,16 @@ class TuneSettings(MachineSettings, MeasureSettings):
         default=False,
         description="Learn gains of the attention heads' channels, too. They fold into a checkpoint, not into GGUF.",
     )
-    kl_weights: Annotated[list[float], Parameter(group=_EDIT, negative_iterable=())] = Field(
-        default=[1.0],
+    kl_weights: Annotated[list[float] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
+        default=None,
         description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
-        "strengths; each further one takes as long again. --quick takes one.",
+        "strengths; each further one takes as long again. --quick takes one. Default: 2 with a teacher, else 1.",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,
         description="Learned gains imitate a tuned model, too: full or lora (trained here before, on the same pairs: "
-        "the time and memory of dposcope dpo), or the name of a model that was tuned from MODEL. Default: none.",
+        "the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or none. Default: full "
+        "for models of up to a billion weights, lora for larger ones; with --quick none.",
     )
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
@@ -81,7 +84,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
     epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="Passes over the pairs. Default: 3.",
+        description="Passes over the pairs. Default: 2 with a teacher, else 3.",
     )
     trials: Annotated[int, Parameter(group=_EDIT)] = Field(
         default=_TRIALS, ge=1, description="Edits to try; a finished run goes on from its trials when given more."
@@ -117,16 +120,19 @@ class TuneSettings(MachineSettings, MeasureSettings):
             raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
         if self.quick and "learned" not in self.methods:
             raise ValueError("--quick learns gains, and --methods leaves learned out; leave one of them out")
-        if self.quick and len(self.kl_weights) > 1:
-            raise ValueError(f"--quick learns once, and --kl-weights holds {len(self.kl_weights)}; give one weight")
+        weights = self.kl_weights or []
+        if self.kl_weights is not None and not weights:
+            raise ValueError("--kl-weights is empty; give one weight, or leave it out")
+        if self.quick and len(weights) > 1:
+            raise ValueError(f"--quick learns once, and --kl-weights holds {len(weights)}; give one weight")
         if self.negative_control == "random-direction" and self.learns:
             raise ValueError(
                 "learned gains take no direction, so a random one is no control of them; give --methods groups "
                 "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
             )
-        if self.teacher is not None and not self.learns:
+        if self.teacher not in (None, NO_TEACHER) and not self.learns:
             raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
-        if len(set(self.kl_weights)) != len(self.kl_weights):
+        if len(set(weights)) != len(weights):
             raise ValueError("--kl-weights holds one weight twice")
         if self.form != "ablation" and not self.methods:
             raise ValueError("--methods is empty; give one, or --form ablation")
@@ -145,7 +151,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
     @property
     def passes(self) -> float:
         """Epochs of a learning run."""
-        return self.epochs or 3.0
+        return self.epochs or (2.0 if self.taught else 3.0)
 
     @property
     def kl_bound(self) -> float:
@@ -153,8 +159,13 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.max_kl or 1.5 * self.max_logppl_increase
 
     @property
+    def taught(self) -> bool:
+        """Whether learned gains imitate a teacher."""
+        return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
+
+    @property
     def learns(self) -> list[float]:
         """λ of each learning run."""
         if self.form == "ablation" or "learned" not in self.methods:
             return []
-        return self.kl_weights[:1] if self.quick else self.kl_weights
+        return self.kl_weights or [2.0 if self.taught else 1.0]
