@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_another_teacher_is_another_training(job, pairs, finished, tmp_path):
     make(job, pairs, tmp_path / "out", teacher=str(finished["full"].folder / "model"))
     with pytest.raises(DposcopeError, match="holds another run's results"):
         make(job, pairs, tmp_path / "out", teacher=str(finished["lora"].folder / "model"))
+
+
+def test_a_stronger_teacher_is_one_whose_weights_went_further(job, pairs, finished, tmp_path):
+    folder = finished["full"].folder / "model"
+    base = load(str(job.model), dtype="float32", device="cpu")
+    further = load(str(folder), base=base)
+    before = dict(base.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in further.model.named_parameters():
+            parameter.copy_(torch.lerp(before[name], parameter, 2.0))
+    shutil.copytree(folder, tmp_path / "further")
+    further.model.save_pretrained(tmp_path / "further")
+    named = make(job, pairs, tmp_path / "named", teacher=str(folder), teacher_strength=2.0)
+    whole = make(job, pairs, tmp_path / "whole", teacher=str(tmp_path / "further"))
+    plain = make(job, pairs, tmp_path / "plain", teacher=str(folder))
+    gains = [Edit.load(run.folder / "edit").gains.values for run in (named, whole, plain)]
+    assert torch.equal(gains[0], gains[1])
+    assert not torch.equal(gains[0], gains[2])
+    assert f"the teacher: `{folder}` at strength 2." in (named.folder / "model/README.md").read_text()
 
 
 def test_a_teacher_of_more_tokens_is_refused(job, pairs, finished, tmp_path):

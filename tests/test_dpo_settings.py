@@ -206,6 +206,7 @@ def test_autocast_is_passed_on():
         ({"train": "head"}, "'full', 'lora' or 'gains'"),
         ({"teacher": "m"}, "give --train gains or lora"),
         ({"train": "gains", "teacher_weight": 0.5}, "name one with --teacher"),
+        ({"train": "gains", "teacher_strength": 2}, "name one with --teacher"),
         ({"train": "gains", "teacher": "m", "teacher_weight": 0}, "greater than 0"),
         ({"train": "gains", "teacher": "m", "protocol": "reference"}, "leave --teacher out, or be strict"),
         ({"magic": 1}, "Extra inputs are not permitted"),

@@ -176,12 +176,13 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
 
 def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path):
     folder = tmp_path / "out"
-    run = tuned(job, folder, quick=True, controls=False, teacher="full")
+    run = tuned(job, folder, quick=True, controls=False, teacher="full", teacher_strength=1.5)
     teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-2"))
     assert (teacher["train"], gains["train"]) == ("full", "gains")
     assert teacher["pairs"] == gains["pairs"]
     assert gains["objective"]["teacher_weight"] == 1
-    assert run.edit.about["teacher"] == "full"
+    assert gains["settings"]["teacher_strength"] == 1.5
+    assert (run.edit.about["teacher"], run.edit.about["teacher_strength"]) == ("full", 1.5)
     assert "- teacher: full" in (folder / "model/README.md").read_text()
 
 
@@ -247,6 +248,7 @@ def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
         ({"negative_control": "random-direction"}, "take no direction"),
         ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
         ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
+        ({"teacher_strength": 2.0}, "there is none; leave it out"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(job, wrong, said):

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.replaced import Folded, Replaced
-from torch import Tensor
 
 from dposcope.artefacts import file_digest, read_json, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.extrapolate import along
 from dposcope.model.load import load
 
 
@@ -32,20 +31,7 @@ def interpolated(folder: str, strength: float) -> Replaced:
         strength: s.
     """
 
-    def make(lm: LanguageModel) -> dict[str, Tensor]:
-        other = load(folder, base=lm)
-        own, tuned = dict(lm.model.named_parameters()), dict(other.model.named_parameters())
-        if own.keys() != tuned.keys() or any(own[name].shape != tuned[name].shape for name in own):
-            raise DposcopeError(f"{folder} has other parameters than {lm.name}; give a model tuned from it")
-        return {name: _between(own[name], tuned[name], strength) for name in own}
-
-    return Replaced(make)
-
-
-def _between(own: Tensor, tuned: Tensor, strength: float) -> Tensor:
-    if strength == 1:
-        return tuned.detach()
-    return own.float() + strength * (tuned.float() - own.float())
+    return Replaced(lambda lm: dict(along(lm, load(folder, base=lm), strength)))
 
 
 def tuned_digest(folder: str) -> str:

@@ -20,6 +20,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
+from dposcope.model.extrapolate import extrapolate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.model.tuned import embedding_rows
@@ -94,7 +95,7 @@ def run_dpo(
         reporter.stage(f"Loading {model}")
         with processes.agreeing():
             lm, stored = _load(model, settings)
-            teacher = None if settings.teacher is None else _teacher(lm, settings.teacher)
+            teacher = None if settings.teacher is None else _teacher(lm, settings.teacher, settings.teacher_strength)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
@@ -239,8 +240,8 @@ def _policy(
             )
 
 
-def _teacher(lm: LanguageModel, named: str) -> LanguageModel:
-    """The tuned model to imitate, in the precision of the base.
+def _teacher(lm: LanguageModel, named: str, strength: float) -> LanguageModel:
+    """The tuned model to imitate, in the precision of the base, taken as far along its tuning as is asked.
 
     Raises:
         DposcopeError: it is no model that was tuned from this base with its vocabulary kept.
@@ -251,6 +252,8 @@ def _teacher(lm: LanguageModel, named: str) -> LanguageModel:
         raise DposcopeError(
             f"{named} predicts {its:,} tokens and {lm.name} {ours:,}; give a --teacher of the base's vocabulary"
         )
+    if strength != 1:
+        extrapolate(lm, teacher, strength)
     return teacher
 
 
@@ -375,7 +378,7 @@ def _about(facts: dict[str, Any]) -> dict[str, Any]:
         **{name: facts["schedule"][name] for name in ("optimizer", "learning_rate", "decay", "batch_size")},
         "steps": facts["steps"],
         "seed": facts["seed"],
-        **{name: facts["settings"][name] for name in ("heads", "sparsity", "teacher")},
+        **{name: facts["settings"][name] for name in ("heads", "sparsity", "teacher", "teacher_strength")},
     }
 
 
@@ -426,8 +429,9 @@ def _taught(facts: dict[str, Any]) -> list[str]:
     teacher = facts["settings"]["teacher"]
     if teacher is None:
         return []
-    weight = facts["objective"]["teacher_weight"]
-    return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: `{_plain(teacher)}`."]
+    weight, strength = facts["objective"]["teacher_weight"], facts["settings"]["teacher_strength"]
+    whom = f"`{_plain(teacher)}`" if strength == 1 else f"`{_plain(teacher)}` at strength {strength:g}"
+    return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: {whom}."]
 
 
 def _plain(text: str) -> str:

@@ -74,6 +74,12 @@ class DpoSettings(LoadSettings):
         description="κ, the weight of KL(teacher‖policy) on both completions, per nat and token. Default: 1 with "
         "--teacher.",
     )
+    teacher_strength: Annotated[float, Parameter(group=_LOSS)] = Field(
+        default=1.0,
+        gt=0,
+        description="s of the teacher's weights W₀ + s (W₁ − W₀), on the line from MODEL through the teacher: beyond 1 "
+        "it does more of what tuning did, at more cost.",
+    )
     neutral: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Not the text that you measure "
@@ -224,6 +230,8 @@ class DpoSettings(LoadSettings):
             raise ValueError("a teacher is a whole tuned model already; give --train gains or lora, or leave it out")
         if self.teacher_weight is not None and self.teacher is None:
             raise ValueError("--teacher-weight weighs a teacher; name one with --teacher")
+        if self.teacher_strength != 1 and self.teacher is None:
+            raise ValueError("--teacher-strength is of a teacher; name one with --teacher")
         if self.teacher is not None and self.protocol == "reference":
             raise ValueError("the published code has no teacher; leave --teacher out, or be strict")
         if self.neurons is not None and self.start is None:

@@ -230,6 +230,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             heads=settings.heads,
             epochs=settings.passes,
             teacher=teacher,
+            teacher_strength=settings.teacher_strength,
             **data,
             **shared,
         )

@@ -252,13 +252,14 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "samples": settings.sampled,
         "min_gap": settings.min_gap,
         "heads": settings.heads,
-        **_teacher(run, facts["settings"]["teacher"]),
+        **_teacher(run, facts["settings"]),
     }
 
 
-def _teacher(run: Run, named: str | None) -> dict[str, str]:
+def _teacher(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """Whom learned gains imitated; a teacher that was trained in the run's folder by how it was trained."""
-    if named is None:
+    if settings["teacher"] is None:
         return {}
     own = run.folder / "teacher" / "training.json"
-    return {"teacher": read_json(own)["train"] if own.exists() else source_name(named)}
+    named = read_json(own)["train"] if own.exists() else source_name(settings["teacher"])
+    return {"teacher": named, "teacher_strength": settings["teacher_strength"]}
