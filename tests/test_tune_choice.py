@@ -141,6 +141,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
         "schedule": {"learning_rate": 0.01},
         "steps": 30,
         "pairs": {"train": 90, "validation": 10},
+        "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0},
     }
     write_json(tmp_path / "learned-1" / "training.json", training)
     settings = TuneSettings(
@@ -150,6 +151,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
     told = dict(found.edit.about)
     assert told["source"] == "learned-1"
     wanted = {"kl_weight": 1.0, "epochs": 4, "learning_rate": 0.01, "samples": 6, "pairs": 100, "scorer": "profanity"}
+    wanted |= {"teacher": "tuned", "teacher_strength": 2.0}
     assert {name: told[name] for name in wanted} == wanted
     assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
     assert told["max_kl"] == 0.75
