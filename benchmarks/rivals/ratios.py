@@ -1,0 +1,26 @@
+"""Each evaluation of a comparison as a share of the plain model's score, paired over prompts.
+
+python -m benchmarks.rivals.ratios RUN
+"""
+
+import sys
+from pathlib import Path
+
+from dposcope.artefacts import read_json
+from dposcope.evaluation.statistics import paired_difference, paired_ratio
+from dposcope.evaluation.suite import BASE, Outcome
+
+
+def main(folder: Path) -> None:
+    """A line for each: share of none and rise of log-perplexity, with 95 % bootstrap intervals."""
+    outcomes = {
+        file.stem: Outcome.from_json(read_json(file)) for file in sorted((folder / "conditions").glob("*.json"))
+    }
+    base = outcomes.pop(BASE)
+    for name, one in outcomes.items():
+        rise = paired_difference(one.losses.nll, base.losses.nll, denominators=base.losses.tokens)
+        print(f"{name}: {paired_ratio(one.per_prompt['toxicity'], base.per_prompt['toxicity'])} at {rise}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
