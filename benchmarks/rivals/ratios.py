@@ -13,9 +13,8 @@ from dposcope.evaluation.suite import BASE, Outcome
 
 def main(folder: Path) -> None:
     """A line for each: share of none and rise of log-perplexity, with 95 % bootstrap intervals."""
-    outcomes = {
-        file.stem: Outcome.from_json(read_json(file)) for file in sorted((folder / "conditions").glob("*.json"))
-    }
+    files = sorted((folder / "conditions").glob("*.json"))
+    outcomes = {file.stem: Outcome.from_json(read_json(file)) for file in files}
     base = outcomes.pop(BASE)
     for name, one in outcomes.items():
         rise = paired_difference(one.losses.nll, base.losses.nll, denominators=base.losses.tokens)
