@@ -73,7 +73,8 @@ def entries(help_text: str) -> dict[str, str]:
     option = ""
     for line in help_text.splitlines():
         body = line.strip("│╭╰─ ╮╯").removeprefix("*").strip()
-        named = re.match(r"(--[a-z0-9-]+)\b(.*)", body)
+        # An option begins its line; a description, which may name another option, stands further in.
+        named = re.match(r"(--[a-z0-9-]+)\b(.*)", body) if re.match(r"│ (\*  |   )?--", line) else None
         if named:
             option = named[1]
             found[option] = named[2]

@@ -250,7 +250,7 @@ def test_folded_contexts_nest(llama):
     with folded(llama, first):
         middle = parameters_of(llama)
         with folded(llama, second):
-            assert_close(logits_of(llama, IDS), hooked)
+            assert_close(logits_of(llama, IDS), hooked, tolerance=5e-5)  # the weights are rounded twice
         assert parameters_of(llama) == middle
     assert parameters_of(llama) == objects
 

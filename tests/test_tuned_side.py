@@ -71,7 +71,7 @@ def test_half_an_edit_is_none(edit, tmp_path, lost):
     assert edit_stem(tmp_path) is None
 
 
-@pytest.mark.parametrize("named", ["edit:", "edit:.", "edit:nothing", "edit:smollm2-135m-instruct"])
+@pytest.mark.parametrize("named", ["edit:", "edit:.", "edit:nothing", "edit:toy"])
 def test_an_edit_that_is_not_there_is_told(tmp_path, monkeypatch, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DposcopeError, match="names no edit"):
