@@ -121,6 +121,70 @@ def test_pairs_and_windows_in_one_call(trained, logits_at_once, named, kl_from):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
+def taught_by(seed=70, *, tokens=N):
+    """A teacher, another model than policy and reference, at the first tokens."""
+    other = Unembedding(drawn(V, D, seed=seed), drawn(V, seed=seed + 1), 2.0)
+    return Reference(drawn(tokens, D, seed=seed + 2), other)
+
+
+def parts_of(found):
+    return found.logp, found.kl, found.imitation
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("logits_at_once", CHUNKS)
+@pytest.mark.parametrize(("named", "kl_from", "taught"), [(4, 4, 4), (7, 0, 3), (3, 5, 7), (0, 0, 5), (5, 2, 0)])
+def test_a_teacher_beside_a_reference(trained, logits_at_once, named, kl_from, taught):
+    """KL(teacher‖policy) at the first tokens: all three parts and a gradient through them, by full logits."""
+    hidden, head, targets, reference = inputs(trained=trained)
+    teacher = taught_by()
+    whole, lesson = naive(hidden, head, targets, reference), naive(hidden, head, targets, teacher).kl
+    found = token_statistics(
+        hidden,
+        head,
+        targets=targets[:named],
+        reference=reference,
+        kl=True,
+        kl_from=kl_from,
+        teacher=Reference(teacher.hidden[:taught], teacher.head),
+        logits_at_once=logits_at_once,
+    )
+    expected = (whole.logp[:named], whole.kl[kl_from:], lesson[:taught])
+    for one, other in zip(parts_of(found), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    weights = drawn(3, N, seed=52)
+    leaves = [hidden, head.weight, head.bias][: 3 if trained else 1]
+    slopes = [
+        torch.autograd.grad(sum((w[: len(part)] * part).sum() for w, part in zip(weights, of, strict=True)), leaves)
+        for of in (parts_of(found), expected)
+    ]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_teacher_changes_nothing_else_and_learns_nothing(trained):
+    hidden, head, targets, reference = inputs(trained=trained)
+    teacher = taught_by()
+    leaves = [teacher.hidden, teacher.head.weight, teacher.head.bias]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    asked = {"targets": targets, "reference": reference, "kl": True, "logits_at_once": 2 * V}
+    plain, taught = (token_statistics(hidden, head, **asked, teacher=one) for one in (None, teacher))
+    assert plain.imitation is None
+    for name in ("logp", "reference_logp", "kl"):
+        assert torch.equal(getattr(plain, name), getattr(taught, name))
+    taught.imitation.sum().backward()
+    assert [leaf.grad for leaf in leaves] == [None, None, None]
+
+
+def test_a_teacher_with_the_policys_own_head_and_outputs_has_nothing_to_teach():
+    hidden, head, _, _ = inputs()
+    found = token_statistics(hidden, head, teacher=Reference(hidden.detach(), head))
+    assert torch.equal(found.imitation, torch.zeros(N, dtype=torch.float64))
+    assert (found.logp, found.reference_logp, found.kl) == (None, None, None)
+
+
 def test_a_kl_without_a_reference_is_refused():
     hidden, head, targets, _ = inputs()
     with pytest.raises(DposcopeError, match="set kl=False"):
@@ -410,11 +474,13 @@ def test_no_more_logits_than_allowed_exist_at_once(monkeypatch):
     for bound, trained in itertools.product((V, 2 * V + 3, 5 * V), (False, True)):
         made.clear()
         hidden, head, targets, reference = inputs(trained=trained)
-        found = token_statistics(hidden, head, targets=targets, reference=reference, kl=True, logits_at_once=bound)
-        (found.logp.sum() + found.kl.sum()).backward()
+        found = token_statistics(
+            hidden, head, targets=targets, reference=reference, kl=True, teacher=taught_by(), logits_at_once=bound
+        )
+        sum(part.sum() for part in parts_of(found)).backward()
         assert max(made) <= bound
-        # Policy and reference once each; both again in the backward pass only where the head is trained.
-        assert len(made) == math.ceil(N / (bound // V)) * (4 if trained else 2)
+        # Policy, reference and teacher once each; all again in the backward pass only where the head is trained.
+        assert len(made) == math.ceil(N / (bound // V)) * (6 if trained else 3)
 
 
 # The head of a model

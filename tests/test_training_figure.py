@@ -41,6 +41,15 @@ def test_four_panels_with_both_curves_over_pairs_seen():
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training", "validation"]
 
 
+def test_a_teacher_has_a_fifth_panel(tmp_path):
+    taught = [entry | ({"imitation": entry["step"] / 9} if "loss" in entry else {}) for entry in history()]
+    figure = training_curves(taught, batch_size=8)
+    assert [axes.get_ylabel() for axes in figure.axes][4:] == ["KL from the teacher, nats"]
+    assert lines(figure.axes[4])["training"] == ([8 * step for step in range(1, 7)], [step / 9 for step in range(1, 7)])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", "pairs seen", "pairs seen"]
+    save_figure(figure, tmp_path / "five.svg")
+
+
 def vertical(figure) -> list[list[float]]:
     return [[line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]] for axes in figure.axes]
 

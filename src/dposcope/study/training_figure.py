@@ -11,20 +11,28 @@ _PANELS = (
     ("accuracy", "pairs told apart", 0.5),
     ("margin", "reward margin", 0.0),
     ("kl", "KL, nats per token", 0.0),
+    ("imitation", "KL from the teacher, nats", 0.0),
 )
+_COLUMNS = 2
 
 
 def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, best_step: int | None = None) -> Figure:
-    """Four panels; training in one colour, validation in another.
+    """A panel for each curve that there is, a fifth with a teacher; training in one colour, validation in another.
 
     Args:
         history: what was logged, see `Trained.history`.
         batch_size: pairs per step: the axis counts pairs.
         best_step: the step whose parameters were taken, marked; None: the last.
     """
+    panels = [panel for panel in _PANELS if panel[0] != "imitation" or any(panel[0] in entry for entry in history)]
+    rows = -(-len(panels) // _COLUMNS)
     with house_style():
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        for axes, (name, label, level) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
+        every = list(figure.subplots(rows, _COLUMNS).flat)
+        for axes in every[len(panels) :]:
+            axes.remove()
+        drawn = every[: len(panels)]
+        for axes, (name, label, level) in zip(drawn, panels, strict=True):
             if level is not None:
                 axes.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
             if best_step is not None:
@@ -37,7 +45,7 @@ def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, 
                 axes.plot(pairs, values, color=COLOURS[role], marker=marker, markersize=3.5, label=legend)
             axes.set_ylabel(label)
             axes.grid()
-        for axes in figure.axes[2:]:
+        for axes in drawn[-_COLUMNS:]:
             axes.set_xlabel("pairs seen")
-        figure.axes[0].legend(frameon=False)
+        drawn[0].legend(frameon=False)
         return figure

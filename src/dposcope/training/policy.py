@@ -144,6 +144,7 @@ class PreferencePolicy(nn.Module):
             reference=Reference(there[:read], its_head),
             kl=weight > 0 and not published,
             kl_from=0 if on_pairs else of_pairs,
+            teacher=None if self._teacher is None else _taught(self._teacher, batch, of_pairs),
         )
         terms = self._terms(found, batch.sequence[:of_pairs], pairs)
         weights = None if weights is None else weights.to(terms.losses.dtype)
@@ -168,21 +169,13 @@ class PreferencePolicy(nn.Module):
         if weight > 0:
             loss = loss + weight * penalty
         imitation: Tensor | None = None
-        if self._teacher is not None:
-            of_pair = self._imitation(self._teacher, here[:of_pairs], head, batch, pairs)
+        if found.imitation is not None:
+            by_text = mean_by(found.imitation, batch.sequence[:of_pairs], 2 * pairs)
+            of_pair = by_text.view(2, pairs).sum(0)
             mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
             loss = loss + self.objective.teacher_weight * mean
             imitation = of_pair.detach()
         return BatchLoss(loss, terms, penalty.detach(), imitation)
-
-    def _imitation(self, teacher: Arm, here: Tensor, head: Unembedding, batch: PackedBatch, pairs: int) -> Tensor:
-        """KL(teacher‖policy) of both completions of each pair, `[pairs]`."""
-        with torch.no_grad():
-            there = _states(teacher, batch, published=False)[batch.where[: len(here)]]
-        taught = Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
-        kl = token_statistics(here, head, reference=taught, kl=True).kl
-        assert kl is not None
-        return mean_by(kl, batch.sequence[: len(here)], 2 * pairs).view(2, pairs).sum(0)
 
     def _check_reference(self, computed: Tensor | None) -> None:
         if computed is None and self._arms[1].trained_away:
@@ -224,6 +217,13 @@ def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
             use_cache=False,
         ).last_hidden_state
     return states.flatten(0, 1)
+
+
+@torch.no_grad()
+def _taught(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Reference:
+    """What the teacher says at the first places that predict, those of the pairs."""
+    there = _states(teacher, batch, published=False)[batch.where[:of_pairs]]
+    return Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
 
 
 def _one_tree_per_row(batch: PackedBatch) -> bool:

@@ -65,6 +65,8 @@ class TokenStatistics:
     """log π_ref(target), without gradient."""
     kl: Tensor | None
     """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N − kl_from]`."""
+    imitation: Tensor | None = None
+    """KL(π_teacher ‖ π) at the teacher's tokens, nats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,12 @@ def token_statistics(
     reference: Reference | None = None,
     kl: bool = False,
     kl_from: int = 0,
+    teacher: Reference | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> TokenStatistics:
     """Log-probabilities of `targets` under the policy and the reference, and KL(reference ‖ policy) (paper 3.1).
 
-    Gradients flow to `hidden` and, where they are trained, to the head's weights; never to the reference.
+    Gradients flow to `hidden` and, where they are trained, to the head's weights; never to reference or teacher.
 
     Args:
         hidden: the policy's final-norm outputs at positions that predict, `[N, d]`.
@@ -98,6 +101,8 @@ def token_statistics(
         kl: whether to compute the KL; needs a reference.
         kl_from: positions before this one have no KL. One call for pairs and windows forms one gradient of a trained
             head instead of two.
+        teacher: another model, at the first positions, as many as it has; the policy's own logits there are formed once
+            for all that is asked.
         logits_at_once: bound on the logits of one model in memory, tokens × vocabulary.
 
     Raises:
@@ -106,12 +111,13 @@ def token_statistics(
     if kl and reference is None:
         raise DposcopeError("a KL needs a reference; give one, or set kl=False")
     tokens = max(1, logits_at_once // len(head.weight))
-    ask = _Ask(head.softcap, reference, targets, kl_from if kl else None, tokens, _precision(hidden))
-    logp, reference_logp, divergence = _TokenStatistics.apply(hidden, head.weight, head.bias, ask)
+    ask = _Ask(head.softcap, reference, targets, kl_from if kl else None, teacher, tokens, _precision(hidden))
+    logp, reference_logp, divergence, imitation = _TokenStatistics.apply(hidden, head.weight, head.bias, ask)
     return TokenStatistics(
         None if targets is None else logp,
         None if targets is None or reference is None else reference_logp,
         divergence if kl else None,
+        None if teacher is None else imitation,
     )
 
 
@@ -124,22 +130,33 @@ class _Ask:
     targets: Tensor | None
     kl_from: int | None
     """None: nowhere."""
+    teacher: Reference | None
     tokens: int
     """Per chunk."""
     precision: torch.dtype
     """Of matrix products; sums over the vocabulary are float32 at least."""
 
+    @property
+    def named(self) -> int:
+        """How many tokens have a target: the first."""
+        return 0 if self.targets is None else len(self.targets)
+
+    @property
+    def taught(self) -> int:
+        """How many tokens the teacher has read: the first."""
+        return 0 if self.teacher is None else len(self.teacher.hidden)
+
     def chunks(self, count: int) -> Iterator["_Chunk"]:
         """Runs of at most `tokens` tokens that are all asked the same."""
-        named = 0 if self.targets is None else len(self.targets)
-        bounds = sorted({0, named, count if self.kl_from is None else self.kl_from, count})
+        bounds = sorted({0, self.named, self.taught, count if self.kl_from is None else self.kl_from, count})
         for first, last in pairwise(bounds):
             for start in range(first, last, self.tokens):
                 rows = slice(start, min(start + self.tokens, last))
                 kl = None
                 if self.kl_from is not None and start >= self.kl_from:
                     kl = slice(start - self.kl_from, rows.stop - self.kl_from)
-                yield _Chunk(rows, self.targets[rows] if self.targets is not None and start < named else None, kl)
+                targets = self.targets[rows] if self.targets is not None and start < self.named else None
+                yield _Chunk(rows, targets, kl, start < self.taught)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +167,8 @@ class _Chunk:
     targets: Tensor | None
     kl: slice | None
     """Their places among the tokens that have a KL."""
+    taught: bool
+    """Whether the teacher has read them."""
 
 
 def _precision(hidden: Tensor) -> torch.dtype:
@@ -190,18 +209,19 @@ class _TokenStatistics(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Tensor, ...]:
         """See `token_statistics`."""
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        named = 0 if ask.targets is None else len(ask.targets)
         diverging = 0 if ask.kl_from is None else len(hidden) - ask.kl_from
-        logp, reference_logp = (hidden.new_zeros(named, dtype=wide) for _ in range(2))
+        logp, reference_logp = (hidden.new_zeros(ask.named, dtype=wide) for _ in range(2))
         divergence = hidden.new_zeros(diverging, dtype=wide)
-        cast, reference = _cast(weight, bias, ask)
+        imitation = hidden.new_zeros(ask.taught, dtype=wide)
+        cast, reference, teacher = _cast(weight, bias, ask)
         head_is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         forms_gradients = hidden.requires_grad and not head_is_trained
-        # d logp / d hidden and d KL / d hidden, one row per token.
-        toward_logp = toward_kl = None
+        # d logp / d hidden, d KL / d hidden and d imitation / d hidden, one row per token.
+        toward_logp = toward_kl = toward_imitation = None
         if forms_gradients:
-            toward_logp = hidden.new_zeros(named, hidden.shape[1], dtype=wide)
-            toward_kl = hidden.new_zeros(diverging, hidden.shape[1], dtype=wide)
+            toward_logp, toward_kl, toward_imitation = (
+                hidden.new_zeros(count, hidden.shape[1], dtype=wide) for count in (ask.named, diverging, ask.taught)
+            )
         for chunk in ask.chunks(len(hidden)):
             rows = chunk.rows
             here = _read(hidden[rows], cast, probabilities=forms_gradients)
@@ -215,19 +235,27 @@ class _TokenStatistics(torch.autograd.Function):
                 divergence[chunk.kl] = _divergence(there, here)
                 if toward_kl is not None:
                     toward_kl[chunk.kl] = _through(here.probabilities - there.probabilities, slope, cast.weight)
+            if chunk.taught:
+                del there  # one other model's logits at a time
+                taught = _read_reference(teacher, rows, probabilities=True)
+                assert taught is not None
+                imitation[rows] = _divergence(taught, here)
+                if toward_imitation is not None:
+                    pull = torch.sub(here.probabilities, taught.probabilities, out=taught.probabilities)
+                    toward_imitation[rows] = _through(pull, slope, cast.weight)
             if chunk.targets is not None and toward_logp is not None:
                 toward_logp[rows] = _through(_one_hot_minus(here.probabilities, chunk.targets), slope, cast.weight)
         ctx.ask, ctx.head_is_trained = ask, head_is_trained
-        ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl)
+        ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl, toward_imitation)
         ctx.mark_non_differentiable(reference_logp)
-        return logp, reference_logp, divergence
+        return logp, reference_logp, divergence, imitation
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of hidden, weight and bias."""
-        for_logp, _, for_kl = gradients
-        hidden, weight, bias, toward_logp, toward_kl = ctx.saved_tensors
+        for_logp, _, for_kl, for_imitation = gradients
+        hidden, weight, bias, toward_logp, toward_kl, toward_imitation = ctx.saved_tensors
         ask: _Ask = ctx.ask
         if not ctx.head_is_trained:
             total = hidden.new_zeros(hidden.shape, dtype=for_logp.dtype)
@@ -235,14 +263,17 @@ class _TokenStatistics(torch.autograd.Function):
                 total[: len(toward_logp)] += for_logp.unsqueeze(1) * toward_logp
             if toward_kl is not None:
                 total[len(total) - len(toward_kl) :] += for_kl.unsqueeze(1) * toward_kl
+            if toward_imitation is not None:
+                total[: len(toward_imitation)] += for_imitation.unsqueeze(1) * toward_imitation
             return total.to(hidden.dtype), None, None, None
-        return *_recompute(hidden, weight, bias, ask, for_logp, for_kl), None
+        return *_recompute(hidden, weight, bias, ask, (for_logp, for_kl, for_imitation)), None
 
 
 def _recompute(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask, for_logp: Tensor, for_kl: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask, gradients: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    cast, reference = _cast(weight, bias, ask)
+    for_logp, for_kl, for_imitation = gradients
+    cast, reference, teacher = _cast(weight, bias, ask)
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     for_hidden = hidden.new_zeros(hidden.shape, dtype=wide)
     for_weight = torch.zeros_like(weight)
@@ -250,16 +281,22 @@ def _recompute(
     for chunk in ask.chunks(len(hidden)):
         rows = chunk.rows
         here = _read(hidden[rows], cast, probabilities=True)
-        # g_kl (p − q) + g_logp (1[target] − p), in the memory of p and q.
+        # g_kl (p − q) + g_imitation (p − t) + g_logp (1[target] − p), in the memory of p, q and t.
         pull = torch.zeros(len(here.logits), dtype=wide, device=hidden.device)
         if chunk.kl is not None:
             pull += for_kl[chunk.kl]
+        if chunk.taught:
+            pull += for_imitation[rows]
         if chunk.targets is not None:
             pull -= for_logp[rows]
         toward = here.probabilities.mul_(pull.unsqueeze(1))
         there = _read_reference(reference, rows, probabilities=True) if chunk.kl is not None else None
         if there is not None:
             toward -= there.probabilities.mul_(for_kl[chunk.kl].unsqueeze(1))
+        del there
+        taught = _read_reference(teacher, rows, probabilities=True) if chunk.taught else None
+        if taught is not None:
+            toward -= taught.probabilities.mul_(for_imitation[rows].unsqueeze(1))
         if chunk.targets is not None:
             toward[torch.arange(len(toward), device=toward.device), chunk.targets] += for_logp[rows]
         slope = _slope(here.logits, ask.softcap)
@@ -283,14 +320,20 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
             total[rows] += left[rows] @ right
 
 
-def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, Reference | None]:
+def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, Reference | None, Reference | None]:
+    """The policy's head, the reference and the teacher, in the precision of products; shared weights once."""
     cast = Unembedding(weight.to(ask.precision), bias, ask.softcap)
-    if ask.reference is None:
-        return cast, None
-    other = ask.reference.head
-    shared = other.weight.data_ptr() == weight.data_ptr()
-    of_reference = Unembedding(cast.weight if shared else other.weight.to(ask.precision), other.bias, other.softcap)
-    return cast, Reference(ask.reference.hidden, of_reference)
+    known = {weight.data_ptr(): cast.weight}
+
+    def in_precision(other: Reference | None) -> Reference | None:
+        if other is None:
+            return None
+        head, place = other.head, other.head.weight.data_ptr()
+        if place not in known:
+            known[place] = head.weight.to(ask.precision)
+        return Reference(other.hidden, Unembedding(known[place], head.bias, head.softcap))
+
+    return cast, in_precision(ask.reference), in_precision(ask.teacher)
 
 
 def _read(hidden: Tensor, head: Unembedding, *, probabilities: bool) -> _Reading:
