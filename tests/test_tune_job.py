@@ -174,15 +174,20 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
     assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
 
 
-def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path):
+@pytest.mark.parametrize("named", [1.5, None])
+def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, named):
     folder = tmp_path / "out"
-    run = tuned(job, folder, quick=True, controls=False, teacher="full", teacher_strength=1.5)
+    run = tuned(job, folder, quick=True, controls=False, teacher="full", teacher_strength=named, max_windows=1)
+    found = folder / "teacher.json"
+    assert found.exists() == (named is None)
+    strength = named or max(json.loads(found.read_text())["chosen"], 0.25)
+    assert strength != 1
     teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-2"))
     assert (teacher["train"], gains["train"]) == ("full", "gains")
     assert teacher["pairs"] == gains["pairs"]
     assert gains["objective"]["teacher_weight"] == 1
-    assert gains["settings"]["teacher_strength"] == 1.5
-    assert (run.edit.about["teacher"], run.edit.about["teacher_strength"]) == ("full", 1.5)
+    assert gains["settings"]["teacher_strength"] == strength
+    assert (run.edit.about["teacher"], run.edit.about["teacher_strength"]) == ("full", strength)
     assert "- teacher: full" in (folder / "model/README.md").read_text()
 
 

@@ -20,16 +20,15 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
-from dposcope.model.extrapolate import extrapolate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from dposcope.model.tuned import embedding_rows
 from dposcope.study.checkpoint import write_model
 from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.figures import save_figure
 from dposcope.study.machine import load_for, native_bfloat16
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.study.shared_run import open_shared_run
+from dposcope.study.teacher import load_teacher
 from dposcope.study.training_figure import training_curves
 from dposcope.training.collator import VALIDATION, Material
 from dposcope.training.examples import neutral_windows, tokenise
@@ -95,7 +94,9 @@ def run_dpo(
         reporter.stage(f"Loading {model}")
         with processes.agreeing():
             lm, stored = _load(model, settings)
-            teacher = None if settings.teacher is None else _teacher(lm, settings.teacher, settings.teacher_strength)
+            teacher = (
+                None if settings.teacher is None else load_teacher(lm, settings.teacher, settings.teacher_strength)
+            )
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
@@ -238,23 +239,6 @@ def _policy(
             return all_weights(
                 lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
             )
-
-
-def _teacher(lm: LanguageModel, named: str, strength: float) -> LanguageModel:
-    """The tuned model to imitate, in the precision of the base, taken as far along its tuning as is asked.
-
-    Raises:
-        DposcopeError: it is no model that was tuned from this base with its vocabulary kept.
-    """
-    teacher = load(named, base=lm)
-    ours, its = embedding_rows(lm), embedding_rows(teacher)
-    if ours != its:
-        raise DposcopeError(
-            f"{named} predicts {its:,} tokens and {lm.name} {ours:,}; give a --teacher of the base's vocabulary"
-        )
-    if strength != 1:
-        extrapolate(lm, teacher, strength)
-    return teacher
 
 
 def _start(named: str) -> Gains:

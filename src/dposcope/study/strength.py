@@ -33,7 +33,9 @@ class StrengthSearch:
     bound: float
 
 
-def search_strength(increase_at: Callable[[float], Difference], bound: float, *, start: float = 1.0) -> StrengthSearch:
+def search_strength(
+    increase_at: Callable[[float], Difference], bound: float, *, start: float = 1.0, most: float = _LARGEST
+) -> StrengthSearch:
     """The largest factor whose increase in log-perplexity stays within `bound`, even at the top of its interval.
 
     The upper limit counts, not the mean, so that the bound holds on other neutral text too. Damage grows
@@ -44,6 +46,7 @@ def search_strength(increase_at: Callable[[float], Difference], bound: float, *,
         increase_at: measures one strength.
         bound: nats per token, above 0.
         start: the first trial.
+        most: no factor beyond it is tried.
     """
     steps: list[StrengthStep] = []
     low, low_root = 0.0, 0.0
@@ -58,13 +61,13 @@ def search_strength(increase_at: Callable[[float], Difference], bound: float, *,
         root = math.sqrt(max(cost, 0.0))
         if cost <= bound:
             low, low_root = trial, root
-            if cost >= bound * (1 - TOLERANCE) or trial >= _LARGEST:
+            if cost >= bound * (1 - TOLERANCE) or trial >= most:
                 break
         else:
             high, high_root = trial, root
         if high is None:
             factor = goal / low_root if low_root > 0 else 2.0
-            trial = min(low * min(max(factor, 1.05), 2.0), _LARGEST)
+            trial = min(low * min(max(factor, 1.05), 2.0), most)
         else:
             place = (goal - low_root) / (high_root - low_root) if high_root > low_root else 0.5
             trial = low + (high - low) * min(max(place, 0.1), 0.9)

@@ -31,6 +31,7 @@ from dposcope.study.negative_control import ranking_scorer, with_direction
 from dposcope.study.pair_making import run_pairs
 from dposcope.study.pair_settings import PairsSettings
 from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.study.teacher import allowed_strength
 from dposcope.study.tune_choice import Found, choose
 from dposcope.study.tune_report import FIGURE, write_tune_report
 from dposcope.study.tune_search import join_search, learned_stem, prepare_search, search_edits, sources_of
@@ -220,6 +221,10 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
         folder = run.folder / "teacher"
         run_dpo(model, folder, DpoSettings(train=teacher, **data, **shared), reporter=run.reporter, policy=policy)
         teacher = str(folder / CHECKPOINT)
+    strength = settings.teacher_strength or 1.0
+    if teacher is not None and settings.teacher_strength is None:
+        bound = settings.max_logppl_increase
+        strength = allowed_strength(run, model, teacher, text=learn_text, bound=bound, settings=settings)
     edits: dict[str, Edit] = {}
     for weight in settings.learns:
         stem = _edit_stem(run, weight)
@@ -230,7 +235,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             heads=settings.heads,
             epochs=settings.passes,
             teacher=teacher,
-            teacher_strength=settings.teacher_strength,
+            teacher_strength=strength,
             **data,
             **shared,
         )

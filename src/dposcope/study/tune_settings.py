@@ -68,11 +68,12 @@ class TuneSettings(MachineSettings, MeasureSettings):
         "the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or none. Default: full "
         "for models of up to a billion weights, lora for larger ones; with --quick none.",
     )
-    teacher_strength: Annotated[float, Parameter(group=_EDIT)] = Field(
-        default=1.0,
+    teacher_strength: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+        default=None,
         gt=0,
         description="s of the teacher's weights W₀ + s (W₁ − W₀): beyond 1 it does more of what its training did, at "
-        "more cost.",
+        "more cost. Default: as far, from a quarter to 4, as the teacher itself costs no more than "
+        "--max-logppl-increase.",
     )
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
@@ -138,7 +139,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
             )
         if self.teacher not in (None, NO_TEACHER) and not self.learns:
             raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
-        if self.teacher_strength != 1 and not (self.taught and self.learns):
+        if self.teacher_strength is not None and not (self.taught and self.learns):
             raise ValueError("--teacher-strength is of a teacher, and there is none; leave it out")
         if len(set(weights)) != len(weights):
             raise ValueError("--kl-weights holds one weight twice")
