@@ -138,7 +138,7 @@ def test_done_before_it_is_the_same(tmp_path):
 def test_the_edit_says_how_it_was_made(tmp_path):
     training = {
         "objective": {"kl_weight": 1.0, "beta": 0.1},
-        "schedule": {"learning_rate": 0.01},
+        "schedule": {"learning_rate": 0.01, "decay": "linear"},
         "steps": 30,
         "pairs": {"train": 90, "validation": 10},
         "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0},
@@ -150,7 +150,14 @@ def test_the_edit_says_how_it_was_made(tmp_path):
     found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings)
     told = dict(found.edit.about)
     assert told["source"] == "learned-1"
-    wanted = {"kl_weight": 1.0, "epochs": 4, "learning_rate": 0.01, "samples": 6, "pairs": 100, "scorer": "profanity"}
+    wanted = {
+        "kl_weight": 1.0,
+        "epochs": 4,
+        "learning_rate": 0.01,
+        "decay": "linear",
+        "samples": 6,
+        "scorer": "profanity",
+    }
     wanted |= {"teacher": "tuned", "teacher_strength": 2.0}
     assert {name: told[name] for name in wanted} == wanted
     assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")

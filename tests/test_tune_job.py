@@ -182,11 +182,12 @@ def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, name
     assert found.exists() == (named is None)
     strength = named or max(json.loads(found.read_text())["chosen"], 0.25)
     assert strength != 1
-    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-2"))
+    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-6"))
     assert (teacher["train"], gains["train"]) == ("full", "gains")
     assert teacher["pairs"] == gains["pairs"]
     assert gains["objective"]["teacher_weight"] == 1
     assert gains["settings"]["teacher_strength"] == strength
+    assert (teacher["schedule"]["decay"], gains["schedule"]["decay"]) == ("none", "linear")
     assert (run.edit.about["teacher"], run.edit.about["teacher_strength"]) == ("full", strength)
     assert "- teacher: full" in (folder / "model/README.md").read_text()
 
@@ -212,11 +213,11 @@ def test_whom_gains_imitate(job, monkeypatch):
 def test_a_taught_run_learns_by_other_defaults(job):
     def of(**given):
         settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learns, settings.passes
+        return settings.learns, settings.passes, settings.decay
 
-    assert of() == of(teacher="org/tuned") == of(quick=True, teacher="full") == ([2.0], 2.0)
-    assert of(quick=True) == of(teacher="none") == ([1.0], 3.0)
-    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == ([0.5, 3.0], 1.0)
+    assert of() == of(teacher="org/tuned") == of(quick=True, teacher="full") == ([6.0], 2.0, "linear")
+    assert of(quick=True) == of(teacher="none") == ([1.0], 3.0, "none")
+    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == ([0.5, 3.0], 1.0, "linear")
     assert of(form="ablation")[0] == of(methods=["groups"])[0] == []
 
 

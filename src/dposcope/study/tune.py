@@ -234,6 +234,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
             kl_weight=weight,
             heads=settings.heads,
             epochs=settings.passes,
+            decay=settings.decay,
             teacher=teacher,
             teacher_strength=strength,
             **data,

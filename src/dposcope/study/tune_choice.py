@@ -246,7 +246,7 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "kl_weight": facts["objective"]["kl_weight"],
         "beta": facts["objective"]["beta"],
         "epochs": settings.passes,
-        "learning_rate": facts["schedule"]["learning_rate"],
+        **{name: facts["schedule"][name] for name in ("learning_rate", "decay")},
         "steps": facts["steps"],
         "pairs": facts["pairs"]["train"] + facts["pairs"]["validation"],
         "samples": settings.sampled,

@@ -60,7 +60,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
     kl_weights: Annotated[list[float] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
-        "strengths; each further one takes as long again. --quick takes one. Default: 2 with a teacher, else 1.",
+        "strengths; each further one takes as long again. --quick takes one. Default: 6 with a teacher, else 1.",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -163,6 +163,11 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.epochs or (2.0 if self.taught else 3.0)
 
     @property
+    def decay(self) -> Literal["none", "linear"]:
+        """Of the learning rate: what a teacher says of every token is followed to the end, and then without jitter."""
+        return "linear" if self.taught else "none"
+
+    @property
     def kl_bound(self) -> float:
         """Most KL, of a trial and of what ships: KL and the rise of log-perplexity are alike in size."""
         return self.max_kl or 1.5 * self.max_logppl_increase
@@ -177,4 +182,4 @@ class TuneSettings(MachineSettings, MeasureSettings):
         """λ of each learning run."""
         if self.form == "ablation" or "learned" not in self.methods:
             return []
-        return self.kl_weights or [2.0 if self.taught else 1.0]
+        return self.kl_weights or [6.0 if self.taught else 1.0]
