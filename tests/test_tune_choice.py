@@ -156,6 +156,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
         "learning_rate": 0.01,
         "decay": "linear",
         "samples": 6,
+        "pairs": 100,
         "scorer": "profanity",
     }
     wanted |= {"teacher": "tuned", "teacher_strength": 2.0}
