@@ -48,6 +48,8 @@ def test_a_teacher_has_a_fifth_panel(tmp_path):
     assert lines(figure.axes[4])["training"] == ([8 * step for step in range(1, 7)], [step / 9 for step in range(1, 7)])
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", "pairs seen", "pairs seen"]
     save_figure(figure, tmp_path / "five.svg")
+    too_short = [{"step": 2, "eval_imitation": 0.4} | {f"eval_{name}": 0.5 for name in PANELS}]
+    assert lines(training_curves(too_short, batch_size=4).axes[4])["validation"] == ([8], [0.4])
 
 
 def vertical(figure) -> list[list[float]]:

@@ -11,8 +11,8 @@ _PANELS = (
     ("accuracy", "pairs told apart", 0.5),
     ("margin", "reward margin", 0.0),
     ("kl", "KL, nats per token", 0.0),
-    ("imitation", "KL from the teacher, nats", 0.0),
 )
+_TAUGHT = ("imitation", "KL from the teacher, nats", 0.0)
 _COLUMNS = 2
 
 
@@ -24,7 +24,8 @@ def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, 
         batch_size: pairs per step: the axis counts pairs.
         best_step: the step whose parameters were taken, marked; None: the last.
     """
-    panels = [panel for panel in _PANELS if panel[0] != "imitation" or any(panel[0] in entry for entry in history)]
+    taught = any(name in entry for entry in history for name in ("imitation", "eval_imitation"))
+    panels = (*_PANELS, _TAUGHT) if taught else _PANELS
     rows = -(-len(panels) // _COLUMNS)
     with house_style():
         figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
