@@ -1,6 +1,5 @@
 """Which edit: as given, or the strongest of the default family that neutral text allows."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from dposcope.interventions.group_gains import gains_of
 from dposcope.neurons.groups import Selection
 from dposcope.study.config import EditSettings
 from dposcope.study.ingredients import Ingredients, Job
-from dposcope.study.strength import StrengthSearch, StrengthStep, search_strength
+from dposcope.study.strength import StrengthSearch, StrengthStep, overflow, search_strength
 
 GAIN_SHARE = 0.03
 """At strength s the default edit has w = s and α = 0.03 s; docs/results/edit-gemma-3-270m.md shows the choice."""
@@ -132,10 +131,8 @@ def _search(
     def increase(strength: float) -> Difference:
         edited = losses(default_edit(ingredients, selection, mix=settings.mix, strength=strength))
         if not np.isfinite(edited.nll).all():
-            # Too strong an edit overflows in half precision: worse than guessing, and beyond any bound.
             vocabulary = int(job.lm.model.config.get_text_config().vocab_size)
-            cost = max(math.log(vocabulary), 2 * settings.max_logppl_increase)
-            return Difference(cost, cost, cost, len(edited.nll))
+            return overflow(vocabulary, settings.max_logppl_increase, len(edited.nll))
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
     start = 0.2 if settings.mix == "gains" else 2.0

@@ -33,6 +33,18 @@ class StrengthSearch:
     bound: float
 
 
+def overflow(vocabulary: int, bound: float, windows: int) -> Difference:
+    """The rise of log-perplexity of a model that overflows in half precision: worse than guessing, beyond any bound.
+
+    Args:
+        vocabulary: tokens that the model predicts.
+        bound: nats per token.
+        windows: that were read.
+    """
+    cost = max(math.log(vocabulary), 2 * bound)
+    return Difference(cost, cost, cost, windows)
+
+
 def search_strength(
     increase_at: Callable[[float], Difference], bound: float, *, start: float = 1.0, most: float = _LARGEST
 ) -> StrengthSearch:

@@ -4,7 +4,6 @@ One training stops short of what its cost would allow, another goes beyond it. G
 what it pays, so the teacher is taken to where log-perplexity on neutral text has risen by the edit's own bound.
 """
 
-import math
 from dataclasses import asdict
 
 import numpy as np
@@ -20,7 +19,7 @@ from dposcope.model.tuned import embedding_rows
 from dposcope.study.config import MachineSettings
 from dposcope.study.machine import load_for
 from dposcope.study.run import Run
-from dposcope.study.strength import search_strength
+from dposcope.study.strength import overflow, search_strength
 
 _WINDOWS = 8
 """Windows of 1,024 tokens that set the strength."""
@@ -79,8 +78,7 @@ def allowed_strength(
             losses = window_losses(tuned, text, max_windows=_WINDOWS, progress=run.reporter.progress)
             if np.isfinite(losses.nll).all():
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
-            cost = max(math.log(embedding_rows(lm)), 2 * bound)
-            return Difference(cost, cost, cost, len(losses.nll))
+            return overflow(embedding_rows(lm), bound, len(losses.nll))
 
         write_json(told, asdict(search_strength(increase, bound, most=_FURTHEST)))
 

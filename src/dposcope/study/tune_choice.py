@@ -4,7 +4,6 @@ The cost of a scaled edit is measured again, and so is what it writes: a trial t
 it is made stronger.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dposcope.search.trials import Objective, Written
 from dposcope.study.ingredients import Job
 from dposcope.study.negative_control import direction_stem
 from dposcope.study.run import Run
-from dposcope.study.strength import StrengthSearch, StrengthStep, search_strength
+from dposcope.study.strength import StrengthSearch, StrengthStep, overflow, search_strength
 from dposcope.study.tune_search import Searched, learned_digests, learned_stem
 from dposcope.study.tune_settings import TuneSettings
 
@@ -158,8 +157,7 @@ class _Costs:
                 kl = self._objective.neutral.cost(self._job.lm).divergence
             if not np.isfinite(edited.nll).all() or not np.isfinite(kl.high):
                 vocabulary = int(self._job.lm.model.config.get_text_config().vocab_size)
-                cost = max(math.log(vocabulary), 2 * bound)
-                rises[factor] = Difference(cost, cost, cost, len(edited.nll))
+                rises[factor] = overflow(vocabulary, bound, len(edited.nll))
                 return rises[factor]
             rise = rises[factor] = paired_difference(edited.nll, base.nll, denominators=base.tokens)
             if rise.high >= unit * kl.high:
