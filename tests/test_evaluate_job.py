@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from adapters import lora, write_adapter
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -85,6 +86,15 @@ def test_what_another_run_has_measured_is_borrowed(done, job, tmp_path):
                 assert mine.conditions[name] == scores.conditions[name]
     with pytest.raises(DposcopeError, match=r"nothing to borrow in .*empty"):
         lenders([tmp_path / "empty"])
+
+
+def test_windows_are_spread_where_asked(job, tmp_path):
+    settings = EvaluateSettings(**job.settings(max_windows=2, spread_windows=True))
+    run_evaluate(str(job.model), tmp_path / "run", settings)
+    stored = json.loads((tmp_path / "run/conditions/none.json").read_text())
+    lm, text = load(str(job.model), dtype="float32"), read_data(settings).neutral
+    spread = window_losses(lm, text, max_windows=2, spread=True).nll.tolist()
+    assert stored["window_nll"] == spread != window_losses(lm, text, max_windows=2).nll.tolist()
 
 
 def test_the_folder_holds_what_the_command_promises(done):

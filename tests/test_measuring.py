@@ -109,6 +109,7 @@ def changes(lm, data, materials):
         "judge": (lm, data, replace(materials, judge=CallableScorer(softness, "judge"))),
         "protocol": (lm, data, replace(materials, protocol="reference")),
         "windows": (lm, data, replace(materials, max_windows=1)),
+        "where windows are": (lm, data, replace(materials, spread_windows=True)),
     }
 
 
@@ -116,7 +117,7 @@ def changes(lm, data, materials):
     "what",
     [
         *("nothing", "model", "prompts", "passages", "neutral", "scorer", "scorer's inside", "judge", "protocol"),
-        *("windows", "edit"),
+        *("windows", "where windows are", "edit"),
     ],
 )
 def test_whatever_a_measurement_rests_on_makes_it_again(parts, materials, tmp_path, monkeypatch, what):

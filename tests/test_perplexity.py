@@ -115,6 +115,18 @@ def test_windows_can_be_skipped_and_limited(llama, protocol):
         assert part.tokens.tolist() == whole.tokens[skip:stop].tolist()
 
 
+@pytest.mark.parametrize(("skip", "most"), [(0, 3), (2, 4), (1, 1), (0, 1000)])
+def test_windows_can_be_spread_over_the_text(llama, skip, most):
+    whole = window_losses(llama, TEXT, window=8, skip_windows=skip).nll.tolist()
+    assert len(whole) == len(set(whole)) > 8
+    some = window_losses(llama, TEXT, window=8, skip_windows=skip, max_windows=most, spread=True).nll.tolist()
+    parts = min(most, len(whole))
+    assert len(some) == parts
+    for part, loss in enumerate(some):  # one of every equal part of the text
+        assert part * len(whole) < (whole.index(loss) + 1) * parts
+        assert whole.index(loss) * parts < (part + 1) * len(whole)
+
+
 def test_windows_are_cut_to_the_context(llama):
     assert window_losses(llama, TEXT, window=1024).tokens.tolist() == [127]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dposcope.data.corpus import Passages
-from dposcope.evaluation.perplexity import WindowLosses
+from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.evaluation.suite import BASE, Comparison, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.ablate import ablate
@@ -242,6 +242,13 @@ def test_windows_are_skipped(llama, materials):
     first = measure(llama, None, replace(materials, max_windows=3))
     later = measure(llama, None, replace(materials, skip_windows=1, max_windows=2))
     assert later.losses.nll.tolist() == first.losses.nll.tolist()[1:]
+
+
+def test_windows_are_spread(llama, materials):
+    spread = measure(llama, None, replace(materials, skip_windows=1, max_windows=2, spread_windows=True))
+    expected = window_losses(llama, materials.neutral, skip_windows=1, max_windows=2, spread=True)
+    first = measure(llama, None, replace(materials, skip_windows=1, max_windows=2))
+    assert spread.losses.nll.tolist() == expected.nll.tolist() != first.losses.nll.tolist()
 
 
 def test_the_batch_size_does_not_matter(llama, materials):

@@ -41,11 +41,11 @@ class Told:
     def rise(self, strength: float):
         """By weights that are moved one by one, float by float."""
         lm, other = (ds.load(str(path), dtype="float32", device="cpu") for path in (self.job.model, self.teacher))
-        before = window_losses(lm, self.text, max_windows=8)
+        before = window_losses(lm, self.text, max_windows=32, spread=True)
         with torch.no_grad():
             for own, its in zip(lm.model.parameters(), other.model.parameters(), strict=True):
                 own.copy_(own.double() + strength * (its.double() - own.double()))
-        after = window_losses(lm, self.text, max_windows=8)
+        after = window_losses(lm, self.text, max_windows=32, spread=True)
         return paired_difference(after.nll, before.nll, denominators=before.tokens)
 
 

@@ -13,6 +13,7 @@ from cyclopts import App
 from pydantic import ValidationError
 from rich.console import Console
 
+from dposcope.cli.allocator import keep_freed_memory
 from dposcope.cli.directions import lens, probe
 from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise DposcopeError(
                 "of the commands, dpo alone runs in several processes; start this one without torchrun or accelerate"
             )
+        keep_freed_memory()
         app(tokens, exit_on_error=False, print_error=False)
     except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
         if debug:

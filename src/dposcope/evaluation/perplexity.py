@@ -37,6 +37,7 @@ def window_losses(
     window: int = 1024,
     skip_windows: int = 0,
     max_windows: int | None = None,
+    spread: bool = False,
     chunk: int = 128,
     progress: Progress | None = None,
 ) -> WindowLosses:
@@ -52,7 +53,8 @@ def window_losses(
         protocol: "strict" or "reference".
         window: tokens per window, the beginning-of-text token counted; cut to the model's context.
         skip_windows: leave out the first windows.
-        max_windows: stop after so many.
+        max_windows: read so many, the first ones.
+        spread: read those evenly over the text instead: neighbours are of one article, and alike.
         chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
         progress: called after each window.
 
@@ -65,7 +67,10 @@ def window_losses(
             raise DposcopeError(f"{name} {value} is below {least}")
     window = min(window, lm.context_length)
     windows = list(_windows(lm, text, protocol, window))
-    windows = windows[skip_windows : None if max_windows is None else skip_windows + max_windows]
+    windows = windows[skip_windows:]
+    if max_windows is not None and max_windows < len(windows):
+        step = len(windows) / max_windows if spread else 1
+        windows = [windows[int((index + 0.5) * step)] for index in range(max_windows)]
     if not windows:
         raise DposcopeError(
             f"the neutral text gives no window of {window} tokens after the first {skip_windows}; "

@@ -59,6 +59,8 @@ class Materials:
     protocol: Protocol = "strict"
     max_windows: int | None = None
     skip_windows: int = 0
+    spread_windows: bool = False
+    """Whether the windows are spread over the text, instead of its first ones."""
     batch_size: int = 32
     concept: str = CONCEPT
     """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
@@ -139,6 +141,7 @@ def measure(
             protocol=materials.protocol,
             skip_windows=materials.skip_windows,
             max_windows=materials.max_windows,
+            spread=materials.spread_windows,
             progress=steps.windows,
         )
     return Outcome(texts, per_prompt, f1, losses)

@@ -223,6 +223,11 @@ class EvaluateSettings(MachineSettings, MeasureSettings):
         default=None,
         description="What to measure beside the plain model; may be given several times. See the examples below.",
     )
+    spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(
+        default=False,
+        description="Read the windows for log-perplexity evenly over the text, not its first ones as the paper does: "
+        "neighbours are of one article, and what an edit costs differs from article to article.",
+    )
 
 
 class ProbeSettings(MachineSettings, DirectionSettings):

@@ -58,6 +58,7 @@ def run_evaluate(
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
+            spread_windows=settings.spread_windows,
             batch_size=settings.batch_size,
         )
 

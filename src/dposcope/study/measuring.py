@@ -41,7 +41,7 @@ def measure_condition(
         **({} if (inside := scorer_digest(materials.scorer)) is None else {"scorer_digest": inside}),
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
-        "windows": [materials.skip_windows, materials.max_windows],
+        "windows": [materials.skip_windows, materials.max_windows, *(["spread"] if materials.spread_windows else [])],
         "batch_size": materials.batch_size,
         "intervention": dict(depends_on or {}),
     }

@@ -21,8 +21,8 @@ from dposcope.study.machine import load_for
 from dposcope.study.run import Run
 from dposcope.study.strength import overflow, search_strength
 
-_WINDOWS = 8
-"""Windows of 1,024 tokens that set the strength."""
+_WINDOWS = 32
+"""Windows of 1,024 tokens, spread over the text, that set the strength."""
 _NEAREST, _FURTHEST = 0.25, 4.0
 """Nearer there is little to learn, and gains are made weaker anyhow; beyond, the line says little of either model."""
 
@@ -71,11 +71,11 @@ def allowed_strength(
     lm = load_for(model, settings)
 
     def make() -> None:
-        base = window_losses(lm, text, max_windows=_WINDOWS)
+        base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)
 
         def increase(strength: float) -> Difference:
             tuned = load_teacher(lm, teacher, strength)  # anew, as moving it along rounds
-            losses = window_losses(tuned, text, max_windows=_WINDOWS, progress=run.reporter.progress)
+            losses = window_losses(tuned, text, max_windows=_WINDOWS, spread=True, progress=run.reporter.progress)
             if np.isfinite(losses.nll).all():
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
             return overflow(embedding_rows(lm), bound, len(losses.nll))
@@ -90,6 +90,7 @@ def allowed_strength(
             "device": lm.device.type,
             "teacher": load_teacher(lm, teacher, 1.0).fingerprint,
             "text": text_digest(text),
+            "windows": _WINDOWS,
             "bound": bound,
         },
         files=[told],

@@ -90,6 +90,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             judge=CachedScorer(judge),
             concept=settings.meant.noun,
             max_windows=settings.max_windows,
+            spread_windows=True,
             batch_size=settings.batch_size,
         )
         conditions = {BASE: None, "edit": found.edit}

@@ -25,8 +25,8 @@ from dposcope.study.strength import StrengthSearch, StrengthStep, overflow, sear
 from dposcope.study.tune_search import Searched, learned_digests, learned_stem
 from dposcope.study.tune_settings import TuneSettings
 
-_WINDOWS = 8
-"""Windows of 1,024 tokens that set the strength of what was found."""
+_WINDOWS = 32
+"""Windows of 1,024 tokens, spread over the text, that set the strength of what was found."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "sources": learned_digests(run, objective.family.sources),
             "direction": value_digest(direction_stem(run, settings.negative_control)),
             "text": text_digest(learn_text),
+            "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,
             "repetition": searched.base.repetition,
@@ -174,6 +175,7 @@ class _Costs:
             self._job.lm,
             self._text,
             max_windows=_WINDOWS,
+            spread=True,
             progress=lambda part, total: self._job.run.reporter.progress(read * total + part, 6 * total),
         )
 

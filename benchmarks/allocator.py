@@ -1,0 +1,86 @@
+"""What it saves that a command keeps the memory it has freed, paired in one run.
+
+    python benchmarks/allocator.py gemma-3-270m --pairs RUN/pairs.jsonl --neutral RUN/neutral.jsonl \\
+        [--teacher RUN/teacher/model] [--train gains] [--examples 40] [--rounds 3]
+
+The same training steps with and without `dposcope.cli.allocator`, each in a process of its own, in turn; ratios round
+by round. Seconds, processor seconds in the kernel, page faults and peak memory are those of the whole process, loading
+included.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WAYS = ("kept", "plain")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--pairs", required=True)
+    parser.add_argument("--neutral")
+    parser.add_argument("--teacher")
+    parser.add_argument("--train", default="gains")
+    parser.add_argument("--examples", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--worker", choices=WAYS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+    else:
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    for number in range(arguments.rounds):
+        for way in WAYS if number % 2 else reversed(WAYS):
+            command = [sys.executable, __file__, *sys.argv[1:], "--worker", way]
+            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+            found[way].append([float(part) for part in told.split()])
+            print(f"round {number + 1}, {way:5}: {told}", file=sys.stderr, flush=True)
+    print(f"{arguments.model}, {arguments.train}, {arguments.examples} pairs, {arguments.rounds} rounds")
+    print("       seconds   in the kernel   million faults   peak GB")
+    for way, rounds in found.items():
+        seconds, kernel, faults, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"{way:5}  {seconds:7.1f}   {kernel:13.1f}   {faults:14.2f}   {peak:7.2f}")
+    for name, column in (("speed", 0), ("memory", 3)):
+        ratios = [
+            plain[column] / kept[column] if column == 0 else kept[column] / plain[column]
+            for kept, plain in zip(found["kept"], found["plain"], strict=True)
+        ]
+        print(f"{name}: {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})")
+
+
+def work(arguments: argparse.Namespace) -> None:
+    began = time.perf_counter()
+    from dposcope.cli.allocator import keep_freed_memory
+    from dposcope.study.dpo import run_dpo
+    from dposcope.study.dpo_settings import DpoSettings
+
+    if arguments.worker == "kept" and not keep_freed_memory():
+        sys.exit("this allocator is not glibc's, or was set by an environment variable")
+    settings = DpoSettings(
+        pairs=arguments.pairs,
+        neutral=arguments.neutral,
+        teacher=arguments.teacher,
+        train=arguments.train,
+        max_examples=arguments.examples,
+        validation=8,
+        validate_every=4000,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run_dpo(arguments.model, Path(folder) / "run", settings, checkpoint=False)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.1f} {used.ru_stime:.1f} {used.ru_minflt / 1e6:.2f} {used.ru_maxrss / 1e6:.2f}")
+
+
+if __name__ == "__main__":
+    main()

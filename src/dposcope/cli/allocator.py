@@ -1,0 +1,31 @@
+"""Memory that a command has freed stays with its process: large tensors then cost no fresh pages at every step.
+
+glibc hands every block beyond 32 MB back to the kernel when it is freed, and the kernel clears each page of the next
+one anew. Training frees and takes a gigabyte of logits at every step: without this a quarter of its processor time is
+spent in the kernel (`benchmarks/allocator.py`). A library must not decide this for a process, so only the program does.
+"""
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt(3)`."""
+_MOST = 2**31 - 1
+"""Bytes: `mallopt` takes an int. Larger blocks still go back when freed."""
+_CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+"""Environment variables by which a user chooses otherwise."""
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep what is freed.
+
+    Returns:
+        Whether it was told: not on other systems, nor where the user has set glibc's environment variables.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in _CHOSEN):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return all(library.mallopt(name, _MOST) == 1 for name in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))

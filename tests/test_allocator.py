@@ -1,0 +1,64 @@
+"""Freed memory stays with the program, and only with it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dposcope.cli import allocator
+
+_TOUCHES = """
+import ctypes, resource, sys
+from dposcope.cli.allocator import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "kept" else False
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def touch():
+    block = library.malloc(1 << 27)
+    ctypes.memset(block, 1, 1 << 27)
+    library.free(block)
+touch()
+before = faults()
+for _ in range(3):
+    touch()
+print(int(kept), faults() - before)
+"""
+
+glibc = pytest.mark.skipif(
+    sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="another allocator than glibc's"
+)
+
+
+def _touched(way: str, **more: str) -> tuple[bool, int]:
+    plain = {name: value for name, value in os.environ.items() if name not in allocator._CHOSEN}
+    done = subprocess.run(
+        [sys.executable, "-c", _TOUCHES, way], capture_output=True, text=True, check=True, env={**plain, **more}
+    )
+    kept, faults = done.stdout.split()
+    return kept == "1", int(faults)
+
+
+@glibc
+def test_kept_memory_is_not_cleared_again() -> None:
+    pages = (1 << 27) // os.sysconf("SC_PAGE_SIZE")
+    told, kept = _touched("kept")
+    _, plain = _touched("plain")
+    assert told
+    assert kept < pages / 100  # of three times as many that were touched
+    assert plain > kept
+
+
+@glibc
+def test_the_user_s_choice_stands() -> None:
+    told, _ = _touched("kept", MALLOC_TRIM_THRESHOLD_="131072")
+    assert not told
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would fail if it were asked
+    assert not allocator.keep_freed_memory()
