@@ -9,6 +9,9 @@ from dposcope.evaluation.statistics import Difference
 TOLERANCE = 0.05
 """The search ends when the increase lies within this share below the bound."""
 
+_NARROW = 0.02
+"""It also ends when the factors still in question differ by this share: weights that are rounded to half precision make
+the increase jump from one factor to the next."""
 _MOST_STEPS = 12
 _LARGEST = 16.0
 
@@ -77,6 +80,8 @@ def search_strength(
                 break
         else:
             high, high_root = trial, root
+        if high is not None and low > 0 and high - low <= _NARROW * high:
+            break
         if high is None:
             factor = goal / low_root if low_root > 0 else 2.0
             trial = min(low * min(max(factor, 1.05), 2.0), most)
