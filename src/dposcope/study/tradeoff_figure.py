@@ -115,7 +115,8 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
                 label=_UNSEEN,
             )
         axes.set_ylim(bottom=0)
-        axes.set_xlim(left=min([0.0, *(one.rise for one in written)]))
+        least = min([0.0, *(one.rise for one in written)])
+        axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # no mark is cut
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}")
