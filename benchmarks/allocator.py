@@ -79,7 +79,7 @@ def work(arguments: argparse.Namespace) -> None:
         run_dpo(arguments.model, Path(folder) / "run", settings, checkpoint=False)
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = time.perf_counter() - began
-    print(f"{seconds:.1f} {used.ru_stime:.1f} {used.ru_minflt / 1e6:.2f} {used.ru_maxrss / 1e6:.2f}")
+    print(f"{seconds:.1f} {used.ru_stime:.1f} {used.ru_minflt / 1e6:.2f} {used.ru_maxrss * 1024 / 1e9:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Memory that a command has freed stays with its process: large tensors then cost no fresh pages at every step.
 
 glibc hands every block beyond 32 MB back to the kernel when it is freed, and the kernel clears each page of the next
-one anew. Training frees and takes a gigabyte of logits at every step: without this a quarter of its processor time is
+one anew. Training frees and takes a gigabyte of logits at every step: without this a fifth of its processor time is
 spent in the kernel (`benchmarks/allocator.py`). A library must not decide this for a process, so only the program does.
 """
 
@@ -9,10 +9,10 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of `mallopt(3)`."""
 _MOST = 2**31 - 1
-"""Bytes: `mallopt` takes an int. Larger blocks still go back when freed."""
+"""Bytes: `mallopt` takes an int. Blocks beyond that still go back when freed."""
 _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 """Environment variables by which a user chooses otherwise."""
 
@@ -28,4 +28,6 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all(library.mallopt(name, _MOST) == 1 for name in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    # glibc before 2.35 takes no threshold beyond 32 MB, but does without blocks of their own altogether.
+    heaped = library.mallopt(_MMAP_THRESHOLD, _MOST) == 1 or library.mallopt(_MMAP_MAX, 0) == 1
+    return heaped and library.mallopt(_TRIM_THRESHOLD, _MOST) == 1

@@ -21,7 +21,7 @@ class StrengthStep:
     """One trial."""
 
     strength: float
-    """The factor on α and w together."""
+    """The factor on α and w together, on a point of a search, or on a teacher's change of weights."""
     increase: Difference
     """Log-perplexity of the edited model minus that of the plain one, nats per token, over windows."""
 
@@ -53,7 +53,7 @@ def search_strength(
 ) -> StrengthSearch:
     """The largest factor whose increase in log-perplexity stays within `bound`, even at the top of its interval.
 
-    The upper limit counts, not the mean, so that the bound holds on other neutral text too. Damage grows
+    The upper limit counts, not the mean, so that the bound holds on other neutral text more often. Damage grows
     about with the square of a small edit, so trials are placed by interpolating its square root, and kept
     inside the bracket as bisection would.
 

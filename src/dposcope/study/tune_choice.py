@@ -27,6 +27,8 @@ from dposcope.study.tune_settings import TuneSettings
 
 _WINDOWS = 32
 """Windows of 1,024 tokens, spread over the text, that set the strength of what was found."""
+_READINGS = 6
+"""How often they are read as a rule, for the progress bar: plain, and at five strengths."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class _Costs:
             self._text,
             max_windows=_WINDOWS,
             spread=True,
-            progress=lambda part, total: self._job.run.reporter.progress(read * total + part, 6 * total),
+            progress=lambda part, total: self._job.run.reporter.progress(read * total + part, _READINGS * total),
         )
 
 
