@@ -55,7 +55,8 @@ class Scripted:
 
     def write(self):
         self.asked.append(Tracked.last)
-        return Written(0.2, 0.1, 0.3, self.rule(Tracked.last))
+        found = self.rule(Tracked.last)
+        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found)
 
 
 def trial(number, source, concept, kl):
@@ -95,6 +96,25 @@ def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
     found, _ = chosen(tmp_path, lambda point: 0.3 if point.source == "learned-1" else 0.1)
     assert found.point.source == "learned-5"
     assert {one.point.source for one in found.passed_over} == {"learned-1"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sources"),
+    [
+        (0.35, 0.25, ["learned-1", "learned-5"]),  # lost its lead, and the next is better at its own strength
+        (0.35, 0.45, ["learned-1", "learned-5"]),  # lost its lead, and the next does, too
+        (0.3, 0.0, ["learned-1"]),  # no worse than the next in the search, which is not tried
+    ],
+)
+def test_a_trial_that_lost_its_lead_is_held_against_the_next(tmp_path, first, second, sources):
+    scores = {"learned-1": first, "learned-5": second}
+    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05))
+    assert list(dict.fromkeys(one.source for one in asked)) == sources
+    best = min(sources, key=scores.__getitem__)
+    assert found.point.source == best
+    assert found.written.concept == scores[best]
+    assert found.strength.chosen == found.point.strength  # of the one that is taken
+    assert found.passed_over == ()
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -1,11 +1,11 @@
 """The stage of `dposcope tune` that chooses the edit to ship: the best trial, as strong as every bound allows.
 
 The cost of a scaled edit is measured again, and so is what it writes: a trial that did not repeat itself may do so when
-it is made stronger.
+it is made stronger, and one that had to be made weaker may have lost its lead to the next.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class Found:
 def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
-    Where it repeats itself more than the plain model it is taken weaker, then the next best trial, and nothing at last.
+    Where it repeats itself more than the plain model it is taken weaker; the next trials take part as long as their own
+    score in the search is lower than the lowest so far; where none is left, nothing ships.
     """
     run, objective = job.run, searched.objective
     stem, told = run.folder / "edit", run.folder / "chosen.json"
@@ -96,9 +97,12 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
 def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
     costs = _Costs(job, searched.objective, learn_text, settings)
     passed_over: list[PassedOver] = []
+    best: Found | None = None
     strength: StrengthSearch | None = None
     by_kl: tuple[float, ...] = ()
-    for point in _candidates(searched, settings):
+    for point, score in _candidates(searched, settings):
+        if best is not None and score >= best.written.concept:
+            break
         rises: dict[float, Difference] = {}
         strength, by_kl = costs.strength(point, rises)
         for factor in _allowed(strength):
@@ -107,21 +111,26 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             with folded(job.lm, edit):
                 written = searched.objective.write()
             if written.repetition <= searched.base.repetition:
-                taken = StrengthSearch(strength.steps, factor, strength.bound)
-                return Found(edit, final, taken, written, rises[factor], tuple(passed_over), by_kl)
+                if best is None or written.concept < best.written.concept:
+                    taken = StrengthSearch(strength.steps, factor, strength.bound)
+                    best = Found(edit, final, taken, written, rises[factor], by_kl=by_kl)
+                break
             passed_over.append(PassedOver(final, written.repetition))
+    if best is not None:
+        return replace(best, passed_over=tuple(passed_over))
     nothing = None if strength is None else StrengthSearch(strength.steps, 0.0, strength.bound)
     return Found(Edit(), None, nothing, searched.base, None, tuple(passed_over), by_kl)
 
 
-def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[Point]:
-    """The lowest score first."""
+def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
+    """Points and their scores in the search, the lowest first."""
     if settings.quick:
         name, source = next(iter(searched.objective.family.sources.items()))
-        yield Point(name, source.start)
+        yield Point(name, source.start), 0.0
         return
     for trial in reversed(searched.front):
-        yield trial.point
+        assert trial.written is not None  # only what was written is on the front
+        yield trial.point, trial.written.concept
 
 
 def _allowed(search: StrengthSearch) -> list[float]:
