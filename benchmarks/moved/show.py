@@ -71,8 +71,8 @@ def alike_table(rows: list[dict[str, Any]], model: str) -> Table:
         ("group", "neurons", *(f"{one}, tuned" for one in ALIKE.values()), "tuned, two halves of the prompts"),
         cells,
         (
-            "Spearman's ρ; intervals: 95 %, blocks resampled. The last column is what noise of the prompts leaves: no "
-            "other change could agree much better.",
+            "Spearman's ρ; intervals: 95 %, blocks resampled. In the last column the two changes are one model's, on "
+            "other prompts, half as many each; in all others the prompts are the same.",
         ),
     )
 
