@@ -42,19 +42,20 @@ def compare(arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         for way in WAYS if number % 2 else reversed(WAYS):
             command = [sys.executable, __file__, *sys.argv[1:], "--worker", way]
-            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-            found[way].append([float(part) for part in told.split()])
-            print(f"round {number + 1}, {way:5}: {told}", file=sys.stderr, flush=True)
+            line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+            found[way].append([float(part) for part in line.split()])
+            print(f"round {number + 1}, {way:5}: {line}", file=sys.stderr, flush=True)
     print(f"{arguments.model}, {arguments.train}, {arguments.examples} pairs, {arguments.rounds} rounds")
     print("       seconds   in the kernel   million faults   peak GB")
     for way, rounds in found.items():
         seconds, kernel, faults, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(f"{way:5}  {seconds:7.1f}   {kernel:13.1f}   {faults:14.2f}   {peak:7.2f}")
-    for name, column in (("speed", 0), ("memory", 3)):
-        ratios = [
-            plain[column] / kept[column] if column == 0 else kept[column] / plain[column]
-            for kept, plain in zip(found["kept"], found["plain"], strict=True)
-        ]
+    pairs = list(zip(found["kept"], found["plain"], strict=True))
+    told = {
+        "speed": [plain[0] / kept[0] for kept, plain in pairs],
+        "memory": [kept[3] / plain[3] for kept, plain in pairs],
+    }
+    for name, ratios in told.items():
         print(f"{name}: {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})")
 
 

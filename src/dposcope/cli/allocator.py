@@ -28,6 +28,6 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    # glibc before 2.35 takes no threshold beyond 32 MB, but does without blocks of their own altogether.
+    # An older glibc refuses a threshold beyond 32 MB, but can do without mapped blocks altogether.
     heaped = library.mallopt(_MMAP_THRESHOLD, _MOST) == 1 or library.mallopt(_MMAP_MAX, 0) == 1
     return heaped and library.mallopt(_TRIM_THRESHOLD, _MOST) == 1
