@@ -1,5 +1,12 @@
-"""A tuned model taken further than its training went, or less far: W₀ + s (W₁ − W₀), weight by weight."""
+"""A tuned model taken further than its training went, or less far: W₀ + s (W₁ − W₀), weight by weight.
 
+Most weights that tuning moved in half precision moved by one step of their last place. Rounding to nearest would turn
+the line between two such models into a staircase: all of them where training left them below s = 1.5, and beyond it all
+at twice the distance. So in half precision weights are rounded at random, up as often as they lie near the value above.
+"""
+
+import math
+import zlib
 from collections.abc import Iterator
 
 import torch
@@ -12,13 +19,16 @@ from dposcope.model.language_model import LanguageModel
 def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterator[tuple[str, Tensor]]:
     """Every parameter on the straight line through the base (s = 0) and the tuned model (s = 1).
 
+    In half precision each weight is on the line on average (see `rounded_at_random`); the same weight has the same luck
+    at every strength, so that models at two strengths differ by their strengths alone.
+
     Args:
         base: the model before tuning.
         tuned: the one after it; not changed.
         strength: s.
 
     Yields:
-        Name and value of each parameter, in float32; at s = 1 the tuned model's own, to the bit.
+        Name and value of each parameter, in the tuned model's precision; at s = 1 its own, to the bit.
 
     Raises:
         DposcopeError: they have other parameters.
@@ -28,11 +38,15 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
         raise DposcopeError(f"{tuned.name} has other parameters than {base.name}; give a model tuned from it")
     for name, before in own.items():
         after = other[name].detach()
-        yield name, after if strength == 1 else torch.lerp(before.detach().float(), after.float(), strength)
+        if strength == 1:
+            yield name, after
+            continue
+        values = torch.lerp(before.detach().float(), after.float(), strength)
+        yield name, rounded_at_random(values, after.dtype, seed=zlib.crc32(name.encode()))
 
 
 def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> None:
-    """Move `tuned` along that line, in place and in its own precision.
+    """Move `tuned` along that line, in place.
 
     Args:
         base: the model before tuning.
@@ -46,3 +60,27 @@ def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> N
     with torch.no_grad():
         for name, values in along(base, tuned, strength):
             own[name].copy_(values)
+
+
+def rounded_at_random(values: Tensor, dtype: torch.dtype, *, seed: int) -> Tensor:
+    """Values in a narrower precision, each up or down at random, so that the expected result is the value itself.
+
+    One that the precision holds stays, to the bit.
+
+    Args:
+        values: float32, any shape; overwritten.
+        dtype: float32 (nothing happens), bfloat16 or float16.
+        seed: of the draw, which is the same on every device.
+
+    Returns:
+        Of `dtype`. Values below the smallest normal number of float16 are rounded to nearest.
+    """
+    dropped = round(math.log2(torch.finfo(dtype).eps / torch.finfo(torch.float32).eps))
+    if dropped == 0:
+        return values
+    generator = torch.Generator().manual_seed(seed)
+    luck = torch.randint(1 << dropped, values.shape, generator=generator, dtype=torch.int32).to(values.device)
+    # Neighbours in float32 have bit patterns that differ by one, whatever their exponent: a random number below what is
+    # cut off carries into what is kept as often as that is due.
+    values.view(torch.int32).add_(luck).bitwise_and_(-1 << dropped)
+    return values.to(dtype)
