@@ -17,6 +17,8 @@ from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import Trial, Written
 
+PLAIN = Written(0.3, 0.3, 0.3, 0.15, 0.5)
+
 
 def family():
     values = torch.tensor([[1.0, 1.5, 0.5], [2.0, 1.0, 1.0]])
@@ -28,12 +30,12 @@ def formula(point: Point, number: int) -> Trial:
     kl = 0.1 * point.strength**2 + 0.02 * point.tilt**2 + 0.05 * point.ablate**2
     score = max(0.3 - 0.2 * point.strength - 0.05 * point.ablate, 0.0)
     excess = kl / 0.1 - 1
-    written = None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate)
+    written = None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate, 0.5)
     return Trial(number, point, kl, kl / 2, excess, written, 0.0)
 
 
 def run(folder, trials=14, try_out=formula, seed=0):
-    return search(try_out, family(), folder=folder, trials=trials, most_repetition=0.15, seed=seed)
+    return search(try_out, family(), folder=folder, trials=trials, plain=PLAIN, seed=seed)
 
 
 def told(trials):
@@ -53,8 +55,8 @@ def test_warm_starts_come_first_and_then_new_points(tmp_path):
 
 def test_it_finds_better_than_its_warm_starts(tmp_path):
     found = run(tmp_path, trials=40)
-    best = front(found, most_repetition=0.15)[-1]
-    warm = front(found[: len(family().warm_starts())], most_repetition=0.15)[-1]
+    best = front(found, plain=PLAIN)[-1]
+    warm = front(found[: len(family().warm_starts())], plain=PLAIN)[-1]
     assert best.written.concept <= warm.written.concept
     assert any(trial.written is None for trial in found)  # it goes beyond the bound, and is told
 
@@ -173,16 +175,17 @@ def test_nothing_is_tried_again_when_all_is_done(tmp_path):
     assert told(run(tmp_path, try_out=None)) == told(before)
 
 
-def test_the_front_holds_what_nothing_beats_and_leaves_out_what_repeats_itself():
-    def trial(kl, concept, repeated=0.1):
-        return Trial(0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated), 0.0)
+def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_less():
+    def trial(kl, concept, repeated=0.1, distinct=0.5):
+        return Trial(0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated, distinct), 0.0)
 
     cheap, good, worse, babble = trial(0.01, 0.2), trial(0.05, 0.1), trial(0.06, 0.15), trial(0.02, 0.0, 0.4)
+    same = trial(0.02, 0.0, distinct=0.44)
     out = Trial(0, Point("learned"), 9.0, 9.0, 3.0, None, 0.0)
-    assert front([worse, babble, good, out, cheap], most_repetition=0.15) == [cheap, good]
-    assert front([out], most_repetition=0.15) == []
+    assert front([worse, babble, good, same, out, cheap], plain=PLAIN) == [cheap, good]
+    assert front([out], plain=PLAIN) == []
     dear = replace(cheap, rise=0.5)
-    assert front([worse, dear, good], most_repetition=0.15, cost=lambda one: one.rise) == [good]
+    assert front([worse, dear, good], plain=PLAIN, cost=lambda one: one.rise) == [good]
 
 
 def test_an_infinite_cost_is_kept_as_such():

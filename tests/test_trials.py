@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dposcope.evaluation.repetition import repetition
+from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point, Source
-from dposcope.search.trials import Bound, Objective
+from dposcope.search.trials import Bound, Objective, Written
 from families import TEXTS, random_direction
 
 
@@ -45,6 +45,18 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
     assert found.rise == pytest.approx(cost.rise.mean(), abs=1e-4)
     assert found.written.concept == pytest.approx(LengthScorer()(texts).mean())
     assert found.written.repetition == pytest.approx(np.mean([repetition(text) for text in texts]))
+    assert found.written.distinct_2 == distinct_n(texts, 2)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "distinct", "poorer"),
+    [(0.1, 0.5, False), (0.0, 0.45, False), (0.1, 1.0, False), (0.11, 0.9, True), (0.0, 0.44, True)],
+)
+def test_texts_say_less_when_they_repeat_themselves_or_one_another(repeated, distinct, poorer):
+    plain = Written(0.3, 0.3, 0.3, 0.1, 0.5)
+    found = Written(0.1, 0.1, 0.1, repeated, distinct)
+    assert found.poorer(plain) is poorer
+    assert found.poverty(plain) == pytest.approx({"repetition": repeated - 0.1, "distinct_2": 0.45 - distinct})
 
 
 def test_weights_are_the_same_objects_with_the_same_bits_afterwards(llama):

@@ -22,7 +22,7 @@ from dposcope.study.tune_settings import TuneSettings
 from families import TEXTS, random_direction, random_gains, tiny
 
 TEXT = " ".join(TEXTS * 40)
-BASE = Written(0.4, 0.3, 0.5, 0.1)
+BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6)
 
 
 class Tracked(Family):
@@ -56,11 +56,11 @@ class Scripted:
     def write(self):
         self.asked.append(Tracked.last)
         found = self.rule(Tracked.last)
-        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found)
+        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7)
 
 
 def trial(number, source, concept, kl):
-    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05), 0.0)
+    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05, 0.6), 0.0)
 
 
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
@@ -92,6 +92,15 @@ def test_what_repeats_itself_when_made_stronger_is_taken_weaker(tmp_path):
     assert found.point.strength == max(factor for factor in kept if factor <= 1.2)
 
 
+def test_what_says_the_same_to_every_prompt_is_taken_weaker(tmp_path):
+    """0.9 × the plain model's distinct word pairs (0.54) are enough."""
+    found, _ = chosen(tmp_path, lambda point: Written(0.2, 0.1, 0.3, 0.05, 0.66 - 0.1 * point.strength))
+    assert found.passed_over
+    assert all(one.written.distinct_2 < 0.54 for one in found.passed_over)
+    assert found.written.distinct_2 >= 0.54
+    assert found.point.strength <= 1.2 < min(one.point.strength for one in found.passed_over)
+
+
 def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
     found, _ = chosen(tmp_path, lambda point: 0.3 if point.source == "learned-1" else 0.1)
     assert found.point.source == "learned-5"
@@ -108,7 +117,7 @@ def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
 )
 def test_a_trial_that_lost_its_lead_is_held_against_the_next(tmp_path, first, second, sources):
     scores = {"learned-1": first, "learned-5": second}
-    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05))
+    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05, 0.55))
     assert list(dict.fromkeys(one.source for one in asked)) == sources
     best = min(sources, key=scores.__getitem__)
     assert found.point.source == best

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dposcope.evaluation.repetition import repetition
+from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.fold import folded
@@ -20,6 +20,9 @@ from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
+
+_LEAST_DISTINCT = 0.9
+"""Of the plain model's distinct word pairs. Other prompts alone change their share by a few per cent."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,27 @@ class Written:
     concept_low: float
     concept_high: float
     repetition: float
-    """Mean share of repeated word 2-grams."""
+    """Mean share of repeated word 2-grams in a text."""
+    distinct_2: float
+    """Distinct share of the word 2-grams of all texts together: low where every prompt gets the same answer."""
+
+    def poverty(self, plain: "Written") -> dict[str, float]:
+        """By how much texts say less than the plain model's; 0 or less where they do not.
+
+        Args:
+            plain: what the plain model writes to the same prompts.
+
+        Returns:
+            `repetition`, any more of which is too much, and `distinct_2`, of which a tenth may go.
+        """
+        return {
+            "repetition": self.repetition - plain.repetition,
+            "distinct_2": _LEAST_DISTINCT * plain.distinct_2 - self.distinct_2,
+        }
+
+    def poorer(self, plain: "Written") -> bool:
+        """Whether texts say less than the plain model's: low scores and low perplexity come cheap then."""
+        return any(excess > 0 for excess in self.poverty(plain).values())
 
 
 @dataclass(frozen=True)
@@ -133,4 +156,4 @@ class Objective:
         texts = [one.text for one in continued]
         concept = bootstrap_mean(self.scorer(texts))
         repeated = float(np.mean([repetition(text) for text in texts]))
-        return Written(concept.mean, concept.low, concept.high, repeated)
+        return Written(concept.mean, concept.low, concept.high, repeated, distinct_n(texts, 2))

@@ -1,7 +1,7 @@
 """The stage of `dposcope tune` that chooses the edit to ship: the best trial, as strong as every bound allows.
 
-The cost of a scaled edit is measured again, and so is what it writes: a trial that did not repeat itself may do so when
-it is made stronger, and one that had to be made weaker may have lost its lead to the next.
+The cost of a scaled edit is measured again, and so is what it writes: a trial that had enough to say may repeat itself
+when it is made stronger, and one that had to be made weaker may have lost its lead to the next.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,11 @@ _READINGS = 6
 
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit that costs little enough and was not taken, since it repeats itself more than the plain model."""
+    """An edit that costs little enough and was not taken, since it says less than the plain model."""
 
     point: Point
-    repetition: float
-    """Mean share of repeated word 2-grams on the search prompts."""
+    written: Written
+    """To the search prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,8 @@ class Found:
 def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
-    Where it repeats itself more than the plain model it is taken weaker; the next trials take part as long as their own
-    score in the search is lower than the lowest so far; where none is left, nothing ships.
+    Where it says less than the plain model (see `Written.poverty`) it is taken weaker; the next trials take part as
+    long as their own score in the search is lower than the lowest so far; where none is left, nothing ships.
     """
     run, objective = job.run, searched.objective
     stem, told = run.folder / "edit", run.folder / "chosen.json"
@@ -85,7 +85,6 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,
-            "repetition": searched.base.repetition,
             "quick": settings.quick,
         },
         files=[*value_files(stem).both, told],
@@ -110,12 +109,12 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             edit = searched.objective.family.edit(final)
             with folded(job.lm, edit):
                 written = searched.objective.write()
-            if written.repetition <= searched.base.repetition:
+            if not written.poorer(searched.base):
                 if best is None or written.concept < best.written.concept:
                     taken = StrengthSearch(strength.steps, factor, strength.bound)
                     best = Found(edit, final, taken, written, rises[factor], by_kl=by_kl)
                 break
-            passed_over.append(PassedOver(final, written.repetition))
+            passed_over.append(PassedOver(final, written))
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))
     nothing = None if strength is None else StrengthSearch(strength.steps, 0.0, strength.bound)
@@ -209,7 +208,7 @@ def _loaded(stem: Path, stored: Mapping[str, Any]) -> Found:
         None if stored["strength"] is None else _search(stored["strength"]),
         Written(**stored["written"]),
         None if stored["rise"] is None else Difference(**stored["rise"]),
-        tuple(PassedOver(Point(**one["point"]), one["repetition"]) for one in stored["passed_over"]),
+        tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
         tuple(stored["by_kl"]),
     )
 

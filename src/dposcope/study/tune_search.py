@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Searched:
 
     @property
     def front(self) -> list[Trial]:
-        """Trials that no other beats, cheapest first; none repeats itself more than the plain model."""
-        return front(self.trials, most_repetition=self.base.repetition)
+        """Trials that no other beats, cheapest first; none says less than the plain model."""
+        return front(self.trials, plain=self.base)
 
 
 def sources_of(
@@ -134,6 +134,7 @@ def prepare_search(
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer_digest(scorer)],
         "bound": asdict(objective.bound),
+        "written": [field.name for field in fields(Written)],
         "windows": settings.search_windows,
         "ablates": family.ablates,
         "batch_size": settings.batch_size,
@@ -194,7 +195,7 @@ def _search(job: Job, prepared: Prepared, base: Written, settings: TuneSettings)
         prepared.objective.family,
         folder=prepared.folder,
         trials=settings.trials,
-        most_repetition=base.repetition,
+        plain=base,
         seed=settings.seed,
         progress=job.run.reporter.progress,
     )
@@ -213,6 +214,7 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
             "concept_low": None if trial.written is None else trial.written.concept_low,
             "concept_high": None if trial.written is None else trial.written.concept_high,
             "repetition": None if trial.written is None else trial.written.repetition,
+            "distinct_2": None if trial.written is None else trial.written.distinct_2,
             "seconds": trial.seconds,
         }
         for trial in trials
@@ -237,5 +239,5 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
 def _row_names() -> tuple[str, ...]:
     return (
         *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "within_bounds"),
-        *("concept", "concept_low", "concept_high", "repetition", "seconds"),
+        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "seconds"),
     )
