@@ -168,8 +168,8 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
         notes.append(
             f"{sentence_case(plural(len(found.passed_over), 'edit'))} within the bounds on cost said less than the "
             f"plain model, and so weaker or other ones were preferred: repetition within a text up to {fixed(most)} "
-            f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} (plain "
-            f"{fixed(searched.base.distinct_2)})."
+            f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
+            f"(plain {fixed(searched.base.distinct_2)})."
         )
     if found.by_kl:
         notes.append(
