@@ -1,14 +1,15 @@
 """How few neurons carry an edit's effect: its strongest gains alone, as they are and learned again.
 
-    python benchmarks/sparse.py gemma-3-270m --edit runs/gains --pairs sampled.jsonl --neutral wikitext_train.txt \\
-        --prompts F --comments F --judge-comments F --report-neutral wikitext_test.txt --passages F --out DIR
-        [--teacher DIR/model --kl-weight 2] [--numbers 10,100,1000,10000] [--max-examples 1600] [--max-windows 32]
-        [--dtype bfloat16] [--batch-size 50]
+    python benchmarks/sparse.py runs/tune/learned-6 --prompts F --comments F --judge-comments F \\
+        --report-neutral wikitext_test.txt --passages F --out DIR [--strength 1] [--numbers 10,100,1000,10000]
+        [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
 
-For every number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are
-trained once more from there on the pairs that the edit was learned from ("learned again", as by `dposcope dpo --start
---neurons`). Everything is measured as `dposcope evaluate` does, on prompts that no pair is from. The share is of the
-whole edit's reduction, paired over prompts. A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
+The first argument is the folder of `dposcope dpo --train gains`, such as `dposcope tune` leaves for each λ. For every
+number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are trained once
+more from there, as the folder says that they were learned: the same pairs, neutral text, teacher and schedule ("learned
+again", as by `dposcope dpo --start --neurons`). Everything is measured at one strength as `dposcope evaluate
+--spread-windows` does, on prompts that no pair is from. The share is of the whole edit's reduction, paired over prompts.
+A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -70,11 +72,13 @@ def main() -> None:
 def run(options: argparse.Namespace) -> list[Point]:
     """Prune, learn again, measure."""
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = edit_file(options.edit)
+    learned = _learned(options.gains)
+    stem = edit_file(options.gains)
     edit = ds.Edit.load(stem)
     if edit.gains is None:
-        raise DposcopeError(f"{options.edit} has no gains of neurons; there is nothing to leave out")
-    conditions = [f"{WHOLE}=edit:{stem}"]
+        raise DposcopeError(f"{options.gains} has no gains of neurons; there is nothing to leave out")
+    model, strength = str(learned["model"]), f",strength={options.strength:g}"
+    conditions = [f"{WHOLE}=edit:{stem}{strength}"]
     numbers = [number for number in options.numbers if number < len(edit.gains.touched)]
     for number in numbers:
         kept = options.out / f"kept-{number}"
@@ -82,29 +86,27 @@ def run(options: argparse.Namespace) -> list[Point]:
         ds.Edit.of(pruned, about={**edit.about, "kept": number}).save(kept / "edit")
         again = options.out / f"again-{number}"
         print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
-        run_dpo(options.model, again, _training(options, stem, number), checkpoint=False)
-        conditions += [f"{number} kept=edit:{kept / 'edit'}", f"{number} learned again=edit:{again / 'edit'}"]
+        run_dpo(model, again, _training(learned, stem, number), checkpoint=False)
+        for way, folder in zip(WAYS, (kept, again), strict=True):
+            conditions.append(f"{number} {way}=edit:{folder / 'edit'}{strength}")
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
     measured = options.out / "measured"
-    scores = run_evaluate(options.model, measured, _measuring(options, conditions))
+    scores = run_evaluate(model, measured, _measuring(options, conditions))
     steps = [*((number, f"{number} {{}}") for number in numbers), (len(edit.gains.touched), WHOLE)]
     return [_point(measured, scores, way, number, name.format(way)) for way in WAYS for number, name in steps]
 
 
-def _training(options: argparse.Namespace, stem: Path, number: int) -> DpoSettings:
-    return DpoSettings(
-        pairs=options.pairs,
-        neutral=options.neutral,
-        train="gains",
-        start=str(stem),
-        neurons=number,
-        max_examples=options.max_examples,
-        teacher=options.teacher,
-        kl_weight=options.kl_weight,
-        validate_every=400,
-        dtype=options.dtype,
-        seed=options.seed,
-    )
+def _learned(folder: Path) -> dict[str, Any]:
+    """Model and settings that gains were learned with."""
+    told = folder / "run.json"
+    if not told.exists():
+        raise DposcopeError(f"{told} is missing; name the folder of dposcope dpo --train gains, or of tune's learned-…")
+    return dict(read_json(told)["settings"])
+
+
+def _training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
+    settings = {name: value for name, value in learned.items() if name != "model"}
+    return DpoSettings.model_validate(settings | {"start": str(stem), "neurons": number})
 
 
 def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSettings:
@@ -121,6 +123,7 @@ def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSe
         dtype=options.dtype,
         batch_size=options.batch_size,
         max_windows=options.max_windows,
+        spread_windows=True,
         condition=conditions,
         seed=options.seed,
     )
@@ -209,20 +212,16 @@ def curve(points: Sequence[Point]) -> Figure:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--edit", required=True)
-    parser.add_argument("--pairs", required=True)
+    parser.add_argument("gains", type=Path, help="folder of dposcope dpo --train gains")
     parser.add_argument("--out", type=Path, required=True)
-    for name in ("neutral", "prompts", "comments", "report-neutral", "passages"):
+    for name in ("prompts", "comments", "report-neutral", "passages"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--teacher", help="whom the gains imitate when they learn again; as --teacher of dposcope dpo")
-    parser.add_argument("--kl-weight", type=float, default=1.0, help="λ when they learn again")
+    parser.add_argument("--strength", type=float, default=1.0, help="s of 1 + s (g − 1), for all of them")
     parser.add_argument("--judge-comments", nargs="*")
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument(
         "--numbers", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100, 1000, 10_000]
     )
-    parser.add_argument("--max-examples", type=int, default=1600)
     parser.add_argument("--max-windows", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--dtype", default="bfloat16")

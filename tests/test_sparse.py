@@ -12,7 +12,8 @@ import torch
 import dposcope as ds
 from dposcope.artefacts import read_json
 from dposcope.evaluation.statistics import Difference, Estimate, Share
-from families import random_gains
+from dposcope.study.dpo import run_dpo
+from dposcope.study.dpo_settings import DpoSettings
 from jobs import make_job
 from preferences import pairs_file
 
@@ -38,26 +39,29 @@ def test_a_share_that_means_nothing_is_a_dash_and_no_point():
 
 def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     job = make_job(tmp_path / "job", windows=24)
-    lm = ds.load(str(job.model), dtype="float32")
-    ds.Edit.of(ds.Gains(random_gains(lm))).save(tmp_path / "run/edit")
-    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    pairs, learned = pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "run"
+    settings = DpoSettings(
+        pairs=str(pairs), neutral=str(job.neutral), train="gains", max_examples=24, kl_weight=2.0, decay="linear"
+    )
+    run_dpo(str(job.model), learned, settings.model_copy(update={"dtype": "float32"}))
     out = tmp_path / "out"
     command = [
-        *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(job.model)),
-        *("--edit", str(tmp_path / "run"), "--pairs", str(pairs), "--neutral", str(job.neutral)),
+        *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(learned)),
         *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
         *("--report-neutral", str(job.neutral), "--scorer", "jobs:softness", "--dtype", "float32"),
-        *("--numbers", "20", "--max-examples", "24", "--max-windows", "3", "--out", str(out)),
+        *("--numbers", "20", "--strength", "2", "--max-windows", "3", "--out", str(out)),
     ]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     found = pl.read_csv(out / "sparse.csv")
-    assert sorted(set(found["neurons"])) == [20, len(ds.Edit.load(tmp_path / "run/edit").gains.touched)]
+    assert sorted(set(found["neurons"])) == [20, len(ds.Edit.load(learned / "edit").gains.touched)]
     kept, again = (ds.Edit.load(out / f"{name}-20/edit").gains for name in ("kept", "again"))
     assert torch.equal(kept.values != 1, again.values != 1)
     assert len(kept.touched) == 20
     assert not torch.equal(kept.values, again.values)
+    told = [read_json(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
+    assert {name for name in told[0] if told[0][name] != told[1][name]} == {"start", "neurons"}
     # What was measured, by plain arithmetic.
     (path,) = (out / "measured/conditions").glob("20-kept*.json")
     row = found.filter((pl.col("neurons") == 20) & (pl.col("way") == "kept")).to_dicts()[0]
