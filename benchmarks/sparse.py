@@ -8,7 +8,7 @@ The first argument is the folder of `dposcope dpo --train gains`, such as `dposc
 number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are trained once
 more from there, as the folder says that they were learned: the same pairs, neutral text, teacher and schedule ("learned
 again", as by `dposcope dpo --start --neurons`). Everything is measured at one strength as `dposcope evaluate
---spread-windows` does, on prompts that no pair is from. The share is of the whole edit's reduction, paired over prompts.
+--spread-windows` does, on prompts that no pair is from. The share is of the whole reduction, paired over prompts.
 A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
 """
 
