@@ -9,7 +9,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point, Source
-from dposcope.search.trials import Bound, Objective, Written
+from dposcope.search.trials import Bound, Floor, Objective, Written
 from families import TEXTS, random_direction
 
 
@@ -49,14 +49,14 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
 
 
 @pytest.mark.parametrize(
-    ("repeated", "distinct", "poorer"),
-    [(0.1, 0.5, False), (0.0, 0.45, False), (0.1, 1.0, False), (0.11, 0.9, True), (0.0, 0.44, True)],
+    ("repeated", "distinct", "enough"),
+    [(0.1, 0.5, True), (0.0, 0.45, True), (0.1, 1.0, True), (0.11, 0.9, False), (0.0, 0.44, False)],
 )
-def test_texts_say_less_when_they_repeat_themselves_or_one_another(repeated, distinct, poorer):
-    plain = Written(0.3, 0.3, 0.3, 0.1, 0.5)
+def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeated, distinct, enough):
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5), 0.9)
     found = Written(0.1, 0.1, 0.1, repeated, distinct)
-    assert found.poorer(plain) is poorer
-    assert found.poverty(plain) == pytest.approx({"repetition": repeated - 0.1, "distinct_2": 0.45 - distinct})
+    assert floor.holds(found) is enough
+    assert floor.excess(found) == pytest.approx({"repetition": repeated - 0.1, "distinct_2": 0.45 - distinct})
 
 
 def test_weights_are_the_same_objects_with_the_same_bits_afterwards(llama):

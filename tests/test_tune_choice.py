@@ -13,7 +13,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
-from dposcope.search.trials import Trial, Written
+from dposcope.search.trials import Floor, Trial, Written
 from dposcope.study.ingredients import Job
 from dposcope.study.run import Quiet, Run
 from dposcope.study.tune_choice import Found, choose, source_name
@@ -74,7 +74,8 @@ def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS) ->
     flat = type("Flat", (Neutral,), {"share": 0.0})()
     objective = Scripted(family, rule, neutral or flat, [])
     job = Job(Run(folder, {}, Quiet()), lm, None)
-    found = choose(job, Searched(objective, trials, BASE), TEXT, settings or TuneSettings(max_logppl_increase=0.5))
+    searched = Searched(objective, trials, Floor(BASE, 0.9))
+    found = choose(job, searched, TEXT, settings or TuneSettings(max_logppl_increase=0.5))
     return found, objective.asked
 
 

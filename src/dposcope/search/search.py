@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
-from dposcope.search.trials import Trial, Written
+from dposcope.search.trials import Floor, Trial
 
 TrialOf = Callable[[Point, int], Trial]
 """Point and number of the trial → what it gave."""
@@ -40,7 +40,7 @@ def search(
     *,
     folder: Path,
     trials: int,
-    plain: Written,
+    floor: Floor,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Trial]:
@@ -51,7 +51,7 @@ def search(
         family: what there is to choose from; its warm starts come first.
         folder: of the journal; one search each, which several processes may join.
         trials: how many.
-        plain: what the plain model writes; a trial that says less (see `Written.poverty`) is infeasible.
+        floor: a trial whose texts fall below it is infeasible.
         seed: of the proposals.
         progress: called with (trials done, all trials).
 
@@ -82,7 +82,7 @@ def search(
             trial = try_out(_point(proposed.params, family), proposed.user_attrs[_NUMBER])
             written = trial.written
             proposed.set_constraint("cost", trial.excess)
-            for name, excess in (written or plain).poverty(plain).items():
+            for name, excess in floor.excess(written or floor.plain).items():
                 proposed.set_constraint(name, excess)
             proposed.set_user_attr(_TRIAL, trial.to_json())
             study.tell(proposed, [written.concept if written else _WORST, min(trial.kl, 1e6)])
@@ -212,15 +212,15 @@ def _kl(trial: Trial) -> float:
     return trial.kl
 
 
-def front(trials: Sequence[Trial], *, plain: Written, cost: Callable[[Trial], float] = _kl) -> list[Trial]:
+def front(trials: Sequence[Trial], *, floor: Floor, cost: Callable[[Trial], float] = _kl) -> list[Trial]:
     """Those that no other one beats in both score and cost, cheapest first; among them, only allowed ones.
 
     Args:
         trials: of a search.
-        plain: what the plain model writes; trials that say less are not allowed.
+        floor: trials whose texts fall below it are not allowed.
         cost: KL, or another figure of a trial that is better when lower.
     """
-    allowed = [one for one in trials if one.written is not None and not one.written.poorer(plain)]
+    allowed = [one for one in trials if one.written is not None and floor.holds(one.written)]
     ordered = sorted(allowed, key=lambda one: (cost(one), one.written.concept if one.written else 0.0))
     best: list[Trial] = []
     for trial in ordered:

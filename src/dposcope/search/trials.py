@@ -21,9 +21,6 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
 
-_LEAST_DISTINCT = 0.9
-"""Of the plain model's distinct word pairs. Other prompts alone change their share by a few per cent."""
-
 
 @dataclass(frozen=True)
 class Bound:
@@ -57,23 +54,30 @@ class Written:
     distinct_2: float
     """Distinct share of the word 2-grams of all texts together: low where every prompt gets the same answer."""
 
-    def poverty(self, plain: "Written") -> dict[str, float]:
-        """By how much texts say less than the plain model's; 0 or less where they do not.
 
-        Args:
-            plain: what the plain model writes to the same prompts.
+@dataclass(frozen=True)
+class Floor:
+    """What texts must still say: low scores and low perplexity come cheap to a model that says little."""
+
+    plain: Written
+    """What the plain model writes to the same prompts."""
+    distinct: float = 0.5
+    """Share of the plain model's `distinct_2` that must be left."""
+
+    def excess(self, written: Written) -> dict[str, float]:
+        """By how much texts fall below; 0 or less where they do not.
 
         Returns:
-            `repetition`, any more of which is too much, and `distinct_2`, of which a tenth may go.
+            `repetition`, any more of which is too much, and `distinct_2`.
         """
         return {
-            "repetition": self.repetition - plain.repetition,
-            "distinct_2": _LEAST_DISTINCT * plain.distinct_2 - self.distinct_2,
+            "repetition": written.repetition - self.plain.repetition,
+            "distinct_2": self.distinct * self.plain.distinct_2 - written.distinct_2,
         }
 
-    def poorer(self, plain: "Written") -> bool:
-        """Whether texts say less than the plain model's: low scores and low perplexity come cheap then."""
-        return any(excess > 0 for excess in self.poverty(plain).values())
+    def holds(self, written: Written) -> bool:
+        """Whether texts say enough."""
+        return all(excess <= 0 for excess in self.excess(written).values())
 
 
 @dataclass(frozen=True)

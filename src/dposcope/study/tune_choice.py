@@ -33,7 +33,7 @@ _READINGS = 6
 
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit that costs little enough and was not taken, since it says less than the plain model."""
+    """An edit that costs little enough and was not taken, since its texts say too little."""
 
     point: Point
     written: Written
@@ -61,8 +61,8 @@ class Found:
 def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
-    Where it says less than the plain model (see `Written.poverty`) it is taken weaker; the next trials take part as
-    long as their own score in the search is lower than the lowest so far; where none is left, nothing ships.
+    Where its texts say too little (see `Floor`) it is taken weaker; the next trials take part as long as their own
+    score in the search is lower than the lowest so far; where none is left, nothing ships.
     """
     run, objective = job.run, searched.objective
     stem, told = run.folder / "edit", run.folder / "chosen.json"
@@ -85,6 +85,7 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,
+            "floor": asdict(searched.floor),
             "quick": settings.quick,
         },
         files=[*value_files(stem).both, told],
@@ -109,7 +110,7 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             edit = searched.objective.family.edit(final)
             with folded(job.lm, edit):
                 written = searched.objective.write()
-            if not written.poorer(searched.base):
+            if searched.floor.holds(written):
                 if best is None or written.concept < best.written.concept:
                     taken = StrengthSearch(strength.steps, factor, strength.bound)
                     best = Found(edit, final, taken, written, rises[factor], by_kl=by_kl)

@@ -109,7 +109,7 @@ def _tradeoff(
     if not searched.trials:
         return None
     # The figure and the table have log-perplexity as their cost, not the KL that orders the search's own front.
-    ahead = front(searched.trials, plain=searched.base, cost=lambda trial: trial.rise)
+    ahead = front(searched.trials, floor=searched.floor, cost=lambda trial: trial.rise)
     best = {trial.number for trial in ahead}
     prompts = len(searched.objective.prompts)
     written, scorer = found.written, searched.objective.scorer
@@ -159,17 +159,17 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
         notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
     if found.point is None:
         notes.append(
-            "Nothing that was tried kept within the bounds and had as much to say as the plain model: the "
+            "Nothing that was tried kept within the bounds with texts that say enough: the "
             f"edit changes nothing. Raise --max-logppl-increase{'' if settings.quick else ', or --trials'}."
         )
     if found.passed_over:
         most = max(one.written.repetition for one in found.passed_over)
         least = min(one.written.distinct_2 for one in found.passed_over)
         notes.append(
-            f"{sentence_case(plural(len(found.passed_over), 'edit'))} within the bounds on cost said less than the "
-            f"plain model, and so weaker or other ones were preferred: repetition within a text up to {fixed(most)} "
+            f"{sentence_case(plural(len(found.passed_over), 'edit'))} within the bounds on cost said too "
+            f"little, and so weaker or other ones were preferred: repetition within a text up to {fixed(most)} "
             f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
-            f"(plain {fixed(searched.base.distinct_2)})."
+            f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {settings.least_distinct:g})."
         )
     if found.by_kl:
         notes.append(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dposcope.neurons.groups import select_fraction
 from dposcope.search.divergence import NeutralText
 from dposcope.search.family import Family, Source
 from dposcope.search.search import front, search
-from dposcope.search.trials import Bound, Objective, Trial, Written
+from dposcope.search.trials import Bound, Floor, Objective, Trial, Written
 from dposcope.study.ingredients import Ingredients, Job
 from dposcope.study.negative_control import direction_stem
 from dposcope.study.run import Run
@@ -40,13 +40,17 @@ class Searched:
 
     objective: Objective
     trials: list[Trial]
-    base: Written
-    """What the plain model writes to the search prompts."""
+    floor: Floor
+
+    @property
+    def base(self) -> Written:
+        """What the plain model writes to the search prompts."""
+        return self.floor.plain
 
     @property
     def front(self) -> list[Trial]:
-        """Trials that no other beats, cheapest first; none says less than the plain model."""
-        return front(self.trials, plain=self.base)
+        """Trials that no other beats, cheapest first; the texts of each say enough."""
+        return front(self.trials, floor=self.floor)
 
 
 def sources_of(
@@ -134,7 +138,7 @@ def prepare_search(
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer_digest(scorer)],
         "bound": asdict(objective.bound),
-        "written": [field.name for field in fields(Written)],
+        "least_distinct": settings.least_distinct,
         "windows": settings.search_windows,
         "ablates": family.ablates,
         "batch_size": settings.batch_size,
@@ -167,7 +171,8 @@ def search_edits(job: Job, prepared: Prepared, settings: TuneSettings) -> Search
 
     def load() -> Searched:
         stored = read_json(told)
-        return Searched(objective, [Trial.from_json(one) for one in stored["trials"]], Written(**stored["base"]))
+        floor = Floor(Written(**stored["base"]), settings.least_distinct)
+        return Searched(objective, [Trial.from_json(one) for one in stored["trials"]], floor)
 
     title = "The plain model on the search prompts" if settings.quick else f"Searching: {settings.trials} trials"
     trials = 0 if settings.quick else settings.trials
@@ -195,7 +200,7 @@ def _search(job: Job, prepared: Prepared, base: Written, settings: TuneSettings)
         prepared.objective.family,
         folder=prepared.folder,
         trials=settings.trials,
-        plain=base,
+        floor=Floor(base, settings.least_distinct),
         seed=settings.seed,
         progress=job.run.reporter.progress,
     )

@@ -43,6 +43,14 @@ class TuneSettings(MachineSettings, MeasureSettings):
         description="A further bound, on KL(base‖edited) on neutral text, nats per token, upper end of its interval "
         "included. Default: 1.5 × --max-logppl-increase, which seldom is the nearer one.",
     )
+    least_distinct: Annotated[float, Parameter(group=_EDIT)] = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the plain model's distinct word pairs, over the greedy texts to all prompts, that an "
+        "edit must keep (none may repeat more within a text). Near 1 also rules out a favourite phrase of greedy text, "
+        "for less effect.",
+    )
     form: Annotated[Form, Parameter(group=_EDIT)] = Field(
         default="both",
         description="What the edit may hold: gains (folds into every format, without --heads), ablation (a "
