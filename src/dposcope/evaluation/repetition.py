@@ -18,7 +18,7 @@ def repetition(text: str) -> float:
     A text with fewer than two words has no 2-gram to repeat and counts as 0. An edit
     that silences the model would look good by this alone: give `share_empty` beside it.
     """
-    grams = _grams(text, 2)
+    grams = word_grams(text, 2)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -34,7 +34,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     _require_texts(texts)
     if n < 1:
         raise DposcopeError(f"n is {n}; n-grams have at least 1 word")
-    grams = [gram for text in texts for gram in _grams(text, n)]
+    grams = [gram for text in texts for gram in word_grams(text, n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -48,7 +48,8 @@ def share_empty(texts: Sequence[str]) -> float:
     return sum(_WORD.search(text) is None for text in texts) / len(texts)
 
 
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+def word_grams(text: str, n: int) -> list[tuple[str, ...]]:
+    """All n words in a row of a text, lower-cased, in their order."""
     words = _WORD.findall(text.lower())
     return list(zip(*(words[offset:] for offset in range(n)), strict=False))
 
