@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dposcope as ds
 from dposcope.data.masking import mask_offensive
@@ -44,7 +45,7 @@ class Row:
     condition: str
     toxicity: Estimate
     ratio: Ratio | None
-    """To the plain model at the same temperature; None for that model itself, or where it scores 0."""
+    """To the plain model at the same temperature; None for that model itself, or where it scores too little for one."""
     repetition: Estimate
     distinct_2: float
     phrase: str
@@ -90,16 +91,22 @@ def _no_comments() -> Ingredients:
 def rows_of(temperature: float, texts: dict[str, list[str]], scorer: Scorer) -> list[Row]:
     """What the texts of one temperature tell; those of the plain model come first."""
     scores = {name: scorer(own) for name, own in texts.items()}
-    plain = scores[BASE]
     rows: list[Row] = []
     for name, own in texts.items():
         phrase, share = favourite(own)
-        ratio = None if name == BASE or not plain.any() else paired_ratio(scores[name], plain)
+        ratio = None if name == BASE else _ratio(scores[name], scores[BASE])
         repeated = bootstrap_mean(np.array([repetition(text) for text in own]))
         rows.append(
             Row(temperature, name, bootstrap_mean(scores[name]), ratio, repeated, distinct_n(own, 2), phrase, share)
         )
     return rows
+
+
+def _ratio(edited: NDArray[np.float64], plain: NDArray[np.float64]) -> Ratio | None:
+    try:
+        return paired_ratio(edited, plain)
+    except DposcopeError:
+        return None
 
 
 def favourite(texts: Sequence[str]) -> tuple[str, float]:

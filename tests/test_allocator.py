@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from dposcope.cli import allocator
+from dposcope.cli import allocator, console
+from dposcope.cli.console import Bars, Lines
+from dposcope.study.run import Reporter
 
 _TOUCHES = """
 import ctypes, resource, sys
@@ -26,6 +28,26 @@ before = faults()
 for _ in range(3):
     touch()
 print(int(kept), faults() - before)
+"""
+
+_LEAVES = """
+import ctypes
+from dposcope.cli.allocator import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def resident():
+    with open("/proc/self/statm") as told:
+        return int(told.read().split()[1])
+blocks = [library.malloc(1 << 25) for _ in range(8)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 25)
+for block in blocks[:-1]:  # the last one keeps the heap from being cut at its end
+    library.free(block)
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
 """
 
 glibc = pytest.mark.skipif(
@@ -53,6 +75,23 @@ def test_kept_memory_is_not_cleared_again() -> None:
 
 
 @glibc
+def test_what_is_free_goes_back_between_stages() -> None:
+    pages = 7 * (1 << 25) // os.sysconf("SC_PAGE_SIZE")
+    plain = {name: value for name, value in os.environ.items() if name not in allocator._CHOSEN}
+    done = subprocess.run([sys.executable, "-c", _LEAVES], capture_output=True, text=True, check=True, env=plain)
+    assert int(done.stdout) == pytest.approx(pages, rel=0.1)
+
+
+@pytest.mark.parametrize("reporter", [Bars(quiet=True), Lines()])
+def test_every_stage_begins_with_it(monkeypatch: pytest.MonkeyPatch, reporter: Reporter) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(console, "give_back_freed_memory", lambda: calls.append(True))
+    reporter.stage("one")
+    reporter.stage("two")
+    assert calls == [True, True]
+
+
+@glibc
 def test_the_user_s_choice_stands() -> None:
     told, _ = _touched("kept", MALLOC_TRIM_THRESHOLD_="131072")
     assert not told
@@ -62,3 +101,4 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would fail if it were asked
     assert not allocator.keep_freed_memory()
+    allocator.give_back_freed_memory()

@@ -32,14 +32,14 @@ def test_the_favourite_phrase_is_what_most_texts_hold():
 
 
 def test_rows_are_against_the_plain_model_of_their_own_temperature():
-    texts = {"none": ["bad bad day now", "fine day"], "edit": ["fine day", "fine day"]}
+    texts = {"none": ["bad bad day now", *["bad day"] * 20], "edit": ["fine day"] * 21}
     plain, edited = rows_of(0.7, texts, badness)
     assert plain.ratio is None
     assert edited.ratio.ratio == 0
-    assert (plain.distinct_2, edited.distinct_2) == (1.0, 0.5)
+    assert (plain.distinct_2, edited.distinct_2) == (3 / 23, 1 / 21)
     assert plain.repetition.mean == 0
     rows = table([plain, edited]).splitlines()[2:]
-    assert rows[0].startswith("| 0.7 | none | 0.500")
+    assert rows[0].startswith("| 0.7 | none | 1.000")
     clean = rows_of(0.0, {"none": ["a b", "c d"], "edit": ["a b", "e f"]}, badness)
     assert clean[1].ratio is None
     assert table(clean).splitlines()[2].startswith("| greedy |")

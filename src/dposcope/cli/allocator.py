@@ -6,6 +6,7 @@ spent in the kernel (`benchmarks/allocator.py`). A library must not decide this 
 """
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -31,3 +32,13 @@ def keep_freed_memory() -> bool:
     # An older glibc refuses a threshold beyond 32 MB, but can do without mapped blocks altogether.
     heaped = library.mallopt(_MMAP_THRESHOLD, _MOST) == 1 or library.mallopt(_MMAP_MAX, 0) == 1
     return heaped and library.mallopt(_TRIM_THRESHOLD, _MOST) == 1
+
+
+def give_back_freed_memory() -> None:
+    """Hand the kernel what is free after all, as between two stages.
+
+    Each takes blocks of other sizes than the one before, and finds no room for them in what that one left in pieces.
+    """
+    gc.collect()  # models and optimisers often hold each other
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

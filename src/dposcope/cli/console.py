@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dposcope.cli.allocator import give_back_freed_memory
 from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
+        give_back_freed_memory()
         self._task = self._bars.add_task(title, total=None)
 
     def reused(self, title: str) -> None:
@@ -132,6 +134,7 @@ class Lines:
     def stage(self, title: str) -> None:
         """Another stage begins."""
         self._finish()
+        give_back_freed_memory()
         self._title, self._began, self._counted = title, self._time(), None
         self._due = self._began + self.FIRST
 
