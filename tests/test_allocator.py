@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from dposcope.cli import allocator, console
+from dposcope.cli import allocator
+from dposcope.cli.allocator import FreedMemory
 from dposcope.cli.console import Bars, Lines
 from dposcope.study.run import Reporter
 
@@ -32,7 +34,7 @@ print(int(kept), faults() - before)
 
 _LEAVES = """
 import ctypes
-from dposcope.cli.allocator import give_back_freed_memory, keep_freed_memory
+from dposcope.cli.allocator import FreedMemory, keep_freed_memory
 keep_freed_memory()
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -46,7 +48,7 @@ for block in blocks:
 for block in blocks[:-1]:  # the last one keeps the heap from being cut at its end
     library.free(block)
 kept = resident()
-give_back_freed_memory()
+FreedMemory().give_back()
 print(kept - resident())
 """
 
@@ -82,13 +84,26 @@ def test_what_is_free_goes_back_between_stages() -> None:
     assert int(done.stdout) == pytest.approx(pages, rel=0.1)
 
 
-@pytest.mark.parametrize("reporter", [Bars(quiet=True), Lines()])
-def test_every_stage_begins_with_it(monkeypatch: pytest.MonkeyPatch, reporter: Reporter) -> None:
-    calls: list[bool] = []
-    monkeypatch.setattr(console, "give_back_freed_memory", lambda: calls.append(True))
+def test_once_a_minute_is_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [100.0], list[float]()
+    freed = FreedMemory(time=lambda: clock[0])
+    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
+    for moment in (101.0, 159.0, 160.0, 161.0, 219.0, 230.0):
+        clock[0] = moment
+        freed.now_and_then()
+    assert calls == [160.0, 230.0]
+
+
+@pytest.mark.parametrize("make", [lambda: Bars(quiet=True), Lines])
+def test_reporters_give_it_back(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Reporter]) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(FreedMemory, "give_back", lambda _: calls.append("stage"))
+    monkeypatch.setattr(FreedMemory, "now_and_then", lambda _: calls.append("step"))
+    reporter = make()
     reporter.stage("one")
+    reporter.progress(1, 2)
     reporter.stage("two")
-    assert calls == [True, True]
+    assert calls == ["stage", "step", "stage"]
 
 
 @glibc
@@ -101,4 +116,4 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would fail if it were asked
     assert not allocator.keep_freed_memory()
-    allocator.give_back_freed_memory()
+    allocator.FreedMemory().give_back()

@@ -9,6 +9,8 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Callable
+from time import monotonic
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of `mallopt(3)`."""
@@ -34,11 +36,30 @@ def keep_freed_memory() -> bool:
     return heaped and library.mallopt(_TRIM_THRESHOLD, _MOST) == 1
 
 
-def give_back_freed_memory() -> None:
-    """Hand the kernel what is free after all, as between two stages.
+class FreedMemory:
+    """What is kept goes back to the kernel after all between two stages, and once a minute within one.
 
-    Each takes blocks of other sizes than the one before, and finds no room for them in what that one left in pieces.
+    Batches differ in length, so each step takes blocks of other sizes than the one before and finds no room for them
+    in what that one left in pieces: what is kept would grow from step to step, to twice what is in use. Once a minute
+    is seldom enough to cost next to nothing.
     """
-    gc.collect()  # models and optimisers often hold each other
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-        library.malloc_trim(0)
+
+    EVERY = 60.0
+    """Seconds."""
+
+    def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
+        """`time` is the clock, in seconds."""
+        self._time = time
+        self._last = time()
+
+    def give_back(self) -> None:
+        """Hand the kernel what is free; nothing where the C library is another."""
+        self._last = self._time()
+        gc.collect()  # models and optimisers often hold each other
+        if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+            library.malloc_trim(0)
+
+    def now_and_then(self) -> None:
+        """The same, where that was not done for a minute."""
+        if self._time() - self._last >= self.EVERY:
+            self.give_back()

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dposcope.cli.allocator import give_back_freed_memory
+from dposcope.cli.allocator import FreedMemory
 from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Bars:
     def __init__(self, *, quiet: bool) -> None:
         """`quiet` draws nothing anywhere."""
         console = Console(stderr=True)
+        self._freed = FreedMemory()
         self._shown = not quiet and console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -86,7 +87,7 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
-        give_back_freed_memory()
+        self._freed.give_back()
         self._task = self._bars.add_task(title, total=None)
 
     def reused(self, title: str) -> None:
@@ -96,6 +97,7 @@ class Bars:
 
     def progress(self, done: int, total: int) -> None:
         """Move the current bar."""
+        self._freed.now_and_then()
         if self._task is not None:
             self._bars.update(self._task, completed=min(done, total), total=total)
 
@@ -116,6 +118,7 @@ class Lines:
     def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
         """`time` is the clock, in seconds."""
         self._time = time
+        self._freed = FreedMemory(time=time)
         self._title: str | None = None
         self._began = self._due = 0.0
         self._counted: tuple[float, int] | None = None
@@ -134,7 +137,7 @@ class Lines:
     def stage(self, title: str) -> None:
         """Another stage begins."""
         self._finish()
-        give_back_freed_memory()
+        self._freed.give_back()
         self._title, self._began, self._counted = title, self._time(), None
         self._due = self._began + self.FIRST
 
@@ -144,6 +147,7 @@ class Lines:
 
     def progress(self, done: int, total: int) -> None:
         """A line, where one is due. What a resumed run finds done at its first step counts for no speed."""
+        self._freed.now_and_then()
         now = self._time()
         if self._counted is None:
             self._counted = (now, done)
