@@ -1,7 +1,7 @@
 """Whether an edit holds where text is sampled: toxicity and variety of continuations at several temperatures.
 
     python benchmarks/sampled_text.py gemma-3-270m --condition edit=edit:runs/tune/edit --prompts prompts.jsonl \\
-        [--temperatures 0,0.7,1] [--limit 200] [--dtype bfloat16] [--batch-size 50]
+        [--temperatures 0,0.7,1] [--limit 200] [--dtype bfloat16] [--batch-size 32]
 
 Everything else here measures greedy text, of which one phrase may take a large part: wherever it is the likeliest, it
 is what comes. Conditions are those of `dposcope evaluate`, without what needs comments. Prompts are the first half of
@@ -67,6 +67,8 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> list[Row]:
     """All conditions at all temperatures."""
     specs = [parse_condition(text) for text in options.condition]
+    if len({spec.name for spec in specs}) < len(specs):
+        raise DposcopeError("two conditions have one name; give each its own, as in mine=edit:FILE")
     prompts = list(split_prompts(load_prompts(options.prompts)).report)[: options.limit]
     scorer = load_scorer(options.scorer)
     lm = ds.load(options.model, dtype=options.dtype)
@@ -146,16 +148,22 @@ def _temperatures(text: str) -> list[float]:
     return found
 
 
+def _limit(text: str) -> int:
+    if (limit := int(text)) < 1:
+        raise ValueError(text)
+    return limit
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--condition", action="append", required=True)
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--temperatures", type=_temperatures, default=[0.0, 0.7, 1.0])
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=_limit)
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -13,6 +13,7 @@ A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,10 +99,12 @@ def run(options: argparse.Namespace) -> list[Point]:
 
 def _learned(folder: Path) -> dict[str, Any]:
     """Model and settings that gains were learned with."""
-    told = folder / "run.json"
-    if not told.exists():
-        raise DposcopeError(f"{told} is missing; name the folder of dposcope dpo --train gains, or of tune's learned-…")
-    return dict(read_json(told)["settings"])
+    told = folder.expanduser() / "run.json"
+    found = read_json(told) if told.exists() else {}
+    settings = found.get("settings", {})
+    if found.get("command") != "dpo" or settings.get("train") != "gains":
+        raise DposcopeError(f"{folder} is no run of dposcope dpo --train gains; name one, or the learned-… of a tune's")
+    return dict(settings)
 
 
 def _training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
@@ -210,13 +213,19 @@ def curve(points: Sequence[Point]) -> Figure:
         return figure
 
 
+def _strength(text: str) -> float:
+    if not math.isfinite(strength := float(text)):
+        raise ValueError(text)
+    return strength
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gains", type=Path, help="folder of dposcope dpo --train gains")
     parser.add_argument("--out", type=Path, required=True)
     for name in ("prompts", "comments", "report-neutral", "passages"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--strength", type=float, default=1.0, help="s of 1 + s (g − 1), for all of them")
+    parser.add_argument("--strength", type=_strength, default=1.0, help="s of 1 + s (g − 1), for all of them")
     parser.add_argument("--judge-comments", nargs="*")
     parser.add_argument("--scorer", default="profanity")
     parser.add_argument(

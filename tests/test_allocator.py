@@ -112,6 +112,13 @@ def test_the_user_s_choice_stands() -> None:
     assert not told
 
 
+def test_nor_is_memory_given_back_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    monkeypatch.setattr(allocator.gc, "collect", None)  # would fail if it were asked
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    FreedMemory().give_back()
+
+
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would fail if it were asked

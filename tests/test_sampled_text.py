@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import dposcope as ds
 from dposcope.data.prompts import load_prompts, split_prompts
@@ -71,13 +72,21 @@ def test_a_whole_run(tmp_path, monkeypatch):
     assert float(rows[3][2].split()[0]) == pytest.approx(softness(written).mean(), abs=6e-4)
 
 
-def test_a_condition_that_needs_comments_is_refused(tmp_path):
+def test_wrong_choices_are_told_in_a_line(tmp_path):
     job = make_job(tmp_path / "job", windows=4)
+    ds.Edit.of(ds.Gains(torch.ones(2, 3))).save(tmp_path / "edit")
     command = [
         *(sys.executable, str(BENCHMARKS / "sampled_text.py"), str(job.model), "--prompts", str(job.prompts)),
         *("--condition", "scale:alpha=0.1", "--dtype", "float32"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "conditions that need a direction" in done.stderr
-    assert "Traceback" not in done.stderr
+    twice = [*command[:-4], *["--condition", f"mine=edit:{tmp_path / 'edit'}"] * 2]
+    for wrong, told in (
+        (command, "conditions that need a direction"),
+        (twice, "two conditions have one name"),
+        ([*command, "--limit", "0"], "argument --limit: invalid"),
+        ([*command, "--temperatures", "-1"], "argument --temperatures: "),
+    ):
+        done = subprocess.run(wrong, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr

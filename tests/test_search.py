@@ -53,6 +53,19 @@ def test_warm_starts_come_first_and_then_new_points(tmp_path):
     assert len({trial.point for trial in found[len(warm) :]}) == 14 - len(warm)
 
 
+def test_texts_that_say_too_little_are_infeasible(tmp_path):
+    """Optuna is told both excesses: of repetition, and of the distinct word pairs that are missing."""
+
+    def poor(point: Point, number: int) -> Trial:
+        return replace(formula(point, number), excess=-1.0, written=Written(0.1, 0.1, 0.1, 0.25, 0.4))
+
+    run(tmp_path, trials=2, try_out=poor)
+    told = [json.loads(line) for line in (tmp_path / "journal.log").read_text().splitlines()]
+    constraints = json.dumps([entry for entry in told if "constraint" in json.dumps(entry)])
+    for excess in (0.25 - 0.15, 0.9 * 0.5 - 0.4):
+        assert str(excess) in constraints
+
+
 def test_it_finds_better_than_its_warm_starts(tmp_path):
     found = run(tmp_path, trials=40)
     best = front(found, floor=FLOOR)[-1]

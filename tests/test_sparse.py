@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import dposcope as ds
-from dposcope.artefacts import read_json
+from dposcope.artefacts import read_json, write_json
+from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.evaluation.statistics import Difference, Estimate, Share
+from dposcope.model.generate import generate
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
-from jobs import make_job
+from jobs import make_job, softness
 from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -67,6 +69,20 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     row = found.filter((pl.col("neurons") == 20) & (pl.col("way") == "kept")).to_dicts()[0]
     assert row["toxicity_mean"] == pytest.approx(np.mean(read_json(path)["per_prompt"]["toxicity"]))
     assert (out / "sparse.svg").exists()
+    with ds.Edit.load(out / "kept-20/edit").strength(2.0).on(lm := ds.load(str(job.model), dtype="float32")):
+        prompts = list(split_prompts(load_prompts(str(job.prompts))).report)
+        texts = [one.text for one in generate(lm, prompts, new_tokens=20)]
+    assert row["toxicity_mean"] == pytest.approx(softness(texts).mean(), abs=1e-6)
     resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.stdout == first.stdout
     assert (out / "sparse.md").read_text().strip() in first.stdout
+
+
+def test_another_run_than_that_of_gains_is_refused(tmp_path):
+    for told in (None, {"command": "tune", "settings": {}}, {"command": "dpo", "settings": {"train": "full"}}):
+        if told is not None:
+            write_json(tmp_path / "run.json", told)
+        command = [sys.executable, str(BENCHMARKS / "sparse.py"), str(tmp_path), "--out", str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "is no run of dposcope dpo --train gains" in done.stderr

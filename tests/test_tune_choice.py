@@ -14,6 +14,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import Floor, Trial, Written
+from dposcope.study import tune_search
 from dposcope.study.ingredients import Job
 from dposcope.study.run import Quiet, Run
 from dposcope.study.tune_choice import Found, choose, source_name
@@ -137,6 +138,20 @@ def test_where_everything_repeats_itself_nothing_ships_and_that_is_said(tmp_path
     assert found.strength.chosen == 0
     assert len(found.passed_over) == len(asked) >= 1
     assert {one.point.source for one in found.passed_over} == ({"learned-1"} if quick else {"learned-1", "learned-5"})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkeypatch, quick):
+    floors = []
+    monkeypatch.setattr(tune_search, "search", lambda *_, floor, **__: floors.append(floor) or [])
+    objective = Scripted(None, lambda _: BASE, None, [])
+    objective.try_out = None
+    prepared = tune_search.Prepared(objective, {}, tmp_path / "search")
+    settings = TuneSettings(least_distinct=0.8, quick=quick)
+    searched = tune_search.search_edits(Job(Run(tmp_path, {}, Quiet()), None, None), prepared, settings)
+    assert searched.floor == Floor(BASE, 0.8)
+    assert floors == ([] if quick else [Floor(BASE, 0.8)])
+    assert searched.base == BASE
 
 
 def test_where_every_strength_costs_too_much_nothing_ships(tmp_path):

@@ -1,4 +1,4 @@
-"""Memory that a command has freed stays with its process: large tensors then cost no fresh pages at every step.
+"""Memory that a command has freed stays with it for a while: large tensors then cost no fresh pages at every step.
 
 glibc hands every block beyond 32 MB back to the kernel when it is freed, and the kernel clears each page of the next
 one anew. Training frees and takes a gigabyte of logits at every step: without this a fifth of its processor time is
@@ -20,13 +20,17 @@ _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_
 """Environment variables by which a user chooses otherwise."""
 
 
+def _chosen_by_user() -> bool:
+    return any(name in os.environ for name in _CHOSEN)
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed.
 
     Returns:
         Whether it was told: not on other systems, nor where the user has set glibc's environment variables.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _CHOSEN):
+    if sys.platform != "linux" or _chosen_by_user():
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
@@ -53,8 +57,10 @@ class FreedMemory:
         self._last = time()
 
     def give_back(self) -> None:
-        """Hand the kernel what is free; nothing where the C library is another."""
+        """Hand the kernel what is free; nothing where the C library is another, or its user chose otherwise."""
         self._last = self._time()
+        if _chosen_by_user():
+            return
         gc.collect()  # models and optimisers often hold each other
         if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             library.malloc_trim(0)

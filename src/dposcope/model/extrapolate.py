@@ -69,15 +69,15 @@ def rounded_at_random(values: Tensor, dtype: torch.dtype, *, seed: int) -> Tenso
 
     Args:
         values: float32, any shape; overwritten.
-        dtype: float32 (nothing happens), bfloat16 or float16.
+        dtype: bfloat16 or float16; of wider ones nothing is rounded.
         seed: of the draw, which is the same on every device.
 
     Returns:
         Of `dtype`. Values below the smallest normal number of float16 are rounded to nearest.
     """
     dropped = round(math.log2(torch.finfo(dtype).eps / torch.finfo(torch.float32).eps))
-    if dropped == 0:
-        return values
+    if dropped <= 0:
+        return values.to(dtype)
     generator = torch.Generator().manual_seed(seed)
     luck = torch.randint(1 << dropped, values.shape, generator=generator, dtype=torch.int32).to(values.device)
     # Neighbours in float32 have bit patterns that differ by one, whatever their exponent: a random number below what is

@@ -313,7 +313,7 @@ def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _Page
         ),
         f"What each trial gives ({concept} by the {found.scorer}, lower is better) and costs (log-perplexity, left is "
         "better), with its interval over prompts; lines join the best of each method, the broad pale one the front: "
-        "trials that no other beats in both, among those that repeat themselves no more than the plain model. Circle: "
+        "trials that no other beats in both, among those whose texts say enough. Circle: "
         f"the chosen edit on the search prompts; diamond: on prompts and text that the search never saw{by}, with both "
         "intervals. Dotted: the bound. A pointer on a mark shows its settings.",
     )

@@ -92,6 +92,7 @@ def allowed_strength(
             "text": text_digest(text),
             "windows": _WINDOWS,
             "bound": bound,
+            "rounding": "at random",
         },
         files=[told],
         make=make,

@@ -148,6 +148,14 @@ def told(point: Point) -> str:
     return ", ".join(parts) or "nothing"
 
 
+def _advice(found: Found, settings: TuneSettings) -> str:
+    """What may help where nothing ships."""
+    more = "" if settings.quick else ", or raise --trials"
+    if found.passed_over:
+        return f"What cost little enough had texts that say too little. Lower --least-distinct if that is all{more}."
+    return f"Raise --max-logppl-increase{more}."
+
+
 def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: Materials) -> list[str]:
     notes = [
         "The search chose among its trials by their scores on its own prompts, so its value for the winner is "
@@ -158,10 +166,7 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
     if settings.negative_control is not None:
         notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
     if found.point is None:
-        notes.append(
-            "Nothing that was tried kept within the bounds with texts that say enough: the "
-            f"edit changes nothing. Raise --max-logppl-increase{'' if settings.quick else ', or --trials'}."
-        )
+        notes.append(f"Nothing that was tried kept every bound: the edit changes nothing. {_advice(found, settings)}")
     if found.passed_over:
         most = max(one.written.repetition for one in found.passed_over)
         least = min(one.written.distinct_2 for one in found.passed_over)
