@@ -3,9 +3,9 @@
     python benchmarks/allocator.py gemma-3-270m --pairs RUN/pairs.jsonl --neutral RUN/neutral.jsonl \\
         [--teacher RUN/teacher/model] [--train gains] [--examples 40] [--rounds 3]
 
-The same training steps with and without `dposcope.cli.allocator`, each in a process of its own, in turn; ratios round
-by round. Seconds, processor seconds in the kernel, page faults and peak memory are those of the whole process, loading
-included.
+The same training steps in a process of its own each, in turn: as a command does them (what is freed is kept, and goes
+back once a minute), kept throughout, and plain; the first two beside plain, round by round. Seconds, processor seconds
+in the kernel, page faults and peak memory are those of the whole process, loading included.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-WAYS = ("kept", "plain")
+WAYS = ("command", "kept", "plain")
 
 
 def main() -> None:
@@ -44,28 +44,30 @@ def compare(arguments: argparse.Namespace) -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--worker", way]
             line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
             found[way].append([float(part) for part in line.split()])
-            print(f"round {number + 1}, {way:5}: {line}", file=sys.stderr, flush=True)
+            print(f"round {number + 1}, {way:7}: {line}", file=sys.stderr, flush=True)
     print(f"{arguments.model}, {arguments.train}, {arguments.examples} pairs, {arguments.rounds} rounds")
-    print("       seconds   in the kernel   million faults   peak GB")
+    print("         seconds   in the kernel   million faults   peak GB")
     for way, rounds in found.items():
         seconds, kernel, faults, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(f"{way:5}  {seconds:7.1f}   {kernel:13.1f}   {faults:14.2f}   {peak:7.2f}")
-    pairs = list(zip(found["kept"], found["plain"], strict=True))
-    told = {
-        "speed": [plain[0] / kept[0] for kept, plain in pairs],
-        "memory": [kept[3] / plain[3] for kept, plain in pairs],
-    }
-    for name, ratios in told.items():
-        print(f"{name}: {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})")
+        print(f"{way:7}  {seconds:7.1f}   {kernel:13.1f}   {faults:14.2f}   {peak:7.2f}")
+    for way in WAYS[:-1]:
+        pairs = list(zip(found[way], found["plain"], strict=True))
+        told = {
+            "speed": [plain[0] / own[0] for own, plain in pairs],
+            "memory": [own[3] / plain[3] for own, plain in pairs],
+        }
+        for name, ratios in told.items():
+            print(f"{way}, {name}: {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})")
 
 
 def work(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     from dposcope.cli.allocator import keep_freed_memory
+    from dposcope.cli.console import Lines
     from dposcope.study.dpo import run_dpo
     from dposcope.study.dpo_settings import DpoSettings
 
-    if arguments.worker == "kept" and not keep_freed_memory():
+    if arguments.worker != "plain" and not keep_freed_memory():
         sys.exit("this allocator is not glibc's, or was set by an environment variable")
     settings = DpoSettings(
         pairs=arguments.pairs,
@@ -77,7 +79,10 @@ def work(arguments: argparse.Namespace) -> None:
         validate_every=4000,
     )
     with tempfile.TemporaryDirectory() as folder:
-        run_dpo(arguments.model, Path(folder) / "run", settings, checkpoint=False)
+        reporter = Lines() if arguments.worker == "command" else None
+        run_dpo(
+            arguments.model, Path(folder) / "run", settings, reporter=reporter, checkpoint=arguments.train != "gains"
+        )
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = time.perf_counter() - began
     print(f"{seconds:.1f} {used.ru_stime:.1f} {used.ru_minflt / 1e6:.2f} {used.ru_maxrss * 1024 / 1e9:.2f}")

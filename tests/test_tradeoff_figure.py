@@ -11,7 +11,16 @@ from dposcope.study.tradeoff_figure import HeldOut, said, tradeoff, tradeoff_svg
 
 def tried(method, rise, concept, settings="strength 1.00", on_front=False):
     estimate = None if concept is None else Estimate(concept, concept - 0.02, concept + 0.02, 10)
-    return TriedEdit(method, settings, rise, rise, estimate, None if concept is None else 0.1, on_front)
+    return TriedEdit(
+        method,
+        settings,
+        rise,
+        rise,
+        estimate,
+        None if concept is None else 0.1,
+        None if concept is None else 0.5,
+        on_front,
+    )
 
 
 FOUND = Tradeoff(

@@ -14,7 +14,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import Floor, Trial, Written
-from dposcope.study import tune_search
+from dposcope.study import tune_report, tune_search
 from dposcope.study.ingredients import Job
 from dposcope.study.run import Quiet, Run
 from dposcope.study.tune_choice import Found, choose, source_name
@@ -152,6 +152,24 @@ def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkey
     assert searched.floor == Floor(BASE, 0.8)
     assert floors == ([] if quick else [Floor(BASE, 0.8)])
     assert searched.base == BASE
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "first"),
+    [
+        (lambda _: 0.11, None),  # only repetition: no option lowers that bound
+        (lambda _: Written(0.1, 0.1, 0.1, 0.05, 0.5), "Lower --least-distinct, or "),
+        (None, "Raise --max-logppl-increase, or "),
+    ],
+)
+def test_advice_names_what_stood_in_the_way(tmp_path, rule, first, quick):
+    dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
+    settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
+    found, _ = chosen(tmp_path, rule, settings=settings, neutral=dear if rule is None else None)
+    said = tune_report._advice(Searched(None, TRIALS, Floor(BASE, 0.9)), found, settings)
+    last = "search without --quick" if quick else "raise --trials"
+    assert said == (f"{first}{last}." if first else f"{last.capitalize()}.")
 
 
 def test_where_every_strength_costs_too_much_nothing_ships(tmp_path):

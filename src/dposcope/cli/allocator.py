@@ -44,8 +44,8 @@ class FreedMemory:
     """What is kept goes back to the kernel after all between two stages, and once a minute within one.
 
     Batches differ in length, so each step takes blocks of other sizes than the one before and finds no room for them
-    in what that one left in pieces: what is kept would grow from step to step, to twice what is in use. Once a minute
-    is seldom enough to cost next to nothing.
+    in what that one left in pieces: what is kept would grow from step to step (`benchmarks/allocator.py --train full`).
+    To give it back costs no more than a step does without any of this.
     """
 
     EVERY = 60.0

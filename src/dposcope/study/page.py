@@ -58,6 +58,8 @@ class TriedEdit:
     concept: Estimate | None
     """Score on the search prompts; None where the cost was out of bounds."""
     repetition: float | None
+    distinct_2: float | None
+    """Distinct share of the word pairs of all its texts."""
     on_front: bool
     """Whether no other trial is better in both."""
 

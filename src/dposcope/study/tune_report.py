@@ -134,6 +134,7 @@ def _tried(trial: Trial, prompts: int, *, on_front: bool) -> TriedEdit:
         trial.kl,
         None if written is None else Estimate(written.concept, written.concept_low, written.concept_high, prompts),
         None if written is None else written.repetition,
+        None if written is None else written.distinct_2,
         on_front,
     )
 
@@ -148,12 +149,14 @@ def told(point: Point) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _advice(found: Found, settings: TuneSettings) -> str:
+def _advice(searched: Searched, found: Found, settings: TuneSettings) -> str:
     """What may help where nothing ships."""
-    more = "" if settings.quick else ", or raise --trials"
-    if found.passed_over:
-        return f"What cost little enough had texts that say too little. Lower --least-distinct if that is all{more}."
-    return f"Raise --max-logppl-increase{more}."
+    helps = ["search without --quick" if settings.quick else "raise --trials"]
+    if not found.passed_over:
+        helps.insert(0, "raise --max-logppl-increase")
+    elif any(searched.floor.excess(one.written)["distinct_2"] > 0 for one in found.passed_over):
+        helps.insert(0, "lower --least-distinct")
+    return f"{sentence_case(', or '.join(helps))}."
 
 
 def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: Materials) -> list[str]:
@@ -166,7 +169,9 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
     if settings.negative_control is not None:
         notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
     if found.point is None:
-        notes.append(f"Nothing that was tried kept every bound: the edit changes nothing. {_advice(found, settings)}")
+        notes.append(
+            f"Nothing that was tried kept every bound: the edit changes nothing. {_advice(searched, found, settings)}"
+        )
     if found.passed_over:
         most = max(one.written.repetition for one in found.passed_over)
         least = min(one.written.distinct_2 for one in found.passed_over)
