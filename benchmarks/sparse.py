@@ -22,6 +22,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 
 import dposcope as ds
 from dposcope.artefacts import read_json, write_text
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> list[Point]:
         ds.Edit.of(pruned, about={**edit.about, "kept": number}).save(kept / "edit")
         again = options.out / f"again-{number}"
         print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
-        run_dpo(model, again, _training(learned, stem, number), checkpoint=False)
+        run_dpo(model, again, training(learned, stem, number), checkpoint=False)
         for way, folder in zip(WAYS, (kept, again), strict=True):
             conditions.append(f"{number} {way}=edit:{folder / 'edit'}{strength}")
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
@@ -107,9 +108,14 @@ def _learned(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
+def training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
+    """How gains were learned, from their own values and for the strongest alone."""
     settings = {name: value for name, value in learned.items() if name != "model"}
-    return DpoSettings.model_validate(settings | {"start": str(stem), "neurons": number})
+    try:
+        return DpoSettings.model_validate(settings | {"start": str(stem), "neurons": number})
+    except ValidationError as error:
+        named = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise DposcopeError(f"{stem.parent} has settings of another version ({named}); learn its gains again") from error
 
 
 def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSettings:

@@ -262,11 +262,32 @@ def test_the_lock_is_released_after_an_error(tmp_path):
 
 def test_settings_that_did_nothing_yet_may_be_mended(tmp_path):
     """A model's name with a slip in it must not cost the folder: no stage was done, so nothing can be mixed up."""
-    with pytest.raises(DposcopeError), open_run(tmp_path / "out", "test", {"model": "slip"}):
-        raise DposcopeError("no such model")
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "out", "test", {"model": "slip"}):
+        raise KeyboardInterrupt
     with open_run(tmp_path / "out", "test", {"model": "right"}) as run:
         assert stage(run, "first", "v") == "v"
     assert read_json(tmp_path / "out/run.json")["settings"] == {"model": "right"}
+
+
+def test_a_run_refused_before_it_did_anything_leaves_no_folder(tmp_path):
+    with pytest.raises(DposcopeError, match="no such model"), open_run(tmp_path / "new/out", "test", {}):
+        raise DposcopeError("no such model")
+    assert not (tmp_path / "new/out").exists()
+
+
+@pytest.mark.parametrize("there", ["the folder", "a stage", "another command's beginnings"])
+def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
+    if there == "the folder":
+        (tmp_path / "out").mkdir()
+    with pytest.raises(DposcopeError, match="no such model"), open_run(tmp_path / "out", "test", {}) as run:
+        if there == "a stage":
+            stage(run, "first", "v")
+        if there == "another command's beginnings":
+            (run.folder / "pairs.making").mkdir()
+        raise DposcopeError("no such model")
+    assert (tmp_path / "out/run.json").exists()
+    with open_run(tmp_path / "out", "test", {}) as run:
+        assert stage(run, "first", "v") == "v"
 
 
 # A whole job, interrupted

@@ -12,6 +12,7 @@ import torch
 import dposcope as ds
 from dposcope.artefacts import read_json, write_json
 from dposcope.data.prompts import load_prompts, split_prompts
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Share
 from dposcope.model.generate import generate
 from dposcope.study.dpo import run_dpo
@@ -21,7 +22,7 @@ from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from sparse import Point, curve, frame, table
+from sparse import Point, curve, frame, table, training
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -86,3 +87,8 @@ def test_another_run_than_that_of_gains_is_refused(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
         assert "is no run of dposcope dpo --train gains" in done.stderr
+
+
+def test_gains_of_another_version_are_refused():
+    with pytest.raises(DposcopeError, match=r"runs/x has settings of another version \(forgotten\); learn its gains"):
+        training({"model": "m", "forgotten": 1}, Path("runs/x/edit"), 10)

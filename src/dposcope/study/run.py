@@ -183,7 +183,8 @@ def open_run(
         policy: what to do about what is there already.
 
     Raises:
-        DposcopeError: the folder holds something else, another run's results, or is in use.
+        DposcopeError: the folder holds something else, another run's results, or is in use. One that is raised within,
+            before anything was done, takes the new folder with it.
     """
     about = folder / "run.json"
     wanted = json.loads(json.dumps(settings, default=str))
@@ -194,6 +195,7 @@ def open_run(
         yield Run(folder, settings, reporter or Quiet(), policy)
         return
     check_folder(folder, command)
+    found = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -213,7 +215,12 @@ def open_run(
             changed = True
         if changed:
             write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
-        yield Run(folder, settings, reporter or Quiet(), policy)
+        try:
+            yield Run(folder, settings, reporter or Quiet(), policy)
+        except DposcopeError:
+            if not found:
+                _forget(folder)
+            raise
     finally:
         lock.release()
 
@@ -237,6 +244,12 @@ def check_folder(folder: Path, command: str) -> None:
 def _begun(folder: Path) -> bool:
     # A reproduction has no stages of its own, and a manifest from its first step on.
     return any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder of a run that was refused before it did anything, such as for a model that is not there."""
+    if {file.name for file in folder.iterdir()} == {"run.json", ".lock"}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _of_command(folder: Path, found: Mapping[str, Any], command: str) -> None:
