@@ -114,8 +114,9 @@ def training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
     try:
         return DpoSettings.model_validate(settings | {"start": str(stem), "neurons": number})
     except ValidationError as error:
-        named = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
-        raise DposcopeError(f"{stem.parent} has settings of another version ({named}); learn its gains again") from error
+        named = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
+        message = f"{stem.parent} has settings of another version ({named}); learn its gains again"
+        raise DposcopeError(message) from error
 
 
 def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSettings:

@@ -277,16 +277,22 @@ def test_a_run_refused_before_it_did_anything_leaves_no_folder(tmp_path):
 
 @pytest.mark.parametrize("there", ["the folder", "a stage", "another command's beginnings"])
 def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
+    out = tmp_path / "out"
+
+    def refused() -> None:
+        with open_run(out, "test", {}) as run:
+            if there == "a stage":
+                stage(run, "first", "v")
+            elif there == "another command's beginnings":
+                (out / "pairs.making").mkdir()
+            raise DposcopeError("no such model")
+
     if there == "the folder":
-        (tmp_path / "out").mkdir()
-    with pytest.raises(DposcopeError, match="no such model"), open_run(tmp_path / "out", "test", {}) as run:
-        if there == "a stage":
-            stage(run, "first", "v")
-        if there == "another command's beginnings":
-            (run.folder / "pairs.making").mkdir()
-        raise DposcopeError("no such model")
-    assert (tmp_path / "out/run.json").exists()
-    with open_run(tmp_path / "out", "test", {}) as run:
+        out.mkdir()
+    with pytest.raises(DposcopeError, match="no such model"):
+        refused()
+    assert (out / "run.json").exists()
+    with open_run(out, "test", {}) as run:
         assert stage(run, "first", "v") == "v"
 
 

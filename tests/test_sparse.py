@@ -91,4 +91,4 @@ def test_another_run_than_that_of_gains_is_refused(tmp_path):
 
 def test_gains_of_another_version_are_refused():
     with pytest.raises(DposcopeError, match=r"runs/x has settings of another version \(forgotten\); learn its gains"):
-        training({"model": "m", "forgotten": 1}, Path("runs/x/edit"), 10)
+        training({"model": "m", "pairs": "p.jsonl", "forgotten": 1}, Path("runs/x/edit"), 10)
