@@ -2,14 +2,16 @@
 
     python benchmarks/sparse.py runs/tune/learned-6 --prompts F --comments F --judge-comments F \\
         --report-neutral wikitext_test.txt --passages F --out DIR [--strength 1] [--numbers 10,100,1000,10000]
-        [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
+        [--penalties 0.3,0.5] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
 
 The first argument is the folder of `dposcope dpo --train gains`, such as `dposcope tune` leaves for each λ. For every
 number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are trained once
 more from there, as the folder says that they were learned: the same pairs, neutral text, teacher and schedule ("learned
-again", as by `dposcope dpo --start --neurons`). Everything is measured at one strength as `dposcope evaluate
---spread-windows` does, on prompts that no pair is from. The share is of the whole reduction, paired over prompts.
-A run that is interrupted goes on. Writes DIR/sparse.md, .csv and .svg.
+again", as by `dposcope dpo --start --neurons`). For every penalty μ gains are learned anew, likewise, of which μ holds
+those at exactly 1 that matter little ("penalty", as by `dposcope dpo --sparsity`). Everything is measured at one
+strength as `dposcope evaluate --spread-windows` does, on prompts that no pair is from. The share is of the whole
+reduction, paired over prompts. A run that is interrupted goes on, and numbers and penalties may be added to it. Writes
+DIR/sparse.md, .csv and .svg.
 """
 
 import argparse
@@ -36,10 +38,22 @@ from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.evaluate import run_evaluate
 from dposcope.study.figures import COLOURS, house_style, save_figure
 from dposcope.study.measuring import file_name
+from dposcope.study.run import RunPolicy
 
 WHOLE = "all gains"
-WAYS = {"kept": "control", "learned again": "edit"}
+KEPT, AGAIN, PENALTY = "kept", "learned again", "penalty"
+WAYS = {KEPT: "control", AGAIN: "edit", PENALTY: "part"}
 """Way → role of its colour."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some gains, and where their edit lies."""
+
+    way: str
+    name: str
+    """Of the condition; each has one of its own."""
+    stem: Path
 
 
 @dataclass(frozen=True)
@@ -80,22 +94,45 @@ def run(options: argparse.Namespace) -> list[Point]:
     if edit.gains is None:
         raise DposcopeError(f"{options.gains} has no gains of neurons; there is nothing to leave out")
     model, strength = str(learned["model"]), f",strength={options.strength:g}"
-    conditions = [f"{WHOLE}=edit:{stem}{strength}"]
-    numbers = [number for number in options.numbers if number < len(edit.gains.touched)]
-    for number in numbers:
-        kept = options.out / f"kept-{number}"
-        pruned = edit.gains.only(edit.gains.furthest(number))
-        ds.Edit.of(pruned, about={**edit.about, "kept": number}).save(kept / "edit")
-        again = options.out / f"again-{number}"
-        print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
-        run_dpo(model, again, training(learned, stem, number), checkpoint=False)
-        for way, folder in zip(WAYS, (kept, again), strict=True):
-            conditions.append(f"{number} {way}=edit:{folder / 'edit'}{strength}")
+    parts = [
+        *_strongest(options, learned, stem, edit),
+        *_penalised(options, learned),
+        # Every line ends at the whole.
+        *(Part(way, WHOLE, stem) for way in WAYS if way != PENALTY or options.penalties),
+    ]
+    conditions = list(dict.fromkeys(f"{part.name}=edit:{part.stem}{strength}" for part in parts))
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
     measured = options.out / "measured"
-    scores = run_evaluate(model, measured, _measuring(options, conditions))
-    steps = [*((number, f"{number} {{}}") for number in numbers), (len(edit.gains.touched), WHOLE)]
-    return [_point(measured, scores, way, number, name.format(way)) for way in WAYS for number, name in steps]
+    scores = run_evaluate(model, measured, _measuring(options, conditions), policy=RunPolicy(adopt=True))
+    points = [_point(measured, scores, part) for part in parts]
+    return sorted(points, key=lambda point: (list(WAYS).index(point.way), point.neurons))
+
+
+def _strongest(options: argparse.Namespace, learned: dict[str, Any], stem: Path, edit: ds.Edit) -> list[Part]:
+    """The strongest gains alone, as they are and trained once more."""
+    parts: list[Part] = []
+    for number in options.numbers:
+        if number >= len(edit.gains.touched):
+            continue
+        kept, again = (options.out / f"{name}-{number}" for name in ("kept", "again"))
+        pruned = edit.gains.only(edit.gains.furthest(number))
+        ds.Edit.of(pruned, about={**edit.about, "kept": number}).save(kept / "edit")
+        print(f"learning {number:,} gains again", file=sys.stderr, flush=True)
+        settings = training(learned, options.gains, start=str(stem), neurons=number)
+        run_dpo(learned["model"], again, settings, checkpoint=False)
+        parts += [Part(KEPT, f"{number} {KEPT}", kept / "edit"), Part(AGAIN, f"{number} {AGAIN}", again / "edit")]
+    return parts
+
+
+def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Part]:
+    """Gains that a penalty held at 1 but where they mattered enough."""
+    parts: list[Part] = []
+    for penalty in options.penalties:
+        folder = options.out / f"penalty-{penalty:g}"
+        print(f"learning gains with a penalty of {penalty:g}", file=sys.stderr, flush=True)
+        run_dpo(learned["model"], folder, training(learned, options.gains, sparsity=penalty), checkpoint=False)
+        parts.append(Part(PENALTY, f"{PENALTY} {penalty:g}", folder / "edit"))
+    return parts
 
 
 def _learned(folder: Path) -> dict[str, Any]:
@@ -108,14 +145,14 @@ def _learned(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def training(learned: dict[str, Any], stem: Path, number: int) -> DpoSettings:
-    """How gains were learned, from their own values and for the strongest alone."""
+def training(learned: dict[str, Any], folder: Path, **changed: Any) -> DpoSettings:
+    """How the gains of a folder were learned, but for what is changed."""
     settings = {name: value for name, value in learned.items() if name != "model"}
     try:
-        return DpoSettings.model_validate(settings | {"start": str(stem), "neurons": number})
+        return DpoSettings.model_validate(settings | changed)
     except ValidationError as error:
         named = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
-        message = f"{stem.parent} has settings of another version ({named}); learn its gains again"
+        message = f"{folder} has settings of another version ({named}); learn its gains again"
         raise DposcopeError(message) from error
 
 
@@ -139,22 +176,22 @@ def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSe
     )
 
 
-def _point(folder: Path, scores: Scores, way: str, number: int, name: str) -> Point:
+def _point(folder: Path, scores: Scores, part: Part) -> Point:
     toxicity = {
         one: Outcome.from_json(read_json(folder / "conditions" / f"{file_name(one)}.json")).per_prompt["toxicity"]
-        for one in (BASE, WHOLE, name)
+        for one in (BASE, WHOLE, part.name)
     }
-    measures = scores.conditions[name]
+    measures = scores.conditions[part.name]
     try:
-        share = paired_share(toxicity[BASE], toxicity[name], toxicity[WHOLE])
+        share = paired_share(toxicity[BASE], toxicity[part.name], toxicity[WHOLE])
     except DposcopeError:
         share = None
     return Point(
-        way,
-        number,
+        part.way,
+        len(ds.Edit.load(part.stem).gains.touched),
         share,
         measures["toxicity"],
-        scores.against_none[name].differences["logppl"],
+        scores.against_none[part.name].differences["logppl"],
         measures["repetition"],
     )
 
@@ -197,7 +234,8 @@ def curve(points: Sequence[Point]) -> Figure:
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         for way, role in WAYS.items():
-            own = [one for one in points if one.way == way]
+            if not (own := [one for one in points if one.way == way]):
+                continue
             shown = [(one.neurons, one.share) for one in own if one.share is not None]
             look = {"color": COLOURS[role], "marker": "o", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8}
             arms = [
@@ -238,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--numbers", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100, 1000, 10_000]
     )
+    parser.add_argument("--penalties", type=lambda text: [float(part) for part in text.split(",")], default=[])
     parser.add_argument("--max-windows", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--dtype", default="bfloat16")

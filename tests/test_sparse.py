@@ -52,19 +52,27 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
         *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(learned)),
         *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
         *("--report-neutral", str(job.neutral), "--scorer", "jobs:softness", "--dtype", "float32"),
-        *("--numbers", "20", "--strength", "2", "--max-windows", "3", "--out", str(out)),
+        *("--numbers", "20", "--penalties", "0.3", "--strength", "2", "--max-windows", "3", "--out", str(out)),
     ]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     found = pl.read_csv(out / "sparse.csv")
-    assert sorted(set(found["neurons"])) == [20, len(ds.Edit.load(learned / "edit").gains.touched)]
+    held, whole = (len(ds.Edit.load(stem / "edit").gains.touched) for stem in (out / "penalty-0.3", learned))
+    assert 0 < held < whole
+    assert {way: own["neurons"].to_list() for (way,), own in found.group_by("way")} == {
+        "kept": [20, whole],
+        "learned again": [20, whole],
+        "penalty": [held, whole],
+    }
     kept, again = (ds.Edit.load(out / f"{name}-20/edit").gains for name in ("kept", "again"))
     assert torch.equal(kept.values != 1, again.values != 1)
     assert len(kept.touched) == 20
     assert not torch.equal(kept.values, again.values)
     told = [read_json(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
     assert {name for name in told[0] if told[0][name] != told[1][name]} == {"start", "neurons"}
+    alone = read_json(out / "penalty-0.3/run.json")["settings"]
+    assert {name: alone[name] for name in alone if alone[name] != told[0][name]} == {"sparsity": 0.3}
     # What was measured, by plain arithmetic.
     (path,) = (out / "measured/conditions").glob("20-kept*.json")
     row = found.filter((pl.col("neurons") == 20) & (pl.col("way") == "kept")).to_dicts()[0]
@@ -76,7 +84,10 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert row["toxicity_mean"] == pytest.approx(softness(texts).mean(), abs=1e-6)
     resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.stdout == first.stdout
-    assert (out / "sparse.md").read_text().strip() in first.stdout
+    more = [("10,20" if part == "20" else part) for part in command]
+    added = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert set(first.stdout.splitlines()) < set(added.stdout.splitlines())
+    assert (out / "sparse.md").read_text().strip() in added.stdout
 
 
 def test_another_run_than_that_of_gains_is_refused(tmp_path):
@@ -91,4 +102,4 @@ def test_another_run_than_that_of_gains_is_refused(tmp_path):
 
 def test_gains_of_another_version_are_refused():
     with pytest.raises(DposcopeError, match=r"runs/x has settings of another version \(forgotten\); learn its gains"):
-        training({"model": "m", "pairs": "p.jsonl", "forgotten": 1}, Path("runs/x/edit"), 10)
+        training({"model": "m", "pairs": "p.jsonl", "forgotten": 1}, Path("runs/x"), sparsity=0.3)
