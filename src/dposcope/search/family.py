@@ -97,6 +97,11 @@ class Family:
             edit = Edit.of(edit, ablate(self.direction, weight=point.ablate, blocks=later, attention=False))
         return edit
 
+    def likely(self) -> list[Point]:
+        """Every kind of edit at a likely strength: each source alone, and the ablation alone."""
+        points = [Point(name, source.start) for name, source in self.sources.items()]
+        return [*points, *([Point(NO_GAINS, ablate=1.0)] if self.ablates else [])]
+
     def warm_starts(self) -> list[Point]:
         """Points to try first: each source at a likely strength and at half of it, alone and beside an ablation."""
         points: list[Point] = []

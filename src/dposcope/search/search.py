@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
+from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
 from dposcope.search.trials import Floor, Trial
 
@@ -48,7 +49,7 @@ def search(
 
     Args:
         try_out: does one trial.
-        family: what there is to choose from; its warm starts come first.
+        family: what there is to choose from; its warm starts come first, then each kind of edit at the bound.
         folder: of the journal; one search each, which several processes may join.
         trials: how many.
         floor: a trial whose texts fall below it is infeasible.
@@ -101,12 +102,21 @@ def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int)
         if number >= trials:
             return None
         warm = family.warm_starts()
-        if number < len(warm):
-            parameters = _parameters(warm[number], family)
+        start = warm[number] if number < len(warm) else _second_start(study, family, number - len(warm), len(warm))
+        if start is not None:
+            parameters = _parameters(start, family)
         else:
             parameters = _sampled(optuna, study, family, seed=seed + number, startup=len(warm))
         study.enqueue_trial(parameters, user_attrs={_NUMBER: number})
     return study.ask(_ranges(optuna, family))
+
+
+def _second_start(study: Any, family: Family, place: int, warm: int) -> Point | None:
+    """After the warm starts, every kind of edit at the strength that its bound allows, to judge by them."""
+    likely = family.likely()
+    if place >= len(likely):
+        return None
+    return at_the_bound(likely[place], [trial for trial in _done(study) if trial.number < warm], family)
 
 
 def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:

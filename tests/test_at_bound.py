@@ -1,0 +1,84 @@
+"""The strength at which a kind of edit costs what it may, from the costs of others."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dposcope.interventions.gains import Gains
+from dposcope.search.at_bound import at_the_bound
+from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point, Source
+from dposcope.search.search import search
+from dposcope.search.trials import Floor, Trial, Written
+
+FAMILY = Family({"learned": Source.line(Gains(torch.tensor([[2.0]])), start=1.0, most=1.5)}, torch.ones(2), 2)
+LIKELY = Point("learned", 1.0)
+
+
+def trial(point: Point, share: float, number: int = 0) -> Trial:
+    """One that costs a share of the bound."""
+    written = Written(0.3, 0.2, 0.4, 0.1, 0.5) if share <= 1 else None
+    return Trial(number, point, share * 0.1, 0.0, share - 1, written, 0.0)
+
+
+@given(power=st.floats(1.1, 3.9), at_one=st.floats(0.7, 8))
+def test_costs_that_follow_a_power_meet_the_aim(power, at_one):
+    found = at_the_bound(LIKELY, [trial(LIKELY.scaled(s), at_one * s**power) for s in (1.0, 0.5)], FAMILY)
+    wanted = (0.95 / at_one) ** (1 / power)  # at_one · s^power = 0.95
+    if min(abs(wanted - 1), abs(wanted / 0.5 - 1)) < 0.021:
+        return  # tried already
+    if 0.25 < wanted < 1.5:
+        assert found.strength == pytest.approx(wanted)
+        assert at_one * found.strength**power == pytest.approx(0.95)
+    assert (found.source, found.tilt, found.ablate) == ("learned", 0.0, 0.0)
+
+
+def test_one_trial_alone_is_taken_as_a_square():
+    found = at_the_bound(Point(NO_GAINS, ablate=1.0), [trial(Point(NO_GAINS, ablate=1.0), 0.5)], FAMILY)
+    assert found == Point(NO_GAINS, ablate=pytest.approx(math.sqrt(0.95 / 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("likely", "share", "strength"), [(LIKELY, 1e-6, 1.5), (LIKELY, 1e9, 0.25), (Point(NO_GAINS, ablate=1.0), 1e-6, 0)]
+)
+def test_it_stays_within_what_is_worth_a_trial(likely, share, strength):
+    found = at_the_bound(likely, [trial(likely, share)], FAMILY)
+    assert found.strength == pytest.approx(strength)
+    assert found.ablate == (MOST_ABLATION if likely.source == NO_GAINS else 0)
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        [],
+        [trial(LIKELY, math.inf)],
+        [trial(LIKELY, -0.2)],
+        [trial(Point("learned", 0.5, tilt=0.1), 0.5), trial(Point("learned", 0.5, ablate=0.5), 0.5)],
+        [trial(Point(NO_GAINS, ablate=1.0), 0.5)],
+        [trial(LIKELY, 0.96)],
+    ],
+    ids=["none", "overflow", "cheaper than nothing", "others beside", "another kind", "tried already"],
+)
+def test_where_there_is_nothing_to_tell_it_says_nothing(tried):
+    assert at_the_bound(LIKELY, tried, FAMILY) is None
+
+
+def test_a_search_tries_every_kind_at_the_bound_after_its_warm_starts(tmp_path):
+    """As where learned gains cost too much at full strength: the one written at half must not be all there is."""
+
+    def costs(point: Point, number: int) -> Trial:
+        share = 1.6 * point.strength**2.5 + 0.2 * point.ablate**2
+        return trial(point, share, number)
+
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.15, 0.5))
+    warm = len(FAMILY.warm_starts())
+    found = search(costs, FAMILY, folder=tmp_path, trials=warm + 3, floor=floor)
+    gains, ablation = found[warm : warm + 2]
+    assert not found[0].inside
+    assert gains.inside
+    assert 1.6 * gains.point.strength**2.5 == pytest.approx(0.95)
+    assert (gains.point.tilt, gains.point.ablate) == (0, 0)
+    assert ablation.point.source == NO_GAINS
+    assert ablation.point.ablate == pytest.approx(MOST_ABLATION)  # sqrt(0.95 / 0.2) would be more
