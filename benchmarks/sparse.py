@@ -2,16 +2,16 @@
 
     python benchmarks/sparse.py runs/tune/learned-6 --prompts F --comments F --judge-comments F \\
         --report-neutral wikitext_test.txt --passages F --out DIR [--strength 1] [--numbers 10,100,1000,10000]
-        [--penalties 0.3,0.5] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
+        [--random 1000] [--penalties 0.3,0.5] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
 
 The first argument is the folder of `dposcope dpo --train gains`, such as `dposcope tune` leaves for each λ. For every
 number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are trained once
 more from there, as the folder says that they were learned: the same pairs, neutral text, teacher and schedule ("learned
-again", as by `dposcope dpo --start --neurons`). For every penalty μ gains are learned anew, likewise, of which μ holds
-those at exactly 1 that matter little ("penalty", as by `dposcope dpo --sparsity`). Everything is measured at one
-strength as `dposcope evaluate --spread-windows` does, on prompts that no pair is from. The share is of the whole
-reduction, paired over prompts. A run that is interrupted goes on, and numbers and penalties may be added to it. Writes
-DIR/sparse.md, .csv and .svg.
+again", as by `dposcope dpo --start --neurons`). Their control (--random) is as many random neurons in each block,
+trained once more likewise. For every penalty μ gains are learned anew, of which μ holds at 1 what matters little
+("penalty", as by `dposcope dpo --sparsity`). Everything is measured at one strength as `dposcope evaluate
+--spread-windows` does, on prompts that no pair is from. The share is of the whole reduction, paired over prompts. A run
+that is interrupted goes on, and what was left out may be added to it. Writes DIR/sparse.md, .csv and .svg.
 """
 
 import argparse
@@ -41,8 +41,8 @@ from dposcope.study.measuring import file_name
 from dposcope.study.run import RunPolicy
 
 WHOLE = "all gains"
-KEPT, AGAIN, PENALTY = "kept", "learned again", "penalty"
-WAYS = {KEPT: "control", AGAIN: "edit", PENALTY: "part"}
+KEPT, AGAIN, RANDOM, PENALTY = "kept", "learned again", "random ones learned again", "penalty"
+WAYS = {KEPT: "control", AGAIN: "edit", RANDOM: "paper", PENALTY: "part"}
 """Way → role of its colour."""
 
 
@@ -96,10 +96,11 @@ def run(options: argparse.Namespace) -> list[Point]:
     model, strength = str(learned["model"]), f",strength={options.strength:g}"
     parts = [
         *_strongest(options, learned, stem, edit),
+        *_random(options, learned, edit),
         *_penalised(options, learned),
-        # Every line ends at the whole.
-        *(Part(way, WHOLE, stem) for way in WAYS if way != PENALTY or options.penalties),
     ]
+    ways = {part.way for part in parts}
+    parts += [Part(way, WHOLE, stem) for way in WAYS if way in ways]  # every line ends at the whole
     conditions = list(dict.fromkeys(f"{part.name}=edit:{part.stem}{strength}" for part in parts))
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
     measured = options.out / "measured"
@@ -121,6 +122,21 @@ def _strongest(options: argparse.Namespace, learned: dict[str, Any], stem: Path,
         settings = training(learned, options.gains, start=str(stem), neurons=number)
         run_dpo(learned["model"], again, settings, checkpoint=False)
         parts += [Part(KEPT, f"{number} {KEPT}", kept / "edit"), Part(AGAIN, f"{number} {AGAIN}", again / "edit")]
+    return parts
+
+
+def _random(options: argparse.Namespace, learned: dict[str, Any], edit: ds.Edit) -> list[Part]:
+    """As many random neurons in each block as the strongest are, from the gains that they have, trained once more."""
+    parts: list[Part] = []
+    for number in options.random:
+        folder = options.out / f"random-{number}"
+        start = options.out / f"random-{number}-start"
+        drawn = edit.gains.only(edit.gains.furthest(number).random_like(options.seed))
+        ds.Edit.of(drawn, about={**edit.about, "random": number}).save(start)
+        print(f"learning {number:,} random gains again", file=sys.stderr, flush=True)
+        settings = training(learned, options.gains, start=str(start), neurons=number)
+        run_dpo(learned["model"], folder, settings, checkpoint=False)
+        parts.append(Part(RANDOM, f"{number} {RANDOM}", folder / "edit"))
     return parts
 
 
@@ -276,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--numbers", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100, 1000, 10_000]
     )
+    parser.add_argument("--random", type=lambda text: [int(part) for part in text.split(",")], default=[])
     parser.add_argument("--penalties", type=lambda text: [float(part) for part in text.split(",")], default=[])
     parser.add_argument("--max-windows", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=50)

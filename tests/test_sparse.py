@@ -52,7 +52,20 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
         *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(learned)),
         *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
         *("--report-neutral", str(job.neutral), "--scorer", "jobs:softness", "--dtype", "float32"),
-        *("--numbers", "20", "--penalties", "0.3", "--strength", "2", "--max-windows", "3", "--out", str(out)),
+        *(
+            "--numbers",
+            "20",
+            "--random",
+            "20",
+            "--penalties",
+            "0.3",
+            "--strength",
+            "2",
+            "--max-windows",
+            "3",
+            "--out",
+            str(out),
+        ),
     ]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     first = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -63,6 +76,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert {way: own["neurons"].to_list() for (way,), own in found.group_by("way")} == {
         "kept": [20, whole],
         "learned again": [20, whole],
+        "random ones learned again": [20, whole],
         "penalty": [held, whole],
     }
     kept, again = (ds.Edit.load(out / f"{name}-20/edit").gains for name in ("kept", "again"))
@@ -71,6 +85,13 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert not torch.equal(kept.values, again.values)
     told = [read_json(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
     assert {name for name in told[0] if told[0][name] != told[1][name]} == {"start", "neurons"}
+    drawn, start = ds.Edit.load(out / "random-20/edit").gains, ds.Edit.load(out / "random-20-start").gains
+    assert torch.equal(drawn.touched.mask, start.touched.mask)
+    assert drawn.touched.per_block == kept.touched.per_block
+    assert not torch.equal(drawn.touched.mask, kept.touched.mask)
+    whole_gains = ds.Edit.load(learned / "edit").gains.values
+    assert torch.equal(start.values[start.values != 1], whole_gains[start.values != 1])
+    assert not torch.equal(drawn.values, start.values)
     alone = read_json(out / "penalty-0.3/run.json")["settings"]
     assert {name: alone[name] for name in alone if alone[name] != told[0][name]} == {"sparsity": 0.3}
     # What was measured, by plain arithmetic.
@@ -84,7 +105,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert row["toxicity_mean"] == pytest.approx(softness(texts).mean(), abs=1e-6)
     resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.stdout == first.stdout
-    more = [("10,20" if part == "20" else part) for part in command]
+    more = [*command, "--numbers", "10,20"]
     added = subprocess.run(more, capture_output=True, text=True, check=False)
     assert set(first.stdout.splitlines()) < set(added.stdout.splitlines())
     assert (out / "sparse.md").read_text().strip() in added.stdout
