@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point
 from dposcope.search.trials import Trial
 
-_AIM = 0.95
-"""Of the bound: a little inside, as the power law is but nearly right."""
+_AIM = 0.9
+"""Of the bound: inside it, as two costs with powers of their own make but nearly one power."""
 _SQUARE = 2.0
 """The power where one trial cannot tell it: KL of a small change is quadratic in it."""
 _LEAST_POWER, _MOST_POWER = 1.0, 4.0
