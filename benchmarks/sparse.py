@@ -7,11 +7,12 @@
 The first argument is the folder of `dposcope dpo --train gains`, such as `dposcope tune` leaves for each λ. For every
 number N the N gains that are furthest from 1 are kept and all others set to 1 ("kept"), and the same N are trained once
 more from there, as the folder says that they were learned: the same pairs, neutral text, teacher and schedule ("learned
-again", as by `dposcope dpo --start --neurons`). Their control (--random) is as many random neurons in each block,
-trained once more likewise. For every penalty μ gains are learned anew, of which μ holds at 1 what matters little
-("penalty", as by `dposcope dpo --sparsity`). Everything is measured at one strength as `dposcope evaluate
---spread-windows` does, on prompts that no pair is from. The share is of the whole reduction, paired over prompts. A run
-that is interrupted goes on, and what was left out may be added to it. Writes DIR/sparse.md, .csv and .svg.
+again", as by `dposcope dpo --start --neurons`). Their control (--random) is as many other neurons in each block,
+drawn at random and trained once more likewise. For every penalty μ gains are learned anew, which μ holds at 1 unless
+their gradients agree ("penalty", as by `dposcope dpo --sparsity`). Everything is measured at one strength as `dposcope
+evaluate --spread-windows` does, on prompts that no pair is from. The share is of the whole reduction, paired over
+prompts; that of random ones minus that of the strongest is paired, too. A run that is interrupted goes on, and what was
+left out may be added to it. Writes DIR/sparse.md, .csv and .svg.
 """
 
 import argparse
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 import dposcope as ds
 from dposcope.artefacts import read_json, write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_share
+from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.shipped import edit_file
 from dposcope.study.config import EvaluateSettings
@@ -68,6 +70,8 @@ class Point:
     logppl: Difference
     """Paired rise."""
     repetition: Estimate
+    beyond: Difference | None = None
+    """Toxicity of random ones minus that of as many strongest ones, paired."""
 
 
 def main() -> None:
@@ -94,6 +98,7 @@ def run(options: argparse.Namespace) -> list[Point]:
     if edit.gains is None:
         raise DposcopeError(f"{options.gains} has no gains of neurons; there is nothing to leave out")
     model, strength = str(learned["model"]), f",strength={options.strength:g}"
+    _check(options, len(edit.gains.touched))
     parts = [
         *_strongest(options, learned, stem, edit),
         *_random(options, learned, edit),
@@ -105,7 +110,8 @@ def run(options: argparse.Namespace) -> list[Point]:
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
     measured = options.out / "measured"
     scores = run_evaluate(model, measured, _measuring(options, conditions), policy=RunPolicy(adopt=True))
-    points = [_point(measured, scores, part) for part in parts]
+    named = {part.name for part in parts}
+    points = [_point(measured, scores, part, named) for part in parts]
     return sorted(points, key=lambda point: (list(WAYS).index(point.way), point.neurons))
 
 
@@ -125,23 +131,53 @@ def _strongest(options: argparse.Namespace, learned: dict[str, Any], stem: Path,
     return parts
 
 
+def _check(options: argparse.Namespace, touched: int) -> None:
+    """Now, not after an hour of training."""
+    wrong = [f"a penalty of {one:g}" for one in options.penalties if not 0 < one < 1]
+    wrong += [f"{one:,} random gains of {touched:,}" for one in options.random if not 0 < one <= touched // 2]
+    wrong += [f"{one:,} gains" for one in options.numbers if one < 1]
+    if wrong:
+        raise DposcopeError(
+            f"{wrong[0]} cannot be had; penalties lie between 0 and 1, numbers from 1 up, random ones up to half of all"
+        )
+
+
 def _random(options: argparse.Namespace, learned: dict[str, Any], edit: ds.Edit) -> list[Part]:
-    """As many random neurons in each block as the strongest are, from the gains that they have, trained once more."""
+    """Others, as many in each block as the strongest, drawn at random; from their own gains, trained once more."""
     parts: list[Part] = []
     for number in options.random:
-        folder = options.out / f"random-{number}"
-        start = options.out / f"random-{number}-start"
-        drawn = edit.gains.only(edit.gains.furthest(number).random_like(options.seed))
+        folder = options.out / f"random-{number}-seed-{options.seed}"
+        start = folder.with_name(f"{folder.name}-start")
+        strongest = edit.gains.furthest(number)
+        drawn = edit.gains.only(drawn_like(strongest, edit.gains.touched - strongest, options.seed))
         ds.Edit.of(drawn, about={**edit.about, "random": number}).save(start)
         print(f"learning {number:,} random gains again", file=sys.stderr, flush=True)
         settings = training(learned, options.gains, start=str(start), neurons=number)
         run_dpo(learned["model"], folder, settings, checkpoint=False)
-        parts.append(Part(RANDOM, f"{number} {RANDOM}", folder / "edit"))
+        parts.append(Part(RANDOM, f"{number} {RANDOM} {options.seed}", folder / "edit"))
     return parts
 
 
+def drawn_like(strongest: ds.NeuronSet, others: ds.NeuronSet, seed: int) -> ds.NeuronSet:
+    """As many of the others in each block, at random.
+
+    Raises:
+        DposcopeError: a block has too few.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    mask = torch.zeros_like(others.mask)
+    for block, count in enumerate(strongest.per_block):
+        members = others.mask[block].nonzero().squeeze(1)
+        if len(members) < count:
+            raise DposcopeError(
+                f"block {block} has {len(members):,} other gains for {count:,} random ones; ask for fewer"
+            )
+        mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
+    return ds.NeuronSet(mask)
+
+
 def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Part]:
-    """Gains that a penalty held at 1 but where they mattered enough."""
+    """Gains that a penalty held at 1 but where gradients agreed enough."""
     parts: list[Part] = []
     for penalty in options.penalties:
         folder = options.out / f"penalty-{penalty:g}"
@@ -167,7 +203,7 @@ def training(learned: dict[str, Any], folder: Path, **changed: Any) -> DpoSettin
     try:
         return DpoSettings.model_validate(settings | changed)
     except ValidationError as error:
-        named = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
+        named = ", ".join(str(one["loc"][0]) if one["loc"] else str(one["msg"]) for one in error.errors())
         message = f"{folder} has settings of another version ({named}); learn its gains again"
         raise DposcopeError(message) from error
 
@@ -192,10 +228,12 @@ def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSe
     )
 
 
-def _point(folder: Path, scores: Scores, part: Part) -> Point:
+def _point(folder: Path, scores: Scores, part: Part, named: set[str]) -> Point:
+    neurons = len(ds.Edit.load(part.stem).gains.touched)
+    rival = f"{neurons} {AGAIN}" if part.way == RANDOM and f"{neurons} {AGAIN}" in named else None
     toxicity = {
         one: Outcome.from_json(read_json(folder / "conditions" / f"{file_name(one)}.json")).per_prompt["toxicity"]
-        for one in (BASE, WHOLE, part.name)
+        for one in (BASE, WHOLE, part.name, *([] if rival is None else [rival]))
     }
     measures = scores.conditions[part.name]
     try:
@@ -204,22 +242,23 @@ def _point(folder: Path, scores: Scores, part: Part) -> Point:
         share = None
     return Point(
         part.way,
-        len(ds.Edit.load(part.stem).gains.touched),
+        neurons,
         share,
         measures["toxicity"],
         scores.against_none[part.name].differences["logppl"],
         measures["repetition"],
+        None if rival is None else paired_difference(toxicity[part.name], toxicity[rival]),
     )
 
 
 def table(points: Sequence[Point]) -> str:
     """Markdown, a row a point."""
-    lines = [
-        "| neurons | gains | share of the whole edit's reduction | toxicity | log-PPL, paired rise | repetition |",
-        f"|{' --- |' * 6}",
-    ]
+    head = ("neurons", "gains", "share of the whole edit's reduction", "toxicity", "log-PPL, paired rise", "repetition")
+    head += ("toxicity, minus that of the strongest",)
+    lines = ["".join(f"| {one} " for one in head) + "|", f"|{' --- |' * len(head)}"]
     for one in points:
-        cells = (f"{one.neurons:,}", one.way, one.share or "–", one.toxicity, one.logppl, one.repetition)
+        measured = (one.share or "–", one.toxicity, one.logppl, one.repetition, one.beyond or "–")
+        cells = (f"{one.neurons:,}", one.way, *measured)
         lines.append("".join(f"| {cell} " for cell in cells) + "|")
     return "\n".join(lines)
 
@@ -235,6 +274,7 @@ def frame(points: Sequence[Point]) -> pl.DataFrame:
                 **{f"toxicity_{part}": getattr(one.toxicity, part) for part in ("mean", "low", "high")},
                 **{f"logppl_rise_{part}": getattr(one.logppl, part) for part in ("mean", "low", "high")},
                 "repetition": one.repetition.mean,
+                **{f"beyond_{part}": one.beyond and getattr(one.beyond, part) for part in ("mean", "low", "high")},
             }
             for one in points
         ]

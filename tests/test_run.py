@@ -270,9 +270,19 @@ def test_settings_that_did_nothing_yet_may_be_mended(tmp_path):
 
 
 def test_a_run_refused_before_it_did_anything_leaves_no_folder(tmp_path):
-    with pytest.raises(DposcopeError, match="no such model"), open_run(tmp_path / "new/out", "test", {}):
+    with pytest.raises(DposcopeError, match="no such model"), open_run(tmp_path / "out", "test", {}):
         raise DposcopeError("no such model")
-    assert not (tmp_path / "new/out").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_run_that_removed_its_folder_itself_tells_why(tmp_path):
+    def refused() -> None:
+        with open_run(tmp_path / "out", "test", {}) as run:
+            shutil.rmtree(run.folder)
+            raise DposcopeError("no such model")
+
+    with pytest.raises(DposcopeError, match="no such model"):
+        refused()
 
 
 @pytest.mark.parametrize("there", ["the folder", "a stage", "another command's beginnings"])
@@ -292,6 +302,8 @@ def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
     with pytest.raises(DposcopeError, match="no such model"):
         refused()
     assert (out / "run.json").exists()
+    assert (out / "stages/first.json").exists() == (there == "a stage")
+    assert (out / "pairs.making").exists() == (there == "another command's beginnings")
     with open_run(out, "test", {}) as run:
         assert stage(run, "first", "v") == "v"
 

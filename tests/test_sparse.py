@@ -22,7 +22,7 @@ from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from sparse import Point, curve, frame, table, training
+from sparse import Point, curve, drawn_like, frame, table, training
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -85,10 +85,14 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert not torch.equal(kept.values, again.values)
     told = [read_json(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
     assert {name for name in told[0] if told[0][name] != told[1][name]} == {"start", "neurons"}
-    drawn, start = ds.Edit.load(out / "random-20/edit").gains, ds.Edit.load(out / "random-20-start").gains
+    drawn, start = (ds.Edit.load(out / f"random-20-seed-0{part}").gains for part in ("/edit", "-start"))
     assert torch.equal(drawn.touched.mask, start.touched.mask)
     assert drawn.touched.per_block == kept.touched.per_block
-    assert not torch.equal(drawn.touched.mask, kept.touched.mask)
+    assert not (drawn.touched.mask & kept.touched.mask).any()
+    rows = {row["way"]: row for row in found.filter(pl.col("neurons") == 20).to_dicts()}
+    assert rows["random ones learned again"]["beyond_mean"] == pytest.approx(
+        rows["random ones learned again"]["toxicity_mean"] - rows["learned again"]["toxicity_mean"]
+    )
     whole_gains = ds.Edit.load(learned / "edit").gains.values
     assert torch.equal(start.values[start.values != 1], whole_gains[start.values != 1])
     assert not torch.equal(drawn.values, start.values)
@@ -124,3 +128,23 @@ def test_another_run_than_that_of_gains_is_refused(tmp_path):
 def test_gains_of_another_version_are_refused():
     with pytest.raises(DposcopeError, match=r"runs/x has settings of another version \(forgotten\); learn its gains"):
         training({"model": "m", "pairs": "p.jsonl", "forgotten": 1}, Path("runs/x"), sparsity=0.3)
+
+
+@pytest.mark.parametrize("wrong", [("--penalties", "1"), ("--random", "9999"), ("--numbers", "0")])
+def test_what_cannot_be_had_is_told_before_anything_is_trained(tmp_path, wrong):
+    write_json(tmp_path / "run.json", {"command": "dpo", "settings": {"train": "gains", "model": "m"}})
+    ds.Edit.of(ds.Gains(torch.full((2, 4), 1.5))).save(tmp_path / "edit")
+    command = [sys.executable, str(BENCHMARKS / "sparse.py"), str(tmp_path), *wrong, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be had; penalties lie between" in done.stderr
+
+
+def test_random_neurons_are_others_and_as_many_in_each_block():
+    others = ds.NeuronSet(torch.tensor([[True] * 6 + [False] * 2, [True] * 8]))
+    strongest = ds.NeuronSet(torch.tensor([[False] * 6 + [True] * 2, [False] * 8]))
+    drawn = drawn_like(strongest, others, seed=1)
+    assert drawn.per_block == [2, 0]
+    assert not (drawn.mask & ~others.mask).any()
+    with pytest.raises(DposcopeError, match="block 0 has 2 other gains for 6 random ones"):
+        drawn_like(others, strongest, seed=1)

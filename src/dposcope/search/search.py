@@ -77,7 +77,7 @@ def search(
                 proposed = _propose(optuna, study, family, trials=trials, seed=seed)
                 if proposed is not None:
                     proposed.set_user_attr(_WORKER, worker)
-            if proposed is None:  # the last ones are with other processes, which may yet die
+            if proposed is None:  # it waits for other processes, which may yet die
                 time.sleep(_PATIENCE)
                 continue
             trial = try_out(_point(proposed.params, family), proposed.user_attrs[_NUMBER])
@@ -94,7 +94,7 @@ def search(
 
 
 def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int) -> Any:
-    """The trial of the smallest number that nobody has; None where all are done or with others."""
+    """The trial of the smallest number that nobody has; None where all, or those it depends on, are with others."""
     taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
     number = next(free for free in range(len(taken) + 1) if free not in taken)
     waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
@@ -102,21 +102,21 @@ def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int)
         if number >= trials:
             return None
         warm = family.warm_starts()
-        start = warm[number] if number < len(warm) else _second_start(study, family, number - len(warm), len(warm))
+        if number < len(warm):
+            start = warm[number]
+        elif number < len(warm) + len(family.likely()):
+            costs = [trial for trial in _done(study) if trial.number < len(warm)]
+            if len(costs) < len(warm):  # others are at them still, or will be again if they die
+                return None
+            start = at_the_bound(family.likely()[number - len(warm)], costs, family)
+        else:
+            start = None
         if start is not None:
             parameters = _parameters(start, family)
         else:
             parameters = _sampled(optuna, study, family, seed=seed + number, startup=len(warm))
         study.enqueue_trial(parameters, user_attrs={_NUMBER: number})
     return study.ask(_ranges(optuna, family))
-
-
-def _second_start(study: Any, family: Family, place: int, warm: int) -> Point | None:
-    """After the warm starts, every kind of edit at the strength that its bound allows, to judge by them."""
-    likely = family.likely()
-    if place >= len(likely):
-        return None
-    return at_the_bound(likely[place], [trial for trial in _done(study) if trial.number < warm], family)
 
 
 def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:
@@ -142,8 +142,9 @@ def _ranges(optuna: Any, family: Family) -> dict[str, Any]:
 def _parameters(point: Point, family: Family) -> dict[str, Any]:
     """Strength as a share of the most that its source is worth, so that all sources have one range."""
     most = 1.0 if point.source == NO_GAINS else family.sources[point.source].most
-    given = {"source": point.source, "strength": point.strength / most, "tilt": point.tilt}
-    return given | ({"ablate": point.ablate} if family.ablates else {})
+    # Not beyond 1 by a rounding: Optuna would refuse the journal for good.
+    given = {"source": point.source, "strength": min(point.strength / most, 1.0), "tilt": point.tilt}
+    return given | ({"ablate": min(point.ablate, MOST_ABLATION)} if family.ablates else {})
 
 
 def _point(parameters: dict[str, Any], family: Family) -> Point:

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -195,9 +195,8 @@ def open_run(
         yield Run(folder, settings, reporter or Quiet(), policy)
         return
     check_folder(folder, command)
-    found = folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = _made(folder)
     except OSError as error:
         raise DposcopeError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
     lock = FileLock(folder / ".lock")
@@ -218,7 +217,7 @@ def open_run(
         try:
             yield Run(folder, settings, reporter or Quiet(), policy)
         except DposcopeError:
-            if not found:
+            if made:
                 _forget(folder)
             raise
     finally:
@@ -246,10 +245,23 @@ def _begun(folder: Path) -> bool:
     return any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
 
 
+def _made(folder: Path) -> bool:
+    """Make a folder; whether it was not there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that was refused before it did anything, such as for a model that is not there."""
-    if {file.name for file in folder.iterdir()} == {"run.json", ".lock"}:
-        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # it may be gone: what is told is why the run was refused
+        if {file.name for file in folder.iterdir()} == {"run.json", ".lock"}:
+            for name in ("run.json", ".lock"):
+                (folder / name).unlink()
+            folder.rmdir()
 
 
 def _of_command(folder: Path, found: Mapping[str, Any], command: str) -> None:
