@@ -309,6 +309,9 @@ def curve(points: Sequence[Point]) -> Figure:
         below.set_ylabel("rise of log-PPL")
         below.set_xlabel("neurons whose gain is not 1")
         below.set_xscale("log")
+        numbers = sorted({one.neurons for one in points})
+        below.set_xticks(numbers, [f"{number:,}" for number in numbers])  # not powers of ten: they would want TeX
+        below.set_xticks([], minor=True)
         for axes in (above, below):
             axes.grid()
         return figure

@@ -38,6 +38,7 @@ def test_a_share_that_means_nothing_is_a_dash_and_no_point():
     assert frame(points)["share_low"].to_list() == [None, 0.4, None]
     above = curve(points).axes[0]
     assert next(list(line.get_xdata()) for line in above.lines if len(line.get_xdata())) == [100]
+    assert [label.get_text() for label in curve(points).axes[1].get_xticklabels()] == ["10", "100"]
 
 
 def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
