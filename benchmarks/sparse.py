@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
@@ -149,31 +148,13 @@ def _random(options: argparse.Namespace, learned: dict[str, Any], edit: ds.Edit)
         folder = options.out / f"random-{number}-seed-{options.seed}"
         start = folder.with_name(f"{folder.name}-start")
         strongest = edit.gains.furthest(number)
-        drawn = edit.gains.only(drawn_like(strongest, edit.gains.touched - strongest, options.seed))
+        drawn = edit.gains.only(strongest.random_like(options.seed, among=edit.gains.touched - strongest))
         ds.Edit.of(drawn, about={**edit.about, "random": number}).save(start)
         print(f"learning {number:,} random gains again", file=sys.stderr, flush=True)
         settings = training(learned, options.gains, start=str(start), neurons=number)
         run_dpo(learned["model"], folder, settings, checkpoint=False)
         parts.append(Part(RANDOM, f"{number} {RANDOM} {options.seed}", folder / "edit"))
     return parts
-
-
-def drawn_like(strongest: ds.NeuronSet, others: ds.NeuronSet, seed: int) -> ds.NeuronSet:
-    """As many of the others in each block, at random.
-
-    Raises:
-        DposcopeError: a block has too few.
-    """
-    stream = torch.Generator().manual_seed(seed)
-    mask = torch.zeros_like(others.mask)
-    for block, count in enumerate(strongest.per_block):
-        members = others.mask[block].nonzero().squeeze(1)
-        if len(members) < count:
-            raise DposcopeError(
-                f"block {block} has {len(members):,} other gains for {count:,} random ones; ask for fewer"
-            )
-        mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
-    return ds.NeuronSet(mask)
 
 
 def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Part]:

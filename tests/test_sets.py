@@ -61,6 +61,17 @@ def test_random_sets_differ_by_seed_and_cover_everything():
     assert set.union(*drawn) == {pair for pair in EVERY if pair[0] < 2}
 
 
+def test_random_neurons_among_others_are_none_of_the_set_and_as_many_in_each_block():
+    strongest = made({(0, 0), (1, 0), (1, 1)})
+    for seed in range(20):
+        drawn = strongest.random_like(seed, among=~strongest)
+        assert not members(drawn) & members(strongest)
+        assert drawn.per_block == strongest.per_block
+        assert strongest.random_like(seed, among=NeuronSet.all(BLOCKS, WIDTH)) == strongest.random_like(seed)
+    with pytest.raises(DposcopeError, match="block 0 has 0 neurons to draw 1 random ones from; ask for fewer"):
+        strongest.random_like(0, among=made({(1, 2), (1, 3)}))
+
+
 def test_top_ignores_scores_of_others_and_refuses_its_own_nan():
     by = torch.zeros(BLOCKS, WIDTH)
     by[2, 2] = float("nan")

@@ -22,7 +22,7 @@ from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from sparse import Point, curve, drawn_like, frame, table, training
+from sparse import Point, curve, frame, table, training
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -139,13 +139,3 @@ def test_what_cannot_be_had_is_told_before_anything_is_trained(tmp_path, wrong):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot be had; penalties lie between" in done.stderr
-
-
-def test_random_neurons_are_others_and_as_many_in_each_block():
-    others = ds.NeuronSet(torch.tensor([[True] * 6 + [False] * 2, [True] * 8]))
-    strongest = ds.NeuronSet(torch.tensor([[False] * 6 + [True] * 2, [False] * 8]))
-    drawn = drawn_like(strongest, others, seed=1)
-    assert drawn.per_block == [2, 0]
-    assert not (drawn.mask & ~others.mask).any()
-    with pytest.raises(DposcopeError, match="block 0 has 2 other gains for 6 random ones"):
-        drawn_like(others, strongest, seed=1)

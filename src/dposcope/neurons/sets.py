@@ -96,12 +96,26 @@ class NeuronSet:
         mask[chosen] = True
         return NeuronSet(mask.view_as(self.mask))
 
-    def random_like(self, seed: int) -> "NeuronSet":
-        """As many random neurons in each block as this set has there: a control that keeps the layers."""
+    def random_like(self, seed: int, *, among: "NeuronSet | None" = None) -> "NeuronSet":
+        """As many random neurons in each block as this set has there: a control that keeps the layers.
+
+        Args:
+            seed: of the draw.
+            among: the only neurons to draw from, such as those outside the set; None: all.
+
+        Raises:
+            DposcopeError: a block has too few to draw from.
+        """
         stream = torch.Generator().manual_seed(seed)
         mask = torch.zeros_like(self.mask)
+        open_to_draw = torch.ones_like(self.mask) if among is None else among.mask
         for block, count in enumerate(self.per_block):
-            mask[block, torch.randperm(self.mask.shape[1], generator=stream)[:count]] = True
+            members = open_to_draw[block].nonzero().squeeze(1)
+            if len(members) < count:
+                raise DposcopeError(
+                    f"block {block} has {len(members):,} neurons to draw {count:,} random ones from; ask for fewer"
+                )
+            mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
         return NeuronSet(mask)
 
     def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
