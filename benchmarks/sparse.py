@@ -55,6 +55,8 @@ class Part:
     name: str
     """Of the condition; each has one of its own."""
     stem: Path
+    penalty: float | None = None
+    """μ, where one held gains at 1."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Point:
     repetition: Estimate
     beyond: Difference | None = None
     """Toxicity of random ones minus that of as many strongest ones, paired."""
+    penalty: float | None = None
 
 
 def main() -> None:
@@ -103,15 +106,14 @@ def run(options: argparse.Namespace) -> list[Point]:
         *_random(options, learned, edit),
         *_penalised(options, learned),
     ]
-    ways = {part.way for part in parts}
-    parts += [Part(way, WHOLE, stem) for way in WAYS if way in ways]  # every line ends at the whole
-    conditions = list(dict.fromkeys(f"{part.name}=edit:{part.stem}{strength}" for part in parts))
+    parts.append(Part(WHOLE, WHOLE, stem))
+    conditions = [f"{part.name}=edit:{part.stem}{strength}" for part in parts]
     print(f"measuring {len(conditions)} conditions", file=sys.stderr, flush=True)
     measured = options.out / "measured"
     scores = run_evaluate(model, measured, _measuring(options, conditions), policy=RunPolicy(adopt=True))
     named = {part.name for part in parts}
     points = [_point(measured, scores, part, named) for part in parts]
-    return sorted(points, key=lambda point: (list(WAYS).index(point.way), point.neurons))
+    return sorted(points, key=lambda point: ([*WAYS, WHOLE].index(point.way), point.neurons))
 
 
 def _strongest(options: argparse.Namespace, learned: dict[str, Any], stem: Path, edit: ds.Edit) -> list[Part]:
@@ -164,7 +166,7 @@ def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Par
         folder = options.out / f"penalty-{penalty:g}"
         print(f"learning gains with a penalty of {penalty:g}", file=sys.stderr, flush=True)
         run_dpo(learned["model"], folder, training(learned, options.gains, sparsity=penalty), checkpoint=False)
-        parts.append(Part(PENALTY, f"{PENALTY} {penalty:g}", folder / "edit"))
+        parts.append(Part(PENALTY, f"{PENALTY} {penalty:g}", folder / "edit", penalty))
     return parts
 
 
@@ -229,6 +231,7 @@ def _point(folder: Path, scores: Scores, part: Part, named: set[str]) -> Point:
         scores.against_none[part.name].differences["logppl"],
         measures["repetition"],
         None if rival is None else paired_difference(toxicity[part.name], toxicity[rival]),
+        part.penalty,
     )
 
 
@@ -239,7 +242,8 @@ def table(points: Sequence[Point]) -> str:
     lines = ["".join(f"| {one} " for one in head) + "|", f"|{' --- |' * len(head)}"]
     for one in points:
         measured = (one.share or "–", one.toxicity, one.logppl, one.repetition, one.beyond or "–")
-        cells = (f"{one.neurons:,}", one.way, *measured)
+        gains = one.way if one.penalty is None else f"{one.way}, μ = {one.penalty:g}"
+        cells = (f"{one.neurons:,}", gains, *measured)
         lines.append("".join(f"| {cell} " for cell in cells) + "|")
     return "\n".join(lines)
 
@@ -250,6 +254,7 @@ def frame(points: Sequence[Point]) -> pl.DataFrame:
         [
             {
                 "way": one.way,
+                "penalty": one.penalty,
                 "neurons": one.neurons,
                 **{part: one.share and getattr(one.share, part.removeprefix("share_")) for part in _SHARES},
                 **{f"toxicity_{part}": getattr(one.toxicity, part) for part in ("mean", "low", "high")},
@@ -266,13 +271,14 @@ _SHARES = ("share", "share_low", "share_high")
 
 
 def curve(points: Sequence[Point]) -> Figure:
-    """Share of the effect above, cost below, over the number of neurons."""
+    """Share of the effect above, cost below, over the number of neurons; every line ends at the whole."""
     with house_style():
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         for way, role in WAYS.items():
             if not (own := [one for one in points if one.way == way]):
                 continue
+            own += [one for one in points if one.way == WHOLE]
             shown = [(one.neurons, one.share) for one in own if one.share is not None]
             look = {"color": COLOURS[role], "marker": "o", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8}
             arms = [

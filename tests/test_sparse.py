@@ -41,6 +41,15 @@ def test_a_share_that_means_nothing_is_a_dash_and_no_point():
     assert [label.get_text() for label in curve(points).axes[1].get_xticklabels()] == ["10", "100"]
 
 
+def test_every_line_ends_at_the_whole():
+    half, full = Share(0.5, 0.4, 0.6, 9), Share(1.0, 1.0, 1.0, 9)
+    points = [point("kept", 10, half), point("penalty", 20, half), point("all gains", 100, full)]
+    drawn = [list(line.get_xdata()) for line in curve(points).axes[0].lines]
+    assert [10, 100] in drawn
+    assert [20, 100] in drawn
+    assert [row.split(" | ")[1] for row in table(points).splitlines()[2:]] == ["kept", "penalty", "all gains"]
+
+
 def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     job = make_job(tmp_path / "job", windows=24)
     pairs, learned = pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "run"
@@ -75,10 +84,11 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     held, whole = (len(ds.Edit.load(stem / "edit").gains.touched) for stem in (out / "penalty-0.3", learned))
     assert 0 < held < whole
     assert {way: own["neurons"].to_list() for (way,), own in found.group_by("way")} == {
-        "kept": [20, whole],
-        "learned again": [20, whole],
-        "random ones learned again": [20, whole],
-        "penalty": [held, whole],
+        "kept": [20],
+        "learned again": [20],
+        "random ones learned again": [20],
+        "penalty": [held],
+        "all gains": [whole],
     }
     kept, again = (ds.Edit.load(out / f"{name}-20/edit").gains for name in ("kept", "again"))
     assert torch.equal(kept.values != 1, again.values != 1)
@@ -97,6 +107,8 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     whole_gains = ds.Edit.load(learned / "edit").gains.values
     assert torch.equal(start.values[start.values != 1], whole_gains[start.values != 1])
     assert not torch.equal(drawn.values, start.values)
+    assert found.filter(pl.col("way") == "penalty")["penalty"].to_list() == [0.3]
+    assert f"| {held} | penalty, μ = 0.3 | " in first.stdout
     alone = read_json(out / "penalty-0.3/run.json")["settings"]
     assert {name: alone[name] for name in alone if alone[name] != told[0][name]} == {"sparsity": 0.3}
     # What was measured, by plain arithmetic.
