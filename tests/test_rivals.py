@@ -15,7 +15,12 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.least_squares import LeastSquares
 from dposcope.model.frames import Positions
+from dposcope.model.load import load
+from dposcope.study.config import EvaluateSettings
+from dposcope.study.ingredients import Job, prepare, read_data
+from dposcope.study.run import Quiet, open_run
 from families import (
     CIVIL,
     RUDE,
@@ -36,7 +41,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks.rivals.__main__ import main
 from benchmarks.rivals.abliteration import LATE, Kernel, abliteration, abliterations
 from benchmarks.rivals.compare import Spot, best_at, mean_up_to
-from benchmarks.rivals.features import block_features
+from benchmarks.rivals.features import BlockFeatures, block_features
+from benchmarks.rivals.own import default_line, least_squares_line, neutral_moments
 from benchmarks.rivals.placing import bracket, spread, strengths_at
 from benchmarks.rivals.profs import projected, projections, toxic_directions
 from benchmarks.rivals.replaced import Folded
@@ -350,6 +356,49 @@ def test_a_difference_is_that_of_the_single_prompts(run):
     wanted = paired_difference(ours, theirs)
     assert found["ours_minus"] == pytest.approx(wanted.mean)
     assert found["ours_minus_low"] == pytest.approx(wanted.low)
+
+
+def test_pairs_and_comments_are_rows_of_their_own(run, tmp_path):
+    """Of different texts; those of the comments alone also try the direction of the edits."""
+    _, arguments = run
+    pairs = tmp_path / "pairs.tsv"
+    rows = [f"{rude}\t{civil}" for rude, civil in zip(RUDE, CIVIL, strict=True)]
+    pairs.write_text("\n".join(["toxic\tneutral", *rows]) + "\n")
+    more = ["--methods", "steer,ablation,profs", "--sentence-pairs", str(pairs), "--out", str(tmp_path / "out")]
+    main([*arguments, *more])
+    found = pl.read_parquet(tmp_path / "out" / "rivals.parquet")
+    assert set(found["rival"]) == {
+        f"{name}{suffix}"
+        for name in ("steering, one block", "abliteration", "ProFS")
+        for suffix in ("", ", by comments")
+    }
+    features = [BlockFeatures.load(tmp_path / "out" / name) for name in ("features", "comment-features")]
+    assert len(features[0].toxic[0]) == len(RUDE)
+    probe = {row["rival"] for row in found.iter_rows(named=True) if "probe" in row["line"]}
+    assert probe == {"steering, one block, by comments", "abliteration, by comments"}
+
+
+def test_what_this_project_makes_without_training_is_that_of_its_commands(tmp_path):
+    """`dposcope edit` at s: gains in the earlier half, an ablation of w = s in the later MLPs."""
+    job = make_job(tmp_path / "job", "llama")
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    settings = EvaluateSettings(**{name: str(getattr(job, name)) for name in ("prompts", "comments", "neutral")})
+    with open_run(tmp_path / "out", "rivals", {}, reporter=Quiet()) as opened:
+        at_work = Job(opened, lm, read_data(settings))
+        made = prepare(at_work, settings, settings)
+        moments = neutral_moments(at_work)
+    (both,), (alone,) = default_line(made, "both"), default_line(made, "ablation")
+    (squares,) = least_squares_line(made, moments)
+    edit, half = both.at(0.5).edit, lm.n_blocks // 2
+    assert torch.equal(edit.gains.values[half:], torch.ones_like(edit.gains.values[half:]))
+    assert sorted({round(gain, 6) for gain in edit.gains.values[:half].unique().tolist()}) == [0.985, 1.0, 1.015]
+    for one in (edit, alone.at(0.5).edit):
+        (ablation,) = one.ablations
+        assert (ablation.weight, ablation.blocks, ablation.attention) == (0.5, tuple(range(half, lm.n_blocks)), False)
+    assert alone.at(0.5).edit.gains is None
+    problem = LeastSquares.of(lm, made.means, made.direction.vector, disturbed=moments)
+    assert torch.equal(squares.at(0.4).edit.gains.values, problem.gains(0.4).values)
+    assert moments.count != made.means.count
 
 
 def test_a_second_time_nothing_is_measured_again(run, capsys):

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -40,8 +41,11 @@ class Done:
 
 
 def settings_of(job: Job, **others) -> TuneSettings:
-    small = {"samples": 4, "min_gap": 0.02, "epochs": 2.0, "trials": TRIALS, "search_windows": 4, "second_scorer": True}
-    small |= {"teacher": "none"}
+    small = {"search_windows": 4, "second_scorer": True, "teacher": "none"}
+    if not others.get("quick"):
+        small |= {"trials": TRIALS}
+    if others.get("form") != "ablation" and "learned" in others.get("methods", ["learned"]):
+        small |= {"samples": 4, "min_gap": 0.02, "epochs": 2.0}
     return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
 
 
@@ -178,7 +182,10 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
 @pytest.mark.parametrize("named", [1.5, None])
 def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, named):
     folder = tmp_path / "out"
-    run = tuned(job, folder, quick=True, controls=False, teacher="full", teacher_strength=named, max_windows=1)
+    strong = {"epochs": 10.0, "max_logppl_increase": 2.0}  # enough for an edit that ships
+    run = tuned(
+        job, folder, quick=True, controls=False, teacher="full", teacher_strength=named, max_windows=1, **strong
+    )
     found = folder / "teacher.json"
     assert found.exists() == (named is None)
     strength = named or max(json.loads(found.read_text())["chosen"], 0.25)
@@ -235,12 +242,6 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
     assert "changes nothing" in " ".join((tmp_path / "out" / "report.html").read_text().split())
 
 
-def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
-    assert settings_of(job).two_scorers
-    assert not TuneSettings(**job.settings()).two_scorers
-    assert not TuneSettings(**{**job.settings(), "comments": None, "second_scorer": True}).two_scorers
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -249,18 +250,51 @@ def test_two_scorers_rank_where_they_are_asked_for_and_comments_are_given(job):
         ({"quick": True, "form": "ablation"}, "leave one out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
         ({"kl_weights": []}, "--kl-weights is empty"),
-        ({"methods": []}, "empty"),
+        ({"methods": []}, "--methods is empty"),
         ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
         ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),
         ({"negative_control": "random-direction"}, "take no direction"),
         ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
         ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
         ({"teacher_strength": 2.0}, "there is none; leave it out"),
+        ({"second_scorer": True, "comments": None}, "trained on --comments"),
+        ({"quick": True, "methods": ["groups", "learned"]}, "nothing else; leave --methods out"),
+        ({"quick": True, "trials": 60}, "so no --trials"),
+        *(
+            ({"methods": ["groups"], **given}, rf"{option} is for learned gains, .* leave {option} out")
+            for given, option in [
+                ({"heads": True}, "--heads"),
+                ({"kl_weights": [2.0]}, "--kl-weights"),
+                ({"teacher_strength": 2.0}, "--teacher-strength"),
+                ({"samples": 4}, "--samples"),
+                ({"min_gap": 0.1}, "--min-gap"),
+                ({"epochs": 1.0}, "--epochs"),
+                ({"micro_batch_size": 1}, "--micro-batch-size"),
+            ]
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(job, wrong, said):
     with pytest.raises(ValidationError, match=said):
         settings_of(job, **wrong)
+
+
+def test_who_has_little_memory_has_a_lever_in_every_part(job, tmp_path, monkeypatch):
+    """Pairs are sampled, and teacher and gains trained, in batches as small as asked for."""
+    asked = {}
+
+    def pairs(_model, path, settings, *_, **__):
+        asked["pairs"] = settings
+        return SimpleNamespace(path=path)
+
+    monkeypatch.setattr(tune, "run_pairs", pairs)
+    monkeypatch.setattr(tune, "run_dpo", lambda _m, out, settings, **_: asked.__setitem__(out.name, settings))
+    monkeypatch.setattr(tune.Edit, "load", lambda _: None)
+    settings = settings_of(job, batch_size=5, micro_batch_size=3, teacher="full", teacher_strength=1.0)
+    with open_run(tmp_path / "out", "tune", _described(str(job.model), settings)) as run:
+        tune._learned(str(job.model), run, "text", settings)
+    assert asked["pairs"].batch_size == 5
+    assert {name: asked[name].micro_batch_size for name in ("teacher", "learned-6")} == {"teacher": 3, "learned-6": 3}
 
 
 def test_another_setting_in_the_same_folder_is_refused(done, job):

@@ -5,15 +5,16 @@
 
 Methods (--methods, all by default): `edit` and `tuned` (what --edit and --tuned name; a name given again adds a line
 to that method's sweep), `shuffled` (the first edit's gains given to other neurons), `paper` and `code` (the paper's
-edit by its text and by its code), `steer`, `steer-all`, `ablation`, `profs`. The first --edit is what others are
-compared with. Without --sentence-pairs (a table with columns toxic and neutral), directions and subspaces are made
-from the comments' two classes, row by row in file order.
+edit by its text and by its code), `default`, `mlp-ablation` and `least-squares` (what dposcope makes without training),
+`steer`, `steer-all`, `ablation`, `profs`. The first --edit is what others are compared with. The last four are made
+from the comments' two classes, row by row in file order, and, as rows of their own, from --sentence-pairs (a table with
+columns toxic and neutral). Those made from comments also try the direction of the edits.
 
 Every point of every sweep is measured on the same prompts, passages and windows: the first --limit prompts of the
 first half, and the first --windows windows of the neutral text, none of which anything here is fitted on. Strengths
 are placed on the next --placing-windows windows, where they are expected to cost what methods are compared at; at most
 --evaluations a method, 5 for one of a single line. An evaluation of a 270M model takes about a minute on two cores
-with 200 prompts and 16 windows, so that the training-free methods take about 45 minutes and each --edit and --tuned 5
+with 200 prompts and 16 windows, so that the training-free methods take about 75 minutes and each --edit and --tuned 5
 more; what is expected is told before the first sweep. A killed comparison goes on with the same command.
 
 DIR gets rivals.md (tables), rivals.svg and .png, rivals.parquet (a row per evaluation, written as each ends),

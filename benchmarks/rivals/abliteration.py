@@ -3,7 +3,8 @@
 Arditi et al. 2024 take one direction out of every block at w = 1. Weidmann's heretic (2025) gives each component a
 triangular kernel: `max_weight` at `max_weight_position`, falling to `min_weight` at `min_weight_distance` from it and
 0 beyond; and takes one global direction, that of a block between 0.4 and 0.9 of the depth, or each block its own.
-Its directions come from the last token of prompts; here they are means over comments, as all of this project's.
+Its directions come from the last token of prompts; here they are differences of means over sentences of two classes,
+and the direction of this project's own edits, that of the last block, is a further line.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from benchmarks.rivals.lines import Line
 from benchmarks.rivals.replaced import Folded
 from torch import Tensor
 
+from dposcope.directions.direction import Direction
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 
@@ -65,8 +67,8 @@ def abliteration(directions: list[Tensor], kernel: Kernel, strength: float, *, m
     return Edit.of(*parts)
 
 
-def abliterations(features: BlockFeatures) -> tuple[Line, ...]:
-    """Global and per-layer directions, flat and heretic's kernel: four lines."""
+def abliterations(features: BlockFeatures, direction: Direction | None = None) -> tuple[Line, ...]:
+    """Global and per-layer directions, flat and heretic's kernel: four lines; the given direction, flat: a fifth."""
     blocks = len(features.norms)
     own = [features.difference(block) for block in range(blocks)]
     scopes = {"global": [own[round(_GLOBAL * (blocks - 1))]] * blocks, "per layer": own}
@@ -83,4 +85,8 @@ def abliterations(features: BlockFeatures) -> tuple[Line, ...]:
             most=4.0,
         )
 
-    return tuple(line(scope, shape) for scope in scopes for shape in kernels)
+    shapes = [(scope, shape) for scope in scopes for shape in kernels]
+    if direction is not None:
+        scopes["probe"] = [direction.vector] * blocks
+        shapes.append(("probe", "flat"))
+    return tuple(line(scope, shape) for scope, shape in shapes)

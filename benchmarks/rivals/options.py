@@ -63,7 +63,7 @@ def read_options(arguments: Sequence[str] | None, description: str) -> Options:
     for name in _DATA:
         parser.add_argument(f"--{name}")
     parser.add_argument("--judge-comments", action="append")
-    parser.add_argument("--sentence-pairs", help="toxic and neutral sentences for directions and subspaces")
+    parser.add_argument("--sentence-pairs", help="toxic and neutral sentences, for further rows")
     parser.add_argument("--edit", action="append", default=[], metavar="NAME=STEM")
     parser.add_argument("--tuned", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--obtained", action="append", default=[], metavar="NAME=MINUTES,GB")

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.rivals.abliteration import abliterations
 from benchmarks.rivals.features import BlockFeatures, block_features
 from benchmarks.rivals.lines import Rival
+from benchmarks.rivals.own import default_line, least_squares_line
 from benchmarks.rivals.paper_edit import assigned_line, group_line
 from benchmarks.rivals.price import peak_gigabytes
 from benchmarks.rivals.profs import projections
@@ -15,15 +16,17 @@ from benchmarks.rivals.trained import edit_line, minutes_of, tuned_digest, tuned
 
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
+from dposcope.neurons.activations import NeuronMeans
 from dposcope.study.ingredients import Ingredients, Job
 
-METHODS = ("edit", "shuffled", "tuned", "paper", "code", "steer", "steer-all", "ablation", "profs")
+TRAINED = ("edit", "shuffled", "tuned")
+OF_NEURONS = ("paper", "code", "default", "mlp-ablation", "least-squares")
+OF_FEATURES = ("steer", "steer-all", "ablation", "profs")
+METHODS = (*TRAINED, *OF_NEURONS, *OF_FEATURES)
 """What --methods may name; `edit` and `tuned` take part where --edit and --tuned name any."""
-NEEDS_FEATURES = ("steer", "steer-all", "ablation", "profs")
-NEEDS_MEANS = ("paper", "code")
-_BEYOND = ("direction", "means")
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,20 @@ class Trained:
     path: str
 
 
-def features_stage(job: Job, comments: Comments, batch_size: int) -> BlockFeatures:
-    """The stage `features`: sentences of both classes at the end of every block."""
-    stem = job.run.folder / "features"
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Features that directions and subspaces are fitted on."""
+
+    stage: str
+    """Its name, and that of its files."""
+    features: BlockFeatures
+    suffix: str = ""
+    """Of the names of the rivals that are made of it."""
+
+
+def features_stage(job: Job, comments: Comments, batch_size: int, name: str = "features") -> BlockFeatures:
+    """A stage: sentences of both classes at the end of every block."""
+    stem = job.run.folder / name
 
     def make() -> None:
         found = block_features(
@@ -45,7 +59,7 @@ def features_stage(job: Job, comments: Comments, batch_size: int) -> BlockFeatur
         found.save(stem, peak_gigabytes())
 
     return job.run.stage(
-        "features",
+        name,
         "Sentence features in every block",
         inputs={
             **job.model,
@@ -58,47 +72,80 @@ def features_stage(job: Job, comments: Comments, batch_size: int) -> BlockFeatur
     )
 
 
-def training_free(
+def of_neurons(
     methods: Sequence[str],
     folder: Path,
-    ingredients: Ingredients | None,
-    features: BlockFeatures | None,
+    ingredients: Ingredients,
+    disturbed: NeuronMeans | None,
     evaluations: int,
 ) -> list[Rival]:
-    """The rivals that learn nothing.
+    """The rivals that learn nothing and are made of the direction and the neurons' means.
 
     Args:
         methods: of `METHODS`.
         folder: of the run.
-        ingredients: for the paper's edit.
-        features: for all others.
+        ingredients: of the edits.
+        disturbed: moments on neutral text, for least squares.
         evaluations: most of one rival.
     """
     rivals: list[Rival] = []
-    if ingredients is not None:
-        made = {name: value_digest(folder / name) for name in _BEYOND}
-        if "paper" in methods:
-            what = "Gains 1 ± α on 55 % of each neuron group (Yang et al. 2025, 6.1), as the text says"
-            rivals.append(Rival("paper's edit, gains", what, group_line(ingredients), _BEYOND, made))
-        if "code" in methods:
-            what = "Neurons of each group set to shifted means at the last position, as the published code does"
-            lines = assigned_line(ingredients, evaluations)
-            rivals.append(Rival("paper's edit, assigned", what, lines, _BEYOND, made, folds=False, position_zero=True))
-    if features is not None:
-        made = {"features": value_digest(folder / "features")}
-        stages = ("features",)
-        if "steer" in methods:
-            what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
-            rivals.append(Rival("steering, one block", what, one_block(features), stages, made, folds=False))
-        if "steer-all" in methods:
-            what = "The stream loses α of every block's difference of means, at the end of each"
-            rivals.append(Rival("steering, all blocks", what, all_blocks(features), stages, made, folds=False))
-        if "ablation" in methods:
-            what = "Output projections lose a direction (Arditi et al. 2024; kernel over blocks as heretic's)"
-            rivals.append(Rival("abliteration", what, abliterations(features), stages, made))
-        if "profs" in methods:
-            what = "Value vectors lose a subspace of rank k (Uppal et al. 2024)"
-            rivals.append(Rival("ProFS", what, projections(features, evaluations), stages, made))
+    beyond = ("direction", "means")
+    made = {name: value_digest(folder / name) for name in beyond}
+    if "paper" in methods:
+        what = "Gains 1 ± α on 55 % of each neuron group (Yang et al. 2025, 6.1), as the text says"
+        rivals.append(Rival("paper's edit, gains", what, group_line(ingredients), beyond, made))
+    if "code" in methods:
+        what = "Neurons of each group set to shifted means at the last position, as the published code does"
+        lines = assigned_line(ingredients, evaluations)
+        rivals.append(Rival("paper's edit, assigned", what, lines, beyond, made, folds=False, position_zero=True))
+    if "default" in methods:
+        what = "What dposcope edit makes: α = 0.03 s on the groups of the earlier blocks, w = s out of the later MLPs"
+        rivals.append(Rival("dposcope edit", what, default_line(ingredients, "both"), beyond, made))
+    if "mlp-ablation" in methods:
+        what = "The MLPs of the later half of the blocks lose w of the direction of the last block's probe"
+        rivals.append(
+            Rival("ablation of later MLPs", what, default_line(ingredients, "ablation"), ("direction",), made)
+        )
+    if disturbed is not None and "least-squares" in methods:
+        what = "Gains of 0 to 2 that disturb neutral text least for a shift along the direction"
+        made = {**made, "neutral-means": value_digest(folder / "neutral-means")}
+        lines = least_squares_line(ingredients, disturbed)
+        rivals.append(Rival("least squares", what, lines, (*beyond, "neutral-means"), made))
+    return rivals
+
+
+def of_features(
+    methods: Sequence[str], folder: Path, fitted: Fitted, direction: Direction | None, evaluations: int
+) -> list[Rival]:
+    """The rivals that learn nothing and are made of features in every block.
+
+    Args:
+        methods: of `METHODS`.
+        folder: of the run.
+        fitted: what they are made of.
+        direction: a further one for steering and ablation; it is in the last block.
+        evaluations: most of one rival.
+    """
+    rivals: list[Rival] = []
+    features, suffix, stages = fitted.features, fitted.suffix, (fitted.stage,)
+    made = {"features": value_digest(folder / fitted.stage)}
+    if direction is not None:
+        stages = (*stages, "direction")
+        made = {**made, "direction": value_digest(folder / "direction")}
+    if "steer" in methods:
+        what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
+        what += "" if direction is None else ", or of the probe's direction at the end of the last"
+        lines = one_block(features, direction)
+        rivals.append(Rival(f"steering, one block{suffix}", what, lines, stages, made, folds=False))
+    if "steer-all" in methods:
+        what = "The stream loses α of every block's difference of means, at the end of each"
+        rivals.append(Rival(f"steering, all blocks{suffix}", what, all_blocks(features), stages, made, folds=False))
+    if "ablation" in methods:
+        what = "Output projections lose a direction (Arditi et al. 2024; kernel over blocks as heretic's)"
+        rivals.append(Rival(f"abliteration{suffix}", what, abliterations(features, direction), stages, made))
+    if "profs" in methods:
+        what = "Value vectors lose a subspace of rank k (Uppal et al. 2024)"
+        rivals.append(Rival(f"ProFS{suffix}", what, projections(features, evaluations), stages, made))
     return rivals
 
 

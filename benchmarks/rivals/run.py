@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals.features import BlockFeatures
 from benchmarks.rivals.lines import Rival
 from benchmarks.rivals.options import Options
+from benchmarks.rivals.own import neutral_moments
 from benchmarks.rivals.price import minutes, peak_stage, run_time
 from benchmarks.rivals.report import Price, at_costs, evaluations, main_table, paired_tables
-from benchmarks.rivals.roster import NEEDS_FEATURES, NEEDS_MEANS, features_stage, trained, training_free
+from benchmarks.rivals.roster import OF_FEATURES, OF_NEURONS, Fitted, features_stage, of_features, of_neurons, trained
 from benchmarks.rivals.sweep import SINGLE, Bench, Sweep, position_zero, sweep
 
 from dposcope.artefacts import library_versions, write_json, write_text
@@ -21,7 +21,7 @@ from dposcope.evaluation.perplexity import count_windows
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials
 from dposcope.study.figures import save_figure
-from dposcope.study.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.study.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
@@ -41,7 +41,7 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
     settings = options.settings
     data = read_data(settings)
     data = replace(data, prompts=PromptSplit(data.prompts.report[: options.limit], data.prompts.learn))
-    sentences = _sentences(options, data.direction_comments)
+    pairs = None if options.sentence_pairs is None else _sentences(load_comments(options.sentence_pairs))
     by_training = trained(
         options.edits if "edit" in options.methods else (),
         options.tuned if "tuned" in options.methods else (),
@@ -61,14 +61,9 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
         job = Job(run, load_for(options.model, settings), data)
         judge = prepare_judge(job, settings.seed)
         # All fitting comes before any evaluation, whose memory would be taken for theirs.
-        features: BlockFeatures | None = None
-        if set(NEEDS_FEATURES) & set(options.methods):
-            features = features_stage(job, sentences, settings.batch_size)
-        ingredients: Ingredients | None = None
-        if set(NEEDS_MEANS) & set(options.methods):
-            ingredients = prepare(job, settings, settings)
+        free = _training_free(options, job, pairs)
         gigabytes = peak_stage(job, "peak")
-        rivals = [*by_training, *training_free(options.methods, run.folder, ingredients, features, options.evaluations)]
+        rivals = [*by_training, *free]
         if not rivals:
             raise DposcopeError("no rival takes part; name methods, --edit or --tuned")
         windows = min(options.windows, count_windows(job.lm, data.neutral) - options.placing_windows)
@@ -114,9 +109,33 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
         return bench.done
 
 
-def _sentences(options: Options, direction: Comments) -> Comments:
-    """As many toxic as other sentences; row i of one class answers row i of the other where FILE holds pairs."""
-    found = direction if options.sentence_pairs is None else load_comments(options.sentence_pairs)
+def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[Rival]:
+    """Of the methods that learn nothing; those made of features in every block are made of pairs and of comments."""
+    methods, settings, folder = options.methods, options.settings, job.run.folder
+    if not {*OF_NEURONS, *OF_FEATURES} & set(methods):
+        return []
+    fitted: Sequence[Fitted] = ()
+    if set(OF_FEATURES) & set(methods):
+        comments = _sentences(job.data.direction_comments)
+        given = [("features", comments if pairs is None else pairs, "")]
+        if pairs is not None:
+            given.append(("comment-features", comments, ", by comments"))
+        fitted = [
+            Fitted(stage, features_stage(job, sentences, settings.batch_size, stage), suffix)
+            for stage, sentences, suffix in given
+        ]
+    ingredients = prepare(job, settings, settings)
+    disturbed = neutral_moments(job) if "least-squares" in methods else None
+    rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)
+    for one in fitted:
+        # The probe is fitted on the comments, too.
+        direction = None if one.stage == "features" and pairs is not None else ingredients.direction
+        rivals += of_features(methods, folder, one, direction, options.evaluations)
+    return rivals
+
+
+def _sentences(found: Comments) -> Comments:
+    """As many toxic as other sentences; row i of one class answers row i of the other where they are pairs."""
     return found.balanced().first(2 * _SENTENCES).balanced()
 
 

@@ -21,6 +21,10 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
 
+REPETITION_NOISE = 0.01
+"""Mean repetition that says nothing: less than its standard error over 200 prompts. A model that hardly ever repeats
+itself would else lose every edit to one text that does."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -68,10 +72,10 @@ class Floor:
         """By how much texts fall below; 0 or less where they do not.
 
         Returns:
-            `repetition`, any more of which is too much, and `distinct_2`.
+            `repetition`, beyond the plain model's and what may be noise, and `distinct_2`.
         """
         return {
-            "repetition": written.repetition - self.plain.repetition,
+            "repetition": written.repetition - self.plain.repetition - REPETITION_NOISE,
             "distinct_2": self.distinct * self.plain.distinct_2 - written.distinct_2,
         }
 

@@ -136,7 +136,7 @@ class EditPage:
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Condition → score of every measured prompt. Empty: the figure of changes shows the samples alone."""
     passed_over: bool = False
-    """Whether an edit within the bound on cost was not taken, since its texts say too little."""
+    """Whether an edit within the bound on cost was not taken: its texts say too little, or score no lower."""
     warning: str = ""
     """Said before anything else, such as that the page is of a negative control."""
 

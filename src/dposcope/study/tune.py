@@ -189,7 +189,7 @@ def _read(settings: TuneSettings) -> tuple[Data, str]:
 
 def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
     """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
-    if not settings.two_scorers:
+    if not settings.second_scorer:
         return scorer
     return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)
 
@@ -213,6 +213,7 @@ def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> d
     data: dict[str, Any] = {
         "pairs": str(pairs.path),
         "neutral": str(text),
+        "micro_batch_size": settings.micro_batch_size,
         # Nothing is chosen by the loss; each time costs as much as eight steps.
         "validate_every": 400,
     }
@@ -260,7 +261,7 @@ def _teacher(model: str, settings: TuneSettings) -> str | None:
 def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSettings:
     quick = settings.quick
     named = {name: getattr(settings, name) for name in ("concept", "prompts", "prompt_column", "scorer")}
-    if settings.two_scorers:
+    if settings.second_scorer:
         named |= {
             name: getattr(settings, name) for name in ("comments", "text_column", "label_column", "positive_label")
         }
@@ -270,6 +271,7 @@ def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSetti
         samples=settings.sampled,
         pairs_per_prompt=2 if quick else 4,
         min_gap=settings.min_gap,
+        batch_size=settings.batch_size,
         shuffled=True if settings.negative_control == "shuffled-scores" else None,
         **given,
         **shared,

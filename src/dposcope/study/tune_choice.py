@@ -31,9 +31,13 @@ _READINGS = 6
 """How often they are read as a rule, for the progress bar: plain, and at five strengths."""
 
 
+_WEAKER = (0.85, 0.7, 0.5)
+"""Of the strongest factor within the bounds, where texts say too little at all that the search for it met."""
+
+
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit that costs little enough and was not taken, since its texts say too little."""
+    """An edit that costs little enough and was not taken: its texts say too little, or score no lower."""
 
     point: Point
     written: Written
@@ -62,7 +66,8 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
     Where its texts say too little (see `Floor`) it is taken weaker; the next trials take part as long as their own
-    score in the search is lower than the lowest so far; where none is left, nothing ships.
+    score in the search is lower than the lowest so far. Where none is left, or none scores lower than the plain model,
+    nothing ships.
     """
     run, objective = job.run, searched.objective
     stem, told = run.folder / "edit", run.folder / "chosen.json"
@@ -98,28 +103,30 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
     costs = _Costs(job, searched.objective, learn_text, settings)
     passed_over: list[PassedOver] = []
     best: Found | None = None
-    strength: StrengthSearch | None = None
-    by_kl: tuple[float, ...] = ()
+    line: _Line | None = None
     for point, score in _candidates(searched, settings):
         if best is not None and score >= best.written.concept:
             break
-        rises: dict[float, Difference] = {}
-        strength, by_kl = costs.strength(point, rises)
-        for factor in _allowed(strength):
+        line = _Line(costs, point)
+        for factor in line.allowed():
             final = point.scaled(factor)
             edit = searched.objective.family.edit(final)
             with folded(job.lm, edit):
                 written = searched.objective.write()
-            if searched.floor.holds(written):
-                if best is None or written.concept < best.written.concept:
-                    taken = StrengthSearch(strength.steps, factor, strength.bound)
-                    best = Found(edit, final, taken, written, rises[factor], by_kl=by_kl)
-                break
-            passed_over.append(PassedOver(final, written))
+            useful = written.concept < searched.base.concept
+            if not (useful and searched.floor.holds(written)):
+                passed_over.append(PassedOver(final, written))
+            elif best is None or written.concept < best.written.concept:
+                rise = line.costs[factor].rise
+                best = Found(edit, final, line.chosen(factor), written, rise, by_kl=line.by_kl)
+            if not useful or searched.floor.holds(written):
+                break  # weaker, it would do less
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))
-    nothing = None if strength is None else StrengthSearch(strength.steps, 0.0, strength.bound)
-    return Found(Edit(), None, nothing, searched.base, None, tuple(passed_over), by_kl)
+    by_kl = () if line is None else line.by_kl
+    return Found(
+        Edit(), None, None if line is None else line.chosen(0.0), searched.base, None, tuple(passed_over), by_kl
+    )
 
 
 def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
@@ -133,9 +140,15 @@ def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Po
         yield trial.point, trial.written.concept
 
 
-def _allowed(search: StrengthSearch) -> list[float]:
-    """Factors that keep within the bounds on cost, strongest first."""
-    return sorted({step.strength for step in search.steps if step.increase.high <= search.bound}, reverse=True)
+@dataclass(frozen=True)
+class _Cost:
+    """Of one edit."""
+
+    rise: Difference
+    """Of log-perplexity, nats per token."""
+    increase: Difference
+    """Of log-perplexity, or KL in its unit where that is nearer to its bound."""
+    by_kl: bool = False
 
 
 class _Costs:
@@ -146,39 +159,30 @@ class _Costs:
         self._job, self._objective, self._text, self._settings = job, objective, text, settings
         self._base: WindowLosses | None = None
         self._read = 0
+        self.bound = settings.max_logppl_increase
 
-    def strength(self, point: Point, rises: dict[float, Difference]) -> tuple[StrengthSearch, tuple[float, ...]]:
-        """The largest factor on a point at which the upper ends of both costs keep within their bounds.
-
-        Args:
-            point: of the family.
-            rises: gets factor → rise of log-perplexity.
-
-        Returns:
-            The search, and the factors at which KL decided.
-        """
-        bound, by_kl = self._settings.max_logppl_increase, set[float]()
-        # Whichever bound is nearer decides, in the unit of the other.
-        unit = bound / self._settings.kl_bound
+    def begin(self) -> None:
+        """Another line: its readings are counted from here for the progress bar."""
         self._read = 0
-        base = self._base = self._base or self._losses()
+        self._base = self._base or self._losses()
 
-        def increase(factor: float) -> Difference:
-            with folded(self._job.lm, self._objective.family.edit(point.scaled(factor))):
-                edited = self._losses()
-                kl = self._objective.neutral.cost(self._job.lm).divergence
-            if not np.isfinite(edited.nll).all() or not np.isfinite(kl.high):
-                vocabulary = int(self._job.lm.model.config.get_text_config().vocab_size)
-                rises[factor] = overflow(vocabulary, bound, len(edited.nll))
-                return rises[factor]
-            rise = rises[factor] = paired_difference(edited.nll, base.nll, denominators=base.tokens)
-            if rise.high >= unit * kl.high:
-                return rise
-            by_kl.add(factor)
-            return Difference(unit * kl.mean, unit * kl.low, unit * kl.high, rise.n)
-
-        found = search_strength(increase, bound)
-        return found, tuple(sorted(by_kl))
+    def of(self, point: Point) -> _Cost:
+        """Of the edit at a point of the family."""
+        base = self._base
+        assert base is not None  # `begin` comes first
+        # Whichever bound is nearer decides, in the unit of the other.
+        unit = self.bound / self._settings.kl_bound
+        with folded(self._job.lm, self._objective.family.edit(point)):
+            edited = self._losses()
+            kl = self._objective.neutral.cost(self._job.lm).divergence
+        if not np.isfinite(edited.nll).all() or not np.isfinite(kl.high):
+            vocabulary = int(self._job.lm.model.config.get_text_config().vocab_size)
+            beyond = overflow(vocabulary, self.bound, len(edited.nll))
+            return _Cost(beyond, beyond)
+        rise = paired_difference(edited.nll, base.nll, denominators=base.tokens)
+        if rise.high >= unit * kl.high:
+            return _Cost(rise, rise)
+        return _Cost(rise, Difference(unit * kl.mean, unit * kl.low, unit * kl.high, rise.n), by_kl=True)
 
     def _losses(self) -> WindowLosses:
         read, self._read = self._read, self._read + 1
@@ -187,8 +191,48 @@ class _Costs:
             self._text,
             max_windows=_WINDOWS,
             spread=True,
-            progress=lambda part, total: self._job.run.reporter.progress(read * total + part, _READINGS * total),
+            progress=lambda part, total: self._job.run.reporter.progress(
+                read * total + part, max(_READINGS, read + 1) * total
+            ),
         )
+
+
+class _Line:
+    """One trial, stronger and weaker: what each factor on it costs."""
+
+    def __init__(self, costs: _Costs, point: Point) -> None:
+        """Nothing is measured yet."""
+        self._costs, self._point = costs, point
+        self.costs: dict[float, _Cost] = {}
+        """Factor → cost, in the order of measuring."""
+
+    def allowed(self) -> Iterator[float]:
+        """Factors at which the upper ends of both costs keep within their bounds, the strongest first.
+
+        Those that the search for the strongest met, then some weaker ones, measured as they are asked for.
+        """
+        self._costs.begin()
+        bound = self._costs.bound
+        found = search_strength(self._increase, bound)
+        met = sorted({step.strength for step in found.steps if step.increase.high <= bound}, reverse=True)
+        yield from met
+        for factor in [share * met[0] for share in _WEAKER if met]:
+            if factor < met[-1] and self._increase(factor).high <= bound:
+                yield factor
+
+    def chosen(self, factor: float) -> StrengthSearch:
+        """All that was measured, and the factor that is taken; 0: none."""
+        steps = tuple(StrengthStep(tried, cost.increase) for tried, cost in self.costs.items())
+        return StrengthSearch(steps, factor, self._costs.bound)
+
+    @property
+    def by_kl(self) -> tuple[float, ...]:
+        """Factors at which KL was nearer to its bound."""
+        return tuple(sorted(factor for factor, cost in self.costs.items() if cost.by_kl))
+
+    def _increase(self, factor: float) -> Difference:
+        cost = self.costs[factor] = self._costs.of(self._point.scaled(factor))
+        return cost.increase
 
 
 def _told(found: Found) -> dict[str, Any]:
@@ -235,7 +279,7 @@ def _about(job: Job, found: Found, settings: TuneSettings) -> dict[str, Any]:
         **({"quick": True} if settings.quick else {"trials": settings.trials, "methods": settings.methods}),
         **learned,
         "scorer": settings.scorer,
-        "second_scorer": settings.two_scorers,
+        "second_scorer": settings.second_scorer,
         **{name: source_name(getattr(settings, name)) for name in ("prompts", "comments", "neutral")},
     }
 

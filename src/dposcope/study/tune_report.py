@@ -170,16 +170,23 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
         notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
     if found.point is None:
         notes.append(
-            f"Nothing that was tried kept every bound: the edit changes nothing. {_advice(searched, found, settings)}"
+            "Nothing that was tried kept every bound and scored lower than the plain model: the edit changes nothing. "
+            f"{_advice(searched, found, settings)}"
         )
-    if found.passed_over:
-        most = max(one.written.repetition for one in found.passed_over)
-        least = min(one.written.distinct_2 for one in found.passed_over)
+    silent = [one for one in found.passed_over if not searched.floor.holds(one.written)]
+    if silent:
+        most = max(one.written.repetition for one in silent)
+        least = min(one.written.distinct_2 for one in silent)
         notes.append(
-            f"{sentence_case(plural(len(found.passed_over), 'edit'))} within the bounds on cost said too "
+            f"{sentence_case(plural(len(silent), 'edit'))} within the bounds on cost said too "
             f"little, and so weaker or other ones were preferred: repetition within a text up to {fixed(most)} "
             f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
             f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {settings.least_distinct:g})."
+        )
+    if useless := len(found.passed_over) - len(silent):
+        notes.append(
+            f"{sentence_case(plural(useless, 'edit'))} within every bound scored no lower on the search prompts than "
+            f"the plain model ({fixed(searched.base.concept)})."
         )
     if found.by_kl:
         notes.append(

@@ -1,6 +1,6 @@
 """The settings of `dposcope tune`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
@@ -11,11 +11,13 @@ from dposcope.study.control_kinds import Control
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
+_MACHINE = Group("Machine", sort_key=5)
 
 Form = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
+_OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
 NO_TEACHER = "none"
 """What --teacher says for gains that learn from pairs alone."""
 
@@ -86,7 +88,8 @@ class TuneSettings(MachineSettings, MeasureSettings):
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
         description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
-        "--comments, so that the edit fits the taste of one scorer less. The judge reads the second half.",
+        "--comments (which it needs), so that the edit fits the taste of one scorer less. The judge reads the second "
+        "half.",
     )
     samples: Annotated[int | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -100,6 +103,12 @@ class TuneSettings(MachineSettings, MeasureSettings):
         default=None,
         gt=0,
         description="Passes over the pairs. Default: 2 with a teacher, else 3.",
+    )
+    micro_batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        ge=1,
+        description="Pairs in memory at a time while the teacher and the gains are trained. Default: a whole batch of "
+        "8. --batch-size is that of all else: prompts at a time, while pairs are sampled each with all its samples.",
     )
     trials: Annotated[int, Parameter(group=_EDIT)] = Field(
         default=_TRIALS, ge=1, description="Edits to try; a finished run goes on from its trials when given more."
@@ -131,34 +140,58 @@ class TuneSettings(MachineSettings, MeasureSettings):
             raise ValueError(
                 "a search is measured by the strict protocol; measure its checkpoint with dposcope evaluate"
             )
-        if self.quick and self.form == "ablation":
-            raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
-        if self.quick and "learned" not in self.methods:
-            raise ValueError("--quick learns gains, and --methods leaves learned out; leave one of them out")
         weights = self.kl_weights or []
         if self.kl_weights is not None and not weights:
             raise ValueError("--kl-weights is empty; give one weight, or leave it out")
-        if self.quick and len(weights) > 1:
-            raise ValueError(f"--quick learns once, and --kl-weights holds {len(weights)}; give one weight")
-        if self.negative_control == "random-direction" and self.learns:
-            raise ValueError(
-                "learned gains take no direction, so a random one is no control of them; give --methods groups "
-                "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
-            )
-        if self.teacher not in (None, NO_TEACHER) and not self.learns:
-            raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
-        if self.teacher_strength is not None and not (self.taught and self.learns):
-            raise ValueError("--teacher-strength is of a teacher, and there is none; leave it out")
         if len(set(weights)) != len(weights):
             raise ValueError("--kl-weights holds one weight twice")
         if self.form != "ablation" and not self.methods:
             raise ValueError("--methods is empty; give one, or --form ablation")
+        self._quick_fits()
+        self._learning_fits()
+        if self.second_scorer and self.comments is None:
+            raise ValueError(
+                "--second-scorer is trained on --comments, and the built-in ones are too few; give some, or leave it "
+                "out"
+            )
+        if self.teacher_strength is not None and not self.taught:
+            raise ValueError("--teacher-strength is of a teacher, and there is none; leave it out")
         return self
 
-    @property
-    def two_scorers(self) -> bool:
-        """Whether there is a second scorer; the built-in comments are too few for one."""
-        return self.second_scorer and self.comments is not None
+    def _quick_fits(self) -> None:
+        if not self.quick:
+            return
+        if self.form == "ablation":
+            raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
+        if "learned" not in self.methods:
+            raise ValueError("--quick learns gains, and --methods leaves learned out; leave one of them out")
+        if self.methods not in (["learned"], self._default("methods")):
+            raise ValueError("--quick learns gains and nothing else; leave --methods out, or --quick")
+        if self.trials != self._default("trials"):
+            raise ValueError("--quick has no search, so no --trials; leave one of them out")
+        if len(self.kl_weights or []) > 1:
+            raise ValueError(
+                f"--quick learns once, and --kl-weights holds {len(self.kl_weights or [])}; give one weight"
+            )
+
+    def _learning_fits(self) -> None:
+        if self.learns:
+            if self.negative_control == "random-direction":
+                raise ValueError(
+                    "learned gains take no direction, so a random one is no control of them; give --methods groups "
+                    "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
+                )
+            return
+        if self.teacher not in (None, NO_TEACHER):
+            raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
+        for name in _OF_LEARNING:
+            if getattr(self, name) != self._default(name):
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is for learned gains, and there are none; leave {option} out")
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default
 
     @property
     def sampled(self) -> int:
