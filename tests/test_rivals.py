@@ -374,8 +374,10 @@ def test_pairs_and_comments_are_rows_of_their_own(run, tmp_path):
     }
     features = [BlockFeatures.load(tmp_path / "out" / name) for name in ("features", "comment-features")]
     assert len(features[0].toxic[0]) == len(RUDE)
-    probe = {row["rival"] for row in found.iter_rows(named=True) if "probe" in row["line"]}
-    assert probe == {"steering, one block, by comments", "abliteration, by comments"}
+    further = {row["line"].partition(", ")[2]: row["rival"] for row in found.iter_rows(named=True)}
+    assert further["of all comments"] == "steering, one block, by comments"
+    flat = {row["rival"] for row in found.iter_rows(named=True) if row["line"] == "last block's, flat"}
+    assert flat == {"abliteration, by comments"}
 
 
 def test_what_this_project_makes_without_training_is_that_of_its_commands(tmp_path):

@@ -87,6 +87,6 @@ def abliterations(features: BlockFeatures, direction: Direction | None = None) -
 
     shapes = [(scope, shape) for scope in scopes for shape in kernels]
     if direction is not None:
-        scopes["probe"] = [direction.vector] * blocks
-        shapes.append(("probe", "flat"))
+        scopes["last block's"] = [direction.vector] * blocks
+        shapes.append(("last block's", "flat"))
     return tuple(line(scope, shape) for scope, shape in shapes)

@@ -102,7 +102,7 @@ def of_neurons(
         what = "What dposcope edit makes: α = 0.03 s on the groups of the earlier blocks, w = s out of the later MLPs"
         rivals.append(Rival("dposcope edit", what, default_line(ingredients, "both"), beyond, made))
     if "mlp-ablation" in methods:
-        what = "The MLPs of the later half of the blocks lose w of the direction of the last block's probe"
+        what = "The MLPs of the later half of the blocks lose w of the last block's direction, that of the edits"
         rivals.append(
             Rival("ablation of later MLPs", what, default_line(ingredients, "ablation"), ("direction",), made)
         )
@@ -134,7 +134,7 @@ def of_features(
         made = {**made, "direction": value_digest(folder / "direction")}
     if "steer" in methods:
         what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
-        what += "" if direction is None else ", or of the probe's direction at the end of the last"
+        what += "" if direction is None else ", or the edits' direction at the end of the last"
         lines = one_block(features, direction)
         rivals.append(Rival(f"steering, one block{suffix}", what, lines, stages, made, folds=False))
     if "steer-all" in methods:

@@ -128,7 +128,7 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
     disturbed = neutral_moments(job) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)
     for one in fitted:
-        # The probe is fitted on the comments, too.
+        # The edits' direction is fitted on the comments, too.
         direction = None if one.stage == "features" and pairs is not None else ingredients.direction
         rivals += of_features(methods, folder, one, direction, options.evaluations)
     return rivals

@@ -49,7 +49,7 @@ def one_block(features: BlockFeatures, direction: Direction | None = None) -> tu
     lines = [line(f"block {block}", vector(features, block), block) for block in blocks]
     if direction is not None:
         unit = direction.vector.double() / direction.vector.double().norm()
-        lines.append(line(f"block {last}, probe", unit * features.norms[last], last))
+        lines.append(line(f"block {last}, of all comments", unit * features.norms[last], last))
     return tuple(lines)
 
 
