@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -175,6 +176,7 @@ def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
     running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
     while not list(cut.glob("conditions/patch-*.json")):
         assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
     running.kill()
     running.communicate()
     for out in (cut, whole):

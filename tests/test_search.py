@@ -17,7 +17,7 @@ from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import REPETITION_NOISE, Floor, Trial, Written
 
-FLOOR = Floor(Written(0.3, 0.3, 0.3, 0.15, 0.5), 0.9)
+FLOOR = Floor(Written(0.3, 0.3, 0.3, 0.15, 0.5, 0.15), 0.9)
 
 
 def family():
@@ -30,7 +30,9 @@ def formula(point: Point, number: int) -> Trial:
     kl = 0.1 * point.strength**2 + 0.02 * point.tilt**2 + 0.05 * point.ablate**2
     score = max(0.3 - 0.2 * point.strength - 0.05 * point.ablate, 0.0)
     excess = kl / 0.1 - 1
-    written = None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate, 0.5)
+    written = (
+        None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate, 0.5, 0.1 + 0.1 * point.ablate)
+    )
     return Trial(number, point, kl, kl / 2, excess, written, 0.0)
 
 
@@ -57,7 +59,7 @@ def test_texts_that_say_too_little_are_infeasible(tmp_path):
     """Optuna is told both excesses: of repetition, and of the distinct word pairs that are missing."""
 
     def poor(point: Point, number: int) -> Trial:
-        return replace(formula(point, number), excess=-1.0, written=Written(0.1, 0.1, 0.1, 0.25, 0.4))
+        return replace(formula(point, number), excess=-1.0, written=Written(0.1, 0.1, 0.1, 0.25, 0.4, 0.25))
 
     run(tmp_path, trials=2, try_out=poor)
     told = [json.loads(line) for line in (tmp_path / "journal.log").read_text().splitlines()]
@@ -202,7 +204,9 @@ def test_nothing_is_tried_again_when_all_is_done(tmp_path):
 
 def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_too_little():
     def trial(kl, concept, repeated=0.1, distinct=0.5):
-        return Trial(0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated, distinct), 0.0)
+        return Trial(
+            0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated, distinct, repeated), 0.0
+        )
 
     cheap, good, worse, babble = trial(0.01, 0.2), trial(0.05, 0.1), trial(0.06, 0.15), trial(0.02, 0.0, 0.4)
     same = trial(0.02, 0.0, distinct=0.44)

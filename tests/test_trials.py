@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.search.divergence import Cost, NeutralText
@@ -46,6 +47,7 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
     assert found.written.concept == pytest.approx(LengthScorer()(texts).mean())
     assert found.written.repetition == pytest.approx(np.mean([repetition(text) for text in texts]))
     assert found.written.distinct_2 == distinct_n(texts, 2)
+    assert found.written.repetition_high == bootstrap_mean([repetition(text) for text in texts]).high
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,17 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
     [(0.1, 0.5, True), (0.0, 0.45, True), (0.1, 1.0, True), (0.109, 0.9, True), (0.12, 0.9, False), (0.0, 0.44, False)],
 )
 def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeated, distinct, enough):
-    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5), 0.9)
-    found = Written(0.1, 0.1, 0.1, repeated, distinct)
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.1), 0.9)
+    found = Written(0.1, 0.1, 0.1, repeated, distinct, repeated)
     assert floor.holds(found) is enough
     assert floor.excess(found) == pytest.approx({"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct})
+
+
+def test_repetition_may_rise_within_what_cannot_be_told_from_the_plain_model():
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.15))
+    assert [floor.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.149, 0.151)] == [True, False]
+    never = Floor(Written(0.3, 0.3, 0.3, 0.0, 0.5, 0.0))
+    assert [never.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.009, 0.011)] == [True, False]
 
 
 def test_weights_are_the_same_objects_with_the_same_bits_afterwards(llama):

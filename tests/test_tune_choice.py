@@ -23,7 +23,7 @@ from dposcope.study.tune_settings import TuneSettings
 from families import TEXTS, random_direction, random_gains, tiny
 
 TEXT = " ".join(TEXTS * 40)
-BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6)
+BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
 
 
 class Tracked(Family):
@@ -57,11 +57,11 @@ class Scripted:
     def write(self):
         self.asked.append(Tracked.last)
         found = self.rule(Tracked.last)
-        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7)
+        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7, found)
 
 
 def trial(number, source, concept, kl):
-    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05, 0.6), 0.0)
+    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05, 0.6, 0.05), 0.0)
 
 
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
@@ -113,7 +113,7 @@ def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick
 def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick):
     settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
     trials = [trial(0, "learned-1", 0.1, 0.02)]
-    found, asked = chosen(tmp_path, lambda _: Written(0.4, 0.3, 0.5, 0.05, 0.6), settings=settings, trials=trials)
+    found, asked = chosen(tmp_path, lambda _: Written(0.4, 0.3, 0.5, 0.05, 0.6, 0.05), settings=settings, trials=trials)
     assert found.point is None
     assert str(found.edit) == "no change"
     assert len(found.passed_over) == len(asked) == 1
@@ -126,7 +126,7 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
 
 def test_what_says_the_same_to_every_prompt_is_taken_weaker(tmp_path):
     """0.9 × the plain model's distinct word pairs (0.54) are enough."""
-    found, _ = chosen(tmp_path, lambda point: Written(0.2, 0.1, 0.3, 0.05, 0.66 - 0.1 * point.strength))
+    found, _ = chosen(tmp_path, lambda point: Written(0.2, 0.1, 0.3, 0.05, 0.66 - 0.1 * point.strength, 0.05))
     assert found.passed_over
     assert all(one.written.distinct_2 < 0.54 for one in found.passed_over)
     assert found.written.distinct_2 >= 0.54
@@ -149,7 +149,7 @@ def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
 )
 def test_a_trial_that_lost_its_lead_is_held_against_the_next(tmp_path, first, second, sources):
     scores = {"learned-1": first, "learned-5": second}
-    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05, 0.55))
+    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05, 0.55, 0.05))
     assert list(dict.fromkeys(one.source for one in asked)) == sources
     best = min(sources, key=scores.__getitem__)
     assert found.point.source == best
@@ -189,7 +189,7 @@ def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkey
     ("rule", "first"),
     [
         (lambda _: 0.12, None),  # only repetition: no option lowers that bound
-        (lambda _: Written(0.1, 0.1, 0.1, 0.05, 0.5), "Lower --least-distinct, or "),
+        (lambda _: Written(0.1, 0.1, 0.1, 0.05, 0.5, 0.05), "Lower --least-distinct, or "),
         (None, "Raise --max-logppl-increase, or "),
     ],
 )

@@ -74,7 +74,7 @@ def search(
                 progress(done, trials)
             with FileLock(folder / ".proposals.lock"):
                 _forget_the_dead(optuna, study, folder)
-                proposed = _propose(optuna, study, family, trials=trials, seed=seed)
+                proposed = _propose(optuna, study, family, floor=floor, trials=trials, seed=seed)
                 if proposed is not None:
                     proposed.set_user_attr(_WORKER, worker)
             if proposed is None:  # it waits for other processes, which may yet die
@@ -93,7 +93,7 @@ def search(
     return found
 
 
-def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int) -> Any:
+def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: int, seed: int) -> Any:
     """The trial of the smallest number that nobody has; None where all, or those it depends on, are with others."""
     taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
     number = next(free for free in range(len(taken) + 1) if free not in taken)
@@ -108,7 +108,7 @@ def _propose(optuna: Any, study: Any, family: Family, *, trials: int, seed: int)
             costs = [trial for trial in _done(study) if trial.number < len(warm)]
             if len(costs) < len(warm):  # others are at them still, or will be again if they die
                 return None
-            start = at_the_bound(family.likely()[number - len(warm)], costs, family)
+            start = at_the_bound(family.likely()[number - len(warm)], costs, family, floor)
         else:
             start = None
         if start is not None:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
@@ -22,8 +20,8 @@ from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
 
 REPETITION_NOISE = 0.01
-"""Mean repetition that says nothing: less than its standard error over 200 prompts. A model that hardly ever repeats
-itself would else lose every edit to one text that does."""
+"""Mean repetition that says nothing. A model that never repeats itself, whose interval has no width, would else lose
+every edit to one text that does."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Written:
     """Mean share of repeated word 2-grams in a text."""
     distinct_2: float
     """Distinct share of the word 2-grams of all texts together: low where every prompt gets the same answer."""
+    repetition_high: float
+    """Upper end of the interval of `repetition` over the prompts."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ class Floor:
         """By how much texts fall below; 0 or less where they do not.
 
         Returns:
-            `repetition`, beyond the plain model's and what may be noise, and `distinct_2`.
+            `repetition`, beyond the interval of the plain model's, and `distinct_2`.
         """
+        most = max(self.plain.repetition_high, self.plain.repetition + REPETITION_NOISE)
         return {
-            "repetition": written.repetition - self.plain.repetition - REPETITION_NOISE,
+            "repetition": written.repetition - most,
             "distinct_2": self.distinct * self.plain.distinct_2 - written.distinct_2,
         }
 
@@ -163,5 +164,5 @@ class Objective:
         continued = generate(self.lm, list(self.prompts), new_tokens=self.new_tokens, batch_size=self.batch_size)
         texts = [one.text for one in continued]
         concept = bootstrap_mean(self.scorer(texts))
-        repeated = float(np.mean([repetition(text) for text in texts]))
-        return Written(concept.mean, concept.low, concept.high, repeated, distinct_n(texts, 2))
+        repeated = bootstrap_mean([repetition(text) for text in texts])
+        return Written(concept.mean, concept.low, concept.high, repeated.mean, distinct_n(texts, 2), repeated.high)

@@ -138,7 +138,7 @@ def prepare_search(
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer_digest(scorer)],
         "bound": asdict(objective.bound),
-        "least_distinct": settings.least_distinct,
+        "floor": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
         "windows": settings.search_windows,
         "ablates": family.ablates,
         "batch_size": settings.batch_size,
