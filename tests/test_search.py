@@ -64,7 +64,7 @@ def test_texts_that_say_too_little_are_infeasible(tmp_path):
     run(tmp_path, trials=2, try_out=poor)
     told = [json.loads(line) for line in (tmp_path / "journal.log").read_text().splitlines()]
     constraints = json.dumps([entry for entry in told if "constraint" in json.dumps(entry)])
-    for excess in (0.25 - 0.15 - REPETITION_NOISE, 0.9 * 0.5 - 0.4):
+    for excess in (0.25 - (0.15 + REPETITION_NOISE), 0.9 * 0.5 - 0.4):
         assert str(excess) in constraints
 
 
