@@ -8,7 +8,7 @@ to that method's sweep), `shuffled` (the first edit's gains given to other neuro
 edit by its text and by its code), `default`, `mlp-ablation` and `least-squares` (what dposcope makes without training),
 `steer`, `steer-all`, `ablation`, `profs`. The first --edit is what others are compared with. The last four are made
 from the comments' two classes, row by row in file order, and, as rows of their own, from --sentence-pairs (a table with
-columns toxic and neutral). Those made from comments also try the direction of the edits.
+columns toxic and neutral). Abliteration by comments also tries the direction of the edits.
 
 Every point of every sweep is measured on the same prompts, passages and windows: the first --limit prompts of the
 first half, and the first --windows windows of the neutral text, none of which anything here is fitted on. Strengths

@@ -123,7 +123,7 @@ def of_features(
         methods: of `METHODS`.
         folder: of the run.
         fitted: what they are made of.
-        direction: a further one for steering and ablation; it is in the last block.
+        direction: a further one for abliteration, of the last block.
         evaluations: most of one rival.
     """
     rivals: list[Rival] = []
@@ -134,14 +134,13 @@ def of_features(
         made = {**made, "direction": value_digest(folder / "direction")}
     if "steer" in methods:
         what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
-        what += "" if direction is None else ", or the edits' direction at the end of the last"
-        lines = one_block(features, direction)
-        rivals.append(Rival(f"steering, one block{suffix}", what, lines, stages, made, folds=False))
+        rivals.append(Rival(f"steering, one block{suffix}", what, one_block(features), stages, made, folds=False))
     if "steer-all" in methods:
         what = "The stream loses α of every block's difference of means, at the end of each"
         rivals.append(Rival(f"steering, all blocks{suffix}", what, all_blocks(features), stages, made, folds=False))
     if "ablation" in methods:
         what = "Output projections lose a direction (Arditi et al. 2024; kernel over blocks as heretic's)"
+        what += "" if direction is None else "; the last block's, that of the edits, is tried, too"
         rivals.append(Rival(f"abliteration{suffix}", what, abliterations(features, direction), stages, made))
     if "profs" in methods:
         what = "Value vectors lose a subspace of rank k (Uppal et al. 2024)"

@@ -10,7 +10,6 @@ from benchmarks.rivals.features import BlockFeatures
 from benchmarks.rivals.lines import Line
 from torch import Tensor
 
-from dposcope.directions.direction import Direction
 from dposcope.interventions.steer import Steer
 from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel
@@ -38,19 +37,16 @@ def vector(features: BlockFeatures, block: int) -> Tensor:
     return difference / difference.norm() * features.norms[block]
 
 
-def one_block(features: BlockFeatures, direction: Direction | None = None) -> tuple[Line, ...]:
-    """A line for each of four blocks, from a quarter of the depth to the last, and for the direction in the last."""
+def one_block(features: BlockFeatures) -> tuple[Line, ...]:
+    """A line for each of four blocks, from a quarter of the depth to the last."""
     last = len(features.norms) - 1
-
-    def line(name: str, found: Tensor, block: int) -> Line:
-        return Line(name, lambda a: Steer(found, a, block), symbol="α", start=0.2, most=4.0)
-
     blocks = sorted({last // 4, last // 2, 3 * last // 4, last})
-    lines = [line(f"block {block}", vector(features, block), block) for block in blocks]
-    if direction is not None:
-        unit = direction.vector.double() / direction.vector.double().norm()
-        lines.append(line(f"block {last}, of all comments", unit * features.norms[last], last))
-    return tuple(lines)
+
+    def line(block: int) -> Line:
+        found = vector(features, block)
+        return Line(f"block {block}", lambda a: Steer(found, a, block), symbol="α", start=0.2, most=4.0)
+
+    return tuple(line(block) for block in blocks)
 
 
 def all_blocks(features: BlockFeatures) -> tuple[Line, ...]:
