@@ -271,14 +271,15 @@ _SHARES = ("share", "share_low", "share_high")
 
 
 def curve(points: Sequence[Point]) -> Figure:
-    """Share of the effect above, cost below, over the number of neurons; every line ends at the whole."""
+    """Share of the effect above, cost below, over the number of neurons; but for random ones lines end at the whole."""
     with house_style():
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         for way, role in WAYS.items():
             if not (own := [one for one in points if one.way == way]):
                 continue
-            own += [one for one in points if one.way == WHOLE]
+            if way != RANDOM:
+                own += [one for one in points if one.way == WHOLE]
             shown = [(one.neurons, one.share) for one in own if one.share is not None]
             look = {"color": COLOURS[role], "marker": "o", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8}
             arms = [
@@ -296,12 +297,21 @@ def curve(points: Sequence[Point]) -> Figure:
         below.set_ylabel("rise of log-PPL")
         below.set_xlabel("neurons whose gain is not 1")
         below.set_xscale("log")
-        numbers = sorted({one.neurons for one in points})
+        numbers = _apart({one.neurons for one in points if one.penalty is None})
         below.set_xticks(numbers, [f"{number:,}" for number in numbers])  # not powers of ten: they would want TeX
         below.set_xticks([], minor=True)
         for axes in (above, below):
             axes.grid()
         return figure
+
+
+def _apart(numbers: set[int]) -> list[int]:
+    """Those whose labels do not lie on one another, the largest among them."""
+    kept: list[int] = []
+    for number in sorted(numbers, reverse=True):
+        if not kept or number < 0.75 * kept[-1]:
+            kept.append(number)
+    return kept[::-1]
 
 
 def _strength(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,19 @@ def test_a_share_that_means_nothing_is_a_dash_and_no_point():
     assert [label.get_text() for label in curve(points).axes[1].get_xticklabels()] == ["10", "100"]
 
 
-def test_every_line_ends_at_the_whole():
+def test_lines_end_at_the_whole_and_labels_stand_apart():
     half, full = Share(0.5, 0.4, 0.6, 9), Share(1.0, 1.0, 1.0, 9)
-    points = [point("kept", 10, half), point("penalty", 20, half), point("all gains", 100, full)]
-    drawn = [list(line.get_xdata()) for line in curve(points).axes[0].lines]
+    points = [point("kept", 10, half), point("random ones learned again", 9, half), point("all gains", 100, full)]
+    points.append(replace(point("penalty", 20, half), penalty=0.3))
+    above, below = curve(points).axes
+    drawn = [list(line.get_xdata()) for line in above.lines]
     assert [10, 100] in drawn
     assert [20, 100] in drawn
-    assert [row.split(" | ")[1] for row in table(points).splitlines()[2:]] == ["kept", "penalty", "all gains"]
+    assert [9] in drawn
+    assert [label.get_text() for label in below.get_xticklabels()] == ["10", "100"]
+    assert [row.split(" | ")[1] for row in table(points).splitlines()[2:]] == [
+        *("kept", "random ones learned again", "all gains", "penalty, μ = 0.3")
+    ]
 
 
 def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
