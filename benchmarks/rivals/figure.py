@@ -1,4 +1,4 @@
-"""Concept against cost: a line per rival, what was measured as points, intervals where rivals are compared."""
+"""Concept against cost: a line per rival, what was measured as points, intervals of the best where all are compared."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,7 @@ def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure
         base = float(sweeps[0].base.per_prompt[SCORE].mean())
         axes.axhline(base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         others = [found for found in sweeps if found.rival.name != ours]
+        told = {ours, *_best_untrained(others)}
         for found in sweeps:
             if found.rival.name == ours:
                 colour, marker, dash, width = COLOURS["edit"], "D", _DASHES[0], 2.4
@@ -54,6 +55,8 @@ def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure
                 linestyle="none",
                 label=found.rival.name,
             )
+            if found.rival.name not in told:
+                continue
             # Side by side, so that intervals at one cost do not hide each other.
             nudge = 0.0012 * (sweeps.index(found) - len(sweeps) / 2)
             for cost in COSTS:
@@ -68,3 +71,9 @@ def tradeoffs(sweeps: Sequence[Sweep], ours: str | None, concept: str) -> Figure
         axes.set_ylabel(f"mean {concept}, best within the cost")
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
         return figure
+
+
+def _best_untrained(sweeps: Sequence[Sweep]) -> set[str]:
+    """The rivals that are lowest at some cost among those that nobody trained."""
+    free = [found for found in sweeps if not found.rival.trained]
+    return {min(free, key=lambda found: best_at(found.lines, cost).score).rival.name for cost in COSTS if free}
