@@ -82,7 +82,7 @@ def abliterations(features: BlockFeatures, direction: Direction | None = None) -
             lambda w: Folded(abliteration(directions, kernel, w, mlp_share=share)),
             symbol="w",
             start=0.5,
-            most=4.0,
+            most=16.0,
         )
 
     shapes = [(scope, shape) for scope in scopes for shape in kernels]
