@@ -1,6 +1,6 @@
 """What ships keeps every bound: the costs of a scaled edit, its repetition, and what is said where nothing does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,25 @@ def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick
     assert [one.point.strength for one in found.passed_over] == pytest.approx([1.0, 0.85])
     assert [step.strength for step in found.strength.steps] == pytest.approx([1.0, 0.85, 0.7])
     assert found.by_kl == pytest.approx((0.7, 0.85, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "repeated", "told"),
+    [(None, [0.3, 0.3, 0.05], True), (None, [0.3, 0.05], False), ("none", [0.3, 0.3, 0.05], False), (None, [], False)],
+)
+def test_gains_that_a_teacher_made_repeat_themselves_are_told(tmp_path, teacher, repeated, told):
+    trials = [
+        replace(trial(number, "learned-6", 0.1, 0.02), written=Written(0.1, 0.1, 0.1, one, 0.6, one))
+        for number, one in enumerate([*repeated])
+    ]
+    trials += [trial(9, "groups", 0.3, 0.01), replace(trial(10, "learned-6", 0.1, 0.2), written=None)]
+    scorer = type("Scorer", (), {"name": "s"})()
+    searched = Searched(type("Objective", (), {"scorer": scorer})(), trials, Floor(BASE, 0.9))
+    materials = type("Materials", (), {"scorer": scorer})()
+    found = Found(Edit(), None, None, BASE)
+    said = " ".join(tune_report._notes(searched, found, TuneSettings(teacher=teacher), materials))
+    assert ("2 of 3 edits with learned gains that kept the bounds on cost said too little" in said) == told
+    assert ("Try --teacher none." in said) == told
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -12,6 +12,7 @@ from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.edit import LEARNED
 from dposcope.neurons.groups import group_sets
 from dposcope.search.family import NO_GAINS, Point
 from dposcope.search.search import front
@@ -187,6 +188,13 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
         notes.append(
             f"{sentence_case(plural(useless, 'edit'))} within every bound scored no lower on the search prompts than "
             f"the plain model ({fixed(searched.base.concept)})."
+        )
+    taught = [trial.written for trial in searched.trials if trial.written and trial.point.source.startswith(LEARNED)]
+    mute = sum(not searched.floor.holds(written) for written in taught)
+    if settings.taught and 2 * mute > len(taught):
+        notes.append(
+            f"{mute} of {len(taught)} edits with learned gains that kept the bounds on cost said too little: a teacher "
+            "may teach them to repeat themselves. Try --teacher none."
         )
     if found.by_kl:
         notes.append(
