@@ -1,16 +1,19 @@
 """A tiny job on disk: a random model saved as a checkpoint, and data files that its tokenizer can read."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dposcope.study.table import Table
 from families import CIVIL, RUDE, TEXTS, tiny
@@ -134,6 +137,23 @@ def command(capsys, *arguments: object) -> Told:
         code = int(stop.code or 0)
     told = capsys.readouterr()
     return Told(code, told.out, told.err)
+
+
+def refused(script: Callable[[], None], *arguments: object) -> str:
+    """What the command of a benchmark, run here, says on the error stream as it refuses."""
+    said, told, given = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["benchmark", *map(str, arguments)]
+    try:
+        with (
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(told),
+            pytest.raises(SystemExit) as stop,
+        ):
+            script()
+    finally:
+        sys.argv = given
+    assert (stop.value.code, told.getvalue()) == (2, "")
+    return said.getvalue()
 
 
 def process(*arguments: object, **options) -> subprocess.Popen:

@@ -9,11 +9,11 @@ import torch
 
 import dposcope as ds
 from families import random_direction, random_gains, tiny
-from jobs import make_job
+from jobs import make_job, refused
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from forms import Reading, compared, table
+from forms import Reading, compared, main, table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -56,7 +56,5 @@ def test_what_differs_is_counted_and_measured_by_the_size_of_the_edit():
 
 @pytest.mark.parametrize("wrong", [["--forms", "checkpoint,zip"], ["--model", "elsewhere"]])
 def test_what_cannot_be_had_is_told(tmp_path, wrong):
-    command = [sys.executable, str(BENCHMARKS / "forms.py"), "--edit", str(tmp_path / "edit"), *wrong]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "no form 'zip'" in done.stderr or "give --gguf" in done.stderr
+    said = refused(main, "--edit", tmp_path / "edit", *wrong)
+    assert "no form 'zip'" in said or "give --gguf" in said

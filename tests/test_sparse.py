@@ -18,12 +18,12 @@ from dposcope.evaluation.statistics import Difference, Estimate, Share
 from dposcope.model.generate import generate
 from dposcope.study.dpo import run_dpo
 from dposcope.study.dpo_settings import DpoSettings
-from jobs import make_job, softness
+from jobs import make_job, refused, softness
 from preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from sparse import Point, curve, frame, table, training
+from sparse import Point, curve, frame, main, table, training
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -139,10 +139,9 @@ def test_another_run_than_that_of_gains_is_refused(tmp_path):
     for told in (None, {"command": "tune", "settings": {}}, {"command": "dpo", "settings": {"train": "full"}}):
         if told is not None:
             write_json(tmp_path / "run.json", told)
-        command = [sys.executable, str(BENCHMARKS / "sparse.py"), str(tmp_path), "--out", str(tmp_path / "out")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "is no run of dposcope dpo --train gains" in done.stderr
+        said = refused(main, tmp_path, "--out", tmp_path / "out")
+        assert "is no run of dposcope dpo --train gains" in said
+        assert len(said.splitlines()) == 1
 
 
 def test_gains_of_another_version_are_refused():
@@ -154,7 +153,6 @@ def test_gains_of_another_version_are_refused():
 def test_what_cannot_be_had_is_told_before_anything_is_trained(tmp_path, wrong):
     write_json(tmp_path / "run.json", {"command": "dpo", "settings": {"train": "gains", "model": "m"}})
     ds.Edit.of(ds.Gains(torch.full((2, 4), 1.5))).save(tmp_path / "edit")
-    command = [sys.executable, str(BENCHMARKS / "sparse.py"), str(tmp_path), *wrong, "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "cannot be had; penalties lie between" in done.stderr
+    said = refused(main, tmp_path, *wrong, "--out", tmp_path / "out")
+    assert "cannot be had; penalties lie between" in said
+    assert len(said.splitlines()) == 1
