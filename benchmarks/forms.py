@@ -18,6 +18,7 @@ largest of one weight as a share of the largest weight.
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -244,9 +245,16 @@ def table(rows: Sequence[Compared]) -> str:
     """Markdown."""
     lines = ["| form | texts that differ | logits | log-PPL | rounding |", "| --- | --- | --- | --- | --- |"]
     for one in rows:
-        texts, rounding = f"{one.differing} of {one.prompts}", "–" if one.rounding is None else f"{one.rounding:.1e}"
-        lines.append(f"| {one.form} | {texts} | {one.logits:.1e} | {one.log_perplexity:.1e} | {rounding} |")
+        cells = [one.form, f"{one.differing} of {one.prompts}"]
+        cells += [_told(number) for number in (one.logits, one.log_perplexity, one.rounding)]
+        lines.append("".join(f"| {cell} " for cell in cells) + "|")
     return "\n".join(lines)
+
+
+def _told(number: float | None) -> str:
+    if number is None:
+        return "–"
+    return f"{number:.1e}" if math.isfinite(number) else "overflows"
 
 
 def main() -> None:

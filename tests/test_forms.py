@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def test_what_differs_is_counted_and_measured_by_the_size_of_the_edit():
     assert (one.differing, one.prompts, one.logits, one.log_perplexity) == (1, 2, 0.25, 0.25)
     assert table([one]).splitlines()[-1] == "| x | 1 of 2 | 2.5e-01 | 2.5e-01 | 1.0e-03 |"
     assert compared("x", hooked, hooked, plain).logits == 0
+    assert (
+        table([replace(one, logits=float("nan"))]).splitlines()[-1] == "| x | 1 of 2 | overflows | 2.5e-01 | 1.0e-03 |"
+    )
 
 
 @pytest.mark.parametrize("wrong", [["--forms", "checkpoint,zip"], ["--model", "elsewhere"]])
