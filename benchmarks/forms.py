@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from dposcope.shipping.ship import load_edit, ship
 from dposcope.study.checkpoint import write_checkpoint
 
 FORMS = ("checkpoint", "folder", "adapters", "gguf", "int8", "bfloat16", "float16")
+_NEEDS = {"adapters": "peft", "gguf": "gguf", "int8": "compressed_tensors"}
 _EMBEDDED = "gemma-3-270m"
 _BATCH = 25
 _NEW_TOKENS = 20
@@ -142,18 +144,16 @@ def compare(
                 read, rounding = _ALONE[form](lm, edit, base, scratch / form)
                 rows.append(compared(form, task.read_alone(read, base, lm.end_ids), hooked, plain, rounding))
     gains = edit.gains_alone()
-    quantised = {"gguf": gguf, "int8": scratch / "int8"}
-    for form in ("gguf", "int8"):
-        if form not in forms:
-            continue
-        _tell(form)
-        source = quantised[form]
-        if form == "int8":
-            quantise(base, source)
-        elif source is None:
-            source = scratch / "base.gguf"
-            BUNDLED[_EMBEDDED].assemble(BUNDLED[_EMBEDDED], source)
-        rows.append(_from_file_to_file(form, source, gains, task, scratch, "float32"))
+    if "gguf" in forms:
+        _tell("gguf")
+        if gguf is None:
+            gguf = scratch / "base.gguf"
+            BUNDLED[_EMBEDDED].assemble(BUNDLED[_EMBEDDED], gguf)
+        rows.append(_from_file_to_file("gguf", gguf, gains, task, scratch, "float32"))
+    if "int8" in forms:
+        _tell("int8")
+        quantise(base, scratch / "int8")
+        rows.append(_from_file_to_file("int8", scratch / "int8", gains, task, scratch, "float32"))
     for form in ("bfloat16", "float16"):
         if form in forms:
             _tell(form)
@@ -274,6 +274,9 @@ def main() -> None:
     try:
         if "gguf" in options.forms and options.gguf is None and options.model != _EMBEDDED:
             raise DposcopeError("no GGUF file of this model is at hand; give --gguf, or --forms without gguf")
+        for form, package in _NEEDS.items():
+            if form in options.forms and find_spec(package) is None:
+                raise DposcopeError(f"{form} needs the {package} package; install it, or give --forms without {form}")
         edit = load_edit(options.edit)
         task = Task(
             ds.load_prompts(options.prompts, limit=options.limit), ds.load_neutral(options.neutral), options.windows

@@ -62,3 +62,9 @@ def test_what_differs_is_counted_and_measured_by_the_size_of_the_edit():
 def test_what_cannot_be_had_is_told(tmp_path, wrong):
     said = refused(main, "--edit", tmp_path / "edit", *wrong)
     assert "no form 'zip'" in said or "give --gguf" in said
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("forms.find_spec", lambda name: None if name == "compressed_tensors" else name)
+    said = refused(main, "--edit", tmp_path / "edit", "--model", "m", "--forms", "checkpoint,int8")
+    assert said == "forms: int8 needs the compressed_tensors package; install it, or give --forms without int8\n"

@@ -21,6 +21,7 @@ from dposcope.model.load import load
 from dposcope.study.config import EvaluateSettings
 from dposcope.study.ingredients import Job, prepare, read_data
 from dposcope.study.run import Quiet, open_run
+from dposcope.study.tune_search import neutral_moments
 from families import (
     CIVIL,
     RUDE,
@@ -42,7 +43,7 @@ from benchmarks.rivals.__main__ import main
 from benchmarks.rivals.abliteration import LATE, Kernel, abliteration, abliterations
 from benchmarks.rivals.compare import Spot, best_at, mean_up_to
 from benchmarks.rivals.features import BlockFeatures, block_features
-from benchmarks.rivals.own import default_line, least_squares_line, neutral_moments
+from benchmarks.rivals.own import default_line, least_squares_line
 from benchmarks.rivals.placing import bracket, spread, strengths_at
 from benchmarks.rivals.profs import projected, projections, toxic_directions
 from benchmarks.rivals.replaced import Folded
@@ -386,7 +387,7 @@ def test_what_this_project_makes_without_training_is_that_of_its_commands(tmp_pa
     with open_run(tmp_path / "out", "rivals", {}, reporter=Quiet()) as opened:
         at_work = Job(opened, lm, read_data(settings))
         made = prepare(at_work, settings, settings)
-        moments = neutral_moments(at_work)
+        moments = neutral_moments(at_work, at_work.data.neutral, 4)
     (both,), (alone,) = default_line(made, "both"), default_line(made, "ablation")
     (squares,) = least_squares_line(made, moments)
     edit, half = both.at(0.5).edit, lm.n_blocks // 2

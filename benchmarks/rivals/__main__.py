@@ -13,9 +13,8 @@ columns toxic and neutral). Abliteration by comments also tries the direction of
 Every point of every sweep is measured on the same prompts, passages and windows: the first --limit prompts of the
 first half, and the first --windows windows of the neutral text, none of which anything here is fitted on. Strengths
 are placed on the next --placing-windows windows, where they are expected to cost what methods are compared at; at most
---evaluations a method, 5 for one of a single line. An evaluation of a 270M model takes about a minute on two cores
-with 200 prompts and 16 windows, so that the training-free methods take about 75 minutes and each --edit and --tuned 5
-more; what is expected is told before the first sweep. A killed comparison goes on with the same command.
+--evaluations a method, 5 for one of a single line. How many evaluations there will be, and how long they may take, is
+told before the first sweep. A killed comparison goes on with the same command.
 
 DIR gets rivals.md (tables), rivals.svg and .png, rivals.parquet (a row per evaluation, written as each ends),
 rivals-at-costs.parquet and rivals.json (settings); nobody's text is in them, but in DIR/conditions it is.

@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.rivals.lines import Rival
 from benchmarks.rivals.options import Options
-from benchmarks.rivals.own import neutral_moments
 from benchmarks.rivals.price import minutes, peak_stage, run_time
 from benchmarks.rivals.report import Price, at_costs, evaluations, main_table, paired_tables
 from benchmarks.rivals.roster import OF_FEATURES, OF_NEURONS, Fitted, features_stage, of_features, of_neurons, trained
@@ -26,9 +25,12 @@ from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition
 from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.table import write_parquet
+from dposcope.study.tune_search import neutral_moments
 
 _SENTENCES = 500
 """Pairs of sentences that features are read of, as ProFS' published settings."""
+_MOMENTS = 128
+"""Windows of neutral text that moments are read of, as `dposcope tune` by default."""
 
 
 def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> list[Sweep]:
@@ -125,7 +127,8 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
             for stage, sentences, suffix in given
         ]
     ingredients = prepare(job, settings, settings)
-    disturbed = neutral_moments(job) if "least-squares" in methods else None
+    half = job.data.neutral[len(job.data.neutral) // 2 :]  # its beginning is for measuring
+    disturbed = neutral_moments(job, half, _MOMENTS) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)
     for one in fitted:
         # The edits' direction is fitted on the comments, too.

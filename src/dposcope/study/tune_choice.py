@@ -29,8 +29,6 @@ _WINDOWS = 32
 """Windows of 1,024 tokens, spread over the text, that set the strength of what was found."""
 _READINGS = 6
 """How often they are read as a rule, for the progress bar: plain, and at five strengths."""
-
-
 _WEAKER = (0.85, 0.7, 0.5)
 """Of the strongest factor within the bounds, where texts say too little at all that the search for it met."""
 
@@ -113,13 +111,13 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             edit = searched.objective.family.edit(final)
             with folded(job.lm, edit):
                 written = searched.objective.write()
-            useful = written.concept < searched.base.concept
-            if not (useful and searched.floor.holds(written)):
+            useful, enough = written.concept < searched.base.concept, searched.floor.holds(written)
+            if not (useful and enough):
                 passed_over.append(PassedOver(final, written))
             elif best is None or written.concept < best.written.concept:
                 rise = line.costs[factor].rise
                 best = Found(edit, final, line.chosen(factor), written, rise, by_kl=line.by_kl)
-            if not useful or searched.floor.holds(written):
+            if not useful or enough:
                 break  # weaker, it would do less
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))

@@ -68,7 +68,7 @@ def sources_of(
         selection = select_fraction(ingredients.cosine, ingredients.means.mean, beta=_BETA)
         sources["groups"] = Source(lambda strength: Edit.of(gains_of(selection, alpha=strength)), start=0.1, most=0.5)
     if "least-squares" in settings.methods:
-        disturbed = _neutral_moments(job, learn_text, settings)
+        disturbed = neutral_moments(job, learn_text, 4 * settings.search_windows)
         problem = LeastSquares.of(job.lm, ingredients.means, ingredients.direction.vector, disturbed=disturbed)
         sources["least-squares"] = Source(
             cache(lambda share: Edit.of(problem.gains(min(share, 1.0)))), start=0.15, most=0.6
@@ -76,18 +76,19 @@ def sources_of(
     return sources
 
 
-def _neutral_moments(job: Job, learn_text: str, settings: TuneSettings) -> NeuronMeans:
+def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
+    """The stage `neutral-means`: every neuron's moments on so many windows of 128 tokens of neutral text."""
     stem = job.run.folder / "neutral-means"
 
     def make() -> None:
         with recording(job.lm) as seen, torch.no_grad():
-            NeutralText.read(job.lm, learn_text, windows=4 * settings.search_windows, length=_LENGTH, seed=1)
+            NeutralText.read(job.lm, text, windows=windows, length=_LENGTH, seed=1)
         seen.value({"model": job.lm.name, "fingerprint": job.lm.fingerprint, "text": "neutral"}).save(stem)
 
     return job.run.stage(
         "neutral-means",
         "Neurons on neutral text",
-        inputs={"model": job.model, "text": text_digest(learn_text), "windows": settings.search_windows},
+        inputs={"model": job.model, "text": text_digest(text), "windows": windows},
         files=value_files(stem).both,
         make=make,
         load=lambda: NeuronMeans.load(stem),
