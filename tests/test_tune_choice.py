@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import Floor, Trial, Written
-from dposcope.study import tune_report, tune_search
+from dposcope.study import tune, tune_report, tune_search
 from dposcope.study.ingredients import Job
 from dposcope.study.run import Quiet, Run
 from dposcope.study.tune_choice import Found, choose, source_name
@@ -58,6 +59,10 @@ class Scripted:
         self.asked.append(Tracked.last)
         found = self.rule(Tracked.last)
         return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7, found)
+
+
+def an_objective(scorer):
+    return SimpleNamespace(scorer=scorer, family=SimpleNamespace(sources={"learned-6": None}))
 
 
 def trial(number, source, concept, kl):
@@ -120,7 +125,7 @@ def test_gains_that_a_teacher_made_repeat_themselves_are_told(tmp_path, teacher,
     ]
     trials += [trial(9, "groups", 0.3, 0.01), replace(trial(10, "learned-6", 0.1, 0.2), written=None)]
     scorer = type("Scorer", (), {"name": "s"})()
-    searched = Searched(type("Objective", (), {"scorer": scorer})(), trials, Floor(BASE, 0.9))
+    searched = Searched(an_objective(scorer), trials, Floor(BASE, 0.9))
     materials = type("Materials", (), {"scorer": scorer})()
     found = Found(Edit(), None, None, BASE)
     said = " ".join(tune_report._notes(searched, found, TuneSettings(teacher=teacher), materials))
@@ -137,7 +142,7 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
     assert str(found.edit) == "no change"
     assert len(found.passed_over) == len(asked) == 1
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
-    objective = type("Objective", (), {"scorer": materials.scorer})()
+    objective = an_objective(materials.scorer)
     said = " ".join(tune_report._notes(Searched(objective, trials, Floor(BASE, 0.9)), found, settings, materials))
     assert "scored no lower on the search prompts than the plain model (0.400)" in said
     assert "said too little" not in said
@@ -194,10 +199,13 @@ def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkey
     floors = []
     monkeypatch.setattr(tune_search, "search", lambda *_, floor, **__: floors.append(floor) or [])
     objective = Scripted(None, lambda _: BASE, None, [])
-    objective.try_out = None
-    prepared = tune_search.Prepared(objective, {}, tmp_path / "search")
-    settings = TuneSettings(least_distinct=0.8, quick=quick)
-    searched = tune_search.search_edits(Job(Run(tmp_path, {}, Quiet()), None, None), prepared, settings)
+    inputs = {"model": "m", "prompts": "p", "scorer": "s", "batch_size": 1}
+    prepared = tune_search.Prepared(objective, inputs, tmp_path / "search")
+    for name, stub in (("ranking_scorer", None), ("sources_of", {}), ("prepare_search", prepared)):
+        monkeypatch.setattr(tune, name, lambda *_, stub=stub, **__: stub)
+    settings = TuneSettings(least_distinct=0.8, quick=quick, teacher="none")
+    job = Job(Run(tmp_path, {}, Quiet()), None, None)
+    searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=dict), settings)
     assert searched.floor == Floor(BASE, 0.8)
     assert floors == ([] if quick else [Floor(BASE, 0.8)])
     assert searched.base == BASE
@@ -253,7 +261,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
         "schedule": {"learning_rate": 0.01, "decay": "linear"},
         "steps": 30,
         "pairs": {"train": 90, "validation": 10},
-        "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0},
+        "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0, "epochs": 4.0},
     }
     write_json(tmp_path / "learned-1" / "training.json", training)
     settings = TuneSettings(

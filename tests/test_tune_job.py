@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
@@ -19,16 +20,17 @@ from dposcope.evaluation.shuffled_scorer import DrawnScorer
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
-from dposcope.search.family import Source
-from dposcope.search.trials import Trial
-from dposcope.study import tune
+from dposcope.search.family import Point, Source
+from dposcope.search.trials import Floor, Objective, Trial, Written
+from dposcope.study import tune, tune_learning
 from dposcope.study.ingredients import Job as AtWork
 from dposcope.study.ingredients import prepare
 from dposcope.study.negative_control import _SALT
-from dposcope.study.run import RunPolicy, open_run
-from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, _teacher, join_tune, run_tune
-from dposcope.study.tune_search import prepare_search
-from dposcope.study.tune_settings import TuneSettings
+from dposcope.study.run import Quiet, Run, RunPolicy, open_run
+from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.study.tune_learning import _teacher, learn_gains
+from dposcope.study.tune_search import prepare_search, say_enough, try_learned
+from dposcope.study.tune_settings import Learning, TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
 
 TRIALS = 12
@@ -200,6 +202,98 @@ def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, name
     assert "- teacher: full" in (folder / "model/README.md").read_text()
 
 
+class Silent:
+    """An objective whose rule says what each strength costs and writes."""
+
+    def __init__(self, rule) -> None:
+        self.rule = rule
+        self.asked: list[Point] = []
+
+    def try_out(self, point: Point) -> Trial:
+        self.asked.append(point)
+        return Trial(0, point, 0.1, 0.1, -0.1, self.rule(point), 0.0)
+
+
+PLAIN = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.15)
+FLOOR = Floor(PLAIN)
+
+
+def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) -> Written:
+    return Written(concept, concept, concept, repetition, distinct, repetition)
+
+
+@pytest.mark.parametrize(
+    ("rule", "strengths", "enough"),
+    [
+        (lambda _: wrote(), [1.0], True),
+        (lambda _: wrote(repetition=0.3), [1.0], False),
+        (lambda _: wrote(distinct=0.2), [1.0], False),
+        (lambda _: wrote(concept=0.4), [1.0], False),
+        (lambda point: wrote() if point.strength < 0.6 else None, [1.0, 0.75, 0.5], True),
+        (lambda _: None, [1.0, 0.75, 0.5, 0.25], False),
+    ],
+)
+def test_taught_gains_are_heard_as_strong_as_their_cost_allows(tmp_path, rule, strengths, enough):
+    objective = Silent(rule)
+    prepared = SimpleNamespace(objective=objective, inputs={})
+    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
+    tried = try_learned(job, prepared, ["learned-6"])
+    assert objective.asked == [Point("learned-6", strength) for strength in strengths]
+    assert say_enough(tried, FLOOR) == enough
+    assert try_learned(job, prepared, ["learned-6"]) == tried, "kept"
+    assert len(objective.asked) == len(strengths)
+
+
+def test_of_several_taught_vectors_one_that_says_enough_is_enough(tmp_path):
+    objective = Silent(lambda point: wrote(repetition=0.3 if point.source == "learned-2" else 0.1))
+    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
+    tried = try_learned(job, SimpleNamespace(objective=objective, inputs={}), ["learned-2", "learned-6"])
+    assert say_enough(tried, FLOOR)
+    assert not say_enough(tried[:1], FLOOR)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tmp_path, monkeypatch, silent):
+    """From the same pairs; what was tried of the taught ones is not tried again; the report says why."""
+    folder = tmp_path / "out"
+    asked = []
+    monkeypatch.setattr(tune, "say_enough", lambda *_: not silent)
+    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
+    of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
+    try_out = Objective.try_out
+    monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
+    run = tuned(job, folder, **of_run)
+    trials = done_trials(Done(job, run))
+    tried = json.loads((folder / "taught-texts.json").read_text())
+    assert [one.number for one in trials] == list(range(6))
+    assert trials[0].to_json() == tried[0] | {"number": 0}
+    assert len(asked) == len(set(asked)), "nothing twice"
+    names = {"learned-6", "learned-untaught"} if silent else {"learned-6"}
+    assert {trial.point.source for trial in trials} == names
+    assert (folder / "learned-untaught").exists() == silent
+    page = " ".join((folder / "report.html").read_text().split())
+    assert ("were learned from the pairs alone as well (learned-untaught)" in page) == silent
+    if silent:
+        taught, alone = (read_json(folder / name / "training.json") for name in ("learned-6", "learned-untaught"))
+        assert taught["pairs"] == alone["pairs"]
+        assert (taught["objective"]["teacher_weight"], alone["objective"]["teacher_weight"]) == (1, 0)
+        assert (alone["objective"]["kl_weight"], alone["schedule"]["decay"]) == (1, "none")
+        assert alone["settings"]["epochs"] == 3
+    before = contents(folder)
+    asked.clear()
+    more = settings_of(job, **of_run | {"trials": 7})
+    assert len(join_tune(str(job.model), folder, more)) == 7
+    assert len(asked) == 1
+    tuned(job, folder, **of_run)
+    assert {name for name, held in contents(folder).items() if before.get(name, held) != held} <= {
+        name for name in before if name.startswith("search/")
+    }
+    if silent:
+        shutil.rmtree(folder / "learned-untaught")
+        with pytest.raises(DposcopeError, match="still learns its gains"):
+            join_tune(str(job.model), folder, more)
+
+
 def test_whom_gains_imitate(job, monkeypatch):
     def teacher(**given):
         return _teacher(str(job.model), settings_of(job, **{"teacher": None, "epochs": None, **given}))
@@ -210,23 +304,26 @@ def test_whom_gains_imitate(job, monkeypatch):
     assert teacher(teacher="none") is None
     assert teacher(teacher="org/tuned") == "org/tuned"
     few = load(str(job.model), dtype="float32", device="cpu").model.num_parameters()
-    monkeypatch.setattr(tune, "_FEW_WEIGHTS", few)
+    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few)
     assert teacher() == "full"
-    monkeypatch.setattr(tune, "_FEW_WEIGHTS", few - 1)
+    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few - 1)
     assert teacher() == "lora"
-    monkeypatch.setattr(tune, "size_of", lambda source: None)  # a hub id: its weights are counted
+    monkeypatch.setattr(tune_learning, "size_of", lambda source: None)  # a hub id: its weights are counted
     assert teacher() == "lora"
 
 
 def test_a_taught_run_learns_by_other_defaults(job):
     def of(**given):
         settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learns, settings.passes, settings.decay
+        return settings.learnings, settings.untaught
 
-    assert of() == of(teacher="org/tuned") == of(quick=True, teacher="full") == ([6.0], 2.0, "linear")
-    assert of(quick=True) == of(teacher="none") == ([1.0], 3.0, "none")
-    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == ([0.5, 3.0], 1.0, "linear")
-    assert of(form="ablation")[0] == of(methods=["groups"])[0] == []
+    taught, alone = Learning("learned-6", 6.0, 2.0, "linear"), Learning("learned-untaught", 1.0, 3.0, "none")
+    assert of() == ([taught], alone)
+    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ([taught], None)
+    assert of(quick=True) == of(teacher="none") == ([replace(alone, name="learned-1")], None)
+    two = [Learning("learned-0.5", 0.5, 1.0, "linear"), Learning("learned-3", 3.0, 1.0, "linear")]
+    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == (two, replace(alone, epochs=1.0))
+    assert of(form="ablation") == of(methods=["groups"]) == ([], None)
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
@@ -287,12 +384,12 @@ def test_who_has_little_memory_has_a_lever_in_every_part(job, tmp_path, monkeypa
         asked["pairs"] = settings
         return SimpleNamespace(path=path)
 
-    monkeypatch.setattr(tune, "run_pairs", pairs)
-    monkeypatch.setattr(tune, "run_dpo", lambda _m, out, settings, **_: asked.__setitem__(out.name, settings))
-    monkeypatch.setattr(tune.Edit, "load", lambda _: None)
+    monkeypatch.setattr(tune_learning, "run_pairs", pairs)
+    monkeypatch.setattr(tune_learning, "run_dpo", lambda _m, out, settings, **_: asked.__setitem__(out.name, settings))
+    monkeypatch.setattr(tune_learning.Edit, "load", lambda _: None)
     settings = settings_of(job, batch_size=5, micro_batch_size=3, teacher="full", teacher_strength=1.0)
     with open_run(tmp_path / "out", "tune", _described(str(job.model), settings)) as run:
-        tune._learned(str(job.model), run, "text", settings)
+        learn_gains(str(job.model), run, "text", settings)
     assert asked["pairs"].batch_size == 5
     assert {name: asked[name].micro_batch_size for name in ("teacher", "learned-6")} == {"teacher": 3, "learned-6": 3}
 

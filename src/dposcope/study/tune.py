@@ -1,46 +1,48 @@
 """`dposcope tune`: the edit that removes most of a concept for a stated cost, found, measured once, and shipped.
 
-Pairs sampled from the model itself → gains learned from them, beside those of the paper's groups and of least squares →
-a search over source, strength, depth profile and ablation → the best within the bound, its strength set by the
-bound → scores on prompts and text that nothing before had read → a checkpoint and a report with the whole trade-off.
+Pairs sampled from the model itself → gains learned from them, with a teacher and, where what it taught says too little,
+without, beside those of the paper's groups and of least squares → a search over source, strength, depth profile and
+ablation → the best within the bound, its strength set by the bound → scores on prompts and text that nothing before had
+read → a checkpoint and a report with the whole trade-off.
 """
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dposcope.artefacts import file_digest, value_digest, value_files, write_text
+from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
-from dposcope.interventions.edit import LEARNED, Edit
+from dposcope.interventions.edit import Edit
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source
-from dposcope.model.size import size_of
-from dposcope.search.trials import Trial
+from dposcope.search.trials import Floor, Trial
 from dposcope.study.checkpoint import write_checkpoint
-from dposcope.study.dpo import run_dpo
-from dposcope.study.dpo_settings import DpoSettings
 from dposcope.study.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
 from dposcope.study.machine import load_for
 from dposcope.study.measuring import measure_condition, write_scores
 from dposcope.study.negative_control import ranking_scorer, with_direction
-from dposcope.study.pair_making import run_pairs
-from dposcope.study.pair_settings import PairsSettings
-from dposcope.study.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy, open_run
-from dposcope.study.teacher import allowed_strength
+from dposcope.study.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.study.tune_choice import Found, choose
+from dposcope.study.tune_learning import TRAINED, already_learned, learn_gains, learn_untaught
 from dposcope.study.tune_report import FIGURE, write_tune_report
-from dposcope.study.tune_search import join_search, learned_stem, prepare_search, search_edits, sources_of
+from dposcope.study.tune_search import (
+    Prepared,
+    Ready,
+    join_search,
+    plain_texts,
+    prepare_search,
+    say_enough,
+    search_edits,
+    sources_of,
+    try_learned,
+)
 from dposcope.study.tune_settings import NO_TEACHER, TuneSettings
 
-_TRAINED = ("full", "lora")
-"""Teachers that are trained here."""
-_FEW_WEIGHTS = 10**9
-"""Up to this, a teacher has all of its weights trained: 14 bytes each."""
 _LEARN_SHARE = 0.8
 """Of the neutral text, where the report has none of its own."""
 
@@ -70,17 +72,18 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter) as run:
-        learned = _learned(model, run, learn_text, settings)
+        learned = learn_gains(model, run, learn_text, settings)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = CachedScorer(load_scorer(settings.scorer))
-        sources = sources_of(job, ingredients, learned, learn_text, settings)
         search_scorer = CachedScorer(_search_scorer(scorer, settings))
-        ranking = _ranking(job, search_scorer, settings)
-        prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
-        searched = search_edits(job, prepared, settings)
+        ready = _ready(
+            job, ingredients, learned, search_scorer, learn_text, settings,
+            more=lambda: learn_untaught(model, run, settings),
+        )  # fmt: skip
+        searched = search_edits(job, ready, settings)
         found = choose(job, searched, learn_text, settings)
         materials = Materials(
             prompts=data.prompts.report,
@@ -143,41 +146,57 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
-        stems = [_edit_stem(run, weight) for weight in settings.learns]
-        if not all(value_files(stem).about.exists() for stem in stems):
-            raise DposcopeError(f"{out} still learns its gains; join it when its search has begun")
+        learned = already_learned(run, settings.learnings)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_for(model, settings), data)
         ingredients = _ingredients(job, settings)
-        learned = {stem.parent.name: Edit.load(stem) for stem in stems}
-        sources = sources_of(job, ingredients, learned, learn_text, settings)
         scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
-        ranking = _ranking(job, scorer, settings)
-        prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
+        ready = _ready(
+            job, ingredients, learned, scorer, learn_text, settings,
+            more=lambda: already_learned(run, [one for one in (settings.untaught,) if one is not None]),
+        )  # fmt: skip
         reporter.stage(f"Searching with others: {settings.trials} trials")
-        return join_search(job, prepared, settings)
+        return join_search(job, ready, settings)
 
 
 def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
     return {"model": model, **settings.model_dump(mode="json", exclude={"trials"})}
 
 
-def _edit_stem(run: Run, weight: float) -> Path:
-    return learned_stem(run, f"{LEARNED}-{weight:g}")
-
-
 def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
     return with_direction(job, prepare(job, settings, settings), settings.negative_control, settings.seed)
 
 
-def _ranking(job: Job, scorer: Scorer, settings: TuneSettings) -> Scorer:
-    batch_size, seed = settings.batch_size, settings.seed
-    return ranking_scorer(job, scorer, settings.negative_control, batch_size=batch_size, seed=seed)
+def _ready(
+    job: Job,
+    ingredients: Ingredients,
+    learned: dict[str, Edit],
+    scorer: Scorer,
+    learn_text: str,
+    settings: TuneSettings,
+    *,
+    more: Callable[[], dict[str, Edit]],
+) -> Ready:
+    """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
+    ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
+
+    def prepared(learned: dict[str, Edit]) -> Prepared:
+        sources = sources_of(job, ingredients, learned, learn_text, settings)
+        return prepare_search(job, sources, ingredients, learn_text, ranking, settings)
+
+    first = prepared(learned)
+    floor = Floor(plain_texts(job, first), settings.least_distinct)
+    if settings.untaught is None:
+        return Ready(first, floor)
+    tried = try_learned(job, first, learned)
+    if say_enough(tried, floor):
+        return Ready(first, floor, tried)
+    return Ready(prepared({**learned, **more()}), floor, tried)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:
     """All data, its neutral text that of the report, and the neutral text to learn and search on."""
-    if settings.teacher not in (None, NO_TEACHER, *_TRAINED) and not is_adapter(Path(settings.teacher)):
+    if settings.teacher not in (None, NO_TEACHER, *TRAINED) and not is_adapter(Path(settings.teacher)):
         check_source(settings.teacher)  # now, not after an hour of sampling
     data = read_data(settings)
     if settings.report_neutral is not None:
@@ -192,87 +211,3 @@ def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
     if not settings.second_scorer:
         return scorer
     return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)
-
-
-def _learned(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:
-    """Gains learned by DPO on pairs sampled from the model, a vector for each λ: runs of their own below the folder."""
-    if not settings.learns:
-        return {}
-    policy = RunPolicy(adopt=True)
-    shared: dict[str, Any] = {"dtype": settings.dtype, "device": settings.device, "seed": settings.seed}
-    run.reporter.stage("Pairs sampled from the model")
-    pairs = run_pairs(
-        model,
-        run.folder / "pairs.jsonl",
-        _pair_settings(settings, shared),
-        run.reporter,
-        policy=policy,
-    )
-    text = run.folder / "neutral.jsonl"
-    write_text(text, "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
-    data: dict[str, Any] = {
-        "pairs": str(pairs.path),
-        "neutral": str(text),
-        "micro_batch_size": settings.micro_batch_size,
-        # Nothing is chosen by the loss; each time costs as much as eight steps.
-        "validate_every": 400,
-    }
-    teacher = _teacher(model, settings)
-    if teacher in _TRAINED:
-        run.reporter.stage(f"Training the teacher: {teacher}")
-        folder = run.folder / "teacher"
-        run_dpo(model, folder, DpoSettings(train=teacher, **data, **shared), reporter=run.reporter, policy=policy)
-        teacher = str(folder / CHECKPOINT)
-    strength = settings.teacher_strength or 1.0
-    if teacher is not None and settings.teacher_strength is None:
-        bound = settings.max_logppl_increase
-        strength = allowed_strength(run, model, teacher, text=learn_text, bound=bound, settings=settings)
-    edits: dict[str, Edit] = {}
-    for weight in settings.learns:
-        stem = _edit_stem(run, weight)
-        run.reporter.stage(f"Learning gains, λ = {weight:g}")
-        of_run = DpoSettings(
-            train="gains",
-            kl_weight=weight,
-            heads=settings.heads,
-            epochs=settings.passes,
-            decay=settings.decay,
-            teacher=teacher,
-            teacher_strength=strength,
-            **data,
-            **shared,
-        )
-        run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=policy, checkpoint=False)
-        edits[stem.parent.name] = Edit.load(stem)
-    return edits
-
-
-def _teacher(model: str, settings: TuneSettings) -> str | None:
-    """Whom gains imitate: a way to train one here, or a model's name. A large model's own weights are too many."""
-    if not settings.taught:
-        return None
-    if settings.teacher is not None:
-        return settings.teacher
-    size = size_of(model)
-    weights = load_for(model, settings).model.num_parameters() if size is None else size.parameters
-    return "full" if weights <= _FEW_WEIGHTS else "lora"
-
-
-def _pair_settings(settings: TuneSettings, shared: dict[str, Any]) -> PairsSettings:
-    quick = settings.quick
-    named = {name: getattr(settings, name) for name in ("concept", "prompts", "prompt_column", "scorer")}
-    if settings.second_scorer:
-        named |= {
-            name: getattr(settings, name) for name in ("comments", "text_column", "label_column", "positive_label")
-        }
-    given = {name: value for name, value in named.items() if value is not None}
-    return PairsSettings(
-        method="sample",
-        samples=settings.sampled,
-        pairs_per_prompt=2 if quick else 4,
-        min_gap=settings.min_gap,
-        batch_size=settings.batch_size,
-        shuffled=True if settings.negative_control == "shuffled-scores" else None,
-        **given,
-        **shared,
-    )

@@ -298,7 +298,7 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
     return {
         "kl_weight": facts["objective"]["kl_weight"],
         "beta": facts["objective"]["beta"],
-        "epochs": settings.passes,
+        "epochs": facts["settings"]["epochs"],
         **{name: facts["schedule"][name] for name in ("learning_rate", "decay")},
         "steps": facts["steps"],
         "pairs": facts["pairs"]["train"] + facts["pairs"]["validation"],

@@ -12,7 +12,6 @@ from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.interventions.edit import LEARNED
 from dposcope.neurons.groups import group_sets
 from dposcope.search.family import NO_GAINS, Point
 from dposcope.search.search import front
@@ -189,9 +188,15 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
             f"{sentence_case(plural(useless, 'edit'))} within every bound scored no lower on the search prompts than "
             f"the plain model ({fixed(searched.base.concept)})."
         )
-    taught = [trial.written for trial in searched.trials if trial.written and trial.point.source.startswith(LEARNED)]
+    by_teacher = {learning.name for learning in settings.learnings} if settings.taught else set()
+    taught = [trial.written for trial in searched.trials if trial.written and trial.point.source in by_teacher]
     mute = sum(not searched.floor.holds(written) for written in taught)
-    if settings.taught and 2 * mute > len(taught):
+    if settings.untaught is not None and settings.untaught.name in searched.objective.family.sources:
+        notes.append(
+            "As strong as their cost allows, gains that a teacher taught said too little or did too little, so gains "
+            f"were learned from the pairs alone as well ({settings.untaught.name})."
+        )
+    elif 2 * mute > len(taught):
         notes.append(
             f"{mute} of {len(taught)} edits with learned gains that kept the bounds on cost said too little: a teacher "
             "may teach them to repeat themselves. Try --teacher none."

@@ -1,8 +1,8 @@
 """The stages of `dposcope tune` from what gains are made of to the trials of a search."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import Scorer, scorer_digest
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
@@ -19,7 +19,7 @@ from dposcope.interventions.least_squares import LeastSquares
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.search.divergence import NeutralText
-from dposcope.search.family import Family, Source
+from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import Bound, Floor, Objective, Trial, Written
 from dposcope.study.ingredients import Ingredients, Job
@@ -30,6 +30,8 @@ from dposcope.study.tune_settings import TuneSettings
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
+_STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+"""Of learned gains, the strongest first, for a look at what they say."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
@@ -159,49 +161,113 @@ def learned_stem(run: Run, name: str) -> Path:
     return run.folder / name / "edit"
 
 
-def search_edits(job: Job, prepared: Prepared, settings: TuneSettings) -> Searched:
+def plain_texts(job: Job, prepared: Prepared) -> Written:
+    """The stage `plain-texts`: what the plain model writes to the search prompts."""
+    told = job.run.folder / "plain-texts.json"
+    return job.run.stage(
+        "plain-texts",
+        "The plain model on the search prompts",
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
+        files=[told],
+        make=lambda: write_json(told, asdict(prepared.objective.write())),
+        load=lambda: Written(**read_json(told)),
+    )
+
+
+def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
+    """The stage `taught-texts`: learned gains, each source as strong as its cost allows, weaker where it does not.
+
+    Args:
+        job: run, model and data.
+        prepared: a search with these sources among its own.
+        learned: their names.
+
+    Returns:
+        All that was tried; the last of each source wrote, if any did.
+    """
+    told, objective = job.run.folder / "taught-texts.json", prepared.objective
+
+    def make() -> None:
+        trials: list[Trial] = []
+        for name in learned:
+            for strength in _STRENGTHS:
+                trials.append(objective.try_out(Point(name, strength)))
+                if trials[-1].inside:
+                    break
+        write_json(told, [trial.to_json() for trial in trials])
+
+    return job.run.stage(
+        "taught-texts",
+        "Whether taught gains say enough",
+        inputs=prepared.inputs,
+        files=[told],
+        make=make,
+        load=lambda: [Trial.from_json(one) for one in read_json(told)],
+    )
+
+
+def say_enough(tried: Iterable[Trial], floor: Floor) -> bool:
+    """Whether an edit that lowers the concept within its bound still says enough."""
+    wrote = (trial.written for trial in tried if trial.written is not None)
+    return any(floor.holds(written) and written.concept < floor.plain.concept for written in wrote)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A search, and what is known before it begins."""
+
+    prepared: Prepared
+    floor: Floor
+    tried: Sequence[Trial] = ()
+    """Their points are not tried again."""
+
+
+def search_edits(job: Job, ready: Ready, settings: TuneSettings) -> Searched:
     """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there is nothing to search."""
-    run, objective = job.run, prepared.objective
+    run, prepared = job.run, ready.prepared
     told, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
     def make() -> None:
-        base = objective.write()
-        trials = [] if settings.quick else _search(job, prepared, base, settings)
+        trials = [] if settings.quick else _search(job, ready, settings)
         write_parquet(table, trials_table(trials))
-        write_json(told, {"base": asdict(base), "trials": [trial.to_json() for trial in trials]})
+        write_json(told, {"base": asdict(ready.floor.plain), "trials": [trial.to_json() for trial in trials]})
 
     def load() -> Searched:
-        stored = read_json(told)
-        floor = Floor(Written(**stored["base"]), settings.least_distinct)
-        return Searched(objective, [Trial.from_json(one) for one in stored["trials"]], floor)
+        trials = [Trial.from_json(one) for one in read_json(told)["trials"]]
+        return Searched(prepared.objective, trials, ready.floor)
 
-    title = "The plain model on the search prompts" if settings.quick else f"Searching: {settings.trials} trials"
     trials = 0 if settings.quick else settings.trials
+    title = f"Searching: {plural(trials, 'trial')}" if trials else "No search, as --quick says"
     return run.stage(
         "search", title, inputs={**prepared.inputs, "trials": trials}, files=[told, table], make=make, load=load
     )
 
 
-def join_search(job: Job, prepared: Prepared, settings: TuneSettings) -> list[Trial]:
+def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
     """Try edits beside the process that runs the search, until there are enough; writes nothing but its trials.
 
     Raises:
         DposcopeError: no process has begun this search.
     """
-    if not prepared.folder.exists():
+    if not ready.prepared.folder.exists():
         raise DposcopeError(
             f"no search with these options has begun in {job.run.folder}; wait until it has, or start it without --join"
         )
-    return _search(job, prepared, prepared.objective.write(), settings)
+    return _search(job, ready, settings)
 
 
-def _search(job: Job, prepared: Prepared, base: Written, settings: TuneSettings) -> list[Trial]:
+def _search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
+    objective, known = ready.prepared.objective, {trial.point: trial for trial in ready.tried}
+
+    def try_out(point: Point, number: int) -> Trial:
+        return replace(known[point], number=number) if point in known else objective.try_out(point, number)
+
     return search(
-        prepared.objective.try_out,
-        prepared.objective.family,
-        folder=prepared.folder,
+        try_out,
+        objective.family,
+        folder=ready.prepared.folder,
         trials=settings.trials,
-        floor=Floor(base, settings.least_distinct),
+        floor=ready.floor,
         seed=settings.seed,
         progress=job.run.reporter.progress,
     )

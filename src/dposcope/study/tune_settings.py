@@ -1,10 +1,12 @@
 """The settings of `dposcope tune`."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
+from dposcope.interventions.edit import LEARNED
 from dposcope.study.config import MachineSettings, MeasureSettings
 from dposcope.study.control_kinds import Control
 
@@ -20,6 +22,20 @@ _TRIALS = 24
 _OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
 NO_TEACHER = "none"
 """What --teacher says for gains that learn from pairs alone."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One vector of gains to learn."""
+
+    name: str
+    """Of the source that it is in the search, and of its folder."""
+    kl_weight: float
+    """λ of the KL on neutral text."""
+    epochs: float
+    """Passes over the pairs."""
+    decay: Literal["none", "linear"]
+    """Of the learning rate."""
 
 
 class TuneSettings(MachineSettings, MeasureSettings):
@@ -76,7 +92,8 @@ class TuneSettings(MachineSettings, MeasureSettings):
         default=None,
         description="Learned gains imitate a tuned model, too: full or lora (trained here before, on the same pairs: "
         "the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or none. Default: full "
-        "for models of up to a billion weights, lora for larger ones; with --quick none.",
+        "for models of up to a billion weights, lora for larger ones; where what it taught says too little, gains "
+        "are learned without it as well (λ = 1); with --quick none.",
     )
     teacher_strength: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -175,7 +192,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
             )
 
     def _learning_fits(self) -> None:
-        if self.learns:
+        if self.learnings:
             if self.negative_control == "random-direction":
                 raise ValueError(
                     "learned gains take no direction, so a random one is no control of them; give --methods groups "
@@ -199,16 +216,6 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.samples or (_QUICK_SAMPLES if self.quick else _SAMPLES)
 
     @property
-    def passes(self) -> float:
-        """Epochs of a learning run."""
-        return self.epochs or (2.0 if self.taught else 3.0)
-
-    @property
-    def decay(self) -> Literal["none", "linear"]:
-        """Of the learning rate: what a teacher says of every token is followed to the end, and then without jitter."""
-        return "linear" if self.taught else "none"
-
-    @property
     def kl_bound(self) -> float:
         """Most KL, of a trial and of what ships: KL and the rise of log-perplexity are alike in size."""
         return self.max_kl or 1.5 * self.max_logppl_increase
@@ -219,8 +226,20 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
 
     @property
-    def learns(self) -> list[float]:
-        """λ of each learning run."""
+    def learnings(self) -> list[Learning]:
+        """Vectors of gains to learn, one for each λ."""
         if self.form == "ablation" or "learned" not in self.methods:
             return []
-        return self.kl_weights or [6.0 if self.taught else 1.0]
+        weights = self.kl_weights or [6.0 if self.taught else 1.0]
+        return [self._learning(f"{LEARNED}-{weight:g}", weight, taught=self.taught) for weight in weights]
+
+    @property
+    def untaught(self) -> Learning | None:
+        """What is learned as well where taught gains say too little; None where the user chose the teacher."""
+        if self.teacher is not None or not self.taught or not self.learnings:
+            return None
+        return self._learning(f"{LEARNED}-untaught", 1.0, taught=False)
+
+    def _learning(self, name: str, weight: float, *, taught: bool) -> Learning:
+        # What a teacher says of every token is followed to the end, and then without jitter.
+        return Learning(name, weight, self.epochs or (2.0 if taught else 3.0), "linear" if taught else "none")
