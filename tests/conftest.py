@@ -5,9 +5,12 @@ import os
 # Before any Hugging Face library reads it: a test that reaches for the network fails instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from dposcope.model.language_model import LanguageModel
 from families import FAMILIES, bits, hook_count, tiny
@@ -27,6 +30,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
     place = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+_BLANK = {
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',
+    "png": b"\x89PNG\r\n\x1a\n",
+}
+
+
+@pytest.fixture(scope="module")
+def unpainted():
+    """Figures are made, but painted blank: that takes half of the time of an explanation, and few tests look at one."""
+
+    def savefig(_figure: Figure, where, *, format: str, **_: object) -> None:
+        if hasattr(where, "write"):
+            where.write(_BLANK[format])
+        else:
+            Path(where).write_bytes(_BLANK[format])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ from families import assert_close, random_direction, random_gains
 from jobs import Job, command, contents, make_job, process
 from test_explain_results import TRAINING
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+"""But for the test that compares processes, which paint."""
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
 
 

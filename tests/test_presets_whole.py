@@ -11,6 +11,7 @@ from dposcope.study.reproduce import run_reproduce
 from dposcope.study.reproduce_settings import ReproduceSettings
 from jobs import Job, make_job
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 FAMILIES = {
     "paper-gpt2-medium": "gpt2",
     "paper-llama-3.1-8b": "llama",

@@ -290,6 +290,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
         assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_gains_are_explained_as_gains(tmp_path, monkeypatch):
     """As an edit; of what is deleted that is made again which is needed still, and nothing else."""
     monkeypatch.chdir(tmp_path)
