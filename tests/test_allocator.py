@@ -84,6 +84,16 @@ def test_what_is_free_goes_back_between_stages() -> None:
     assert int(done.stdout) == pytest.approx(pages, rel=0.1)
 
 
+def test_a_quick_stage_leaves_it_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [100.0], list[float]()
+    freed = FreedMemory(time=lambda: clock[0])
+    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
+    for moment in (100.0, 101.0, 104.9, 105.0, 107.0, 109.9, 110.0, 300.0):
+        clock[0] = moment
+        freed.between_stages()
+    assert calls == [105.0, 110.0, 300.0]
+
+
 def test_once_a_minute_is_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [100.0], list[float]()
     freed = FreedMemory(time=lambda: clock[0])
@@ -97,7 +107,7 @@ def test_once_a_minute_is_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("make", [lambda: Bars(quiet=True), Lines])
 def test_reporters_give_it_back(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Reporter]) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(FreedMemory, "give_back", lambda _: calls.append("stage"))
+    monkeypatch.setattr(FreedMemory, "between_stages", lambda _: calls.append("stage"))
     monkeypatch.setattr(FreedMemory, "now_and_then", lambda _: calls.append("step"))
     reporter = make()
     reporter.stage("one")

@@ -41,15 +41,18 @@ def keep_freed_memory() -> bool:
 
 
 class FreedMemory:
-    """What is kept goes back to the kernel after all between two stages, and once a minute within one.
+    """What is kept goes back to the kernel after all between two stages that take long, and once a minute within one.
 
     Batches differ in length, so each step takes blocks of other sizes than the one before and finds no room for them
     in what that one left in pieces: what is kept would grow from step to step (`benchmarks/allocator.py --train full`).
-    To give it back costs no more than a step does without any of this.
+    To give it back costs no more than a step does without any of this, but to look for what nobody holds any longer
+    takes a quarter of a second, so a quick stage leaves it to the next.
     """
 
     EVERY = 60.0
-    """Seconds."""
+    """Seconds within a stage."""
+    BETWEEN = 5.0
+    """Seconds that must have passed where a stage ends."""
 
     def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
         """`time` is the clock, in seconds."""
@@ -64,6 +67,11 @@ class FreedMemory:
         gc.collect()  # models and optimisers often hold each other
         if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             library.malloc_trim(0)
+
+    def between_stages(self) -> None:
+        """The same, unless it has just been done."""
+        if self._time() - self._last >= self.BETWEEN:
+            self.give_back()
 
     def now_and_then(self) -> None:
         """The same, where that was not done for a minute."""

@@ -87,7 +87,7 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
-        self._freed.give_back()
+        self._freed.between_stages()
         self._task = self._bars.add_task(title, total=None)
 
     def reused(self, title: str) -> None:
@@ -137,7 +137,7 @@ class Lines:
     def stage(self, title: str) -> None:
         """Another stage begins."""
         self._finish()
-        self._freed.give_back()
+        self._freed.between_stages()
         self._title, self._began, self._counted = title, self._time(), None
         self._due = self._began + self.FIRST
 
