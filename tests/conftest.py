@@ -40,7 +40,10 @@ _BLANK = {
 
 @pytest.fixture(scope="module")
 def unpainted():
-    """Figures are made, but painted blank: that takes half of the time of an explanation, and few tests look at one."""
+    """Figures are made, but painted blank, which halves the time of an explanation.
+
+    For tests that look at none. Those of the figures themselves, and every process of its own, paint.
+    """
 
     def savefig(_figure: Figure, where, *, format: str, **_: object) -> None:
         if hasattr(where, "write"):

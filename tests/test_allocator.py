@@ -94,6 +94,21 @@ def test_a_quick_stage_leaves_it_to_the_next(monkeypatch: pytest.MonkeyPatch) ->
     assert calls == [105.0, 110.0, 300.0]
 
 
+def test_what_a_long_stage_held_goes_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the minute was over only just before: models and optimisers live to the end."""
+    clock, calls = [100.0], list[float]()
+    freed = FreedMemory(time=lambda: clock[0])
+    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
+    freed.between_stages()
+    clock[0] = 160.0
+    freed.now_and_then()
+    clock[0] = 161.0
+    freed.between_stages()
+    clock[0] = 162.0
+    freed.between_stages()
+    assert calls == [160.0, 161.0]
+
+
 def test_once_a_minute_is_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [100.0], list[float]()
     freed = FreedMemory(time=lambda: clock[0])

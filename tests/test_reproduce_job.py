@@ -272,7 +272,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
     beginning, _, _ = (resources.files("dposcope") / "study/presets/smoke.toml").read_text().rpartition("[[study]]")
     part.write_text(beginning.replace(', "reference"]', "]"))
     command = ("reproduce", "--preset", part, "--out", "out")
-    whole = tmp_path / "whole"
+    out, whole = tmp_path / "killed/out", tmp_path / "whole"
+    out.parent.mkdir()
     shutil.copytree(finished, whole / "out")
     shutil.rmtree(whole / "out/tiny/pplm")
     shutil.rmtree(whole / "out/tiny/sampled/explain-reference")
@@ -281,16 +282,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
     assert once.returncode == 0, err
     finished = whole / "out"
     records = len(list((finished / "tiny").rglob("stages/*.json")))
-    moments = sorted(random.Random(7).sample(range(records), KILLS))
+    moments = sorted(random.Random(7).sample(range(records - 2), KILLS))
     killed = 0
     for moment in moments:
-        with process(*command, cwd=tmp_path) as running:
-            while running.poll() is None and len(list(tmp_path.rglob("stages/*.json"))) <= moment:
+        with process(*command, cwd=out.parent) as running:
+            while running.poll() is None and (done := len(list(out.rglob("stages/*.json")))) <= moment:
                 time.sleep(0.02)
             running.kill()
-        killed += running.returncode == -signal.SIGKILL
-    assert killed == KILLS, "it was too quick to be killed"
-    with process(*command, cwd=tmp_path) as last:
+        killed += running.returncode == -signal.SIGKILL and moment < done < records
+    assert killed == KILLS, "it was too quick to be killed in the middle"
+    with process(*command, cwd=out.parent) as last:
         _, err = last.communicate()
     assert last.returncode == 0, err
     found, expected = (
@@ -300,11 +301,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
             for entry in [read_json(folder / "manifest.json")["steps"][step]]
             for name, digest in [("key", entry["key"]), *entry["artefacts"].items()]
         }
-        for folder in (tmp_path / "out", finished)
+        for folder in (out, finished)
     )
     assert {what for what in found.keys() | expected.keys() if found.get(what) != expected.get(what)} == set()
     for name in ("report.html", "overview.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
-        assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
 
 
 @pytest.mark.usefixtures("unpainted")

@@ -205,7 +205,7 @@ def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkey
         monkeypatch.setattr(tune, name, lambda *_, stub=stub, **__: stub)
     settings = TuneSettings(least_distinct=0.8, quick=quick, teacher="none")
     job = Job(Run(tmp_path, {}, Quiet()), None, None)
-    searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=dict), settings)
+    searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=None), settings)
     assert searched.floor == Floor(BASE, 0.8)
     assert floors == ([] if quick else [Floor(BASE, 0.8)])
     assert searched.base == BASE

@@ -228,7 +228,7 @@ def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) 
         (lambda _: wrote(), [1.0], True),
         (lambda _: wrote(repetition=0.3), [1.0], False),
         (lambda _: wrote(distinct=0.2), [1.0], False),
-        (lambda _: wrote(concept=0.4), [1.0], False),
+        (lambda _: wrote(concept=0.31), [1.0], False),
         (lambda point: wrote() if point.strength < 0.6 else None, [1.0, 0.75, 0.5], True),
         (lambda _: None, [1.0, 0.75, 0.5, 0.25], False),
     ],

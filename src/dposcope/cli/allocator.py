@@ -52,12 +52,12 @@ class FreedMemory:
     EVERY = 60.0
     """Seconds within a stage."""
     BETWEEN = 5.0
-    """Seconds that must have passed where a stage ends."""
+    """Seconds of stages, that of the last one at least, after which it is worth a look."""
 
     def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
         """`time` is the clock, in seconds."""
         self._time = time
-        self._last = time()
+        self._last = self._ended = time()
 
     def give_back(self) -> None:
         """Hand the kernel what is free; nothing where the C library is another, or its user chose otherwise."""
@@ -69,9 +69,10 @@ class FreedMemory:
             library.malloc_trim(0)
 
     def between_stages(self) -> None:
-        """The same, unless it has just been done."""
-        if self._time() - self._last >= self.BETWEEN:
+        """The same, where that was not done between stages just now: what a long stage held to its end goes at once."""
+        if self._time() - self._ended >= self.BETWEEN:
             self.give_back()
+            self._ended = self._last
 
     def now_and_then(self) -> None:
         """The same, where that was not done for a minute."""

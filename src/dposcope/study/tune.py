@@ -41,7 +41,7 @@ from dposcope.study.tune_search import (
     sources_of,
     try_learned,
 )
-from dposcope.study.tune_settings import NO_TEACHER, TuneSettings
+from dposcope.study.tune_settings import NO_TEACHER, Learning, TuneSettings
 
 _LEARN_SHARE = 0.8
 """Of the neutral text, where the report has none of its own."""
@@ -81,7 +81,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         search_scorer = CachedScorer(_search_scorer(scorer, settings))
         ready = _ready(
             job, ingredients, learned, search_scorer, learn_text, settings,
-            more=lambda: learn_untaught(model, run, settings),
+            more=lambda untaught: learn_untaught(model, run, untaught, settings),
         )  # fmt: skip
         searched = search_edits(job, ready, settings)
         found = choose(job, searched, learn_text, settings)
@@ -153,7 +153,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
-            more=lambda: already_learned(run, [one for one in (settings.untaught,) if one is not None]),
+            more=lambda untaught: already_learned(run, [untaught]),
         )  # fmt: skip
         reporter.stage(f"Searching with others: {settings.trials} trials")
         return join_search(job, ready, settings)
@@ -175,23 +175,24 @@ def _ready(
     learn_text: str,
     settings: TuneSettings,
     *,
-    more: Callable[[], dict[str, Edit]],
+    more: Callable[[Learning], dict[str, Edit]],
 ) -> Ready:
     """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
 
-    def prepared(learned: dict[str, Edit]) -> Prepared:
-        sources = sources_of(job, ingredients, learned, learn_text, settings)
+    def prepared(edits: dict[str, Edit]) -> Prepared:
+        sources = sources_of(job, ingredients, edits, learn_text, settings)
         return prepare_search(job, sources, ingredients, learn_text, ranking, settings)
 
     first = prepared(learned)
     floor = Floor(plain_texts(job, first), settings.least_distinct)
-    if settings.untaught is None:
+    untaught = settings.untaught
+    if untaught is None:
         return Ready(first, floor)
     tried = try_learned(job, first, learned)
     if say_enough(tried, floor):
         return Ready(first, floor, tried)
-    return Ready(prepared({**learned, **more()}), floor, tried)
+    return Ready(prepared({**learned, **more(untaught)}), floor, tried)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

@@ -63,10 +63,9 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     return {one.name: _learn(model, run, one, settings, **imitated) for one in settings.learnings}
 
 
-def learn_untaught(model: str, run: Run, settings: TuneSettings) -> dict[str, Edit]:
+def learn_untaught(model: str, run: Run, untaught: Learning, settings: TuneSettings) -> dict[str, Edit]:
     """Learn from the same pairs without the teacher, after `learn_gains`."""
-    untaught = settings.untaught
-    return {} if untaught is None else {untaught.name: _learn(model, run, untaught, settings)}
+    return {untaught.name: _learn(model, run, untaught, settings)}
 
 
 def already_learned(run: Run, learnings: Sequence[Learning]) -> dict[str, Edit]:

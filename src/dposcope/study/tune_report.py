@@ -193,8 +193,8 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
     mute = sum(not searched.floor.holds(written) for written in taught)
     if settings.untaught is not None and settings.untaught.name in searched.objective.family.sources:
         notes.append(
-            "As strong as their cost allows, gains that a teacher taught said too little or did too little, so gains "
-            f"were learned from the pairs alone as well ({settings.untaught.name})."
+            "Gains that a teacher taught, as they were learned or weaker, cost too much, said too little or lowered "
+            f"nothing, so gains were learned from the pairs alone as well ({settings.untaught.name})."
         )
     elif 2 * mute > len(taught):
         notes.append(

@@ -175,7 +175,7 @@ def plain_texts(job: Job, prepared: Prepared) -> Written:
 
 
 def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
-    """The stage `taught-texts`: learned gains, each source as strong as its cost allows, weaker where it does not.
+    """The stage `taught-texts`: gains as they were learned, each source, or weaker where that costs too much.
 
     Args:
         job: run, model and data.
@@ -207,9 +207,9 @@ def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Tr
 
 
 def say_enough(tried: Iterable[Trial], floor: Floor) -> bool:
-    """Whether an edit that lowers the concept within its bound still says enough."""
+    """Whether an edit within its bound says enough and lowers the concept, below the plain model's interval."""
     wrote = (trial.written for trial in tried if trial.written is not None)
-    return any(floor.holds(written) and written.concept < floor.plain.concept for written in wrote)
+    return any(floor.holds(written) and written.concept < floor.plain.concept_low for written in wrote)
 
 
 @dataclass(frozen=True, eq=False)
