@@ -254,10 +254,14 @@ def test_of_several_taught_vectors_one_that_says_enough_is_enough(tmp_path):
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tmp_path, monkeypatch, silent):
-    """From the same pairs; what was tried of the taught ones is not tried again; the report says why."""
+    """From the same pairs; what was tried of the taught ones is not tried again; the report says why.
+
+    Here they do lower nothing; the other way round they are only said to.
+    """
     folder = tmp_path / "out"
     asked = []
-    monkeypatch.setattr(tune, "say_enough", lambda *_: not silent)
+    if not silent:
+        monkeypatch.setattr(tune, "say_enough", lambda *_: True)
     of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
     of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
     try_out = Objective.try_out
@@ -292,6 +296,31 @@ def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tm
         shutil.rmtree(folder / "learned-untaught")
         with pytest.raises(DposcopeError, match="still learns its gains"):
             join_tune(str(job.model), folder, more)
+
+
+def test_stopped_before_the_untaught_gains_it_goes_on_to_the_same(job, tmp_path, monkeypatch):
+    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
+    of_run |= {"controls": False, "form": "gains", "methods": ["learned"], "trials": 4}
+    learn = tune_learning.run_dpo
+
+    def stop(model, out, *given, **named):
+        if out.name == "learned-untaught":
+            raise KeyboardInterrupt
+        return learn(model, out, *given, **named)
+
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_learning, "run_dpo", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(job, cut, **of_run)
+    with pytest.raises(DposcopeError, match="still learns its gains"):
+        join_tune(str(job.model), cut, settings_of(job, **of_run))
+    ends = [tuned(job, folder, **of_run) for folder in (cut, whole)]
+    first, second = ([replace(one, seconds=0) for one in done_trials(Done(job, run))] for run in ends)
+    assert first == second
+    assert "learned-untaught" in {trial.point.source for trial in first}
+    for name in ("edit.safetensors", "learned-untaught/edit.safetensors", "scores.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_whom_gains_imitate(job, monkeypatch):
