@@ -14,12 +14,10 @@ from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.origins import LEARNED
 from dposcope.model.frames import Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sites import Applied, Change, Site, hooked
-
-LEARNED = "learned"
-"""How `about["source"]` begins where gains were learned."""
 
 
 @dataclass(frozen=True, eq=False)

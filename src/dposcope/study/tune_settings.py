@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.interventions.edit import LEARNED
+from dposcope.interventions.origins import LEARNED
 from dposcope.study.config import MachineSettings, MeasureSettings
 from dposcope.study.control_kinds import Control
 
