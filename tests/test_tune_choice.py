@@ -72,14 +72,14 @@ def trial(number, source, concept, kl):
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
 
 
-def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS) -> tuple[Found, list]:
+def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, reporter=None) -> tuple[Found, list]:
     lm = tiny("llama")
     gains = {name: Gains(1 + size * (random_gains(lm) - 1)) for name, size in (("learned-1", 0.1), ("learned-5", 0.1))}
     family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
     Direction(random_direction(lm), "random", -1).save(folder / "direction")
     flat = type("Flat", (Neutral,), {"share": 0.0})()
     objective = Scripted(family, rule, neutral or flat, [])
-    job = Job(Run(folder, {}, Quiet()), lm, None)
+    job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
     searched = Searched(objective, trials, Floor(BASE, 0.9))
     found = choose(job, searched, TEXT, settings or TuneSettings(max_logppl_increase=0.5))
     return found, objective.asked
@@ -245,6 +245,23 @@ def test_the_bound_on_kl_holds_for_what_ships(tmp_path, given, bound):
     assert 0.9 * bound <= 20 * found.point.strength**2 <= bound
     assert found.strength.chosen in found.by_kl
     assert found.rise.mean < 0.3  # what is told as log-perplexity is not KL in its unit
+
+
+def test_what_is_done_never_goes_back_from_trial_to_trial(tmp_path):
+    """Else a bar that has begun anew looks at its old clock, and tells of hours."""
+
+    class Told(Quiet):
+        steps: list = []
+
+        def progress(self, done, total):
+            self.steps.append((done, total))
+
+    found, _ = chosen(tmp_path, lambda _: 0.12, reporter=Told())
+    assert len({one.point.source for one in found.passed_over}) == 2
+    done, total = zip(*Told.steps, strict=True)
+    assert all(a <= b for a, b in zip(done, done[1:], strict=False))
+    assert all(a <= b for a, b in zip(done, total, strict=True))
+    assert len(set(total)) > 1
 
 
 def test_done_before_it_is_the_same(tmp_path):

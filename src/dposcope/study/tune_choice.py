@@ -27,8 +27,8 @@ from dposcope.study.tune_settings import TuneSettings
 
 _WINDOWS = 32
 """Windows of 1,024 tokens, spread over the text, that set the strength of what was found."""
-_READINGS = 6
-"""How often they are read as a rule, for the progress bar: plain, and at five strengths."""
+_READINGS = 5
+"""How often they are read for one trial as a rule, for the progress bar: at so many strengths."""
 _WEAKER = (0.85, 0.7, 0.5)
 """Of the strongest factor within the bounds, where texts say too little at all that the search for it met."""
 
@@ -156,13 +156,15 @@ class _Costs:
         """`text` is that of the search."""
         self._job, self._objective, self._text, self._settings = job, objective, text, settings
         self._base: WindowLosses | None = None
-        self._read = 0
+        self._read = self._expected = 0
         self.bound = settings.max_logppl_increase
 
     def begin(self) -> None:
-        """Another line: its readings are counted from here for the progress bar."""
-        self._read = 0
-        self._base = self._base or self._losses()
+        """Another line: there is more to read than was known before."""
+        self._expected = self._read + _READINGS
+        if self._base is None:
+            self._expected += 1
+            self._base = self._losses()
 
     def of(self, point: Point) -> _Cost:
         """Of the edit at a point of the family."""
@@ -190,7 +192,7 @@ class _Costs:
             max_windows=_WINDOWS,
             spread=True,
             progress=lambda part, total: self._job.run.reporter.progress(
-                read * total + part, max(_READINGS, read + 1) * total
+                read * total + part, max(self._expected, read + 1) * total
             ),
         )
 
