@@ -29,7 +29,7 @@ from dposcope.study.negative_control import _SALT
 from dposcope.study.run import Quiet, Run, RunPolicy, open_run
 from dposcope.study.tune import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
 from dposcope.study.tune_learning import _teacher, learn_gains
-from dposcope.study.tune_search import prepare_search, say_enough, try_learned
+from dposcope.study.tune_search import prepare_search, say_enough, sources_of, try_learned, with_learned
 from dposcope.study.tune_settings import Learning, TuneSettings
 from jobs import PROMPTS, Job, contents, make_job, softness
 
@@ -450,6 +450,39 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
     assert set(first.inputs["sources"]) == {"learned-1", "learned-5"}
     assert first.inputs["sources"]["learned-1"] == second.inputs["sources"]["learned-1"]
     assert first.folder != second.folder
+
+
+def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
+    settings = settings_of(job)
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    folder = done.run.folder
+    learned = Edit.load(folder / "learned-1" / "edit")
+    learned.strength(0.5).save(folder / "learned-5" / "edit")
+    try:
+        with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
+            data, text = _read(settings)
+            at_work = AtWork(run, lm, data)
+            ingredients = prepare(at_work, settings, settings)
+            scorer = load_scorer("jobs:softness")
+
+            def prepared(**edits):
+                sources = sources_of(at_work, ingredients, edits, text, settings)
+                return prepare_search(at_work, sources, ingredients, text, scorer, settings)
+
+            one, five = {"learned-1": learned}, {"learned-5": learned.strength(0.5)}
+            whole, alone = prepared(**one, **five), prepared(**one)
+            joined = with_learned(run, alone, five)
+    finally:
+        shutil.rmtree(folder / "learned-5")
+    assert joined.inputs == whole.inputs
+    assert joined.folder == whole.folder != alone.folder
+    assert list(joined.objective.family.sources) == list(whole.objective.family.sources)
+    assert len(alone.objective.family.sources) > 1, "others stay behind"
+    point = Point("learned-5", 1.0)
+    assert torch.equal(
+        joined.objective.family.edit(point).gains.values, whole.objective.family.edit(point).gains.values
+    )
+    assert joined.objective.neutral is alone.objective.neutral, "not read again"
 
 
 def test_the_card_says_how_the_edit_was_made(done):

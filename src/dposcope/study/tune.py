@@ -31,7 +31,6 @@ from dposcope.study.tune_choice import Found, choose
 from dposcope.study.tune_learning import TRAINED, already_learned, learn_gains, learn_untaught
 from dposcope.study.tune_report import FIGURE, write_tune_report
 from dposcope.study.tune_search import (
-    Prepared,
     Ready,
     join_search,
     plain_texts,
@@ -40,6 +39,7 @@ from dposcope.study.tune_search import (
     search_edits,
     sources_of,
     try_learned,
+    with_learned,
 )
 from dposcope.study.tune_settings import NO_TEACHER, Learning, TuneSettings
 
@@ -180,19 +180,16 @@ def _ready(
     """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
 
-    def prepared(edits: dict[str, Edit]) -> Prepared:
-        sources = sources_of(job, ingredients, edits, learn_text, settings)
-        return prepare_search(job, sources, ingredients, learn_text, ranking, settings)
-
-    first = prepared(learned)
-    floor = Floor(plain_texts(job, first), settings.least_distinct)
+    sources = sources_of(job, ingredients, learned, learn_text, settings)
+    prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
+    floor = Floor(plain_texts(job, prepared), settings.least_distinct)
     untaught = settings.untaught
     if untaught is None:
-        return Ready(first, floor)
-    tried = try_learned(job, first, learned)
+        return Ready(prepared, floor)
+    tried = try_learned(job, prepared, learned)
     if say_enough(tried, floor):
-        return Ready(first, floor, tried)
-    return Ready(prepared({**learned, **more(untaught)}), floor, tried)
+        return Ready(prepared, floor, tried)
+    return Ready(with_learned(job.run, prepared, more(untaught)), floor, tried)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

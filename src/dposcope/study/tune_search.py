@@ -147,8 +147,22 @@ def prepare_search(
         "batch_size": settings.batch_size,
         "seed": settings.seed,
     }
-    folder = run.folder / "search" / text_digest(json.dumps(inputs, sort_keys=True, default=str))[:16]
-    return Prepared(objective, inputs, folder)
+    return Prepared(objective, inputs, _journal(run, inputs))
+
+
+def with_learned(run: Run, prepared: Prepared, more: Mapping[str, Edit]) -> Prepared:
+    """The same search with further learned gains among its sources, behind those that it has."""
+    family = prepared.objective.family
+    before = {name: family.sources[name] for name in learned_digests(run, family.sources)}
+    lines = {name: Source.line(edit) for name, edit in more.items()}
+    sources = {**before, **lines, **family.sources}
+    inputs = {**prepared.inputs, "sources": learned_digests(run, sources), "names": list(sources)}
+    objective = replace(prepared.objective, family=replace(family, sources=sources))
+    return Prepared(objective, inputs, _journal(run, inputs))
+
+
+def _journal(run: Run, inputs: Mapping[str, Any]) -> Path:
+    return run.folder / "search" / text_digest(json.dumps(inputs, sort_keys=True, default=str))[:16]
 
 
 def learned_digests(run: Run, sources: Iterable[str]) -> dict[str, str]:
