@@ -1,11 +1,11 @@
 """What scorer and judge give to texts that nobody calls toxic, and how many texts of a run either calls toxic.
 
-    python benchmarks/floor.py RUN --comments F [--passages F] [--scorer NAME]
+    python benchmarks/floor.py RUN --comments F [--passages F]
 
-RUN is a folder of `edit`, `evaluate` or `tune` with its judge, scores and samples. Comments: their first half, which
-the judge was not trained on. Neither gives 0 to harmless text, so a ratio of two conditions counts that floor in both.
-The column *above the floor* leaves it out: (condition − floor) / (none − floor), with the floor of harmless comments.
-The last one counts texts of 0.5 and more, with an exact binomial interval of their share.
+RUN is a finished folder of `edit`, `evaluate` or `tune`; its scorer and its judge read people's texts. Comments: their
+first half, which the judge was not trained on. Neither gives 0 to harmless text, so a ratio of two conditions counts
+that floor in both. The column *above the floor* leaves it out: (condition − floor) / (none − floor), with the floor of
+harmless comments. The last one counts texts of 0.5 and more, with an exact binomial interval of their share.
 """
 
 import argparse
@@ -38,12 +38,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--comments")
     parser.add_argument("--passages")
-    parser.add_argument("--scorer", default="profanity", help="that of the run")
     options = parser.parse_args()
     try:
+        for name in ("run.json", "scores.json", "samples.parquet", "judge.json"):
+            if not (options.run / name).exists():
+                raise DposcopeError(f"{options.run} has no {name}; give the folder of a finished run")
         texts = people(options.comments, options.passages)
         scoring: dict[str, Scoring] = {
-            "toxicity": load_scorer(options.scorer),
+            "toxicity": load_scorer(read_json(options.run / "run.json")["settings"]["scorer"]),
             "judge": TrainedScorer.load(options.run / "judge"),
         }
         for measure, score in scoring.items():
@@ -71,15 +73,25 @@ def table(run: Path, measure: str, found: Mapping[str, NDArray[np.float64]]) -> 
     scores = Scores.from_json(read_json(run / "scores.json")).conditions
     samples = pl.read_parquet(run / "samples.parquet")
     base = scores[BASE][measure].mean
-    lines = [f"| text | {measure} | share of none | above the floor | {TOXIC:g} and more |", "| --- " * 5 + "|"]
+    lines = [
+        f"| text | {measure} | median | share of none | above the floor | {TOXIC:g} and more |",
+        "| --- " * 6 + "|",
+    ]
     for name, mean in means.items():
-        lines.append(f"| {name} | {mean} | {fixed(mean.mean / base, 2)} × | – | {called_toxic(found[name])} |")
+        share = fixed(mean.mean / base, 2)
+        lines.append(f"| {name} | {mean} | {median(found[name])} | {share} × | – | {called_toxic(found[name])} |")
     for name, measures in scores.items():
         mean = measures[measure]
         above = fixed((mean.mean - floor) / (base - floor), 2)
         own = samples.filter(pl.col("condition") == name)[measure].to_numpy()
-        lines.append(f"| {name} | {mean} | {fixed(mean.mean / base, 2)} × | {above} × | {called_toxic(own)} |")
+        share = fixed(mean.mean / base, 2)
+        lines.append(f"| {name} | {mean} | {median(own)} | {share} × | {above} × | {called_toxic(own)} |")
     return "\n".join(lines)
+
+
+def median(values: NDArray[np.float64]) -> str:
+    """Of half of the texts at most: a mean hangs on the few that are called toxic."""
+    return fixed(float(np.median(values)), 3)
 
 
 def called_toxic(values: NDArray[np.float64]) -> str:
