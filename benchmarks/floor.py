@@ -22,7 +22,7 @@ import dposcope as ds
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.study.numbers import fixed
@@ -40,9 +40,6 @@ def main() -> None:
     parser.add_argument("--passages")
     options = parser.parse_args()
     try:
-        for name in ("run.json", "scores.json", "samples.parquet", "judge.json"):
-            if not (options.run / name).exists():
-                raise DposcopeError(f"{options.run} has no {name}; give the folder of a finished run")
         texts = people(options.comments, options.passages)
         scoring: dict[str, Scoring] = {
             "toxicity": load_scorer(read_json(options.run / "run.json")["settings"]["scorer"]),
@@ -71,21 +68,25 @@ def table(run: Path, measure: str, found: Mapping[str, NDArray[np.float64]]) -> 
     means = {name: bootstrap_mean(values) for name, values in found.items()}
     floor = next(iter(means.values())).mean
     scores = Scores.from_json(read_json(run / "scores.json")).conditions
-    samples = pl.read_parquet(run / "samples.parquet")
+    told = run / "samples.parquet"
+    if not told.exists():
+        raise DposcopeError(f"{run} has no {told.name}; give the folder of a finished run")
+    samples = pl.read_parquet(told)
     base = scores[BASE][measure].mean
     lines = [
         f"| text | {measure} | median | share of none | above the floor | {TOXIC:g} and more |",
         "| --- " * 6 + "|",
     ]
-    for name, mean in means.items():
+
+    def row(name: str, mean: Estimate, values: NDArray[np.float64], above: str) -> str:
         share = fixed(mean.mean / base, 2)
-        lines.append(f"| {name} | {mean} | {median(found[name])} | {share} × | – | {called_toxic(found[name])} |")
+        return f"| {name} | {mean} | {median(values)} | {share} × | {above} | {called_toxic(values)} |"
+
+    lines += [row(name, mean, found[name], "–") for name, mean in means.items()]
     for name, measures in scores.items():
         mean = measures[measure]
-        above = fixed((mean.mean - floor) / (base - floor), 2)
         own = samples.filter(pl.col("condition") == name)[measure].to_numpy()
-        share = fixed(mean.mean / base, 2)
-        lines.append(f"| {name} | {mean} | {median(own)} | {share} × | {above} × | {called_toxic(own)} |")
+        lines.append(row(name, mean, own, f"{fixed((mean.mean - floor) / (base - floor), 2)} ×"))
     return "\n".join(lines)
 
 

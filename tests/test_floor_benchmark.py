@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from scipy.stats import beta
 
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Estimate
 from dposcope.evaluation.suite import Scores
 
@@ -66,7 +67,6 @@ def test_the_interval_of_a_count_is_that_of_clopper_and_pearson(count, total):
 
 def test_the_command_scores_people_by_the_scorer_of_the_run(run, monkeypatch, capsys):
     (run / "run.json").write_text(json.dumps({"settings": {"scorer": "mine"}}))
-    (run / "judge.json").write_text("{}")
     asked = []
 
     def scorer(name):
@@ -88,4 +88,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as refused:
         floor.main()
     assert refused.value.code == 2
-    assert "no run.json" in capsys.readouterr().err
+    assert "run.json" in capsys.readouterr().err
+    (run / "samples.parquet").unlink()
+    with pytest.raises(DposcopeError, match=r"has no samples\.parquet; give the folder of a finished run"):
+        floor.table(run, "toxicity", {"harmless": np.array([0.1, 0.3])})

@@ -179,7 +179,6 @@ def _ready(
 ) -> Ready:
     """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
-
     sources = sources_of(job, ingredients, learned, learn_text, settings)
     prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
     floor = Floor(plain_texts(job, prepared), settings.least_distinct)

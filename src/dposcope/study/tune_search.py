@@ -151,7 +151,7 @@ def prepare_search(
 
 
 def with_learned(run: Run, prepared: Prepared, more: Mapping[str, Edit]) -> Prepared:
-    """The same search with further learned gains among its sources, behind those that it has."""
+    """The same search with further learned gains among its sources, behind the learned ones that it has."""
     family = prepared.objective.family
     before = {name: family.sources[name] for name in learned_digests(run, family.sources)}
     lines = {name: Source.line(edit) for name, edit in more.items()}
