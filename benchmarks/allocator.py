@@ -64,8 +64,8 @@ def work(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     from dposcope.cli.allocator import keep_freed_memory
     from dposcope.cli.console import Lines
-    from dposcope.study.dpo import run_dpo
-    from dposcope.study.dpo_settings import DpoSettings
+    from dposcope.jobs.dpo.job import run_dpo
+    from dposcope.jobs.dpo.settings import DpoSettings
 
     if arguments.worker != "plain" and not keep_freed_memory():
         sys.exit("this allocator is not glibc's, or was set by an environment variable")

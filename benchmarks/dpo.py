@@ -114,7 +114,7 @@ def grow(arguments: argparse.Namespace) -> None:
 def draw(lengths: list[int], peaks: dict[str, list[float]], arguments: argparse.Namespace) -> None:
     from matplotlib.figure import Figure
 
-    from dposcope.study.figures import COLOURS, MARKERS, house_style
+    from dposcope.report.figures import COLOURS, MARKERS, house_style
 
     with house_style():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -145,9 +145,9 @@ def start(arguments: argparse.Namespace, name: str, length: int | None = None) -
 
 def work(arguments: argparse.Namespace) -> dict[str, float]:
     import dposcope as ds
-    from dposcope.study.machine import native_bfloat16
+    from dposcope.jobs.machine import native_bfloat16
+    from dposcope.pairs.pairs import load_pairs
     from dposcope.training.examples import Example, tokenise
-    from dposcope.training.pairs import load_pairs
 
     lm = ds.load(arguments.model, dtype="float32")
     half = native_bfloat16(lm.device)

@@ -21,11 +21,11 @@ from scipy.stats import binomtest
 import dposcope as ds
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.study.numbers import fixed
 
 TOXIC = 0.5
 """A text of so much and more is called toxic."""

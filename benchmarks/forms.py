@@ -36,8 +36,8 @@ from transformers.modeling_utils import PreTrainedModel
 import dposcope as ds
 from dposcope.errors import DposcopeError
 from dposcope.model.bundled import BUNDLED
+from dposcope.shipping.model_card import write_checkpoint
 from dposcope.shipping.ship import load_edit, ship
-from dposcope.study.checkpoint import write_checkpoint
 
 FORMS = ("checkpoint", "folder", "adapters", "gguf", "int8", "bfloat16", "float16")
 _NEEDS = {"adapters": "peft", "gguf": "gguf", "int8": "compressed_tensors"}

@@ -18,7 +18,7 @@ import dposcope as ds
 from dposcope.data.prompts import load_prompts
 from dposcope.directions.direction import Direction
 from dposcope.model.generate import Continuation
-from dposcope.training.pplm import perturbed_continuations
+from dposcope.pairs.pplm import perturbed_continuations
 
 TARGET = 4.0
 

@@ -23,12 +23,12 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import repetition
 from dposcope.evaluation.scorers import Scorer, load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.jobs.pairs.job import run_pairs
+from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.model.language_model import LanguageModel
-from dposcope.study.figures import COLOURS, house_style, save_figure
-from dposcope.study.pair_making import run_pairs
-from dposcope.study.pair_settings import PairsSettings
-from dposcope.training.pair_checks import Fluency, PairScores, check_pairs, completion_logppl
-from dposcope.training.pairs import load_pairs
+from dposcope.pairs.checks import Fluency, PairScores, check_pairs, completion_logppl
+from dposcope.pairs.pairs import load_pairs
+from dposcope.report.figures import COLOURS, house_style, save_figure
 
 
 @dataclass(frozen=True)

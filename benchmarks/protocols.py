@@ -22,7 +22,7 @@ from dposcope.data.comments import Comments
 from dposcope.data.prompts import split_prompts
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
-from dposcope.study.table import Table
+from dposcope.report.table import Table
 from versus.bench import ALPHA, BETA, Bench, Data
 from versus.editing import assignment, hooks_left, perplexity_positions, rankings, steering, trim
 from versus.measuring import f1, prompt_cut, windows

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dposcope.artefacts import write_text
-from dposcope.study.finished import FinishedRun, find_runs
-from dposcope.study.overview import overview_tables
-from dposcope.study.table import Table
+from dposcope.jobs.reproduce.finished import FinishedRun, find_runs
+from dposcope.jobs.reproduce.overview import overview_tables
+from dposcope.report.table import Table
 
 LEFT_OUT = ("beside-paper",)
 """Tables that are long and say nothing that the others do not."""

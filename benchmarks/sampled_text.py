@@ -28,9 +28,9 @@ from dposcope.evaluation.repetition import distinct_n, repetition, word_grams
 from dposcope.evaluation.scorers import Scorer, load_scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, paired_ratio
 from dposcope.evaluation.suite import BASE
+from dposcope.jobs.conditions import parse_condition
+from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.generate import Sampling, generate
-from dposcope.study.conditions import parse_condition
-from dposcope.study.ingredients import Ingredients
 
 NEW_TOKENS = 20
 PHRASE = 4

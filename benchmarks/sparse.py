@@ -33,13 +33,13 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.shipped import edit_file
-from dposcope.study.config import EvaluateSettings
-from dposcope.study.dpo import run_dpo
-from dposcope.study.dpo_settings import DpoSettings
-from dposcope.study.evaluate import run_evaluate
-from dposcope.study.figures import COLOURS, house_style, save_figure
-from dposcope.study.measuring import file_name
-from dposcope.study.run import RunPolicy
+from dposcope.jobs.dpo.job import run_dpo
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.measure import file_name
+from dposcope.jobs.run import RunPolicy
+from dposcope.jobs.settings import EvaluateSettings
+from dposcope.report.figures import COLOURS, house_style, save_figure
 
 WHOLE = "all gains"
 KEPT, AGAIN, RANDOM, PENALTY = "kept", "learned again", "random ones learned again", "penalty"

@@ -25,7 +25,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold
 from dposcope.neurons.groups import cosines, projections
-from dposcope.study.figures import save_figure
+from dposcope.report.figures import save_figure
 from moved.parts import parts, score_parts
 from moved.rule import followed, members, rank_correlation
 from moved.show import ALONE, CONTROL, TUNED, WRITES, alike_table, figure, parts_table, rule_table

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dposcope.model.language_model import LanguageModel
-from families import FAMILIES, bits, hook_count, tiny
+from helpers.families import FAMILIES, bits, hook_count, tiny
 
 # Tiny matrices gain nothing from threads, and one thread adds in one order.
 torch.set_num_threads(1)

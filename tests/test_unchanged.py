@@ -1,6 +1,6 @@
 """A redesign leaves the numbers as they were."""
 
-from unchanged import artefacts, differences, machine, recorded, run_jobs
+from helpers.unchanged import artefacts, differences, machine, recorded, run_jobs
 
 
 def test_the_numbers_of_four_small_jobs_are_as_recorded(tmp_path):

@@ -5,10 +5,10 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Estimate
-from dposcope.study.figures import COLOURS, MARKERS, MUTED, house_style
-from dposcope.study.numbers import fixed
-from dposcope.study.table import Table
+from dposcope.report.figures import COLOURS, MARKERS, MUTED, house_style
+from dposcope.report.table import Table
 from moved.parts import Scored
 from moved.rule import ALL
 

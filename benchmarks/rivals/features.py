@@ -12,8 +12,8 @@ from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
+from dposcope.model.hooks import Change, hooked, residual_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Change, hooked, residual_site
 
 _MAX_TOKENS = 128
 

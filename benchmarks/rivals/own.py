@@ -7,10 +7,10 @@ from benchmarks.rivals.replaced import Folded
 
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.least_squares import LeastSquares
+from dposcope.jobs.edit.choice import default_edit
+from dposcope.jobs.ingredients import Ingredients
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction
-from dposcope.study.choose import default_edit
-from dposcope.study.ingredients import Ingredients
 
 _BETA = 0.55
 """Fraction of each group that `dposcope edit` takes."""

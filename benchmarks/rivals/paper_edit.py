@@ -6,8 +6,8 @@ from benchmarks.rivals.replaced import Folded
 
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.jobs.ingredients import Ingredients
 from dposcope.neurons.groups import select_fraction
-from dposcope.study.ingredients import Ingredients
 
 _ALPHA, _BETA = 0.01, 0.55
 """The paper's marked edit (Table 2)."""

@@ -11,10 +11,10 @@ from benchmarks.rivals.lines import Line, Rival
 
 from dposcope.artefacts import read_json, write_json
 from dposcope.interventions.change import Intervention
+from dposcope.jobs.ingredients import Job
+from dposcope.jobs.measure import file_name
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
-from dposcope.study.ingredients import Job
-from dposcope.study.measuring import file_name
 
 _ROUNDS, _PROMPTS = 3, 32
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.interventions.fold import Foldable, folded
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied
 
 
 class _InWeights:

@@ -10,9 +10,9 @@ from benchmarks.rivals.compare import SCORE, best_at, mean_up_to
 from benchmarks.rivals.placing import COSTS
 from benchmarks.rivals.sweep import Sweep, condition, values_of
 
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference, bootstrap_mean, paired_difference
-from dposcope.study.numbers import fixed
-from dposcope.study.table import Table
+from dposcope.report.table import Table
 
 _SIDE_COST = 0.1
 """At which F1 and repetition are shown."""

@@ -19,8 +19,8 @@ from dposcope.data.comments import Comments
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
+from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.neurons.activations import NeuronMeans
-from dposcope.study.ingredients import Ingredients, Job
 
 TRAINED = ("edit", "shuffled", "tuned")
 OF_NEURONS = ("paper", "code", "default", "mlp-ablation", "least-squares")

@@ -19,13 +19,13 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import count_windows
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials
-from dposcope.study.figures import save_figure
-from dposcope.study.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.study.machine import load_for
-from dposcope.study.measuring import measure_condition
-from dposcope.study.run import Quiet, Reporter, RunPolicy, open_run
-from dposcope.study.table import write_parquet
-from dposcope.study.tune_search import neutral_moments
+from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
+from dposcope.jobs.machine import load_for
+from dposcope.jobs.measure import measure_condition
+from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.tune.search import neutral_moments
+from dposcope.report.figures import save_figure
+from dposcope.report.table import write_parquet
 
 _SENTENCES = 500
 """Pairs of sentences that features are read of, as ProFS' published settings."""

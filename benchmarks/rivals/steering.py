@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dposcope.interventions.steer import Steer
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Applied, hooked
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied, hooked
 
 
 @dataclass(frozen=True, eq=False)

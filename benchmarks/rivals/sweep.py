@@ -18,9 +18,9 @@ from dposcope.artefacts import read_json, write_json
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.suite import BASE, Materials, Outcome
 from dposcope.interventions.change import Intervention
+from dposcope.jobs.ingredients import Job
+from dposcope.jobs.measure import file_name, measure_condition
 from dposcope.model.frames import Positions
-from dposcope.study.ingredients import Job
-from dposcope.study.measuring import file_name, measure_condition
 
 SINGLE = 5
 """Evaluations of a line placed by cost, where it is a rival's only one: four costs need no more."""

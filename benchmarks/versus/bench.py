@@ -27,8 +27,8 @@ from dposcope.model.generate import Continuation, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.groups import Ranking, Selection, cosines, select_fraction
+from dposcope.pairs.pairs import Pairs
 from dposcope.protocols import Protocol
-from dposcope.training.pairs import Pairs
 
 ALPHA, BETA = 0.01, 0.55
 """The paper's marked edit (Table 2)."""

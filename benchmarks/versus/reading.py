@@ -16,9 +16,9 @@ from dposcope.directions.tokens import token_contrast
 from dposcope.evaluation.statistics import bootstrap_mean, paired_difference
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
+from dposcope.model.hooks import hooked, residual_site
 from dposcope.neurons.aligned import most_aligned
 from dposcope.neurons.groups import group_sets
-from dposcope.neurons.sites import hooked, residual_site
 from dposcope.protocols import Protocol
 from versus.bench import Bench, masks, overlap
 from versus.rows import Row

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.study.numbers import fixed
-from dposcope.study.table import Table
+from dposcope.report.table import Table
 
 Value = float | Estimate | Difference
 """A number, with its interval where there are items to resample."""

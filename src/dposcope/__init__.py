@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dposcope.directions.lens import Lens, lens
     from dposcope.directions.means import mean_difference
     from dposcope.directions.probe import fit_probe
-    from dposcope.directions.subspace import Subspace, alignment_signs, svd_subspace
     from dposcope.directions.tokens import token_contrast
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.direction_scorer import DirectionScorer
@@ -67,6 +66,8 @@ if TYPE_CHECKING:
     from dposcope.interventions.shipped import shipped_edit, shipped_edits
     from dposcope.interventions.steer import Steer
     from dposcope.interventions.weights import OtherWeights
+    from dposcope.jobs.explain.explanation import Explanation, explain
+    from dposcope.jobs.explain.patches import Patch, patches
     from dposcope.model.frames import Positions, prompted
     from dposcope.model.generate import Continuation, Sampling, generate
     from dposcope.model.language_model import LanguageModel
@@ -82,24 +83,23 @@ if TYPE_CHECKING:
     from dposcope.neurons.shares import group_shares, layer_sums
     from dposcope.neurons.shifts import change_summary, correlations, edit_agreement, shift_density, top_toxic
     from dposcope.neurons.stability import NeuronStability, Repetitions, stability
+    from dposcope.neurons.subspace import Subspace, alignment_signs, svd_subspace
     from dposcope.neurons.toxic import ToxicNeurons, toxic_neurons
     from dposcope.neurons.traces import trace
+    from dposcope.pairs.checks import check_pairs
+    from dposcope.pairs.pairs import Pair, Pairs, load_pairs, write_pairs
+    from dposcope.pairs.pplm import Perturbation, perturbed_continuations
+    from dposcope.pairs.sampled import sample_pairs
     from dposcope.search.divergence import Cost, NeutralText
     from dposcope.search.family import Family, Point, Source
     from dposcope.shipping.adapters import write_adapters
     from dposcope.shipping.checkpoint import fold_checkpoint
     from dposcope.shipping.gguf import fold_gguf
     from dposcope.shipping.result import Shipped
-    from dposcope.study.explanation import Explanation, explain
-    from dposcope.study.patches import Patch, patches
     from dposcope.training.collator import Material
     from dposcope.training.examples import neutral_windows, tokenise
     from dposcope.training.loss import dpo_terms
     from dposcope.training.objective import Objective
-    from dposcope.training.pair_checks import check_pairs
-    from dposcope.training.pairs import Pair, Pairs, load_pairs, write_pairs
-    from dposcope.training.pplm import Perturbation, perturbed_continuations
-    from dposcope.training.sampled import sample_pairs
     from dposcope.training.schedule import Schedule
     from dposcope.training.token_statistics import token_statistics
     from dposcope.training.train import train_policy
@@ -166,10 +166,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.training.examples": ("neutral_windows", "tokenise"),
     "dposcope.training.loss": ("dpo_terms",),
     "dposcope.training.objective": ("Objective",),
-    "dposcope.training.pair_checks": ("check_pairs",),
-    "dposcope.training.pairs": ("Pair", "Pairs", "load_pairs", "write_pairs"),
-    "dposcope.training.pplm": ("Perturbation", "perturbed_continuations"),
-    "dposcope.training.sampled": ("sample_pairs",),
+    "dposcope.pairs.checks": ("check_pairs",),
+    "dposcope.pairs.pairs": ("Pair", "Pairs", "load_pairs", "write_pairs"),
+    "dposcope.pairs.pplm": ("Perturbation", "perturbed_continuations"),
+    "dposcope.pairs.sampled": ("sample_pairs",),
     "dposcope.training.schedule": ("Schedule",),
     "dposcope.training.token_statistics": ("token_statistics",),
     "dposcope.training.trainable": ("all_weights", "low_rank", "neuron_gains"),
@@ -186,7 +186,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "WordListJudge",
         "load_judge",
     ),
-    "dposcope.directions.subspace": (
+    "dposcope.neurons.subspace": (
         "Subspace",
         "alignment_signs",
         "svd_subspace",
@@ -217,11 +217,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.shipping.checkpoint": ("fold_checkpoint",),
     "dposcope.shipping.gguf": ("fold_gguf",),
     "dposcope.shipping.result": ("Shipped",),
-    "dposcope.study.explanation": (
+    "dposcope.jobs.explain.explanation": (
         "Explanation",
         "explain",
     ),
-    "dposcope.study.patches": (
+    "dposcope.jobs.explain.patches": (
         "Patch",
         "patches",
     ),

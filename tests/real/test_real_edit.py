@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import dposcope
 from dposcope.data.masking import contains_offensive
 from dposcope.interventions.edit import Edit
-from dposcope.study.checkpoint import write_checkpoint
+from dposcope.shipping.model_card import write_checkpoint
 
 pytestmark = pytest.mark.real
 

@@ -27,7 +27,7 @@ from dposcope.cli.allocator import FreedMemory
 from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
-    from dposcope.study.table import Table as StudyTable
+    from dposcope.report.table import Table as StudyTable
 
 out = Console(highlight=False, soft_wrap=False)
 

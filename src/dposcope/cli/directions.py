@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.config import LoadSettings, ProbeSettings
+from dposcope.jobs.settings import LoadSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from dposcope.directions.lens import Lens
@@ -41,8 +41,8 @@ def probe(
     from dposcope.artefacts import value_files
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
-    from dposcope.study.ingredients import check_direction, make_direction, read_comments
-    from dposcope.study.machine import load_for
+    from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
+    from dposcope.jobs.machine import load_for
 
     check_direction(settings)
     comments = read_comments(settings).first(settings.direction_rows)
@@ -98,7 +98,7 @@ def lens(
     from dposcope.directions.direction import Direction
     from dposcope.directions.lens import lens as read_lens
     from dposcope.errors import DposcopeError
-    from dposcope.study.machine import load_for
+    from dposcope.jobs.machine import load_for
 
     if (direction is None) == (neuron is None):
         raise DposcopeError("give either --direction FILE or --neuron BLOCK.INDEX")

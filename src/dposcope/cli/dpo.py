@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.dpo_settings import DpoSettings
+from dposcope.jobs.dpo.settings import DpoSettings
 
 
 def dpo(
@@ -44,7 +44,7 @@ def dpo(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
-    from dposcope.study.dpo import run_dpo
+    from dposcope.jobs.dpo.job import run_dpo
     from dposcope.training.processes import Processes
 
     processes = Processes.here()

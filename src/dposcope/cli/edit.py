@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.config import EditSettings
+from dposcope.jobs.settings import EditSettings
 
 
 def edit(
@@ -38,7 +38,7 @@ def edit(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
-    from dposcope.study.edit import run_edit
+    from dposcope.jobs.edit.job import run_edit
 
     with reporting(quiet=quiet) as bars:
         done = run_edit(model, out, settings, reporter=bars)

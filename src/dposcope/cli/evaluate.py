@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.config import EvaluateSettings
+from dposcope.jobs.settings import EvaluateSettings
 
 
 def evaluate(
@@ -50,8 +50,8 @@ def evaluate(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
-    from dposcope.study.evaluate import run_evaluate
-    from dposcope.study.run import RunPolicy, lenders
+    from dposcope.jobs.evaluate.job import run_evaluate
+    from dposcope.jobs.run import RunPolicy, lenders
 
     with reporting(quiet=quiet) as bars:
         scores = run_evaluate(model, out, settings, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or [])))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.explain_settings import ExplainSettings
+from dposcope.jobs.explain.settings import ExplainSettings
 
 
 def explain(
@@ -54,9 +54,9 @@ def explain(
     from dposcope.artefacts import read_json
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
-    from dposcope.study.explain import run_explain
-    from dposcope.study.explain_report import summary
-    from dposcope.study.run import RunPolicy, lenders
+    from dposcope.jobs.explain.job import run_explain
+    from dposcope.jobs.explain.report import summary
+    from dposcope.jobs.run import RunPolicy, lenders
 
     with reporting(quiet=quiet) as bars:
         made = run_explain(

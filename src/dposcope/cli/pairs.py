@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from dposcope.study.pair_settings import PairsSettings
+from dposcope.jobs.pairs.settings import PairsSettings
 
 app = App(name="pairs")
 
@@ -51,7 +51,7 @@ def make(
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
     from dposcope.cli.pair_tables import print_statistics
-    from dposcope.study.pair_making import run_pairs
+    from dposcope.jobs.pairs.job import run_pairs
 
     with reporting(quiet=quiet) as bars:
         made = run_pairs(model, out, settings, bars)
@@ -102,10 +102,10 @@ def check(
     from dposcope.cli.pair_tables import print_statistics
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
-    from dposcope.study.config import LoadSettings
-    from dposcope.study.machine import load_for
-    from dposcope.training.pair_checks import check_pairs, completion_logppl
-    from dposcope.training.pairs import load_pairs
+    from dposcope.jobs.machine import load_for
+    from dposcope.jobs.settings import LoadSettings
+    from dposcope.pairs.checks import check_pairs, completion_logppl
+    from dposcope.pairs.pairs import load_pairs
 
     if logppl and model is None:
         raise DposcopeError("--logppl needs a model that reads the pairs; give --model")
@@ -147,7 +147,7 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json
     from dposcope.errors import DposcopeError, plural
-    from dposcope.training.pairs import load_pairs, write_pairs
+    from dposcope.pairs.pairs import load_pairs, write_pairs
 
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.reproduce_settings import ReproduceSettings
+from dposcope.jobs.reproduce.settings import ReproduceSettings
 
 
 def reproduce(
@@ -55,16 +55,16 @@ def reproduce(
     from dposcope.artefacts import read_json
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_table, reporting
-    from dposcope.study.overview import findings_lines
-    from dposcope.study.preset import load_preset
-    from dposcope.study.reproduce import plan_reproduction, run_reproduce
-    from dposcope.study.run import lenders
+    from dposcope.jobs.reproduce.job import plan_reproduction, run_reproduce
+    from dposcope.jobs.reproduce.overview import findings_lines
+    from dposcope.jobs.reproduce.preset import load_preset
+    from dposcope.jobs.run import lenders
 
     chosen = load_preset(preset)
     if dry_run:
-        from dposcope.study.estimate import Machine, estimate_plan, plan_table
-        from dposcope.study.reproduce_checks import check_steps, read_here
-        from dposcope.study.run import check_folder
+        from dposcope.jobs.reproduce.checks import check_steps, read_here
+        from dposcope.jobs.reproduce.estimate import Machine, estimate_plan, plan_table
+        from dposcope.jobs.run import check_folder
 
         steps = plan_reproduction(models, out, chosen, settings, raw=raw)
         check_folder(out, "reproduce")
@@ -112,8 +112,8 @@ def report(
         Write offensive words in tables as they are, not starred.
     """
     from dposcope.cli.console import out as console
-    from dposcope.study.finished import check_place, find_runs, title_of
-    from dposcope.study.overview import write_overview
+    from dposcope.jobs.reproduce.finished import check_place, find_runs, title_of
+    from dposcope.jobs.reproduce.overview import write_overview
 
     target = out if out is not None else runs[0]
     found = find_runs(runs, out=out)

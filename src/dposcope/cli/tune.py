@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.study.tune_settings import TuneSettings
+from dposcope.jobs.tune.settings import TuneSettings
 
 
 def tune(
@@ -50,8 +50,8 @@ def tune(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
-    from dposcope.study.control_kinds import warning
-    from dposcope.study.tune import join_tune, run_tune
+    from dposcope.interventions.control_kinds import warning
+    from dposcope.jobs.tune.job import join_tune, run_tune
 
     if join:
         with reporting(quiet=quiet) as bars:

@@ -12,8 +12,8 @@ from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
+from dposcope.model.hooks import hooked, residual_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import hooked, residual_site
 from dposcope.protocols import Protocol, check_protocol
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
+from dposcope.model.hooks import Applied, Change, Site, attention_site, hooked, mlp_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied, Change, Site, attention_site, hooked, mlp_site
 
 
 @dataclass(frozen=True, eq=False)

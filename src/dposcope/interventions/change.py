@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dposcope.model.frames import Frame, Positions
+from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied
 
 
 class Intervention(Protocol):

@@ -16,8 +16,8 @@ from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.origins import LEARNED
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied, Change, Site, hooked
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold_
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Applied, is_hooked
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied, is_hooked
 
 
 @contextmanager

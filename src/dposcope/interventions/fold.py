@@ -22,9 +22,9 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
-from dposcope.neurons.sites import is_hooked
 
 Foldable = Gains | Ablation | Edit | Assign
 """What weights can express."""

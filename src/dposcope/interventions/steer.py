@@ -11,8 +11,8 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
+from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_site, residual_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Applied, Change, Site, hooked, mlp_site, residual_site
 from dposcope.protocols import check_choice
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from dposcope.neurons.sites import Applied
 
 
 @dataclass(frozen=True)

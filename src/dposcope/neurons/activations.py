@@ -15,8 +15,8 @@ from dposcope.errors import DposcopeError
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, generate
+from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Change, hooked, neuron_site
 from dposcope.protocols import check_protocol
 
 See = Callable[[int, Tensor, Tensor, Sequence[int]], None]

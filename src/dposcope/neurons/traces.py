@@ -10,8 +10,8 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import batches
 from dposcope.model.frames import Frame
+from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sites import Change, hooked, neuron_site
 
 
 @torch.inference_mode()

@@ -21,12 +21,12 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
 from dposcope.shipping.adapter_card import ABLATION, GAINS, adapter_card
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
+from dposcope.shipping.model_card import EDIT
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Weights, find
-from dposcope.study.checkpoint import EDIT
 
 
 def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:

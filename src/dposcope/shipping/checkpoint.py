@@ -20,13 +20,13 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
+from dposcope.shipping.model_card import EDIT, model_card
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Stored, Weights, find
 from dposcope.shipping.written import Rewriting
-from dposcope.study.checkpoint import EDIT, model_card
 
 ROWS = 4096
 """Value vectors worked on at once: in float64 their copies would outweigh a large tensor many times."""

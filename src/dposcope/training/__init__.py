@@ -1,1 +1,1 @@
-"""Preference pairs, and the training that they are for (paper 3.1, appendix C)."""
+"""Preference tuning: the loss, batches, what is trained, the trainer (paper 3.1, appendix C)."""

@@ -9,7 +9,7 @@ from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.batches import encode
 from dposcope.model.language_model import LanguageModel
-from dposcope.training.pairs import Pairs
+from dposcope.pairs.pairs import Pairs
 
 
 @dataclass(frozen=True)

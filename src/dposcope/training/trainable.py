@@ -22,9 +22,9 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
+from dposcope.model.hooks import Change, heads_site, hooked, is_hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
-from dposcope.neurons.sites import Change, heads_site, hooked, is_hooked, neuron_site
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy

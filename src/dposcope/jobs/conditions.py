@@ -1,0 +1,295 @@
+"""Conditions by name: what `--condition` and the tables understand.
+
+    scale:alpha=0.3,beta=0.55        the paper's edit as gains, live (SPEC section 4, Scale)
+    assign:alpha=0.01,beta=0.55,ranking=reference
+                                     the authors' code: neurons set to their shifted means
+    steer:alpha=1                    subtract αW at the end of the block that the direction is from (the last)
+    ablate:weight=1                  take the direction out of output projections
+    edit:path/to/edit.safetensors    a saved edit; gains-of:… and ablation-of:… its parts, control:… its control
+    edit:path,strength=0.8           the same at another strength: gains 1 + s(g − 1), ablation weights s·w
+    edit:gemma-3-270m                the edit that was learned for a bundled model
+    model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
+    scale:alpha=0.1+ablate:weight=1  gains and ablation together
+    mild=scale:alpha=0.1             the same under a name of one's own
+`scale` and `ablate` take `blocks=9-17`, `ablate` takes `site=mlp`. Controls (SPEC section 5): `shuffled=yes` for
+`scale`, `random=yes` for `ablate` and `steer`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import file_digest, text_digest, value_digest
+from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation, ablate
+from dposcope.interventions.change import Intervention
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.interventions.shipped import edit_file
+from dposcope.interventions.steer import Steer
+from dposcope.interventions.weights import OtherWeights
+from dposcope.jobs.ingredients import Ingredients
+from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
+from dposcope.model.adapter import check_adapter, is_adapter
+from dposcope.neurons.groups import Selection, select_fraction
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """One condition, read but not yet built."""
+
+    name: str
+    """What tables call it."""
+    parts: tuple["PartSpec", ...]
+
+    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
+        """Make the intervention.
+
+        Args:
+            ingredients: called only where a part needs a direction or means.
+            seed: of controls.
+
+        Raises:
+            DposcopeError: a part does not fit the model.
+        """
+        built = [part.build(ingredients, seed) for part in self.parts]
+        if len(built) == 1:
+            return built[0]
+        return Edit.of(*built)
+
+    def depends_on(self, folder: Path, seed: int) -> dict[str, Any]:
+        """What decides the intervention beside the model: for the stage that measures it.
+
+        Args:
+            folder: of the run, with the direction and means that were made for it.
+            seed: of controls.
+        """
+        made = any(part.kind not in _SAVED for part in self.parts)
+        names = ("direction", "means") if made else ()
+        return {
+            "parts": [[part.kind, dict(part.values)] for part in self.parts],
+            "made_from": [value_digest(folder / name) for name in names],
+            "files": [_digest(part) for part in self.parts if part.kind in _SAVED],
+            "seed": seed,
+        }
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """`kind:key=value,…`."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Any:
+        """Make this part."""
+        return _BUILDERS[self.kind](self.values, ingredients, seed)
+
+
+_NUMBERS = {"alpha", "beta", "weight", "relative", "trim", "strength"}
+_SAVED = ("edit", "gains-of", "ablation-of", "control", "model")
+_KEYS: dict[str, frozenset[str]] = {
+    "scale": frozenset({"alpha", "beta", "ranking", "shuffled", "trim", "blocks"}),
+    "assign": frozenset({"alpha", "beta", "ranking", "trim"}),
+    "steer": frozenset({"alpha", "relative", "block", "site", "random"}),
+    "ablate": frozenset({"weight", "random", "blocks", "site"}),
+    **dict.fromkeys(_SAVED, frozenset({"path"})),
+}
+_RANKINGS = ("cosine", "signed", "activation", "reference")
+_YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def parse_condition(text: str) -> ConditionSpec:
+    """Read one condition.
+
+    Raises:
+        DposcopeError: a kind, key or value is unknown; the message lists the known ones.
+    """
+    named = re.fullmatch(
+        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control|model)(?::.*)?)", text
+    )
+    name, body = (named.group(1), named.group(2)) if named else (text, text)
+    if name == "none":
+        raise DposcopeError("the condition 'none' is always measured; give yours another name")
+    parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
+    if len(parts) > 1 and any(part.kind in {"assign", "steer", "model"} for part in parts):
+        raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")
+    return ConditionSpec(name, parts)
+
+
+def _parse_part(part: str, whole: str) -> PartSpec:
+    kind, _, rest = part.partition(":")
+    if kind not in _KEYS:
+        raise DposcopeError(f"condition {whole!r}: no kind {kind!r}; choose from {', '.join(_KEYS)}")
+    if kind in _SAVED:
+        if not rest:
+            example = "runs/mine/model" if kind == "model" else "runs/mine/edit.safetensors"
+            raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:{example}")
+        path = rest.removeprefix("path=")
+        # Told now, not after the plain model was measured.
+        if kind != "model":
+            path, given, strength = path.partition(",strength=")
+            path = str(edit_file(path))
+            Edit.load(path)
+            return PartSpec(
+                kind, {"path": path, **({"strength": _value("strength", strength, whole)} if given else {})}
+            )
+        if is_adapter(Path(path)):
+            check_adapter(Path(path))
+        elif not (Path(path) / "config.json").is_file():
+            raise DposcopeError(
+                f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint or an adapter"
+            )
+        return PartSpec(kind, {"path": path})
+    values: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or key not in _KEYS[kind]:
+            raise DposcopeError(f"condition {whole!r}: {kind} takes {', '.join(sorted(_KEYS[kind]))}, not {pair!r}")
+        if key in values:
+            raise DposcopeError(f"condition {whole!r}: {key} is given twice")
+        values[key] = _value(key, value, whole)
+    if kind == "steer" and {"alpha", "relative"} <= set(values):
+        raise DposcopeError(f"condition {whole!r}: give alpha (times W) or relative (in mean norms), not both")
+    sites = {"steer": ("residual", "mlp"), "ablate": ("mlp", "attention", "both")}
+    if "site" in values and values["site"] not in sites[kind]:
+        raise DposcopeError(f"condition {whole!r}: {kind} acts at site {' or '.join(sites[kind])}")
+    if kind in {"scale", "assign"} and values.get("alpha", 0) < 0:
+        raise DposcopeError(f"condition {whole!r}: alpha {values['alpha']} is negative; it is a relative shift")
+    return PartSpec(kind, values)
+
+
+def _value(key: str, value: str, whole: str) -> Any:
+    if key in _NUMBERS or key == "block":
+        try:
+            number = int(value) if key == "block" else float(value)
+        except ValueError as error:
+            raise DposcopeError(f"condition {whole!r}: {key} needs a number, not {value!r}") from error
+        if not math.isfinite(number):
+            raise DposcopeError(f"condition {whole!r}: {key} needs a finite number, not {value!r}")
+        if key == "beta" and not 0 <= number <= 1:
+            raise DposcopeError(f"condition {whole!r}: beta {value} is outside [0, 1]")
+        if key == "trim" and not 0 <= number <= 100:
+            raise DposcopeError(f"condition {whole!r}: trim {value} is no percentile, 0 … 100")
+        return number
+    if key in {"shuffled", "random"}:
+        if value not in _YES:
+            raise DposcopeError(f"condition {whole!r}: {key} is yes or no, not {value!r}")
+        return _YES[value]
+    if key == "ranking" and value not in _RANKINGS:
+        raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
+    if key == "blocks":
+        found = re.fullmatch(r"(\d+)-(\d+)", value)
+        if found is None or int(found[1]) > int(found[2]):
+            raise DposcopeError(f"condition {whole!r}: blocks are a range such as 9-17, not {value!r}")
+        return tuple(range(int(found[1]), int(found[2]) + 1))
+    return value
+
+
+def _select(values: Mapping[str, Any], made: Ingredients) -> Selection:
+    return select_fraction(
+        made.cosine,
+        made.means.mean,
+        beta=values.get("beta", 0.55),
+        ranking=values.get("ranking", "cosine"),
+        trim_percentile=values.get("trim"),
+    )
+
+
+def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Gains:
+    made = ingredients()
+    selection = _select(values, made)
+    gains = gains_of(selection, alpha=values.get("alpha", 0.1))
+    if "blocks" in values:
+        _check_blocks(values["blocks"], made)
+        gains = gains.in_blocks(values["blocks"])
+    return gains.shuffled(seed) if values.get("shuffled") else gains
+
+
+def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], _seed: int) -> Intervention:
+    made = ingredients()
+    selection = _select(values, made)
+    return group_assign(made.means, selection, alpha=values.get("alpha", 0.01))
+
+
+def _steer(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Steer:
+    direction = ingredients().direction
+    vector, alpha = direction.vector, values.get("alpha", 1.0)
+    if "relative" in values:
+        if "residual_norm" not in direction.about:
+            raise DposcopeError("steer:relative needs a direction made from comments; use steer:alpha")
+        vector, alpha = direction.unit * float(direction.about["residual_norm"]), values["relative"]
+    if values.get("random"):
+        vector = direction.random_like(seed).unit * vector.norm()
+    return Steer(vector, alpha, values.get("block", direction.block), values.get("site", "residual"))
+
+
+def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Ablation:
+    direction = ingredients().direction
+    chosen = direction.random_like(seed) if values.get("random") else direction
+    site = values.get("site", "both")
+    return ablate(
+        chosen.vector,
+        weight=values.get("weight", 1.0),
+        blocks=values.get("blocks"),
+        mlp=site != "attention",
+        attention=site != "mlp",
+    )
+
+
+def _check_blocks(blocks: tuple[int, ...], made: Ingredients) -> None:
+    if blocks[-1] >= made.lm.n_blocks:
+        raise DposcopeError(f"no block {blocks[-1]} in a model of {made.lm.n_blocks} blocks")
+
+
+def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    return _saved(values)
+
+
+def _gains_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    edit = _saved(values)
+    return Edit(gains=edit.gains, head_gains=edit.head_gains)
+
+
+def _ablation_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:
+    return Edit(ablations=_saved(values).ablations)
+
+
+def _control(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], seed: int) -> Edit:
+    return _saved(values).control(seed)
+
+
+def _saved(values: Mapping[str, Any]) -> Edit:
+    edit = Edit.load(values["path"])
+    return edit.strength(values["strength"]) if "strength" in values else edit
+
+
+def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> OtherWeights:
+    return OtherWeights(values["path"])
+
+
+def _digest(part: PartSpec) -> str:
+    path = part.values["path"]
+    if part.kind != "model":
+        return value_digest(path)
+    files = sorted(Path(path).glob("*.safetensors"))
+    if is_adapter(Path(path)):
+        files.append(Path(path) / ADAPTER_CONFIG)  # its scale is there
+    return text_digest(*(f"{file.name} {file_digest(file)}" for file in files))
+
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {
+    "scale": _scale,
+    "assign": _assign,
+    "steer": _steer,
+    "ablate": _ablate,
+    "edit": _edit,
+    "gains-of": _gains_of,
+    "ablation-of": _ablation_of,
+    "control": _control,
+    "model": _model,
+}

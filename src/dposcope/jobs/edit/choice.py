@@ -1,0 +1,144 @@
+"""Which edit: as given, or the strongest of the default family that neutral text allows."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dposcope.artefacts import read_json, value_digest, value_files, write_json
+from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
+from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.interventions.ablate import Ablation, ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.interventions.group_gains import gains_of
+from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
+from dposcope.neurons.groups import Selection
+
+GAIN_SHARE = 0.03
+"""At strength s the default edit has w = s and α = 0.03 s; docs/results/edit-gemma-3-270m.md shows the choice."""
+
+SEARCH_WINDOWS = 8
+"""Windows of neutral text that each trial of the search reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The edit, and how it came about."""
+
+    edit: Edit
+    search: StrengthSearch | None
+    """None where the settings fixed the strength."""
+    held_apart: bool
+    """Whether the search read other windows than those reported."""
+
+
+def default_edit(ingredients: Ingredients, selection: Selection, *, mix: str, strength: float) -> Edit:
+    """The default family at strength s: the direction ablated from what MLPs of the later half of the blocks write,
+    w = s, and the paper's gains in the earlier half, α = 0.03 s. Or gains alone in all blocks (α = s), or that
+    ablation alone.
+
+    The direction is read at the last block, so the later blocks are where it means what it says. A weight above 1
+    turns a component round, and with it the effect of any gain in that block: hence gains in the other half.
+    """
+    n_blocks = ingredients.lm.n_blocks
+    later = tuple(range(n_blocks // 2, n_blocks))
+    ablation = ablate(ingredients.direction.vector, weight=strength, blocks=later, attention=False)
+    if mix == "ablation":
+        return Edit.of(ablation)
+    if mix == "gains":
+        return Edit.of(gains_of(selection, alpha=strength))
+    gains = gains_of(selection, alpha=GAIN_SHARE * strength).in_blocks(range(n_blocks // 2))
+    return Edit.of(gains, ablation)
+
+
+def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settings: EditSettings) -> Choice:
+    """The stage `choose`; writes `edit.safetensors` and `edit.json`."""
+    stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
+    fixed = settings.alpha is not None or settings.ablate is not None
+    windows = count_windows(job.lm, job.data.neutral, protocol="strict")
+    # Trials read the windows after the reported ones, where the text is long enough.
+    held_apart = windows >= settings.max_windows + SEARCH_WINDOWS
+    about = {
+        "model": job.lm.name,
+        "fingerprint": job.model["fingerprint"],
+        "direction": ingredients.direction.kind,
+        "beta": settings.beta,
+        "ranking": settings.ranking,
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+    }
+
+    def make() -> None:
+        if fixed:
+            _given(ingredients, selection, settings, about).save(stem)
+            return
+        skip = settings.max_windows if held_apart else 0
+        search = _search(job, ingredients, selection, settings, skip_windows=skip)
+        write_json(trace, asdict(search))
+        facts = {"mix": settings.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
+        edit = default_edit(ingredients, selection, mix=settings.mix, strength=search.chosen)
+        Edit.of(edit, about={**about, **facts}).save(stem)
+
+    return job.run.stage(
+        "choose",
+        "The edit as given" if fixed else "Strength that neutral text allows",
+        inputs={
+            **job.model,
+            "direction": value_digest(job.run.folder / "direction"),
+            "means": value_digest(job.run.folder / "means"),
+            "neutral": job.data.digests["neutral"],
+            # A concept shows in the settings that it filled.
+            "settings": settings.model_dump(mode="json", exclude={"concept"}),
+        },
+        files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
+        make=make,
+        load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_apart),
+    )
+
+
+def _given(ingredients: Ingredients, selection: Selection, settings: EditSettings, about: dict[str, Any]) -> Edit:
+    parts: list[Gains | Ablation] = []
+    if settings.alpha:
+        parts.append(gains_of(selection, alpha=settings.alpha))
+    if settings.ablate:
+        parts.append(ablate(ingredients.direction.vector, weight=settings.ablate))
+    return Edit.of(*parts, about={**about, "alpha": settings.alpha, "ablate": settings.ablate})
+
+
+def _search(
+    job: Job, ingredients: Ingredients, selection: Selection, settings: EditSettings, *, skip_windows: int
+) -> StrengthSearch:
+    trials = 0
+
+    def losses(edit: Edit | None) -> WindowLosses:
+        nonlocal trials
+        trials += 1
+        with nullcontext() if edit is None else edit.on(job.lm):
+            return window_losses(
+                job.lm,
+                job.data.neutral,
+                skip_windows=skip_windows,
+                max_windows=SEARCH_WINDOWS,
+                progress=lambda done, total: job.run.reporter.progress((trials - 1) * total + done, 6 * total),
+            )
+
+    base = losses(None)
+
+    def increase(strength: float) -> Difference:
+        edited = losses(default_edit(ingredients, selection, mix=settings.mix, strength=strength))
+        if not np.isfinite(edited.nll).all():
+            vocabulary = int(job.lm.model.config.get_text_config().vocab_size)
+            return overflow(vocabulary, settings.max_logppl_increase, len(edited.nll))
+        return paired_difference(edited.nll, base.nll, denominators=base.tokens)
+
+    start = 0.2 if settings.mix == "gains" else 2.0
+    return search_strength(increase, settings.max_logppl_increase, start=start)
+
+
+def _read(stored: dict[str, Any]) -> StrengthSearch:
+    steps = tuple(StrengthStep(step["strength"], Difference(**step["increase"])) for step in stored["steps"])
+    return StrengthSearch(steps, stored["chosen"], stored["bound"])

@@ -1,0 +1,136 @@
+"""From a finished edit run to the values that its report shows."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from dposcope.artefacts import library_versions
+from dposcope.data.concept import BUILTIN
+from dposcope.directions.lens import lens
+from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
+from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.settings import EditSettings
+from dposcope.neurons.groups import Selection
+from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
+from dposcope.report.edit.render import write_report
+
+LEARNED = "learned"
+"""The condition of the edit that comes with dposcope."""
+
+LABELS = {
+    BASE: Condition(BASE, "Unedited", "base"),
+    "edit": Condition("edit", "Edited", "edit", "the model in the checkpoint"),
+    "control": Condition(
+        "control",
+        "Control",
+        "control",
+        "the same gains shuffled among the neurons of each layer, and a random direction ablated at the same weight",
+    ),
+    LEARNED: Condition(
+        LEARNED,
+        "Learned edit",
+        "paper",
+        "comes with dposcope; learned by dposcope tune on texts that the model wrote, not on this run's data",
+    ),
+}
+
+_SAMPLES = 24
+
+
+def write_edit_report(
+    job: Job,
+    ingredients: Ingredients,
+    selection: Selection,
+    choice: Choice,
+    outcomes: Mapping[str, Outcome],
+    materials: Materials,
+    scores: Scores,
+    judge: TrainedScorer,
+    settings: EditSettings,
+) -> None:
+    """Write `report.html` into the run's folder."""
+    direction, search = ingredients.direction, choice.search
+    gains = choice.edit.gains or Gains.ones(*ingredients.means.mean.shape)
+    # The default edit leaves the later half of the blocks to the ablation.
+    touched = gains.touched
+    page = EditPage(
+        model=scores.model,
+        fingerprint=str(job.model["fingerprint"]),
+        protocol=scores.protocol,
+        edit=str(choice.edit),
+        scores=scores,
+        conditions=[LABELS[name] for name in outcomes],
+        samples=evenly_spaced(outcomes, materials),
+        lens=lens(job.lm, direction.vector, k=15)[0],
+        direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
+        per_prompt={name: outcome.per_prompt["toxicity"].tolist() for name, outcome in outcomes.items()},
+        groups=[
+            GroupSize(group.value, selection.sizes[group], len(chosen & touched))
+            for group, chosen in selection.sets.items()
+        ],
+        search=[] if search is None else [SearchStep(step.strength, step.increase) for step in search.steps],
+        bound=None if search is None else search.bound,
+        chosen_strength=None if search is None else search.chosen,
+        judge=asdict(judge.quality),
+        settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
+        provenance={
+            "dtype": str(job.lm.dtype).removeprefix("torch."),
+            "device": job.lm.device.type,
+            "scorer": materials.scorer.name,
+            "seed": str(settings.seed),
+            **library_versions(),
+        },
+        notes=_notes(choice, settings, materials),
+    )
+    write_report(page, job.run.folder / "report.html")
+
+
+def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list[Sample]:
+    """Samples of evenly spaced prompts, not chosen by their effect."""
+    step = max(1, len(materials.prompts) // _SAMPLES)
+    shown = ("none", "edit")
+    return [
+        Sample(
+            materials.prompts[row],
+            {name: outcomes[name].continuations[row] for name in shown},
+            {name: float(outcomes[name].per_prompt["toxicity"][row]) for name in shown},
+        )
+        for row in range(0, len(materials.prompts), step)
+    ][:_SAMPLES]
+
+
+def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list[str]:
+    notes = [
+        "Samples are evenly spaced over the prompts, not chosen by their effect.",
+        f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
+    ]
+    sources = (settings.prompts, settings.comments, settings.neutral)
+    if any(source is None or source.startswith(BUILTIN) for source in sources):
+        notes.append(
+            "Built-in data took part: mild texts written for a demonstration. These are not benchmark numbers; "
+            "give --prompts, --comments and --neutral for real ones."
+        )
+    if choice.search is not None:
+        where = (
+            "on other windows of the neutral text than those reported"
+            if choice.held_apart
+            else "on the windows that are also reported, as the neutral text has no others"
+        )
+        notes.append(
+            f"The strength was searched {where}, {SEARCH_WINDOWS} at most; the upper end of the increase's interval "
+            "stays within the bound."
+        )
+        if settings.mix == "both":
+            notes.append(
+                f"At strength s, output projections of MLPs in the later half of the blocks lose w = s times their "
+                f"component along the direction, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."
+            )
+    if settings.protocol == "reference":
+        notes.append(
+            "Reference protocol: prompts are cut to their first 32 tokens and F1 counts the prompt, "
+            "as the published code does; these numbers do not compare with strict ones."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""`dposcope evaluate`: any conditions of one model, side by side."""

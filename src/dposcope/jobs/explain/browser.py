@@ -1,0 +1,84 @@
+"""What the neuron browser of `dposcope explain` holds beside the contributions: lenses, texts, activations on them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dposcope.directions.lens import Lens, lens
+from dposcope.jobs.explain.explanation import Explanation
+from dposcope.model.generate import generate
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.traces import trace
+from dposcope.report.browser.neurons import NeuronBrowser, TokenActivations, TokenisedText
+
+LENSES = 4_000
+"""Neurons of largest |Δ| whose tokens are in the page; toxic and anti-toxic ones come beside."""
+TRACED = 300
+"""Neurons of largest |Δ| that are shown token by token: with 20 texts of some 70 tokens under a megabyte."""
+TEXTS, PROMPT_TOKENS = 20, 48
+
+
+def browser_of(
+    base: LanguageModel,
+    tuned: LanguageModel,
+    found: Explanation,
+    prompts: Sequence[str],
+    *,
+    lens_tokens: int = 10,
+    notes: Sequence[str] = (),
+    provenance: Mapping[str, str] | None = None,
+) -> NeuronBrowser:
+    """The browser of two models.
+
+    Args:
+        base: before tuning.
+        tuned: after.
+        found: what was read from them.
+        prompts: the first 20 are shown, each with the base model's own continuation, which both models read.
+        lens_tokens: of each side of a lens.
+        notes: what a reader must not take from the numbers.
+        provenance: versions and the like.
+    """
+    change = found.contributions
+    strongest = strongest_neurons(change, LENSES)
+    extra = [found.toxic.top().mask | found.anti_toxic.top().mask]
+    shown = sorted({*strongest, *extra[0].flatten().nonzero().squeeze(1).tolist()})
+    written = generate(base, prompts[:TEXTS], max_prompt_tokens=PROMPT_TOKENS)
+    # A leading special token is an attention sink of huge activations; its colour would drown the text's.
+    heads = [int(one.prompt_ids[0] in base.special_ids) for one in written]
+    read = [one.prompt_ids + one.ids for one in written]
+    kept = torch.cat([torch.arange(len(ids)) >= head for ids, head in zip(read, heads, strict=True)]).numpy()
+    traced = strongest[:TRACED]
+    texts = [
+        TokenisedText(base.tokenizer.batch_decode([[token] for token in ids[head:]]), len(one.prompt_ids) - head)
+        for one, ids, head in zip(written, read, heads, strict=True)
+    ]
+    return NeuronBrowser.of(
+        change,
+        model=base.name,
+        tuned=tuned.name,
+        direction=found.direction.kind.replace("_", " "),
+        lenses=_lenses(base, shown, lens_tokens),
+        texts=texts,
+        activations=TokenActivations(
+            torch.tensor(traced).numpy(), trace(base, read, traced)[:, kept], trace(tuned, read, traced)[:, kept]
+        ),
+        notes=list(notes),
+        provenance=provenance,
+    )
+
+
+def strongest_neurons(change: Contributions, n: int) -> list[int]:
+    """The n neurons of largest |Δ|, each as block · d_mlp + index, the largest first."""
+    return change.total.abs().flatten().argsort(descending=True, stable=True)[:n].tolist()
+
+
+def _lenses(lm: LanguageModel, neurons: Sequence[int], k: int) -> dict[int, Lens]:
+    found: dict[int, Lens] = {}
+    for block in range(lm.n_blocks):
+        here = [neuron for neuron in neurons if neuron // lm.d_mlp == block]
+        if here:
+            vectors = lm.value_vectors(block)[torch.tensor(here, device=lm.device) % lm.d_mlp]
+            found |= dict(zip(here, lens(lm, vectors, k=k), strict=True))
+    return found

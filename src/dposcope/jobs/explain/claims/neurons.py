@@ -1,0 +1,212 @@
+"""The paper's claims about the direction and about neurons, which need no intervention (3.1, 4, 5, E, G, H)."""
+
+from itertools import pairwise
+from typing import Any
+
+from scipy.stats import binomtest
+
+from dposcope.evaluation.numbers import between, fact, fixed
+from dposcope.jobs.explain.claims.claim import Claim, claim
+from dposcope.jobs.explain.explanation import Explanation
+from dposcope.jobs.explain.tables.neuron import in_brackets, percent, share_in
+from dposcope.neurons.contributions import Effect
+from dposcope.neurons.groups import Group
+from dposcope.neurons.ranks import RangeShifts
+
+LEAST_ACCURACY = 0.905
+"""What rounds to 91 %: the paper has "over 91 %", and prints 91.0 % for Mistral."""
+
+FIRST_VECTORS, MORE_VECTORS = 128, 256
+"""Value vectors of the paper's subspace, and twice as many."""
+
+
+def neuron_claims(found: Explanation) -> list[Claim]:
+    """Claims that need no intervention."""
+    return [
+        *_probe(found.direction.about.get("quality")),
+        claim(
+            "4", "Toxic neurons are very few", "fewer than 0.05 % of all neurons (GPT-2: 0.06 %)",
+            f"{percent(found.toxic_share, 3)} promote a toxic token among the top {found.largest_set}",
+            found.toxic_share < 5e-4, "below 0.05 %",
+            measured="share of all neurons", value=found.toxic_share,
+        ),
+        *_how_much_changed(found),
+        *_groups(found),
+        _oriented(found.ranges.ranges[0]),
+        *_toxic_activations(found),
+        *_subspace(found),
+        *_correlations(found),
+    ]  # fmt: skip
+
+
+def _inside(found: Explanation, name: str, value: float, least: float, most: float) -> bool | None:
+    """Whether a number and its interval over prompts lie within bounds; None where the interval crosses one."""
+    low, high = found.intervals.get(name, (value, value))
+    if least <= low and high <= most:
+        return True
+    return False if high < least or low > most else None
+
+
+def _ends(found: Explanation, name: str, *, scale: float = 1) -> dict[str, float]:
+    """`low` and `high` of a claim, where there is an interval."""
+    if name not in found.intervals:
+        return {}
+    low, high = found.intervals[name]
+    return {"low": scale * low, "high": scale * high}
+
+
+def _probe(quality: dict[str, Any] | None) -> list[Claim]:
+    """Of a probe alone: other directions have no accuracy."""
+    if quality is None:
+        return []
+    texts, accuracy, majority = quality["test_texts"], quality["accuracy"], quality["majority"]
+    interval = binomtest(round(accuracy * texts), texts).proportion_ci(method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    bound = max(LEAST_ACCURACY, majority)
+    return [
+        claim(
+            "3.1", "The probe tells toxic comments from others", "accuracy 91.0 to 96.1 %, 90.4 % of Jigsaw not toxic",
+            f"{percent(accuracy)} ({between(100 * low, 100 * high, 1)}); the larger class alone {percent(majority)}",
+            True if low > bound else False if high < bound else None,
+            "accuracy lies above 90.5 % and above the share of the larger class, the interval too",
+            measured="accuracy on held-out comments", value=accuracy, low=low, high=high,
+        )
+    ]  # fmt: skip
+
+
+def _how_much_changed(found: Explanation) -> list[Claim]:
+    shares, change = found.shares, found.change
+    return [
+        claim(
+            "5.1", "Value vectors hardly change", "cosine 0.99 before and after",
+            f"mean {fixed(change.vector_cosine, 5)}, smallest {fixed(change.vector_cosine_min, 5)}",
+            change.vector_cosine_min >= 0.985, "every value vector's cosine rounds to 0.99 or more",
+            measured="smallest cosine of a value vector with itself", value=change.vector_cosine_min,
+        ),
+        claim(
+            "5.1", "Activations shift slightly", "0.66 to 16.71 %",
+            f"{fixed(change.shift_percent, 2)} %{in_brackets(found.intervals, 'shift_percent', 2)}, "
+            f"median over neurons {fixed(change.median_shift_percent, 2)} %",
+            _inside(found, "shift_percent", change.shift_percent, 0.0, 16.71),
+            "mean |shift| over mean |activation| at most 16.71 %, the interval too",
+            measured="mean |shift| over mean |activation|", value=change.shift_percent / 100,
+            **_ends(found, "shift_percent", scale=0.01),
+        ),
+        claim(
+            "5.1", "About half of the neurons reduce, half increase", "51.75 to 58.49 % reduce",
+            f"{share_in(found.intervals, 'reducing', shares.share_reducing, 2)} reduce",
+            _inside(found, "reducing", shares.share_reducing, 0.45, 0.6), "45 to 60 % reduce, the interval too",
+            measured="share of all neurons", value=shares.share_reducing, **_ends(found, "reducing"),
+        ),
+        claim(
+            "5.1", "The opposing effects leave a net reduction", "net reduction in every model",
+            f"Σ Δ = {fact(shares.net)} of {fact(shares.reduction)} reduced", shares.net > 0, "Σ Δ > 0",
+            measured="Σ Δ, in the stream's unit", value=shares.net,
+        ),
+    ]  # fmt: skip
+
+
+def _groups(found: Explanation) -> list[Claim]:
+    shares, layers = found.shares, found.layers
+    reducing = {share.group.group: share for share in shares.groups if share.group.effect is Effect.REDUCES}
+    leading = reducing[Group.TP].of_contribution + reducing[Group.AN].of_contribution
+    blocks = len(layers.reduction)
+    half = blocks // 2  # the middle block of an odd number is in neither
+    early, late = float(layers.reduction[:half].sum()), float(layers.reduction[blocks - half :].sum())
+    return [
+        claim(
+            "5.2", "Half of the mean activations are negative, or more", "49.94 to 50.03 % (GPT-2: 87.28 %)",
+            share_in(found.intervals, "negative", shares.negative_before, 2),
+            _inside(found, "negative", shares.negative_before, 0.45, 1.0), "45 % or more, the interval too",
+            measured="share of all neurons", value=shares.negative_before, **_ends(found, "negative"),
+        ),
+        claim(
+            "5.2", "TP↓ and AN↓ carry most of the reduction", "in three of four models",
+            f"{percent(leading)} of it", leading > 0.55, "more than 55 % of it, where an even split gives 50 %",
+            measured="share of Σ Δ over ↓ neurons", value=leading,
+        ),
+        claim(
+            "5.2", "Reduction peaks in later layers", "upward trend, weaker in Gemma-2",
+            f"{fact(late)} in the later half, {fact(early)} in the earlier", late > early,
+            "neurons ↓ of the later half of the blocks reduce more than those of the earlier",
+            measured="Σ Δ over ↓ neurons, later half − earlier", value=late - early,
+        ),
+    ]  # fmt: skip
+
+
+def _oriented(one: RangeShifts) -> Claim:
+    """Figure 2c. Where value vectors stay as they are, a ↓ neuron can shift no other way."""
+    shares = {
+        group: float((one.of(group) > 0 if group in (Group.TP, Group.TN) else one.of(group) < 0).double().mean())
+        for group in Group
+        if len(one.of(group))
+    }
+    least = min(shares.values(), default=None)
+    return claim(
+        "5.2", "Groups shift as their value vectors point: T falls, A rises", "in every model (Figures 2c and 6c)",
+        f"{'; '.join(f'{group}↓ {percent(share)}' for group, share in shares.items()) or '–'} (ranks {one.used})",
+        None if least is None else least > 0.5,
+        "in each group most neurons of the figure's ranks do; so they must where value vectors stay",
+        measured="share of a group's neurons, the least of the four", value=least,
+    )  # fmt: skip
+
+
+def _toxic_activations(found: Explanation) -> list[Claim]:
+    top = found.top
+    before, after = top.negative_before, top.negative_after
+    return [
+        claim(
+            "E", "Most of the 100 most toxic neurons are negative, before and after", "the majority (GPT-2)",
+            f"{percent(before)} of {len(top.before)} before, {percent(after)} after", min(before, after) > 0.5,
+            "more than half, both times", measured="share of them, the lesser of before and after",
+            value=min(before, after),
+        )
+    ]  # fmt: skip
+
+
+def _subspace(found: Explanation) -> list[Claim]:
+    conflicts = [
+        claim(
+            "G", f"Along the axes of the SVD subspace, signs of {name} conflict", paper,
+            f"{percent(signs.share)}; random axes {percent(signs.random_share)}; chance {percent(signs.chance)}",
+            signs.share > max(signs.random_share, signs.chance) + 0.01,
+            "more often than by chance and along random axes, by a point",
+            measured="share of all neurons, minus the larger of chance and random axes",
+            value=signs.share - max(signs.random_share, signs.chance),
+        )
+        for name, paper, signs in (
+            ("alignment", "74.7 % (GPT-2)", found.alignment),
+            ("the change of projection", "74.3 % (GPT-2)", found.changes),
+        )
+    ]  # fmt: skip
+    turns = dict(zip(pairwise(found.stability.sizes), found.stability.angles.tolist(), strict=True))
+    angles = turns.get((FIRST_VECTORS, MORE_VECTORS))
+    if angles is None:  # a small model has other sizes
+        return conflicts
+    stable = claim(
+        "G", f"The SVD subspace of {FIRST_VECTORS} value vectors is stable", "without a number (GPT-2)",
+        f"turns by up to {fixed(max(angles), 1)}° with {MORE_VECTORS}; two random ones by "
+        f"{fixed(float(found.stability.random_angles.max()), 1)}°",
+        max(angles) < 45, "with twice as many every axis turns by less than 45°: more of it stays than goes",
+        measured="largest principal angle, degrees", value=max(angles),
+    )  # fmt: skip
+    return [stable, *conflicts]
+
+
+def _correlations(found: Explanation) -> list[Claim]:
+    cosine, activation = found.correlations.cosine.r, found.correlations.activation.r
+    return [
+        claim(
+            "H", "Shifts do not go with a neuron's toxicity", "r = 0.001 to 0.004",
+            "–" if cosine is None else f"r = {fixed(cosine)}{in_brackets(found.intervals, 'r_cosine')}",
+            None if cosine is None else _inside(found, "r_cosine", cosine, -0.05, 0.05),
+            "|r| at most 0.05, the interval too", measured="Pearson r", value=cosine, **_ends(found, "r_cosine"),
+        ),
+        claim(
+            "H", "Shifts go weakly with the activation before", "r = 0.033 to 0.347",
+            "–" if activation is None else f"r = {fixed(activation)}{in_brackets(found.intervals, 'r_activation')}",
+            None if activation is None else _inside(found, "r_activation", activation, 0.02, 0.4),
+            "r from 0.02 to 0.4, the interval too",
+            measured="Pearson r", value=activation, **_ends(found, "r_activation"),
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,214 @@
+"""What tuning changed, as one value: contributions, groups, toxic neurons, the toxic subspace (paper 4, 5, E to J)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dposcope.directions.direction import Direction
+from dposcope.directions.judge import TokenJudge, WordListJudge
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.folds import collect_by_fold
+from dposcope.neurons.ranks import CumulativeReduction, RankRangeShifts, cumulative_reduction, rank_range_shifts
+from dposcope.neurons.resampling import PARTS, Intervals, prompt_intervals
+from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.shares import GroupShares, LayerSums, group_shares, layer_sums
+from dposcope.neurons.shifts import (
+    ChangeSummary,
+    Correlations,
+    ShiftDensity,
+    TopToxic,
+    change_summary,
+    correlations,
+    shift_density,
+    top_toxic,
+)
+from dposcope.neurons.subspace import (
+    SIZES,
+    AxisSigns,
+    Stability,
+    Subspace,
+    alignment_signs,
+    change_signs,
+    subspace_stability,
+    svd_subspace,
+)
+from dposcope.neurons.toxic import PromotedTokens, ToxicNeurons, promoted_tokens, toxic_neurons
+
+TOXIC_SETS = (128, 256)
+"""How many neurons of highest cosine are called toxic (Lee et al. 2024: 128; paper: 256)."""
+
+SUBSPACE_VECTORS, SUBSPACE_AXES = 128, 3
+"""Of the paper's appendix G."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Everything that is read from two models' weights and mean activations; nothing here needs a patch."""
+
+    direction: Direction
+    """W."""
+    contributions: Contributions
+    """Δ of every neuron (Eq. 2)."""
+    intervals: Intervals
+    """Over prompts, of shares of neurons and correlations; empty where prompts are too few."""
+    shares: GroupShares
+    """Tables 5, 13, 18; Figures 2a, 6a."""
+    layers: LayerSums
+    """Figures 1, 5, 8."""
+    cumulative: CumulativeReduction
+    """Figures 2b, 6b."""
+    ranges: RankRangeShifts
+    """Figures 2c, 6c, 7."""
+    density: ShiftDensity
+    """Figure 4."""
+    top: TopToxic
+    """Figure 3."""
+    correlations: Correlations
+    """Table 17."""
+    change: ChangeSummary
+    """Text of section 5.1."""
+    toxic: ToxicNeurons
+    """Tables 3 and 14: the largest of `toxic_sets`."""
+    anti_toxic: ToxicNeurons
+    """Tables 6 and 15."""
+    toxic_sets: tuple[int, ...]
+    """Rising."""
+    direction_tokens: PromotedTokens
+    """Table 1: what W promotes."""
+    subspace: Subspace
+    """Appendix G."""
+    axis_tokens: tuple[PromotedTokens, ...]
+    """Table 16: what each axis promotes, and last what their weighted sum does."""
+    stability: Stability
+    alignment: AxisSigns
+    """Signs of cosines along the axes (paper: 74.7 % conflict)."""
+    changes: AxisSigns
+    """Signs of the change of projection (paper: 74.3 % conflict)."""
+
+    @property
+    def largest_set(self) -> int:
+        """The largest number of neurons that are called toxic."""
+        return self.toxic_sets[-1]
+
+    @property
+    def toxic_share(self) -> float:
+        """Share of all neurons that are among the largest set and promote a toxic token."""
+        return len(self.toxic.with_toxic_tokens()) / self.shares.neurons
+
+    def patch_sets(self) -> dict[str, NeuronSet]:
+        """Toxic neurons to patch (Tables 2 and 3): those with toxic tokens, then the top n of each size."""
+        sets = {"toxic tokens": self.toxic.with_toxic_tokens()}
+        return sets | {f"top {n}": self.toxic.top(n) for n in self.toxic_sets}
+
+
+def explain(
+    base: LanguageModel,
+    tuned: LanguageModel,
+    direction: Direction,
+    prompts: Sequence[str],
+    *,
+    judge: TokenJudge | None = None,
+    toxic_sets: Sequence[int] = TOXIC_SETS,
+    lens_tokens: int = 10,
+    new_tokens: int = 20,
+    protocol: str = "strict",
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain what tuning changed, neuron by neuron (paper 3.2, 4, 5; SPEC section 3).
+
+    Two generations, one per model, and no more: activations are collected while the models write, and memory does
+    not grow with the prompts.
+
+    Args:
+        base: the model before tuning.
+        tuned: the model after it.
+        direction: W, such as `fit_probe(…)` (paper) or `mean_difference(…)`, in the base model's stream.
+        prompts: both models continue them (paper: 1,199).
+        judge: says which tokens are toxic; default: the embedded word list (paper: GPT-4o).
+        toxic_sets: how many neurons of highest cosine are called toxic.
+        lens_tokens: tokens per vector.
+        new_tokens: of each continuation (paper: 20).
+        protocol: "strict" or "reference", see `collect_means`.
+        batch_size: prompts at a time.
+        seed: of random axes.
+        progress: called after each batch, for each model.
+
+    Raises:
+        DposcopeError: the models do not belong together, or the direction does not fit.
+    """
+    parts = PARTS if len(prompts) >= PARTS else 0
+    how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
+    before, after = (collect_by_fold(lm, prompts, parts, **how) for lm in (base, tuned))
+    change = contributions(base, tuned, before.whole, after.whole, direction.vector)
+    return explanation_of(
+        base,
+        tuned,
+        direction,
+        change,
+        judge=judge,
+        toxic_sets=toxic_sets,
+        lens_tokens=lens_tokens,
+        seed=seed,
+        parts=(before.folds, after.folds),
+    )
+
+
+def explanation_of(
+    base: LanguageModel,
+    tuned: LanguageModel,
+    direction: Direction,
+    change: Contributions,
+    *,
+    judge: TokenJudge | None = None,
+    toxic_sets: Sequence[int] = TOXIC_SETS,
+    lens_tokens: int = 10,
+    seed: int = 0,
+    parts: tuple[Sequence[NeuronMeans], Sequence[NeuronMeans]] = ((), ()),
+) -> Explanation:
+    """The explanation from contributions that were made before; see `explain`.
+
+    `parts`: means of both models over parts of the prompts, for intervals.
+    """
+    judge = judge or WordListJudge()
+    sizes = tuple(sorted({min(size, base.n_neurons) for size in toxic_sets}))
+    if not sizes or sizes[0] < 1:
+        raise DposcopeError(f"toxic_sets {list(toxic_sets)} name no number of neurons; give such as 128 and 256")
+    subspace = svd_subspace(
+        base, direction, vectors=min(SUBSPACE_VECTORS, base.n_neurons), axes=min(SUBSPACE_AXES, base.d_model)
+    )
+    rank = subspace.axes.shape[1]
+    vectors = [*subspace.axes.T, subspace.combined.vector]
+    return Explanation(
+        direction=direction,
+        contributions=change,
+        intervals=prompt_intervals(change, *parts),
+        shares=group_shares(change),
+        layers=layer_sums(change),
+        cumulative=cumulative_reduction(change),
+        ranges=rank_range_shifts(change),
+        density=shift_density(change),
+        top=top_toxic(change),
+        correlations=correlations(change),
+        change=change_summary(change),
+        toxic=toxic_neurons(base, direction.vector, judge, n=sizes[-1], k=lens_tokens),
+        anti_toxic=toxic_neurons(base, direction.vector, judge, n=sizes[-1], k=lens_tokens, side="anti-toxic"),
+        toxic_sets=sizes,
+        direction_tokens=promoted_tokens(base, direction.vector, judge, k=lens_tokens)[0],
+        subspace=subspace,
+        axis_tokens=tuple(found for vector in vectors for found in promoted_tokens(base, vector, judge, k=lens_tokens)),
+        stability=subspace_stability(base, direction, sizes=_stable_sizes(base.n_neurons, rank), axes=rank, seed=seed),
+        alignment=alignment_signs(base, subspace, seed=seed),
+        changes=change_signs(base, tuned, change, subspace, seed=seed),
+    )
+
+
+def _stable_sizes(neurons: int, rank: int) -> tuple[int, ...]:
+    """The usual sizes, or smaller ones that a small model has."""
+    fitting = [size for size in SIZES if rank <= size <= neurons]
+    return tuple(fitting) if len(fitting) > 1 else (max(rank, neurons // 2), neurons)

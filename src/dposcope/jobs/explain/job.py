@@ -1,0 +1,296 @@
+"""`dposcope explain`: what tuning changed, neuron by neuron, and the proof by patching (paper, sections 4 to 6).
+
+Direction from comments → mean activations of both models while they write → contributions and groups → toxic
+neurons → the base model patched, steered and edited, each measured beside the tuned one → tables, figures, the
+paper's claims one by one → a report with a browser of all neurons.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import library_versions, value_digest, value_files, write_json
+from dposcope.directions.endpoint import Price
+from dposcope.directions.judge import TokenJudge, load_judge
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.jobs.explain.beside_paper import beside_paper_tables
+from dposcope.jobs.explain.browser import browser_of
+from dposcope.jobs.explain.conditions import ExplainCondition, explain_conditions
+from dposcope.jobs.explain.explanation import Explanation, explanation_of
+from dposcope.jobs.explain.patches import patches
+from dposcope.jobs.explain.repetitions import (
+    check_repetitions,
+    fitted_comments,
+    free_direction,
+    other_kinds,
+    prompt_parts,
+    repetitions,
+)
+from dposcope.jobs.explain.report import write_explain_report
+from dposcope.jobs.explain.results import Results, pictures_of, tables_of
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.explain.tables.stability import stability_summary
+from dposcope.jobs.explain.tuned_side import TunedSide
+from dposcope.jobs.ingredients import Ingredients, Job, means_stage, prepare, prepare_judge, read_data
+from dposcope.jobs.machine import load_for
+from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.contributions import Contributions, contributions
+from dposcope.neurons.folds import FoldedMeans
+from dposcope.neurons.stability import stability
+from dposcope.report.browser.neurons import NeuronBrowser
+from dposcope.report.table import of_run, write_parquet
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainRun:
+    """What a finished run left."""
+
+    folder: Path
+    explanation: Explanation
+    scores: Scores
+    results: Results
+
+
+def run_explain(
+    base: str,
+    tuned: str,
+    out: Path,
+    settings: ExplainSettings,
+    *,
+    raw: bool = False,
+    reporter: Reporter | None = None,
+    policy: RunPolicy = RunPolicy(),  # noqa: B008 — frozen
+) -> ExplainRun:
+    """Explain `tuned` beside `base`; interrupted, it goes on.
+
+    Args:
+        base: a bundled name, a folder, a GGUF file or a hub id.
+        tuned: the model tuned from it, of the same architecture, the folder of an adapter, or an edit of it (see
+            `edit_stem`).
+        out: the run's folder.
+        settings: see `ExplainSettings`.
+        raw: write offensive words in tables as they are.
+        reporter: told of progress.
+        policy: what to do about what is in the folder already.
+
+    Raises:
+        DposcopeError: bad input, models that do not belong together, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    check_explain(settings)
+    side = TunedSide.read(tuned)
+    data = read_data(settings)
+    scorer = CachedScorer(load_scorer(settings.scorer))
+    judge = load_judge(
+        settings.token_judge,
+        concept=settings.meant,
+        scorer=scorer,
+        price=None if settings.token_price is None else Price(*settings.token_price),
+        requests_per_minute=settings.requests_per_minute,
+        announce=reporter.stage,
+        progress=reporter.progress,
+    )
+    described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
+    with open_run(out, "explain", described, reporter=reporter, policy=policy) as run, ExitStack() as beside:
+        reporter.stage(f"Loading {base}")
+        lm = load_for(base, settings)
+        reporter.stage(f"Loading {tuned}")
+        other = beside.enter_context(side.beside(lm))
+        job = Job(run, lm, data)
+        parts = prompt_parts(settings, data)
+        fitted = fitted_comments(job, settings)
+        made = prepare(job, settings, settings, folds=parts, features=None if fitted is None else fitted.features)
+        after = _means_after(job, other, settings, parts)
+        change = _contributions(job, other, made, after)
+        kinds = other_kinds(job, fitted, settings)
+        again = repetitions(job, other, made, after, change, fitted, kinds, settings)
+        stable = stability(again, toxic=max(settings.toxic_neurons))
+        reporter.stage("Groups, toxic neurons, subspace")
+        found = _explanation(lm, other, made, after, change, judge, settings)
+        browser = _browser(job, other, found, settings)
+        # From here on the base alone is run, with the tuned weights in its place for one condition.
+        notes = (*other.notes, *side.notes)
+        del other
+        beside.close()
+        chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
+        # A concept without seed words has no such direction, and its table no such edits.
+        wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
+        free = free_direction(job, settings) if wanted else None
+        conditions = explain_conditions(made, free, side, change, chosen, settings)
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=scorer,
+            judge=CachedScorer(prepare_judge(job, settings.seed)),
+            concept=settings.meant.noun,
+            protocol=settings.protocol,
+            max_windows=settings.max_windows,
+            batch_size=settings.batch_size,
+        )
+        outcomes = _measure(job, conditions, materials)
+        scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
+        results = Results(
+            lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
+            side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
+        )  # fmt: skip
+        reporter.stage("Tables, figures, report")
+        _write(out, results, browser, raw=raw)
+        return ExplainRun(out, found, scores, results)
+
+
+_ROWS = {
+    *(
+        "neurons_only",
+        "patching",
+        "edits",
+        "edit_forms",
+        "edit_grid",
+        "steer",
+        "steer_w",
+        "controls",
+        "toxic_neurons",
+        "lens_tokens",
+    ),
+    *("token_judge", "token_price", "requests_per_minute", "folds", "seeds", "bootstrap"),
+}
+"""Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
+them, and what was measured before stays."""
+
+
+def check_explain(settings: ExplainSettings) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        DposcopeError: a number of toxic neurons below 1, one fold, or one seed.
+    """
+    if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
+        raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
+    check_repetitions(settings)
+
+
+def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:
+    """The stage `means-after`."""
+    return means_stage(
+        job,
+        other,
+        "means-after",
+        "Neuron means while the tuned model writes",
+        inputs={**job.model, "tuned": other.fingerprint},
+        protocol=settings.protocol,
+        batch_size=settings.batch_size,
+        folds=folds,
+    )
+
+
+def _contributions(job: Job, other: LanguageModel, made: Ingredients, after: FoldedMeans) -> Contributions:
+    """The stage `contributions`."""
+    run = job.run
+    target = run.folder / "contributions"
+    return run.stage(
+        "contributions",
+        "Contributions of all neurons",
+        inputs={
+            **job.model,
+            "tuned": other.fingerprint,
+            "made_from": [value_digest(run.folder / name) for name in ("direction", "means", "means-after")],
+        },
+        files=value_files(target).both,
+        make=lambda: contributions(job.lm, other, made.means, after.whole, made.direction.vector).save(target),
+        load=lambda: Contributions.load(target),
+    )
+
+
+def _explanation(
+    lm: LanguageModel,
+    other: LanguageModel,
+    made: Ingredients,
+    after: FoldedMeans,
+    change: Contributions,
+    judge: TokenJudge,
+    settings: ExplainSettings,
+) -> Explanation:
+    return explanation_of(
+        lm,
+        other,
+        made.direction,
+        change,
+        judge=judge,
+        toxic_sets=settings.toxic_neurons,
+        lens_tokens=settings.lens_tokens,
+        seed=settings.seed,
+        parts=(made.folds, after.folds),
+    )
+
+
+def _browser(job: Job, other: LanguageModel, found: Explanation, settings: ExplainSettings) -> NeuronBrowser:
+    job.run.reporter.stage("Tokens and activations for the neuron browser")
+    return browser_of(
+        job.lm,
+        other,
+        found,
+        job.data.prompts.learn,
+        lens_tokens=settings.lens_tokens,
+        provenance={**library_versions(), "seed": str(settings.seed), "protocol": settings.protocol},
+    )
+
+
+def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials) -> dict[str, Outcome]:
+    outcomes = {BASE: measure_condition(job, BASE, None, materials)}
+    for row in conditions:
+        outcomes[row.name] = measure_condition(job, row.name, row.build(), materials, depends_on=row.about)
+    return outcomes
+
+
+def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
+    run = {"model": results.lm.name, "protocol": results.scores.protocol}
+    tables = [table.of_run(**run) for table in (*tables_of(results), *beside_paper_tables(results))]
+    pictures = pictures_of(results)
+    for table in tables:
+        table.save(out / "tables", raw=raw)
+    write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
+    for picture in pictures:
+        picture.save(out / "figures")
+    _clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
+    _clear_others(out / "figures", {picture.name for picture in pictures})
+    write_json(out / "tables.json", [table.to_json() for table in tables])
+    write_json(out / "explain.json", _summary(results))
+    write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
+
+
+def _clear_others(folder: Path, names: set[str]) -> None:
+    """Remove what other settings left, which the report no longer has."""
+    for file in folder.glob("*"):
+        if file.is_file() and not file.name.startswith(".") and file.stem not in names:
+            file.unlink()
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    """The main numbers, for scripts."""
+    found = results.found
+    return {
+        "kind": "dposcope explain",
+        "settings": results.settings,
+        "base": results.lm.name,
+        "tuned": found.contributions.about.get("tuned"),
+        "tuned_notes": list(results.notes),
+        "protocol": results.scores.protocol,
+        "groups": {
+            str(share.group): {"neurons": share.neurons, "of_moved": share.of_moved, "of_sum": share.of_contribution}
+            for share in found.shares.groups
+        },
+        "reducing": found.shares.share_reducing,
+        "net": found.shares.net,
+        "negative_before": found.shares.negative_before,
+        "certain": len(found.contributions.certain) / found.shares.neurons,
+        "vector_cosine": found.change.vector_cosine,
+        "shift_percent": found.change.shift_percent,
+        "share_of_dpo": {name: None if share is None else share.to_dict() for name, share in results.shares.items()},
+        "stability": stability_summary(results.stability),
+        "claims": [claim.to_dict() for claim in results.claims],
+    }

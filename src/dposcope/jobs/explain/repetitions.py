@@ -1,0 +1,248 @@
+"""What `dposcope explain` repeats to see how stable groups are: folds of prompts, fits and kinds of the direction."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dposcope.artefacts import value_digest, value_files
+from dposcope.data.comments import Comments
+from dposcope.directions.direction import Direction
+from dposcope.directions.features import Features, residual_features
+from dposcope.directions.means import mean_difference
+from dposcope.directions.probe import SMALLEST_CLASS, fit_probe
+from dposcope.directions.refits import Refits, refit
+from dposcope.directions.tokens import token_contrast
+from dposcope.errors import DposcopeError
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.ingredients import DIRECTIONS, Data, Ingredients, Job, seed_words
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.contributions import Contributions, along
+from dposcope.neurons.folds import FoldedMeans, pooled
+from dposcope.neurons.resampling import PARTS
+from dposcope.neurons.stability import Repetitions
+
+PROMPTS, COMMENTS, SEEDS, KINDS = "prompts", "comments", "seeds", "directions"
+"""Sources of variation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The comments that the direction is fitted on, and their features."""
+
+    comments: Comments
+    features: Features
+
+
+def check_repetitions(settings: ExplainSettings) -> None:
+    """Refuse numbers that give nothing to compare.
+
+    Raises:
+        DposcopeError: one fold, or one seed.
+    """
+    for name, count in (("folds", settings.folds), ("seeds", settings.seeds)):
+        if count == 1:
+            raise DposcopeError(f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none")
+
+
+def prompt_folds(settings: ExplainSettings, data: Data) -> int:
+    """How many folds there are: fewer than asked for where prompts are fewer, and 0 where there is one prompt."""
+    folds = min(settings.folds, len(data.prompts.learn))
+    return folds if folds > 1 else 0
+
+
+def prompt_parts(settings: ExplainSettings, data: Data) -> int:
+    """Into how many parts the prompts are split: PARTS or a little more, so that some parts make up each fold."""
+    folds = prompt_folds(settings, data)
+    parts = folds * math.ceil(PARTS / folds) if folds else 0
+    return parts if parts <= len(data.prompts.learn) else folds
+
+
+def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
+    """The stage `features`: read once, for the direction and for all that is fitted again; None without --seeds."""
+    if not settings.seeds:
+        return None
+    run, data = job.run, job.data
+    balanced = settings.direction == "mean-difference"
+    comments = data.direction_comments.balanced() if balanced else data.direction_comments
+    stem = run.folder / "features"
+    protocol = settings.protocol
+    features = run.stage(
+        "features",
+        "Residual streams of the comments",
+        inputs={
+            **job.model,
+            "comments": data.digests["direction_comments"],
+            "balanced": balanced,
+            "block": settings.direction_block,
+            "protocol": protocol,
+            "batch_size": settings.batch_size,
+        },
+        files=value_files(stem).both,
+        make=lambda: residual_features(
+            job.lm,
+            comments.texts,
+            block=settings.direction_block,
+            protocol=protocol,
+            batch_size=settings.batch_size,
+            progress=run.reporter.progress,
+        ).save(stem),
+        load=lambda: Features.load(stem),
+    )
+    return Fitted(comments, features)
+
+
+def repetitions(
+    job: Job,
+    other: LanguageModel,
+    made: Ingredients,
+    after: FoldedMeans,
+    change: Contributions,
+    fitted: Fitted | None,
+    kinds: Mapping[str, Direction],
+    settings: ExplainSettings,
+) -> list[Repetitions]:
+    """Every source of variation that settings ask for.
+
+    Args:
+        job: run, base model and data.
+        other: the tuned model.
+        made: direction and means of the base.
+        after: means of the tuned model, in the same parts of the prompts.
+        change: contributions of the run itself.
+        fitted: comments and features, see `fitted_comments`.
+        kinds: see `other_kinds`.
+        settings: of the run.
+    """
+    sources: list[Repetitions] = []
+    if made.folds:
+        count = prompt_folds(settings, job.data)
+        sides = (pooled(side, count) for side in (made.folds, after.folds))
+        changes = [replace(change, before=before, after=late) for before, late in zip(*sides, strict=True)]
+        sources.append(Repetitions(PROMPTS, _numbered("fold", len(changes)), tuple(changes)))
+    if fitted is None:
+        return sources
+
+    def read(vectors: Tensor) -> list[Contributions]:
+        return [along(change, job.lm, other, vector) for vector in vectors]
+
+    if made.direction.kind in ("probe", "mean_difference") and settings.direction in DIRECTIONS:
+        again = _refits(job, made.direction, fitted, settings)
+        if len(again.resampled):
+            names = _numbered("resample", len(again.resampled))
+            sources.append(Repetitions(COMMENTS, names, tuple(read(again.resampled))))
+        if len(again.reseeded):
+            names = ("the run's", *(f"seed {seed}" for seed in _seeds(settings)))
+            sources.append(Repetitions(SEEDS, names, (change, *read(again.reseeded))))
+    own = settings.direction if settings.direction in DIRECTIONS else "saved"
+    changes = {own: change} | {
+        kind: along(change, job.lm, other, direction.vector) for kind, direction in kinds.items()
+    }
+    return [*sources, Repetitions(KINDS, tuple(changes), tuple(changes.values()))]
+
+
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{name} {number}" for number in range(1, count + 1))
+
+
+def _seeds(settings: ExplainSettings) -> list[int]:
+    return [settings.seed + number for number in range(1, settings.seeds + 1)]
+
+
+def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSettings) -> Refits:
+    """The stage `refits`."""
+    run = job.run
+    stem = run.folder / "refits"
+    return run.stage(
+        "refits",
+        "The direction, fitted again",
+        inputs={
+            "made_from": [value_digest(run.folder / name) for name in ("direction", "features")],
+            "seeds": _seeds(settings),
+            "bootstrap": settings.bootstrap,
+        },
+        files=value_files(stem).both,
+        make=lambda: refit(
+            direction,
+            fitted.features.vectors,
+            fitted.comments.labels,
+            seeds=_seeds(settings),
+            bootstrap=settings.bootstrap,
+            protocol=settings.protocol,
+            progress=run.reporter.progress,
+        ).save(stem),
+        load=lambda: Refits.load(stem),
+    )
+
+
+def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> dict[str, Direction]:
+    """Every kind of direction but the run's own; no probe where comments are too few for one, none without --seeds."""
+    if fitted is None:
+        return {}
+    comments, features = fitted.comments, fitted.features
+    how: Mapping[str, Any] = {"block": settings.direction_block, "protocol": settings.protocol}
+
+    def difference() -> Direction:
+        rows = comments.balanced_rows()
+        chosen = Features(features.vectors[torch.from_numpy(rows)], features.residual_norm)
+        return mean_difference(job.lm, *_chosen(comments, rows), features=chosen, **how)
+
+    def probe() -> Direction:
+        return fit_probe(job.lm, comments.texts, comments.labels, seed=settings.seed, features=features, **how)
+
+    makers: dict[str, Callable[[], Direction]] = {"mean-difference": difference}
+    if min(comments.counts.toxic, comments.counts.non_toxic) >= SMALLEST_CLASS:
+        makers["probe"] = probe
+    kinds = {kind: _direction(job, kind, make, settings) for kind, make in makers.items() if kind != settings.direction}
+    # A concept without seed words has no such direction.
+    if settings.direction != "token-contrast" and settings.meant.seeds_with:
+        kinds["token-contrast"] = free_direction(job, settings)
+    return kinds
+
+
+def _chosen(comments: Comments, rows: NDArray[np.intp]) -> tuple[list[str], NDArray[np.bool_]]:
+    return [comments.texts[row] for row in rows], comments.labels[rows]
+
+
+def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: ExplainSettings) -> Direction:
+    """The stage `direction-KIND`."""
+    run = job.run
+    stem = run.folder / f"direction-{kind}"
+    return run.stage(
+        f"direction-{kind}",
+        f"Direction by {kind.replace('-', ' ')}, to compare",
+        inputs={
+            "made_from": value_digest(run.folder / "features"),
+            "comments": job.data.digests["direction_comments"],  # their labels are no part of the features
+            "block": settings.direction_block,
+            "protocol": settings.protocol,
+            "seed": settings.seed,
+        },
+        files=value_files(stem).both,
+        make=lambda: make().save(stem),
+        load=lambda: Direction.load(stem),
+    )
+
+
+def free_direction(job: Job, settings: ExplainSettings) -> Direction:
+    """The stage `direction-free`: token contrast, for the probe-free edits (paper 6.2) and beside other kinds."""
+    stem = job.run.folder / "direction-free"
+
+    def make() -> None:
+        seeds = settings.meant.seeds()
+        matrix = "input" if settings.protocol == "strict" else "output"
+        token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
+
+    return job.run.stage(
+        "direction-free",
+        "Direction from seed words",
+        inputs={**job.model, "protocol": settings.protocol, **seed_words(settings.meant)},
+        files=value_files(stem).both,
+        make=make,
+        load=lambda: Direction.load(stem),
+    )

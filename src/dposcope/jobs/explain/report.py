@@ -1,0 +1,112 @@
+"""The report of `dposcope explain`: the verdict, the paper's claims, figures, tables, and the browser of neurons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dposcope.evaluation.suite import BASE
+from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
+from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.explain.results import Results
+from dposcope.jobs.explain.tables.stability import stability_sentences
+from dposcope.report.browser.neurons import NeuronBrowser
+from dposcope.report.browser.page import write_browser
+from dposcope.report.figures import figure_svg
+from dposcope.report.picture import Picture
+from dposcope.report.section import Section, SectionFigure, SectionTable
+from dposcope.report.table import Table
+
+
+def write_explain_report(
+    path: Path, results: Results, browser: NeuronBrowser, *, tables: Sequence[Table], pictures: Sequence[Picture]
+) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        DposcopeError: the file cannot be written, or would be too large.
+    """
+    write_browser(browser, path, sections=explain_sections(results, tables, pictures))
+
+
+def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequence[Picture]) -> list[Section]:
+    """What stands before the browser."""
+    by_name = {table.name: table for table in tables}
+    drawn = {picture.name: picture for picture in pictures}
+    measured = ["table-02-interventions", "table-03-toxic-neurons", "table-19-interventions", "table-12-steering"]
+    tokens = [
+        "table-01-direction",
+        "table-14-toxic-vectors",
+        "table-15-anti-toxic-vectors",
+        "table-16-subspace",
+        "subspace-conflicts",
+        "subspace-stability",
+    ]
+    effects, stable = ["toxicity", "shares-of-reduction"], ["stability"]
+    repeated = ["stability-groups", "stability-ranks"]
+    first = {"claims", *measured, *tokens, *repeated, *BESIDE_PAPER}
+    rest = [name for name in by_name if name not in first]
+    sections = [
+        Section("What was found", summary(results), _figures(drawn, effects), ()),
+        Section("The paper's claims, one by one", (), (), _tables(by_name, ["claims"])),
+        Section("Interventions", (), (), _tables(by_name, measured)),
+        Section(
+            "Where the reduction comes from",
+            (),
+            _figures(drawn, [name for name in drawn if name not in effects + stable]),
+            _tables(by_name, rest),
+        ),
+        Section("What the direction and its neurons promote", (), (), _tables(by_name, tokens)),
+        Section("Beside the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
+    ]
+    if results.stability.sources:
+        said = stability_sentences(results.stability)
+        kept = Section("How stable the groups are", said, _figures(drawn, stable), _tables(by_name, repeated))
+        sections.insert(4, kept)
+    return sections
+
+
+def summary(results: Results) -> list[str]:
+    """The main findings in words."""
+    found, scores = results.found, results.scores
+    base, tuned = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
+    rise = scores.against_none[TUNED].differences["logppl"]
+    shares = found.shares
+    lines = [
+        f"Tuning took mean {scores.concept} from {base} to {tuned}, with log-perplexity {rise}. "
+        f"{100 * shares.share_reducing:.1f} per cent of {shares.neurons:,} neurons write less along the direction "
+        f"afterwards, the others more; {100 * len(found.contributions.certain) / shares.neurons:.1f} per cent have a "
+        "sign that sampling error does not explain."
+    ]
+    named = {
+        "patch-toxic-tokens": "the neurons that promote toxic tokens",
+        "patch-top-256": "the 256 neurons nearest to the direction",
+        FOUR_GROUPS: "all four groups",
+        "patch-random-layers": "as many random neurons in each block",
+    }
+    parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
+    if parts:
+        lines.append("Share of tuning's reduction that patching gives: " + "; ".join(parts) + ".")
+    if results.notes:
+        lines.append("The tuned model: " + "; ".join(results.notes) + ".")
+    verdicts = [claim.verdict for claim in results.claims]
+    lines.append(
+        f"Of {len(verdicts)} claims that the paper makes of DPO {verdicts.count('held')} held here, "
+        f"{verdicts.count('not held')} did not, and {verdicts.count('open')} the intervals leave open."
+    )
+    return lines
+
+
+def _figures(drawn: dict[str, Picture], names: Sequence[str]) -> list[SectionFigure]:
+    return [
+        SectionFigure(figure_svg(drawn[name].figure, name=name, description=drawn[name].title), f"{drawn[name].title}.")
+        for name in names
+        if name in drawn
+    ]
+
+
+def _tables(by_name: dict[str, Table], names: Sequence[str]) -> list[SectionTable]:
+    return [
+        SectionTable(table.title, table.head, table.rows, " ".join(table.notes))
+        for name in names
+        if (table := by_name.get(name)) is not None
+    ]

@@ -1,0 +1,288 @@
+"""All tables and figures of `dposcope explain`, in the paper's order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from dposcope.directions.direction import Direction
+from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.suite import BASE, Outcome, Scores
+from dposcope.interventions.assign import Assign
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
+from dposcope.jobs.explain.claims.editing import editing_claims
+from dposcope.jobs.explain.claims.neurons import neuron_claims
+from dposcope.jobs.explain.claims.patching import patching_claims
+from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
+from dposcope.jobs.explain.explanation import Explanation
+from dposcope.jobs.explain.figures import (
+    cumulative_curves,
+    density_curve,
+    group_layers,
+    group_proportions,
+    layer_balance,
+    range_shifts,
+    share_dots,
+    toxic_activations,
+)
+from dposcope.jobs.explain.measured import Measured
+from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.explain.stability_figure import stability_dots
+from dposcope.jobs.explain.tables.intervention import (
+    best_edit,
+    interventions_table,
+    shares_of_reduction,
+    steering_table,
+    strongest_steering,
+    toxic_table,
+)
+from dposcope.jobs.explain.tables.lens import (
+    anti_toxic_examples_table,
+    anti_toxic_vectors_table,
+    conflicts_table,
+    direction_table,
+    stability_table,
+    subspace_table,
+    toxic_vectors_table,
+)
+from dposcope.jobs.explain.tables.neuron import (
+    change_table,
+    correlations_table,
+    directions_table,
+    groups_table,
+    model_table,
+    negative_table,
+)
+from dposcope.jobs.explain.tables.setup import agreement_table, probe_table, training_table
+from dposcope.jobs.explain.tables.stability import group_stability_table, rank_stability_table
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
+from dposcope.neurons.stability import NeuronStability
+from dposcope.report.figures import Row, interval_dots
+from dposcope.report.picture import Picture
+from dposcope.report.table import Table
+
+_NOTHING_REPEATED = NeuronStability(())
+
+FIRST_BLOCKS = 10 / 32
+"""Share of the blocks that the paper's Figure 1 leaves out: the first ten of Llama's 32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Everything that tables and figures are made of."""
+
+    lm: LanguageModel
+    """The base model."""
+    found: Explanation
+    conditions: Sequence[ExplainCondition]
+    """What was measured beside the plain model, in the order of the tables."""
+    outcomes: Mapping[str, Outcome]
+    scores: Scores
+    sizes: Mapping[str, int]
+    """Patch → number of its neurons."""
+    training: Mapping[str, Any] | None
+    """`training.json` of the tuned model, where there is one."""
+    settings: Mapping[str, Any]
+    """All settings of the run."""
+    notes: Sequence[str] = ()
+    """What was done to the tuned model on loading; see `LanguageModel.notes`."""
+    stability: NeuronStability = _NOTHING_REPEATED
+    """How often neurons keep their group when prompts, comments or the direction change."""
+    probe: Direction | None = None
+    """Fitted beside a direction of another kind, to compare."""
+
+    @cached_property
+    def shares(self) -> dict[str, Share | None]:
+        """Condition → share of the tuned model's reduction of toxicity."""
+        return shares_of_reduction(self.outcomes)
+
+    @cached_property
+    def judged(self) -> dict[str, Share | None]:
+        """The same by the independent judge."""
+        return shares_of_reduction(self.outcomes, "judge")
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """The paper's claims, in its order."""
+        measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
+        claims = [*neuron_claims(self.found), *patching_claims(measured), *editing_claims(measured)]
+        return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
+
+    @property
+    def agreement(self) -> tuple[str, EditAgreement] | None:
+        """The best edit by the paper's rule, or the last of the grid, and how its shifts go with tuning's."""
+        edits = [row for row in self.conditions if row.role == "edit"]
+        if not edits:
+            return None
+        name = best_edit(edits, self.scores) or edits[-1].name
+        intervention = next(row for row in edits if row.name == name).build()
+        change = self.found.contributions
+        if isinstance(intervention, Gains):
+            return name, edit_agreement(change, shift_of_gains(change, intervention.values))
+        assert isinstance(intervention, Assign)
+        frozen = (change.before.mean - intervention.values.double()).where(intervention.neurons.mask, 0.0)
+        return name, edit_agreement(change, frozen)
+
+
+def tables_of(results: Results) -> list[Table]:
+    """Every table, in the paper's order; those whose conditions were not measured are left out."""
+    found, model, scores = results.found, results.lm.name, results.scores
+    rows = results.conditions
+    main = [row for row in rows if row.role != "edit" or "-activation-" not in row.name]
+    kept = (TUNED, FOUR_GROUPS, "patch-increasing")
+    more = [row for row in rows if row.role in ("steer", "edit") or row.name in kept]
+    toxic = {f"patch-{name.replace(' ', '-')}": (name, neurons) for name, neurons in found.patch_sets().items()}
+    steering = strongest_steering(rows, scores)
+    tables = [
+        direction_table(model, found),
+        interventions_table(model, main, scores, results.shares, results.judged, sizes=results.sizes),
+        toxic_table(
+            model,
+            found.shares.neurons,
+            {name: len(neurons) for name, (_, neurons) in toxic.items()},
+            results.shares,
+            results.judged,
+            {name: label for name, (label, _) in toxic.items()},
+        ),
+        groups_table(model, found.shares, found.intervals),
+        anti_toxic_examples_table(model, found),
+        model_table(results.lm),
+    ]
+    if results.training is not None:
+        tables.append(training_table(model, results.training))
+    tables.append(
+        probe_table(model, found.direction, None if steering is None else steering.label, probe=results.probe)
+    )
+    if any(row.role == "steer" for row in rows):
+        tables.append(steering_table(model, rows, scores))
+    tables += [
+        negative_table(model, found.shares, found.intervals),
+        toxic_vectors_table(model, found),
+        anti_toxic_vectors_table(model, found),
+        subspace_table(model, found),
+        conflicts_table(model, found),
+        stability_table(model, found),
+        correlations_table(model, found.correlations, found.intervals),
+        directions_table(model, found.shares, found.intervals),
+    ]
+    if any(row.role == "edit" for row in rows):
+        tables.append(
+            interventions_table(model, more, scores, results.shares, results.judged, sizes=results.sizes, number=19)
+        )
+        agreement = results.agreement
+        if agreement is not None:
+            tables.append(agreement_table(model, *agreement))
+    tables.append(change_table(model, found.change, found.intervals))
+    if results.stability.sources:
+        tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
+    return [*tables, claims_table(model, scores.protocol, results.claims)]
+
+
+def pictures_of(results: Results) -> list[Picture]:
+    """Every figure, in the paper's order, and more: toxicity, shares of tuning's reduction, stability of groups."""
+    found, model = results.found, results.lm.name
+    layers = found.layers
+    first = round(FIRST_BLOCKS * len(layers.reduction))
+    pictures = [
+        Picture(
+            "figure-01-balance-later",
+            f"Reduction, increase and net of Δ in the later blocks of {model} (paper, Figure 1)",
+            layer_balance(layers, first=first),
+            layers.to_polars().filter(pl.col("block") >= first),
+        ),
+        Picture(
+            "figure-02a-proportions",
+            f"Share of each group in neurons and in reduction, {model} (paper, Figures 2a and 6a)",
+            group_proportions(found.shares),
+            found.shares.to_polars(),
+        ),
+        Picture(
+            "figure-02b-cumulative",
+            f"Reduction added up over ranked neurons, {model} (paper, Figures 2b and 6b)",
+            cumulative_curves(found.cumulative),
+            found.cumulative.to_polars(),
+        ),
+    ]
+    numbers = {"02c": "Figures 2c and 6c", "07a": "Figure 7a", "07b": "Figure 7b"}
+    everything = found.ranges.to_polars()
+    shifts = [
+        Picture(
+            f"figure-{number}-shifts",
+            f"Activation shifts of the neurons ranked {one.used}, {model} (paper, {figures})",
+            range_shifts(one),
+            everything.filter(pl.col("printed") == str(one.printed)),
+        )
+        for (number, figures), one in zip(numbers.items(), found.ranges.ranges, strict=True)
+    ]
+    pictures.append(shifts[0])
+    pictures += [
+        Picture(
+            "figure-03-toxic-activations",
+            f"Mean activations of the 100 neurons that point most with the direction, {model} (paper, Figure 3)",
+            toxic_activations(found.top),
+            found.top.to_polars(),
+        ),
+        Picture(
+            "figure-04-density",
+            f"Density of activation shifts over all neurons, {model} (paper, Figure 4)",
+            density_curve(found.density),
+            found.density.to_polars(),
+        ),
+        Picture(
+            "figure-05-balance",
+            f"Reduction, increase and net of Δ in every block of {model} (paper, Figure 5)",
+            layer_balance(layers),
+            layers.to_polars(),
+        ),
+        *shifts[1:],
+        Picture(
+            "figure-08-groups-by-block",
+            f"Reduction of each group in every block of {model} (paper, Figure 8)",
+            group_layers(layers),
+            layers.to_polars(),
+        ),
+        _concept_picture(results),
+    ]
+    parts = [
+        (row, share)
+        for row in results.conditions
+        if row.role in ("patch", "control") and (share := results.shares.get(row.name)) is not None
+    ]
+    if parts:
+        pictures.append(
+            Picture(
+                "shares-of-reduction",
+                f"Share of tuning's reduction of {results.scores.concept} that each patch makes, {model}",
+                share_dots([(row.label, row.role, share) for row, share in parts]),
+                pl.DataFrame([{"condition": row.name, **share.to_dict()} for row, share in parts]),
+            )
+        )
+    if results.stability.sources:
+        pictures.append(
+            Picture(
+                "stability",
+                f"Share of neurons of {model} that keep their group, and their way, when something is drawn again",
+                stability_dots(results.stability),
+                results.stability.to_polars(),
+            )
+        )
+    return pictures
+
+
+def _concept_picture(results: Results) -> Picture:
+    roles = {"steer": "paper", "tuned": "edit", "patch": "part", "control": "control"}
+    shown = [row for row in results.conditions if row.role in roles]
+    estimates = {BASE: results.scores.conditions[BASE]["toxicity"]}
+    estimates |= {row.name: results.scores.conditions[row.name]["toxicity"] for row in shown}
+    rows = [Row("None", "base", estimates[BASE])]
+    rows += [Row(row.label, roles[row.role], estimates[row.name]) for row in shown]
+    return Picture(
+        "toxicity",
+        f"Mean {results.scores.concept} of {results.lm.name} under each intervention but the edits",
+        interval_dots(rows, axis=f"mean {results.scores.concept}, 0 to 1", reference=estimates[BASE].mean),
+        pl.DataFrame([{"condition": name, **estimate.to_dict()} for name, estimate in estimates.items()]),
+    )

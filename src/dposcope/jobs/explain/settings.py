@@ -1,0 +1,128 @@
+"""The settings of `dposcope explain`."""
+
+import math
+from typing import Annotated, Literal, cast
+
+from cyclopts import Group, Parameter
+from pydantic import Field, NonNegativeFloat, field_validator
+
+from dposcope.jobs.settings import MachineSettings, MeasureSettings
+
+_DIRECTION = Group("Direction", sort_key=2)
+_NEURONS = Group("Neurons", sort_key=3)
+_MEASURES = Group("Measures", sort_key=4)
+
+Form = Literal["assign", "scale"]
+
+
+class ExplainSettings(MachineSettings, MeasureSettings):
+    """Settings of `dposcope explain`."""
+
+    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+        default="probe",
+        description="probe (the paper's logistic regression), mean-difference (clearer on small models), "
+        "token-contrast (no comments needed), or the path of a saved direction.",
+    )
+    toxic_neurons: Annotated[list[int], Parameter(group=_NEURONS, negative_iterable=())] = Field(
+        default=[128, 256],
+        description="Numbers of neurons of highest cosine that are called toxic (paper: 256; before it 128). May be "
+        "given several times.",
+    )
+    lens_tokens: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=10, ge=1, description="Tokens of a value vector that are read through the lens (paper: 10)."
+    )
+    token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
+        default="words",
+        description="Says which tokens are toxic: words (an embedded list; of another --concept its scorer), or the "
+        "https address of an OpenAI-compatible endpoint (paper: GPT-4o).",
+    )
+    token_price: Annotated[
+        tuple[NonNegativeFloat, NonNegativeFloat] | None, Parameter(group=_NEURONS, negative_iterable=())
+    ] = Field(
+        default=None,
+        description="What that endpoint asks per million tokens, in and out (as in 2.5 10): the estimate that is shown "
+        "before it is asked then names the cost.",
+    )
+    requests_per_minute: Annotated[float, Parameter(group=_NEURONS)] = Field(
+        default=60.0, gt=0, description="Most requests to that endpoint."
+    )
+    folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=2,
+        ge=0,
+        description="Disjoint folds of the prompts that neuron means come from: how often does a neuron keep its "
+        "group in another fold? They cost no further text. 0: no folds, and no intervals of shares and correlations.",
+    )
+    seeds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+        default=5,
+        ge=0,
+        description="Fit the direction so many times more, and compare what each makes of the neurons: on resampled "
+        "comments, and, for a probe, with other held-out comments; and the three kinds of direction beside one "
+        "another. 0: none of it.",
+    )
+    bootstrap: Annotated[bool, Parameter(group=_NEURONS)] = Field(
+        default=True, description="Resample the comments (with replacement, class by class) for each of --seeds."
+    )
+    neurons_only: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=False,
+        description="A quick look: measure the plain and the tuned model alone; no patch, no steering, no edit.",
+    )
+    patching: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True, description="Measure the base with groups of neurons set to their means after tuning."
+    )
+    edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True, description="Measure the paper's edits beside it: (α, β) by probe and probe-free, two rankings."
+    )
+    edit_forms: Annotated[list[Form], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=["assign", "scale"],
+        description="The edits' readings: assign (shifted means are set, as the paper's code does) and scale (gains, "
+        "as its equations say). May be given several times.",
+    )
+    edit_grid: Annotated[list[str], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=["0.01:0.8", "0.01:0.6", "0.01:0.55", "0.05:0.5"],
+        description="α:β of the edits (default: the paper's; of gains 1 % means next to nothing), or FORM:α:β for one "
+        "form alone, as in scale:0.3:0.55. May be given several times.",
+    )
+    steer: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=[0.001, 0.003, 0.01, 0.03, 0.1],
+        description="Strengths of steering, in mean norms of the stream it acts on; with a token-contrast direction "
+        "times W. May be given several times.",
+    )
+    steer_w: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=[],
+        description="Further strengths of steering, times W itself as the paper counts them: 30 GPT-2, 2 Llama, "
+        "3 Gemma, 5 Mistral, for a probe of the reference protocol. May be given several times.",
+    )
+    controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True,
+        description="Also patch as many random neurons, anywhere and layer by layer; steer along a random direction; "
+        "shuffle an edit's gains among the neurons of each block.",
+    )
+    max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
+        default=16, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
+    )
+
+    @field_validator("edit_grid")
+    @classmethod
+    def _cells(cls, grid: list[str]) -> list[str]:
+        for cell in grid:
+            _cell(cell)
+        return grid
+
+    def edits_of(self, form: Form) -> list[tuple[float, float]]:
+        """(α, β) of a form's edits, in their order."""
+        cells = dict.fromkeys(_cell(cell) for cell in self.edit_grid)
+        return [(alpha, beta) for own, alpha, beta in cells if form in self.edit_forms and own in (None, form)]
+
+
+def _cell(text: str) -> tuple[Form | None, float, float]:
+    """What `α:β` or `FORM:α:β` says."""
+    *form, alpha, beta = text.split(":") if text.count(":") in (1, 2) else ("", "", "")
+    try:
+        numbers = float(alpha), float(beta)
+    except ValueError:
+        numbers = math.nan, math.nan
+    if form not in ([], ["assign"], ["scale"]) or not (0 <= numbers[0] < math.inf and 0 <= numbers[1] <= 1):
+        raise ValueError(
+            f"{text!r} is no edit; give α:β, with α of 0 or more and β from 0 to 1, or scale:α:β or assign:α:β"
+        )
+    return (cast(Form, form[0]) if form else None), *numbers

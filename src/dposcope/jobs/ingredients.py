@@ -1,0 +1,344 @@
+"""What every job starts from: data read and split, a direction, neuron means, a judge."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from dposcope.artefacts import text_digest, value_digest, value_files
+from dposcope.data.comments import Comments, direction_and_judge, load_comments
+from dposcope.data.concept import TOXICITY, Concept
+from dposcope.data.corpus import Passages, load_neutral, load_passages
+from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
+from dposcope.directions.direction import Direction
+from dposcope.directions.features import Features
+from dposcope.directions.means import mean_difference
+from dposcope.directions.probe import fit_probe
+from dposcope.directions.tokens import token_contrast
+from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
+from dposcope.jobs.run import Run
+from dposcope.jobs.settings import CommentSettings, DirectionSettings, MachineSettings, MeasureSettings
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans, collect_means
+from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
+from dposcope.neurons.groups import cosines
+
+DIRECTIONS = ("mean-difference", "probe", "token-contrast")
+"""Kinds of direction that can be made; any other name is a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run at work: its folder, its model, its data."""
+
+    run: Run
+    lm: LanguageModel
+    data: "Data"
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
+        return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type}
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Everything read from files, before any model runs, so that bad input is told at once."""
+
+    prompts: PromptSplit
+    direction_comments: Comments
+    judge_texts: tuple[str, ...]
+    judge_labels: tuple[bool, ...]
+    neutral: str
+    passages: Passages
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What stages depend on."""
+        return {
+            "report_prompts": text_digest(*self.prompts.report),
+            "learn_prompts": text_digest(*self.prompts.learn),
+            "direction_comments": _comments_digest(self.direction_comments),
+            "judge_comments": text_digest(*self.judge_texts, *map(str, self.judge_labels)),
+            "neutral": text_digest(self.neutral),
+            "passages": text_digest(*self.passages.prompts, *self.passages.golds),
+        }
+
+
+def _comments_digest(comments: Comments) -> str:
+    return text_digest(*comments.texts, *(str(bool(label)) for label in comments.labels))
+
+
+def read_comments(settings: CommentSettings) -> Comments:
+    """The labelled comments that settings name."""
+    return load_comments(
+        settings.comments,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        positive=settings.positive_label,
+    )
+
+
+def read_data(settings: MeasureSettings) -> Data:
+    """Read all files that settings name.
+
+    Raises:
+        DposcopeError: a file is missing, damaged or lacks a column.
+    """
+    check_direction(settings)
+    concept = settings.meant
+    parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
+    judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
+    for has, name in ((True, concept.adjective), (False, f"non-{concept.adjective}")):
+        count = len(
+            {text for part in judges for text, label in zip(part.texts, part.labels, strict=True) if label == has}
+        )
+        if count < SMALLEST_CLASS:
+            raise DposcopeError(
+                f"the judge is left {plural(count, f'{name} comment')} and needs at least {SMALLEST_CLASS} of each "
+                "class: add comments, or further files with --judge-comments"
+            )
+    prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
+    return Data(
+        prompts=split_prompts(prompts) if settings.split == "halves" else PromptSplit(tuple(prompts), tuple(prompts)),
+        direction_comments=parts.direction,
+        judge_texts=tuple(text for part in judges for text in part.texts),
+        judge_labels=tuple(bool(label) for part in judges for label in part.labels),
+        neutral=load_neutral(settings.neutral, column=settings.neutral_column),
+        passages=load_passages(
+            settings.passages,
+            prompt_column=settings.passage_prompt_column,
+            gold_column=settings.passage_gold_column,
+            limit=settings.max_passages,
+        ),
+    )
+
+
+def make_direction(
+    lm: LanguageModel,
+    comments: Comments,
+    settings: DirectionSettings,
+    machine: MachineSettings,
+    *,
+    protocol: str,
+    progress: Progress | None = None,
+    features: Features | None = None,
+) -> Direction:
+    """The direction that settings ask for.
+
+    Args:
+        lm: the model.
+        comments: what it is fitted on; a difference of means takes the balanced ones.
+        settings: which direction.
+        machine: batch size and seed.
+        protocol: which features and fit.
+        progress: called after each batch.
+        features: of the comments that this kind takes, where they were read before.
+
+    Raises:
+        DposcopeError: the name is unknown, or a saved direction does not fit the model.
+    """
+    balanced = comments.balanced()
+    match settings.direction:
+        case "mean-difference":
+            return mean_difference(
+                lm,
+                balanced.texts,
+                balanced.labels,
+                block=settings.direction_block,
+                protocol="strict" if protocol == "strict" else "reference",
+                batch_size=machine.batch_size,
+                progress=progress,
+                features=features,
+            )
+        case "probe":
+            # The probe keeps the classes' real shares: SPEC section 2 reads its accuracy against the majority's.
+            return fit_probe(
+                lm,
+                comments.texts,
+                comments.labels,
+                block=settings.direction_block,
+                protocol="strict" if protocol == "strict" else "reference",
+                seed=machine.seed,
+                batch_size=machine.batch_size,
+                progress=progress,
+                features=features,
+            )
+        case "token-contrast":
+            seeds = settings.meant.seeds()
+            return token_contrast(lm, seeds.toxic, seeds.non_toxic)
+        case path:
+            direction = Direction.load(path)
+            if direction.vector.shape != (lm.d_model,):
+                raise DposcopeError(
+                    f"the direction in {path} has width {len(direction.vector)}, the model {lm.d_model}"
+                )
+            return direction
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredients:
+    """A model with its direction and means: what interventions are made of."""
+
+    lm: LanguageModel
+    direction: Direction
+    means: NeuronMeans
+    folds: tuple[NeuronMeans, ...] = ()
+    """The same over each fold of the prompts, where they were asked for."""
+
+    @cached_property
+    def cosine(self) -> Tensor:
+        """cos_i of every neuron, `[L, d_mlp]`."""
+        return cosines(self.lm, self.direction.vector)
+
+
+def prepare(
+    job: Job,
+    settings: MeasureSettings,
+    machine: MachineSettings,
+    *,
+    folds: int = 0,
+    features: Features | None = None,
+) -> Ingredients:
+    """The stages `direction` and `means` of a run.
+
+    Args:
+        job: run, model and data.
+        settings: direction and protocol.
+        machine: batch size and seed.
+        folds: of the prompts, for means of each.
+        features: of the comments that the direction takes, where they were read before.
+    """
+    run, lm, data = job.run, job.lm, job.data
+    stem = run.folder / "direction"
+    direction = run.stage(
+        "direction",
+        "Direction from comments",
+        inputs={
+            "model": job.model,
+            "comments": data.digests["direction_comments"],
+            "direction": settings.direction,
+            "saved": _saved_digest(settings.direction),
+            "block": settings.direction_block,
+            "seed": machine.seed,
+            "protocol": settings.protocol,
+            "batch_size": machine.batch_size,
+            **(seed_words(settings.meant) if settings.direction == "token-contrast" else {}),
+        },
+        files=value_files(stem).both,
+        make=lambda: make_direction(
+            lm,
+            data.direction_comments,
+            settings,
+            machine,
+            protocol=settings.protocol,
+            progress=run.reporter.progress,
+            features=features,
+        ).save(stem),
+        load=lambda: Direction.load(stem),
+    )
+    means = means_stage(
+        job,
+        lm,
+        "means",
+        "Neuron means while the model writes",
+        inputs={"model": job.model},
+        protocol=settings.protocol,
+        batch_size=machine.batch_size,
+        folds=folds,
+    )
+    return Ingredients(lm, direction, means.whole, means.folds)
+
+
+def means_stage(
+    job: Job,
+    lm: LanguageModel,
+    name: str,
+    title: str,
+    *,
+    inputs: Mapping[str, Any],
+    protocol: str,
+    batch_size: int,
+    folds: int,
+) -> FoldedMeans:
+    """The stage that collects means of one model on the prompts to learn from.
+
+    Args:
+        job: run and data.
+        lm: the model that writes.
+        name: of the stage and its files.
+        title: for people.
+        inputs: what identifies the model.
+        protocol: see `collect_means`.
+        batch_size: prompts at a time.
+        folds: 0 for none.
+    """
+    run, prompts, stem = job.run, job.data.prompts.learn, job.run.folder / name
+
+    def make() -> None:
+        progress = run.reporter.progress
+        if folds:
+            collect_by_fold(lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
+        else:
+            collect_means(lm, prompts, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
+
+    return run.stage(
+        name,
+        title,
+        inputs={
+            **inputs,
+            "prompts": job.data.digests["learn_prompts"],
+            "protocol": protocol,
+            "batch_size": batch_size,
+            # Absent where there is none, as in folders from before there were folds.
+            **({"folds": folds} if folds else {}),
+        },
+        files=folded_files(stem, folds),
+        make=make,
+        load=lambda: FoldedMeans.load(stem, folds),
+    )
+
+
+def prepare_judge(job: Job, seed: int) -> TrainedScorer:
+    """The stage `judge` of a run: a scorer trained on comments that the direction never saw."""
+    data, stem = job.data, job.run.folder / "judge"
+
+    def make() -> None:
+        TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=seed).save(stem)
+
+    return job.run.stage(
+        "judge",
+        "Independent judge from other comments",
+        inputs={"comments": data.digests["judge_comments"], "seed": seed},
+        files=value_files(stem).both,
+        make=make,
+        load=lambda: TrainedScorer.load(stem),
+    )
+
+
+def seed_words(concept: Concept) -> dict[str, Any]:
+    """The seed words as an input of a stage, where they are others than the paper's."""
+    return {} if concept.seeds() == TOXICITY.seeds() else {"seeds": asdict(concept.seeds())}
+
+
+def _saved_digest(direction: str) -> str | None:
+    return None if direction in DIRECTIONS else value_digest(direction)
+
+
+def check_direction(settings: DirectionSettings) -> None:
+    """Refuse a name that is neither a kind nor a saved direction, before any model runs.
+
+    Raises:
+        DposcopeError: it is neither, or a token contrast of a concept without seed words.
+    """
+    direction = settings.direction
+    if direction == "token-contrast":
+        settings.meant.seeds()
+    if direction not in DIRECTIONS:
+        if not value_files(direction).about.exists():
+            raise DposcopeError(f"--direction {direction!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")
+        Direction.load(direction)

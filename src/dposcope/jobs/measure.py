@@ -1,0 +1,107 @@
+"""Stages that measure conditions, and the files that hold what was measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dposcope.artefacts import read_json, text_digest, write_json
+from dposcope.evaluation.scorers import scorer_digest
+from dposcope.evaluation.suite import PER_PROMPT, Materials, Outcome, Scores, measure, summarise
+from dposcope.interventions.change import Intervention
+from dposcope.jobs.ingredients import Job
+from dposcope.report.table import write_parquet
+
+
+def measure_condition(
+    job: Job,
+    name: str,
+    intervention: Intervention | None,
+    materials: Materials,
+    *,
+    depends_on: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """The stage that measures one condition; its file is `conditions/NAME.json`.
+
+    Args:
+        job: run, model and data.
+        name: of the condition.
+        intervention: None for the plain model.
+        materials: what is measured.
+        depends_on: what the intervention was made from, beyond data and model.
+    """
+    run, data = job.run, job.data
+    file = run.folder / "conditions" / f"{file_name(name)}.json"
+    inputs = {
+        **job.model,
+        **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
+        "scorer": materials.scorer.name,
+        # Absent where the name says all, as in folders from before it was asked for.
+        **({} if (inside := scorer_digest(materials.scorer)) is None else {"scorer_digest": inside}),
+        "judge": data.digests["judge_comments"] if materials.judge is not None else None,
+        "protocol": materials.protocol,
+        "windows": [materials.skip_windows, materials.max_windows, *(["spread"] if materials.spread_windows else [])],
+        "batch_size": materials.batch_size,
+        "intervention": dict(depends_on or {}),
+    }
+
+    def make() -> None:
+        outcome = measure(job.lm, intervention, materials, progress=run.reporter.progress)
+        write_json(file, outcome.to_json())
+
+    return run.stage(
+        f"measure-{file_name(name)}",
+        f"Measuring: {name}",
+        inputs=inputs,
+        files=[file],
+        make=make,
+        load=lambda: Outcome.from_json(read_json(file)),
+    )
+
+
+def file_name(name: str) -> str:
+    """A condition's name as a file name: plain where it is plain, else with a digest."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    if plain == name and len(name.encode()) <= 100:
+        return plain
+    # File systems count bytes, and a scratch name needs some of its own.
+    return f"{plain.encode()[:100].decode(errors='ignore')}-{text_digest(name)[:8]}"
+
+
+def write_scores(
+    folder: Path, outcomes: Mapping[str, Outcome], materials: Materials, *, model: str, about: Mapping[str, Any]
+) -> Scores:
+    """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
+    scores = summarise(outcomes, protocol=materials.protocol, model=model, about=about, concept=materials.concept)
+    rows = [
+        {
+            "protocol": materials.protocol,
+            "model": model,
+            "condition": name,
+            "measure": measure_name,
+            **estimate.to_dict(),
+        }
+        for name, measures in scores.conditions.items()
+        for measure_name, estimate in measures.items()
+    ]
+    write_parquet(folder / "scores.parquet", pl.DataFrame(rows))
+    samples = [
+        {
+            "protocol": materials.protocol,
+            "model": model,
+            "condition": name,
+            "row": row,
+            "prompt": materials.prompts[row],
+            "continuation": text,
+            **{
+                part: float(outcome.per_prompt[part][row]) if part in outcome.per_prompt else None
+                for part in PER_PROMPT
+            },
+        }
+        for name, outcome in outcomes.items()
+        for row, text in enumerate(outcome.continuations)
+    ]
+    write_parquet(folder / "samples.parquet", pl.DataFrame(samples))
+    write_json(folder / "scores.json", scores.to_json())
+    return scores

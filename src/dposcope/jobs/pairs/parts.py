@@ -1,0 +1,282 @@
+"""The parts of `dposcope pairs`: some prompts at a time, by one method or the other, each a stage of the run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Final, Protocol
+
+from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.data.comments import Comments, direction_and_judge
+from dposcope.data.corpus import load_neutral
+from dposcope.data.prompts import load_prompts, split_prompts
+from dposcope.data.text_prompts import cut_prompts
+from dposcope.directions.direction import Direction
+from dposcope.evaluation.direction_scorer import DirectionScorer
+from dposcope.evaluation.mean_scorer import MeanScorer
+from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
+from dposcope.evaluation.shuffled_scorer import PermutedScorer
+from dposcope.jobs.ingredients import DIRECTIONS, check_direction, make_direction, read_comments, seed_words
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.run import Quiet, Run
+from dposcope.model.generate import generate
+from dposcope.model.language_model import LanguageModel
+from dposcope.pairs.pairs import Pair
+from dposcope.pairs.pplm import Perturbation, perturbed_continuations
+from dposcope.pairs.sampled import ScoredPair, sample_pairs
+
+PART: Final = {"pplm": 32, "sample": 16}
+"""Prompts to a part: what a crash can cost, a minute or so."""
+
+
+_ELSEWHERE: Final = {"prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"}
+"""Settings that decide a part by what they name, which stands among its inputs, or decide none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is read before any model runs, so that bad input is told at once."""
+
+    texts: tuple[str, ...]
+    """One running text (pplm), or prompts (sample)."""
+    comments: Comments | None
+    """For the direction; None with sample where a scorer ranks, which needs none."""
+    saved: str | None
+    """Digest of a saved direction."""
+    second: Comments | None = None
+    """For a second scorer (sample); None: there is none."""
+
+    @classmethod
+    def read(cls, settings: PairsSettings) -> "Source":
+        """What settings name.
+
+        Raises:
+            DposcopeError: a file is missing, damaged or lacks a column.
+        """
+        if settings.method == "sample":
+            prompts = load_prompts(settings.prompts, column=settings.prompt_column)
+            used = tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn
+            if settings.rank_by == "direction":
+                return cls(used, *cls._for_direction(settings))
+            # The judge of every measure reads the second half.
+            second = None if settings.comments is None else read_comments(settings).half("first")
+            return cls(used, None, None, second)
+        text = load_neutral(settings.text, column=settings.prose_column, option="--prose-column")
+        return cls((text,), *cls._for_direction(settings))
+
+    @staticmethod
+    def _for_direction(settings: PairsSettings) -> tuple[Comments, str | None]:
+        check_direction(settings)
+        comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
+        return comments, None if settings.direction in DIRECTIONS else value_digest(settings.direction)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What the pairs depend on."""
+        found = {"text": text_digest(*self.texts)}
+        comments = self.comments or self.second
+        if comments is not None:
+            found["comments"] = text_digest(*comments.texts, *(str(bool(x)) for x in comments.labels))
+        if self.saved is not None:
+            found["direction"] = self.saved
+        return found
+
+    def scorer(self, settings: PairsSettings) -> Scorer:
+        """What describes pairs, and ranks continuations where no direction does: the scorer that settings name, or its
+        mean with one trained on comments."""
+        first = load_scorer(settings.scorer)
+        return first if self.second is None else MeanScorer.with_trained(first, self.second, seed=settings.seed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some prompts gave."""
+
+    kept: list[ScoredPair]
+    identical: int = 0
+    """Pairs left out because both sides were the same."""
+    blank: int = 0
+    """Pairs left out because a side was blank."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept in the run's folder."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Part":
+        """What `to_json` gave."""
+        kept = [
+            ScoredPair(Pair(**row["pair"]), row["preferred_score"], row["dispreferred_score"]) for row in value["kept"]
+        ]
+        return cls(kept, value["identical"], value["blank"])
+
+
+class _Maker(Protocol):
+    """Makes the pairs of some prompts."""
+
+    def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
+        """`first_row` is the number of the first prompt among all."""
+        ...
+
+
+def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings: PairsSettings) -> Iterator[Part]:
+    """The parts, made or found, until there are as many pairs as wanted, or the prompts end.
+
+    Raises:
+        DposcopeError: the text gives fewer prompts than pairs are wanted, or the model cannot be run so.
+    """
+    made_from: dict[str, Any] = {
+        "model": lm.fingerprint,
+        "device": lm.device.type,
+        "scorer": scorer.name,
+        "scorer_digest": scorer_digest(scorer),
+        "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
+        **source.digests,
+    }
+    # Scores are shuffled among the samples of all prompts, so these are one part.
+    most, size = settings.most, len(source.texts) if settings.shuffled else PART[settings.method]
+    prompts: Sequence[str] = source.texts
+    make: _Maker = _Sampling(lm, scorer, settings)
+    if settings.method == "pplm":  # before the direction: a text too short is told at once, and leaves nothing
+        prompts = cut_prompts(
+            source.texts[0],
+            lm.tokenizer,
+            count=settings.count,
+            prompt_tokens=settings.prompt_tokens,
+            seed=settings.seed,
+            spare=True,
+        )
+    if source.comments is not None:
+        direction = _direction(run, lm, source.comments, settings, made_from)
+        made_from["direction"] = value_digest(run.folder / "direction")
+        if settings.method == "pplm":
+            make = _Steering(lm, direction, scorer, settings)
+        else:
+            ranks = DirectionScorer.fit(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
+            make = _Sampling(lm, PermutedScorer(ranks, seed=settings.seed) if settings.shuffled else ranks, settings)
+    # One bar for all parts instead of one for each.
+    silent = Run(run.folder, run.settings, Quiet())
+    run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")
+    start = kept = 0
+    while start < len(prompts) and (most is None or kept < most):
+        # A steered prompt gives one pair at most, so no more prompts are needed than pairs are missing.
+        count = size if most is None or settings.method == "sample" else min(size, most - kept)
+        part = _part(silent, make, prompts[start : start + count], start, made_from)
+        start, kept = min(start + count, len(prompts)), kept + len(part.kept)
+        # Whichever end comes first.
+        total = len(prompts) if most is None else min(most, len(prompts))
+        run.reporter.progress(start if most is None else min(kept, total), total)
+        yield part
+
+
+def _part(run: Run, make: _Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
+    name = f"part-{start:06}"
+    file = run.folder / "parts" / f"{name}.json"
+    return run.stage(
+        name,
+        name,
+        inputs={**made_from, "prompts": text_digest(*prompts)},
+        files=[file],
+        make=lambda: write_json(file, make(prompts, start).to_json()),
+        load=lambda: Part.from_json(read_json(file)),
+    )
+
+
+def _direction(
+    run: Run, lm: LanguageModel, comments: Comments, settings: PairsSettings, made_from: dict[str, Any]
+) -> Direction:
+    stem = run.folder / "direction"
+
+    words = seed_words(settings.meant) if settings.direction == "token-contrast" else {}
+
+    def make() -> None:
+        made = make_direction(lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress)
+        made.save(stem)
+
+    return run.stage(
+        "direction",
+        "Direction from comments",
+        inputs={**made_from, **words},
+        files=value_files(stem).both,
+        make=make,
+        load=lambda: Direction.load(stem),
+    )
+
+
+@dataclass(frozen=True)
+class _Steering:
+    """Greedy text against text steered along the direction."""
+
+    lm: LanguageModel
+    direction: Direction
+    scorer: Scorer
+    settings: PairsSettings
+
+    def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
+        chosen, lm = self.settings, self.lm
+        plain = generate(
+            lm,
+            prompts,
+            new_tokens=chosen.new_tokens,
+            max_prompt_tokens=chosen.max_prompt_tokens,
+            batch_size=chosen.batch_size,
+        )
+        steered = perturbed_continuations(
+            lm,
+            prompts,
+            self.direction,
+            Perturbation(
+                step_size=chosen.step_size,
+                iterations=chosen.iterations,
+                horizon=chosen.horizon,
+                window=chosen.window,
+                gamma=chosen.gamma,
+                gm_scale=chosen.gm_scale,
+                kl_scale=chosen.kl_scale,
+                top_k=chosen.top_k,
+                sample=chosen.draw,
+                seed=chosen.seed,
+            ),
+            new_tokens=chosen.new_tokens,
+            max_prompt_tokens=chosen.max_prompt_tokens,
+            batch_size=chosen.batch_size,
+            first_row=first_row,
+        )
+        pairs = [Pair(p, a.text, b.text) for p, a, b in zip(prompts, plain, steered, strict=True)]
+        whole = [pair for pair in pairs if pair.preferred.strip() and pair.dispreferred.strip()]
+        different = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
+        better = self.scorer([pair.preferred for pair in different]).tolist()
+        worse = self.scorer([pair.dispreferred for pair in different]).tolist()
+        scored = [ScoredPair(*row) for row in zip(different, better, worse, strict=True)]
+        return Part(scored, identical=len(whole) - len(different), blank=len(pairs) - len(whole))
+
+
+_MOST_ROWS = 256
+"""Continuations sampled at a time: a nucleus sorts [rows, vocabulary], at 262,144 tokens 256 MiB."""
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """The least toxic against the most toxic of several continuations."""
+
+    lm: LanguageModel
+    scorer: Scorer
+    settings: PairsSettings
+
+    def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
+        chosen = self.settings
+        pairs = sample_pairs(
+            self.lm,
+            prompts,
+            self.scorer,
+            samples=chosen.samples,
+            top_p=chosen.top_p,
+            temperature=chosen.temperature,
+            min_gap=chosen.min_gap,
+            pairs_per_prompt=chosen.pairs_per_prompt,
+            new_tokens=chosen.new_tokens,
+            max_prompt_tokens=chosen.max_prompt_tokens,
+            seed=chosen.seed,
+            batch_size=min(chosen.batch_size * chosen.samples, _MOST_ROWS),
+            first_row=first_row,
+        )
+        return Part(pairs)

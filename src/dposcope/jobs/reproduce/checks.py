@@ -1,0 +1,51 @@
+"""What can be told to be wrong before a reproduction begins: a slip in the last step must not be told after a day."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from dposcope.data.corpus import load_neutral
+from dposcope.data.hub import is_hub_spec
+from dposcope.directions.judge import load_judge
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.explain.job import check_explain
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.pairs.parts import Source
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.reproduce.plan import Step
+
+
+def read_here(step: Step) -> bool:
+    """Whether nothing that the step reads is on a hub: planning downloads nothing."""
+    given = step.settings.model_dump(mode="json")
+    named = [one for value in given.values() for one in (value if isinstance(value, list) else [value])]
+    scorer = given.get("scorer", "")
+    on_hub = any(isinstance(one, str) and is_hub_spec(one) for one in named)
+    return not on_hub and ("/" not in scorer or Path(scorer).exists())
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Read all data that the steps will read, and find their scorers and judges.
+
+    Raises:
+        DposcopeError: a file is missing, damaged or lacks a column; something that a step needs is not installed.
+    """
+    for step in steps:
+        match step.settings:
+            case PairsSettings():
+                Source.read(step.settings)
+            case DpoSettings():
+                load_neutral(step.settings.neutral, column=step.settings.neutral_column)
+                if step.settings.train == "lora" and find_spec("peft") is None:
+                    raise DposcopeError("train = 'lora' needs the package peft; run: pip install 'dposcope[train]'")
+            case ExplainSettings():
+                check_explain(step.settings)
+                read_data(step.settings)
+                load_judge(
+                    step.settings.token_judge, concept=step.settings.meant, scorer=load_scorer(step.settings.scorer)
+                )
+    for scorer in sorted({step.settings.scorer for step in steps if not isinstance(step.settings, DpoSettings)}):
+        load_scorer(scorer)

@@ -1,0 +1,278 @@
+"""What a reproduction will take: time, memory and disk of every step, from sizes and a short calibration.
+
+Times are arithmetic: floating-point operations of a step over what this machine multiplies a second, times the share
+of it that such work reaches. Those shares were measured once, on Gemma-3-270m and 2 cores; expect half to double on a
+CPU. A GPU waits for memory and for kernels to start where a CPU multiplies, which nobody has measured: there a time is
+the least that is to be expected.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from dposcope.errors import plural
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.explain.conditions import FORMS, RANKINGS
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.machine import native_bfloat16
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.reproduce.job import PlannedStep
+from dposcope.jobs.settings import DirectionSettings
+from dposcope.model.size import ModelSize, size_of
+from dposcope.report.table import Table
+
+PROMPT_TOKENS = 16
+"""Of a prompt, on average: RealToxicityPrompts."""
+PASSAGE_TOKENS = 64
+COMMENT_TOKENS = 80
+NEW_TOKENS = 20
+WINDOW = 1024
+GROUPS, CONTROLS = 9, 2
+"""Rows of Table 2 that patch beside the top toxic neurons: toxic tokens, each group, three sums, all ↑; controls."""
+COPIES = 3
+"""Of the comments' features in memory at a time: they, those that are fitted on, and those standardised."""
+BUILT_IN = 100
+"""Prompts, where none are given: about as many as are built in."""
+
+WRITING, DRAWING, READING, TRAINING = 0.36, 0.26, 0.66, 0.5
+"""Share of the machine's peak that greedy generation, drawn text, reading windows and training reach."""
+LONG = 24 * 3600.0
+"""Seconds from which a GPU is advised."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What matters of a machine."""
+
+    name: str
+    operations: float
+    """Floating-point operations a second of a large matrix product, in the precision that models run in."""
+    memory: int
+    """Bytes, of the GPU where there is one."""
+    processor_bytes: int
+    """Per weight while it runs: 2 where bfloat16 is native, else 4."""
+    gpu: bool = False
+
+    @classmethod
+    def measured(cls, device: str = "auto") -> "Machine":
+        """This one, by a matrix product of about a second.
+
+        Args:
+            device: where the steps will run; auto: a GPU where there is one.
+        """
+        on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
+        place = torch.device("cuda" if on_gpu else "cpu")
+        half = native_bfloat16(place)
+        size = 2048
+        a, b = (torch.ones(size, size, device=place, dtype=torch.bfloat16 if half else torch.float32) for _ in "ab")
+        best = float("inf")
+        for _ in range(4):  # the first one also wakes threads and libraries
+            start = time.perf_counter()
+            product = a @ b
+            float(product[0, 0])  # a GPU answers when it is done
+            best = min(best, time.perf_counter() - start)
+        if on_gpu:
+            total, name = torch.cuda.get_device_properties(place).total_memory, torch.cuda.get_device_name(place)
+        else:
+            total, name = _memory(), f"{torch.get_num_threads()} CPU threads"
+        return cls(name, 2 * size**3 / best, total, 2 if half else 4, on_gpu)
+
+
+def _memory() -> int:
+    """Bytes of main memory; beyond any model's need where the system does not tell, as Windows does not."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step will take; None where the model's size is unknown."""
+
+    name: str
+    done: bool
+    seconds: float | None
+    memory: float | None
+    """Bytes at the peak."""
+    disk: float | None
+    """Bytes that it leaves."""
+    needs_gpu: bool
+    """It would take more than a day here, or more memory than there is."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+
+def estimate_plan(steps: Sequence[PlannedStep], machine: Machine) -> list[Estimate]:
+    """An estimate for every step, in order; what is done takes nothing more."""
+    sizes = {source: size_of(source) for source in {planned.step.model for planned in steps}}
+    return [_estimate(planned, planned.size or sizes[planned.step.model], machine) for planned in steps]
+
+
+def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = None, gpu: bool = False) -> Table:
+    """The plan for people.
+
+    Args:
+        title: of the table.
+        estimates: step by step.
+        out: the folder, for the free space.
+        gpu: whether times are of a GPU.
+    """
+    head = ("step", "state", "time", "memory", "disk", "")
+    rows = tuple(
+        (
+            one.name,
+            "done" if one.done else "to do",
+            "–" if one.done else _hours(one.seconds),
+            _gigabytes(one.memory),
+            _gigabytes(one.disk),
+            "a GPU is advised" if one.needs_gpu and not one.done else "",
+        )
+        for one in estimates
+    )
+    left = [one for one in estimates if not one.done]
+    known = [one.seconds for one in left if one.seconds is not None]
+    sure = "That is the least to expect of a GPU." if gpu else "Times within a factor of two."
+    peak = max((one.memory for one in left if one.memory is not None), default=0.0)
+    disk = sum(one.disk for one in left if one.disk is not None)
+    to_do = f"{len(left)} of {len(estimates)} steps to do"
+    unknown = len(left) - len(known)
+    if unknown and not known:
+        notes = [f"{to_do}; how long is not known."]
+    else:
+        rest = f", and {plural(unknown, 'step')} of unknown size" if unknown else ""
+        notes = [
+            f"{to_do}: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
+            f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}){rest}. {sure}"
+        ]
+    if unknown:
+        notes.append(
+            "A model whose config is not on this machine yet has no estimate: nothing is downloaded or made to plan."
+        )
+    frame = pl.DataFrame([one.to_json() for one in estimates], infer_schema_length=None)
+    return Table("plan", title, frame, head, rows, tuple(notes))
+
+
+def _free(out: Path | None) -> float:
+    place = (out or Path()).absolute()
+    while not place.exists():
+        place = place.parent
+    return float(shutil.disk_usage(place).free)
+
+
+def _estimate(planned: PlannedStep, size: ModelSize | None, machine: Machine) -> Estimate:
+    step = planned.step
+    if size is None:
+        return Estimate(planned.name, planned.done, None, None, None, needs_gpu=False)
+    weights = float(size.parameters * machine.processor_bytes)
+    match step.settings:
+        case PairsSettings():
+            operations, memory, disk = _pairs(step.settings, size), weights, 1e6
+            if step.settings.method == "pplm":
+                operations += _comments(step.settings, size)
+                memory += _features(step.settings, size)
+        case DpoSettings():
+            operations, memory, disk = _dpo(step.settings, size, planned.pairs, weights)
+        case ExplainSettings():
+            operations, memory, disk = _explain(step.settings, size), 2 * weights, 200.0 * size.neurons + 2e7
+            memory += _features(step.settings, size)
+            disk += _features(step.settings, size) / COPIES if step.settings.seeds else 0.0
+    # Logits of a chunk of 128 positions, and Python with its libraries.
+    memory += 128 * 4.0 * size.vocabulary + 0.7 * GIB
+    seconds = operations / machine.operations
+    return Estimate(
+        planned.name, planned.done, seconds, memory, disk, needs_gpu=seconds > LONG or memory > machine.memory
+    )
+
+
+def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS, share: float = WRITING) -> float:
+    """Operations of continuations, over the share of the peak that they reach."""
+    return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / share
+
+
+def _pairs(settings: PairsSettings, size: ModelSize) -> float:
+    new = settings.new_tokens
+    if settings.method == "sample":
+        return _written(size, BUILT_IN * 2 * settings.samples, PROMPT_TOKENS, new, DRAWING)
+    count = settings.count or 800
+    # Every token: each iteration reads forward twice (horizon) and backward, then the fused step.
+    steps = settings.iterations * (1 + settings.horizon) * 3 + 2
+    return count * new * steps * 2.0 * (size.body + size.unembedding) / TRAINING
+
+
+def _comments(settings: DirectionSettings, size: ModelSize) -> float:
+    return settings.direction_rows * 2.0 * size.body * COMMENT_TOKENS / READING
+
+
+def _features(settings: DirectionSettings, size: ModelSize) -> float:
+    """Bytes of the comments' features while a direction is fitted."""
+    return 8.0 * settings.direction_rows * size.width * COPIES
+
+
+def _dpo(settings: DpoSettings, size: ModelSize, pairs: int, weights: float) -> tuple[float, float, float]:
+    schedule = settings.schedule(pairs, autocast=True)
+    texts = 2 * schedule.batch_size
+    tokens = texts * (settings.max_prompt_tokens + settings.max_completion_tokens) / 2
+    read = texts * settings.max_completion_tokens / 2
+    on_windows = settings.preset == "best" and settings.kl_on != "pairs"
+    windows = schedule.windows_per_batch * settings.window_tokens if on_windows else 0
+    once = 2.0 * (size.body * (tokens + windows) + size.unembedding * (read + windows))
+    # Forward and backward of the policy, its logits once more, and the reference.
+    operations = schedule.steps * once * 5 / TRAINING
+    trained = {"full": size.parameters, "lora": 0.01 * size.parameters, "gains": size.neurons}[settings.train]
+    activations = min(1.0, (schedule.micro_batch_size or schedule.batch_size) / schedule.batch_size) * tokens
+    # Weights, gradients and the optimiser's state in float32, copies in half precision. Or the model as it runs, and in
+    # float32 what is trained with gradients and AdamW's two moments.
+    memory = 14.0 * size.parameters if settings.train == "full" else weights + 16.0 * trained
+    memory += activations * size.blocks * size.width * 60.0
+    return operations, memory, 2.0 * size.parameters
+
+
+def _explain(settings: ExplainSettings, size: ModelSize) -> float:
+    prompts = (settings.limit or 2 * BUILT_IN) / (2 if settings.split == "halves" else 1)
+    rows = measured_rows(settings)
+    passages = settings.max_passages or 2000
+    windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
+    row = _written(size, prompts, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
+    means = 2 * 2 * _written(size, prompts, PROMPT_TOKENS)
+    return rows * row + means + _comments(settings, size)
+
+
+def measured_rows(settings: ExplainSettings) -> int:
+    """How many conditions an explanation measures at most, the plain and the tuned model among them."""
+    rows = 2
+    if settings.neurons_only:
+        return rows
+    rows += len(settings.steer) + len(settings.steer_w) + (1 if settings.controls and settings.steer else 0)
+    if settings.patching:
+        rows += len(settings.toxic_neurons) + GROUPS + (CONTROLS if settings.controls else 0)
+    if settings.edits:
+        cells = sum(len(settings.edits_of(form)) for form in FORMS)
+        directions = 2 if settings.meant.seeds_with else 1
+        rows += directions * len(RANKINGS[settings.protocol]) * cells
+        rows += 1 if settings.controls and settings.edits_of("scale") else 0
+    return rows
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def _gigabytes(count: float | None) -> str:
+    return "?" if count is None else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,1 @@
+"""`dposcope tune`: learned gains, and the search for the best edit."""

@@ -1,0 +1,210 @@
+"""`dposcope tune`: the edit that removes most of a concept for a stated cost, found, measured once, and shipped.
+
+Pairs sampled from the model itself → gains learned from them, with a teacher and, where what it taught says too little,
+without, beside those of the paper's groups and of least squares → a search over source, strength, depth profile and
+ablation → the best within the bound, its strength set by the bound → scores on prompts and text that nothing before had
+read → a checkpoint and a report with the whole trade-off.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import file_digest, value_digest
+from dposcope.data.corpus import load_neutral, split_neutral
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.mean_scorer import MeanScorer
+from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
+from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.interventions.edit import Edit
+from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
+from dposcope.jobs.machine import load_for
+from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.tune.choice import Found, choose
+from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains, learn_untaught
+from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
+from dposcope.jobs.tune.report import FIGURE, write_tune_report
+from dposcope.jobs.tune.search import (
+    Ready,
+    join_search,
+    plain_texts,
+    prepare_search,
+    say_enough,
+    search_edits,
+    sources_of,
+    try_learned,
+    with_learned,
+)
+from dposcope.jobs.tune.settings import NO_TEACHER, Learning, TuneSettings
+from dposcope.model.adapter import is_adapter
+from dposcope.model.load import check_source
+from dposcope.search.trials import Floor, Trial
+from dposcope.shipping.model_card import write_checkpoint
+
+_LEARN_SHARE = 0.8
+"""Of the neutral text, where the report has none of its own."""
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """What a finished run left."""
+
+    folder: Path
+    scores: Scores
+    edit: Edit
+    found: Found
+
+
+def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> TuneRun:
+    """Do the whole job in the folder `out`; started again after any interruption, it goes on.
+
+    Args:
+        model: a bundled name, a folder, a GGUF file or a hub id.
+        out: the run's folder.
+        settings: see `TuneSettings`.
+        reporter: told of progress.
+
+    Raises:
+        DposcopeError: bad input, or a folder that holds something else.
+    """
+    reporter = reporter or Quiet()
+    data, learn_text = _read(settings)
+    with open_run(out, "tune", _described(model, settings), reporter=reporter) as run:
+        learned = learn_gains(model, run, learn_text, settings)
+        reporter.stage(f"Loading {model}")
+        job = Job(run, load_for(model, settings), data)
+        ingredients = _ingredients(job, settings)
+        judge = prepare_judge(job, settings.seed)
+        scorer = CachedScorer(load_scorer(settings.scorer))
+        search_scorer = CachedScorer(_search_scorer(scorer, settings))
+        ready = _ready(
+            job, ingredients, learned, search_scorer, learn_text, settings,
+            more=lambda untaught: learn_untaught(model, run, untaught, settings),
+        )  # fmt: skip
+        searched = search_edits(job, ready, settings)
+        found = choose(job, searched, learn_text, settings)
+        materials = Materials(
+            prompts=data.prompts.report,
+            passages=data.passages,
+            neutral=data.neutral,
+            scorer=scorer,
+            judge=CachedScorer(judge),
+            concept=settings.meant.noun,
+            max_windows=settings.max_windows,
+            spread_windows=True,
+            batch_size=settings.batch_size,
+        )
+        conditions = {BASE: None, "edit": found.edit}
+        if settings.controls:
+            conditions["control"] = found.edit.control(settings.seed)
+        made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
+        outcomes: dict[str, Outcome] = {
+            name: measure_condition(
+                job, name, intervention, materials, depends_on=None if intervention is None else made_from
+            )
+            for name, intervention in conditions.items()
+        }
+        about = {"edit": str(found.edit)}
+        if settings.negative_control is not None:
+            about["negative_control"] = settings.negative_control
+        scores = write_scores(out, outcomes, materials, model=model, about=about)
+        write_tune_report(
+            job, ingredients, searched, found, outcomes, materials, scores, judge, settings, true_scorer=search_scorer
+        )
+        figure = out / FIGURE if searched.trials else None
+        drawn = None if figure is None else file_digest(figure)
+        run.stage(
+            "fold",
+            "Folding the edit into a checkpoint",
+            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
+            files=[out / CHECKPOINT / "config.json"],
+            make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
+            load=lambda: None,
+        )
+        return TuneRun(out, scores, found.edit, found)
+
+
+def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> list[Trial]:
+    """Take part in the search of a run that another process has begun in `out`, and leave the rest to it.
+
+    Args:
+        model: as in that run.
+        out: its folder.
+        settings: the same.
+        reporter: told of progress.
+
+    Returns:
+        All trials of the search, whoever made them.
+
+    Raises:
+        DposcopeError: there is no such run, its search has not begun, or it has none.
+    """
+    if settings.quick:
+        raise DposcopeError("--quick has no search to join; leave one of them out")
+    reporter = reporter or Quiet()
+    data, learn_text = _read(settings)
+    with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
+        learned = already_learned(run, settings.learnings)
+        reporter.stage(f"Loading {model}")
+        job = Job(run, load_for(model, settings), data)
+        ingredients = _ingredients(job, settings)
+        scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
+        ready = _ready(
+            job, ingredients, learned, scorer, learn_text, settings,
+            more=lambda untaught: already_learned(run, [untaught]),
+        )  # fmt: skip
+        reporter.stage(f"Searching with others: {settings.trials} trials")
+        return join_search(job, ready, settings)
+
+
+def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
+    return {"model": model, **settings.model_dump(mode="json", exclude={"trials"})}
+
+
+def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
+    return with_direction(job, prepare(job, settings, settings), settings.negative_control, settings.seed)
+
+
+def _ready(
+    job: Job,
+    ingredients: Ingredients,
+    learned: dict[str, Edit],
+    scorer: Scorer,
+    learn_text: str,
+    settings: TuneSettings,
+    *,
+    more: Callable[[Learning], dict[str, Edit]],
+) -> Ready:
+    """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
+    ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
+    sources = sources_of(job, ingredients, learned, learn_text, settings)
+    prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
+    floor = Floor(plain_texts(job, prepared), settings.least_distinct)
+    untaught = settings.untaught
+    if untaught is None:
+        return Ready(prepared, floor)
+    tried = try_learned(job, prepared, learned)
+    if say_enough(tried, floor):
+        return Ready(prepared, floor, tried)
+    return Ready(with_learned(job.run, prepared, more(untaught)), floor, tried)
+
+
+def _read(settings: TuneSettings) -> tuple[Data, str]:
+    """All data, its neutral text that of the report, and the neutral text to learn and search on."""
+    if settings.teacher not in (None, NO_TEACHER, *TRAINED) and not is_adapter(Path(settings.teacher)):
+        check_source(settings.teacher)  # now, not after an hour of sampling
+    data = read_data(settings)
+    if settings.report_neutral is not None:
+        other = load_neutral(settings.report_neutral, column=settings.neutral_column)
+        return replace(data, neutral=other), data.neutral
+    learn, report = split_neutral(data.neutral, _LEARN_SHARE)
+    return replace(data, neutral=report), learn
+
+
+def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
+    """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
+    if not settings.second_scorer:
+        return scorer
+    return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)

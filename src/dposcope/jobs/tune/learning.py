@@ -1,0 +1,151 @@
+"""What `dposcope tune` learns before it searches: pairs that the model writes, a teacher, and gains by DPO.
+
+Each is a run of its own below the folder of the search, and goes on after a kill like any other.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dposcope.artefacts import value_files, write_text
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.jobs.dpo.job import run_dpo
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.machine import load_for
+from dposcope.jobs.pairs.job import run_pairs
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
+from dposcope.jobs.tune.search import learned_stem
+from dposcope.jobs.tune.settings import Learning, TuneSettings
+from dposcope.jobs.tune.teacher import allowed_strength
+from dposcope.model.size import size_of
+
+TRAINED = ("full", "lora")
+"""Teachers that are trained here."""
+_FEW_WEIGHTS = 10**9
+"""Up to this, a teacher has all of its weights trained: 14 bytes each."""
+_ADOPT = RunPolicy(adopt=True)
+
+
+def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:
+    """Sample pairs, train the teacher if there is one, and learn the gains of every λ.
+
+    Args:
+        model: name of the base.
+        run: of the search.
+        learn_text: neutral text to stay near the base on.
+        settings: see `TuneSettings`.
+
+    Returns:
+        By the name of their source.
+    """
+    if not settings.learnings:
+        return {}
+    run.reporter.stage("Pairs sampled from the model")
+    run_pairs(model, _pairs(run), _pair_settings(settings), run.reporter, policy=_ADOPT)
+    write_text(_neutral(run), "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
+    teacher = _teacher(model, settings)
+    if teacher in TRAINED:
+        run.reporter.stage(f"Training the teacher: {teacher}")
+        folder = run.folder / "teacher"
+        of_teacher = DpoSettings(train=teacher, **_training(run, settings))
+        run_dpo(model, folder, of_teacher, reporter=run.reporter, policy=_ADOPT)
+        teacher = str(folder / CHECKPOINT)
+    imitated: dict[str, Any] = {}
+    if teacher is not None:
+        strength = settings.teacher_strength
+        if strength is None:
+            bound = settings.max_logppl_increase
+            strength = allowed_strength(run, model, teacher, text=learn_text, bound=bound, settings=settings)
+        imitated = {"teacher": teacher, "teacher_strength": strength}
+    return {one.name: _learn(model, run, one, settings, **imitated) for one in settings.learnings}
+
+
+def learn_untaught(model: str, run: Run, untaught: Learning, settings: TuneSettings) -> dict[str, Edit]:
+    """Learn from the same pairs without the teacher, after `learn_gains`."""
+    return {untaught.name: _learn(model, run, untaught, settings)}
+
+
+def already_learned(run: Run, learnings: Sequence[Learning]) -> dict[str, Edit]:
+    """What another process has learned, to join its search.
+
+    Raises:
+        DposcopeError: it has not learned all of it yet.
+    """
+    stems = {one.name: learned_stem(run, one.name) for one in learnings}
+    if not all(value_files(stem).about.exists() for stem in stems.values()):
+        raise DposcopeError(f"{run.folder} still learns its gains; join it when its search has begun")
+    return {name: Edit.load(stem) for name, stem in stems.items()}
+
+
+def _learn(model: str, run: Run, learning: Learning, settings: TuneSettings, **imitated: Any) -> Edit:
+    stem = learned_stem(run, learning.name)
+    alone = ", without a teacher" if settings.taught and not imitated else ""
+    run.reporter.stage(f"Learning gains{alone}, λ = {learning.kl_weight:g}")
+    of_run = DpoSettings(
+        train="gains",
+        kl_weight=learning.kl_weight,
+        heads=settings.heads,
+        epochs=learning.epochs,
+        decay=learning.decay,
+        **imitated,
+        **_training(run, settings),
+    )
+    run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=_ADOPT, checkpoint=False)
+    return Edit.load(stem)
+
+
+def _pairs(run: Run) -> Path:
+    return run.folder / "pairs.jsonl"
+
+
+def _neutral(run: Run) -> Path:
+    return run.folder / "neutral.jsonl"
+
+
+def _machine(settings: TuneSettings) -> dict[str, Any]:
+    return {"dtype": settings.dtype, "device": settings.device, "seed": settings.seed}
+
+
+def _training(run: Run, settings: TuneSettings) -> dict[str, Any]:
+    """What teacher and gains share."""
+    return {
+        "pairs": str(_pairs(run)),
+        "neutral": str(_neutral(run)),
+        "micro_batch_size": settings.micro_batch_size,
+        # Nothing is chosen by the loss; each time costs as much as eight steps.
+        "validate_every": 400,
+        **_machine(settings),
+    }
+
+
+def _teacher(model: str, settings: TuneSettings) -> str | None:
+    """Whom gains imitate: a way to train one here, or a model's name. A large model's own weights are too many."""
+    if not settings.taught:
+        return None
+    if settings.teacher is not None:
+        return settings.teacher
+    size = size_of(model)
+    weights = load_for(model, settings).model.num_parameters() if size is None else size.parameters
+    return "full" if weights <= _FEW_WEIGHTS else "lora"
+
+
+def _pair_settings(settings: TuneSettings) -> PairsSettings:
+    named = {name: getattr(settings, name) for name in ("concept", "prompts", "prompt_column", "scorer")}
+    if settings.second_scorer:
+        named |= {
+            name: getattr(settings, name) for name in ("comments", "text_column", "label_column", "positive_label")
+        }
+    given = {name: value for name, value in named.items() if value is not None}
+    return PairsSettings(
+        method="sample",
+        samples=settings.sampled,
+        pairs_per_prompt=2 if settings.quick else 4,
+        min_gap=settings.min_gap,
+        batch_size=settings.batch_size,
+        shuffled=True if settings.negative_control == "shuffled-scores" else None,
+        **given,
+        **_machine(settings),
+    )

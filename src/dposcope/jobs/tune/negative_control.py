@@ -1,0 +1,64 @@
+"""`dposcope tune --negative-control`: the same job where there is nothing to find."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dposcope.artefacts import read_json, value_digest, value_files, write_json
+from dposcope.directions.direction import Direction
+from dposcope.evaluation.scorers import CachedScorer, Scorer, scorer_digest
+from dposcope.evaluation.shuffled_scorer import DrawnScorer
+from dposcope.interventions.control_kinds import Control
+from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.run import Run
+from dposcope.model.generate import generate
+
+_SALT = 1_000_003
+"""Keeps the draws of a control apart from those of everything else that has the run's seed."""
+
+
+def direction_stem(run: Run, control: Control | None) -> Path:
+    """Where the direction of a run lies that its edits are made of."""
+    return run.folder / ("control-direction" if control == "random-direction" else "direction")
+
+
+def with_direction(job: Job, ingredients: Ingredients, control: Control | None, seed: int) -> Ingredients:
+    """The same, with a random direction where that is the control: a stage of its own."""
+    if control != "random-direction":
+        return ingredients
+    stem = direction_stem(job.run, control)
+    true = job.run.folder / "direction"
+    direction = job.run.stage(
+        "control-direction",
+        "A random direction",
+        inputs={"direction": value_digest(true), "seed": seed},
+        files=value_files(stem).both,
+        make=lambda: ingredients.direction.random_like(seed + _SALT).save(stem),
+        load=lambda: Direction.load(stem),
+    )
+    return replace(ingredients, direction=direction)
+
+
+def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_size: int, seed: int) -> Scorer:
+    """What chooses among edits: the scorer itself, or shuffled scores of what the plain model writes, a stage too."""
+    if control != "shuffled-scores":
+        return scorer
+    prompts, told = job.data.prompts.learn, job.run.folder / "control-scores.json"
+
+    def make() -> None:
+        written = generate(job.lm, list(prompts), batch_size=batch_size)
+        write_json(told, {"scorer": scorer.name, "scores": scorer([one.text for one in written]).tolist()})
+
+    pool = job.run.stage(
+        "control-scores",
+        "Scores to shuffle",
+        inputs={
+            "model": job.model,
+            "prompts": job.data.digests["learn_prompts"],
+            "scorer": [scorer.name, scorer_digest(scorer)],
+            "batch_size": batch_size,
+        },
+        files=[told],
+        make=make,
+        load=lambda: read_json(told)["scores"],
+    )
+    return CachedScorer(DrawnScorer(pool, of=scorer.name, seed=seed + _SALT))

@@ -1,0 +1,329 @@
+"""The stages of `dposcope tune` from what gains are made of to the trials of a search."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.scorers import Scorer, scorer_digest
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.group_gains import gains_of
+from dposcope.interventions.least_squares import LeastSquares
+from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.run import Run
+from dposcope.jobs.tune.negative_control import direction_stem
+from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.neurons.activations import NeuronMeans, recording
+from dposcope.neurons.groups import select_fraction
+from dposcope.report.table import write_parquet
+from dposcope.search.divergence import NeutralText
+from dposcope.search.family import Family, Point, Source
+from dposcope.search.search import front, search
+from dposcope.search.trials import Bound, Floor, Objective, Trial, Written
+
+_LENGTH = 128
+"""Tokens of a window of neutral text that a trial reads."""
+_STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+"""Of learned gains, the strongest first, for a look at what they say."""
+_BETA = 0.55
+"""Fraction of each group that the paper's edit takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the search left."""
+
+    objective: Objective
+    trials: list[Trial]
+    floor: Floor
+
+    @property
+    def base(self) -> Written:
+        """What the plain model writes to the search prompts."""
+        return self.floor.plain
+
+    @property
+    def front(self) -> list[Trial]:
+        """Trials that no other beats, cheapest first; the texts of each say enough."""
+        return front(self.trials, floor=self.floor)
+
+
+def sources_of(
+    job: Job, ingredients: Ingredients, learned: Mapping[str, Edit], learn_text: str, settings: TuneSettings
+) -> dict[str, Source]:
+    """Where gains may come from; the neurons' moments on neutral text are a stage of their own."""
+    sources: dict[str, Source] = {}
+    if settings.form == "ablation":
+        return sources
+    for name, edit in learned.items():
+        sources[name] = Source.line(edit)
+    if settings.quick:
+        return sources
+    if "groups" in settings.methods:
+        selection = select_fraction(ingredients.cosine, ingredients.means.mean, beta=_BETA)
+        sources["groups"] = Source(lambda strength: Edit.of(gains_of(selection, alpha=strength)), start=0.1, most=0.5)
+    if "least-squares" in settings.methods:
+        disturbed = neutral_moments(job, learn_text, 4 * settings.search_windows)
+        problem = LeastSquares.of(job.lm, ingredients.means, ingredients.direction.vector, disturbed=disturbed)
+        sources["least-squares"] = Source(
+            cache(lambda share: Edit.of(problem.gains(min(share, 1.0)))), start=0.15, most=0.6
+        )
+    return sources
+
+
+def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
+    """The stage `neutral-means`: every neuron's moments on so many windows of 128 tokens of neutral text."""
+    stem = job.run.folder / "neutral-means"
+
+    def make() -> None:
+        with recording(job.lm) as seen, torch.no_grad():
+            NeutralText.read(job.lm, text, windows=windows, length=_LENGTH, seed=1)
+        seen.value({"model": job.lm.name, "fingerprint": job.lm.fingerprint, "text": "neutral"}).save(stem)
+
+    return job.run.stage(
+        "neutral-means",
+        "Neurons on neutral text",
+        inputs={"model": job.model, "text": text_digest(text), "windows": windows},
+        files=value_files(stem).both,
+        make=make,
+        load=lambda: NeuronMeans.load(stem),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A search that can begin, or be joined."""
+
+    objective: Objective
+    inputs: Mapping[str, Any]
+    """What decides every trial."""
+    folder: Path
+    """Of the journal: that of these inputs, whatever the number of trials, so that more of them go on from it."""
+
+
+def prepare_search(
+    job: Job,
+    sources: Mapping[str, Source],
+    ingredients: Ingredients,
+    learn_text: str,
+    scorer: Scorer,
+    settings: TuneSettings,
+) -> Prepared:
+    """Let the plain model read the neutral text, and name what decides the trials."""
+    run, lm = job.run, job.lm
+    family = Family(
+        sources, ingredients.direction.vector, lm.n_blocks, ablates=settings.form != "gains" and not settings.quick
+    )
+    neutral = NeutralText.read(lm, learn_text, windows=settings.search_windows, length=_LENGTH, seed=settings.seed)
+    objective = Objective(
+        lm,
+        family,
+        neutral,
+        job.data.prompts.learn,
+        scorer,
+        Bound(settings.kl_bound, settings.max_logppl_increase),
+        settings.batch_size,
+    )
+    inputs = {
+        "model": job.model,
+        "sources": learned_digests(run, sources),
+        "names": list(sources),
+        "direction": value_digest(direction_stem(run, settings.negative_control)),
+        "means": value_digest(run.folder / "means"),
+        "prompts": job.data.digests["learn_prompts"],
+        "text": text_digest(learn_text),
+        "scorer": [scorer.name, scorer_digest(scorer)],
+        "bound": asdict(objective.bound),
+        "floor": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
+        "windows": settings.search_windows,
+        "ablates": family.ablates,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+    }
+    return Prepared(objective, inputs, _journal(run, inputs))
+
+
+def with_learned(run: Run, prepared: Prepared, more: Mapping[str, Edit]) -> Prepared:
+    """The same search with further learned gains among its sources, behind the learned ones that it has."""
+    family = prepared.objective.family
+    before = {name: family.sources[name] for name in learned_digests(run, family.sources)}
+    lines = {name: Source.line(edit) for name, edit in more.items()}
+    sources = {**before, **lines, **family.sources}
+    inputs = {**prepared.inputs, "sources": learned_digests(run, sources), "names": list(sources)}
+    objective = replace(prepared.objective, family=replace(family, sources=sources))
+    return Prepared(objective, inputs, _journal(run, inputs))
+
+
+def _journal(run: Run, inputs: Mapping[str, Any]) -> Path:
+    return run.folder / "search" / text_digest(json.dumps(inputs, sort_keys=True, default=str))[:16]
+
+
+def learned_digests(run: Run, sources: Iterable[str]) -> dict[str, str]:
+    """Name → digest of the gains behind each source that was learned; the others follow from direction and means."""
+    return {name: value_digest(stem) for name in sources if value_files(stem := learned_stem(run, name)).about.exists()}
+
+
+def learned_stem(run: Run, name: str) -> Path:
+    """Where the gains of a source lie that was learned."""
+    return run.folder / name / "edit"
+
+
+def plain_texts(job: Job, prepared: Prepared) -> Written:
+    """The stage `plain-texts`: what the plain model writes to the search prompts."""
+    told = job.run.folder / "plain-texts.json"
+    return job.run.stage(
+        "plain-texts",
+        "The plain model on the search prompts",
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
+        files=[told],
+        make=lambda: write_json(told, asdict(prepared.objective.write())),
+        load=lambda: Written(**read_json(told)),
+    )
+
+
+def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
+    """The stage `taught-texts`: gains as they were learned, each source, or weaker where that costs too much.
+
+    Args:
+        job: run, model and data.
+        prepared: a search with these sources among its own.
+        learned: their names.
+
+    Returns:
+        All that was tried; the last of each source wrote, if any did.
+    """
+    told, objective = job.run.folder / "taught-texts.json", prepared.objective
+
+    def make() -> None:
+        trials: list[Trial] = []
+        for name in learned:
+            for strength in _STRENGTHS:
+                trials.append(objective.try_out(Point(name, strength)))
+                if trials[-1].inside:
+                    break
+        write_json(told, [trial.to_json() for trial in trials])
+
+    return job.run.stage(
+        "taught-texts",
+        "Whether taught gains say enough",
+        inputs=prepared.inputs,
+        files=[told],
+        make=make,
+        load=lambda: [Trial.from_json(one) for one in read_json(told)],
+    )
+
+
+def say_enough(tried: Iterable[Trial], floor: Floor) -> bool:
+    """Whether an edit within its bound says enough and lowers the concept, below the plain model's interval."""
+    wrote = (trial.written for trial in tried if trial.written is not None)
+    return any(floor.holds(written) and written.concept < floor.plain.concept_low for written in wrote)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A search, and what is known before it begins."""
+
+    prepared: Prepared
+    floor: Floor
+    tried: Sequence[Trial] = ()
+    """Their points are not tried again."""
+
+
+def search_edits(job: Job, ready: Ready, settings: TuneSettings) -> Searched:
+    """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there is nothing to search."""
+    run, prepared = job.run, ready.prepared
+    told, table = run.folder / "trials.json", run.folder / "trials.parquet"
+
+    def make() -> None:
+        trials = [] if settings.quick else _search(job, ready, settings)
+        write_parquet(table, trials_table(trials))
+        write_json(told, {"base": asdict(ready.floor.plain), "trials": [trial.to_json() for trial in trials]})
+
+    def load() -> Searched:
+        trials = [Trial.from_json(one) for one in read_json(told)["trials"]]
+        return Searched(prepared.objective, trials, ready.floor)
+
+    trials = 0 if settings.quick else settings.trials
+    title = f"Searching: {plural(trials, 'trial')}" if trials else "No search, as --quick says"
+    return run.stage(
+        "search", title, inputs={**prepared.inputs, "trials": trials}, files=[told, table], make=make, load=load
+    )
+
+
+def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
+    """Try edits beside the process that runs the search, until there are enough; writes nothing but its trials.
+
+    Raises:
+        DposcopeError: no process has begun this search.
+    """
+    if not ready.prepared.folder.exists():
+        raise DposcopeError(
+            f"no search with these options has begun in {job.run.folder}; wait until it has, or start it without --join"
+        )
+    return _search(job, ready, settings)
+
+
+def _search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
+    objective, known = ready.prepared.objective, {trial.point: trial for trial in ready.tried}
+
+    def try_out(point: Point, number: int) -> Trial:
+        return replace(known[point], number=number) if point in known else objective.try_out(point, number)
+
+    return search(
+        try_out,
+        objective.family,
+        folder=ready.prepared.folder,
+        trials=settings.trials,
+        floor=ready.floor,
+        seed=settings.seed,
+        progress=job.run.reporter.progress,
+    )
+
+
+def trials_table(trials: list[Trial]) -> pl.DataFrame:
+    """One row per trial: what was tried, what it cost, what it gave, how long it took."""
+    rows: list[dict[str, Any]] = [
+        {
+            "number": trial.number,
+            **asdict(trial.point),
+            "kl": trial.kl,
+            "logppl_rise": trial.rise,
+            "within_bounds": trial.inside,
+            "concept": None if trial.written is None else trial.written.concept,
+            "concept_low": None if trial.written is None else trial.written.concept_low,
+            "concept_high": None if trial.written is None else trial.written.concept_high,
+            "repetition": None if trial.written is None else trial.written.repetition,
+            "distinct_2": None if trial.written is None else trial.written.distinct_2,
+            "seconds": trial.seconds,
+        }
+        for trial in trials
+    ]
+    texts, whole, flags = {"source"}, {"number"}, {"within_bounds"}
+    names = list(_row_names())
+    return pl.DataFrame(
+        rows,
+        schema={
+            name: pl.String
+            if name in texts
+            else pl.Int64
+            if name in whole
+            else pl.Boolean
+            if name in flags
+            else pl.Float64
+            for name in names
+        },
+    )
+
+
+def _row_names() -> tuple[str, ...]:
+    return (
+        *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "within_bounds"),
+        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "seconds"),
+    )

@@ -1,0 +1,265 @@
+"""What a set of pairs is like before anyone trains on it: sizes, faults, scores, leakage, fluency."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio
+from dposcope.model.batches import batches
+from dposcope.model.generate import Progress
+from dposcope.model.language_model import LanguageModel
+from dposcope.pairs.pairs import Pairs, normalised
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens per text, special ones left out."""
+
+    mean: float
+    median: float
+    p95: float
+    """95 in 100 texts are no longer."""
+    max: int
+
+
+@dataclass(frozen=True)
+class SideLengths:
+    """Lengths of the three parts of pairs."""
+
+    prompt: Lengths
+    preferred: Lengths
+    dispreferred: Lengths
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What a scorer says of both sides."""
+
+    scorer: str
+    """Its name."""
+    more_toxic: Estimate
+    """Share of pairs whose dispreferred side scores higher."""
+    preferred: Estimate
+    """Mean score."""
+    dispreferred: Estimate
+    """Mean score."""
+    ratio: Ratio | None
+    """Mean of the dispreferred over mean of the preferred; None where that is 0 in some resample."""
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What validation pairs have in common with those trained on, but for case and spaces."""
+
+    prompts: int
+    """Validation pairs whose prompt, if any, is one of those trained on."""
+    texts: int
+    """Validation pairs of which a side is a text of either side trained on."""
+    validation: int
+    """Validation pairs."""
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """Log-perplexity of both sides after their prompt, in nats per token of the continuation.
+
+    Pairs of which one side is broken text teach a model nothing but to tell broken text from whole.
+    """
+
+    preferred: Estimate
+    dispreferred: Estimate
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """What `check_pairs` finds."""
+
+    count: int
+    identical: int
+    """Pairs with two equal sides, those that `load_pairs` left out among them."""
+    blank: int
+    """Pairs with a blank side, those that `load_pairs` left out among them."""
+    repeated_prompts: int
+    """Pairs whose prompt an earlier pair had, blank prompts not counted."""
+    prompt_in_text: int
+    """Pairs of which a side begins with the whole prompt: their texts may not be continuations."""
+    lengths: SideLengths | None
+    """None without a tokenizer."""
+    scores: PairScores | None
+    """None without a scorer."""
+    leakage: Leakage | None
+    """None without validation pairs."""
+    fluency: Fluency | None = None
+    """From `completion_logppl`, where someone asked for it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, nested, of what was measured."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def check_pairs(
+    pairs: Pairs,
+    tokenizer: PreTrainedTokenizerBase | None,
+    scorer: Scorer | None = None,
+    validation: Pairs | None = None,
+    *,
+    fluency: Fluency | None = None,
+) -> PairStatistics:
+    """Count, measure and score pairs.
+
+    Args:
+        pairs: at least one.
+        tokenizer: for lengths; None: no lengths.
+        scorer: for toxicity; None: no scores.
+        validation: pairs kept apart, for leakage.
+        fluency: what `completion_logppl` gave, to be kept with the rest.
+
+    Raises:
+        DposcopeError: there is no pair.
+    """
+    if not len(pairs):
+        raise DposcopeError("there is no pair to check; give at least one")
+    prompts = Counter(prompt for prompt in map(normalised, pairs.prompts) if prompt)
+    return PairStatistics(
+        count=len(pairs),
+        identical=pairs.dropped.identical + sum(pair.preferred.strip() == pair.dispreferred.strip() for pair in pairs),
+        blank=pairs.dropped.blank + sum(not pair.preferred.strip() or not pair.dispreferred.strip() for pair in pairs),
+        repeated_prompts=sum(prompts.values()) - len(prompts),
+        prompt_in_text=sum(
+            bool(pair.prompt.strip())
+            and any(text.strip().startswith(pair.prompt.strip()) for text in (pair.preferred, pair.dispreferred))
+            for pair in pairs
+        ),
+        lengths=None
+        if tokenizer is None
+        else SideLengths(*(_lengths(tokenizer, part) for part in (pairs.prompts, pairs.preferred, pairs.dispreferred))),
+        scores=None if scorer is None else _scores(pairs, scorer),
+        leakage=None if validation is None else _leakage(pairs, validation),
+        fluency=fluency,
+    )
+
+
+@torch.inference_mode()
+def completion_logppl(
+    lm: LanguageModel,
+    pairs: Pairs,
+    *,
+    batch_size: int = 32,
+    chunk: int = 128,
+    max_tokens: int = 1024,
+    progress: Progress | None = None,
+) -> Fluency:
+    """Log-perplexity of each side given its prompt: nats per token, intervals over pairs.
+
+    Prompt and continuation are tokenised together, as the model reads them; the continuation begins at the
+    first token that the prompt alone would not have. The first token of a text has nothing before it and is
+    not counted where the tokenizer adds no beginning of its own.
+
+    Args:
+        lm: the model, such as the one that wrote the preferred side.
+        pairs: what it reads.
+        batch_size: texts at a time.
+        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
+        max_tokens: longer texts lose the beginning of their prompt; cut to the model's context.
+        progress: called with texts read.
+
+    Raises:
+        DposcopeError: a side has no text with a predicted token.
+    """
+    total = 2 * len(pairs)
+    sides: list[Estimate] = []
+    for number, texts in enumerate((pairs.preferred, pairs.dispreferred)):
+        rows = _with_prompts(lm, pairs.prompts, texts, min(max_tokens, lm.context_length))
+        rows = [row for row in rows if row.predicted]
+        if not rows:
+            raise DposcopeError("no text has a token that the model predicts; give longer texts")
+        losses = np.zeros(len(rows))
+        done = number * len(pairs)
+        for batch in batches(lm, [row.ids for row in rows], batch_size=batch_size, side="right"):
+            hidden = lm.model.base_model(
+                input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+            ).last_hidden_state
+            for place, row in enumerate(batch.rows):
+                losses[row] = _loss(lm, hidden[place], rows[row], chunk)
+            done += len(batch.rows)
+            if progress is not None:
+                progress(done, total)
+        sides.append(bootstrap_ratio(losses, [row.predicted for row in rows]))
+    return Fluency(*sides)
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    predicted: int
+    """How many of the last tokens belong to the continuation and follow another one."""
+
+
+def _with_prompts(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str], most: int) -> list[_Row]:
+    alone = _ids(lm.tokenizer, prompts, special=True)
+    whole = _ids(lm.tokenizer, [a + b for a, b in zip(prompts, texts, strict=True)], special=True)
+    special = lm.special_ids
+    rows: list[_Row] = []
+    for head, ids in zip(alone, whole, strict=True):
+        shared = next((i for i, (a, b) in enumerate(zip(head, ids, strict=False)) if a != b), min(len(head), len(ids)))
+        completion = len(ids) - shared
+        begin = ids[:1] if ids and ids[0] in special else []
+        kept = ids if len(ids) <= most else begin + ids[len(ids) - (most - len(begin)) :]
+        # No token predicts the first one.
+        rows.append(_Row(kept, max(min(completion, len(kept) - 1), 0)))
+    return rows
+
+
+def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> float:
+    """Negative log-likelihood of a row's continuation, in nats; `hidden` is `[T, d]`, padding at its end."""
+    length = len(row.ids)
+    states = hidden[length - 1 - row.predicted : length - 1]
+    targets = torch.tensor(row.ids[length - row.predicted :], dtype=torch.long, device=hidden.device)
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    for start in range(0, len(targets), chunk):
+        logits = lm.unembed(states[start : start + chunk]).float()
+        total += (
+            torch.nn.functional.cross_entropy(logits, targets[start : start + chunk], reduction="none").double().sum()
+        )
+    return float(total)
+
+
+def _lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Lengths:
+    counts: NDArray[np.int64] = np.array([len(ids) for ids in _ids(tokenizer, texts, special=False)])
+    return Lengths(
+        mean=float(counts.mean()),
+        median=float(np.median(counts)),
+        p95=float(np.quantile(counts, 0.95)),
+        max=int(counts.max()),
+    )
+
+
+def _scores(pairs: Pairs, scorer: Scorer) -> PairScores:
+    better, worse = scorer(list(pairs.preferred)), scorer(list(pairs.dispreferred))
+    try:
+        ratio = paired_ratio(worse, better)
+    except DposcopeError:
+        ratio = None  # preferred texts without the concept in some resample have no ratio
+    return PairScores(scorer.name, bootstrap_mean(worse > better), bootstrap_mean(better), bootstrap_mean(worse), ratio)
+
+
+def _leakage(pairs: Pairs, validation: Pairs) -> Leakage:
+    prompts = {normalised(prompt) for prompt in pairs.prompts} - {""}
+    texts = {normalised(text) for text in (*pairs.preferred, *pairs.dispreferred)} - {""}
+    return Leakage(
+        prompts=sum(normalised(pair.prompt) in prompts for pair in validation),
+        texts=sum(normalised(pair.preferred) in texts or normalised(pair.dispreferred) in texts for pair in validation),
+        validation=len(validation),
+    )
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]

@@ -1,0 +1,239 @@
+"""What the neuron browser's script reads: numbers as packed arrays, tokens as one table, all as JSON.
+
+The numbers of the table are float32, so that it sorts and shows what was measured; what only an opened neuron shows
+is smaller: logits in half precision, activations token by token in 8 bits. Text goes in as `ShownText` makes it:
+masked, with nothing invisible, the masked words aside in the list that only the page's switch reads.
+"""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from dposcope.directions.lens import Lens
+from dposcope.report.browser.neurons import NeuronBrowser, TokenActivations
+from dposcope.report.masked_text import ShownText
+
+_CERTAIN = 8
+"""Bit of a neuron's flags above its group's code."""
+
+
+def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
+    """What the page's script reads, part by part.
+
+    It keeps the columns as float32; logits x to 2⁻¹¹|x|, or 2⁻²⁵ of the largest |x| where that is more;
+    activations on tokens to 1/254 of the neuron's largest.
+
+    Args:
+        value: the neurons.
+        shown: of the page; the words that are masked here go into its list.
+    """
+    tokens = _Tokens(shown)
+    blocks, width = value.shape
+    flags = value.group.astype(np.uint8) | np.where(value.certain, _CERTAIN, 0).astype(np.uint8)
+    columns = {
+        "cosine": value.cosine,
+        "before": value.mean_before,
+        "after": value.mean_after,
+        "contribution": value.contribution,
+    }
+    return {
+        "shape": [blocks, width],
+        "columns": {
+            "flags": _packed(flags),
+            **{name: _packed(column.astype(np.float32)) for name, column in columns.items()},
+        },
+        "digits": {
+            "contribution": _digits(value.contribution),
+            "mean": min(_digits(value.mean_before), _digits(value.mean_after)),
+        },
+        "lenses": _lenses(value.lenses, tokens),
+        "texts": [
+            {"tokens": _packed(_indices(tokens.of_text(text.tokens))), "prompt": text.prompt_tokens}
+            for text in value.texts
+        ],
+        "activations": _activations(value.activations),
+        # Last: the parts above have put in what it holds.
+        "tokens": tokens.entries,
+    }
+
+
+def _lenses(lenses: Mapping[int, Lens], tokens: "_Tokens") -> dict[str, Any]:
+    """Neurons `[n]` in ascending order, and for each the tokens of its top, then of its bottom, `[n, 2k]`."""
+    ordered = sorted(lenses)
+    found = [lenses[neuron] for neuron in ordered]
+    logits = np.array([[*one.top_logits, *one.bottom_logits] for one in found], np.float64)
+    return {
+        "neurons": _packed(np.array(ordered, np.uint32)),
+        "tokens": _packed(_indices([tokens.alone(token) for one in found for token in (*one.top, *one.bottom)])),
+        "logits": _halves(logits),
+    }
+
+
+def _activations(made: TokenActivations) -> dict[str, Any]:
+    """One scale per neuron for both models, so that their colours compare."""
+    largest = np.maximum(
+        np.abs(made.before).max(axis=1, initial=0.0),
+        np.abs(made.after).max(axis=1, initial=0.0),
+    )
+    scales = (largest / 127).astype(np.float32)
+    steps = np.where(scales > 0, scales, 1).astype(np.float64)[:, None]
+    before, after = (
+        np.clip(np.rint(values.astype(np.float64) / steps), -127, 127).astype(np.int8)
+        for values in (made.before, made.after)
+    )
+    return {
+        "neurons": _packed(made.neurons.astype(np.uint32)),
+        "scales": _packed(scales),
+        "before": _packed(before),
+        "after": _packed(after),
+    }
+
+
+class _Tokens:
+    """A table of distinct tokens, as the page may show them; other parts hold indices into it.
+
+    An entry is a string, in which a space is one, or a list of pieces: such a string; `[mark]` in place of what
+    cannot be seen; `[starred, w]`, the masked word w; `[starred, w, start, end]`, these letters of it.
+    """
+
+    def __init__(self, shown: ShownText) -> None:
+        """Empty."""
+        self.entries: list[Any] = []
+        self._shown = shown
+        self._alone: dict[str, int] = {}
+        self._known: dict[str, int] = {}
+
+    def alone(self, token: str) -> int:
+        """Where a token that stands by itself is."""
+        if token not in self._alone:
+            # A token's spaces are marks, so a plain space is free to stand for theirs.
+            pieces = [
+                _Piece(" ") if piece.mark and piece.shown == _SPACE else piece
+                for piece in _taken_apart(self._shown.token(token))
+            ]
+            self._alone[token] = self._entry(pieces)
+        return self._alone[token]
+
+    def of_text(self, tokens: list[str]) -> list[int]:
+        """Where the tokens of a running text are: masked as the text is, words across tokens too."""
+        pieces = _taken_apart(self._shown.text("".join(tokens)))
+        return [self._entry(cut) for cut in _cut(pieces, [len(token) for token in tokens])]
+
+    def _entry(self, pieces: list["_Piece"]) -> int:
+        parts: list[Any] = []
+        for piece in pieces:
+            if piece.plain and parts and isinstance(parts[-1], str):
+                parts[-1] += piece.shown
+            else:
+                parts.append(piece.shown if piece.plain else piece.packed)
+        entry = "".join(parts) if all(isinstance(part, str) for part in parts) else parts
+        key = json.dumps(entry)
+        if key not in self._known:
+            self._known[key] = len(self.entries)
+            self.entries.append(entry)
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of shown text of one kind."""
+
+    shown: str
+    mark: bool = False
+    """It stands for one character that cannot be seen."""
+    word: int | None = None
+    """Which masked word it is, or is a part of."""
+    start: int = 0
+    """Its first letter in the word."""
+    part: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return not self.mark and self.word is None
+
+    @property
+    def length(self) -> int:
+        """In characters of the text."""
+        return 1 if self.mark else len(self.shown)
+
+    @property
+    def packed(self) -> list[Any]:
+        if self.mark:
+            return [self.shown]
+        return [self.shown, self.word, *([self.start, self.start + len(self.shown)] if self.part else [])]
+
+    def between(self, start: int, end: int) -> "_Piece":
+        if self.mark or (start, end) == (0, self.length):
+            return self
+        return _Piece(self.shown[start:end], word=self.word, start=self.start + start, part=True)
+
+
+_SPACE = "␣"
+# All that the markup of `ShownText` holds beside escaped text.
+_SPAN = re.compile(r'<span class="(?:c|w" data-w="(\d+))">(.*?)</span>', re.DOTALL)
+
+
+def _taken_apart(markup: Markup) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    position = 0
+    for span in _SPAN.finditer(markup):
+        pieces.append(_Piece(Markup(markup[position : span.start()]).unescape()))
+        shown, word = Markup(span[2]).unescape(), span[1]
+        pieces.append(_Piece(shown, mark=True) if word is None else _Piece(shown, word=int(word)))
+        position = span.end()
+    pieces.append(_Piece(Markup(markup[position:]).unescape()))
+    return [piece for piece in pieces if piece.shown]
+
+
+def _cut(pieces: list[_Piece], lengths: list[int]) -> list[list[_Piece]]:
+    """The pieces of a text dealt out to tokens of these lengths, cut where a token ends inside one."""
+    dealt: list[list[_Piece]] = []
+    which, offset = 0, 0
+    for length in lengths:
+        taken: list[_Piece] = []
+        wanted = length
+        while wanted:
+            piece = pieces[which]
+            end = min(piece.length, offset + wanted)
+            taken.append(piece.between(offset, end))
+            wanted -= end - offset
+            which, offset = (which + 1, 0) if end == piece.length else (which, end)
+        dealt.append(taken)
+    return dealt
+
+
+def _packed(array: NDArray[Any]) -> dict[str, Any]:
+    """An array as base64 of its little-endian bytes, with NumPy's letters for its type."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return {"type": array.dtype.str[1:], "data": base64.b64encode(little.tobytes()).decode()}
+
+
+def _halves(array: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """x / scale in half precision, scale = max|x|."""
+    scale = float(np.abs(array).max(initial=0.0)) or 1.0
+    return {**_packed((array.astype(np.float64) / scale).astype(np.float16)), "scale": scale}
+
+
+def _indices(numbers: list[int]) -> NDArray[Any]:
+    narrow = max(numbers, default=0) < 2**16
+    return np.array(numbers, np.uint16 if narrow else np.uint32)
+
+
+def _digits(array: NDArray[np.floating[Any]]) -> int:
+    """Decimals with which the largest value has five significant digits; 6 at most."""
+    largest = float(np.abs(array).max())
+    return 3 if largest == 0 else min(6, max(0, 4 - math.floor(math.log10(largest))))
+
+
+def in_script(parts: dict[str, Any]) -> Markup:
+    """JSON that may stand in a script element: no "</script>" or "<!--" can be read in it."""
+    text = json.dumps(parts, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(re.sub("[<>&]", lambda match: f"\\u{ord(match.group()):04x}", text))

@@ -1,0 +1,119 @@
+"""The neuron browser as a page: every neuron of a base and a tuned model in one HTML file that needs nothing beside it.
+
+The page is the shell of the reports; after the sections that the caller gives stands a heat map, and below it a
+table that a script draws from packed arrays. Without scripts, all but that table can be read.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dposcope.artefacts import write_text
+from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.numbers import fact
+from dposcope.report.browser.heat_map import heat_map
+from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
+from dposcope.report.browser.packing import in_script, packed_parts
+from dposcope.report.glossary import Term
+from dposcope.report.masked_text import ShownText
+from dposcope.report.section import Section, shown_cell
+from dposcope.report.shell import asset, render
+
+MAX_BYTES = 20_000_000
+"""A larger page is refused: browsers on phones give up on it."""
+
+_STYLES = ("report/templates/page.css", "report/browser/browser.css")
+_SCRIPTS = (
+    "report/templates/page.js",
+    *(f"report/browser/{name}.js" for name in ("browser_data", "browser_table", "browser_detail", "browser")),
+)
+
+TERMS = (
+    Term("Neuron", "Block and index, counted from 0: 12.345 is number 345 of block 12's MLP."),
+    Term("Activation", "What the neuron feeds into the MLP's output projection; the mean is over generated tokens."),
+    Term("Cosine", "Of the neuron's value vector in the base model with the direction: above 0 it writes towards it."),
+    Term(
+        "Contribution",
+        "How much less the neuron writes along the direction after tuning than before, on average over tokens "
+        "(the paper's Eq. 2).",
+    ),
+    Term("↓, ↑", "↓: the contribution is positive, tuning reduced what the neuron writes along the direction; "
+         "↑: it is negative, tuning raised it."),
+    Term("Rank", "Place among all neurons by contribution, the largest first."),
+    Term(
+        "TP, TN, AP, AN",
+        "Groups: does the value vector point with the direction (T) or against it (A), and is the mean activation "
+        "before tuning positive (P) or negative (N)? A neuron of cosine or mean 0 belongs to none.",
+    ),
+    Term("Certain", "The contribution is larger than its sampling error explains."),
+    Term("Lens", "The tokens that the value vector promotes when the model's own output layer reads it; and those "
+         "that its opposite promotes."),
+)  # fmt: skip
+"""Words that a reader of the browser may not know."""
+
+
+def write_browser(value: NeuronBrowser, path: str | Path, *, sections: Sequence[Section] = ()) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        DposcopeError: the file cannot be written, or would be larger than `MAX_BYTES`.
+    """
+    write_text(path, browser_html(value, sections=sections))
+
+
+def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> str:
+    """The page as HTML; the same values give the same text. What it keeps of each number: see `packed_parts`.
+
+    Args:
+        value: the neurons.
+        sections: set before the browser, in order.
+
+    Raises:
+        DposcopeError: it would be larger than `MAX_BYTES`.
+    """
+    shown = ShownText()
+    parts = packed_parts(value, shown)
+    style, script = asset(*_STYLES), asset(*_SCRIPTS)
+    html = render(
+        "report/browser/browser.html.jinja",
+        shown,
+        # The shell has one element for style and one for script; this page's stand in them after the shell's own.
+        page_style=style.text,
+        page_style_hash=style.digest,
+        page_script=script.text,
+        page_script_hash=script.digest,
+        value=value,
+        blocks=value.shape[0],
+        width=value.shape[1],
+        sections=sections,
+        shown_cell=shown_cell,
+        # Code → name, in the order of the paper; a neuron without a group only where there is one.
+        groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
+        summary=_summary(value),
+        map=heat_map(value),
+        terms=TERMS,
+        data=in_script(parts),
+    )
+    size = len(html.encode())
+    if size > MAX_BYTES:
+        heaviest = sorted(((len(json.dumps(part)) / 1e6, name) for name, part in parts.items()), reverse=True)
+        told = ", ".join(f"{name} {megabytes:.1f}" for megabytes, name in heaviest[:3])
+        raise DposcopeError(
+            f"the page would hold {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} (the most by {told}): "
+            "give fewer lenses, texts or neurons with activations"
+        )
+    return html
+
+
+def _summary(value: NeuronBrowser) -> str:
+    total = value.contribution.astype(np.float64)
+    fell, rose = float(total[total > 0].sum()), float(-total[total < 0].sum())
+    share = 100 * float((total > 0).mean())
+    net = fell - rose
+    return (
+        f"{share:.1f} per cent of {plural(value.group.size, 'neuron')} write less along the direction after tuning, "
+        f"{fact(fell)} in all; the others write {fact(rose)} more: "
+        f"a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
+    )

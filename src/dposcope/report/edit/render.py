@@ -1,0 +1,263 @@
+"""The page of an edit as HTML."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from dposcope.artefacts import write_text
+from dposcope.errors import plural
+from dposcope.evaluation.numbers import between, fixed, signed
+from dposcope.evaluation.statistics import Difference
+from dposcope.report.edit.page import Condition, EditPage, Role, Sample, Tradeoff
+from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg
+from dposcope.report.edit.verdict import findings, verdict
+from dposcope.report.figures import Row, change_scatter, figure_svg, group_bars, interval_dots, strength_curve
+from dposcope.report.glossary import DISTINCT, TERMS, Measure, measures_of, sentence_case
+from dposcope.report.masked_text import ShownText
+from dposcope.report.shell import flatten, render
+
+ROLES: tuple[tuple[Role, str], ...] = (
+    ("base", ""),
+    ("edit", ""),
+    ("part", "Parts of the edit alone"),
+    ("control", "Controls"),
+    ("paper", "Other interventions, the paper's among them"),
+)
+"""Roles in the order of the tables, with their headings; the first two have one row each, and need none."""
+
+_SMALL_CHANGE = 0.05
+"""Change of one prompt's score that counts as a fall or a rise."""
+
+
+def write_report(page: EditPage, path: str | Path) -> None:
+    """Write the page of an edit, whole or not at all.
+
+    Raises:
+        DposcopeError: the file cannot be written.
+    """
+    write_text(path, render_page(page))
+
+
+def render_page(page: EditPage) -> str:
+    """The page of an edit as HTML; the same page gives the same text."""
+    shown = ShownText()
+    found = findings(page)
+    named = measures_of(page.scores.concept)
+    measures = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
+    return render(
+        "report/edit/edit.html.jinja",
+        shown,
+        page=page,
+        verdict=_unbroken(verdict(page), shown),
+        findings=found,
+        columns=_columns(len(found)),
+        measures=measures,
+        distinct=DISTINCT,
+        terms=TERMS,
+        means=_grouped(page, lambda condition: _mean_cells(page, condition, measures)),
+        differences=_grouped(page, lambda condition: _difference_cells(page, condition, measures), skip="base"),
+        counts=_counts(page),
+        figures=_figures(page, shown),
+        samples=[_sample(page, sample) for sample in page.samples],
+        direction=flatten(page.direction),
+        judge=flatten(page.judge or {}),
+        concept=page.scores.concept,
+        concept_label=sentence_case(page.scores.concept),
+    )
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One number of a table."""
+
+    value: str
+    interval: str = ""
+    mark: str = ""
+    """better, worse, or nothing where the interval holds 0."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    condition: Condition
+    cells: list[_Cell]
+
+
+@dataclass(frozen=True)
+class _RoleLines:
+    heading: str
+    lines: list[_Line]
+
+
+def _grouped(page: EditPage, cells: Any, skip: str = "") -> list[_RoleLines]:
+    groups = [
+        _RoleLines(heading, [_Line(condition, cells(condition)) for condition in page.with_role(role)])
+        for role, heading in ROLES
+        if role != skip
+    ]
+    return [group for group in groups if group.lines]
+
+
+def _mean_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
+    estimates = [page.scores.conditions[condition.name][measure.key] for measure in measures]
+    cells = [_Cell(fixed(estimate.mean), between(estimate.low, estimate.high)) for estimate in estimates]
+    return [*cells, _Cell(fixed(page.scores.distinct_2[condition.name]))]
+
+
+def _difference_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
+    comparison = page.scores.against_none[condition.name]
+    ratio = comparison.toxicity_ratio
+    # The ratio carries no mark: the difference beside it is what is tested.
+    first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
+    return [first, *(_difference_cell(comparison.differences[measure.key], measure) for measure in measures)]
+
+
+def _difference_cell(difference: Difference, measure: Measure) -> _Cell:
+    mark = ""
+    if difference.excludes_zero:
+        mark = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+    return _Cell(signed(difference.mean), between(difference.low, difference.high, sign=True), mark)
+
+
+def _unbroken(sentence: str, shown: ShownText) -> Markup:
+    """A sentence whose intervals and ratios do not break at the end of a line."""
+    parts = re.split(r"(\(?[\d.]+–[\d.]+\)?|[\d.]+ ×)", sentence)
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup("").join(whole.format(part) if index % 2 else shown.text(part) for index, part in enumerate(parts))
+
+
+def _columns(count: int) -> int:
+    """As many columns, six at most, as fill rows evenly: seven findings stand as four and three."""
+    return math.ceil(count / math.ceil(count / 6))
+
+
+def _counts(page: EditPage) -> str:
+    base = page.scores.conditions[page.base.name]
+    return (
+        f"{plural(base['toxicity'].n, 'prompt')}, {plural(base['f1'].n, 'passage')} for F1, "
+        f"{plural(base['logppl'].n, 'window')} of neutral text for log-perplexity"
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    label: str
+    role: Role
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _ShownSample:
+    prompt: str
+    pair: list[_Written]
+    others: list[_Written]
+
+
+def _sample(page: EditPage, sample: Sample) -> _ShownSample:
+    pair, others = [], []
+    for condition in page.conditions:
+        if condition.name in sample.continuations:
+            score = sample.toxicity[condition.name]
+            # Most continuations begin with the space of their first word; set as such it would only indent.
+            text = sample.continuations[condition.name].removeprefix(" ")
+            written = _Written(condition.label, condition.role, text, score)
+            (pair if condition.role in ("base", "edit") else others).append(written)
+    return _ShownSample(sample.prompt, pair, others)
+
+
+@dataclass(frozen=True)
+class _PageFigure:
+    svg: Markup
+    caption: str
+
+
+def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
+    """Name → figure. Text in a figure has no switch, so it is masked for good."""
+    figures = {"conditions": _conditions_figure(page, shown)}
+    before, after = page.changes
+    if before:
+        figures["changes"] = _changes_figure(page, shown, before, after)
+    if page.tradeoff is not None:
+        figures["tradeoff"] = _tradeoff_figure(page, page.tradeoff, shown)
+    if page.search:
+        steps = plural(len(page.search), "trial")
+        figures["search"] = _PageFigure(
+            figure_svg(
+                strength_curve(page.search, bound=page.bound, chosen=page.chosen_strength),
+                name="search",
+                description=f"{steps} of the strength, and the rise of log-perplexity at each: see the table.",
+            ),
+            "Rise of log-perplexity at each strength that was tried, with intervals over windows. Diamond: chosen.",
+        )
+    if page.groups:
+        groups = [type(group)(shown.plain(group.group), group.size, group.chosen) for group in page.groups]
+        sizes = "; ".join(f"{group.group}: {group.chosen:,} of {group.size:,}" for group in groups)
+        figures["groups"] = _PageFigure(
+            figure_svg(group_bars(groups), name="groups", description=f"Neurons edited per group. {sizes}."),
+            "Neurons per group; the filled part is edited.",
+        )
+    return figures
+
+
+def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
+    rows = [
+        Row(shown.plain(condition.label), role, page.scores.conditions[condition.name]["toxicity"])
+        for role, _ in ROLES
+        for condition in page.with_role(role)
+    ]
+    spoken = "; ".join(f"{row.label} {row.estimate}" for row in rows)
+    base = page.scores.conditions[page.base.name]["toxicity"].mean
+    concept = shown.plain(page.scores.concept)
+    return _PageFigure(
+        figure_svg(
+            interval_dots(rows, axis=f"mean {concept}, 0 to 1", reference=base),
+            name="conditions",
+            description=f"Mean {concept} with 95 per cent intervals. {spoken}.",
+        ),
+        f"Mean {concept} of every condition with its interval; dashed: the unedited model.",
+    )
+
+
+def tradeoff_of(page: EditPage, found: Tradeoff) -> Figure:
+    """The page's trade-off as a figure of its own."""
+    rise = page.scores.against_none[page.edit_condition.name].differences["logppl"]
+    concept = ShownText().plain(page.scores.concept)
+    return tradeoff(found, bound=page.bound, held_out=HeldOut(found.unseen, rise), concept=concept)
+
+
+def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _PageFigure:
+    concept = shown.plain(page.scores.concept)
+    by = f" (by the {found.unseen_scorer})" if found.unseen_scorer else ""
+    return _PageFigure(
+        tradeoff_svg(
+            found,
+            tradeoff_of(page, found),
+            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(found.trials), 'trial')}: "
+            "see the table.",
+        ),
+        f"What each trial gives ({concept} by the {found.scorer}, lower is better) and costs (log-perplexity, left is "
+        "better), with its interval over prompts; lines join the best of each method, the broad pale one the front: "
+        "trials that no other beats in both, among those whose texts say enough. Circle: "
+        f"the chosen edit on the search prompts; diamond: on prompts and text that the search never saw{by}, with both "
+        "intervals. Dotted: the bound. A pointer on a mark shows its settings.",
+    )
+
+
+def _changes_figure(page: EditPage, shown: ShownText, before: list[float], after: list[float]) -> _PageFigure:
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    fell, rose = (sum(sign * change > _SMALL_CHANGE for change in changes) for sign in (-1, 1))
+    concept = shown.plain(page.scores.concept)
+    which = "measured prompts" if page.per_prompt else "prompts shown below"
+    caption = (
+        f"{sentence_case(concept)} of each of the {len(changes):,} {which}, before and after. It fell by more than "
+        f"{_SMALL_CHANGE} in {fell:,}, rose by more than that in {rose:,}, and stayed about the same in "
+        f"{len(changes) - fell - rose:,}."
+    )
+    names = (shown.plain(page.base.label), shown.plain(page.edit_condition.label))
+    figure = change_scatter(before, after, axis=concept, names=names)
+    return _PageFigure(figure_svg(figure, name="changes", description=caption), caption)

@@ -1,0 +1,174 @@
+"""Concept against cost: every trial of a search with its interval, the best of each method as a line, the front of all
+of them, the chosen edit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.report.edit.page import Tradeoff, TriedEdit
+from dposcope.report.figures import COLOURS, MARKERS, MUTED, figure_svg, house_style
+
+_METHODS = (
+    *((COLOURS[role], MARKERS[role]) for role in ("part", "control", "paper")),
+    *(("#e69f00", "P"), ("#56b4e9", "X")),
+)
+"""Colour and marker of each method, told apart without either alone; the edit's blue is that of what is chosen."""
+_WIDTH, _HEIGHT = 6.4, 4.4
+_FRONT = "front: none is better in both"
+_CHOSEN, _UNSEEN = "chosen, as the search saw it", "chosen, on unseen prompts and text"
+_REACH = 6.0
+"""Radius of what answers to a pointer, in points."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The chosen edit on prompts and text that the search never saw."""
+
+    concept: Estimate
+    rise: Difference
+
+
+def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, concept: str) -> Figure:
+    """The trade-off of a search.
+
+    Args:
+        found: trials and choice.
+        bound: dashed, on the rise of log-perplexity.
+        held_out: drawn with both intervals beside the chosen edit's search value.
+        concept: what is scored.
+    """
+    with house_style():
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(found.base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "unedited",
+            (1, found.base),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color=MUTED,
+        )
+        if bound is not None:
+            axes.axvline(bound, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        written = [one for one in found.trials if one.concept is not None]
+        # Broad and pale, below everything: it runs along with the line of whichever method leads.
+        ahead = sorted((one for one in written if one.on_front), key=lambda one: one.rise)
+        if ahead:
+            axes.plot(
+                [one.rise for one in ahead],
+                [_mean(one) for one in ahead],
+                color=COLOURS["edit"],
+                linewidth=7,
+                alpha=0.18,
+                solid_capstyle="round",
+                solid_joinstyle="round",
+                label=_FRONT,
+                zorder=1.5,
+            )
+        for place, method in enumerate(dict.fromkeys(one.method for one in written)):
+            colour, marker = _METHODS[place % len(_METHODS)]
+            own = [one for one in written if one.method == method]
+            xs, ys = [one.rise for one in own], [one.concept.mean for one in own if one.concept is not None]
+            intervals = [one.concept for one in own if one.concept is not None]
+            axes.vlines(
+                xs,
+                [one.low for one in intervals],
+                [one.high for one in intervals],
+                color=colour,
+                linewidth=0.8,
+                alpha=0.4,
+                zorder=1.8,
+            )
+            axes.plot(xs, ys, marker, color=colour, markersize=5, linestyle="none", alpha=0.85, label=method)
+            best = _envelope(own)
+            if len(best) > 1:
+                axes.plot([one.rise for one in best], [_mean(one) for one in best], color=colour, linewidth=1.1)
+        axes.plot(
+            [found.chosen_rise],
+            [found.chosen.mean],
+            "o",
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=COLOURS["edit"],
+            markeredgewidth=1.6,
+            linestyle="none",
+            label=_CHOSEN,
+        )
+        if held_out is not None:
+            x, y = held_out.rise, held_out.concept
+            axes.plot([x.low, x.high], [y.mean, y.mean], color=COLOURS["edit"], linewidth=2)
+            axes.plot([x.mean, x.mean], [y.low, y.high], color=COLOURS["edit"], linewidth=2)
+            axes.plot(
+                [x.mean],
+                [y.mean],
+                MARKERS["edit"],
+                color=COLOURS["edit"],
+                markersize=7.5,
+                linestyle="none",
+                label=_UNSEEN,
+            )
+        axes.set_ylim(bottom=0)
+        least = min([0.0, *(one.rise for one in written)])
+        axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # no mark is cut
+        axes.grid()
+        axes.set_xlabel("log-perplexity, rise in nats per token")
+        axes.set_ylabel(f"mean {concept}")
+        # Above: no corner is free of marks for every search.
+        axes.legend(*_legend(axes), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        return figure
+
+
+def tradeoff_svg(found: Tradeoff, figure: Figure, *, description: str) -> Markup:
+    """The figure for a page; a pointer on a trial shows what it was.
+
+    Args:
+        found: what was drawn.
+        figure: from `tradeoff`.
+        description: for readers who do not see it.
+    """
+    svg = str(figure_svg(figure, name="tradeoff", description=description))
+    axes = figure.axes[0]
+    spots: list[str] = []
+    for trial in found.trials:
+        if trial.concept is not None:
+            across, up = figure.transFigure.inverted().transform(
+                axes.transData.transform((trial.rise, trial.concept.mean))
+            )
+            x, y = across * _WIDTH * 72, (1 - up) * _HEIGHT * 72
+            place = f'cx="{x:.1f}" cy="{y:.1f}" r="{_REACH}"'
+            spots.append(f'<circle class="spot" {place}><title>{escape(said(trial))}</title></circle>')
+    return Markup(svg.removesuffix("</svg>") + "".join(spots) + "</svg>")
+
+
+def said(trial: TriedEdit) -> str:
+    """A trial in one line."""
+    score = "not written" if trial.concept is None else f"{trial.concept.mean:.3f}"
+    return f"{trial.method}, {trial.settings}: {score} at {trial.rise:+.3f}, KL {trial.kl:.3f}"
+
+
+def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:
+    """Marks of methods, then the front, then what was chosen."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    rank = {_FRONT: 1, _CHOSEN: 2, _UNSEEN: 3}
+    entries.sort(key=lambda entry: rank.get(entry[1], 0))
+    return [handle for handle, _ in entries], [label for _, label in entries]
+
+
+def _envelope(trials: Sequence[TriedEdit]) -> list[TriedEdit]:
+    best: list[TriedEdit] = []
+    for trial in sorted(trials, key=lambda one: one.rise):
+        if not best or _mean(trial) < _mean(best[-1]):
+            best.append(trial)
+    return best
+
+
+def _mean(trial: TriedEdit) -> float:
+    assert trial.concept is not None
+    return trial.concept.mean

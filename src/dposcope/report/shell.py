@@ -1,0 +1,80 @@
+"""The shell that every page shares: one HTML file that needs nothing beside it.
+
+Templates see text through `ShownText`, so that what they print is masked and inert without their doing; style and
+script stand inline, and the content security policy names them by their hash and allows nothing else.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dposcope.evaluation.numbers import between, fact, fixed, signed
+from dposcope.report.masked_text import ShownText
+
+
+def render(template: str, shown: ShownText, **values: Any) -> str:
+    """A template, filled.
+
+    Args:
+        template: its path below the package; it extends `report/templates/base.html.jinja`.
+        shown: new for this page.
+        values: what the template names; a name it lacks is an error.
+    """
+    environment = Environment(
+        loader=PackageLoader("dposcope", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=shown.finalize,
+    )
+    filters: dict[str, Any] = {
+        "fixed": fixed,
+        "signed": signed,
+        "between": between,
+        "plain": shown.plain,
+        "token": shown.token,
+    }
+    environment.filters.update(filters)
+    style, script = asset("report/templates/page.css"), asset("report/templates/page.js")
+    return environment.get_template(template).render(
+        shown=shown, style=style.text, script=script.text, style_hash=style.digest, script_hash=script.digest, **values
+    )
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values of nested facts, for a list of definitions: `quality, roc auc`."""
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        label = prefix + str(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{label}, ")
+        else:
+            rows.append((label, fact(value)))
+    return rows
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A page's style or script."""
+
+    text: Markup
+    digest: str
+    """As a content security policy names it."""
+
+
+@cache
+def asset(*names: str) -> Asset:
+    """Files as one, each named by its path below the package."""
+    folder = resources.files("dposcope")
+    text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Asset(Markup(text), f"sha256-{digest}")

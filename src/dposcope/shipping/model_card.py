@@ -1,0 +1,158 @@
+"""The shipped model: a folded edit or a tuned model, with tokenizer, generation config and a model card."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from dposcope.artefacts import current_umask
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.suite import BASE, Scores
+from dposcope.interventions.control_kinds import warning
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import folded
+from dposcope.model.language_model import LanguageModel
+
+EDIT = "dposcope_edit"
+"""Name of an edit's own files beside the weights that hold it."""
+
+
+def write_checkpoint(
+    lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None, figure: Path | None = None
+) -> None:
+    """Write the folded model into `folder`, whole or not at all; plain `from_pretrained` loads it.
+
+    Args:
+        lm: the model, unchanged afterwards.
+        edit: what is folded.
+        folder: must not exist, or is replaced.
+        scores: held-out numbers for the card, where there are some.
+        figure: a PNG of the search, shown in the card and kept beside it.
+
+    Raises:
+        DposcopeError: the disk is full or the folder cannot be written.
+    """
+    with folded(lm, edit):
+        card = model_card(lm, edit, scores, figure=None if figure is None else figure.name)
+        write_model(lm, folder, card=card, edit=edit, figure=figure)
+
+
+def write_model(
+    lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None = None, figure: Path | None = None
+) -> None:
+    """Write a model as it is into `folder`, whole or not at all; plain `from_pretrained` loads it.
+
+    Args:
+        lm: the model.
+        folder: must not exist, or is replaced.
+        card: its README.
+        edit: what was folded into it, kept beside it.
+        figure: of the card, kept beside it.
+
+    Raises:
+        DposcopeError: the disk is full or the folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        lm.save_pretrained(scratch)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        if edit is not None:
+            edit.save(scratch / EDIT)
+        if figure is not None:
+            shutil.copyfile(figure, scratch / figure.name)
+        readable = 0o666 & ~current_umask()
+        for file in scratch.iterdir():
+            file.chmod(readable)  # safetensors writes private files
+        scratch.chmod(readable | 0o111 & ~current_umask())
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise DposcopeError(f"cannot write {folder}: {reason}; free some space and run again") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: str | None = None) -> str:
+    """The checkpoint's README: what was done, what it did, and what was not tested."""
+    facts = edit.about
+    control = facts.get("negative_control")
+    loud = [] if control is None else [f"> **{warning(control)}**", ""]
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"base_model: {_yaml(lm.name)}",
+        "tags: [dposcope, activation-editing]",
+        "---",
+        "",
+        "# Edited checkpoint" if control is None else "# A negative control: not for use",
+        "",
+        *loud,
+        f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
+        edit.origin,
+        "Nothing runs beside the model: it is an ordinary checkpoint.",
+        "",
+        "## What was done",
+        "",
+        *_what_was_done(edit),
+        *(f"- {name}: {_listed(value)}" for name, value in facts.items()),
+        "",
+    ]
+    if scores is not None and "edit" in scores.conditions:
+        lines += _score_table(scores)
+    if figure is not None:
+        lines += ["## What else was tried", "", f"![Every edit of the search: what it gives and costs]({figure})", ""]
+    lines += [
+        "## What was not tested",
+        "",
+        "Behaviour outside the measured prompts, other languages, long texts, instruction following, knowledge of",
+        "facts, bias, and attacks on the edit. A lower mean score is no guarantee about any one text.",
+        "The base model's licence and terms of use apply to this checkpoint.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _what_was_done(edit: Edit) -> list[str]:
+    lines: list[str] = []
+    if edit.gains is not None:
+        lines.append("- Gains: activations of MLP neurons times a factor each, folded into their value vectors.")
+        if "beta" in edit.about:
+            lines.append(
+                "  Neurons were chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1."
+            )
+    if edit.head_gains is not None:
+        lines.append("- Gains of heads: each channel of the attention heads times a factor, folded into what reads it.")
+    for ablation in edit.ablations:
+        sites = " and ".join(name for name, on in (("attention", ablation.attention), ("MLP", ablation.mlp)) if on)
+        blocks = "all blocks" if ablation.blocks is None else f"blocks {', '.join(map(str, ablation.blocks))}"
+        lines += [
+            f"- Ablation: output projections of {sites} in {blocks} lose {ablation.weight:.4g} times their component",
+            "  along one direction in the residual stream.",
+        ]
+    return lines
+
+
+def _score_table(scores: Scores) -> list[str]:
+    base, edited = scores.conditions[BASE], scores.conditions["edit"]
+    rows = [f"| {name} | {base[name]} | {edited[name]} | {base[name].n} |" for name in edited]
+    return [
+        f"## Measured ({scores.protocol} protocol; mean and 95 % bootstrap interval)",
+        "",
+        "| measure | before | after | n |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+    ]
+
+
+def _yaml(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

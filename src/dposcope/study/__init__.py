@@ -1,1 +1,0 @@
-"""Whole jobs: configuration, resumable stages, report."""

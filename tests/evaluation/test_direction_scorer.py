@@ -1,0 +1,65 @@
+"""A scorer from the model's own stream: the projection, and nothing else, orders texts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dposcope.data.comments import Comments
+from dposcope.directions.direction import Direction
+from dposcope.directions.means import mean_difference
+from dposcope.evaluation.direction_scorer import DirectionScorer
+from helpers.families import FAMILIES, tiny
+
+TEXTS = [f"{word} {other}" for word in ("sun", "rain", "wind", "snow") for other in ("falls", "goes", "is", "was")]
+COMMENTS = Comments(tuple(TEXTS), np.array([index % 2 == 0 for index in range(len(TEXTS))]))
+
+
+def along(lm, direction: Direction, text: str) -> float:
+    """The mean over a text's own tokens of the stream after the last block, times W/|W|; one text, no batch."""
+    ids = lm.tokenizer(text)["input_ids"]
+    caught = []
+    blocks = [module for name, module in lm.model.named_modules() if name.rsplit(".", 1)[-1] == str(lm.n_blocks - 1)]
+    handle = blocks[0].register_forward_hook(
+        lambda _module, _inputs, out: caught.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        lm.model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    own = [place for place, token in enumerate(ids) if token not in lm.tokenizer.all_special_ids]
+    mean = caught[0].reshape(len(ids), -1)[own].double().mean(0)
+    return float(mean @ direction.vector / direction.vector.norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_a_rising_function_of_the_projection(family):
+    lm = tiny(family)
+    direction = mean_difference(lm, COMMENTS.texts, COMMENTS.labels)
+    scorer = DirectionScorer.fit(lm, direction, COMMENTS, batch_size=5)
+    projections = np.array([along(lm, direction, text) for text in TEXTS])
+    expected = 1 / (1 + np.exp(-(scorer.slope * projections + scorer.intercept)))
+    np.testing.assert_allclose(scorer(TEXTS), expected, atol=1e-5)
+    assert scorer.slope > 0, "texts with the concept lie on the positive side"
+    # Balanced classes: the boundary lies between their means.
+    boundary = -scorer.intercept / scorer.slope
+    low, high = (projections[COMMENTS.labels == has].mean() for has in (False, True))
+    assert low < boundary < high
+
+
+def test_texts_without_a_token_of_their_own_score_0():
+    lm = tiny("llama")
+    scorer = DirectionScorer.fit(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)
+    begin = lm.tokenizer.bos_token
+    scores = scorer(["", " \n", begin, TEXTS[0]])
+    assert scores[:3].tolist() == [0, 0, 0]
+    assert scores[3] == scorer([TEXTS[0]])[0] > 0
+    assert scorer([]).shape == (0,)
+
+
+def test_its_digest_tells_models_and_directions_apart():
+    lm = tiny("llama")
+    scorer = DirectionScorer.fit(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)
+    assert "mean_difference" in scorer.name
+    others = (replace(scorer, direction=scorer.direction.random_like(0)), replace(scorer, slope=scorer.slope * 2))
+    assert len({one.digest for one in (scorer, *others)}) == 3

@@ -1,0 +1,232 @@
+"""The numbers of four small jobs, for a redesign to hold itself against.
+
+`PYTHONPATH=tests python -m helpers.unchanged` prints how the working tree's numbers differ from the recorded ones, and
+the same with `--record` records them anew: after a change that is meant to move numbers, and only then.
+The commands are run as a user runs them, so nothing but the command line and the files of a run must stay.
+"""
+
+import gzip
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors.torch import load_file
+
+from helpers.changes import tuned_copy
+from helpers.families import tiny
+from helpers.jobs import Job, make_job
+
+RECORD = Path(__file__).with_suffix(".json.gz")
+DIGITS = 7
+"""Significant digits that the record keeps of each number, beside the digest of all of them as they are."""
+
+_PORTABLE = {
+    # One thread and the instructions that every x86-64 has: the same bits on any of them, as far as kernels allow.
+    "OMP_NUM_THREADS": "1",
+    "MKL_CBWR": "COMPATIBLE",
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "HF_HUB_OFFLINE": "1",
+}
+_NO_RESULTS = {"stages", "model", "checkpoints"}
+"""Folders with clocks, and with weights that other files tell."""
+_NO_RESULT = {"run.json", "manifest.json", "plan.json"}
+_NOT_COMPARED = ("seconds", "format_version", "bytes")
+_TEXTS = {"continuation", "prompt", "prompt_text", "unsuffixed_prompt", "preferred", "dispreferred", "condition"}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What one file of a run holds."""
+
+    digest: str
+    """Of its numbers as they are, and of its texts."""
+    values: dict[str, list[float | None]]
+    """Place → numbers there, rounded to `DIGITS`."""
+
+
+def run_jobs(folder: Path) -> dict[str, Artefact]:
+    """A smoke reproduction, an edit, a search and an explanation on tiny models, in a new folder."""
+    job = make_job(folder / "job", windows=40)
+    tuned_copy(tiny("llama")).save_pretrained(folder / "tuned")
+    small = ["--samples", "4", "--min-gap", "0.02", "--epochs", "2", "--search-windows", "4", "--second-scorer"]
+    searched = ["--teacher", "none", "--trials", "12", "--max-logppl-increase", "0.5", *small]
+    shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
+    commands = {
+        "reproduce": ["reproduce", "--preset", "smoke"],
+        "edit": ["edit", "job/model", *flags(job)],
+        "tune": ["tune", "job/model", *flags(job), *searched],
+        "explain": ["explain", "job/model", "tuned", *flags(job), *shown],
+    }
+    for name, arguments in commands.items():
+        _run(folder, [*arguments, "--out", name])
+    return {f"{name}/{place}": found for name in commands for place, found in artefacts(folder / name)}
+
+
+def flags(job: Job) -> list[str]:
+    """Relative paths: what a file says of another must not depend on where the test runs."""
+    given = job.flags()
+    root = f"{job.model.parent.parent}{os.sep}"
+    return [one.removeprefix(root) for one in given]
+
+
+def _run(folder: Path, arguments: list[str]) -> None:
+    here = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-c", "from dposcope.cli import main; main()", *arguments],
+        env={**os.environ, **_PORTABLE, "PYTHONPATH": path},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def artefacts(folder: Path) -> Iterator[tuple[str, Artefact]]:
+    """The results of a run, file by file."""
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in place.parts)
+        if hidden or path.name in _NO_RESULT or set(place.parts[:-1]) & _NO_RESULTS:
+            continue
+        match path.suffix:
+            case ".json":
+                found = dict(_of_json(json.loads(path.read_text())))
+            case ".jsonl":
+                found = dict(_of_json([json.loads(line) for line in path.read_text().splitlines()]))
+            case ".parquet":
+                found = dict(_of_json(pl.read_parquet(path).to_dict(as_series=False)))
+            case ".safetensors":
+                found = {name: tensor.double().flatten().tolist() for name, tensor in load_file(path).items()}
+            case _:
+                continue
+        if found:
+            yield place.as_posix(), _artefact(found)
+
+
+def _artefact(found: Mapping[str, list[Any]]) -> Artefact:
+    told = json.dumps(found, sort_keys=True)
+    # JSON and Parquet would write NaN; a record of rounded numbers has none of either sign of zero.
+    rounded = {
+        name: [_rounded(one) for one in values if not isinstance(one, str)]
+        for name, values in sorted(found.items())
+        if any(not isinstance(one, str) for one in values)
+    }
+    return Artefact(hashlib.sha256(told.encode()).hexdigest()[:16], rounded)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(f"{value:.{DIGITS - 1}e}") + 0.0
+
+
+def _of_json(value: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Place → numbers, and texts where they are results. Rows of a list are gathered under one place."""
+    gathered: dict[str, list[Any]] = {}
+
+    def walk(value: Any, place: str) -> None:
+        name = place.rpartition("/")[2]
+        if name in _NOT_COMPARED:
+            return
+        match value:
+            case dict():
+                for key, inner in value.items():
+                    walk(inner, f"{place}/{key}")
+            case list():
+                for inner in value:
+                    walk(inner, place)
+            case bool():
+                gathered.setdefault(place, []).append(int(value))
+            case int() | float() | None:
+                gathered.setdefault(place, []).append(value)
+            case str() if name in _TEXTS:
+                gathered.setdefault(place, []).append(value)
+            case _:
+                pass
+
+    walk(value, place)
+    yield from gathered.items()
+
+
+def machine() -> dict[str, str]:
+    """On what the same code gives the same bits."""
+    model = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    flags_ = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), "")
+    return {
+        "processor": f"{model.partition(':')[2].strip()} {hashlib.sha256(flags_.encode()).hexdigest()[:8]}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def record(found: Mapping[str, Artefact]) -> None:
+    """Write the record."""
+    held = {"machine": machine(), "artefacts": {name: vars(one) for name, one in found.items()}}
+    RECORD.write_bytes(gzip.compress(json.dumps(held, sort_keys=True).encode(), mtime=0))
+
+
+def recorded() -> tuple[dict[str, str], dict[str, Artefact]]:
+    """The machine that made the record, and the artefacts."""
+    held = json.loads(gzip.decompress(RECORD.read_bytes()))
+    return held["machine"], {name: Artefact(**one) for name, one in held["artefacts"].items()}
+
+
+def differences(found: Mapping[str, Artefact], expected: Mapping[str, Artefact], *, exact: bool) -> list[str]:
+    """One line per file that is not as recorded; `exact` compares every bit, else to a relative 1e-4."""
+    lines = [f"{name}: missing" for name in expected if name not in found]
+    lines += [f"{name}: new" for name in found if name not in expected]
+    for name, wanted in expected.items():
+        if name not in found or found[name].digest == wanted.digest:
+            continue
+        worst = _worst(found[name].values, wanted.values)
+        if exact or worst is None or worst[1] > 1e-4:
+            lines.append(
+                f"{name}: {'other places or counts' if worst is None else f'{worst[0]} off by {worst[1]:.1e}'}"
+            )
+    return lines
+
+
+def _worst(
+    found: Mapping[str, list[float | None]], wanted: Mapping[str, list[float | None]]
+) -> tuple[str, float] | None:
+    """The place that differs most, relative to the largest number there; None where shapes differ."""
+    if {name: len(row) for name, row in found.items()} != {name: len(row) for name, row in wanted.items()}:
+        return None
+    worst = ("", 0.0)
+    for name, row in wanted.items():
+        scale = max((abs(one) for one in row if one is not None), default=0.0) or 1.0
+        for ours, theirs in zip(found[name], row, strict=True):
+            if (ours is None) != (theirs is None):
+                return None
+            off = abs(ours - theirs) / scale if ours is not None and theirs is not None else 0.0
+            worst = max(worst, (name, off), key=lambda one: one[1])
+    return worst
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        made = run_jobs(Path(scratch))
+    if "--record" in sys.argv[1:]:
+        record(made)
+    where, held = recorded()
+    told = differences(made, held, exact=where == machine())
+    sys.stdout.write("\n".join(told) or f"{len(held)} files as recorded\n")
+    sys.exit(bool(told))

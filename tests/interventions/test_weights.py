@@ -1,0 +1,60 @@
+"""A tuned checkpoint in its base's place."""
+
+import pytest
+import torch
+
+from dposcope.errors import DposcopeError
+from dposcope.interventions.weights import OtherWeights
+from dposcope.model.generate import generate
+from dposcope.model.load import load
+from helpers.families import TEXTS, bits, copied, tiny
+
+
+def tuned(lm, folder, scale=1.3):
+    other = copied(lm)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(scale)
+    other.save_pretrained(folder)
+    return load(folder)
+
+
+def test_inside_it_is_the_other_model_and_outside_the_same_bits(lm, tmp_path):
+    other = tuned(lm, tmp_path)
+    before, plain = bits(lm.model), generate(lm, TEXTS)
+    with OtherWeights(tmp_path).on(lm):
+        inside = generate(lm, TEXTS)
+    assert [c.ids for c in inside] == [c.ids for c in generate(other, TEXTS)]
+    assert [c.ids for c in inside] != [c.ids for c in plain]
+    assert bits(lm.model) == before
+    assert [c.ids for c in generate(lm, TEXTS)] == [c.ids for c in plain]
+
+
+def test_an_error_inside_restores_the_weights(llama, tmp_path):
+    tuned(llama, tmp_path)
+    before, pointers = bits(llama.model), [p.data_ptr() for p in llama.model.parameters()]
+    with pytest.raises(RuntimeError, match="mine"), OtherWeights(tmp_path).on(llama):
+        raise RuntimeError("mine")
+    assert bits(llama.model) == before
+    assert [p.data_ptr() for p in llama.model.parameters()] == pointers
+
+
+def test_it_runs_in_the_base_models_precision(tmp_path):
+    lm = tiny("qwen3", dtype=torch.bfloat16)
+    tuned(tiny("qwen3"), tmp_path)
+    with OtherWeights(tmp_path).on(lm):
+        assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
+
+
+def test_another_architecture_is_refused(llama, gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path)
+    before = bits(llama.model)
+    with pytest.raises(DposcopeError, match="differ in architecture"), OtherWeights(tmp_path).on(llama):
+        pass
+    assert bits(llama.model) == before
+
+
+def test_positions_other_than_all_are_refused():
+    assert OtherWeights("x").at("all") == OtherWeights("x")
+    with pytest.raises(DposcopeError, match="all positions"):
+        OtherWeights("x").at("last")

@@ -1,0 +1,253 @@
+"""`dposcope evaluate` from end to end on a tiny model."""
+
+import json
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import window_losses
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.suite import Materials, measure
+from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.run import RunPolicy, lenders
+from dposcope.jobs.settings import EditSettings, EvaluateSettings
+from dposcope.model.generate import generate
+from dposcope.model.load import load
+from helpers.adapters import lora, write_adapter
+from helpers.families import random_gains
+from helpers.jobs import Job, make_job
+
+CONDITIONS = [
+    "scale:alpha=0.3,beta=0.55",
+    "frozen=assign:alpha=0.01,beta=0.55,ranking=reference",
+    "steer:relative=0.5",
+    "ablate:weight=1,site=mlp",
+    "both=scale:alpha=0.1+ablate:weight=1",
+    "shuffled=scale:alpha=0.3,shuffled=yes",
+    "random steer=steer:relative=0.5,random=yes",
+]
+NAMES = ["none", CONDITIONS[0], "frozen", CONDITIONS[2], CONDITIONS[3], "both", "shuffled", "random steer"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"))
+
+
+def evaluated(job: Job, out, conditions=(), **settings):
+    return run_evaluate(str(job.model), out, EvaluateSettings(**job.settings(condition=list(conditions), **settings)))
+
+
+@pytest.fixture(scope="module", params=["strict", "reference"])
+def done(request, job, tmp_path_factory):
+    """All kinds of conditions at once, under either protocol."""
+    out = tmp_path_factory.mktemp("out") / request.param
+    return out, evaluated(job, out, CONDITIONS, protocol=request.param), request.param
+
+
+class Log:
+    """A reporter that remembers which stages were reused."""
+
+    def __init__(self):
+        self.taken = []
+
+    def stage(self, title):
+        pass
+
+    def reused(self, title):
+        self.taken.append(title)
+
+    def progress(self, done, total):
+        pass
+
+
+def test_what_another_run_has_measured_is_borrowed(done, job, tmp_path):
+    """The plain model and an edit, from a folder above the run; not where a setting that decides them differs."""
+    out, scores, protocol = done
+    names = [f"Measuring: {name}" for name in ("none", CONDITIONS[0])]
+    for windows, expected in ((3, names), (2, [])):
+        log = Log()
+        settings = EvaluateSettings(**job.settings(condition=[CONDITIONS[0]], max_windows=windows, protocol=protocol))
+        policy = RunPolicy(borrow=lenders([out.parent]))
+        mine = run_evaluate(str(job.model), tmp_path / str(windows), settings, reporter=log, policy=policy)
+        assert [title for title in log.taken if title.startswith("Measuring")] == expected
+        if expected:
+            for name in ("none", CONDITIONS[0]):
+                assert mine.conditions[name] == scores.conditions[name]
+    with pytest.raises(DposcopeError, match=r"nothing to borrow in .*empty"):
+        lenders([tmp_path / "empty"])
+
+
+def test_windows_are_spread_where_asked(job, tmp_path):
+    settings = EvaluateSettings(**job.settings(max_windows=2, spread_windows=True))
+    run_evaluate(str(job.model), tmp_path / "run", settings)
+    stored = json.loads((tmp_path / "run/conditions/none.json").read_text())
+    lm, text = load(str(job.model), dtype="float32"), read_data(settings).neutral
+    spread = window_losses(lm, text, max_windows=2, spread=True).nll.tolist()
+    assert stored["window_nll"] == spread != window_losses(lm, text, max_windows=2).nll.tolist()
+
+
+def test_the_folder_holds_what_the_command_promises(done):
+    out, _, _ = done
+    names = {path.name for path in out.iterdir()}
+    assert {"scores.json", "scores.parquet", "samples.parquet", "scores.md", "run.json"} <= names
+    assert not {name for name in names if name.startswith(".")} - {".lock"}
+    assert len(list((out / "conditions").iterdir())) == len(NAMES)
+
+
+def test_scores_name_every_condition_and_none(done):
+    out, scores, protocol = done
+    stored = json.loads((out / "scores.json").read_text())
+    assert list(stored["conditions"]) == list(scores.conditions) == NAMES
+    assert stored == scores.to_json()
+    assert stored["protocol"] == protocol
+    assert stored["about"]["conditions"] == dict(zip(NAMES[1:], CONDITIONS, strict=True))
+    for table in ("scores", "samples"):
+        frame = pl.read_parquet(out / f"{table}.parquet")
+        assert frame["condition"].unique(maintain_order=True).to_list() == NAMES
+        assert frame["protocol"].unique().to_list() == [protocol]
+
+
+def test_numbers_are_those_of_the_suite(done, job):
+    """Each condition's file against one measured directly, from the direction and means that the run kept."""
+    from dposcope.jobs.conditions import parse_condition
+    from dposcope.jobs.ingredients import Ingredients
+    from dposcope.jobs.measure import file_name
+    from dposcope.neurons.activations import NeuronMeans
+
+    out, _, protocol = done
+    data = read_data(EvaluateSettings(**job.settings()))
+    lm = load(str(job.model), dtype="float32")
+    made = Ingredients(lm, Direction.load(out / "direction"), NeuronMeans.load(out / "means"))
+    materials = Materials(
+        data.prompts.report,
+        data.passages,
+        data.neutral,
+        load_scorer("helpers.jobs:softness"),
+        TrainedScorer.load(out / "judge"),
+        protocol,
+        max_windows=3,
+    )
+    for name, text in zip(NAMES, ["", *CONDITIONS], strict=True):
+        intervention = parse_condition(text).build(lambda: made, 0) if text else None
+        stored = json.loads((out / f"conditions/{file_name(name)}.json").read_text())
+        assert stored == measure(lm, intervention, materials).to_json(), name
+
+
+def test_the_table_for_people_has_every_row(done):
+    out, scores, protocol = done
+    text = (out / "scores.md").read_text()
+    for name in NAMES:
+        assert f"| {name} |" in text
+        assert str(scores.conditions[name]["toxicity"]) in text
+    assert f"{protocol} protocol" in text
+
+
+def test_without_a_condition_only_the_plain_model_is_measured(job, tmp_path):
+    scores = evaluated(job, tmp_path / "out")
+    assert list(scores.conditions) == ["none"]
+    assert not (tmp_path / "out/direction.json").exists()  # nothing that it does not need
+    assert not (tmp_path / "out/means.json").exists()
+
+
+def test_a_saved_edit_needs_no_direction_and_equals_its_checkpoint(job, tmp_path):
+    run = run_edit(str(job.model), tmp_path / "edit", EditSettings(**job.settings(alpha=0.4, ablate=0.8)))
+    hooked = evaluated(
+        job,
+        tmp_path / "hooked",
+        [f"e=edit:{run.folder / 'edit.safetensors'}", f"c=control:{run.folder}/edit.safetensors"],
+    )
+    assert not (tmp_path / "hooked/direction.json").exists()
+    folded = run_evaluate(str(run.folder / "model"), tmp_path / "folded", EvaluateSettings(**job.settings()))
+    same = {"toxicity", "judge", "repetition", "empty", "f1"}
+    for measure_name in same:
+        assert hooked.conditions["e"][measure_name] == run.scores.conditions["edit"][measure_name]
+        assert folded.conditions["none"][measure_name] == run.scores.conditions["edit"][measure_name]
+        assert hooked.conditions["c"][measure_name] == run.scores.conditions["control"][measure_name]
+    assert folded.conditions["none"]["logppl"].mean == pytest.approx(hooked.conditions["e"]["logppl"].mean, abs=1e-4)
+    hooked_mean = run.scores.conditions["edit"]["logppl"].mean
+    assert hooked.conditions["e"]["logppl"].mean == pytest.approx(hooked_mean, abs=1e-9)
+
+
+def test_an_edit_of_another_shape_is_refused(job, tmp_path, gpt2):
+    Edit.of(Gains(random_gains(gpt2))).save(tmp_path / "e")
+    with pytest.raises(DposcopeError, match=r"gains for \[3, 40\] neurons do not fit a model with \[3, 24\]"):
+        evaluated(job, tmp_path / "out", [f"edit:{tmp_path / 'e'}.safetensors"])
+
+
+def test_more_conditions_may_join_later(job, tmp_path):
+    """What was measured stays; the scores are of the conditions asked for."""
+    out = tmp_path / "out"
+    evaluated(job, out, ["ablate"])
+    before = (out / "stages/measure-none.json").read_bytes()
+    scores = evaluated(job, out, ["ablate", "steer:relative=0.5"])
+    assert list(scores.conditions) == ["none", "ablate", "steer:relative=0.5"]
+    assert (out / "stages/measure-none.json").read_bytes() == before
+    whole = evaluated(job, tmp_path / "whole", ["ablate", "steer:relative=0.5"])
+    assert whole.to_json() == scores.to_json()
+    assert list(evaluated(job, out, ["steer:relative=0.5"]).conditions) == ["none", "steer:relative=0.5"]
+
+
+def test_two_conditions_of_one_name_are_refused_before_anything_is_made(job, tmp_path):
+    with pytest.raises(DposcopeError, match="two conditions have one name; give each its own"):
+        evaluated(job, tmp_path / "out", ["a=scale", "a=ablate"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trained_judge_may_score(job, tmp_path):
+    first = evaluated(job, tmp_path / "first")
+    again = evaluated(job, tmp_path / "again", scorer=str(tmp_path / "first"))
+    assert again.conditions["none"]["toxicity"] == first.conditions["none"]["judge"]
+
+
+def test_the_models_own_folder_of_a_run_loads_elsewhere(job, tmp_path):
+    """What `fold` gives and what `edit` writes are one model."""
+    run = run_edit(str(job.model), tmp_path / "edit", EditSettings(**job.settings(alpha=0.4, controls=False)))
+    lm = load(str(job.model), dtype="float32")
+    expected = fold(lm, run.edit).model.state_dict()
+    found = AutoModelForCausalLM.from_pretrained(run.folder / "model", dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_an_adapter_is_measured_as_its_merged_model(job, tmp_path):
+    base = load(job.model, dtype="float32", device="cpu")
+    write_adapter(base, lora("llama"), tmp_path / "lora")
+    load(tmp_path / "lora", base=base).save_pretrained(tmp_path / "merged")
+    names = ("lora", "merged")
+    scores = evaluated(job, tmp_path / "out", [f"{name}=model:{tmp_path / name}" for name in names])
+    assert scores.conditions["lora"] == scores.conditions["merged"] != scores.conditions["none"]
+    # A scale in the config is part of the adapter: measured anew.
+    record = tmp_path / "out/stages/measure-lora.json"
+    before = record.read_text()
+    config = tmp_path / "lora/adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 12', '"lora_alpha": 0'))
+    scores = evaluated(job, tmp_path / "out", [f"{name}=model:{tmp_path / name}" for name in names])
+    assert record.read_text() != before
+    assert scores.conditions["lora"] == scores.conditions["none"]
+
+
+def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
+    """What it writes is spelt by its own tokenizer, in the run as outside of it."""
+    wide = load(job.model, dtype="float32", device="cpu")
+    wide.tokenizer.add_tokens(["river"])
+    wide.model.resize_token_embeddings(97, mean_resizing=False)
+    with torch.no_grad():
+        wide.model.lm_head.weight[96] = 3 * wide.model.lm_head.weight[7]
+    wide.save_pretrained(tmp_path / "wide")
+    evaluated(job, tmp_path / "out", [f"tuned=model:{tmp_path / 'wide'}"])
+    stored = json.loads((tmp_path / "out/conditions/tuned.json").read_text())["continuations"]
+    tuned = load(tmp_path / "wide", base=load(job.model, dtype="float32", device="cpu"))
+    prompts = read_data(EvaluateSettings(**job.settings())).prompts.report
+    assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
+    assert any("river" in text for text in stored)

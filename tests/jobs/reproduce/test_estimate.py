@@ -1,0 +1,134 @@
+"""Estimates of a plan: arithmetic on sizes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dposcope.jobs.reproduce.estimate import GIB, LONG, Machine, estimate_plan, plan_table
+from dposcope.jobs.reproduce.job import PlannedStep, plan_reproduction
+from dposcope.jobs.reproduce.preset import load_preset
+from dposcope.jobs.reproduce.settings import ReproduceSettings
+from dposcope.model.size import ModelSize
+
+MACHINE = Machine("two threads", 7e11, 24 * GIB, 2)
+GPU = Machine("a GPU", 4e14, 80 * GIB, 2)
+DATA = {"prompts": "p.jsonl", "comments": "c.csv", "passages": "w.jsonl"}
+
+
+def planned(preset: str, **given) -> list[PlannedStep]:
+    return plan_reproduction([], Path("nowhere"), load_preset(preset), ReproduceSettings(**given))
+
+
+def estimates(preset: str, machine: Machine = MACHINE, **given):
+    return {one.name.partition("/")[2]: one for one in estimate_plan(planned(preset, **given), machine)}
+
+
+SLOW = Machine("one thread of another processor", 1.87e11, 24 * GIB, 2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "machine", "minutes"),
+    [
+        ("cpu-gemma-3-270m", MACHINE, {"pairs-sampled": (4, 7), "dpo-sampled": (15, 15)}),
+        (
+            "cpu-gemma-3-270m",
+            SLOW,
+            {"pairs-sampled": (11, 11), "dpo-sampled": (55, 55), "explain-sampled-strict": (54, 54)},
+        ),
+        (
+            "cpu-smollm2-135m",
+            SLOW,
+            {"pairs-sampled": (6, 6), "dpo-sampled": (24, 24), "explain-sampled-strict": (38, 38)},
+        ),
+    ],
+)
+def test_what_was_measured_is_within_a_factor_of_two(preset, machine, minutes):
+    """With two threads and nothing else at work, and with one thread beside another run."""
+    found = estimates(preset, machine)
+    assert all(not one.needs_gpu for one in found.values())
+    for name, (least, most) in minutes.items():
+        assert most / 2 < found[name].seconds / 60 < 2 * least, name
+
+
+@pytest.mark.parametrize(
+    ("preset", "training"),
+    [("paper-gpt2-medium", 7), ("paper-gemma-2-2b", 40), ("paper-mistral-7b", 105), ("paper-llama-3.1-8b", 115)],
+)
+def test_the_papers_models_need_a_gpu(preset, training):
+    """All weights in float32 with gradients and RMSprop's state take 12 bytes each, copies in half precision 2."""
+    found = estimates(preset, **DATA)
+    assert all(found[name].needs_gpu for name in ("dpo-pplm", "explain-pplm-strict"))
+    assert found["dpo-pplm"].memory / 1e9 == pytest.approx(training, rel=0.3)
+
+
+def test_more_of_anything_takes_longer():
+    usual = estimates("cpu-gemma-3-270m")
+    fewer = estimates("cpu-gemma-3-270m", limit=40)
+    faster = estimates("cpu-gemma-3-270m", machine=GPU)
+    for name, one in usual.items():
+        assert faster[name].seconds == pytest.approx(one.seconds * MACHINE.operations / GPU.operations)
+        if name.startswith("explain"):
+            assert fewer[name].seconds < one.seconds
+        else:
+            assert fewer[name] == one
+    assert usual["explain-sampled-reference"].seconds < usual["explain-sampled-strict"].seconds
+
+
+def test_a_model_of_unknown_size_has_no_estimate():
+    steps = plan_reproduction(["some/model"], Path("nowhere"), load_preset("cpu-gemma-3-270m"), ReproduceSettings())
+    found = estimate_plan(steps, MACHINE)
+    assert all(one.seconds is None and one.memory is None and not one.needs_gpu for one in found)
+    table = plan_table("title", found)
+    assert table.notes[0] == "7 of 7 steps to do; how long is not known."
+    assert "nothing is downloaded or made to plan" in table.notes[1]
+    assert {row[2] for row in table.rows} == {"?"}
+
+
+def test_what_is_done_is_not_counted():
+    steps = planned("cpu-gemma-3-270m")
+    found = estimate_plan(steps, MACHINE)
+    done = [one if number else type(one)(**{**one.to_json(), "done": True}) for number, one in enumerate(found)]
+    table = plan_table("title", done)
+    assert table.rows[0][1:3] == ("done", "–")
+    assert table.notes[0].startswith("6 of 7 steps to do")
+    none = plan_table("title", [type(one)(**{**one.to_json(), "done": True}) for one in found])
+    assert none.notes[0].startswith("0 of 7 steps to do: about 0 s")
+
+
+def test_adapters_and_gains_need_less_memory_than_all_weights(tmp_path):
+    def memory(train: str) -> float:
+        path = tmp_path / "own.toml"
+        path.write_text(f'title = "t"\nmodels = ["m"]\n[[study]]\nname = "a"\ndpo = {{ train = "{train}" }}\n')
+        steps = plan_reproduction(["some/model"], tmp_path, load_preset(str(path)), ReproduceSettings())
+        size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
+        return estimate_plan([replace(steps[1], size=size)], MACHINE)[0].memory
+
+    full, lora, gains = (memory(train) for train in ("full", "lora", "gains"))
+    assert full - gains == pytest.approx(12 * 2e9, rel=0.01), "gradients, the optimiser's state, float32"
+    assert gains < lora < gains + 16 * 0.02 * 2e9
+
+
+def test_times_of_a_gpu_are_called_what_they_are():
+    found = estimate_plan(planned("cpu-gemma-3-270m"), GPU)
+    assert "Times within a factor of two." in plan_table("t", found).notes[0]
+    assert "the least to expect of a GPU" in plan_table("t", found, gpu=True).notes[0]
+
+
+def test_a_system_that_does_not_tell_its_memory_never_lacks_it(monkeypatch):
+    monkeypatch.delattr("dposcope.jobs.reproduce.estimate.os.sysconf")
+    assert Machine.measured("cpu").memory > 2**60
+
+
+def test_this_machine_can_be_measured():
+    machine = Machine.measured()
+    assert machine.operations > 1e9
+    assert machine.memory > GIB
+    assert machine.processor_bytes in (2, 4)
+
+
+def test_a_day_is_long():
+    size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
+    steps = [replace(one, size=size) for one in planned("cpu-gemma-3-270m")]
+    for one in estimate_plan(steps, MACHINE):
+        assert one.needs_gpu == (one.seconds > LONG or one.memory > MACHINE.memory)

@@ -1,0 +1,359 @@
+"""`dposcope reproduce --preset smoke`: the whole study on a tiny random model; its report; what a second call does."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dposcope.artefacts import file_digest, read_json
+from dposcope.errors import DposcopeError
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.reproduce.estimate import measured_rows
+from dposcope.jobs.reproduce.job import plan_reproduction, run_reproduce
+from dposcope.jobs.reproduce.preset import load_preset
+from dposcope.jobs.reproduce.settings import ReproduceSettings
+from dposcope.jobs.run import open_run
+from dposcope.report.table import Table
+from helpers.jobs import blank, command, process
+
+STEPS = [
+    "tiny/pairs-sampled",
+    "tiny/dpo-sampled",
+    "tiny/explain-sampled-strict",
+    "tiny/explain-sampled-reference",
+    "tiny/pairs-pplm",
+    "tiny/dpo-pplm",
+    "tiny/explain-pplm-strict",
+]
+PAPER_TABLES = {1, 2, 3, 5, 6, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19}
+"""Of the paper's tables that the SPEC lists; 9 holds 10's λ."""
+NO_ROWS = {"table-06-anti-toxic-examples", "table-14-toxic-vectors", "table-15-anti-toxic-vectors"}
+"""No vector of a random model promotes a listed token, so these may be empty."""
+_SHARE = "share of tuning's reduction"
+NOTHING_TO_SHOW = {
+    "table-01-direction": {"rank"},
+    "table-02-interventions": {_SHARE},
+    "table-03-toxic-neurons": {_SHARE, "by the judge"},
+    "table-19-interventions": {_SHARE},
+}
+"""Columns that may be: the direction is no value vector, and a random model's reduction cannot be told from 0."""
+PAPER_FIGURES = {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"}
+"""6 is 2 for the other models."""
+
+
+class Noting:
+    """What a reporter heard."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.loaded: list[str] = []
+
+    def stage(self, title: str) -> None:
+        self.made.append(title)
+
+    def reused(self, title: str) -> None:
+        self.loaded.append(title)
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+
+SMOKE = ("reproduce", "--preset", "smoke", "--out", "out")
+KILLS = int(os.environ.get("DPOSCOPE_KILLS", "3"))
+"""Published with 10."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A reproduction that nothing interrupted, written to a relative folder, which its files name."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    with process(*SMOKE, cwd=folder) as done:
+        out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert out.endswith("report: out/report.html\n")
+    return folder / "out"
+
+
+@pytest.fixture
+def inside(finished, monkeypatch) -> Path:
+    """The finished folder by the name that it was made with."""
+    monkeypatch.chdir(finished.parent)
+    return Path("out")
+
+
+def test_every_step_is_done_and_on_record(inside):
+    manifest = read_json(inside / "manifest.json")
+    assert list(manifest["steps"]) == sorted(STEPS)
+    for step in manifest["steps"].values():
+        assert step["artefacts"]
+        for name, digest in step["artefacts"].items():
+            assert file_digest(inside / name) == digest
+            assert "/stages/" not in name, "stages hold clocks"
+    planned = plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings())
+    assert [one.name for one in planned] == STEPS
+    assert all(one.done for one in planned)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_every_table_and_figure_of_the_paper_is_there(inside, protocol):
+    folder = inside / f"tiny/sampled/explain-{protocol}"
+    tables = [Table.from_json(one) for one in read_json(folder / "tables.json")]
+    assert {int(one.name.split("-")[1]) for one in tables if one.name.startswith("table-")} >= PAPER_TABLES
+    for one in tables:
+        empty = set(blank(one))
+        assert empty <= NOTHING_TO_SHOW.get(one.name, set(one.head) if one.name in NO_ROWS else set()), one.name
+        assert pl.read_parquet(folder / f"tables/{one.name}.parquet").height > 0 or one.name in NO_ROWS
+    figures = {path.stem.split("-")[1] for path in (folder / "figures").glob("figure-*.svg")}
+    assert figures == PAPER_FIGURES
+    for name in ("claims", "change", "subspace-conflicts"):
+        assert (folder / f"tables/{name}.parquet").exists()
+
+
+def test_the_tables_over_all_runs(inside):
+    found = pl.read_parquet(inside / "tables/findings.parquet")
+    assert found.select("model", "study", "protocol").rows() == [
+        ("tiny", "sampled", "strict"),
+        ("tiny", "sampled", "reference"),
+        ("tiny", "pplm", "strict"),
+    ]
+    for row in found.iter_rows(named=True):
+        folder = inside / f"tiny/{row['study']}/explain-{row['protocol']}"
+        scores = read_json(folder / "scores.json")["conditions"]
+        for measure in ("toxicity", "judge", "logppl", "f1", "repetition"):
+            assert row[f"{measure}_before"] == scores["none"][measure]["mean"]
+            assert row[f"{measure}_after"] == scores["tuned"][measure]["mean"]
+        assert row["reducing"] == read_json(folder / "explain.json")["reducing"]
+    assert (found["logppl_before"] != found["logppl_after"]).any(), "tuning changed nothing: this tests too little"
+    claims = pl.read_parquet(inside / "tables/claims-over-runs.parquet")
+    assert set(claims["verdict"]) <= {"held", "not held", "open", "not testable"}
+    for row in claims.filter(pl.col("verdict") != "not testable").iter_rows(named=True):
+        single = read_json(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
+        kept = ("section", "claim", "verdict", "here", "measured", "value", "low", "high")
+        assert [row[name] for name in kept] in [[one[name] for name in kept] for one in single]
+        own = pl.read_parquet(inside / f"tiny/{row['study']}/explain-{row['protocol']}/tables/claims.parquet")
+        assert own.filter(pl.col("claim") == row["claim"]).select(kept).rows() == [tuple(row[name] for name in kept)]
+    assert claims["value"].is_not_null().any()
+
+
+def test_the_plan_counts_what_is_measured(inside):
+    for planned in plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings()):
+        if isinstance(planned.step.settings, ExplainSettings):
+            measured = read_json(planned.step.folder / "scores.json")["conditions"]
+            # A random vocabulary may have no toxic token, and a group no neuron.
+            assert len(measured) <= measured_rows(planned.step.settings) <= len(measured) + 2
+
+
+def test_the_report_links_to_every_run_and_has_both_protocols(inside):
+    page = (inside / "report.html").read_text("utf-8")
+    for step in STEPS:
+        if "explain" in step:
+            _, study, protocol = step.split("-")
+            assert f'href="tiny/{study}/explain-{protocol}/report.html"' in page
+    assert 'id="protocol-strict"' in page
+    assert 'id="protocol-reference"' in page
+
+
+def test_a_second_call_does_nothing_again(inside):
+    before = {path: path.stat().st_mtime_ns for path in inside.rglob("*") if path.is_file() and "tiny" in path.parts}
+    reporter = Noting()
+    run_reproduce([], inside, load_preset("smoke"), ReproduceSettings(), reporter=reporter)
+    assert reporter.made == ["Report over all"]
+    assert len(reporter.loaded) == len(STEPS)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_one_explanation_measured_of_the_plain_model_another_takes(inside):
+    """The second study has another tuned model; direction, means and the plain model are those of the first."""
+    first, second = (inside / f"tiny/{study}/explain-strict" for study in ("sampled", "pplm"))
+    for stage in ("direction", "means", "judge", "measure-none", "measure-steer-0.1"):
+        records = [(folder / f"stages/{stage}.json").read_bytes() for folder in (first, second)]
+        assert records[0] == records[1], "made twice: the clock differs"
+    assert (first / "stages/measure-tuned.json").read_bytes() != (second / "stages/measure-tuned.json").read_bytes()
+
+
+def test_reports_are_rendered_again_without_a_model(inside, tmp_path, capsys, monkeypatch):
+    page = (inside / "report.html").read_text("utf-8")
+    monkeypatch.setattr("dposcope.model.load.load", None)
+    told = command(capsys, "report", inside)
+    assert told.code == 0
+    assert (inside / "report.html").read_text("utf-8") == page
+    runs = [inside / f"tiny/{study}/explain-strict" for study in ("sampled", "pplm")]
+    assert command(capsys, "report", *runs, "--out", tmp_path / "two").code == 0
+    assert pl.read_parquet(tmp_path / "two/tables/findings.parquet").height == 2
+    told = command(capsys, "report", *runs)
+    assert (told.code, "give --out" in told.err) == (2, True)
+    told = command(capsys, "report", *runs, "--out", runs[0])
+    assert (told.code, "would replace" in told.err) == (2, True)
+    told = command(capsys, "report", tmp_path)
+    assert (told.code, "holds no finished explanation" in told.err) == (2, True)
+
+
+def test_the_plan_is_shown_and_nothing_written(tmp_path, capsys):
+    told = command(capsys, "reproduce", "--preset", "smoke", "--out", tmp_path / "new", "--dry-run")
+    assert told.code == 0
+    assert all(step.rpartition("-")[2] in told.out for step in STEPS)
+    assert not (tmp_path / "new").exists()
+    told = command(
+        capsys, "reproduce", "--preset", "cpu-gemma-3-270m", "--out", tmp_path / "new", "--dry-run", "--json"
+    )
+    plan = json.loads(told.out)
+    assert len(plan) == 7
+    assert all(step["seconds"] > 1 and step["memory"] > 5e8 and not step["done"] for step in plan)
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    out = tmp_path / "new"
+    columns = tmp_path / "columns.csv"
+    columns.write_text("text,label\nrain falls,1\n")
+    for arguments, said in (
+        (["--preset", "smoke", "--comments", str(columns)], "choose with --text-column and --label-column"),
+        (["--preset", "nothing"], "no preset 'nothing'"),
+        (["--preset", "paper-gpt2-medium"], "has no --comments of its own"),
+        (["a/model", "b/model", "--preset", "smoke"], "would share one folder"),
+        (["--preset", "smoke", "--batch-size", "0"], "batch-size"),
+        (["--preset", "smoke", "--passages", "nothing.csv"], "there is no file nothing.csv"),
+        ([str(tmp_path / "no-model"), "--preset", "smoke"], "is no model"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            told = command(capsys, "reproduce", *arguments, "--out", out, *dry)
+            assert (told.code, told.out) == (2, ""), (arguments, dry)
+            assert said in told.err
+            assert told.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_plan_is_of_a_folder_that_it_may_have(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    told = command(capsys, "reproduce", "--preset", "smoke", "--out", tmp_path, "--dry-run")
+    assert (told.code, told.out) == (2, "")
+    assert "holds files that are not a run's" in told.err
+
+
+def test_columns_of_ones_own_reach_every_step(tmp_path):
+    def planned(given: ReproduceSettings):
+        return [(one.step, one.key) for one in plan_reproduction([], tmp_path, load_preset("smoke"), given)]
+
+    settings = ReproduceSettings(
+        prompt_column="start", text_column="said", label_column="rude", positive_label="yes",
+        passage_prompt_column="begins", passage_gold_column="ends",
+    )  # fmt: skip
+    steps = {step.command: step.settings for step, _ in planned(settings)}
+    explain, pairs = steps["explain"], steps["pairs"]
+    assert (explain.prompt_column, explain.text_column, explain.label_column) == ("start", "said", "rude")
+    assert explain.positive_label == "yes"
+    assert (explain.passage_prompt_column, explain.passage_gold_column) == ("begins", "ends")
+    assert (pairs.text_column, pairs.label_column) == ("said", "rude")
+    keys = [key for _, key in planned(ReproduceSettings())]
+    assert keys == [key for _, key in planned(ReproduceSettings(prompt_column=None))]
+    assert keys != [key for _, key in planned(settings)]
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    with (
+        open_run(tmp_path / "out", "reproduce", {"preset": "smoke"}),
+        pytest.raises(DposcopeError, match="another process is working in"),
+    ):
+        run_reproduce([], tmp_path / "out", load_preset("smoke"), ReproduceSettings())
+
+
+def stage_records(folder: Path) -> int:
+    """How many stages are on record, also while checkpoints come and go in the folders that are walked."""
+    while True:
+        try:
+            return len(list(folder.rglob("stages/*.json")))
+        except FileNotFoundError:
+            continue
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path):
+    """SIGKILL at random moments; the manifest holds the digest of every file that has no clock.
+
+    Of the whole only the first study, in one protocol; its report is that over the same part of the finished folder.
+    """
+    part = tmp_path / "part.toml"
+    beginning, _, _ = (resources.files("dposcope") / "study/presets/smoke.toml").read_text().rpartition("[[study]]")
+    part.write_text(beginning.replace(', "reference"]', "]"))
+    command = ("reproduce", "--preset", part, "--out", "out")
+    out, whole = tmp_path / "killed/out", tmp_path / "whole"
+    out.parent.mkdir()
+    shutil.copytree(finished, whole / "out")
+    shutil.rmtree(whole / "out/tiny/pplm")
+    shutil.rmtree(whole / "out/tiny/sampled/explain-reference")
+    with process(*command, cwd=whole) as once:
+        _, err = once.communicate()
+    assert once.returncode == 0, err
+    finished = whole / "out"
+    records = stage_records(finished)
+    moments = sorted(random.Random(7).sample(range(records - 2), KILLS))
+    killed = 0
+    for moment in moments:
+        with process(*command, cwd=out.parent) as running:
+            while running.poll() is None and (done := stage_records(out)) <= moment:
+                time.sleep(0.02)
+            running.kill()
+        killed += running.returncode == -signal.SIGKILL and moment < done < records
+    assert killed == KILLS, "it was too quick to be killed in the middle"
+    with process(*command, cwd=out.parent) as last:
+        _, err = last.communicate()
+    assert last.returncode == 0, err
+    found, expected = (
+        {
+            (step, name): digest
+            for step in STEPS[:3]
+            for entry in [read_json(folder / "manifest.json")["steps"][step]]
+            for name, digest in [("key", entry["key"]), *entry["artefacts"].items()]
+        }
+        for folder in (out, finished)
+    )
+    assert {what for what in found.keys() | expected.keys() if found.get(what) != expected.get(what)} == set()
+    for name in ("report.html", "overview.json", "tables/findings.md", "tables/claims-over-runs.parquet"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_gains_are_explained_as_gains(tmp_path, monkeypatch):
+    """As an edit; of what is deleted that is made again which is needed still, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    smoke = load_preset("smoke")
+    study = smoke.study[0].model_copy(
+        update={
+            "name": "gains",
+            "protocols": ["strict"],
+            "dpo": {**smoke.study[0].dpo, "train": "gains", "max_examples": 8},
+            "explain": {"neurons_only": True, "seeds": 0},
+        }
+    )
+    preset = smoke.model_copy(update={"study": [study]})
+    out, settings = Path("out"), ReproduceSettings()
+
+    def again(preset=preset) -> list[str]:
+        told = Noting()
+        run_reproduce([], out, preset, settings, reporter=told)
+        return [title.partition(": ")[2] for title in told.made if ": tiny/" in title]
+
+    assert again() == ["tiny/pairs-gains", "tiny/dpo-gains", "tiny/explain-gains-strict"]
+    explained = read_json(out / "tiny/gains/explain-strict/contributions.json")
+    assert "gains" in json.dumps(explained)
+    training = pl.read_parquet(out / "tiny/gains/explain-strict/tables/table-09-training.parquet")
+    assert ("trained", "gains") in training.select("setting", "value").rows()
+    shutil.rmtree(out / "tiny/gains/dpo/model")
+    other = preset.model_copy(
+        update={"study": [study.model_copy(update={"explain": {"neurons_only": True, "seeds": 0, "folds": 0}})]}
+    )
+    assert again(other) == ["tiny/explain-gains-strict"], "the checkpoint is not what is explained"
+    for file in (out / "tiny/gains/dpo").glob("edit.*"):
+        file.unlink()
+    assert again() == ["tiny/dpo-gains", "tiny/explain-gains-strict"]
+    assert (out / "tiny/gains/dpo/edit.safetensors").exists()
+    planned = {one.step.command: one.step for one in plan_reproduction([], out, preset, settings)}
+    full = preset.model_copy(update={"study": [study.model_copy(update={"dpo": smoke.study[0].dpo})]})
+    whole = {one.step.command: one.step for one in plan_reproduction([], out, full, settings)}
+    assert planned["explain"].after[0].explained == f"edit:{out / 'tiny/gains/dpo'}"
+    assert whole["explain"].after[0].explained == str(out / "tiny/gains/dpo/model")

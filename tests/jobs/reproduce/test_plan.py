@@ -1,0 +1,222 @@
+"""The plan of a reproduction: commands, settings, and what each step rests on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.jobs.reproduce.plan import needed, plan
+from dposcope.jobs.reproduce.preset import load_preset
+from dposcope.jobs.reproduce.settings import ReproduceSettings
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Data files that differ."""
+    for name in ("prompts", "comments", "text", "neutral", "passages"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    return {name: str(tmp_path / f"{name}.txt") for name in ("prompts", "comments", "text", "neutral", "passages")}
+
+
+def steps_of(tmp_path, preset="cpu-gemma-3-270m", **given):
+    steps = plan("gemma-3-270m", tmp_path / "out", load_preset(preset), ReproduceSettings(**given))
+    return {step.name: step for step in steps}
+
+
+def keys(steps) -> dict[str, str]:
+    return {name: step.key for name, step in steps.items()}
+
+
+def test_the_steps_in_their_order(tmp_path):
+    assert list(steps_of(tmp_path)) == [
+        "pairs-sampled",
+        "dpo-sampled",
+        "explain-sampled-strict",
+        "explain-sampled-reference",
+        "pairs-pplm",
+        "dpo-pplm",
+        "explain-pplm-strict",
+    ]
+
+
+def test_an_option_that_came_later_leaves_the_keys_of_finished_steps(tmp_path, monkeypatch):
+    step = steps_of(tmp_path)["pairs-sampled"]
+    shuffled = replace(step, settings=step.settings.model_copy(update={"shuffled": True}))
+    assert shuffled.key != step.key
+    hashed = []
+    monkeypatch.setattr("dposcope.jobs.reproduce.plan.text_digest", lambda text: hashed.append(text) or "")
+    assert (replace(step).key, replace(shuffled).key) == ("", "")
+    assert ["shuffled" in text for text in hashed] == [False, True]
+
+
+def test_every_file_goes_where_it_belongs(tmp_path, files):
+    steps = steps_of(tmp_path, **files)
+    sampled, pplm = steps["pairs-sampled"].settings, steps["pairs-pplm"].settings
+    assert (sampled.prompts, sampled.text, sampled.comments) == (files["prompts"], None, None)
+    assert (pplm.prompts, pplm.text, pplm.comments) == (None, files["text"], files["comments"])
+    for study in ("sampled", "pplm"):
+        dpo = steps[f"dpo-{study}"].settings
+        assert dpo.pairs == str(tmp_path / f"out/{study}/pairs/pairs.jsonl")
+        # The KL is on the text to learn from, never on the one that log-perplexity is measured on.
+        assert dpo.neutral == files["text"]
+        explained = steps[f"explain-{study}-strict"].settings
+        assert (explained.neutral, explained.prompts, explained.passages) == (
+            files["neutral"],
+            files["prompts"],
+            files["passages"],
+        )
+
+
+def test_studies_of_the_same_pairs_make_them_once(tmp_path):
+    preset = load_preset("cpu-gemma-3-270m")
+    gains = preset.study[0].model_copy(update={"name": "gains", "dpo": {"train": "gains"}})
+    own = preset.model_copy(update={"study": [*preset.study, gains]})
+    steps = {step.name: step for step in plan("m", tmp_path, own, ReproduceSettings())}
+    assert "pairs-gains" not in steps
+    assert steps["dpo-gains"].after == steps["dpo-sampled"].after == (steps["pairs-sampled"],)
+    assert steps["dpo-gains"].settings.pairs == str(steps["pairs-sampled"].pairs)
+
+
+def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
+    steps = steps_of(tmp_path)
+    strict, reference, pplm = (
+        steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
+    )
+    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 8, True)
+    assert strict.edits_of("assign") == [(0.01, 0.55)]
+    assert (0.3, 0.55) in strict.edits_of("scale")
+    assert (reference.protocol, reference.edits_of("scale"), reference.controls) == ("reference", [], False)
+    # Measured as the main study is, so that it shares that one's rows.
+    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 8, 400)
+    assert steps["dpo-pplm"].settings.preset == "paper"
+    preset = load_preset("cpu-gemma-3-270m")
+    *others, last = preset.study
+    own = preset.model_copy(update={"study": [*others, last.model_copy(update={"explain": {"max_windows": 5}})]})
+    found = {step.name: step.settings for step in plan("m", tmp_path, own, ReproduceSettings())}
+    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (5, 8)
+
+
+def test_what_the_user_gives_wins(tmp_path):
+    steps = steps_of(tmp_path, limit=40, batch_size=7, seed=3, dtype="float32")
+    for name, step in steps.items():
+        assert (step.settings.seed, step.settings.dtype) == (3, "float32")
+        if step.command == "explain":
+            assert (step.settings.limit, step.settings.batch_size) == (40, 7), name
+    # Of DPO it would be pairs per step.
+    assert steps["dpo-sampled"].settings.batch_size is None
+
+
+def test_the_same_plan_has_the_same_keys_and_every_step_its_own(tmp_path, files):
+    first, again = keys(steps_of(tmp_path, **files)), keys(steps_of(tmp_path, **files))
+    assert first == again
+    assert len(set(first.values())) == len(first)
+    moved = plan("gemma-3-270m", tmp_path / "elsewhere", load_preset("cpu-gemma-3-270m"), ReproduceSettings(**files))
+    assert {step.name: step.key for step in moved} == first, "the folder is no part of what decides results"
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"seed": 1}, "pairs dpo explain"),
+        ({"limit": 40}, "explain"),
+        ({"scorer": "helpers.jobs:softness"}, "pairs dpo explain"),
+    ],
+)
+def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, again):
+    before, after = keys(steps_of(tmp_path, **files)), keys(steps_of(tmp_path, **files, **changed))
+    differ = {name.split("-")[0] for name in before if before[name] != after[name]}
+    assert differ == set(again.split())
+    same = {name.split("-")[0] for name in before if before[name] == after[name]}
+    assert not same & differ, "all studies or none"
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
+        ("neutral", set()),
+        ("prompts", {"pairs-sampled", "dpo-sampled"}),
+    ],
+)
+def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):
+    before = keys(steps_of(tmp_path, **files))
+    Path(files[file]).write_text("more")
+    after = keys(steps_of(tmp_path, **files))
+    differ = {name for name in before if before[name] != after[name]}
+    explained = {name for name in before if name.startswith("explain")}
+    assert differ - explained == again
+    assert explained <= differ
+
+
+def test_a_changed_list_of_words_changes_what_is_scored(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("one")
+    before = keys(steps_of(tmp_path, scorer=f"words:{words}"))
+    words.write_text("two")
+    after = keys(steps_of(tmp_path, scorer=f"words:{words}"))
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_a_file_that_moved_changes_nothing(tmp_path, files):
+    before = keys(steps_of(tmp_path, **files))
+    moved = Path(files["prompts"]).rename(tmp_path / "elsewhere.txt")
+    assert keys(steps_of(tmp_path, **files | {"prompts": str(moved)})) == before
+
+
+PAPER = {"prompts": "p.jsonl", "comments": "c.csv", "passages": "w.jsonl"}
+
+
+def test_another_concept_brings_its_own_scorer():
+    def scorers(**given):
+        steps = plan("m", Path("out"), load_preset("paper-gemma-2-2b"), ReproduceSettings(**PAPER | given))
+        return {step.settings.scorer for step in steps if step.command != "dpo"}
+
+    assert scorers() == scorers(concept="toxicity") == {"unitary/toxic-bert"}
+    assert scorers(concept="negative-sentiment") == {"vader"}
+    assert scorers(concept="negative-sentiment", scorer="profanity") == {"profanity"}
+
+
+def test_what_a_preset_needs_a_concept_may_bring():
+    preset = load_preset("paper-gemma-2-2b")
+    assert needed(preset, ReproduceSettings()) == ["comments", "passages"]
+    assert needed(preset, ReproduceSettings(**PAPER)) == []
+    assert needed(preset, ReproduceSettings(concept="food-talk")) == ["passages"]
+
+    def prompts(**given):
+        steps = plan("m", Path("out"), preset, ReproduceSettings(**given))
+        return {step.settings.prompts for step in steps if step.command == "explain"}
+
+    assert prompts() == {"hub:allenai/real-toxicity-prompts?challenging=true"}
+    assert prompts(prompts="p.jsonl") == {"p.jsonl"}
+    assert prompts(concept="food-talk") == {"builtin:food-talk/prompts.jsonl"}
+
+
+def test_a_changed_local_model_changes_everything(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+    def found():
+        steps = plan(str(folder), tmp_path / "out", load_preset("smoke"), ReproduceSettings())
+        return {step.name: step.key for step in steps}
+
+    before = found()
+    (folder / "model.safetensors").write_text("weights")
+    after = found()
+    assert all(before[name] != after[name] for name in before)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("pairs = { surprise = 1 }", r"preset own, \[pairs\]: surprise: Extra inputs"),
+        ("dpo = { epochs = -1 }", r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
+        ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text belongs to --method pplm"),
+    ],
+)
+def test_options_that_a_command_does_not_have_are_told(tmp_path, section, said):
+    path = tmp_path / "own.toml"
+    path.write_text(f'title = "t"\nmodels = ["m"]\n[[study]]\nname = "a"\n{section}\n')
+    with pytest.raises(DposcopeError, match=said):
+        plan("m", tmp_path, load_preset(str(path)), ReproduceSettings())

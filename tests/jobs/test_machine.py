@@ -1,0 +1,67 @@
+"""Loading as settings ask."""
+
+import pytest
+import torch
+
+from dposcope.errors import DposcopeError
+from dposcope.jobs import machine
+from dposcope.jobs.machine import load_for, native_bfloat16
+from dposcope.jobs.settings import MachineSettings
+from helpers.families import tiny
+
+
+@pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
+def stored(request, tmp_path):
+    """A checkpoint of one precision."""
+    tiny("llama", dtype=request.param).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model"), request.param
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_keeps_what_is_stored_but_runs_float32_in_bfloat16_where_that_is_native(stored, native, monkeypatch):
+    source, precision = stored
+    monkeypatch.setattr(machine, "native_bfloat16", lambda _device: native)
+    lm = load_for(source, MachineSettings(device="cpu"))
+    assert lm.dtype == (torch.bfloat16 if native and precision == torch.float32 else precision)
+    assert not lm.model.training
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_a_named_precision_is_what_runs(stored, asked, monkeypatch):
+    monkeypatch.setattr(machine, "native_bfloat16", lambda _device: True)
+    lm = load_for(stored[0], MachineSettings(dtype=asked, device="cpu"))
+    assert {parameter.dtype for parameter in lm.model.parameters()} == {getattr(torch, asked)}
+
+
+def test_an_unknown_device_is_refused(stored):
+    with pytest.raises(DposcopeError, match="device 'mars' is unknown; use auto, cpu"):
+        load_for(stored[0], MachineSettings(device="mars"))
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True}, True),
+        ({"avx512_bf16": False, "avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_the_processor_is_asked(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert native_bfloat16(torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_gpu_is_asked_without_emulation(monkeypatch, supported):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: asked.append(including_emulation) or supported
+    )
+    assert native_bfloat16(torch.device("cuda")) is supported
+    assert asked == [False]
+
+
+def test_other_devices_are_not_trusted_with_it():
+    assert native_bfloat16(torch.device("mps")) is False

@@ -1,0 +1,196 @@
+"""Conditions as stages, and the files that hold what was measured."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dposcope.evaluation.scorers import CachedScorer, CallableScorer
+from dposcope.evaluation.suite import Materials, Outcome
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.ingredients import Job as StudyJob
+from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.measure import file_name, measure_condition, write_scores
+from dposcope.jobs.run import open_run
+from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.load import load
+from helpers.families import random_gains
+from helpers.jobs import make_job, softness
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    job = make_job(tmp_path_factory.mktemp("job"))
+    settings = EvaluateSettings(**job.settings())
+    return load(str(job.model), dtype="float32"), read_data(settings)
+
+
+@pytest.fixture
+def materials(parts) -> Materials:
+    data = parts[1]
+    return Materials(data.prompts.report, data.passages, data.neutral, CallableScorer(softness, "soft"), max_windows=2)
+
+
+# File names
+
+
+@pytest.mark.parametrize("name", ["none", "edit", "mild", "a-b_c.1", "α"])
+def test_plain_names_stay(name):
+    assert file_name(name) == name
+
+
+@example("a" * 300, "a" * 301)
+@example("語" * 100, "𝒂" * 100)
+@example("a b", "a-b")
+@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
+def test_names_become_different_files_of_bearable_length(one, other):
+    for name in (one, other):
+        found = file_name(name)
+        assert "/" not in found
+        assert "\0" not in found
+        assert len(found.encode()) <= 220, (
+            "most file systems end at 255 bytes; a prefix, .json and a scratch name's ending come to it"
+        )
+    if one != other:
+        assert file_name(one) != file_name(other)
+
+
+# Stages
+
+
+def test_a_condition_is_measured_once_and_kept(parts, materials, tmp_path):
+    lm, data = parts
+    results = []
+    for _ in range(2):
+        with open_run(tmp_path / "out", "test", {}) as run:
+            job = StudyJob(run, lm, data)
+            results.append(measure_condition(job, "x y", Gains(random_gains(lm)), materials, depends_on={"a": 1}))
+    assert results[0].to_json() == results[1].to_json()
+    assert Outcome.from_json(json.loads((tmp_path / f"out/conditions/{file_name('x y')}.json").read_text()))
+    assert (tmp_path / f"out/stages/measure-{file_name('x y')}.json").exists()
+
+
+class Inside:
+    """Another scorer of the name that the usual one has."""
+
+    name, digest = "soft", "other weights"
+
+    def __call__(self, texts):
+        return softness(texts)
+
+
+def changes(lm, data, materials):
+    """What a measurement rests on, each changed alone."""
+    from dataclasses import replace
+
+    from dposcope.data.corpus import Passages
+    from dposcope.data.prompts import PromptSplit
+    from helpers.families import tiny
+
+    prompts = ("the river", *materials.prompts[1:])
+    passages = Passages(materials.passages.prompts, tuple(reversed(materials.passages.golds)))
+    neutral = materials.neutral.replace("river", "water")
+    same = (lm, data, materials)
+    return {
+        "nothing": same,
+        "model": (tiny("llama", seed=9), data, materials),
+        "prompts": (
+            lm,
+            replace(data, prompts=PromptSplit(prompts, data.prompts.learn)),
+            replace(materials, prompts=prompts),
+        ),
+        "passages": (lm, replace(data, passages=passages), replace(materials, passages=passages)),
+        "neutral": (lm, replace(data, neutral=neutral), replace(materials, neutral=neutral)),
+        "scorer": (lm, data, replace(materials, scorer=CallableScorer(lambda texts: [0.5] * len(texts), "half"))),
+        "scorer's inside": (lm, data, replace(materials, scorer=CachedScorer(Inside()))),
+        "judge": (lm, data, replace(materials, judge=CallableScorer(softness, "judge"))),
+        "protocol": (lm, data, replace(materials, protocol="reference")),
+        "windows": (lm, data, replace(materials, max_windows=1)),
+        "where windows are": (lm, data, replace(materials, spread_windows=True)),
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("nothing", "model", "prompts", "passages", "neutral", "scorer", "scorer's inside", "judge", "protocol"),
+        *("windows", "where windows are", "edit"),
+    ],
+)
+def test_whatever_a_measurement_rests_on_makes_it_again(parts, materials, tmp_path, monkeypatch, what):
+    lm, data = parts
+    calls = []
+
+    def measured(*_arguments, **_options):
+        calls.append(1)
+        n = len(materials.prompts)
+        return Outcome.from_json(
+            {"continuations": [""] * n, "per_prompt": {}, "f1": [0.0], "window_nll": [1.0], "window_tokens": [1]}
+        )
+
+    monkeypatch.setattr("dposcope.jobs.measure.measure", measured)
+    variants = {**changes(lm, data, materials), "edit": (lm, data, materials)}
+    for place, (model, texts, used) in enumerate((variants["nothing"], variants[what])):
+        with open_run(tmp_path / "out", "test", {}) as run:
+            depends = {"edit": place if what == "edit" else 0}
+            measure_condition(StudyJob(run, model, texts), "edit", None, used, depends_on=depends)
+    assert len(calls) == (1 if what == "nothing" else 2)
+
+
+# Tables
+
+
+def outcomes(n: int) -> dict[str, Outcome]:
+    draw = np.random.default_rng(0)
+
+    def one(judge: bool) -> Outcome:
+        return Outcome.from_json(
+            {
+                "continuations": [f'text "{place}"\n' for place in range(n)],
+                "per_prompt": {
+                    name: draw.random(n).tolist()
+                    for name in ("toxicity", "repetition", "empty", *(["judge"] if judge else []))
+                },
+                "f1": draw.random(3).tolist(),
+                "window_nll": draw.random(2).tolist(),
+                "window_tokens": [5, 5],
+            }
+        )
+
+    return {"none": one(True), "a:b=1": one(True)}
+
+
+def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
+    measured = outcomes(len(materials.prompts))
+    scores = write_scores(tmp_path, measured, materials, model="some/model", about={"edit": "x"})
+    table = pl.read_parquet(tmp_path / "scores.parquet")
+    assert table["condition"].unique(maintain_order=True).to_list() == ["none", "a:b=1"]
+    for row in table.iter_rows(named=True):
+        estimate = scores.conditions[row["condition"]][row["measure"]]
+        assert (row["mean"], row["low"], row["high"], row["n"]) == (
+            *(estimate.mean, estimate.low, estimate.high, estimate.n),
+        )
+        assert (row["protocol"], row["model"]) == ("strict", "some/model")
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    assert len(samples) == 2 * len(materials.prompts)
+    for name, outcome in measured.items():
+        rows = samples.filter(condition=name)
+        assert rows["row"].to_list() == list(range(len(materials.prompts)))
+        assert rows["prompt"].to_list() == list(materials.prompts)
+        assert rows["continuation"].to_list() == outcome.continuations
+        for part, values in outcome.per_prompt.items():
+            assert rows[part].to_list() == values.tolist()
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores.to_json()
+
+
+def test_without_a_judge_its_column_is_empty_and_still_a_number(materials, tmp_path):
+    measured = outcomes(len(materials.prompts))
+    for outcome in measured.values():
+        del outcome.per_prompt["judge"]
+    write_scores(tmp_path, measured, materials, model="m", about={})
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    assert samples["judge"].null_count() == len(samples)
+    assert samples["toxicity"].dtype == pl.Float64

@@ -1,0 +1,324 @@
+"""What ships keeps every bound: the costs of a scaled edit, its repetition, and what is said where nothing does."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dposcope.artefacts import read_json, write_json
+from dposcope.directions.direction import Direction
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.ingredients import Job
+from dposcope.jobs.run import Quiet, Run
+from dposcope.jobs.tune import job as tune
+from dposcope.jobs.tune import report as tune_report
+from dposcope.jobs.tune import search as tune_search
+from dposcope.jobs.tune.choice import Found, choose, source_name
+from dposcope.jobs.tune.search import Searched, learned_digests
+from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.search.divergence import Cost
+from dposcope.search.family import Family, Point, Source
+from dposcope.search.trials import Floor, Trial, Written
+from helpers.families import TEXTS, random_direction, random_gains, tiny
+
+TEXT = " ".join(TEXTS * 40)
+BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
+
+
+class Tracked(Family):
+    """Remembers the last point whose edit was asked for: the one that is folded in."""
+
+    last = Point("none")
+
+    def edit(self, point):
+        Tracked.last = point
+        return super().edit(point)
+
+
+class Neutral:
+    """A KL of 0.2 s² at strength s, the same in each window."""
+
+    share = 0.2
+
+    def cost(self, _lm):
+        return Cost(np.full(4, self.share * Tracked.last.strength**2), np.zeros(4))
+
+
+@dataclass
+class Scripted:
+    """An objective whose texts repeat themselves as a rule of the point says."""
+
+    family: Family
+    rule: object
+    neutral: object
+    asked: list
+
+    def write(self):
+        self.asked.append(Tracked.last)
+        found = self.rule(Tracked.last)
+        return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7, found)
+
+
+def an_objective(scorer):
+    return SimpleNamespace(scorer=scorer, family=SimpleNamespace(sources={"learned-6": None}))
+
+
+def trial(number, source, concept, kl):
+    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05, 0.6, 0.05), 0.0)
+
+
+TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
+
+
+def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, reporter=None) -> tuple[Found, list]:
+    lm = tiny("llama")
+    gains = {name: Gains(1 + size * (random_gains(lm) - 1)) for name, size in (("learned-1", 0.1), ("learned-5", 0.1))}
+    family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
+    Direction(random_direction(lm), "random", -1).save(folder / "direction")
+    flat = type("Flat", (Neutral,), {"share": 0.0})()
+    objective = Scripted(family, rule, neutral or flat, [])
+    job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
+    searched = Searched(objective, trials, Floor(BASE, 0.9))
+    found = choose(job, searched, TEXT, settings or TuneSettings(max_logppl_increase=0.5))
+    return found, objective.asked
+
+
+def test_what_repeats_itself_when_made_stronger_is_taken_weaker(tmp_path):
+    found, asked = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
+    assert found.point.source == "learned-1"
+    assert found.written.repetition == 0.08
+    assert found.point.strength == found.strength.chosen <= 1.2
+    stronger = [one.point.strength for one in found.passed_over]
+    assert stronger == sorted(stronger, reverse=True)
+    assert stronger
+    assert min(stronger) > 1.2
+    assert [one.strength for one in asked] == [*stronger, found.point.strength]
+    kept = {step.strength for step in found.strength.steps if step.increase.high <= 0.5}
+    assert found.point.strength == max(factor for factor in kept if factor <= 1.2)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick):
+    """At strength 1 the cost meets the bound at once, so no weaker one was measured; texts say enough from 0.8 down."""
+    settings = TuneSettings(max_logppl_increase=100.0, max_kl=1.02, quick=quick)
+    kl = type("Kl", (Neutral,), {"share": 1.0})()
+    found, asked = chosen(
+        tmp_path, lambda point: 0.3 if point.strength > 0.8 else 0.08, settings=settings, neutral=kl, trials=TRIALS[1:]
+    )
+    assert [one.strength for one in asked] == pytest.approx([1.0, 0.85, 0.7])
+    assert found.point.strength == found.strength.chosen == pytest.approx(0.7)
+    assert [one.point.strength for one in found.passed_over] == pytest.approx([1.0, 0.85])
+    assert [step.strength for step in found.strength.steps] == pytest.approx([1.0, 0.85, 0.7])
+    assert found.by_kl == pytest.approx((0.7, 0.85, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "repeated", "told"),
+    [(None, [0.3, 0.3, 0.05], True), (None, [0.3, 0.05], False), ("none", [0.3, 0.3, 0.05], False), (None, [], False)],
+)
+def test_gains_that_a_teacher_made_repeat_themselves_are_told(tmp_path, teacher, repeated, told):
+    trials = [
+        replace(trial(number, "learned-6", 0.1, 0.02), written=Written(0.1, 0.1, 0.1, one, 0.6, one))
+        for number, one in enumerate([*repeated])
+    ]
+    trials += [trial(9, "groups", 0.3, 0.01), replace(trial(10, "learned-6", 0.1, 0.2), written=None)]
+    scorer = type("Scorer", (), {"name": "s"})()
+    searched = Searched(an_objective(scorer), trials, Floor(BASE, 0.9))
+    materials = type("Materials", (), {"scorer": scorer})()
+    found = Found(Edit(), None, None, BASE)
+    said = " ".join(tune_report._notes(searched, found, TuneSettings(teacher=teacher), materials))
+    assert ("2 of 3 edits with learned gains that kept the bounds on cost said too little" in said) == told
+    assert ("Try --teacher none." in said) == told
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick):
+    settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
+    trials = [trial(0, "learned-1", 0.1, 0.02)]
+    found, asked = chosen(tmp_path, lambda _: Written(0.4, 0.3, 0.5, 0.05, 0.6, 0.05), settings=settings, trials=trials)
+    assert found.point is None
+    assert str(found.edit) == "no change"
+    assert len(found.passed_over) == len(asked) == 1
+    materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
+    objective = an_objective(materials.scorer)
+    said = " ".join(tune_report._notes(Searched(objective, trials, Floor(BASE, 0.9)), found, settings, materials))
+    assert "scored no lower on the search prompts than the plain model (0.400)" in said
+    assert "said too little" not in said
+
+
+def test_what_says_the_same_to_every_prompt_is_taken_weaker(tmp_path):
+    """0.9 × the plain model's distinct word pairs (0.54) are enough."""
+    found, _ = chosen(tmp_path, lambda point: Written(0.2, 0.1, 0.3, 0.05, 0.66 - 0.1 * point.strength, 0.05))
+    assert found.passed_over
+    assert all(one.written.distinct_2 < 0.54 for one in found.passed_over)
+    assert found.written.distinct_2 >= 0.54
+    assert found.point.strength <= 1.2 < min(one.point.strength for one in found.passed_over)
+
+
+def test_what_always_repeats_itself_makes_way_for_the_next_best_trial(tmp_path):
+    found, _ = chosen(tmp_path, lambda point: 0.3 if point.source == "learned-1" else 0.1)
+    assert found.point.source == "learned-5"
+    assert {one.point.source for one in found.passed_over} == {"learned-1"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sources"),
+    [
+        (0.35, 0.25, ["learned-1", "learned-5"]),  # lost its lead, and the next is better at its own strength
+        (0.35, 0.38, ["learned-1", "learned-5"]),  # lost its lead, and the next does, too
+        (0.3, 0.0, ["learned-1"]),  # no worse than the next in the search, which is not tried
+    ],
+)
+def test_a_trial_that_lost_its_lead_is_held_against_the_next(tmp_path, first, second, sources):
+    scores = {"learned-1": first, "learned-5": second}
+    found, asked = chosen(tmp_path, lambda point: Written(scores[point.source], 0.0, 1.0, 0.05, 0.55, 0.05))
+    assert list(dict.fromkeys(one.source for one in asked)) == sources
+    best = min(sources, key=scores.__getitem__)
+    assert found.point.source == best
+    assert found.written.concept == scores[best]
+    assert found.strength.chosen == found.point.strength  # of the one that is taken
+    assert found.passed_over == ()
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_where_everything_repeats_itself_nothing_ships_and_that_is_said(tmp_path, quick):
+    settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
+    found, asked = chosen(tmp_path, lambda _: 0.12, settings=settings)
+    assert found.point is None
+    assert str(found.edit) == "no change"
+    assert found.written == BASE
+    assert found.strength.chosen == 0
+    assert len(found.passed_over) == len(asked) >= 1
+    assert {one.point.source for one in found.passed_over} == ({"learned-1"} if quick else {"learned-1", "learned-5"})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkeypatch, quick):
+    floors = []
+    monkeypatch.setattr(tune_search, "search", lambda *_, floor, **__: floors.append(floor) or [])
+    objective = Scripted(None, lambda _: BASE, None, [])
+    inputs = {"model": "m", "prompts": "p", "scorer": "s", "batch_size": 1}
+    prepared = tune_search.Prepared(objective, inputs, tmp_path / "search")
+    for name, stub in (("ranking_scorer", None), ("sources_of", {}), ("prepare_search", prepared)):
+        monkeypatch.setattr(tune, name, lambda *_, stub=stub, **__: stub)
+    settings = TuneSettings(least_distinct=0.8, quick=quick, teacher="none")
+    job = Job(Run(tmp_path, {}, Quiet()), None, None)
+    searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=None), settings)
+    assert searched.floor == Floor(BASE, 0.8)
+    assert floors == ([] if quick else [Floor(BASE, 0.8)])
+    assert searched.base == BASE
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "first"),
+    [
+        (lambda _: 0.12, None),  # only repetition: no option lowers that bound
+        (lambda _: Written(0.1, 0.1, 0.1, 0.05, 0.5, 0.05), "Lower --least-distinct, or "),
+        (None, "Raise --max-logppl-increase, or "),
+    ],
+)
+def test_advice_names_what_stood_in_the_way(tmp_path, rule, first, quick):
+    dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
+    settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
+    found, _ = chosen(tmp_path, rule, settings=settings, neutral=dear if rule is None else None)
+    said = tune_report._advice(Searched(None, TRIALS, Floor(BASE, 0.9)), found, settings)
+    last = "search without --quick" if quick else "raise --trials"
+    assert said == (f"{first}{last}." if first else f"{last.capitalize()}.")
+
+
+def test_where_every_strength_costs_too_much_nothing_ships(tmp_path):
+    dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
+    found, asked = chosen(tmp_path, lambda _: 0.0, neutral=dear)
+    assert found.point is None
+    assert asked == []
+    assert found.passed_over == ()
+
+
+@pytest.mark.parametrize(("given", "bound"), [(None, 0.75), (0.3, 0.3)])
+def test_the_bound_on_kl_holds_for_what_ships(tmp_path, given, bound):
+    """1.5 × the other one by default: here far nearer than it."""
+    settings = TuneSettings(max_logppl_increase=0.5, max_kl=given)
+    found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, neutral=type("Kl", (Neutral,), {"share": 20.0})())
+    assert 0.9 * bound <= 20 * found.point.strength**2 <= bound
+    assert found.strength.chosen in found.by_kl
+    assert found.rise.mean < 0.3  # what is told as log-perplexity is not KL in its unit
+
+
+def test_what_is_done_never_goes_back_from_trial_to_trial(tmp_path):
+    """Else a bar that has begun anew looks at its old clock, and tells of hours."""
+
+    steps = []
+    reporter = Quiet()
+    reporter.progress = lambda *step: steps.append(step)
+    found, _ = chosen(tmp_path, lambda _: 0.12, reporter=reporter)
+    assert len({one.point.source for one in found.passed_over}) == 2
+    done, total = zip(*steps, strict=True)
+    assert list(done) == sorted(done)
+    assert all(a <= b for a, b in steps)
+    assert len(set(total)) > 1
+
+
+def test_done_before_it_is_the_same(tmp_path):
+    first, _ = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
+    again, asked = chosen(tmp_path, None)
+    assert asked == []
+    for name in ("point", "strength", "written", "rise", "passed_over", "by_kl"):
+        assert getattr(again, name) == getattr(first, name)
+
+
+def test_the_edit_says_how_it_was_made(tmp_path):
+    training = {
+        "objective": {"kl_weight": 1.0, "beta": 0.1},
+        "schedule": {"learning_rate": 0.01, "decay": "linear"},
+        "steps": 30,
+        "pairs": {"train": 90, "validation": 10},
+        "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0, "epochs": 4.0},
+    }
+    write_json(tmp_path / "learned-1" / "training.json", training)
+    settings = TuneSettings(
+        max_logppl_increase=0.5, prompts="/home/somebody/prompts.jsonl", neutral="hub:owner/name", samples=6, epochs=4
+    )
+    found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings)
+    told = dict(found.edit.about)
+    assert told["source"] == "learned-1"
+    wanted = {
+        "kl_weight": 1.0,
+        "epochs": 4,
+        "learning_rate": 0.01,
+        "decay": "linear",
+        "samples": 6,
+        "pairs": 100,
+        "scorer": "profanity",
+    }
+    wanted |= {"teacher": "tuned", "teacher_strength": 2.0}
+    assert {name: told[name] for name in wanted} == wanted
+    assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
+    assert told["max_kl"] == 0.75
+    assert "negative_control" not in told
+    assert read_json(tmp_path / "edit.json")["about"] == told
+
+
+def test_data_is_named_without_folders():
+    assert source_name("a/b/c.csv") == "c.csv"
+    assert source_name(None) == "built-in"
+
+
+def test_every_learned_vector_decides_the_trials(tmp_path):
+    """With two λ each vector has a name of its own among what decides them; those not learned have none."""
+    run = Run(tmp_path, {}, Quiet())
+
+    def digests(first, second):
+        for name, value in (("learned-1", first), ("learned-5", second)):
+            Edit.of(Gains(torch.full((2, 3), value))).save(tmp_path / name / "edit")
+        return learned_digests(run, ["learned-1", "learned-5", "groups"])
+
+    one, other, third = digests(1.5, 2.0), digests(1.2, 2.0), digests(1.5, 1.0)
+    assert set(one) == {"learned-1", "learned-5"}
+    assert one["learned-1"] != other["learned-1"]
+    assert one["learned-5"] == other["learned-5"]
+    assert one["learned-5"] != third["learned-5"]

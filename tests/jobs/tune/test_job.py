@@ -1,0 +1,587 @@
+"""`dposcope tune` from end to end on a tiny model, and what must hold of it."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+from dposcope.artefacts import read_json
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.shuffled_scorer import DrawnScorer
+from dposcope.interventions.edit import Edit
+from dposcope.jobs.ingredients import Job as AtWork
+from dposcope.jobs.ingredients import prepare
+from dposcope.jobs.run import Quiet, Run, RunPolicy, open_run
+from dposcope.jobs.tune import job as tune
+from dposcope.jobs.tune import learning as tune_learning
+from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.jobs.tune.learning import _teacher, learn_gains
+from dposcope.jobs.tune.negative_control import _SALT
+from dposcope.jobs.tune.search import prepare_search, say_enough, sources_of, try_learned, with_learned
+from dposcope.jobs.tune.settings import Learning, TuneSettings
+from dposcope.model.generate import generate
+from dposcope.model.load import load
+from dposcope.search.family import Point, Source
+from dposcope.search.trials import Floor, Objective, Trial, Written
+from helpers.jobs import PROMPTS, Job, contents, make_job, softness
+
+TRIALS = 12
+
+
+@dataclass(frozen=True)
+class Done:
+    job: Job
+    run: TuneRun
+
+
+def settings_of(job: Job, **others) -> TuneSettings:
+    small = {"search_windows": 4, "second_scorer": True, "teacher": "none"}
+    if not others.get("quick"):
+        small |= {"trials": TRIALS}
+    if others.get("form") != "ablation" and "learned" in others.get("methods", ["learned"]):
+        small |= {"samples": 4, "min_gap": 0.02, "epochs": 2.0}
+    return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
+
+
+def tuned(job: Job, folder: Path, **others) -> TuneRun:
+    return run_tune(str(job.model), folder, settings_of(job, **others))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"), windows=40)
+
+
+@pytest.fixture(scope="module")
+def done(job, tmp_path_factory) -> Done:
+    return Done(job, tuned(job, tmp_path_factory.mktemp("run") / "out"))
+
+
+def test_it_leaves_everything_it_names(done):
+    names = {path.name for path in done.run.folder.iterdir()}
+    assert {"model", "edit.safetensors", "trials.parquet", "scores.json", "report.html", "pairs.jsonl"} <= names
+    assert not (done.run.folder / "learned-1" / "model").exists()  # a copy of the model for nothing
+
+
+def test_the_checkpoint_is_the_edit_folded(done):
+    prompts = ["the river is long", "what a dumb", "kind words"]
+    lm = load(str(done.job.model), dtype="float32", device="cpu")
+    with Edit.load(done.run.folder / "edit").on(lm):
+        hooked = [one.ids for one in generate(lm, prompts, new_tokens=8)]
+    shipped = load(str(done.run.folder / "model"), dtype="float32", device="cpu")
+    assert [one.ids for one in generate(shipped, prompts, new_tokens=8)] == hooked
+
+
+def test_trials_are_all_told_and_the_chosen_is_the_best_of_the_allowed(done):
+    trials = pl.read_parquet(done.run.folder / "trials.parquet")
+    assert trials["number"].to_list() == list(range(TRIALS))
+    assert {"learned-1", "groups", "least-squares", "none"} == set(trials["source"])
+    base = json.loads((done.run.folder / "trials.json").read_text())["base"]
+    allowed = trials.filter(pl.col("within_bounds") & (pl.col("repetition") <= base["repetition"]))
+    allowed = allowed.filter(pl.col("distinct_2") >= 0.5 * base["distinct_2"])
+    point = done.run.found.point
+    best = allowed.sort("concept", "kl").row(0, named=True)
+    assert point.source == best["source"]
+    factor = done.run.found.strength.chosen
+    assert point.strength == pytest.approx(factor * best["strength"])
+    assert point.ablate == pytest.approx(factor * best["ablate"])
+
+
+def test_the_strength_keeps_within_the_bound_and_uses_it(done):
+    search = done.run.found.strength
+    taken = next(step for step in search.steps if step.strength == search.chosen)
+    assert taken.increase.high <= 0.5
+    assert all(step.increase.high > 0.5 for step in search.steps if step.strength > search.chosen)
+
+
+def test_the_report_is_measured_on_prompts_and_text_that_nothing_had_read(done):
+    prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
+    reported, searched = prompts[: PROMPTS // 2], prompts[PROMPTS // 2 :]
+    lm = load(str(done.job.model), dtype="float32", device="cpu")
+    with done.run.edit.on(lm):
+        seen = np.mean(softness([one.text for one in generate(lm, searched)]))
+        unseen = np.mean(softness([one.text for one in generate(lm, reported)]))
+    assert done.run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(unseen)
+    pairs = [json.loads(line)["prompt_text"] for line in (done.run.folder / "pairs.jsonl").read_text().splitlines()]
+    assert set(pairs) <= set(searched)
+    assert not set(pairs) & set(reported)
+    assert seen != unseen
+    learned = [json.loads(line)["text"] for line in (done.run.folder / "neutral.jsonl").read_text().splitlines()]
+    whole = done.job.neutral.read_text().removesuffix("\n").split("\n")
+    assert whole[: len(learned)] == learned
+    assert 0.7 < sum(map(len, learned)) / sum(map(len, whole)) < 0.95
+
+
+def test_the_page_shows_search_value_beside_held_out_value(done):
+    page = (done.run.folder / "report.html").read_text()
+    assert "The search" in page
+    assert '<span class="quiet">dposcope tune</span>' in page
+    assert page.count('class="spot"') == sum(one.inside for one in done_trials(done))
+    assert f"{done.run.found.written.concept:.3f}" in page
+    assert f"{done.run.scores.conditions['edit']['toxicity'].mean:.3f}" in page
+    assert "winner" in page
+
+
+def test_search_and_held_out_values_are_by_one_scorer(done):
+    """The table's scorer is another one than the search's; the comparison of the two is by the latter."""
+    rows = pl.read_parquet(done.run.folder / "samples.parquet")
+    scorer = _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))
+    page = (done.run.folder / "report.html").read_text()
+    for condition in ("none", "edit"):
+        texts = rows.filter(pl.col("condition") == condition).sort("row")["continuation"].to_list()
+        assert f"{scorer(texts).mean():.3f}" in page
+    assert scorer.name in page
+
+
+def test_the_search_is_drawn_beside_the_report_and_in_the_model_card(done):
+    drawn = (done.run.folder / "tradeoff.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert (done.run.folder / "tradeoff.svg").exists()
+    assert (done.run.folder / "model" / "tradeoff.png").read_bytes() == drawn
+    card = (done.run.folder / "model" / "README.md").read_text()
+    assert "](tradeoff.png)" in card
+    learned = done.run.found.point.source.startswith("learned")
+    assert ("No training took place" in card) != learned
+    assert ("learned from preference pairs" in card) == learned
+
+
+def done_trials(done):
+    from dposcope.search.trials import Trial
+
+    stored = json.loads((done.run.folder / "trials.json").read_text())
+    return [Trial.from_json(one) for one in stored["trials"]]
+
+
+def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
+    before = contents(done.run.folder)
+    tuned(job, done.run.folder)
+    after = contents(done.run.folder)
+    assert {name for name in before if before[name] != after.get(name)} <= {"report.html"}
+    assert before["report.html"] == after["report.html"]
+    first = done_trials(done)
+    more = tuned(job, done.run.folder, trials=TRIALS + 3)
+    assert more.folder == done.run.folder
+    assert [one.to_json() for one in done_trials(done)][:TRIALS] == [one.to_json() for one in first]
+    assert len(done_trials(done)) == TRIALS + 3
+
+
+def test_quick_learns_once_and_searches_nothing(job, tmp_path):
+    run = tuned(job, tmp_path / "out", quick=True, controls=False)
+    assert run.found.point.source == "learned-1"
+    assert run.edit.ablations == ()
+    assert pl.read_parquet(tmp_path / "out" / "trials.parquet").is_empty()
+    assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
+
+
+@pytest.mark.parametrize("named", [1.5, None])
+def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, named):
+    folder = tmp_path / "out"
+    strong = {"epochs": 10.0, "max_logppl_increase": 2.0}  # enough for an edit that ships
+    run = tuned(
+        job, folder, quick=True, controls=False, teacher="full", teacher_strength=named, max_windows=1, **strong
+    )
+    found = folder / "teacher.json"
+    assert found.exists() == (named is None)
+    strength = named or max(json.loads(found.read_text())["chosen"], 0.25)
+    assert strength != 1
+    teacher, gains = (json.loads((folder / name / "training.json").read_text()) for name in ("teacher", "learned-6"))
+    assert (teacher["train"], gains["train"]) == ("full", "gains")
+    assert teacher["pairs"] == gains["pairs"]
+    assert gains["objective"]["teacher_weight"] == 1
+    assert gains["settings"]["teacher_strength"] == strength
+    assert (teacher["schedule"]["decay"], gains["schedule"]["decay"]) == ("none", "linear")
+    assert (run.edit.about["teacher"], run.edit.about["teacher_strength"]) == ("full", strength)
+    assert "- teacher: full" in (folder / "model/README.md").read_text()
+
+
+class Silent:
+    """An objective whose rule says what each strength costs and writes."""
+
+    def __init__(self, rule) -> None:
+        self.rule = rule
+        self.asked: list[Point] = []
+
+    def try_out(self, point: Point) -> Trial:
+        self.asked.append(point)
+        return Trial(0, point, 0.1, 0.1, -0.1, self.rule(point), 0.0)
+
+
+PLAIN = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.15)
+FLOOR = Floor(PLAIN)
+
+
+def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) -> Written:
+    return Written(concept, concept, concept, repetition, distinct, repetition)
+
+
+@pytest.mark.parametrize(
+    ("rule", "strengths", "enough"),
+    [
+        (lambda _: wrote(), [1.0], True),
+        (lambda _: wrote(repetition=0.3), [1.0], False),
+        (lambda _: wrote(distinct=0.2), [1.0], False),
+        (lambda _: wrote(concept=0.31), [1.0], False),
+        (lambda point: wrote() if point.strength < 0.6 else None, [1.0, 0.75, 0.5], True),
+        (lambda _: None, [1.0, 0.75, 0.5, 0.25], False),
+    ],
+)
+def test_taught_gains_are_heard_as_strong_as_their_cost_allows(tmp_path, rule, strengths, enough):
+    objective = Silent(rule)
+    prepared = SimpleNamespace(objective=objective, inputs={})
+    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
+    tried = try_learned(job, prepared, ["learned-6"])
+    assert objective.asked == [Point("learned-6", strength) for strength in strengths]
+    assert say_enough(tried, FLOOR) == enough
+    assert try_learned(job, prepared, ["learned-6"]) == tried, "kept"
+    assert len(objective.asked) == len(strengths)
+
+
+def test_of_several_taught_vectors_one_that_says_enough_is_enough(tmp_path):
+    objective = Silent(lambda point: wrote(repetition=0.3 if point.source == "learned-2" else 0.1))
+    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
+    tried = try_learned(job, SimpleNamespace(objective=objective, inputs={}), ["learned-2", "learned-6"])
+    assert say_enough(tried, FLOOR)
+    assert not say_enough(tried[:1], FLOOR)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tmp_path, monkeypatch, silent):
+    """From the same pairs; what was tried of the taught ones is not tried again; the report says why.
+
+    Here they do lower nothing; the other way round they are only said to.
+    """
+    folder = tmp_path / "out"
+    asked = []
+    if not silent:
+        monkeypatch.setattr(tune, "say_enough", lambda *_: True)
+    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
+    of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
+    try_out = Objective.try_out
+    monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
+    run = tuned(job, folder, **of_run)
+    trials = done_trials(Done(job, run))
+    tried = json.loads((folder / "taught-texts.json").read_text())
+    assert [one.number for one in trials] == list(range(6))
+    assert trials[0].to_json() == tried[0] | {"number": 0}
+    assert len(asked) == len(set(asked)), "nothing twice"
+    names = {"learned-6", "learned-untaught"} if silent else {"learned-6"}
+    assert {trial.point.source for trial in trials} == names
+    assert (folder / "learned-untaught").exists() == silent
+    page = " ".join((folder / "report.html").read_text().split())
+    assert ("were learned from the pairs alone as well (learned-untaught)" in page) == silent
+    if silent:
+        taught, alone = (read_json(folder / name / "training.json") for name in ("learned-6", "learned-untaught"))
+        assert taught["pairs"] == alone["pairs"]
+        assert (taught["objective"]["teacher_weight"], alone["objective"]["teacher_weight"]) == (1, 0)
+        assert (alone["objective"]["kl_weight"], alone["schedule"]["decay"]) == (1, "none")
+        assert alone["settings"]["epochs"] == 3
+    before = contents(folder)
+    asked.clear()
+    more = settings_of(job, **of_run | {"trials": 7})
+    assert len(join_tune(str(job.model), folder, more)) == 7
+    assert len(asked) == 1
+    tuned(job, folder, **of_run)
+    assert {name for name, held in contents(folder).items() if before.get(name, held) != held} <= {
+        name for name in before if name.startswith("search/")
+    }
+    if silent:
+        shutil.rmtree(folder / "learned-untaught")
+        with pytest.raises(DposcopeError, match="still learns its gains"):
+            join_tune(str(job.model), folder, more)
+
+
+def test_stopped_before_the_untaught_gains_it_goes_on_to_the_same(job, tmp_path, monkeypatch):
+    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
+    of_run |= {"controls": False, "form": "gains", "methods": ["learned"], "trials": 4}
+    learn = tune_learning.run_dpo
+
+    def stop(model, out, *given, **named):
+        if out.name == "learned-untaught":
+            raise KeyboardInterrupt
+        return learn(model, out, *given, **named)
+
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_learning, "run_dpo", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(job, cut, **of_run)
+    with pytest.raises(DposcopeError, match="still learns its gains"):
+        join_tune(str(job.model), cut, settings_of(job, **of_run))
+    ends = [tuned(job, folder, **of_run) for folder in (cut, whole)]
+    first, second = ([replace(one, seconds=0) for one in done_trials(Done(job, run))] for run in ends)
+    assert first == second
+    assert "learned-untaught" in {trial.point.source for trial in first}
+    for name in ("edit.safetensors", "learned-untaught/edit.safetensors", "scores.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_whom_gains_imitate(job, monkeypatch):
+    def teacher(**given):
+        return _teacher(str(job.model), settings_of(job, **{"teacher": None, "epochs": None, **given}))
+
+    assert teacher() == "full"  # a tiny model
+    assert teacher(quick=True) is None
+    assert teacher(quick=True, teacher="lora") == "lora"
+    assert teacher(teacher="none") is None
+    assert teacher(teacher="org/tuned") == "org/tuned"
+    few = load(str(job.model), dtype="float32", device="cpu").model.num_parameters()
+    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few)
+    assert teacher() == "full"
+    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few - 1)
+    assert teacher() == "lora"
+    monkeypatch.setattr(tune_learning, "size_of", lambda source: None)  # a hub id: its weights are counted
+    assert teacher() == "lora"
+
+
+def test_a_taught_run_learns_by_other_defaults(job):
+    def of(**given):
+        settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
+        return settings.learnings, settings.untaught
+
+    taught, alone = Learning("learned-6", 6.0, 2.0, "linear"), Learning("learned-untaught", 1.0, 3.0, "none")
+    assert of() == ([taught], alone)
+    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ([taught], None)
+    assert of(quick=True) == of(teacher="none") == ([replace(alone, name="learned-1")], None)
+    two = [Learning("learned-0.5", 0.5, 1.0, "linear"), Learning("learned-3", 3.0, 1.0, "linear")]
+    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == (two, replace(alone, epochs=1.0))
+    assert of(form="ablation") == of(methods=["groups"]) == ([], None)
+
+
+def test_an_ablation_alone_needs_no_learning(job, tmp_path):
+    run = tuned(job, tmp_path / "out", form="ablation", trials=4, controls=False)
+    assert run.edit.gains is None
+    assert not (tmp_path / "out" / "pairs.jsonl").exists()
+
+
+def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
+    run = tuned(job, tmp_path / "out", methods=["groups"], max_logppl_increase=1e-7, trials=4, controls=False)
+    assert run.found.point is None
+    assert str(run.edit) == "no change"
+    assert "changes nothing" in " ".join((tmp_path / "out" / "report.html").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"split": "same"}, "never saw"),
+        ({"protocol": "reference"}, "strict"),
+        ({"quick": True, "form": "ablation"}, "leave one out"),
+        ({"kl_weights": [1.0, 1.0]}, "twice"),
+        ({"kl_weights": []}, "--kl-weights is empty"),
+        ({"methods": []}, "--methods is empty"),
+        ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
+        ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),
+        ({"negative_control": "random-direction"}, "take no direction"),
+        ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
+        ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
+        ({"teacher_strength": 2.0}, "there is none; leave it out"),
+        ({"second_scorer": True, "comments": None}, "trained on --comments"),
+        ({"quick": True, "methods": ["groups", "learned"]}, "nothing else; leave --methods out"),
+        ({"quick": True, "trials": 60}, "so no --trials"),
+        *(
+            ({"methods": ["groups"], **given}, rf"{option} is for learned gains, .* leave {option} out")
+            for given, option in [
+                ({"heads": True}, "--heads"),
+                ({"kl_weights": [2.0]}, "--kl-weights"),
+                ({"teacher_strength": 2.0}, "--teacher-strength"),
+                ({"samples": 4}, "--samples"),
+                ({"min_gap": 0.1}, "--min-gap"),
+                ({"epochs": 1.0}, "--epochs"),
+                ({"micro_batch_size": 1}, "--micro-batch-size"),
+            ]
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(job, wrong, said):
+    with pytest.raises(ValidationError, match=said):
+        settings_of(job, **wrong)
+
+
+def test_who_has_little_memory_has_a_lever_in_every_part(job, tmp_path, monkeypatch):
+    """Pairs are sampled, and teacher and gains trained, in batches as small as asked for."""
+    asked = {}
+
+    def pairs(_model, path, settings, *_, **__):
+        asked["pairs"] = settings
+        return SimpleNamespace(path=path)
+
+    monkeypatch.setattr(tune_learning, "run_pairs", pairs)
+    monkeypatch.setattr(tune_learning, "run_dpo", lambda _m, out, settings, **_: asked.__setitem__(out.name, settings))
+    monkeypatch.setattr(tune_learning.Edit, "load", lambda _: None)
+    settings = settings_of(job, batch_size=5, micro_batch_size=3, teacher="full", teacher_strength=1.0)
+    with open_run(tmp_path / "out", "tune", _described(str(job.model), settings)) as run:
+        learn_gains(str(job.model), run, "text", settings)
+    assert asked["pairs"].batch_size == 5
+    assert {name: asked[name].micro_batch_size for name in ("teacher", "learned-6")} == {"teacher": 3, "learned-6": 3}
+
+
+def test_another_setting_in_the_same_folder_is_refused(done, job):
+    with pytest.raises(DposcopeError, match="another run's results"):
+        tuned(job, done.run.folder, seed=1)
+
+
+def test_two_learning_runs_both_decide_the_trials(done, job):
+    """Each vector counts: with the digest of one of them alone, stale trials of the other would be taken."""
+    settings = settings_of(job)
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    folder = done.run.folder
+
+    def inputs(of_second):
+        Edit.load(folder / "learned-1" / "edit").strength(of_second).save(folder / "learned-5" / "edit")
+        with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
+            data, text = _read(settings)
+            at_work = AtWork(run, lm, data)
+            ingredients = prepare(at_work, settings, settings)
+            sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
+            return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
+
+    try:
+        first, second = inputs(0.5), inputs(0.7)
+    finally:
+        shutil.rmtree(folder / "learned-5")
+    assert set(first.inputs["sources"]) == {"learned-1", "learned-5"}
+    assert first.inputs["sources"]["learned-1"] == second.inputs["sources"]["learned-1"]
+    assert first.folder != second.folder
+
+
+def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
+    settings = settings_of(job)
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    folder = done.run.folder
+    learned = Edit.load(folder / "learned-1" / "edit")
+    learned.strength(0.5).save(folder / "learned-5" / "edit")
+    try:
+        with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
+            data, text = _read(settings)
+            at_work = AtWork(run, lm, data)
+            ingredients = prepare(at_work, settings, settings)
+            scorer = load_scorer("helpers.jobs:softness")
+
+            def prepared(**edits):
+                sources = sources_of(at_work, ingredients, edits, text, settings)
+                return prepare_search(at_work, sources, ingredients, text, scorer, settings)
+
+            one, five = {"learned-1": learned}, {"learned-5": learned.strength(0.5)}
+            whole, alone = prepared(**one, **five), prepared(**one)
+            joined = with_learned(run, alone, five)
+    finally:
+        shutil.rmtree(folder / "learned-5")
+    assert joined.inputs == whole.inputs
+    assert joined.folder == whole.folder != alone.folder
+    assert list(joined.objective.family.sources) == list(whole.objective.family.sources)
+    assert len(alone.objective.family.sources) > 1, "others stay behind"
+    point = Point("learned-5", 1.0)
+    assert torch.equal(
+        joined.objective.family.edit(point).gains.values, whole.objective.family.edit(point).gains.values
+    )
+    assert joined.objective.neutral is alone.objective.neutral, "not read again"
+
+
+def test_the_card_says_how_the_edit_was_made(done):
+    card = (done.run.folder / "model" / "README.md").read_text()
+    about = Edit.load(done.run.folder / "edit").about
+    assert about["trials"] == pl.read_parquet(done.run.folder / "trials.parquet").height
+    assert about["prompts"] == "prompts.jsonl"
+    for name, value in about.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        assert f"- {name}: {shown}" in card
+    learned = {"kl_weight", "epochs", "learning_rate", "samples", "pairs"}
+    assert (learned <= set(about)) == about["source"].startswith("learned")
+    assert "not for use" not in card
+    assert "Negative control" not in (done.run.folder / "report.html").read_text()
+
+
+def test_a_search_by_shuffled_scores_is_measured_truly(job, tmp_path):
+    """Pairs and trials by shuffled scores, the table by the true ones, and every page says what it is."""
+    folder = tmp_path / "out"
+    control = {"negative_control": "shuffled-scores", "methods": ["learned"], "trials": 3, "controls": False}
+    run = tuned(job, folder, **control)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    true = _search_scorer(load_scorer("helpers.jobs:softness"), settings_of(job))
+    better = true([row["unpert_gen_text"] for row in rows])
+    worse = true([row["pert_gen_text"] for row in rows])
+    assert not (worse > better).all()  # as it is where scores are true
+    assert all(row["dispreferred_score"] - row["preferred_score"] > 0.02 for row in rows)
+    assert not np.allclose(better, [row["preferred_score"] for row in rows])
+
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    prompts = [json.loads(line)["prompt"] for line in job.prompts.read_text().splitlines()]
+    written = [one.text for one in generate(lm, prompts[PROMPTS // 2 :])]
+    pool = json.loads((folder / "control-scores.json").read_text())["scores"]
+    assert pool == pytest.approx(true(written).tolist())
+    base = json.loads((folder / "trials.json").read_text())["base"]["concept"]
+    lots = DrawnScorer(pool, of="x", seed=_SALT)
+    assert base == pytest.approx(lots(written).mean())
+    assert base != pytest.approx(np.mean(pool))
+
+    with run.edit.on(lm):
+        unseen = softness([one.text for one in generate(lm, prompts[: PROMPTS // 2])])
+    assert run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(np.mean(unseen))
+    assert run.edit.about["negative_control"] == "shuffled-scores"
+    page = (folder / "report.html").read_text()
+    assert page.index("Negative control, not for use") < page.index("Before and after")
+    assert "Not for use: " in page.split("</title>")[0]
+    card = (folder / "model" / "README.md").read_text()
+    assert "# A negative control: not for use" in card
+    assert "> **Negative control, not for use: the scores" in card
+    assert json.loads((folder / "scores.json").read_text())["about"]["negative_control"] == "shuffled-scores"
+    with pytest.raises(DposcopeError, match=r"another run's results \(negative-control was 'shuffled-scores'"):
+        tuned(job, folder, **control | {"negative_control": None})
+
+
+def test_a_search_along_a_random_direction(job, tmp_path):
+    folder = tmp_path / "out"
+    tuned(job, folder, negative_control="random-direction", methods=["groups"], trials=3, controls=False)
+    true, random = Direction.load(folder / "direction"), Direction.load(folder / "control-direction")
+    assert random.kind == "random"
+    assert random.norm == pytest.approx(true.norm)
+    assert abs(random.cosine(true)) < 0.9
+    run = json.loads((folder / "run.json").read_text())["settings"]
+    assert run["negative_control"] == "random-direction"
+    page = (folder / "report.html").read_text()
+    assert "Negative control, not for use: a random direction" in page
+    ablation = Edit.load(folder / "edit").ablations
+    assert all(torch.allclose(one.direction, random.unit) for one in ablation)
+
+
+def test_another_process_joins_the_search(job, done, tmp_path):
+    """A finished run asked for more trials: the helper makes them, and the run finds them done."""
+    folder = tmp_path / "out"
+    shutil.copytree(done.run.folder, folder)
+    more = settings_of(job, trials=TRIALS + 3)
+    before = contents(folder)
+    trials = join_tune(str(job.model), folder, more)
+    assert len(trials) == TRIALS + 3
+    changed = {name for name, held in contents(folder).items() if before.get(name) != held}
+    assert all(name.startswith("search/") for name in changed)
+    again = run_tune(str(job.model), folder, more)
+    told = json.loads((folder / "trials.json").read_text())["trials"]
+    assert [Trial.from_json(one) for one in told] == trials
+    assert again.found.edit is not None
+
+
+def test_nothing_to_join_is_said(job, done, tmp_path):
+    settings = settings_of(job)
+    with pytest.raises(DposcopeError, match="holds no run to join"):
+        join_tune(str(job.model), tmp_path / "none", settings)
+    with pytest.raises(DposcopeError, match="has no search to join"):
+        join_tune(str(job.model), done.run.folder, settings_of(job, quick=True))
+    with pytest.raises(DposcopeError, match="another run's results"):
+        join_tune(str(job.model), done.run.folder, settings_of(job, seed=5))
+    learning = tmp_path / "learning"
+    learning.mkdir()
+    shutil.copy(done.run.folder / "run.json", learning)
+    with pytest.raises(DposcopeError, match="still learns its gains"):
+        join_tune(str(job.model), learning, settings)
+    shutil.copytree(done.run.folder / "learned-1", learning / "learned-1")
+    with pytest.raises(DposcopeError, match="nothing to join in"):
+        join_tune(str(job.model), learning, settings)

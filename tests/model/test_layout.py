@@ -1,0 +1,349 @@
+"""Where architectures keep their parts: the table, the look at structure, and what is registered."""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.directions.lens import lens
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import window_losses
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
+from dposcope.model import layout as layouts
+from dposcope.model.generate import generate
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import (
+    Layout,
+    ProjectionWidth,
+    find_layout,
+    logit_softcap,
+    projection_width,
+    register_layout,
+    submodule,
+    value_vectors,
+)
+from dposcope.neurons.activations import collect_means
+from helpers.families import (
+    FAMILIES,
+    TEXTS,
+    assert_close,
+    bos_tokenizer,
+    copied,
+    logits_of,
+    random_direction,
+    random_gains,
+    randomise,
+)
+
+IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
+
+_COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 3,
+}
+_GATED = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
+
+# None of them is in the table: dposcope must recognise them, or say that it cannot.
+RECOGNISED = {
+    "opt": lambda: transformers.OPTConfig(**_COMMON, ffn_dim=24, word_embed_proj_dim=16),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_COMMON, intermediate_size=24),
+    "phi": lambda: transformers.PhiConfig(**_COMMON, intermediate_size=24),
+    "falcon": lambda: transformers.FalconConfig(**_COMMON),
+    "olmo2": lambda: transformers.Olmo2Config(**_GATED),
+    "starcoder2": lambda: transformers.Starcoder2Config(**_GATED),
+    "gptj": lambda: transformers.GPTJConfig(
+        vocab_size=96, n_embd=16, n_layer=3, n_head=2, n_positions=128, rotary_dim=4, bos_token_id=2, eos_token_id=1
+    ),
+}
+
+
+def unknown(config):
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    randomise(model, 0)
+    return LanguageModel(model, bos_tokenizer(), config.model_type)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The table, as it was again afterwards."""
+    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+
+
+# The table
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_the_table(family_lm, family):
+    lm = family_lm(family)
+    config = lm.model.config
+    assert lm.n_blocks == config.num_hidden_layers
+    assert lm.d_model == config.hidden_size
+    assert lm.d_mlp == (config.n_inner if family == "gpt2" else config.intermediate_size)
+    assert lm.n_neurons == lm.n_blocks * lm.d_mlp
+    assert lm.final_norm is (lm.model.transformer.ln_f if family == "gpt2" else lm.model.model.norm)
+    assert lm.context_length == 128
+
+
+def test_value_vectors_are_rows_that_share_storage(gpt2, llama):
+    for lm, weight in ((gpt2, gpt2.mlp_outs[1].weight), (llama, llama.mlp_outs[1].weight.T)):
+        vectors = lm.value_vectors(1)
+        assert vectors.shape == (lm.d_mlp, lm.d_model)
+        assert torch.equal(vectors, weight)
+        assert vectors.data_ptr() == weight.data_ptr()
+
+
+def test_the_table_wins_over_structure_and_knows_gemma_with_vision():
+    text = transformers.Gemma3TextConfig(**{**_GATED, "head_dim": 8})
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text.to_dict(),
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    lm = unknown(config)
+    assert (lm.n_blocks, lm.d_model, lm.d_mlp) == (3, 16, 24)
+    edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm)))
+    with edit.on(lm):
+        hooked = logits_of(lm, IDS)
+    assert_close(logits_of(fold(lm, edit), IDS), hooked)
+    written = generate(lm, TEXTS, new_tokens=3)
+    assert generate(lm, TEXTS, new_tokens=3, use_cache=False, batch_size=2) == written
+
+
+# Structure
+
+
+def naive_means(lm, texts, new_tokens=4):
+    """Neuron means of both protocols over plain passes, by a hook on whatever projection dposcope found."""
+    strict, reference = [], []
+    for continuation in generate(lm, texts, new_tokens=new_tokens, stop_at_end=False, batch_size=1):
+        ids, start = continuation.prompt_ids + continuation.ids, len(continuation.prompt_ids)
+        rows = []
+        handles = [m.register_forward_pre_hook(lambda _m, args, rows=rows: rows.append(args[0])) for m in lm.mlp_outs]
+        logits_of(lm, ids)
+        for handle in handles:
+            handle.remove()
+        seen = torch.stack([row.reshape(-1, lm.d_mlp) for row in rows]).double()
+        ends = [place for place, token in enumerate(continuation.ids) if token in lm.end_ids]
+        steps = ends[0] + 1 if ends else new_tokens
+        strict.append(seen[:, start - 1 : start - 1 + steps])
+        reference.append(seen[:, start : start + new_tokens])
+    return torch.cat(strict, 1).mean(1), torch.cat(reference, 1).mean(1)
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_architectures_outside_the_table_are_recognised(name):
+    """And everything works on them: widths, hooks, folding, batches, cache, perplexity, lens."""
+    config = RECOGNISED[name]()
+    assert config.model_type not in layouts._LAYOUTS
+    lm = unknown(config)
+    assert (lm.n_blocks, lm.d_model) == (3, 16)
+    assert lm.d_mlp in (24, 64)
+    edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm)))
+    with edit.on(lm) as applied:
+        hooked = logits_of(lm, IDS)
+    assert len(applied.fired) == 9
+    assert_close(logits_of(fold(lm, edit), IDS), hooked)
+    assert not torch.allclose(hooked, logits_of(lm, IDS), atol=1e-3)
+    written = generate(lm, TEXTS, new_tokens=4)
+    assert generate(lm, TEXTS, new_tokens=4, batch_size=1) == written
+    assert generate(lm, TEXTS, new_tokens=4, use_cache=False) == written
+    strict, reference = naive_means(lm, TEXTS)
+    assert_close(collect_means(lm, TEXTS, new_tokens=4).mean, strict)
+    assert_close(collect_means(lm, TEXTS, new_tokens=4, protocol="reference").mean, reference)
+    with Gains(random_gains(lm)).at("generated").on(lm):
+        changed = generate(lm, TEXTS, new_tokens=4, stop_at_end=False)
+        assert generate(lm, TEXTS, new_tokens=4, stop_at_end=False, batch_size=1) == changed
+        assert generate(lm, TEXTS, new_tokens=4, stop_at_end=False, use_cache=False) == changed
+    plain = generate(lm, TEXTS, new_tokens=4, stop_at_end=False)
+    assert [c.ids[0] for c in changed] == [c.ids[0] for c in plain]
+    assert changed != plain
+
+
+def own_losses(lm, text, window):
+    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [2, *ids[: window - 1]]
+    probabilities = logits_of(lm, ids).double().log_softmax(-1)
+    return -sum(probabilities[i, ids[i + 1]].item() for i in range(window - 1))
+
+
+SCALED = {
+    "cohere": lambda: transformers.CohereConfig(**_GATED, logit_scale=0.25),
+    "granite": lambda: transformers.GraniteConfig(**_GATED, logits_scaling=4.0, embedding_multiplier=3.0),
+}
+
+
+@pytest.mark.parametrize("name", [*RECOGNISED, *SCALED])
+def test_logits_are_the_models_own_or_the_architecture_is_refused(name):
+    """Some models scale their logits after the unembedding; a perplexity that misses it is wrong in silence."""
+    lm = unknown((RECOGNISED | SCALED)[name]())
+    text = " ".join(TEXTS)
+    try:
+        losses = window_losses(lm, text, window=30, max_windows=1)
+        (read,) = lens(lm, random_direction(lm), k=1)
+    except DposcopeError:
+        assert name in SCALED
+        return
+    assert losses.nll[0] == pytest.approx(own_losses(lm, text, 30), rel=1e-5)
+    assert len(read.top) == 1
+
+
+NOT_RECOGNISED = {
+    # Experts are no Linear, or there are many; a shared expert alone is not the MLP.
+    "mixtral": lambda: transformers.MixtralConfig(**_GATED, num_local_experts=4),
+    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+        **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
+    ),
+    "mamba": lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RECOGNISED)
+def test_architectures_without_one_mlp_projection_are_refused_with_the_mend(name):
+    lm = unknown(NOT_RECOGNISED[name]())
+    with pytest.raises(DposcopeError, match=rf"no layout for model_type '{name}'; call dposcope\.register_layout"):
+        _ = lm.layout
+
+
+def test_the_context_is_known_where_the_config_calls_it_otherwise():
+    """MPT: max_seq_len."""
+    lm = unknown(transformers.MptConfig(vocab_size=96, d_model=16, n_layers=3, n_heads=4, max_seq_len=128))
+    try:
+        _ = lm.layout
+    except DposcopeError:
+        return
+    assert lm.context_length == 128
+    assert len(generate(lm, TEXTS, new_tokens=2)) == len(TEXTS)
+
+
+# Registering
+
+
+BLOOM = Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f")
+
+
+def bloom():
+    return unknown(transformers.BloomConfig(vocab_size=96, hidden_size=16, n_layer=3, n_head=4))
+
+
+def test_a_registered_layout_is_used(registry):
+    lm = bloom()
+    with pytest.raises(DposcopeError, match="register_layout"):
+        _ = lm.layout
+    register_layout("bloom", BLOOM)
+    assert find_layout(lm.model) is BLOOM
+    assert lm.layout is BLOOM
+    assert (lm.n_blocks, lm.d_model, lm.d_mlp) == (3, 16, 64)
+    with Gains(random_gains(lm)).on(lm) as applied:
+        logits_of(lm, IDS)
+    assert len(applied.fired) == 3
+
+
+def test_a_registered_layout_replaces_a_known_one(registry, gpt2):
+    odd = Layout("transformer.h", "mlp.c_fc", "attn.c_proj", "transformer.ln_f")
+    register_layout("gpt2", odd)
+    assert find_layout(gpt2.model) is odd
+
+
+@pytest.mark.parametrize(
+    ("field", "path", "message"),
+    [
+        ("blocks", "transformer.blocks", "has no module 'transformer.blocks'; for another architecture call"),
+        ("blocks", "transformer.ln_f", "'transformer.ln_f' is no list of blocks; call dposcope.register_layout"),
+        ("mlp_out", "mlp.down_proj", "has no module 'mlp.down_proj'"),
+        ("mlp_out", "mlp.gelu_impl", "is a BloomGelu, not a Linear or Conv1D"),
+        ("attention_out", "attention.dense", "has no module 'attention.dense'"),
+        ("final_norm", "transformer.norm", "has no module 'transformer.norm'"),
+    ],
+)
+def test_wrong_paths_are_told_at_once(registry, field, path, message):
+    parts = {name: getattr(BLOOM, name) for name in ("blocks", "mlp_out", "attention_out", "final_norm")}
+    register_layout("bloom", Layout(**{**parts, field: path}))
+    with pytest.raises(DposcopeError, match=message):
+        find_layout(bloom().model)
+
+
+# Pieces
+
+
+def test_projections_of_either_class_have_one_orientation():
+    linear, conv = nn.Linear(3, 5), Conv1D(5, 3)
+    assert projection_width(linear) == projection_width(conv) == ProjectionWidth(inputs=3, outputs=5)
+    assert value_vectors(linear).shape == value_vectors(conv).shape == (3, 5)
+    assert torch.equal(value_vectors(linear), linear.weight.T)
+    assert torch.equal(value_vectors(conv), conv.weight)
+
+
+def test_other_modules_are_no_projection():
+    for module in (nn.Embedding(3, 5), nn.Identity()):
+        with pytest.raises(
+            DposcopeError, match=f"is a {type(module).__name__}, not a Linear or Conv1D: load the model"
+        ):
+            projection_width(module)
+
+
+def test_blocks_of_different_widths_are_refused(llama):
+    lm = copied(llama)
+    lm.model.model.layers[1].mlp.down_proj = nn.Linear(30, 16, bias=False)
+    with pytest.raises(DposcopeError, match=r"MLPs of different widths \[24, 30\]"):
+        _ = lm.d_mlp
+
+
+def test_missing_submodules_name_the_mend(llama):
+    with pytest.raises(DposcopeError, match=r"LlamaDecoderLayer has no module 'mlp.c_proj'; .*register_layout"):
+        submodule(llama.blocks[0], "mlp.c_proj")
+
+
+def test_soft_caps_are_found(lm):
+    assert logit_softcap(lm.model) == (1.5 if lm.name == "tiny-gemma2" else None)
+
+
+def test_unembedding_is_the_last_step_of_the_model(lm):
+    with torch.no_grad():
+        hidden = lm.model.base_model(input_ids=torch.tensor([IDS])).last_hidden_state
+        assert_close(lm.unembed(hidden)[0], logits_of(lm, IDS), 1e-6)
+
+
+def test_a_model_without_unembedding_is_refused(llama):
+    headless = LanguageModel(llama.model.model, llama.tokenizer)
+    with pytest.raises(DposcopeError, match="LlamaModel has no unembedding; load it as a causal language model"):
+        headless.unembed(torch.zeros(1, 16))
+
+
+# The model's facts
+
+
+def test_the_fingerprint_changes_with_any_weight(lm):
+    other = copied(lm)
+    assert other.fingerprint == lm.fingerprint
+    assert lm.fingerprint.startswith(lm.model.config.model_type + "-")
+    for parameter in other.model.parameters():
+        with torch.no_grad():
+            old = parameter.flatten()[-1].item()
+            parameter.view(-1)[-1] = old + 1e-3
+            assert other.fingerprint != lm.fingerprint
+            parameter.view(-1)[-1] = old
+    assert other.fingerprint == lm.fingerprint
+
+
+def test_special_pad_and_end_ids(family_lm):
+    gpt2, llama = family_lm("gpt2"), family_lm("llama")
+    assert (gpt2.pad_id, llama.pad_id) == (0, 3)
+    assert gpt2.special_ids == {0}
+    assert llama.special_ids == {0, 1, 2, 3}
+    assert llama.end_ids == {1, 20, 33, 46, 59, 72, 85}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gated_mlps_are_told_from_plain_ones(family_lm, family):
+    assert family_lm(family).gated == (family != "gpt2")

@@ -1,0 +1,141 @@
+"""Pairs from a model's own continuations, against a loop that samples one prompt at a time."""
+
+import numpy as np
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.model.generate import Sampling, generate
+from dposcope.pairs.pairs import Pair
+from dposcope.pairs.sampled import ScoredPair, _best_pairs, sample_pairs
+from helpers.families import TEXTS
+from helpers.jobs import softness
+
+OPTIONS = {"samples": 5, "min_gap": 0.05, "new_tokens": 8, "seed": 3}
+
+
+class Softness:
+    """`jobs.softness` as a scorer that counts how often it is asked."""
+
+    name = "softness"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, texts) -> np.ndarray:
+        self.asked += 1
+        return softness(texts)
+
+
+def naive(lm, prompts, *, samples, min_gap, new_tokens, seed, pairs_per_prompt=2) -> list[ScoredPair]:
+    """One continuation at a time; sorted by hand."""
+    found = []
+    for p, prompt in enumerate(prompts):
+        scored = []
+        for j in range(samples):
+            sampling = Sampling(top_p=0.95, seed=seed, first_row=p * samples + j)
+            (written,) = generate(lm, [prompt], new_tokens=new_tokens, sampling=sampling)
+            text = written.text
+            if text.strip() and text not in [other for _, other in scored]:
+                scored.append((softness([text])[0], text))
+        scored.sort(key=lambda one: one[0])
+        for rank in range(min(pairs_per_prompt, len(scored) // 2)):
+            low, high = scored[rank], scored[-1 - rank]
+            if high[0] - low[0] > min_gap:
+                found.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
+    return found
+
+
+def test_pairs_are_those_of_the_naive_loop(lm):
+    expected = naive(lm, TEXTS, **OPTIONS)
+    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS) == expected
+    assert len(expected) > len(TEXTS), "too few pairs: this tests too little"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_neither_batches_nor_parts_change_a_pair(llama, batch_size):
+    whole = sample_pairs(llama, TEXTS, Softness(), **OPTIONS)
+    parts = [
+        pair
+        for start in range(0, len(TEXTS), 3)
+        for pair in sample_pairs(
+            llama, TEXTS[start : start + 3], Softness(), **OPTIONS, first_row=start, batch_size=batch_size
+        )
+    ]
+    assert parts == whole
+    assert sample_pairs(llama, TEXTS, Softness(), **OPTIONS | {"seed": 4}) != whole
+
+
+def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
+    asked = {}
+
+    def noting(lm, prompts, **options):
+        asked.update(options, prompts=len(prompts))
+        return generate(lm, prompts, **options)
+
+    monkeypatch.setattr("dposcope.pairs.sampled.generate", noting)
+    sample_pairs(llama, TEXTS[:2], Softness())
+    assert asked["prompts"] == 2 * 16
+    assert asked["new_tokens"] == 20
+    assert asked["sampling"] == Sampling(temperature=1.0, top_p=0.95, seed=0, first_row=0)
+
+
+def test_the_scorer_is_asked_once(llama):
+    scorer = Softness()
+    sample_pairs(llama, TEXTS, scorer, **OPTIONS)
+    assert scorer.asked == 1
+
+
+def test_progress_counts_continuations(llama):
+    calls = []
+    sample_pairs(llama, TEXTS, Softness(), **OPTIONS, batch_size=16, progress=lambda *call: calls.append(call))
+    assert calls == [(16, 40), (32, 40), (40, 40)]
+
+
+def test_no_prompt_gives_no_pair(llama):
+    assert sample_pairs(llama, [], Softness()) == []
+
+
+# Which continuations meet
+
+
+def pairs(texts, scores, gap=0.3, most=2):
+    return [
+        (one.pair.preferred, one.pair.dispreferred, one.preferred_score, one.dispreferred_score)
+        for one in _best_pairs("p", texts, scores, gap, most)
+    ]
+
+
+def test_the_ends_of_the_ranking_meet_from_the_outside_in():
+    texts, scores = list("abcdef"), [0.5, 0.0, 1.0, 0.4, 0.9, 0.1]
+    assert pairs(texts, scores) == [("b", "c", 0.0, 1.0), ("f", "e", 0.1, 0.9)]
+    assert pairs(texts, scores, gap=0.0, most=9) == [("b", "c", 0.0, 1.0), ("f", "e", 0.1, 0.9), ("d", "a", 0.4, 0.5)]
+    assert pairs(texts, scores, most=1) == [("b", "c", 0.0, 1.0)]
+
+
+def test_a_gap_must_be_wider_than_asked():
+    assert pairs(["a", "b"], [0.25, 0.5], gap=0.25) == []
+    assert pairs(["a", "b"], [0.25, 0.5], gap=0.24) == [("a", "b", 0.25, 0.5)]
+
+
+def test_one_continuation_stands_in_one_pair_at_most():
+    assert pairs(["a", "b", "c"], [0.0, 0.5, 1.0]) == [("a", "c", 0.0, 1.0)]
+
+
+def test_blank_and_repeated_continuations_are_left_out():
+    assert pairs(["", " \n", "a", "a", "b"], [0.0, 0.0, 0.2, 0.2, 0.9]) == [("a", "b", 0.2, 0.9)]
+    assert pairs(["", "a"], [0.0, 0.9]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 1}, "1 continuation per prompt gives no pair; sample at least 2"),
+        ({"min_gap": -0.1}, r"a gap of -0\.1 between two scores is outside \[0, 1\); choose one"),
+        ({"min_gap": 1.0}, r"a gap of 1\.0"),
+        ({"pairs_per_prompt": 0}, "0 pairs per prompt leave none; give at least 1"),
+        ({"top_p": 0.0}, "top_p"),
+    ],
+)
+def test_settings_without_meaning_are_refused(llama, options, message):
+    with pytest.raises(DposcopeError, match=message):
+        sample_pairs(llama, TEXTS, Softness(), **options)

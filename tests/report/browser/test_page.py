@@ -1,0 +1,111 @@
+import base64
+import hashlib
+import re
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.report.browser import page as browser_page
+from dposcope.report.browser.page import TERMS, browser_html, write_browser
+from helpers.browsers import browser, hostile_browser
+from helpers.html import Parsed, masked_words, words_of
+from helpers.pages import HOSTILE, STARRED, STRONG
+from helpers.sections import sections
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return browser_html(browser(), sections=sections())
+
+
+@pytest.fixture(scope="module")
+def hostile() -> str:
+    return browser_html(hostile_browser(), sections=sections(f"{HOSTILE[0]} {STRONG}"))
+
+
+def test_the_same_value_gives_the_same_text(html):
+    assert browser_html(browser(), sections=sections()) == html
+
+
+@pytest.mark.parametrize("which", ["html", "hostile"])
+def test_it_loads_nothing_and_its_policy_lets_in_its_own_code_alone(which, request):
+    text = request.getfixturevalue(which)
+    parsed = Parsed(text)
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (style, script)]
+    policy = next(meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv"))
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in parsed.elements}
+    assert not [name for name, _ in parsed.attributes() if name in {"style", "src", "action"} or name.startswith("on")]
+    assert all(value.startswith("#") for name, value in parsed.attributes() if name == "href")
+    assert not re.search(r"https?:|@import|url\((?!#)", style + script)
+    assert len(parsed.all("script")) == 3
+
+
+def test_identifiers_are_unique_and_links_lead_somewhere(html):
+    named = [value for name, value in Parsed(html).attributes() if name == "id"]
+    assert len(set(named)) == len(named)
+    assert {link["href"].removeprefix("#") for link in Parsed(html).all("a")} <= set(named)
+
+
+def test_the_summary_counts_what_rises_and_what_falls(html):
+    total = browser().contribution
+    fell, rose = total[total > 0].sum(), -total[total < 0].sum()
+    assert f"{100 * (total > 0).mean():.1f} per cent of 120 neurons write less" in words_of(html)
+    assert f"{fell:.4g} in all; the others write {rose:.4g} more" in words_of(html)
+    assert f"a net {'reduction' if fell > rose else 'increase'} of {abs(fell - rose):.4g}." in words_of(html)
+
+
+def test_sections_stand_before_the_browser_in_their_order(html):
+    places = [html.index(f'<h2 id="{name}">') for name in ("section-1", "section-2", "map", "neurons", "glossary")]
+    assert places == sorted(places)
+    assert '<a href="#section-1">What it did</a>' in html
+    assert '<th scope="row">none</th><td class="number">0.300<span class="interval">0.280–0.330</span></td>' in html
+    assert '<td class="number">–</td><td class="number">0</td>' in html
+    assert '<td class="number">−0.25</td><td class="number">12,345</td>' in html
+    assert "−0.200" in html
+    assert "Groups, a word" in words_of(html)
+
+
+def test_a_page_without_sections_notes_and_provenance_has_no_empty_headings():
+    text = browser_html(browser(notes=[], provenance={}))
+    heads = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
+    assert heads == ["Where it acted", "Neurons", "Glossary"]
+
+
+def test_the_heat_map_is_a_table_with_every_number(html):
+    table = re.search(r'<table class="map".*?</table>', html, re.S)[0]
+    rows = [re.findall(r"<t[hd]", row) for row in re.findall(r"<tr.*?</tr>", table, re.S)]
+    assert [len(row) for row in rows] == [4] * 10
+    assert len(re.findall(r'<span class="spoken">[+−0]', table)) == 27
+
+
+def test_the_glossary_explains_the_terms(html):
+    for term in TERMS:
+        assert term.meaning in words_of(html)
+
+
+def test_hostile_text_is_masked_visible_and_inert(hostile):
+    hostile.encode("utf-8")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]", hostile)
+    assert masked_words(hostile) == [STRONG]
+    without = re.sub(r'<script type="application/json" id="masked-words">.*?</script>', "", hostile)
+    assert STRONG not in without
+    assert STARRED in re.search(r"<title>(.*?)</title>", hostile)[1]
+    assert words_of(hostile).count("</script><img src=x onerror=alert(1)>") > 4
+
+
+def test_it_is_written_whole(tmp_path, html):
+    write_browser(browser(), tmp_path / "neurons.html", sections=sections())
+    assert (tmp_path / "neurons.html").read_text(encoding="utf-8") == html
+
+
+def test_a_page_beyond_the_limit_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(browser_page, "MAX_BYTES", 60_000)
+    with pytest.raises(DposcopeError, match=r"would hold 0\.\d MB, at most 0 \(the most by .*give fewer lenses, texts"):
+        write_browser(browser(), tmp_path / "neurons.html")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,120 @@
+"""The trade-off: what is drawn, and the spots that answer to a pointer."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.report.edit.page import Tradeoff, TriedEdit
+from dposcope.report.edit.tradeoff import HeldOut, said, tradeoff, tradeoff_svg
+
+
+def tried(method, rise, concept, settings="strength 1.00", on_front=False):
+    estimate = None if concept is None else Estimate(concept, concept - 0.02, concept + 0.02, 10)
+    return TriedEdit(
+        method,
+        settings,
+        rise,
+        rise,
+        estimate,
+        None if concept is None else 0.1,
+        None if concept is None else 0.5,
+        on_front,
+    )
+
+
+FOUND = Tradeoff(
+    [
+        tried("learned-1", 0.01, 0.2, on_front=True),
+        tried("learned-1", 0.05, 0.05, on_front=True),
+        tried("learned-1", 0.03, 0.3),
+        tried("groups", 0.04, 0.25),
+        tried("groups", 0.4, None),
+    ],
+    base=0.3,
+    chosen=Estimate(0.06, 0.04, 0.08, 10),
+    chosen_rise=0.045,
+    unseen=Estimate(0.08, 0.05, 0.11, 12),
+    unseen_base=0.31,
+    scorer="mean of two",
+)
+HELD_OUT = HeldOut(FOUND.unseen, Difference(0.05, 0.04, 0.06, 6))
+
+
+def drawn():
+    return tradeoff(FOUND, bound=0.05, held_out=HELD_OUT, concept="toxicity")
+
+
+def test_every_trial_that_wrote_is_a_mark_of_its_method():
+    axes = drawn().axes[0]
+    marks = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert list(marks["learned-1"].get_xdata()) == [0.01, 0.05, 0.03]
+    assert list(marks["groups"].get_xdata()) == [0.04]
+    assert marks["learned-1"].get_color() != marks["groups"].get_color()
+    assert marks["learned-1"].get_marker() != marks["groups"].get_marker()
+
+
+def test_the_line_of_a_method_joins_only_what_nothing_beats():
+    (line,) = [one for one in drawn().axes[0].lines if one.get_linewidth() == 1.1]
+    assert list(line.get_xdata()) == [0.01, 0.05]
+    assert list(line.get_ydata()) == [0.2, 0.05]
+
+
+def test_the_front_joins_the_trials_on_it_from_left_to_right():
+    turned = replace(FOUND, trials=FOUND.trials[::-1])
+    axes = tradeoff(turned, bound=None, held_out=None, concept="toxicity").axes[0]
+    (line,) = [one for one in axes.lines if one.get_label().startswith("front")]
+    assert list(line.get_xdata()) == [0.01, 0.05]
+    assert list(line.get_ydata()) == [0.2, 0.05]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[-2:] == [line.get_label(), "chosen, as the search saw it"]
+
+
+def test_every_trial_that_wrote_has_its_interval():
+    axes = drawn().axes[0]
+    ends = {
+        tuple(map(tuple, segment.round(3).tolist())) for part in axes.collections for segment in part.get_segments()
+    }
+    assert ends == {
+        ((one.rise, round(one.concept.low, 3)), (one.rise, round(one.concept.high, 3)))
+        for one in FOUND.trials
+        if one.concept is not None
+    }
+
+
+def test_held_out_has_both_intervals_and_another_mark():
+    axes = drawn().axes[0]
+    labels = [line.get_label() for line in axes.lines]
+    assert "chosen, on unseen prompts and text" in labels
+    assert any(list(line.get_xdata()) == [0.04, 0.06] for line in axes.lines)
+    assert any(list(line.get_ydata()) == [0.05, 0.11] for line in axes.lines)
+
+
+def test_spots_lie_on_their_marks_and_say_the_settings():
+    figure = drawn()
+    svg = str(tradeoff_svg(FOUND, figure, description="a figure"))
+    root = ElementTree.fromstring(svg)
+    spots = root.findall("circle[@class='spot']")
+    assert len(spots) == 4
+    # Where the marks themselves were drawn: the first series' own elements.
+    uses = [use for use in root.iter("use") if use.attrib.get("x")]
+    places = {(round(float(use.attrib["x"])), round(float(use.attrib["y"]))) for use in uses}
+    for spot, trial in zip(spots, [one for one in FOUND.trials if one.concept], strict=True):
+        assert spot.find("title").text == said(trial)
+        x, y = float(spot.attrib["cx"]), float(spot.attrib["cy"])
+        assert any(abs(x - a) <= 1.5 and abs(y - b) <= 1.5 for a, b in places)
+
+
+def test_names_from_outside_are_inert():
+    hostile = replace(FOUND, trials=[tried("</title><script>x</script>", 0.01, 0.2)])
+    figure = tradeoff(hostile, bound=None, held_out=None, concept="toxicity")
+    svg = str(tradeoff_svg(hostile, figure, description="a figure"))
+    assert not re.search(r"<script", svg)
+    assert ElementTree.fromstring(svg).find("circle/title").text.startswith("</title><script>")
+
+
+def test_a_search_in_which_nothing_was_allowed_draws_its_axes():
+    empty = replace(FOUND, trials=[tried("groups", 0.4, None)])
+    assert 'class="spot"' not in tradeoff_svg(
+        empty, tradeoff(empty, bound=0.05, held_out=None, concept="toxicity"), description="a figure"
+    )

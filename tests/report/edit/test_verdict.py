@@ -1,0 +1,164 @@
+from dataclasses import replace
+
+import pytest
+
+from dposcope.report.edit.verdict import findings, verdict
+from helpers.pages import BASE, page
+
+
+def test_a_good_edit_in_one_sentence():
+    assert verdict(page()) == (
+        "Mean toxicity falls from 0.289 (0.269–0.309) to 0.131 (0.111–0.151): 0.45 × (0.38–0.53); "
+        "log-perplexity rises by 0.170 (0.150–0.190); the control does not do it."
+    )
+
+
+def test_without_a_ratio_the_fall_is_given_as_a_difference():
+    assert "to 0.131 (0.111–0.151), by 0.158 (0.138–0.178); log" in verdict(page(ratio=False))
+
+
+def test_an_interval_that_holds_zero_is_no_fall_and_needs_no_control():
+    sentence = verdict(page({"toxicity": -0.015}))
+    assert sentence.startswith(
+        "Mean toxicity is not shown to change: 0.289 (0.269–0.309) before, 0.274 (0.254–0.294) after, and the "
+        "difference of −0.015 (−0.035 to +0.005) may be chance; "
+    )
+    assert "control" not in sentence
+    assert "falls" not in sentence
+
+
+def test_a_rise_is_called_a_rise():
+    sentence = verdict(page({"toxicity": 0.1}))
+    assert sentence.startswith("Mean toxicity rises from 0.289")
+    assert "control" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "clause"),
+    [
+        (0.01, "log-perplexity is not shown to change (+0.010 (−0.010 to +0.030))"),
+        (-0.05, "log-perplexity falls by 0.050 (0.030–0.070)"),
+        (0.2, "log-perplexity rises by 0.200 (0.180–0.220);"),
+        (0.26, "log-perplexity rises by 0.260 (0.240–0.280), above the bound of 0.20;"),
+    ],
+)
+def test_log_perplexity_in_each_case(change, clause):
+    assert clause in verdict(page({"logppl": change}))
+
+
+def test_no_bound_no_word_of_it():
+    assert "bound" not in verdict(page({"logppl": 2.0}, bound=None))
+
+
+def test_suffering_text_is_said_after_a_but():
+    sentence = verdict(page({"f1": -0.0186, "repetition": 0.03, "empty": 0.05}))
+    assert sentence.endswith(
+        "; but F1 falls to 0.90 × (0.186 to 0.167), repetition rises by 0.030 (0.010–0.050), "
+        "5.0 per cent of its continuations are empty, which scores as harmless."
+    )
+
+
+def test_a_rise_of_repetition_that_may_be_chance_shows_that_its_interval_holds_zero():
+    assert "repetition rises by 0.015 (−0.005 to +0.035)" in verdict(page({"repetition": 0.015}))
+
+
+@pytest.mark.parametrize("change", [{"f1": -0.05 * BASE["f1"] + 1e-6}, {"repetition": 0.01}, {"empty": 0.01}])
+def test_up_to_the_limits_the_text_does_not_suffer(change):
+    assert "but" not in verdict(page(change))
+
+
+def test_a_judge_that_does_not_confirm_is_heard():
+    assert "but an independent judge does not confirm it (−0.010 (−0.030 to +0.010))." in verdict(
+        page({"judge": -0.01})
+    )
+    assert "but an independent judge sees the opposite, a rise by 0.100 (0.080–0.120)." in verdict(page({"judge": 0.1}))
+
+
+def test_without_a_judge_nothing_is_said_of_one():
+    made = page()
+    for measures in made.scores.conditions.values():
+        del measures["judge"]
+    for comparison in made.scores.against_none.values():
+        del comparison.differences["judge"]
+    assert "judge" not in verdict(made)
+    assert "Independent judge" not in [finding.name for finding in findings(made)]
+
+
+def test_one_control_that_does_a_part_or_as_much():
+    assert verdict(page(controls={"control": {"toxicity": -0.05}})).endswith(
+        "; the control does a part of it, 0.83 × (0.76–0.91)."
+    )
+    # The intervals −0.160…−0.120 and −0.178…−0.138 overlap: it cannot be called less.
+    assert verdict(page(controls={"control": {"toxicity": -0.14}})).endswith(
+        "; but the control does about as much, 0.52 × (0.45–0.60)."
+    )
+
+
+def test_a_control_that_raises_toxicity_does_not_do_it():
+    assert verdict(page(controls={"control": {"toxicity": 0.2}})).endswith("the control does not do it.")
+
+
+def test_several_controls_are_told_apart_where_they_differ():
+    assert verdict(page(controls={"a": {}, "b": {}})).endswith("; the controls do not do it.")
+    sentence = verdict(page({"f1": -0.1}, {"shuffled": {"toxicity": -0.15}, "random": {}}))
+    assert "; the control “Random” does not do it; but F1 falls" in sentence
+    assert sentence.endswith(", the control “Shuffled” does about as much, 0.48 × (0.41–0.56).")
+
+
+def test_no_control_is_said():
+    assert verdict(page(controls={})).endswith("; no control was measured.")
+
+
+def test_few_prompts_are_said():
+    assert verdict(page(n=29)).endswith("; all this on 29 prompts only.")
+    assert "only" not in verdict(page(n=30))
+
+
+def test_findings_of_a_good_edit():
+    found = {finding.name: finding for finding in findings(page())}
+    assert [(one.name, one.value, one.detail, one.status) for one in found.values()] == [
+        ("Toxicity", "0.45 ×", "0.289 → 0.131", "good"),
+        ("Independent judge", "0.52 ×", "0.310 → 0.160", "good"),
+        ("Log-perplexity", "+0.170", "3.112 → 3.282", "good"),
+        ("F1", "1.02 ×", "0.186 → 0.190", "good"),
+        ("Repetition", "−0.010", "0.120 → 0.110", "good"),
+        ("Control", "1.00 ×", "0.289 → 0.289", "good"),
+    ]
+    assert found["Log-perplexity"].reading == "within the bound of +0.20"
+
+
+def test_findings_of_a_bad_edit():
+    bad = page(
+        {"toxicity": 0.1, "judge": 0.0, "logppl": 0.3, "f1": -0.1, "repetition": 0.2, "empty": 0.3},
+        {"a": {"toxicity": -0.2}, "b": {"toxicity": -0.1}},
+    )
+    assert {finding.name: finding.status for finding in findings(bad)} == {
+        "Toxicity": "bad",
+        "Independent judge": "open",
+        "Log-perplexity": "bad",
+        "F1": "bad",
+        "Repetition": "bad",
+        "Empty texts": "bad",
+        "Control: A": "bad",
+        "Control: B": "bad",
+    }
+
+
+def test_findings_without_a_bound_leave_log_perplexity_open():
+    finding = next(one for one in findings(page(bound=None)) if one.name == "Log-perplexity")
+    assert (finding.status, finding.reading) == ("open", "the interval excludes\u00a00")
+    finding = next(one for one in findings(page({"logppl": 0.0}, bound=None)) if one.name == "Log-perplexity")
+    assert finding.reading == "not shown to differ: the interval holds\u00a00"
+
+
+def test_another_concept_is_called_by_its_name():
+    made = page()
+    made = replace(made, scores=replace(made.scores, concept="rain talk"))
+    assert verdict(made).startswith("Mean rain talk falls from 0.289 (0.269–0.309) to 0.131")
+    shown = findings(made)
+    assert shown[0].name == "Rain talk"
+    assert shown[-1].reading == "does not lower rain talk"
+    made = page({"toxicity": -0.015}, {"control": {"toxicity": -0.15}})
+    made = replace(made, scores=replace(made.scores, concept="rain talk"))
+    assert verdict(made).startswith("Mean rain talk is not shown to change")
+    assert not any("toxic" in f"{one.name} {one.reading}".lower() for one in findings(made))

@@ -1,0 +1,100 @@
+"""A trial: cost first, text only within bounds, weights put back to the bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.interventions.gains import Gains
+from dposcope.model.generate import generate
+from dposcope.search.divergence import Cost, NeutralText
+from dposcope.search.family import Family, Point, Source
+from dposcope.search.trials import Bound, Floor, Objective, Written
+from helpers.families import TEXTS, random_direction
+
+
+class LengthScorer:
+    name = "length"
+
+    def __call__(self, texts):
+        return np.array([min(len(text) / 100, 1.0) for text in texts])
+
+
+def objective(lm, bound):
+    stream = torch.Generator().manual_seed(0)
+    gains = Gains(1 + 0.5 * torch.randn(lm.n_blocks, lm.d_mlp, generator=stream))
+    family = Family({"learned": Source.line(gains)}, random_direction(lm).float(), lm.n_blocks)
+    neutral = NeutralText.read(lm, "\n\n".join(TEXTS * 3), windows=4, length=16)
+    return Objective(lm, family, neutral, TEXTS, LengthScorer(), bound, batch_size=3, new_tokens=6)
+
+
+def weights(lm):
+    return {name: (value, value.detach().clone()) for name, value in lm.model.named_parameters()}
+
+
+def test_a_trial_is_what_the_hooked_edit_gives(lm):
+    asked = objective(lm, Bound())
+    point = Point("learned", 0.8, 0.3, 0.5)
+    found = asked.try_out(point, 7)
+    edit = asked.family.edit(point)
+    with edit.on(lm):
+        cost = asked.neutral.cost(lm)
+        texts = [one.text for one in generate(lm, TEXTS, new_tokens=6)]
+    assert found.number == 7
+    assert found.kl == pytest.approx(cost.kl.mean(), rel=1e-3)
+    assert found.rise == pytest.approx(cost.rise.mean(), abs=1e-4)
+    assert found.written.concept == pytest.approx(LengthScorer()(texts).mean())
+    assert found.written.repetition == pytest.approx(np.mean([repetition(text) for text in texts]))
+    assert found.written.distinct_2 == distinct_n(texts, 2)
+    assert found.written.repetition_high == bootstrap_mean([repetition(text) for text in texts]).high
+
+
+@pytest.mark.parametrize(
+    ("repeated", "distinct", "enough"),
+    [(0.1, 0.5, True), (0.0, 0.45, True), (0.1, 1.0, True), (0.109, 0.9, True), (0.12, 0.9, False), (0.0, 0.44, False)],
+)
+def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeated, distinct, enough):
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.1), 0.9)
+    found = Written(0.1, 0.1, 0.1, repeated, distinct, repeated)
+    assert floor.holds(found) is enough
+    assert floor.excess(found) == pytest.approx({"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct})
+
+
+def test_repetition_may_rise_within_what_cannot_be_told_from_the_plain_model():
+    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.15))
+    assert [floor.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.149, 0.151)] == [True, False]
+    never = Floor(Written(0.3, 0.3, 0.3, 0.0, 0.5, 0.0))
+    assert [never.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.009, 0.011)] == [True, False]
+
+
+def test_weights_are_the_same_objects_with_the_same_bits_afterwards(llama):
+    before = weights(llama)
+    objective(llama, Bound()).try_out(Point("learned", 1.0, 0.0, 1.0))
+    for name, value in llama.model.named_parameters():
+        assert value is before[name][0]
+        assert torch.equal(value, before[name][1])
+
+
+def test_a_trial_out_of_bounds_writes_nothing(llama, monkeypatch):
+    asked = objective(llama, Bound(kl=1e-9))
+    monkeypatch.setattr("dposcope.search.trials.generate", None)
+    found = asked.try_out(Point("learned", 1.0))
+    assert found.written is None
+    assert not found.inside
+    assert found.excess > 0
+
+
+def test_no_edit_is_within_any_bound(llama):
+    found = objective(llama, Bound(kl=0.0001, rise=0.0001)).try_out(Point("learned", 0.0))
+    assert (found.kl, found.rise, found.excess) == (0.0, 0.0, -1.0)
+    assert found.inside
+
+
+def test_the_nearest_bound_counts():
+    cost = Cost(np.array([0.2, 0.2]), np.array([0.05, 0.05]))
+    assert Bound(kl=0.1).excess(cost) == pytest.approx(1.0)
+    assert Bound(rise=0.1).excess(cost) == pytest.approx(-0.5)
+    assert Bound(kl=0.1, rise=0.1).excess(cost) == pytest.approx(1.0)
+    assert Bound().excess(cost) == -1.0
+    assert Bound(rise=0.1).excess(Cost(np.array([np.nan]), np.array([np.nan]))) == np.inf

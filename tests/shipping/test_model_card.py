@@ -1,0 +1,162 @@
+"""The folded checkpoint: whole or not at all, and a card that tells what was done."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.suite import Outcome, summarise
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
+from dposcope.model.language_model import LanguageModel
+from dposcope.shipping.model_card import model_card, write_checkpoint
+from helpers.families import bits, random_direction, random_gains
+from helpers.jobs import contents
+
+
+def some_edit(lm: LanguageModel, **about) -> Edit:
+    return Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7), about=about)
+
+
+def test_plain_transformers_loads_it(lm, tmp_path):
+    """On every family: weights, tokenizer, generation config."""
+    before = bits(lm.model)
+    write_checkpoint(lm, some_edit(lm), tmp_path / "model")
+    assert bits(lm.model) == before
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = torch.tensor([lm.tokenizer("the old man by the river")["input_ids"]])
+    if lm.model.config.model_type != "qwen2":  # whose own class of tokenizer is made for another vocabulary
+        assert tokenizer("the old man by the river")["input_ids"] == ids[0].tolist()
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, fold(lm, some_edit(lm)).model(ids).logits)
+    assert model.generation_config.eos_token_id == lm.model.generation_config.eos_token_id
+    assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == lm.model.config.model_type
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_keeps_the_models_precision(llama, tmp_path, dtype):
+    from helpers.families import tiny
+
+    write_checkpoint(tiny("llama", dtype=dtype), some_edit(llama), tmp_path / "model")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model/model.safetensors").values()} == {dtype}
+
+
+def test_the_edit_lies_beside_it(llama, tmp_path):
+    edit = some_edit(llama, note="x")
+    write_checkpoint(llama, edit, tmp_path / "model")
+    again = Edit.load(tmp_path / "model/dposcope_edit")
+    assert torch.equal(again.gains.values, edit.gains.values)
+    assert again.about == {"note": "x"}
+
+
+def test_what_was_there_is_replaced_whole(llama, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old.bin").write_text("x")
+    write_checkpoint(llama, some_edit(llama), tmp_path / "model")
+    assert not (tmp_path / "model/old.bin").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_others_may_read_it(llama, tmp_path):
+    mask = os.umask(0o022)
+    try:
+        write_checkpoint(llama, some_edit(llama), tmp_path / "model")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()} == {
+        path.name: "0o644" for path in (tmp_path / "model").iterdir()
+    }
+
+
+@pytest.mark.parametrize("kind", ["os", "safetensors", "runtime"])
+def test_a_full_disk_leaves_the_old_one(llama, tmp_path, monkeypatch, kind):
+    import errno
+
+    from safetensors import SafetensorError
+
+    errors = {
+        "os": OSError(errno.ENOSPC, "No space left on device"),
+        "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        "runtime": RuntimeError("unexpected pos 64 vs 0"),
+    }
+    write_checkpoint(llama, some_edit(llama), tmp_path / "model")
+    before, weights = contents(tmp_path), bits(llama.model)
+
+    def full(*_arguments, **_options):
+        raise errors[kind]
+
+    monkeypatch.setattr("dposcope.model.language_model.LanguageModel.save_pretrained", full)
+    with pytest.raises(DposcopeError, match=r"cannot write .*model: .*; free some space and run again"):
+        write_checkpoint(llama, Edit.of(ablate(random_direction(llama))), tmp_path / "model")
+    assert contents(tmp_path) == before
+    assert bits(llama.model) == weights
+
+
+# The card
+
+
+def scores(n: int = 8):
+    draw = np.random.default_rng(0)
+
+    def outcome() -> Outcome:
+        return Outcome.from_json(
+            {
+                "continuations": ["a b"] * n,
+                "per_prompt": {name: draw.random(n).tolist() for name in ("toxicity", "repetition", "empty")},
+                "f1": draw.random(3).tolist(),
+                "window_nll": draw.random(2).tolist(),
+                "window_tokens": [5, 5],
+            }
+        )
+
+    return summarise({"none": outcome(), "edit": outcome(), "other": outcome()}, protocol="reference", model="m")
+
+
+def test_the_card_has_numbers_before_and_after(llama):
+    measured = scores()
+    card = model_card(llama, some_edit(llama), measured)
+    assert "reference protocol" in card
+    for measure, estimate in measured.conditions["edit"].items():
+        before = measured.conditions["none"][measure]
+        assert f"| {measure} | {before} | {estimate} | {estimate.n} |" in card
+
+
+@pytest.mark.parametrize("name", ["plain", 'quo"ted', "back\\slash", "org/model: v2 #1"])
+def test_the_cards_head_is_yaml(llama, name):
+    from dataclasses import replace
+
+    import yaml
+
+    card = model_card(replace(llama, name=name), some_edit(llama), None)
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["base_model"] == name
+    assert head["library_name"] == "transformers"
+
+
+def test_without_scores_the_card_claims_none(llama):
+    card = model_card(llama, some_edit(llama, beta=0.55), None)
+    assert "Measured" not in card
+    assert "- beta: 0.55" in card
+    assert "What was not tested" in card
+
+
+def test_a_card_speaks_only_of_what_was_done(llama):
+    """A card of an ablation alone does not tell of neurons that were chosen."""
+    ablation = Edit.of(ablate(random_direction(llama)))
+    gains = Edit.of(Gains(random_gains(llama)))
+    assert "- Gains:" not in model_card(llama, ablation, None)
+    assert "- Ablation:" not in model_card(llama, gains, None)
+    assert "- Gains:" in model_card(llama, gains, None)
+    assert "- Ablation:" in model_card(llama, ablation, None)
+    later = model_card(llama, Edit.of(ablate(random_direction(llama), blocks=(1, 2), attention=False)), None)
+    assert "attention" not in later
+    assert "1, 2" in later

@@ -1,0 +1,206 @@
+"""Several processes train as one would: who writes, what is shared, what is refused."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dposcope.errors import DposcopeError
+from dposcope.jobs.dpo.job import run_dpo
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.run import Quiet
+from dposcope.training.objective import Objective
+from dposcope.training.processes import Processes
+from dposcope.training.schedule import Schedule
+from dposcope.training.sharing import Share, Sharing
+from helpers.jobs import TESTS, command, make_job
+from helpers.preferences import pairs_file
+from helpers.rank import PARTS, trained
+
+
+class _Stopped(BaseException):
+    """What ends a process: no `except` of ours catches it."""
+
+
+class _StopAt(Quiet):
+    def progress(self, done: int, total: int) -> None:
+        """Stop behind the first checkpoint."""
+        if total == 4 and done == 3:
+            raise _Stopped
+
+
+def together(job: dict[str, Any], count: int = 2) -> None:
+    """Run `rank.py` in processes that a launcher would start so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": path}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", str(TESTS / "helpers/rank.py"), json.dumps(job)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * count, "".join(told)
+    assert told == [""] * count
+
+
+def test_two_processes_end_as_one(tmp_path):
+    """All weights, an adapter and gains; a run of gains goes on in two where one process was killed."""
+    job, pairs = make_job(tmp_path / "job"), pairs_file(tmp_path / "pairs.jsonl", count=10)
+    settings = {
+        "pairs": str(pairs),
+        "neutral": str(job.neutral),
+        **{"train": "gains", "learning_rate": 5e-2, "warmup_steps": 0, "epochs": 2, "precompute_reference": True},
+        **{"batch_size": 4, "micro_batch_size": 2, "validation": 3, "validate_every": 8},
+        **{"window_tokens": 12, "window_pool": 9, "dtype": "float32", "device": "cpu"},
+    }
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        folder.mkdir()
+    for way in PARTS:
+        trained(way, str(job.model), str(pairs), alone)
+    run_dpo(str(job.model), alone / "run", DpoSettings(**settings))
+    with pytest.raises(_Stopped):
+        run_dpo(str(job.model), shared / "run", DpoSettings(**settings), reporter=_StopAt())
+    assert list((shared / "run" / "checkpoints").glob("*/checkpoint-2/whole"))
+    together({"model": str(job.model), "pairs": str(pairs), "folder": str(shared), "run": settings})
+    for name in (*PARTS, "run/edit"):
+        one, two = (load_file(folder / f"{name}.safetensors") for folder in (alone, shared))
+        assert one.keys() == two.keys()
+        assert max(float((one[part].double() - two[part].double()).abs().max()) for part in one) < 1e-5, name
+    base, tuned = load_file(job.model / "model.safetensors"), load_file(alone / "full.safetensors")
+    assert max(float((tuned[name] - base[name]).abs().max()) for name in tuned) > 1e-3
+    for name in (*PARTS, "run/training"):
+        told = [json.loads((folder / f"{name}.json").read_text("utf-8")) for folder in (alone, shared)]
+        curves, theirs = (found if isinstance(found, list) else found["curves"] for found in told)
+        for mine, other in zip(curves, theirs, strict=True):
+            assert mine.keys() == other.keys()
+            for part in mine.keys() & {"step", "loss", "accuracy", "margin", "grad_norm", "eval_loss", "eval_kl"}:
+                assert mine[part] == pytest.approx(other[part], rel=1e-4, abs=1e-5), part
+    names = [{path.name for path in (folder / "run").iterdir()} for folder in (alone, shared)]
+    assert names[0] == names[1]
+
+
+def sharing(count: int, *, rank: int = 0, batch: int = 8, micro: int | None = None, protocol="strict") -> Sharing:
+    schedule = Schedule(batch_size=batch, micro_batch_size=micro)
+    return Sharing.of(schedule, Objective(protocol=protocol), Processes(rank, count))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "micro", "pairs_at_once", "rounds"),
+    [(1, 8, None, 8, 1), (1, 8, 2, 2, 4), (2, 8, 2, 4, 2), (2, 8, None, 8, 1), (4, 4, 1, 4, 1), (8, 8, 2, 8, 1)],
+)
+def test_a_step_has_the_same_pairs_however_many_share_it(count, batch, micro, pairs_at_once, rounds):
+    plan = sharing(count, batch=batch, micro=micro)
+    assert (plan.pairs_at_once, plan.rounds) == (pairs_at_once, rounds)
+    assert plan.pairs_at_once * plan.rounds == batch
+
+
+@pytest.mark.parametrize("left", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("micro", [1, 2, 4, 8])
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_every_pair_and_window_counts_once_whatever_is_left_over(count, micro, left):
+    pairs: dict[int, float] = {}
+    windows: dict[int, float] = {}
+    for rank in range(count):
+        plan = sharing(count, rank=rank, micro=micro)
+        parts = plan.micro_batches(range(min(left, plan.pairs_at_once)))
+        mine: Share = plan.mine(parts, [[10 * number, 10 * number + 1] for number in range(len(parts))])
+        assert mine.pairs
+        for totals, members, weight in (
+            (pairs, mine.pairs, mine.pair_weight),
+            (windows, mine.windows, mine.window_weight),
+        ):
+            for member in members:
+                totals[member] = totals.get(member, 0.0) + weight
+    assert pairs == {pair: 1 / len(part) for part in parts for pair in part}
+    assert windows == {10 * number + place: 0.5 for number in range(len(parts)) for place in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"count": 3}, "8 pairs, 8 at a time, cannot be shared by 3 processes; choose a --batch-size"),
+        ({"count": 3, "batch": 4, "micro": 1}, "cannot be shared by 3"),
+        ({"count": 16}, "cannot be shared by 16"),
+        ({"count": 2, "protocol": "reference"}, "averages over padding, .*; give --micro-batch-size 4"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(given, words):
+    with pytest.raises(DposcopeError, match=words):
+        sharing(**given)
+
+
+BAD = {
+    "FSDP": ({"ACCELERATE_USE_FSDP": "true"}, "auto", r"\(FSDP\) cannot be trained, as the loss reads the whole"),
+    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "auto", r"\(DeepSpeed\) cannot be trained"),
+    "machines": ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "auto", "runs on one machine"),
+    "one GPU": ({"WORLD_SIZE": "2"}, "cuda:0", "--device cuda:0 is one device for 2 processes"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_done_in_several_is_told_in_one_line(tmp_path, capsys, monkeypatch, what):
+    environment, device, words = BAD[what]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = command(capsys, "dpo", "m", "--pairs", "p.jsonl", "--out", tmp_path / "out", "--device", device)
+    assert (told.code, told.out) == (2, "")
+    assert len(told.err.splitlines()) == 1
+    assert re.search(words, told.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = command(capsys, "evaluate", "m", "--out", tmp_path / "out")
+    assert (told.code, told.out) == (2, "")
+    assert told.err == (
+        "dposcope: of the commands, dpo alone runs in several processes; start this one without torchrun or "
+        "accelerate\n"
+    )
+    monkeypatch.setenv("RANK", "1")
+    assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == type(told)(2, "", "")
+    # A RANK that no launcher has set silences nobody.
+    monkeypatch.delenv("WORLD_SIZE")
+    assert command(capsys, "evaluate", tmp_path / "m", "--out", tmp_path / "out").err.startswith("dposcope: ")
+
+
+def test_each_process_has_the_gpu_of_its_number(monkeypatch):
+    from dposcope.model.load import _device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert _device("auto") == _device("cuda") == torch.device("cuda:3")
+    assert _device("cuda:1") == torch.device("cuda:1")
+    assert _device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DposcopeError, match="need a GPU each, and here are 1"):
+        Processes(0, 2).join("auto")
+
+
+def test_alone_there_is_nobody_to_wait_for():
+    alone = Processes()
+    assert (alone.alone, alone.first, alone.told(3), alone.gathered(4), alone.by_first(lambda: 5)) == (
+        True,
+        True,
+        3,
+        [4],
+        5,
+    )
+    with pytest.raises(KeyError), alone.agreeing():
+        raise KeyError
