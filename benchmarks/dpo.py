@@ -145,7 +145,7 @@ def start(arguments: argparse.Namespace, name: str, length: int | None = None) -
 
 def work(arguments: argparse.Namespace) -> dict[str, float]:
     import dposcope as ds
-    from dposcope.jobs.machine import native_bfloat16
+    from dposcope.model.load import native_bfloat16
     from dposcope.pairs.pairs import load_pairs
     from dposcope.training.examples import Example, tokenise
 

@@ -17,7 +17,7 @@ import torch
 import dposcope as ds
 from dposcope.model import generate as sampler
 from dposcope.model.batches import batches, encode
-from dposcope.model.likeliest import likeliest
+from dposcope.model.generate import likeliest
 
 WAYS = {"the whole vocabulary": (), "512, then all": (512,), "512, 8,192, then all": (512, 8_192)}
 TOP_P = 0.95

@@ -20,10 +20,10 @@ from dposcope.evaluation.perplexity import count_windows
 from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials
 from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.measure import measure_condition
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.search import neutral_moments
+from dposcope.model.load import load_native
 from dposcope.report.figures import save_figure
 from dposcope.report.table import write_parquet
 
@@ -60,7 +60,7 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
     # Evaluations do not decide each other: more rivals, or more of each, may join a folder.
     with open_run(options.out, "rivals", described, reporter=reporter, policy=RunPolicy(adopt=True)) as run:
         reporter.stage(f"Loading {options.model}")
-        job = Job(run, load_for(options.model, settings), data)
+        job = Job(run, load_native(options.model, dtype=settings.dtype, device=settings.device), data)
         judge = prepare_judge(job, settings.seed)
         # All fitting comes before any evaluation, whose memory would be taken for theirs.
         free = _training_free(options, job, pairs)

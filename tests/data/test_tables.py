@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 import dposcope.data
-from dposcope.data.tables import located, open_table, read_table, read_text
+from dposcope.data.named import located
+from dposcope.data.tables import open_table, read_table, read_text
 from dposcope.errors import DposcopeError
 
 ROWS = [("one, two", "1"), ('a "quoted" word', "true"), ("Ünï ▁cødé", "x")]

@@ -68,7 +68,7 @@ def test_edit_measures_it_beside_its_own(tmp_path, monkeypatch):
     folder.mkdir()
     learned.save(folder / "tiny")
     monkeypatch.setattr(shipped, "_FOLDER", folder)
-    monkeypatch.setattr(edit_job, "load_for", lambda _name, _settings: lm)
+    monkeypatch.setattr(edit_job, "load_native", lambda _name, **_settings: lm)
     settings = job.settings(alpha=0.2, controls=False)
     done = edit_job.run_edit("tiny", tmp_path / "out", EditSettings(**settings))
     assert set(done.scores.conditions) == {"none", "edit", "learned"}

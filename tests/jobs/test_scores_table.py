@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
-from dposcope.jobs.scores_table import scores_markdown
+from dposcope.jobs.measure import scores_markdown
 
 
 def outcome(toxicity, *, judge: bool = True, seed: int = 0) -> Outcome:

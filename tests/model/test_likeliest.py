@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dposcope.model.likeliest import likeliest
+from dposcope.model.generate import likeliest
 
 
 def naive(rows):

@@ -10,10 +10,10 @@ from transformers.cache_utils import StaticLayer
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import batches, encode
+from dposcope.model.cache import cached_tensors
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.pairs.pplm import Perturbation, _Draw, _Newest, _Steps, perturbed_continuations
-from dposcope.training.memory import cached_tensors
 from helpers.families import FAMILIES, TEXTS, WINDOW, assert_close, bits, copied, random_direction, tiny, trace
 
 NEW = 5

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dposcope.errors import DposcopeError
-from dposcope.report.picture import Picture
+from dposcope.report.figures import Picture
 
 
 def picture() -> Picture:

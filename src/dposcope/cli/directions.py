@@ -42,13 +42,13 @@ def probe(
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
     from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
-    from dposcope.jobs.machine import load_for
+    from dposcope.model.load import load_native
 
     check_direction(settings)
     comments = read_comments(settings).first(settings.direction_rows)
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
-        lm = load_for(model, settings)
+        lm = load_native(model, dtype=settings.dtype, device=settings.device)
         bars.stage("Direction from comments")
         direction = make_direction(lm, comments, settings, settings, protocol=settings.protocol, progress=bars.progress)
     direction.save(out)
@@ -98,12 +98,12 @@ def lens(
     from dposcope.directions.direction import Direction
     from dposcope.directions.lens import lens as read_lens
     from dposcope.errors import DposcopeError
-    from dposcope.jobs.machine import load_for
+    from dposcope.model.load import load_native
 
     if (direction is None) == (neuron is None):
         raise DposcopeError("give either --direction FILE or --neuron BLOCK.INDEX")
     saved = None if direction is None else Direction.load(direction)
-    lm = load_for(model, machine)
+    lm = load_native(model, dtype=machine.dtype, device=machine.device)
     if saved is not None:
         vector, name = saved.vector, str(direction)
     else:

@@ -50,7 +50,7 @@ def tune(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_scores, reporting
-    from dposcope.interventions.control_kinds import warning
+    from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
 
     if join:

@@ -7,7 +7,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dposcope.data.tables import RawTable, located, open_table
+from dposcope.data.named import located
+from dposcope.data.tables import RawTable, open_table
 from dposcope.errors import DposcopeError, plural
 
 # How data sets write the two answers, beside numbers.

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dposcope.data.hub import is_hub_spec
+from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
 from dposcope.errors import DposcopeError
 
 if TYPE_CHECKING:
     from dposcope.data.comments import Comments
-
-BUILTIN: Final = "builtin:"
-"""Before the name of a file that comes with the package, where a path may stand."""
-
-WORDS: Final = "words:"
-"""Before a file of words, where a scorer is named."""
 
 
 @dataclass(frozen=True, kw_only=True)

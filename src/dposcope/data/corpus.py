@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dposcope.data.tables import located, read_table, read_text
+from dposcope.data.named import located
+from dposcope.data.tables import read_table, read_text
 from dposcope.errors import DposcopeError
 
 

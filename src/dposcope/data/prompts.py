@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dposcope.data.tables import located, read_table
+from dposcope.data.named import located
+from dposcope.data.tables import read_table
 from dposcope.errors import DposcopeError, plural
 
 

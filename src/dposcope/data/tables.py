@@ -8,16 +8,13 @@ import csv
 import difflib
 import io
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
 import polars as pl
 
-from dposcope.data.concept import BUILTIN
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, plural
 
@@ -136,18 +133,6 @@ def read_text(path: str | Path) -> str:
     if not text.strip():
         raise DposcopeError(f"{path} is empty; give a file with some text")
     return text
-
-
-@contextmanager
-def located(source: str | Path | None, builtin: str) -> Generator[str | Path]:
-    """`source`, or where the package keeps its own file: `builtin` when `source` is None, `builtin:FILE` by name."""
-    if isinstance(source, str) and source.startswith(BUILTIN):
-        builtin = source.removeprefix(BUILTIN)
-    elif source is not None:
-        yield source
-        return
-    with resources.as_file(resources.files("dposcope.data") / "builtin" / builtin) as path:
-        yield path
 
 
 def _read_bytes(path: Path) -> bytes:

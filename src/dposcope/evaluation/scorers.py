@@ -28,7 +28,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from dposcope.artefacts import file_digest, tensor_fingerprint
-from dposcope.data.concept import WORDS
+from dposcope.data.named import WORDS
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.sentiment import NegativeSentimentScorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained, require_list, score_spoken

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dposcope.artefacts import text_digest
-from dposcope.data.tables import located, read_text
+from dposcope.data.named import located
+from dposcope.data.tables import read_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import score_spoken
 

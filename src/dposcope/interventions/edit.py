@@ -14,7 +14,7 @@ from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.origins import LEARNED
+from dposcope.interventions.origin import LEARNED
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel

@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.likeliest import likeliest
 
 
 @dataclass(frozen=True)
@@ -204,3 +204,23 @@ def _inverse(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The token at which the cumulative probability passes `uniform` of its whole."""
     reached = probabilities.cumsum(-1, dtype=torch.float64)
     return (reached <= uniform * reached[-1]).sum().clamp(max=len(reached) - 1)
+
+
+_PIECE = 512
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """`logits.argmax(-1)`, the same to the index: the first of equal ones, and NaN above all.
+
+    Args:
+        logits: `[…, vocabulary]`.
+
+    Returns:
+        Indices, `[…]`, int64.
+    """
+    missing = -logits.shape[-1] % _PIECE
+    whole = pad(logits, (0, missing), value=float("-inf")) if missing else logits
+    pieces = whole.unflatten(-1, (-1, _PIECE))
+    piece = pieces.amax(-1).argmax(-1, keepdim=True)
+    place = pieces.take_along_dim(piece.unsqueeze(-1), -2).squeeze(-2).argmax(-1)
+    return piece.squeeze(-1) * _PIECE + place

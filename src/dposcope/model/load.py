@@ -186,3 +186,30 @@ def _device(device: str | torch.device) -> torch.device:
     own = os.environ.get("LOCAL_RANK", "")
     # Of several processes that a launcher starts, each has the GPU of its number.
     return torch.device("cuda", int(own)) if place == torch.device("cuda") and own.isdigit() else place
+
+
+def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """Load `model` in the precision that this machine computes fastest.
+
+    `dtype="auto"` keeps what is stored, but runs a float32 checkpoint in bfloat16 where the hardware
+    multiplies that natively: half the time, and the precision that most models were trained in.
+
+    Args:
+        model: see `load`.
+        dtype: auto, or what to run in.
+        device: see `load`.
+    """
+    lm = load(model, dtype=dtype, device=device)
+    if dtype == "auto" and lm.dtype == torch.float32 and native_bfloat16(lm.device):
+        lm.model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+    return lm
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself instead of emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+    return False

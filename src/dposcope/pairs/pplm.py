@@ -27,12 +27,11 @@ from transformers import DynamicCache
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.cache import cached_tensors, copied, holding, movable, row_norms
 from dposcope.model.frames import Frame, prompted
-from dposcope.model.generate import Continuation, Progress
+from dposcope.model.generate import Continuation, Progress, likeliest
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.likeliest import likeliest
-from dposcope.training.memory import cached_tensors, copied, holding, movable, row_norms
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import polars as pl
 from markupsafe import Markup
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from dposcope.artefacts import write_atomically
+from dposcope.artefacts import write_atomically, write_text
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Estimate
 from dposcope.report.edit.page import GroupSize, SearchStep
@@ -325,3 +326,22 @@ def house_style() -> Generator[None]:
     """Inside, matplotlib draws as reports do, whatever the reader's matplotlibrc says."""
     with style.context(["default", _STYLE]):
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One figure of the paper, or one more."""
+
+    name: str
+    """Of its files: `figure-04-density`."""
+    title: str
+    """What it shows, in one sentence."""
+    figure: Figure
+    data: pl.DataFrame
+    """What is drawn; flat columns."""
+
+    def save(self, folder: Path) -> None:
+        """Write NAME.svg, .png and .csv."""
+        save_figure(self.figure, folder / f"{self.name}.svg")
+        save_figure(self.figure, folder / f"{self.name}.png")
+        write_text(folder / f"{self.name}.csv", self.data.write_csv())

@@ -5,6 +5,7 @@ into (I − w u uᵀ) W = W + (−w u)(uᵀ W), which is a LoRA of rank one; sev
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
-from dposcope.shipping.adapter_card import ABLATION, GAINS, adapter_card
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
 from dposcope.shipping.model_card import EDIT
 from dposcope.shipping.origin import checkpoint_origin
@@ -122,3 +122,61 @@ def _config(kind: str, skeleton: Skeleton, tensors: dict[str, Tensor], ranks: in
         # What an ablation takes from a bias is added beside it, so that switching the adapter off gives it back.
         "lora_bias": any(key.endswith("lora_B.bias") for key in tensors),
     }
+
+
+GAINS, ABLATION = "gains", "ablation"
+"""Names of the adapters' folders."""
+
+
+def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
+    """Markdown, with a head that model hubs read.
+
+    Args:
+        base: name of the base model.
+        edit: what they do together.
+        kinds: which folders there are.
+    """
+    quoted = base.replace("\\", "\\\\").replace('"', '\\"')
+    rows = {
+        GAINS: "IA³: factors of what the output projections of MLPs (and of attention heads) read",
+        ABLATION: "LoRA: output projections lose a share of their component along directions",
+    }
+    lines = [
+        "---",
+        "library_name: peft",
+        f'base_model: "{quoted}"',
+        "tags: [dposcope, activation-editing]",
+        "---",
+        "",
+        "# An edit as adapters",
+        "",
+        f"For `{base}`: {edit}. {edit.origin}",
+        "",
+        "| folder | what it holds |",
+        "| --- | --- |",
+        *(f"| `{kind}/` | {rows[kind]} |" for kind in kinds),
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "",
+    ]
+    if len(kinds) == 2:
+        lines += [
+            "# Together: the LoRA first, so that it reads what the gains have scaled.",
+            f'model = PeftModel.from_pretrained(base, "{ABLATION}").get_base_model()',
+            f'model = PeftModel.from_pretrained(model, "{GAINS}")',
+        ]
+    else:
+        lines.append(f'model = PeftModel.from_pretrained(base, "{kinds[0]}")')
+    lines += [
+        "with model.disable_adapter():",
+        "    ...  # the base model again",
+        "```",
+        "",
+        "## What was not tested",
+        "",
+        "Behaviour outside the measured prompts, other languages, long texts, instruction following, knowledge of",
+        "facts, bias, and attacks on the edit. The base model's licence and terms of use apply.",
+        "",
+    ]
+    return "\n".join(lines)

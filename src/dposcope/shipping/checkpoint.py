@@ -25,8 +25,7 @@ from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
 from dposcope.shipping.skeleton import Skeleton
-from dposcope.shipping.stored import FLOATS, Stored, Weights, find
-from dposcope.shipping.written import Rewriting
+from dposcope.shipping.stored import FLOATS, Rewriting, Stored, Weights, find
 
 ROWS = 4096
 """Value vectors worked on at once: in float64 their copies would outweigh a large tensor many times."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.shipping.compressed import only_gains
 from dposcope.shipping.gguf_formats import FLOATS, Scaled, scale_columns, scale_rows
-from dposcope.shipping.neuron_gains import only_gains
 from dposcope.shipping.origin import gguf_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped

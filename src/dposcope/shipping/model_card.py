@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from dposcope.artefacts import current_umask
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.suite import BASE, Scores
-from dposcope.interventions.control_kinds import warning
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
+from dposcope.interventions.origin import warning
 from dposcope.model.language_model import LanguageModel
 
 EDIT = "dposcope_edit"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dposcope.jobs.explain.stability_figure import stability_dots
+from dposcope.jobs.explain.figures import stability_dots
 from dposcope.neurons.agreement import Among, Labels
 from dposcope.report.figures import save_figure
 from helpers.repeated import stable

@@ -335,7 +335,7 @@ def test_finished_pairs_are_not_made_again(job, tmp_path, monkeypatch):
     make(job, out, "sample", count=3)
     before = contents(tmp_path)
     (tmp_path / ".pairs.jsonl.making").mkdir()  # as a kill between the last two steps leaves it
-    monkeypatch.setattr("dposcope.jobs.pairs.job.load_for", None)  # no model is needed
+    monkeypatch.setattr("dposcope.jobs.pairs.job.load_native", None)  # no model is needed
     again = make(job, out, "sample", count=3)
     assert again.made_before
     assert again.facts == json.loads((tmp_path / "pairs.json").read_text("utf-8"))

@@ -23,11 +23,10 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.shared_run import open_shared_run
-from dposcope.jobs.machine import load_for, native_bfloat16
+from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
-from dposcope.jobs.tune.teacher import load_teacher
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load
+from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.pairs import Dropped, PairSplit, load_pairs
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
@@ -161,7 +160,7 @@ def run_dpo(
 def _load(model: str, settings: DpoSettings) -> tuple[LanguageModel, torch.dtype]:
     """The base in the precision that its training needs, and the precision to ship."""
     if settings.train != "full":
-        lm = load_for(model, settings)
+        lm = load_native(model, dtype=settings.dtype, device=settings.device)
         return lm, lm.dtype
     lm = load(model, dtype="auto", device=settings.device)
     stored = lm.dtype

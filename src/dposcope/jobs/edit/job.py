@@ -17,10 +17,10 @@ from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edit
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
 from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.measure import measure_condition, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, open_run
 from dposcope.jobs.settings import EditSettings
+from dposcope.model.load import load_native
 from dposcope.neurons.groups import select_fraction
 from dposcope.shipping.model_card import write_checkpoint
 
@@ -51,7 +51,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     scorer = CachedScorer(load_scorer(settings.scorer))
     with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
         reporter.stage(f"Loading {model}")
-        job = Job(run, load_for(model, settings), data)
+        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = prepare(job, settings, settings)
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from dposcope.artefacts import library_versions
-from dposcope.data.concept import BUILTIN
+from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.evaluation.numbers import fact
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores

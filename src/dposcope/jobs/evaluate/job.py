@@ -9,11 +9,10 @@ from dposcope.evaluation.scorers import CachedScorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
-from dposcope.jobs.machine import load_for
-from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.measure import measure_condition, scores_markdown, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
-from dposcope.jobs.scores_table import scores_markdown
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.load import load_native
 
 
 def run_evaluate(
@@ -47,7 +46,7 @@ def run_evaluate(
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
     with open_run(out, "evaluate", described, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
-        job = Job(run, load_for(model, settings), data)
+        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         judge = prepare_judge(job, settings.seed)
         materials = Materials(
             prompts=data.prompts.report,

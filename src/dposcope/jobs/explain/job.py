@@ -35,10 +35,10 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tables.stability import stability_summary
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients import Ingredients, Job, means_stage, prepare, prepare_judge, read_data
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.measure import measure_condition, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load_native
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import stability
@@ -98,7 +98,7 @@ def run_explain(
     described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
     with open_run(out, "explain", described, reporter=reporter, policy=policy) as run, ExitStack() as beside:
         reporter.stage(f"Loading {base}")
-        lm = load_for(base, settings)
+        lm = load_native(base, dtype=settings.dtype, device=settings.device)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.beside(lm))
         job = Job(run, lm, data)

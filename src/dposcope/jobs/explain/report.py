@@ -11,8 +11,7 @@ from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.stability import stability_sentences
 from dposcope.report.browser.neurons import NeuronBrowser
 from dposcope.report.browser.page import write_browser
-from dposcope.report.figures import figure_svg
-from dposcope.report.picture import Picture
+from dposcope.report.figures import Picture, figure_svg
 from dposcope.report.section import Section, SectionFigure, SectionTable
 from dposcope.report.table import Table
 

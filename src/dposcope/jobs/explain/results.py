@@ -26,11 +26,11 @@ from dposcope.jobs.explain.figures import (
     layer_balance,
     range_shifts,
     share_dots,
+    stability_dots,
     toxic_activations,
 )
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.patches import FOUR_GROUPS
-from dposcope.jobs.explain.stability_figure import stability_dots
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,
     interventions_table,
@@ -61,8 +61,7 @@ from dposcope.jobs.explain.tables.stability import group_stability_table, rank_s
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
 from dposcope.neurons.stability import NeuronStability
-from dposcope.report.figures import Row, interval_dots
-from dposcope.report.picture import Picture
+from dposcope.report.figures import Picture, Row, interval_dots
 from dposcope.report.table import Table
 
 _NOTHING_REPEATED = NeuronStability(())

@@ -15,11 +15,11 @@ from dposcope.artefacts import file_digest, library_versions, read_json, write_j
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, Scorer
 from dposcope.evaluation.shuffled_scorer import PermutedScorer
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.pairs.parts import Part, Source, make_parts
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load_native
 from dposcope.pairs.checks import check_pairs
 from dposcope.pairs.pairs import Pairs, write_pairs
 
@@ -73,7 +73,7 @@ def run_pairs(
     try:
         before = _made_before(out, about, {"settings": asked, "data": data})
         if before is not None and policy.adopt:
-            _check_model(out, before, load_for(model, settings))
+            _check_model(out, before, load_native(model, dtype=settings.dtype, device=settings.device))
     except DposcopeError:
         if not policy.adopt:
             raise
@@ -87,7 +87,7 @@ def run_pairs(
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
-            lm = load_for(model, settings)
+            lm = load_native(model, dtype=settings.dtype, device=settings.device)
             parts = list(make_parts(run, lm, source, ranking, settings))
             facts = _finish(run, out, lm, parts, scorer, settings, data=data)
         except DposcopeError:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
-from dposcope.data.concept import WORDS
+from dposcope.data.named import WORDS
 from dposcope.evaluation.trained_scorer import find_trained
 from dposcope.jobs.ingredients import DIRECTIONS
 

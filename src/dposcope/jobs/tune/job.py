@@ -19,7 +19,6 @@ from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.measure import measure_condition, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import Found, choose
@@ -39,7 +38,7 @@ from dposcope.jobs.tune.search import (
 )
 from dposcope.jobs.tune.settings import NO_TEACHER, Learning, TuneSettings
 from dposcope.model.adapter import is_adapter
-from dposcope.model.load import check_source
+from dposcope.model.load import check_source, load_native
 from dposcope.search.trials import Floor, Trial
 from dposcope.shipping.model_card import write_checkpoint
 
@@ -74,7 +73,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     with open_run(out, "tune", _described(model, settings), reporter=reporter) as run:
         learned = learn_gains(model, run, learn_text, settings)
         reporter.stage(f"Loading {model}")
-        job = Job(run, load_for(model, settings), data)
+        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = CachedScorer(load_scorer(settings.scorer))
@@ -148,7 +147,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
         learned = already_learned(run, settings.learnings)
         reporter.stage(f"Loading {model}")
-        job = Job(run, load_for(model, settings), data)
+        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
         scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
         ready = _ready(

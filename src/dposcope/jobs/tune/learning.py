@@ -13,13 +13,13 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.machine import load_for
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
 from dposcope.jobs.tune.search import learned_stem
 from dposcope.jobs.tune.settings import Learning, TuneSettings
 from dposcope.jobs.tune.teacher import allowed_strength
+from dposcope.model.load import load_native
 from dposcope.model.size import size_of
 
 TRAINED = ("full", "lora")
@@ -128,7 +128,11 @@ def _teacher(model: str, settings: TuneSettings) -> str | None:
     if settings.teacher is not None:
         return settings.teacher
     size = size_of(model)
-    weights = load_for(model, settings).model.num_parameters() if size is None else size.parameters
+    weights = (
+        load_native(model, dtype=settings.dtype, device=settings.device).model.num_parameters()
+        if size is None
+        else size.parameters
+    )
     return "full" if weights <= _FEW_WEIGHTS else "lora"
 
 

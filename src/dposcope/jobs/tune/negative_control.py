@@ -7,7 +7,7 @@ from dposcope.artefacts import read_json, value_digest, value_files, write_json
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.scorers import CachedScorer, Scorer, scorer_digest
 from dposcope.evaluation.shuffled_scorer import DrawnScorer
-from dposcope.interventions.control_kinds import Control
+from dposcope.interventions.origin import Control
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
 from dposcope.model.generate import generate

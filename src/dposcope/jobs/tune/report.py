@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dposcope.artefacts import library_versions
-from dposcope.data.concept import BUILTIN
+from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import fact, fixed
@@ -13,7 +13,7 @@ from dposcope.evaluation.scorers import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.interventions.control_kinds import warning
+from dposcope.interventions.origin import warning
 from dposcope.jobs.edit.report import LABELS, evenly_spaced
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.tune.choice import Found

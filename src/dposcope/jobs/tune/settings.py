@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.interventions.control_kinds import Control
-from dposcope.interventions.origins import LEARNED
+from dposcope.interventions.origin import LEARNED, Control
 from dposcope.jobs.settings import MachineSettings, MeasureSettings
 
 _DATA = Group("Data", sort_key=1)

@@ -9,44 +9,19 @@ from dataclasses import asdict
 import numpy as np
 
 from dposcope.artefacts import read_json, text_digest, write_json
-from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
-from dposcope.jobs.machine import load_for
+from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
 from dposcope.jobs.settings import MachineSettings
 from dposcope.jobs.strength import overflow, search_strength
-from dposcope.model.extrapolate import extrapolate
-from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load
+from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
 
 _WINDOWS = 32
 """Windows of 1,024 tokens, spread over the text, that set the strength."""
 _NEAREST, _FURTHEST = 0.25, 4.0
 """Nearer there is little to learn, and gains are made weaker anyhow; beyond, the line says little of either model."""
-
-
-def load_teacher(lm: LanguageModel, named: str, strength: float) -> LanguageModel:
-    """The tuned model to imitate, in the precision of the base, taken as far along its tuning as is asked.
-
-    Args:
-        lm: the base.
-        named: a folder, a bundled name, an adapter's folder or a hub id.
-        strength: s of W₀ + s (W₁ − W₀).
-
-    Raises:
-        DposcopeError: it is no model that was tuned from this base with its vocabulary kept.
-    """
-    teacher = load(named, base=lm)
-    ours, its = embedding_rows(lm), embedding_rows(teacher)
-    if ours != its:
-        raise DposcopeError(
-            f"{named} predicts {its:,} tokens and {lm.name} {ours:,}; give a --teacher of the base's vocabulary"
-        )
-    if strength != 1:
-        extrapolate(lm, teacher, strength)
-    return teacher
 
 
 def allowed_strength(
@@ -68,7 +43,7 @@ def allowed_strength(
         From a quarter, though even that may cost more, to 4.
     """
     told = run.folder / "teacher.json"
-    lm = load_for(model, settings)
+    lm = load_native(model, dtype=settings.dtype, device=settings.device)
 
     def make() -> None:
         base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)

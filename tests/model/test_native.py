@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.jobs import machine
-from dposcope.jobs.machine import load_for, native_bfloat16
-from dposcope.jobs.settings import MachineSettings
+from dposcope.model import load as machine
+from dposcope.model.load import load_native, native_bfloat16
 from helpers.families import tiny
 
 
@@ -21,7 +20,7 @@ def stored(request, tmp_path):
 def test_auto_keeps_what_is_stored_but_runs_float32_in_bfloat16_where_that_is_native(stored, native, monkeypatch):
     source, precision = stored
     monkeypatch.setattr(machine, "native_bfloat16", lambda _device: native)
-    lm = load_for(source, MachineSettings(device="cpu"))
+    lm = load_native(source, device="cpu")
     assert lm.dtype == (torch.bfloat16 if native and precision == torch.float32 else precision)
     assert not lm.model.training
 
@@ -29,13 +28,13 @@ def test_auto_keeps_what_is_stored_but_runs_float32_in_bfloat16_where_that_is_na
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_a_named_precision_is_what_runs(stored, asked, monkeypatch):
     monkeypatch.setattr(machine, "native_bfloat16", lambda _device: True)
-    lm = load_for(stored[0], MachineSettings(dtype=asked, device="cpu"))
+    lm = load_native(stored[0], dtype=asked, device="cpu")
     assert {parameter.dtype for parameter in lm.model.parameters()} == {getattr(torch, asked)}
 
 
 def test_an_unknown_device_is_refused(stored):
     with pytest.raises(DposcopeError, match="device 'mars' is unknown; use auto, cpu"):
-        load_for(stored[0], MachineSettings(device="mars"))
+        load_native(stored[0], device="mars")
 
 
 @pytest.mark.parametrize(

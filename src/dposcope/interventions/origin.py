@@ -1,4 +1,4 @@
-"""The kinds of negative control, and what is said of each before anything else; light, since settings name them."""
+"""What an edit's record says of where it comes from. No torch is imported: settings name these, too."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -16,3 +16,7 @@ def warning(control: str) -> str:
     """What a report and a model card say before anything else."""
     what = WHAT.get(control, control)
     return f"Negative control, not for use: {what}. It shows what the search finds where there is nothing to find."
+
+
+LEARNED: Final = "learned"
+"""How `about["source"]` begins where gains were learned."""
