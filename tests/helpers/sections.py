@@ -1,8 +1,9 @@
 """Sections of a page."""
 
 from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.report.edit.figures import group_bars
 from dposcope.report.edit.page import GroupSize
-from dposcope.report.figures import figure_svg, group_bars
+from dposcope.report.figures import figure_svg
 from dposcope.report.section import Section, SectionFigure, SectionTable
 
 

@@ -5,16 +5,14 @@ import matplotlib as mpl
 import pytest
 
 from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import GroupSize, SearchStep
 from dposcope.report.figures import (
     COLOURS,
     MARKERS,
     Row,
-    change_scatter,
     figure_svg,
-    group_bars,
     interval_dots,
-    strength_curve,
 )
 
 ROWS = [

@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Estimate
-from dposcope.report.edit.page import GroupSize, SearchStep
 
 INK, MUTED, RULE, GROUND = "#24292f", "#69707a", "#d4d8de", "#fcfcfd"
 COLOURS = {"base": "#767d87", "edit": "#0072b2", "part": "#009e73", "control": "#d55e00", "paper": "#b0609a"}
@@ -93,7 +92,7 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
         digits: of the numbers.
     """
     with house_style():
-        figure, axes = _axes(0.75 + 0.42 * len(rows))
+        figure, axes = one_axes(0.75 + 0.42 * len(rows))
         if reference is not None:
             axes.axvline(reference, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         for place, row in enumerate(rows):
@@ -108,102 +107,10 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
                 textcoords="offset points",
                 va="center",
             )
-        _name_rows(axes, [row.label for row in rows])
+        name_rows(axes, [row.label for row in rows])
         axes.set_xlim(left=min([0.0, *(row.estimate.low for row in rows)]))
         axes.grid(axis="x")
         axes.set_xlabel(axis)
-        return figure
-
-
-def strength_curve(steps: Sequence[SearchStep], *, bound: float | None, chosen: float | None) -> Figure:
-    """What each strength costs in log-perplexity, with intervals; the bound and the chosen strength are marked.
-
-    Args:
-        steps: trials in any order; at least one.
-        bound: dashed, in nats per token.
-        chosen: a dotted line at this strength.
-    """
-    ordered = sorted(steps, key=lambda step: step.strength)
-    with house_style():
-        figure, axes = _axes(2.9)
-        strengths = [step.strength for step in ordered]
-        means = [step.increase.mean for step in ordered]
-        axes.plot([0.0, *strengths], [0.0, *means], color=RULE, linewidth=1.2)
-        for step in ordered:
-            taken = step.strength == chosen
-            colour = COLOURS["edit"] if taken else COLOURS["base"]
-            interval = [step.increase.low, step.increase.high]
-            axes.plot([step.strength, step.strength], interval, color=colour, linewidth=2.2)
-            marker = MARKERS["edit" if taken else "base"]
-            axes.plot([step.strength], [step.increase.mean], marker, color=colour, markersize=6)
-        if bound is not None:
-            axes.axhline(bound, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate(
-                f"bound {fixed(bound, 2)}",
-                (0, bound),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=9,
-                color=MUTED,
-            )
-        if chosen:
-            axes.axvline(chosen, color=COLOURS["edit"], linewidth=0.9, linestyle=(0, (1, 2)))
-        axes.set_xlim(left=0)
-        axes.margins(x=0.06, y=0.12)
-        axes.grid(axis="y")
-        axes.set_xlabel("strength")
-        axes.set_ylabel("log-perplexity, rise in nats per token")
-        return figure
-
-
-def group_bars(groups: Sequence[GroupSize]) -> Figure:
-    """How many neurons each group has, and how many of them are edited: the filled part.
-
-    Args:
-        groups: from top to bottom; at least one.
-    """
-    with house_style():
-        figure, axes = _axes(0.2 + 0.42 * len(groups))
-        places = range(len(groups))
-        axes.barh(places, [group.size for group in groups], height=0.56, color=RULE)
-        axes.barh(places, [group.chosen for group in groups], height=0.56, color=COLOURS["edit"])
-        for place, group in enumerate(groups):
-            axes.annotate(
-                f"{group.chosen:,} of {group.size:,}",
-                (group.size, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        _name_rows(axes, [group.group for group in groups])
-        # Room for the numbers beside the longest bar; they say all that an axis would.
-        axes.set_xlim(0, 1.5 * max([1, *(group.size for group in groups)]))
-        axes.set_xticks([])
-        axes.spines["bottom"].set_visible(False)
-        return figure
-
-
-def change_scatter(before: Sequence[float], after: Sequence[float], *, axis: str, names: tuple[str, str]) -> Figure:
-    """One point per prompt: its score before (across) and after (up); below the diagonal it fell.
-
-    Args:
-        before: scores between 0 and 1.
-        after: the same prompts.
-        axis: what is scored.
-        names: of the two conditions.
-    """
-    with house_style():
-        figure, axes = _axes(3.5)
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.plot(before, after, "o", color=COLOURS["edit"], markersize=5.5, alpha=0.55, markeredgewidth=0)
-        axes.text(0.97, 0.06, "fell", ha="right", color=MUTED)
-        axes.text(0.03, 0.92, "rose", ha="left", color=MUTED)
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_aspect("equal")
-        axes.grid()
-        axes.set_xlabel(f"{axis}: {_cut(names[0])}")
-        axes.set_ylabel(f"{axis}: {_cut(names[1])}")
         return figure
 
 
@@ -292,12 +199,13 @@ def _pixels(points: str) -> str:
     return f"{float(points) * 4 / 3:.0f}"
 
 
-def _axes(height: float) -> tuple[Figure, Any]:
+def one_axes(height: float) -> tuple[Figure, Any]:
+    """A figure of the pages' width and so many inches, and its axes."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _name_rows(axes: Any, labels: Sequence[str]) -> None:
+def name_rows(axes: Any, labels: Sequence[str]) -> None:
     """Rows from top to bottom, each with its label on at most two lines, right-aligned beside the axes."""
     axes.set_yticks([])
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -315,10 +223,6 @@ def _name_rows(axes: Any, labels: Sequence[str]) -> None:
                 ha="right",
                 va="center",
             )
-
-
-def _cut(label: str, length: int = 30) -> str:
-    return label if len(label) <= length else f"{label[: length - 1]}…"
 
 
 @contextmanager

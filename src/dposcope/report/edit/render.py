@@ -13,10 +13,11 @@ from dposcope.artefacts import write_text
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import between, fixed, signed
 from dposcope.evaluation.statistics import Difference
+from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import Condition, EditPage, Role, Sample, Tradeoff
 from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg
 from dposcope.report.edit.verdict import findings, verdict
-from dposcope.report.figures import Row, change_scatter, figure_svg, group_bars, interval_dots, strength_curve
+from dposcope.report.figures import Row, figure_svg, interval_dots
 from dposcope.report.glossary import DISTINCT, TERMS, Measure, measures_of, sentence_case
 from dposcope.report.masked_text import ShownText
 from dposcope.report.shell import flatten, render
