@@ -274,16 +274,16 @@ def test_the_kl_term_from_whole_logits(run, bench, table):
     base, tuned = bench.lm, ds.load(run[0] / "tuned", base=bench.lm)
     strict, reference = [], []
     for example in ds.tokenise(base, ds.load_pairs(run[0] / "pairs.jsonl").first(PAIRS)):
-        width = max(len(branch) for branch in example.branches)
+        width = max(len(completion) for completion in example.completions)
         completion, everything = 0.0, 0.0
-        for branch in example.branches:
-            ids = torch.tensor([[*example.trunk, *branch, *[base.pad_id] * (width - len(branch))]])
+        for completion in example.completions:
+            ids = torch.tensor([[*example.prompt, *completion, *[base.pad_id] * (width - len(completion))]])
             ours, theirs = (lm.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1) for lm in (tuned, base))
             kl = (theirs.exp() * (theirs - ours)).sum(-1)
-            start = len(example.trunk) - 1
-            completion += float(kl[start : start + len(branch)].mean())
+            start = len(example.prompt) - 1
+            on_completions += float(kl[start : start + len(completion)].mean())
             everything += float(kl.mean())
-        strict.append(completion)
+        strict.append(on_completions)
         reference.append(everything)
     found = row(table, "j", "KL term, one pair at a time")
     means = (np.mean(strict), np.mean(reference))

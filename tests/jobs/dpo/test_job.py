@@ -110,9 +110,9 @@ def test_a_teacher_is_imitated_and_named(job, pairs, finished, tmp_path, way):
     alone = finished[way]
     assert taught.facts["settings"]["teacher"] == str(teacher)
     assert taught.facts["objective"]["teacher_weight"] == 3
-    imitation = [entry["imitation"] for entry in taught.facts["curves"] if "imitation" in entry]
-    assert imitation[-1] < imitation[0]
-    assert not any("imitation" in name for entry in alone.facts["curves"] for name in entry)
+    distillation = [entry["distillation"] for entry in taught.facts["curves"] if "distillation" in entry]
+    assert distillation[-1] < distillation[0]
+    assert not any("distillation" in name for entry in alone.facts["curves"] for name in entry)
     card = (tmp_path / "taught/model/README.md").read_text()
     assert f"And 3 × KL(teacher‖tuned) on both completions; the teacher: `{teacher}`." in card
     assert "teacher" not in (alone.folder / "model/README.md").read_text()

@@ -218,7 +218,7 @@ def test_what_cannot_be_trained_is_refused(given, words):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    with pytest.raises(DposcopeError, match=r"a batch of 8 pairs cannot be made of 3 at a time; .*--micro-batch-size"):
+    with pytest.raises(DposcopeError, match=r"cannot be divided into micro-batches of 3; .*--micro-batch-size"):
         schedule(micro_batch_size=3)
 
 
