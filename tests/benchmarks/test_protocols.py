@@ -238,7 +238,7 @@ def test_a_prompt_that_is_not_found_is_scored_with_its_continuation(bench):
     cut = ids[0][:3]
     written = [Continuation(cut, ids[1][1:], "the cat"), Continuation(ids[1], ids[0][1:], prompts[0])]
     scored = what_the_code_scores(bench, written, prompts)
-    assert scored == [lm.spell([cut])[0] + "the cat", prompts[0]]
+    assert scored == [lm.decode([cut])[0] + "the cat", prompts[0]]
 
 
 def test_features_change_one_thing_at_a_time(bench):
