@@ -454,7 +454,7 @@ BAD = {
     "no direction": (["--direction", "sideways"], "--direction 'sideways' is neither"),
     "too little text": (["--prompt-tokens", "4", "--count", "5000"], "5,000 are needed; give a longer text"),
     "no column": (["--text", "{}/rows.jsonl"], "no column 'text', only 'prompt'; choose with --prose-column"),
-    "no such model": (["--method", "sample"], "is no model"),
+    "no such model": (["--method", "sample"], "is not a model"),
 }
 
 
@@ -542,12 +542,12 @@ def test_import_writes_one_form(ready, tmp_path, capsys):
     assert "exists already; choose another --out" in command(capsys, "pairs", "import", ready, "--out", out).err
     assert "does not end in .jsonl" in command(capsys, "pairs", "import", ready, "--out", tmp_path / "x.csv").err
     other = command(capsys, "pairs", "import", ready, "--out", tmp_path / "other.jsonl")
-    assert "6 pairs of the form trl; left out: 1 identical, 0 blank" in other.out
+    assert "6 pairs of the format trl; left out: 1 identical, 0 blank" in other.out
 
 
 def test_log_perplexity_needs_a_model(ready, capsys):
     told = command(capsys, "pairs", "check", ready, "--logppl")
-    assert (told.code, told.err) == (2, "dposcope: --logppl needs a model that reads the pairs; give --model\n")
+    assert (told.code, told.err) == (2, "dposcope: --logppl needs a model; give --model\n")
 
 
 def test_made_pairs_are_shown_as_a_table_or_as_json(job, tmp_path, capsys):
