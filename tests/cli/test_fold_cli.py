@@ -112,7 +112,7 @@ def test_bad_input_is_told_in_one_line(base, capsys, tmp_path):
     for arguments, said in (
         ((base, "--edit", tmp_path / "nothing", "--out", out), "no edit at"),
         ((base, "--edit", base, "--out", out), "no edit at"),
-        ((base, "--edit", run, "--out", tmp_path / "there"), "is there already"),
+        ((base, "--edit", run, "--out", tmp_path / "there"), "exists already"),
         ((tmp_path / "gone", "--edit", run, "--out", out), "is not a model"),
         ((tmp_path / "gone.gguf", "--edit", run, "--out", tmp_path / "out.gguf"), "no file"),
         (
@@ -158,7 +158,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(base, capsys, tmp_path
         return
     # Killed with the result in its place and the lock still there: it is whole, and the next try says so.
     assert set(codes[killed:]) == {2}
-    assert all("is there already" in one["err"] for one in tries[killed:])
+    assert all("exists already" in one["err"] for one in tries[killed:])
     assert {path.name for path in (tmp_path / "away").iterdir()} <= {"out", ".out.lock"}
 
 

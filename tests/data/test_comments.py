@@ -142,7 +142,7 @@ def test_sorted_files_are_refused_with_the_mend():
         DposcopeError, match=r"the 3 comments kept for the direction must .* 3 toxic and 0 .*; shuffle the rows"
     ):
         direction_and_judge(comments("+++---"))
-    with pytest.raises(DposcopeError, match=r"the 3 comments kept for the judge, .*; shuffle the rows"):
+    with pytest.raises(DposcopeError, match=r"the 3 comments kept for the judge must .*; shuffle the rows"):
         direction_and_judge(comments("+-+---"))
 
 

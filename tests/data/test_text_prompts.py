@@ -150,7 +150,7 @@ def test_too_few_prompts_are_told_with_the_mend(tokenizer):
     ):
         cut_prompts(TEXTS[3], tokenizer, prompt_tokens=5, count=2, spare=True)
     for text in (" = Title = \n", "\n", "a", TEXTS[2]):
-        with pytest.raises(DposcopeError, match="gives 0 prompts of 5 tokens and 1 are needed"):
+        with pytest.raises(DposcopeError, match="gives 0 prompts of 5 tokens but 1 are needed"):
             cut_prompts(text, tokenizer, prompt_tokens=5)
 
 

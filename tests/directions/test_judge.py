@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_a_batch_below_one_is_refused(tmp_path):
-    with pytest.raises(DposcopeError, match="batch_size 0 is below 1; ask about one token at least"):
+    with pytest.raises(DposcopeError, match="batch_size 0 is below 1; give 1 or more"):
         CachedJudge(Recorder(), tmp_path / "answers.json", batch_size=0)
 
 

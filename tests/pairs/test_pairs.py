@@ -251,6 +251,8 @@ def test_a_split_that_leaves_a_side_empty_is_refused(validation):
 
 
 def test_groups_that_are_all_too_large_are_told_with_the_number_that_would_do():
-    with pytest.raises(DposcopeError, match=r"every prompt has more than 2 pairs.*; keep at least 4 for validation"):
+    with pytest.raises(
+        DposcopeError, match=r"every prompt has more than 2 pairs.*; hold out at least 4 for validation"
+    ):
         some(8, prompts=2).split(2)
     assert len(some(8, prompts=2).split(4).validation) == 4

@@ -225,4 +225,4 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     refused(tmp_path, source, Gains(random_gains(lm)), "cannot write .*out.gguf: No space left on device")
     monkeypatch.undo()
     shutil.copyfile(source, tmp_path / "out.gguf")
-    refused(tmp_path, source, Gains(random_gains(lm)), "is there already")
+    refused(tmp_path, source, Gains(random_gains(lm)), "exists already")

@@ -210,8 +210,8 @@ def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished,
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"train": "full", "start": "x"}, "begins at a saved edit with --train gains alone"),
-        ({"neurons": 3}, "name the edit with --start"),
+        ({"train": "full", "start": "x"}, "--start needs --train gains"),
+        ({"neurons": 3}, "name it with --start"),
     ],
 )
 def test_a_start_belongs_to_gains_and_a_number_to_a_start(given, told):
@@ -686,7 +686,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"micro_batch_size": 3},
         "4 pairs cannot be divided into micro-batches of 3; choose a divisor for --micro-batch",
     ),
-    "reference on neutral": ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or be strict"),
+    "reference on neutral": ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or choose"),
     "a rate of zero": ({"learning_rate": 0}, "--learning-rate: .*greater than 0"),
     "longer than the context": (
         {"max_prompt_tokens": 100},
