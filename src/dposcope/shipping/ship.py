@@ -37,7 +37,7 @@ def ship(source: str | Path, edit: Edit, out: Path, *, form: str | None = None) 
                 f"a GGUF file cannot become {form}; leave out --form, or give the folder of its checkpoint"
             )
         if out.suffix != ".gguf":
-            raise DposcopeError(f"--out {out} does not end in .gguf; for a GGUF file it must")
+            raise DposcopeError(f"--out {out} is not for a GGUF file; its name must end in .gguf")
         return fold_gguf(path, edit, out)
     return (write_adapters if form == "adapters" else fold_checkpoint)(source, edit, out)
 
