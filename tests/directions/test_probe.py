@@ -153,7 +153,7 @@ def test_ten_of_each_class_are_enough(llama, protocol):
 
 
 def test_one_class_is_refused(llama):
-    with pytest.raises(DposcopeError, match="needs texts of both classes; here are 0 with and 86 without"):
+    with pytest.raises(DposcopeError, match="the texts are 0 with and 86 without"):
         fit_probe(llama, TEXTS, [False] * len(TEXTS))
 
 

@@ -1,4 +1,4 @@
-"""Three ways to train, one interface: all weights, a low-rank adapter, or one gain per neuron.
+"""Three kinds of training with one interface: all weights, a low-rank adapter, or one gain per neuron.
 
 Each is a context that yields a policy and its export. On leaving the context the given model is as before, unless
 `in_place` is set.
@@ -202,7 +202,7 @@ def low_rank(
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        # peft asks for a property that transformers renamed.
+        # peft reads a property that transformers renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         adapted: Any = get_peft_model(lm.model, config)  # pyright: ignore[reportArgumentType]
 

@@ -14,7 +14,7 @@ _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 
-Form = Literal["gains", "ablation", "both"]
+EditParts = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
@@ -68,7 +68,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
         "edit must keep (and no edit may repeat more within a text). Values near 1 also exclude edits with a "
         "favourite phrase in greedy text, with less effect.",
     )
-    form: Annotated[Form, Parameter(group=_EDIT)] = Field(
+    form: Annotated[EditParts, Parameter(group=_EDIT)] = Field(
         default="both",
         description="Parts of the edit: gains (fold into every format, without --heads), ablation (of a direction, in "
         "MLP outputs), or both (folds into a checkpoint; GGUF takes only the gains).",
@@ -200,22 +200,8 @@ class TuneSettings(MachineSettings, MeasureSettings):
         if self.learnings:
             if self.negative_control == "random-direction":
                 raise ValueError(
-                    "learned gains use no direction, so a random direction is no control for them; give --methods groups "
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    ""
-                    "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
+                    "learned gains use no direction, so a random direction is no control for them; give --methods "
+                    "groups --methods least-squares or --form ablation, or --negative-control shuffled-scores"
                 )
             return
         if self.teacher not in (None, NO_TEACHER):
