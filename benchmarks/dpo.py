@@ -250,7 +250,7 @@ def trl(task: Task) -> list[float]:
 
     transformers.logging.set_verbosity_error()
     rows = [
-        {"prompt_ids": list(e.trunk), "chosen_ids": list(e.branches[0]), "rejected_ids": list(e.branches[1])}
+        {"prompt_ids": list(e.prompt), "chosen_ids": list(e.completions[0]), "rejected_ids": list(e.completions[1])}
         for e in task.examples
     ]
     config = DPOConfig(
@@ -304,13 +304,13 @@ def naive(task: Task) -> list[float]:
     marks: list[float] = []
 
     def side(batch: list[Any], number: int) -> tuple[Any, Any]:
-        rows = [[*e.trunk, *e.branches[number]] for e in batch]
+        rows = [[*e.prompt, *e.completions[number]] for e in batch]
         width = max(map(len, rows))
         ids = torch.tensor([row + [task.lm.pad_id] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         completion = torch.zeros(len(rows), width - 1)
         for index, (row, example) in enumerate(zip(rows, batch, strict=True)):
-            completion[index, len(example.trunk) - 1 : len(row) - 1] = 1
+            completion[index, len(example.prompt) - 1 : len(row) - 1] = 1
 
         def read(one: Callable[..., Any]) -> Any:
             return one(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float().log_softmax(-1)

@@ -38,7 +38,7 @@ def prompt_cut(bench: Bench) -> list[Row]:
 
 def what_the_code_scores(bench: Bench, written: Sequence[Continuation], prompts: Sequence[str]) -> list[str]:
     """The text of prompt and continuation less the whole prompt: where that is not found in it, all of it."""
-    texts = bench.lm.spell([[*one.prompt_ids, *one.ids] for one in written])
+    texts = bench.lm.decode([[*one.prompt_ids, *one.ids] for one in written])
     return [text.replace(prompt, "") for text, prompt in zip(texts, prompts, strict=True)]
 
 

@@ -238,7 +238,7 @@ def test_a_prompt_that_is_not_found_is_scored_with_its_continuation(bench):
     cut = ids[0][:3]
     written = [Continuation(cut, ids[1][1:], "the cat"), Continuation(ids[1], ids[0][1:], prompts[0])]
     scored = what_the_code_scores(bench, written, prompts)
-    assert scored == [lm.spell([cut])[0] + "the cat", prompts[0]]
+    assert scored == [lm.decode([cut])[0] + "the cat", prompts[0]]
 
 
 def test_features_change_one_thing_at_a_time(bench):
@@ -274,16 +274,16 @@ def test_the_kl_term_from_whole_logits(run, bench, table):
     base, tuned = bench.lm, ds.load(run[0] / "tuned", base=bench.lm)
     strict, reference = [], []
     for example in ds.tokenise(base, ds.load_pairs(run[0] / "pairs.jsonl").first(PAIRS)):
-        width = max(len(branch) for branch in example.branches)
+        width = max(len(completion) for completion in example.completions)
         completion, everything = 0.0, 0.0
-        for branch in example.branches:
-            ids = torch.tensor([[*example.trunk, *branch, *[base.pad_id] * (width - len(branch))]])
+        for completion in example.completions:
+            ids = torch.tensor([[*example.prompt, *completion, *[base.pad_id] * (width - len(completion))]])
             ours, theirs = (lm.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1) for lm in (tuned, base))
             kl = (theirs.exp() * (theirs - ours)).sum(-1)
-            start = len(example.trunk) - 1
-            completion += float(kl[start : start + len(branch)].mean())
+            start = len(example.prompt) - 1
+            on_completions += float(kl[start : start + len(completion)].mean())
             everything += float(kl.mean())
-        strict.append(completion)
+        strict.append(on_completions)
         reference.append(everything)
     found = row(table, "j", "KL term, one pair at a time")
     means = (np.mean(strict), np.mean(reference))

@@ -169,7 +169,7 @@ def test_evaluate_teaches_its_conditions(capsys):
 
 def test_edit_says_what_it_writes(capsys):
     page = command(capsys, "edit", "--help").out
-    for words in ("model/", "edit.safetensors", "scores.json", "report.html", "goes on where it stopped"):
+    for words in ("model/", "edit.safetensors", "scores.json", "report.html", "continues the run"):
         assert words in page, words
 
 
@@ -260,7 +260,7 @@ def bad(job, tmp_path_factory) -> dict[str, Path]:
 EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "unknown model": ({"model": "no-such/model"}, [], r"cannot load 'no-such/model' .*check the id and the network"),
     "slip in a bundled name": ({"model": "gemma-3-270"}, [], r"Did you mean the bundled 'gemma-3-270m'\?"),
-    "no such folder": ({"model": "/no/such/folder"}, [], "neither a folder, a .gguf file, a bundled name nor a hub id"),
+    "no such folder": ({"model": "/no/such/folder"}, [], "give a folder, a .gguf file, a bundled name or a hub id"),
     "no such gguf": ({"model": "/no/such.gguf"}, [], r"no file /no/such\.gguf; check the path"),
     "an encoder": ({"model": "{bert}"}, [], "no layout for model_type 'bert'; call dposcope.register_layout"),
     "an encoder-decoder": ({"model": "{t5}"}, [], "is not a causal language model; dposcope reads decoders"),
@@ -277,7 +277,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "empty comments": ({"comments": "{empty.csv}"}, [], r"empty\.csv is empty; give a file"),
     "only a header": ({"comments": "{header.csv}"}, [], r"holds no rows; give a file"),
     "not UTF-8": ({"comments": "{latin.csv}"}, [], r"is not UTF-8 \(byte 22\); convert it, for example: iconv"),
-    "one class": ({"comments": "{one-class.csv}"}, [], r"both classes must be among .*40 toxic and 0 non-toxic; give"),
+    "one class": ({"comments": "{one-class.csv}"}, [], r"must have both classes, .*40 toxic and 0 non-toxic; give"),
     "sorted classes": ({"comments": "{sorted.csv}"}, [], r"kept for the .*; shuffle the rows"),
     "odd labels": ({"comments": "{labels.csv}"}, [], r"label 'maybe' .*; name the toxic label with --positive-label"),
     "too few for a judge": ({"comments": "{few.csv}"}, [], "at least 10 of each class: add comments"),
@@ -290,7 +290,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "prompts without the column": ({"prompts": "{other-column.jsonl}"}, [], "choose with --prompt-column"),
     "three prompts": ({"prompts": "{three.jsonl}"}, [], "3 prompts cannot be split .*; give at least 4"),
     "broken JSONL": ({"prompts": "{broken.jsonl}"}, [], r"line 2 of .*broken\.jsonl is not JSON"),
-    "unknown suffix": ({"prompts": "{list.xlsx}"}, [], r"suffix '\.xlsx', which is not read; convert it"),
+    "unknown suffix": ({"prompts": "{list.xlsx}"}, [], r"unknown suffix '\.xlsx'; convert it"),
     "short neutral text": ({"neutral": "{short.txt}"}, [], "neutral text gives no window .*; use a longer text"),
     "passages without gold": ({"passage_gold_column": "end"}, [], "choose with --passage-prompt-column and"),
     "a negative alpha": ({}, ["--alpha", "-0.1"], "--alpha: .*greater than or equal to 0, not -0.1"),
@@ -304,7 +304,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "an infinite bound": ({}, ["--max-logppl-increase", "inf"], "--max-logppl-increase: .*finite"),
     "a bound of zero": ({}, ["--max-logppl-increase", "0"], "--max-logppl-increase: .*greater than 0, not 0"),
     "an unknown ranking": ({}, ["--ranking", "best"], "--ranking: .*'cosine', 'signed', 'activation' or 'reference'"),
-    "mix with a given strength": ({}, ["--alpha", "0.1", "--mix", "gains"], "--mix belongs to the searched edit"),
+    "mix with a given strength": ({}, ["--alpha", "0.1", "--mix", "gains"], "--mix is for the searched edit"),
     "batches of none": ({"batch_size": "0"}, [], "--batch-size: .*greater than or equal to 1, not 0"),
     "an unknown precision": ({"dtype": "int8"}, [], "--dtype: .*'float32'"),
     "an unknown device": ({"device": "mars"}, [], "device 'mars' is unknown; use auto, cpu"),
@@ -525,7 +525,7 @@ def test_ctrl_c_says_that_nothing_is_lost(job, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dposcope.jobs.edit.job.run_edit", stop)
     told = command(capsys, "edit", job.model, "--out", tmp_path / "out")
     assert told.code == 130
-    assert "interrupted; the same command again goes on where it stopped" in told.err
+    assert "interrupted; run the same command again to continue" in told.err
 
 
 def test_ctrl_c_in_a_real_run(job, tmp_path):
@@ -539,7 +539,7 @@ def test_ctrl_c_in_a_real_run(job, tmp_path):
     _, told = running.communicate()
     assert running.returncode == 130
     assert "Traceback" not in told
-    assert told.strip() == "dposcope: interrupted; the same command again goes on where it stopped"
+    assert told.strip() == "dposcope: interrupted; run the same command again to continue"
     assert [path for path in out.rglob(".*") if path.name != ".lock"] == []
 
 

@@ -101,7 +101,7 @@ def test_a_gguf_file(capsys, tmp_path):
     told = command(capsys, "fold", tmp_path / "base.gguf", "--edit", tmp_path / "edit", "--out", tmp_path / "out.gguf")
     assert (told.code, told.err) == (0, "")
     assert "tensors:  3 changed" in told.out
-    assert "note:     that this is the model the edit was made for was checked by its shape, 3×24 neurons" in told.out
+    assert "note:     only the shape, 3×24 neurons, was checked" in told.out
     assert (tmp_path / "out.gguf").stat().st_size == (tmp_path / "base.gguf").stat().st_size
 
 
@@ -112,15 +112,15 @@ def test_bad_input_is_told_in_one_line(base, capsys, tmp_path):
     for arguments, said in (
         ((base, "--edit", tmp_path / "nothing", "--out", out), "no edit at"),
         ((base, "--edit", base, "--out", out), "no edit at"),
-        ((base, "--edit", run, "--out", tmp_path / "there"), "is there already"),
-        ((tmp_path / "gone", "--edit", run, "--out", out), "is no model"),
+        ((base, "--edit", run, "--out", tmp_path / "there"), "exists already"),
+        ((tmp_path / "gone", "--edit", run, "--out", out), "is not a model"),
         ((tmp_path / "gone.gguf", "--edit", run, "--out", tmp_path / "out.gguf"), "no file"),
         (
             (tmp_path / "base.gguf", "--edit", run, "--out", tmp_path / "out.gguf"),
-            "holds an ablation as well: leave that out with --gains-alone",
+            "has an ablation too; leave that out with --gains-alone",
         ),
         ((tmp_path / "base.gguf", "--edit", run, "--out", out), "must end in .gguf"),
-        ((tmp_path / "base.gguf", "--edit", run, "--out", out, "--form", "adapters"), "a GGUF file stays one"),
+        ((tmp_path / "base.gguf", "--edit", run, "--out", out, "--form", "adapters"), "a GGUF file cannot become"),
         ((base, "--edit", run, "--out", out, "--form", "gguf"), "--form"),
         ((base, "--edit", run), "--out"),
     ):
@@ -158,7 +158,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(base, capsys, tmp_path
         return
     # Killed with the result in its place and the lock still there: it is whole, and the next try says so.
     assert set(codes[killed:]) == {2}
-    assert all("is there already" in one["err"] for one in tries[killed:])
+    assert all("exists already" in one["err"] for one in tries[killed:])
     assert {path.name for path in (tmp_path / "away").iterdir()} <= {"out", ".out.lock"}
 
 

@@ -75,7 +75,7 @@ def test_a_column_called_neutral_does_not_make_pairs_of_labelled_rows(tmp_path):
 
 def test_a_single_class_names_the_counts(tmp_path):
     with pytest.raises(
-        DposcopeError, match=r"both classes must be among .*, not 0 toxic and 2 non-toxic; .*--positive-label"
+        DposcopeError, match=r"must have both classes, but there are 0 toxic and 2 non-toxic; .*--positive-label"
     ):
         load_comments(table(tmp_path, [0, 0]))
 
@@ -120,7 +120,7 @@ def test_balanced_with_a_seed_draws_the_larger_class():
 
 
 def test_balanced_needs_both_classes():
-    with pytest.raises(DposcopeError, match="not 0 toxic and 2 non-toxic; give comments of both"):
+    with pytest.raises(DposcopeError, match="there are 0 toxic and 2 non-toxic; give comments of both"):
         comments("--").balanced()
 
 
@@ -139,10 +139,10 @@ def test_direction_and_judge_share_no_row(n):
 
 def test_sorted_files_are_refused_with_the_mend():
     with pytest.raises(
-        DposcopeError, match=r"the 3 comments kept for the direction, not 3 toxic and 0 .*; shuffle the rows"
+        DposcopeError, match=r"the 3 comments kept for the direction must .* 3 toxic and 0 .*; shuffle the rows"
     ):
         direction_and_judge(comments("+++---"))
-    with pytest.raises(DposcopeError, match=r"the 3 comments kept for the judge, .*; shuffle the rows"):
+    with pytest.raises(DposcopeError, match=r"the 3 comments kept for the judge must .*; shuffle the rows"):
         direction_and_judge(comments("+-+---"))
 
 

@@ -140,16 +140,16 @@ def test_scorers_that_are_names_stay(tmp_path, scorer):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prompts": None}, "lacks 'prompts'; a concept has comments, prompts and scorer"),
-        ({"scorer": None}, "lacks 'scorer'"),
-        ({"comments": None}, "lacks 'comments'"),
+        ({"prompts": None}, "has no 'prompts'; a concept needs comments, prompts and scorer"),
+        ({"scorer": None}, "has no 'scorer'"),
+        ({"comments": None}, "has no 'comments'"),
         (
             {"promts": "p.txt"},
-            "has 'promts', which no concept has; choose among name, adjective, comments, text-column",
+            "has an unknown field 'promts'; choose among name, adjective, comments, text-column",
         ),
-        ({"scorer": 3}, 'scorer in .*rain.toml is no string; write scorer = "…"'),
-        ({"seeds-with": "rain"}, "seeds-with in .*rain.toml is no list of strings"),
-        ({"judge-comments": [1]}, "judge-comments in .*rain.toml is no list of strings"),
+        ({"scorer": 3}, 'scorer in .*rain.toml is not a string; write scorer = "…"'),
+        ({"seeds-with": "rain"}, "seeds-with in .*rain.toml is not a list of strings"),
+        ({"judge-comments": [1]}, "judge-comments in .*rain.toml is not a list of strings"),
     ],
 )
 def test_a_file_of_another_form_is_refused(tmp_path, values, message):

@@ -40,7 +40,7 @@ def test_the_column_of_a_table_can_be_chosen(tmp_path):
 def test_a_text_without_words_is_refused(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("text,id\n,1\n", "utf-8")
-    with pytest.raises(DposcopeError, match="only blank rows in 'text'; choose with --neutral-column"):
+    with pytest.raises(DposcopeError, match="only blank rows in 'text'; choose another column with --neutral-column"):
         load_neutral(path)
     (tmp_path / "raw.txt").write_text(" \n", "utf-8")
     with pytest.raises(DposcopeError, match="is empty; give a file with some text"):

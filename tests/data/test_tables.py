@@ -60,7 +60,7 @@ def test_a_text_file_gives_its_lines_to_any_single_column(tmp_path):
     table = read(path, "anything")
     assert table.texts("anything") == [" one", 'two, "three"\u2028four']
     assert table.dropped == 2
-    fails(path, r"plain lines, and the columns 'a', 'b' are needed; give a JSONL", "a", "b")
+    fails(path, r"plain lines, but the columns 'a', 'b' are needed; give a JSONL", "a", "b")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
@@ -153,7 +153,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    fails(tmp_path / "rows.xlsx", r"suffix '.xlsx', which is not read; convert it to one of '.jsonl', .*'.txt'")
+    fails(tmp_path / "rows.xlsx", r"unknown suffix '.xlsx'; convert it to one of '.jsonl', .*'.txt'")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"])
@@ -194,16 +194,20 @@ def test_a_missing_column_lists_those_there_and_the_option(tmp_path, suffix):
             '{"a": 1}\n\n{"a": \n',
             r"line 3 of .* is not JSON \(Expecting value\); each line must be one object",
         ),
-        ("r.jsonl", '[\n{"a": 1}\n]\n', r"line 1 of .* is not JSON .*; is it a JSON array\? name it .json"),
-        ("r.jsonl", '{"a": 1}\n"b"\n', "line 2 of .* is JSON but no object; each line must be one object"),
-        ("r.json", '[\n{"a": 1},\n{"a" 2}]', r"line 3 of .* is not JSON \(Expecting ':' delimiter\); mend it there"),
+        ("r.jsonl", '[\n{"a": 1}\n]\n', r"line 1 of .* is not JSON .*; is it a JSON array\? name the file .json"),
+        ("r.jsonl", '{"a": 1}\n"b"\n', "line 2 of .* is JSON but not an object; each line must be one object"),
+        (
+            "r.json",
+            '[\n{"a": 1},\n{"a" 2}]',
+            r"line 3 of .* is not JSON \(Expecting ':' delimiter\); correct that line",
+        ),
         (
             "r.json",
             '{"a": 1}\n{"a": 2}\n',
-            r"line 2 of .* is not JSON \(Extra data\); is it one object a line\? name it",
+            r"line 2 of .* is not JSON \(Extra data\); is it one object per line\? name the file",
         ),
-        ("r.json", '{"a": 1}', r"is JSON but no array of objects; write it as \[\{…\}, \{…\}\]"),
-        ("r.json", '["a"]', "is JSON but no array of objects"),
+        ("r.json", '{"a": 1}', r"is JSON but not an array of objects; write it as \[\{…\}, \{…\}\]"),
+        ("r.json", '["a"]', "is JSON but not an array of objects"),
         ("r.csv", "a,b\nx,1\nx,y,2\n", "line 3 of .* has 3 fields, its header 2; quote the fields that hold commas"),
         ("r.csv", "a,b\nx\n", "line 2 of .* has 1 field, its header 2; quote"),
         ("r.csv", 'a,b\n"x\ny",1\nz\n', "line 4 of .* has 1 field, its header 2"),

@@ -146,11 +146,11 @@ def test_unknown_words_of_wikitext_are_never_prompts(tokenizer):
 def test_too_few_prompts_are_told_with_the_mend(tokenizer):
     with pytest.raises(
         DposcopeError,
-        match="gives 1 prompt of 5 tokens and 2 are needed; give a longer text, or ask for fewer or shorter",
+        match="gives 1 prompt of 5 tokens but 2 are needed; give a longer text, or choose fewer or shorter",
     ):
         cut_prompts(TEXTS[3], tokenizer, prompt_tokens=5, count=2, spare=True)
     for text in (" = Title = \n", "\n", "a", TEXTS[2]):
-        with pytest.raises(DposcopeError, match="gives 0 prompts of 5 tokens and 1 are needed"):
+        with pytest.raises(DposcopeError, match="gives 0 prompts of 5 tokens but 1 are needed"):
             cut_prompts(text, tokenizer, prompt_tokens=5)
 
 

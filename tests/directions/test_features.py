@@ -155,12 +155,14 @@ def test_the_reference_protocol_reads_the_last_block_only(llama, block):
 
 
 def test_a_text_of_special_tokens_alone_is_named(llama):
-    with pytest.raises(DposcopeError, match="text 2 has no token but special ones; remove empty texts"):
+    with pytest.raises(DposcopeError, match="text 2 has only special tokens; remove empty texts"):
         residual_features(llama, [TEXTS[0], "", TEXTS[1]])
 
 
 def test_an_empty_text_without_any_token_is_named(gpt2):
-    with pytest.raises(DposcopeError, match="text 3 is empty and this tokenizer adds no token of its own; remove it"):
+    with pytest.raises(
+        DposcopeError, match="text 3 is empty, and this tokenizer adds no special token; remove that text"
+    ):
         residual_features(gpt2, [TEXTS[0], TEXTS[1], ""])
 
 

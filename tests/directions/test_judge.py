@@ -65,7 +65,7 @@ def test_the_scorer_of_another_concept_judges_its_tokens():
     assert judge([]) == []
     assert judge.name == "rain, 0.4 and more"
     assert load_judge("words", concept=RAIN, scorer=Rain()).name == judge.name
-    with pytest.raises(DposcopeError, match="tokens of food talk are judged by its scorer; give it"):
+    with pytest.raises(DposcopeError, match="tokens of food talk are judged by its scorer; give scorer"):
         load_judge("words", concept=FOOD_TALK)
     assert load_judge("words", concept=FOOD_TALK, scorer=load_scorer(FOOD_TALK.scorer))(
         [" bread", "stupid", " road"]
@@ -203,8 +203,11 @@ def test_what_will_be_asked_is_announced_once_and_progress_after_each_batch(tmp_
         ('{"kind": "TokenAnswers", "format_version": 1}', "does not hold a judge's answers"),
         ('{"kind": "TokenAnswers", "format_version": 1, "answers": {"j": {"a": 1}}}', "does not hold a judge's"),
         ('{"kind": "TokenAnswers", "format_version": 1, "answers": {"j": []}}', "does not hold a judge's answers"),
-        ('{"kind": "TokenAnswers", "format_version": 2, "answers": {}}', "of another format; upgrade dposcope"),
-        ('{"kind": "TokenAnswers", "answers": {}}', "of another format"),
+        (
+            '{"kind": "TokenAnswers", "format_version": 2, "answers": {}}',
+            "has another format version; upgrade dposcope",
+        ),
+        ('{"kind": "TokenAnswers", "answers": {}}', "has another format"),
     ],
 )
 def test_a_file_that_holds_no_answers_is_refused_and_left_alone(tmp_path, content, message):
@@ -224,7 +227,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_a_batch_below_one_is_refused(tmp_path):
-    with pytest.raises(DposcopeError, match="batch_size 0 is below 1; ask about one token at least"):
+    with pytest.raises(DposcopeError, match="batch_size 0 is below 1; give 1 or more"):
         CachedJudge(Recorder(), tmp_path / "answers.json", batch_size=0)
 
 

@@ -111,7 +111,7 @@ def test_k_up_to_the_vocabulary(llama, k):
 
 @pytest.mark.parametrize("k", [0, -1, VOCABULARY + 1, 10_001])
 def test_k_out_of_range_is_refused(llama, k):
-    with pytest.raises(DposcopeError, match=f"k {k} is outside 1 … {VOCABULARY} tokens"):
+    with pytest.raises(DposcopeError, match=f"k {k} is out of range; give 1 to {VOCABULARY} tokens"):
         lens(llama, random_direction(llama), k=k)
 
 

@@ -59,7 +59,7 @@ def test_labels_may_be_lists_or_arrays(llama, form):
 
 @pytest.mark.parametrize(("label", "counts"), [(True, "8 with and 0 without"), (False, "0 with and 8 without")])
 def test_one_class_is_refused(llama, label, counts):
-    with pytest.raises(DposcopeError, match=f"needs texts of both classes; here are {counts} the concept"):
+    with pytest.raises(DposcopeError, match=f"the texts are {counts} the concept; give texts of both"):
         mean_difference(llama, TEXTS, [label] * 8)
 
 
@@ -69,7 +69,7 @@ def test_labels_that_do_not_fit_are_refused(llama):
 
 
 def test_no_texts_are_refused(llama):
-    with pytest.raises(DposcopeError, match="needs texts of both classes; here are 0 with and 0 without"):
+    with pytest.raises(DposcopeError, match="the texts are 0 with and 0 without"):
         mean_difference(llama, [], [])
 
 

@@ -88,5 +88,5 @@ def test_refits_come_back_as_they_were(tmp_path):
 
 
 def test_what_has_no_comments_is_refused(features):
-    with pytest.raises(DposcopeError, match="'token_contrast' has no comments to be fitted on again"):
+    with pytest.raises(DposcopeError, match="'token_contrast' is not fitted on comments"):
         refit(Direction(torch.ones(16), "token_contrast", -1), features.vectors, LABELS, seeds=SEEDS)

@@ -41,7 +41,7 @@ def variant_lm(variant: str, dtype: torch.dtype = torch.float64) -> LanguageMode
 
 
 def material(pairs=3, windows=2, *, seed=0, longest=12) -> list[Example]:
-    """Texts of very different lengths, longer than the short windows; a branch of one token among them."""
+    """Texts of very different lengths, longer than the short windows; a completion of one token among them."""
     draw = random.Random(seed)
 
     def ids(low, high):
@@ -51,7 +51,7 @@ def material(pairs=3, windows=2, *, seed=0, longest=12) -> list[Example]:
     if pairs:
         found[-1] = Example(ids(longest, longest), (ids(1, 1), ids(longest, longest)))
         # Ids that pad other rows: a mask of `ids != pad` would lose them.
-        found[0] = Example((*found[0].trunk, 0, 3, 17), tuple((*ids, 3, 0, *ids) for ids in found[0].branches))
+        found[0] = Example((*found[0].prompt, 0, 3, 17), tuple((*ids, 3, 0, *ids) for ids in found[0].completions))
     return [*found, *(Example(ids(2, 2 * longest)) for _ in range(windows))]
 
 

@@ -153,7 +153,7 @@ def test_after_an_error_inside_it_is_gone_and_the_base_is_plain(lm):
 def test_it_is_not_saved_without_its_gains(llama, tmp_path):
     with edited(llama, Edit.of(gains_of(llama))) as other:
         logits_of(other, IDS)
-        with pytest.raises(DposcopeError, match="in no weight"):
+        with pytest.raises(DposcopeError, match="not in its weights"):
             other.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -185,7 +185,7 @@ def written(tmp_path):
 
 
 def test_an_adapter_alone_is_no_model(written):
-    with pytest.raises(DposcopeError, match=r"is an adapter, which is no model without its base"):
+    with pytest.raises(DposcopeError, match=r"is an adapter, which needs its base model"):
         load(written)
 
 
@@ -202,7 +202,7 @@ def test_pickled_and_damaged_weights(written, llama):
     weights.unlink()
     refused(written, llama, "has no adapter_model.safetensors; save it again")
     torch.save({}, written / "adapter_model.bin")
-    refused(written, llama, r"adapter_model\.bin is a pickle, which is not read; save it again")
+    refused(written, llama, r"adapter_model\.bin is a pickle, which dposcope does not read; save it again")
 
 
 def test_a_model_and_an_adapter_in_one_folder(written, llama):
@@ -261,6 +261,6 @@ def test_no_tensor_is_left_out_in_silence(written, llama):
     stored = load_file(weights)
     name = "base_model.model.model.layers.2.mlp.down_proj.lora_B.weight"
     save_file({**stored, name.replace("layers.2", "layers.7"): stored[name].clone()}, weights)
-    refused(written, llama, "1 tensor without a place in it, such as")
+    refused(written, llama, "1 tensor that the base has no place for, such as")
     save_file({key: tensor for key, tensor in stored.items() if key != name}, weights)
     refused(written, llama, "1 tensor missing, such as")

@@ -48,7 +48,9 @@ def test_a_limit_below_one_is_refused(limit, keep):
 
 
 def test_a_text_without_tokens_is_refused_by_row(gpt2):
-    with pytest.raises(DposcopeError, match="text 3 is empty and this tokenizer adds no token of its own; remove it"):
+    with pytest.raises(
+        DposcopeError, match="text 3 is empty, and this tokenizer adds no special token; remove that text"
+    ):
         encode(gpt2, ["a", "b", ""])
     assert encode(LM, [""]) == [[2]]
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dposcope.errors import DposcopeError
 from dposcope.model import bundled
 from dposcope.model.bundled import BUNDLED, Bundled, bundled_folder
-from dposcope.model.gguf import Pair
+from dposcope.model.gguf import GgufModel
 from dposcope.model.load import load
 from helpers.families import tiny
 
@@ -32,7 +32,7 @@ def toy(tmp_path, monkeypatch):
     """A bundled model "toy" whose GGUF file reads as a tiny Llama; the cache is empty."""
     monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path / "cache"))
     lm = tiny("llama")
-    monkeypatch.setattr(bundled, "load_gguf", lambda path, *, dtype: Pair(lm.model, lm.tokenizer))
+    monkeypatch.setattr(bundled, "load_gguf", lambda path, *, dtype: GgufModel(lm.model, lm.tokenizer))
     model = Bundled(
         "toy", "a toy", "MIT", "toy-model", hashlib.sha256(WHOLE).hexdigest(), assemble, "install it with: pip …"
     )

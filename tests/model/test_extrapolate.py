@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.model.extrapolate import along, extrapolate, rounded_at_random
+from dposcope.model.extrapolate import along, extrapolate, stochastically_rounded
 from helpers.families import FAMILIES, bits, tiny
 
 
@@ -68,7 +68,7 @@ def test_on_average_a_rounded_value_is_itself(dtype, negative):
     for share in (0.1, 0.5, 0.75):
         value = below + share * (above - below)
         values = torch.full((40_000,), -value if negative else value)
-        found = rounded_at_random(values, dtype, seed=1).float().abs()
+        found = stochastically_rounded(values, dtype, seed=1).float().abs()
         assert set(found.unique().tolist()) == {below, above}
         assert (found == above).float().mean().item() == pytest.approx(share, abs=0.01)
 
@@ -77,7 +77,7 @@ def test_on_average_a_rounded_value_is_itself(dtype, negative):
 def test_what_a_precision_holds_is_not_rounded(dtype):
     exact = torch.cat([torch.randn(5_000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 1.0, -2.0])])
     exact = exact.to(dtype)
-    assert torch.equal(rounded_at_random(exact.float(), dtype, seed=5), exact)
+    assert torch.equal(stochastically_rounded(exact.float(), dtype, seed=5), exact)
 
 
 def test_the_line_is_no_staircase_where_training_moved_one_step():

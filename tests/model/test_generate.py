@@ -258,7 +258,7 @@ def test_no_prompt_gives_no_text(llama):
 
 
 def test_an_empty_prompt_is_refused_unless_the_tokenizer_adds_a_token(gpt2, llama):
-    with pytest.raises(DposcopeError, match=r"text 2 is empty and this tokenizer adds no token of its own"):
+    with pytest.raises(DposcopeError, match=r"text 2 is empty, and this tokenizer adds no special token"):
         generate(gpt2, ["a", ""])
     assert generate(llama, ["a", ""], new_tokens=3)[1].ids == without_end(llama, greedy(llama, [2], 3))
 

@@ -259,7 +259,7 @@ def test_a_registered_layout_replaces_a_known_one(registry, gpt2):
     ("field", "path", "message"),
     [
         ("blocks", "transformer.blocks", "has no module 'transformer.blocks'; for another architecture call"),
-        ("blocks", "transformer.ln_f", "'transformer.ln_f' is no list of blocks; call dposcope.register_layout"),
+        ("blocks", "transformer.ln_f", "'transformer.ln_f' is not a list of blocks; call dposcope.register_layout"),
         ("mlp_out", "mlp.down_proj", "has no module 'mlp.down_proj'"),
         ("mlp_out", "mlp.gelu_impl", "is a BloomGelu, not a Linear or Conv1D"),
         ("attention_out", "attention.dense", "has no module 'attention.dense'"),

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from dposcope.errors import DposcopeError
 from dposcope.model import load as loading
-from dposcope.model.gguf import Pair, load_gguf
+from dposcope.model.gguf import GgufModel, load_gguf
 from dposcope.model.load import load
 from helpers.families import CONFIGS, bits, bos_tokenizer, logits_of, tiny
 
@@ -98,9 +98,9 @@ def refused(source, match, **settings):
 def test_wrong_paths(tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no config.json; name a folder written by save_pretrained")
-    refused(tmp_path / "nothing", "is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
+    refused(tmp_path / "nothing", "is not a model; give a folder, a .gguf file, a bundled name or a hub id")
     (tmp_path / "file.txt").write_text("x")
-    refused(tmp_path / "file.txt", "is no model")
+    refused(tmp_path / "file.txt", "is not a model")
 
 
 @pytest.mark.parametrize("content", ['{"model_type":', "{}", '{"model_type": "nonsense"}', "[]"])
@@ -290,7 +290,7 @@ def test_gguf_files_are_dequantised_to_float32_or_as_asked(tmp_path, monkeypatch
 
     def fake(path, *, dtype):
         asked.append((path, dtype))
-        return Pair(llama.model, llama.tokenizer)
+        return GgufModel(llama.model, llama.tokenizer)
 
     monkeypatch.setattr(loading, "load_gguf", fake)
     (tmp_path / "a.gguf").write_bytes(b"GGUF")

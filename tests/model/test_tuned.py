@@ -120,7 +120,7 @@ def test_reserved_tokens_may_get_names(llama, tmp_path):
     tuned.save_pretrained(tmp_path)
     again = load(tmp_path, base=llama)
     assert again.notes == ("1 token under another name than in tiny-llama",)
-    assert again.spell([[0]]) == again.writer.batch_decode([[0]], skip_special_tokens=True)
+    assert again.decode([[0]]) == again.writer.batch_decode([[0]], skip_special_tokens=True)
 
 
 # What is refused

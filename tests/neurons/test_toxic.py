@@ -148,7 +148,7 @@ def test_more_than_were_ranked_are_refused(llama, n):
     ("settings", "message"),
     [
         ({"n": 73}, "cannot take the top 73 of 72 neurons"),
-        ({"n": 5, "k": 0}, "k 0 is outside 1 … 96 tokens"),
+        ({"n": 5, "k": 0}, "k 0 is out of range; give 1 to 96 tokens"),
         ({"n": 5, "side": "kind"}, "side 'kind' is unknown; choose from toxic, anti-toxic"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_number_in_a_column_of_labels_is_read_as_text_not_as_a_pair_of_lists(t
 def test_a_file_without_a_usable_pair_is_refused(tmp_path):
     rows = [{"chosen": "a", "rejected": "a"}, {"chosen": "", "rejected": "b"}]
     with pytest.raises(
-        DposcopeError, match="of 2 rows 1 have a blank side and 1 have two equal ones; give pairs that differ"
+        DposcopeError, match="of 2 rows 1 have a blank side and 1 have two equal sides; give pairs that differ"
     ):
         load_pairs(write_jsonl(tmp_path / "pairs.jsonl", rows))
 
@@ -244,11 +244,15 @@ def test_equal_texts_after_different_prompts_do_not_bind():
 
 @pytest.mark.parametrize("validation", [0, -1, 5, 6])
 def test_a_split_that_leaves_a_side_empty_is_refused(validation):
-    with pytest.raises(DposcopeError, match=rf"{validation} of 5 pairs cannot be kept .*: keep at least 1 and fewer"):
+    with pytest.raises(
+        DposcopeError, match=rf"{validation} of 5 pairs cannot be held out .*; give at least 1, and fewer"
+    ):
         some(5, prompts=5).split(validation)
 
 
 def test_groups_that_are_all_too_large_are_told_with_the_number_that_would_do():
-    with pytest.raises(DposcopeError, match=r"every prompt has more than 2 pairs.*; keep at least 4 for validation"):
+    with pytest.raises(
+        DposcopeError, match=r"every prompt has more than 2 pairs.*; hold out at least 4 for validation"
+    ):
         some(8, prompts=2).split(2)
     assert len(some(8, prompts=2).split(4).validation) == 4

@@ -129,9 +129,9 @@ def test_blank_and_repeated_continuations_are_left_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 1}, "1 continuation per prompt gives no pair; sample at least 2"),
-        ({"min_gap": -0.1}, r"a gap of -0\.1 between two scores is outside \[0, 1\); choose one"),
-        ({"min_gap": 1.0}, r"a gap of 1\.0"),
+        ({"samples": 1}, "1 completion per prompt gives no pair; sample at least 2"),
+        ({"min_gap": -0.1}, r"the gap of -0\.1 between two scores is outside \[0, 1\); give a value"),
+        ({"min_gap": 1.0}, r"the gap of 1\.0"),
         ({"pairs_per_prompt": 0}, "0 pairs per prompt leave none; give at least 1"),
         ({"top_p": 0.0}, "top_p"),
     ],

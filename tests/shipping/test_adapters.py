@@ -198,6 +198,6 @@ def test_what_cannot_be_is_refused(llama, tmp_path):
         with pytest.raises(DposcopeError, match=told):
             write_adapters(source, edit, tmp_path / "out")
     (tmp_path / "there").mkdir()
-    with pytest.raises(DposcopeError, match="is there already"):
+    with pytest.raises(DposcopeError, match="exists already"):
         write_adapters(source, gains_of(llama), tmp_path / "there")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "there"]

@@ -229,7 +229,7 @@ def test_a_folded_checkpoint_is_folded_again(lm, tmp_path):
     with Edit.of(first, second).on(lm):
         assert_close(logits_of(read(tmp_path / "twice", lm), IDS), logits_of(lm, IDS))
     assert done.notes == (
-        "an edit was folded into the source before; dposcope_edit in the new folder holds this one alone",
+        "an edit was folded into the source before; dposcope_edit in the new folder holds the new edit only",
     )
     assert torch.equal(Edit.load(tmp_path / "twice/dposcope_edit").gains.values, second.gains.values)
 
@@ -259,13 +259,15 @@ def test_the_models_own_fingerprint_is_known(lm, tmp_path):
     model_type = lm.model.config.model_type
     other = fold_checkpoint(source, whole_edit(lm, fingerprint=f"{model_type}-00ff"), tmp_path / "other")
     assert other.notes == (
-        "the edit was made for other weights or another precision of them; its shapes fit this checkpoint",
+        "the edit was made for other weights, or for another precision; its shapes fit this checkpoint",
     )
 
 
 def test_an_edit_of_another_architecture_is_refused(llama, tmp_path):
     source = stored(llama, tmp_path / "base")
-    with pytest.raises(DposcopeError, match="the edit was made for a gemma2 model, and the checkpoint is a llama one"):
+    with pytest.raises(
+        DposcopeError, match="the edit was made for a gemma2 model, but the checkpoint is a llama model"
+    ):
         fold_checkpoint(source, whole_edit(llama, fingerprint="gemma2-00ff"), tmp_path / "out")
 
 
@@ -305,14 +307,14 @@ def test_folders_that_are_no_checkpoint(llama, tmp_path):
     (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 20}))
     for folder, told in (
         (damaged, "is damaged"),
-        (short, f"lacks {first}, which its index names"),
+        (short, f"has no {first}, which its index names"),
         (pickled, "has no safetensors weights"),
-        (tmp_path / "nothing", "is no model"),
+        (tmp_path / "nothing", "is not a model"),
         ("owner/name", "hf download owner/name --local-dir FOLDER"),
     ):
         with pytest.raises(DposcopeError, match=told):
             fold_checkpoint(folder, edit, tmp_path / "out")
-    with pytest.raises(DposcopeError, match=r"down_proj.weight has shape \[16, 24\], and config.json says \[16, 20\]"):
+    with pytest.raises(DposcopeError, match=r"down_proj.weight has shape \[16, 24\], but config.json says \[16, 20\]"):
         fold_checkpoint(other, Gains(torch.full((3, 20), 2.0)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -332,7 +334,7 @@ def test_names_in_an_index_stay_inside_the_folder(llama, tmp_path):
 def test_what_is_there_is_not_replaced(llama, tmp_path, there):
     source, out = stored(llama, tmp_path / "base"), tmp_path / "out"
     {"folder": out.mkdir, "file": out.touch, "dangling link": lambda: out.symlink_to("nowhere")}[there]()
-    with pytest.raises(DposcopeError, match="is there already; name another --out"):
+    with pytest.raises(DposcopeError, match="exists already; choose another --out"):
         fold_checkpoint(source, whole_edit(llama), out)
 
 

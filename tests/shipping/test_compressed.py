@@ -182,11 +182,11 @@ def test_fixed_scales_of_activations_are_told(llama, tmp_path):
 
 def test_what_its_scales_cannot_hold_is_refused(llama, gpt2, tmp_path):
     source, gains = write(llama, tmp_path / "base"), Gains(random_gains(llama))
-    way_round = ".* fold the unquantised checkpoint and quantise that again"
+    alternative = ".* fold the unquantised checkpoint and quantise the result"
     for edit, told in (
-        (Edit.of(gains, ablate(random_direction(llama))), "takes gains of neurons alone" + way_round),
-        (Gains(random_head_gains(llama), of="heads"), "takes gains of neurons alone" + way_round),
-        (Edit(), "holds no gains"),
+        (Edit.of(gains, ablate(random_direction(llama))), "can hold gains of neurons only" + alternative),
+        (Gains(random_head_gains(llama), of="heads"), "can hold gains of neurons only" + alternative),
+        (Edit(), "has no gains"),
         (Gains(torch.full((2, 24), 2.0)), "do not fit a model"),
     ):
         with pytest.raises(DposcopeError, match=told):
@@ -195,7 +195,7 @@ def test_what_its_scales_cannot_hold_is_refused(llama, gpt2, tmp_path):
     config = json.loads((tmp_path / "gpt2/config.json").read_text())
     config["quantization_config"] = {"quant_method": "compressed-tensors"}
     (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
-    with pytest.raises(DposcopeError, match="gpt2 has no gate_proj and up_proj of its own" + way_round):
+    with pytest.raises(DposcopeError, match="gpt2 has no separate gate_proj and up_proj" + alternative):
         fold_checkpoint(tmp_path / "gpt2", Gains(random_gains(gpt2)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -206,7 +206,7 @@ def test_other_ways_of_quantising_are_refused_by_name(llama, method, tmp_path):
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = {"quant_method": method}
     (source / "config.json").write_text(json.dumps(config))
-    told = f"is quantised by {method}, .* fold the unquantised checkpoint and quantise that again"
+    told = f"is quantised by {method}, .* fold the unquantised checkpoint and quantise the result"
     with pytest.raises(DposcopeError, match=told):
         fold_checkpoint(source, Gains(random_gains(llama)), tmp_path / "out")
 
@@ -214,7 +214,7 @@ def test_other_ways_of_quantising_are_refused_by_name(llama, method, tmp_path):
 @pytest.mark.parametrize("scale", [torch.ones(1), torch.ones(1, 1), torch.ones(24, 1, dtype=torch.uint8)])
 def test_scales_that_are_not_by_row_are_refused(llama, scale, tmp_path):
     source = write(llama, tmp_path / "base", extra={"up_proj.weight_scale": scale})
-    with pytest.raises(DposcopeError, match=r"up_proj.weight_scale of shape .* is no scale by row"):
+    with pytest.raises(DposcopeError, match=r"up_proj.weight_scale of shape .* is not a scale per row"):
         fold_checkpoint(source, Gains(random_gains(llama)), tmp_path / "out")
 
 
@@ -222,5 +222,5 @@ def test_adapters_of_gains_need_no_plain_weights_and_those_of_ablations_do(tmp_p
     lm = tiny("llama")
     source = write(lm, tmp_path / "base")
     assert write_adapters(source, Gains(random_gains(lm)), tmp_path / "gains").tensors == 3
-    with pytest.raises(DposcopeError, match="is quantised, and an ablation's adapter needs its plain weights"):
+    with pytest.raises(DposcopeError, match="is quantised, and the adapter of an ablation needs"):
         write_adapters(source, ablate(random_direction(lm)), tmp_path / "ablation")

@@ -147,12 +147,14 @@ def test_what_is_told_of_the_edits_origin(tmp_path):
     lm = wide("mistral")
     source, gains = write(lm, tmp_path / "base.gguf"), Gains(random_gains(lm))
     done = fold_gguf(source, Edit.of(gains, about={"fingerprint": "mistral-0f"}), tmp_path / "out.gguf")
-    assert done.notes == ("that this is the model the edit was made for was checked by its shape, 3×24 neurons, alone",)
-    with pytest.raises(DposcopeError, match="the edit was made for a gemma2 model, and the file holds a llama one"):
+    assert done.notes == (
+        "only the shape, 3×24 neurons, was checked: the file may be another model than the edit was made for",
+    )
+    with pytest.raises(DposcopeError, match="the edit was made for a gemma2 model, but the file holds a llama model"):
         fold_gguf(source, Edit.of(gains, about={"fingerprint": "gemma2-0f"}), tmp_path / "other.gguf")
     lm = LanguageModel(lm.model, lm.tokenizer, "starcoder2")
     done = fold_gguf(write(lm, tmp_path / "new.gguf"), gains, tmp_path / "new-out.gguf")
-    assert done.notes == ("architecture starcoder2 was not tested: compare what it writes",)
+    assert done.notes == ("architecture starcoder2 is not tested; check what the model generates",)
 
 
 # What cannot be
@@ -174,7 +176,7 @@ def test_more_than_gains_of_neurons_is_refused(tmp_path):
     )
     refused(tmp_path, source, Edit.of(gains, heads), "gains of heads .* fold the unquantised checkpoint")
     refused(tmp_path, source, heads, "gains of heads")
-    refused(tmp_path, source, Edit(), "holds no gains")
+    refused(tmp_path, source, Edit(), "has no gains")
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
@@ -182,10 +184,12 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     gains = Gains(random_gains(lm))
     source = write(lm, tmp_path / "base.gguf")
     refused(tmp_path, source, Gains(torch.full((2, 24), 2.0)), "gains of 2 blocks do not fit a file of 3")
-    refused(tmp_path, source, Gains(torch.full((3, 20), 2.0)), "gains of 20 neurons a block do not fit a file with 24")
+    refused(
+        tmp_path, source, Gains(torch.full((3, 20), 2.0)), "gains of 20 neurons per block do not fit a file with 24"
+    )
     refused(tmp_path, source, Gains(torch.full((3, 24), 1e9)), "out of the range of F16")
     split = write(lm, tmp_path / "split.gguf", fields={"split.count": 2})
-    refused(tmp_path, split, gains, "one of several; join them first")
+    refused(tmp_path, split, gains, "one part of several; join them first")
     experts = {f"blk.{b}.ffn_up_exps.weight": torch.ones(2, 32) for b in range(3)}
     refused(tmp_path, write(lm, tmp_path / "moe.gguf", extra=experts), gains, "mixture of experts")
     fused = {f"blk.{b}.ffn_up.weight": torch.ones(48, 32) for b in range(3)}
@@ -221,4 +225,4 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     refused(tmp_path, source, Gains(random_gains(lm)), "cannot write .*out.gguf: No space left on device")
     monkeypatch.undo()
     shutil.copyfile(source, tmp_path / "out.gguf")
-    refused(tmp_path, source, Gains(random_gains(lm)), "is there already")
+    refused(tmp_path, source, Gains(random_gains(lm)), "exists already")

@@ -36,8 +36,11 @@ def special(lm) -> list[int]:
 
 def test_a_pair_is_its_prompt_and_two_continuations(lm):
     example = one(lm, "the river is", " long and quiet", " a dumb thing")
-    assert list(example.trunk) == special(lm) + plain(lm, "the river is")
-    assert [list(branch) for branch in example.branches] == [plain(lm, " long and quiet"), plain(lm, " a dumb thing")]
+    assert list(example.prompt) == special(lm) + plain(lm, "the river is")
+    assert [list(completion) for completion in example.completions] == [
+        plain(lm, " long and quiet"),
+        plain(lm, " a dumb thing"),
+    ]
 
 
 def test_many_pairs_are_their_members_one_by_one(lm):
@@ -47,12 +50,12 @@ def test_many_pairs_are_their_members_one_by_one(lm):
 
 
 def test_ids_spell_the_texts(lm):
-    """Trunk and branch decode to the prompt with its completion, however they are cut into tokens."""
+    """Trunk and completion decode to the prompt with its completion, however they are cut into tokens."""
     for prompt, text in [("the ri", "ver is long"), ("a", "nd quiet"), ("who ", "is there?"), ("by", " the sea")]:
         example = one(lm, prompt, text, "?")
-        ids = [token for token in (*example.trunk, *example.branches[0]) if token not in lm.special_ids]
+        ids = [token for token in (*example.prompt, *example.completions[0]) if token not in lm.special_ids]
         assert lm.tokenizer.decode(ids) == prompt + text
-        assert list(example.trunk) == encode(lm, [prompt])[0]
+        assert list(example.prompt) == encode(lm, [prompt])[0]
 
 
 def merging(lm) -> tuple[str, str]:
@@ -69,9 +72,9 @@ def merging(lm) -> tuple[str, str]:
 def test_tokens_that_merge_across_the_seam_leave_the_prompt_as_it_was(lm):
     prompt, text = merging(lm)
     example = one(lm, prompt, text, " a")
-    assert list(example.trunk) == special(lm) + plain(lm, prompt)
-    assert list(example.branches[0]) == plain(lm, text)
-    assert list(example.branches[1]) == plain(lm, f"{prompt} a")[len(plain(lm, prompt)) :]
+    assert list(example.prompt) == special(lm) + plain(lm, prompt)
+    assert list(example.completions[0]) == plain(lm, text)
+    assert list(example.completions[1]) == plain(lm, f"{prompt} a")[len(plain(lm, prompt)) :]
 
 
 def test_a_completion_gets_the_tokens_that_it_has_behind_its_prompt(llama):
@@ -87,8 +90,11 @@ def test_a_completion_gets_the_tokens_that_it_has_behind_its_prompt(llama):
 
 def test_an_empty_prompt_begins_with_the_token_that_begins_texts(lm):
     example = one(lm, "", "kind words", "a stupid man")
-    assert example.trunk == (lm.tokenizer.bos_token_id,)
-    assert [list(branch) for branch in example.branches] == [plain(lm, "kind words"), plain(lm, "a stupid man")]
+    assert example.prompt == (lm.tokenizer.bos_token_id,)
+    assert [list(completion) for completion in example.completions] == [
+        plain(lm, "kind words"),
+        plain(lm, "a stupid man"),
+    ]
 
 
 def without(lm, *names):
@@ -103,14 +109,14 @@ def without(lm, *names):
 def test_without_such_a_token_it_is_the_one_that_ends_texts(gpt2):
     lm = without(gpt2, "bos_token")
     assert lm.tokenizer.bos_token_id is None
-    assert one(lm, "", "kind", "dumb").trunk == (lm.tokenizer.eos_token_id,)
+    assert one(lm, "", "kind", "dumb").prompt == (lm.tokenizer.eos_token_id,)
 
 
 def test_without_either_the_mend_is_to_give_prompts(gpt2):
     lm = without(gpt2, "bos_token", "eos_token")
     with pytest.raises(DposcopeError, match="no token that begins a text; give prompts"):
         one(lm, "", "kind", "dumb")
-    assert one(lm, "the", " kind", " dumb").trunk
+    assert one(lm, "the", " kind", " dumb").prompt
 
 
 # Cuts
@@ -120,22 +126,22 @@ def test_without_either_the_mend_is_to_give_prompts(gpt2):
 def test_a_long_prompt_keeps_its_end_and_the_token_that_begins_texts(lm, most):
     whole = special(lm) + plain(lm, LONG)
     example = one(lm, LONG, " a", " b", max_prompt_tokens=most)
-    assert len(example.trunk) == most
+    assert len(example.prompt) == most
     kept = special(lm) if most > 1 else []
-    assert list(example.trunk) == kept + whole[len(whole) - (most - len(kept)) :]
+    assert list(example.prompt) == kept + whole[len(whole) - (most - len(kept)) :]
 
 
 def test_a_prompt_of_just_the_limit_is_whole(lm):
     whole = special(lm) + plain(lm, "the old man by the sea")
     for most in (len(whole), len(whole) + 1):
-        assert list(one(lm, "the old man by the sea", " a", " b", max_prompt_tokens=most).trunk) == whole
+        assert list(one(lm, "the old man by the sea", " a", " b", max_prompt_tokens=most).prompt) == whole
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_a_long_completion_keeps_its_start(lm, most):
     example = one(lm, "the cat", f" {LONG}", " b", max_completion_tokens=most)
-    assert list(example.branches[0]) == plain(lm, f" {LONG}")[:most]
-    assert list(example.branches[1]) == plain(lm, " b")[:most]
+    assert list(example.completions[0]) == plain(lm, f" {LONG}")[:most]
+    assert list(example.completions[1]) == plain(lm, " b")[:most]
 
 
 def test_a_cut_prompt_does_not_change_its_completions(lm):
@@ -143,13 +149,13 @@ def test_a_cut_prompt_does_not_change_its_completions(lm):
     prompt, text = merging(lm)
     for first in (LONG, f"{LONG} {prompt}"):
         whole, cut = (one(lm, first, text, " a", max_prompt_tokens=most, max_completion_tokens=10) for most in (118, 4))
-        assert cut.branches == whole.branches
-        assert cut.trunk[-3:] == whole.trunk[-3:]
+        assert cut.completions == whole.completions
+        assert cut.prompt[-3:] == whole.prompt[-3:]
 
 
 def test_the_papers_limits_are_the_default(lm):
     example = one(lm, LONG, f" {LONG}", f" {LONG}")
-    assert [len(ids) for ids in (example.trunk, *example.branches)] == [64, 64, 64]
+    assert [len(ids) for ids in (example.prompt, *example.completions)] == [64, 64, 64]
 
 
 @pytest.mark.parametrize("limits", [(65, 64), (1, 128), (200, 200)])
@@ -191,10 +197,10 @@ def test_windows_are_slices_of_the_text_behind_the_token_that_begins_texts(lm, l
     assert len(windows) == 25
     slices = {tuple(ids[start : start + length - 1]) for start in range(len(ids))}
     for window in windows:
-        assert len(window.trunk) == length
-        assert window.trunk[0] == lm.tokenizer.bos_token_id
-        assert window.trunk[1:] in slices
-        assert window.branches == ()
+        assert len(window.prompt) == length
+        assert window.prompt[0] == lm.tokenizer.bos_token_id
+        assert window.prompt[1:] in slices
+        assert window.completions == ()
     assert len(set(windows)) > 5
 
 
@@ -202,7 +208,7 @@ def test_windows_come_from_everywhere_in_the_text(llama):
     """First and last tokens too."""
     ids = plain(llama, LONG)
     windows = neutral_windows(llama, LONG, count=4000, length=10, seed=0)
-    assert {window.trunk[1:] for window in windows} == {tuple(ids[i : i + 9]) for i in range(len(ids) - 8)}
+    assert {window.prompt[1:] for window in windows} == {tuple(ids[i : i + 9]) for i in range(len(ids) - 8)}
 
 
 def test_windows_are_reproducible_and_follow_their_seed(lm):
@@ -216,18 +222,18 @@ def test_without_a_token_that_begins_texts_a_window_is_text_alone(gpt2):
     lm = without(gpt2, "bos_token")
     ids = plain(lm, LONG)
     for window in neutral_windows(lm, LONG, count=10, length=8):
-        assert window.trunk in {tuple(ids[i : i + 8]) for i in range(len(ids) - 7)}
+        assert window.prompt in {tuple(ids[i : i + 8]) for i in range(len(ids) - 7)}
 
 
 def test_a_window_is_at_most_the_context(llama):
     windows = neutral_windows(llama, "\n".join(TEXTS * 5), count=3, length=1000)
-    assert {len(window.trunk) for window in windows} == {llama.context_length}
+    assert {len(window.prompt) for window in windows} == {llama.context_length}
 
 
 def test_a_text_of_just_one_window_gives_it(llama):
     ids = plain(llama, TEXTS[3])
     windows = neutral_windows(llama, TEXTS[3], count=3, length=len(ids) + 1)
-    assert {window.trunk for window in windows} == {(llama.tokenizer.bos_token_id, *ids)}
+    assert {window.prompt for window in windows} == {(llama.tokenizer.bos_token_id, *ids)}
     with pytest.raises(DposcopeError, match=rf"has {len(ids)} tokens, fewer than a window of {len(ids) + 1}; use a lo"):
         neutral_windows(llama, TEXTS[3], count=3, length=len(ids) + 2)
 

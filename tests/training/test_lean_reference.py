@@ -20,7 +20,7 @@ def test_what_is_read_is_every_id_and_the_padding():
     examples = material(3, 2)
     expected = {5}
     for example in examples:
-        for ids in (example.trunk, *example.branches):
+        for ids in (example.prompt, *example.completions):
             expected |= set(ids)
     assert Reads.of(examples, pad_id=5).ids == expected
 

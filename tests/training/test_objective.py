@@ -18,8 +18,8 @@ from dposcope.training.objective import Objective
         ({"kl_weight": math.nan}, "give 0 or more"),
         ({"teacher_weight": -0.1}, "give 0 or more"),
         ({"teacher_weight": math.nan}, "give 0 or more"),
-        ({"teacher_weight": 1.0, "protocol": "reference"}, "has no teacher; leave it out, or be strict"),
-        ({"kl_on": "neutral", "protocol": "reference"}, "leave kl_on neutral out, or be strict"),
+        ({"teacher_weight": 1.0, "protocol": "reference"}, "leave the teacher out, or choose the strict protocol"),
+        ({"kl_on": "neutral", "protocol": "reference"}, "leave kl_on=neutral out, or choose the strict"),
     ],
 )
 def test_objectives_that_cannot_be_minimised_are_refused(settings, mend):

@@ -1,4 +1,4 @@
-"""Trees in rows: every token sees its own text and nothing else, and every prediction is found once."""
+"""Examples in rows: every token sees its own text and nothing else, and every prediction is found once."""
 
 import random
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ def ids(length, draw):
 
 
 def some(pairs, windows, *, seed=0, longest=7):
-    """Pairs of every length, branches of one token among them, then windows."""
+    """Pairs of every length, completions of one token among them, then windows."""
     draw = random.Random(seed)
     return [
         *(
@@ -34,14 +34,14 @@ def some(pairs, windows, *, seed=0, longest=7):
 
 
 def texts(examples):
-    """(tree, branch number or 0, whole text, first predicted place) by sequence number, by hand."""
-    pairs = [example for example in examples if example.branches]
+    """(example, completion number or 0, whole text, first predicted place) by sequence number, by hand."""
+    pairs = [example for example in examples if example.completions]
     found = {}
-    for tree, example in enumerate(examples):
-        for side, branch in enumerate(example.branches):
-            found[side * len(pairs) + tree] = ([*example.trunk, *branch], len(example.trunk))
-        if not example.branches:
-            found[len(pairs) + tree] = (list(example.trunk), 1)
+    for number, example in enumerate(examples):
+        for side, completion in enumerate(example.completions):
+            found[side * len(pairs) + number] = ([*example.prompt, *completion], len(example.prompt))
+        if not example.completions:
+            found[len(pairs) + number] = (list(example.prompt), 1)
     return found
 
 
@@ -77,10 +77,10 @@ def test_separate_rows_show_every_place_its_own_text(examples, whole):
     batch = pack(examples, pad_id=PAD, shared=False, whole=whole)
     check_predictions(batch, examples)
     # In the order pair 1 preferred, pair 1 dispreferred, pair 2 …, windows.
-    lines = [[*example.trunk, *branch] for example in examples for branch in (example.branches or ((),))]
+    lines = [[*example.prompt, *completion] for example in examples for completion in (example.completions or ((),))]
     assert len(batch.ids) == len(lines)
     for row, line in enumerate(lines):
-        windowed = not examples[batch.tree[row, 0]].branches
+        windowed = not examples[batch.example[row, 0]].completions
         read = line if whole and not windowed else line[:-1]
         assert batch.ids[row, : len(read)].tolist() == read
         assert batch.positions[row, : len(read)].tolist() == list(range(len(read)))
@@ -95,13 +95,13 @@ def test_the_mask_by_brute_force(examples, row_tokens):
     assert mask.shape == (rows, 1, width, width)
     assert mask.dtype == torch.bool
     for row in range(rows):
-        tree, branch = batch.tree[row].tolist(), batch.branch[row].tolist()
+        example, completion = batch.example[row].tolist(), batch.completion[row].tolist()
         for query in range(width):
             for key in range(width):
                 sees = query == key or (
                     key < query
-                    and tree[query] == tree[key] != -1
-                    and (branch[key] == 0 or branch[key] == branch[query])
+                    and example[query] == example[key] != -1
+                    and (completion[key] == 0 or completion[key] == completion[query])
                 )
                 assert mask[row, 0, query, key] == sees
 
@@ -109,31 +109,32 @@ def test_the_mask_by_brute_force(examples, row_tokens):
 @given(EXAMPLES, ROWS)
 def test_only_rows_ends_are_padding_and_no_token_is_lost_or_read_twice(examples, row_tokens):
     batch = pack(examples, pad_id=PAD, row_tokens=row_tokens)
-    real = batch.tree >= 0
+    real = batch.example >= 0
     assert torch.equal(batch.ids != PAD, real)
     assert not (real.long().diff(dim=1) > 0).any()
     assert (batch.positions[~real] == 0).all()
-    assert (batch.branch[~real] == 0).all()
-    # Prompts once; the last token of each branch and window predicts nothing and is not read.
+    assert (batch.completion[~real] == 0).all()
+    # Prompts once; the last token of each completion and window predicts nothing and is not read.
     expected = sum(
-        len(example.trunk) + (sum(len(branch) - 1 for branch in example.branches) if example.branches else -1)
+        len(example.prompt)
+        + (sum(len(completion) - 1 for completion in example.completions) if example.completions else -1)
         for example in examples
     )
     assert int(real.sum()) == expected
-    for tree, example in enumerate(examples):
-        own = batch.tree == tree
-        assert own.any(1).sum() == 1, "a tree stands in one row"
-        assert batch.ids[own & (batch.branch == 0)].tolist() == list(
-            example.trunk if example.branches else example.trunk[:-1]
+    for number, example in enumerate(examples):
+        own = batch.example == number
+        assert own.any(1).sum() == 1, "an example stands in one row"
+        assert batch.ids[own & (batch.completion == 0)].tolist() == list(
+            example.prompt if example.completions else example.prompt[:-1]
         )
-        for side, branch in enumerate(example.branches):
-            assert batch.ids[own & (batch.branch == side + 1)].tolist() == list(branch[:-1])
+        for side, completion in enumerate(example.completions):
+            assert batch.ids[own & (batch.completion == side + 1)].tolist() == list(completion[:-1])
 
 
 @given(EXAMPLES, ROWS)
 def test_rows_are_no_longer_than_asked_unless_one_tree_is(examples, row_tokens):
     batch = pack(examples, pad_id=PAD, row_tokens=row_tokens)
-    longest = max(int((batch.tree == tree).sum()) for tree in range(len(examples)))
+    longest = max(int((batch.example == number).sum()) for number in range(len(examples)))
     assert batch.ids.shape[1] <= max(row_tokens, longest)
 
 
@@ -144,20 +145,20 @@ def test_prompts_are_read_once_and_rows_are_filled():
     together, apart = (pack(examples, pad_id=PAD, shared=shared) for shared in (True, False))
     assert together.ids.shape == (2, 408)
     assert apart.ids.shape == (16, 83)
-    assert (together.tree >= 0).all()
+    assert (together.example >= 0).all()
 
 
 def test_the_padding_id_changes_nothing_but_padding():
     """An id that texts hold as well: a mask of `ids != pad` would lose tokens."""
     examples = some(5, 2, seed=3)
-    common = examples[0].trunk[0]
+    common = examples[0].prompt[0]
     for shared in (True, False):
         plain, other = (pack(examples, pad_id=pad, shared=shared, row_tokens=30) for pad in (PAD, common))
         assert (plain.ids == PAD).any()
         for field in fields(PackedBatch):
             one, two = getattr(plain, field.name), getattr(other, field.name)
             if field.name == "ids":
-                one, two = one[plain.tree >= 0], two[other.tree >= 0]
+                one, two = one[plain.example >= 0], two[other.example >= 0]
             assert torch.equal(one, two), field.name
         assert torch.equal(plain.mask(), other.mask())
 
@@ -180,7 +181,7 @@ def test_nothing_to_pack_is_refused():
 def test_windows_before_pairs_are_refused():
     """Their numbers would be those of other pairs."""
     pair, window = some(1, 1)
-    with pytest.raises(DposcopeError, match="put those with branches first"):
+    with pytest.raises(DposcopeError, match="put all pairs first"):
         pack([window, pair], pad_id=0)
 
 

@@ -101,11 +101,11 @@ def naive(model, tuned: dict, base: dict, examples, *, beta=0.1) -> Naive:
         return sum(ratio), torch.stack(kl)
 
     for example in examples:
-        if not example.branches:
-            window_tokens.append(compare(list(example.trunk), 1)[1])
+        if not example.completions:
+            window_tokens.append(compare(list(example.prompt), 1)[1])
             continue
         (wanted, kl_wanted), (unwanted, kl_unwanted) = (
-            compare([*example.trunk, *branch], len(example.trunk)) for branch in example.branches
+            compare([*example.prompt, *completion], len(example.prompt)) for completion in example.completions
         )
         losses.append(torch.log1p(torch.exp(-beta * (wanted - unwanted))))
         rewards.append(torch.stack([beta * wanted, beta * unwanted]))
@@ -174,8 +174,8 @@ def test_a_teacher_is_imitated_on_both_completions(variant, way, in_float64):
         wanted = expected.losses.mean() + 0.7 * expected.on_windows + 0.3 * taught.on_pairs.mean()
         found = policy(packed(lm, examples, row_tokens=30), windows=2)
         assert_close(found.loss.detach(), wanted.detach(), 1e-9)
-        assert_close(found.imitation, taught.on_pairs.detach(), 1e-9)
-        assert found.imitation.min() > 1e-4, "a teacher like its pupil would prove nothing"
+        assert_close(found.distillation, taught.on_pairs.detach(), 1e-9)
+        assert found.distillation.min() > 1e-4, "a teacher like its pupil would prove nothing"
         directions = torch.autograd.grad(wanted, leaves)
         for one, other in zip(torch.autograd.grad(found.loss, leaves), directions, strict=True):
             assert_close(one, other, 1e-6 if way == "gains" else 1e-9)
@@ -212,7 +212,7 @@ def test_a_teacher_and_its_weight_come_together(llama, way):
     ):
         pass
     with (
-        pytest.raises(DposcopeError, match="there is none; give both"),
+        pytest.raises(DposcopeError, match="no teacher is given; give both"),
         WAYS[way](llama, replace(OBJECTIVES["dpo"], teacher_weight=1.0)),
     ):
         pass
@@ -244,7 +244,7 @@ def test_windows_count_by_their_tokens(llama, shared):
         alone = [
             trainable.policy(pack([*examples[:2], one], pad_id=3, shared=shared), windows=1) for one in examples[2:]
         ]
-        tokens = [len(example.trunk) - 1 for example in examples[2:]]
+        tokens = [len(example.prompt) - 1 for example in examples[2:]]
         mean = sum(n * one.penalty.item() for n, one in zip(tokens, alone, strict=True)) / sum(tokens)
         assert found.penalty.item() == pytest.approx(mean, rel=1e-4)
         assert found.loss.item() == pytest.approx(found.terms.losses.mean().item() + 0.7 * mean, rel=1e-4)
@@ -261,7 +261,7 @@ def test_padding_changes_nothing(lm, way):
         disturb(trainable.policy)
         for shared in {False, fits_one_row(lm.model, examples)}:
             batches = [pack(examples, pad_id=pad, shared=shared, row_tokens=40) for pad in (0, 17, 95)]
-            assert (batches[0].tree < 0).any()
+            assert (batches[0].example < 0).any()
             losses = [trainable.policy(batch) for batch in batches]
             assert {loss.loss.item() for loss in losses} == {losses[0].loss.item()}
             assert {loss.penalty.item() for loss in losses} == {losses[0].penalty.item()}
@@ -341,7 +341,7 @@ def test_reference_states_stand_in_for_the_reference(lm, way, name):
 
 def published(model, tuned: dict, base: dict, examples, pad: int) -> tuple:
     """SPEC 6, reference: right-padded rows, prompt and padding averaged in, the mask `ids != 50256`."""
-    texts = [[*example.trunk, *branch] for example in examples for branch in example.branches]
+    texts = [[*example.prompt, *completion] for example in examples for completion in example.completions]
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts])
     mask = (ids != 50256).long()
@@ -349,7 +349,7 @@ def published(model, tuned: dict, base: dict, examples, pad: int) -> tuple:
     here, there = (functional_call(model, w, (ids,), options).logits.log_softmax(-1) for w in (tuned, base))
     sums, divergences = [], []
     for row, text in enumerate(texts):
-        first = len(examples[row // 2].trunk)
+        first = len(examples[row // 2].prompt)
         sums.append(sum(here[row, t - 1, text[t]] - there[row, t - 1, text[t]] for t in range(first, len(text))))
         divergences.append((there[row].exp() * (there[row] - here[row])).sum(-1).mean())
     losses = [-torch.nn.functional.logsigmoid(0.1 * (a - b)) for a, b in zip(sums[::2], sums[1::2], strict=True)]
@@ -379,7 +379,7 @@ def test_the_reference_protocol_is_what_the_published_code_does(variant, in_floa
         leaves = list(policy.trainable.values())
         losses, kl = published(bare, dict(policy.trainable), base, examples, pad)
         batch = pack(examples, pad_id=pad, shared=False, whole=True)
-        assert (batch.tree < 0).any()
+        assert (batch.example < 0).any()
         found = policy(batch)
         assert_close(found.penalty, kl.detach(), 1e-9)
         assert_close(found.loss.detach(), (losses + 0.7 * kl).detach(), 1e-9)
@@ -401,7 +401,7 @@ def test_the_reference_protocol_needs_its_reference_at_every_position(llama):
     batch = pack(material(2, 0), pad_id=3, shared=False, whole=True)
     with neuron_gains(llama, Objective(0.1, 0.7, "pairs", "reference")) as trainable:
         states = trainable.policy.reference_states(batch)
-        with pytest.raises(DposcopeError, match="at every position; let it run"):
+        with pytest.raises(DposcopeError, match="at every position; leave reference_hidden out"):
             trainable.policy(batch, 0, states)
         trainable.policy(batch)
 
@@ -416,7 +416,7 @@ def test_without_a_kl_it_is_the_loss_of_trl(llama, tmp_path):
     datasets = pytest.importorskip("datasets", reason="TRL needs datasets")
     examples = material(4, 0)
     rows = [
-        {"prompt_ids": [*one.trunk], "chosen_ids": [*one.branches[0]], "rejected_ids": [*one.branches[1]]}
+        {"prompt_ids": [*one.prompt], "chosen_ids": [*one.completions[0]], "rejected_ids": [*one.completions[1]]}
         for one in examples
     ]
 

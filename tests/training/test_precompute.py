@@ -51,10 +51,10 @@ def change(trainable: Trainable) -> None:
 
 
 @torch.no_grad()
-def naive_states(lm: LanguageModel, trunk, branch) -> torch.Tensor:
-    """Final-norm outputs at the places that predict a branch, `[n, d]`, by one plain pass."""
-    ids = torch.tensor([[*trunk, *branch]])
-    return lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(trunk) - 1 : -1]
+def naive_states(lm: LanguageModel, prompt, completion) -> torch.Tensor:
+    """Final-norm outputs at the places that predict a completion, `[n, d]`, by one plain pass."""
+    ids = torch.tensor([[*prompt, *completion]])
+    return lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -65,8 +65,8 @@ def test_states_are_those_of_plain_passes_in_the_order_of_a_batch(lm, tmp_path, 
         states = computed(lm, trainable, given, tmp_path / "r", batch_size=batch_size)
     found = states.of_batch([4, VALIDATION + 2, 0], [6, 1])
     pairs = [given.train[4], given.validation[2], given.train[0]]
-    expected = [naive_states(lm, pair.trunk, pair.branches[side]) for side in (0, 1) for pair in pairs]
-    expected += [naive_states(lm, given.windows[w].trunk[:1], given.windows[w].trunk[1:]) for w in (6, 1)]
+    expected = [naive_states(lm, pair.prompt, pair.completions[side]) for side in (0, 1) for pair in pairs]
+    expected += [naive_states(lm, given.windows[w].prompt[:1], given.windows[w].prompt[1:]) for w in (6, 1)]
     assert_close(found, torch.cat(expected), 1e-5)
 
 

@@ -169,8 +169,7 @@ def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
     told = command(capsys, "evaluate", "m", "--out", tmp_path / "out")
     assert (told.code, told.out) == (2, "")
     assert told.err == (
-        "dposcope: of the commands, dpo alone runs in several processes; start this one without torchrun or "
-        "accelerate\n"
+        "dposcope: only the command dpo runs in several processes; start this one without torchrun or accelerate\n"
     )
     monkeypatch.setenv("RANK", "1")
     assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == type(told)(2, "", "")

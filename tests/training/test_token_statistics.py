@@ -128,7 +128,7 @@ def taught_by(seed=70, *, tokens=N):
 
 
 def parts_of(found):
-    return found.logp, found.kl, found.imitation
+    return found.logp, found.kl, found.distillation
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -171,17 +171,17 @@ def test_a_teacher_changes_nothing_else_and_learns_nothing(trained):
         leaf.requires_grad_()
     asked = {"targets": targets, "reference": reference, "kl": True, "logits_at_once": 2 * V}
     plain, taught = (token_statistics(hidden, head, **asked, teacher=one) for one in (None, teacher))
-    assert plain.imitation is None
+    assert plain.distillation is None
     for name in ("logp", "reference_logp", "kl"):
         assert torch.equal(getattr(plain, name), getattr(taught, name))
-    taught.imitation.sum().backward()
+    taught.distillation.sum().backward()
     assert [leaf.grad for leaf in leaves] == [None, None, None]
 
 
 def test_a_teacher_with_the_policys_own_head_and_outputs_has_nothing_to_teach():
     hidden, head, _, _ = inputs()
     found = token_statistics(hidden, head, teacher=Reference(hidden.detach(), head))
-    assert torch.equal(found.imitation, torch.zeros(N, dtype=torch.float64))
+    assert torch.equal(found.distillation, torch.zeros(N, dtype=torch.float64))
     assert (found.logp, found.reference_logp, found.kl) == (None, None, None)
 
 

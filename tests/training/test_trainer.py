@@ -23,7 +23,7 @@ from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule, steps_for
 from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import WHOLE, last_whole
+from dposcope.training.trainer import COMPLETE, last_complete
 from helpers.families import TEXTS, assert_close
 from helpers.preferences import tiny_pairs
 
@@ -131,7 +131,7 @@ class After(TrainerCallback):
 
 def checkpoints(folder: Path) -> dict[int, bool]:
     """Step → whether it is whole."""
-    return {int(path.name.split("-")[1]): (path / WHOLE).exists() for path in folder.glob("checkpoint-*")}
+    return {int(path.name.split("-")[1]): (path / COMPLETE).exists() for path in folder.glob("checkpoint-*")}
 
 
 def logged(outcome: Outcome, name: str) -> list[float]:
@@ -174,10 +174,10 @@ def test_bfloat16_computation_learns_too(llama, tmp_path):
 
 
 @torch.no_grad()
-def naive_distributions(lm: LanguageModel, trunk, branch) -> torch.Tensor:
-    """Log-probabilities over the vocabulary at each token of a branch, `[n, V]`, by one plain pass."""
-    ids = torch.tensor([[*trunk, *branch]])
-    return lm.model(input_ids=ids, use_cache=False).logits[0, len(trunk) - 1 : -1].double().log_softmax(-1)
+def naive_distributions(lm: LanguageModel, prompt, completion) -> torch.Tensor:
+    """Log-probabilities over the vocabulary at each token of a completion, `[n, V]`, by one plain pass."""
+    ids = torch.tensor([[*prompt, *completion]])
+    return lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
 
 
 def naive_numbers(tuned: LanguageModel, base: LanguageModel, pairs: list[Example], objective: Objective, kl_of=None):
@@ -185,11 +185,13 @@ def naive_numbers(tuned: LanguageModel, base: LanguageModel, pairs: list[Example
     rows = []
     for example in pairs:
         rewards, divergences = [], []
-        for branch in example.branches:
-            new, old = (naive_distributions(one, example.trunk, branch) for one in (tuned, base))
-            rewards.append(objective.beta * sum(float(new[i, token] - old[i, token]) for i, token in enumerate(branch)))
+        for completion in example.completions:
+            new, old = (naive_distributions(one, example.prompt, completion) for one in (tuned, base))
+            rewards.append(
+                objective.beta * sum(float(new[i, token] - old[i, token]) for i, token in enumerate(completion))
+            )
             divergences.append(
-                sum(float((old[i].exp() * (old[i] - new[i])).sum()) for i in range(len(branch))) / len(branch)
+                sum(float((old[i].exp() * (old[i] - new[i])).sum()) for i in range(len(completion))) / len(completion)
             )
         margin = rewards[0] - rewards[1]
         dpo = math.log1p(math.exp(-margin))
@@ -224,7 +226,7 @@ def test_the_neutral_kl_is_that_of_its_windows(llama, tmp_path):
     given = replace(whole, windows=whole.windows[:1])
     done = run(llama, "full", tmp_path, objective=objective, given=given, steps=4, save=False)
     (window,) = given.windows
-    new, old = (naive_distributions(one, window.trunk[:1], window.trunk[1:]) for one in (done.lm, llama))
+    new, old = (naive_distributions(one, window.prompt[:1], window.prompt[1:]) for one in (done.lm, llama))
     kl = float((old.exp() * (old - new)).sum(1).mean())
     expected = naive_numbers(done.lm, llama, list(given.validation), objective, kl_of=kl)
     assert {name: logged(done, f"eval_{name}")[-1] for name in expected} == pytest.approx(expected, rel=2e-5, abs=2e-6)
@@ -492,8 +494,10 @@ def test_a_rate_far_too_high_is_told(llama, tmp_path):
 
 def test_a_weight_that_is_no_number_is_never_saved(llama, tmp_path):
     """One that no loss has noticed: the embedding of a token that no text has."""
-    used = {token for example in material(llama).train for part in (example.trunk, *example.branches) for token in part}
-    used |= {t for e in material(llama).validation for part in (e.trunk, *e.branches) for t in part}
+    used = {
+        token for example in material(llama).train for part in (example.prompt, *example.completions) for token in part
+    }
+    used |= {t for e in material(llama).validation for part in (e.prompt, *e.completions) for t in part}
     unused = next(token for token in range(96) if token not in used)
 
     def spoil(model) -> None:
@@ -535,7 +539,7 @@ def test_checkpoints_of_another_training_are_refused(llama, tmp_path):
         folder = tmp_path / way
         with pytest.raises(Stopped):
             run(llama, way, folder, callbacks=(StopAt(6),))
-        with pytest.raises(DposcopeError, match="holds other parameters than are trained; choose another --out"):
+        with pytest.raises(DposcopeError, match="holds other parameters than this training; choose another --out"):
             run(llama, other, folder)
 
 
@@ -560,10 +564,10 @@ def test_the_newest_whole_checkpoint_counts_by_number(tmp_path):
     for step in (8, 10, 12, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (8, 9, 10):
-        (tmp_path / f"checkpoint-{step}" / WHOLE).touch()
-    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-10")
+        (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-12").exists()
-    assert last_whole(tmp_path / "none") is None
+    assert last_complete(tmp_path / "none") is None
 
 
 def test_what_cannot_be_trained_on_is_refused(llama, tmp_path):
@@ -574,7 +578,7 @@ def test_what_cannot_be_trained_on_is_refused(llama, tmp_path):
     objective = Objective(kl_weight=1, kl_on="neutral")
     with pytest.raises(DposcopeError, match="needs neutral windows; give --neutral"):
         run(llama, "gains", tmp_path, objective=objective, given=replace(whole, windows=()))
-    with pytest.raises(DposcopeError, match=r"a batch of 6 pairs .* of 4 at a time; .*--micro-batch-size"):
+    with pytest.raises(DposcopeError, match=r"a batch of 6 pairs .*micro-batches of 4; .*--micro-batch-size"):
         Schedule(batch_size=6, micro_batch_size=4)
     for rate in (0.0, -1.0, math.nan):
         with pytest.raises(DposcopeError, match="trains nothing; give one above 0"):

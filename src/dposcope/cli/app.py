@@ -1,6 +1,6 @@
-"""The program: commands, how settings files are read, and how faults are told.
+"""The program: its commands, settings files and error messages.
 
-Commands import what computes only when called, so that `--help` answers at once.
+Commands import heavy modules only when they run, so that `--help` is fast.
 """
 
 import os
@@ -31,10 +31,10 @@ First steps:
 
     dposcope edit gemma-3-270m --out runs/first      an edited model and a report, from built-in data
 
-    dposcope edit MODEL --prompts F --comments F --out DIR      the same from your own
+    dposcope edit MODEL --prompts F --comments F --out DIR      the same from your own data
 
-Settings may also stand in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), one
-`name = value` a line with the options' names. --debug shows a traceback where an error gives one line."""
+Settings may also be in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), with one
+`name = value` per line and the names of the options. --debug shows the traceback of an error."""
 
 app = App(
     name="dposcope",
@@ -60,7 +60,7 @@ app.command(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 2 bad input or nothing that can be done, 130 interrupted."""
+    """Run the program and exit: 0 done, 2 bad input or a job that cannot be done, 130 interrupted."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokens = _read_config(tokens)
         if os.environ.get("WORLD_SIZE", "1") != "1" and tokens[:1] != ["dpo"]:
             raise DposcopeError(
-                "of the commands, dpo alone runs in several processes; start this one without torchrun or accelerate"
+                "only the command dpo runs in several processes; start this one without torchrun or accelerate"
             )
         keep_freed_memory()
         app(tokens, exit_on_error=False, print_error=False)
@@ -77,19 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        print("\ndposcope: interrupted; the same command again goes on where it stopped", file=sys.stderr)  # noqa: T201
+        print("\ndposcope: interrupted; run the same command again to continue", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 
 def _read_config(tokens: list[str]) -> list[str]:
-    """Take `--config FILE` out of the command line and let its settings stand below the flags."""
+    """Remove `--config FILE` from the command line and load its settings. Flags have priority."""
     for place, token in enumerate(tokens):
         if token == "--config" or token.startswith("--config="):
             inline = token.partition("=")[2]
             name = inline or (tokens[place + 1] if place + 1 < len(tokens) else "")
             path = Path(name)
             if not name or not path.is_file():
-                raise DposcopeError(f"no settings file {name!r}; --config takes a .toml or .json file")
+                raise DposcopeError(f"there is no settings file {name!r}; --config takes a .toml or .json file")
             kinds = {".toml": cyclopts.config.Toml, ".json": cyclopts.config.Json}
             if path.suffix not in kinds:
                 raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
@@ -114,11 +114,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    # Of several processes that fail alike, the first says why. RANK alone is not a launcher's.
+    # If several processes fail, only rank zero prints the reason. RANK without WORLD_SIZE is not set by a launcher.
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         sys.exit(2)
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False, no_color=True).print(f"dposcope: {message}")
-    # A closed pipe cannot take what the interpreter would flush at exit.
+    # At exit the interpreter would flush standard output, which fails on a closed pipe.
     if sys.stdout.closed:
         os._exit(2)
     sys.exit(2)

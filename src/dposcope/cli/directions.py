@@ -21,18 +21,18 @@ def probe(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Fit a direction, say how good it is, and which tokens it stands for.
+    """Fit a direction, and show its quality and its tokens.
 
-    The paper's logistic probe by default; --direction chooses another kind.
+    The default is the paper's logistic probe; --direction chooses another method.
 
     Parameters
     ----------
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        Path of the direction to write, as NAME.safetensors and NAME.json.
+        Path of the direction; NAME.safetensors and NAME.json are written.
     raw
-        Show offensive words as they are.
+        Show offensive words without stars.
     json
         Print the result as JSON.
     quiet
@@ -78,7 +78,7 @@ def lens(
     raw: bool = False,
     json: bool = False,
 ) -> None:
-    """Read a direction or a neuron's value vector through the logit lens: the tokens it promotes, and their opposite.
+    """Read a direction or a neuron's value vector through the logit lens: the tokens that it promotes and suppresses.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def lens(
     count
         Tokens per side.
     raw
-        Show offensive words as they are.
+        Show offensive words without stars.
     json
         Print the result as JSON.
     """
@@ -110,7 +110,8 @@ def lens(
         block, _, index = str(neuron).partition(".")
         if not (block.isdigit() and index.isdigit() and int(block) < lm.n_blocks and int(index) < lm.d_mlp):
             raise DposcopeError(
-                f"no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in 3.17"
+                f"there is no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in "
+                f"3.17"
             )
         vector, name = lm.value_vectors(int(block))[int(index)].detach(), f"neuron {neuron}"
     _show({"vector": name}, read_lens(lm, vector, k=count)[0], raw=raw, json=json)

@@ -17,7 +17,7 @@ def dpo(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Tune a model on preference pairs: DPO with a KL term that keeps other text as it was.
+    """Tune a model on preference pairs: DPO with a KL term that preserves other text.
 
     dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
 
@@ -26,17 +26,17 @@ def dpo(
     dposcope evaluate MODEL --condition tuned=model:DIR/model --prompts F --out DIR2
 
     DIR gets model/ (an ordinary checkpoint), training.json (settings, versions, curves), training.svg, and with
-    --train gains edit.safetensors. Started again after an interruption, training goes on from its last checkpoint
-    and ends with the same weights.
+    --train gains edit.safetensors. After an interruption, the same command resumes from the last checkpoint and ends
+    with the same weights.
 
-    torchrun --nproc-per-node N -m dposcope dpo … trains on N GPUs: each holds the model and reads its share of a batch.
+    torchrun --nproc-per-node N -m dposcope dpo … trains on N GPUs: each has the whole model and a share of a batch.
 
     Parameters
     ----------
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        Folder of the run; new, empty, or of the same run before.
+        Folder of the run: new, empty, or that of an earlier start of the same run.
     json
         Print training.json instead of a summary.
     quiet
@@ -62,7 +62,7 @@ def dpo(
     console.print(
         f"{facts['steps']:,} steps of {facts['schedule']['batch_size']} pairs; on {facts['pairs']['validation']:,} "
         f"validation pairs: loss {taken['eval_loss']:.3f}, "
-        f"told apart {taken['eval_accuracy']:.0%}, "
+        f"accuracy {taken['eval_accuracy']:.0%}, "
         f"margin {taken['eval_margin']:.2f}, KL {taken['eval_kl']:.4f}",
         markup=False,
         soft_wrap=True,

@@ -19,9 +19,9 @@ def edit(
 ) -> None:
     """Make a model less toxic (or --concept) without training, prove it, and write an ordinary checkpoint and a report.
 
-    A direction is taken from labelled comments, neuron means from what the model writes; MLP neurons get gains
-    by the paper's four groups and the direction is ablated beside them; the strength is the largest that neutral
-    text allows. Started again after an interruption, the run goes on where it stopped.
+    A direction is computed from labelled comments, and neuron means from continuations of the model. MLP neurons get
+    gains by the paper's four groups, and the direction is ablated. The strength is the largest within the bound on
+    neutral text. After an interruption, the same command continues the run.
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, scores.json, samples.parquet and report.html.
 
@@ -30,7 +30,7 @@ def edit(
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        Folder of the run; new, empty, or of the same run before.
+        Folder of the run: new, empty, or that of an earlier start of the same run.
     json
         Print the scores as JSON instead of a table.
     quiet

@@ -18,19 +18,19 @@ def evaluate(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Measure a model, plain and under any number of conditions, on the same prompts.
+    """Measure a model without change and under any number of conditions, on the same prompts.
 
     Conditions, each with --condition:
 
     scale:alpha=0.3,beta=0.55 — the paper's edit as gains;
-    assign:alpha=0.01,beta=0.55,ranking=reference — as the authors' code does it: neurons set to shifted means;
-    steer:alpha=1 — the direction, times α, out of the last block's stream (relative=0.1: in mean norms);
-    ablate:weight=1 — the direction out of what projections write;
-    edit:DIR/edit.safetensors — a saved edit; gains-of:, ablation-of: and control: its parts and its control;
-    edit:DIR/edit.safetensors,strength=0.8 — the same, weaker or stronger;
+    assign:alpha=0.01,beta=0.55,ranking=reference — the edit of the authors' code: neurons are set to shifted means;
+    steer:alpha=1 — subtract α times the direction from the last block's residual stream (relative=0.1: in mean norms);
+    ablate:weight=1 — remove the direction from the outputs of the output projections;
+    edit:DIR/edit.safetensors — a saved edit; gains-of:, ablation-of: and control: give its parts and its control;
+    edit:DIR/edit.safetensors,strength=0.8 — a weaker or stronger version of it;
     model:DIR/model — a tuned checkpoint of the same architecture, or the folder of an adapter (LoRA, IA3);
-    scale:alpha=0.1+ablate:weight=1 — together; mild=scale:alpha=0.1 — under a name of yours.
-    scale and ablate take blocks=9-17, ablate site=mlp; controls: shuffled=yes for scale, random=yes for the others.
+    scale:alpha=0.1+ablate:weight=1 — both together; mild=scale:alpha=0.1 — with your own name.
+    scale and ablate take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for others.
 
     DIR gets scores.json, scores.parquet, samples.parquet and scores.md.
 
@@ -39,10 +39,10 @@ def evaluate(
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        Folder of the run; new, empty, or of the same run before.
+        Folder of the run: new, empty, or that of an earlier start of the same run.
     borrow
-        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
-        copied, not measured again. May be given several times.
+        Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
+        copied instead of computed again. May be given several times.
     json
         Print the scores as JSON instead of a table.
     quiet

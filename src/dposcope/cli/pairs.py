@@ -27,31 +27,32 @@ def make(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Make preference pairs, which dposcope dpo trains on, from a model itself; check or convert ready ones.
+    """Make preference pairs for dposcope dpo from a model itself; check or convert existing pairs.
 
-    --method pplm (the paper's way): sentences of a text are cut to prompts; preferred is how the model goes on,
-    dispreferred how it goes on while its memory is pushed towards the toxic side of a direction.
+    --method pplm (the paper's method): prompts are the beginnings of sentences of a text. The preferred completion is
+    the model's own; for the dispreferred one its key-value cache is steered towards the toxic side of a direction.
 
-    --method sample: the model continues each prompt several times; the least toxic is preferred to the most toxic.
+    --method sample: the model continues each prompt several times; the least toxic completion is preferred to the most
+    toxic.
 
     dposcope pairs MODEL --text F --comments F --count N --out pairs.jsonl
 
     dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
 
-    The file has one pair a line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
-    preferred_score, dispreferred_score; pairs.json beside it says how it was made. Started again after an
-    interruption, the same command goes on where it stopped.
+    The file has one pair per line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
+    preferred_score, dispreferred_score; pairs.json next to it records the settings. After an interruption, the same
+    command continues.
 
-    dposcope pairs check FILE and dposcope pairs import FILE read ready pairs (dposcope pairs check --help).
+    dposcope pairs check FILE and dposcope pairs import FILE read existing pairs (dposcope pairs check --help).
 
     Parameters
     ----------
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        The file of pairs to write, its name ending in .jsonl.
+        The file of pairs; its name must end in .jsonl.
     json
-        Print what was made as JSON.
+        Print the result as JSON.
     quiet
         No progress bars.
     """
@@ -81,10 +82,10 @@ def check(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Say what pairs are like before anyone trains on them: sizes, faults, scores, leakage.
+    """Show statistics of pairs before training: sizes, faults, scores, leakage.
 
-    Read are the columns prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt,
-    chosen, rejected (TRL; prompt may be missing); toxic, neutral (ParaDetox); of JSONL, CSV, TSV, Parquet or
+    The columns are prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt, chosen,
+    rejected (TRL; prompt may be missing); or toxic, neutral (ParaDetox). The file is JSONL, CSV, TSV, Parquet or
     hub:owner/name.
 
     Parameters
@@ -92,13 +93,14 @@ def check(
     file
         The pairs.
     against
-        Pairs kept for validation: how many of them share a prompt or a text with FILE.
+        Validation pairs, to count how many of them share a prompt or a text with FILE.
     model
-        A model, for lengths in its tokens; a bundled name, a folder, a .gguf file, or a Hugging Face id.
+        A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging Face id.
     logppl
-        Also read both sides with --model: nats per token. A dispreferred side far above the other is broken text.
+        Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred side far above the
+        preferred one is broken text.
     scorer
-        Judges both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or module:function.
+        Scorer of both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or module:function.
     json
         Print the result as JSON instead of a table.
     quiet
@@ -112,7 +114,7 @@ def check(
     from dposcope.pairs.pairs import load_pairs
 
     if logppl and model is None:
-        raise DposcopeError("--logppl needs a model that reads the pairs; give --model")
+        raise DposcopeError("--logppl needs a model; give --model")
     pairs = load_pairs(file)
     validation = None if against is None else load_pairs(against)
     judge = load_scorer(scorer)
@@ -125,8 +127,8 @@ def check(
             bars.stage("Reading both sides")
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
         bars.stage("Checking pairs")
-        found = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
-    facts = found.to_json()
+        statistics = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
+    facts = statistics.to_json()
     if json:
         print_json({"file": file, "format": pairs.format, "digest": pairs.digest, **facts})
         return
@@ -135,16 +137,16 @@ def check(
 
 @app.command(name="import")
 def convert(file: str, /, *, out: Path, json: bool = False) -> None:
-    """Rewrite ready pairs (see dposcope pairs check --help for what is read) as JSONL of one form.
+    """Convert existing pairs (formats: dposcope pairs check --help) to JSONL of one format.
 
-    Pairs with two equal sides, or with a blank one, are left out and counted.
+    Pairs with two equal sides, or with a blank side, are left out and counted.
 
     Parameters
     ----------
     file
         The pairs.
     out
-        The file to write, its name ending in .jsonl; it must not exist yet.
+        The new file; its name must end in .jsonl.
     json
         Print the result as JSON.
     """
@@ -154,7 +156,7 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     from dposcope.pairs.pairs import load_pairs, write_pairs
 
     if out.suffix != ".jsonl":
-        raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
+        raise DposcopeError(f"pairs are written as JSONL, but {out} does not end in .jsonl; choose another --out")
     if out.exists():
         raise DposcopeError(f"{out} exists already; choose another --out, or delete it")
     pairs = load_pairs(file)
@@ -164,7 +166,7 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
         print_json({"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out})
         return
     console.print(
-        f"{plural(len(pairs), 'pair')} of the form {pairs.format}; left out: {left_out['identical']:,} identical, "
+        f"{plural(len(pairs), 'pair')} of the format {pairs.format}; left out: {left_out['identical']:,} identical, "
         f"{left_out['blank']:,} blank",
         markup=False,
         soft_wrap=True,
@@ -173,7 +175,7 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
 
 
 def print_statistics(statistics: Mapping[str, Any], concept: Concept = TOXICITY) -> None:
-    """Pair statistics, as `PairStatistics.to_json` gives them, in 80 columns; the scores are of `concept`."""
+    """Print pair statistics (from `PairStatistics.to_json`) in 80 columns; `concept` is what was scored."""
     table = Table(box=SIMPLE, show_header=False)
     table.add_column("", overflow="fold")
     table.add_column("", overflow="fold")
@@ -182,24 +184,24 @@ def print_statistics(statistics: Mapping[str, Any], concept: Concept = TOXICITY)
     out.print(table)
 
 
-def _rows(found: Mapping[str, Any], concept: Concept) -> Iterator[tuple[str, str]]:
-    yield "pairs", f"{found['count']:,}"
+def _rows(statistics: Mapping[str, Any], concept: Concept) -> Iterator[tuple[str, str]]:
+    yield "pairs", f"{statistics['count']:,}"
     for name in ("identical", "blank", "repeated_prompts", "prompt_in_text"):
-        yield _LABELS[name], f"{found[name]:,}"
-    for side, lengths in found.get("lengths", {}).items():
+        yield _LABELS[name], f"{statistics[name]:,}"
+    for side, lengths in statistics.get("lengths", {}).items():
         shown = (
             f"mean {lengths['mean']:.1f}, median {lengths['median']:g}, p95 {lengths['p95']:g}, max {lengths['max']:,}"
         )
         yield f"tokens, {side}", shown
-    if scores := found.get("scores"):
+    if scores := statistics.get("scores"):
         yield "scorer", scores["scorer"]
         yield f"dispreferred more {concept.adjective}", str(Estimate(**scores["more_toxic"]))
         yield f"{concept.noun}, preferred", str(Estimate(**scores["preferred"]))
         yield f"{concept.noun}, dispreferred", str(Estimate(**scores["dispreferred"]))
         yield "dispreferred over preferred", "–" if scores["ratio"] is None else str(Ratio(**scores["ratio"]))
-    for side, estimate in found.get("fluency", {}).items():
-        yield f"log-PPL, {side}", f"{Estimate(**estimate)} nats a token"
-    if leakage := found.get("leakage"):
+    for side, estimate in statistics.get("fluency", {}).items():
+        yield f"log-PPL, {side}", f"{Estimate(**estimate)} nats per token"
+    if leakage := statistics.get("leakage"):
         yield "validation pairs", f"{leakage['validation']:,}"
         yield "… with a prompt of these", f"{leakage['prompts']:,}"
         yield "… with a text of these", f"{leakage['texts']:,}"

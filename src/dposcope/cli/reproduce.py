@@ -25,28 +25,28 @@ def reproduce(
 
     dposcope reproduce MODEL [MODEL …] --preset NAME --prompts F --comments F --text F --neutral F --out DIR
 
-    DIR gets report.html (all models, studies and protocols beside one another), tables/*, and per model and study
-    pairs/, dpo/ and explain-PROTOCOL/, each what the command of that name leaves. Started again after an
-    interruption, the same command goes on; with another setting it does again only what rests on that.
+    DIR gets report.html (all models, studies and protocols side by side), tables/*, and per model and study pairs/,
+    dpo/ and explain-PROTOCOL/, each with the files of the command of that name. After an interruption, the same command
+    continues. With a changed setting, only the steps that depend on it are run again.
 
-    Presets: cpu-gemma-3-270m, cpu-smollm2-135m (two CPU cores), short (the heart of it), smoke (a tiny random model),
+    Presets: cpu-gemma-3-270m, cpu-smollm2-135m (two CPU cores), short (the main results), smoke (a tiny random model),
     paper-gpt2-medium, paper-gemma-2-2b, paper-llama-3.1-8b, paper-mistral-7b (the paper's settings), or a TOML file.
 
     Parameters
     ----------
     models
-        What to study: bundled names, folders, .gguf files or Hugging Face ids. Default: the preset's.
+        Models: bundled names, folders, .gguf files or Hugging Face ids. Default: those of the preset.
     out
-        Folder of everything; new, empty, or of the same command before.
+        Folder of all results: new, empty, or that of an earlier start of the same command.
     preset
-        What is done: a name from above, or a .toml file of one's own.
+        The studies to run: a name from above, or your own .toml file.
     borrow
-        A folder of another run, or of a reproduction: what it has measured from the same model, data and settings is
-        copied, not measured again. May be given several times.
+        Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
+        copied instead of computed again. May be given several times.
     dry_run
-        Show the plan: steps, what is done already, time, memory and disk on this machine. Nothing is written.
+        Show the plan: steps, finished steps, and time, memory and disk on this machine. Nothing is written.
     raw
-        Write offensive words in tables as they are, not starred.
+        Write offensive words in tables without stars.
     json
         Print the plan, or the findings, as JSON.
     quiet
@@ -96,7 +96,7 @@ def report(
     title: str | None = None,
     raw: bool = False,
 ) -> None:
-    """Render finished runs again, or compare several, without a model.
+    """Write the report of finished runs again, or compare several runs, without a model.
 
     dposcope report DIR [DIR …] --out DIR
 
@@ -105,18 +105,18 @@ def report(
     runs
         Folders of dposcope explain, or of dposcope reproduce (all explanations below it).
     out
-        Folder for report.html and tables/*. Default: that of a single reproduction.
+        Folder for report.html and tables/*. Default: the folder of a single reproduction.
     title
-        Of the page. Default: that of a single reproduction.
+        Title of the page. Default: the title of a single reproduction.
     raw
-        Write offensive words in tables as they are, not starred.
+        Write offensive words in tables without stars.
     """
     from dposcope.cli.console import out as console
     from dposcope.jobs.reproduce.finished import check_place, find_runs, title_of
     from dposcope.jobs.reproduce.overview import write_overview
 
     target = out if out is not None else runs[0]
-    found = find_runs(runs, out=out)
+    finished = find_runs(runs, out=out)
     check_place(target)
-    write_overview(target, found, title=title or title_of(runs), raw=raw)
+    write_overview(target, finished, title=title or title_of(runs), raw=raw)
     console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

@@ -18,19 +18,19 @@ def tune(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Find the edit that takes most of a concept out of a model for a stated cost, prove it, and ship it.
+    """Find the edit that removes most of a concept within a bound on cost, measure it, and write the edited model.
 
     dposcope tune MODEL --prompts F --comments F --neutral F --out DIR
 
     dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      no search
 
-    dposcope tune MODEL --negative-control shuffled-scores … --out DIR              where there is nothing to find
+    dposcope tune MODEL --negative-control shuffled-scores … --out DIR              a negative control
 
-    The model continues the second half of the prompts several times; a scorer ranks what it wrote, and one gain per
-    MLP neuron is learned from those pairs, with KL on neutral text. Optuna then searches over these gains, the paper's
-    groups, least squares, their strength and depth, and an ablation beside them. The best within the bound is
-    measured once on the first half of the prompts, which nothing before had read. No preference data is needed.
-    Started again after an interruption, it goes on where it stopped. It needs pip install 'dposcope[tune]'.
+    The model continues the second half of the prompts several times, a scorer ranks the continuations, and one gain per
+    MLP neuron is learned from these pairs, with KL on neutral text. Optuna then searches over these gains, the paper's
+    groups, least squares, their strength and depth, and an ablation. The best edit within the bound is measured once on
+    the first half of the prompts, which is held out. No preference data is needed. After an interruption, the same
+    command continues. It needs pip install 'dposcope[tune]'.
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, trials.parquet, scores.json and report.html.
 
@@ -39,10 +39,10 @@ def tune(
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
-        Folder of the run; new, empty, or of the same run before.
+        Folder of the run: new, empty, or that of an earlier start of the same run.
     join
-        Help the process that runs this very command without --join: try edits beside it until there are enough.
-        CUDA_VISIBLE_DEVICES=1 before it puts it on another GPU.
+        Run trials for another process that runs the same command without --join, until there are enough. With
+        CUDA_VISIBLE_DEVICES=1 before the command, this process uses another GPU.
     json
         Print the scores as JSON instead of a table.
     quiet
@@ -56,7 +56,7 @@ def tune(
     if join:
         with reporting(quiet=quiet) as bars:
             trials = join_tune(model, out, settings, reporter=bars)
-        console.print(f"{len(trials)} trials are done; the run in {out} goes on with them", markup=False)
+        console.print(f"{len(trials)} trials are done; the run in {out} continues with them", markup=False)
         return
     with reporting(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)

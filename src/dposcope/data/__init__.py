@@ -1,1 +1,1 @@
-"""What the stations below read: prompts, comments, neutral text, passages and word lists."""
+"""The data that everything else reads: prompts, comments, neutral text, passages and word lists."""

@@ -1,4 +1,4 @@
-"""Comments with and without a quality such as toxicity: what directions and judges are fitted on."""
+"""Labelled comments with and without a concept such as toxicity, to fit directions and judges on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from dposcope.data.named import located
 from dposcope.data.tables import RawTable, open_table
 from dposcope.errors import DposcopeError, plural
 
-# How data sets write the two answers, beside numbers.
+# Labels of the two classes in data sets, apart from numbers.
 _YES: Final = frozenset({"true", "yes", "toxic", "positive", "offensive", "hateful", "abusive"})
 _NO: Final = frozenset(
     {
@@ -33,7 +33,7 @@ _THRESHOLD: Final = 0.5
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How many comments have the quality, and how many do not."""
+    """Number of comments in each class."""
 
     toxic: int
     non_toxic: int
@@ -47,13 +47,13 @@ class Comments:
     labels: NDArray[np.bool_]
     """[n], True: toxic."""
     dropped: int = 0
-    """Rows of the source left out: blank, or pairs that are identical on both sides."""
+    """Rows of the source that were left out: blank rows, and pairs with two identical sides."""
 
     def __post_init__(self) -> None:
         """Refuse labels that do not fit the texts."""
         if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.bool_:
-            found = f"{self.labels.dtype} of shape {self.labels.shape}"
-            raise ValueError(f"{len(self.texts)} texts need as many boolean labels, not {found}")
+            given = f"{self.labels.dtype} of shape {self.labels.shape}"
+            raise ValueError(f"{len(self.texts)} texts need as many boolean labels, not {given}")
 
     def __len__(self) -> int:
         """How many comments."""
@@ -66,19 +66,19 @@ class Comments:
         return ClassCounts(toxic, len(self) - toxic)
 
     def first(self, n: int) -> "Comments":
-        """The first `n` comments, or all when there are fewer."""
+        """The first `n` comments, or all if there are fewer."""
         return self._take(np.arange(min(n, len(self))))
 
     def half(self, which: Literal["first", "second"]) -> "Comments":
-        """The first or the second half; an odd comment goes to the second."""
+        """The first or the second half. Of an odd number, the second half gets one more."""
         middle, rows = len(self) // 2, np.arange(len(self))
         return self._take(rows[:middle] if which == "first" else rows[middle:])
 
     def balanced(self, *, seed: int | None = None) -> "Comments":
-        """All of the smaller class and as many of the other (SPEC 8), in file order.
+        """All comments of the smaller class and as many of the larger one (SPEC 8), in file order.
 
         Args:
-            seed: draw those of the larger class at random; None takes its first ones.
+            seed: seed to draw comments of the larger class at random; None: its first ones.
 
         Raises:
             DposcopeError: one class is missing.
@@ -86,7 +86,7 @@ class Comments:
         return self._take(self.balanced_rows(seed=seed))
 
     def balanced_rows(self, *, seed: int | None = None) -> NDArray[np.intp]:
-        """Which comments `balanced` keeps, rising."""
+        """Indices of the comments that `balanced` keeps, in rising order."""
         _require_both(self, "the comments to balance", mend="give comments of both")
         toxic, non_toxic = np.flatnonzero(self.labels), np.flatnonzero(~self.labels)
         smaller, larger = sorted((toxic, non_toxic), key=len)
@@ -103,9 +103,9 @@ class DirectionAndJudge:
     """Two parts of one file that share no row."""
 
     direction: Comments
-    """What the direction is taken from."""
+    """Comments that the direction is computed from."""
     judge: Comments
-    """What the independent judge is trained on."""
+    """Comments that the independent judge is trained on."""
 
 
 def load_comments(
@@ -117,18 +117,18 @@ def load_comments(
 ) -> Comments:
     """Read labelled comments in file order.
 
-    Labels are 0/1, true/false, words such as "toxic"/"non-toxic", or a score from 0 to 1, toxic
-    from 0.5 on. A table without `text_column` but with the columns `toxic` and `neutral`, both of
-    text (ParaDetox), gives two comments a row, and none where both sides are the same.
+    Labels are 0/1, true/false, words such as "toxic"/"non-toxic", or a score from 0 to 1 (toxic: 0.5 and
+    more). A table without `text_column` but with text columns `toxic` and `neutral` (ParaDetox) gives two comments per
+    row, or none if both are the same.
 
     Args:
         source: a table or `hub:owner/name`; None: the built-in comments.
         text_column: the column of comments.
         label_column: the column of labels.
-        positive: the label that means toxic, upper and lower case alike; any other then means not.
+        positive: the label that means toxic, in upper or lower case; every other label then means non-toxic.
 
     Raises:
-        DposcopeError: the source cannot be read (`open_table`), a label is none of these, or one class is missing.
+        DposcopeError: the source cannot be read (`open_table`), a label has another form, or one class is missing.
     """
     with located(source, "comments.jsonl") as path:
         table = open_table(path)
@@ -144,13 +144,13 @@ def load_comments(
 
 
 def direction_and_judge(comments: Comments, *, direction_rows: int = 2000) -> DirectionAndJudge:
-    """The direction takes the first rows, the judge the second half (SPEC 8).
+    """Split comments: the first rows are for the direction, the second half is for the judge (SPEC 8).
 
-    Of 10,000 rows the direction gets 1–2,000 and the judge 5,001–10,000. Neither is balanced here.
+    Of 10,000 rows the direction gets 1–2,000 and the judge 5,001–10,000. Neither part is balanced here.
 
     Args:
-        comments: of both classes throughout, so shuffled rather than sorted.
-        direction_rows: at most so many for the direction, and at most the first half.
+        comments: comments of both classes in random order, not sorted by class.
+        direction_rows: most rows for the direction, within the first half.
 
     Raises:
         DposcopeError: a part holds one class only.
@@ -207,5 +207,6 @@ def _require_both(comments: Comments, what: str, *, mend: str) -> None:
     counts = comments.counts
     if not (counts.toxic and counts.non_toxic):
         raise DposcopeError(
-            f"both classes must be among {what}, not {counts.toxic:,} toxic and {counts.non_toxic:,} non-toxic; {mend}"
+            f"{what} must have both classes, but there are {counts.toxic:,} toxic and {counts.non_toxic:,} "
+            f"non-toxic; {mend}"
         )

@@ -1,7 +1,7 @@
-"""A concept: texts with it and without it, prompts that draw it, and a scorer of it.
+"""A concept spec: labelled texts, prompts and a scorer for one concept, such as toxicity.
 
-Nothing else in the library knows what is measured. A concept only names where the four come from, as options and
-settings files do; what stands in one therefore fills those options, and an option that is given wins.
+Nothing else in the library knows which concept is measured. A concept spec names the sources of its parts, as the
+options of the commands do. It sets the defaults of these options; an option that the user gives wins.
 """
 
 import re
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """Where the parts of a concept come from. Field by field, the options of the same names."""
+    """The sources of a concept's parts. Each field has the name of an option."""
 
     name: str
-    """A noun; hyphens are shown as spaces."""
+    """A noun; reports show hyphens as spaces."""
     adjective: str
-    """What a text with the concept is called: "toxic"."""
+    """The adjective for a text with the concept: "toxic"."""
     comments: str | None
     """Labelled texts with and without the concept, a table or `hub:owner/name`; None: the built-in toxic comments."""
     text_column: str = "comment_text"
@@ -37,19 +37,19 @@ class Concept:
     judge_comments: tuple[str, ...] = ()
     """Further tables for the independent judge, with the usual columns."""
     prompts: str | None
-    """Beginnings whose continuations tend to have the concept; None: the built-in prompts for toxic text."""
+    """Prompts whose continuations often have the concept; None: the built-in prompts for toxic text."""
     prompt_column: str = "prompt"
     scorer: str | Callable[[Sequence[str]], Any]
-    """What `load_scorer` takes. The commands take a name alone; a function is for use in Python."""
+    """An argument of `load_scorer`. The commands take a name only; a function is for use in Python."""
     seeds_with: tuple[str, ...] = ()
-    """Words for a direction of token contrast; none: the concept has no such direction."""
+    """Seed words for a direction by token contrast. Without them the concept has no such direction."""
     seeds_without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a concept without a name, or with seeds on one side only.
 
         Raises:
-            DposcopeError: so it is.
+            DposcopeError: the name or the adjective is blank, or seeds are given on one side only.
         """
         for part in ("name", "adjective"):
             if not str(getattr(self, part)).strip():
@@ -61,16 +61,17 @@ class Concept:
 
     @classmethod
     def load(cls, source: "str | Path | None") -> "Concept":
-        """A built-in concept by its name, or one's own from a TOML file.
+        """A built-in concept by its name, or your own from a TOML file.
 
-        The file has the fields of this class (with `-` or `_`), of which `comments`, `prompts` and `scorer` must be
-        there; `name` is else the file's, and `adjective` the name. Relative paths start at the file's folder.
+        The file has the fields of this class (with `-` or `_`). It must have `comments`, `prompts` and `scorer`. The
+        default of `name` is the name of the file, and the default of `adjective` is `name`. Relative paths start at the
+        folder of the file.
 
         Args:
             source: a name or a path ending in .toml; None: toxicity.
 
         Raises:
-            DposcopeError: neither; or the file is missing, no TOML, or not of this form.
+            DposcopeError: there is no such concept, or the file is missing, is not TOML, or has other fields.
         """
         if source is None:
             return TOXICITY
@@ -83,14 +84,14 @@ class Concept:
 
     @property
     def noun(self) -> str:
-        """What reports call it: `negative sentiment`."""
+        """The name in reports: `negative sentiment`."""
         return self.name.replace("-", " ")
 
     def seeds(self) -> Seeds:
         """The seed words of a token contrast.
 
         Raises:
-            DposcopeError: it has none.
+            DposcopeError: the concept has none.
         """
         if not self.seeds_with:
             raise DposcopeError(
@@ -100,7 +101,7 @@ class Concept:
         return Seeds(self.seeds_with, self.seeds_without)
 
     def options(self) -> dict[str, Any]:
-        """Option → what this concept puts there: settings' names and values, those that are None left out."""
+        """Option → its value from this concept. Options without a value are left out."""
         chosen = {name: getattr(self, name) for name in _OPTIONS}
         if not isinstance(self.scorer, str):
             raise DposcopeError(f"the scorer of {self.name!r} is a function; name it, as in scorer = 'module:function'")
@@ -108,7 +109,7 @@ class Concept:
 
     def load_comments(self) -> "Comments":
         """The labelled texts, in file order; see `load_comments`."""
-        # Settings need concepts and answer --help, which does not wait for tables.
+        # Imported here, so that --help, which needs concepts, does not load the table libraries.
         from dposcope.data.comments import load_comments
 
         return load_comments(
@@ -149,7 +150,7 @@ TOXICITY: Final = Concept(
     seeds_with=_SEEDS.toxic,
     seeds_without=_SEEDS.non_toxic,
 )
-"""The paper's."""
+"""The paper's concept."""
 
 NEGATIVE_SENTIMENT: Final = Concept(
     name="negative-sentiment",
@@ -161,7 +162,7 @@ NEGATIVE_SENTIMENT: Final = Concept(
     seeds_with=("terrible", "awful", "sad", "painful", "worst"),
     seeds_without=("wonderful", "lovely", "happy", "pleasant", "best"),
 )
-"""Complaint, grief, fear, failure; scored by a published lexicon, the package vaderSentiment."""
+"""Complaint, grief, fear, failure. The scorer is a published lexicon, the package vaderSentiment."""
 
 FOOD_TALK: Final = Concept(
     name="food-talk",
@@ -173,7 +174,7 @@ FOOD_TALK: Final = Concept(
     seeds_with=("bread", "cheese", "soup", "meat", "cake"),
     seeds_without=("table", "road", "letter", "house", "music"),
 )
-"""A topic, which no value judgement hangs on; scored by a list of words that can be read."""
+"""A topic without a value judgement. The scorer is a list of words that anyone can read."""
 
 BUILTIN_CONCEPTS: Final = {concept.name: concept for concept in (TOXICITY, NEGATIVE_SENTIMENT, FOOD_TALK)}
 
@@ -184,44 +185,46 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DposcopeError(f"there is no concept file {path}; check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DposcopeError(f'{path} is not TOML ({error}); write one `name = "value"` a line') from error
+        raise DposcopeError(f'{path} is not TOML ({error}); write one `name = "value"` per line') from error
     known = {field.name for field in fields(Concept)}
-    found: dict[str, Any] = {"name": path.stem}
+    values: dict[str, Any] = {"name": path.stem}
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in known:
             options = ", ".join(field.name.replace("_", "-") for field in fields(Concept))
-            raise DposcopeError(f"{path} has {key!r}, which no concept has; choose among {options}")
-        found[name] = _checked(path, key, value, many=name in _LISTS)
+            raise DposcopeError(f"{path} has an unknown field {key!r}; choose among {options}")
+        values[name] = _checked(path, key, value, many=name in _LISTS)
     for name in _REQUIRED:
-        if name not in found:
-            raise DposcopeError(f"{path} lacks {name!r}; a concept has {', '.join(_REQUIRED[:-1])} and {_REQUIRED[-1]}")
-    found.setdefault("adjective", str(found["name"]).replace("-", " "))
-    found["comments"], found["prompts"] = (_beside(path, found[name]) for name in ("comments", "prompts"))
-    found["judge_comments"] = tuple(_beside(path, source) for source in found.get("judge_comments", ()))
-    found["scorer"] = _scorer_beside(path, found["scorer"])
-    return found
+        if name not in values:
+            raise DposcopeError(
+                f"{path} has no {name!r}; a concept needs {', '.join(_REQUIRED[:-1])} and {_REQUIRED[-1]}"
+            )
+    values.setdefault("adjective", str(values["name"]).replace("-", " "))
+    values["comments"], values["prompts"] = (_resolved(path, values[name]) for name in ("comments", "prompts"))
+    values["judge_comments"] = tuple(_resolved(path, source) for source in values.get("judge_comments", ()))
+    values["scorer"] = _resolved_scorer(path, values["scorer"])
+    return values
 
 
 def _checked(path: Path, key: str, value: Any, *, many: bool) -> Any:
     if many:
         if isinstance(value, list) and all(isinstance(one, str) for one in cast(list[Any], value)):
             return tuple(cast(list[str], value))
-        raise DposcopeError(f'{key} in {path} is no list of strings; write {key} = ["…", "…"]')
+        raise DposcopeError(f'{key} in {path} is not a list of strings; write {key} = ["…", "…"]')
     if not isinstance(value, str):
-        raise DposcopeError(f'{key} in {path} is no string; write {key} = "…"')
+        raise DposcopeError(f'{key} in {path} is not a string; write {key} = "…"')
     return value
 
 
-def _beside(path: Path, source: str) -> str:
-    """A relative path, from the folder of the file that names it."""
+def _resolved(path: Path, source: str) -> str:
+    """A relative path, resolved from the folder of the file that names it."""
     return source if source.startswith(BUILTIN) or is_hub_spec(source) else str(path.parent / source)
 
 
-def _scorer_beside(path: Path, scorer: str) -> str:
+def _resolved_scorer(path: Path, scorer: str) -> str:
     if scorer.startswith(WORDS):
-        return f"{WORDS}{_beside(path, scorer.removeprefix(WORDS))}"
-    # A name that is also a folder beside the file means the folder: a trained judge, a classifier.
-    beside = path.parent / scorer
+        return f"{WORDS}{_resolved(path, scorer.removeprefix(WORDS))}"
+    # A name that is also a folder next to the file means that folder: a trained judge or a classifier.
+    local = path.parent / scorer
     is_name = re.fullmatch(r"[\w.]+:\w+", scorer) is not None
-    return str(beside) if not is_name and beside.exists() else scorer
+    return str(local) if not is_name and local.exists() else scorer

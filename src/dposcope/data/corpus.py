@@ -1,4 +1,4 @@
-"""Texts that an edit must leave alone: neutral text for log-perplexity, passages for F1."""
+"""Texts on which an edit should change nothing: neutral text for log-perplexity, passages for F1."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from dposcope.errors import DposcopeError
 
 @dataclass(frozen=True)
 class Passages:
-    """Encyclopedic prompts and how each really goes on (SPEC 5, F1)."""
+    """Encyclopedic prompts and their true continuations (SPEC 5, F1)."""
 
     prompts: tuple[str, ...]
     golds: tuple[str, ...]
@@ -25,16 +25,16 @@ class Passages:
 def load_neutral(source: str | Path | None, *, column: str = "text", option: str = "--neutral-column") -> str:
     r"""One text for log-perplexity: the lines of a raw split, joined by two newlines (SPEC 5).
 
-    A `.txt` is cut at its line ends. Each line stays as it is, spaces at its ends too, blank
-    lines too: WikiText writes a blank line as one space, and so that space stands between four
-    newlines. The line ends themselves go, the last one included, and `"\n\n"` joins the lines.
-    Of a table or a `hub:` data set, each row of `column` is a line, a newline at its end removed;
-    the hub's WikiText has empty rows for blank lines, so there the space is missing.
+    A `.txt` is split at line ends, and its lines are joined by `"\n\n"`. Blank lines and spaces at the ends of lines
+    are
+    kept: WikiText writes a blank line as one space, so that this space stands between four newlines. In a table or a
+    `hub:` data set, each row of `column` is a line, without a newline at its end. The WikiText of the hub has empty
+    rows for blank lines, so the space is missing there.
 
     Args:
         source: a `.txt`, a table or `hub:owner/name`; None: the built-in text.
         column: the column of a table; a `.txt` has none.
-        option: how a caller chooses another column, for messages.
+        option: the option that chooses another column, for messages.
 
     Raises:
         DposcopeError: the source cannot be read (`open_table`).
@@ -47,19 +47,19 @@ def load_neutral(source: str | Path | None, *, column: str = "text", option: str
             lines = [row.removesuffix("\n") for row in rows]
     text = "\n\n".join(lines)
     if not text.strip():
-        raise DposcopeError(f"{path} holds only blank rows in {column!r}; choose with {option}")
+        raise DposcopeError(f"{path} has only blank rows in {column!r}; choose another column with {option}")
     return text
 
 
 def split_neutral(text: str, share: float) -> tuple[str, str]:
-    """A text in two, cut between two lines.
+    """A text divided into two, between two lines.
 
     Args:
         text: from `load_neutral`.
-        share: of the first part, in characters; in (0, 1).
+        share: share of the first part, in characters; in (0, 1).
 
     Raises:
-        DposcopeError: the text has no two lines with something in them.
+        DposcopeError: the text has fewer than two non-blank lines.
     """
     lines = text.split("\n\n")
     ends = np.cumsum([len(line) for line in lines])
@@ -80,7 +80,7 @@ def load_passages(
         source: a table or `hub:owner/name`; None: the built-in passages.
         prompt_column: the column of beginnings.
         gold_column: the column of true continuations.
-        limit: keep the first so many, those left out for a blank cell not counted.
+        limit: keep the first so many; rows with a blank cell are left out before.
 
     Raises:
         DposcopeError: the source cannot be read (`open_table`), or `limit` is below 1.

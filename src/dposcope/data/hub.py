@@ -16,18 +16,19 @@ _SPEC: Final = re.compile(
 
 
 def is_hub_spec(source: str) -> bool:
-    """Whether `source` reads `hub:OWNER/NAME`, with `/CONFIG`, `@SPLIT` and `?COLUMN=VALUE` if wanted."""
+    """Whether `source` has the form `hub:OWNER/NAME`, optionally with `/CONFIG`, `@SPLIT` and `?COLUMN=VALUE`."""
     return _SPEC.fullmatch(source) is not None
 
 
 def read_hub(spec: str) -> dict[str, list[Any]]:
-    """The columns of `hub:OWNER/NAME[/CONFIG][@SPLIT][?COLUMN=VALUE]`; a data set of one split needs no `@SPLIT`.
+    """The columns of `hub:OWNER/NAME[/CONFIG][@SPLIT][?COLUMN=VALUE]`; `@SPLIT` may be left out if there is one split.
 
-    `?COLUMN=VALUE` keeps the rows that hold the value, upper and lower case alike: the challenging prompts of
-    RealToxicityPrompts, 1,199 of them, are `hub:allenai/real-toxicity-prompts?challenging=true`.
+    `?COLUMN=VALUE` keeps the rows with that value, in upper or lower case. The 1,199 challenging prompts of
+    RealToxicityPrompts are `hub:allenai/real-toxicity-prompts?challenging=true`.
 
     Raises:
-        DposcopeError: `datasets` is not installed; the data set cannot be had; the split is open; no row is kept.
+        DposcopeError: `datasets` is not installed, the data set cannot be loaded, it has several splits and none is
+            chosen, or no row has the value.
     """
     match = _SPEC.fullmatch(spec)
     assert match is not None, spec
@@ -39,7 +40,7 @@ def read_hub(spec: str) -> dict[str, list[Any]]:
         ) from error
     try:
         splits = datasets.load_dataset(match["name"], match["config"])
-    # It raises these for what does not exist, is gated or out of reach, and for a wrong config.
+    # Raised if the data set does not exist, is gated or cannot be reached, or if the config is wrong.
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DposcopeError(
@@ -47,9 +48,9 @@ def read_hub(spec: str) -> dict[str, list[Any]]:
         ) from error
     split = match["split"] or (next(iter(splits)) if len(splits) == 1 else None)
     if split not in splits:
-        asked = f"has no split {split!r}" if split else "has several splits"
+        reason = f"has no split {split!r}" if split else "has several splits"
         base = spec.partition("@")[0]
-        raise DposcopeError(f"{base} {asked}; choose one: {', '.join(f'{base}@{name}' for name in splits)}")
+        raise DposcopeError(f"{base} {reason}; choose one: {', '.join(f'{base}@{name}' for name in splits)}")
     table = splits[split].to_polars()
     if match["column"] is not None:
         table = _kept(table, match["column"], match["value"], spec)
@@ -63,5 +64,5 @@ def _kept(table: pl.DataFrame, column: str, value: str, spec: str) -> pl.DataFra
         raise DposcopeError(f"{spec}: {column!r} holds lists or objects; choose a column of single values")
     kept = table.filter(pl.col(column).cast(pl.String).str.to_lowercase() == value.lower())
     if kept.is_empty():
-        raise DposcopeError(f"{spec}: no row has the {column} {value!r}; see what that column holds")
+        raise DposcopeError(f"{spec}: no row has the {column} {value!r}; check the values of that column")
     return kept

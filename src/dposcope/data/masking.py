@@ -1,8 +1,8 @@
 """Offensive words: which text holds one, and how to show it without spelling it out.
 
-The words are data, in `wordlist.txt`. The list serves two readers: the token judge of a
-lens (SPEC 2) and every place where text meets a person's eye. It knows words, not meaning:
-quotations count, insults without a listed word and disguised spellings ("1d10t") do not.
+The words are data, in `wordlist.txt`. The list is used by the token judge of a lens (SPEC 2), and wherever text is
+shown to people. It matches words, not meaning: a quotation is a match; an insult without a listed word or with a
+disguised spelling ("1d10t") is not.
 """
 
 import codecs
@@ -14,11 +14,11 @@ from importlib import resources
 from typing import Final
 
 _VOWELS: Final = frozenset("aeiouáéíóúäöü")
-# How byte-level tokenizers spell a space, a line break and a tab: letters to `re`, but none to a reader.
+# Byte-level tokenizers write a space, a line break and a tab as these characters, which `re` takes for letters.
 _TOKENIZER_SPACES: Final = str.maketrans("ĠĊĉ", "   ")
 
 _WORD_STARTS = r"(?<![^\W\d_])"
-# A word cut short by a star that an earlier masking set is not the whole word.
+# A word that ends at a star of an earlier masking is not a whole word.
 _WORD_ENDS = r"(?:(?<=[sxzh])es|[sz])?(?![^\W\d_])(?!\*[^\W\d_])"
 _SURROUNDINGS: Final = {
     "anywhere": ("", ""),
@@ -29,17 +29,17 @@ _SURROUNDINGS: Final = {
 
 @dataclass(frozen=True)
 class _Patterns:
-    """Both read lower-cased text."""
+    """Patterns for lower-cased text."""
 
     offensive: re.Pattern[str]
-    """Its named groups are the levels; what it matches is what would be starred."""
+    """Its named groups are the levels. It matches the part of a word that is starred."""
     innocent: re.Pattern[str]
 
 
 def contains_offensive(text: str) -> bool:
     """Whether `text`, be it a sentence or one token of a vocabulary, holds a listed word of any level.
 
-    Upper and lower case are one. A tokenizer's marks for a space (`▁`, `Ġ`) end a word.
+    Upper and lower case are equal. A tokenizer's marks for a space (`▁`, `Ġ`) end a word.
     """
     return bool(_offences(text))
 
@@ -47,11 +47,11 @@ def contains_offensive(text: str) -> bool:
 def mask_offensive(text: str) -> str:
     """`text` with its slurs and strong words starred; mild ones ("stupid") stay.
 
-    A strong word keeps its first letter and its ending, as in the paper's tables; of a slur
-    the first letter alone stays. The length never changes, and masking twice is masking once.
+    A strong word keeps its first letter and its ending, as in the paper's tables. A slur keeps its first letter only.
+    The length never changes, and masking a masked text changes nothing.
     """
     shown = text
-    # Once a word is starred, another that ran into it can begin.
+    # After a word is starred, a word that overlapped it can match.
     while (starred := _star_once(shown)) != shown:
         shown = starred
     return shown
@@ -73,7 +73,7 @@ def _star_once(text: str) -> str:
 
 
 def _offences(text: str) -> list[re.Match[str]]:
-    """The listed words in `text`, less those inside an innocent one; indices are those of `text`."""
+    """The listed words in `text`, except those inside an innocent word. Indices refer to `text`."""
     lowered, patterns = _lower(text), _patterns()
     matches = list(patterns.offensive.finditer(lowered))
     if not matches:
@@ -83,7 +83,7 @@ def _offences(text: str) -> list[re.Match[str]]:
 
 
 def _starred(word: str) -> range:
-    """Which letters to star: the first vowel after the first letter, or after a leading vowel up to two."""
+    """Letters to star: the first vowel after the first letter; after a vowel as first letter, up to two letters."""
     inner = range(1, len(word))
     if word[0] in _VOWELS:
         return range(1, min(3, next((i for i in inner if word[i] in _VOWELS), len(word))))
@@ -92,7 +92,7 @@ def _starred(word: str) -> range:
 
 
 def _lower(text: str) -> str:
-    """Lower case, letter for letter: "İ".lower() is two characters and would move every index after it."""
+    """Lower case with the same length: "İ".lower() has two characters and would shift the indices after it."""
     spaced = text.translate(_TOKENIZER_SPACES)
     lowered = spaced.lower()
     if len(lowered) == len(text):
@@ -118,13 +118,13 @@ def _patterns() -> _Patterns:
         levels.setdefault(level, []).append(before + _either(map(_starred_part, _longest_first(stems))) + after)
     return _Patterns(
         offensive=re.compile("|".join(f"(?P<{level}>{'|'.join(parts)})" for level, parts in levels.items())),
-        # It clears the whole run of letters that an entry stands in.
+        # It matches the whole run of letters around an entry.
         innocent=re.compile(rf"{_WORD_STARTS}[^\W\d_]*{innocent}[^\W\d_]*"),
     )
 
 
 def _starred_part(stem: str) -> str:
-    """A pattern of `stem`, or of what follows its bar: the match is what is to be starred."""
+    """A pattern of `stem`, or of the part after its bar. The match is the part that is starred."""
     compound, bar, word = stem.partition("|")
     return f"(?<={re.escape(compound)}){re.escape(word)}" if bar else re.escape(stem)
 

@@ -1,4 +1,4 @@
-"""Names that stand where a path may: files that come with the package, and files of words."""
+"""Prefixes that may stand in the place of a path: files of the package, and word lists."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Final
 
 BUILTIN: Final = "builtin:"
-"""Before the name of a file that comes with the package, where a path may stand."""
+"""Prefix for the name of a file that comes with the package."""
 
 WORDS: Final = "words:"
-"""Before a file of words, where a scorer is named."""
+"""Prefix for a word list that serves as a scorer."""
 
 
 @contextmanager
 def located(source: str | Path | None, builtin: str) -> Generator[str | Path]:
-    """`source`, or where the package keeps its own file: `builtin` when `source` is None, `builtin:FILE` by name."""
+    """The path of `source`; None: the package's file `builtin`, and `builtin:FILE`: another file of the package."""
     if isinstance(source, str) and source.startswith(BUILTIN):
         builtin = source.removeprefix(BUILTIN)
     elif source is not None:

@@ -1,4 +1,4 @@
-"""Prompts that models continue, and the split that keeps learning apart from reporting."""
+"""Prompts that models continue, and their split into held-out prompts and prompts to learn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ class PromptSplit:
     """Two disjoint halves of one list of prompts (SPEC 8)."""
 
     report: tuple[str, ...]
-    """What every reported number is measured on."""
+    """Held-out prompts: every reported number is measured on these."""
     learn: tuple[str, ...]
-    """What anything learned, sampled, searched or averaged may use."""
+    """Prompts to learn, sample, search or average on."""
 
 
 def load_prompts(source: str | Path | None, *, column: str = "prompt", limit: int | None = None) -> list[str]:
     """Read prompts in file order.
 
     Args:
-        source: a table, a text file of one prompt a line, or `hub:owner/name`; None: the built-in prompts.
+        source: a table, a text file with one prompt per line, or `hub:owner/name`; None: the built-in prompts.
             Cells may be objects with a `text`, as in RealToxicityPrompts.
         column: the column that holds them.
-        limit: keep the first so many, those left out for being blank not counted.
+        limit: keep the first so many; blank rows are left out before.
 
     Raises:
         DposcopeError: the source cannot be read (`open_table`), or `limit` is below 1.
@@ -40,11 +40,10 @@ def load_prompts(source: str | Path | None, *, column: str = "prompt", limit: in
 def split_prompts(prompts: Sequence[str]) -> PromptSplit:
     """Report on the first half, learn from the second (SPEC 8: rows 1–200 and 201–400 of 400).
 
-    A prompt that stands in both halves is left out of what is learned from. An odd prompt
-    goes to the first.
+    A prompt that is in both halves is removed from the second. Of an odd number, the first half gets one more.
 
     Raises:
-        DposcopeError: fewer than 4 prompts, or no second half is left of repeated ones.
+        DposcopeError: there are fewer than 4 prompts, or the second half only repeats the first.
     """
     if len(prompts) < 4:
         raise DposcopeError(

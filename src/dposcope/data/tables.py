@@ -1,7 +1,8 @@
-"""Tables of text: one reader for every format, each cell a string, each fault named with its mend.
+"""Tables of text: one reader for every format. Each cell is a string, and each error message says how to mend the
+fault.
 
-Cells are strings whatever the format, so that a comment that reads "1e5" or "true" stays
-what it is; a reader that wants labels or numbers parses them itself.
+Cells are strings in every format, so that a comment "1e5" or "true" is not changed. Code that needs labels or numbers
+parses them itself.
 """
 
 import csv
@@ -24,12 +25,12 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file that can be used."""
+    """The usable rows of a file."""
 
     frame: pl.DataFrame
-    """The asked columns, in the order asked, each of dtype String."""
+    """The selected columns in the given order, each of dtype String."""
     dropped: int
-    """Rows left out because an asked cell was null or blank."""
+    """Rows that were left out because a selected cell was null or blank."""
 
     def texts(self, column: str) -> list[str]:
         """One column as a list."""
@@ -38,7 +39,7 @@ class Table:
 
 @dataclass(frozen=True)
 class RawTable:
-    """A file's columns before anyone has said which are wanted."""
+    """All columns of a file, before some are selected."""
 
     source: str
     """Where it came from, for messages."""
@@ -46,12 +47,12 @@ class RawTable:
     """Name → cells. A text file without a header has one column, named ""."""
 
     def select(self, columns: Sequence[str], *, option: str, keep_blank: bool = False) -> Table:
-        """The asked columns as strings.
+        """The given columns as strings.
 
         Args:
-            columns: their names. A file of plain lines gives its one column any name.
-            option: how a caller chooses other columns, for the message: "--prompt-column".
-            keep_blank: keep rows that are null or blank, as empty strings (a raw text's blank lines).
+            columns: their names. The single column of a text file fits every name.
+            option: the option that chooses other columns, for messages: "--prompt-column".
+            keep_blank: keep null or blank rows as empty strings (blank lines of a raw text).
 
         Raises:
             DposcopeError: a column is missing or holds no text; no row is left.
@@ -60,7 +61,7 @@ class RawTable:
         if list(by_name) == [""]:
             if len(columns) > 1:
                 raise DposcopeError(
-                    f"{self.source} holds plain lines, and the columns {_listed(columns)} are needed; "
+                    f"{self.source} has plain lines, but the columns {_listed(columns)} are needed; "
                     "give a JSONL, CSV, TSV or Parquet file"
                 )
             by_name = {columns[0]: by_name[""]}
@@ -100,11 +101,11 @@ def read_table(path: str | Path, *, columns: Sequence[str], option: str, keep_bl
 
 
 def open_table(source: str | Path) -> RawTable:
-    """Read a file, told apart by its suffix, or a data set of the Hugging Face hub (`hub:owner/name`).
+    """Read a file, whose format its suffix tells, or a data set of the Hugging Face hub (`hub:owner/name`).
 
-    `.jsonl` and `.ndjson` (one object a line), `.json` (an array of objects), `.csv` (quoted, a
-    header), `.tsv` (a header, *no* quoting: a quotation mark is a character like any other),
-    `.parquet`, `.txt` (one row a line, one column).
+    `.jsonl` and `.ndjson` (one object per line), `.json` (an array of objects), `.csv` (quoted, a
+    header), `.tsv` (a header, *no* quoting: a quotation mark is an ordinary character),
+    `.parquet`, `.txt` (one row per line, one column).
 
     Raises:
         DposcopeError: the file is missing, empty, not UTF-8, malformed or of an unknown suffix.
@@ -116,7 +117,7 @@ def open_table(source: str | Path) -> RawTable:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise DposcopeError(
-            f"{path} has the suffix {path.suffix!r}, which is not read; convert it to one of {_listed(list(_READERS))}"
+            f"{path} has the unknown suffix {path.suffix!r}; convert it to one of {_listed(list(_READERS))}"
         )
     if not data.strip():
         raise DposcopeError(f"{path} is empty; give a file with at least one row")
@@ -177,11 +178,15 @@ def _read_jsonl(data: bytes, path: Path) -> Columns:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 mend = (
-                    "; is it a JSON array? name it .json" if line.strip() == "[" else "; each line must be one object"
+                    "; is it a JSON array? name the file .json"
+                    if line.strip() == "["
+                    else "; each line must be one object"
                 )
                 raise DposcopeError(f"line {number:,} of {path} is not JSON ({error.msg}){mend}") from error
             if not isinstance(rows[-1], dict):
-                raise DposcopeError(f"line {number:,} of {path} is JSON but no object; each line must be one object")
+                raise DposcopeError(
+                    f"line {number:,} of {path} is JSON but not an object; each line must be one object"
+                )
     return _transpose(rows)
 
 
@@ -189,10 +194,12 @@ def _read_json(data: bytes, path: Path) -> Columns:
     try:
         rows = json.loads(_decode(data, path))
     except json.JSONDecodeError as error:
-        mend = "; is it one object a line? name it .jsonl" if error.msg == "Extra data" else "; mend it there"
+        mend = (
+            "; is it one object per line? name the file .jsonl" if error.msg == "Extra data" else "; correct that line"
+        )
         raise DposcopeError(f"line {error.lineno:,} of {path} is not JSON ({error.msg}){mend}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in cast(list[Any], rows)):
-        raise DposcopeError(f"{path} is JSON but no array of objects; write it as [{{…}}, {{…}}]")
+        raise DposcopeError(f"{path} is JSON but not an array of objects; write it as [{{…}}, {{…}}]")
     return _transpose(cast(list[dict[str, Any]], rows))
 
 
@@ -255,7 +262,7 @@ def _transpose(rows: list[dict[str, Any]]) -> Columns:
 
 
 def _cell_text(cell: Any) -> str | None:
-    """A cell as text; a TypeError says what else it is. Objects with a `text` are RealToxicityPrompts' own form."""
+    """A cell as text, or a TypeError that names its type. RealToxicityPrompts has objects with a `text`."""
     match cell:
         case None | str():
             return cell
@@ -274,7 +281,7 @@ def _strings(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     try:
         return pl.DataFrame(columns, schema=schema)
     except UnicodeEncodeError:
-        # JSON can escape half of a surrogate pair, which no table and no tokenizer takes: it becomes "?".
+        # JSON can hold half of a surrogate pair, which tables and tokenizers refuse. It becomes "?".
         whole = {name: [cell.encode(errors="replace").decode() for cell in cells] for name, cells in columns.items()}
         return pl.DataFrame(whole, schema=schema)
 

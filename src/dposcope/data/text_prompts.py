@@ -1,8 +1,7 @@
 """Prompts cut from running text: the beginnings of its sentences, all of one length (paper 3.1: WikiText-2).
 
-WikiText is printed with its tokens apart ("role @-@ playing", "it 's , too ."). Models never write so, and
-a prompt in that spelling would be continued in it; it is therefore set as ordinary text first. Text that
-is ordinary already stays as it is.
+WikiText has spaces between its tokens ("role @-@ playing", "it 's , too ."). A model would continue a prompt in this
+spelling, so the text is changed to ordinary spelling first. Text in ordinary spelling is not changed.
 """
 
 import re
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from dposcope.errors import DposcopeError, plural
 
 SPARE_TOKENS: Final = 4
-"""A sentence must go on for so many tokens after the cut: else there is nothing left to continue."""
+"""A sentence must have so many tokens after the cut, so that there is something to continue."""
 
 _HEADING: Final = re.compile(r"\s*=.*=\s*|\s*#+\s.*")
 _QUOTED: Final = re.compile(r'(?<!\S)" ([^"]*?) "(?!\S)')
@@ -23,7 +22,7 @@ _AFTER_OPENING: Final = re.compile(r"(?<!\S)([(\[{$£€]) (?=\S)")
 _BEFORE_CLOSING: Final = re.compile(r" ([.,;:!?%)\]}]+)(?=[\s\"]|$)")
 _BEFORE_ENDING: Final = re.compile(r" (n't|'(?:s|t|re|ve|ll|d|m))(?!\w)")
 
-# A sentence ends at its mark, quotation marks and brackets after it counted, where a capital or a digit follows.
+# A sentence ends at its mark, including quotation marks and brackets after it, if a capital or a digit follows.
 _SENTENCE_END: Final = re.compile(r"""(?<=[.!?])["')\]”’]*\s+(?=["'(\[“‘]?[A-Z0-9])""")
 _ABBREVIATED: Final = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Mt|Prof|Rev|Gen|Col|Capt|Lt|Sgt|Gov|Sen|Rep|Jr|Sr|No|Nos|vs|cf|ca|etc"
@@ -40,19 +39,19 @@ def cut_prompts(
     seed: int = 0,
     spare: bool = False,
 ) -> list[str]:
-    """Distinct beginnings of sentences, each exactly `prompt_tokens` tokens long, in a seeded order.
+    """Distinct beginnings of sentences, each exactly `prompt_tokens` tokens long, in a random order.
 
-    Each line is a paragraph, as in WikiText. Left out are headings, blank lines, sentences that hold `<unk>` or
-    end within four tokens of the cut, and those whose cut would fall inside a word or a character. A prompt
-    that is tokenised on its own has the same tokens that the sentence had.
+    Each line is a paragraph, as in WikiText. These are left out: headings, blank lines, sentences with `<unk>`,
+    sentences that end within four tokens of the cut, and cuts inside a word or a character. A prompt that is tokenised
+    alone has the same tokens as at the start of its sentence.
 
     Args:
         text: as `load_neutral` gives it.
-        tokenizer: counts tokens, special ones left out.
-        count: how many prompts; None: all that there are.
+        tokenizer: counts tokens, without special tokens.
+        count: how many prompts; None: all.
         prompt_tokens: length of each.
-        seed: of the order.
-        spare: after those `count` also give the rest, for whoever finds some of them useless.
+        seed: seed of the order.
+        spare: also give the other prompts, after the first `count`, as replacements.
 
     Raises:
         DposcopeError: the text gives fewer than `count` prompts, or none.
@@ -63,15 +62,15 @@ def cut_prompts(
     beginnings = list(dict.fromkeys(_beginnings(text, tokenizer, prompt_tokens)))
     if len(beginnings) < (count or 1):
         raise DposcopeError(
-            f"the text gives {plural(len(beginnings), 'prompt')} of {prompt_tokens} tokens and {count or 1:,} are "
-            "needed; give a longer text, or ask for fewer or shorter prompts"
+            f"the text gives {plural(len(beginnings), 'prompt')} of {prompt_tokens} tokens but {count or 1:,} are "
+            "needed; give a longer text, or choose fewer or shorter prompts"
         )
     order = np.random.default_rng(seed).permutation(len(beginnings))
     return [beginnings[int(index)] for index in order[: None if spare else count]]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of running text, headings and blank lines left out, set as ordinary text."""
+    """The sentences of running text in ordinary spelling, without headings and blank lines."""
     return [
         sentence
         for line in text.splitlines()
@@ -81,7 +80,7 @@ def sentences(text: str) -> list[str]:
 
 
 def ordinary_text(line: str) -> str:
-    """A line of WikiText as people write it: `role @-@ playing` → `role-playing`, `it 's , too .` → `it's, too.`"""
+    """A line of WikiText in ordinary spelling: `role @-@ playing` → `role-playing`, `it 's , too .` → `it's, too.`"""
     for spaced, mark in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
         line = line.replace(spaced, mark)
     line = _QUOTED.sub(r'"\1"', line)
@@ -93,7 +92,7 @@ def ordinary_text(line: str) -> str:
 def _split(paragraph: str) -> Iterator[str]:
     start = 0
     for end in _SENTENCE_END.finditer(paragraph):
-        # The mark stands before the match; what belongs to the sentence after it, within.
+        # The mark is before the match; quotation marks and brackets of the sentence are inside the match.
         sentence = paragraph[start : end.start()] + end.group().rstrip()
         if not _ABBREVIATED.search(sentence):
             yield sentence
@@ -122,5 +121,5 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
 
 
 def _splits_a_word(before: str, after: str) -> bool:
-    """Whether both are letters with case, or digits; scripts without case write no spaces and may be cut anywhere."""
+    """Whether both are letters with case, or digits. Scripts without case have no spaces and may be cut anywhere."""
     return all(char.lower() != char.upper() or char.isdigit() for char in (before, after))

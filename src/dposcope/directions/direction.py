@@ -1,4 +1,4 @@
-"""A direction in residual space: the axis along which a concept is measured."""
+"""A direction in the residual stream: the axis along which a concept is measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from dposcope.errors import DposcopeError
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """W, with the concept's side (toxic) positive (paper 3.2)."""
+    """W: its positive side is the side of the concept, such as toxic (paper 3.2)."""
 
     vector: Tensor
-    """W, `[d]`, float64, on the CPU; its norm means what `kind` makes it mean."""
+    """W, `[d]`, float64, on the CPU. The meaning of its norm depends on `kind`."""
     kind: str
-    """How it was made: `mean_difference`, `probe`, `token_contrast`, `random`, or a name of yours."""
+    """The method: `mean_difference`, `probe`, `token_contrast`, `random`, or your own name."""
     block: int
-    """The block at whose end it lives, 0 … L−1; −1 for the last."""
+    """The block at whose end the residual stream is read, 0 … L−1; −1 for the last."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, protocol, numbers of texts, quality."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no direction."""
+        """Refuse a vector that is not a direction."""
         vector = self.vector.detach().to("cpu", torch.float64)
         if vector.ndim != 1:
             raise DposcopeError(f"a direction is one vector [d], not {list(vector.shape)}")

@@ -24,7 +24,7 @@ class Features:
     vectors: Tensor
     """`[texts, d]`, float64, on the CPU."""
     residual_norm: float
-    """Mean |x| over the tokens averaged: the scale of the stream at this block."""
+    """Mean |x| over these tokens: the scale of the residual stream at this block."""
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""
@@ -38,7 +38,7 @@ class Features:
 
 
 class _BlockReached(Exception):
-    """Ends a forward pass whose later blocks nobody reads."""
+    """Ends a forward pass after the block that is read."""
 
 
 @torch.inference_mode()
@@ -54,28 +54,31 @@ def residual_features(
 ) -> Features:
     """Mean residual stream of each text (paper 3.2; SPEC section 2).
 
-    Strict: the stream at the end of `block`, before the final norm, over real tokens without special
-    ones. Reference: `hidden_states[-1]`, after the final norm, every text left-padded to `max_tokens`,
-    padding and the beginning-of-text token averaged in.
+    Strict protocol: the stream at the end of `block`, before the final norm, averaged over real tokens without special
+    tokens. Reference protocol: `hidden_states[-1]`, after the final norm, with every text left-padded to `max_tokens`;
+    the mean includes padding and the beginning-of-text token.
 
-    One forward pass per batch of like lengths; blocks after `block` are not run, and only one stream is kept.
+    There is one forward pass per batch of texts of similar length. Blocks after `block` are not run.
 
     Args:
         lm: the model.
         texts: comments.
         block: 0 … L−1, or −1 for the last (paper). Reference: only the last.
         protocol: see above.
-        max_tokens: texts are cut to their start.
+        max_tokens: longer texts are cut; their start is kept.
         batch_size: texts at a time.
         progress: called after each batch.
 
     Raises:
-        DposcopeError: a text has no token left without special ones, or the block is not there.
+        DposcopeError: a text has only special tokens, or there is no such block.
     """
     check_protocol(protocol)
     max_tokens = min(max_tokens, lm.context_length)
     if not -lm.n_blocks <= block < lm.n_blocks:
-        raise DposcopeError(f"block {block} is outside a model of {lm.n_blocks} blocks")
+        raise DposcopeError(
+            f"there is no block {block} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}, or -1 "
+            f"for the last"
+        )
     last = block % lm.n_blocks == lm.n_blocks - 1
     if protocol == "reference" and not last:
         raise DposcopeError("the reference protocol reads the last block only; use block=-1, or protocol='strict'")
@@ -97,7 +100,7 @@ def residual_features(
         for place, row in enumerate(batch.rows):
             tokens = stream[place][counted[place]]
             if len(tokens) == 0:
-                raise DposcopeError(f"text {row + 1} has no token but special ones; remove empty texts")
+                raise DposcopeError(f"text {row + 1} has only special tokens; remove empty texts")
             vectors[row] = tokens.mean(0).cpu()
             if not vectors[row].isfinite().all():
                 raise DposcopeError(

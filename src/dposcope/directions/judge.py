@@ -1,4 +1,4 @@
-"""Which tokens are toxic, or have another concept: by a word list, the concept's scorer, or a language model."""
+"""Judges that decide which tokens are toxic, or have another concept: a word list, a scorer or a language model."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -18,11 +18,11 @@ from dposcope.model.generate import Progress
 
 
 class TokenJudge(Protocol):
-    """Tells which tokens are toxic: curse words, slurs, insults, sexual content (paper 4); or have another concept."""
+    """Decides which tokens are toxic (curse words, slurs, insults, sexual content; paper 4) or have another concept."""
 
     @property
     def name(self) -> str:
-        """What reports call it, and what its answers are kept under."""
+        """Its name in reports and in the file of its answers."""
         ...
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
@@ -31,21 +31,21 @@ class TokenJudge(Protocol):
 
 
 class WordListJudge:
-    """The embedded default: whether a token holds a listed word. See `dposcope.data.masking` for its limits."""
+    """The default: whether a token contains a listed word. `dposcope.data.masking` describes the limits of the list."""
 
     name = "word list"
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
-        """Whether each token holds a listed word."""
+        """Whether each token contains a listed word."""
         return [contains_offensive(token) for token in tokens]
 
 
 class TokenScorer(Protocol):
-    """What `ScorerJudge` asks: any scorer of texts."""
+    """A scorer of texts, as `ScorerJudge` needs it."""
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         ...
 
     def __call__(self, texts: Sequence[str]) -> Iterable[float]:
@@ -54,33 +54,33 @@ class TokenScorer(Protocol):
 
 
 class ScorerJudge:
-    """For any other concept: whether its scorer finds the concept in the token alone."""
+    """The default for other concepts: whether the concept's scorer gives the token a high score."""
 
     LEAST = 0.4
-    """Score of a token that has it: one listed word has 0.5, and VADER gives its clearly negative words 0.4 or more."""
+    """Lowest score of a token with the concept: a listed word has 0.5, clearly negative words in VADER 0.4 or more."""
 
     def __init__(self, scorer: TokenScorer) -> None:
-        """`scorer` is the concept's."""
+        """Judge by the concept's `scorer`."""
         self._scorer = scorer
 
     @property
     def name(self) -> str:
-        """Names the scorer."""
+        """The scorer's name and the limit."""
         return f"{self._scorer.name}, {self.LEAST} and more"
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
-        """Whether each token scores so high."""
-        # What tokenizers write for a space: a scorer knows words, not their marks.
+        """Whether the score of each token reaches the limit."""
+        # Remove the tokenizer's marks for a space, which a scorer does not know.
         words = [token.replace("▁", " ").replace("Ġ", " ").strip() for token in tokens]
         return [bool(score >= self.LEAST) for score in self._scorer(words)] if words else []
 
 
 class CachedJudge:
-    """A judge whose answers are kept in a file, so that no run asks again what any run has asked.
+    """A judge with a cache: its answers are kept in a file, so that no token is sent to the judge twice.
 
-    The file is JSON, keyed by the judge's name and the token, and written whole after each batch: a run
-    that is killed has lost one batch at most. Judges, and runs at the same time, may share one file; a lock
-    file beside it keeps them from writing over each other's answers.
+    The file is JSON, with the judge's name and the token as keys. It is written whole after each batch, so an
+    interrupted run loses one batch at most. Several judges and simultaneous runs may share one file; a lock file
+    protects it.
     """
 
     def __init__(
@@ -92,20 +92,20 @@ class CachedJudge:
         before: Callable[[Sequence[str]], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Read the file, if it is there.
+        """Read the file, if it exists.
 
         Args:
-            judge: who answers what the file does not.
-            path: the file; made when the first answer is there.
-            batch_size: tokens that the judge gets, and the file takes, at a time.
-            before: called with the tokens that will be asked, before the first; not called where all is known.
-            progress: called after each batch of asked tokens.
+            judge: judges the tokens that the file does not have.
+            path: the file; the first answers create it.
+            batch_size: tokens that are judged and written at a time.
+            before: called once with all tokens that will be judged; not called if there are none.
+            progress: called after each batch of judged tokens.
 
         Raises:
-            DposcopeError: the file is damaged or another one, or the batch size is below 1.
+            DposcopeError: the file is damaged or of another kind, or the batch size is below 1.
         """
         if batch_size < 1:
-            raise DposcopeError(f"batch_size {batch_size} is below 1; ask about one token at least")
+            raise DposcopeError(f"batch_size {batch_size} is below 1; give 1 or more")
         self._judge = judge
         self._path = Path(path)
         self._batch_size = batch_size
@@ -115,11 +115,11 @@ class CachedJudge:
 
     @property
     def name(self) -> str:
-        """The name of the judge behind."""
+        """The name of the judge that is cached."""
         return self._judge.name
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
-        """Whether each token is toxic; only tokens without a kept answer are asked, each once."""
+        """Whether each token is toxic. Only tokens without a cached answer go to the judge, each once."""
         unseen = [token for token in dict.fromkeys(tokens) if token not in self._known]
         if unseen and self._before is not None:
             self._before(unseen)
@@ -135,11 +135,11 @@ class CachedJudge:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self._path.with_name(self._path.name + ".lock")):
-                # Read again: another run may have written since.
+                # Read again, as another run may have written in the meantime.
                 answers = _read_answers(self._path)
                 self._known = answers.get(self.name, {}) | self._known
                 answers[self.name] = self._known
-                # As ASCII, for tokens that UTF-8 cannot hold, should a tokenizer give halves of characters.
+                # As ASCII: a tokenizer may give halves of characters, which UTF-8 cannot hold.
                 write_text(self._path, json.dumps({"kind": _KIND, "format_version": _FORMAT, "answers": answers}))
         except OSError as error:
             raise DposcopeError(
@@ -148,10 +148,10 @@ class CachedJudge:
 
 
 def judge_each(judge: TokenJudge, tokens: Sequence[str]) -> dict[str, bool]:
-    """Answers by token; each different token is asked once, in the order of first sight.
+    """Answers by token. Each distinct token is judged once, in order of first appearance.
 
     Raises:
-        DposcopeError: the judge gave another number of answers than it was asked.
+        DposcopeError: the number of answers is not the number of tokens.
     """
     distinct = list(dict.fromkeys(tokens))
     answers = judge(distinct)
@@ -177,26 +177,26 @@ def load_judge(
     """The judge that a setting or an option names (SPEC section 2).
 
     Args:
-        spec: "words" for the embedded list (of another concept than toxicity: for its scorer), or an
-            OpenAI-compatible endpoint with its model after a #, such as `https://api.openai.com/v1#gpt-4o`; without
-            one, gpt-4o (paper).
-        concept: what tokens are asked for.
-        scorer: of that concept; asked where it is another than toxicity and the spec is "words".
-        cache: file of an endpoint's answers; by default one in the cache folder that all runs share.
-        price: of an endpoint, to estimate the cost.
-        requests_per_minute: of an endpoint.
-        announce: told what will be asked of an endpoint, and about what it costs, before it is asked.
-        progress: called after each batch asked of an endpoint.
+        spec: "words", or an OpenAI-compatible endpoint with its model after a #, such as
+            `https://api.openai.com/v1#gpt-4o` (without a model: gpt-4o, as in the paper). "words" is the built-in word
+            list for toxicity, and the concept's scorer for any other concept.
+        concept: the concept that tokens are judged for.
+        scorer: scorer of that concept; needed for "words" if the concept is not toxicity.
+        cache: file for the answers of an endpoint; None: a file in the cache folder, which all runs share.
+        price: price of an endpoint, to estimate the cost.
+        requests_per_minute: limit for an endpoint.
+        announce: called before an endpoint is used, with the number of tokens and the estimated cost.
+        progress: called after each batch that an endpoint has judged.
 
     Raises:
-        DposcopeError: the spec is neither, the cache is damaged, or another concept's scorer is missing.
+        DposcopeError: the spec has another form, the cache is damaged, or the scorer of another concept is missing.
     """
     toxicity = concept.name == TOXICITY.name
     if spec == "words":
         if toxicity:
             return WordListJudge()
         if scorer is None:
-            raise DposcopeError(f"tokens of {concept.noun} are judged by its scorer; give it: scorer=load_scorer(…)")
+            raise DposcopeError(f"the tokens of {concept.noun} are judged by its scorer; give scorer=load_scorer(…)")
         return ScorerJudge(scorer)
     if not spec.lower().startswith(("http://", "https://")):
         raise DposcopeError(
@@ -219,7 +219,7 @@ def load_judge(
 
 
 def judge_model(spec: str) -> str:
-    """Who judges by a spec that `load_judge` takes: `words`, or an endpoint's model, gpt-4o where none is named."""
+    """The judge in a spec of `load_judge`: `words`, or the model of an endpoint (gpt-4o if none is named)."""
     return spec if spec == "words" else spec.partition("#")[2] or "gpt-4o"
 
 
@@ -228,14 +228,14 @@ _FORMAT = 1
 
 
 def _read_answers(path: Path) -> dict[str, dict[str, bool]]:
-    """Judge name → token → answer; nothing where there is no file."""
+    """Judge name → token → answer; empty if there is no file."""
     if not path.exists():
         return {}
     content = read_json(path)
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise _not_answers(path)
     if content.get("format_version") != _FORMAT:
-        raise DposcopeError(f"{path} is of another format; upgrade dposcope, or name another file")
+        raise DposcopeError(f"{path} has another format version; upgrade dposcope, or name another file")
     answers = content.get("answers")
     if not isinstance(answers, dict) or not all(
         isinstance(kept, dict) and all(isinstance(answer, bool) for answer in kept.values())

@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a vector promotes when read as a residual stream (nostalgebraist 2020)."""
+"""The logit lens: the tokens that a vector promotes when it is read as a residual stream (nostalgebraist 2020)."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Lens:
-    """Tokens of one vector, strongest first."""
+    """Tokens of one vector, highest logit first."""
 
     top: list[str]
-    """Of x."""
+    """Tokens of x."""
     bottom: list[str]
-    """Of −x. With a norm that subtracts the mean or scales evenly these are the lowest logits of x."""
+    """Tokens of −x. With an RMSNorm, or a LayerNorm without bias, they have the lowest logits of x."""
     top_logits: list[float]
     bottom_logits: list[float]
 
@@ -35,12 +35,14 @@ def lens(lm: LanguageModel, vectors: Tensor, *, k: int = 10) -> list[Lens]:
     """
     rows = vectors.reshape(-1, vectors.shape[-1])
     if rows.shape[-1] != lm.d_model:
-        raise DposcopeError(f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}")
+        raise DposcopeError(
+            f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}; give vectors of this model"
+        )
     vocabulary = int(lm.model.config.get_text_config().vocab_size)
     if not 1 <= k <= vocabulary:
-        raise DposcopeError(f"k {k} is outside 1 … {vocabulary:,} tokens")
+        raise DposcopeError(f"k {k} is out of range; give 1 to {vocabulary:,} tokens")
     result: list[Lens] = []
-    # 64 vectors at a time: logits are [64, vocabulary].
+    # 64 vectors at a time, as the logits are [64, vocabulary].
     for part in rows.split(64):
         x = part.to(lm.device, lm.dtype)
         upper = lm.unembed(lm.final_norm(x)).float().topk(k)

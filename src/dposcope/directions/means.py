@@ -1,4 +1,4 @@
-"""Difference of means: the simplest direction, and on Gemma-3-270m the clearest."""
+"""Difference of means: the simplest direction."""
 
 from collections.abc import Sequence
 
@@ -25,17 +25,17 @@ def mean_difference(
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:
-    """Mean feature of labelled texts minus mean feature of the others (SPEC section 2).
+    """Mean feature of the texts with the concept minus mean feature of the others (SPEC section 2).
 
     Args:
         lm: the model.
         texts: comments of both classes.
-        labels: True where the concept (toxicity) is there.
+        labels: True where a text has the concept (toxicity).
         block: the block at whose end the stream is read; −1 is the last.
-        protocol: which features, see `residual_features`.
+        protocol: protocol of the features, see `residual_features`.
         batch_size: texts at a time.
         progress: called after each batch.
-        features: of these texts, where they were read before with the same block and protocol.
+        features: features of these texts, if they were computed before with the same block and protocol.
 
     Raises:
         DposcopeError: a class is missing.
@@ -53,7 +53,7 @@ def class_difference(vectors: Tensor, positive: np.ndarray) -> Tensor:
 
     Args:
         vectors: one row per text, `[texts, d]`.
-        positive: which rows, `[texts]`, bool.
+        positive: True for positive rows, `[texts]`, bool.
     """
     chosen = torch.from_numpy(positive)
     return vectors[chosen].mean(0) - vectors[~chosen].mean(0)

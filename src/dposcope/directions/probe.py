@@ -25,11 +25,11 @@ from dposcope.protocols import Protocol, check_protocol
 
 @dataclass(frozen=True)
 class ProbeQuality:
-    """How well a probe tells the classes apart on texts it was not fitted on."""
+    """Quality of a probe on held-out texts."""
 
     accuracy: float
     majority: float
-    """Accuracy of always answering the larger class: what `accuracy` must be read against."""
+    """Accuracy of always answering the larger class: the baseline for `accuracy`."""
     balanced_accuracy: float
     roc_auc: float
     test_texts: int
@@ -38,10 +38,10 @@ class ProbeQuality:
 
 
 SMALLEST_CLASS = 10
-"""Texts that a probe needs of each class."""
+"""Fewest texts of each class for a probe."""
 
 TEST_SHARE = 0.1
-"""Share of the texts that is held out (paper: 0.1)."""
+"""Held-out share of the texts (paper: 0.1)."""
 
 _STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 
@@ -59,23 +59,23 @@ def fit_probe(
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:
-    """W of P(toxic | x̄) = σ(W·x̄ + b), in raw feature space.
+    """W of P(toxic | x̄) = σ(W·x̄ + b), in the space of raw features.
 
-    Strict: features standardised inside the fit and W mapped back; the strength of the L2 penalty chosen
-    by 5-fold cross-validated ROC AUC. Reference: plain logistic regression, 500 iterations.
-    `about["quality"]` holds a `ProbeQuality` as a dictionary, measured on the held-out share.
+    Strict protocol: features are standardised for the fit, and W is mapped back. The strength of the L2 penalty is
+    chosen by 5-fold cross-validated ROC AUC. Reference protocol: logistic regression without standardisation, 500
+    iterations. `about["quality"]` holds a `ProbeQuality` as a dictionary, measured on the held-out share.
 
     Args:
         lm: the model.
         texts: comments of both classes (paper: 561,808 of Jigsaw).
         labels: True where toxic.
         block: the block at whose end the stream is read; −1 is the last.
-        protocol: which features and fit.
-        test_share: share held out, stratified (paper: 0.1).
-        seed: of the split and the folds.
+        protocol: protocol of features and fit.
+        test_share: held-out share, stratified (paper: 0.1).
+        seed: seed of the split and the folds.
         batch_size: texts at a time.
         progress: called after each batch.
-        features: of these texts, where they were read before with the same block and protocol.
+        features: features of these texts, if they were computed before with the same block and protocol.
 
     Raises:
         DposcopeError: a class is missing or too small to split.
@@ -84,11 +84,14 @@ def fit_probe(
     positive = check_classes(texts, labels)
     smallest = int(min(positive.sum(), (~positive).sum()))
     if smallest < SMALLEST_CLASS:
-        raise DposcopeError(f"a probe needs at least {SMALLEST_CLASS} texts of each class; the smaller has {smallest}")
+        raise DposcopeError(
+            f"the smaller class has {smallest} texts; a probe needs at least {SMALLEST_CLASS} of each class"
+        )
     if not (smallest * test_share >= 1 and smallest * (1 - test_share) >= 5):
         raise DposcopeError(
-            f"test_share {test_share} leaves too few of the {smallest} texts of the smaller class to test or to fit "
-            "on; 0.1 is usual"
+            f"test_share {test_share} leaves too few of the {smallest} texts of the smaller class to test or to "
+            f"fit on; "
+            "give about 0.1"
         )
     features = features or residual_features(
         lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
@@ -117,7 +120,7 @@ def fit_probe(
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A logistic regression in raw feature space."""
+    """A logistic regression in the space of raw features."""
 
     weight: NDArray[np.float64]
     """W, `[d]`."""
@@ -129,33 +132,33 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of texts, kept apart."""
+    """Disjoint rows of texts."""
 
     fit: NDArray[np.intp]
-    """To fit on."""
+    """Rows to fit on."""
     test: NDArray[np.intp]
-    """To test on."""
+    """Held-out rows."""
 
 
 def split_rows(positive: np.ndarray, *, test_share: float, seed: int) -> Split:
-    """Rows to fit on and rows to test on, both classes in their real shares."""
+    """Rows to fit on and held-out rows, stratified by class."""
     fit, test = train_test_split(np.arange(len(positive)), test_size=test_share, stratify=positive, random_state=seed)
     return Split(np.asarray(fit, np.intp), np.asarray(test, np.intp))
 
 
 def fit_rows(x: np.ndarray, y: np.ndarray, *, protocol: Protocol, seed: int, strength: float | None = None) -> Fit:
-    """The fit of `fit_probe`, on features that are there.
+    """The fit of `fit_probe`, on given features.
 
     Args:
         x: features, `[n, d]`, float64.
         y: True where toxic, `[n]`.
-        protocol: which fit.
-        seed: of the folds that choose the strength.
-        strength: C, where it was chosen before (strict; the reference's is 1).
+        protocol: protocol of the fit.
+        seed: seed of the folds that choose C.
+        strength: C, if it was chosen before (strict protocol only; the reference protocol has 1).
     """
     if protocol == "reference":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the published 500 iterations may stop early
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations, as published, may not converge
             model = LogisticRegression(max_iter=500).fit(x, y)
         return Fit(model.coef_[0], float(model.intercept_[0]), 1.0)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

@@ -1,4 +1,4 @@
-"""What every direction made from labelled texts checks and writes down."""
+"""Checks and provenance of every direction that is made from labelled texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,8 @@ def check_classes(texts: Sequence[str], labels: Sequence[bool] | np.ndarray) -> 
         raise DposcopeError(f"{len(texts)} texts but labels of shape {list(positive.shape)}; give one label per text")
     if positive.all() or not positive.any():
         raise DposcopeError(
-            f"a direction needs texts of both classes; here are {int(positive.sum())} with and "
-            f"{int((~positive).sum())} without the concept"
+            f"the texts are {int(positive.sum())} with and {int((~positive).sum())} without the concept; "
+            "give texts of both classes"
         )
     return positive
 

@@ -1,4 +1,4 @@
-"""The direction fitted again: on resampled comments, with other seeds, and by the other ways to make one."""
+"""The direction fitted again, on resampled comments and with other seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from dposcope.protocols import Protocol
 
 @dataclass(frozen=True, eq=False)
 class Refits:
-    """Directions beside the one of a run. Only their orientation means something: contributions do not see a norm."""
+    """Refitted directions. Only their orientation matters, as contributions do not depend on the norm."""
 
     resampled: Tensor
-    """On bootstrap resamples of the comments, `[n, d]`, float64; n may be 0."""
+    """Fitted on bootstrap resamples of the comments, `[n, d]`, float64; n may be 0."""
     reseeded: Tensor
-    """On the same comments with other seeds, `[m, d]`; m is 0 where the method has no seed."""
+    """Fitted on the same comments with other seeds, `[m, d]`; m is 0 if the method has no seed."""
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""
@@ -39,12 +39,12 @@ class Refits:
 
 
 def resample(positive: NDArray[np.bool_], rows: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """As many of `rows` drawn again with replacement, class by class, so that both keep their size.
+    """A bootstrap resample of `rows`: drawn with replacement within each class, so that class sizes are kept.
 
     Args:
         positive: class of every text, `[texts]`.
-        rows: which texts to draw from.
-        seed: of the draw.
+        rows: the texts to draw from.
+        seed: seed of the draw.
     """
     draw = np.random.default_rng(seed)
     parts = [rows[positive[rows] == label] for label in (True, False)]
@@ -61,33 +61,35 @@ def refit(
     protocol: Protocol = "strict",
     progress: Progress | None = None,
 ) -> Refits:
-    """Fit a probe or a difference of means again, from the features that it was fitted on.
+    """Fit a probe or a difference of means again, from the same features.
 
-    A resampled probe keeps the run's rows to fit on and its strength C: a comment that was drawn twice would stand
-    on both sides of the folds that choose C. A probe of another seed is that of `fit_probe` with this seed: other
-    rows held out, other folds, its own C. A difference of means has no seed.
+    A resampled probe keeps the run's split and its C. With new folds, a comment that was drawn twice would be in the
+    fitted part and in the tested part. A probe with another seed is that of `fit_probe` with this seed: other held-out
+    rows, other folds, its own C. A difference of means has no seed.
 
     Args:
         direction: made by `fit_probe` or `mean_difference`.
         vectors: features of its texts, `[texts, d]`, float64.
         positive: True where toxic, `[texts]`.
-        seeds: one refit of either kind for each.
+        seeds: one refit of each kind per seed.
         bootstrap: whether to resample.
-        protocol: which fit.
+        protocol: protocol of the fit.
         progress: called after each refit.
 
     Raises:
-        DposcopeError: the direction was made in another way.
+        DposcopeError: the direction was made by another method.
     """
     if direction.kind not in ("probe", "mean_difference"):
-        raise DposcopeError(f"a direction of kind {direction.kind!r} has no comments to be fitted on again")
+        raise DposcopeError(
+            f"a direction of kind {direction.kind!r} is not fitted on comments; give a probe or a mean_difference"
+        )
     probe = direction.kind == "probe"
     x = vectors.numpy()
     total = len(seeds) * (int(bootstrap) + int(probe))
     resampled: list[Tensor] = []
     reseeded: list[Tensor] = []
 
-    def told() -> None:
+    def report() -> None:
         if progress is not None:
             progress(len(resampled) + len(reseeded), total)
 
@@ -101,12 +103,12 @@ def refit(
         else:
             rows = resample(positive, np.arange(len(positive)), seed)
             resampled.append(class_difference(vectors[torch.from_numpy(rows)], positive[rows]))
-        told()
+        report()
     for seed in seeds if probe else ():
         fit = split_rows(positive, test_share=TEST_SHARE, seed=seed).fit
         again = fit_rows(x[fit], positive[fit], protocol=protocol, seed=seed)
         reseeded.append(torch.from_numpy(again.weight.copy()))
-        told()
+        report()
     width = vectors.shape[1]
     return Refits(_stacked(resampled, width), _stacked(reseeded, width))
 

@@ -1,4 +1,4 @@
-"""Token contrast: a direction from embeddings alone, without a probe (paper 6.2, Table 7)."""
+"""Token contrast: a direction from token embeddings, without a probe (paper 6.2, Table 7)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,20 +21,20 @@ def token_contrast(
     matrix: Literal["input", "output"] = "input",
     leading_space: bool = False,
 ) -> Direction:
-    """Mean embedding of toxic seeds minus that of non-toxic ones (SPEC section 2).
+    """Mean embedding of the toxic seed words minus that of the non-toxic seed words (SPEC section 2).
 
-    A seed that splits into several tokens is averaged over its pieces; special tokens never count.
+    A seed word of several tokens counts as the mean of their embeddings. Special tokens are left out.
 
     Args:
         lm: the model.
-        toxic: seed words of the concept.
-        non_toxic: seed words against it.
+        toxic: seed words with the concept.
+        non_toxic: seed words without it.
         matrix: `input` embedding (the paper's text) or `output`, the unembedding (the published code, for
             all models but GPT-2; in Llama and Mistral the two differ).
-        leading_space: put a space before each seed; most tokenizers give words inside a text other tokens.
+        leading_space: put a space before each seed word; with most tokenizers a word inside a text has other tokens.
 
     Raises:
-        DposcopeError: a side has no seed, or a seed no token.
+        DposcopeError: a side has no seed word, or a seed word gives no token.
     """
     check_choice("matrix", matrix, ("input", "output"))
     if not toxic or not non_toxic:
@@ -59,6 +59,6 @@ def _mean(lm: LanguageModel, table: Tensor, seeds: Sequence[str], leading_space:
         text = f" {seed}" if leading_space else seed
         ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
         if not ids:
-            raise DposcopeError(f"seed {seed!r} gives no token")
+            raise DposcopeError(f"the seed word {seed!r} gives no token; remove it")
         rows.append(table[torch.tensor(ids, device=table.device)].double().mean(0).cpu())
     return torch.stack(rows).mean(0)

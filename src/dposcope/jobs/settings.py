@@ -16,11 +16,11 @@ _MACHINE = Group("Machine", sort_key=5)
 
 
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
-"""Table → the options that name its columns."""
+"""Table → the options for its columns."""
 
 
 class Settings(BaseModel):
-    """Frozen, and without unknown names."""
+    """Base of all settings: frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,11 +30,11 @@ class LoadSettings(Settings):
 
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Parameter(group=_MACHINE)] = Field(
         default="auto",
-        description="Precision of the weights. auto: as stored, but a float32 checkpoint runs in bfloat16 where the "
-        "hardware multiplies that natively (half the time).",
+        description="Precision of the weights. auto: as stored, but a float32 checkpoint runs in bfloat16 if the "
+        "hardware supports it natively (half the time).",
     )
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
-        default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU where there is one."
+        default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one."
     )
 
 
@@ -43,7 +43,7 @@ class MachineSettings(LoadSettings):
 
     batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(default=32, ge=1, description="Texts at a time.")
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        default=0, ge=0, description="Of splits, controls and the judge. Text is greedy and needs none."
+        default=0, ge=0, description="Seed of splits, controls and the judge. Generation is greedy and needs no seed."
     )
 
 
@@ -52,13 +52,14 @@ class CommentSettings(Settings):
 
     concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="What is found and edited: toxicity, negative-sentiment (extra sentiment), food-talk, or a .toml "
-        "file of your own. Fills the options for comments, prompts and scorer that are not given. Default: toxicity.",
+        description="The concept to measure and edit: toxicity, negative-sentiment (needs the extra sentiment), "
+        "food-talk, or your own concept spec, a .toml file. It sets the defaults for comments, prompts and scorer. "
+        "Default: toxicity.",
     )
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. The direction takes the "
-        "first half, the judge the second. Default: the built-in, mild ones.",
+        "first half, the judge the second. Default: built-in, mild ones.",
     )
     text_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="comment_text", description="Column of the comments."
@@ -75,7 +76,7 @@ class CommentSettings(Settings):
             return given
         given = cast(Mapping[str, Any], given)
         options = Concept.load(given["concept"]).options()
-        # The columns that a concept names are those of its own tables.
+        # The columns in a concept spec are those of its own tables.
         for source, columns in _COLUMNS.items():
             if source in given or source not in cls.read_sources(given):
                 options = {name: value for name, value in options.items() if name not in {source, *columns}}
@@ -83,12 +84,12 @@ class CommentSettings(Settings):
 
     @classmethod
     def read_sources(cls, given: Mapping[str, Any]) -> set[str]:  # noqa: ARG003 — for subclasses
-        """Which tables these settings read."""
+        """The tables that these settings read."""
         return set(_COLUMNS)
 
     @property
     def meant(self) -> Concept:
-        """The concept; where the single options say otherwise, they hold."""
+        """The concept spec. Single options have priority over it."""
         return Concept.load(self.concept)
 
 
@@ -103,8 +104,8 @@ class DirectionSettings(CommentSettings):
     direction_rows: Annotated[int, Parameter(group=_DIRECTION)] = Field(
         default=2000,
         ge=4,
-        description="Comments the direction may use, from the top of the file: all of the smaller class among them "
-        "and as many of the other.",
+        description="Comments for the direction, from the top of the file; all of the smaller class among them and as "
+        "many of the larger class are used.",
     )
     direction_block: Annotated[int, Parameter(group=_DIRECTION)] = Field(
         default=-1, description="Block at whose end the residual stream is read; -1 is the last (paper)."
@@ -112,46 +113,48 @@ class DirectionSettings(CommentSettings):
 
 
 class MeasureSettings(DirectionSettings):
-    """What is measured, on what and by whom."""
+    """The data, the scorer and the protocol of measurements."""
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Prompts that draw the concept: JSONL, CSV, TXT … Results are measured on the first half; means "
-        "come from the second. Default: the built-in, mild ones.",
+        description="Prompts whose continuations often have the concept: JSONL, CSV, TXT … Results are measured on "
+        "the first half; means are computed on the second. Default: built-in, mild ones.",
     )
     prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="prompt", description="Column of the prompts."
     )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
-        default=None, ge=4, description="Use only the first so many prompts, before they are halved. Default: all."
+        default=None,
+        ge=4,
+        description="Use only the first so many prompts, before the split into halves. Default: all.",
     )
     split: Annotated[Literal["halves", "same"], Parameter(group=_DATA)] = Field(
         default="halves",
-        description="halves: measure on the first half of the prompts, learn from the second; same: both on all of "
-        "them, as the paper does.",
+        description="halves: measure on the first half of the prompts, learn from the second; same: use all prompts "
+        "for both, as the paper does.",
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
     )
     neutral_column: Annotated[str, Parameter(group=_DATA)] = Field(
-        default="text", description="Column of the text, where --neutral is a table."
+        default="text", description="Column of the text, if --neutral is a table."
     )
     passages: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Encyclopedic beginnings with their true continuation, for F1. Default: built-in."
+        default=None, description="Encyclopedic prompts with their true continuations, for F1. Default: built-in."
     )
     passage_prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
-        default="prompt", description="Their beginnings."
+        default="prompt", description="Column of the prompts of the passages."
     )
     passage_gold_column: Annotated[str, Parameter(group=_DATA)] = Field(
-        default="gold", description="Their continuations."
+        default="gold", description="Column of their true continuations."
     )
     max_passages: Annotated[int | None, Parameter(group=_MEASURES)] = Field(
         default=500, ge=1, description="Passages for F1, from the top of the file."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
         default=None,
-        description="Further comment files for the independent judge, beside the second half of --comments; tables "
-        "with columns toxic and neutral (ParaDetox) too. May be given several times.",
+        description="Further comment files for the independent judge, in addition to the second half of --comments; "
+        "also tables with columns toxic and neutral (ParaDetox). May be given several times.",
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
@@ -161,7 +164,7 @@ class MeasureSettings(DirectionSettings):
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_MEASURES)] = Field(
         default="strict",
-        description="strict: what the paper's text says, measured correctly; reference: as its code does.",
+        description="strict: the definitions in the paper's text; reference: those of its published code.",
     )
     max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
         default=12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
@@ -174,8 +177,8 @@ class EditSettings(MachineSettings, MeasureSettings):
     alpha: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         ge=0,
-        description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. Fixing --alpha or --ablate turns "
-        "the search of the strength off. Default: searched.",
+        description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. With --alpha or --ablate "
+        "there is no search for the strength. Default: searched.",
     )
     beta: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.55, ge=0, le=1, description="Fraction of each neuron group that is edited (paper: 0.55)."
@@ -183,36 +186,36 @@ class EditSettings(MachineSettings, MeasureSettings):
     ablate: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         ge=0,
-        description="Share w of the direction that all output projections lose; 1 removes it, 2 turns it round. "
-        "Default: searched.",
+        description="Share w of the direction that is removed from all output projections; 1 removes it, 2 reverses "
+        "it. Default: searched.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
         default="cosine",
-        description="Which neurons of a group come first: by |cosine|, signed cosine, smallest |mean|, or "
-        "as the authors' code does.",
+        description="Ranking of the neurons of a group: by |cosine|, signed cosine, smallest |mean|, or "
+        "as in the authors' code.",
     )
     mix: Annotated[Literal["both", "gains", "ablation"], Parameter(group=_EDIT)] = Field(
-        default="both", description="What the searched edit is made of."
+        default="both", description="Parts of the searched edit."
     )
     max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.2,
         gt=0,
-        description="Strength is raised until log-perplexity on neutral text rises by this many nats per token "
-        "(0.2: a fifth of a nat, about 22 per cent in perplexity).",
+        description="Bound on the cost: the strength is increased until log-perplexity on neutral text rises by this "
+        "many nats per token (0.2: about 22 per cent in perplexity).",
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Also measure a control: the same gains shuffled in each layer, a random direction ablated.",
+        description="Also measure a control: the same gains shuffled in each layer, and a random direction ablated.",
     )
     learned: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Where an edit learned for the model comes with dposcope, measure it, too.",
+        description="If dposcope has a learned edit for the model, also measure it.",
     )
 
     @model_validator(mode="after")
     def _ablation_fits(self) -> "EditSettings":
         if self.mix != "both" and (self.alpha is not None or self.ablate is not None):
-            raise ValueError("--mix belongs to the searched edit; with --alpha or --ablate leave it out")
+            raise ValueError("--mix is for the searched edit; leave it out with --alpha or --ablate")
         return self
 
 
@@ -221,12 +224,13 @@ class EvaluateSettings(MachineSettings, MeasureSettings):
 
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
-        description="What to measure beside the plain model; may be given several times. See the examples below.",
+        description="A condition to measure in addition to the unchanged model; may be given several times. See the "
+        "examples.",
     )
     spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(
         default=False,
-        description="Read the windows for log-perplexity evenly over the text, not its first ones as the paper does: "
-        "neighbours are of one article, and what an edit costs differs from article to article.",
+        description="Spread the windows for log-perplexity evenly over the text. The paper reads its first windows: "
+        "these are of few articles, and the cost of an edit differs between articles.",
     )
 
 
@@ -240,5 +244,5 @@ class ProbeSettings(MachineSettings, DirectionSettings):
     )
 
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
-        default="strict", description="Features and fit: strict, or as the authors' code does."
+        default="strict", description="Features and fit: strict, or reference as in the authors' code."
     )

@@ -25,24 +25,24 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KINDS = ("LORA", "IA3", "ADALORA", "LOHA", "LOKR", "OFT")
 """Kinds of adapter that merge into weights exactly."""
 
-_BESIDE_WEIGHTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
-"""Kinds that learn inputs and leave every weight alone."""
+_WITHOUT_WEIGHTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
+"""Kinds that learn inputs and change no weight."""
 
 _UNMERGEABLE = {
     "layer_replication": "repeats blocks, so neurons are no longer those of the base",
-    "alora_invocation_tokens": "acts after certain tokens only, which weights cannot",
-    "arrow_config": "chooses among adapters token by token, which weights cannot",
+    "alora_invocation_tokens": "makes it act after certain tokens only, which a weight cannot",
+    "arrow_config": "chooses an adapter for every token, which a weight cannot",
     "megatron_config": "imports code that the config names",
-    "ensure_weight_tying": "adapts tied embeddings twice, which a merge would add up",
+    "ensure_weight_tying": "adapts tied embeddings twice, and a merge would add up both",
 }
-"""Settings of a config that a merge cannot keep, and why."""
+"""Settings of a config that a merge cannot represent, with the reason."""
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter instead of a whole model.
 
     Raises:
-        DposcopeError: it holds both, so it is open which one is meant.
+        DposcopeError: it holds both.
     """
     if not (folder / CONFIG).is_file():
         return False
@@ -52,21 +52,21 @@ def is_adapter(folder: Path) -> bool:
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """The adapter's config, when it is one that can be merged here.
+    """The adapter's config, if dposcope can merge the adapter.
 
     Raises:
         DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or `peft` is missing.
     """
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind in _BESIDE_WEIGHTS:
+    if kind in _WITHOUT_WEIGHTS:
         raise DposcopeError(
             f"{folder} holds an adapter of kind {kind}, which changes no weights, so no neuron differs from the "
             f"base's; give one of {', '.join(KINDS)}"
         )
     if kind not in KINDS:
         raise DposcopeError(
-            f"{folder} holds an adapter of kind {_plain(kind)}, which dposcope cannot merge; give one of "
+            f"{folder} holds an adapter of kind {_quoted(kind)}, which dposcope cannot merge; give one of "
             f"{', '.join(KINDS)}, or merge it with peft and name the folder of the result"
         )
     for setting, reason in _UNMERGEABLE.items():
@@ -74,21 +74,21 @@ def check_adapter(folder: Path) -> dict[str, Any]:
             raise DposcopeError(f"{folder} cannot be merged: its {setting} {reason}")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
-        found = "; adapter_model.bin is a pickle, which is not read" if pickled else ""
-        raise DposcopeError(f"{folder} has no {WEIGHTS}{found}; save it again with peft's save_pretrained")
+        note = "; adapter_model.bin is a pickle, which dposcope does not read" if pickled else ""
+        raise DposcopeError(f"{folder} has no {WEIGHTS}{note}; save it again with peft's save_pretrained")
     if find_spec("peft") is None:
         raise DposcopeError("an adapter needs the peft package; install it with: pip install 'dposcope[train]'")
     return config
 
 
 def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
-    """The model that an adapter makes of `base`: an ordinary model of the same precision, on the same device.
+    """`base` with an adapter merged into its weights: an ordinary model of the same precision, on the same device.
 
-    Each adapted weight is computed in float32 and rounded once. An embedding that was resized before the adapter was
-    trained, and is stored with it, comes along; so do the folder's tokenizer and its end-of-text token.
+    Each adapted weight is computed in float32 and rounded once. A resized embedding that is stored with the adapter is
+    used, and so are the tokenizer in the folder and its end-of-text token.
 
     Args:
-        base: what the adapter was trained on; left as it is.
+        base: the model that the adapter was trained on; it is not changed.
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
@@ -101,22 +101,22 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
         raise DposcopeError(f"cannot read {folder / WEIGHTS}: {error}; is the file whole?") from error
     model: PreTrainedModel = copy.deepcopy(base.model)
     for module in model.modules():
-        # An intervention that is on the base now is no part of the adapter.
+        # Hooks of an active intervention on the base do not belong to the adapter.
         module._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]
         module._forward_pre_hooks.clear()  # pyright: ignore[reportPrivateUsage]
     try:
-        # peft draws numbers that the stored ones replace, and warns of what is checked here.
+        # peft draws random initial values, which the stored ones replace, and gives warnings that do not apply here.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), without_progress_bars():
             warnings.simplefilter("ignore")
             _resize(model, tensors)
             merged = _merged(model, folder, tensors)
     except Exception as error:  # an adapter of another model may fail anywhere in two libraries
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # torch heads a list of faults with a line that names none.
+        # The first line of such an error of torch names no fault.
         reason = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
         raise DposcopeError(
             f"{folder} does not fit {base.name}: {_printable(reason, 200)}; its config names "
-            f"{_plain(config.get('base_model_name_or_path'))} as its base"
+            f"{_quoted(config.get('base_model_name_or_path'))} as its base"
         ) from error
     tokenizer = _tokenizer(folder) or base.tokenizer
     merged.generation_config = _ending(base, tokenizer)
@@ -133,19 +133,19 @@ def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) ->
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     adapted: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
-    found: Any = set_peft_model_state_dict(adapted, tensors)
+    loaded: Any = set_peft_model_state_dict(adapted, tensors)
     own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], "modules_to_save.default", "token_adapter")  # pyright: ignore[reportArgumentType]
-    state, missing = adapted.state_dict(), set(found.missing_keys)
+    state, missing = adapted.state_dict(), set(loaded.missing_keys)
     given = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
     lacking = [
         name
-        for name in found.missing_keys
-        # Weights of the base are not stored; what two modules share is stored once.
+        for name in loaded.missing_keys
+        # Weights of the base are not stored, and weights that two modules share are stored once.
         if any(part in name for part in own) and ".base_layer." not in name and state[name].data_ptr() not in given
     ]
-    for names, fault in ((found.unexpected_keys, "without a place in it"), (lacking, "missing")):
+    for names, fault in ((loaded.unexpected_keys, "that the base has no place for"), (lacking, "missing")):
         if names:
-            raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, such as {_plain(names[0])}")
+            raise DposcopeError(f"{plural(len(names), 'tensor')} {fault}, such as {_quoted(names[0])}")
     _untie(model, ends)
     for module in [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]:
         whole: Any = module.get_base_layer()
@@ -153,18 +153,18 @@ def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) ->
         module.float()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue] — of nn.Module, which every layer is
         module.merge()
         whole.to(precision)
-    return adapted.merge_and_unload()  # all is merged; modules_to_save take their places
+    return adapted.merge_and_unload()  # all is merged; this puts modules_to_save in place
 
 
 def _ends(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Embedding and unembedding by name, in this order."""
+    """Embedding and unembedding by module name, in this order."""
     names = {module: name for name, module in model.named_modules()}
     modules = (model.get_input_embeddings(), model.get_output_embeddings())
     return {names[module]: module for module in modules if module is not None}
 
 
 def _resize(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
-    """Make room for embeddings that the adapter brings whole, of another number of rows."""
+    """Resize the embeddings, if the adapter stores whole embeddings with another number of rows."""
     ends = _ends(model)
     rows = {
         name: tensor.shape[0]
@@ -176,14 +176,15 @@ def _resize(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
     if not rows or set(rows.values()) == have:
         return
     if len(set(rows.values())) != 1 or (len(rows) < len(ends) and not _tied(ends)):
-        raise DposcopeError(f"it brings embeddings of {sorted(rows.values())} rows, the base has {sorted(have)}")
+        raise DposcopeError(f"it stores embeddings of {sorted(rows.values())} rows, and the base has {sorted(have)}")
     model.resize_token_embeddings(next(iter(rows.values())), mean_resizing=False)
 
 
 def _untie(model: PreTrainedModel, ends: dict[str, nn.Module]) -> None:
-    """Give the unembedding a weight of its own where an adapter sits on one of two that share it.
+    """Give the unembedding its own weight, if it shares one with the embedding and only one of them is adapted.
 
-    Unmerged, such an adapter acts at its own end only. One that trains rows of a tied embedding acts at both.
+    Before merging, such an adapter acts on one of the two only. An adapter that trains rows of a tied embedding acts on
+    both.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
@@ -202,7 +203,7 @@ def _tied(ends: dict[str, nn.Module]) -> bool:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """Of an adapter's folder, where a trainer left one."""
+    """The tokenizer in an adapter's folder, if there is one."""
     if not (folder / "tokenizer_config.json").is_file():
         return None
     try:
@@ -210,12 +211,13 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DposcopeError(
-            f"cannot read the tokenizer in {folder}: {reason}; take its tokenizer files out to use the base's"
+            f"cannot read the tokenizer in {folder}: {reason}; remove its tokenizer files to use the tokenizer of "
+            f"the base"
         ) from error
 
 
 def _ending(base: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """The base's generation config; texts end at the end-of-text token of the adapter's tokenizer as well."""
+    """The base's generation config, which also stops at the end-of-text token of the adapter's tokenizer."""
     config = copy.deepcopy(base.model.generation_config)
     own = tokenizer.eos_token_id
     if isinstance(own, int) and own != base.tokenizer.eos_token_id:
@@ -223,8 +225,8 @@ def _ending(base: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Generati
     return config
 
 
-def _plain(text: object) -> str:
-    """A text from a file, short and printable, in quotes."""
+def _quoted(text: object) -> str:
+    """A text from a file: printable characters only, shortened, in quotes."""
     return repr(_printable(str(text), 80))
 
 

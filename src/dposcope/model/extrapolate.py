@@ -1,8 +1,8 @@
-"""A tuned model taken further than its training went, or less far: W₀ + s (W₁ − W₀), weight by weight.
+"""Interpolation and extrapolation of a tuned model: W₀ + s (W₁ − W₀), weight by weight.
 
-Most weights that tuning moved in half precision moved by one step of their last place. Rounding to nearest would turn
-the line between two such models into a staircase: all of them where training left them below s = 1.5, and beyond it all
-at twice the distance. So in half precision weights are rounded at random, up as often as they lie near the value above.
+In half precision, most weights that tuning changes differ by one unit in the last place. Rounding to nearest would make
+all of them equal to W₁ for 0.5 < s < 1.5, and change all of them by twice the distance above that. So in half precision
+the weights use stochastic rounding: the probability of rounding up is the distance to the value below.
 """
 
 import math
@@ -19,19 +19,19 @@ from dposcope.model.language_model import LanguageModel
 def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterator[tuple[str, Tensor]]:
     """Every parameter on the straight line through the base (s = 0) and the tuned model (s = 1).
 
-    In half precision each weight is on the line on average (see `rounded_at_random`); the same weight has the same luck
-    at every strength, so that models at two strengths differ by their strengths alone.
+    In half precision each weight is on the line on average (see `stochastically_rounded`). A weight uses the same
+    random number at every strength, so that two models differ by their strengths only.
 
     Args:
         base: the model before tuning.
-        tuned: the one after it; not changed.
+        tuned: the model after tuning; not changed.
         strength: s.
 
     Yields:
-        Name and value of each parameter, in the tuned model's precision; at s = 1 its own, to the bit.
+        Name and value of each parameter, in the tuned model's precision; at s = 1 the tuned model's own, to the bit.
 
     Raises:
-        DposcopeError: they have other parameters.
+        DposcopeError: the two models have different parameters.
     """
     own, other = dict(base.model.named_parameters()), dict(tuned.model.named_parameters())
     if own.keys() != other.keys() or any(own[name].shape != other[name].shape for name in own):
@@ -42,19 +42,19 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
             yield name, after
             continue
         values = torch.lerp(before.detach().float(), after.float(), strength)
-        yield name, rounded_at_random(values, after.dtype, seed=zlib.crc32(name.encode()))
+        yield name, stochastically_rounded(values, after.dtype, seed=zlib.crc32(name.encode()))
 
 
 def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> None:
-    """Move `tuned` along that line, in place.
+    """Replace the weights of `tuned` by those at `strength`, in place.
 
     Args:
         base: the model before tuning.
-        tuned: just loaded, as its weights are written to.
-        strength: s; 1 leaves them as they are.
+        tuned: the model after tuning; its weights are overwritten.
+        strength: s; 1 changes nothing.
 
     Raises:
-        DposcopeError: they have other parameters.
+        DposcopeError: the two models have different parameters.
     """
     own = dict(tuned.model.named_parameters())
     with torch.no_grad():
@@ -62,25 +62,25 @@ def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> N
             own[name].copy_(values)
 
 
-def rounded_at_random(values: Tensor, dtype: torch.dtype, *, seed: int) -> Tensor:
-    """Values in a narrower precision, each up or down at random, so that the expected result is the value itself.
+def stochastically_rounded(values: Tensor, dtype: torch.dtype, *, seed: int) -> Tensor:
+    """Stochastic rounding to a narrower precision: each value goes up or down at random, and is kept on average.
 
-    One that the precision holds stays, to the bit.
+    A value that the precision can represent is kept to the bit.
 
     Args:
         values: float32, any shape; overwritten.
-        dtype: bfloat16 or float16; of wider ones nothing is rounded.
-        seed: of the draw, which is the same on every device.
+        dtype: bfloat16 or float16; nothing is rounded for wider types.
+        seed: seed of the random numbers, which are the same on every device.
 
     Returns:
-        Of `dtype`. Values below the smallest normal number of float16 are rounded to nearest.
+        Values of `dtype`. Values below the smallest normal number of float16 are rounded to nearest.
     """
     dropped = round(math.log2(torch.finfo(dtype).eps / torch.finfo(torch.float32).eps))
     if dropped <= 0:
         return values.to(dtype)
     generator = torch.Generator().manual_seed(seed)
-    luck = torch.randint(1 << dropped, values.shape, generator=generator, dtype=torch.int32).to(values.device)
-    # Neighbours in float32 have bit patterns that differ by one, whatever their exponent: a random number below what is
-    # cut off carries into what is kept as often as that is due.
-    values.view(torch.int32).add_(luck).bitwise_and_(-1 << dropped)
+    noise = torch.randint(1 << dropped, values.shape, generator=generator, dtype=torch.int32).to(values.device)
+    # Neighbours in float32 have bit patterns that differ by one, for every exponent. Adding a random number to the bits
+    # that are cut off carries into the kept bits with the right probability.
+    values.view(torch.int32).add_(noise).bitwise_and_(-1 << dropped)
     return values.to(dtype)

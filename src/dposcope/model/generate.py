@@ -1,8 +1,7 @@
-"""Batched generation, greedy or sampled, that tells hooks where each token stands.
+"""Batched generation, greedy or sampled, which gives hooks the position of each token.
 
-A loop of our own, because what is measured happens inside it: recorders must see only
-steps that predict a real token, interventions need the prompt's length, and a sampled
-row must not depend on its batch.
+This is not `model.generate`, because measurements happen inside the loop: recorders must see only the steps that
+predict a real token, interventions need the length of the prompt, and a sampled row must not depend on its batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,37 +21,37 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens; without it, generation is greedy."""
+    """How tokens are sampled; without it, generation is greedy."""
 
     temperature: float = 1.0
     """Logits are divided by it; above 0."""
     top_p: float = 1.0
     """Keep the fewest tokens whose probabilities reach this sum, in (0, 1]."""
     seed: int = 0
-    """Row r of the prompts draws from a generator of its own, seeded by (seed, first_row + r)."""
+    """Row r of the prompts has its own random generator, seeded by (seed, first_row + r)."""
     first_row: int = 0
-    """Number of the first prompt; prompts given in parts then draw as all of them at once would."""
+    """Number of the first prompt. With it, prompts given in parts are sampled as if they were given at once."""
 
     def __post_init__(self) -> None:
-        """Refuse settings without meaning."""
+        """Refuse values out of range."""
         if not self.temperature > 0:
             raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
         if not 0 < self.top_p <= 1:
-            raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]")
+            raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]; give 1 for all tokens")
         if self.first_row < 0:
             raise DposcopeError(f"first_row {self.first_row} is below 0; rows are counted from 0")
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model wrote after one prompt."""
+    """The continuation of one prompt."""
 
     prompt_ids: list[int]
-    """The prompt as the model saw it, cut and with special tokens."""
+    """The prompt as the model read it, cut and with special tokens."""
     ids: list[int]
-    """Generated tokens, the end-of-text token left out."""
+    """Generated tokens without the end-of-text token."""
     text: str
-    """`ids` decoded, special tokens left out."""
+    """`ids` decoded without special tokens."""
 
 
 Progress = Callable[[int, int], None]
@@ -75,19 +74,20 @@ def generate(
 ) -> list[Continuation]:
     """Continue each prompt; the result is in the order of `prompts`.
 
-    Left padding and absolute positions make a batch equal its members one by one, up to
-    rounding; without a cache each step reads the whole text again, with the same result.
+    With left padding and absolute positions, a batch gives the same results as its members one by one, up to rounding.
+    Without a cache each step reads the whole text again, with the same result.
 
     Args:
         lm: the model.
         prompts: texts.
-        new_tokens: most tokens to write per prompt (paper: 20).
-        max_prompt_tokens: longer prompts are cut (None: never).
-        keep: the side of a long prompt that stays.
-        sampling: draw tokens; None takes the likeliest.
+        new_tokens: most new tokens per prompt (paper: 20).
+        max_prompt_tokens: longer prompts are cut; None: never.
+        keep: the side of a long prompt that is kept.
+        sampling: how tokens are sampled; None: greedy.
         batch_size: prompts at a time.
         use_cache: keep keys and values between steps.
-        stop_at_end: end a row at its end-of-text token; else write all `new_tokens`, that token among them.
+        stop_at_end: stop a row at its end-of-text token. Otherwise it gets all `new_tokens`, end-of-text tokens
+            included.
         progress: called after each batch.
 
     Raises:
@@ -115,7 +115,7 @@ def generate(
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(encoded))
-    texts = lm.spell(written)
+    texts = lm.decode(written)
     return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
 
 
@@ -160,11 +160,11 @@ def _continue(
 
 
 _WIDTHS = (512, 8_192)
-"""Likeliest tokens among which the nucleus is looked for, before the whole vocabulary is sorted."""
+"""The nucleus is searched among so many of the most probable tokens, before the whole vocabulary is sorted."""
 
 
 class _Draw:
-    """Draws one token per row. Each row has its own stream, so a batch equals its members one by one."""
+    """Samples one token per row. Each row has its own random generator, so a batch equals its members one by one."""
 
     def __init__(self, sampling: Sampling, rows: list[int]) -> None:
         self._sampling = sampling
@@ -176,7 +176,7 @@ class _Draw:
         uniform = uniform.to(logits.device).unsqueeze(1)
         probabilities = torch.softmax(logits.float() / self._sampling.temperature, -1)
         if self._sampling.top_p == 1:
-            # Row by row: float64 sums of a whole batch would take twice the memory of its probabilities.
+            # Row by row: float64 sums of a whole batch would need twice the memory of its probabilities.
             return torch.stack([_inverse(row, u) for row, u in zip(probabilities, uniform, strict=True)])
         # Sorting a vocabulary of 262,144 costs more than the model; the nucleus is nearly always small.
         vocabulary = probabilities.shape[-1]
@@ -190,8 +190,8 @@ class _Draw:
         return token
 
     def _in_nucleus(self, probabilities: Tensor, uniform: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Per row, the token at which the cumulative probability of the nucleus passes `uniform` of its whole, and
-        whether the `width` likeliest tokens hold the nucleus."""
+        """Per row: the token at which the cumulative probability passes the share `uniform` of the nucleus, and whether
+        the `width` most probable tokens contain the nucleus."""
         kept, order = probabilities.topk(width)
         reached = kept.cumsum(-1, dtype=torch.float64)
         size = ((reached < self._sampling.top_p).sum(-1, keepdim=True) + 1).clamp(max=width)
@@ -201,7 +201,7 @@ class _Draw:
 
 
 def _inverse(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes `uniform` of its whole."""
+    """The token at which the cumulative probability passes the share `uniform` of the total."""
     reached = probabilities.cumsum(-1, dtype=torch.float64)
     return (reached <= uniform * reached[-1]).sum().clamp(max=len(reached) - 1)
 
@@ -210,7 +210,7 @@ _PIECE = 512
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """`logits.argmax(-1)`, the same to the index: the first of equal ones, and NaN above all.
+    """`logits.argmax(-1)` with the same index, but faster: the first of equal values, and NaN above all.
 
     Args:
         logits: `[…, vocabulary]`.

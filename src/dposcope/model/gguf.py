@@ -11,14 +11,14 @@ from dposcope.model.quiet import without_progress_bars
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A model and the tokenizer it came with."""
+class GgufModel:
+    """A model and its tokenizer, from one file."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_gguf(path: Path, *, dtype: str) -> Pair:
+def load_gguf(path: Path, *, dtype: str) -> GgufModel:
     """Read and dequantise a GGUF file.
 
     Args:
@@ -40,4 +40,4 @@ def load_gguf(path: Path, *, dtype: str) -> Pair:
     except Exception as error:  # a damaged file may fail anywhere in two libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DposcopeError(f"cannot read {path} as GGUF: {reason}; is the file whole?") from error
-    return Pair(model, tokenizer)
+    return GgufModel(model, tokenizer)

@@ -1,4 +1,4 @@
-"""A model and its tokenizer, side by side; neither is wrapped nor changed."""
+"""A model and its tokenizer. Neither is wrapped or changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from dposcope.model.quiet import without_progress_bars
 class LanguageModel:
     """A plain Hugging Face causal language model with its tokenizer.
 
-    Make one from objects at hand, or with `dposcope.load`. L is the number of blocks, d the
+    Make one from existing objects, or with `dposcope.load`. L is the number of blocks, d the
     width of the residual stream, d_mlp the number of neurons per block.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"
-    """What the user calls it: an id, a path or a bundled name."""
+    """How the user named it: an id, a path or a bundled name."""
     writer: PreTrainedTokenizerBase | None = None
-    """Spells what the model writes, where it has tokens that `tokenizer`, its base's, lacks; see `load`."""
+    """A tuned model's own tokenizer, if the base's (`tokenizer`) lacks some of its tokens: it decodes the output."""
     notes: tuple[str, ...] = ()
-    """What loading did to it beyond reading files, in words."""
+    """What loading changed, in sentences for reports."""
     variant: str = ""
-    """Set by `edited` alone: what is done to its activations, where weights do not tell; a part of `fingerprint`."""
+    """Digest of an edit of the activations, which no weight shows; set by `edited` only. A part of `fingerprint`."""
 
     @cached_property
     def layout(self) -> Layout:
@@ -93,7 +93,7 @@ class LanguageModel:
 
     @property
     def d_attention(self) -> int:
-        """Channels of all heads of a block together: what its attention output projection reads.
+        """Channels of all heads of a block: the input width of its attention output projection.
 
         Raises:
             DposcopeError: blocks differ in width.
@@ -110,7 +110,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         return self.model.get_input_embeddings().weight.device  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
 
     @property
@@ -134,7 +134,7 @@ class LanguageModel:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids after which a text is over, by the generation config or else the tokenizer."""
+        """Ids that end a text, from the generation config, or from the tokenizer if the config has none."""
         configured: int | list[int] | None = self.model.generation_config.eos_token_id
         if configured is None:
             own = (self.writer or self.tokenizer).eos_token_id
@@ -143,7 +143,7 @@ class LanguageModel:
 
     @property
     def pad_id(self) -> int:
-        """An id for padded places. They are masked, so any id does; the tokenizer's own where it has one."""
+        """An id for padding. Padding is masked, so any id would do; the tokenizer's own is used if it has one."""
         table: Tensor = self.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
         known = table.shape[0]
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
@@ -153,16 +153,16 @@ class LanguageModel:
 
     @property
     def context_length(self) -> int:
-        """Positions the model can tell apart, by its config; a model without a limit gets a very large number."""
+        """Most positions, from the config; a very large number for a model without a limit."""
         config = self.model.config.get_text_config().to_dict()
         names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
         return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter, the architecture and `variant`; changes when any weight does.
+        """A digest of every parameter, the architecture and `variant`. It changes when any weight changes.
 
-        Computed anew only when a parameter was replaced or written to since.
+        It is computed again only after a parameter was replaced or written to.
         """
         named = dict(self.model.named_parameters())
         state = tuple((name, p.data_ptr(), p.dtype, p._version) for name, p in named.items())
@@ -175,18 +175,18 @@ class LanguageModel:
     def _fingerprints(self) -> dict[tuple[object, ...], str]:
         return {}
 
-    def spell(self, written: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of ids that the model wrote, special tokens left out."""
+    def decode(self, written: Sequence[Sequence[int]]) -> list[str]:
+        """Decode ids that the model generated, without special tokens."""
         return (self.writer or self.tokenizer).batch_decode([list(ids) for ids in written], skip_special_tokens=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint with tokenizer and generation config into `folder`.
 
         Raises:
-            DposcopeError: part of the model is in no weight.
+            DposcopeError: an edit of the model is not in its weights.
         """
         if self.variant:
-            raise DposcopeError(f"the gains of {self.name} are in no weight; write fold(base, edit) instead")
+            raise DposcopeError(f"the gains of {self.name} are not in its weights; save fold(base, edit) instead")
         with without_progress_bars():
             self.model.save_pretrained(folder)
             (self.writer or self.tokenizer).save_pretrained(folder)

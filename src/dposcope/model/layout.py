@@ -1,6 +1,6 @@
 """Where a decoder keeps its blocks, output projections, final norm and unembedding.
 
-A table by `model_type` first, a look at the structure second, `register_layout` third.
+First a table by `model_type`, then recognition by structure, then `register_layout`.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ _HOW_TO_REGISTER = (
 
 
 def register_layout(model_type: str, layout: Layout) -> None:
-    """Teach dposcope the module paths of another architecture, or replace known ones.
+    """Give dposcope the module paths of another architecture, or replace known ones.
 
     Args:
         model_type: as in `model.config.model_type`.
@@ -62,7 +62,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     """The layout of `model`: registered, or recognised by structure.
 
     Raises:
-        DposcopeError: neither finds one; the message says how to register it.
+        DposcopeError: no layout is known; the message says how to register one.
     """
     model_type = model.config.model_type
     layout = _LAYOUTS.get(model_type)
@@ -72,15 +72,15 @@ def find_layout(model: PreTrainedModel) -> Layout:
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise DposcopeError(
-            f"layout of model_type {model_type!r}: {layout.blocks!r} is no list of blocks; {_HOW_TO_REGISTER}"
+            f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
     projections = [_module(block, path) for block in blocks for path in (layout.mlp_out, layout.attention_out)]
     for projection in projections:
         projection_width(projection)
     if len(set(map(id, projections))) != len(projections):
-        # A hook or a weight of such a module would act in several blocks at once.
-        raise DposcopeError("blocks of this model share one output projection, so blocks cannot be told apart")
+        # A hook or a weight of such a module would act in several blocks.
+        raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
     if recognised and model.device.type != "meta":  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
@@ -88,14 +88,15 @@ def find_layout(model: PreTrainedModel) -> Layout:
 
 @torch.inference_mode()
 def _check_unembedding(model: PreTrainedModel) -> None:
-    """Some architectures scale their logits; a lens or log-perplexity that does not would be wrong in silence."""
+    """Refuse an architecture that scales its logits: the lens and log-perplexity would be wrong without an error."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
     ours = unembed(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
-            f"{model.config.model_type} makes logits by more than its final norm and unembedding (a scale, say), "
-            "which the lens and log-perplexity rely on: not supported"
+            f"{model.config.model_type} computes logits by more than its final norm and unembedding (with a "
+            f"scale, for example), "
+            "so the lens and log-perplexity would be wrong: not supported"
         )
 
 
@@ -108,10 +109,10 @@ class ProjectionWidth:
 
 
 def projection_width(module: nn.Module) -> ProjectionWidth:
-    """Sizes of a `Linear` or `Conv1D`, whichever way round it stores its weight.
+    """Sizes of a `Linear` or `Conv1D`, which store their weights transposed to each other.
 
     Raises:
-        DposcopeError: it is neither (a quantised layer, say).
+        DposcopeError: it is neither, for example a quantised layer.
     """
     if isinstance(module, Conv1D):
         return ProjectionWidth(module.weight.shape[0], module.weight.shape[1])
@@ -126,7 +127,7 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
 def value_vectors(module: nn.Module) -> Tensor:
     """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage.
 
-    `Linear` stores `[outputs, inputs]` and is transposed; `Conv1D` stores it this way already
+    `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`
     (SPEC section 1, Value vector).
     """
     projection_width(module)
@@ -137,12 +138,12 @@ def value_vectors(module: nn.Module) -> Tensor:
 def is_gated(block: nn.Module, layout: Layout) -> bool:
     """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
     path, _, own = layout.mlp_out.rpartition(".")
-    # "mlp" for Llama; "" is the block itself, as in OPT.
+    # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
     children = [module for name, module in _module(block, path).named_children() if name != own]
-    ways_in = [module for module in children if isinstance(module, nn.Linear | Conv1D)]
+    inputs = [module for module in children if isinstance(module, nn.Linear | Conv1D)]
     neurons = projection_width(_module(block, layout.mlp_out)).inputs
-    # Phi-3 keeps both in one projection of twice the width.
-    return sum(projection_width(module).outputs for module in ways_in) >= 2 * neurons
+    # Phi-3 has both in one projection of twice the width.
+    return sum(projection_width(module).outputs for module in inputs) >= 2 * neurons
 
 
 def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
@@ -167,7 +168,7 @@ def _module(parent: nn.Module, path: str) -> nn.Module:
 
 
 def _recognise(model: PreTrainedModel) -> Layout:
-    """Find the layout by shapes: L equal blocks, a projection from another width to d inside an MLP."""
+    """Find the layout by shapes: L blocks of equal type, and in the MLP one projection that writes d numbers."""
     text_config = model.config.get_text_config()
     width: int | None = text_config.hidden_size
     model_type = model.config.model_type
@@ -186,13 +187,13 @@ def _recognise(model: PreTrainedModel) -> Layout:
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     if any("expert" in name for name, _ in blocks[0].named_modules()):
-        mlp = []  # a mixture's neurons are in several projections
+        mlp = []  # in a mixture of experts the neurons are in several projections
     if len(attention) != 1 or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     return Layout(blocks_path, mlp[0], attention[0], f"{stem}.{norms[0]}" if stem else norms[0])
 
 
-# Query, key and value projections may be d × d as well; the output projection has a name of its own.
+# Query, key and value projections may also be d × d, so the output projection is found by its name.
 _ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_projection"}
 
 

@@ -19,7 +19,7 @@ from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
-from dposcope.model.tuned import beside
+from dposcope.model.tuned import comparable
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -34,15 +34,15 @@ def load(
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer.
 
-    Only safetensors weights are read (no pickle), and no code from the model's repository runs. The
-    network is used only for a Hugging Face id. With `base`, the result is fit to stand beside it: both models read
-    the same tokens, and rows of a rounded-up embedding that stand for no token are cut off (`notes` tells).
+    Only safetensors weights are read (no pickle), and no code from the model's repository runs. The network is used
+    only for a Hugging Face id. With `base`, the result can be compared with it: both models read the same tokens, and
+    embedding rows that belong to no token are removed (`notes` says so).
 
     Args:
         source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, or a Hugging Face id.
-        dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or as `base` is.
-        device: "cpu", "cuda", …, or "auto": a GPU where there is one, or where `base` is. Under a launcher of several
-            processes (LOCAL_RANK is set) each has its own GPU.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or that of `base`.
+        device: "cpu", "cuda", …, or "auto": a GPU if there is one, or the device of `base`. If a launcher started
+            several processes (LOCAL_RANK is set), each uses its own GPU.
         base: the model that `source` was tuned from. `source` may then be the folder of a PEFT adapter (LoRA, IA3 and
             others that merge into weights), which is merged into a copy of `base`.
 
@@ -75,32 +75,32 @@ def load(
         reason = str(error).strip().splitlines()[0]
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
-    _ = lm.layout  # an unknown architecture is told now, not after an hour
-    return lm if base is None else beside(base, lm)
+    _ = lm.layout  # refuse an unknown architecture now, not after an hour
+    return lm if base is None else comparable(base, lm)
 
 
 def check_source(source: str | Path) -> None:
-    """Refuse what can be seen to be no model without loading it; a hub id is not looked up.
+    """Refuse a source that is clearly not a model, without loading it. A hub id is not looked up.
 
     Raises:
-        DposcopeError: it is neither a bundled name, a folder of a checkpoint, a GGUF file, nor of a hub id's form.
+        DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id.
     """
     name, path = str(source), Path(source).expanduser()
     if name in BUNDLED and not path.exists():
         return
     if path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
-            raise DposcopeError(f"no file {path}; check the path")
+            raise DposcopeError(f"there is no file {path}; check the path")
     elif path.is_dir():
         if is_adapter(path):
             raise DposcopeError(
-                f"{path} is an adapter, which is no model without its base: give it as the tuned model of one, or "
+                f"{path} is an adapter, which needs its base model: give it as the tuned model of a base, or "
                 "merge it with dposcope.load(adapter, base=dposcope.load(base)).save_pretrained(folder)"
             )
         if not (path / "config.json").is_file():
             raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
     elif path.exists() or not _HUB_ID.fullmatch(name):
-        raise DposcopeError(f"{name!r} is no model: neither a folder, a .gguf file, a bundled name nor a hub id")
+        raise DposcopeError(f"{name!r} is not a model; give a folder, a .gguf file, a bundled name or a hub id")
 
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
@@ -120,19 +120,19 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
         raise DposcopeError(_why(error, name, local)) from error
     model, loading = loaded
     if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would fill them with random numbers.
         missing = sorted(loading["missing_keys"])
         raise DposcopeError(
-            f"{name} lacks {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}, "
-            "so it is not a causal language model, or not a whole one"
+            f"{name} has no {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}, "
+            "so it is not a causal language model, or it is incomplete; check the folder"
         )
     return LanguageModel(model, tokenizer, name)
 
 
 @contextmanager
 def _uncollected() -> Generator[None]:
-    """No garbage collection inside: a tokenizer's file becomes half a million lists, all of them kept, and looking
-    through them again and again takes as long as reading them."""
+    """No garbage collection inside. A tokenizer's file becomes half a million lists, and the collector would check them
+    again and again, which takes as long as reading them."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +149,8 @@ def _why(error: Exception, name: str, local: bool) -> str:
         return f"{name} is not a causal language model; dposcope reads decoders such as GPT-2, Llama, Gemma or Qwen"
     if "mismatched" in text.lower():
         return (
-            f"cannot load {name}: it holds weights of other shapes than its config.json says; get the checkpoint anew"
+            f"cannot load {name}: it holds weights of other shapes than its config.json says; download the "
+            f"checkpoint again"
         )
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
@@ -184,19 +185,19 @@ def _device(device: str | torch.device) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise DposcopeError("no CUDA device is available here; use device cpu or auto")
     own = os.environ.get("LOCAL_RANK", "")
-    # Of several processes that a launcher starts, each has the GPU of its number.
+    # If a launcher started several processes, each uses the GPU with its number.
     return torch.device("cuda", int(own)) if place == torch.device("cuda") and own.isdigit() else place
 
 
 def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
-    """Load `model` in the precision that this machine computes fastest.
+    """Load `model` in the precision that is fastest on this machine.
 
-    `dtype="auto"` keeps what is stored, but runs a float32 checkpoint in bfloat16 where the hardware
-    multiplies that natively: half the time, and the precision that most models were trained in.
+    `dtype="auto"` keeps the stored precision, but runs a float32 checkpoint in bfloat16 if the hardware supports it.
+    This takes half the time, and most models were trained in bfloat16.
 
     Args:
         model: see `load`.
-        dtype: auto, or what to run in.
+        dtype: auto, or the precision to run in.
         device: see `load`.
     """
     lm = load(model, dtype=dtype, device=device)
@@ -206,7 +207,7 @@ def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> Lan
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 itself instead of emulating it."""
+    """Whether a device supports bfloat16 multiplication without emulation."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Hugging Face's own bars and remarks, kept from mixing with ours."""
+"""Hide the progress bars and log messages of Hugging Face libraries."""
 
 import io
 from collections.abc import Generator
@@ -9,12 +9,12 @@ from transformers.utils import logging
 
 @contextmanager
 def without_progress_bars() -> Generator[None]:
-    """Silence loading and saving bars inside, and leave the caller's setting as it was."""
+    """Hide the bars of loading and saving inside; restore the caller's settings on leaving."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        # The bar of GGUF dequantising heeds no setting, only the stream.
+        # The bar of GGUF dequantising ignores the setting, so its stream is redirected.
         with redirect_stderr(io.StringIO()):
             yield
     finally:

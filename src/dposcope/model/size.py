@@ -1,4 +1,4 @@
-"""How large a model is, from its config alone: what a plan needs to tell memory and time before anything is loaded."""
+"""Sizes of a model from its config alone, to estimate memory and time before anything is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,22 @@ from dposcope.model.bundled import BUNDLED
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What memory and arithmetic depend on."""
+    """The sizes that memory and arithmetic depend on."""
 
     parameters: int
-    """All of them; tied embeddings once."""
+    """Number of parameters; tied embeddings count once."""
     vocabulary: int
     width: int
-    """Of the residual stream, d."""
+    """Width of the residual stream, d."""
     blocks: int
     mlp: int
     """Neurons per block, d_mlp."""
     key_width: int
-    """Of all keys of a token in one block: key heads × head dimension. Values take the same again."""
+    """Width of all keys of a token in one block: key heads × head dimension. Values have the same width."""
 
     @property
     def neurons(self) -> int:
-        """In all blocks."""
+        """Neurons in all blocks."""
         return self.blocks * self.mlp
 
     @property
@@ -37,15 +37,15 @@ class ModelSize:
 
     @property
     def body(self) -> int:
-        """Weights that every token passes, embeddings left out; those of a tied and an untied model."""
+        """Weights that every token passes through, without embeddings, for tied and untied models."""
         return max(self.parameters - self.unembedding, self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp))
 
 
 def size_of(source: str) -> ModelSize | None:
-    """The size of a model that is on this machine as a folder; None of any other: nothing is downloaded to plan.
+    """The size of a model that is a folder on this machine; None for any other, as nothing is downloaded.
 
     Raises:
-        DposcopeError: its config is damaged, or of something else.
+        DposcopeError: its config is damaged, or not that of a causal language model.
     """
     folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else Path(source).expanduser()
     if not (folder / "config.json").is_file():
@@ -57,7 +57,7 @@ def size_of(source: str) -> ModelSize | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DposcopeError(
-            f"{folder}/config.json is none of a causal language model ({reason}); check the folder"
+            f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"
         ) from error
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

@@ -1,7 +1,7 @@
-"""A tuned model beside its base: what must be equal, and how differing vocabularies are brought together.
+"""Comparing a tuned model with its base: which properties must be equal, and how different vocabularies are handled.
 
-Both models read the ids that the base's tokenizer makes, so that every measure is taken on the same tokens. What the
-tuned model writes may hold tokens that the base lacks (marks of a chat, say); its own tokenizer spells them.
+Both models read ids of the base's tokenizer, so that everything is measured on the same tokens. The tuned model may
+write tokens that the base does not have (chat markers, for example); its own tokenizer decodes them.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
 
 _RENAMED = 0.01
-"""Share of a vocabulary that tuning may give new names: reserved tokens become marks of a chat."""
+"""Share of a vocabulary that tuning may rename: reserved tokens become chat markers."""
 
 
 def check_models(base: LanguageModel, tuned: LanguageModel) -> None:
@@ -39,21 +39,21 @@ def _check_sizes(base: LanguageModel, tuned: LanguageModel) -> None:
             )
 
 
-def beside(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
-    """`tuned`, reading as `base` does; rows of its embedding that stand for no token are cut off.
+def comparable(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
+    """`tuned` with the tokenizer of `base`; embedding rows that belong to no token are removed.
 
-    Training frameworks round a vocabulary up. The rows they add are no tokens: without them they can be neither
-    written nor take probability from the others.
+    Training frameworks round the size of a vocabulary up. The added rows are not tokens. After removal the model cannot
+    generate them, and they take no probability from the others.
 
     Args:
         base: the model before tuning.
-        tuned: just loaded, as its embedding may be cut in place.
+        tuned: the model after tuning; its embedding may be cut in place.
 
     Raises:
-        DposcopeError: see `check_models`; or the tuned model lacks tokens that the base's tokenizer makes.
+        DposcopeError: see `check_models`; or the base's tokenizer makes tokens that the tuned model does not have.
     """
     _check_sizes(base, tuned)
-    found = _vocabulary(base, tuned)
+    vocabulary = _vocabulary(base, tuned)
     notes = list(tuned.notes)
     have, rows = embedding_rows(base), embedding_rows(tuned)
     needed = min(have, 1 + max(base.tokenizer.get_vocab().values()))
@@ -62,36 +62,36 @@ def beside(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
             f"{tuned.name} has {rows:,} tokens, and the tokenizer of {base.name} makes {needed:,}; give a model that "
             "was tuned from this base with its vocabulary kept or extended"
         )
-    kept = max(have, found.size) if found.added else have
+    kept = max(have, vocabulary.size) if vocabulary.added else have
     if rows > kept:
         notes.append(f"{plural(rows - kept, 'row')} of its embedding that stand for no token left out")
         with without_progress_bars():
             tuned.model.resize_token_embeddings(kept, mean_resizing=False)
-    if not found.added and not found.renamed:
+    if not vocabulary.added and not vocabulary.renamed:
         return replace(tuned, tokenizer=base.tokenizer, notes=tuple(notes))
-    if found.added:
+    if vocabulary.added:
         notes.append(
-            f"{plural(found.added, 'token')} that {base.name} lacks: both models read by the base's tokenizer, "
+            f"{plural(vocabulary.added, 'token')} that {base.name} lacks: both models read by the base's tokenizer, "
             "the tuned one may write its own tokens"
         )
-    if found.renamed:
-        notes.append(f"{plural(found.renamed, 'token')} under another name than in {base.name}")
+    if vocabulary.renamed:
+        notes.append(f"{plural(vocabulary.renamed, 'token')} under another name than in {base.name}")
     return replace(tuned, tokenizer=base.tokenizer, writer=tuned.tokenizer, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """The tuned model's tokens beside the base's."""
+    """How the tuned model's tokens differ from the base's."""
 
     size: int
-    """One more than its largest id."""
+    """One more than the largest id of the tuned model's tokenizer."""
     added: int
-    """Tokens that the base's tokenizer lacks and the tuned model's embedding holds: it can write them."""
+    """Tokens that the tuned model can write and the base's tokenizer does not have."""
     renamed: int
 
 
 def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
-    """Compare two tokenizers by id; only what plain text is made of must be equal."""
+    """Compare two tokenizers by id. Only the tokens of plain text must be equal."""
     before = base.tokenizer.get_vocab()
     spelling = tuned.writer or tuned.tokenizer
     if spelling is base.tokenizer:
@@ -111,7 +111,7 @@ def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
     if gone or renamed > max(_RENAMED * len(before), len(special)):
         raise DposcopeError(
             f"{tuned.name} has another tokenizer than {base.name} ({plural(gone + renamed, 'token')} of "
-            f"{len(before):,} differ), so the same text is not the same tokens to both; "
+            f"{len(before):,} differ), so the two models read the same text as different tokens; "
             "give a base model and one that was tuned from it"
         )
     added = sum(number < embedding_rows(tuned) for number in named.keys() - set(before.values()))
@@ -119,10 +119,10 @@ def _vocabulary(base: LanguageModel, tuned: LanguageModel) -> _Vocabulary:
 
 
 def embedding_rows(lm: LanguageModel) -> int:
-    """How many tokens its embedding holds, those that no tokenizer makes too."""
+    """Rows of the embedding, including those that belong to no token."""
     return int(lm.model.get_input_embeddings().get_parameter("weight").shape[0])
 
 
 def _family(lm: LanguageModel) -> str:
-    # A text-only checkpoint of a model that also sees is the same network.
+    # A text-only checkpoint of a vision model is the same network.
     return str(lm.model.config.model_type).removesuffix("_text")

@@ -1,1 +1,1 @@
-"""Preference pairs, and ways to make them (paper 3.1, appendix B)."""
+"""Preference pairs, and methods to make them (paper 3.1, appendix B)."""

@@ -1,4 +1,4 @@
-"""What a set of pairs is like before anyone trains on it: sizes, faults, scores, leakage, fluency."""
+"""Statistics of pairs before training: sizes, faults, scores, leakage, fluency."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from dposcope.pairs.pairs import Pairs, normalised
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens per text, special ones left out."""
+    """Tokens per text, without special tokens."""
 
     mean: float
     median: float
     p95: float
-    """95 in 100 texts are no longer."""
+    """The 95th percentile."""
     max: int
 
 
@@ -41,37 +41,37 @@ class SideLengths:
 
 @dataclass(frozen=True)
 class PairScores:
-    """What a scorer says of both sides."""
+    """Scores of both sides."""
 
     scorer: str
-    """Its name."""
+    """Name of the scorer."""
     more_toxic: Estimate
     """Share of pairs whose dispreferred side scores higher."""
     preferred: Estimate
-    """Mean score."""
+    """Mean score of the preferred sides."""
     dispreferred: Estimate
-    """Mean score."""
+    """Mean score of the dispreferred sides."""
     ratio: Ratio | None
-    """Mean of the dispreferred over mean of the preferred; None where that is 0 in some resample."""
+    """Mean of the dispreferred over mean of the preferred; None if a resample has a preferred mean of 0."""
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """What validation pairs have in common with those trained on, but for case and spaces."""
+    """What validation pairs and training pairs have in common, without regard to case and spaces."""
 
     prompts: int
-    """Validation pairs whose prompt, if any, is one of those trained on."""
+    """Validation pairs whose prompt is also a training prompt; empty prompts do not count."""
     texts: int
-    """Validation pairs of which a side is a text of either side trained on."""
+    """Validation pairs with a completion that is also a training completion."""
     validation: int
-    """Validation pairs."""
+    """Number of validation pairs."""
 
 
 @dataclass(frozen=True)
 class Fluency:
-    """Log-perplexity of both sides after their prompt, in nats per token of the continuation.
+    """Log-perplexity of both sides after their prompt, in nats per token of the completion.
 
-    Pairs of which one side is broken text teach a model nothing but to tell broken text from whole.
+    From pairs with one side of broken text, a model learns only to avoid broken text.
     """
 
     preferred: Estimate
@@ -80,17 +80,17 @@ class Fluency:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """What `check_pairs` finds."""
+    """The result of `check_pairs`."""
 
     count: int
     identical: int
-    """Pairs with two equal sides, those that `load_pairs` left out among them."""
+    """Pairs with two equal sides, including those that `load_pairs` left out."""
     blank: int
-    """Pairs with a blank side, those that `load_pairs` left out among them."""
+    """Pairs with a blank side, including those that `load_pairs` left out."""
     repeated_prompts: int
-    """Pairs whose prompt an earlier pair had, blank prompts not counted."""
+    """Pairs with the prompt of an earlier pair; blank prompts do not count."""
     prompt_in_text: int
-    """Pairs of which a side begins with the whole prompt: their texts may not be continuations."""
+    """Pairs with a side that begins with the whole prompt: it may be a full text, not a completion."""
     lengths: SideLengths | None
     """None without a tokenizer."""
     scores: PairScores | None
@@ -98,10 +98,10 @@ class PairStatistics:
     leakage: Leakage | None
     """None without validation pairs."""
     fluency: Fluency | None = None
-    """From `completion_logppl`, where someone asked for it."""
+    """From `completion_logppl`; None if it was not computed."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, nested, of what was measured."""
+        """The measured fields as nested dictionaries."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -119,8 +119,8 @@ def check_pairs(
         pairs: at least one.
         tokenizer: for lengths; None: no lengths.
         scorer: for toxicity; None: no scores.
-        validation: pairs kept apart, for leakage.
-        fluency: what `completion_logppl` gave, to be kept with the rest.
+        validation: held-out pairs, for leakage; None: no leakage.
+        fluency: the result of `completion_logppl`, to include it.
 
     Raises:
         DposcopeError: there is no pair.
@@ -159,20 +159,20 @@ def completion_logppl(
 ) -> Fluency:
     """Log-perplexity of each side given its prompt: nats per token, intervals over pairs.
 
-    Prompt and continuation are tokenised together, as the model reads them; the continuation begins at the
-    first token that the prompt alone would not have. The first token of a text has nothing before it and is
-    not counted where the tokenizer adds no beginning of its own.
+    Prompt and completion are tokenised together, as the model reads them. The completion begins at the first token that
+    differs from the tokens of the prompt alone. If the tokenizer adds no beginning-of-text token, the first token of a
+    text cannot be predicted and is not counted.
 
     Args:
-        lm: the model, such as the one that wrote the preferred side.
-        pairs: what it reads.
+        lm: the model, for example the one that generated the preferred side.
+        pairs: the pairs.
         batch_size: texts at a time.
-        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
-        max_tokens: longer texts lose the beginning of their prompt; cut to the model's context.
-        progress: called with texts read.
+        chunk: positions whose logits are computed at a time; peak memory is chunk × vocabulary floats.
+        max_tokens: longer texts lose the start of their prompt; at most the model's context.
+        progress: called with the number of texts read.
 
     Raises:
-        DposcopeError: a side has no text with a predicted token.
+        DposcopeError: no text of a side has a token that the model predicts.
     """
     total = 2 * len(pairs)
     sides: list[Estimate] = []
@@ -200,7 +200,7 @@ def completion_logppl(
 class _Row:
     ids: list[int]
     predicted: int
-    """How many of the last tokens belong to the continuation and follow another one."""
+    """How many of the last tokens belong to the completion and are predicted."""
 
 
 def _with_prompts(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str], most: int) -> list[_Row]:
@@ -219,7 +219,7 @@ def _with_prompts(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str
 
 
 def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> float:
-    """Negative log-likelihood of a row's continuation, in nats; `hidden` is `[T, d]`, padding at its end."""
+    """Negative log-likelihood of a row's completion, in nats; `hidden` is `[T, d]`, with padding at the end."""
     length = len(row.ids)
     states = hidden[length - 1 - row.predicted : length - 1]
     targets = torch.tensor(row.ids[length - row.predicted :], dtype=torch.long, device=hidden.device)
@@ -247,7 +247,7 @@ def _scores(pairs: Pairs, scorer: Scorer) -> PairScores:
     try:
         ratio = paired_ratio(worse, better)
     except DposcopeError:
-        ratio = None  # preferred texts without the concept in some resample have no ratio
+        ratio = None  # a resample without the concept in its preferred texts has no ratio
     return PairScores(scorer.name, bootstrap_mean(worse > better), bootstrap_mean(better), bootstrap_mean(worse), ratio)
 
 

@@ -1,7 +1,7 @@
-"""Preference pairs: a prompt and two continuations, of which one is preferred (SPEC 6).
+"""Preference pairs: a prompt and two completions, of which one is preferred (SPEC 6).
 
-One value for every source; a file's columns tell which it is. A pair whose sides are the
-same, or of which one is blank, teaches nothing and is left out, and counted.
+There is one value for every source; the columns of a file tell its format. A pair with two equal sides, or with a blank
+side, is left out and counted, as nothing can be learned from it.
 """
 
 import json
@@ -19,62 +19,62 @@ from dposcope.errors import DposcopeError, plural
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference."""
+    """One preference pair."""
 
     prompt: str
-    """What both texts continue; may be empty."""
+    """The text that both completions continue; may be empty."""
     preferred: str
-    """The better continuation, without the prompt, its leading space kept."""
+    """The better completion, without the prompt, with its leading space."""
     dispreferred: str
-    """The worse one."""
+    """The worse completion."""
 
 
 @dataclass(frozen=True)
 class PairFormat:
-    """Which columns of a table make pairs."""
+    """A set of column names for pairs."""
 
     name: str
-    """What messages and reports call it."""
+    """Its name in messages and reports."""
     prompt: str | None
-    """Column of the prompts; None: both texts stand alone, after an empty prompt."""
+    """Column of the prompts; None: all prompts are empty."""
     preferred: str
     dispreferred: str
 
     @property
     def columns(self) -> list[str]:
-        """All that a table must have."""
+        """The columns that a table must have."""
         return [column for column in (self.prompt, self.preferred, self.dispreferred) if column is not None]
 
 
 PAIR_FORMATS: Final = (
     PairFormat("prompt_text", "prompt_text", "unpert_gen_text", "pert_gen_text"),
     PairFormat("trl", "prompt", "chosen", "rejected"),
-    # A beginning that both sides share cancels in the loss, so an empty prompt loses nothing.
+    # A common beginning of both sides cancels in the loss, so the prompt may be empty.
     PairFormat("trl without prompts", None, "chosen", "rejected"),
     PairFormat("paradetox", None, "neutral", "toxic"),
     PairFormat("paradetox of the hub", None, "en_neutral_comment", "en_toxic_comment"),
 )
-"""What `load_pairs` reads, the first that fits: Lee et al. 2024, TRL, ParaDetox."""
+"""The formats of `load_pairs`; the first that fits is used: Lee et al. 2024, TRL, ParaDetox."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows of a source that make no pair."""
+    """Rows of a source that give no pair."""
 
     blank: int = 0
     """A side is null or blank."""
     identical: int = 0
-    """Both sides are the same but for spaces at their ends."""
+    """Both sides are equal, apart from spaces at their ends."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Number of all these rows."""
         return self.blank + self.identical
 
 
 @dataclass(frozen=True)
 class PairSplit:
-    """Two parts that share no prompt."""
+    """Two parts without a common prompt."""
 
     train: "Pairs"
     validation: "Pairs"
@@ -82,15 +82,15 @@ class PairSplit:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Preferences in file order."""
+    """Preference pairs in file order."""
 
     prompts: tuple[str, ...]
     preferred: tuple[str, ...]
     dispreferred: tuple[str, ...]
     format: str = "prompt_text"
-    """Name of the `PairFormat` that they were read from."""
+    """Name of their `PairFormat`."""
     dropped: Dropped = field(default_factory=Dropped)
-    """Rows of the source left out."""
+    """Rows of the source that were left out."""
 
     def __post_init__(self) -> None:
         """Refuse columns of different lengths."""
@@ -100,7 +100,7 @@ class Pairs:
 
     @classmethod
     def of(cls, pairs: Iterable[Pair], *, format: str = "prompt_text", dropped: Dropped = Dropped()) -> "Pairs":
-        """Pairs made one by one."""
+        """From single pairs."""
         rows = list(pairs)
         return cls(
             tuple(pair.prompt for pair in rows),
@@ -115,36 +115,36 @@ class Pairs:
         return len(self.prompts)
 
     def __iter__(self) -> Iterator[Pair]:
-        """One by one, in order."""
+        """The pairs in order."""
         return (Pair(*row) for row in zip(self.prompts, self.preferred, self.dispreferred, strict=True))
 
     @property
     def digest(self) -> str:
-        """A digest of all texts, in order: what training depends on."""
+        """A digest of all texts in order."""
         return text_digest(*(text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred)))
 
     def first(self, n: int) -> "Pairs":
-        """The first `n` pairs, or all when there are fewer."""
+        """The first `n` pairs, or all if there are fewer."""
         return self._take(range(min(n, len(self))))
 
     def split(self, validation: int, *, seed: int = 0) -> PairSplit:
-        """Draw pairs for validation such that no prompt stands in both parts; each part in file order.
+        """Draw pairs for validation, so that no prompt is in both parts. Each part is in file order.
 
-        Prompts are compared without regard to case and spaces. Pairs without a prompt stay together
-        where they share a text. A group of pairs that no longer fits into `validation` is passed over,
-        so the number is met exactly wherever some pairs stand alone.
+        Prompts are compared without regard to case and spaces. Pairs without a prompt stay together if they share a
+        text. Groups of pairs are drawn in random order; a group that would exceed `validation` is skipped. The number
+        is exact if enough pairs have their own prompt.
 
         Args:
             validation: how many pairs; at least 1, and fewer than there are.
-            seed: of the draw.
+            seed: seed of the draw.
 
         Raises:
             DposcopeError: there are too few pairs, or every group is larger than `validation`.
         """
         if not 1 <= validation < len(self):
             raise DposcopeError(
-                f"{validation} of {plural(len(self), 'pair')} cannot be kept for validation: "
-                "keep at least 1 and fewer than there are"
+                f"{validation} of {plural(len(self), 'pair')} cannot be held out for validation; "
+                "give at least 1, and fewer than there are"
             )
         groups = self._groups()
         chosen: list[int] = []
@@ -154,8 +154,9 @@ class Pairs:
                 chosen += group
         if not chosen:
             raise DposcopeError(
-                f"every prompt has more than {plural(validation, 'pair')}, and its pairs must stay on one side; "
-                f"keep at least {min(map(len, groups))} for validation"
+                f"every prompt has more than {plural(validation, 'pair')}, and the pairs of a prompt must stay "
+                f"together; "
+                f"hold out at least {min(map(len, groups))} for validation"
             )
         kept = set(chosen)
         return PairSplit(
@@ -163,7 +164,7 @@ class Pairs:
         )
 
     def _groups(self) -> list[list[int]]:
-        """Rows that must stay together, by their first row."""
+        """Groups of rows that must stay together, in the order of their first row."""
         parent = list(range(len(self)))
 
         def root(row: int) -> int:
@@ -193,38 +194,39 @@ class Pairs:
 
 
 def normalised(text: str) -> str:
-    """`text` in lower case with single spaces: two texts that a reader takes for the same are equal."""
+    """`text` in lower case with single spaces, to compare texts without regard to case and spaces."""
     return " ".join(text.casefold().split())
 
 
 def load_pairs(source: str | Path) -> Pairs:
-    """Read pairs from any table (`open_table`), told apart by its columns.
+    """Read pairs from any table (`open_table`). The columns tell the format:
 
-    `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and what `write_pairs`
-    writes); `prompt`, `chosen`, `rejected` (TRL; without `prompt` both stand alone); `toxic`, `neutral`
-    (ParaDetox; neutral is preferred). Other columns are left alone.
+    `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and `write_pairs`); `prompt`,
+    `chosen`, `rejected` (TRL; without `prompt`, all prompts are empty); `toxic`, `neutral` (ParaDetox; neutral is
+    preferred). Other columns are ignored.
 
     Raises:
-        DposcopeError: the source cannot be read, has other columns, holds conversations, or no usable pair.
+        DposcopeError: the source cannot be read, has other columns, holds conversations, or has no usable pair.
     """
     table = open_table(source)
     fits = [known for known in PAIR_FORMATS if set(known.columns) <= set(table.columns)]
     if not fits:
         accepted = "; ".join(", ".join(known.columns) for known in PAIR_FORMATS)
-        found = ", ".join(table.columns) or "none"
+        given = ", ".join(table.columns) or "none"
         raise DposcopeError(
-            f"{table.source} has no columns of pairs, only {found}; rename them to one of these sets: {accepted}"
+            f"{table.source} has no columns of pairs, only {given}; rename them to one of these sets: {accepted}"
         )
     return _read(table, fits[0])
 
 
 def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[str | float]] | None = None) -> None:
-    """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`, whole or not at all.
+    """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`. The file is written whole or not
+    at all.
 
     Args:
         path: the file.
-        pairs: what to write.
-        extra: further columns by name, one cell per pair, such as `method` or `preferred_score`.
+        pairs: the pairs.
+        extra: additional columns by name, one cell per pair, such as `method` or `preferred_score`.
     """
     more = dict(extra or {})
     rows = zip(pairs, *more.values(), strict=True)
@@ -246,7 +248,7 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
 
 
 def _shared_by(pair: Pair) -> list[str]:
-    """What other pairs may have in common with this one: its prompt, or else its texts."""
+    """Keys that keep pairs together: the prompt, or without a prompt the two texts."""
     prompt = normalised(pair.prompt)
     return [f"prompt {prompt}"] if prompt else [f"text {normalised(t)}" for t in (pair.preferred, pair.dispreferred)]
 
@@ -268,6 +270,6 @@ def _read(table: RawTable, known: PairFormat) -> Pairs:
     if not pairs:
         raise DposcopeError(
             f"{table.source} holds no usable pair: of {plural(len(rows), 'row')} {dropped.blank:,} have a blank side "
-            f"and {dropped.identical:,} have two equal ones; give pairs that differ"
+            f"and {dropped.identical:,} have two equal sides; give pairs that differ"
         )
     return Pairs.of(pairs, format=known.name, dropped=dropped)

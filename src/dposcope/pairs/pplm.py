@@ -1,18 +1,21 @@
-"""PPLM, batched: text steered along a direction by perturbing the model's memory, not its weights.
+"""PPLM, batched: generation steered along a direction by perturbing the key-value cache, not the weights.
 
-Dathathri et al. 2020, *Plug and Play Language Models*. Before each new token the cached keys and values of
-the text so far are moved uphill on an attribute model, here the projection of the residual stream on a
-direction; the token is then chosen from a mixture of what the perturbed and the plain model predict.
+Dathathri et al. 2020, *Plug and Play Language Models*. Before each new token, gradient ascent changes the cached keys
+and values of the text so far. The objective is an attribute model: here the projection of the residual stream on a
+direction. The token is then chosen from a mixture of the perturbed and the unperturbed prediction.
 
-Where this differs from the published code, and why:
+Differences from the published code, with reasons:
 
-- The objective is the mean projection over the newest position and `horizon` further ones. The published one
-  also averages in every earlier position, from the plain model: a constant, which does not change the gradient
-  of a linear attribute beyond its length. The newest position counts with its gradient (there it is detached).
-- The further steps read the perturbed memory (there the plain one), so what is climbed is what will be used.
-- Steps are shares of the norm of each cached tensor, so one size fits every layer and model.
-- Each token starts again from the plain memory (there perturbations pile up over the text), so what is written
-  depends on the text so far and nothing else.
+- The objective is the mean projection over the newest position and `horizon` further positions. The published objective
+  also includes every earlier position of the unperturbed model. That is a constant: for a linear attribute it changes
+  only the length of the gradient. The newest position contributes its gradient here; it is detached in the published
+  code.
+- The further positions read the perturbed cache (published: the unperturbed cache), so the objective is computed on the
+  cache that is used.
+- A step is a share of the norm of each cached tensor, so one step size fits every layer and model.
+- Each token starts from the unperturbed cache (published: perturbations accumulate over the text), so a token depends
+on
+  the text so far and on nothing else.
 """
 
 import math
@@ -27,7 +30,7 @@ from transformers import DynamicCache
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
-from dposcope.model.cache import cached_tensors, copied, holding, movable, row_norms
+from dposcope.model.cache import cached_tensors, copied, positions_to_shift, row_norms, with_tensors
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress, likeliest
 from dposcope.model.hooks import hooked, residual_site
@@ -36,45 +39,45 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How strongly, and towards what trade-off, a text is steered (SPEC section 6, Pairs)."""
+    """Strength and trade-offs of the steering (SPEC section 6, Pairs)."""
 
     step_size: float = 0.02
-    """Length of one step, as a share of the norm of each layer's cached keys, and values, of each row (published: 0.02
-    to 0.04, in the units of the cache); 0.01 steers less and reads better."""
+    """Length of one step, as a share of the norm of the cached keys or values of a layer and row (published: 0.02 to
+    0.04, in the units of the cache). 0.01 steers less, and the text is more fluent."""
     iterations: int = 2
-    """Steps uphill before each token (published: 3, with a discriminator 10); 0 is the plain model."""
+    """Gradient steps before each token (published: 3, with a discriminator 10); 0: no steering."""
     horizon: int = 1
-    """Tokens looked ahead, each through the expected embedding of the one before (published: 1); 0 is none."""
+    """Positions to look ahead, each with the expected embedding of the previous prediction as input (published: 1)."""
     window: int = 0
-    """Perturb only so many of the most recent cached tokens; 0 is all (published: 0)."""
+    """Perturb only so many of the most recent cached tokens; 0: all (published: 0)."""
     gamma: float = 1.0
-    """Exponent γ of the gradient's norm (published: 1.0 to 1.5); at 1 every layer moves by `step_size` whatever its
-    gradient, below 1 those with a larger gradient move further."""
+    """Exponent γ of the gradient's norm (published: 1.0 to 1.5). At 1 every layer changes by `step_size`; below 1,
+    layers with a larger gradient change more."""
     gm_scale: float = 0.8
-    """Share of the perturbed model in p ∝ perturbed^gm · plain^(1−gm), in [0, 1] (published: 0.9 to 0.95)."""
+    """Exponent gm of the perturbed model, p ∝ perturbed^gm · unperturbed^(1−gm), in [0, 1] (published: 0.9 to 0.95)."""
     kl_scale: float = 0.01
-    """Weight of KL(perturbed‖plain) of the next token in nats, against the projection in class distances
+    """Weight of KL(perturbed‖unperturbed) of the next token in nats, relative to the projection in class distances
     (published: 0.01)."""
     top_k: int = 10
-    """Draw among so many of the likeliest tokens (published: 10); 0 is all. The likeliest one is always among them."""
+    """Choose among so many of the most probable tokens (published: 10); 0: all."""
     sample: bool = False
-    """Draw a token; otherwise take the likeliest (published: either)."""
+    """Sample a token; otherwise generation is greedy (published: both)."""
     seed: int = 0
-    """With `sample`, row r draws from a generator of its own, seeded by (seed, r)."""
+    """With `sample`, row r has its own random generator, seeded by (seed, r)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings without meaning."""
+        """Refuse values out of range."""
         for name in ("step_size", "gamma", "kl_scale"):
             value: float = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise DposcopeError(f"{name} {value} is no finite number of 0 or more; give one")
+                raise DposcopeError(f"{name} is {value}; give a finite number of 0 or more")
         for name in ("iterations", "horizon", "window", "top_k"):
             count: int = getattr(self, name)
             if count < 0:
                 raise DposcopeError(f"{name} {count} is below 0; give 0 or more")
         if not 0 <= self.gm_scale <= 1:
             raise DposcopeError(
-                f"gm_scale {self.gm_scale} is outside [0, 1]; 0 is the plain model, 1 the perturbed one"
+                f"gm_scale {self.gm_scale} is outside [0, 1]; 0 is the unperturbed model, 1 the perturbed model"
             )
 
 
@@ -93,25 +96,25 @@ def perturbed_continuations(
 ) -> list[Continuation]:
     """Continue each prompt, steered towards the positive side of a direction; in the order of `prompts`.
 
-    Weights, their `requires_grad` and `.grad`, and the model's mode are not touched. Rows do not see one another,
-    so a batch equals its members one by one, up to rounding. A prompt of a single token has nothing cached to
-    perturb, so its first new token is the plain model's.
+    Weights, their `requires_grad` and `.grad`, and the model's mode are not changed. Rows are independent, so a batch
+    equals its members one by one, up to rounding. A prompt of a single token has no cache to perturb, so its first new
+    token is that of the unperturbed model.
 
     Args:
         lm: the model.
         prompts: texts.
-        direction: the attribute; its block says where the residual stream is read, before any final norm.
+        direction: the attribute; the residual stream is read at its block, before the final norm.
         settings: strength and trade-offs.
-        new_tokens: most tokens to write per prompt (paper: 20); a row stops at its end-of-text token.
-        max_prompt_tokens: longer prompts are cut (None: never).
-        keep: the side of a long prompt that stays.
+        new_tokens: most new tokens per prompt (paper: 20); a row stops at its end-of-text token.
+        max_prompt_tokens: longer prompts are cut; None: never.
+        keep: the side of a long prompt that is kept.
         batch_size: prompts at a time.
-        first_row: number of the first prompt; a chunk of a longer list draws what the whole list draws.
+        first_row: number of the first prompt, so that a part of a list is sampled as in the whole list.
         progress: called after each batch.
 
     Raises:
         DposcopeError: the direction does not fit the model, prompt and continuation exceed the context, a prompt is
-            empty, or the model is in training mode or makes its inputs by more than a scaled embedding.
+            empty, the model is in training mode, or its inputs are not a scaled embedding.
     """
     if new_tokens < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
@@ -135,7 +138,7 @@ def perturbed_continuations(
     written: list[list[int]] = [[] for _ in encoded]
     done = 0
     newest = _Newest()
-    # Under a caller's inference_mode there would be no gradient to climb.
+    # A caller's inference_mode would leave no gradient.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -183,20 +186,20 @@ class _Newest:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What one pass over one further token per row gave."""
+    """The result of one pass over one more token per row."""
 
     normed: Tensor
     """After the final norm, `[B, d]`."""
     stream: Tensor
     """At the end of the direction's block, `[B, d]`."""
     cache: DynamicCache
-    """The memory with this token in it."""
+    """The cache, including this token."""
     mask: Tensor
-    """`[B, T]`, this token's column included."""
+    """`[B, T]`, including this token's column."""
 
 
 class _Steps:
-    """A batch of texts, one token longer at a time, and what may come next."""
+    """A batch of texts that grows by one token at a time, with the scores of the next token."""
 
     def __init__(
         self, lm: LanguageModel, direction: Direction, settings: Perturbation, batch: Batch, newest: _Newest
@@ -211,7 +214,7 @@ class _Steps:
         self.newest = batch.ids[:, -1]
         self.mask = batch.mask
         self.cache = DynamicCache(config=lm.model.config.get_text_config())
-        """Plain keys and values of all but the newest token; a perturbed one is never kept."""
+        """Unperturbed keys and values of all tokens but the newest; a perturbed cache is never kept."""
         self._next_cache: DynamicCache | None = None
         if batch.ids.shape[1] > 1:
             mask = batch.mask[:, :-1]
@@ -225,7 +228,7 @@ class _Steps:
                 )
 
     def append(self, token: Tensor) -> None:
-        """Make `token`, `[B]`, the newest one; `scores` has just been called."""
+        """Append `token`, `[B]`. Call `scores` before."""
         assert self._next_cache is not None
         self.cache, self._next_cache = self._next_cache, None
         self.newest = token
@@ -239,33 +242,35 @@ class _Steps:
                 read = self._read(self.cache, self.mask, ids=self.newest)
                 self._next_cache = read.cache
                 return self._log_probabilities(read)
-            places = movable(self.cache, self.mask[:, :-1], settings.window)
+            places = positions_to_shift(self.cache, self.mask[:, :-1], settings.window)
             sizes = [row_norms(tensor, place) for tensor, place in zip(cached_tensors(self.cache), places, strict=True)]
-            # Half precision would round most of a small step away.
+            # In half precision most of a small step would be lost by rounding.
             moves = [torch.zeros_like(tensor, dtype=self._precise) for tensor in cached_tensors(self.cache)]
             plain: Tensor | None = None
             for _ in range(settings.iterations):
                 with torch.enable_grad():
                     leaves = [move.requires_grad_() for move in moves]
-                    read = self._read(self._moved(leaves), self.mask, ids=self.newest)
+                    read = self._read(self._perturbed(leaves), self.mask, ids=self.newest)
                     own = self._log_probabilities(read)
                     gain = self._gain(read, own, plain)
                     slopes = torch.autograd.grad(gain.sum(), leaves, materialize_grads=True)
-                if plain is None:  # nothing was moved yet, so this pass was the plain model's
+                if plain is None:  # nothing is perturbed yet, so this is the unperturbed model
                     plain = own.detach()
-                    self._next_cache = holding(read.cache, [tensor.detach() for tensor in cached_tensors(read.cache)])
+                    self._next_cache = with_tensors(
+                        read.cache, [tensor.detach() for tensor in cached_tensors(read.cache)]
+                    )
                 moves = [
                     move.detach() + _step(slope, place, size, settings)
                     for move, slope, place, size in zip(moves, slopes, places, sizes, strict=True)
                 ]
             assert plain is not None
-            perturbed = self._log_probabilities(self._read(self._moved(moves), self.mask, ids=self.newest))
+            perturbed = self._log_probabilities(self._read(self._perturbed(moves), self.mask, ids=self.newest))
         return settings.gm_scale * perturbed + (1 - settings.gm_scale) * plain
 
     def _gain(self, read: _Pass, own: Tensor, plain: Tensor | None) -> Tensor:
-        """What is climbed, per row `[B]`: the mean projection x·W/|W|², less the weighted KL divergence.
+        """The objective per row, `[B]`: the mean projection x·W/|W|² minus the weighted KL divergence.
 
-        `plain` is None at the plain model itself, where the divergence is at its minimum and has no slope.
+        `plain` is None for the unperturbed model, where the divergence is 0 and has no gradient.
         """
         streams = [read.stream]
         log_probabilities = own
@@ -282,7 +287,7 @@ class _Steps:
     def _read(
         self, cache: DynamicCache, mask: Tensor, *, ids: Tensor | None = None, embedding: Tensor | None = None
     ) -> _Pass:
-        """One token per row, by ids `[B]` or embedding `[B, d]`, after what `cache` holds; that stays as it is."""
+        """Read one token per row, by ids `[B]` or embedding `[B, d]`, after `cache`, which is not changed."""
         grown = copied(cache)
         states = self.lm.model.base_model(
             input_ids=None if ids is None else ids.unsqueeze(1),
@@ -298,19 +303,19 @@ class _Steps:
         return torch.log_softmax(self.lm.unembed(read.normed), -1, dtype=self._precise)
 
     def _expected_embedding(self, log_probabilities: Tensor) -> Tensor:
-        """The input that a token drawn from these would be on average, `[B, d]`."""
+        """The expected input embedding of a token with these probabilities, `[B, d]`."""
         table: Tensor = self.lm.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
         return (log_probabilities.exp().to(table.dtype) @ table) * self._embedding_scale
 
-    def _moved(self, moves: Sequence[Tensor]) -> DynamicCache:
+    def _perturbed(self, moves: Sequence[Tensor]) -> DynamicCache:
         pairs = zip(cached_tensors(self.cache), moves, strict=True)
-        return holding(self.cache, [(tensor.to(self._precise) + move).to(tensor.dtype) for tensor, move in pairs])
+        return with_tensors(self.cache, [(tensor.to(self._precise) + move).to(tensor.dtype) for tensor, move in pairs])
 
 
 def _embedding_scale(lm: LanguageModel) -> float:
-    """What the model multiplies its embedding table by (Gemma: √d), measured on some rows.
+    """The factor that the model multiplies its embedding table by (Gemma: √d), measured on some rows.
 
-    Embedding the whole vocabulary would tell it too, at the cost of a second table.
+    Measuring it on the whole vocabulary would need the memory of a second table.
     """
     embed = lm.model.get_input_embeddings()
     table: Tensor = embed.weight  # pyright: ignore[reportAssignmentType]
@@ -319,21 +324,22 @@ def _embedding_scale(lm: LanguageModel) -> float:
     scale = float((embedded * some).sum() / (some * some).sum())
     if not torch.allclose(embedded, scale * some, rtol=2e-2, atol=1e-6):  # bfloat16 keeps three digits
         raise DposcopeError(
-            f"{type(lm.model).__name__} makes its inputs by more than a scaled embedding: look no further, horizon=0"
+            f"{type(lm.model).__name__} does not use a scaled embedding as input, so it cannot look ahead; set "
+            f"horizon=0"
         )
     return scale
 
 
 def _longer(mask: Tensor) -> Tensor:
-    """A mask `[B, T]` with a column for one more token."""
+    """The mask `[B, T]` with a column for one more token."""
     return torch.cat([mask, torch.ones_like(mask[:, :1])], -1)
 
 
 def _step(slope: Tensor, place: Tensor, size: Tensor, settings: Perturbation) -> Tensor:
-    """How far one step moves a cached tensor P, with its gradient g: s·|P|·u/|u|^γ, where u = |P|·g.
+    """The step of a cached tensor P with gradient g: s·|P|·u/|u|^γ, where u = |P|·g.
 
-    u is the gain per relative change, in class distances, so neither s nor γ depends on a model's scale; at γ = 1
-    the step has the length s·|P|. Norms are those of each row, over the positions that may move.
+    u is the gain per relative change, in class distances, so neither s nor γ depends on the scale of a model. At γ = 1
+    the step has length s·|P|. Norms are per row, over the perturbed positions.
     """
     steepness = size * row_norms(slope, place)
     factor = settings.step_size * size**2 / steepness**settings.gamma
@@ -342,7 +348,7 @@ def _step(slope: Tensor, place: Tensor, size: Tensor, settings: Perturbation) ->
 
 
 class _Draw:
-    """Draws one token per row. Each row has its own stream, so a batch equals its members one by one."""
+    """Samples one token per row. Each row has its own random generator, so a batch equals its members one by one."""
 
     def __init__(self, settings: Perturbation, rows: list[int]) -> None:
         self._top_k = settings.top_k
@@ -353,10 +359,11 @@ class _Draw:
         return torch.stack([self._invert(row, u) for row, u in zip(scores, uniform, strict=True)])
 
     def _invert(self, scores: Tensor, uniform: float) -> Tensor:
-        """The token at which the cumulative probability of those kept passes `uniform`."""
+        """The token at which the cumulative probability of the kept tokens passes `uniform`."""
         kept = torch.arange(len(scores), device=scores.device)
         if 0 < self._top_k < len(scores):
-            # In the vocabulary's order: near equals may change rank with the batch, and must not change places.
+            # In the order of the vocabulary: nearly equal tokens may change rank with the batch, and must not change
+            # places.
             kept = scores.topk(self._top_k).indices.sort().values
         reached = torch.softmax(scores[kept], -1, dtype=torch.float64).cumsum(-1)
         place = (reached <= uniform * reached[-1]).sum().clamp(max=len(kept) - 1)

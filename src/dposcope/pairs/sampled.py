@@ -1,7 +1,7 @@
-"""Preference pairs sampled from the model itself: on-policy, and no preference data needed (SPEC 7).
+"""Preference pairs sampled from the model itself: on-policy, without preference data (SPEC 7).
 
-Each prompt is continued several times; a judge puts the continuations in order, and the least
-toxic is preferred to the most toxic, the second least to the second most …, where they differ enough.
+The model continues each prompt several times, and a scorer ranks the completions. The least toxic is paired with the
+most toxic, the second least with the second most, and so on, if their scores differ enough.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dposcope.pairs.pairs import Pair
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """A pair, and what a scorer gave its continuations."""
+    """A pair with the scores of its completions."""
 
     pair: Pair
     preferred_score: float
@@ -42,36 +42,36 @@ def sample_pairs(
     first_row: int = 0,
     progress: Progress | None = None,
 ) -> list[ScoredPair]:
-    """Pairs from `samples` continuations of each prompt, in the order of `prompts`.
+    """Pairs from `samples` completions of each prompt, in the order of `prompts`.
 
-    Blank continuations and repeats of one are left out. The defaults gave 579 pairs of 200 challenge prompts; half as
-    many continuations and pairs per prompt gave 280. Continuation j of prompt p draws from a stream of its own, seeded
-    by (`seed`, `(first_row + p) · samples + j`), so the result depends neither on the batch nor on how the prompts are
-    divided among calls.
+    Blank and repeated completions are left out. The defaults give 579 pairs for 200 challenge prompts; half as many
+    completions and pairs per prompt give 280. Completion j of prompt p has its own random generator, seeded by (`seed`,
+    `(first_row + p) · samples + j`), so the result depends neither on the batch nor on how prompts are divided into
+    calls.
 
     Args:
         lm: the model.
-        prompts: what it continues.
-        scorer: gives each continuation its toxicity, without the prompt.
-        samples: continuations per prompt; at least 2.
-        top_p: of the nucleus they are drawn from.
+        prompts: the prompts.
+        scorer: scores each completion, without the prompt.
+        samples: completions per prompt; at least 2.
+        top_p: probability of the nucleus that tokens are sampled from.
         temperature: divides the logits.
         min_gap: the scores of a pair differ by more than this; 0 … 1.
         pairs_per_prompt: most pairs from one prompt.
-        new_tokens: most tokens of a continuation.
-        max_prompt_tokens: longer prompts keep their end; None: never cut.
-        seed: of the draws.
-        batch_size: continuations at a time.
-        first_row: number of the first prompt among all.
-        progress: called with continuations written.
+        new_tokens: most tokens of a completion.
+        max_prompt_tokens: longer prompts are cut to their end; None: never.
+        seed: seed of the sampling.
+        batch_size: completions at a time.
+        first_row: number of the first prompt in the whole list.
+        progress: called with the number of completions.
 
     Raises:
-        DposcopeError: a setting without meaning, or what `generate` refuses.
+        DposcopeError: an argument is out of range, or `generate` refuses it.
     """
     if samples < 2:
-        raise DposcopeError(f"{samples} continuation per prompt gives no pair; sample at least 2")
+        raise DposcopeError(f"{samples} completion per prompt gives no pair; sample at least 2")
     if not 0 <= min_gap < 1:
-        raise DposcopeError(f"a gap of {min_gap} between two scores is outside [0, 1); choose one such as 0.3")
+        raise DposcopeError(f"the gap of {min_gap} between two scores is outside [0, 1); give a value such as 0.3")
     if pairs_per_prompt < 1:
         raise DposcopeError(f"{pairs_per_prompt} pairs per prompt leave none; give at least 1")
     written = generate(
@@ -95,7 +95,7 @@ def sample_pairs(
 def _best_pairs(
     prompt: str, texts: Sequence[str], scores: Sequence[float], min_gap: float, most: int
 ) -> list[ScoredPair]:
-    """The ends of the ranking against each other, from the outside in."""
+    """Pairs of the lowest and the highest score, the second lowest and the second highest, and so on."""
     distinct = {text: score for text, score in zip(texts, scores, strict=True) if text.strip()}
     ranked = sorted(distinct, key=distinct.__getitem__)
     candidates = list(zip(ranked, reversed(ranked), strict=True))[: min(most, len(ranked) // 2)]

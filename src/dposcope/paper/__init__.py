@@ -1,1 +1,1 @@
-"""The paper's printed numbers, and ours beside them."""
+"""The paper's printed numbers, and their comparison with ours."""

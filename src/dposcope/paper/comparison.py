@@ -1,6 +1,6 @@
-"""Our numbers beside the paper's: a difference where model and setting match, else the reasons why not (SPEC 3).
+"""Comparison of our numbers with the paper's: a difference if model and setting match, otherwise the reasons (SPEC 3).
 
-Nothing here measures. What the paper measured with is written down once, in `UNLIKE`, and held against what we did.
+Nothing is measured here. `UNLIKE` holds the paper's setting, and compares it with ours.
 """
 
 import re
@@ -18,12 +18,12 @@ PROMPTS, PASSAGES, PAIRS = 1_199, 2_000, 24_576
 """The paper's numbers of prompts, of passages for F1 (3.1), and of pairs for DPO."""
 
 SCORER = "unitary/toxic-bert"
-"""The classifier behind Detoxify's *original*, by which the paper scores (3.1)."""
+"""The classifier of Detoxify's *original*, which is the paper's scorer (3.1)."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the tuned model was made."""
+    """Training of the tuned model."""
 
     pairs: int
     trained: str
@@ -36,85 +36,85 @@ class Training:
 
 @dataclass(frozen=True)
 class Setting:
-    """What our numbers were measured with."""
+    """The setting of our numbers."""
 
     model: str
-    """What the user calls it."""
+    """The user's name for it."""
     recognised: Recognised | None
     """Which of the paper's models it is; see `recognise`."""
     protocol: str
     scorer: str
     prompts: int
-    """That toxicity is measured on."""
+    """Number of prompts that toxicity is measured on."""
     learn_prompts: int | None
-    """That neuron means come from; None where that was not kept."""
+    """Number of prompts that neuron means are computed on; None if it is not known."""
     passages: int
     neutral: Literal["whole", "cut", "other", "built-in"]
-    """Text for log-perplexity: all of WikiText-2's test part, its first windows, a text of the user's that is not known
-    to be it, or the built-in prose."""
+    """Text for log-perplexity: all of WikiText-2's test part (whole), its first windows (cut), another text of the
+    user, or the built-in text."""
     direction: str
     """Its kind: `probe`, `mean_difference` …"""
     token_judge: str
-    """Who says which tokens are toxic: `words`, or the model behind an endpoint."""
+    """Judge of toxic tokens: `words`, or the model of an endpoint."""
     training: Training | None
-    """None where that is not known."""
+    """None if it is not known."""
 
 
 @dataclass(frozen=True)
 class OwnValue:
-    """One of our numbers, and which of the paper's it belongs beside."""
+    """One of our numbers, with the keys of the paper's number to compare it with."""
 
     table: str
     row: str
     measure: str
     value: float
     low: float | None = None
-    """Of the 95 % interval; None for what has none."""
+    """Lower end of the 95 % interval; None without an interval."""
     high: float | None = None
     direction: str | None = None
     alpha: float | None = None
     beta: float | None = None
     ranking: str | None = None
     unlike: tuple[str, ...] = ()
-    """Reasons of its own why it is not like the paper's."""
+    """Reasons why this number cannot be compared with the paper's."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the paper's value must share."""
+        """The keys that the paper's value must have."""
         return (self.table, self.row, self.measure, self.direction, self.alpha, self.beta, self.ranking)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One of our numbers beside one of the paper's."""
+    """A comparison of one of our numbers with one of the paper's."""
 
     own: OwnValue
     paper: PaperValue
     difference: float | None
-    """Ours − the paper's; None where they are not comparable."""
+    """Ours − the paper's; None if they are not comparable."""
     reasons: tuple[str, ...]
-    """Why not; empty where they are."""
+    """Why they are not comparable; empty if they are."""
     remarks: tuple[str, ...]
-    """What to know before reading the difference."""
+    """Remarks on the comparison."""
 
     @property
     def note(self) -> str:
-        """For people: `not comparable: …`, or the remarks."""
+        """Text for a reader: `not comparable: …`, or the remarks."""
         if self.reasons:
             return f"not comparable: {'; '.join(self.reasons)}"
         return "; ".join(self.remarks)
 
 
 def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Beside]:
-    """Set each of our numbers beside every one of the paper's that it belongs to, whichever model that is of.
+    """Compare each of our numbers with every matching number of the paper, for all of its models.
 
     Args:
-        ours: means, counts and shares; a share is 0 … 1, as `PaperValue.value` is.
-        setting: what they were measured with.
+        ours: means, counts and shares; a share is in 0 … 1, as in `PaperValue.value`.
+        setting: the setting of our numbers.
 
     Returns:
-        One row per number of ours and value of the paper, ours in the order given. A number that the paper has not
-        gives no row. A difference stands only beside the value of our own model, and only where the setting matches.
+        One row per number of ours and matching value of the paper, in the order of `ours`. A number without a match
+        gives no row. There is a difference only for the same model and a matching setting.
     """
     printed: dict[tuple[object, ...], list[PaperValue]] = {}
     for one in paper_values():
@@ -123,7 +123,7 @@ def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Beside]:
     return [_beside(own, paper, setting) for own in ours for paper in printed.get(own.key, [])]
 
 
-def comparison_frame(found: Sequence[Beside]) -> pl.DataFrame:
+def comparison_frame(comparisons: Sequence[Beside]) -> pl.DataFrame:
     """One row per comparison: place, table, row, direction, alpha, beta, ranking, measure, paper_model, printed, paper,
     ours, low, high, difference, comparable, note."""
     schema = {
@@ -149,7 +149,7 @@ def comparison_frame(found: Sequence[Beside]) -> pl.DataFrame:
             "comparable": one.difference is not None,
             "note": one.note,
         }
-        for one in found
+        for one in comparisons
     ]
     return pl.DataFrame(rows, schema=schema)
 
@@ -198,7 +198,7 @@ _OF_ROW: Mapping[str, tuple[Need, ...]] = {
 
 
 def _needs(own: OwnValue) -> list[Need]:
-    """What must be as in the paper for this number to be like the paper's."""
+    """The parts of the setting that must match for this number to be comparable."""
     needs: list[Need] = [*_OF_MEASURE.get(own.measure, ()), *_OF_ROW.get(own.row, ())]
     if own.row.startswith("patch") and own.measure != "neurons":
         needs.extend(("learn", "training"))
@@ -216,7 +216,7 @@ def _protocol(here: Setting) -> list[str]:
 
 
 def _scorer(here: Setting) -> list[str]:
-    # A folder that holds the same classifier is called like it.
+    # A folder with the same classifier has the same name.
     if PurePath(here.scorer).name == PurePath(SCORER).name:
         return []
     return [f"scored by {here.scorer}, the paper by {SCORER}"]
@@ -248,7 +248,7 @@ def _direction(here: Setting) -> list[str]:
 
 
 _GPT_4O = re.compile(r"(openai/)?gpt-4o(-\d{4}-\d{2}-\d{2})?", re.IGNORECASE)
-"""The model's name, as routers write it too, and its dated versions; its smaller sisters are other models."""
+"""The model's name, also with a router's prefix, and its dated versions; not its smaller variants."""
 
 
 def _judge(here: Setting) -> list[str]:
@@ -283,8 +283,7 @@ UNLIKE: Mapping[Need, Callable[[Setting], list[str]]] = {
     "judge": _judge,
     "training": _training,
 }
-"""Need → how the setting differs from the paper's; nothing where it does not. Prompts, passages and pairs are told by
-their number alone."""
+"""Part of the setting → its differences from the paper's. Prompts, passages and pairs are compared by number only."""
 
 MODEL_NAMES = tuple(model.name for model in MODELS)
 """The paper's models in its order."""

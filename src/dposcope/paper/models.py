@@ -1,4 +1,4 @@
-"""The paper's four models, and how one of them is recognised (paper 3.1, Table 8)."""
+"""The paper's four models, and how to recognise them (paper 3.1, Table 8)."""
 
 import json
 import re
@@ -12,20 +12,20 @@ from dposcope.errors import DposcopeError
 
 @dataclass(frozen=True)
 class PaperModel:
-    """One of the four."""
+    """One of the paper's models."""
 
     name: str
-    """As most of the paper's tables print it."""
+    """Its name in most of the paper's tables."""
     hub_ids: tuple[str, ...]
-    """Under which the same weights are found on the Hugging Face hub. The paper prints none; its published code loads
-    the first of each, Mistral-7B in its version 0.1."""
+    """Ids of the same weights on the Hugging Face hub. The paper prints none; its published code loads the first one of
+    each model, and version 0.1 of Mistral-7B."""
     model_type: str
-    """As `config.json` calls the architecture."""
+    """The architecture in `config.json`."""
     blocks: int
     d_model: int
     d_mlp: int
     context: int | None = None
-    """`max_position_embeddings`, where it alone tells the model from an older one of the same size."""
+    """`max_position_embeddings`, if only it distinguishes the model from an older one of the same size."""
 
     def fits(self, config: Mapping[str, Any]) -> bool:
         """Whether a `config.json` describes this architecture in this size."""
@@ -51,27 +51,27 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """One of the paper's models, and how surely."""
+    """One of the paper's models, and a remark on how it was recognised."""
 
     model: PaperModel
     remark: str
-    """What a reader should know: empty for the paper's own hub id."""
+    """For the reader; empty for the paper's own hub id."""
 
 
 _TUNED_NAME = re.compile(r"(^|[-_.])(it|instruct|chat|dpo|sft|rlhf|zephyr|dialogpt|hermes)([-_.]|$)", re.IGNORECASE)
-"""A name that says that the weights were tuned further."""
+"""Names of models that were tuned further."""
 
 
 def recognise(name: str, config: Mapping[str, Any] | None = None) -> Recognised | None:
-    """Which of the paper's models this is; None for any other.
+    """The paper's model of this name; None for any other model.
 
-    A hub id is known by its name. Anything else, a folder say, is known by its config: architecture, blocks and widths.
-    That says nothing of the weights, so such a model comes with a remark; and a name such as `…-it` or `…-instruct`,
-    or another id of a model of the same shape, is none of the four.
+    A hub id is recognised by its name. Anything else, such as a folder, is recognised by its config: architecture,
+    blocks and widths. The config does not tell the weights, so the result has a remark. A name such as `…-it` or
+    `…-instruct` is none of the paper's models.
 
     Args:
         name: a hub id, or the folder of a checkpoint.
-        config: of the model, as `config.to_dict()` gives it; None: `name/config.json` where `name` is a folder.
+        config: the model's config, from `config.to_dict()`; None: `name/config.json`, if `name` is a folder.
 
     Raises:
         DposcopeError: `name` is a folder whose `config.json` cannot be read.
@@ -96,12 +96,12 @@ def _stored_config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
+        config: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DposcopeError(f"cannot read {path}: {error}; name a folder written by save_pretrained") from error
-    if not isinstance(found, dict):
-        raise DposcopeError(f"{path} is no object of settings; name a folder written by save_pretrained")
-    return cast(dict[str, Any], found)
+    if not isinstance(config, dict):
+        raise DposcopeError(f"{path} is not a JSON object; give a folder written by save_pretrained")
+    return cast(dict[str, Any], config)
 
 
 _NAMES = {
@@ -112,8 +112,8 @@ _NAMES = {
 
 
 def _size(config: Mapping[str, Any], what: str) -> int | None:
-    found = next((config[name] for name in _NAMES[what] if config.get(name) is not None), None)
-    if found is None and what == "d_mlp" and config.get("model_type") == "gpt2":
-        width = _size(config, "d_model")  # GPT-2's config leaves the usual width out
+    size = next((config[name] for name in _NAMES[what] if config.get(name) is not None), None)
+    if size is None and what == "d_mlp" and config.get("model_type") == "gpt2":
+        width = _size(config, "d_model")  # GPT-2's config leaves out the default width
         return None if width is None else 4 * width
-    return found
+    return size

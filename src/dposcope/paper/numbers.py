@@ -1,6 +1,6 @@
-"""The paper's numbers as printed, and where it contradicts itself (SPEC section 3).
+"""The paper's numbers as printed, and its contradictions (SPEC section 3).
 
-They lie in `paper/`, one file per table and one for numbers in running text; the README there says what columns mean.
+They are in `printed/`, one file per table and one for numbers in the text. The README there explains the columns.
 """
 
 import re
@@ -16,36 +16,36 @@ from dposcope.errors import DposcopeError
 from dposcope.protocols import check_choice
 
 TABLES = ("2", "3", "5", "8", "9", "10", "11", "12", "13", "17", "18", "19", "text")
-"""What there is: the paper's tables of numbers, and `text` for numbers in sentences and captions."""
+"""The paper's tables of numbers, and `text` for numbers in sentences and captions."""
 
 EVERY_MODEL = "all"
-"""The model of a number that the paper gives for all four at once."""
+"""The model of a number that the paper gives for all four models."""
 
 
 @dataclass(frozen=True)
 class PaperValue:
-    """One number, or word, of the paper."""
+    """One number (or word) of the paper."""
 
     table: str
     """One of `TABLES`."""
     part: str
-    """Of the table; of a number in the text its section, appendix or caption."""
+    """Part of the table; for a number in the text, its section, appendix or caption."""
     row: str
-    """What it belongs to, by one name in every table: `none`, `dpo`, `patch TP↓`, `edit`, `neurons` …"""
+    """The row, with the same name in every table: `none`, `dpo`, `patch TP↓`, `edit`, `neurons` …"""
     model: str
-    """As most tables print it, such as `GPT-2-355M`, or `EVERY_MODEL`."""
+    """The name in most tables, such as `GPT-2-355M`, or `EVERY_MODEL`."""
     direction: str | None
-    """What it was made with: `probe`, or `token_contrast` (probe-free)."""
+    """Method of the direction: `probe`, or `token_contrast` (probe-free)."""
     alpha: float | None
     """α of an edit or of steering."""
     beta: float | None
     """β of an edit."""
     ranking: str | None
-    """Of an edit's neurons: `cosine` (descending cosine similarity) or `activation` (ascending absolute activation)."""
+    """Ranking of neurons: `cosine` (descending cosine similarity) or `activation` (ascending absolute activation)."""
     measure: str
     """`toxicity`, `logppl`, `f1`, `share_of_dpo`, `neurons`, `of_reducing`, `negative` …"""
     printed: str
-    """To the letter, with its trailing zeros and signs."""
+    """Exactly as printed, with trailing zeros and signs."""
 
     @property
     def value(self) -> float | None:
@@ -59,12 +59,12 @@ class PaperValue:
 
     @property
     def places(self) -> int:
-        """Decimal places as printed; of a percentage those before the sign."""
+        """Decimal places as printed; of a percentage, those before the percent sign."""
         return len(self.printed.rstrip("%").partition(".")[2].split(" ")[0])
 
     @property
     def place(self) -> str:
-        """Where it stands, for people: `Table 2`, `section 5.1`, `appendix E`, `caption of Table 18`."""
+        """Its place in the paper, for a reader: `Table 2`, `section 5.1`, `appendix E`, `caption of Table 18`."""
         if self.table != "text":
             return f"Table {self.table}"
         return _place(self.part)
@@ -72,7 +72,7 @@ class PaperValue:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Two statements of the paper of which at most one can hold."""
+    """Two statements of the paper that cannot both be true."""
 
     kind: str
     """`printed twice`, `arithmetic`, `claim` (a sentence against numbers), `definition`, or `reference`."""
@@ -80,16 +80,16 @@ class Contradiction:
     row: str
     measure: str
     place: str
-    """Of the first statement: a table, a section, an appendix, a caption."""
+    """Place of the first statement: a table, a section, an appendix, a caption."""
     value: str
-    """What it says, to the letter."""
+    """The first statement, exactly as printed."""
     other_place: str
     other_value: str
-    """To the letter, or computed from what is printed there."""
+    """The second statement, exactly as printed or computed from the printed numbers."""
     note: str
 
     def against(self, value: PaperValue) -> tuple[str, str] | None:
-        """Where a value is printed otherwise, and how; None where this is about something else."""
+        """(place, printed) of the contradicting value; None if this contradiction is about another value."""
         mine = (self.kind, self.model, self.row, self.measure)
         if mine != ("printed twice", value.model, value.row, value.measure):
             return None
@@ -103,7 +103,7 @@ class Contradiction:
 
 
 def paper_frame() -> pl.DataFrame:
-    """Everything, one row per printed value, all columns text; blank cells are null."""
+    """All printed values, one per row. All columns are text; blank cells are null."""
     return _frame()
 
 
@@ -114,35 +114,35 @@ def paper_values(
 
     Args:
         table: one of `TABLES`; None: all.
-        model: as `PaperValue.model`; what the paper gives for all models at once comes with every model.
+        model: as `PaperValue.model`; values for all models are included for every model.
         measure: as `PaperValue.measure`.
         row: as `PaperValue.row`.
 
     Raises:
-        DposcopeError: no such table, or the paper has no such model.
+        DposcopeError: there is no such table or model in the paper.
     """
-    found = _frame()
+    chosen = _frame()
     if table is not None:
         check_choice("table", table, TABLES)
-        found = found.filter(pl.col("table") == table)
+        chosen = chosen.filter(pl.col("table") == table)
     if model is not None:
         check_choice("model", model, tuple(_frame()["model"].unique(maintain_order=True).to_list()))
-        found = found.filter(pl.col("model").is_in([model, EVERY_MODEL]))
+        chosen = chosen.filter(pl.col("model").is_in([model, EVERY_MODEL]))
     for name, wanted in (("measure", measure), ("row", row)):
         if wanted is not None:
-            found = found.filter(pl.col(name) == wanted)
-    return [_value(one) for one in found.iter_rows(named=True)]
+            chosen = chosen.filter(pl.col(name) == wanted)
+    return [_value(one) for one in chosen.iter_rows(named=True)]
 
 
 @cache
 def contradictions() -> tuple[Contradiction, ...]:
-    """Every contradiction of the paper with itself that was found."""
+    """All known contradictions of the paper."""
     return tuple(Contradiction(**one) for one in _read("contradictions.csv").fill_null("").iter_rows(named=True))
 
 
 def printed_otherwise(value: PaperValue) -> list[tuple[str, str]]:
-    """Where else the paper prints the same value differently: (place, printed)."""
-    return [found for one in contradictions() if (found := one.against(value)) is not None]
+    """(place, printed) wherever the paper prints the same value differently."""
+    return [other for one in contradictions() if (other := one.against(value)) is not None]
 
 
 @cache
@@ -156,7 +156,7 @@ def _read(name: str) -> pl.DataFrame:
     try:
         return pl.read_csv(data, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise DposcopeError(f"the paper's {name} is damaged: {error}; install dposcope anew") from error
+        raise DposcopeError(f"the paper's {name} is damaged: {error}; install dposcope again") from error
 
 
 def _value(cells: dict[str, Any]) -> PaperValue:
@@ -166,20 +166,20 @@ def _value(cells: dict[str, Any]) -> PaperValue:
 
 
 _POWER = re.compile(r"(\d)×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
-_PLAIN = re.compile(r"(\d[\d,]*(?:\.\d+)?)(%?)(?: \(?[a-z].*)?")
-"""A number, or one with words behind it: `256 tokens`."""
+_WITH_UNIT = re.compile(r"(\d[\d,]*(?:\.\d+)?)(%?)(?: \(?[a-z].*)?")
+"""A number, with or without words after it: `256 tokens`."""
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
 def _number(printed: str) -> float | None:
     if power := _POWER.fullmatch(printed):
         return float(f"{power[1]}e{power[2].translate(_RAISED)}")
-    plain = _PLAIN.fullmatch(printed)
-    if plain is None:
+    match = _WITH_UNIT.fullmatch(printed)
+    if match is None:
         return None
-    # In decimals: 16.71 / 100 in binary is not the 0.1671 that was printed.
-    number = Decimal(plain[1].replace(",", ""))
-    return float(number / 100 if plain[2] else number)
+    # In decimal arithmetic, as 16.71 / 100 in binary is not 0.1671.
+    number = Decimal(match[1].replace(",", ""))
+    return float(number / 100 if match[2] else number)
 
 
 def _place(part: str) -> str:

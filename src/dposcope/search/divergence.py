@@ -74,7 +74,7 @@ class NeutralText:
         if windows < 1:
             raise DposcopeError(f"{windows} windows measure nothing; give at least 1")
         drawn = neutral_windows(lm, text, count=windows, length=length, seed=seed)
-        ids = torch.tensor([window.trunk for window in drawn], device=lm.device)
+        ids = torch.tensor([window.prompt for window in drawn], device=lm.device)
         return cls(ids, torch.cat([_states(lm, part) for part in ids.split(_BATCH)]))
 
     @torch.no_grad()

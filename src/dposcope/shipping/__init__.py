@@ -1,1 +1,1 @@
-"""An edit put into what others run: a checkpoint folder, PEFT adapters, a GGUF file, a quantised checkpoint."""
+"""An edit in a format that other software runs: a checkpoint folder, PEFT adapters, a GGUF file."""

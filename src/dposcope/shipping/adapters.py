@@ -1,7 +1,7 @@
-"""An edit as PEFT adapters: a small file beside the base model, to be switched on and off at run time.
+"""An edit as PEFT adapters: small files for the base model, which can be switched on and off at run time.
 
-Gains multiply what output projections read, which is an IA³ adapter of their inputs. An ablation turns a projection W
-into (I − w u uᵀ) W = W + (−w u)(uᵀ W), which is a LoRA of rank one; several in turn, one of as many ranks.
+Gains multiply the inputs of output projections, as an IA³ adapter does. An ablation changes a projection W into
+(I − w u uᵀ) W = W + (−w u)(uᵀ W), which is a LoRA of rank one. Several ablations in turn are one LoRA of as many ranks.
 """
 
 import json
@@ -32,24 +32,24 @@ from dposcope.shipping.stored import FLOATS, Weights, find
 def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
     """Write the edit as adapters for `PeftModel.from_pretrained(base, out / "gains")` and `out / "ablation"`.
 
-    Each is exact alone: gains of neurons and heads as IA³, ablations as LoRA, in float32. Both together are the whole
-    edit when the LoRA is loaded first, so that it reads what the gains have scaled; the README in `out` says how.
+    Gains of neurons and heads become an IA³ adapter, and ablations a LoRA, both exact and in float32. For the whole
+    edit, load the LoRA first, so that it reads the scaled activations; the README in `out` says how.
 
     Args:
         source: folder of the base checkpoint, or a bundled name; the model is not loaded.
-        edit: gains, ablations, both.
+        edit: gains, ablations, or both.
         out: the new folder.
 
     Raises:
-        DposcopeError: no such checkpoint, an edit that does not fit it or does nothing, an ablation of a quantised
-            checkpoint, `out` is there, a full disk.
+        DposcopeError: there is no such checkpoint; the edit does not fit it or changes nothing; an ablation for a
+            quantised checkpoint; `out` exists; the disk is full.
     """
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     skeleton = Skeleton.of(source)
     plan = projection_edits(skeleton.lm, edit)
     if not plan:
-        raise DposcopeError("the edit changes nothing, so there is no adapter to write")
+        raise DposcopeError("the edit changes nothing, so there is no adapter to write; give another edit")
     weights = Weights(skeleton.folder)
     names = skeleton.stored_names(weights)
     notes = checkpoint_origin(edit, skeleton.model_type, checkpoint_fingerprints(skeleton, weights, names))
@@ -66,7 +66,10 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
                 for name, parameter in one.projection.named_parameters(recurse=False)
             }
             if any(tensor.dtype not in FLOATS for tensor in stored.values()):
-                raise DposcopeError(f"{module} is quantised, and an ablation's adapter needs its plain weights")
+                raise DposcopeError(
+                    f"{module} is quantised, and the adapter of an ablation needs weights that are not; give that "
+                    f"checkpoint"
+                )
             low_rank = _low_rank(one, ranks, {name: tensor.read() for name, tensor in stored.items()})
             written.setdefault(ABLATION, {}).update({f"{stem}.{name}": new for name, new in low_rank.items()})
     with fresh(out) as part:
@@ -82,7 +85,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
 
 @torch.no_grad()
 def _low_rank(edit: ProjectionEdit, ranks: int, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A `[r, n]` and B `[d, r]` with W + B A the ablated weight, and the bias that B adds where there is one."""
+    """A `[r, n]` and B `[d, r]`, so that W + B A is the ablated weight; with a bias, also the bias of B."""
     conv1d = isinstance(edit.projection, Conv1D)
     weight = stored["weight"].double()
     vectors = weight if conv1d else weight.T  # [n, d]
@@ -90,7 +93,7 @@ def _low_rank(edit: ProjectionEdit, ranks: int, stored: dict[str, Tensor]) -> di
     b = torch.zeros(vectors.shape[1], ranks, dtype=torch.float64)
     for index, ablation in enumerate(edit.ablations):
         unit = ablation.direction.double()
-        # Uᵀ of what earlier ablations left: W + Σ b_j a_j.
+        # uᵀ times the weight after earlier ablations, W + Σ b_j a_j.
         a[index] = vectors @ unit + (b[:, :index].T @ unit) @ a[:index]
         b[:, index] = -ablation.weight * unit
     new = {"lora_A.weight": a.float(), "lora_B.weight": b.float()}
@@ -119,7 +122,7 @@ def _config(kind: str, skeleton: Skeleton, tensors: dict[str, Tensor], ranks: in
         "lora_alpha": ranks,  # a scale of 1
         "lora_dropout": 0.0,
         "bias": "none",
-        # What an ablation takes from a bias is added beside it, so that switching the adapter off gives it back.
+        # The change of a bias is a separate bias of the adapter, so that it can be switched off.
         "lora_bias": any(key.endswith("lora_B.bias") for key in tensors),
     }
 
@@ -129,16 +132,16 @@ GAINS, ABLATION = "gains", "ablation"
 
 
 def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
-    """Markdown, with a head that model hubs read.
+    """The README of the adapters: Markdown, with a header for model hubs.
 
     Args:
         base: name of the base model.
-        edit: what they do together.
-        kinds: which folders there are.
+        edit: the whole edit.
+        kinds: the folders of adapters.
     """
     quoted = base.replace("\\", "\\\\").replace('"', '\\"')
     rows = {
-        GAINS: "IA³: factors of what the output projections of MLPs (and of attention heads) read",
+        GAINS: "IA³: factors for the inputs of the output projections of MLPs (and of attention heads)",
         ABLATION: "LoRA: output projections lose a share of their component along directions",
     }
     lines = [
@@ -162,7 +165,7 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
     ]
     if len(kinds) == 2:
         lines += [
-            "# Together: the LoRA first, so that it reads what the gains have scaled.",
+            "# Both: load the LoRA first, so that it reads the scaled activations.",
             f'model = PeftModel.from_pretrained(base, "{ABLATION}").get_base_model()',
             f'model = PeftModel.from_pretrained(model, "{GAINS}")',
         ]

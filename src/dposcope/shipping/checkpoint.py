@@ -1,7 +1,7 @@
-"""An edit folded into a checkpoint folder, file by file: the model is never loaded, so it may be larger than memory.
+"""An edit folded into a checkpoint folder, file by file. The model is never loaded, so it may be larger than memory.
 
-Files are copied and the changed tensors rewritten in their places, one at a time; names, shapes, types, shards and
-index stay. The result is what `fold` gives, computed in float64 and rounded once.
+Files are copied, and the changed tensors are rewritten in place, one at a time. Names, shapes, types, shards and the
+index stay the same. The result is that of `fold`, computed in float64 and rounded once.
 """
 
 import shutil
@@ -28,7 +28,7 @@ from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Rewriting, Stored, Weights, find
 
 ROWS = 4096
-"""Value vectors worked on at once: in float64 their copies would outweigh a large tensor many times."""
+"""Value vectors computed at a time, as float64 copies of a whole tensor would need much memory."""
 
 OTHER_WEIGHTS = (
     ".bin",
@@ -43,33 +43,33 @@ OTHER_WEIGHTS = (
     ".safetensors",
     ".tflite",
 )
-"""Files of weights that are not the ones folded; a copy would still hold the model without the edit."""
+"""Suffixes of other weight files. They are not copied, as they hold the model without the edit."""
 
 
 def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
     """Write a checkpoint with the edit in its weights, without loading the model.
 
-    A checkpoint quantised in a format of compressed-tensors with scales of rows or groups takes gains of neurons, in
-    the scales of its up projections; no weight is quantised again.
+    A checkpoint quantised by compressed-tensors, with scales per row or group, takes gains of neurons: they go into the
+    scales of its up projections, and no weight is quantised again.
 
     Args:
         source: a folder with `config.json` and safetensors weights, in one file or several, or a bundled name.
-        edit: gains, ablations, both.
+        edit: gains, ablations, or both.
         out: the new folder.
 
     Raises:
-        DposcopeError: no such checkpoint, an edit that does not fit it or that its format cannot hold, `out` is there,
-            a full disk.
+        DposcopeError: there is no such checkpoint; the edit does not fit it, or its format cannot hold the edit; `out`
+            exists; the disk is full.
     """
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     skeleton = Skeleton.of(source)
     weights = Weights(skeleton.folder)
     names = skeleton.stored_names(weights)
-    # Checked before anything is copied.
+    # All checks come before anything is copied.
     changes = _changes(skeleton, weights, names, edit)
     quantised = skeleton.quantisation is not None
-    # A quantised model has no weights that a fingerprint of its origin could be taken of.
+    # The fingerprint of an edit is that of unquantised weights, which a quantised checkpoint does not have.
     notes = checkpoint_origin(
         edit, skeleton.model_type, () if quantised else checkpoint_fingerprints(skeleton, weights, names)
     )
@@ -85,9 +85,9 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         (part / "README.md").write_text(model_card(skeleton.lm, edit, None), encoding="utf-8")
         edit.save(part / EDIT)
     if (skeleton.folder / f"{EDIT}.json").exists():
-        notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds this one alone",)
+        notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds the new edit only",)
     if left_out:
-        notes += (f"left out, as they hold the weights without the edit: {', '.join(left_out)}",)
+        notes += (f"not copied, as they hold the weights without the edit: {', '.join(left_out)}",)
     return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)
 
 
@@ -104,7 +104,7 @@ def _changes(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], edi
             if stored.dtype not in FLOATS:
                 raise DposcopeError(
                     f"{stored.name} is stored as {str(stored.dtype).removeprefix('torch.')}, which is quantised; "
-                    "fold the unquantised checkpoint and quantise that"
+                    "fold the unquantised checkpoint and quantise the result"
                 )
             changes.append(_Folding(one, stored, name == "bias", isinstance(one.projection, Conv1D)).rewriting())
     return changes
@@ -116,7 +116,7 @@ class _Folding:
     stored: Stored
     bias: bool
     by_rows: bool
-    """Whether value vectors are rows, as in Conv1D, or columns."""
+    """Whether value vectors are rows, as in Conv1D, and not columns."""
 
     def rewriting(self) -> Rewriting:
         return Rewriting(self.stored, self._new)
@@ -134,7 +134,7 @@ class _Folding:
 
 
 def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
-    """Copy a folder but for weights in other files; names of those."""
+    """Copy a folder without other weight files; returns their names."""
     left_out: list[str] = []
     target.mkdir()
     for path in sorted(source.rglob("*")):
@@ -150,7 +150,7 @@ def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
 
 
 class _Parameters(Mapping[str, Tensor]):
-    """A model's parameters, read from files when asked for."""
+    """A model's parameters, read from files on access."""
 
     def __init__(
         self, skeleton: Skeleton, weights: Weights, names: Mapping[str, str], dtype: torch.dtype | None = None
@@ -170,9 +170,9 @@ class _Parameters(Mapping[str, Tensor]):
 
 
 def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> Iterator[str]:
-    """What `LanguageModel.fingerprint` gives for the checkpoint as it is stored, and in bfloat16 for one in float32.
+    """The `LanguageModel.fingerprint` of the checkpoint as stored; for float32, also that in bfloat16.
 
-    `dposcope` loads it so where the hardware multiplies bfloat16 natively. Each reads all weights when it is asked for.
+    `dposcope` loads a float32 checkpoint in bfloat16 if the hardware supports it. Each fingerprint reads all weights.
     """
     yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
     if any(stored.dtype == torch.float32 for stored in weights.values()):

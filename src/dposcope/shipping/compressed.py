@@ -1,8 +1,8 @@
 """Gains in a checkpoint quantised by compressed-tensors: only the scales of up projections change.
 
-Its formats store a weight as integers or small floats q, one scale s per row, or per group within a row, and perhaps
-a zero point z: W = s (q − z). A gain of neuron i on a gated model is a factor of row i of the up projection, so of
-that row's scales (https://github.com/vllm-project/compressed-tensors, `weight_scale`).
+Its formats store a weight as integers or small floats q, with a scale s per row or per group within a row, and
+sometimes a zero point z: W = s (q − z). In a gated model, a gain of neuron i is a factor of row i of the up projection,
+and so of the scales of that row (https://github.com/vllm-project/compressed-tensors, `weight_scale`).
 """
 
 from collections.abc import Callable, Mapping
@@ -16,23 +16,23 @@ from dposcope.model.layout import projection_width
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Parts, Rewriting, Stored, Weights, find
 
-_WAY_ROUND = "fold the unquantised checkpoint and quantise that again"
+_ALTERNATIVE = "fold the unquantised checkpoint and quantise the result"
 
 
 def compressed_changes(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], edit: Edit) -> list[Rewriting]:
-    """What becomes of which stored tensor.
+    """The changes of stored tensors.
 
     Raises:
-        DposcopeError: another format; an edit that is more than gains of neurons, or does not fit; a model without a
-            gate, or with gate and up projection in one; scales that are not by row.
+        DposcopeError: another format; an edit with more than gains of neurons, or of another shape; a model without a
+            gate, or with gate and up projection in one tensor; scales that are not per row.
     """
     method = str((skeleton.quantisation or {}).get("quant_method"))
     if method != "compressed-tensors":
         raise DposcopeError(
-            f"the checkpoint is quantised by {method}, and of such only compressed-tensors is folded; {_WAY_ROUND}"
+            f"the checkpoint is quantised by {method}, but only compressed-tensors is supported; {_ALTERNATIVE}"
         )
-    gains = only_gains(edit, "a quantised checkpoint", _WAY_ROUND)
-    edit.changes(skeleton.lm)  # shapes fit
+    gains = only_gains(edit, "a quantised checkpoint", _ALTERNATIVE)
+    edit.changes(skeleton.lm)  # refuses other shapes
     changes: list[Rewriting] = []
     for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
         factors = gains.values[block].double()
@@ -50,54 +50,55 @@ def _up(skeleton: Skeleton, block: int) -> str:
     lm = skeleton.lm
     parent = skeleton.module_names[lm.mlp_outs[block]].rpartition(".")[0]
     children = dict(lm.model.get_submodule(parent).named_children())
-    ways_in = [children.get("gate_proj"), children.get("up_proj")]
-    if not all(isinstance(way, nn.Linear) and projection_width(way).outputs == lm.d_mlp for way in ways_in):
+    inputs = [children.get("gate_proj"), children.get("up_proj")]
+    if not all(isinstance(one, nn.Linear) and projection_width(one).outputs == lm.d_mlp for one in inputs):
         raise DposcopeError(
-            f"{skeleton.model_type} has no gate_proj and up_proj of its own, so scales cannot take gains; {_WAY_ROUND}"
+            f"{skeleton.model_type} has no separate gate_proj and up_proj, so its scales cannot hold gains; "
+            f"{_ALTERNATIVE}"
         )
     return f"{parent}.up_proj"
 
 
 def _scales(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], up: str) -> list[Stored]:
-    """Stored tensors whose rows are to be multiplied."""
+    """Stored tensors whose rows are multiplied by gains."""
     rows = skeleton.lm.d_mlp
     key = names.get(f"{up}.weight_scale")
     if key is None:
-        # A module that the quantiser left alone.
+        # A module that is not quantised.
         weight = find(weights, names, f"{up}.weight", (rows, skeleton.lm.d_model))
         if weight.dtype not in FLOATS:
-            raise DposcopeError(f"{weight.name} is quantised and has no weight_scale beside it; {_WAY_ROUND}")
-        found = [weight]
+            raise DposcopeError(f"{weight.name} is quantised but has no weight_scale; {_ALTERNATIVE}")
+        scaled = [weight]
     else:
         scale = weights[key]
         if scale.dtype not in FLOATS or len(scale.shape) < 2 or scale.shape[0] != rows:
             raise DposcopeError(
-                f"{scale.name} of shape {list(scale.shape)} and type {str(scale.dtype).removeprefix('torch.')} is no "
-                f"scale by row; {_WAY_ROUND}"
+                f"{scale.name} of shape {list(scale.shape)} and type {str(scale.dtype).removeprefix('torch.')} is not "
+                f"a scale per row; {_ALTERNATIVE}"
             )
-        found = [scale]
+        scaled = [scale]
     bias = names.get(f"{up}.bias")
-    return found if bias is None else [*found, weights[bias]]
+    return scaled if bias is None else [*scaled, weights[bias]]
 
 
 def compressed_notes(skeleton: Skeleton, names: Mapping[str, str]) -> tuple[str, ...]:
-    """What a user must know of activations that are quantised by fixed scales."""
+    """A note for models whose activations are quantised by fixed scales."""
     down = skeleton.module_names[skeleton.lm.mlp_outs[0]]
     if f"{down}.input_scale" not in names:
         return ()
-    return ("neurons are quantised by fixed scales at run time (input_scale): a gain above 1 may be cut off there",)
+    return ("activations are quantised by fixed scales at run time (input_scale), so a gain above 1 may be clipped",)
 
 
-def only_gains(edit: Edit, form: str, way_round: str) -> Gains:
-    """Gains of neurons, where that is all there is in an edit.
+def only_gains(edit: Edit, form: str, alternative: str) -> Gains:
+    """The gains of neurons of an edit that has nothing else.
 
     Args:
-        edit: any.
-        form: what is to hold them, such as `a GGUF file`.
-        way_round: what else can be done, in words.
+        edit: any edit.
+        form: the format, for messages, such as `a GGUF file`.
+        alternative: advice for messages: what to do instead.
 
     Raises:
-        DposcopeError: there is more, or no gain.
+        DposcopeError: the edit has other parts, or no gains of neurons.
     """
     more = {
         "an ablation": any(one.weight != 0 for one in edit.ablations),
@@ -106,9 +107,9 @@ def only_gains(edit: Edit, form: str, way_round: str) -> Gains:
     for what, there in more.items():
         if there:
             raise DposcopeError(
-                f"{form} takes gains of neurons alone, and this edit holds {what} as well: "
-                f"leave that out with --gains-alone, or {way_round}"
+                f"{form} can hold gains of neurons only, and this edit has {what} too; "
+                f"leave that out with --gains-alone, or {alternative}"
             )
     if edit.gains is None:
-        raise DposcopeError(f"the edit holds no gains of neurons, so there is nothing for {form} to hold")
+        raise DposcopeError(f"the edit has no gains of neurons, and {form} can hold nothing else; give another edit")
     return edit.gains

@@ -1,7 +1,7 @@
-"""An edit's gains in a GGUF file: the same file, but for the scale factors of rows of `ffn_up`.
+"""An edit's gains in a GGUF file: only the scale factors of rows of `ffn_up` change.
 
-On a gated model m_i = act(gate_i) · up_i, so a gain of neuron i is a factor of row i of the up projection. Without a
-gate it is one of column i of the down projection, which float formats can take and block formats cannot.
+In a gated model m_i = act(gate_i) · up_i, so a gain of neuron i is a factor of row i of the up projection. Without a
+gate it is a factor of column i of the down projection, which is possible in float formats only, not in block formats.
 """
 
 import shutil
@@ -21,28 +21,29 @@ from dposcope.shipping.origin import gguf_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
 
-_WAY_ROUND = "fold the unquantised checkpoint (dposcope fold FOLDER) and convert and quantise that"
+_ALTERNATIVE = "fold the unquantised checkpoint (dposcope fold FOLDER), then convert and quantise the result"
 
 
 def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shipped:
-    """Write a GGUF file with the gains in it; only bytes of scale factors differ from the original's.
+    """Write a GGUF file with the gains in it. It differs from the original in scale factors only.
 
-    Memory is that of one tensor. Exact to the rounding of the scales, half-precision numbers, which `rounding` of
-    the result tells.
+    It needs the memory of one tensor. It is exact up to the rounding of the half-precision scales; the result has the
+    largest error in `rounding`.
 
     Args:
-        source: the file, of a gated model in any format of `gguf_formats`, or of one without a gate in F32, F16, BF16.
-        edit: gains of neurons alone.
+        source: the file of a gated model in any format of `gguf_formats`, or of a model without a gate in F32, F16 or
+            BF16.
+        edit: gains of neurons only.
         out: the new file.
 
     Raises:
-        DposcopeError: what the file cannot hold (ablations, gains of heads, mixtures of experts), an edit of another
-            shape, a damaged or split file, `out` is there, a full disk.
+        DposcopeError: the edit has parts that the file cannot hold (ablations, gains of heads), or another shape; a
+            mixture of experts; the file is damaged or split; `out` exists; the disk is full.
     """
     source, out = Path(source), Path(out)
     if not source.is_file():
-        raise DposcopeError(f"no file {source}; check the path")
-    gains = only_gains(edit if isinstance(edit, Edit) else Edit.of(edit), "a GGUF file", _WAY_ROUND)
+        raise DposcopeError(f"there is no file {source}; check the path")
+    gains = only_gains(edit if isinstance(edit, Edit) else Edit.of(edit), "a GGUF file", _ALTERNATIVE)
     reader = _open(source)
     plan = _Plan.of(reader, gains)
     notes = (*gguf_origin(edit, plan.architecture, gains), *plan.notes)
@@ -59,18 +60,18 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
 
 
 class _Plan:
-    """Which tensors get which factors."""
+    """The tensors to change, and their factors."""
 
     def __init__(self, architecture: str, steps: list[tuple[Any, NDArray[np.float64], bool]], notes: list[str]) -> None:
         self.architecture, self.steps, self.notes = architecture, steps, tuple(notes)
 
     @classmethod
     def of(cls, reader: Any, gains: Gains) -> "_Plan":
-        """Every check before any byte is written."""
+        """Make the plan, with all checks."""
         architecture = str(_field(reader, "general.architecture"))
         blocks = int(_field(reader, f"{architecture}.block_count") or 0)
         if int(_field(reader, "split.count") or 1) > 1:
-            raise DposcopeError("this GGUF file is one of several; join them first: llama-gguf-split --merge")
+            raise DposcopeError("this GGUF file is one part of several; join them first: llama-gguf-split --merge")
         if len(gains.values) != blocks:
             raise DposcopeError(
                 f"gains of {len(gains.values)} blocks do not fit a file of {blocks}; use an edit made for this model"
@@ -81,7 +82,9 @@ class _Plan:
             factors = gains.values[block].double().numpy()
             steps += _steps(tensors, block, factors, architecture)
         notes = (
-            [] if architecture in _TESTED else [f"architecture {architecture} was not tested: compare what it writes"]
+            []
+            if architecture in _TESTED
+            else [f"architecture {architecture} is not tested; check what the model generates"]
         )
         return cls(architecture, steps, notes)
 
@@ -94,27 +97,28 @@ def _steps(
 ) -> list[tuple[Any, NDArray[np.float64], bool]]:
     stem = f"blk.{block}."
     if f"{stem}ffn_up_exps.weight" in tensors or f"{stem}ffn_gate_up_exps.weight" in tensors:
-        raise DposcopeError("this file holds a mixture of experts, whose neurons an edit does not number")
+        raise DposcopeError("this file holds a mixture of experts, which edits do not support; use another model")
     up, down = tensors.get(f"{stem}ffn_up.weight"), tensors.get(f"{stem}ffn_down.weight")
     if up is None or down is None:
-        raise DposcopeError(f"the file has no {stem}ffn_up and ffn_down, so its layout is unknown; {_WAY_ROUND}")
+        raise DposcopeError(f"the file has no {stem}ffn_up and ffn_down, so its layout is unknown; {_ALTERNATIVE}")
     neurons = int(down.shape[0])
     if neurons != len(factors):
         raise DposcopeError(
-            f"gains of {len(factors)} neurons a block do not fit a file with {neurons}; use an edit made for this model"
+            f"gains of {len(factors)} neurons per block do not fit a file with {neurons}; use an edit made for "
+            f"this model"
         )
     if int(up.shape[1]) == 2 * neurons:
         raise DposcopeError(
-            f"this file keeps gate and up projection in one tensor, which is not supported; {_WAY_ROUND}"
+            f"this file keeps gate and up projection in one tensor, which is not supported; {_ALTERNATIVE}"
         )
     if f"{stem}ffn_gate.weight" in tensors:
-        # up = W x + b, and a bias is a row's as well.
+        # up = W x + b, so the bias is multiplied too.
         bias = tensors.get(f"{stem}ffn_up.bias")
         return [(tensor, factors, False) for tensor in (up, bias) if tensor is not None]
     if down.tensor_type.name not in FLOATS:
         raise DposcopeError(
-            f"{architecture} has no gate, so gains are factors of columns of ffn_down, and format "
-            f"{down.tensor_type.name} has scales of rows only; {_WAY_ROUND}"
+            f"{architecture} has no gate, so gains are factors of columns of ffn_down, but format "
+            f"{down.tensor_type.name} has scales of rows only; {_ALTERNATIVE}"
         )
     return [(down, factors, True)]
 

@@ -1,8 +1,8 @@
-"""Rows of GGUF tensors times a factor each, in every format whose blocks keep half-precision scales.
+"""Multiply rows of GGUF tensors by factors, in every format whose blocks have half-precision scales.
 
-A block's weights are `d · (…)` or `d · (…) − m · (…)` with integers in between, so a row is multiplied by
-multiplying d and m, which may be negative; no integer changes and nothing is quantised again. Layouts of blocks:
-`ggml-common.h` of llama.cpp. Formats whose scales are no half-precision numbers (IQ1_M, MXFP4, NVFP4) are left out.
+The weights of a block are `d · (…)` or `d · (…) − m · (…)` with integers in the brackets. To multiply a row, d and m
+are multiplied (they may be negative). No integer changes, and nothing is quantised again. The layouts of blocks are
+those of `ggml-common.h` in llama.cpp. Formats with other scales (IQ1_M, MXFP4, NVFP4) are not supported.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Blocks:
     size: int
     """Bytes of a block."""
     scales: tuple[int, ...]
-    """Where in a block its half-precision scales begin, in bytes."""
+    """Offsets of its half-precision scales, in bytes."""
 
 
 BLOCKS = {
@@ -53,7 +53,7 @@ class Scaled:
     """Bytes of a tensor after scaling."""
 
     data: NDArray[np.uint8]
-    """Of the same shape as before."""
+    """With the shape of the original."""
     rounding: float
     """Largest |stored − exact| of a scale (of a weight, in float formats) over the largest |exact| of its kind."""
 
@@ -62,7 +62,7 @@ def scale_rows(data: NDArray[np.uint8], kind: str, factors: NDArray[np.float64])
     """Multiply row i of a tensor by factor i.
 
     Args:
-        data: the stored bytes, `[rows, bytes per row]`, left as they are.
+        data: the stored bytes, `[rows, bytes per row]`; not changed.
         kind: name of the format, such as `Q4_K`.
         factors: `[rows]`, finite; a row whose factor is 1 keeps its bytes.
 
@@ -94,13 +94,15 @@ def scale_columns(data: NDArray[np.uint8], kind: str, factors: NDArray[np.float6
         DposcopeError: a block format, whose scales belong to rows.
     """
     if kind not in FLOATS:
-        raise DposcopeError(f"GGUF format {kind} has scales of rows only, so its columns cannot be multiplied")
+        raise DposcopeError(
+            f"GGUF format {kind} has scales of rows only, so its columns cannot be multiplied; use {', '.join(FLOATS)}"
+        )
     return _scale_floats(data, kind, factors[None, :])
 
 
 def _scale_floats(data: NDArray[np.uint8], kind: str, factors: NDArray[np.float64]) -> Scaled:
     scaled = _rounded(_values(data, kind).astype(np.float64) * factors, kind)
-    # As stored, to the bit, where nothing is to change: NaN payloads, say.
+    # Values with factor 1 keep their bits, for example NaN payloads.
     kept = np.repeat(np.broadcast_to(factors == 1, _values(data, kind).shape), 4 if kind == "F32" else 2, axis=1)
     return Scaled(np.where(kept, data, scaled.data.reshape(data.shape)), scaled.rounding)
 
@@ -133,6 +135,6 @@ def _halves(field: NDArray[np.uint8]) -> NDArray[np.floating]:
 
 
 def _as_bf16(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """To the nearest, ties to even."""
+    """Rounded to nearest, ties to even."""
     bits = numbers.view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")

@@ -1,4 +1,4 @@
-"""The shipped model: a folded edit or a tuned model, with tokenizer, generation config and a model card."""
+"""Writing a model: a folded edit or a tuned model, with tokenizer, generation config and model card."""
 
 import shutil
 import tempfile
@@ -16,20 +16,20 @@ from dposcope.interventions.origin import warning
 from dposcope.model.language_model import LanguageModel
 
 EDIT = "dposcope_edit"
-"""Name of an edit's own files beside the weights that hold it."""
+"""Name of the files of an edit, next to the weights that it is folded into."""
 
 
 def write_checkpoint(
     lm: LanguageModel, edit: Edit, folder: Path, *, scores: Scores | None = None, figure: Path | None = None
 ) -> None:
-    """Write the folded model into `folder`, whole or not at all; plain `from_pretrained` loads it.
+    """Write the folded model into `folder`, whole or not at all. `from_pretrained` loads it.
 
     Args:
-        lm: the model, unchanged afterwards.
-        edit: what is folded.
-        folder: must not exist, or is replaced.
-        scores: held-out numbers for the card, where there are some.
-        figure: a PNG of the search, shown in the card and kept beside it.
+        lm: the model; not changed.
+        edit: the edit to fold.
+        folder: the new folder; an existing one is replaced.
+        scores: held-out scores for the card; None: the card has none.
+        figure: a PNG of the search, shown in the card and copied into the folder.
 
     Raises:
         DposcopeError: the disk is full or the folder cannot be written.
@@ -42,14 +42,14 @@ def write_checkpoint(
 def write_model(
     lm: LanguageModel, folder: Path, *, card: str, edit: Edit | None = None, figure: Path | None = None
 ) -> None:
-    """Write a model as it is into `folder`, whole or not at all; plain `from_pretrained` loads it.
+    """Write a model into `folder`, whole or not at all. `from_pretrained` loads it.
 
     Args:
         lm: the model.
-        folder: must not exist, or is replaced.
-        card: its README.
-        edit: what was folded into it, kept beside it.
-        figure: of the card, kept beside it.
+        folder: the new folder; an existing one is replaced.
+        card: the text of its README.
+        edit: the edit that was folded into it, to be copied into the folder.
+        figure: the figure of the card, to be copied into the folder.
 
     Raises:
         DposcopeError: the disk is full or the folder cannot be written.
@@ -65,7 +65,7 @@ def write_model(
             shutil.copyfile(figure, scratch / figure.name)
         readable = 0o666 & ~current_umask()
         for file in scratch.iterdir():
-            file.chmod(readable)  # safetensors writes private files
+            file.chmod(readable)  # safetensors writes files that only the owner can read
         scratch.chmod(readable | 0o111 & ~current_umask())
         if folder.exists():
             shutil.rmtree(folder)
@@ -78,10 +78,10 @@ def write_model(
 
 
 def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: str | None = None) -> str:
-    """The checkpoint's README: what was done, what it did, and what was not tested."""
+    """The README of a checkpoint: what was done, the scores, and what was not tested."""
     facts = edit.about
     control = facts.get("negative_control")
-    loud = [] if control is None else [f"> **{warning(control)}**", ""]
+    alert = [] if control is None else [f"> **{warning(control)}**", ""]
     lines = [
         "---",
         "library_name: transformers",
@@ -91,10 +91,10 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "",
         "# Edited checkpoint" if control is None else "# A negative control: not for use",
         "",
-        *loud,
+        *alert,
         f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
         edit.origin,
-        "Nothing runs beside the model: it is an ordinary checkpoint.",
+        "It is an ordinary checkpoint; no other software is needed to run it.",
         "",
         "## What was done",
         "",
@@ -105,12 +105,12 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
     if scores is not None and "edit" in scores.conditions:
         lines += _score_table(scores)
     if figure is not None:
-        lines += ["## What else was tried", "", f"![Every edit of the search: what it gives and costs]({figure})", ""]
+        lines += ["## The search", "", f"![Every edit of the search, with its effect and its cost]({figure})", ""]
     lines += [
         "## What was not tested",
         "",
         "Behaviour outside the measured prompts, other languages, long texts, instruction following, knowledge of",
-        "facts, bias, and attacks on the edit. A lower mean score is no guarantee about any one text.",
+        "facts, bias, and attacks on the edit. A lower mean score does not guarantee anything for a single text.",
         "The base model's licence and terms of use apply to this checkpoint.",
         "",
     ]
@@ -124,13 +124,15 @@ def _listed(value: Any) -> str:
 def _what_was_done(edit: Edit) -> list[str]:
     lines: list[str] = []
     if edit.gains is not None:
-        lines.append("- Gains: activations of MLP neurons times a factor each, folded into their value vectors.")
+        lines.append("- Gains: a factor for the activation of each MLP neuron, folded into its value vector.")
         if "beta" in edit.about:
             lines.append(
                 "  Neurons were chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1."
             )
     if edit.head_gains is not None:
-        lines.append("- Gains of heads: each channel of the attention heads times a factor, folded into what reads it.")
+        lines.append(
+            "- Gains of heads: a factor for each channel of the attention heads, folded into the output projection."
+        )
     for ablation in edit.ablations:
         sites = " and ".join(name for name, on in (("attention", ablation.attention), ("MLP", ablation.mlp)) if on)
         blocks = "all blocks" if ablation.blocks is None else f"blocks {', '.join(map(str, ablation.blocks))}"

@@ -1,4 +1,4 @@
-"""Whether an edit was made for the model it is put into."""
+"""Checks whether an edit was made for a model."""
 
 from collections.abc import Iterable
 
@@ -17,11 +17,11 @@ _GGUF_TYPES = {
     "gpt2": ("gpt2",),
     "smollm3": ("smollm3",),
 }
-"""`model_type`s of transformers that a GGUF architecture stands for."""
+"""GGUF architecture → its `model_type`s in transformers."""
 
 
 def gguf_origin(edit: Edit | Gains, architecture: str, gains: Gains) -> tuple[str, ...]:
-    """What to tell of an edit's origin beside a GGUF file, whose weights have no fingerprint of ours.
+    """Notes on whether an edit belongs to a GGUF file, whose weights have no fingerprint.
 
     Raises:
         DposcopeError: the edit was made for another architecture.
@@ -32,13 +32,15 @@ def gguf_origin(edit: Edit | Gains, architecture: str, gains: Gains) -> tuple[st
     model_type = made_for.rpartition("-")[0]
     known = _GGUF_TYPES.get(architecture)
     if known is not None and model_type not in known:
-        raise DposcopeError(f"the edit was made for a {model_type} model, and the file holds a {architecture} one")
+        raise DposcopeError(
+            f"the edit was made for a {model_type} model, but the file holds a {architecture} model; give its own model"
+        )
     shape = "×".join(map(str, gains.values.shape))
-    return (f"that this is the model the edit was made for was checked by its shape, {shape} neurons, alone",)
+    return (f"only the shape, {shape} neurons, was checked: the file may be another model than the edit was made for",)
 
 
 def checkpoint_origin(edit: Edit, model_type: str, fingerprints: Iterable[str]) -> tuple[str, ...]:
-    """The same beside a checkpoint; each of its `fingerprints` may read all weights, and is asked for where it helps.
+    """Notes on whether an edit belongs to a checkpoint. Each of its `fingerprints` may read all weights.
 
     Raises:
         DposcopeError: the edit was made for another architecture.
@@ -48,12 +50,14 @@ def checkpoint_origin(edit: Edit, model_type: str, fingerprints: Iterable[str]) 
         return ()
     wanted = made_for.rpartition("-")[0]
     if wanted.removesuffix("_text") != model_type.removesuffix("_text"):
-        raise DposcopeError(f"the edit was made for a {wanted} model, and the checkpoint is a {model_type} one")
-    if made_for in fingerprints:  # of an iterator: the next one is made where this one differs
+        raise DposcopeError(
+            f"the edit was made for a {wanted} model, but the checkpoint is a {model_type} model; give its own model"
+        )
+    if made_for in fingerprints:  # an iterator, which computes the next fingerprint only if this one differs
         return ()
-    return ("the edit was made for other weights or another precision of them; its shapes fit this checkpoint",)
+    return ("the edit was made for other weights, or for another precision; its shapes fit this checkpoint",)
 
 
 def _fingerprint(edit: Edit | Gains | Ablation) -> str | None:
-    found = edit.about.get("fingerprint") if isinstance(edit, Edit) else None
-    return found if isinstance(found, str) and "-" in found else None
+    fingerprint = edit.about.get("fingerprint") if isinstance(edit, Edit) else None
+    return fingerprint if isinstance(fingerprint, str) and "-" in fingerprint else None

@@ -1,4 +1,4 @@
-"""Where a result is built, so that its own name appears only when it is whole."""
+"""A temporary place for a result, so that its final name appears only when it is complete."""
 
 import shutil
 from collections.abc import Generator
@@ -14,16 +14,16 @@ from dposcope.errors import DposcopeError
 
 @contextmanager
 def fresh(out: Path) -> Generator[Path]:
-    """Yield a path beside `out` to build a file or a folder at; rename it when the block succeeds.
+    """Yield a temporary path next to `out` for a file or a folder; rename it to `out` when the block succeeds.
 
-    An error removes it. A killed run leaves it under a hidden name, `.NAME.part`, which the next run with the same
-    `out` clears away.
+    An error removes it. A killed run leaves it under the hidden name `.NAME.part`, and the next run with the same `out`
+    removes it.
 
     Raises:
-        DposcopeError: `out` is there, another run is writing it, or the disk is full.
+        DposcopeError: `out` exists, another run is writing it, or the disk is full.
     """
     if out.exists() or out.is_symlink():
-        raise DposcopeError(f"{out} is there already; name another --out, or remove it first")
+        raise DposcopeError(f"{out} exists already; choose another --out, or remove it first")
     part, lock = out.with_name(f".{out.name}.part"), FileLock(out.with_name(f".{out.name}.lock"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -37,15 +37,15 @@ def fresh(out: Path) -> Generator[Path]:
                 _remove(part)
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
-        raise DposcopeError(f"another run is writing {out}; wait for it, or name another --out") from error
+        raise DposcopeError(f"another run is writing {out}; wait for it, or choose another --out") from error
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         where = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
-        raise DposcopeError(f"cannot write {out}: {reason}{where}; free some space or name another --out") from error
+        raise DposcopeError(f"cannot write {out}: {reason}{where}; free some space or choose another --out") from error
 
 
 def _make_readable(path: Path) -> None:
-    # Copies take over the modes of originals, which may be private or read-only.
+    # Copies have the modes of the originals, which may be private or read-only.
     mask = current_umask()
     for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
         one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)

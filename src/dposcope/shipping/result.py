@@ -1,4 +1,4 @@
-"""What shipping an edit did, for people and scripts."""
+"""The result of shipping an edit, for people and scripts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shipped:
-    """An edit in one of its forms."""
+    """An edit in one of the formats."""
 
     form: str
     """`checkpoint`, `quantised checkpoint`, `adapters` or `gguf`."""
     path: Path
     tensors: int
-    """Tensors that differ from the original's; of adapters, tensors written."""
+    """Number of changed tensors; for adapters, of written tensors."""
     rounding: float
-    """The largest error of rounding, as a share of the largest value of its tensor (of block formats, of its scales);
-    0 where nothing was rounded."""
+    """Largest rounding error, as a share of the largest value of its tensor (in block formats, of its scales); 0 if
+    nothing was rounded."""
     notes: tuple[str, ...] = ()
-    """What to know before using it, in words."""
+    """Notes for the user."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON."""

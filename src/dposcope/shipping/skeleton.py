@@ -1,6 +1,6 @@
-"""A checkpoint's architecture without its weights, and which stored tensor is which part of it.
+"""A checkpoint's architecture without its weights, and the names of its stored tensors.
 
-The model is built on the `meta` device from `config.json`, so it takes no memory whatever its size.
+The model is built on the `meta` device from `config.json`, so a model of any size takes no memory.
 """
 
 from collections.abc import Iterable
@@ -27,23 +27,23 @@ class Skeleton:
 
     folder: Path
     lm: LanguageModel
-    """Without a tokenizer: nothing here reads text."""
+    """Without a tokenizer, as no text is read."""
     quantisation: dict[str, Any] | None
-    """`quantization_config` of its config, where there is one."""
+    """`quantization_config` of its config; None if it is not quantised."""
 
     @classmethod
     def of(cls, source: str | Path) -> "Skeleton":
         """Read the config of a folder or a bundled model.
 
         Raises:
-            DposcopeError: it is no checkpoint folder, or its architecture is unknown.
+            DposcopeError: it is not a checkpoint folder, or its architecture is unknown.
         """
         folder = checkpoint_folder(source)
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             quantisation = config.to_dict().get("quantization_config")
             if quantisation is not None:
-                del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — plain modules are wanted
+                del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — to build unquantised modules
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as error:
@@ -55,19 +55,19 @@ class Skeleton:
 
     @property
     def model_type(self) -> str:
-        """As in the config."""
+        """`model_type` of the config."""
         return str(self.lm.model.config.model_type)
 
     @cached_property
     def module_names(self) -> dict[nn.Module, str]:
-        """Dotted names of modules, as PEFT and the config of a quantised model know them."""
+        """Dotted names of modules, as in PEFT and in the config of a quantised model."""
         return {module: name for name, module in self.lm.model.named_modules()}
 
     def stored_names(self, stored: Iterable[str]) -> dict[str, str]:
-        """The model's own name → the checkpoint's, of every stored tensor that is a parameter as it stands.
+        """Name in the model → name in the checkpoint, for every stored tensor that is one parameter.
 
-        A checkpoint may leave out the prefix of the base model, or keep older names; transformers renames on loading,
-        and so does this, by the same rules. Tensors that loading joins, splits or turns are left out.
+        A checkpoint may leave out the prefix of the base model, or use older names. Names are converted by the rules
+        that transformers uses on loading. Tensors that loading joins, splits or transposes are left out.
 
         Raises:
             DposcopeError: two stored tensors are the same parameter.
@@ -77,21 +77,21 @@ class Skeleton:
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         own = model.state_dict(keep_vars=True)
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for key in stored:
-            # Scales and the like follow the weight that they belong to.
+            # A scale has the name of its weight, with another ending.
             stem, _, last = key.rpartition(".")
-            asked, rest = (key, "") if last in ("weight", "bias") else (f"{stem}.weight", last)
-            name, pattern = rename_source_key(asked, renamings, converters, model.base_model_prefix, own)
-            if name not in own and asked in own:
-                name, pattern = asked, None
+            weight, rest = (key, "") if last in ("weight", "bias") else (f"{stem}.weight", last)
+            name, pattern = rename_source_key(weight, renamings, converters, model.base_model_prefix, own)
+            if name not in own and weight in own:
+                name, pattern = weight, None
             if pattern is not None:
                 continue
             name = f"{name.removesuffix('.weight')}.{rest}" if rest else name
-            if name in found:
-                raise DposcopeError(f"{self.folder} stores {name} twice, as {found[name]} and {key}; convert it anew")
-            found[name] = key
-        return found
+            if name in names:
+                raise DposcopeError(f"{self.folder} stores {name} twice, as {names[name]} and {key}; convert it again")
+            names[name] = key
+        return names
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -107,6 +107,6 @@ def checkpoint_folder(source: str | Path) -> Path:
     if str(source) in BUNDLED:
         return bundled_folder(str(source))
     raise DposcopeError(
-        f"{str(source)!r} is no folder here, and a checkpoint is folded file by file; fetch it first: "
+        f"{str(source)!r} is not a local folder, which folding needs; download it first: "
         f"hf download {source} --local-dir FOLDER"
     )

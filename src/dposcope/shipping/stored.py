@@ -1,7 +1,7 @@
-"""Tensors where they lie in safetensors files: found by the header, read one at a time, rewritten in place.
+"""Tensors in safetensors files: located by the header, read one at a time, rewritten in place.
 
-A file is eight bytes (the header's length, little-endian), a JSON header with `dtype`, `shape` and `data_offsets` of
-each tensor, and their bytes: https://github.com/huggingface/safetensors#format.
+A file has eight bytes (the length of the header, little-endian), a JSON header with `dtype`, `shape` and `data_offsets`
+of each tensor, and the bytes of the tensors: https://github.com/huggingface/safetensors#format.
 """
 
 import json
@@ -48,7 +48,7 @@ class Stored:
     """Bytes."""
 
     def read(self) -> Tensor:
-        """The tensor, in memory of its own."""
+        """Read the tensor into memory."""
         with self.file.open("rb") as stream:
             stream.seek(self.start)
             raw = bytearray(self.size)
@@ -56,7 +56,7 @@ class Stored:
         return torch.frombuffer(raw, dtype=self.dtype).reshape(self.shape) if raw else torch.empty(self.shape)
 
     def write(self, file: Path, tensor: Tensor) -> None:
-        """Put a tensor of the same shape and type into its place in `file`, a copy of the original."""
+        """Overwrite the tensor in `file`, a copy of the original, by one of the same shape and type."""
         assert tensor.dtype == self.dtype
         assert tuple(tensor.shape) == self.shape
         with file.open("r+b") as stream:
@@ -65,10 +65,10 @@ class Stored:
 
 
 class Weights(Mapping[str, Stored]):
-    """All tensors of a checkpoint folder, those of several files by their index; nothing is read but headers."""
+    """All tensors of a checkpoint folder, with one file or several. Only headers are read."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files as transformers does: `model.safetensors` first, then those of the index.
+        """Find the files as transformers does: `model.safetensors`, or else the files of the index.
 
         Raises:
             DposcopeError: there are none, one is missing, or one is damaged.
@@ -79,7 +79,7 @@ class Weights(Mapping[str, Stored]):
             self._places |= _header(file)
 
     def __getitem__(self, name: str) -> Stored:
-        """By its stored name."""
+        """The tensor with a stored name."""
         return self._places[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -95,15 +95,17 @@ def find(weights: Weights, names: Mapping[str, str], name: str, shape: tuple[int
     """The stored tensor of a parameter.
 
     Raises:
-        DposcopeError: it is not stored as it stands, or has another shape.
+        DposcopeError: it is not stored as one tensor, or has another shape.
     """
     if name not in names:
         raise DposcopeError(
-            f"the checkpoint does not store {name} as a tensor of its own; load and save it with transformers first"
+            f"the checkpoint does not store {name} as a separate tensor; load and save it with transformers first"
         )
     stored = weights[names[name]]
     if stored.shape != shape:
-        raise DposcopeError(f"{stored.name} has shape {list(stored.shape)}, and config.json says {list(shape)}")
+        raise DposcopeError(
+            f"{stored.name} has shape {list(stored.shape)}, but config.json says {list(shape)}; download it again"
+        )
     return stored
 
 
@@ -122,7 +124,7 @@ def _files(folder: Path) -> list[Path]:
     missing = [file.name for file in files if Path(file.name) != file.relative_to(folder) or not file.is_file()]
     if missing or not files:
         raise DposcopeError(
-            f"{folder} lacks {missing[0] if missing else 'weights'}, which its index names; get it anew"
+            f"{folder} has no {missing[0] if missing else 'weights'}, which its index names; download it again"
         )
     return files
 
@@ -130,12 +132,12 @@ def _files(folder: Path) -> list[Path]:
 def _header(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, framework="pt"):
-            pass  # checks lengths, types, and that tensors neither overlap nor end after the file
+            pass  # checks lengths and types, and that no tensors overlap or exceed the file
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
     except (OSError, ValueError, SafetensorError) as error:
-        raise DposcopeError(f"{file} is damaged ({error}); get it anew") from error
+        raise DposcopeError(f"{file} is damaged ({error}); download it again") from error
     header.pop("__metadata__", None)
     places: dict[str, Stored] = {}
     for name, about in header.items():
@@ -149,12 +151,12 @@ def _header(file: Path) -> dict[str, Stored]:
 
 
 Parts = Iterator[tuple[Tensor, Tensor]]
-"""Views that together make up the old tensor, each with its new values in float64."""
+"""Views that together cover the old tensor, each with its new values in float64."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor ready to be stored."""
+    """A changed tensor, ready to be stored."""
 
     stored: Stored
     tensor: Tensor
@@ -164,7 +166,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What is to become of a stored tensor; called, it reads it and works it out."""
+    """The change of a stored tensor; a call reads and computes it."""
 
     stored: Stored
     new: Callable[[Tensor], Parts]

@@ -1,4 +1,4 @@
-"""From indices of pairs to a packed batch, with the neutral windows that go with them."""
+"""From indices of pairs to a packed batch, with its windows of neutral text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,12 +17,12 @@ from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 
 VALIDATION = 1 << 40
-"""Added to the index of a validation pair, so that both parts draw their own windows."""
+"""Offset of the indices of validation pairs. It gives training and validation pairs different windows."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is learned from and checked on."""
+    """The examples of one training."""
 
     train: Sequence[Example]
     validation: Sequence[Example]
@@ -31,7 +31,7 @@ class Material:
 
 
 class Indices(Dataset[int]):
-    """The collator needs to know which pair is which; the rest it looks up."""
+    """A data set of indices; the collator looks up the pairs."""
 
     def __init__(self, count: int, offset: int = 0) -> None:
         self._count, self._offset = count, offset
@@ -41,12 +41,12 @@ class Indices(Dataset[int]):
         return self._count
 
     def __getitem__(self, index: int) -> int:
-        """The pair's index, told apart from those of the other part."""
+        """The pair's index, plus the offset of its part."""
         return index + self._offset
 
 
 class Collator:
-    """Indices of pairs to a packed batch, with the windows that go with them."""
+    """Turns indices of pairs into a packed batch, with its windows of neutral text."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Collator:
         self._shared = not self._published and fits_one_row(lm.model, every)
 
     def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors of a batch; of several processes, of this one's share of a batch to learn from."""
-        if self._sharing is None or indices[0] >= VALIDATION:  # validation is shared by whole batches
+        """Tensors of a batch. With several processes: of this process's share of a training batch."""
+        if self._sharing is None or indices[0] >= VALIDATION:  # processes share validation by whole batches
             return self._packed(indices, self._drawn(indices))
         parts = self._sharing.micro_batches(indices)
         share: Share = self._sharing.mine(parts, [self._drawn(part) for part in parts])

@@ -14,11 +14,11 @@ from dposcope.pairs.pairs import Pairs
 
 @dataclass(frozen=True)
 class Example:
-    """A beginning and the branches that continue it, which never see one another."""
+    """A prompt and its completions. No completion sees another one."""
 
-    trunk: tuple[int, ...]
-    """The prompt, at least one token; or a window of neutral text, which has no branches."""
-    branches: tuple[tuple[int, ...], ...] = ()
+    prompt: tuple[int, ...]
+    """At least one token. A window of neutral text stands here too, and has no completions."""
+    completions: tuple[tuple[int, ...], ...] = ()
     """The preferred and the dispreferred completion, at least one token each."""
 
 
@@ -27,9 +27,9 @@ def tokenise(
 ) -> list[Example]:
     """Token ids of pairs: the end of a long prompt, the start of a long completion (paper, Table 9: 64 and 64).
 
-    Prompt and completion are read as one text where that leaves the prompt's tokens as they are, so that a
-    completion gets the tokens a model would write; otherwise the completion is read alone. An empty prompt is
-    the beginning-of-text token, or the end-of-text one where the tokenizer has no other.
+    Prompt and completion are tokenised as one text, so that a completion gets the tokens that a model would write.
+    Where this would change the prompt's tokens, the completion is tokenised alone. An empty prompt becomes the
+    beginning-of-text token, or the end-of-text token if the tokenizer has no other.
 
     Args:
         lm: gives the tokenizer.
@@ -60,12 +60,8 @@ def tokenise(
         if not preferred or not dispreferred:
             shown = mask_offensive((pairs.preferred, pairs.dispreferred)[bool(preferred)][row])[:40]
             raise DposcopeError(f"a completion of pair {row + 1} has no token ({shown!r}); remove that pair")
-        trunk = _end(lm, prompt, max_prompt_tokens)
-        examples.append(
-            Example(
-                tuple(trunk), (tuple(preferred[:max_completion_tokens]), tuple(dispreferred[:max_completion_tokens]))
-            )
-        )
+        completions = (tuple(preferred[:max_completion_tokens]), tuple(dispreferred[:max_completion_tokens]))
+        examples.append(Example(tuple(_end(lm, prompt, max_prompt_tokens)), completions))
     return examples
 
 
@@ -73,7 +69,7 @@ def _start(lm: LanguageModel) -> list[int]:
     for token in (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id):
         if isinstance(token, int):
             return [token]
-    raise DposcopeError("these pairs have no prompts and the tokenizer no token that begins a text; give prompts")
+    raise DposcopeError("these pairs have no prompts, and the tokenizer has no token that begins a text; give prompts")
 
 
 def _completion(lm: LanguageModel, prompt: str, text: str, prompt_ids: list[int]) -> list[int]:
@@ -86,7 +82,7 @@ def _completion(lm: LanguageModel, prompt: str, text: str, prompt_ids: list[int]
 
 
 def _end(lm: LanguageModel, ids: list[int], most: int) -> list[int]:
-    """The end of a long prompt; a leading special token stays."""
+    """The last tokens of a long prompt; a special token at its start is kept."""
     if len(ids) <= most:
         return ids
     head = ids[:1] if ids[0] in lm.special_ids and most > 1 else []
@@ -94,14 +90,14 @@ def _end(lm: LanguageModel, ids: list[int], most: int) -> list[int]:
 
 
 def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 128, seed: int = 0) -> list[Example]:
-    """Windows drawn at random from neutral text, each begun with the beginning-of-text token where there is one.
+    """Windows drawn at random from neutral text, each with the beginning-of-text token first (if there is one).
 
     Args:
         lm: gives the tokenizer.
         text: neutral text, tokenised once.
         count: how many windows; they may overlap.
         length: tokens per window.
-        seed: of the draw.
+        seed: seed of the random draw.
 
     Raises:
         DposcopeError: the text is shorter than one window, or a window holds nothing to predict.
@@ -123,7 +119,7 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
 
 
 def drawn(indices: Sequence[int], *, pool: int, count: int, seed: int) -> list[int]:
-    """Which windows of a pool go with a batch: decided by the batch's members alone, so that a run which was
-    interrupted draws what an undisturbed one draws."""
+    """Which windows of a pool go with a batch. Only the batch's members decide this, so that a resumed run draws the
+    same windows as a run that was never interrupted."""
     stream = np.random.default_rng([seed, *sorted(indices)])
     return stream.choice(pool, size=min(count, pool), replace=False).tolist()

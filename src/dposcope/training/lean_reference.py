@@ -1,8 +1,8 @@
-"""A reference that holds no more than it will be asked: of a large embedding the rows that its texts use.
+"""A reference with a small embedding: it keeps only the rows that its texts use.
 
-With a vocabulary of 262,144 most of a small model is its embedding. The reference reads a few thousand of those rows,
-and needs them all only as the head, whose product is in half precision under autocast: so the head is kept in that
-precision, as are the projections. What is computed is the same to the bit.
+With a vocabulary of 262,144 most of a small model is its embedding. The reference reads a few thousand of its rows.
+Only the head needs all rows, and under autocast it is multiplied in half precision. So the head and the projections are
+kept in half precision. The results are the same to the bit.
 """
 
 import copy
@@ -22,31 +22,31 @@ from dposcope.training.token_statistics import Unembedding
 
 @dataclass(frozen=True)
 class Reads:
-    """What a reference will be asked."""
+    """The tokens that a reference will read, and the precision it will run in."""
 
     ids: frozenset[int]
-    """Every token id that it will read, padding too."""
+    """Every token id that it will read, padding included."""
     products: torch.dtype | None = None
-    """The precision of autocast's products; None: it will run without autocast."""
+    """The precision of matrix products under autocast; None: it will run without autocast."""
 
     @classmethod
     def of(cls, examples: Iterable[Example], *, pad_id: int, products: torch.dtype | None = None) -> "Reads":
-        """All that these texts need."""
+        """For these texts."""
         ids = {pad_id}
         for example in examples:
-            ids.update(example.trunk, *example.branches)
+            ids.update(example.prompt, *example.completions)
         return cls(frozenset(ids), products)
 
 
 def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype | None = None) -> Arm:
-    """A frozen copy of `model`, without the embedding's other rows.
+    """A frozen copy of `model` with only the embedding rows in `reads`.
 
-    Asked for an id outside `reads` it raises IndexError.
+    For an id outside `reads` it raises IndexError.
 
     Args:
-        model: the base; nothing of it is shared with the copy.
-        reads: what the copy will be asked.
-        dtype: of the whole copy; None: the model's.
+        model: the base; the copy shares no memory with it.
+        reads: the tokens that the copy will read.
+        dtype: precision of the whole copy; None: that of the model.
 
     Raises:
         DposcopeError: the model's embedding is not a plain table.
@@ -58,7 +58,7 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
             "train a copy (in_place=False)"
         )
     projection = model.get_output_embeddings()
-    # A module already in deepcopy's memory is not copied, and what is there stands in its place.
+    # deepcopy does not copy a module that is in its memo: it takes the replacement given there.
     kept: nn.Module = copy.deepcopy(
         model, {id(embedding): _Rows(embedding, sorted(reads.ids)), id(projection): nn.Identity()}
     )
@@ -75,13 +75,13 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
 
 
 class _Rows(nn.Module):
-    """Some rows of an embedding, by the ids of all; what the embedding does with them (Gemma scales) stays its own."""
+    """Some rows of an embedding, addressed by the original ids. The module's own arithmetic (Gemma's scale) stays."""
 
     def __init__(self, embedding: nn.Embedding, ids: list[int]) -> None:
         super().__init__()
         chosen = torch.tensor(ids, device=embedding.weight.device)
         rows = nn.Parameter(embedding.weight.detach()[chosen], requires_grad=False)
-        # Of no row: an id that was not announced is an error, not another row.
+        # An index past the end: an id outside `ids` must raise an error, not read another row.
         place = torch.full((embedding.num_embeddings,), len(ids), device=chosen.device)
         place[chosen] = torch.arange(len(ids), device=chosen.device)
         self.register_buffer("place", place, persistent=False)

@@ -35,10 +35,10 @@ def dpo_terms(
 
     Args:
         preferred: log π of each preferred completion, `[pairs]`.
-        dispreferred: log π of each dispreferred one.
-        reference_preferred: log π_ref of the preferred.
-        reference_dispreferred: log π_ref of the dispreferred.
-        beta: how strongly the reference holds (paper: 0.1).
+        dispreferred: log π of each dispreferred completion.
+        reference_preferred: log π_ref of each preferred completion.
+        reference_dispreferred: log π_ref of each dispreferred completion.
+        beta: β, how strongly the policy is held near the reference (paper: 0.1).
     """
     wanted = beta * (preferred - reference_preferred)
     unwanted = beta * (dispreferred - reference_dispreferred)

@@ -1,4 +1,4 @@
-"""What is minimised. Apart from the code that does it, so that settings can be read without loading torch."""
+"""What training minimises. It stands in its own file, so that settings can be read without loading torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,18 +22,22 @@ class Objective:
     protocol: Protocol = "strict"
     """reference: the KL averaged over every position, prompt and padding too, as the published code does."""
     teacher_weight: float = 0.0
-    """κ: of KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) over completion tokens. Not in the paper: a
-    pair says which text is better, a teacher which token, at every place."""
+    """κ, the weight of distillation: KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) over completion
+    tokens. It is not in the paper. A pair says which text is better; a teacher gives a distribution for every token."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be minimised."""
+        """Refuse values that define no loss."""
         if not self.beta > 0:
             raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
         if not self.kl_weight >= 0:
-            raise DposcopeError(f"a KL weight of {self.kl_weight} is not 0 or above; give 0 or more")
+            raise DposcopeError(f"a KL weight of {self.kl_weight} is not allowed; give 0 or more")
         if not self.teacher_weight >= 0:
-            raise DposcopeError(f"a teacher's weight of {self.teacher_weight} is not 0 or above; give 0 or more")
+            raise DposcopeError(f"a teacher weight of {self.teacher_weight} is not allowed; give 0 or more")
         if self.protocol == "reference" and self.teacher_weight:
-            raise DposcopeError("the published code has no teacher; leave it out, or be strict")
+            raise DposcopeError(
+                "the reference protocol has no teacher; leave the teacher out, or choose the strict protocol"
+            )
         if self.protocol == "reference" and self.kl_on == "neutral":
-            raise DposcopeError("the reference protocol has its KL on pairs; leave kl_on neutral out, or be strict")
+            raise DposcopeError(
+                "the reference protocol has its KL on pairs; leave kl_on=neutral out, or choose the strict protocol"
+            )

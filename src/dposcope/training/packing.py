@@ -1,11 +1,11 @@
 """Examples to one batch of token ids, each prompt read once for both of its completions.
 
-A pair is a tree: a trunk (the prompt) and two branches that each see the trunk and themselves. Several trees stand in
-one row behind one another; a mask keeps them apart and positions count from each tree's own root. Nothing is padding
-but a row's end, and the last token of a branch, from which nothing is predicted, is not read at all.
+A pair is a prompt and two completions. Each completion sees the prompt and itself. One row holds several pairs, one
+after another. A mask keeps them apart, and positions count from the start of each pair's own prompt. Only the end of a
+row is padding. The last token of a completion predicts nothing, so it is not read.
 
-A sliding window that some text outgrows counts tokens of the row, not of the text, so then each branch gets a row of
-its own behind a copy of its trunk: the same numbers, more work.
+A sliding window counts tokens of the row, not of the text. Where a text is longer than the window, each completion
+therefore gets its own row, after a copy of its prompt: the same numbers, more work.
 """
 
 from collections.abc import Sequence
@@ -20,58 +20,58 @@ from dposcope.model.layout import attention_kind
 from dposcope.training.examples import Example
 
 ROW_TOKENS = 512
-"""Trees are packed into rows of about so many tokens; attention within a row grows with its square."""
+"""About how many tokens a row has. The cost of attention grows with the square of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """R rows of T tokens and where to look."""
+    """R rows of T tokens, and the places in them that predict a token."""
 
     ids: Tensor
     """`[R, T]`, int64."""
     positions: Tensor
     """Place of each token in its own text, `[R, T]`; 0 for padding."""
-    tree: Tensor
+    example: Tensor
     """Which example a token belongs to, `[R, T]`; −1 for padding."""
-    branch: Tensor
-    """0 for a trunk, 1 and 2 for its branches, `[R, T]`."""
+    completion: Tensor
+    """0 in a prompt, 1 and 2 in its completions, `[R, T]`."""
     where: Tensor
     """Places that predict, as indices into `R·T`, `[N]`."""
     targets: Tensor
     """The token to predict at each, `[N]`."""
     sequence: Tensor
-    """Whose token that is, `[N]`: of P examples with branches, i and P + i for the two branches of pair i; a window
-    without branches has the numbers from 2P on."""
+    """Number of the text that the target belongs to, `[N]`. With P pairs, the two completions of pair i have the
+    numbers i and P + i; windows have the numbers from 2P on."""
 
     def to(self, device: torch.device) -> "PackedBatch":
         """On another device."""
         return PackedBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def mask(self) -> Tensor:
-        """Which token may look at which, `[R, 1, T, T]`, bool: itself, and earlier ones of its trunk and branch."""
+        """Which token attends to which, `[R, 1, T, T]`, bool: to itself and to earlier ones of its own text."""
         places = torch.arange(self.ids.shape[1], device=self.ids.device)
-        same = self.tree.unsqueeze(2) == self.tree.unsqueeze(1)
-        line = (self.branch.unsqueeze(1) == 0) | (self.branch.unsqueeze(2) == self.branch.unsqueeze(1))
-        real = (self.tree >= 0).unsqueeze(1)
+        same = self.example.unsqueeze(2) == self.example.unsqueeze(1)
+        line = (self.completion.unsqueeze(1) == 0) | (self.completion.unsqueeze(2) == self.completion.unsqueeze(1))
+        real = (self.example >= 0).unsqueeze(1)
         allowed = same & line & real & (places.unsqueeze(1) >= places)
         return (allowed | torch.eye(len(places), dtype=torch.bool, device=places.device)).unsqueeze(1)
 
 
 @dataclass
 class _Piece:
-    """A run of tokens that goes into one row."""
+    """Tokens that stand together in one row."""
 
     ids: list[int]
     positions: list[int]
-    tree: int
-    branch: list[int]
+    example: int
+    completion: list[int]
     where: list[int]
     targets: list[int]
     sequence: list[int]
 
 
 def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
-    """Whether sharing is exact: no sliding window is shorter than a text, and the attention takes a mask of ours."""
+    """Whether a row may hold several completions: no sliding window is shorter than a text, attention takes a mask."""
     config = model.config.get_text_config()
     if attention_kind(model) not in ("sdpa", "eager"):
         return False
@@ -80,7 +80,7 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
 
 
 def _longest(example: Example) -> int:
-    return len(example.trunk) + max((len(branch) - 1 for branch in example.branches), default=0)
+    return len(example.prompt) + max((len(completion) - 1 for completion in example.completions), default=0)
 
 
 def pack(
@@ -91,98 +91,98 @@ def pack(
     whole: bool = False,
     row_tokens: int = ROW_TOKENS,
 ) -> PackedBatch:
-    """Pack examples, those with branches first, into one batch.
+    """Pack examples, those with completions first, into one batch.
 
     Args:
         examples: pairs, then windows.
         pad_id: any id; padding is masked.
-        shared: read each trunk once, several trees a row; else one row per branch, in the order pair 1 preferred,
-            pair 1 dispreferred, pair 2 …
-        whole: without sharing, read the last token of each text too (the reference protocol counts it).
-        row_tokens: about how long a row may get; a longer tree gets a row of its own.
+        shared: read each prompt once, with several examples in a row. Otherwise each completion has its own row, in the
+            order pair 1 preferred, pair 1 dispreferred, pair 2 …
+        whole: read the last token of each text too (the reference protocol counts it); only without `shared`.
+        row_tokens: about how long a row may get; a longer example gets its own row.
 
     Raises:
-        DposcopeError: there is no example, or one with branches stands behind one without.
+        DposcopeError: there is no example, or a window stands before a pair.
     """
     if not examples:
         raise DposcopeError("no example to pack; give at least one")
-    pairs = sum(bool(example.branches) for example in examples)
-    if not all(example.branches for example in examples[:pairs]):
-        raise DposcopeError("an example without branches stands before one with; put those with branches first")
+    pairs = sum(bool(example.completions) for example in examples)
+    if not all(example.completions for example in examples[:pairs]):
+        raise DposcopeError("a window stands before a pair; put all pairs first")
     pieces = [
         piece
-        for tree, example in enumerate(examples)
-        for piece in ([_tree(example, tree, pairs)] if shared else _lines(example, tree, pairs, whole))
+        for number, example in enumerate(examples)
+        for piece in ([_shared(example, number, pairs)] if shared else _separate(example, number, pairs, whole))
     ]
     rows = _fill(pieces, row_tokens) if shared else [[piece] for piece in pieces]
     width = max(sum(len(piece.ids) for piece in row) for row in rows)
     shape = (len(rows), width)
     ids = torch.full(shape, pad_id, dtype=torch.long)
-    positions, branch = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    tree = torch.full(shape, -1, dtype=torch.long)
-    where: list[tuple[int, int, int]] = []  # (sequence, place, target), to be put in the order of sequences
+    positions, completion = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    owner = torch.full(shape, -1, dtype=torch.long)
+    where: list[tuple[int, int, int]] = []  # (sequence, place, target)
     for index, row in enumerate(rows):
         start = 0
         for piece in row:
             span = slice(start, start + len(piece.ids))
             ids[index, span] = torch.tensor(piece.ids)
             positions[index, span] = torch.tensor(piece.positions)
-            branch[index, span] = torch.tensor(piece.branch)
-            tree[index, span] = piece.tree
+            completion[index, span] = torch.tensor(piece.completion)
+            owner[index, span] = piece.example
             base = index * width + start
             where += [
                 (number, base + place, target)
                 for number, place, target in zip(piece.sequence, piece.where, piece.targets, strict=True)
             ]
             start += len(piece.ids)
-    where.sort(key=lambda found: found[0])  # stable: tokens of a sequence stay in their order
+    where.sort(key=lambda entry: entry[0])  # a stable sort: tokens of a sequence keep their order
     sequence, places, targets = (torch.tensor(column, dtype=torch.long) for column in zip(*where, strict=True))
-    return PackedBatch(ids, positions, tree, branch, places, targets, sequence)
+    return PackedBatch(ids, positions, owner, completion, places, targets, sequence)
 
 
-def _tree(example: Example, tree: int, pairs: int) -> _Piece:
-    """Trunk and branches behind one another."""
-    trunk = example.trunk
-    if not example.branches:
-        return _window(example, tree, pairs)
-    piece = _Piece(list(trunk), list(range(len(trunk))), tree, [0] * len(trunk), [], [], [])
-    for number, ids in enumerate(example.branches):
+def _shared(example: Example, index: int, pairs: int) -> _Piece:
+    """The prompt, then its completions."""
+    prompt = example.prompt
+    if not example.completions:
+        return _window(example, index, pairs)
+    piece = _Piece(list(prompt), list(range(len(prompt))), index, [0] * len(prompt), [], [], [])
+    for side, ids in enumerate(example.completions):
         first = len(piece.ids)
         piece.ids += ids[:-1]
-        piece.positions += range(len(trunk), len(trunk) + len(ids) - 1)
-        piece.branch += [number + 1] * (len(ids) - 1)
-        piece.where += [len(trunk) - 1, *range(first, first + len(ids) - 1)]
+        piece.positions += range(len(prompt), len(prompt) + len(ids) - 1)
+        piece.completion += [side + 1] * (len(ids) - 1)
+        piece.where += [len(prompt) - 1, *range(first, first + len(ids) - 1)]
         piece.targets += ids
-        piece.sequence += [number * pairs + tree] * len(ids)
+        piece.sequence += [side * pairs + index] * len(ids)
     return piece
 
 
-def _lines(example: Example, tree: int, pairs: int, whole: bool) -> list[_Piece]:
-    """Each branch behind a copy of its trunk."""
-    if not example.branches:
-        return [_window(example, tree, pairs)]
+def _separate(example: Example, index: int, pairs: int, whole: bool) -> list[_Piece]:
+    """Each completion after a copy of its prompt."""
+    if not example.completions:
+        return [_window(example, index, pairs)]
     pieces: list[_Piece] = []
-    for number, ids in enumerate(example.branches):
-        line = [*example.trunk, *(ids if whole else ids[:-1])]
-        first = len(example.trunk) - 1
+    for side, ids in enumerate(example.completions):
+        line = [*example.prompt, *(ids if whole else ids[:-1])]
+        first = len(example.prompt) - 1
         pieces.append(
             _Piece(
                 line,
                 list(range(len(line))),
-                tree,
+                index,
                 [0] * len(line),
                 list(range(first, first + len(ids))),
                 list(ids),
-                [number * pairs + tree] * len(ids),
+                [side * pairs + index] * len(ids),
             )
         )
     return pieces
 
 
-def _window(example: Example, tree: int, pairs: int) -> _Piece:
-    read = list(example.trunk[:-1])
+def _window(example: Example, index: int, pairs: int) -> _Piece:
+    read = list(example.prompt[:-1])
     places = list(range(len(read)))
-    return _Piece(read, places, tree, [0] * len(read), places, list(example.trunk[1:]), [pairs + tree] * len(read))
+    return _Piece(read, places, index, [0] * len(read), places, list(example.prompt[1:]), [pairs + index] * len(read))
 
 
 def _fill(pieces: list[_Piece], row_tokens: int) -> list[list[_Piece]]:

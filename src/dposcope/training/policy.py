@@ -18,42 +18,43 @@ from dposcope.training.recompute import recomputed
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 
 REFERENCE_PADDING = 50256
-"""GPT-2's end of text, masked whatever the model (SPEC section 6). The published code leaves it out of the log-probs
-and asks the tokenizer for the attention mask; only what padding reads differs."""
+"""GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
+leaves it out of the log-probabilities and takes the attention mask from the tokenizer. The results differ only at
+padding positions."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the two models: which, and what is done to it while it runs."""
+    """A model that takes part in the loss (policy, reference or teacher), and the context that it runs in."""
 
     model: PreTrainedModel
     applied: Callable[[], AbstractContextManager[Any]] = nullcontext
     head: Unembedding | None = None
-    """Turns its outputs into logits; None: the model's own."""
-    trained_away: bool = False
-    """A reference whose weights training changes: it can run before, not beside the policy."""
+    """Turns its outputs into logits; None: the model's own head."""
+    changed_by_training: bool = False
+    """For a reference: training changes its weights, so its outputs must be computed before training."""
     recompute: Sequence[nn.Module] = ()
     """Blocks whose activations are computed again in the backward pass instead of kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchLoss:
-    """The loss of a batch and what is worth a curve."""
+    """The loss of a batch, and the parts of it that are logged."""
 
     loss: Tensor
     """Scalar: mean DPO loss + λ · penalty."""
     terms: DpoTerms
     """Per pair."""
     penalty: Tensor
-    """The divergence that λ multiplies, nats per token; 0 where λ is."""
-    imitation: Tensor | None = None
+    """The divergence that λ multiplies, nats per token; 0 if λ is 0."""
+    distillation: Tensor | None = None
     """KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) per pair, each a mean over completion tokens,
     `[pairs]`; None without a teacher."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What each part of a batch counts in its loss, where it is not a mean: of several processes each reads a part."""
+    """Weight of each pair and window in the loss of a batch, where several processes each read a part of the batch."""
 
     pairs: Tensor
     """`[pairs]`."""
@@ -61,42 +62,42 @@ class Weights:
     """`[windows]`."""
 
     def to(self, dtype: torch.dtype) -> "Weights":
-        """In the precision of what is weighed."""
+        """In another precision."""
         return Weights(self.pairs.to(dtype), self.windows.to(dtype))
 
 
 class PreferencePolicy(nn.Module):
-    """What `Trainer` trains; `trainable.py` makes one."""
+    """The module that `Trainer` trains; `trainable.py` makes it."""
 
     def __init__(
         self, trained: nn.Module, policy: Arm, reference: Arm, objective: Objective, teacher: Arm | None = None
     ) -> None:
-        """Join them.
+        """Join policy, reference and teacher.
 
         Args:
-            trained: holds the parameters that are trained, and perhaps others.
-            policy: the model that they change.
-            reference: what it is compared with.
+            trained: holds the trained parameters; it may hold others too.
+            policy: the model that these parameters change.
+            reference: the model that the policy is compared with.
             objective: what is minimised.
-            teacher: a tuned model to imitate on completions; None: none.
+            teacher: a tuned model whose next-token distributions on the completions are distilled; None: no teacher.
         """
         super().__init__()
         self.trained = trained
         self.objective = objective
-        # Not registered: a reference is no part of what is saved, moved or trained.
+        # Kept in a tuple, so that torch does not register the reference: it is not saved, moved or trained.
         self._arms = (policy, reference)
         self._teacher = teacher
         trained.eval()
         self.eval()
 
     def train(self, mode: bool = True) -> "PreferencePolicy":
-        """Dropout stays off in both models: with it, the implicit reward would not start at zero."""
+        """Keep dropout off in both models: with dropout, the implicit reward would not start at zero."""
         self.training = mode
         return self
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name → parameter that is trained; tied ones once."""
+        """Name → trained parameter; tied parameters are listed once."""
         return {name: parameter for name, parameter in self.trained.named_parameters() if parameter.requires_grad}
 
     def forward(
@@ -111,13 +112,13 @@ class PreferencePolicy(nn.Module):
         Args:
             batch: packed, pairs first.
             windows: how many of its examples are windows.
-            reference_hidden: the reference's final-norm outputs at `batch.where`, `[N, d]`, where they were computed
+            reference_hidden: the reference's final-norm outputs at `batch.where`, `[N, d]`, if they were computed
                 before; None: the reference runs now.
-            weights: of pairs and windows in the loss; None: their means.
+            weights: weights of pairs and windows in the loss; None: the loss is a mean.
 
         Raises:
-            DposcopeError: the reference's outputs are missing though its weights are trained, or given though the
-                protocol needs more of them.
+            DposcopeError: the reference's weights are trained, and its outputs are missing; or outputs are given, but
+                the protocol needs the reference at every position.
         """
         self._check_reference(reference_hidden)
         policy, reference = self._arms
@@ -135,18 +136,18 @@ class PreferencePolicy(nn.Module):
         head = policy.head or Unembedding.of(policy.model)
         its_head = reference.head or _frozen(Unembedding.of(reference.model))
         weight, on_pairs = self.objective.kl_weight, self.objective.kl_on == "pairs"
-        of_pairs = int((batch.sequence < 2 * pairs).sum())  # they stand before the windows
+        of_pairs = int((batch.sequence < 2 * pairs).sum())  # pairs come before the windows
         read = of_pairs if published or on_pairs or weight == 0 else len(here)
-        found = token_statistics(
+        statistics = token_statistics(
             here[:read],
             head,
             targets=batch.targets[:of_pairs],
             reference=Reference(there[:read], its_head),
             kl=weight > 0 and not published,
             kl_from=0 if on_pairs else of_pairs,
-            teacher=None if self._teacher is None else _taught(self._teacher, batch, of_pairs),
+            teacher=None if self._teacher is None else _teacher_states(self._teacher, batch, of_pairs),
         )
-        terms = self._terms(found, batch.sequence[:of_pairs], pairs)
+        terms = self._terms(statistics, batch.sequence[:of_pairs], pairs)
         weights = None if weights is None else weights.to(terms.losses.dtype)
         loss = terms.losses.mean() if weights is None else (terms.losses * weights.pairs).sum()
         penalty = loss.new_zeros(())
@@ -157,58 +158,60 @@ class PreferencePolicy(nn.Module):
             of_pair = kl.view(pairs, -1).mean(1)
             mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
             penalty = mean * 2  # both rows of a pair are equally long
-        elif found.kl is not None and len(found.kl):
-            by_text = mean_by(found.kl, batch.sequence[:read], 2 * pairs) if on_pairs else None
+        elif statistics.kl is not None and len(statistics.kl):
+            by_text = mean_by(statistics.kl, batch.sequence[:read], 2 * pairs) if on_pairs else None
             if weights is None:
-                penalty = found.kl.mean() if by_text is None else by_text.sum() / pairs
+                penalty = statistics.kl.mean() if by_text is None else by_text.sum() / pairs
             elif by_text is None:  # windows are equally long, so the mean over tokens is that over windows
-                by_window = mean_by(found.kl, batch.sequence[of_pairs:] - 2 * pairs, windows)
+                by_window = mean_by(statistics.kl, batch.sequence[of_pairs:] - 2 * pairs, windows)
                 penalty = (by_window * weights.windows).sum()
             else:
                 penalty = (by_text.view(2, pairs).sum(0) * weights.pairs).sum()
         if weight > 0:
             loss = loss + weight * penalty
-        imitation: Tensor | None = None
-        if found.imitation is not None:
-            by_text = mean_by(found.imitation, batch.sequence[:of_pairs], 2 * pairs)
+        distillation: Tensor | None = None
+        if statistics.distillation is not None:
+            by_text = mean_by(statistics.distillation, batch.sequence[:of_pairs], 2 * pairs)
             of_pair = by_text.view(2, pairs).sum(0)
             mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
             loss = loss + self.objective.teacher_weight * mean
-            imitation = of_pair.detach()
-        return BatchLoss(loss, terms, penalty.detach(), imitation)
+            distillation = of_pair.detach()
+        return BatchLoss(loss, terms, penalty.detach(), distillation)
 
     def _check_reference(self, computed: Tensor | None) -> None:
-        if computed is None and self._arms[1].trained_away:
+        if computed is None and self._arms[1].changed_by_training:
             raise DposcopeError(
-                "the reference's own weights are trained, so it cannot run beside the policy; "
+                "training changes the reference's own weights, so the reference cannot run during training; "
                 "compute its outputs before (precompute_reference), or train a copy"
             )
         if computed is not None and self.objective.protocol == "reference":
-            raise DposcopeError("the reference protocol needs the reference at every position; let it run")
+            raise DposcopeError(
+                "the reference protocol needs the reference at every position; leave reference_hidden out"
+            )
 
     @torch.no_grad()
     def reference_states(self, batch: PackedBatch) -> Tensor:
-        """The reference's final-norm outputs at the places that predict, `[N, d]`: all that logits need."""
+        """The reference's final-norm outputs at the places that predict, `[N, d]`. Its logits follow from them."""
         return _states(self._arms[1], batch, self.objective.protocol == "reference")[batch.where]
 
-    def _terms(self, found: TokenStatistics, sequence: Tensor, pairs: int) -> DpoTerms:
-        assert found.logp is not None
-        assert found.reference_logp is not None
-        logp = sum_by(found.logp, sequence, 2 * pairs)
-        reference = sum_by(found.reference_logp, sequence, 2 * pairs)
+    def _terms(self, statistics: TokenStatistics, sequence: Tensor, pairs: int) -> DpoTerms:
+        assert statistics.logp is not None
+        assert statistics.reference_logp is not None
+        logp = sum_by(statistics.logp, sequence, 2 * pairs)
+        reference = sum_by(statistics.reference_logp, sequence, 2 * pairs)
         return dpo_terms(logp[:pairs], logp[pairs:], reference[:pairs], reference[pairs:], beta=self.objective.beta)
 
 
 def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
-    """Final-norm outputs of every place, `[R·T, d]`."""
-    shared = bool((batch.branch > 0).any()) or not _one_tree_per_row(batch)
+    """Final-norm outputs at every place, `[R·T, d]`."""
+    shared = bool((batch.completion > 0).any()) or not _one_example_per_row(batch)
     positions: Tensor | None = batch.positions
     if published:
         mask, positions = batch.ids != REFERENCE_PADDING, None
     elif shared:
         mask = _for_attention(batch.mask(), arm.model)
     else:
-        mask = batch.tree >= 0
+        mask = batch.example >= 0
     with arm.applied(), recomputed(arm.recompute):
         states = arm.model.base_model(
             input_ids=batch.ids,
@@ -220,15 +223,15 @@ def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
 
 
 @torch.no_grad()
-def _taught(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Reference:
-    """What the teacher says at the first places that predict, those of the pairs."""
+def _teacher_states(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Reference:
+    """The teacher's final-norm outputs at the places that predict tokens of pairs, which come first."""
     there = _states(teacher, batch, published=False)[batch.where[:of_pairs]]
     return Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
 
 
-def _one_tree_per_row(batch: PackedBatch) -> bool:
-    first = batch.tree[:, :1]
-    return bool(((batch.tree == first) | (batch.tree < 0)).all())
+def _one_example_per_row(batch: PackedBatch) -> bool:
+    first = batch.example[:, :1]
+    return bool(((batch.example == first) | (batch.example < 0)).all())
 
 
 def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:

@@ -1,11 +1,11 @@
 """The reference's outputs, computed once and read from disk: no second model in memory while training.
 
-Kept are final-norm outputs at the places that predict, d numbers per token: with the reference's unembedding they give
-its whole distribution, which log-probabilities and the KL need. That is 1.3 kB per token for Gemma-3-270m in
-bfloat16, against a megabyte for its logits.
+The files hold final-norm outputs at the places that predict, d numbers per token. With the reference's unembedding
+these give its whole distribution, which log-probabilities and the KL need. For Gemma-3-270m in bfloat16 that is 1.3 kB
+per token; logits would be a megabyte.
 
-They stand in files of some hundred megabytes, each written whole or not at all: no more than one is in memory, and a
-computation that was killed goes on behind the last.
+Each file has some hundred megabytes and is written whole or not at all. Only one is in memory at a time, and an
+interrupted computation continues after the last complete file.
 """
 
 from bisect import bisect_right
@@ -29,12 +29,12 @@ from dposcope.training.policy import PreferencePolicy
 from dposcope.training.processes import Processes
 
 SHARD_BYTES = 1 << 28
-"""Most bytes of a file, unless one batch has more: 256 MB."""
+"""Most bytes of a file: 256 MB. A single larger batch exceeds it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some neighbouring examples of a part, in one file."""
+    """Consecutive examples of a part, in one file."""
 
     path: Path
     part: str
@@ -50,28 +50,28 @@ def shards(
     batch_size: int = 8,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[Shard]:
-    """The files that `precompute_reference` leaves, in its order.
+    """The files that `precompute_reference` writes, in its order.
 
     Args:
         parts: `train`, `validation` and `window` examples.
-        folder: of the files.
+        folder: where the files are.
         width: d of the model.
         batch_size: examples at a time; a file holds whole batches.
         shard_bytes: most bytes of a file, unless one batch has more.
     """
-    found: list[Shard] = []
+    planned: list[Shard] = []
     for part, examples in parts.items():
         longest = max(map(_predicting, examples), default=1)
         batches = max(1, shard_bytes // (4 * width * longest * batch_size))
         for start in range(0, len(examples), batches * batch_size):
             stop = min(start + batches * batch_size, len(examples))
-            found.append(Shard(folder / f"{part}-{start:08}.safetensors", part, start, stop))
-    return found
+            planned.append(Shard(folder / f"{part}-{start:08}.safetensors", part, start, stop))
+    return planned
 
 
 def _predicting(example: Example) -> int:
-    """Its places that predict."""
-    return sum(map(len, example.branches)) if example.branches else len(example.trunk) - 1
+    """How many of its places predict a token."""
+    return sum(map(len, example.completions)) if example.completions else len(example.prompt) - 1
 
 
 class ReferenceStates:
@@ -88,7 +88,9 @@ class ReferenceStates:
         self._files: dict[str, list[Any]] = {}
         paths = sorted(folder.glob("*-*.safetensors"))
         if not paths:
-            raise DposcopeError(f"{folder} holds no outputs of a reference; compute them first (precompute_reference)")
+            raise DposcopeError(
+                f"{folder} holds no outputs of a reference; compute them first with precompute_reference"
+            )
         for path in paths:  # a name sorts by part and start
             part, _, start = path.stem.rpartition("-")
             try:
@@ -100,7 +102,7 @@ class ReferenceStates:
             self._files.setdefault(part, []).append(opened)
 
     def of_batch(self, indices: Sequence[int], windows: Sequence[int]) -> Tensor:
-        """`[N, d]` in the order of a packed batch: preferred ones, dispreferred ones, windows."""
+        """`[N, d]` in the order of a packed batch: preferred completions, dispreferred completions, windows."""
         pairs = [
             ("validation", index - self._offset) if index >= self._offset else ("train", index) for index in indices
         ]
@@ -123,7 +125,7 @@ def precompute_reference(
     processes: Processes = Processes(),  # noqa: B008 — frozen
     progress: Progress | None = None,
 ) -> None:
-    """Run the reference over all examples and write its outputs; files that are there already are kept.
+    """Run the reference over all examples and write its outputs; existing files are kept.
 
     Args:
         lm: for the tokenizer's padding and the layout.
@@ -131,8 +133,8 @@ def precompute_reference(
         parts: `train`, `validation` and `window` examples.
         folder: for `.safetensors` files of these examples and this reference alone.
         batch_size: examples at a time.
-        shard_bytes: most bytes of a file, and of what is held in memory, unless one batch has more.
-        processes: each makes every so many files.
+        shard_bytes: most bytes of a file, and of the outputs in memory; a single larger batch exceeds it.
+        processes: they share the files; process r writes files r, r + count, …
         progress: called after each batch, with (examples done, all examples) of this process.
 
     Raises:
@@ -150,7 +152,7 @@ def precompute_reference(
             chunk = parts[shard.part][start : min(start + batch_size, shard.stop)]
             batch = pack(chunk, pad_id=lm.pad_id, shared=shared)
             states = policy.reference_states(batch.to(lm.device)).cpu()
-            sides = 2 if chunk[0].branches else 1
+            sides = 2 if chunk[0].completions else 1
             for row in range(len(chunk)):
                 for side in range(sides):
                     stored[f"{start + row}.{side}"] = states[batch.sequence == side * len(chunk) + row].clone()

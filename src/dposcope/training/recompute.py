@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass instead of kept: less memory where texts are long."""
+"""Gradient checkpointing: activations are computed again in the backward pass, which saves memory for long texts."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,17 +10,16 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
-    """Inside, a forward pass keeps what each block reads and nothing of what happens in it.
+    """Inside, a forward pass keeps only the inputs of each block.
 
-    Transformers' own gradient checkpointing works in training mode alone, and here models stay in evaluation mode.
-    The backward pass may come after the context; what is done to the model meanwhile, such as hooks, must then still
-    be there.
+    The gradient checkpointing of transformers works in training mode only, but here models stay in evaluation mode. The
+    backward pass may run after the context; hooks and other changes of the model must then still be active.
     """
     for block in blocks:
-        # There is nothing random in evaluation mode, so no state of a generator needs to be kept.
+        # Nothing is random in evaluation mode, so the state of random generators need not be kept.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
         for block in blocks:
-            del block.forward  # the class's own again
+            del block.forward  # restores the method of the class

@@ -1,4 +1,4 @@
-"""How training goes. Apart from the code that does it, so that settings can be read without loading torch."""
+"""The schedule of a training. It stands in its own file, so that settings can be read without loading torch."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from dposcope.errors import DposcopeError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How training goes."""
+    """Optimiser, learning rate, batches and validation of a training."""
 
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     decay: Literal["none", "linear"] = "none"
-    """What the learning rate does afterwards: stay, or fall to 0 by the end."""
+    """The learning rate after the warm-up: constant, or linear to 0 at the end."""
     batch_size: int = 8
     """Pairs per step."""
     micro_batch_size: int | None = None
@@ -24,24 +24,24 @@ class Schedule:
     steps: int = 100
     """Optimiser steps in all."""
     max_grad_norm: float | None = None
-    """Longer gradients are shortened to this. None: never. Both optimisers divide by what gradients were like before,
-    so steps then get shorter by themselves as pairs are learned; gradients cut to one length keep them long."""
+    """Gradients longer than this are clipped to it; None: no clipping. Both optimisers divide by a running average of
+    past gradients, so steps get shorter as gradients shrink during learning. With clipping, steps stay long."""
     validate_every: int = 10
     """Steps between validations; checkpoints are written then."""
     patience: int | None = None
-    """Validations without gain on the loss before training stops, and the best is taken; None: never, and the last
-    is taken."""
+    """Training stops after so many validations without a lower loss, and the best step is taken. None: it does not stop
+    early, and the last step is taken."""
     windows_per_batch: int = 2
     """Windows of neutral text with each micro-batch, where the objective's KL is on neutral text."""
     seed: int = 0
     autocast: bool = False
-    """Compute in bfloat16 what is safe to, weights in float32."""
+    """Run under bfloat16 autocast, with weights in float32."""
 
     def __post_init__(self) -> None:
-        """Refuse what no training can follow."""
+        """Refuse values that no training can use."""
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise DposcopeError(
-                f"a batch of {self.batch_size} pairs cannot be made of {self.micro_batch_size} at a time; "
+                f"a batch of {self.batch_size} pairs cannot be divided into micro-batches of {self.micro_batch_size}; "
                 "choose a divisor for --micro-batch-size"
             )
         if not self.learning_rate > 0:
@@ -49,7 +49,7 @@ class Schedule:
 
 
 def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:
-    """Pairs seen in so many steps, repeated ones counted; the last step of a pass may have fewer than a batch."""
+    """Pairs seen in so many steps, repetitions counted. The last batch of a pass may be smaller."""
     passes, more = divmod(steps, math.ceil(pairs / batch_size))
     return passes * pairs + more * batch_size
 

@@ -1,9 +1,9 @@
-"""Log-probability and KL of every token over a large vocabulary, its logits held for a few tokens at a time.
+"""Log-probability and KL of every token over a large vocabulary, with the logits of only a few tokens in memory.
 
-A vocabulary of 262,144 makes the logits of 32 short pairs a gigabyte. Here they exist for a chunk of tokens, and what
-a backward pass needs of them is kept in residual width: with a frozen unembedding W both quantities have gradients
-that are a product with W, so those are formed at once and the logits are never computed again; where W is trained, a
-chunk's logits are computed once more.
+With a vocabulary of 262,144 the logits of 32 short pairs take a gigabyte. Here only a chunk of tokens has its logits in
+memory. Where the unembedding W is frozen, the gradients of both quantities are products with W: they are formed in the
+forward pass, `d` numbers per token, and the logits are not computed again. Where W is trained, the backward pass
+computes a chunk's logits a second time.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ from dposcope.model.layout import logit_softcap
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
 _LOGITS_IN_CACHE = 1 << 20
-"""Logits whose exponentials are taken at a time, 4 MB: from memory it takes five times as long."""
+"""Logits whose exponentials are taken at a time, 4 MB. They fit into the cache, which makes this five times faster."""
 _ROWS_AT_ONCE = 1 << 14
-"""Rows of a trained unembedding whose gradient is added at a time, where it is formed in half precision: a whole one
-would be a third of a gigabyte beside the gradient itself."""
+"""Rows of a trained unembedding whose gradient is added at a time, if it is formed in half precision. All rows at once
+would need a third of a gigabyte more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Unembedding:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Unembedding":
-        """A model's own.
+        """A model's own head.
 
         Raises:
             DposcopeError: its head is not one linear map.
@@ -57,21 +57,21 @@ class Unembedding:
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
-    """One number per token asked about; None for what was not asked."""
+    """One number per token; None for a quantity that was not requested."""
 
     logp: Tensor | None
-    """log π(target), as many as targets, at least float32."""
+    """log π(target), one per target, float32 or wider."""
     reference_logp: Tensor | None
     """log π_ref(target), without gradient."""
     kl: Tensor | None
     """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N − kl_from]`."""
-    imitation: Tensor | None = None
+    distillation: Tensor | None = None
     """KL(π_teacher ‖ π) at the teacher's tokens, nats."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The model that the policy is compared with, at the same tokens."""
+    """A model that the policy is compared with (reference or teacher), at the same tokens."""
 
     hidden: Tensor
     """Final-norm outputs, `[N, d]`."""
@@ -95,14 +95,14 @@ def token_statistics(
 
     Args:
         hidden: the policy's final-norm outputs at positions that predict, `[N, d]`.
-        head: the policy's.
-        targets: the token that each of the first positions should predict, at most `[N]`; None: no log-probabilities.
+        head: the policy's unembedding.
+        targets: the tokens that the first positions should predict, at most `[N]`; None: no log-probabilities.
         reference: the reference at the same positions; None: policy only.
         kl: whether to compute the KL; needs a reference.
-        kl_from: positions before this one have no KL. One call for pairs and windows forms one gradient of a trained
-            head instead of two.
-        teacher: another model, at the first positions, as many as it has; the policy's own logits there are formed once
-            for all that is asked.
+        kl_from: first position with a KL. It lets one call serve pairs and windows, so that a trained head gets one
+            gradient instead of two.
+        teacher: the teacher at the first positions, as many as it has. The policy's logits are formed only once for all
+            quantities.
         logits_at_once: bound on the logits of one model in memory, tokens × vocabulary.
 
     Raises:
@@ -111,19 +111,19 @@ def token_statistics(
     if kl and reference is None:
         raise DposcopeError("a KL needs a reference; give one, or set kl=False")
     tokens = max(1, logits_at_once // len(head.weight))
-    ask = _Ask(head.softcap, reference, targets, kl_from if kl else None, teacher, tokens, _precision(hidden))
-    logp, reference_logp, divergence, imitation = _TokenStatistics.apply(hidden, head.weight, head.bias, ask)
+    request = _Request(head.softcap, reference, targets, kl_from if kl else None, teacher, tokens, _precision(hidden))
+    logp, reference_logp, divergence, distillation = _TokenStatistics.apply(hidden, head.weight, head.bias, request)
     return TokenStatistics(
         None if targets is None else logp,
         None if targets is None or reference is None else reference_logp,
         divergence if kl else None,
-        None if teacher is None else imitation,
+        None if teacher is None else distillation,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Ask:
-    """What does not take part in differentiation."""
+class _Request:
+    """The inputs that need no gradient."""
 
     softcap: float | None
     reference: Reference | None
@@ -137,37 +137,39 @@ class _Ask:
     """Of matrix products; sums over the vocabulary are float32 at least."""
 
     @property
-    def named(self) -> int:
-        """How many tokens have a target: the first."""
+    def with_target(self) -> int:
+        """How many tokens have a target. They come first."""
         return 0 if self.targets is None else len(self.targets)
 
     @property
-    def taught(self) -> int:
-        """How many tokens the teacher has read: the first."""
+    def with_teacher(self) -> int:
+        """How many tokens the teacher has read. They come first."""
         return 0 if self.teacher is None else len(self.teacher.hidden)
 
     def chunks(self, count: int) -> Iterator["_Chunk"]:
-        """Runs of at most `tokens` tokens that are all asked the same."""
-        bounds = sorted({0, self.named, self.taught, count if self.kl_from is None else self.kl_from, count})
+        """Runs of at most `tokens` tokens that all need the same quantities."""
+        bounds = sorted(
+            {0, self.with_target, self.with_teacher, count if self.kl_from is None else self.kl_from, count}
+        )
         for first, last in pairwise(bounds):
             for start in range(first, last, self.tokens):
                 rows = slice(start, min(start + self.tokens, last))
                 kl = None
                 if self.kl_from is not None and start >= self.kl_from:
                     kl = slice(start - self.kl_from, rows.stop - self.kl_from)
-                targets = self.targets[rows] if self.targets is not None and start < self.named else None
-                yield _Chunk(rows, targets, kl, start < self.taught)
+                targets = self.targets[rows] if self.targets is not None and start < self.with_target else None
+                yield _Chunk(rows, targets, kl, start < self.with_teacher)
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """Some tokens and what is asked of them."""
+    """Some tokens, and the quantities that are computed for them."""
 
     rows: slice
     targets: Tensor | None
     kl: slice | None
     """Their places among the tokens that have a KL."""
-    taught: bool
+    with_teacher: bool
     """Whether the teacher has read them."""
 
 
@@ -184,7 +186,7 @@ def _logits(hidden: Tensor, head: Unembedding) -> Tensor:
     logits = hidden.to(head.weight.dtype) @ head.weight.T
     if head.bias is not None:
         logits += head.bias.to(logits.dtype)
-    # What is only summed may stay as it is; what is bent by a cap is bent in float32.
+    # A cap is applied in float32; without a cap the logits keep their precision, as they are only summed.
     return logits if head.softcap is None else _wide(logits).div_(head.softcap).tanh_().mul_(head.softcap)
 
 
@@ -193,11 +195,11 @@ class _Reading:
     """One model's distributions over one chunk of tokens."""
 
     logits: Tensor
-    """`[n, V]`, as the product left them, or capped."""
+    """`[n, V]`, as the product gives them, or capped."""
     log_sum: Tensor
     """log Σ exp of the logits, `[n]`, float32 at least."""
     probabilities: Tensor
-    """`[n, V]`, float32 at least; `[n, 0]` where nobody asked for them."""
+    """`[n, V]`, float32 at least; `[n, 0]` if they were not requested."""
 
     def logp(self, targets: Tensor) -> Tensor:
         """`[n]`."""
@@ -206,27 +208,28 @@ class _Reading:
 
 class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, request: _Request) -> tuple[Tensor, ...]:
         """See `token_statistics`."""
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        diverging = 0 if ask.kl_from is None else len(hidden) - ask.kl_from
-        logp, reference_logp = (hidden.new_zeros(ask.named, dtype=wide) for _ in range(2))
+        diverging = 0 if request.kl_from is None else len(hidden) - request.kl_from
+        logp, reference_logp = (hidden.new_zeros(request.with_target, dtype=wide) for _ in range(2))
         divergence = hidden.new_zeros(diverging, dtype=wide)
-        imitation = hidden.new_zeros(ask.taught, dtype=wide)
-        cast, reference, teacher = _cast(weight, bias, ask)
+        distillation = hidden.new_zeros(request.with_teacher, dtype=wide)
+        cast, reference, teacher = _cast(weight, bias, request)
         head_is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         forms_gradients = hidden.requires_grad and not head_is_trained
-        # d logp / d hidden, d KL / d hidden and d imitation / d hidden, one row per token.
-        toward_logp = toward_kl = toward_imitation = None
+        # d logp / d hidden, d KL / d hidden and d distillation / d hidden, one row per token.
+        toward_logp = toward_kl = toward_distillation = None
         if forms_gradients:
-            toward_logp, toward_kl, toward_imitation = (
-                hidden.new_zeros(count, hidden.shape[1], dtype=wide) for count in (ask.named, diverging, ask.taught)
+            toward_logp, toward_kl, toward_distillation = (
+                hidden.new_zeros(count, hidden.shape[1], dtype=wide)
+                for count in (request.with_target, diverging, request.with_teacher)
             )
-        for chunk in ask.chunks(len(hidden)):
+        for chunk in request.chunks(len(hidden)):
             rows = chunk.rows
             here = _read(hidden[rows], cast, probabilities=forms_gradients)
             there = _read_reference(reference, rows, probabilities=chunk.kl is not None)
-            slope = _slope(here.logits, ask.softcap) if forms_gradients else None
+            slope = _slope(here.logits, request.softcap) if forms_gradients else None
             if chunk.targets is not None:
                 logp[rows] = here.logp(chunk.targets)
                 if there is not None:
@@ -235,58 +238,58 @@ class _TokenStatistics(torch.autograd.Function):
                 divergence[chunk.kl] = _divergence(there, here)
                 if toward_kl is not None:
                     toward_kl[chunk.kl] = _through(here.probabilities - there.probabilities, slope, cast.weight)
-            if chunk.taught:
-                del there  # one other model's logits at a time
-                taught = _read_reference(teacher, rows, probabilities=True)
-                assert taught is not None
-                imitation[rows] = _divergence(taught, here)
-                if toward_imitation is not None:
-                    pull = torch.sub(here.probabilities, taught.probabilities, out=taught.probabilities)
-                    toward_imitation[rows] = _through(pull, slope, cast.weight)
+            if chunk.with_teacher:
+                del there  # only one other model's logits in memory
+                teachers = _read_reference(teacher, rows, probabilities=True)
+                assert teachers is not None
+                distillation[rows] = _divergence(teachers, here)
+                if toward_distillation is not None:
+                    pull = torch.sub(here.probabilities, teachers.probabilities, out=teachers.probabilities)
+                    toward_distillation[rows] = _through(pull, slope, cast.weight)
             if chunk.targets is not None and toward_logp is not None:
                 toward_logp[rows] = _through(_one_hot_minus(here.probabilities, chunk.targets), slope, cast.weight)
-        ctx.ask, ctx.head_is_trained = ask, head_is_trained
-        ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl, toward_imitation)
+        ctx.request, ctx.head_is_trained = request, head_is_trained
+        ctx.save_for_backward(hidden, weight, bias, toward_logp, toward_kl, toward_distillation)
         ctx.mark_non_differentiable(reference_logp)
-        return logp, reference_logp, divergence, imitation
+        return logp, reference_logp, divergence, distillation
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of hidden, weight and bias."""
-        for_logp, _, for_kl, for_imitation = gradients
-        hidden, weight, bias, toward_logp, toward_kl, toward_imitation = ctx.saved_tensors
-        ask: _Ask = ctx.ask
+        for_logp, _, for_kl, for_distillation = gradients
+        hidden, weight, bias, toward_logp, toward_kl, toward_distillation = ctx.saved_tensors
+        request: _Request = ctx.request
         if not ctx.head_is_trained:
             total = hidden.new_zeros(hidden.shape, dtype=for_logp.dtype)
             if toward_logp is not None:
                 total[: len(toward_logp)] += for_logp.unsqueeze(1) * toward_logp
             if toward_kl is not None:
                 total[len(total) - len(toward_kl) :] += for_kl.unsqueeze(1) * toward_kl
-            if toward_imitation is not None:
-                total[: len(toward_imitation)] += for_imitation.unsqueeze(1) * toward_imitation
+            if toward_distillation is not None:
+                total[: len(toward_distillation)] += for_distillation.unsqueeze(1) * toward_distillation
             return total.to(hidden.dtype), None, None, None
-        return *_recompute(hidden, weight, bias, ask, (for_logp, for_kl, for_imitation)), None
+        return *_recompute(hidden, weight, bias, request, (for_logp, for_kl, for_distillation)), None
 
 
 def _recompute(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, ask: _Ask, gradients: tuple[Tensor, Tensor, Tensor]
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, request: _Request, gradients: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    for_logp, for_kl, for_imitation = gradients
-    cast, reference, teacher = _cast(weight, bias, ask)
+    for_logp, for_kl, for_distillation = gradients
+    cast, reference, teacher = _cast(weight, bias, request)
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     for_hidden = hidden.new_zeros(hidden.shape, dtype=wide)
     for_weight = torch.zeros_like(weight)
     for_bias = None if bias is None else torch.zeros_like(bias)
-    for chunk in ask.chunks(len(hidden)):
+    for chunk in request.chunks(len(hidden)):
         rows = chunk.rows
         here = _read(hidden[rows], cast, probabilities=True)
         # g_kl (p − q) + g_imitation (p − t) + g_logp (1[target] − p), in the memory of p, q and t.
         pull = torch.zeros(len(here.logits), dtype=wide, device=hidden.device)
         if chunk.kl is not None:
             pull += for_kl[chunk.kl]
-        if chunk.taught:
-            pull += for_imitation[rows]
+        if chunk.with_teacher:
+            pull += for_distillation[rows]
         if chunk.targets is not None:
             pull -= for_logp[rows]
         toward = here.probabilities.mul_(pull.unsqueeze(1))
@@ -294,12 +297,12 @@ def _recompute(
         if there is not None:
             toward -= there.probabilities.mul_(for_kl[chunk.kl].unsqueeze(1))
         del there
-        taught = _read_reference(teacher, rows, probabilities=True) if chunk.taught else None
-        if taught is not None:
-            toward -= taught.probabilities.mul_(for_imitation[rows].unsqueeze(1))
+        teachers = _read_reference(teacher, rows, probabilities=True) if chunk.with_teacher else None
+        if teachers is not None:
+            toward -= teachers.probabilities.mul_(for_distillation[rows].unsqueeze(1))
         if chunk.targets is not None:
             toward[torch.arange(len(toward), device=toward.device), chunk.targets] += for_logp[rows]
-        slope = _slope(here.logits, ask.softcap)
+        slope = _slope(here.logits, request.softcap)
         if slope is not None:
             toward *= slope
         if for_bias is not None:
@@ -320,9 +323,11 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
             total[rows] += left[rows] @ right
 
 
-def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, Reference | None, Reference | None]:
+def _cast(
+    weight: Tensor, bias: Tensor | None, request: _Request
+) -> tuple[Unembedding, Reference | None, Reference | None]:
     """The policy's head, the reference and the teacher, in the precision of products; shared weights once."""
-    cast = Unembedding(weight.to(ask.precision), bias, ask.softcap)
+    cast = Unembedding(weight.to(request.precision), bias, request.softcap)
     known = {weight.data_ptr(): cast.weight}
 
     def in_precision(other: Reference | None) -> Reference | None:
@@ -330,10 +335,10 @@ def _cast(weight: Tensor, bias: Tensor | None, ask: _Ask) -> tuple[Unembedding, 
             return None
         head, place = other.head, other.head.weight.data_ptr()
         if place not in known:
-            known[place] = head.weight.to(ask.precision)
+            known[place] = head.weight.to(request.precision)
         return Reference(other.hidden, Unembedding(known[place], head.bias, head.softcap))
 
-    return cast, in_precision(ask.reference), in_precision(ask.teacher)
+    return cast, in_precision(request.reference), in_precision(request.teacher)
 
 
 def _read(hidden: Tensor, head: Unembedding, *, probabilities: bool) -> _Reading:
@@ -353,7 +358,7 @@ def _read(hidden: Tensor, head: Unembedding, *, probabilities: bool) -> _Reading
 
 
 def _in_cache(logits: Tensor) -> Iterator[slice]:
-    """Runs of rows that a processor's cache holds; a graphics card takes all at once."""
+    """Runs of rows that fit into the cache of a CPU; a GPU takes all rows at once."""
     size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
     for start in range(0, len(logits), size):
         yield slice(start, start + size)
@@ -364,11 +369,11 @@ def _read_reference(reference: Reference | None, rows: slice, *, probabilities: 
 
 
 def _divergence(there: _Reading, here: _Reading) -> Tensor:
-    """Σ q (log q − log p), `[n]`; exactly 0 where both are the same numbers."""
+    """Σ q (log q − log p), `[n]`; exactly 0 where both have the same logits."""
     total = torch.empty_like(there.log_sum)
     for rows in _in_cache(there.logits):
         gap = _wide(there.logits[rows]) - here.logits[rows]
-        # Not a product of vectors: that is a matrix product to autocast, which would round it.
+        # Not `torch.dot`: autocast treats it as a matrix product and would round it.
         total[rows] = gap.mul_(there.probabilities[rows]).sum(1)
     return total + (here.log_sum - there.log_sum)
 

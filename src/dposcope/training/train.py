@@ -1,4 +1,4 @@
-"""Training a preference policy from pairs: the arguments of `Trainer`, resuming, what was logged."""
+"""Training a preference policy from pairs: the arguments of `Trainer`, resuming, the log."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable
-from dposcope.training.trainer import PreferenceTrainer, last_whole, load_trained
+from dposcope.training.trainer import PreferenceTrainer, last_complete, load_trained
 
 _NO_BOUND = 1e12
-"""On a gradient's norm."""
+"""A bound on the norm of a gradient that never acts."""
 
 
 class _AfterStep(TrainerCallback):
@@ -59,15 +59,15 @@ class _Reporting(TrainerCallback):
 
 @dataclass(frozen=True)
 class Trained:
-    """How training went."""
+    """The log of a training."""
 
     history: list[dict[str, float]]
-    """What was logged, in order: `step`, `loss`, `dpo`, `kl`, `accuracy`, `margin`, rewards; with `eval_` in front on
+    """The log entries in order: `step`, `loss`, `dpo`, `kl`, `accuracy`, `margin`, rewards; with the prefix `eval_` on
     validation pairs."""
     steps: int
     """Optimiser steps made."""
     best_step: int | None
-    """The step whose parameters were taken, where the best was; None: the last."""
+    """The step with the lowest validation loss, whose parameters were taken; None: the last step was taken."""
 
 
 def train_policy(
@@ -82,26 +82,26 @@ def train_policy(
     save: bool = True,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train; from the last whole checkpoint in `folder` where there is one.
+    """Train. If `folder` has a complete checkpoint, training resumes from the last one.
 
-    On one machine with a fixed number of threads an interrupted training ends with the same bits as an undisturbed one.
-    Started in several processes (`torchrun`, `accelerate launch`), each calls this and ends with the weights that one
-    process alone would have found, up to rounding; the first writes checkpoints.
+    On one machine with a fixed number of threads, a resumed training ends with the same bits as one that was never
+    interrupted. In several processes (`torchrun`, `accelerate launch`), each process calls this function and ends with
+    the weights that a single process would give, up to rounding. The main process writes checkpoints.
 
     Args:
         lm: the base, for tokenizer, layout and device.
         trainable: from `trainable.py`; holds the result afterwards.
         material: pairs and windows.
-        schedule: how.
-        folder: for checkpoints; one training each.
-        reference: the reference's outputs, computed before; None: it runs beside the policy.
-        callbacks: further ones of yours.
-        save: keep checkpoints; without them there is no resuming and no patience.
+        schedule: optimiser, learning rate, batches.
+        folder: for checkpoints; each training needs its own.
+        reference: the reference's outputs, computed before; None: the reference runs during training.
+        callbacks: additional callbacks.
+        save: keep checkpoints; without them a training cannot resume or stop early.
         progress: called with (steps done, all steps).
 
     Raises:
-        DposcopeError: the loss or a weight is no number any more, or the disk is full; the last good checkpoint stays.
-            Or several processes cannot share a batch.
+        DposcopeError: the loss or a weight becomes NaN or infinite, or the disk is full (the last good checkpoint is
+            kept); or the processes cannot share a batch evenly.
     """
     processes = Processes.here()
     processes.join(lm.device.type)
@@ -115,7 +115,7 @@ def train_policy(
     takes_best = save and schedule.patience is not None
     arguments = TrainingArguments(
         output_dir=str(folder),
-        # What all processes read at a time: each goes through all of it and takes its share.
+        # The pairs of all processes together: each process iterates over all of them and takes its share.
         per_device_train_batch_size=sharing.pairs_at_once,
         per_device_eval_batch_size=sharing.micro,
         gradient_accumulation_steps=sharing.rounds,
@@ -124,7 +124,7 @@ def train_policy(
         lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
         warmup_steps=schedule.warmup_steps,
         optim=optimizer,
-        # Not 0, which would leave the norm out of the log.
+        # With 0 the norm would be missing in the log.
         max_grad_norm=schedule.max_grad_norm or _NO_BOUND,
         weight_decay=0.0,
         logging_steps=_divisor(schedule.validate_every, 10),
@@ -134,7 +134,7 @@ def train_policy(
         save_steps=schedule.validate_every,
         save_total_limit=None,  # `PreferenceTrainer` removes older ones itself
         load_best_model_at_end=takes_best,
-        # Early stopping counts on where it was.
+        # Early stopping continues its count.
         restore_callback_states_from_checkpoint=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
@@ -144,14 +144,14 @@ def train_policy(
         use_cpu=lm.device.type == "cpu",
         dataloader_pin_memory=lm.device.type == "cuda",
         remove_unused_columns=False,
-        ddp_find_unused_parameters=False,  # every one is used
+        ddp_find_unused_parameters=False,  # every parameter is used
         report_to="none",
         disable_tqdm=True,
         logging_nan_inf_filter=False,
         log_level="error",
         log_level_replica="error",
     )
-    # Several GPUs in one process would be DataParallel; `accelerate launch` gives each a process.
+    # With several GPUs in one process, Trainer would use DataParallel; `accelerate launch` starts a process per GPU.
     arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     collator = Collator(lm, material, objective, schedule, reference, processes)
     watchers: list[TrainerCallback] = [*callbacks]
@@ -171,12 +171,12 @@ def train_policy(
         processes=processes,
     )
     trainer.remove_callback(PrinterCallback)
-    # The loss is a mean over pairs already; Trainer then only divides by the number of micro-batches.
+    # The loss is a mean over pairs, so Trainer must divide by the number of micro-batches only.
     trainer.model_accepts_loss_kwargs = False
-    begun = processes.told(processes.by_first(lambda: last_whole(folder)))
+    begun = processes.told(processes.by_first(lambda: last_complete(folder)))
     state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
     if begun is not None and state is not None and _stopped(state):
-        # Trainer would make one step more before it asks whether to stop.
+        # Trainer would make one more step before it checks whether to stop.
         best = f"checkpoint-{state.best_global_step}"
         load_trained(trainable.policy, folder / best if takes_best else Path(begun))
     else:
@@ -186,13 +186,13 @@ def train_policy(
 
 
 def _stopped(state: TrainerState) -> bool:
-    """Whether training was at its end when this was stored."""
-    stored: Any = state.stateful_callbacks  # typed as the list that it is made from; it is a dict by name
+    """Whether training had ended when this state was stored."""
+    stored: Any = state.stateful_callbacks  # typed as a list, but it is a dict by name
     return bool(stored["TrainerControl"]["args"]["should_training_stop"])
 
 
 def _history(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged, without what depends on the machine's speed; in the order in which it is stored."""
+    """The log without timings, with sorted names."""
     return [
         {name: value for name, value in sorted(entry.items()) if not name.endswith(("_runtime", "_per_second"))}
         for entry in state.log_history
@@ -201,5 +201,5 @@ def _history(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most `most`: what is logged since a checkpoint is then nothing."""
+    """The largest divisor of `number` up to `most`, so that every checkpoint falls on a log step."""
     return max(part for part in range(1, min(number, most) + 1) if number % part == 0)

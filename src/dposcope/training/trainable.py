@@ -1,7 +1,7 @@
-"""Three ways to train, one interface: all weights, a low-rank adapter, or one gain per neuron.
+"""Three kinds of training with one interface: all weights, a low-rank adapter, or one gain per neuron.
 
-Each is a context that yields a policy and its export; the model that it was given is as before when the context is
-left, unless `in_place` was asked.
+Each is a context that yields a policy and its export. On leaving the context the given model is as before, unless
+`in_place` is set.
 """
 
 import copy
@@ -33,7 +33,7 @@ from dposcope.training.token_statistics import Unembedding
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What training gives: a model, or gains that fold into one."""
+    """The result of training: a model, or gains that can be folded into one."""
 
     lm: LanguageModel
     """The tuned model; with gains, the untouched base."""
@@ -49,7 +49,7 @@ class Trainable:
     export: Callable[[], Tuned]
     """The result so far, independent of further training."""
     after_step: Callable[[float], None] | None = None
-    """Called with the learning rate after every step of the optimiser; None: nothing is."""
+    """Called with the learning rate after every step of the optimiser; None: nothing is called."""
 
 
 @contextmanager
@@ -62,16 +62,17 @@ def all_weights(
     reads: Reads | None = None,
     recompute: bool = False,
 ) -> Generator[Trainable]:
-    """Train every weight, in float32 at least; the reference is a second copy.
+    """Train every weight, in float32 or wider. The reference is a second copy.
 
     Args:
         lm: the base.
         objective: what is minimised.
-        reference_dtype: of the second copy; None: as `lm` is. A lower one saves memory, and the implicit reward then
-            starts near zero instead of at it.
-        in_place: train `lm` itself, so that no more than one whole model is in memory. The reference is then what
-            `reads` leaves of the base, or, without it, outputs that are computed before (`precompute.py`).
-        reads: what the reference will be asked; only with `in_place`.
+        reference_dtype: precision of the second copy; None: that of `lm`. A lower precision saves memory, and the
+            implicit reward then starts near zero instead of at zero.
+        in_place: train `lm` itself, so that only one whole model is in memory. The reference is then a copy of the base
+            with only the embedding rows that `reads` names. Without `reads`, its outputs must be computed before
+            (`precompute.py`).
+        reads: the tokens that the reference will read; only with `in_place`.
         recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
@@ -87,9 +88,9 @@ def all_weights(
         if reads is not None:
             reference = lean_reference(trained, reads, dtype=reference_dtype)
         else:
-            reference = Arm(trained, head=_cloned(Unembedding.of(trained)), trained_away=True)
+            reference = Arm(trained, head=_cloned(Unembedding.of(trained)), changed_by_training=True)
     else:
-        # Never with gradient: flags of the caller's parameters stay, as autograd only asks them of the policy's.
+        # The reference runs without gradient, so the `requires_grad` flags of the caller's parameters can stay.
         base = lm.model if reference_dtype in (None, lm.dtype) else copy.deepcopy(lm.model).to(reference_dtype)  # pyright: ignore[reportArgumentType]
         reference = Arm(base)
         trained = copy.deepcopy(lm.model).to(wide)  # pyright: ignore[reportArgumentType]
@@ -109,10 +110,13 @@ def all_weights(
 
 @contextmanager
 def _embedding_gradient_in_rows(model: PreTrainedModel) -> Generator[None]:
-    """A few thousand rows of the embedding are read in a batch, but its gradient is as large as that of the head that
-    it is tied to: dense, both are held. Given as rows, it is added to the head's in place."""
+    """Give the embedding's gradient as rows, where the embedding is tied to the head.
+
+    A batch reads a few thousand rows of the embedding. A dense gradient would be a second tensor of the head's size.
+    Rows are added to the head's gradient in place.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    # Several processes exchange gradients, and expect one form of each.
+    # Several processes exchange gradients, and all must have them in the same form.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone or not isinstance(embedding, nn.Embedding) or head is None or head.weight is not embedding.weight:
         yield
@@ -131,13 +135,17 @@ def _check_mode(lm: LanguageModel) -> None:
 
 def _check_bare(lm: LanguageModel) -> None:
     if is_hooked(lm):
-        raise DposcopeError("an intervention is on the model and a copy would keep its hooks; train outside the `with`")
+        raise DposcopeError(
+            "an intervention is on the model, and a copy would keep its hooks; train outside the `with`"
+        )
 
 
-def _teaching(teacher: LanguageModel | None, objective: Objective) -> Arm | None:
+def _teacher_arm(teacher: LanguageModel | None, objective: Objective) -> Arm | None:
     if (teacher is None) != (objective.teacher_weight == 0):
-        missing = "its weight is 0" if teacher is not None else "there is none"
-        raise DposcopeError(f"a teacher was asked for and {missing}; give both a teacher and a teacher_weight above 0")
+        missing = "its weight is 0" if teacher is not None else "no teacher is given"
+        raise DposcopeError(
+            f"distillation is requested, but {missing}; give both a teacher and a teacher_weight above 0"
+        )
     return None if teacher is None else Arm(teacher.model)
 
 
@@ -157,30 +165,30 @@ def low_rank(
     recompute: bool = False,
     teacher: LanguageModel | None = None,
 ) -> Generator[Trainable]:
-    """Train a LoRA adapter on every projection of the blocks; the reference is the same weights, adapter off.
+    """Train a LoRA adapter on every projection of the blocks; the reference is the same model with the adapter off.
 
     Args:
         lm: the base; its weights are not written to.
         objective: what is minimised.
         rank: r of each adapter.
-        alpha: its scale is alpha / rank.
-        seed: of the adapter's random half.
+        alpha: the adapter is scaled by alpha / rank.
+        seed: seed of the adapter's random initial values.
         recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
-        teacher: a tuned model to imitate, see `Objective.teacher_weight`; None: none.
+        teacher: a tuned model to distil, see `Objective.teacher_weight`; None: no teacher.
 
     Raises:
-        DposcopeError: `peft` is missing, the model is in training mode, an intervention is on it, or a teacher and its
-            weight do not come together.
+        DposcopeError: `peft` is missing, the model is in training mode, an intervention is on it, or only one
+            of teacher and teacher weight is given.
     """
     _check_mode(lm)
-    taught = _teaching(teacher, objective)
+    teacher_arm = _teacher_arm(teacher, objective)
     _check_bare(lm)
     if find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
     from peft import LoraConfig, get_peft_model
 
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
-    # Looked up while projections are plain ones: what `lm` remembers would else be the adapter's wrappers for good.
+    # `lm` remembers these projections. Look them up now, before peft puts its wrappers in their place.
     _ = lm.mlp_outs, lm.attention_outs
     names = {
         name
@@ -194,7 +202,7 @@ def low_rank(
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        # peft asks for a property that transformers renamed.
+        # peft reads a property that transformers renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         adapted: Any = get_peft_model(lm.model, config)  # pyright: ignore[reportArgumentType]
 
@@ -209,7 +217,7 @@ def low_rank(
             Arm(lm.model, recompute=lm.blocks if recompute else ()),
             Arm(lm.model, adapted.disable_adapter),
             objective,
-            taught,
+            teacher_arm,
         )
         yield Trainable(policy, export)
     finally:
@@ -224,7 +232,7 @@ def _named_in(model: nn.Module, block: nn.Module) -> list[tuple[str, nn.Module]]
 
 
 class _GainValues(nn.Module):
-    """One factor per neuron, and perhaps per channel of heads: the only parameters there are."""
+    """One factor per neuron and, on request, per channel of heads. There are no other parameters."""
 
     def __init__(self, values: Tensor, of_heads: Tensor | None) -> None:
         super().__init__()
@@ -244,25 +252,27 @@ def neuron_gains(
     heads: bool = False,
     teacher: LanguageModel | None = None,
 ) -> Generator[Trainable]:
-    """Train one gain per neuron (IA³ on the output projection's input); the reference is the model, gains off.
+    """Train one gain per neuron (IA³ on the output projection's input); the reference is the model without gains.
 
     Args:
         lm: the base; its weights are not written to.
         objective: what is minimised.
-        start: where the gains begin, at all positions; None: at 1.
+        start: initial gains, which must act at all positions; None: all gains start at 1.
         among: the only neurons whose gains are trained; all others are exactly 1. None: all neurons.
-        sparsity: μ of a penalty μ Σ|g − 1|, taken exactly: after each step of length η every gain moves back towards 1
-            by η μ and stops there, so that most are exactly 1. Adam's steps have length η whatever the gradient's size,
-            so μ is in (0, 1): a neuron whose gradient agrees with itself less than that stays out.
-        heads: train one gain per channel of the attention heads, too. Beyond the paper's neurons; it folds as well.
-        teacher: a tuned model to imitate, see `Objective.teacher_weight`; None: none.
+        sparsity: μ of a penalty μ Σ|g − 1|, applied as a proximal step: after each optimiser step of length η,
+            every gain moves towards 1 by η μ and stops at 1, so that most gains are exactly 1. Adam's steps have length
+            η for every size of gradient, so μ is in (0, 1): the larger μ is, the more steadily the gradient of a neuron
+            must keep its sign for its gain to leave 1.
+        heads: train one gain per channel of the attention heads too. The paper edits neurons only; these gains fold as
+            well.
+        teacher: a tuned model to distil, see `Objective.teacher_weight`; None: no teacher.
 
     Raises:
         DposcopeError: the model is in training mode, `start` or `among` does not fit it, `start` acts at some positions
-            only, μ is negative, or 1 or more, or a teacher and its weight do not come together.
+            only, μ is negative, or 1 or more, or only one of teacher and teacher weight is given.
     """
     _check_mode(lm)
-    taught = _teaching(teacher, objective)
+    teacher_arm = _teacher_arm(teacher, objective)
     if not 0 <= sparsity < 1:
         reason = "leaves every gain at 1" if sparsity >= 1 else "is below 0"
         raise DposcopeError(f"a sparsity of {sparsity} {reason}; give 0 for none, or a value such as 0.3")
@@ -270,7 +280,7 @@ def neuron_gains(
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
             raise DposcopeError(
-                f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all; "
+                f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all positions; "
                 'start from gains.at("all")'
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
@@ -281,7 +291,7 @@ def neuron_gains(
         values[~among.mask] = 1
     trained = _GainValues(values.to(lm.device), of_heads)
     if among is not None:
-        # Adam moves nothing whose gradient is 0, and a bound on the gradient's length then counts the others alone.
+        # Adam does not move a parameter with gradient 0, and clipping then counts the other parameters only.
         open_to_change = among.mask.to(lm.device, torch.float32)
         trained.gains.register_hook(lambda gradient: gradient * open_to_change)
 
@@ -310,7 +320,7 @@ def neuron_gains(
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     lm.model.requires_grad_(False)
     try:
-        policy = PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective, taught)
+        policy = PreferencePolicy(trained, Arm(lm.model, applied), Arm(lm.model), objective, teacher_arm)
         yield Trainable(policy, export, towards_one if sparsity else None)
     finally:
         for name, parameter in lm.model.named_parameters():

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` for a preference policy: its loss, its logs, checkpoints that a kill cannot half-write."""
+"""`transformers.Trainer` for a preference policy: loss, logs, and checkpoints that are complete or ignored."""
 
 import math
 import shutil
@@ -22,8 +22,8 @@ from dposcope.training.packing import PackedBatch
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
 from dposcope.training.processes import Processes
 
-WHOLE = "whole"
-"""A file of this name is written last into each checkpoint; one without it was cut short."""
+COMPLETE = "whole"
+"""A file of this name is written last into each checkpoint. A checkpoint without it is incomplete."""
 _WEIGHTS = "trained.safetensors"
 
 
@@ -39,19 +39,19 @@ class PreferenceTrainer(Trainer):
     # Several processes: each reads its share of every batch, see `sharing.py`
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Every process goes through all batches; the collator takes its share."""
-        return _unparted(super().get_train_dataloader())
+        """Every process iterates over all batches; the collator takes its share."""
+        return _undivided(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Every process goes through all batches; `evaluation_loop` takes its share."""
-        return _unparted(super().get_eval_dataloader(eval_dataset))
+        """Every process iterates over all batches; `evaluation_loop` takes its share."""
+        return _undivided(super().get_eval_dataloader(eval_dataset))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The rounds of a step, with weights as if one process read all its micro-batches."""
+        """The rounds of a step, weighted as if one process read all its micro-batches."""
         rounds, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self._processes.alone:
             there = sum(int(inputs["micro_batches"]) for inputs in rounds)
-            # Trainer divides by the number of rounds, and the exchange of gradients by that of processes.
+            # Trainer divides by the number of rounds, and DDP averages gradients over processes.
             scale = self._processes.count * len(rounds) / max(there, 1)
             for inputs in rounds:
                 for name in ("pair_weights", "window_weights"):
@@ -61,7 +61,7 @@ class PreferenceTrainer(Trainer):
     def evaluation_loop(
         self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """The loss on all pairs, to which each process gives every so many batches."""
+        """The loss on all pairs; process r evaluates batches r, r + count, …"""
         if self._processes.alone:
             return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         self._policy.eval()
@@ -85,17 +85,17 @@ class PreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002 — Trainer's signature
     ) -> Any:
-        """The loss of a batch; its parts are kept for the next log."""
+        """The loss of a batch; its parts are kept for the next log entry."""
         batch = PackedBatch(**{field.name: inputs[field.name] for field in fields(PackedBatch)})
         weights = Weights(inputs["pair_weights"], inputs["window_weights"]) if "pair_weights" in inputs else None
-        found: BatchLoss = model(batch, int(inputs["windows"]), inputs.get("reference_hidden"), weights)
+        result: BatchLoss = model(batch, int(inputs["windows"]), inputs.get("reference_hidden"), weights)
         if weights is not None:
-            # All stop together: one that waits for the gradients of another that gave up would wait for long.
-            self._refuse(sum(self._processes.gathered(float(found.loss.detach()))))
+            # All processes stop together: otherwise the others would wait for the gradients of one that stopped.
+            self._refuse(sum(self._processes.gathered(float(result.loss.detach()))))
         elif self._processes.alone:
-            self._refuse(float(found.loss.detach()))
-        self._note(found, weights)
-        return (found.loss, None) if return_outputs else found.loss
+            self._refuse(float(result.loss.detach()))
+        self._note(result, weights)
+        return (result.loss, None) if return_outputs else result.loss
 
     def _refuse(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -105,24 +105,24 @@ class PreferenceTrainer(Trainer):
             )
 
     def _kept(self) -> str:
-        whole = next(Path(str(self.args.output_dir)).glob(f"checkpoint-*/{WHOLE}"), None)
+        whole = next(Path(str(self.args.output_dir)).glob(f"checkpoint-*/{COMPLETE}"), None)
         return "there is no checkpoint yet" if whole is None else "the last good checkpoint is kept"
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Tensor, None, None]:
-        """Loss alone; logits are never held."""
+        """The loss alone; logits are never kept."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add accuracy, rewards, margins and KL since the last log."""
+        """Add the means of accuracy, rewards, margins and KL since the last log entry."""
         prefix = "eval_" if "eval_loss" in logs else ""
         if prefix or "loss" in logs:
             logs |= {f"{prefix}{name}": value for name, value in self._noted(prefix).items()}
         super().log(logs, start_time)
 
-    def _note(self, found: BatchLoss, weights: Weights | None) -> None:
-        terms = found.terms
+    def _note(self, batch: BatchLoss, weights: Weights | None) -> None:
+        terms = batch.terms
         counted = torch.ones_like(terms.losses, dtype=torch.bool) if weights is None else weights.pairs > 0
         per_pair = {
             "dpo": terms.losses,
@@ -131,11 +131,11 @@ class PreferenceTrainer(Trainer):
             "preferred_reward": terms.preferred_rewards,
             "dispreferred_reward": terms.dispreferred_rewards,
         }
-        if found.imitation is not None:
-            per_pair["imitation"] = found.imitation
+        if batch.distillation is not None:
+            per_pair["distillation"] = batch.distillation
         per_pair = {name: value[counted] for name, value in per_pair.items()}
-        # A part of a batch has a part of its divergence, whose scale makes the mean over processes the whole.
-        per_pair["kl"] = found.penalty.expand(len(terms.losses) if weights is None else 1)
+        # Each process holds a part of the divergence, scaled so that the mean over processes is the whole.
+        per_pair["kl"] = batch.penalty.expand(len(terms.losses) if weights is None else 1)
         notes = self._notes.setdefault("" if self.model is not None and self.model.training else "eval_", [])
         notes.append({name: value.detach().float().cpu() for name, value in per_pair.items()})
 
@@ -151,7 +151,7 @@ class PreferenceTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        if self.args.should_save:  # nothing is random in the others
+        if self.args.should_save:  # the other processes use no random numbers
             super()._save_rng_state(output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -165,8 +165,8 @@ class PreferenceTrainer(Trainer):
             with self._processes.agreeing():
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
-                    write_text(folder / WHOLE, "")
-                    self._forget_all_but(folder)
+                    write_text(folder / COMPLETE, "")
+                    self._remove_older_than(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
@@ -174,19 +174,19 @@ class PreferenceTrainer(Trainer):
                 f"cannot write {folder}: {reason}; {self._kept()}: free some space and run again"
             ) from error
 
-    def _forget_all_but(self, newest: Path) -> None:
-        """Remove older checkpoints, the best one excepted where it is wanted; only now that the newest is whole."""
+    def _remove_older_than(self, newest: Path) -> None:
+        """Remove older checkpoints but keep the best one, if it will be loaded. Call it when `newest` is complete."""
         kept = {newest.name}
         if self.args.load_best_model_at_end:
             kept.add(f"checkpoint-{self.state.best_global_step}")
         for checkpoint in newest.parent.glob("checkpoint-*"):
             if checkpoint.name not in kept:
-                # Its mark goes first: a kill while the rest goes must not leave a part that looks whole.
-                (checkpoint / WHOLE).unlink(missing_ok=True)
+                # Remove the mark first: an interrupted removal must not leave a checkpoint that looks complete.
+                (checkpoint / COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Only what is trained, as safetensors."""
+        """Save the trained parameters only, as safetensors."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         trainable = self._policy.trainable
@@ -199,7 +199,7 @@ class PreferenceTrainer(Trainer):
         load_trained(self._policy, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        # By its step: the path that the state remembers may be relative to another working directory.
+        # By its step: the path in the state may be relative to another working directory.
         load_trained(self._policy, Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}")
 
     @property
@@ -207,8 +207,8 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportReturnType, reportArgumentType]
 
 
-def _unparted(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Without accelerate's division of batches among processes, which fills up what is left over with other pairs."""
+def _undivided(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Without accelerate's division of batches among processes, which would repeat pairs to fill the last batch."""
     sampler = loader.batch_sampler
     if isinstance(sampler, BatchSamplerShard):
         sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
@@ -220,7 +220,7 @@ def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
     """Put a checkpoint's parameters into a policy.
 
     Raises:
-        DposcopeError: it is damaged or of another kind of training.
+        DposcopeError: the checkpoint is damaged, or holds other parameters.
     """
     try:
         stored = load_file(checkpoint / _WEIGHTS)
@@ -228,17 +228,17 @@ def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
         raise DposcopeError(f"cannot read {checkpoint}: {error}; delete that folder and run again") from error
     trainable = policy.trainable
     if {n: v.shape for n, v in stored.items()} != {n: v.shape for n, v in trainable.items()}:
-        raise DposcopeError(f"{checkpoint} holds other parameters than are trained; choose another --out")
+        raise DposcopeError(f"{checkpoint} holds other parameters than this training; choose another --out")
     for name, value in trainable.items():
         value.copy_(stored[name])
 
 
-def last_whole(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; those cut short are removed."""
-    found: list[tuple[int, Path]] = []
+def last_complete(folder: Path) -> str | None:
+    """The newest complete checkpoint. Incomplete ones are removed."""
+    complete: list[tuple[int, Path]] = []
     for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / WHOLE).exists():
-            found.append((int(checkpoint.name.rpartition("-")[2]), checkpoint))
+        if (checkpoint / COMPLETE).exists():
+            complete.append((int(checkpoint.name.rpartition("-")[2]), checkpoint))
         else:
             shutil.rmtree(checkpoint, ignore_errors=True)
-    return str(max(found)[1]) if found else None
+    return str(max(complete)[1]) if complete else None

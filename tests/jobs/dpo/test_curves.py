@@ -42,13 +42,13 @@ def test_four_panels_with_both_curves_over_pairs_seen():
 
 
 def test_a_teacher_has_a_fifth_panel(tmp_path):
-    taught = [entry | ({"imitation": entry["step"] / 9} if "loss" in entry else {}) for entry in history()]
+    taught = [entry | ({"distillation": entry["step"] / 9} if "loss" in entry else {}) for entry in history()]
     figure = training_curves(taught, batch_size=8)
     assert [axes.get_ylabel() for axes in figure.axes][4:] == ["KL from the teacher, nats"]
     assert lines(figure.axes[4])["training"] == ([8 * step for step in range(1, 7)], [step / 9 for step in range(1, 7)])
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", "pairs seen", "pairs seen"]
     save_figure(figure, tmp_path / "five.svg")
-    too_short = [{"step": 2, "eval_imitation": 0.4} | {f"eval_{name}": 0.5 for name in PANELS}]
+    too_short = [{"step": 2, "eval_distillation": 0.4} | {f"eval_{name}": 0.5 for name in PANELS}]
     assert lines(training_curves(too_short, batch_size=4).axes[4])["validation"] == ([8], [0.4])
 
 

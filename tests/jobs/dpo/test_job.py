@@ -110,9 +110,9 @@ def test_a_teacher_is_imitated_and_named(job, pairs, finished, tmp_path, way):
     alone = finished[way]
     assert taught.facts["settings"]["teacher"] == str(teacher)
     assert taught.facts["objective"]["teacher_weight"] == 3
-    imitation = [entry["imitation"] for entry in taught.facts["curves"] if "imitation" in entry]
-    assert imitation[-1] < imitation[0]
-    assert not any("imitation" in name for entry in alone.facts["curves"] for name in entry)
+    distillation = [entry["distillation"] for entry in taught.facts["curves"] if "distillation" in entry]
+    assert distillation[-1] < distillation[0]
+    assert not any("distillation" in name for entry in alone.facts["curves"] for name in entry)
     card = (tmp_path / "taught/model/README.md").read_text()
     assert f"And 3 × KL(teacher‖tuned) on both completions; the teacher: `{teacher}`." in card
     assert "teacher" not in (alone.folder / "model/README.md").read_text()
@@ -210,8 +210,8 @@ def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished,
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"train": "full", "start": "x"}, "begins at a saved edit with --train gains alone"),
-        ({"neurons": 3}, "name the edit with --start"),
+        ({"train": "full", "start": "x"}, "--start needs --train gains"),
+        ({"neurons": 3}, "name it with --start"),
     ],
 )
 def test_a_start_belongs_to_gains_and_a_number_to_a_start(given, told):
@@ -633,7 +633,7 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     lines = told.splitlines()
     assert lines[0].startswith("11 steps of 4 pairs; on 5 validation pairs: loss ")
     last = finished["gains"].facts["curves"][-1]
-    assert f"loss {last['eval_loss']:.3f}, told apart {last['eval_accuracy']:.0%}" in lines[0]
+    assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.0%}" in lines[0]
     assert lines[1:] == [
         f"checkpoint: {out}/model",
         f"edit:       {out}/edit.safetensors",
@@ -681,22 +681,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such file": ({"pairs": "{}/no.jsonl"}, r"there is no file .*no\.jsonl; (check the path|did you mean)"),
     "other columns": ({"pairs": "{}/prompts.jsonl"}, r"no columns of pairs, only prompt; rename them to one of"),
     "one pair": ({"pairs": "{}/one.jsonl", "validation": 1}, "holds 1 pair; training needs at least 2"),
-    "all for validation": ({"validation": 26}, r"26 of 26 pairs cannot be kept for validation: keep .* fewer"),
+    "all for validation": ({"validation": 26}, r"26 of 26 pairs cannot be held out for validation; give .* fewer"),
     "no divisor": (
         {"micro_batch_size": 3},
-        "4 pairs cannot be made of 3 at a time; choose a divisor for --micro-batch",
+        "4 pairs cannot be divided into micro-batches of 3; choose a divisor for --micro-batch",
     ),
-    "reference on neutral": ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or be strict"),
+    "reference on neutral": ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or choose"),
     "a rate of zero": ({"learning_rate": 0}, "--learning-rate: .*greater than 0"),
     "longer than the context": (
         {"max_prompt_tokens": 100},
         "exceed the model's context of 128; lower --max-prompt-tok",
     ),
-    "no such model": ({}, "is no model"),
+    "no such model": ({}, "is not a model"),
     "too little neutral text": ({"neutral": "{}/short.txt", "window_tokens": 100}, "fewer than a window of .*longer"),
     "no neutral file": ({"neutral": "{}/no.txt"}, r"there is no file .*no\.txt; (check the path|did you mean)"),
     "another way": ({"train": "head"}, "full"),
-    "a teacher that is no model": ({"teacher": "{}/nothing"}, "is no model"),
+    "a teacher that is not a model": ({"teacher": "{}/nothing"}, "is not a model"),
     "far too fast": (
         {"train": "full", "learning_rate": "1e30", "warmup_steps": 0},
         "became .*; .*lower --learning-rate",

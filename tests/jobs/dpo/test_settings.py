@@ -184,7 +184,7 @@ def test_autocast_is_passed_on():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or be strict"),
+        ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or choose"),
         ({"protocol": "reference", "precompute_reference": True}, "leave --precompute-reference"),
         ({"train": "gains", "recompute": True}, "leave --recompute out"),
         ({"train": "lora", "sparsity": 0.3}, "--train gains"),
@@ -204,11 +204,11 @@ def test_autocast_is_passed_on():
         ({"validation": 0}, "greater than or equal to 1"),
         ({"window_tokens": 1}, "greater than or equal to 2"),
         ({"train": "head"}, "'full', 'lora' or 'gains'"),
-        ({"teacher": "m"}, "give --train gains or lora"),
+        ({"teacher": "m"}, "needs --train gains or lora"),
         ({"train": "gains", "teacher_weight": 0.5}, "name one with --teacher"),
         ({"train": "gains", "teacher_strength": 2}, "name one with --teacher"),
         ({"train": "gains", "teacher": "m", "teacher_weight": 0}, "greater than 0"),
-        ({"train": "gains", "teacher": "m", "protocol": "reference"}, "leave --teacher out, or be strict"),
+        ({"train": "gains", "teacher": "m", "protocol": "reference"}, "leave --teacher out, or choose"),
         ({"magic": 1}, "Extra inputs are not permitted"),
     ],
 )
@@ -218,7 +218,7 @@ def test_what_cannot_be_trained_is_refused(given, words):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    with pytest.raises(DposcopeError, match=r"a batch of 8 pairs cannot be made of 3 at a time; .*--micro-batch-size"):
+    with pytest.raises(DposcopeError, match=r"cannot be divided into micro-batches of 3; .*--micro-batch-size"):
         schedule(micro_batch_size=3)
 
 

@@ -96,7 +96,7 @@ def test_shuffled_scores_are_the_true_ones_of_all_samples_dealt_out_anew(job, tm
 
 
 def test_steered_pairs_have_no_scores_to_shuffle(job):
-    with pytest.raises(ValidationError, match="belongs to --method sample"):
+    with pytest.raises(ValidationError, match="is for --method sample"):
         PairsSettings(**settings_of(job, "pplm", shuffled=True))
 
 
@@ -149,7 +149,7 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     # A negative control of it, too.
     make(job, tmp_path / "shuffled.jsonl", "sample", **others, shuffled=True)
     assert list(load_pairs(tmp_path / "shuffled.jsonl")) != [one.pair for one in expected]
-    with pytest.raises(ValidationError, match="--rank-by belongs to --method sample"):
+    with pytest.raises(ValidationError, match="--rank-by is for --method sample"):
         PairsSettings(**settings_of(job, "pplm", rank_by="direction"))
 
 
@@ -447,14 +447,14 @@ BAD = {
         ["--method", "sample", "--prompts", "{}/no.jsonl"],
         "there is no file .*no.jsonl; (check the path|did you mean)",
     ),
-    "text for sampling": (["--method", "sample", "--text", "x.txt"], "--text belongs to --method pplm; with"),
-    "prompts for pplm": (["--prompts", "x.txt"], "--prompts belongs to --method sample; with"),
+    "text for sampling": (["--method", "sample", "--text", "x.txt"], "--text is for --method pplm; with"),
+    "prompts for pplm": (["--prompts", "x.txt"], "--prompts is for --method sample; with"),
     "another method": (["--method", "magic"], "pplm"),
     "a gap of one": (["--method", "sample", "--min-gap", "1"], "--min-gap.*less than 1"),
     "no direction": (["--direction", "sideways"], "--direction 'sideways' is neither"),
     "too little text": (["--prompt-tokens", "4", "--count", "5000"], "5,000 are needed; give a longer text"),
     "no column": (["--text", "{}/rows.jsonl"], "no column 'text', only 'prompt'; choose with --prose-column"),
-    "no such model": (["--method", "sample"], "is no model"),
+    "no such model": (["--method", "sample"], "is not a model"),
 }
 
 
@@ -542,12 +542,12 @@ def test_import_writes_one_form(ready, tmp_path, capsys):
     assert "exists already; choose another --out" in command(capsys, "pairs", "import", ready, "--out", out).err
     assert "does not end in .jsonl" in command(capsys, "pairs", "import", ready, "--out", tmp_path / "x.csv").err
     other = command(capsys, "pairs", "import", ready, "--out", tmp_path / "other.jsonl")
-    assert "6 pairs of the form trl; left out: 1 identical, 0 blank" in other.out
+    assert "6 pairs of the format trl; left out: 1 identical, 0 blank" in other.out
 
 
 def test_log_perplexity_needs_a_model(ready, capsys):
     told = command(capsys, "pairs", "check", ready, "--logppl")
-    assert (told.code, told.err) == (2, "dposcope: --logppl needs a model that reads the pairs; give --model\n")
+    assert (told.code, told.err) == (2, "dposcope: --logppl needs a model; give --model\n")
 
 
 def test_made_pairs_are_shown_as_a_table_or_as_json(job, tmp_path, capsys):

@@ -219,7 +219,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
         (["a/model", "b/model", "--preset", "smoke"], "would share one folder"),
         (["--preset", "smoke", "--batch-size", "0"], "batch-size"),
         (["--preset", "smoke", "--passages", "nothing.csv"], "there is no file nothing.csv"),
-        ([str(tmp_path / "no-model"), "--preset", "smoke"], "is no model"),
+        ([str(tmp_path / "no-model"), "--preset", "smoke"], "is not a model"),
     ):
         for dry in ([], ["--dry-run"]):
             told = command(capsys, "reproduce", *arguments, "--out", out, *dry)

@@ -212,7 +212,7 @@ def test_a_changed_local_model_changes_everything(tmp_path):
     [
         ("pairs = { surprise = 1 }", r"preset own, \[pairs\]: surprise: Extra inputs"),
         ("dpo = { epochs = -1 }", r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
-        ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text belongs to --method pplm"),
+        ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text is for --method pplm"),
     ],
 )
 def test_options_that_a_command_does_not_have_are_told(tmp_path, section, said):

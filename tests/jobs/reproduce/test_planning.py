@@ -41,7 +41,7 @@ def test_two_models_do_not_share_a_folder(tmp_path, models):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("{}/nothing", "is no model"), ("{}/no.gguf", "no file"), ("{}/empty", "holds no config.json")],
+    [("{}/nothing", "is not a model"), ("{}/no.gguf", "no file"), ("{}/empty", "holds no config.json")],
 )
 def test_what_is_no_model_is_told(tmp_path, name, said):
     (tmp_path / "empty").mkdir()

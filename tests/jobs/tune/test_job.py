@@ -372,21 +372,21 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"split": "same"}, "never saw"),
+        ({"split": "same"}, "held-out"),
         ({"protocol": "reference"}, "strict"),
-        ({"quick": True, "form": "ablation"}, "leave one out"),
+        ({"quick": True, "form": "ablation"}, "leave one of them out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
         ({"kl_weights": []}, "--kl-weights is empty"),
         ({"methods": []}, "--methods is empty"),
-        ({"quick": True, "methods": ["groups"]}, "leaves learned out"),
-        ({"quick": True, "kl_weights": [1.0, 5.0]}, "holds 2; give one"),
-        ({"negative_control": "random-direction"}, "take no direction"),
+        ({"quick": True, "methods": ["groups"]}, "does not have learned"),
+        ({"quick": True, "kl_weights": [1.0, 5.0]}, "has 2 weights; give one"),
+        ({"negative_control": "random-direction"}, "use no direction"),
         ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
         ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
         ({"teacher_strength": 2.0}, "there is none; leave it out"),
-        ({"second_scorer": True, "comments": None}, "trained on --comments"),
-        ({"quick": True, "methods": ["groups", "learned"]}, "nothing else; leave --methods out"),
-        ({"quick": True, "trials": 60}, "so no --trials"),
+        ({"second_scorer": True, "comments": None}, "--second-scorer needs --comments"),
+        ({"quick": True, "methods": ["groups", "learned"]}, "only learns gains; leave --methods out"),
+        ({"quick": True, "trials": 60}, "takes no --trials"),
         *(
             ({"methods": ["groups"], **given}, rf"{option} is for learned gains, .* leave {option} out")
             for given, option in [

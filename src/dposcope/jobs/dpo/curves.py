@@ -12,7 +12,7 @@ _PANELS = (
     ("margin", "reward margin", 0.0),
     ("kl", "KL, nats per token", 0.0),
 )
-_TAUGHT = ("imitation", "KL from the teacher, nats", 0.0)
+_TAUGHT = ("distillation", "KL from the teacher, nats", 0.0)
 _COLUMNS = 2
 
 
@@ -24,7 +24,7 @@ def training_curves(history: Sequence[Mapping[str, float]], *, batch_size: int, 
         batch_size: pairs per step: the axis counts pairs.
         best_step: the step whose parameters were taken, marked; None: the last.
     """
-    taught = any(name in entry for entry in history for name in ("imitation", "eval_imitation"))
+    taught = any(name in entry for entry in history for name in ("distillation", "eval_distillation"))
     panels = (*_PANELS, _TAUGHT) if taught else _PANELS
     rows = -(-len(panels) // _COLUMNS)
     with house_style():

@@ -1,4 +1,4 @@
-"""The settings of `dposcope dpo`, and what they come to: an objective and a schedule."""
+"""The settings of `dposcope dpo`, and the objective and schedule that follow from them."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +20,7 @@ _Value = TypeVar("_Value")
 PAPER_KL_WEIGHTS = {"gpt2": 0.02, "llama": 0.1, "gemma2": 0.05, "mistral": 0.05}
 """λ by model_type (paper, Table 10)."""
 _OTHER_KL_WEIGHT = 0.05
-"""Where the paper has no λ for a family."""
+"""λ of families that are not in the paper."""
 _BEYOND = {
     *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
     *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads", "neurons"),
@@ -32,41 +32,41 @@ _NORMS = {"full": None, "lora": 1.0, "gains": 1.0}
 
 
 class DpoSettings(LoadSettings):
-    """Settings of `dposcope dpo`. An option that is None takes the preset's value, see `plan`."""
+    """Settings of `dposcope dpo`. An option that is None has the value of the preset."""
 
     pairs: Annotated[str, Parameter(group=_PAIRS)] = Field(
-        description="Preference pairs, told apart by their columns: prompt_text, unpert_gen_text, pert_gen_text "
+        description="Preference pairs; the columns tell the format: prompt_text, unpert_gen_text, pert_gen_text "
         "(dposcope pairs); prompt, chosen, rejected (TRL); toxic, neutral (ParaDetox). JSONL, CSV, TSV, Parquet or "
         "hub:owner/name.",
     )
     train: Annotated[Kind, Parameter(group=_TRAINING)] = Field(
         default="full",
         description="full: all weights (strongest); lora: a low-rank adapter, merged at the end (needs peft); gains: "
-        "one factor per neuron, written as an edit and folded (least memory; 4 bytes a neuron to ship).",
+        "one factor per neuron, written as an edit and folded (least memory; 4 bytes per neuron to ship).",
     )
     preset: Annotated[Literal["best", "paper"], Parameter(group=_TRAINING)] = Field(
         default="best",
-        description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps (a fifth of all steps where that "
-        "is less), batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs "
-        "every 100 examples, patience 30 (Table 9), no --max-examples; of lora and gains the rate stays their own, as "
-        "gains learn nothing at 1e-5. Options given beside it win.",
+        description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps (at most a fifth of all steps), "
+        "batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs every 100 "
+        "examples, patience 30 (Table 9), no --max-examples; lora and gains keep their own learning rate, because "
+        "gains learn nothing at 1e-5. Options that you give have priority.",
     )
     beta: Annotated[float, Parameter(group=_LOSS)] = Field(
-        default=0.1, gt=0, description="β of DPO: how strongly the reference holds (paper: 0.1)."
+        default=0.1, gt=0, description="β of DPO: how strongly the policy is held near the reference (paper: 0.1)."
     )
     kl_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
         default=None, ge=0, description="λ, the weight of the KL term, per nat and token. Default: 1 (paper: 0.02–0.1)."
     )
     kl_on: Annotated[Literal["pairs", "neutral"] | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        description="Where KL(base‖tuned) is taken: neutral (windows of --neutral; keeps other text as it was) or "
-        "pairs (both completions, as the paper). Default: neutral.",
+        description="Text for KL(base‖tuned): neutral (windows of --neutral; preserves other text) or pairs (both "
+        "completions, as in the paper). Default: neutral.",
     )
     teacher: Annotated[str | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        description="With --train gains or lora: a model that was tuned from MODEL, such as the model/ of --train full "
-        "on the same pairs. Training then also imitates it on both completions: a pair says which text is better, a "
-        "teacher which token, at every place. Default: none.",
+        description="With --train gains or lora: distil a model that was tuned from MODEL, such as the model/ of "
+        "--train full on the same pairs, on both completions. A pair says which text is better; a teacher gives a "
+        "distribution for every token. Default: none.",
     )
     teacher_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
         default=None,
@@ -77,27 +77,30 @@ class DpoSettings(LoadSettings):
     teacher_strength: Annotated[float, Parameter(group=_LOSS)] = Field(
         default=1.0,
         gt=0,
-        description="s of the teacher's weights W₀ + s (W₁ − W₀), on the line from MODEL through the teacher: beyond 1 "
-        "it does more of what tuning did, at more cost.",
+        description="s of the teacher's weights W₀ + s (W₁ − W₀), with W₀ of MODEL and W₁ of the teacher. Above 1 the "
+        "effect of tuning is larger, and so is its cost.",
     )
     neutral: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
-        description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Not the text that you measure "
-        "log-perplexity on. Default: built-in prose.",
+        description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Use another text than the one "
+        "for log-perplexity. Default: built-in text.",
     )
     neutral_column: Annotated[str, Parameter(group=_PAIRS)] = Field(
-        default="text", description="Column of that text, where it is a table."
+        default="text", description="Column of the neutral text, if it is a table."
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_LOSS)] = Field(
         default="strict",
-        description="strict: KL over completion tokens; reference: averaged over prompt and padding too, as the "
-        "authors' code does.",
+        description="strict: KL over completion tokens; reference: KL averaged over prompt and padding too, as in the "
+        "authors' code.",
     )
     learning_rate: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
-        default=None, gt=0, description="Default, with --preset paper too: full 1e-5, lora 2e-4, gains 1e-2."
+        default=None,
+        gt=0,
+        description="Learning rate. Default, also with --preset paper: full 1e-5, lora 2e-4, gains 1e-2.",
     )
     optimizer: Annotated[Literal["rmsprop", "adamw"] | None, Parameter(group=_TRAINING)] = Field(
-        default=None, description="Default: rmsprop for full (paper), adamw (without decay) for lora and gains."
+        default=None,
+        description="Optimiser. Default: rmsprop for full (paper), adamw (without weight decay) for lora and gains.",
     )
     epochs: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
         default=None, gt=0, description="Passes over the training pairs. Default: full and lora 2, gains 3."
@@ -105,109 +108,114 @@ class DpoSettings(LoadSettings):
     max_examples: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=1,
-        description="Stop after so many pairs were seen, repeated ones counted. Default: 3000; with --preset paper no "
-        "limit but --epochs.",
+        description="Stop after so many pairs, repetitions counted. Default: 3000; with --preset paper no limit but "
+        "--epochs.",
     )
     batch_size: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None, ge=1, description="Pairs per optimiser step. Default: 8 (paper: 4)."
     )
     micro_batch_size: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
-        default=None, ge=1, description="Pairs in memory at a time. Default: a whole batch (paper: 1)."
+        default=None, ge=1, description="Pairs in memory at a time. Default: the whole batch (paper: 1)."
     )
     warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=0,
         description="Steps over which the learning rate rises. Default: full 0, lora and gains 10 (paper: 150; its "
-        "preset takes a fifth of all steps where that is less, or a short training would never reach the whole rate).",
+        "preset takes at most a fifth of all steps, because a short training would otherwise never reach the full "
+        "rate).",
     )
     decay: Annotated[Literal["none", "linear"], Parameter(group=_TRAINING)] = Field(
         default="none",
-        description="The learning rate after its rise: none (constant, paper) or linear (falls to 0 by the end).",
+        description="Learning rate after the warm-up: none (constant, paper) or linear (falls to 0 at the end).",
     )
     max_grad_norm: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         gt=0,
-        description="Longer gradients are shortened to this. Default: full never, so that steps get shorter as pairs "
-        "are learned; lora and gains 1 (paper: 10).",
+        description="Gradients longer than this are clipped. Default: full no clipping, so that steps get shorter "
+        "during learning; lora and gains 1 (paper: 10).",
     )
     validation: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         ge=1,
-        description="Pairs kept for validation; none shares a prompt with training. Default: a tenth, at most 64.",
+        description="Number of validation pairs; they share no prompt with training pairs. Default: a tenth, at most "
+        "64.",
     )
     validate_every: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=100, ge=1, description="Examples between validations; a checkpoint is kept at each (paper: 100)."
+        default=100, ge=1, description="Examples between validations; a checkpoint is written at each (paper: 100)."
     )
     patience: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=1,
-        description="Stop after so many validations without a lower loss, and take the best (paper: 30). Default: "
-        "never; the last is taken.",
+        description="Stop after so many validations without a lower loss, and take the best step (paper: 30). "
+        "Default: no early stopping; the last step is taken.",
     )
     windows_per_batch: Annotated[int, Parameter(group=_TRAINING)] = Field(
         default=2, ge=1, description="Windows of neutral text with each micro-batch, for --kl-on neutral."
     )
-    window_tokens: Annotated[int, Parameter(group=_TRAINING)] = Field(default=128, ge=2, description="Tokens of each.")
+    window_tokens: Annotated[int, Parameter(group=_TRAINING)] = Field(
+        default=128, ge=2, description="Tokens per window."
+    )
     window_pool: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=512, ge=1, description="Windows drawn from the text once, from which batches take theirs."
+        default=512, ge=1, description="Number of windows drawn from the text; batches draw from these."
     )
     max_prompt_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=64, ge=1, description="A longer prompt keeps its end (paper: 64)."
+        default=64, ge=1, description="A longer prompt is cut; its end is kept (paper: 64)."
     )
     max_completion_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=64, ge=1, description="A longer completion keeps its start (paper: 64)."
+        default=64, ge=1, description="A longer completion is cut; its start is kept (paper: 64)."
     )
     lora_rank: Annotated[int, Parameter(group=_TRAINING)] = Field(default=16, ge=1, description="Rank of the adapter.")
     lora_alpha: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=32, ge=1, description="Its scale is alpha / rank."
+        default=32, ge=1, description="The adapter is scaled by alpha / rank."
     )
     heads: Annotated[bool, Parameter(group=_TRAINING)] = Field(
         default=False,
-        description="With --train gains: one factor per channel of the attention heads, too. It folds into a "
-        "checkpoint, but not into GGUF, and is beyond the paper's neurons.",
+        description="With --train gains: also one factor per channel of the attention heads. These fold into a "
+        "checkpoint, but not into GGUF; the paper edits neurons only.",
     )
     sparsity: Annotated[float, Parameter(group=_TRAINING)] = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="With --train gains: the weight of a penalty on |gain − 1| that leaves most gains at exactly 1; "
-        "below 1, where none would move, and the larger, the fewer neurons are touched.",
+        description="With --train gains: weight of a penalty on |gain − 1| that leaves most gains at exactly 1. It "
+        "must be below 1, where no gain would change; the larger it is, the fewer neurons change.",
     )
     start: Annotated[str | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        description="With --train gains: begin at the gains of a saved edit (edit.safetensors, the folder of its run, "
-        "or a bundled model's name), as for a second round on pairs that the edited model gave. Default: at 1.",
+        description="With --train gains: initial gains from a saved edit (edit.safetensors, the folder of its run, or "
+        "a bundled model's name), for example for a second round on pairs of the edited model. Default: all gains are "
+        "1.",
     )
     neurons: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         ge=1,
-        description="With --start: train only so many gains, those of that edit that are furthest from 1; all others "
-        "are exactly 1. Default: all gains.",
+        description="With --start: train only so many gains, those of that edit with the largest |gain − 1|; all "
+        "others are exactly 1. Default: all gains.",
     )
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
-        description="Run the base over all pairs and windows first and keep its final states on disk (d numbers per "
-        "token of both completions) until training is done. With --train full, the base's head (vocabulary × d) then "
-        "stays in memory, and no other copy of its weights.",
+        description="Run the base over all pairs and windows before training, and keep its final states on disk (d "
+        "numbers per token of both completions) until training is done. With --train full, only the base's head "
+        "(vocabulary × d) then stays in memory, and no second copy of the weights.",
     )
     recompute: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
         description="With --train full or lora: compute activations again in the backward pass instead of keeping "
-        "them. Less memory where texts are long, some more time, the same result.",
+        "them. It needs less memory for long texts and some more time; the result is the same.",
     )
     reference_dtype: Annotated[Literal["same", "bfloat16"], Parameter(group=_MACHINE)] = Field(
         default="same",
-        description="Precision of the second copy with --train full and no --precompute-reference. bfloat16 halves it; "
-        "rewards then start near 0.",
+        description="Precision of the second copy with --train full without --precompute-reference. bfloat16 halves "
+        "its memory; rewards then start near 0 instead of at 0.",
     )
     seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        default=0, ge=0, description="Of the split, the order of pairs, the windows and the adapter."
+        default=0, ge=0, description="Seed of the split, the order of pairs, the windows and the adapter."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _usual_limit(cls, given: Any) -> Any:
-        # As a number: a run's folder names its settings.
+        # As a number, because the folder of a run records its settings.
         if isinstance(given, dict) and given.get("max_examples") is None and given.get("preset", "best") == "best":
             return given | {"max_examples": 3000}
         return given
@@ -215,27 +223,27 @@ class DpoSettings(LoadSettings):
     @model_validator(mode="after")
     def _parts_fit(self) -> "DpoSettings":
         if self.protocol == "reference" and self.kl_on == "neutral":
-            raise ValueError("the reference protocol has its KL on pairs; leave --kl-on neutral out, or be strict")
-        if self.recompute and self.train == "gains":
-            raise ValueError("gains act through hooks that are gone in the backward pass; leave --recompute out")
-        if self.heads and self.train != "gains":
-            raise ValueError("gains of heads are trained beside those of neurons; give --train gains")
-        if self.sparsity and self.train != "gains":
-            raise ValueError("a sparsity is one of gains; leave --sparsity out, or give --train gains")
-        if self.start is not None and self.train != "gains":
             raise ValueError(
-                "training begins at a saved edit with --train gains alone; give that, or leave --start out"
+                "the reference protocol has its KL on pairs; leave --kl-on neutral out, or choose --protocol strict"
             )
+        if self.recompute and self.train == "gains":
+            raise ValueError("gains act through hooks, which do not run in the backward pass; leave --recompute out")
+        if self.heads and self.train != "gains":
+            raise ValueError("--heads needs --train gains; give that, or leave --heads out")
+        if self.sparsity and self.train != "gains":
+            raise ValueError("--sparsity needs --train gains; give that, or leave --sparsity out")
+        if self.start is not None and self.train != "gains":
+            raise ValueError("--start needs --train gains; give that, or leave --start out")
         if self.teacher is not None and self.train == "full":
-            raise ValueError("a teacher is a whole tuned model already; give --train gains or lora, or leave it out")
+            raise ValueError("--teacher needs --train gains or lora; give one of them, or leave --teacher out")
         if self.teacher_weight is not None and self.teacher is None:
-            raise ValueError("--teacher-weight weighs a teacher; name one with --teacher")
+            raise ValueError("--teacher-weight needs a teacher; name one with --teacher")
         if self.teacher_strength != 1 and self.teacher is None:
-            raise ValueError("--teacher-strength is of a teacher; name one with --teacher")
+            raise ValueError("--teacher-strength needs a teacher; name one with --teacher")
         if self.teacher is not None and self.protocol == "reference":
-            raise ValueError("the published code has no teacher; leave --teacher out, or be strict")
+            raise ValueError("the reference protocol has no teacher; leave --teacher out, or choose --protocol strict")
         if self.neurons is not None and self.start is None:
-            raise ValueError("--neurons takes those that an edit moved furthest; name the edit with --start")
+            raise ValueError("--neurons needs an edit to choose the neurons from; name it with --start")
         if self.reference_dtype != "same" and self.train != "full":
             raise ValueError(
                 f"with --train {self.train} the reference is the model itself, in its precision; leave "
@@ -243,15 +251,18 @@ class DpoSettings(LoadSettings):
             )
         if self.reference_dtype != "same" and self.precompute_reference:
             raise ValueError(
-                "a reference that is computed before is no second copy, and runs in the model's precision; leave "
+                "with --precompute-reference there is no second copy, and the reference has the model's precision; "
+                "leave "
                 "--reference-dtype or --precompute-reference out"
             )
         if self.protocol == "reference" and self.precompute_reference:
-            raise ValueError("the reference protocol needs the base at every position; leave --precompute-reference")
+            raise ValueError(
+                "the reference protocol needs the base at every position; leave --precompute-reference out"
+            )
         return self
 
     def objective(self, model_type: str) -> Objective:
-        """What is minimised, for a family of models."""
+        """The objective for a family of models."""
         paper = self.preset == "paper"
         weight = PAPER_KL_WEIGHTS.get(model_type, _OTHER_KL_WEIGHT) if paper else 1.0
         on = "pairs" if paper or self.protocol == "reference" else "neutral"
@@ -264,7 +275,7 @@ class DpoSettings(LoadSettings):
         )
 
     def schedule(self, pairs: int, *, autocast: bool) -> Schedule:
-        """How training goes, for a number of training pairs."""
+        """The schedule for a number of training pairs."""
         paper = self.preset == "paper"
 
         def chosen(given: _Value | None, papers: _Value, best: _Value) -> _Value:
@@ -292,9 +303,9 @@ class DpoSettings(LoadSettings):
         )
 
     def beyond_schedule(self) -> dict[str, Any]:
-        """What decides the result beside objective and schedule, where it is not the usual: for the stage's inputs."""
+        """Other settings that change the result and are not at their defaults, for the inputs of the stage."""
         return self.model_dump(mode="json", include=_BEYOND, exclude_defaults=True)
 
     def validation_pairs(self, pairs: int) -> int:
-        """How many are kept for validation."""
+        """Number of validation pairs."""
         return self.validation or (min(64, max(1, pairs // 10)))

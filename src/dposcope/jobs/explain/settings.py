@@ -25,77 +25,76 @@ class ExplainSettings(MachineSettings, MeasureSettings):
     )
     toxic_neurons: Annotated[list[int], Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=[128, 256],
-        description="Numbers of neurons of highest cosine that are called toxic (paper: 256; before it 128). May be "
-        "given several times.",
+        description="How many neurons with the highest cosine are called toxic (paper: 256; earlier work: 128). May "
+        "be given several times.",
     )
     lens_tokens: Annotated[int, Parameter(group=_NEURONS)] = Field(
-        default=10, ge=1, description="Tokens of a value vector that are read through the lens (paper: 10)."
+        default=10, ge=1, description="Number of lens tokens per value vector (paper: 10)."
     )
     token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
         default="words",
-        description="Says which tokens are toxic: words (an embedded list; of another --concept its scorer), or the "
-        "https address of an OpenAI-compatible endpoint (paper: GPT-4o).",
+        description="Judge of toxic tokens: words (a built-in list; for another --concept, its scorer), or the https "
+        "address of an OpenAI-compatible endpoint (paper: GPT-4o).",
     )
     token_price: Annotated[
         tuple[NonNegativeFloat, NonNegativeFloat] | None, Parameter(group=_NEURONS, negative_iterable=())
     ] = Field(
         default=None,
-        description="What that endpoint asks per million tokens, in and out (as in 2.5 10): the estimate that is shown "
-        "before it is asked then names the cost.",
+        description="Price of that endpoint per million tokens, input and output (for example 2.5 10). The estimate "
+        "before the first request then includes the cost.",
     )
     requests_per_minute: Annotated[float, Parameter(group=_NEURONS)] = Field(
-        default=60.0, gt=0, description="Most requests to that endpoint."
+        default=60.0, gt=0, description="Most requests per minute to that endpoint."
     )
     folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
         default=2,
         ge=0,
-        description="Disjoint folds of the prompts that neuron means come from: how often does a neuron keep its "
-        "group in another fold? They cost no further text. 0: no folds, and no intervals of shares and correlations.",
+        description="Disjoint folds of the prompts for neuron means, to measure how often a neuron keeps its group in "
+        "another fold. They need no further generation. 0: no folds, and no intervals of shares and correlations.",
     )
     seeds: Annotated[int, Parameter(group=_NEURONS)] = Field(
         default=5,
         ge=0,
-        description="Fit the direction so many times more, and compare what each makes of the neurons: on resampled "
-        "comments, and, for a probe, with other held-out comments; and the three kinds of direction beside one "
-        "another. 0: none of it.",
+        description="Number of refits of the direction, to compare their groups of neurons: on resampled comments "
+        "and, for a probe, with other held-out comments; and the three kinds of direction are compared. 0: no refits.",
     )
     bootstrap: Annotated[bool, Parameter(group=_NEURONS)] = Field(
-        default=True, description="Resample the comments (with replacement, class by class) for each of --seeds."
+        default=True, description="Resample the comments (with replacement, within each class) for each of --seeds."
     )
     neurons_only: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=False,
-        description="A quick look: measure the plain and the tuned model alone; no patch, no steering, no edit.",
+        description="A quick look: measure only the base and the tuned model, without patching, steering and edits.",
     )
     patching: Annotated[bool, Parameter(group=_MEASURES)] = Field(
-        default=True, description="Measure the base with groups of neurons set to their means after tuning."
+        default=True, description="Measure the base with groups of neurons patched to their means after tuning."
     )
     edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
-        default=True, description="Measure the paper's edits beside it: (α, β) by probe and probe-free, two rankings."
+        default=True, description="Also measure the paper's edits: (α, β) by probe and probe-free, two rankings."
     )
     edit_forms: Annotated[list[Form], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=["assign", "scale"],
-        description="The edits' readings: assign (shifted means are set, as the paper's code does) and scale (gains, "
-        "as its equations say). May be given several times.",
+        description="Forms of the edits: assign (neurons are set to shifted means, as in the paper's code) and scale "
+        "(gains, as in its equations). May be given several times.",
     )
     edit_grid: Annotated[list[str], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=["0.01:0.8", "0.01:0.6", "0.01:0.55", "0.05:0.5"],
-        description="α:β of the edits (default: the paper's; of gains 1 % means next to nothing), or FORM:α:β for one "
-        "form alone, as in scale:0.3:0.55. May be given several times.",
+        description="α:β of the edits (default: the paper's; for gains, 1 % has almost no effect), or FORM:α:β for "
+        "one form only, for example scale:0.3:0.55. May be given several times.",
     )
     steer: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=[0.001, 0.003, 0.01, 0.03, 0.1],
-        description="Strengths of steering, in mean norms of the stream it acts on; with a token-contrast direction "
-        "times W. May be given several times.",
+        description="Strengths of steering, in mean norms of the residual stream; with a token-contrast direction, "
+        "multiples of W. May be given several times.",
     )
     steer_w: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=[],
-        description="Further strengths of steering, times W itself as the paper counts them: 30 GPT-2, 2 Llama, "
-        "3 Gemma, 5 Mistral, for a probe of the reference protocol. May be given several times.",
+        description="Additional strengths of steering, as multiples of W as in the paper: 30 GPT-2, 2 Llama, 3 Gemma, "
+        "5 Mistral, for a probe of the reference protocol. May be given several times.",
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Also patch as many random neurons, anywhere and layer by layer; steer along a random direction; "
-        "shuffle an edit's gains among the neurons of each block.",
+        description="Also measure controls: as many random neurons patched, anywhere and layer by layer; steering "
+        "along a random direction; an edit's gains shuffled among the neurons of each block.",
     )
     max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
         default=16, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
@@ -109,13 +108,13 @@ class ExplainSettings(MachineSettings, MeasureSettings):
         return grid
 
     def edits_of(self, form: Form) -> list[tuple[float, float]]:
-        """(α, β) of a form's edits, in their order."""
+        """(α, β) of the edits of a form, in order."""
         cells = dict.fromkeys(_cell(cell) for cell in self.edit_grid)
         return [(alpha, beta) for own, alpha, beta in cells if form in self.edit_forms and own in (None, form)]
 
 
 def _cell(text: str) -> tuple[Form | None, float, float]:
-    """What `α:β` or `FORM:α:β` says."""
+    """Parse `α:β` or `FORM:α:β`."""
     *form, alpha, beta = text.split(":") if text.count(":") in (1, 2) else ("", "", "")
     try:
         numbers = float(alpha), float(beta)
@@ -123,6 +122,6 @@ def _cell(text: str) -> tuple[Form | None, float, float]:
         numbers = math.nan, math.nan
     if form not in ([], ["assign"], ["scale"]) or not (0 <= numbers[0] < math.inf and 0 <= numbers[1] <= 1):
         raise ValueError(
-            f"{text!r} is no edit; give α:β, with α of 0 or more and β from 0 to 1, or scale:α:β or assign:α:β"
+            f"{text!r} is not an edit; give α:β, with α of 0 or more and β from 0 to 1, or scale:α:β or assign:α:β"
         )
     return (cast(Form, form[0]) if form else None), *numbers

@@ -1,4 +1,4 @@
-"""The settings of `dposcope reproduce`: the user's data and machine; what is done with them is the preset's."""
+"""The settings of `dposcope reproduce`: the user's data and machine. The preset says what is done with them."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,33 +13,34 @@ _MACHINE = Group("Machine", sort_key=5)
 
 
 class ReproduceSettings(Settings):
-    """Settings of `dposcope reproduce`. What is None is left to the preset, and then to each command's default."""
+    """Settings of `dposcope reproduce`. None means the value of the preset, or else the default of each command."""
 
     concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="What is studied: a built-in concept or a TOML file of one's own, which names comments, prompts "
-        "and a scorer. Default: toxicity.",
+        description="The concept to study: a built-in concept, or your own concept spec, a TOML file that names "
+        "comments, prompts and a scorer. Default: toxicity.",
     )
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Prompts that draw the concept; pairs are sampled from the second half and everything is measured "
-        "on the first. Default: the built-in, mild ones.",
+        description="Prompts whose continuations often have the concept. Pairs are sampled on the second half, and "
+        "everything is measured on the first. Default: built-in, mild ones.",
     )
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Labelled comments, for the direction and the judge. Default: built-in."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
-        default=None, description="Further comments for the judge. May be given several times."
+        default=None, description="Additional comments for the judge. May be given several times."
     )
     text: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Running text to learn from: prompts of PPLM, and the KL on neutral text. Default: built-in.",
+        description="Running text to learn from: for the prompts of PPLM, and for the KL on neutral text. Default: "
+        "built-in.",
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Other running text, to measure log-perplexity on. Default: built-in."
+        default=None, description="Other running text, for log-perplexity. Default: built-in."
     )
     passages: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Encyclopedic beginnings with their continuation, for F1. Default: built-in."
+        default=None, description="Encyclopedic prompts with their true continuations, for F1. Default: built-in."
     )
     prompt_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Column of the prompts. Default: prompt."
@@ -48,51 +49,51 @@ class ReproduceSettings(Settings):
         default=None, description="Column of the comments. Default: comment_text."
     )
     label_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Column of their labels. Default: toxic."
+        default=None, description="Column of the labels of the comments. Default: toxic."
     )
     positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="The label that means the concept. Default: 1, true, toxic, or a score of 0.5 and more.",
     )
     passage_prompt_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Column of the passages' beginnings. Default: prompt."
+        default=None, description="Column of the prompts of the passages. Default: prompt."
     )
     passage_gold_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Column of their continuations. Default: gold."
+        default=None, description="Column of the true continuations. Default: gold."
     )
     scorer: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Scorer of continuations. Default: the preset's, mostly profanity (embedded)."
+        default=None, description="Scorer of continuations. Default: that of the preset, usually profanity (embedded)."
     )
     token_judge: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Says which tokens are toxic: words (embedded), or the https address of an OpenAI-compatible "
+        description="Judge of toxic tokens: words (a built-in list), or the https address of an OpenAI-compatible "
         "endpoint (paper: GPT-4o). Default: words.",
     )
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
-        default=None, ge=4, description="Use only the first so many prompts. Default: the preset's."
+        default=None, ge=4, description="Use only the first so many prompts. Default: that of the preset."
     )
     folds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
-        default=None, ge=0, description="Folds of the prompts whose groups are compared. Default: 2."
+        default=None, ge=0, description="Folds of the prompts whose groups of neurons are compared. Default: 2."
     )
     seeds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
-        default=None, ge=0, description="Fits of the direction whose groups are compared. Default: 5."
+        default=None, ge=0, description="Refits of the direction whose groups of neurons are compared. Default: 5."
     )
     bootstrap: Annotated[bool | None, Parameter(group=_STABILITY)] = Field(
-        default=None, description="Fit some of them on resampled comments. Default: yes."
+        default=None, description="Also refit on resampled comments. Default: yes."
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"] | None, Parameter(group=_MACHINE)] = Field(
-        default=None, description="Precision of the weights. Default: the preset's."
+        default=None, description="Precision of the weights. Default: that of the preset."
     )
     device: Annotated[str | None, Parameter(group=_MACHINE)] = Field(
-        default=None, description="cpu, cuda …. Default: a GPU where there is one."
+        default=None, description="cpu, cuda …. Default: a GPU if there is one."
     )
     batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
-        default=None, ge=1, description="Texts at a time, where one measures. Default: the preset's."
+        default=None, ge=1, description="Texts at a time in measurements. Default: that of the preset."
     )
     seed: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
-        default=None, ge=0, description="Of everything random. Default: the preset's, mostly 0."
+        default=None, ge=0, description="Seed of everything random. Default: that of the preset, usually 0."
     )
 
     def given(self) -> dict[str, Any]:
-        """What was given, by the names that the commands use."""
+        """The given settings, with the names of the commands."""
         return self.model_dump(mode="python", exclude_none=True)

@@ -14,13 +14,13 @@ _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 
-Form = Literal["gains", "ablation", "both"]
+EditParts = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
 _OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
 NO_TEACHER = "none"
-"""What --teacher says for gains that learn from pairs alone."""
+"""The value of --teacher for gains that are learned from pairs only."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Learning:
     """One vector of gains to learn."""
 
     name: str
-    """Of the source that it is in the search, and of its folder."""
+    """Name of its folder, and of the source in the search."""
     kl_weight: float
     """λ of the KL on neutral text."""
     epochs: float
     """Passes over the pairs."""
     decay: Literal["none", "linear"]
-    """Of the learning rate."""
+    """Decay of the learning rate."""
 
 
 class TuneSettings(MachineSettings, MeasureSettings):
@@ -42,70 +42,72 @@ class TuneSettings(MachineSettings, MeasureSettings):
 
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Neutral text that the edit must leave alone, for learning and searching: TXT (WikiText-like), or "
-        "a table. Without --report-neutral its last fifth is kept back for the report. Default: built-in prose.",
+        description="Neutral text that the edit must not change, for learning and searching: TXT (WikiText-like), or "
+        "a table. Without --report-neutral, its last fifth is held out for the report. Default: built-in text.",
     )
     report_neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Other neutral text, for the reported log-perplexity alone; read as --neutral is."
+        default=None, description="Other neutral text, only for the reported log-perplexity; same format as --neutral."
     )
     max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.05,
         gt=0,
-        description="What the edit may cost: the rise of log-perplexity on neutral text, nats per token, even at the "
-        "upper end of its interval (0.05: 5 per cent in perplexity, which F1 and readers hardly notice).",
+        description="Bound on the cost of the edit: the rise of log-perplexity on neutral text, in nats per token, at "
+        "the upper end of its interval (0.05: 5 per cent in perplexity, which F1 and readers hardly notice).",
     )
     max_kl: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="A further bound, on KL(base‖edited) on neutral text, nats per token, upper end of its interval "
-        "included. Default: 1.5 × --max-logppl-increase, which seldom is the nearer one.",
+        description="A second bound on the cost: KL(base‖edited) on neutral text, in nats per token, at the upper end "
+        "of its interval. Default: 1.5 × --max-logppl-increase; it seldom decides.",
     )
     least_distinct: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="Share of the plain model's distinct word pairs, over the greedy texts to all prompts, that an "
-        "edit must keep (none may repeat more within a text). Near 1 also rules out a favourite phrase of greedy text, "
-        "for less effect.",
+        description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
+        "edit must keep (and no edit may repeat more within a text). Values near 1 also exclude edits with a "
+        "favourite phrase in greedy text, with less effect.",
     )
-    form: Annotated[Form, Parameter(group=_EDIT)] = Field(
+    form: Annotated[EditParts, Parameter(group=_EDIT)] = Field(
         default="both",
-        description="What the edit may hold: gains (folds into every format, without --heads), ablation (a "
-        "direction taken out of MLP outputs), or both (folds into a checkpoint; into GGUF only the gains do).",
+        description="Parts of the edit: gains (fold into every format, without --heads), ablation (of a direction, in "
+        "MLP outputs), or both (folds into a checkpoint; GGUF takes only the gains).",
     )
     methods: Annotated[list[Method], Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=["learned", "groups", "least-squares"],
-        description="Where gains may come from: learned (DPO on pairs sampled from the model), groups (the paper's), "
-        "least-squares (the smallest disturbance for a shift). May be given several times.",
+        description="Sources of gains: learned (DPO on pairs sampled from the model), groups (the paper's), "
+        "least-squares (the smallest change for a shift). May be given several times.",
     )
     heads: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
-        description="Learn gains of the attention heads' channels, too. They fold into a checkpoint, not into GGUF.",
+        description="Also learn gains of the channels of the attention heads. They fold into a checkpoint, not into "
+        "GGUF.",
     )
     kl_weights: Annotated[list[float] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
-        description="λ of each learning run, the weight of KL on neutral text. One run gives a whole line of "
-        "strengths; each further one takes as long again. --quick takes one. Default: 6 with a teacher, else 1.",
+        description="λ of each learning run, the weight of KL on neutral text. One run gives a whole range of "
+        "strengths; each further run takes the same time again. --quick takes one. Default: 6 with a teacher, "
+        "otherwise 1.",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        description="Learned gains imitate a tuned model, too: full or lora (trained here before, on the same pairs: "
-        "the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or none. Default: full "
-        "for models of up to a billion weights, lora for larger ones; where what it taught says too little, gains "
-        "are learned without it as well (λ = 1); with --quick none.",
+        description="Learned gains are also distilled from a tuned model: full or lora (trained here first, on the "
+        "same pairs, with the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or "
+        "none. Default: full for models of up to a billion weights, lora for larger ones; if no distilled gains keep "
+        "enough distinct text and lower the concept, gains are also learned from the pairs only (λ = 1); with --quick "
+        "none.",
     )
     teacher_strength: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="s of the teacher's weights W₀ + s (W₁ − W₀): beyond 1 it does more of what its training did, at "
-        "more cost. Default: as far, from a quarter to 4, as the teacher itself costs no more than "
+        description="s of the teacher's weights W₀ + s (W₁ − W₀). Above 1 the effect of its training is larger, and "
+        "so is its cost. Default: the largest s from a quarter to 4 at which the teacher itself costs at most "
         "--max-logppl-increase.",
     )
     second_scorer: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
         description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
-        "--comments (which it needs), so that the edit fits the taste of one scorer less. The judge reads the second "
-        "half.",
+        "--comments (which it needs), so that the edit fits a single scorer less. The judge uses the second half.",
     )
     samples: Annotated[int | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -118,88 +120,92 @@ class TuneSettings(MachineSettings, MeasureSettings):
     epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="Passes over the pairs. Default: 2 with a teacher, else 3.",
+        description="Passes over the pairs. Default: 2 with a teacher, otherwise 3.",
     )
     micro_batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
         default=None,
         ge=1,
-        description="Pairs in memory at a time while the teacher and the gains are trained. Default: a whole batch of "
-        "8. --batch-size is that of all else: prompts at a time, while pairs are sampled each with all its samples.",
+        description="Pairs in memory at a time in the training of the teacher and the gains. Default: a whole batch "
+        "of 8. --batch-size is for everything else: prompts at a time (with all their samples while pairs are "
+        "sampled).",
     )
     trials: Annotated[int, Parameter(group=_EDIT)] = Field(
-        default=_TRIALS, ge=1, description="Edits to try; a finished run goes on from its trials when given more."
+        default=_TRIALS,
+        ge=1,
+        description="Number of edits to try; with a larger number a finished run continues from its trials.",
     )
     quick: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
-        description="One learning run on half of the samples, its strength by bisection, no search.",
+        description="One learning run on half of the samples, with the strength by bisection and no search.",
     )
     search_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
         default=32, ge=2, description="Windows of 128 tokens of neutral text that each trial reads."
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Also measure a control: the same gains shuffled in each block, a random direction ablated.",
+        description="Also measure a control: the same gains shuffled in each block, and a random direction ablated.",
     )
 
     negative_control: Annotated[Control | None, Parameter(group=_MEASURES)] = Field(
         default=None,
-        description="Do the whole job where there is nothing to find, and measure it truly: shuffled-scores (pairs are "
-        "made and edits chosen by scores that were shuffled among the texts) or random-direction (for groups, least "
-        "squares and ablation; learned gains take no direction). Its edit is not for use.",
+        description="Run the whole job with noise in the place of the signal, and measure it with the true scores: "
+        "shuffled-scores (pairs are made and edits are chosen by scores that were shuffled among the texts) or "
+        "random-direction (for groups, least squares and ablation; learned gains use no direction). The edit is not "
+        "for use.",
     )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TuneSettings":
         if self.split == "same":
-            raise ValueError("a search is measured on prompts that it never saw; leave --split same out")
+            raise ValueError("the result of a search is measured on held-out prompts; leave --split same out")
         if self.protocol == "reference":
             raise ValueError(
-                "a search is measured by the strict protocol; measure its checkpoint with dposcope evaluate"
+                "tune measures by the strict protocol only; leave --protocol out, and measure its checkpoint with "
+                "dposcope evaluate"
             )
         weights = self.kl_weights or []
         if self.kl_weights is not None and not weights:
             raise ValueError("--kl-weights is empty; give one weight, or leave it out")
         if len(set(weights)) != len(weights):
-            raise ValueError("--kl-weights holds one weight twice")
+            raise ValueError("--kl-weights has a weight twice; give each one once")
         if self.form != "ablation" and not self.methods:
             raise ValueError("--methods is empty; give one, or --form ablation")
         self._quick_fits()
         self._learning_fits()
         if self.second_scorer and self.comments is None:
             raise ValueError(
-                "--second-scorer is trained on --comments, and the built-in ones are too few; give some, or leave it "
-                "out"
+                "--second-scorer needs --comments, as the built-in comments are too few; give some, or leave it out"
             )
         if self.teacher_strength is not None and not self.taught:
-            raise ValueError("--teacher-strength is of a teacher, and there is none; leave it out")
+            raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
         return self
 
     def _quick_fits(self) -> None:
         if not self.quick:
             return
         if self.form == "ablation":
-            raise ValueError("--quick learns gains, and --form ablation has none; leave one out")
+            raise ValueError("--quick learns gains, but --form ablation has none; leave one of them out")
         if "learned" not in self.methods:
-            raise ValueError("--quick learns gains, and --methods leaves learned out; leave one of them out")
+            raise ValueError("--quick learns gains, but --methods does not have learned; leave one of them out")
         if self.methods not in (["learned"], self._default("methods")):
-            raise ValueError("--quick learns gains and nothing else; leave --methods out, or --quick")
+            raise ValueError("--quick only learns gains; leave --methods out, or --quick")
         if self.trials != self._default("trials"):
-            raise ValueError("--quick has no search, so no --trials; leave one of them out")
+            raise ValueError("--quick has no search and takes no --trials; leave one of them out")
         if len(self.kl_weights or []) > 1:
             raise ValueError(
-                f"--quick learns once, and --kl-weights holds {len(self.kl_weights or [])}; give one weight"
+                f"--quick learns once, but --kl-weights has {len(self.kl_weights or [])} weights; give one"
             )
 
     def _learning_fits(self) -> None:
         if self.learnings:
             if self.negative_control == "random-direction":
                 raise ValueError(
-                    "learned gains take no direction, so a random one is no control of them; give --methods groups "
-                    "--methods least-squares or --form ablation, or --negative-control shuffled-scores"
+                    "learned gains use no direction, so a random direction is no control for them; give --methods "
+                    "groups --methods least-squares or --form ablation, or --negative-control shuffled-scores"
                 )
             return
         if self.teacher not in (None, NO_TEACHER):
-            raise ValueError("a teacher is for learned gains, and there are none; leave --teacher out")
+            raise ValueError("--teacher is for learned gains, and there are none; leave --teacher out")
         for name in _OF_LEARNING:
             if getattr(self, name) != self._default(name):
                 option = f"--{name.replace('_', '-')}"
@@ -216,12 +222,12 @@ class TuneSettings(MachineSettings, MeasureSettings):
 
     @property
     def kl_bound(self) -> float:
-        """Most KL, of a trial and of what ships: KL and the rise of log-perplexity are alike in size."""
+        """Bound on the KL of trials and of the final edit. KL and the rise of log-perplexity are of similar size."""
         return self.max_kl or 1.5 * self.max_logppl_increase
 
     @property
     def taught(self) -> bool:
-        """Whether learned gains imitate a teacher."""
+        """Whether learned gains are distilled from a teacher."""
         return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
 
     @property
@@ -234,11 +240,14 @@ class TuneSettings(MachineSettings, MeasureSettings):
 
     @property
     def untaught(self) -> Learning | None:
-        """What is learned as well where taught gains say too little; None where the user chose the teacher."""
+        """Gains to learn from the pairs only, if no distilled gains keep enough distinct text and lower the concept.
+
+        None if the user chose the teacher.
+        """
         if self.teacher is not None or not self.taught or not self.learnings:
             return None
         return self._learning(f"{LEARNED}-untaught", 1.0, taught=False)
 
     def _learning(self, name: str, weight: float, *, taught: bool) -> Learning:
-        # What a teacher says of every token is followed to the end, and then without jitter.
+        # With distillation the learning rate falls to 0, so that the gains converge without noise.
         return Learning(name, weight, self.epochs or (2.0 if taught else 3.0), "linear" if taught else "none")
