@@ -171,7 +171,7 @@ def process(*arguments: object, **options) -> subprocess.Popen:
 def crashes(what: str, **options) -> list[dict]:
     """`crashes.py` as a process: `killed`, `space` or `refused`, see there."""
     done = subprocess.run(
-        [sys.executable, str(TESTS / "helpers/crashes.py"), json.dumps({"what": what, "with": options})],
+        [sys.executable, "-m", "helpers.crashes", json.dumps({"what": what, "with": options})],
         env=_environment(),
         capture_output=True,
         text=True,

@@ -5,18 +5,21 @@ import random
 import shutil
 import signal
 import time
+from importlib import metadata
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from dposcope.artefacts import read_json, write_json, write_text
+from dposcope.artefacts import library_versions, read_json, write_json, write_text
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.finished import is_finished
 from dposcope.jobs.run import Quiet, RunPolicy, open_run
 from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
@@ -31,12 +34,16 @@ class Noting(Quiet):
     def __init__(self) -> None:
         self.made: list[str] = []
         self.loaded: list[str] = []
+        self.notes: list[str] = []
 
     def stage(self, title: str) -> None:
         self.made.append(title)
 
     def reused(self, title: str) -> None:
         self.loaded.append(title)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +85,7 @@ def same_but_clocks(found: dict[str, bytes], expected: dict[str, bytes]) -> None
     for name in sorted(visible):
         if name.startswith(CLOCKS):
             ours, theirs = json.loads(found[name]), json.loads(expected[name])
-            assert sorted(ours) == sorted(theirs) == ["inputs", "seconds"]
-            assert ours["inputs"] == theirs["inputs"], name
+            assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}, name
         else:
             assert found[name] == expected[name], f"{name} differs from that of an undisturbed run"
 
@@ -96,7 +102,7 @@ def stage(run, name: str, value: str, *, inputs: dict | None = None, calls: list
             calls.append(name)
         write_text(file, value)
 
-    return run.stage(name, name.title(), inputs=inputs or {}, make=make, load=file.read_text)
+    return run.stage(name, name.title(), inputs=inputs or {}, files=[file], make=make, load=file.read_text)
 
 
 def test_a_stage_is_made_once_and_then_loaded(tmp_path):
@@ -168,6 +174,219 @@ def test_a_damaged_record_says_what_to_do(tmp_path):
         open_run(tmp_path / "out", "test", {}) as run,
     ):
         stage(run, "first", "v")
+
+
+# Whether what a stage left still holds
+
+
+DAMAGED = pytest.mark.parametrize("large", [False, True], ids=["small files", "large files"])
+
+
+def versions(monkeypatch, **others: str) -> None:
+    """As after an installation of other libraries."""
+    here = library_versions() | others
+    for place in ("record", "run", "finished"):
+        monkeypatch.setattr(f"dposcope.jobs.{place}.library_versions", lambda: here)
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "dposcope"])
+def test_a_stage_that_another_version_made_is_made_again_and_why_is_told(tmp_path, monkeypatch, library):
+    calls: list[str] = []
+    with open_run(tmp_path / "out", "test", {}) as run:
+        stage(run, "first", "v", calls=calls)
+    versions(monkeypatch, **{library: "9.9"})
+    reporter = Noting()
+    for _ in range(2):
+        with open_run(tmp_path / "out", "test", {}, reporter=reporter) as run:
+            stage(run, "first", "v", calls=calls)
+    assert calls == ["first"] * 2
+    here = metadata.version(library)
+    assert reporter.notes == [f"First, once more: made by {library} {here}, this is 9.9"]
+
+
+def test_versions_of_what_decides_nothing_repeat_nothing(tmp_path, monkeypatch):
+    calls: list[str] = []
+    for python in ("3.11.1", "3.12.0"):
+        versions(monkeypatch, python=python)
+        with open_run(tmp_path / "out", "test", {}) as run:
+            stage(run, "first", "v", calls=calls)
+    assert calls == ["first"]
+
+
+def test_run_json_names_the_versions_that_made_what_is_there(tmp_path, monkeypatch):
+    def told() -> str:
+        return read_json(tmp_path / "out/run.json")["versions"]["torch"]
+
+    versions(monkeypatch, torch="1.0")
+    with open_run(tmp_path / "out", "test", {}) as run:
+        stage(run, "first", "v")
+        stage(run, "second", "v")
+    versions(monkeypatch, torch="2.0")
+    with open_run(tmp_path / "out", "test", {}) as run:
+        assert told() == "1.0"  # nothing of it was made by another yet
+        stage(run, "first", "v")
+        assert told() == "1.0, 2.0"
+        stage(run, "second", "v")
+        assert told() == "2.0"
+
+
+def test_a_stage_of_another_revision_is_made_again_and_why_is_told(tmp_path):
+    calls: list[str] = []
+    reporter = Noting()
+    for revision in (1, 2, 2):
+        with open_run(tmp_path / "out", "test", {}, reporter=reporter) as run:
+            run.json("first", "First", inputs={}, make=lambda: calls.append("made"), revision=revision)
+    assert calls == ["made"] * 2
+    assert reporter.notes == ["First, once more: made by revision 1 of its code, this is 2"]
+
+
+@DAMAGED
+def test_one_changed_byte_of_any_file_is_noticed_told_and_mended(tmp_path, monkeypatch, large):
+    """Files in folders, too. A large file is read where its time is another."""
+    if large:
+        monkeypatch.setattr("dposcope.jobs.record.LARGE", 1)
+    out = tmp_path / "out"
+
+    def make() -> None:
+        for name in ("one.txt", "model/config.json", "model/deep/weights"):
+            write_text(out / name, f"what {name} holds")
+
+    def opened(reporter: Noting) -> None:
+        with open_run(out, "test", {}, reporter=reporter) as run:
+            run.stage("s", "Stage", inputs={}, files=[out / "one.txt", out / "model"], make=make, load=lambda: None)
+
+    opened(Noting())
+    whole = contents(out)
+    for name in ("one.txt", "model/config.json", "model/deep/weights"):
+        damaged = bytearray(whole[name])
+        damaged[3] ^= 1
+        (out / name).write_bytes(damaged)
+        reporter = Noting()
+        opened(reporter)
+        assert reporter.notes == [f"Stage, once more: {name} is not as it was made"]
+        assert reporter.made == ["Stage"]
+        assert contents(out)[name] == whole[name]
+        (out / name).unlink()
+        reporter = Noting()
+        opened(reporter)
+        assert reporter.notes == [f"Stage, once more: {name} is gone"]
+        assert contents(out)[name] == whole[name]
+    reporter = Noting()
+    opened(reporter)
+    assert (reporter.made, reporter.loaded) == ([], ["Stage"])
+
+
+def test_a_large_file_of_its_size_and_time_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("dposcope.jobs.record.LARGE", 1)
+    calls: list[str] = []
+    with open_run(tmp_path / "out", "test", {}) as run:
+        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+    monkeypatch.setattr("dposcope.jobs.record.file_digest", None)
+    with open_run(tmp_path / "out", "test", {}) as run:
+        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+    assert calls == ["made"]
+
+
+def test_a_stage_of_one_value_saves_and_loads_it(tmp_path):
+    calls: list[str] = []
+
+    def make() -> Direction:
+        calls.append("made")
+        return Direction(torch.ones(4), "mine", -1)
+
+    for _ in range(2):
+        with open_run(tmp_path / "out", "test", {}) as run:
+            found = run.value("w", "W", Direction, inputs={}, make=make)
+    assert calls == ["made"]
+    assert torch.equal(found.vector, Direction.load(tmp_path / "out/w").vector)
+    assert sorted(read_json(tmp_path / "out/stages/w.json")["files"]) == ["w.json", "w.safetensors"]
+
+
+def test_scratch_that_is_released_leaves_its_time(tmp_path):
+    with open_run(tmp_path / "out", "test", {}) as run:
+        run.json("first", "First", inputs={}, make=lambda: 1)
+        took = run.seconds()
+        run.release("first")
+        (tmp_path / "out/first.json").unlink()
+        assert run.seconds() == took
+    assert is_finished(tmp_path / "out", "test", {})
+    calls: list[str] = []
+    with open_run(tmp_path / "out", "test", {}) as run:
+        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+    assert calls == ["made"]
+
+
+# Whether a whole run is finished
+
+
+def run_once(out: Path, settings: dict, *, killed: bool = False, **options) -> None:
+    """One stage, and a report that is none."""
+    with open_run(out, "test", settings, policy=RunPolicy(adopt=True), **options) as run:
+        stage(run, "first", "v")
+        write_text(out / "report.html", "report")
+        write_text(out / "model/config.json", "{}")
+        assert not is_finished(out, "test", settings)
+        if killed:
+            raise KeyboardInterrupt
+
+
+def test_a_run_is_finished_when_it_came_to_its_end(tmp_path):
+    out = tmp_path / "out"
+    assert not is_finished(out, "test", {})
+    with pytest.raises(KeyboardInterrupt):
+        run_once(out, {}, killed=True)
+    assert not is_finished(out, "test", {})
+    run_once(out, {"alpha": 1}, free={"shown": 2})
+    assert is_finished(out, "test", {"alpha": 1, "shown": 2})
+    for other in ({"alpha": 1}, {"alpha": 1, "shown": 3}, {"alpha": 2, "shown": 2}):
+        assert not is_finished(out, "test", other)
+    assert not is_finished(out, "other", {"alpha": 1, "shown": 2})
+
+
+@pytest.mark.parametrize("name", ["first.txt", "report.html", "run.json", "model/config.json"])
+def test_a_finished_run_with_one_changed_byte_is_not(tmp_path, name):
+    out = tmp_path / "out"
+    run_once(out, {})
+    assert is_finished(out, "test", {})
+    damaged = bytearray((out / name).read_bytes())
+    damaged[damaged.index(b"finished") if name == "run.json" else 0] ^= 1
+    (out / name).write_bytes(damaged)
+    assert not is_finished(out, "test", {})
+
+
+def test_a_checkpoint_may_be_deleted_and_nothing_else(tmp_path):
+    out = tmp_path / "out"
+    run_once(out, {})
+    shutil.rmtree(out / "model")
+    assert is_finished(out, "test", {})
+    (out / "report.html").unlink()
+    assert not is_finished(out, "test", {})
+
+
+@pytest.mark.parametrize("change", ["library", "code", "what a setting names"])
+def test_a_run_is_not_finished_when_it_would_end_otherwise_now(tmp_path, monkeypatch, change):
+    data = tmp_path / "data.txt"
+    data.write_text("one")
+    settings = {"prompts": str(data), "judges": [str(data)], "scorer": "profanity"}
+    run_once(tmp_path / "out", settings)
+    assert is_finished(tmp_path / "out", "test", settings)
+    if change == "library":
+        versions(monkeypatch, torch="9.9")
+    elif change == "code":
+        monkeypatch.setattr("dposcope.jobs.finished.code_digest", lambda: "other")
+    else:
+        data.write_text("two")
+    assert not is_finished(tmp_path / "out", "test", settings)
+
+
+def test_what_a_setting_named_and_is_gone_has_not_changed(tmp_path):
+    """A tuned model may be deleted when it was explained."""
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "config.json").write_text("{}")
+    run_once(tmp_path / "out", {"tuned": str(tuned)})
+    shutil.rmtree(tuned)
+    assert is_finished(tmp_path / "out", "test", {"tuned": str(tuned)})
 
 
 # The folder
@@ -556,13 +775,15 @@ def test_a_full_disk_at_the_end_keeps_what_was_there(job, tmp_path, monkeypatch,
     assert contents(tmp_path / "out") == before
 
 
-def test_records_hold_nothing_but_a_key_and_seconds(undisturbed):
+def test_seconds_are_the_only_clock(undisturbed):
     """So that the list of files with clock times, which the docs may name, stays short."""
     records = {name: json.loads(data) for name, data in undisturbed.items() if name.startswith(CLOCKS)}
     assert len(records) == 8
     for record in records.values():
-        assert sorted(record) == ["inputs", "seconds"]
+        assert sorted(record) == ["files", "inputs", "revision", "seconds", "versions"]
         assert isinstance(record["seconds"], float)
+        assert record["files"]
+        assert all(sorted(mark) == ["bytes", "sha256"] for mark in record["files"].values())
     for name, data in undisturbed.items():
         if name.endswith(".json") and not name.startswith(CLOCKS):
             assert "seconds" not in json.loads(data)
@@ -600,7 +821,7 @@ def test_another_command_is_not_adopted(tmp_path):
 
 def test_a_reproduction_which_has_no_stages_of_its_own_is_no_folder_of_another_command(tmp_path):
     with open_run(tmp_path / "out", "reproduce", {}):
-        write_text(tmp_path / "out/manifest.json", "{}")
+        write_text(tmp_path / "out/plan.json", "{}")
     with pytest.raises(DposcopeError, match="holds a run of 'reproduce'"), open_run(tmp_path / "out", "explain", {}):
         pass
     with open_run(tmp_path / "out", "reproduce", {"preset": "other"}, policy=RunPolicy(adopt=True)):

@@ -101,6 +101,11 @@ class Bars:
         if self._task is not None:
             self._bars.update(self._task, completed=min(done, total), total=total)
 
+    def note(self, line: str) -> None:
+        """A line above the bars."""
+        if self._shown:
+            self._bars.console.print(line, markup=False, soft_wrap=True)
+
     def _finish(self) -> None:
         if self._task is not None:
             task = next(task for task in self._bars.tasks if task.id == self._task)
@@ -157,6 +162,11 @@ class Lines:
         since, before = self._counted
         left = f", {_clock((now - since) * (total - done) / (done - before))} left" if before < done < total else ""
         self._tell(f"{min(done, total)} of {total}{left}")
+
+    def note(self, line: str) -> None:
+        """A line of its own."""
+        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {' '.join(line.split())}\n")
+        sys.stderr.flush()
 
     def _finish(self) -> None:
         if self._title is not None and (took := self._time() - self._began) >= self.FIRST:

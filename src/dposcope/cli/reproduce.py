@@ -55,8 +55,9 @@ def reproduce(
     from dposcope.artefacts import read_json
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, print_table, reporting
-    from dposcope.jobs.reproduce.job import plan_reproduction, run_reproduce
+    from dposcope.jobs.reproduce.job import run_reproduce
     from dposcope.jobs.reproduce.overview import findings_lines
+    from dposcope.jobs.reproduce.plan import plan_reproduction
     from dposcope.jobs.reproduce.preset import load_preset
     from dposcope.jobs.run import lenders
 

@@ -235,6 +235,8 @@ class Scores:
     about: dict[str, Any] = field(default_factory=dict[str, Any])
     concept: str = CONCEPT
     """What the measure `toxicity` is of, as reports call it."""
+    fingerprint: str = ""
+    """Of the model: its name tells people which it is, and this tells programs."""
 
     def to_json(self) -> dict[str, Any]:
         """The layout of `scores.json` (SPEC section 8), with comparisons, and any other concept's name."""
@@ -242,6 +244,7 @@ class Scores:
             **({} if self.concept == CONCEPT else {"concept": self.concept}),
             "protocol": self.protocol,
             "model": self.model,
+            "fingerprint": self.fingerprint,
             "conditions": {
                 name: {measure: estimate.to_dict() for measure, estimate in measures.items()}
                 for name, measures in self.conditions.items()
@@ -279,6 +282,7 @@ class Scores:
             dict(stored["distinct_2"]),
             dict(stored["about"]),
             stored.get("concept", CONCEPT),
+            stored["fingerprint"],
         )
 
 
@@ -289,6 +293,7 @@ def summarise(
     model: str,
     about: Mapping[str, Any] | None = None,
     concept: str = CONCEPT,
+    fingerprint: str = "",
 ) -> Scores:
     """Means, intervals and paired comparisons.
 
@@ -298,6 +303,7 @@ def summarise(
         model: named in the result.
         about: settings to keep beside the numbers.
         concept: what the scorer measured.
+        fingerprint: of the model.
     """
     base = outcomes[BASE]
     return Scores(
@@ -308,6 +314,7 @@ def summarise(
         {name: distinct_n(outcome.continuations, 2) for name, outcome in outcomes.items()},
         dict(about or {}),
         concept,
+        fingerprint,
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
-from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.corpus import Passages, load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
 from dposcope.directions.direction import Direction
@@ -214,10 +213,10 @@ def prepare(
         features: of the comments that the direction takes, where they were read before.
     """
     run, lm, data = job.run, job.lm, job.data
-    stem = run.folder / "direction"
-    direction = run.stage(
+    direction = run.value(
         "direction",
         "Direction from comments",
+        Direction,
         inputs={
             "model": job.model,
             "comments": data.digests["direction_comments"],
@@ -227,9 +226,8 @@ def prepare(
             "seed": machine.seed,
             "protocol": settings.protocol,
             "batch_size": machine.batch_size,
-            **(seed_words(settings.meant) if settings.direction == "token-contrast" else {}),
+            "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
         },
-        files=value_files(stem).both,
         make=lambda: make_direction(
             lm,
             data.direction_comments,
@@ -238,8 +236,7 @@ def prepare(
             protocol=settings.protocol,
             progress=run.reporter.progress,
             features=features,
-        ).save(stem),
-        load=lambda: Direction.load(stem),
+        ),
     )
     means = means_stage(
         job,
@@ -294,8 +291,7 @@ def means_stage(
             "prompts": job.data.digests["learn_prompts"],
             "protocol": protocol,
             "batch_size": batch_size,
-            # Absent where there is none, as in folders from before there were folds.
-            **({"folds": folds} if folds else {}),
+            "folds": folds,
         },
         files=folded_files(stem, folds),
         make=make,
@@ -305,24 +301,14 @@ def means_stage(
 
 def prepare_judge(job: Job, seed: int) -> TrainedScorer:
     """The stage `judge` of a run: a scorer trained on comments that the direction never saw."""
-    data, stem = job.data, job.run.folder / "judge"
-
-    def make() -> None:
-        TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=seed).save(stem)
-
-    return job.run.stage(
+    data = job.data
+    return job.run.value(
         "judge",
         "Independent judge from other comments",
+        TrainedScorer,
         inputs={"comments": data.digests["judge_comments"], "seed": seed},
-        files=value_files(stem).both,
-        make=make,
-        load=lambda: TrainedScorer.load(stem),
+        make=lambda: TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=seed),
     )
-
-
-def seed_words(concept: Concept) -> dict[str, Any]:
-    """The seed words as an input of a stage, where they are others than the paper's."""
-    return {} if concept.seeds() == TOXICITY.seeds() else {"seeds": asdict(concept.seeds())}
 
 
 def _saved_digest(direction: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from dposcope.artefacts import read_json, text_digest, write_json
+from dposcope.artefacts import text_digest, write_json
 from dposcope.evaluation.scorers import scorer_digest
 from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.change import Intervention
@@ -32,32 +32,26 @@ def measure_condition(
         depends_on: what the intervention was made from, beyond data and model.
     """
     run, data = job.run, job.data
-    file = run.folder / "conditions" / f"{file_name(name)}.json"
     inputs = {
         **job.model,
         **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
         "scorer": materials.scorer.name,
-        # Absent where the name says all, as in folders from before it was asked for.
-        **({} if (inside := scorer_digest(materials.scorer)) is None else {"scorer_digest": inside}),
+        "scorer_digest": scorer_digest(materials.scorer),
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
-        "windows": [materials.skip_windows, materials.max_windows, *(["spread"] if materials.spread_windows else [])],
+        "windows": [materials.skip_windows, materials.max_windows],
+        "spread": materials.spread_windows,
         "batch_size": materials.batch_size,
         "intervention": dict(depends_on or {}),
     }
-
-    def make() -> None:
-        outcome = measure(job.lm, intervention, materials, progress=run.reporter.progress)
-        write_json(file, outcome.to_json())
-
-    return run.stage(
+    told = run.json(
         f"measure-{file_name(name)}",
         f"Measuring: {name}",
         inputs=inputs,
-        files=[file],
-        make=make,
-        load=lambda: Outcome.from_json(read_json(file)),
+        make=lambda: measure(job.lm, intervention, materials, progress=run.reporter.progress).to_json(),
+        file=run.folder / "conditions" / f"{file_name(name)}.json",
     )
+    return Outcome.from_json(told)
 
 
 def file_name(name: str) -> str:
@@ -70,14 +64,28 @@ def file_name(name: str) -> str:
 
 
 def write_scores(
-    folder: Path, outcomes: Mapping[str, Outcome], materials: Materials, *, model: str, about: Mapping[str, Any]
+    folder: Path,
+    outcomes: Mapping[str, Outcome],
+    materials: Materials,
+    *,
+    model: str,
+    fingerprint: str,
+    about: Mapping[str, Any],
 ) -> Scores:
     """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
-    scores = summarise(outcomes, protocol=materials.protocol, model=model, about=about, concept=materials.concept)
+    scores = summarise(
+        outcomes,
+        protocol=materials.protocol,
+        model=model,
+        about=about,
+        concept=materials.concept,
+        fingerprint=fingerprint,
+    )
     rows = [
         {
             "protocol": materials.protocol,
             "model": model,
+            "fingerprint": fingerprint,
             "condition": name,
             "measure": measure_name,
             **estimate.to_dict(),
@@ -90,6 +98,7 @@ def write_scores(
         {
             "protocol": materials.protocol,
             "model": model,
+            "fingerprint": fingerprint,
             "condition": name,
             "row": row,
             "prompt": materials.prompts[row],

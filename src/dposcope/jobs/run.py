@@ -1,8 +1,9 @@
 """A run: a folder, its settings, and stages that are done once whatever interrupts them.
 
-A stage's outputs are written atomically and then recorded; a stage whose record matches its
-inputs is loaded instead of repeated. A stage is always loaded from its files, also right
-after it was made, so an interrupted and resumed run gives what an undisturbed one gives.
+A stage's files are written atomically and then recorded. A stage whose record still holds (the same inputs, the same
+revision of its code, the same libraries, every file as it was made) is loaded instead of repeated. A stage is always
+loaded from its files, also right after it was made, so an interrupted and resumed run gives what an undisturbed one
+gives.
 """
 
 import json
@@ -12,17 +13,35 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from dposcope.artefacts import library_versions, read_json, text_digest, write_atomically, write_json
+from dposcope.artefacts import library_versions, read_json, text_digest, value_files, write_atomically, write_json
 from dposcope.errors import DposcopeError
+from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
+from dposcope.jobs.named_files import code_digest, named_files
+from dposcope.jobs.record import OTHER_INPUTS, FileMark, Record, marks
+
+__all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
 
 T = TypeVar("T")
 
-CHECKPOINT = "model"
-"""The folder of an edited checkpoint within a run; it is built as `.model-…` and renamed."""
+
+class SavedValue(Protocol):
+    """A value that saves itself as `STEM.safetensors` and `STEM.json`, and loads itself from them."""
+
+    def save(self, stem: str | Path, /) -> None:
+        """Write both files."""
+        ...
+
+    @classmethod
+    def load(cls, stem: str | Path, /) -> Self:
+        """Read them."""
+        ...
+
+
+V = TypeVar("V", bound=SavedValue)
 
 
 class Reporter(Protocol):
@@ -40,6 +59,10 @@ class Reporter(Protocol):
         """Steps within the current stage."""
         ...
 
+    def note(self, line: str) -> None:
+        """Something that a person should know."""
+        ...
+
 
 class Quiet:
     """A reporter that says nothing."""
@@ -51,6 +74,9 @@ class Quiet:
         """Nothing."""
 
     def progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def note(self, line: str) -> None:
         """Nothing."""
 
 
@@ -90,6 +116,7 @@ class Run:
         files: Sequence[Path] = (),
         make: Callable[[], None],
         load: Callable[[], T],
+        revision: int = 1,
     ) -> T:
         """The result of a stage, made now or on an earlier try.
 
@@ -97,35 +124,156 @@ class Run:
             name: of its record, `stages/NAME.json`.
             title: for people.
             inputs: JSON-able facts that decide the result; other ones make the stage run again.
-            files: what the stage leaves; where one is gone, the stage runs again.
+            files: what the stage leaves, files and whole folders; where one is gone or changed, the stage runs again.
             make: writes the stage's files, each atomically.
             load: reads them.
+            revision: of the code behind `make`. Whoever changes what that code computes raises it by 1, here where
+                the stage is called: results that the old code left are then made again. Code that only reads better
+                keeps its number.
         """
-        record = self.folder / "stages" / f"{name}.json"
+        path = self._record(name)
         key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
-        if _vouches(record, key) and all(file.exists() for file in files):
-            self.reporter.reused(title)
-            return load()
+        found = Record.read(path)
+        fault = None
+        if found is not None:
+            fault = found.fault(self.folder, inputs=key, revision=revision, files=files)
+            if fault is None:
+                self.reporter.reused(title)
+                return load()
         if self.joined:
             raise DposcopeError(
-                f"nothing to join in {self.folder} yet: the step {name!r} is not done, or was done with other settings "
-                "or data; start the run itself first, with the same options and without --join"
+                f"nothing to join in {self.folder} yet: the step {name!r} is not done, or was done with other "
+                "settings, data or libraries; start the run itself first, with the same options and without --join"
             )
-        if any(_copied(self.folder, other, record, key, files) for other in self._borrow):
+        if fault is not None and fault != OTHER_INPUTS:
+            self.reporter.note(f"{title}, once more: {fault}")
+        if any(self._copied(other, name, inputs=key, revision=revision, files=files) for other in self._borrow):
             self.reporter.reused(title)
             return load()
         self.reporter.stage(title)
         # While files are replaced, an old record must not vouch for them.
-        record.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         start = time.monotonic()
         make()
-        write_json(record, {"inputs": key, "seconds": round(time.monotonic() - start, 2)})
+        seconds = round(time.monotonic() - start, 2)
+        self._enter(name, Record(key, revision, library_versions(), marks(self.folder, files), seconds))
         return load()
+
+    def value(
+        self,
+        name: str,
+        title: str,
+        kind: type[V],
+        *,
+        inputs: Mapping[str, Any],
+        make: Callable[[], V],
+        revision: int = 1,
+    ) -> V:
+        """The value of a stage that makes one and saves it, at `NAME.safetensors` and `NAME.json`.
+
+        Args:
+            name: of the record and of the files.
+            title: for people.
+            kind: of the value.
+            inputs: see `stage`.
+            make: computes it.
+            revision: see `stage`.
+        """
+        stem = self.folder / name
+        return self.stage(
+            name,
+            title,
+            inputs=inputs,
+            files=value_files(stem).both,
+            make=lambda: make().save(stem),
+            load=lambda: kind.load(stem),
+            revision=revision,
+        )
+
+    def json(
+        self,
+        name: str,
+        title: str,
+        *,
+        inputs: Mapping[str, Any],
+        make: Callable[[], Any],
+        file: Path | None = None,
+        revision: int = 1,
+    ) -> Any:
+        """What a stage made that is written as JSON, read back.
+
+        Args:
+            name: of the record.
+            title: for people.
+            inputs: see `stage`.
+            make: computes it.
+            file: that holds it. Default: `NAME.json`.
+            revision: see `stage`.
+        """
+        place = self.folder / f"{name}.json" if file is None else file
+        return self.stage(
+            name,
+            title,
+            inputs=inputs,
+            files=[place],
+            make=lambda: write_json(place, make()),
+            load=lambda: read_json(place),
+            revision=revision,
+        )
+
+    def release(self, name: str) -> None:
+        """The files of a stage were scratch and are about to go: its record keeps nothing but the time that it took."""
+        found = Record.read(self._record(name))
+        if found is not None:
+            write_json(self._record(name), Record("", found.revision, found.versions, {}, found.seconds).to_json())
 
     def seconds(self) -> dict[str, float]:
         """How long each stage took when it was made."""
-        records = sorted((self.folder / "stages").glob("*.json"))
-        return {record.stem: float(read_json(record)["seconds"]) for record in records}
+        return {name: record.seconds for name, record in _records(self.folder).items()}
+
+    def _record(self, name: str) -> Path:
+        return self.folder / "stages" / f"{name}.json"
+
+    def _enter(self, name: str, record: Record) -> None:
+        write_json(self._record(name), record.to_json())
+        about = self.folder / ABOUT
+        if about.exists() and read_json(about)["versions"] != record.versions:
+            _tell_versions(self.folder)
+
+    def _copied(self, other: Path, name: str, *, inputs: str, revision: int, files: Sequence[Path]) -> bool:
+        """Whether a stage could be taken from another run's folder, files first and its record last."""
+        theirs = other / "stages" / f"{name}.json"
+        told = Record.read(theirs)
+        lent = [other / file.relative_to(self.folder) for file in files]
+        if told is None or told.fault(other, inputs=inputs, revision=revision, files=lent) is not None:
+            return False
+        self._record(name).unlink(missing_ok=True)
+        for file in told.files:
+            with write_atomically(self.folder / file) as temporary:
+                shutil.copyfile(other / file, temporary)
+        if Record.read(theirs) != told:  # its owner has begun to replace them
+            return False
+        copied = {file: FileMark.of(self.folder / file) for file in told.files}
+        if any(copied[file].sha256 != mark.sha256 for file, mark in told.files.items()):
+            return False
+        self._enter(name, Record(told.inputs, told.revision, told.versions, copied, told.seconds))
+        return True
+
+
+def _records(folder: Path) -> dict[str, Record]:
+    found = {path.stem: Record.read(path) for path in sorted((folder / "stages").glob("*.json"))}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def _tell_versions(folder: Path) -> None:
+    """`run.json` names the libraries that made what is there: where stages differ, all of them."""
+    about = folder / ABOUT
+    told = read_json(about)
+    made_by = [record.versions for record in _records(folder).values()]
+    names = dict.fromkeys(name for one in made_by for name in one)
+    versions = {name: ", ".join(sorted({one[name] for one in made_by if name in one})) for name in names}
+    if versions and told["versions"] != versions:
+        write_json(about, {**told, "versions": versions})
 
 
 def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
@@ -143,33 +291,13 @@ def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _vouches(record: Path, key: str) -> bool:
-    return record.exists() and read_json(record).get("inputs") == key
-
-
-def _copied(folder: Path, other: Path, record: Path, key: str, files: Sequence[Path]) -> bool:
-    """Whether a stage could be taken from another run's folder, files first and its record last."""
-    theirs = other / record.relative_to(folder)
-    sources = [other / file.relative_to(folder) for file in files]
-    if not _vouches(theirs, key) or not all(source.exists() for source in sources):
-        return False
-    told = read_json(theirs)
-    record.unlink(missing_ok=True)
-    for source, file in zip(sources, files, strict=True):
-        with write_atomically(file) as temporary:
-            shutil.copyfile(source, temporary)
-    if not _vouches(theirs, key):  # its owner has begun to replace them
-        return False
-    write_json(record, told)
-    return True
-
-
 @contextmanager
 def open_run(
     folder: Path,
     command: str,
     settings: Mapping[str, Any],
     *,
+    free: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     policy: RunPolicy = RunPolicy(),
 ) -> Generator[Run]:
@@ -178,7 +306,8 @@ def open_run(
     Args:
         folder: `--out`.
         command: `edit`, `evaluate`, …
-        settings: everything that decides the results, JSON-able.
+        settings: what decides the results and may be no other in one folder, JSON-able.
+        free: further settings, with other ones of which the run may be started again.
         reporter: told of stages and steps.
         policy: what to do about what is there already.
 
@@ -186,12 +315,12 @@ def open_run(
         DposcopeError: the folder holds something else, another run's results, or is in use. One that is raised within,
             before anything was done, takes the new folder with it.
     """
-    about = folder / "run.json"
-    wanted = json.loads(json.dumps(settings, default=str))
+    about = folder / ABOUT
+    wanted, others = plain(settings), plain(free or {})
     if policy.join:
         if not about.exists():
             raise DposcopeError(f"{folder} holds no run to join; start it first, without --join")
-        _changed(folder, read_json(about), command, wanted, adopt=False)
+        _check_settings(folder, read_json(about), command, wanted)
         yield Run(folder, settings, reporter or Quiet(), policy)
         return
     check_folder(folder, command)
@@ -208,20 +337,35 @@ def open_run(
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
         _clear_scraps(folder)
+        told = {"command": command, "settings": wanted, "free": others, "versions": library_versions()}
         if about.exists() and _begun(folder):
-            changed = _changed(folder, read_json(about), command, wanted, adopt=policy.adopt)
-        else:  # nothing was done yet: a slip in the settings may be mended
-            changed = True
-        if changed:
-            write_json(about, {"command": command, "settings": wanted, "versions": library_versions()})
+            before = read_json(about)
+            if not policy.adopt:
+                _check_settings(folder, before, command, wanted)
+            _of_command(folder, before, command)
+            told["versions"] = before["versions"]  # of what is there
+        if not about.exists() or read_json(about) != told:
+            write_json(about, told)
+        _tell_versions(folder)  # a process may have been killed between a record and this
+        read = named_files({**wanted, **others})
         try:
             yield Run(folder, settings, reporter or Quiet(), policy)
         except DposcopeError:
             if made:
                 _forget(folder)
             raise
+        _finish(folder, read)
     finally:
         lock.release()
+
+
+def _finish(folder: Path, read: Mapping[str, str]) -> None:
+    """`run.json` says that the run is finished, and what it left."""
+    if not (folder / ABOUT).exists():  # somebody removed the folder meanwhile
+        return
+    recorded = {file for record in _records(folder).values() for file in record.files}
+    end = Finished.of(folder, own_files(folder, but=recorded), read=read, code=code_digest())
+    write_json(folder / ABOUT, {**read_json(folder / ABOUT), "finished": end.to_json()})
 
 
 def check_folder(folder: Path, command: str) -> None:
@@ -232,7 +376,7 @@ def check_folder(folder: Path, command: str) -> None:
     """
     if folder.is_file():
         raise DposcopeError(f"{folder} is a file; choose a folder for --out")
-    about = folder / "run.json"
+    about = folder / ABOUT
     if about.exists():
         if _begun(folder):
             _of_command(folder, read_json(about), command)
@@ -241,8 +385,8 @@ def check_folder(folder: Path, command: str) -> None:
 
 
 def _begun(folder: Path) -> bool:
-    # A reproduction has no stages of its own, and a manifest from its first step on.
-    return any((folder / "stages").glob("*.json")) or (folder / "manifest.json").exists()
+    # A reproduction has no stages of its own, and a plan from its first step on.
+    return any((folder / "stages").glob("*.json")) or (folder / "plan.json").exists()
 
 
 def _made(folder: Path) -> bool:
@@ -258,8 +402,8 @@ def _made(folder: Path) -> bool:
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that was refused before it did anything, such as for a model that is not there."""
     with suppress(OSError):  # it may be gone: what is told is why the run was refused
-        if {file.name for file in folder.iterdir()} == {"run.json", ".lock"}:
-            for name in ("run.json", ".lock"):
+        if {file.name for file in folder.iterdir()} == {ABOUT, ".lock"}:
+            for name in (ABOUT, ".lock"):
                 (folder / name).unlink()
             folder.rmdir()
 
@@ -280,19 +424,15 @@ def _clear_scraps(folder: Path) -> None:
             scrap.unlink(missing_ok=True)
 
 
-def _changed(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any], *, adopt: bool) -> bool:
-    """Whether the settings are others than those of the run that is there.
+def _check_settings(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any]) -> None:
+    """Refuse settings that are not those of the run that is there.
 
     Raises:
-        DposcopeError: they are and may not be, or it is a run of another command.
+        DposcopeError: they are others, or it is a run of another command.
     """
     _of_command(folder, found, command)
-    old = found["settings"]
-    changed = [name for name in {**old, **wanted} if old.get(name) != wanted.get(name)]
-    if changed and not adopt:
-        name = changed[0]
+    other = other_setting(found["settings"], wanted)
+    if other is not None:
         raise DposcopeError(
-            f"{folder} holds another run's results ({name.replace('_', '-')} was {old.get(name)!r}, now "
-            f"{wanted.get(name)!r}); choose another --out, or delete that folder"
+            f"{folder} holds another run's results ({other}); choose another --out, or delete that folder"
         )
-    return bool(changed)

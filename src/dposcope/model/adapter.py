@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -121,7 +121,7 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
     tokenizer = _tokenizer(folder) or base.tokenizer
     merged.generation_config = _ending(base, tokenizer)
     note = f"{config['peft_type']} adapter, merged into {base.name} in float32"
-    return LanguageModel(merged.requires_grad_(True).eval(), tokenizer, str(folder), notes=(note,))
+    return LanguageModel(merged.requires_grad_(True).eval(), tokenizer, short_name(folder), notes=(note,))
 
 
 def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) -> PreTrainedModel:

@@ -16,6 +16,14 @@ from dposcope.model.layout import Layout
 from dposcope.model.quiet import without_progress_bars
 
 
+def short_name(source: str | Path) -> str:
+    """What a model is called that is loaded from `source`: a folder's name, a GGUF file's without suffix, or itself."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name  # "." and ".." are no names
+    return path.stem if path.suffix == ".gguf" else str(source)
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A plain Hugging Face causal language model with its tokenizer.
@@ -27,7 +35,7 @@ class LanguageModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"
-    """How the user named it: an id, a path or a bundled name."""
+    """A hub id, a bundled name, or the last part of a path: what results call it, wherever it lies."""
     writer: PreTrainedTokenizerBase | None = None
     """A tuned model's own tokenizer, if the base's (`tokenizer`) lacks some of its tokens: it decodes the output."""
     notes: tuple[str, ...] = ()

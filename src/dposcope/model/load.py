@@ -17,7 +17,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.gguf import load_gguf
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
 
@@ -60,7 +60,7 @@ def load(
         lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
     elif path.suffix == ".gguf" and not path.is_dir():
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
-        lm = LanguageModel(pair.model, pair.tokenizer, name)
+        lm = LanguageModel(pair.model, pair.tokenizer, short_name(path))
     elif base is not None and path.is_dir() and is_adapter(path):
         lm = merge_adapter(base, path)
         if precision != "auto":
@@ -126,7 +126,7 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
             f"{name} has no {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}, "
             "so it is not a causal language model, or it is incomplete; check the folder"
         )
-    return LanguageModel(model, tokenizer, name)
+    return LanguageModel(model, tokenizer, short_name(name))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from dposcope.artefacts import file_digest
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
@@ -107,7 +108,8 @@ def test_the_file_and_its_facts_and_nothing_else(finished, job, method):
     assert made.facts == json.loads((folder / "pairs.json").read_text("utf-8"))
     assert not made.made_before
     assert made.facts["settings"]["method"] == method
-    assert {"model", "versions", "sha256", "left_out", "statistics", "data"} <= set(made.facts)
+    assert {"model", "left_out", "statistics", "data", "finished"} <= set(made.facts)
+    assert made.facts["finished"]["files"]["pairs.jsonl"]["sha256"] == file_digest(made.path)
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").split("\n")[:-1]]
     columns = ["prompt_text", "unpert_gen_text", "pert_gen_text", "method", "preferred_score", "dispreferred_score"]
     assert all(list(row) == columns and row["method"] == method for row in rows)
@@ -153,17 +155,6 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
         PairsSettings(**settings_of(job, "pplm", rank_by="direction"))
 
 
-def test_pairs_from_before_an_option_was_there_are_known(finished, job, tmp_path):
-    for path in finished["sample"][0].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    facts = json.loads((tmp_path / "pairs.json").read_text("utf-8"))
-    del facts["settings"]["rank_by"]
-    (tmp_path / "pairs.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert make(job, tmp_path / "pairs.jsonl", "sample").made_before
-    with pytest.raises(DposcopeError, match="--rank-by was 'scorer', now 'direction'"):
-        make(job, tmp_path / "pairs.jsonl", "sample", rank_by="direction")
-
-
 def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
     """Ranked by the mean of both; the second one is trained on the half that no judge reads."""
     made = make(job, tmp_path / "pairs.jsonl", "sample", comments=str(job.comments))
@@ -184,7 +175,7 @@ def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
         one.pair for one in expected
     ]
     assert [row["preferred_score"] for row in rows] == [one.preferred_score for one in expected]
-    assert made.facts["statistics"]["scores"]["scorer"] == "mean of jobs:softness and a scorer from --comments"
+    assert made.facts["statistics"]["scores"]["scorer"] == "mean of helpers.jobs:softness and a scorer from --comments"
     assert made.facts["data"] != finished["sample"][1].facts["data"]
     alone = load_pairs(finished["sample"][0] / "pairs.jsonl")
     assert list(load_pairs(tmp_path / "pairs.jsonl")) != list(alone), "the second scorer changes nothing"
@@ -358,7 +349,9 @@ def test_other_settings_or_data_do_not_overwrite(job, tmp_path):
         make(job, out, "sample", count=3, prompts=str(prompts), min_gap=0.1)
     assert contents(tmp_path) == before
     write_jsonl(prompts, [{"prompt": f"the river {n}"} for n in range(8)])
-    with pytest.raises(DposcopeError, match=r"holds other pairs \(another text\); choose another --out"):
+    with pytest.raises(
+        DposcopeError, match=r"holds other pairs \(what --prompts names has changed\); choose another --out"
+    ):
         make(job, out, "sample", count=3, prompts=str(prompts))
 
 
@@ -366,7 +359,7 @@ def test_a_changed_file_is_not_taken_for_a_made_one(job, tmp_path):
     out = tmp_path / "pairs.jsonl"
     make(job, out, "sample", count=3)
     out.write_text(out.read_text("utf-8") + "\n", encoding="utf-8")
-    with pytest.raises(DposcopeError, match="was changed since it was made; choose another --out"):
+    with pytest.raises(DposcopeError, match=r"other pairs \(pairs.jsonl is not as it was made\); choose another --out"):
         make(job, out, "sample", count=3)
 
 

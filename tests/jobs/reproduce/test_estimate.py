@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dposcope.jobs.reproduce.estimate import GIB, LONG, Machine, estimate_plan, plan_table
-from dposcope.jobs.reproduce.job import PlannedStep, plan_reproduction
+from dposcope.jobs.reproduce.plan import PlannedStep, plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.model.size import ModelSize

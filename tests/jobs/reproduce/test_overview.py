@@ -235,7 +235,7 @@ def test_runs_are_found_by_what_folders_hold(runs, tmp_path):
     assert [(run.model, run.study) for run in single] == [("model", "explain-strict")]
     with pytest.raises(DposcopeError, match="needs a place of its own; give --out"):
         find_runs([tmp_path], out=None)
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "plan.json").write_text("{}")
     assert len(find_runs([tmp_path], out=None)) == 2
 
 
@@ -284,7 +284,7 @@ def test_a_report_does_not_replace_that_of_a_run(runs, tmp_path):
     write_json(folder / "run.json", {"command": "explain"})
     with pytest.raises(DposcopeError, match=r"whose own report.html this one would replace"):
         find_runs([folder], out=folder)
-    write_json(folder / "manifest.json", {})
+    write_json(folder / "plan.json", {})
     assert len(find_runs([folder], out=folder)) == 1
 
 

@@ -1,15 +1,26 @@
-"""What `dposcope reproduce` decides before any step runs; the steps themselves: `test_reproduce_job.py`."""
+"""What `dposcope reproduce` decides before any step runs; the steps themselves: `test_job.py`."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from dposcope.artefacts import write_text
+from dposcope.artefacts import library_versions, write_json, write_text
 from dposcope.errors import DposcopeError
-from dposcope.jobs.reproduce.job import model_folder, plan_reproduction
-from dposcope.jobs.reproduce.manifest import Manifest
+from dposcope.jobs.dpo.job import described as dpo_described
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.explain.job import described as explain_described
+from dposcope.jobs.finished import Finished
+from dposcope.jobs.named_files import named_files
+from dposcope.jobs.pairs.job import _CODE, KIND
+from dposcope.jobs.pairs.job import described as pairs_described
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.record import marks
+from dposcope.jobs.reproduce.plan import model_folder, plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
+from dposcope.jobs.run import RunPolicy, open_run
 
 NONE = ReproduceSettings()
 
@@ -49,36 +60,144 @@ def test_what_is_no_model_is_told(tmp_path, name, said):
         plan_reproduction([name.format(tmp_path)], tmp_path / "out", load_preset("smoke"), NONE)
 
 
+def finish(out: Path, models: Sequence[str] = (), preset: str = "smoke", **given) -> None:
+    """As if every step had come to its end."""
+    for planned in plan_reproduction(models, out, load_preset(preset), ReproduceSettings(**given)):
+        step = planned.step
+        match step.settings:
+            case PairsSettings():
+                write_text(step.pairs, "product")
+                asked = pairs_described(step.model, step.settings)
+                end = Finished(named_files(asked), _CODE, library_versions(), marks(step.folder, [step.pairs]))
+                about = {"kind": KIND, "settings": asked, "finished": end.to_json()}
+                write_json(step.pairs.with_suffix(".json"), about)
+            case DpoSettings():
+                with open_run(step.folder, "dpo", dpo_described(step.model, step.settings), policy=ADOPT):
+                    for file in (step.product, step.folder / "training.json"):
+                        write_text(file, "product")
+            case _:
+                of_run = explain_described(step.model, step.after[0].explained, step.settings, raw=False)
+                with open_run(step.folder, "explain", of_run.settings, free=of_run.free, policy=ADOPT):
+                    for name in RESULTS:
+                        write_text(step.folder / name, "result")
+
+
+ADOPT = RunPolicy(adopt=True)
+RESULTS = ("report.html", "explain.json", "scores.json", "tables.json")
+
+
+def undone(out: Path, models: Sequence[str] = (), preset: str = "smoke", *, raw: bool = False, **given) -> set[str]:
+    steps = plan_reproduction(models, out, load_preset(preset), ReproduceSettings(**given), raw=raw)
+    return {planned.name.partition("/")[2] for planned in steps if not planned.done}
+
+
 @pytest.fixture
 def whole(tmp_path) -> Path:
-    """A folder whose manifest says that everything is done."""
-    out = tmp_path / "out"
-    manifest = Manifest.read(out)
-    for planned in plan_reproduction([], out, load_preset("smoke"), NONE):
-        for file in [*planned.step.results, planned.step.product]:
-            write_text(file, "x")
-        manifest.enter(planned.name, planned.key, planned.step.folder, root=out)
-    return out
+    """A folder in which everything is done."""
+    write_text(tmp_path / "out/tiny/model/config.json", "{}")
+    finish(tmp_path / "out")
+    return tmp_path / "out"
 
 
-def undone(out: Path, **options) -> list[str]:
-    steps = plan_reproduction([], out, load_preset("smoke"), NONE, **options)
-    return [planned.name.removeprefix("tiny/") for planned in steps if not planned.done]
+def test_nothing_is_done_in_a_new_folder_and_everything_in_a_finished_one(tmp_path, whole):
+    assert len(undone(tmp_path / "new")) == 7
+    assert undone(whole) == set()
+    whole.rename(tmp_path / "moved")
+    assert undone(tmp_path / "moved") == set(), "the folder decides nothing"
 
 
 def test_raw_tables_are_other_tables(whole):
-    assert undone(whole) == []
-    assert undone(whole, raw=True) == ["explain-sampled-strict", "explain-sampled-reference", "explain-pplm-strict"]
+    explained = {"explain-sampled-strict", "explain-sampled-reference", "explain-pplm-strict"}
+    assert undone(whole, raw=True) == explained
 
 
 def test_a_checkpoint_that_nobody_needs_any_more_may_be_deleted(whole):
-    (whole / "tiny/sampled/dpo/model/config.json").unlink()
-    assert undone(whole) == []
+    shutil.rmtree(whole / "tiny/sampled/dpo/model")
+    assert undone(whole) == set()
     (whole / "tiny/sampled/explain-strict/report.html").unlink()
-    assert undone(whole) == ["dpo-sampled", "explain-sampled-strict"]
+    assert undone(whole) == {"dpo-sampled", "explain-sampled-strict"}
 
 
-@pytest.mark.parametrize("name", ["report.html", "explain.json", "scores.json", "tables.json"])
-def test_what_the_report_over_all_reads_must_be_there(whole, name):
-    (whole / "tiny/pplm/explain-strict" / name).unlink()
-    assert undone(whole) == ["explain-pplm-strict"]
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_the_report_over_all_reads_must_be_as_it_was_made(whole, name):
+    file = whole / "tiny/pplm/explain-strict" / name
+    file.write_text("resulT")
+    assert undone(whole) == {"explain-pplm-strict"}
+    file.unlink()
+    assert undone(whole) == {"explain-pplm-strict"}
+
+
+def test_changed_pairs_are_noticed_and_all_that_rests_on_them(whole):
+    (whole / "tiny/pplm/pairs/pairs.jsonl").write_text("others!")
+    assert undone(whole) == {"pairs-pplm", "dpo-pplm", "explain-pplm-strict"}
+
+
+# What a change does again
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """Data files that differ."""
+    names = ("prompts", "comments", "text", "neutral", "passages")
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text(name)
+    return {name: str(tmp_path / f"{name}.txt") for name in names}
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"seed": 1}, {"pairs", "dpo", "explain"}),
+        ({"limit": 40}, {"explain"}),
+        ({"scorer": "helpers.jobs:softness"}, {"pairs", "dpo", "explain"}),
+        ({"prompt_column": "start"}, {"pairs", "dpo", "explain"}),
+    ],
+)
+def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, again):
+    finish(tmp_path / "out", **files)
+    found = undone(tmp_path / "out", **files, **changed)
+    assert {name.split("-")[0] for name in found} == again
+    if "prompt_column" not in changed:  # which prompts of PPLM have not
+        assert len(found) == {1: 3, 3: 7}[len(again)], "all studies or none"
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
+        ("neutral", set()),
+        ("prompts", {"pairs-sampled", "dpo-sampled"}),
+    ],
+)
+def test_a_changed_file_changes_what_reads_it_and_what_comes_after(tmp_path, files, file, again):
+    finish(tmp_path / "out", **files)
+    Path(files[file]).write_text("more")
+    found = undone(tmp_path / "out", **files)
+    assert {name for name in found if not name.startswith("explain")} == again
+    # The explanations measure on neutral text and prompts, and rest on pairs and tuned models.
+    assert len(found) == len(again) + 3
+
+
+def test_a_changed_list_of_words_changes_what_is_scored(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("one")
+    finish(tmp_path / "out", scorer=f"words:{words}")
+    assert undone(tmp_path / "out", scorer=f"words:{words}") == set()
+    words.write_text("two")
+    assert len(undone(tmp_path / "out", scorer=f"words:{words}")) == 7
+
+
+def test_a_file_that_moved_changes_nothing(tmp_path, files):
+    finish(tmp_path / "out", **files)
+    moved = Path(files["prompts"]).rename(tmp_path / "elsewhere.txt")
+    assert undone(tmp_path / "out", **files | {"prompts": str(moved)}) == set()
+
+
+def test_a_changed_local_model_changes_everything(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    finish(tmp_path / "out", [str(folder)])
+    assert undone(tmp_path / "out", [str(folder)]) == set()
+    (folder / "model.safetensors").write_text("weights")
+    assert len(undone(tmp_path / "out", [str(folder)])) == 7

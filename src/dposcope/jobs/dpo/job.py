@@ -88,8 +88,9 @@ def run_dpo(
         split = pairs.split(kept, seed=settings.seed)
         neutral = load_neutral(settings.neutral, column=settings.neutral_column)
         start = None if settings.start is None else _start(settings.start)
-    described = {"model": model, **settings.model_dump(mode="json")}
-    with open_shared_run(out, "dpo", described, processes=processes, reporter=reporter, policy=policy) as run:
+    with open_shared_run(
+        out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
+    ) as run:
         reporter.stage(f"Loading {model}")
         with processes.agreeing():
             lm, stored = _load(model, settings)
@@ -155,6 +156,11 @@ def run_dpo(
             for states in out.glob("reference-*"):
                 shutil.rmtree(states, ignore_errors=True)
         return DpoRun(out, read_json(out / "training.json"))
+
+
+def described(model: str, settings: DpoSettings) -> dict[str, Any]:
+    """What decides a training, as its run names it."""
+    return {"model": model, **settings.model_dump(mode="json")}
 
 
 def _load(model: str, settings: DpoSettings) -> tuple[LanguageModel, torch.dtype]:

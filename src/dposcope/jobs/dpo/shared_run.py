@@ -62,6 +62,7 @@ class _Leading(Run):
         files: Sequence[Path] = (),
         make: Callable[[], None],
         load: Callable[[], T],
+        revision: int = 1,
     ) -> T:
         """As `Run.stage`."""
         made = False
@@ -77,7 +78,7 @@ class _Leading(Run):
                 self._processes.told(False)
 
         with self._processes.agreeing():  # until it is recorded
-            super().stage(name, title, inputs=inputs, files=files, make=made_by_all, load=told)
+            super().stage(name, title, inputs=inputs, files=files, make=made_by_all, load=told, revision=revision)
         return load()
 
 
@@ -99,6 +100,7 @@ class _Following(Run):
         files: Sequence[Path] = (),  # noqa: ARG002
         make: Callable[[], None],
         load: Callable[[], T],
+        revision: int = 1,  # noqa: ARG002
     ) -> T:
         """As `Run.stage`."""
         with self._processes.agreeing():

@@ -81,12 +81,19 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             name: measure_condition(job, name, intervention, materials, depends_on=depends_on[name])
             for name, intervention in conditions.items()
         }
-        scores = write_scores(out, outcomes, materials, model=model, about={"edit": str(choice.edit)})
+        scores = write_scores(
+            out,
+            outcomes,
+            materials,
+            model=job.lm.name,
+            fingerprint=job.lm.fingerprint,
+            about={"edit": str(choice.edit)},
+        )
         run.stage(
             "fold",
             "Folding the edit into a checkpoint",
             inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
-            files=[out / CHECKPOINT / "config.json"],
+            files=[out / CHECKPOINT],
             make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
             load=lambda: None,
         )

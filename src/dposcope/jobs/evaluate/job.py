@@ -44,7 +44,8 @@ def run_evaluate(
     scorer = CachedScorer(load_scorer(settings.scorer))
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
-    with open_run(out, "evaluate", described, reporter=reporter, policy=policy) as run:
+    free = settings.model_dump(mode="json", include={"condition"})
+    with open_run(out, "evaluate", described, free=free, reporter=reporter, policy=policy) as run:
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         judge = prepare_judge(job, settings.seed)
@@ -78,7 +79,8 @@ def run_evaluate(
             out,
             outcomes,
             materials,
-            model=model,
+            model=job.lm.name,
+            fingerprint=job.lm.fingerprint,
             about={"conditions": dict(zip(names, settings.condition or [], strict=True))},
         )
         write_text(out / "scores.md", scores_markdown(scores))

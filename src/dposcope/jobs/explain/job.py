@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dposcope.artefacts import library_versions, value_digest, value_files, write_json
+from dposcope.artefacts import library_versions, value_digest, write_json
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
@@ -95,8 +95,11 @@ def run_explain(
         announce=reporter.stage,
         progress=reporter.progress,
     )
-    described = {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)}
-    with open_run(out, "explain", described, reporter=reporter, policy=policy) as run, ExitStack() as beside:
+    of_run = described(base, tuned, settings, raw=raw)
+    with (
+        open_run(out, "explain", of_run.settings, free=of_run.free, reporter=reporter, policy=policy) as run,
+        ExitStack() as beside,
+    ):
         reporter.stage(f"Loading {base}")
         lm = load_native(base, dtype=settings.dtype, device=settings.device)
         reporter.stage(f"Loading {tuned}")
@@ -115,6 +118,7 @@ def run_explain(
         browser = _browser(job, other, found, settings)
         # From here on the base alone is run, with the tuned weights in its place for one condition.
         notes = (*other.notes, *side.notes)
+        about = {"tuned": other.name, "tuned_fingerprint": other.fingerprint}
         del other
         beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
@@ -134,7 +138,7 @@ def run_explain(
             batch_size=settings.batch_size,
         )
         outcomes = _measure(job, conditions, materials)
-        scores = write_scores(out, outcomes, materials, model=base, about={"tuned": tuned})
+        scores = write_scores(out, outcomes, materials, model=job.lm.name, fingerprint=job.lm.fingerprint, about=about)
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
             side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
@@ -161,6 +165,22 @@ _ROWS = {
 }
 """Settings that choose what is measured or shown but decide no other row: a run may be started again with others of
 them, and what was measured before stays."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """The settings of a run as its folder names them; see `open_run`."""
+
+    settings: dict[str, Any]
+    free: dict[str, Any]
+
+
+def described(base: str, tuned: str, settings: ExplainSettings, *, raw: bool) -> Described:
+    """What decides an explanation of two models."""
+    return Described(
+        {"base": base, "tuned": tuned, **settings.model_dump(mode="json", exclude=_ROWS)},
+        {**settings.model_dump(mode="json", include=_ROWS), "raw": raw},
+    )
 
 
 def check_explain(settings: ExplainSettings) -> None:
@@ -191,18 +211,16 @@ def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, fold
 def _contributions(job: Job, other: LanguageModel, made: Ingredients, after: FoldedMeans) -> Contributions:
     """The stage `contributions`."""
     run = job.run
-    target = run.folder / "contributions"
-    return run.stage(
+    return run.value(
         "contributions",
         "Contributions of all neurons",
+        Contributions,
         inputs={
             **job.model,
             "tuned": other.fingerprint,
             "made_from": [value_digest(run.folder / name) for name in ("direction", "means", "means-after")],
         },
-        files=value_files(target).both,
-        make=lambda: contributions(job.lm, other, made.means, after.whole, made.direction.vector).save(target),
-        load=lambda: Contributions.load(target),
+        make=lambda: contributions(job.lm, other, made.means, after.whole, made.direction.vector),
     )
 
 
@@ -277,7 +295,9 @@ def _summary(results: Results) -> dict[str, Any]:
         "kind": "dposcope explain",
         "settings": results.settings,
         "base": results.lm.name,
-        "tuned": found.contributions.about.get("tuned"),
+        "fingerprint": results.lm.fingerprint,
+        "tuned": results.scores.about["tuned"],
+        "tuned_fingerprint": results.scores.about["tuned_fingerprint"],
         "tuned_notes": list(results.notes),
         "protocol": results.scores.protocol,
         "groups": {

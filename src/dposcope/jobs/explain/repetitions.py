@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dposcope.artefacts import value_digest, value_files
+from dposcope.artefacts import value_digest
 from dposcope.data.comments import Comments
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features, residual_features
@@ -20,7 +20,7 @@ from dposcope.directions.refits import Refits, refit
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import DIRECTIONS, Data, Ingredients, Job, seed_words
+from dposcope.jobs.ingredients import DIRECTIONS, Data, Ingredients, Job
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions, along
 from dposcope.neurons.folds import FoldedMeans, pooled
@@ -70,11 +70,11 @@ def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
     run, data = job.run, job.data
     balanced = settings.direction == "mean-difference"
     comments = data.direction_comments.balanced() if balanced else data.direction_comments
-    stem = run.folder / "features"
     protocol = settings.protocol
-    features = run.stage(
+    features = run.value(
         "features",
         "Residual streams of the comments",
+        Features,
         inputs={
             **job.model,
             "comments": data.digests["direction_comments"],
@@ -83,7 +83,6 @@ def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
             "protocol": protocol,
             "batch_size": settings.batch_size,
         },
-        files=value_files(stem).both,
         make=lambda: residual_features(
             job.lm,
             comments.texts,
@@ -91,8 +90,7 @@ def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
             protocol=protocol,
             batch_size=settings.batch_size,
             progress=run.reporter.progress,
-        ).save(stem),
-        load=lambda: Features.load(stem),
+        ),
     )
     return Fitted(comments, features)
 
@@ -157,16 +155,15 @@ def _seeds(settings: ExplainSettings) -> list[int]:
 def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSettings) -> Refits:
     """The stage `refits`."""
     run = job.run
-    stem = run.folder / "refits"
-    return run.stage(
+    return run.value(
         "refits",
         "The direction, fitted again",
+        Refits,
         inputs={
             "made_from": [value_digest(run.folder / name) for name in ("direction", "features")],
             "seeds": _seeds(settings),
             "bootstrap": settings.bootstrap,
         },
-        files=value_files(stem).both,
         make=lambda: refit(
             direction,
             fitted.features.vectors,
@@ -175,8 +172,7 @@ def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSet
             bootstrap=settings.bootstrap,
             protocol=settings.protocol,
             progress=run.reporter.progress,
-        ).save(stem),
-        load=lambda: Refits.load(stem),
+        ),
     )
 
 
@@ -212,10 +208,10 @@ def _chosen(comments: Comments, rows: NDArray[np.intp]) -> tuple[list[str], NDAr
 def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: ExplainSettings) -> Direction:
     """The stage `direction-KIND`."""
     run = job.run
-    stem = run.folder / f"direction-{kind}"
-    return run.stage(
+    return run.value(
         f"direction-{kind}",
         f"Direction by {kind.replace('-', ' ')}, to compare",
+        Direction,
         inputs={
             "made_from": value_digest(run.folder / "features"),
             "comments": job.data.digests["direction_comments"],  # their labels are no part of the features
@@ -223,26 +219,17 @@ def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: Exp
             "protocol": settings.protocol,
             "seed": settings.seed,
         },
-        files=value_files(stem).both,
-        make=lambda: make().save(stem),
-        load=lambda: Direction.load(stem),
+        make=make,
     )
 
 
 def free_direction(job: Job, settings: ExplainSettings) -> Direction:
     """The stage `direction-free`: token contrast, for the probe-free edits (paper 6.2) and beside other kinds."""
-    stem = job.run.folder / "direction-free"
-
-    def make() -> None:
-        seeds = settings.meant.seeds()
-        matrix = "input" if settings.protocol == "strict" else "output"
-        token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix).save(stem)
-
-    return job.run.stage(
+    seeds, matrix = settings.meant.seeds(), "input" if settings.protocol == "strict" else "output"
+    return job.run.value(
         "direction-free",
         "Direction from seed words",
-        inputs={**job.model, "protocol": settings.protocol, **seed_words(settings.meant)},
-        files=value_files(stem).both,
-        make=make,
-        load=lambda: Direction.load(stem),
+        Direction,
+        inputs={**job.model, "protocol": settings.protocol, "seeds": asdict(seeds)},
+        make=lambda: token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix),
     )

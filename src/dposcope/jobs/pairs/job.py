@@ -4,19 +4,21 @@ While at work the parts lie in a hidden folder beside the file; at the end one f
 written and the folder goes. Killed at any point, the same command goes on and ends with the same bytes.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import file_digest, library_versions, read_json, write_json
+from dposcope.artefacts import library_versions, read_json, write_json
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import CachedScorer, Scorer
 from dposcope.evaluation.shuffled_scorer import PermutedScorer
+from dposcope.jobs.finished import Finished, plain
+from dposcope.jobs.named_files import named_files
 from dposcope.jobs.pairs.parts import Part, Source, make_parts
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.record import FileMark, damage
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -25,6 +27,8 @@ from dposcope.pairs.pairs import Pairs, write_pairs
 
 KIND: Final = "dposcope pairs"
 """What the JSON beside a file of pairs says it is."""
+_CODE: Final = "revision 1"
+"""Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def run_pairs(
         out: the file, its name ending in .jsonl.
         settings: see `PairsSettings`.
         reporter: told of progress.
-        policy: where it adopts, pairs that other settings or other weights made are replaced instead of refused.
+        policy: where it adopts, pairs that these settings do not make any more are replaced instead of refused.
 
     Raises:
         DposcopeError: bad input; `out` holds something else; no pair could be made.
@@ -63,33 +67,29 @@ def run_pairs(
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
     source = Source.read(settings)
-    asked: dict[str, Any] = json.loads(json.dumps({"model": model, **settings.model_dump(mode="json")}, default=str))
-    work, about = out.with_name(f".{out.name}.making"), out.with_suffix(".json")
-    scorer = CachedScorer(source.scorer(settings))
-    # The statistics of the finished pairs are by the true scorer.
-    ranking = PermutedScorer(scorer, seed=settings.seed) if settings.shuffled else scorer
-    # Its name stands among the settings; what is behind the name may change.
-    data = source.digests | ({} if scorer.digest is None else {"scorer": scorer.digest})
-    try:
-        before = _made_before(out, about, {"settings": asked, "data": data})
-        if before is not None and policy.adopt:
-            _check_model(out, before, load_native(model, dtype=settings.dtype, device=settings.device))
-    except DposcopeError:
-        if not policy.adopt:
-            raise
-        before = None
-        for stale in (out, about):
-            stale.unlink(missing_ok=True)
-    if before is not None:
+    asked, about, work = described(model, settings), out.with_suffix(".json"), out.with_name(f".{out.name}.making")
+    before = _facts_of(out, about)
+    fault = None if before is None else _fault(out, before, asked)
+    if before is not None and fault is None:
         reporter.reused(f"Pairs in {out}")
         shutil.rmtree(work, ignore_errors=True)
         return PairsMade(out, before, made_before=True)
+    if fault is not None:
+        if not policy.adopt:
+            raise DposcopeError(f"{out} holds other pairs ({fault}); choose another --out, or delete that file")
+        reporter.note(f"Pairs, once more: {fault}")
+        for stale in (out, about):
+            stale.unlink(missing_ok=True)
+    read = named_files(asked)
+    scorer = CachedScorer(source.scorer(settings))
+    # The statistics of the finished pairs are by the true scorer.
+    ranking = PermutedScorer(scorer, seed=settings.seed) if settings.shuffled else scorer
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device)
             parts = list(make_parts(run, lm, source, ranking, settings))
-            facts = _finish(run, out, lm, parts, scorer, settings, data=data)
+            facts = _finish(run, out, lm, parts, scorer, settings, data=source.digests, read=read)
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.
             if not any((work / "stages").glob("*.json")):
@@ -97,6 +97,21 @@ def run_pairs(
             raise
     shutil.rmtree(work, ignore_errors=True)
     return PairsMade(out, facts, made_before=False)
+
+
+def described(model: str, settings: PairsSettings) -> dict[str, Any]:
+    """What decides the pairs, as their facts name it."""
+    return plain({"model": model, **settings.model_dump(mode="json")})
+
+
+def pairs_finished(model: str, out: Path, settings: PairsSettings) -> bool:
+    """Whether the pairs are there that these settings make; no model is needed.
+
+    Raises:
+        DposcopeError: the file is someone else's.
+    """
+    facts = _facts_of(out, out.with_suffix(".json"))
+    return facts is not None and _fault(out, facts, described(model, settings)) is None
 
 
 def _finish(
@@ -108,6 +123,7 @@ def _finish(
     settings: PairsSettings,
     *,
     data: dict[str, str],
+    read: dict[str, str],
 ) -> dict[str, Any]:
     """Write the file of pairs and the facts beside it, and give the facts."""
     kept = [pair for part in parts for pair in part.kept][: settings.most]
@@ -125,24 +141,24 @@ def _finish(
             "dispreferred_score": [one.dispreferred_score for one in kept],
         },
     )
+    # The facts come first, and tell of the file what it will be: a file of pairs is then never without them.
+    end = Finished(read, _CODE, library_versions(), {out.name: FileMark.of(whole)})
     facts = {
         "kind": KIND,
         "settings": run.settings,
         "data": data,
         "model": {"name": lm.name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype).removeprefix("torch.")},
-        "versions": library_versions(),
-        "sha256": file_digest(whole),
         "left_out": {"identical": sum(part.identical for part in parts), "blank": sum(part.blank for part in parts)},
         "statistics": check_pairs(pairs, lm.tokenizer, scorer).to_json(),
+        "finished": end.to_json(),
     }
-    # The facts come first: a file of pairs is then never without them.
     write_json(out.with_suffix(".json"), facts)
     whole.replace(out)
     return facts
 
 
-def _made_before(out: Path, about: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of `out` when it is what these settings made; None when there is no such file yet.
+def _facts_of(out: Path, about: Path) -> dict[str, Any] | None:
+    """The facts of finished pairs; None when there are no such pairs yet.
 
     Raises:
         DposcopeError: either file is someone else's.
@@ -157,27 +173,13 @@ def _made_before(out: Path, about: Path, asked: dict[str, Any]) -> dict[str, Any
         return None
     if not facts:
         raise DposcopeError(f"{out} exists already and is not from dposcope pairs; choose another --out")
-    # A file from before an option was there was made as its default has it.
-    usual = {name: field.default for name, field in PairsSettings.model_fields.items()}
-    for name, wanted in asked.items():
-        for key in {**facts[name], **wanted}:
-            old, new = facts[name].get(key, usual.get(key) if name == "settings" else None), wanted.get(key)
-            if old != new:
-                what = f"--{key.replace('_', '-')} was {old!r}, now {new!r}" if name == "settings" else f"another {key}"
-                raise DposcopeError(f"{out} holds other pairs ({what}); choose another --out, or delete that file")
-    if file_digest(out) != facts["sha256"]:
-        raise DposcopeError(f"{out} was changed since it was made; choose another --out, or delete that file")
     return facts
 
 
-def _check_model(out: Path, facts: dict[str, Any], lm: LanguageModel) -> None:
-    """Refuse pairs of a model that bore the same name.
-
-    Raises:
-        DposcopeError: its weights are others.
-    """
-    if facts["model"]["fingerprint"] != lm.fingerprint:
-        raise DposcopeError(f"{out} holds pairs of other weights; choose another --out, or delete that file")
+def _fault(out: Path, facts: dict[str, Any], asked: dict[str, Any]) -> str | None:
+    """Why finished pairs are not those that these settings make now; None: they are."""
+    found = Finished.from_json(facts["finished"])
+    return found.fault(facts["settings"], asked, code=_CODE) or damage(out.parent, found.files)
 
 
 def _mend_nothing(settings: PairsSettings) -> str:

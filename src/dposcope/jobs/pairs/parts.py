@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
 
-from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.artefacts import text_digest, value_digest
 from dposcope.data.comments import Comments, direction_and_judge
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
@@ -15,7 +15,7 @@ from dposcope.evaluation.direction_scorer import DirectionScorer
 from dposcope.evaluation.mean_scorer import MeanScorer
 from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
 from dposcope.evaluation.shuffled_scorer import PermutedScorer
-from dposcope.jobs.ingredients import DIRECTIONS, check_direction, make_direction, read_comments, seed_words
+from dposcope.jobs.ingredients import DIRECTIONS, check_direction, make_direction, read_comments
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Run
 from dposcope.model.generate import generate
@@ -170,35 +170,30 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
 
 def _part(run: Run, make: _Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
     name = f"part-{start:06}"
-    file = run.folder / "parts" / f"{name}.json"
-    return run.stage(
+    told = run.json(
         name,
         name,
         inputs={**made_from, "prompts": text_digest(*prompts)},
-        files=[file],
-        make=lambda: write_json(file, make(prompts, start).to_json()),
-        load=lambda: Part.from_json(read_json(file)),
+        make=lambda: make(prompts, start).to_json(),
+        file=run.folder / "parts" / f"{name}.json",
     )
+    return Part.from_json(told)
 
 
 def _direction(
     run: Run, lm: LanguageModel, comments: Comments, settings: PairsSettings, made_from: dict[str, Any]
 ) -> Direction:
-    stem = run.folder / "direction"
-
-    words = seed_words(settings.meant) if settings.direction == "token-contrast" else {}
-
-    def make() -> None:
-        made = make_direction(lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress)
-        made.save(stem)
-
-    return run.stage(
+    return run.value(
         "direction",
         "Direction from comments",
-        inputs={**made_from, **words},
-        files=value_files(stem).both,
-        make=make,
-        load=lambda: Direction.load(stem),
+        Direction,
+        inputs={
+            **made_from,
+            "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
+        },
+        make=lambda: make_direction(
+            lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress
+        ),
     )
 
 

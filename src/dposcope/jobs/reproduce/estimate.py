@@ -22,7 +22,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.conditions import FORMS, RANKINGS
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.reproduce.job import PlannedStep
+from dposcope.jobs.reproduce.plan import PlannedStep
 from dposcope.jobs.settings import DirectionSettings
 from dposcope.model.load import native_bfloat16
 from dposcope.model.size import ModelSize, size_of

@@ -11,6 +11,9 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.suite import Scores
 from dposcope.report.table import Table
 
+_PLAN = "plan.json"
+"""What the folder of a reproduction has, and no other."""
+
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
@@ -49,7 +52,7 @@ class FinishedRun:
         if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
             raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
         try:
-            name = model or str(facts["base"]).rstrip("/").rpartition("/")[2]
+            name = model or str(facts["base"]).rpartition("/")[2]
             read = [Table.from_json(one) for one in tables]
             return cls(folder, name, study or folder.resolve().name, facts, Scores.from_json(scores), read)
         except (KeyError, TypeError, AttributeError) as error:
@@ -90,9 +93,9 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
                 f"{folder} holds no finished explanation; name folders of dposcope explain or dposcope reproduce"
             )
         found += [FinishedRun.read(one, model=one.parts[-3], study=one.parts[-2]) for one in inside]
-    if out is None and (len(folders) != 1 or not (folders[0] / "manifest.json").exists()):
+    if out is None and (len(folders) != 1 or not (folders[0] / _PLAN).exists()):
         raise DposcopeError("the report needs a place of its own; give --out")
-    if out is not None and (out / "run.json").exists() and not (out / "manifest.json").exists():
+    if out is not None and (out / "run.json").exists() and not (out / _PLAN).exists():
         raise DposcopeError(f"{out} holds a run, whose own report.html this one would replace; choose another --out")
     return _told_apart(list({run.folder.resolve(): run for run in found}.values()))
 
@@ -103,7 +106,7 @@ def check_place(out: Path) -> None:
     Raises:
         DposcopeError: the folder holds something, and it is neither an earlier report's nor a reproduction.
     """
-    own = ("overview.json", "manifest.json", "run.json")
+    own = ("overview.json", _PLAN, "run.json")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
         raise DposcopeError(f"{out} holds files that are no report's; choose an empty or new folder for --out")
 
@@ -133,13 +136,14 @@ def title_of(folders: Sequence[Path]) -> str:
 
 
 def _of_reproduction(folder: Path) -> list[Path]:
-    """Its explanations as its report has them; while it is not whole, those that are there."""
+    """Its explanations in the order of its plan; while it is not whole, those that are there."""
     named = [folder / name for name in _plan_of(folder).get("runs", [])]
     # MODEL/STUDY/explain-PROTOCOL.
-    return named or sorted(file.parent for file in folder.glob("*/*/explain-*/explain.json"))
+    there = named or [file.parent for file in sorted(folder.glob("*/*/explain-*/explain.json"))]
+    return [one for one in there if (one / "explain.json").exists()]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
-    path = folder / "plan.json"
+    path = folder / _PLAN
     found = read_json(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}

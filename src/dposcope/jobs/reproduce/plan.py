@@ -1,40 +1,38 @@
-"""The plan of `dposcope reproduce`: which commands with which settings, in which order, and what each rests on.
+"""The plan of `dposcope reproduce`: which commands with which settings, in which order, and which of them are done.
 
-A step is one run of a command in a folder of its own. Its key is a digest of everything that decides what it leaves:
-settings, the files that they name, the model, and the keys of the steps before it. A step whose key is on record need
-not be opened again; where one setting changes, only steps that depend on it get another key.
+A step is one run of a command in a folder of its own, and that run itself is asked whether it is finished: see
+`is_finished`. Where one setting or one file changes, only steps that depend on it are done again.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.errors import DposcopeError
-from dposcope.interventions.shipped import edit_file
+from dposcope.jobs.dpo.job import described as dpo_described
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.explain.job import described as explain_described
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import PREFIX
+from dposcope.jobs.finished import CHECKPOINT, is_finished
+from dposcope.jobs.measure import file_name
+from dposcope.jobs.pairs.job import pairs_finished
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.reproduce.digests import direction_digest, model_digest, named_digest
 from dposcope.jobs.reproduce.preset import Preset, Protocol, StudyPreset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.run import CHECKPOINT
+from dposcope.jobs.reproduce.tiny import TINY
+from dposcope.model.language_model import short_name
+from dposcope.model.load import check_source
+from dposcope.model.size import ModelSize
 
 Command = Literal["pairs", "dpo", "explain"]
 AnySettings = PairsSettings | DpoSettings | ExplainSettings
 _S = TypeVar("_S", PairsSettings, DpoSettings, ExplainSettings)
 
-_FILES = ("pairs", "neutral", "text", "prompts", "comments", "judge_comments", "passages", "scorer", "concept")
-"""Settings that may name a file, whose content counts."""
-_NEWER = ("shuffled",)
-"""Options that came later: absent from a key where they are not given, so that runs from before stay finished."""
 _MEASURING = ("limit", "batch_size", "folds", "seeds", "bootstrap")
 
 
@@ -60,12 +58,6 @@ class Step:
         return "-".join(part for part in (self.command, self.study.name, self.protocol) if part)
 
     @property
-    def title(self) -> str:
-        """For people."""
-        words = {"pairs": "preference pairs", "dpo": "DPO", "explain": "explanation"}[self.command]
-        return f"{self.study.name}: {words}" + (f", {self.protocol} protocol" if self.protocol else "")
-
-    @property
     def pairs(self) -> Path:
         """The file of a `pairs` step."""
         return self.folder / "pairs.jsonl"
@@ -86,45 +78,105 @@ class Step:
         return f"{PREFIX}{self.folder}" if self.gains else str(self.tuned)
 
     @property
-    def results(self) -> list[Path]:
-        """What is read of it in the end: where one is missing, the step is not done."""
-        names = {
-            "pairs": [self.pairs.name],
-            "dpo": ["training.json"],
-            "explain": ["report.html", "explain.json", "scores.json", "tables.json"],
-        }[self.command]
-        return [self.folder / name for name in names]
-
-    @property
     def product(self) -> Path:
-        """What later steps need of it. A checkpoint that none needs any more may be deleted."""
-        if self.gains:
-            return self.folder / "edit.safetensors"
-        return self.tuned / "config.json" if self.command == "dpo" else self.results[0]
+        """What later steps read of a `pairs` or `dpo` step. A checkpoint that none reads any more may be deleted."""
+        if self.command == "pairs":
+            return self.pairs
+        return self.folder / "edit.safetensors" if self.gains else self.tuned / "config.json"
 
-    @cached_property
-    def key(self) -> str:
-        """Digest of all that decides the results."""
-        given = self.settings.model_dump(mode="json")
-        # What an earlier step writes is known by that step's key, before it exists.
-        own = {str(path) for step in self.after for path in (step.pairs, step.tuned)}
-        unasked = {name for name in _NEWER if given.get(name) is None}
-        given = {name: value for name, value in given.items() if name not in unasked and str(value) not in own}
-        contents = {name: named_digest(given[name]) for name in _FILES if given.get(name) is not None}
-        if given.get("start") is not None and value_files(stem := edit_file(given["start"])).tensors.is_file():
-            contents["start"] = value_digest(stem)
-        if "direction" in given and (saved := direction_digest(given["direction"])) is not None:
-            contents["direction"] = saved
-        facts = {
-            "command": self.command,
-            "model": model_digest(self.model),
-            # A file by what it holds, wherever it lies.
-            "settings": given | contents,
-            "after": [step.key for step in self.after],
-            # Absent where it is the checkpoint, as in folders from when it always was.
-            **({"explained": "edit"} if self.command == "explain" and self.after[0].gains else {}),
-        }
-        return text_digest(json.dumps(facts, sort_keys=True, default=str))
+    def finished(self, *, raw: bool) -> bool:
+        """Whether its run says that it is finished; no model is needed.
+
+        Args:
+            raw: whether tables have offensive words as they are.
+        """
+        match self.settings:
+            case PairsSettings():
+                return pairs_finished(self.model, self.pairs, self.settings)
+            case DpoSettings():
+                return is_finished(self.folder, "dpo", dpo_described(self.model, self.settings))
+            case ExplainSettings():
+                of_run = explain_described(self.model, self.after[0].explained, self.settings, raw=raw)
+                return is_finished(self.folder, "explain", {**of_run.settings, **of_run.free})
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step and how far it is."""
+
+    step: Step
+    name: str
+    """Unique within the folder: model and step."""
+    done: bool
+    size: ModelSize | None
+    """Of the model, where the preset says it."""
+    pairs: int
+    """About how many pairs there will be to train on."""
+
+
+def plan_reproduction(
+    models: Sequence[str], out: Path, preset: Preset, settings: ReproduceSettings, *, raw: bool = False
+) -> list[PlannedStep]:
+    """All steps for all models, and which are done; nothing is written.
+
+    Args:
+        models: what to study; empty: the preset's.
+        out: the folder.
+        preset: what is done.
+        settings: the user's data and machine.
+        raw: whether tables have offensive words as they are.
+
+    Raises:
+        DposcopeError: two models of one name, a name of none, data missing that the preset needs, or options that do
+            not fit.
+    """
+    for name in needed(preset, settings):
+        raise DposcopeError(
+            f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce.md)"
+        )
+    names = list(models) or preset.models
+    folders = {model_folder(name).casefold() for name in names}
+    # Some file systems do not tell capitals from small letters.
+    if len(folders) != len(names):
+        raise DposcopeError("two models would share one folder; give them in two calls with their own --out")
+    for name in names:
+        if name != TINY:
+            check_source(name)
+    size = None if preset.size is None or models else ModelSize(**preset.size.model_dump())
+    planned: list[PlannedStep] = []
+    for name in names:
+        folder = out / model_folder(name)
+        steps = plan(str(folder / "model") if name == TINY else name, folder, preset, settings)
+        done = _done(steps, raw=raw)
+        planned += [
+            PlannedStep(step, f"{folder.name}/{step.name}", step.name in done, size, _pairs_of(step)) for step in steps
+        ]
+    return planned
+
+
+def _done(steps: Sequence[Step], *, raw: bool) -> set[str]:
+    """Names of the steps that are finished and rest on finished ones, but for those of which something is missing that
+    an unfinished one reads."""
+    done: set[str] = set()
+    for step in steps:
+        if all(before.name in done for before in step.after) and step.finished(raw=raw):
+            done.add(step.name)
+    for step in reversed(steps):
+        if step.name not in done:
+            done -= {before.name for before in step.after if not before.product.exists()}
+    return done
+
+
+def _pairs_of(step: Step) -> int:
+    settings = next((one.settings for one in (step, *step.after) if one.command == "pairs"), None)
+    if isinstance(settings, PairsSettings) and settings.method == "pplm":
+        return settings.count or 800
+    return 500  # what 200 prompts gave
+
+
+def model_folder(name: str) -> str:
+    """A model's folder below `--out`: the last part of its name."""
+    return file_name(Path(short_name(name)).name or "model")
 
 
 def plan(model: str, folder: Path, preset: Preset, settings: ReproduceSettings) -> list[Step]:

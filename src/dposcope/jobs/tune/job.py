@@ -70,7 +70,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
-    with open_run(out, "tune", _described(model, settings), reporter=reporter) as run:
+    free = {"trials": settings.trials}
+    with open_run(out, "tune", _described(model, settings), free=free, reporter=reporter) as run:
         learned = learn_gains(model, run, learn_text, settings)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
@@ -108,7 +109,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         about = {"edit": str(found.edit)}
         if settings.negative_control is not None:
             about["negative_control"] = settings.negative_control
-        scores = write_scores(out, outcomes, materials, model=model, about=about)
+        scores = write_scores(out, outcomes, materials, model=job.lm.name, fingerprint=job.lm.fingerprint, about=about)
         write_tune_report(
             job, ingredients, searched, found, outcomes, materials, scores, judge, settings, true_scorer=search_scorer
         )
@@ -118,7 +119,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             "fold",
             "Folding the edit into a checkpoint",
             inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
-            files=[out / CHECKPOINT / "config.json"],
+            files=[out / CHECKPOINT],
             make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
             load=lambda: None,
         )

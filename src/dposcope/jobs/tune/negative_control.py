@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from dposcope.artefacts import read_json, value_digest, value_files, write_json
+from dposcope.artefacts import value_digest
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.scorers import CachedScorer, Scorer, scorer_digest
 from dposcope.evaluation.shuffled_scorer import DrawnScorer
@@ -25,15 +26,13 @@ def with_direction(job: Job, ingredients: Ingredients, control: Control | None, 
     """The same, with a random direction where that is the control: a stage of its own."""
     if control != "random-direction":
         return ingredients
-    stem = direction_stem(job.run, control)
     true = job.run.folder / "direction"
-    direction = job.run.stage(
-        "control-direction",
+    direction = job.run.value(
+        direction_stem(job.run, control).name,
         "A random direction",
+        Direction,
         inputs={"direction": value_digest(true), "seed": seed},
-        files=value_files(stem).both,
-        make=lambda: ingredients.direction.random_like(seed + _SALT).save(stem),
-        load=lambda: Direction.load(stem),
+        make=lambda: ingredients.direction.random_like(seed + _SALT),
     )
     return replace(ingredients, direction=direction)
 
@@ -42,13 +41,13 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
     """What chooses among edits: the scorer itself, or shuffled scores of what the plain model writes, a stage too."""
     if control != "shuffled-scores":
         return scorer
-    prompts, told = job.data.prompts.learn, job.run.folder / "control-scores.json"
+    prompts = job.data.prompts.learn
 
-    def make() -> None:
+    def make() -> dict[str, Any]:
         written = generate(job.lm, list(prompts), batch_size=batch_size)
-        write_json(told, {"scorer": scorer.name, "scores": scorer([one.text for one in written]).tolist()})
+        return {"scorer": scorer.name, "scores": scorer([one.text for one in written]).tolist()}
 
-    pool = job.run.stage(
+    told = job.run.json(
         "control-scores",
         "Scores to shuffle",
         inputs={
@@ -57,8 +56,6 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
             "scorer": [scorer.name, scorer_digest(scorer)],
             "batch_size": batch_size,
         },
-        files=[told],
         make=make,
-        load=lambda: read_json(told)["scores"],
     )
-    return CachedScorer(DrawnScorer(pool, of=scorer.name, seed=seed + _SALT))
+    return CachedScorer(DrawnScorer(told["scores"], of=scorer.name, seed=seed + _SALT))

@@ -80,20 +80,18 @@ def sources_of(
 
 def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
     """The stage `neutral-means`: every neuron's moments on so many windows of 128 tokens of neutral text."""
-    stem = job.run.folder / "neutral-means"
 
-    def make() -> None:
+    def make() -> NeuronMeans:
         with recording(job.lm) as seen, torch.no_grad():
             NeutralText.read(job.lm, text, windows=windows, length=_LENGTH, seed=1)
-        seen.value({"model": job.lm.name, "fingerprint": job.lm.fingerprint, "text": "neutral"}).save(stem)
+        return seen.value({"model": job.lm.name, "fingerprint": job.lm.fingerprint, "text": "neutral"})
 
-    return job.run.stage(
+    return job.run.value(
         "neutral-means",
         "Neurons on neutral text",
+        NeuronMeans,
         inputs={"model": job.model, "text": text_digest(text), "windows": windows},
-        files=value_files(stem).both,
         make=make,
-        load=lambda: NeuronMeans.load(stem),
     )
 
 
@@ -177,15 +175,13 @@ def learned_stem(run: Run, name: str) -> Path:
 
 def plain_texts(job: Job, prepared: Prepared) -> Written:
     """The stage `plain-texts`: what the plain model writes to the search prompts."""
-    told = job.run.folder / "plain-texts.json"
-    return job.run.stage(
+    told = job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
         inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
-        files=[told],
-        make=lambda: write_json(told, asdict(prepared.objective.write())),
-        load=lambda: Written(**read_json(told)),
+        make=lambda: asdict(prepared.objective.write()),
     )
+    return Written(**told)
 
 
 def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
@@ -199,25 +195,19 @@ def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Tr
     Returns:
         All that was tried; the last of each source wrote, if any did.
     """
-    told, objective = job.run.folder / "taught-texts.json", prepared.objective
+    objective = prepared.objective
 
-    def make() -> None:
+    def make() -> list[dict[str, Any]]:
         trials: list[Trial] = []
         for name in learned:
             for strength in _STRENGTHS:
                 trials.append(objective.try_out(Point(name, strength)))
                 if trials[-1].inside:
                     break
-        write_json(told, [trial.to_json() for trial in trials])
+        return [trial.to_json() for trial in trials]
 
-    return job.run.stage(
-        "taught-texts",
-        "Whether taught gains say enough",
-        inputs=prepared.inputs,
-        files=[told],
-        make=make,
-        load=lambda: [Trial.from_json(one) for one in read_json(told)],
-    )
+    told = job.run.json("taught-texts", "Whether taught gains say enough", inputs=prepared.inputs, make=make)
+    return [Trial.from_json(one) for one in told]
 
 
 def say_enough(tried: Iterable[Trial], floor: Floor) -> bool:

@@ -5,10 +5,11 @@ what it pays, so the teacher is taken to where log-perplexity on neutral text ha
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from dposcope.artefacts import read_json, text_digest, write_json
+from dposcope.artefacts import text_digest
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
@@ -42,10 +43,9 @@ def allowed_strength(
     Returns:
         From a quarter, though even that may cost more, to 4.
     """
-    told = run.folder / "teacher.json"
     lm = load_native(model, dtype=settings.dtype, device=settings.device)
 
-    def make() -> None:
+    def make() -> dict[str, Any]:
         base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)
 
         def increase(strength: float) -> Difference:
@@ -55,9 +55,9 @@ def allowed_strength(
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
             return overflow(embedding_rows(lm), bound, len(losses.nll))
 
-        write_json(told, asdict(search_strength(increase, bound, most=_FURTHEST)))
+        return asdict(search_strength(increase, bound, most=_FURTHEST))
 
-    return run.stage(
+    told = run.json(
         "teacher",
         "Strength of the teacher that neutral text allows",
         inputs={
@@ -69,7 +69,6 @@ def allowed_strength(
             "bound": bound,
             "rounding": "at random",
         },
-        files=[told],
         make=make,
-        load=lambda: max(float(read_json(told)["chosen"]), _NEAREST),
     )
+    return max(float(told["chosen"]), _NEAREST)

@@ -1,0 +1,116 @@
+"""Whether a run is finished, asked without a model: what it was asked to do, what that named, and what it left.
+
+`run.json` says so at the very end of a run, and no more once the run is opened again. A reproduction skips a step whose
+run says that it is finished; any other step is opened, and its stages decide what is made again.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dposcope.artefacts import library_versions, read_json
+from dposcope.jobs.named_files import code_digest, named_files
+from dposcope.jobs.record import FileMark, Record, damage, mark_json, marks, other_version
+
+ABOUT: Final = "run.json"
+CHECKPOINT: Final = "model"
+"""The folder of a checkpoint within a run; it is built as `.model-…` and renamed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run says at its end."""
+
+    read: Mapping[str, str]
+    """Setting → digest of the files that it names, at the beginning; see `named_files`."""
+    code: str
+    """Of what made it: a digest of the package, or a revision."""
+    versions: Mapping[str, str]
+    """Of the libraries."""
+    files: Mapping[str, FileMark]
+    """What it left beside its stages' files, which their records mark."""
+
+    @classmethod
+    def of(cls, folder: Path, files: Iterable[Path], *, read: Mapping[str, str], code: str) -> "Finished":
+        """At the end of a run in `folder`."""
+        return cls(read, code, library_versions(), marks(folder, files))
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Finished":
+        """What `to_json` gave."""
+        files = {name: FileMark(**mark) for name, mark in told["files"].items()}
+        return cls(told["read"], told["code"], told["versions"], files)
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self) | {"files": {name: mark_json(mark) for name, mark in self.files.items()}}
+
+    def fault(self, before: Mapping[str, Any], settings: Mapping[str, Any], *, code: str) -> str | None:
+        """Why settings would give other results now; None: they would not.
+
+        A file counts by what it holds, wherever it lies. What a setting named and nobody finds any more has not
+        changed: a tuned model may be deleted once it was explained.
+
+        Args:
+            before: the settings of the run.
+            settings: those that are asked for, as JSON gives them.
+            code: see the field.
+        """
+        named = named_files(settings)
+        other = other_setting(before, settings, but=self.read.keys() & named.keys())
+        if other is not None:
+            return f"--{other}"
+        for name, digest in named.items():
+            if self.read.get(name) != digest:
+                return f"what --{name.replace('_', '-')} names has changed"
+        return "made by other code" if self.code != code else other_version(self.versions)
+
+
+def is_finished(folder: Path, command: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a run of these settings ended in a folder, and all that it left is as it was; its checkpoint may be gone.
+
+    Args:
+        folder: the run's.
+        command: `explain`, …
+        settings: all of them, those included that a run may be started again with.
+    """
+    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    if about.get("command") != command or "finished" not in about:
+        return False
+    try:
+        found, before = Finished.from_json(about["finished"]), {**about["settings"], **about["free"]}
+    except (KeyError, TypeError, AttributeError):  # not as a run writes it
+        return False
+    if found.fault(before, plain(settings), code=code_digest()):
+        return False
+    records = [Record.read(path) for path in sorted((folder / "stages").glob("*.json"))]
+    files = [found.files, *(one.files for one in records if one is not None)]
+    return not any(damage(folder, one, may_be_gone=(CHECKPOINT,)) for one in files)
+
+
+def own_files(folder: Path, *, but: set[str]) -> list[Path]:
+    """What a run left, without hidden files, those named, records, and other runs below its folder."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in ("stages", ABOUT):
+            continue
+        if path.is_file():
+            found.append(path)
+        elif not any(path.rglob(ABOUT)):
+            found += [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return [file for file in found if file.relative_to(folder).as_posix() not in but]
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def other_setting(old: Mapping[str, Any], new: Mapping[str, Any], *, but: Collection[str] = ()) -> str | None:
+    """The first setting that differs, and both values; None: none does, `but` for those."""
+    for name in [name for name in {**old, **new} if name not in but]:
+        if old.get(name) != new.get(name):
+            return f"{name.replace('_', '-')} was {old.get(name)!r}, now {new.get(name)!r}"
+    return None

@@ -1,0 +1,145 @@
+"""What a finished stage says of itself, and how it is told whether that still holds.
+
+A record names what decided the result (a digest of the stage's inputs, the revision of its code, the libraries) and
+marks every file that it left. What the record says is believed only as long as all of it is so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dposcope.artefacts import file_digest, library_versions, read_json
+from dposcope.errors import DposcopeError
+
+DECIDING: Final = ("dposcope", "torch", "transformers")
+"""Libraries of another version may give other numbers: what one of them made is then made again."""
+
+LARGE: Final = 64 * 2**20
+"""Bytes from which a file that has its size and its time is believed unread: gigabytes take too long at every start."""
+
+OTHER_INPUTS: Final = "made from something else"
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """What a file was when it was made."""
+
+    bytes: int
+    sha256: str
+    modified: int | None = None
+    """Nanoseconds; of a large file alone."""
+
+    @classmethod
+    def of(cls, file: Path) -> "FileMark":
+        """Read the file."""
+        found = file.stat()
+        return cls(found.st_size, file_digest(file), found.st_mtime_ns if found.st_size >= LARGE else None)
+
+    def fits(self, file: Path) -> bool:
+        """Whether the file still is what it was. A large one whose time has not changed is not read."""
+        found = file.stat()
+        if found.st_size != self.bytes:
+            return False
+        return found.st_mtime_ns == self.modified or file_digest(file) == self.sha256
+
+
+def marks(folder: Path, files: Iterable[Path]) -> dict[str, FileMark]:
+    """Name below `folder` → mark, of files and of all files within folders; hidden ones are nobody's."""
+    whole = [
+        one for file in files for one in (sorted(file.rglob("*")) if file.is_dir() else [file]) if not one.is_dir()
+    ]
+    return {
+        file.relative_to(folder).as_posix(): FileMark.of(file)
+        for file in whole
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
+
+
+def damage(folder: Path, files: Mapping[str, FileMark], *, may_be_gone: Sequence[str] = ()) -> str | None:
+    """What is wrong with the first file that is not as it was; None: all are.
+
+    Args:
+        folder: that the names start from.
+        files: name → mark.
+        may_be_gone: folders whose files somebody may have deleted.
+    """
+    for name, mark in files.items():
+        file = folder / name
+        if not file.is_file():
+            if not any(Path(name).is_relative_to(one) for one in may_be_gone):
+                return f"{name} is gone"
+        elif not mark.fits(file):
+            return f"{name} is not as it was made"
+    return None
+
+
+def other_version(made_by: Mapping[str, str]) -> str | None:
+    """The first deciding library that is of another version than the one that made something; None: none is."""
+    here = library_versions()
+    for name in DECIDING:
+        if made_by.get(name) != here.get(name):
+            return f"made by {name} {made_by.get(name)}, this is {here.get(name)}"
+    return None
+
+
+@dataclass(frozen=True)
+class Record:
+    """Of one stage."""
+
+    inputs: str
+    """Digest of what it was made from."""
+    revision: int
+    """Of its code."""
+    versions: Mapping[str, str]
+    """Of the libraries that made it."""
+    files: Mapping[str, FileMark]
+    """What it left, by names within the run's folder."""
+    seconds: float
+    """How long that took: the only clock in a run."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Record | None":
+        """The record in a file; None: there is no such file.
+
+        Raises:
+            DposcopeError: it holds no record.
+        """
+        if not path.exists():
+            return None
+        found = read_json(path)
+        try:
+            files = {name: FileMark(**mark) for name, mark in found["files"].items()}
+            return cls(found["inputs"], found["revision"], found["versions"], files, found["seconds"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DposcopeError(f"{path} is no record of a stage; delete it and run again") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """What `read` reads."""
+        return asdict(self) | {"files": {name: mark_json(mark) for name, mark in self.files.items()}}
+
+    def fault(self, folder: Path, *, inputs: str, revision: int, files: Sequence[Path]) -> str | None:
+        """Why the stage must be made again; None: what it left is what these inputs give.
+
+        Args:
+            folder: the run's.
+            inputs: digest of what it would be made from now.
+            revision: of the code that would make it now.
+            files: what it leaves, files and folders.
+        """
+        if self.inputs != inputs:
+            return OTHER_INPUTS
+        if self.revision != revision:
+            return f"made by revision {self.revision} of its code, this is {revision}"
+        missing = [file for file in files if not self._has(file.relative_to(folder))]
+        if missing:
+            return f"{missing[0].relative_to(folder).as_posix()} is gone"
+        return other_version(self.versions) or damage(folder, self.files)
+
+    def _has(self, wanted: Path) -> bool:
+        return any(Path(name).is_relative_to(wanted) for name in self.files)
+
+
+def mark_json(mark: FileMark) -> dict[str, Any]:
+    """Without the time where there is none."""
+    return {name: value for name, value in asdict(mark).items() if value is not None}
