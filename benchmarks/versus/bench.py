@@ -16,7 +16,7 @@ from dposcope.directions.features import residual_features
 from dposcope.directions.means import mean_difference
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains

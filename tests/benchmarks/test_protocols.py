@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 
 import dposcope as ds
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import function_scorer
 from dposcope.model.batches import encode
 from dposcope.model.generate import Continuation
 from helpers.families import assert_close, copied, tiny, trace
@@ -76,7 +76,7 @@ def bench(run):
     )
     data = protocols._read(options)
     return Bench(
-        ds.load(job.model, dtype="float32", device="cpu"), data, CallableScorer(softness, "soft"), WINDOWS, 32, _quiet
+        ds.load(job.model, dtype="float32", device="cpu"), data, function_scorer(softness, "soft"), WINDOWS, 32, _quiet
     )
 
 

@@ -12,7 +12,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import (
     Difference,
     Estimate,

@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import read_json, text_digest, write_json
-from dposcope.evaluation.scorers import scorer_digest
 from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.change import Intervention
 from dposcope.jobs.ingredients import Job
@@ -36,9 +35,7 @@ def measure_condition(
     inputs = {
         **job.model,
         **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
-        "scorer": materials.scorer.name,
-        # Absent where the name says all, as in folders from before it was asked for.
-        **({} if (inside := scorer_digest(materials.scorer)) is None else {"scorer_digest": inside}),
+        "scorer": [materials.scorer.name, materials.scorer.digest],
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
         "windows": [materials.skip_windows, materials.max_windows, *(["spread"] if materials.spread_windows else [])],

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dposcope.evaluation.repetition import distinct_n, repetition
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.fold import folded
 from dposcope.model.generate import generate

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorer import drawn_scores
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.shuffled_scorer import DrawnScorer
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Job as AtWork
 from dposcope.jobs.ingredients import prepare
@@ -519,7 +519,7 @@ def test_a_search_by_shuffled_scores_is_measured_truly(job, tmp_path):
     pool = json.loads((folder / "control-scores.json").read_text())["scores"]
     assert pool == pytest.approx(true(written).tolist())
     base = json.loads((folder / "trials.json").read_text())["base"]["concept"]
-    lots = DrawnScorer(pool, of="x", seed=_SALT)
+    lots = drawn_scores(pool, of="x", seed=_SALT)
     assert base == pytest.approx(lots(written).mean())
     assert base != pytest.approx(np.mean(pool))
 

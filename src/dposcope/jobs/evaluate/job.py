@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
@@ -41,7 +41,7 @@ def run_evaluate(
     if len(set(names)) != len(names):
         raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
     data = read_data(settings)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = load_scorer(settings.scorer)
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
     with open_run(out, "evaluate", described, reporter=reporter, policy=policy) as run:
@@ -53,7 +53,7 @@ def run_evaluate(
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(judge),
+            judge=judge,
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,

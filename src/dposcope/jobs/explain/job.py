@@ -14,7 +14,7 @@ from dposcope.artefacts import library_versions, value_digest, value_files, writ
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
@@ -85,7 +85,7 @@ def run_explain(
     check_explain(settings)
     side = TunedSide.read(tuned)
     data = read_data(settings)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = load_scorer(settings.scorer)
     judge = load_judge(
         settings.token_judge,
         concept=settings.meant,
@@ -127,7 +127,7 @@ def run_explain(
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(prepare_judge(job, settings.seed)),
+            judge=prepare_judge(job, settings.seed),
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,

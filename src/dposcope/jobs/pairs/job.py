@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from dposcope.artefacts import file_digest, library_versions, read_json, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import CachedScorer, Scorer
-from dposcope.evaluation.shuffled_scorer import PermutedScorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.pairs.parts import Part, Source, make_parts
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
@@ -65,11 +64,11 @@ def run_pairs(
     source = Source.read(settings)
     asked: dict[str, Any] = json.loads(json.dumps({"model": model, **settings.model_dump(mode="json")}, default=str))
     work, about = out.with_name(f".{out.name}.making"), out.with_suffix(".json")
-    scorer = CachedScorer(source.scorer(settings))
+    scorer = source.scorer(settings)
     # The statistics of the finished pairs are by the true scorer.
-    ranking = PermutedScorer(scorer, seed=settings.seed) if settings.shuffled else scorer
+    ranking = scorer.shuffled(settings.seed) if settings.shuffled else scorer
     # Its name stands among the settings; what is behind the name may change.
-    data = source.digests | ({} if scorer.digest is None else {"scorer": scorer.digest})
+    data = source.digests | {"scorer": scorer.digest}
     try:
         before = _made_before(out, about, {"settings": asked, "data": data})
         if before is not None and policy.adopt:

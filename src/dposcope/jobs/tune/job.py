@@ -14,9 +14,10 @@ from typing import Any
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.mean_scorer import MeanScorer
-from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.measure import measure_condition, write_scores
@@ -76,8 +77,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
-        scorer = CachedScorer(load_scorer(settings.scorer))
-        search_scorer = CachedScorer(_search_scorer(scorer, settings))
+        scorer = load_scorer(settings.scorer)
+        search_scorer = _search_scorer(scorer, settings)
         ready = _ready(
             job, ingredients, learned, search_scorer, learn_text, settings,
             more=lambda untaught: learn_untaught(model, run, untaught, settings),
@@ -89,7 +90,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(judge),
+            judge=judge,
             concept=settings.meant.noun,
             max_windows=settings.max_windows,
             spread_windows=True,
@@ -149,7 +150,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
-        scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
+        scorer = _search_scorer(load_scorer(settings.scorer), settings)
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
             more=lambda untaught: already_learned(run, [untaught]),
@@ -206,4 +207,4 @@ def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
     """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
     if not settings.second_scorer:
         return scorer
-    return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)
+    return with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)

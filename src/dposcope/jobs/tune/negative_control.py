@@ -5,8 +5,7 @@ from pathlib import Path
 
 from dposcope.artefacts import read_json, value_digest, value_files, write_json
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.scorers import CachedScorer, Scorer, scorer_digest
-from dposcope.evaluation.shuffled_scorer import DrawnScorer
+from dposcope.evaluation.scorer import Scorer, drawn_scores
 from dposcope.interventions.origin import Control
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
@@ -54,11 +53,11 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
         inputs={
             "model": job.model,
             "prompts": job.data.digests["learn_prompts"],
-            "scorer": [scorer.name, scorer_digest(scorer)],
+            "scorer": [scorer.name, scorer.digest],
             "batch_size": batch_size,
         },
         files=[told],
         make=make,
         load=lambda: read_json(told)["scores"],
     )
-    return CachedScorer(DrawnScorer(pool, of=scorer.name, seed=seed + _SALT))
+    return drawn_scores(pool, of=scorer.name, seed=seed + _SALT)

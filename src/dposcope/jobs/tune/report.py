@@ -9,7 +9,7 @@ from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import fact, fixed
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
