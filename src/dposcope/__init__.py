@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from dposcope.evaluation.trained_scorer import TrainedScorer
     from dposcope.interventions.ablate import Ablation, ablate
     from dposcope.interventions.assign import Assign
-    from dposcope.interventions.change import Intervention
     from dposcope.interventions.edit import Edit
     from dposcope.interventions.edited import edited
     from dposcope.interventions.fold import fold, fold_, folded
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from dposcope.jobs.explain.patches import Patch, patches
     from dposcope.model.frames import Positions, prompted
     from dposcope.model.generate import Continuation, Sampling, generate
+    from dposcope.model.hooks import Intervention
     from dposcope.model.language_model import LanguageModel
     from dposcope.model.layout import Layout, register_layout
     from dposcope.model.load import load
@@ -134,7 +134,6 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.evaluation.trained_scorer": ("TrainedScorer",),
     "dposcope.interventions.ablate": ("Ablation", "ablate"),
     "dposcope.interventions.assign": ("Assign",),
-    "dposcope.interventions.change": ("Intervention",),
     "dposcope.interventions.edit": ("Edit",),
     "dposcope.interventions.edited": ("edited",),
     "dposcope.interventions.fold": ("fold", "fold_", "folded"),
@@ -145,6 +144,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.interventions.steer": ("Steer",),
     "dposcope.model.frames": ("Positions", "prompted"),
     "dposcope.model.generate": ("Continuation", "Sampling", "generate"),
+    "dposcope.model.hooks": ("Intervention",),
     "dposcope.model.language_model": ("LanguageModel",),
     "dposcope.model.layout": ("Layout", "register_layout"),
     "dposcope.model.load": ("load",),

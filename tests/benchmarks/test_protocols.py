@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
         return float(outcome.per_prompt[name].mean())
 
     plain = strict.losses.mean
-    at_first = edit.at("first")
+    at_first = replace(edit, positions="first")
     with at_first.on(bench.lm):
         first = ds.window_losses(bench.lm, bench.data.neutral, max_windows=WINDOWS).mean
     check("a", "log-PPL of the assigned edit", edited.losses.mean, first)

@@ -20,7 +20,6 @@ from dposcope.jobs.ingredients import Job, prepare, read_data
 from dposcope.jobs.run import Quiet, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.jobs.tune.search import neutral_moments
-from dposcope.model.frames import Positions
 from dposcope.model.load import load
 from helpers.families import (
     CIVIL,
@@ -86,7 +85,6 @@ def test_steering_subtracts_the_blocks_own_vector(lm, features):
     (line,) = all_blocks(features)
     naive = trace(lm, IDS, stream=lambda at, x: x - 0.1 * vector(features, at).float())
     assert_close(under(lm, line.at(0.1)), naive.logits, 1e-4)
-    assert_close(under(lm, line.at(0.1).at(Positions.FIRST))[:1], naive.logits[:1], 1e-4)
 
 
 def test_abliteration_takes_each_blocks_direction_out_by_the_kernel(lm):
@@ -183,8 +181,6 @@ def test_weights_come_back_after_an_error(gpt2):
     with pytest.raises(RuntimeError, match="stop"), projected({0: torch.eye(gpt2.d_model)[:1]}).on(gpt2):
         raise RuntimeError("stop")
     assert bits(gpt2.model) == before
-    with pytest.raises(DposcopeError, match="all positions"):
-        projected({}).at("last")
 
 
 # Strengths

@@ -107,12 +107,6 @@ class Edit:
         )
         return Edit(gains, random, {"control_of": str(self), "seed": seed}, of_heads)
 
-    def at(self, positions: Positions | str) -> "Edit":
-        """Only `all`: an edit is what folds into weights."""
-        if Positions(positions) is not Positions.ALL:
-            raise DposcopeError("an edit acts at all positions; limit its gains alone with edit.gains.at(…)")
-        return self
-
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it."""
         changes = [change for one in (self.gains, self.head_gains) if one is not None for change in one.changes(lm)]

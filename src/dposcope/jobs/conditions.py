@@ -25,7 +25,6 @@ from typing import Any
 from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
@@ -35,6 +34,7 @@ from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
+from dposcope.model.hooks import Intervention
 from dposcope.neurons.groups import Selection, select_fraction
 
 

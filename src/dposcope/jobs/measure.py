@@ -8,8 +8,8 @@ import polars as pl
 
 from dposcope.artefacts import read_json, text_digest, write_json
 from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
-from dposcope.interventions.change import Intervention
 from dposcope.jobs.ingredients import Job
+from dposcope.model.hooks import Intervention
 from dposcope.report.table import write_parquet
 
 

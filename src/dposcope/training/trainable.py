@@ -271,7 +271,7 @@ def neuron_gains(
         if start.positions is not Positions.ALL:
             raise DposcopeError(
                 f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all; "
-                'start from gains.at("all")'
+                "give them positions='all'"
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
     of_heads = torch.ones(lm.n_blocks, lm.d_attention, device=lm.device) if heads else None
