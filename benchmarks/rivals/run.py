@@ -126,7 +126,15 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
             Fitted(stage, features_stage(job, sentences, settings.batch_size, stage), suffix)
             for stage, sentences, suffix in given
         ]
-    ingredients = prepare(job, settings, settings)
+    ingredients = prepare(
+        job,
+        settings.direction,
+        concept=settings.meant,
+        block=settings.direction_block,
+        protocol=settings.protocol,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
     half = job.data.neutral[len(job.data.neutral) // 2 :]  # its beginning is for measuring
     disturbed = neutral_moments(job, half, _MOMENTS) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)

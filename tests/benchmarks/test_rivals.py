@@ -392,7 +392,15 @@ def test_what_this_project_makes_without_training_is_that_of_its_commands(tmp_pa
     settings = EvaluateSettings(**{name: str(getattr(job, name)) for name in ("prompts", "comments", "neutral")})
     with open_run(tmp_path / "out", "rivals", {}, reporter=Quiet()) as opened:
         at_work = Job(opened, lm, read_data(settings))
-        made = prepare(at_work, settings, settings)
+        made = prepare(
+            at_work,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+        )
         moments = neutral_moments(at_work, at_work.data.neutral, 4)
     (both,), (alone,) = default_line(made, "both"), default_line(made, "ablation")
     (squares,) = least_squares_line(made, moments)

@@ -25,6 +25,11 @@ class Objective:
     """κ: of KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) over completion tokens. Not in the paper: a
     pair says which text is better, a teacher which token, at every place."""
 
+    @property
+    def reads_neutral(self) -> bool:
+        """Whether windows of neutral text are read."""
+        return self.kl_on == "neutral" and self.kl_weight > 0
+
     def __post_init__(self) -> None:
         """Refuse what cannot be minimised."""
         if not self.beta > 0:

@@ -440,7 +440,15 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, settings, settings)
+            ingredients = prepare(
+                at_work,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
             return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
 
@@ -463,7 +471,15 @@ def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, settings, settings)
+            ingredients = prepare(
+                at_work,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
             scorer = load_scorer("helpers.jobs:softness")
 
             def prepared(**edits):

@@ -52,7 +52,15 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
-        ingredients = prepare(job, settings, settings)
+        ingredients = prepare(
+            job,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+        )
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking

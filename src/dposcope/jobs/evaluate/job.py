@@ -63,7 +63,15 @@ def run_evaluate(
 
         @cache
         def ingredients() -> Ingredients:
-            return prepare(job, settings, settings)
+            return prepare(
+                job,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
 
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials)}
         for spec in specs:

@@ -104,7 +104,17 @@ def run_explain(
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
-        made = prepare(job, settings, settings, folds=parts, features=None if fitted is None else fitted.features)
+        made = prepare(
+            job,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            folds=parts,
+            features=None if fitted is None else fitted.features,
+        )
         after = _means_after(job, other, settings, parts)
         change = _contributions(job, other, made, after)
         kinds = other_kinds(job, fitted, settings)

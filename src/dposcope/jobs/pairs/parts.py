@@ -65,7 +65,7 @@ class Source:
 
     @staticmethod
     def _for_direction(settings: PairsSettings) -> tuple[Comments, str | None]:
-        check_direction(settings)
+        check_direction(settings.direction, settings.meant)
         comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
         return comments, None if settings.direction in DIRECTIONS else value_digest(settings.direction)
 
@@ -189,7 +189,16 @@ def _direction(
     words = seed_words(settings.meant) if settings.direction == "token-contrast" else {}
 
     def make() -> None:
-        made = make_direction(lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress)
+        made = make_direction(
+            lm,
+            comments,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            progress=run.reporter.progress,
+        )
         made.save(stem)
 
     return run.stage(

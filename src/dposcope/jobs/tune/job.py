@@ -164,7 +164,16 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
-    return with_direction(job, prepare(job, settings, settings), settings.negative_control, settings.seed)
+    ingredients = prepare(
+        job,
+        settings.direction,
+        concept=settings.meant,
+        block=settings.direction_block,
+        protocol=settings.protocol,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
+    return with_direction(job, ingredients, settings.negative_control, settings.seed)
 
 
 def _ready(
