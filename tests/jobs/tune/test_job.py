@@ -27,7 +27,7 @@ from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, j
 from dposcope.jobs.tune.learning import _teacher, learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
 from dposcope.jobs.tune.search import prepare_search, say_enough, sources_of, try_learned, with_learned
-from dposcope.jobs.tune.settings import Learning, TuneSettings
+from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.family import Point, Source
@@ -345,15 +345,31 @@ def test_whom_gains_imitate(job, monkeypatch):
 def test_a_taught_run_learns_by_other_defaults(job):
     def of(**given):
         settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learnings, settings.untaught
+        return settings.learned, settings.untaught
 
-    taught, alone = Learning("learned-6", 6.0, 2.0, "linear"), Learning("learned-untaught", 1.0, 3.0, "none")
-    assert of() == ([taught], alone)
-    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ([taught], None)
-    assert of(quick=True) == of(teacher="none") == ([replace(alone, name="learned-1")], None)
-    two = [Learning("learned-0.5", 0.5, 1.0, "linear"), Learning("learned-3", 3.0, 1.0, "linear")]
-    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == (two, replace(alone, epochs=1.0))
-    assert of(form="ablation") == of(methods=["groups"]) == ([], None)
+    assert of() == ({"learned-6": 6.0}, {"learned-untaught": 1.0})
+    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ({"learned-6": 6.0}, {})
+    assert of(quick=True) == of(teacher="none") == ({"learned-1": 1.0}, {})
+    assert of(kl_weights=[0.5, 3.0]) == ({"learned-0.5": 0.5, "learned-3": 3.0}, {"learned-untaught": 1.0})
+    assert of(form="ablation") == of(methods=["groups"]) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "imitated", "wanted"),
+    [
+        (None, {"teacher": "full"}, (2.0, "linear")),
+        (None, {}, (3.0, "none")),
+        (1.0, {"teacher": "full"}, (1.0, "linear")),
+        (1.0, {}, (1.0, "none")),
+    ],
+)
+def test_gains_with_a_teacher_learn_for_less_long_and_with_decay(job, tmp_path, monkeypatch, epochs, imitated, wanted):
+    asked = []
+    monkeypatch.setattr(tune_learning, "run_dpo", lambda model, folder, settings, **options: asked.append(settings))
+    monkeypatch.setattr(tune_learning.Edit, "load", lambda stem: None)
+    run = Run(tmp_path, {}, Quiet())
+    tune_learning._learn("m", run, "learned-3", 3.0, settings_of(job, epochs=epochs), **imitated)
+    assert [(one.kl_weight, one.epochs, one.decay) for one in asked] == [(3.0, *wanted)]
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):

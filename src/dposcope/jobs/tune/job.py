@@ -6,7 +6,7 @@ ablation → the best within the bound, its strength set by the bound → scores
 read → a checkpoint and a report with the whole trade-off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from dposcope.jobs.tune.search import (
     try_learned,
     with_learned,
 )
-from dposcope.jobs.tune.settings import NO_TEACHER, Learning, TuneSettings
+from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, load_native
 from dposcope.search.trials import Floor, Trial
@@ -146,14 +146,14 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
-        learned = already_learned(run, settings.learnings)
+        learned = already_learned(run, settings.learned)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
         scorer = _search_scorer(load_scorer(settings.scorer), settings)
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
-            more=lambda untaught: already_learned(run, [untaught]),
+            more=lambda untaught: already_learned(run, untaught),
         )  # fmt: skip
         reporter.stage(f"Searching with others: {settings.trials} trials")
         return join_search(job, ready, settings)
@@ -184,7 +184,7 @@ def _ready(
     learn_text: str,
     settings: TuneSettings,
     *,
-    more: Callable[[Learning], dict[str, Edit]],
+    more: Callable[[Mapping[str, float]], dict[str, Edit]],
 ) -> Ready:
     """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
@@ -192,7 +192,7 @@ def _ready(
     prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
     floor = Floor(plain_texts(job, prepared), settings.least_distinct)
     untaught = settings.untaught
-    if untaught is None:
+    if not untaught:
         return Ready(prepared, floor)
     tried = try_learned(job, prepared, learned)
     if say_enough(tried, floor):

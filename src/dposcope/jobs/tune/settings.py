@@ -1,6 +1,5 @@
 """The settings of `dposcope tune`."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -21,20 +20,6 @@ _TRIALS = 24
 _OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
 NO_TEACHER = "none"
 """What --teacher says for gains that learn from pairs alone."""
-
-
-@dataclass(frozen=True)
-class Learning:
-    """One vector of gains to learn."""
-
-    name: str
-    """Of the source that it is in the search, and of its folder."""
-    kl_weight: float
-    """λ of the KL on neutral text."""
-    epochs: float
-    """Passes over the pairs."""
-    decay: Literal["none", "linear"]
-    """Of the learning rate."""
 
 
 class TuneSettings(MachineSettings, MeasureSettings):
@@ -191,7 +176,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
             )
 
     def _learning_fits(self) -> None:
-        if self.learnings:
+        if self.learned:
             if self.negative_control == "random-direction":
                 raise ValueError(
                     "learned gains take no direction, so a random one is no control of them; give --methods groups "
@@ -225,20 +210,16 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
 
     @property
-    def learnings(self) -> list[Learning]:
-        """Vectors of gains to learn, one for each λ."""
+    def learned(self) -> dict[str, float]:
+        """Name of each vector of gains to learn → λ of the KL on neutral text."""
         if self.form == "ablation" or "learned" not in self.methods:
-            return []
+            return {}
         weights = self.kl_weights or [6.0 if self.taught else 1.0]
-        return [self._learning(f"{LEARNED}-{weight:g}", weight, taught=self.taught) for weight in weights]
+        return {f"{LEARNED}-{weight:g}": weight for weight in weights}
 
     @property
-    def untaught(self) -> Learning | None:
-        """What is learned as well where taught gains say too little; None where the user chose the teacher."""
-        if self.teacher is not None or not self.taught or not self.learnings:
-            return None
-        return self._learning(f"{LEARNED}-untaught", 1.0, taught=False)
-
-    def _learning(self, name: str, weight: float, *, taught: bool) -> Learning:
-        # What a teacher says of every token is followed to the end, and then without jitter.
-        return Learning(name, weight, self.epochs or (2.0 if taught else 3.0), "linear" if taught else "none")
+    def untaught(self) -> dict[str, float]:
+        """What is learned as well where taught gains say too little; empty where the user chose the teacher."""
+        if self.teacher is not None or not self.taught or not self.learned:
+            return {}
+        return {f"{LEARNED}-untaught": 1.0}
