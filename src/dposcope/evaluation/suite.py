@@ -79,7 +79,7 @@ class Outcome:
     losses: WindowLosses
 
     def to_json(self) -> dict[str, Any]:
-        """Exact: Python writes a float so that it reads back the same."""
+        """As plain data. Nothing is lost: Python writes a float so that it reads back the same."""
         return {
             "continuations": self.continuations,
             "per_prompt": {name: values.tolist() for name, values in self.per_prompt.items()},

@@ -183,10 +183,10 @@ def _value(key: str, value: str, whole: str) -> Any:
     if key == "ranking" and value not in _RANKINGS:
         raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
     if key == "blocks":
-        found = re.fullmatch(r"(\d+)-(\d+)", value)
-        if found is None or int(found[1]) > int(found[2]):
+        span = re.fullmatch(r"(\d+)-(\d+)", value)
+        if span is None or int(span[1]) > int(span[2]):
             raise DposcopeError(f"condition {whole!r}: blocks are a range such as 9-17, not {value!r}")
-        return tuple(range(int(found[1]), int(found[2]) + 1))
+        return tuple(range(int(span[1]), int(span[2]) + 1))
     return value
 
 

@@ -1,4 +1,4 @@
-"""Hooks with manners: registered together, counted, and removed whatever happens.
+"""Hooks that are registered together, counted, and removed again, after an error too.
 
 A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
 inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
