@@ -21,7 +21,8 @@ import dposcope as ds
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import repetition
-from dposcope.evaluation.scorers import Scorer, load_scorer
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings

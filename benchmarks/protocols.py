@@ -21,7 +21,7 @@ import dposcope as ds
 from dposcope.data.comments import Comments
 from dposcope.data.prompts import split_prompts
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.report.table import Table
 from versus.bench import ALPHA, BETA, Bench, Data
 from versus.editing import assignment, hooks_left, perplexity_positions, rankings, steering, trim
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace) -> Table:
     bench = Bench(
         lm,
         data,
-        CachedScorer(load_scorer(options.scorer)),
+        load_scorer(options.scorer),
         options.max_windows,
         options.batch_size,
         tell,

@@ -25,7 +25,8 @@ from dposcope.data.masking import mask_offensive
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import distinct_n, repetition, word_grams
-from dposcope.evaluation.scorers import Scorer, load_scorer
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, paired_ratio
 from dposcope.evaluation.suite import BASE
 from dposcope.jobs.conditions import parse_condition

@@ -22,7 +22,7 @@ from torch import Tensor
 import dposcope as ds
 from dposcope.data.prompts import split_prompts
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold
 from dposcope.neurons.groups import cosines, projections
 from dposcope.report.figures import save_figure
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
             lm,
             found,
             prompts.report,
-            CachedScorer(load_scorer(options.scorer)),
+            load_scorer(options.scorer),
             ds.NeutralText.read(lm, ds.load_neutral(options.neutral)),
             batch_size=options.batch_size,
             tell=tell,

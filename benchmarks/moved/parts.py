@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dposcope.evaluation.repetition import repetition
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Ratio, Share, paired_ratio, paired_share
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dposcope.interventions.change import Intervention
+from dposcope.model.hooks import Intervention
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from benchmarks.rivals.lines import Line, Rival
 
 from dposcope.artefacts import read_json, write_json
-from dposcope.interventions.change import Intervention
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.measure import file_name
 from dposcope.model.generate import generate
+from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 
 _ROUNDS, _PROMPTS = 3, 32

@@ -3,28 +3,17 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from dposcope.errors import DposcopeError
 from dposcope.interventions.fold import Foldable, folded
-from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 
 
-class _InWeights:
-    def at(self, positions: Positions | str) -> Self:
-        """Only `all`: weights act everywhere."""
-        if Positions(positions) is not Positions.ALL:
-            raise DposcopeError("weights act at all positions; leave positions out")
-        return self
-
-
 @dataclass(frozen=True, eq=False)
-class Folded(_InWeights):
+class Folded:
     """An edit as it ships: folded, rounded once, without hooks."""
 
     edit: Foldable
@@ -37,7 +26,7 @@ class Folded(_InWeights):
 
 
 @dataclass(frozen=True, eq=False)
-class Replaced(_InWeights):
+class Replaced:
     """Parameters computed when needed."""
 
     make: Callable[[LanguageModel], Mapping[str, Tensor]]

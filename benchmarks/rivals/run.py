@@ -17,7 +17,7 @@ from dposcope.data.comments import Comments, load_comments
 from dposcope.data.prompts import PromptSplit
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import count_windows
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials
 from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition
@@ -78,8 +78,8 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
             prompts=data.prompts.report,
             passages=data.passages,
             neutral=data.neutral,
-            scorer=CachedScorer(load_scorer(settings.scorer)),
-            judge=CachedScorer(judge),
+            scorer=load_scorer(settings.scorer),
+            judge=judge,
             concept=settings.meant.noun,
             max_windows=windows,
             batch_size=settings.batch_size,
@@ -126,7 +126,15 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
             Fitted(stage, features_stage(job, sentences, settings.batch_size, stage), suffix)
             for stage, sentences, suffix in given
         ]
-    ingredients = prepare(job, settings, settings)
+    ingredients = prepare(
+        job,
+        settings.direction,
+        concept=settings.meant,
+        block=settings.direction_block,
+        protocol=settings.protocol,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
     half = job.data.neutral[len(job.data.neutral) // 2 :]  # its beginning is for measuring
     disturbed = neutral_moments(job, half, _MOMENTS) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)

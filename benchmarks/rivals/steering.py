@@ -11,7 +11,6 @@ from benchmarks.rivals.lines import Line
 from torch import Tensor
 
 from dposcope.interventions.steer import Steer
-from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, hooked
 from dposcope.model.language_model import LanguageModel
 
@@ -21,10 +20,6 @@ class SteerBlocks:
     """Several steerings at once, each in a block of its own."""
 
     parts: tuple[Steer, ...]
-
-    def at(self, positions: Positions | str) -> "SteerBlocks":
-        """The same at other positions."""
-        return SteerBlocks(tuple(part.at(positions) for part in self.parts))
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""

@@ -15,12 +15,14 @@ from benchmarks.rivals.lines import Line, Rival
 from benchmarks.rivals.placing import TARGETS, bracket, strengths_at
 
 from dposcope.artefacts import read_json, write_json
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.suite import BASE, Materials, Outcome
-from dposcope.interventions.change import Intervention
+from dposcope.interventions.assign import Assign
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.measure import file_name, measure_condition
 from dposcope.model.frames import Positions
+from dposcope.model.hooks import Intervention
 
 SINGLE = 5
 """Evaluations of a line placed by cost, where it is a rival's only one: four costs need no more."""
@@ -171,7 +173,10 @@ def position_zero(bench: Bench, found: Sweep) -> Sweep:
     base = replace(found.base, losses=losses(BASE, None, None))
     measured: list[Measured] = []
     for one in found.measured:
-        intervention = lines[one.line].at(one.strength).at(Positions.FIRST)
+        assigned = lines[one.line].at(one.strength)
+        if not isinstance(assigned, Assign):
+            raise DposcopeError(f"{found.rival.name} acts at all positions; only assigned means act at some")
+        intervention = replace(assigned, positions=Positions.FIRST)
         name = condition(found.rival, lines[one.line], one.strength)
         made_from = [name, dict(found.rival.depends_on)]
         measured.append(replace(one, outcome=replace(one.outcome, losses=losses(name, intervention, made_from))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,14 +16,14 @@ from dposcope.directions.features import residual_features
 from dposcope.directions.means import mean_difference
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, generate
+from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.groups import Ranking, Selection, cosines, select_fraction
@@ -120,7 +120,7 @@ class Bench:
             case ["assign"]:
                 return (self.assign(),)
             case ["assign", "first"]:
-                return (self.assign().at(Positions.FIRST),)
+                return (replace(self.assign(), positions=Positions.FIRST),)
             case ["assign", "trimmed"]:
                 return (self.assign(trim=TRIM),)
             case ["assign", ("signed" | "activation" | "reference") as ranking]:

@@ -32,16 +32,11 @@ if TYPE_CHECKING:
     from dposcope.directions.probe import fit_probe
     from dposcope.directions.tokens import token_contrast
     from dposcope.errors import DposcopeError
-    from dposcope.evaluation.direction_scorer import DirectionScorer
+    from dposcope.evaluation.classifier import classifier_scorer
+    from dposcope.evaluation.direction_scorer import direction_scorer
     from dposcope.evaluation.perplexity import window_losses
-    from dposcope.evaluation.scorers import (
-        CachedScorer,
-        CallableScorer,
-        ClassifierScorer,
-        ProfanityScorer,
-        Scorer,
-        load_scorer,
-    )
+    from dposcope.evaluation.scorer import Scorer, mean_of
+    from dposcope.evaluation.scorers import function_scorer, load_scorer
     from dposcope.evaluation.statistics import (
         Difference,
         Estimate,
@@ -56,7 +51,6 @@ if TYPE_CHECKING:
     from dposcope.evaluation.trained_scorer import TrainedScorer
     from dposcope.interventions.ablate import Ablation, ablate
     from dposcope.interventions.assign import Assign
-    from dposcope.interventions.change import Intervention
     from dposcope.interventions.edit import Edit
     from dposcope.interventions.edited import edited
     from dposcope.interventions.fold import fold, fold_, folded
@@ -70,6 +64,7 @@ if TYPE_CHECKING:
     from dposcope.jobs.explain.patches import Patch, patches
     from dposcope.model.frames import Positions, prompted
     from dposcope.model.generate import Continuation, Sampling, generate
+    from dposcope.model.hooks import Intervention
     from dposcope.model.language_model import LanguageModel
     from dposcope.model.layout import Layout, register_layout
     from dposcope.model.load import load
@@ -121,14 +116,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.directions.tokens": ("token_contrast",),
     "dposcope.errors": ("DposcopeError",),
     "dposcope.evaluation.perplexity": ("window_losses",),
-    "dposcope.evaluation.scorers": (
-        "CachedScorer",
-        "CallableScorer",
-        "ClassifierScorer",
-        "ProfanityScorer",
-        "Scorer",
-        "load_scorer",
-    ),
+    "dposcope.evaluation.classifier": ("classifier_scorer",),
+    "dposcope.evaluation.scorer": ("Scorer", "mean_of"),
+    "dposcope.evaluation.scorers": ("function_scorer", "load_scorer"),
     "dposcope.evaluation.statistics": (
         "Difference",
         "Estimate",
@@ -140,11 +130,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "paired_share",
     ),
     "dposcope.evaluation.suite": ("Materials", "Scores", "measure", "summarise"),
-    "dposcope.evaluation.direction_scorer": ("DirectionScorer",),
+    "dposcope.evaluation.direction_scorer": ("direction_scorer",),
     "dposcope.evaluation.trained_scorer": ("TrainedScorer",),
     "dposcope.interventions.ablate": ("Ablation", "ablate"),
     "dposcope.interventions.assign": ("Assign",),
-    "dposcope.interventions.change": ("Intervention",),
     "dposcope.interventions.edit": ("Edit",),
     "dposcope.interventions.edited": ("edited",),
     "dposcope.interventions.fold": ("fold", "fold_", "folded"),
@@ -155,6 +144,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "dposcope.interventions.steer": ("Steer",),
     "dposcope.model.frames": ("Positions", "prompted"),
     "dposcope.model.generate": ("Continuation", "Sampling", "generate"),
+    "dposcope.model.hooks": ("Intervention",),
     "dposcope.model.language_model": ("LanguageModel",),
     "dposcope.model.layout": ("Layout", "register_layout"),
     "dposcope.model.load": ("load",),
@@ -241,9 +231,6 @@ __all__ = [
     "Ablation",
     "ActivationAccumulator",
     "Assign",
-    "CachedScorer",
-    "CallableScorer",
-    "ClassifierScorer",
     "Comments",
     "Concept",
     "Continuation",
@@ -251,7 +238,6 @@ __all__ = [
     "Cost",
     "Difference",
     "Direction",
-    "DirectionScorer",
     "DposcopeError",
     "Edit",
     "Estimate",
@@ -279,7 +265,6 @@ __all__ = [
     "Perturbation",
     "Point",
     "Positions",
-    "ProfanityScorer",
     "Ratio",
     "Repetitions",
     "Sampling",
@@ -302,6 +287,7 @@ __all__ = [
     "bootstrap_mean",
     "change_summary",
     "check_pairs",
+    "classifier_scorer",
     "collect_by_fold",
     "collect_means",
     "contributions",
@@ -309,6 +295,7 @@ __all__ = [
     "cosines",
     "cumulative_reduction",
     "cut_prompts",
+    "direction_scorer",
     "dpo_terms",
     "edit_agreement",
     "edited",
@@ -319,6 +306,7 @@ __all__ = [
     "fold_checkpoint",
     "fold_gguf",
     "folded",
+    "function_scorer",
     "gains_of",
     "generate",
     "group_assign",
@@ -339,6 +327,7 @@ __all__ = [
     "low_rank",
     "mask_offensive",
     "mean_difference",
+    "mean_of",
     "measure",
     "neuron_gains",
     "neutral_windows",

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 import dposcope as ds
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import function_scorer
 from dposcope.model.batches import encode
 from dposcope.model.generate import Continuation
 from helpers.families import assert_close, copied, tiny, trace
@@ -76,7 +77,7 @@ def bench(run):
     )
     data = protocols._read(options)
     return Bench(
-        ds.load(job.model, dtype="float32", device="cpu"), data, CallableScorer(softness, "soft"), WINDOWS, 32, _quiet
+        ds.load(job.model, dtype="float32", device="cpu"), data, function_scorer(softness, "soft"), WINDOWS, 32, _quiet
     )
 
 
@@ -122,7 +123,7 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
         return float(outcome.per_prompt[name].mean())
 
     plain = strict.losses.mean
-    at_first = edit.at("first")
+    at_first = replace(edit, positions="first")
     with at_first.on(bench.lm):
         first = ds.window_losses(bench.lm, bench.data.neutral, max_windows=WINDOWS).mean
     check("a", "log-PPL of the assigned edit", edited.losses.mean, first)

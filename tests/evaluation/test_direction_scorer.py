@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from dposcope.data.comments import Comments
 from dposcope.directions.direction import Direction
 from dposcope.directions.means import mean_difference
-from dposcope.evaluation.direction_scorer import DirectionScorer
+from dposcope.evaluation.direction_scorer import direction_scorer
 from helpers.families import FAMILIES, tiny
 
 TEXTS = [f"{word} {other}" for word in ("sun", "rain", "wind", "snow") for other in ("falls", "goes", "is", "was")]
@@ -36,30 +37,34 @@ def along(lm, direction: Direction, text: str) -> float:
 def test_scores_are_a_rising_function_of_the_projection(family):
     lm = tiny(family)
     direction = mean_difference(lm, COMMENTS.texts, COMMENTS.labels)
-    scorer = DirectionScorer.fit(lm, direction, COMMENTS, batch_size=5)
+    scorer = direction_scorer(lm, direction, COMMENTS, batch_size=5)
     projections = np.array([along(lm, direction, text) for text in TEXTS])
-    expected = 1 / (1 + np.exp(-(scorer.slope * projections + scorer.intercept)))
-    np.testing.assert_allclose(scorer(TEXTS), expected, atol=1e-5)
-    assert scorer.slope > 0, "texts with the concept lie on the positive side"
+    rows = projections[:, None] / projections.std()
+    expected = LogisticRegression(class_weight="balanced").fit(rows, COMMENTS.labels).predict_proba(rows)[:, 1]
+    np.testing.assert_allclose(scorer(TEXTS), expected, atol=1e-4)
+    order = projections.argsort()
+    assert (np.diff(scorer(TEXTS)[order]) > 0).all(), "texts with the concept lie on the positive side"
     # Balanced classes: the boundary lies between their means.
-    boundary = -scorer.intercept / scorer.slope
     low, high = (projections[COMMENTS.labels == has].mean() for has in (False, True))
-    assert low < boundary < high
+    scores = scorer(TEXTS)[order]
+    assert low < np.interp(0.5, scores, projections[order]) < high
 
 
 def test_texts_without_a_token_of_their_own_score_0():
     lm = tiny("llama")
-    scorer = DirectionScorer.fit(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)
+    scorer = direction_scorer(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)
     begin = lm.tokenizer.bos_token
     scores = scorer(["", " \n", begin, TEXTS[0]])
     assert scores[:3].tolist() == [0, 0, 0]
-    assert scores[3] == scorer([TEXTS[0]])[0] > 0
+    assert scores[3] == replace(scorer)([TEXTS[0]])[0] > 0
     assert scorer([]).shape == (0,)
 
 
 def test_its_digest_tells_models_and_directions_apart():
     lm = tiny("llama")
-    scorer = DirectionScorer.fit(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)
+    direction = mean_difference(lm, COMMENTS.texts, COMMENTS.labels)
+    scorer = direction_scorer(lm, direction, COMMENTS)
     assert "mean_difference" in scorer.name
-    others = (replace(scorer, direction=scorer.direction.random_like(0)), replace(scorer, slope=scorer.slope * 2))
+    fewer = Comments(COMMENTS.texts[:8], COMMENTS.labels[:8])
+    others = (direction_scorer(lm, direction.random_like(0), COMMENTS), direction_scorer(lm, direction, fewer))
     assert len({one.digest for one in (scorer, *others)}) == 3

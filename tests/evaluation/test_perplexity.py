@@ -135,7 +135,7 @@ def test_interventions_around_it_apply_at_every_position(lm):
     gains = random_gains(lm)
     expected = [loss_of(lm, window, neurons=lambda block, m: m * gains[block]) for window in strict_windows(lm)]
     for where in ("all", "last", "generated", "prompt"):
-        with Gains(gains).at(where).on(lm):
+        with Gains(gains, positions=where).on(lm):
             np.testing.assert_allclose(window_losses(lm, TEXT, window=WINDOW).nll, expected, rtol=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_the_references_position_zero_of_every_window(lm):
 
     windows = reference_windows(lm)
     expected = [loss_of(lm, window, neurons=first_only) for window in windows]
-    with Gains(gains).at("first").on(lm):
+    with Gains(gains, positions="first").on(lm):
         losses = window_losses(lm, TEXT, protocol="reference", window=WINDOW)
     np.testing.assert_allclose(losses.nll, expected, rtol=1e-5)
 

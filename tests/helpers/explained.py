@@ -10,13 +10,13 @@ import torch
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.suite import BASE, Outcome, Scores, summarise
 from dposcope.interventions.assign import Assign
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.claims.claim import Claim
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition, Role
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.tables.intervention import shares_of_reduction
+from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.sets import NeuronSet

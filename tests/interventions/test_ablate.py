@@ -141,10 +141,3 @@ def test_a_block_named_twice_counts_once(llama):
         return  # refusing it is as good
     with twice.on(llama):
         assert torch.equal(logits_of(llama, IDS), once)
-
-
-def test_it_acts_at_all_positions_only(llama):
-    ablation = ablate(random_direction(llama))
-    assert ablation.at("all") is ablation
-    with pytest.raises(DposcopeError, match="acts at all positions"):
-        ablation.at("last")

@@ -1,5 +1,7 @@
 """Assign: m_i := c_i for a set of neurons."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,7 +62,7 @@ def test_entries_outside_the_set_are_never_read(llama):
 def test_it_acts_at_last_unless_told(llama):
     assign = Assign(torch.zeros(llama.n_blocks, llama.d_mlp), everything(llama))
     assert assign.positions is Positions.LAST
-    assert assign.at("prompt").positions is Positions.PROMPT
+    assert replace(assign, positions="prompt").positions is Positions.PROMPT
     assert assign.positions is Positions.LAST
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,20 +138,13 @@ def test_facts_are_joined_the_given_ones_win():
 @pytest.mark.parametrize("order", [0, 1])
 def test_positional_gains_do_not_become_gains_everywhere(llama, order):
     gains = Gains(random_gains(llama))
-    pair = [gains, gains.at("last")]
+    pair = [gains, replace(gains, positions="last")]
     with pytest.raises(DposcopeError, match=r"all positions; apply positional gains with Gains\.on"):
         Edit.of(*(pair if order else pair[::-1]))
     with pytest.raises(DposcopeError, match="all positions"):
-        Edit.of(gains.at("last"))
+        Edit.of(replace(gains, positions="last"))
     with pytest.raises(DposcopeError, match="all positions"):
-        Edit(gains.at("prompt"))
-
-
-def test_it_acts_at_all_positions_only(llama):
-    edit = Edit.of(Gains(random_gains(llama)))
-    assert edit.at("all") is edit
-    with pytest.raises(DposcopeError, match=r"limit its gains alone with edit\.gains\.at"):
-        edit.at("last")
+        Edit(replace(gains, positions="prompt"))
 
 
 # On disk

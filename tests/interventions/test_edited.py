@@ -5,7 +5,7 @@ import torch
 
 from dposcope.data.corpus import Passages
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import function_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel, edited
@@ -169,7 +169,7 @@ def test_in_half_precision_it_is_measured_as_the_same_model(lm, kind):
         prompts=prompts,
         passages=Passages(tuple(TEXTS[:2]), tuple(TEXTS[2:4])),
         neutral=" ".join(TEXTS * 40),
-        scorer=CallableScorer(softness, "softness"),
+        scorer=function_scorer(softness, "softness"),
         max_windows=1,
     )
     found = measure(lm, EditedModel(edit), materials)

@@ -85,9 +85,9 @@ def test_assigned_constants_do_not_fold_elsewhere(lm, gpt2):
 @pytest.mark.parametrize("where", ["last", "generated", "prompt", "first"])
 def test_positions_do_not_fold(gpt2, where):
     with pytest.raises(DposcopeError, match=f"positions '{where}' do not fold"):
-        fold(gpt2, assign_of(gpt2).at(where))
+        fold(gpt2, replace(assign_of(gpt2), positions=where))
     with pytest.raises(DposcopeError, match="all positions"):
-        fold(gpt2, gains_of(gpt2).at(where))
+        fold(gpt2, replace(gains_of(gpt2), positions=where))
 
 
 @pytest.mark.parametrize("kind", EDITS)

@@ -52,9 +52,3 @@ def test_another_architecture_is_refused(llama, gpt2, tmp_path):
     with pytest.raises(DposcopeError, match="differ in architecture"), OtherWeights(tmp_path).on(llama):
         pass
     assert bits(llama.model) == before
-
-
-def test_positions_other_than_all_are_refused():
-    assert OtherWeights("x").at("all") == OtherWeights("x")
-    with pytest.raises(DposcopeError, match="all positions"):
-        OtherWeights("x").at("last")

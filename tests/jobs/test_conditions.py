@@ -443,9 +443,3 @@ def test_a_model_of_another_architecture_is_told_before_anything_is_changed(llam
     other = build(f"model:{tmp_path}/other").on(llama)
     with pytest.raises(DposcopeError, match="differ in number of blocks"):
         other.__enter__()
-
-
-def test_weights_at_some_positions_are_refused(build, tuned):
-    assert build(f"model:{tuned}").at("all") == build(f"model:{tuned}")
-    with pytest.raises(DposcopeError, match="act at all positions; leave positions out"):
-        build(f"model:{tuned}").at("last")

@@ -29,6 +29,10 @@ def settings(job: Job, **others) -> EvaluateSettings:
     return EvaluateSettings(**job.settings(**others))
 
 
+def direction_of(lm, comments, chosen: EvaluateSettings) -> Direction:
+    return make_direction(lm, comments, chosen.direction, concept=chosen.meant, block=chosen.direction_block)
+
+
 def rows(job: Job) -> list[tuple[str, bool]]:
     return [(text, bool(label)) for text, label in pl.read_csv(job.comments).iter_rows()]
 
@@ -114,7 +118,7 @@ def test_too_few_comments_for_a_judge_are_told_at_once(job, tmp_path):
 def test_a_direction_of_each_kind(job, llama, kind):
     chosen = settings(job, direction=kind)
     data = read_data(chosen)
-    made = make_direction(llama, data.direction_comments, chosen, chosen, protocol="strict")
+    made = direction_of(llama, data.direction_comments, chosen)
     assert made.kind == kind.replace("-", "_")
     assert made.vector.shape == (llama.d_model,)
 
@@ -126,7 +130,7 @@ def test_the_probe_keeps_the_classes_shares_and_the_difference_balances_them(job
     for kind, balanced in (("mean-difference", True), ("probe", False)):
         chosen = settings(job, direction=kind, comments=str(file))
         comments = read_data(chosen).direction_comments
-        about = make_direction(llama, comments, chosen, chosen, protocol="strict").about
+        about = direction_of(llama, comments, chosen).about
         toxic, civil = comments.counts.toxic, comments.counts.non_toxic
         assert toxic != civil
         expected = (min(toxic, civil),) * 2 if balanced else (toxic, civil)
@@ -138,7 +142,7 @@ def test_a_saved_direction_is_used_as_it_is(job, llama, tmp_path):
     mine.save(tmp_path / "w")
     for name in ("w", "w.safetensors", "w.json"):
         chosen = settings(job, direction=str(tmp_path / name))
-        found = make_direction(llama, read_data(chosen).direction_comments, chosen, chosen, protocol="strict")
+        found = direction_of(llama, read_data(chosen).direction_comments, chosen)
         assert torch.equal(found.vector, mine.vector)
         assert (found.kind, found.block) == ("mine", 1)
 
@@ -155,7 +159,7 @@ def test_what_is_no_direction_is_refused(job, llama, tmp_path, name, words):
     collect_means(llama, ["the river"]).save(tmp_path / "means")
     chosen = settings(job, direction=name.format(means=tmp_path / "means"))
     with pytest.raises(DposcopeError, match=words):
-        make_direction(llama, read_data(chosen).direction_comments, chosen, chosen, protocol="strict")
+        direction_of(llama, read_data(chosen).direction_comments, chosen)
 
 
 # Stages
@@ -166,9 +170,17 @@ def test_direction_means_and_judge_are_kept_in_the_folder(job, tmp_path):
     lm, data = load(str(job.model), dtype="float32"), read_data(chosen)
     with open_run(tmp_path / "out", "test", {}) as run:
         one = StudyJob(run, lm, data)
-        made = prepare(one, chosen, chosen)
+        made = prepare(
+            one,
+            chosen.direction,
+            concept=chosen.meant,
+            block=chosen.direction_block,
+            protocol=chosen.protocol,
+            seed=chosen.seed,
+            batch_size=chosen.batch_size,
+        )
         judge = prepare_judge(one, 0)
-    direction = make_direction(lm, data.direction_comments, chosen, chosen, protocol="strict")
+    direction = direction_of(lm, data.direction_comments, chosen)
     means = collect_means(lm, data.prompts.learn)
     assert torch.equal(made.direction.vector, direction.vector)
     assert torch.equal(made.means.mean, means.mean)
@@ -216,7 +228,7 @@ def test_a_contrast_takes_the_concepts_seeds(job, llama, tmp_path):
 
     seeds = {"seeds-with": ["rain", "fell"], "seeds-without": ["quiet", "hills"]}
     chosen = with_concept(job, concept_of(job, tmp_path, **seeds), direction="token-contrast")
-    found = make_direction(llama, read_data(chosen).direction_comments, chosen, chosen, protocol="strict")
+    found = direction_of(llama, read_data(chosen).direction_comments, chosen)
     assert torch.equal(found.vector, token_contrast(llama, ["rain", "fell"], ["quiet", "hills"]).vector)
     with pytest.raises(DposcopeError, match="'rain-talk' has no seed words"):
         read_data(with_concept(job, concept_of(job, tmp_path), direction="token-contrast"))

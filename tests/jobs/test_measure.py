@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dposcope.evaluation.scorers import CachedScorer, CallableScorer
+from dposcope.evaluation.scorers import function_scorer
 from dposcope.evaluation.suite import Materials, Outcome
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.ingredients import Job as StudyJob
@@ -31,7 +31,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def materials(parts) -> Materials:
     data = parts[1]
-    return Materials(data.prompts.report, data.passages, data.neutral, CallableScorer(softness, "soft"), max_windows=2)
+    return Materials(data.prompts.report, data.passages, data.neutral, function_scorer(softness, "soft"), max_windows=2)
 
 
 # File names
@@ -73,15 +73,6 @@ def test_a_condition_is_measured_once_and_kept(parts, materials, tmp_path):
     assert (tmp_path / f"out/stages/measure-{file_name('x y')}.json").exists()
 
 
-class Inside:
-    """Another scorer of the name that the usual one has."""
-
-    name, digest = "soft", "other weights"
-
-    def __call__(self, texts):
-        return softness(texts)
-
-
 def changes(lm, data, materials):
     """What a measurement rests on, each changed alone."""
     from dataclasses import replace
@@ -104,9 +95,9 @@ def changes(lm, data, materials):
         ),
         "passages": (lm, replace(data, passages=passages), replace(materials, passages=passages)),
         "neutral": (lm, replace(data, neutral=neutral), replace(materials, neutral=neutral)),
-        "scorer": (lm, data, replace(materials, scorer=CallableScorer(lambda texts: [0.5] * len(texts), "half"))),
-        "scorer's inside": (lm, data, replace(materials, scorer=CachedScorer(Inside()))),
-        "judge": (lm, data, replace(materials, judge=CallableScorer(softness, "judge"))),
+        "scorer": (lm, data, replace(materials, scorer=function_scorer(lambda texts: [0.5] * len(texts), "half"))),
+        "scorer's inside": (lm, data, replace(materials, scorer=replace(materials.scorer, digest="other weights"))),
+        "judge": (lm, data, replace(materials, judge=function_scorer(softness, "judge"))),
         "protocol": (lm, data, replace(materials, protocol="reference")),
         "windows": (lm, data, replace(materials, max_windows=1)),
         "where windows are": (lm, data, replace(materials, spread_windows=True)),

@@ -1,5 +1,7 @@
 """Absolute positions: every kind against a loop over single prompts, with and without cache, in padded batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -53,7 +55,7 @@ def written(lm, **settings):
 def test_gains_act_where_the_naive_loop_does(lm, where):
     gains = Gains(random_gains(lm))
     expected = naive(lm, where, "neurons", lambda block, m: m * gains.values[block])
-    with gains.at(where).on(lm):
+    with replace(gains, positions=where).on(lm):
         assert written(lm) == expected
         assert written(lm, use_cache=False) == expected
         assert written(lm, batch_size=3) == expected
@@ -72,7 +74,7 @@ def test_assign_and_steer_act_where_the_naive_loop_does(family_lm, family, where
         assert written(lm, use_cache=False) == expected
     vector = random_direction(lm, 3).float()
     expected = naive(lm, where, "stream", lambda block, x: x - 2 * vector if block == 1 else x)
-    with Steer(vector, alpha=2.0, block=1).at(where).on(lm):
+    with Steer(vector, alpha=2.0, block=1, positions=where).on(lm):
         assert written(lm) == expected
         assert written(lm, use_cache=False) == expected
 
@@ -80,16 +82,16 @@ def test_assign_and_steer_act_where_the_naive_loop_does(family_lm, family, where
 def test_the_kinds_of_position_differ(lm):
     texts = []
     for where in COUNTS:
-        with Gains(random_gains(lm)).at(where).on(lm):
+        with Gains(random_gains(lm), positions=where).on(lm):
             texts.append(written(lm))
     assert len({str(text) for text in texts}) >= 4
 
 
 def test_generated_leaves_the_first_new_token_alone_and_last_does_not(llama):
     plain = [row[:1] for row in written(llama)]
-    with Gains(random_gains(llama)).at("generated").on(llama):
+    with Gains(random_gains(llama), positions="generated").on(llama):
         assert [row[:1] for row in written(llama)] == plain
-    with Gains(random_gains(llama)).at("last").on(llama):
+    with Gains(random_gains(llama), positions="last").on(llama):
         assert [row[:1] for row in written(llama)] != plain
 
 
@@ -117,7 +119,7 @@ def test_on_a_text_without_a_prompt_every_position_counts(lm, where):
     ids = [2, 41, 42, 43, 60, 61, 77, 30]
     gains = Gains(random_gains(lm))
     expected = trace(lm, ids, neurons=lambda block, m: m * gains.values[block]).logits
-    with gains.at(where).on(lm):
+    with replace(gains, positions=where).on(lm):
         assert_close(logits_of(lm, ids), expected)
 
 
@@ -125,7 +127,7 @@ def test_first_is_the_first_position_of_a_text_without_a_prompt(lm):
     ids = [2, 41, 42, 43, 60, 61, 77, 30]
     gains = Gains(random_gains(lm))
     expected = trace(lm, ids, neurons=only_at("first", 0, lambda block, m: m * gains.values[block])).logits
-    with gains.at("first").on(lm):
+    with replace(gains, positions="first").on(lm):
         assert_close(logits_of(lm, ids), expected)
         padded = torch.tensor([[3, 3, 3, *ids]])
         mask = torch.tensor([[0] * 3 + [1] * len(ids)])
@@ -191,7 +193,7 @@ def test_model_generate_works_at_all_positions(lm):
 
 @pytest.mark.parametrize("where", ["last", "generated", "prompt"])
 def test_model_generate_needs_the_prompts_lengths_for_the_rest(lm, where):
-    gains = Gains(random_gains(lm)).at(where)
+    gains = Gains(random_gains(lm), positions=where)
     with gains.on(lm):
         with pytest.raises(DposcopeError, match=r"use dposcope\.generate, or wrap the call in .*dposcope\.prompted"):
             hf_generate(lm)
@@ -203,7 +205,7 @@ def test_model_generate_needs_the_prompts_lengths_for_the_rest(lm, where):
 def test_the_mend_that_the_error_names_works(gpt2):
     """Word for word: with dposcope.prompted(inputs["attention_mask"].sum(-1))."""
     inputs = gpt2.tokenizer(TEXTS[0], return_tensors="pt", return_token_type_ids=False)
-    with Gains(random_gains(gpt2)).at("last").on(gpt2):
+    with Gains(random_gains(gpt2), positions="last").on(gpt2):
         expected = generate(gpt2, [TEXTS[0]], new_tokens=NEW)[0].ids
         with prompted(inputs["attention_mask"].sum(-1)):
             ids = gpt2.model.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
@@ -215,7 +217,7 @@ def test_lengths_of_another_batch_are_refused(llama):
     ids = torch.tensor([[2, 41, 42], [2, 50, 51]])
     with (
         pytest.raises(DposcopeError, match=r"2.*4|4.*2"),
-        Gains(random_gains(llama)).at("last").on(llama),
+        Gains(random_gains(llama), positions="last").on(llama),
         prompted(torch.tensor([3, 3])),
     ):
         llama.model.generate(
@@ -227,7 +229,7 @@ def test_lengths_of_another_batch_are_refused(llama):
 
 
 def test_prompted_ends_with_its_context(llama):
-    gains = Gains(random_gains(llama)).at("generated")
+    gains = Gains(random_gains(llama), positions="generated")
     ids = [2, 41, 42, 43, 60]
     with gains.on(llama):
         everywhere = logits_of(llama, ids)
@@ -263,19 +265,11 @@ def test_predicting_leaves_out_rows_that_have_ended():
 
 def test_an_unknown_position_is_an_error_of_ours(llama):
     with pytest.raises(DposcopeError, match=r"lats.*all.*last.*generated.*prompt"):
-        Gains(random_gains(llama)).at("lats")
-    with pytest.raises(DposcopeError, match="lats"):
         Gains(random_gains(llama), positions="lats")
 
 
 def test_a_position_may_be_given_as_text(llama):
     """`positions="last"` in a constructor is what a script writes."""
-    where, gains, vector = "last", random_gains(llama), random_direction(llama)
-    pairs = [
-        (Gains(gains, positions=where), Gains(gains).at(where)),
-        (Assign(gains, NeuronSet(gains != 1), positions=where), Assign(gains, NeuronSet(gains != 1)).at(where)),
-        (Steer(vector, 1.0, positions=where), Steer(vector, 1.0).at(where)),
-    ]
-    for by_text, by_value in pairs:
-        assert isinstance(by_text.positions, Positions)
-        assert by_text.positions is by_value.positions
+    where, gains, vector = "generated", random_gains(llama), random_direction(llama)
+    for one in (Gains(gains), Assign(gains, NeuronSet(gains != 1)), Steer(vector, 1.0)):
+        assert replace(one, positions=where).positions is Positions.GENERATED

@@ -161,7 +161,7 @@ def test_architectures_outside_the_table_are_recognised(name):
     strict, reference = naive_means(lm, TEXTS)
     assert_close(collect_means(lm, TEXTS, new_tokens=4).mean, strict)
     assert_close(collect_means(lm, TEXTS, new_tokens=4, protocol="reference").mean, reference)
-    with Gains(random_gains(lm)).at("generated").on(lm):
+    with Gains(random_gains(lm), positions="generated").on(lm):
         changed = generate(lm, TEXTS, new_tokens=4, stop_at_end=False)
         assert generate(lm, TEXTS, new_tokens=4, stop_at_end=False, batch_size=1) == changed
         assert generate(lm, TEXTS, new_tokens=4, stop_at_end=False, use_cache=False) == changed

@@ -178,27 +178,41 @@ def test_means_say_where_they_come_from(llama):
 # The accumulator
 
 
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.integers(0, 2**20))
-def test_streaming_is_the_mean_over_everything_stored(sizes, seed):
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 2**20))
+def test_streaming_is_the_mean_over_everything_stored(sizes, folds, seed):
+    """However the tokens are split into updates, of all of them and of each fold."""
     stream = torch.Generator().manual_seed(seed)
     parts = [[100 * torch.randn(n, 5, generator=stream) + 50 for n in sizes] for _ in range(2)]
-    accumulator = ActivationAccumulator(2, 5)
-    for first, second in zip(*parts, strict=True):
-        accumulator.update(1, second)
-        accumulator.update(0, first)
-    if sum(sizes) == 0:
-        with pytest.raises(DposcopeError, match="no activations recorded"):
-            accumulator.value()
-        return
+    fold_of = [torch.randint(folds, (n,), generator=stream) if folds else None for n in sizes]
+    accumulator = ActivationAccumulator(2, 5, folds=folds)
+    for first, second, own in zip(*parts, fold_of, strict=True):
+        accumulator.update(1, second, own)
+        accumulator.update(0, first, own)
     stored = torch.stack([torch.cat(part) for part in parts]).double()
-    value = accumulator.value({"a": 1})
-    assert value.count == sum(sizes)
-    torch.testing.assert_close(value.mean, stored.mean(1), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(value.second_moment, stored.square().mean(1), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(value.variance, stored.var(1, correction=0), rtol=1e-9, atol=1e-9)
-    if sum(sizes) > 1:
-        torch.testing.assert_close(value.standard_error, stored.std(1) / sum(sizes) ** 0.5, rtol=1e-9, atol=1e-9)
-    assert value.about == {"a": 1}
+    for fold in (None, *range(folds)):
+        rows = stored if fold is None else stored[:, torch.cat(fold_of) == fold]
+        count = rows.shape[1]
+        if count == 0:
+            with pytest.raises(DposcopeError, match="no activations recorded"):
+                accumulator.value(fold=fold)
+            continue
+        value = accumulator.value({"a": 1}, fold=fold)
+        assert value.count == count
+        torch.testing.assert_close(value.mean, rows.mean(1), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(value.second_moment, rows.square().mean(1), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(value.variance, rows.var(1, correction=0), rtol=1e-9, atol=1e-9)
+        if count > 1:
+            torch.testing.assert_close(value.standard_error, rows.std(1) / count**0.5, rtol=1e-9, atol=1e-9)
+        assert value.about == {"a": 1}
+
+
+def test_tokens_may_be_added_inside_and_outside_inference_mode():
+    accumulator = ActivationAccumulator(1, 2, folds=2)
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            accumulator.update(0, torch.ones(2, 2, requires_grad=not mode), torch.tensor([0, 1]))
+    assert accumulator.value().mean.tolist() == [[1.0, 1.0]]
+    assert [accumulator.value(fold=fold).count for fold in range(2)] == [3, 3]
 
 
 def test_half_precision_rows_keep_every_bit():

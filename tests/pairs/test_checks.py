@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CallableScorer
+from dposcope.evaluation.scorers import function_scorer
 from dposcope.evaluation.statistics import bootstrap_mean, bootstrap_ratio, paired_ratio
 from dposcope.pairs.checks import check_pairs, completion_logppl
 from dposcope.pairs.pairs import Dropped, Pair, Pairs
@@ -26,7 +26,7 @@ PAIRS = Pairs.of(
     ],
     dropped=Dropped(blank=2, identical=5),
 )
-SCORER = CallableScorer(softness, "soft")
+SCORER = function_scorer(softness, "soft")
 
 
 # Counts
@@ -83,7 +83,7 @@ def test_scores_are_means_with_intervals():
 
 
 def test_preferred_texts_without_the_concept_have_no_ratio():
-    zero = CallableScorer(lambda texts: [0.0] * len(texts), "zero")
+    zero = function_scorer(lambda texts: [0.0] * len(texts), "zero")
     scores = check_pairs(PAIRS, None, zero).scores
     assert scores.ratio is None
     assert scores.more_toxic.mean == 0

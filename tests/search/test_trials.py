@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
@@ -13,12 +14,7 @@ from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import Bound, Floor, Objective, Written
 from helpers.families import TEXTS, random_direction
 
-
-class LengthScorer:
-    name = "length"
-
-    def __call__(self, texts):
-        return np.array([min(len(text) / 100, 1.0) for text in texts])
+LENGTH = Scorer("length", "", lambda texts: [min(len(text) / 100, 1.0) for text in texts])
 
 
 def objective(lm, bound):
@@ -26,7 +22,7 @@ def objective(lm, bound):
     gains = Gains(1 + 0.5 * torch.randn(lm.n_blocks, lm.d_mlp, generator=stream))
     family = Family({"learned": Source.line(gains)}, random_direction(lm).float(), lm.n_blocks)
     neutral = NeutralText.read(lm, "\n\n".join(TEXTS * 3), windows=4, length=16)
-    return Objective(lm, family, neutral, TEXTS, LengthScorer(), bound, batch_size=3, new_tokens=6)
+    return Objective(lm, family, neutral, TEXTS, LENGTH, bound, batch_size=3, new_tokens=6)
 
 
 def weights(lm):
@@ -44,7 +40,7 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
     assert found.number == 7
     assert found.kl == pytest.approx(cost.kl.mean(), rel=1e-3)
     assert found.rise == pytest.approx(cost.rise.mean(), abs=1e-4)
-    assert found.written.concept == pytest.approx(LengthScorer()(texts).mean())
+    assert found.written.concept == pytest.approx(LENGTH(texts).mean())
     assert found.written.repetition == pytest.approx(np.mean([repetition(text) for text in texts]))
     assert found.written.distinct_2 == distinct_n(texts, 2)
     assert found.written.repetition_high == bootstrap_mean([repetition(text) for text in texts]).high

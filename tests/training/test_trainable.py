@@ -1,5 +1,7 @@
 """Three ways to train: what they train, what they export, and that they leave the model as it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -274,13 +276,13 @@ def test_gains_that_do_not_fit_are_refused(llama):
         neuron_gains(llama, OBJECTIVES["dpo"], start=wrong),
     ):
         pass
-    partly = Gains(random_gains(llama)).at("last")
+    partly = Gains(random_gains(llama), positions="last")
     with (
         pytest.raises(DposcopeError, match="'last' cannot be trained"),
         neuron_gains(llama, OBJECTIVES["dpo"], start=partly),
     ):
         pass
-    with neuron_gains(llama, OBJECTIVES["dpo"], start=partly.at("all")):
+    with neuron_gains(llama, OBJECTIVES["dpo"], start=replace(partly, positions="all")):
         pass
 
 

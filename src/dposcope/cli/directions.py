@@ -44,13 +44,23 @@ def probe(
     from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
     from dposcope.model.load import load_native
 
-    check_direction(settings)
+    check_direction(settings.direction, settings.meant)
     comments = read_comments(settings).first(settings.direction_rows)
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
         lm = load_native(model, dtype=settings.dtype, device=settings.device)
         bars.stage("Direction from comments")
-        direction = make_direction(lm, comments, settings, settings, protocol=settings.protocol, progress=bars.progress)
+        direction = make_direction(
+            lm,
+            comments,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            progress=bars.progress,
+        )
     direction.save(out)
     _show(
         {

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.trained_scorer import score_spoken
+from dposcope.evaluation.scorer import Scorer
 
 
-class NegativeSentimentScorer:
+def sentiment_scorer() -> Scorer:
     """The negative part of VADER's compound score c in [−1, 1]: max(0, −c).
 
     Neutral and positive texts score 0 alike. (1 − c)/2 would give a neutral text one half, and an edit could seem to
@@ -24,23 +25,18 @@ class NegativeSentimentScorer:
     Raises:
         DposcopeError: the package vaderSentiment is absent.
     """
+    try:
+        package = importlib.import_module("vaderSentiment.vaderSentiment")
+    except ModuleNotFoundError as error:
+        raise DposcopeError(
+            f'the scorer vader needs the package {error.name}; run: pip install "dposcope[sentiment]", or name '
+            "another scorer"
+        ) from error
+    analyser = package.SentimentIntensityAnalyzer()
 
-    def __init__(self) -> None:
-        """Load the lexicon."""
-        try:
-            package = importlib.import_module("vaderSentiment.vaderSentiment")
-        except ModuleNotFoundError as error:
-            raise DposcopeError(
-                f'the scorer vader needs the package {error.name}; run: pip install "dposcope[sentiment]", or name '
-                "another scorer"
-            ) from error
-        self._analyser = package.SentimentIntensityAnalyzer()
-        self.name = f"VADER {importlib.metadata.version('vaderSentiment')}, negative part"
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Negative sentiment per text, [n] in [0, 1]."""
-        return score_spoken(texts, self._negative)
-
-    def _negative(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        compound = [self._analyser.polarity_scores(text)["compound"] for text in texts]
+    def negative(texts: Sequence[str]) -> NDArray[np.float64]:
+        compound = [analyser.polarity_scores(text)["compound"] for text in texts]
         return np.clip(-np.array(compound, dtype=np.float64), 0.0, 1.0)
+
+    name = f"VADER {importlib.metadata.version('vaderSentiment')}, negative part"
+    return Scorer(name, text_digest(name, repr(analyser.lexicon), repr(analyser.emojis)), negative)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import (
     Difference,
     Estimate,
@@ -23,13 +23,13 @@ from dposcope.evaluation.statistics import (
     paired_ratio,
 )
 from dposcope.interventions.assign import Assign
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, Progress, generate
+from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol
 
@@ -79,7 +79,7 @@ class Outcome:
     losses: WindowLosses
 
     def to_json(self) -> dict[str, Any]:
-        """Exact: Python writes a float so that it reads back the same."""
+        """As plain data. Nothing is lost: Python writes a float so that it reads back the same."""
         return {
             "continuations": self.continuations,
             "per_prompt": {name: values.tolist() for name, values in self.per_prompt.items()},
@@ -186,7 +186,7 @@ def _overlap(lm: LanguageModel, written: list[Continuation], materials: Material
 
 def _for_perplexity(intervention: Intervention | None, protocol: Protocol) -> Intervention | None:
     if protocol == "reference" and isinstance(intervention, Assign | Gains):
-        return intervention.at(Positions.FIRST)
+        return replace(intervention, positions=Positions.FIRST)
     return intervention
 
 

@@ -5,7 +5,7 @@ on texts that had no part in the edit, needs no download, and is kept beside the
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
+from dposcope.data.comments import Comments
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.scorer import Scorer, mean_of
 
 FILE_STEM = "judge"
 """What a run calls its judge's files, so that naming the run's folder is enough to load it."""
@@ -98,29 +100,23 @@ class _Fitted:
     intercept: float
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        rows = hstack([part.transform(texts) for part in self.features], format="csr")
+        clean = [_LONE_SURROGATE.sub(" ", text) for text in texts]
+        rows = hstack([part.transform(clean) for part in self.features], format="csr")
         return expit(rows @ self.coefficients + self.intercept)
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedScorer:
+class TrainedScorer(Scorer):
     """Probability that a text has the concept, by a linear model of its words and characters.
 
     Trained with balanced classes, so 0.5 is the boundary whatever the share of the concept
     in the training texts; the score ranks and compares texts, and is no base rate.
+    Its digest is of the texts and labels it was trained on, in order.
     """
 
-    name: str
     quality: Quality
     seed: int
-    data_digest: str
-    """Digest of the texts and labels it was trained on, in order."""
     fitted: _Fitted
-
-    @property
-    def digest(self) -> str:
-        """What decides its answers, beside its name."""
-        return self.data_digest
 
     @classmethod
     def fit(
@@ -162,12 +158,8 @@ class TrainedScorer:
             held_out=len(held_out),
         )
         digest = text_digest(*kept, "".join(map(str, truth)))
-        return cls(name, quality, seed, digest, _fit_rows(counted, truth, order))
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores [n] in [0, 1]; a blank text scores 0, as nothing was said."""
-        require_list(texts)
-        return score_spoken([_LONE_SURROGATE.sub(" ", text) for text in texts], self.fitted.probabilities)
+        fitted = _fit_rows(counted, truth, order)
+        return cls(name, digest, fitted.probabilities, quality, seed, fitted)
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` (weights) and `stem.json` (vocabularies, quality)."""
@@ -178,7 +170,7 @@ class TrainedScorer:
         about = {
             "name": self.name,
             "seed": self.seed,
-            "data_digest": self.data_digest,
+            "data_digest": self.digest,
             "quality": asdict(self.quality),
             "vocabularies": {part.analysis.name: list(part.terms) for part in self.fitted.features},
         }
@@ -206,7 +198,7 @@ class TrainedScorer:
             lengths = [len(part.terms) for part in features]
             if lengths != [len(part.idf) for part in features] or sum(lengths) != len(fitted.coefficients):
                 raise ValueError("vocabularies and weights differ in length")
-            return cls(about["name"], quality, about["seed"], about["data_digest"], fitted)
+            return cls(about["name"], about["data_digest"], fitted.probabilities, quality, about["seed"], fitted)
         except (KeyError, TypeError, ValueError) as error:
             raise DposcopeError(
                 f"{stem} is not a whole trained scorer ({error}); delete it and train it again"
@@ -223,24 +215,16 @@ def find_trained(path: str | Path) -> Path | None:
     return None
 
 
-def score_spoken(texts: Sequence[str], score: Callable[[Sequence[str]], NDArray[np.float64]]) -> NDArray[np.float64]:
-    """`score` of the texts that are not blank, 0 for those that are: the rule of every scorer."""
-    require_list(texts)
-    spoken = np.array([bool(text.strip()) for text in texts], dtype=bool)
-    scores = np.zeros(len(texts))
-    if spoken.any():
-        scores[spoken] = score([text for text in texts if text.strip()])
-    return scores
+def with_trained(first: Scorer, comments: Comments, *, seed: int) -> Scorer:
+    """The mean of a scorer and one trained on comments: what ranks samples and trials is less the taste of one.
 
-
-def require_list(texts: Sequence[str]) -> None:
-    """Refuse one text where several are meant: its letters would be scored one by one.
-
-    Raises:
-        DposcopeError: `texts` is a string.
+    Args:
+        first: such as the embedded one.
+        comments: labelled; those that the judge is trained on must be others.
+        seed: of the trained scorer.
     """
-    if isinstance(texts, str):
-        raise DposcopeError("a scorer takes a list of texts, and was given one text; put it in a list")
+    labels = [int(label) for label in comments.labels]
+    return mean_of([first, TrainedScorer.fit(comments.texts, labels, seed=seed, name="a scorer from --comments")])
 
 
 def _distinct(texts: Sequence[str], labels: Sequence[int] | NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
-from dposcope.model.frames import Frame, Positions
+from dposcope.model.frames import Frame
 from dposcope.model.hooks import Applied, Change, Site, attention_site, hooked, mlp_site
 from dposcope.model.language_model import LanguageModel
 
@@ -79,12 +79,6 @@ class Ablation:
         sites = [attention_site(lm, block) for block in blocks] if self.attention else []
         sites += [mlp_site(lm, block) for block in blocks] if self.mlp else []
         return [(site, change) for site in sites]
-
-    def at(self, positions: Positions | str) -> "Ablation":
-        """Only `all`: an ablation is a change of weights."""
-        if Positions(positions) is not Positions.ALL:
-            raise DposcopeError("an ablation changes weights and acts at all positions; it cannot be limited to some")
-        return self
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""

@@ -1,13 +1,12 @@
 """Set neurons to constants: m_i := c_i. Patching (paper 3.3), and the authors' code's editing."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
-from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
@@ -35,10 +34,6 @@ class Assign:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "positions", Positions(self.positions))
 
-    def at(self, positions: Positions | str) -> "Assign":
-        """The same constants at other positions."""
-        return replace(self, positions=Positions(positions))
-
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it; blocks without a neuron of the set get none."""
         if self.values.shape != (lm.n_blocks, lm.d_mlp):
@@ -50,10 +45,9 @@ class Assign:
             constants = self.values[block].to(lm.device, lm.dtype)
             members = self.neurons.mask[block].to(lm.device)
 
-            def change(activations: Tensor, frame: Frame) -> Tensor:
+            def change(activations: Tensor, _frame: Frame) -> Tensor:
                 device, dtype = activations.device, activations.dtype
-                assigned = torch.where(members.to(device), constants.to(device, dtype), activations)
-                return at_positions(activations, assigned, frame, self.positions)
+                return torch.where(members.to(device), constants.to(device, dtype), activations)
 
             return change
 
@@ -62,4 +56,4 @@ class Assign:
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""
-        return hooked(lm, self.changes(lm))
+        return hooked(lm, self.changes(lm), positions=self.positions)

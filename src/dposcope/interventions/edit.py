@@ -43,7 +43,7 @@ class Edit:
     @classmethod
     def of(cls, *parts: "Gains | Ablation | Edit", about: Mapping[str, Any] | None = None) -> "Edit":
         """Join parts; gains multiply, ablations follow one another."""
-        found: dict[str, Gains] = {}
+        joined: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
         for part in parts:
@@ -56,9 +56,9 @@ class Edit:
             ablations += whole.ablations
             for new in (whole.gains, whole.head_gains):
                 if new is not None:
-                    old = found.get(new.of)
-                    found[new.of] = new if old is None else replace(old, values=old.values * new.values)
-        return cls(found.get("neurons"), ablations, {**facts, **(about or {})}, found.get("heads"))
+                    old = joined.get(new.of)
+                    joined[new.of] = new if old is None else replace(old, values=old.values * new.values)
+        return cls(joined.get("neurons"), ablations, {**facts, **(about or {})}, joined.get("heads"))
 
     def strength(self, factor: float) -> "Edit":
         """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w; `about` says so.
@@ -97,8 +97,11 @@ class Edit:
         return replace(self, ablations=(), head_gains=None)
 
     def control(self, seed: int) -> "Edit":
-        """What should not do it (SPEC section 5): the same gains shuffled among the neurons of each block, and
-        random directions ablated at the same weights and sites."""
+        """A control that should have no effect (SPEC section 5).
+
+        The same gains shuffled among the neurons of each block, and random directions ablated at the same weights and
+        sites.
+        """
         gains, of_heads = (None if one is None else one.shuffled(seed) for one in (self.gains, self.head_gains))
         stream = torch.Generator().manual_seed(seed)
         random = tuple(
@@ -106,12 +109,6 @@ class Edit:
             for ablation in self.ablations
         )
         return Edit(gains, random, {"control_of": str(self), "seed": seed}, of_heads)
-
-    def at(self, positions: Positions | str) -> "Edit":
-        """Only `all`: an edit is what folds into weights."""
-        if Positions(positions) is not Positions.ALL:
-            raise DposcopeError("an edit acts at all positions; limit its gains alone with edit.gains.at(…)")
-        return self
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it."""

@@ -16,7 +16,6 @@ from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold_
-from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, is_hooked
 from dposcope.model.language_model import LanguageModel
 
@@ -63,10 +62,6 @@ class EditedModel:
     """An edit, measured as the model that `edited` makes of it."""
 
     edit: Edit
-
-    def at(self, positions: Positions | str) -> "EditedModel":
-        """Only `all`: as weights."""
-        return EditedModel(self.edit.at(positions))
 
     def beside(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The edited model itself, inside the context."""

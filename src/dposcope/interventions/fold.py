@@ -27,7 +27,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
 
 Foldable = Gains | Ablation | Edit | Assign
-"""What weights can express."""
+"""Interventions that can be written into weights."""
 
 
 def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:

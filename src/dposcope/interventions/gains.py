@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
-from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
@@ -84,10 +83,6 @@ class Gains:
         """The same gains on some neurons, 1 on all others."""
         return replace(self, values=torch.where(neurons.mask, self.values, 1.0))
 
-    def at(self, positions: Positions | str) -> "Gains":
-        """The same gains at other positions."""
-        return replace(self, positions=Positions(positions))
-
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hooks that do it; blocks whose gains are all 1 get none."""
         width = lm.d_mlp if self.of == "neurons" else lm.d_attention
@@ -103,9 +98,8 @@ class Gains:
             # float32: a gain of 1.1 rounded to bfloat16 would be 1.6 % of its shift off.
             factors = self.values[block].to(lm.device)
 
-            def change(activations: Tensor, frame: Frame) -> Tensor:
-                scaled = (activations * factors.to(activations.device)).to(activations.dtype)
-                return at_positions(activations, scaled, frame, self.positions)
+            def change(activations: Tensor, _frame: Frame) -> Tensor:
+                return (activations * factors.to(activations.device)).to(activations.dtype)
 
             return change
 
@@ -114,4 +108,4 @@ class Gains:
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""
-        return hooked(lm, self.changes(lm))
+        return hooked(lm, self.changes(lm), positions=self.positions)

@@ -2,14 +2,13 @@
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
-from dposcope.interventions.change import at_positions
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_site, residual_site
 from dposcope.model.language_model import LanguageModel
@@ -41,10 +40,6 @@ class Steer:
         if not (math.isfinite(self.alpha) and self.vector.isfinite().all()):
             raise DposcopeError("steering needs a finite vector and alpha; one of them holds NaN or infinity")
 
-    def at(self, positions: Positions | str) -> "Steer":
-        """The same at other positions."""
-        return replace(self, positions=Positions(positions))
-
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """The hook that does it."""
         if self.vector.shape != (lm.d_model,):
@@ -56,13 +51,12 @@ class Steer:
         block = self.block % lm.n_blocks
         shift = (self.alpha * self.vector.double()).to(lm.device, torch.float32)
 
-        def change(stream: Tensor, frame: Frame) -> Tensor:
-            steered = (stream - shift.to(stream.device)).to(stream.dtype)
-            return at_positions(stream, steered, frame, self.positions)
+        def change(stream: Tensor, _frame: Frame) -> Tensor:
+            return (stream - shift.to(stream.device)).to(stream.dtype)
 
         site = residual_site(lm, block) if self.site == "residual" else mlp_site(lm, block)
         return [(site, change)]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""
-        return hooked(lm, self.changes(lm))
+        return hooked(lm, self.changes(lm), positions=self.positions)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dposcope.errors import DposcopeError
-from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
@@ -18,12 +17,6 @@ class OtherWeights:
 
     source: str | Path
     """A folder, that of an adapter among them, a bundled name or a hub id."""
-
-    def at(self, positions: Positions | str) -> "OtherWeights":
-        """Only `all`: weights act everywhere."""
-        if Positions(positions) is not Positions.ALL:
-            raise DposcopeError("another model's weights act at all positions; leave positions out")
-        return self
 
     @contextmanager
     def beside(self, lm: LanguageModel) -> Generator[LanguageModel]:

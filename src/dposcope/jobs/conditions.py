@@ -25,7 +25,6 @@ from typing import Any
 from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
@@ -35,6 +34,7 @@ from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
+from dposcope.model.hooks import Intervention
 from dposcope.neurons.groups import Selection, select_fraction
 
 
@@ -183,10 +183,10 @@ def _value(key: str, value: str, whole: str) -> Any:
     if key == "ranking" and value not in _RANKINGS:
         raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
     if key == "blocks":
-        found = re.fullmatch(r"(\d+)-(\d+)", value)
-        if found is None or int(found[1]) > int(found[2]):
+        span = re.fullmatch(r"(\d+)-(\d+)", value)
+        if span is None or int(span[1]) > int(span[2]):
             raise DposcopeError(f"condition {whole!r}: blocks are a range such as 9-17, not {value!r}")
-        return tuple(range(int(found[1]), int(found[2]) + 1))
+        return tuple(range(int(span[1]), int(span[2]) + 1))
     return value
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
+from dposcope.data.concept import Concept
 from dposcope.data.corpus import Passages, load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
 from dposcope.directions.direction import Direction
@@ -19,12 +20,13 @@ from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.run import Run
-from dposcope.jobs.settings import CommentSettings, DirectionSettings, MachineSettings, MeasureSettings
+from dposcope.jobs.settings import CommentSettings, MeasureSettings
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
 from dposcope.neurons.groups import cosines
+from dposcope.protocols import Protocol
 
 DIRECTIONS = ("mean-difference", "probe", "token-contrast")
 """Kinds of direction that can be made; any other name is a file."""
@@ -88,8 +90,8 @@ def read_data(settings: MeasureSettings) -> Data:
     Raises:
         DposcopeError: a file is missing, damaged or lacks a column.
     """
-    check_direction(settings)
     concept = settings.meant
+    check_direction(settings.direction, concept)
     parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
     judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
     for has, name in ((True, concept.adjective), (False, f"non-{concept.adjective}")):
@@ -120,21 +122,27 @@ def read_data(settings: MeasureSettings) -> Data:
 def make_direction(
     lm: LanguageModel,
     comments: Comments,
-    settings: DirectionSettings,
-    machine: MachineSettings,
+    kind: str,
     *,
-    protocol: str,
+    concept: Concept,
+    block: int = -1,
+    protocol: Protocol = "strict",
+    seed: int = 0,
+    batch_size: int = 32,
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:
-    """The direction that settings ask for.
+    """The direction of a kind.
 
     Args:
         lm: the model.
         comments: what it is fitted on; a difference of means takes the balanced ones.
-        settings: which direction.
-        machine: batch size and seed.
+        kind: one of `DIRECTIONS`, or the path of a saved direction.
+        concept: whose seed words a token contrast takes.
+        block: at whose end the residual stream is read; −1 is the last.
         protocol: which features and fit.
+        seed: of a probe.
+        batch_size: comments at a time.
         progress: called after each batch.
         features: of the comments that this kind takes, where they were read before.
 
@@ -142,15 +150,15 @@ def make_direction(
         DposcopeError: the name is unknown, or a saved direction does not fit the model.
     """
     balanced = comments.balanced()
-    match settings.direction:
+    match kind:
         case "mean-difference":
             return mean_difference(
                 lm,
                 balanced.texts,
                 balanced.labels,
-                block=settings.direction_block,
-                protocol="strict" if protocol == "strict" else "reference",
-                batch_size=machine.batch_size,
+                block=block,
+                protocol=protocol,
+                batch_size=batch_size,
                 progress=progress,
                 features=features,
             )
@@ -160,15 +168,15 @@ def make_direction(
                 lm,
                 comments.texts,
                 comments.labels,
-                block=settings.direction_block,
-                protocol="strict" if protocol == "strict" else "reference",
-                seed=machine.seed,
-                batch_size=machine.batch_size,
+                block=block,
+                protocol=protocol,
+                seed=seed,
+                batch_size=batch_size,
                 progress=progress,
                 features=features,
             )
         case "token-contrast":
-            seeds = settings.meant.seeds()
+            seeds = concept.seeds()
             return token_contrast(lm, seeds.toxic, seeds.non_toxic)
         case path:
             direction = Direction.load(path)
@@ -197,9 +205,13 @@ class Ingredients:
 
 def prepare(
     job: Job,
-    settings: MeasureSettings,
-    machine: MachineSettings,
+    kind: str,
     *,
+    concept: Concept,
+    block: int,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
     folds: int = 0,
     features: Features | None = None,
 ) -> Ingredients:
@@ -207,8 +219,12 @@ def prepare(
 
     Args:
         job: run, model and data.
-        settings: direction and protocol.
-        machine: batch size and seed.
+        kind: of the direction, see `make_direction`, as `concept`, `block` and `seed`.
+        concept: what the direction is of.
+        block: that the direction is read at.
+        protocol: of direction and means.
+        seed: of the direction.
+        batch_size: texts at a time.
         folds: of the prompts, for means of each.
         features: of the comments that the direction takes, where they were read before.
     """
@@ -220,20 +236,23 @@ def prepare(
         inputs={
             "model": job.model,
             "comments": data.digests["direction_comments"],
-            "direction": settings.direction,
-            "saved": _saved_digest(settings.direction),
-            "block": settings.direction_block,
-            "seed": machine.seed,
-            "protocol": settings.protocol,
-            "batch_size": machine.batch_size,
-            "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
+            "direction": kind,
+            "saved": _saved_digest(kind),
+            "block": block,
+            "seed": seed,
+            "protocol": protocol,
+            "batch_size": batch_size,
+            "seeds": asdict(concept.seeds()) if kind == "token-contrast" else None,
         },
         make=lambda: make_direction(
             lm,
             data.direction_comments,
-            settings,
-            machine,
-            protocol=settings.protocol,
+            kind,
+            concept=concept,
+            block=block,
+            protocol=protocol,
+            seed=seed,
+            batch_size=batch_size,
             progress=run.reporter.progress,
             features=features,
         ),
@@ -244,8 +263,8 @@ def prepare(
         "means",
         "Neuron means while the model writes",
         inputs={"model": job.model},
-        protocol=settings.protocol,
-        batch_size=machine.batch_size,
+        protocol=protocol,
+        batch_size=batch_size,
         folds=folds,
     )
     return Ingredients(lm, direction, means.whole, means.folds)
@@ -315,16 +334,15 @@ def _saved_digest(direction: str) -> str | None:
     return None if direction in DIRECTIONS else value_digest(direction)
 
 
-def check_direction(settings: DirectionSettings) -> None:
+def check_direction(kind: str, concept: Concept) -> None:
     """Refuse a name that is neither a kind nor a saved direction, before any model runs.
 
     Raises:
         DposcopeError: it is neither, or a token contrast of a concept without seed words.
     """
-    direction = settings.direction
-    if direction == "token-contrast":
-        settings.meant.seeds()
-    if direction not in DIRECTIONS:
-        if not value_files(direction).about.exists():
-            raise DposcopeError(f"--direction {direction!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")
-        Direction.load(direction)
+    if kind == "token-contrast":
+        concept.seeds()
+    if kind not in DIRECTIONS:
+        if not value_files(kind).about.exists():
+            raise DposcopeError(f"--direction {kind!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")
+        Direction.load(kind)

@@ -7,10 +7,9 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
-from dposcope.evaluation.scorers import scorer_digest
 from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
-from dposcope.interventions.change import Intervention
 from dposcope.jobs.ingredients import Job
+from dposcope.model.hooks import Intervention
 from dposcope.report.table import write_parquet
 
 
@@ -35,8 +34,7 @@ def measure_condition(
     inputs = {
         **job.model,
         **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
-        "scorer": materials.scorer.name,
-        "scorer_digest": scorer_digest(materials.scorer),
+        "scorer": [materials.scorer.name, materials.scorer.digest],
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
         "windows": [materials.skip_windows, materials.max_windows],

@@ -1,4 +1,4 @@
-"""Hooks with manners: registered together, counted, and removed whatever happens.
+"""Hooks that are registered together, counted, and removed again, after an error too.
 
 A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
 inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
@@ -6,16 +6,16 @@ final norm, so a hook never meets a tuple.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.frames import Frame, FrameTracker
+from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
 
 Change = Callable[[Tensor, Frame], Tensor | None]
@@ -70,9 +70,19 @@ class Applied:
         return ", ".join(f"{name}×{count}" for name, count in self.fired.items())
 
 
+class Intervention(Protocol):
+    """Something done to a model inside a context."""
+
+    def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
+        """Apply inside the context; the model is untouched outside, to the bit."""
+        ...
+
+
 @contextmanager
-def hooked(lm: LanguageModel, changes: Sequence[tuple[Site, Change]]) -> Generator[Applied]:
-    """Apply `changes` to every forward pass inside the context.
+def hooked(
+    lm: LanguageModel, changes: Sequence[tuple[Site, Change]], *, positions: Positions = Positions.ALL
+) -> Generator[Applied]:
+    """Apply `changes` to every forward pass inside the context, at some positions of each text.
 
     Contexts nest: an inner one sees what an outer one left. Only handles of this context
     are removed, after an exception or a half-finished registration too.
@@ -88,7 +98,7 @@ def hooked(lm: LanguageModel, changes: Sequence[tuple[Site, Change]]) -> Generat
         stack.enter_context(tracker.following())
         for name, site in sites.items():
             at_site = [change for other, change in changes if other.name == name]
-            stack.callback(_register(site, at_site, tracker, applied).remove)
+            stack.callback(_register(site, at_site, positions, tracker, applied).remove)
         _hooked_models.append(lm.model)
         stack.callback(_hooked_models.remove, lm.model)
         yield applied
@@ -119,7 +129,7 @@ def _refuse_compiled(lm: LanguageModel) -> None:
 
 
 def _register(
-    site: Site, changes: Sequence[Change], tracker: FrameTracker, applied: Applied
+    site: Site, changes: Sequence[Change], positions: Positions, tracker: FrameTracker, applied: Applied
 ) -> torch.utils.hooks.RemovableHandle:
     def run(tensor: Tensor) -> Tensor | None:
         applied.fired[site.name] += 1
@@ -131,7 +141,8 @@ def _register(
         for change in changes:
             new = change(shaped, frame)
             if new is not None:
-                shaped = result = new
+                chosen = frame.select(positions)
+                shaped = result = new if chosen is None else torch.where(chosen.unsqueeze(-1), new, shaped)
         return result.flatten(0, 1) if result is not None and flat else result
 
     if site.side == "output":

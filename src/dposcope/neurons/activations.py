@@ -1,6 +1,6 @@
 """Neuron activations during generation, streamed to means and second moments."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
@@ -18,9 +19,6 @@ from dposcope.model.generate import Progress, generate
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_protocol
-
-See = Callable[[int, Tensor, Tensor, Sequence[int]], None]
-"""Shown a block, its activations `[B, T, d_mlp]`, which tokens count `[B, T]`, and which prompt each row is, `B`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,44 +69,67 @@ class NeuronMeans:
 
 
 class ActivationAccumulator:
-    """Adds up activations; memory does not grow with what was seen. `value()` gives the means."""
+    """Adds up activations, of all tokens and of each fold of them; memory does not grow with what was seen.
 
-    def __init__(self, n_blocks: int, d_mlp: int) -> None:
-        self._sum = [torch.zeros(d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._squares = [torch.zeros(d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._counts = [0] * n_blocks
+    The fold axis is one more row of the same sums: an accumulator for each of ten folds would take a tenth of the
+    time that the model needs to write.
+    """
 
-    def update(self, block: int, activations: Tensor) -> None:
-        """Add rows of one block.
+    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0) -> None:
+        self.folds = folds
+        # Row 0 is of all tokens, row 1 + k of fold k.
+        self._sum = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._squares = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
+        self._counts = [torch.zeros(1 + folds, dtype=torch.float64) for _ in range(n_blocks)]
+
+    def update(self, block: int, activations: Tensor, fold_of: Tensor | None = None) -> None:
+        """Add tokens of one block.
 
         Args:
             block: its index.
             activations: `[n, d_mlp]` in any precision; summed in float64.
+            fold_of: the fold of each token, `[n]`, int64 from 0; only where there are folds.
         """
-        rows = activations.double()
-        self.add(block, rows, rows.square())
+        # Sums made inside torch.inference_mode could not be added to outside it.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            rows = activations.double()
+            ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+            for sums, added in ((self._sum, rows), (self._squares, rows.square()), (self._counts, ones)):
+                total = sums[block].to(rows.device)
+                total[0] += added.sum(0)
+                if fold_of is not None:
+                    _add_by_fold(total[1:], fold_of, added)
+                sums[block] = total
 
-    def add(self, block: int, rows: Tensor, squares: Tensor) -> None:
-        """The same of rows in float64 whose squares are known already."""
-        device = rows.device
-        self._sum[block] = self._sum[block].to(device) + rows.sum(0)
-        self._squares[block] = self._squares[block].to(device) + squares.sum(0)
-        self._counts[block] += len(rows)
-
-    def value(self, about: Mapping[str, Any] | None = None) -> NeuronMeans:
+    def value(self, about: Mapping[str, Any] | None = None, *, fold: int | None = None) -> NeuronMeans:
         """The moments so far.
+
+        Args:
+            about: what they say of themselves.
+            fold: of this fold alone, from 0; None: of all tokens.
 
         Raises:
             DposcopeError: nothing was recorded, or blocks saw different numbers of tokens.
         """
-        count = self._counts[0]
-        if count == 0:
+        row = 0 if fold is None else 1 + fold
+        counts = {int(count[row]) for count in self._counts}
+        if counts == {0}:
             raise DposcopeError("no activations recorded; run the model inside the recording context")
-        if any(other != count for other in self._counts):
+        if len(counts) > 1:
             raise DposcopeError("blocks recorded different numbers of tokens; a pass was cut short, record again")
-        mean = torch.stack([total.cpu() for total in self._sum]) / count
-        second = torch.stack([total.cpu() for total in self._squares]) / count
+        count = counts.pop()
+        mean = torch.stack([total[row].cpu() for total in self._sum]) / count
+        second = torch.stack([total[row].cpu() for total in self._squares]) / count
         return NeuronMeans(mean, second, count, dict(about or {}))
+
+
+def _add_by_fold(sums: Tensor, fold_of: Tensor, added: Tensor) -> None:
+    """Add each row of `added`, `[n, …]`, to the row of `sums`, `[K, …]`, of its fold, `[n]`."""
+    if sums.device.type == "cpu":
+        sums.index_add_(0, fold_of, added)
+    else:
+        # A product is the same on every run; scattered additions on a GPU are not.
+        sums += one_hot(fold_of, len(sums)).T.double() @ added
 
 
 @contextmanager
@@ -155,14 +176,10 @@ def collect_means(
         progress: called after each batch.
     """
     accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
-
-    def see(block: int, activations: Tensor, counted: Tensor, _rows: Sequence[int]) -> None:
-        accumulator.update(block, activations[counted])
-
-    show_activations(
+    accumulate(
         lm,
         prompts,
-        see,
+        accumulator,
         new_tokens=new_tokens,
         max_prompt_tokens=max_prompt_tokens,
         protocol=protocol,
@@ -184,10 +201,10 @@ def collected_how(lm: LanguageModel, prompts: int, *, new_tokens: int, protocol:
     }
 
 
-def show_activations(
+def accumulate(
     lm: LanguageModel,
     prompts: Sequence[str],
-    see: See,
+    accumulator: ActivationAccumulator,
     *,
     new_tokens: int,
     max_prompt_tokens: int | None,
@@ -195,7 +212,7 @@ def show_activations(
     batch_size: int,
     progress: Progress | None,
 ) -> None:
-    """Show every activation that the protocol counts, block by block and pass by pass; see `collect_means`.
+    """Add up every activation that the protocol counts, prompt r in fold r mod K; see `collect_means`.
 
     Raises:
         DposcopeError: no prompt, or an unknown protocol.
@@ -204,14 +221,14 @@ def show_activations(
     if not prompts:
         raise DposcopeError("no prompt to collect means on; give at least one")
     if protocol == "reference":
-        _second_pass(lm, prompts, see, new_tokens, batch_size, progress)
+        _second_pass(lm, prompts, accumulator, new_tokens, batch_size, progress)
         return
 
     def observe(block: int) -> Change:
         def look(activations: Tensor, frame: Frame) -> None:
             assert frame.prompt is not None  # generate declares its batch
             assert frame.prompt.rows is not None
-            see(block, activations, frame.predicting(), frame.prompt.rows)
+            _add(accumulator, block, activations, frame.predicting(), frame.prompt.rows)
 
         return look
 
@@ -226,9 +243,25 @@ def show_activations(
         )
 
 
+def _add(
+    accumulator: ActivationAccumulator, block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]
+) -> None:
+    """Add a block's activations, `[B, T, d_mlp]`, at the tokens that count, `[B, T]`; `rows`, B, says which prompts."""
+    if not accumulator.folds:
+        accumulator.update(block, activations[counted])
+        return
+    fold_of = torch.tensor(rows, device=counted.device) % accumulator.folds
+    accumulator.update(block, activations[counted], fold_of.unsqueeze(1).expand_as(counted)[counted])
+
+
 @torch.inference_mode()
 def _second_pass(
-    lm: LanguageModel, prompts: Sequence[str], see: See, new_tokens: int, batch_size: int, progress: Progress | None
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    accumulator: ActivationAccumulator,
+    new_tokens: int,
+    batch_size: int,
+    progress: Progress | None,
 ) -> None:
     """The published code's way: read prompt and continuation again, and count all `new_tokens` positions."""
     encoded = encode(lm, prompts)
@@ -251,7 +284,7 @@ def _second_pass(
 
         def observe(block: int, continued: Tensor = continued, rows: Sequence[int] = batch.rows) -> Change:
             def look(activations: Tensor, _frame: Frame) -> None:
-                see(block, activations, continued, rows)
+                _add(accumulator, block, activations, continued, rows)
 
             return look
 

@@ -30,7 +30,7 @@ class Among(StrEnum):
     MOST = "90 % of |Δ|"
     """The fewest neurons that carry 90 per cent of the sum of these means."""
     HALF = "50 % of |Δ|"
-    """The fewest that carry half of it."""
+    """The fewest neurons that carry half of the sum."""
     CERTAIN = "sign certain"
     """Those with |Δ_i| > 1.96 standard errors in one repetition: half a count for each in which they have."""
 

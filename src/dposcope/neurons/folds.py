@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collected_how, show_activations
+from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, accumulate, collected_how
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +114,11 @@ def collect_by_fold(
         raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
     if folds > len(prompts):
         raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
-    whole = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
-    parts = _FoldSums(lm.n_blocks, lm.d_mlp, folds)
-
-    def see(block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
-        seen = activations[counted].double()
-        squares = seen.square()
-        whole.add(block, seen, squares)
-        if folds:
-            parts.add(block, seen, squares, counted, rows)
-
-    show_activations(
+    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp, folds=folds)
+    accumulate(
         lm,
         prompts,
-        see,
+        accumulator,
         new_tokens=new_tokens,
         max_prompt_tokens=max_prompt_tokens,
         protocol=protocol,
@@ -137,62 +126,9 @@ def collect_by_fold(
         progress=progress,
     )
 
-    def about(prompts: int) -> dict[str, object]:
-        return collected_how(lm, prompts, new_tokens=new_tokens, protocol=protocol)
+    def value(fold: int) -> NeuronMeans:
+        own = collected_how(lm, len(range(fold, len(prompts), folds)), new_tokens=new_tokens, protocol=protocol)
+        return accumulator.value({**own, "fold": fold + 1, "folds": folds}, fold=fold)
 
-    return FoldedMeans(
-        whole.value(about(len(prompts))),
-        tuple(
-            parts.value(fold, {**about(len(range(fold, len(prompts), folds))), "fold": fold + 1, "folds": folds})
-            for fold in range(folds)
-        ),
-    )
-
-
-class _FoldSums:
-    """Adds up activations of all folds at once; an `ActivationAccumulator` for each of ten would take a tenth of the
-    generation's time."""
-
-    def __init__(self, n_blocks: int, d_mlp: int, folds: int) -> None:
-        self._folds = folds
-        self._sum = [torch.zeros(folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._squares = [torch.zeros(folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._counts = [torch.zeros(folds, 1, dtype=torch.float64) for _ in range(n_blocks)]
-        self._rows: Sequence[int] = ()
-        self._fold_of = torch.zeros(0, dtype=torch.long)
-
-    def add(self, block: int, seen: Tensor, squares: Tensor, counted: Tensor, rows: Sequence[int]) -> None:
-        """Add what a pass of one batch shows of one block.
-
-        Args:
-            block: its index.
-            seen: `[n, d_mlp]`, float64, at the positions that count.
-            squares: of these.
-            counted: those positions, `[B, T]`.
-            rows: which prompt each row of the batch is.
-        """
-        device = seen.device
-        if rows is not self._rows:  # one list per batch
-            self._rows, self._fold_of = rows, torch.tensor(rows, device=device) % self._folds
-        fold_of = self._fold_of.unsqueeze(1).expand_as(counted)[counted]
-        for sums, added in ((self._sum, seen), (self._squares, squares), (self._counts, torch.ones_like(seen[:, :1]))):
-            if device.type == "cpu":
-                sums[block].index_add_(0, fold_of, added)
-            else:
-                # A product is the same on every run; scattered additions on a GPU are not.
-                sums[block] = torch.addmm(sums[block].to(device), one_hot(fold_of, self._folds).T.double(), added)
-
-    def value(self, fold: int, about: Mapping[str, Any]) -> NeuronMeans:
-        """The moments of one fold.
-
-        Raises:
-            DposcopeError: nothing of it was recorded, or blocks saw different numbers of tokens.
-        """
-        counts = {int(count[fold]) for count in self._counts}
-        count = max(counts)
-        if count == 0 or len(counts) > 1:
-            raise DposcopeError("a fold was recorded with gaps; a pass was cut short, record again")
-        mean, second = (
-            torch.stack([sums[fold].cpu() for sums in of_blocks]) / count for of_blocks in (self._sum, self._squares)
-        )
-        return NeuronMeans(mean, second, count, dict(about))
+    whole = accumulator.value(collected_how(lm, len(prompts), new_tokens=new_tokens, protocol=protocol))
+    return FoldedMeans(whole, tuple(value(fold) for fold in range(folds)))

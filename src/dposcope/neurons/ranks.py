@@ -164,17 +164,17 @@ class RankRangeShifts:
         return pl.concat(
             pl.DataFrame(
                 {
-                    "printed": pl.repeat(str(found.printed), len(found.shift), dtype=pl.String, eager=True),
-                    "used": pl.repeat(str(found.used), len(found.shift), dtype=pl.String, eager=True),
-                    "rank": found.used.start + np.arange(len(found.shift)),
-                    "block": found.block.numpy(),
-                    "index": found.index.numpy(),
-                    "group": labels(found.groups),
-                    "shift": found.shift.numpy(),
-                    "contribution": found.contribution.numpy(),
+                    "printed": pl.repeat(str(one.printed), len(one.shift), dtype=pl.String, eager=True),
+                    "used": pl.repeat(str(one.used), len(one.shift), dtype=pl.String, eager=True),
+                    "rank": one.used.start + np.arange(len(one.shift)),
+                    "block": one.block.numpy(),
+                    "index": one.index.numpy(),
+                    "group": labels(one.groups),
+                    "shift": one.shift.numpy(),
+                    "contribution": one.contribution.numpy(),
                 }
             )
-            for found in self.ranges
+            for one in self.ranges
         )
 
 

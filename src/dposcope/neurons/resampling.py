@@ -81,15 +81,15 @@ def prompt_intervals(
         for row in np.random.default_rng(seed).integers(parts, size=(draws, parts)).tolist()
     ]
     reach = float(student.ppf(0.975, parts - 1)) * math.sqrt(parts / (parts - 1))
-    found: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for name, value in whole.items():
         values = np.array([one.get(name, math.nan) for one in drawn])
         if np.isnan(values).any():
             continue
         error = float(values.std(ddof=1))
         low, high = _BOUNDS.get(name, (0.0, 1.0))
-        found[name] = (max(low, value - reach * error), min(high, value + reach * error))
-    return found
+        intervals[name] = (max(low, value - reach * error), min(high, value + reach * error))
+    return intervals
 
 
 def neuron_numbers(c: Contributions) -> dict[str, float]:
@@ -103,7 +103,7 @@ def neuron_numbers(c: Contributions) -> dict[str, float]:
         **{f"share_of_neurons {share.group}": share.of_moved for share in shares.groups},
         **{f"share_of_contribution {share.group}": share.of_contribution for share in shares.groups},
     }
-    for name, found in (("r_cosine", related.cosine), ("r_activation", related.activation)):
-        if found.r is not None:
-            numbers[name] = found.r
+    for name, correlation in (("r_cosine", related.cosine), ("r_activation", related.activation)):
+        if correlation.r is not None:
+            numbers[name] = correlation.r
     return numbers

@@ -285,19 +285,19 @@ class EditAgreement:
     def to_polars(self) -> pl.DataFrame:
         """One row for all neurons and one per group: group (all, TP …), neurons, r, p, moved_by_both, same_sign,
         edit_size, tuned_size."""
-        named = {"all": self.overall, **{group.value: found for group, found in self.groups.items()}}
+        named = {"all": self.overall, **{group.value: one for group, one in self.groups.items()}}
         rows = [
             {
                 "group": name,
-                "neurons": found.correlation.neurons,
-                "r": found.correlation.r,
-                "p": found.correlation.p,
-                "moved_by_both": found.moved_by_both,
-                "same_sign": found.same_sign,
-                "edit_size": found.edit_size,
-                "tuned_size": found.tuned_size,
+                "neurons": one.correlation.neurons,
+                "r": one.correlation.r,
+                "p": one.correlation.p,
+                "moved_by_both": one.moved_by_both,
+                "same_sign": one.same_sign,
+                "edit_size": one.edit_size,
+                "tuned_size": one.tuned_size,
             }
-            for name, found in named.items()
+            for name, one in named.items()
         ]
         floats = ("r", "p", "same_sign", "edit_size", "tuned_size")
         return pl.DataFrame(rows, schema_overrides=dict.fromkeys(floats, pl.Float64))

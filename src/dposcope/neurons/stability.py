@@ -257,5 +257,5 @@ def _overlap(one: Tensor, other: Tensor) -> Overlap:
 
 
 def _spread(values: Iterable[float | None]) -> Spread | None:
-    found = [value for value in values if value is not None]
-    return Spread(sum(found) / len(found), min(found), max(found), len(found)) if found else None
+    known = [value for value in values if value is not None]
+    return Spread(sum(known) / len(known), min(known), max(known), len(known)) if known else None

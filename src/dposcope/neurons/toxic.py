@@ -126,7 +126,7 @@ def toxic_neurons(
 ) -> ToxicNeurons:
     """The n neurons of highest cosine with W, or with −W, and the tokens they promote (paper 4, 5.2).
 
-    One ranking serves every smaller N: `found.top(128)`.
+    One ranking serves every smaller N: `neurons.top(128)`.
 
     Args:
         lm: the model before tuning.

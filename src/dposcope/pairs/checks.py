@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio
 from dposcope.model.batches import batches
 from dposcope.model.generate import Progress

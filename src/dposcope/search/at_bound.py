@@ -12,9 +12,9 @@ from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point
 from dposcope.search.trials import Floor, Trial
 
 _AIM = 0.9
-"""Of the bound, and of the way to where texts say too little: inside, as neither is known to the last digit."""
+"""Share of the bound, and of the distance to the floor of variety, that is aimed at: neither is known exactly."""
 _SQUARE = 2.0
-"""The power where one trial cannot tell it: KL of a small change is quadratic in it."""
+"""The power of strength that cost grows with, where one trial cannot tell: KL of a small change is quadratic."""
 _LEAST_POWER, _MOST_POWER = 1.0, 4.0
 _FURTHEST = 4.0
 """Times the likely strength, or one part in so many of it."""

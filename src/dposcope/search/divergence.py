@@ -89,18 +89,18 @@ class NeutralText:
         rise: list[Tensor] = []
         for ids, hidden in zip(self.ids.split(_BATCH), self.hidden.split(_BATCH), strict=True):
             targets = ids[:, 1:]
-            found = token_statistics(
+            statistics = token_statistics(
                 _states(lm, ids).flatten(0, 1),
                 head,
                 targets=targets.flatten(),
                 reference=Reference(hidden.flatten(0, 1), head),
                 kl=True,
             )
-            assert found.kl is not None
-            assert found.logp is not None
-            assert found.reference_logp is not None
-            kl.append(found.kl.view(targets.shape).double().mean(1).cpu())
-            rise.append((found.reference_logp - found.logp).view(targets.shape).double().mean(1).cpu())
+            assert statistics.kl is not None
+            assert statistics.logp is not None
+            assert statistics.reference_logp is not None
+            kl.append(statistics.kl.view(targets.shape).double().mean(1).cpu())
+            rise.append((statistics.reference_logp - statistics.logp).view(targets.shape).double().mean(1).cpu())
         return Cost(torch.cat(kl).numpy(), torch.cat(rise).numpy())
 
 

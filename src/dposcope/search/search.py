@@ -25,7 +25,8 @@ from dposcope.search.trials import Floor, Trial
 TrialOf = Callable[[Point, int], Trial]
 """Point and number of the trial → what it gave."""
 _WORST = 1.0
-"""Told as the concept's score of a trial that was not allowed to write; as infeasible it counts by its excess."""
+"""Score that Optuna gets for an edit that cost too much to generate text with. Such a trial is infeasible, so Optuna
+ranks it by how far it is over the bounds, not by this."""
 _TRIAL, _WORKER, _NUMBER = "trial", "worker", "number"
 """Attributes of a trial in the journal. Its number is ours: Optuna's counts trials that died, too."""
 _HELD = {"RUNNING", "COMPLETE", "WAITING"}
@@ -87,14 +88,14 @@ def search(
                 proposed.set_constraint(name, excess)
             proposed.set_user_attr(_TRIAL, trial.to_json())
             study.tell(proposed, [written.concept if written else _WORST, min(trial.kl, 1e6)])
-    found = _done(study)
+    done = _done(study)
     if progress is not None:
-        progress(len(found), trials)
-    return found
+        progress(len(done), trials)
+    return done
 
 
 def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: int, seed: int) -> Any:
-    """The trial of the smallest number that nobody has; None where all, or those it depends on, are with others."""
+    """The free trial of the smallest number; None where other processes hold all, or hold one that it depends on."""
     taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
     number = next(free for free in range(len(taken) + 1) if free not in taken)
     waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
@@ -120,7 +121,7 @@ def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: i
 
 
 def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:
-    """What TPE proposes after the trials that are done, in the order of their numbers: not that of their ends."""
+    """What TPE proposes after the finished trials, sorted by number, not by the time at which they finished."""
     done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
     ordered = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
@@ -156,8 +157,8 @@ def _point(parameters: dict[str, Any], family: Family) -> Point:
 
 def _done(study: Any) -> list[Trial]:
     complete = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
-    found = [Trial.from_json(one.user_attrs[_TRIAL]) for one in complete]
-    return sorted(found, key=lambda trial: trial.number)
+    trials = [Trial.from_json(one.user_attrs[_TRIAL]) for one in complete]
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
@@ -175,7 +176,7 @@ def _mend(journal: Path) -> None:
 
 
 def _forget_the_dead(optuna: Any, study: Any, folder: Path) -> None:
-    """Trials of processes that are no more: whoever lives holds the lock that bears its name."""
+    """Trials of processes that have died: a living process holds the lock file of its name."""
     for one in study.get_trials(deepcopy=False):
         if one.state.name == "RUNNING" and not _alive(folder, one.user_attrs.get(_WORKER)):
             study.tell(one.number, state=optuna.trial.TrialState.FAIL)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dposcope.evaluation.repetition import distinct_n, repetition
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.fold import folded
 from dposcope.model.generate import generate
@@ -20,8 +20,8 @@ from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
 
 REPETITION_NOISE = 0.01
-"""Mean repetition that says nothing. A model that never repeats itself, whose interval has no width, would else lose
-every edit to one text that does."""
+"""Mean repetition that is always allowed. The interval of a model that never repeats itself has no width, so one text
+that does would rule out every edit."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Bound:
     """Largest rise of log-perplexity, nats per token; None: any."""
 
     def excess(self, cost: Cost) -> float:
-        """By how much of itself the nearest bound is exceeded; 0 or less inside."""
+        """How far the worst cost is over its bound, as a share of that bound; 0 or less where all are kept."""
         over = [
             value / most - 1
             for value, most in ((cost.divergence.mean, self.kl), (cost.increase.mean, self.rise))
@@ -61,7 +61,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Floor:
-    """What texts must still say: low scores and low perplexity come cheap to a model that says little."""
+    """How varied texts must stay: a model that says little has low scores and a low perplexity at no effort."""
 
     plain: Written
     """What the plain model writes to the same prompts."""

@@ -60,11 +60,7 @@ class Collator:
         """See `train_policy`."""
         self._material, self._schedule, self._reference = material, schedule, reference
         self._sharing = None if processes.alone else Sharing.of(schedule, objective, processes)
-        self._windows = (
-            schedule.windows_per_batch
-            if objective.kl_on == "neutral" and objective.kl_weight > 0 and material.windows
-            else 0
-        )
+        self._windows = schedule.windows_per_batch if objective.reads_neutral and material.windows else 0
         self._pad_id = lm.pad_id
         self._published = objective.protocol == "reference"
         every = [*material.train, *material.validation, *material.windows]

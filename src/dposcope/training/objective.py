@@ -25,6 +25,11 @@ class Objective:
     """κ, the weight of distillation: KL_preferred(teacher‖policy) + KL_dispreferred(teacher‖policy) over completion
     tokens. It is not in the paper. A pair says which text is better; a teacher gives a distribution for every token."""
 
+    @property
+    def reads_neutral(self) -> bool:
+        """Whether windows of neutral text are read."""
+        return self.kl_on == "neutral" and self.kl_weight > 0
+
     def __post_init__(self) -> None:
         """Refuse values that define no loss."""
         if not self.beta > 0:

@@ -108,7 +108,7 @@ def train_policy(
     objective = trainable.policy.objective
     if not material.train or not material.validation:
         raise DposcopeError("training needs at least one pair to learn from and one to validate on")
-    if objective.kl_on == "neutral" and objective.kl_weight > 0 and not material.windows:
+    if objective.reads_neutral and not material.windows:
         raise DposcopeError("a KL on neutral text needs neutral windows; give --neutral")
     sharing = Sharing.of(schedule, objective, processes)
     optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]

@@ -436,7 +436,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
     data = read_data(settings)
     base, other = (load(str(path), dtype="float32") for path in (job.model, tuned))
     direction = Direction.load(out / "direction")
-    plain = make_direction(base, data.direction_comments, settings, settings, protocol="strict")
+    plain = make_direction(base, data.direction_comments, settings.direction, concept=settings.meant)
     assert torch.equal(direction.vector, plain.vector)
     prompts = data.prompts.learn
 

@@ -19,9 +19,8 @@ from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.means import mean_difference
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.direction_scorer import DirectionScorer
+from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.shuffled_scorer import PermutedScorer
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.jobs.ingredients import read_comments
 from dposcope.jobs.pairs import parts as pair_parts
@@ -87,7 +86,7 @@ def test_shuffled_scores_are_the_true_ones_of_all_samples_dealt_out_anew(job, tm
     lm, prompts = load(str(job.model), dtype="float32", device="cpu"), load_prompts(str(job.prompts))
     scorer = load_scorer("helpers.jobs:softness")
     options = {"samples": 4, "min_gap": 0.05, "new_tokens": 6}
-    wanted = sample_pairs(lm, prompts, PermutedScorer(scorer, seed=0), **options)
+    wanted = sample_pairs(lm, prompts, scorer.shuffled(0), **options)
     found = load_pairs(made.path)
     rows = [Pair(*row) for row in zip(found.prompts, found.preferred, found.dispreferred, strict=True)]
     assert rows == [one.pair for one in wanted]
@@ -140,7 +139,7 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     comments = pair_parts.Source.read(settings).comments
     assert comments is not None
     balanced = comments.balanced()
-    ranks = DirectionScorer.fit(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
+    ranks = direction_scorer(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
     expected = sample_pairs(lm, load_prompts(job.prompts), ranks, samples=4, min_gap=0.0, new_tokens=6)
     assert list(load_pairs(tmp_path / "pairs.jsonl")) == [one.pair for one in expected]
     plain = sample_pairs(

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorer import drawn_scores
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.shuffled_scorer import DrawnScorer
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Job as AtWork
 from dposcope.jobs.ingredients import prepare
@@ -27,7 +27,7 @@ from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, j
 from dposcope.jobs.tune.learning import _teacher, learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
 from dposcope.jobs.tune.search import prepare_search, say_enough, sources_of, try_learned, with_learned
-from dposcope.jobs.tune.settings import Learning, TuneSettings
+from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.family import Point, Source
@@ -345,15 +345,31 @@ def test_whom_gains_imitate(job, monkeypatch):
 def test_a_taught_run_learns_by_other_defaults(job):
     def of(**given):
         settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learnings, settings.untaught
+        return settings.learned, settings.untaught
 
-    taught, alone = Learning("learned-6", 6.0, 2.0, "linear"), Learning("learned-untaught", 1.0, 3.0, "none")
-    assert of() == ([taught], alone)
-    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ([taught], None)
-    assert of(quick=True) == of(teacher="none") == ([replace(alone, name="learned-1")], None)
-    two = [Learning("learned-0.5", 0.5, 1.0, "linear"), Learning("learned-3", 3.0, 1.0, "linear")]
-    assert of(kl_weights=[0.5, 3.0], epochs=1.0) == (two, replace(alone, epochs=1.0))
-    assert of(form="ablation") == of(methods=["groups"]) == ([], None)
+    assert of() == ({"learned-6": 6.0}, {"learned-untaught": 1.0})
+    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ({"learned-6": 6.0}, {})
+    assert of(quick=True) == of(teacher="none") == ({"learned-1": 1.0}, {})
+    assert of(kl_weights=[0.5, 3.0]) == ({"learned-0.5": 0.5, "learned-3": 3.0}, {"learned-untaught": 1.0})
+    assert of(form="ablation") == of(methods=["groups"]) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "imitated", "wanted"),
+    [
+        (None, {"teacher": "full"}, (2.0, "linear")),
+        (None, {}, (3.0, "none")),
+        (1.0, {"teacher": "full"}, (1.0, "linear")),
+        (1.0, {}, (1.0, "none")),
+    ],
+)
+def test_gains_with_a_teacher_learn_for_less_long_and_with_decay(job, tmp_path, monkeypatch, epochs, imitated, wanted):
+    asked = []
+    monkeypatch.setattr(tune_learning, "run_dpo", lambda model, folder, settings, **options: asked.append(settings))
+    monkeypatch.setattr(tune_learning.Edit, "load", lambda stem: None)
+    run = Run(tmp_path, {}, Quiet())
+    tune_learning._learn("m", run, "learned-3", 3.0, settings_of(job, epochs=epochs), **imitated)
+    assert [(one.kl_weight, one.epochs, one.decay) for one in asked] == [(3.0, *wanted)]
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
@@ -440,7 +456,15 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, settings, settings)
+            ingredients = prepare(
+                at_work,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
             return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
 
@@ -463,7 +487,15 @@ def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, settings, settings)
+            ingredients = prepare(
+                at_work,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
             scorer = load_scorer("helpers.jobs:softness")
 
             def prepared(**edits):
@@ -519,7 +551,7 @@ def test_a_search_by_shuffled_scores_is_measured_truly(job, tmp_path):
     pool = json.loads((folder / "control-scores.json").read_text())["scores"]
     assert pool == pytest.approx(true(written).tolist())
     base = json.loads((folder / "trials.json").read_text())["base"]["concept"]
-    lots = DrawnScorer(pool, of="x", seed=_SALT)
+    lots = drawn_scores(pool, of="x", seed=_SALT)
     assert base == pytest.approx(lots(written).mean())
     assert base != pytest.approx(np.mean(pool))
 

@@ -193,7 +193,7 @@ def _material(
         )
         for part in (split.train, split.validation)
     )
-    if objective.kl_on != "neutral" or objective.kl_weight == 0:
+    if not objective.reads_neutral:
         return Material(train, validation)
     windows = neutral_windows(
         lm, neutral, count=settings.window_pool, length=settings.window_tokens, seed=settings.seed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.concept import TOXICITY
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
@@ -48,11 +48,19 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     data = read_data(settings)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = load_scorer(settings.scorer)
     with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
-        ingredients = prepare(job, settings, settings)
+        ingredients = prepare(
+            job,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+        )
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
@@ -63,7 +71,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(judge),
+            judge=judge,
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,

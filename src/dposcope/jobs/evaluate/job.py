@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
@@ -41,7 +41,7 @@ def run_evaluate(
     if len(set(names)) != len(names):
         raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
     data = read_data(settings)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = load_scorer(settings.scorer)
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
     free = settings.model_dump(mode="json", include={"condition"})
@@ -54,7 +54,7 @@ def run_evaluate(
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(judge),
+            judge=judge,
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,
@@ -64,7 +64,15 @@ def run_evaluate(
 
         @cache
         def ingredients() -> Ingredients:
-            return prepare(job, settings, settings)
+            return prepare(
+                job,
+                settings.direction,
+                concept=settings.meant,
+                block=settings.direction_block,
+                protocol=settings.protocol,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+            )
 
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials)}
         for spec in specs:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.directions.direction import Direction
-from dposcope.interventions.change import Intervention
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
@@ -16,6 +15,7 @@ from dposcope.jobs.explain.patches import Patch
 from dposcope.jobs.explain.settings import ExplainSettings, Form
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients import Ingredients
+from dposcope.model.hooks import Intervention
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
 from dposcope.protocols import Protocol

@@ -14,7 +14,7 @@ from dposcope.artefacts import library_versions, value_digest, write_json
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import CachedScorer, load_scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
@@ -85,7 +85,7 @@ def run_explain(
     check_explain(settings)
     side = TunedSide.read(tuned)
     data = read_data(settings)
-    scorer = CachedScorer(load_scorer(settings.scorer))
+    scorer = load_scorer(settings.scorer)
     judge = load_judge(
         settings.token_judge,
         concept=settings.meant,
@@ -107,7 +107,17 @@ def run_explain(
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
-        made = prepare(job, settings, settings, folds=parts, features=None if fitted is None else fitted.features)
+        made = prepare(
+            job,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            protocol=settings.protocol,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            folds=parts,
+            features=None if fitted is None else fitted.features,
+        )
         after = _means_after(job, other, settings, parts)
         change = _contributions(job, other, made, after)
         kinds = other_kinds(job, fitted, settings)
@@ -131,7 +141,7 @@ def run_explain(
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(prepare_judge(job, settings.seed)),
+            judge=prepare_judge(job, settings.seed),
             concept=settings.meant.noun,
             protocol=settings.protocol,
             max_windows=settings.max_windows,

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from dposcope.artefacts import library_versions, read_json, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import CachedScorer, Scorer
-from dposcope.evaluation.shuffled_scorer import PermutedScorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.finished import Finished, plain
 from dposcope.jobs.named_files import named_files
 from dposcope.jobs.pairs.parts import Part, Source, make_parts
@@ -81,15 +80,17 @@ def run_pairs(
         for stale in (out, about):
             stale.unlink(missing_ok=True)
     read = named_files(asked)
-    scorer = CachedScorer(source.scorer(settings))
+    scorer = source.scorer(settings)
     # The statistics of the finished pairs are by the true scorer.
-    ranking = PermutedScorer(scorer, seed=settings.seed) if settings.shuffled else scorer
+    ranking = scorer.shuffled(settings.seed) if settings.shuffled else scorer
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device)
             parts = list(make_parts(run, lm, source, ranking, settings))
-            facts = _finish(run, out, lm, parts, scorer, settings, data=source.digests, read=read)
+            facts = _finish(
+                run, out, lm, parts, scorer, settings, data=source.digests | {"scorer": scorer.digest}, read=read
+            )
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.
             if not any((work / "stages").glob("*.json")):

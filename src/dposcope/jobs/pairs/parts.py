@@ -11,10 +11,10 @@ from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.direction_scorer import DirectionScorer
-from dposcope.evaluation.mean_scorer import MeanScorer
-from dposcope.evaluation.scorers import Scorer, load_scorer, scorer_digest
-from dposcope.evaluation.shuffled_scorer import PermutedScorer
+from dposcope.evaluation.direction_scorer import direction_scorer
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.jobs.ingredients import DIRECTIONS, check_direction, make_direction, read_comments
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Run
@@ -65,7 +65,7 @@ class Source:
 
     @staticmethod
     def _for_direction(settings: PairsSettings) -> tuple[Comments, str | None]:
-        check_direction(settings)
+        check_direction(settings.direction, settings.meant)
         comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
         return comments, None if settings.direction in DIRECTIONS else value_digest(settings.direction)
 
@@ -84,7 +84,7 @@ class Source:
         """What describes pairs, and ranks continuations where no direction does: the scorer that settings name, or its
         mean with one trained on comments."""
         first = load_scorer(settings.scorer)
-        return first if self.second is None else MeanScorer.with_trained(first, self.second, seed=settings.seed)
+        return first if self.second is None else with_trained(first, self.second, seed=settings.seed)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
         "model": lm.fingerprint,
         "device": lm.device.type,
         "scorer": scorer.name,
-        "scorer_digest": scorer_digest(scorer),
+        "scorer_digest": scorer.digest,
         "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
         **source.digests,
     }
@@ -151,8 +151,8 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
         if settings.method == "pplm":
             make = _Steering(lm, direction, scorer, settings)
         else:
-            ranks = DirectionScorer.fit(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
-            make = _Sampling(lm, PermutedScorer(ranks, seed=settings.seed) if settings.shuffled else ranks, settings)
+            ranks = direction_scorer(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
+            make = _Sampling(lm, ranks.shuffled(settings.seed) if settings.shuffled else ranks, settings)
     # One bar for all parts instead of one for each.
     silent = Run(run.folder, run.settings, Quiet())
     run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")
@@ -192,7 +192,14 @@ def _direction(
             "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
         },
         make=lambda: make_direction(
-            lm, comments, settings, settings, protocol="strict", progress=run.reporter.progress
+            lm,
+            comments,
+            settings.direction,
+            concept=settings.meant,
+            block=settings.direction_block,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            progress=run.reporter.progress,
         ),
     )
 

@@ -6,7 +6,7 @@ ablation → the best within the bound, its strength set by the bound → scores
 read → a checkpoint and a report with the whole trade-off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.mean_scorer import MeanScorer
-from dposcope.evaluation.scorers import CachedScorer, Scorer, load_scorer
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.measure import measure_condition, write_scores
@@ -36,7 +37,7 @@ from dposcope.jobs.tune.search import (
     try_learned,
     with_learned,
 )
-from dposcope.jobs.tune.settings import NO_TEACHER, Learning, TuneSettings
+from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, load_native
 from dposcope.search.trials import Floor, Trial
@@ -77,8 +78,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
-        scorer = CachedScorer(load_scorer(settings.scorer))
-        search_scorer = CachedScorer(_search_scorer(scorer, settings))
+        scorer = load_scorer(settings.scorer)
+        search_scorer = _search_scorer(scorer, settings)
         ready = _ready(
             job, ingredients, learned, search_scorer, learn_text, settings,
             more=lambda untaught: learn_untaught(model, run, untaught, settings),
@@ -90,7 +91,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             passages=data.passages,
             neutral=data.neutral,
             scorer=scorer,
-            judge=CachedScorer(judge),
+            judge=judge,
             concept=settings.meant.noun,
             max_windows=settings.max_windows,
             spread_windows=True,
@@ -146,14 +147,14 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
-        learned = already_learned(run, settings.learnings)
+        learned = already_learned(run, settings.learned)
         reporter.stage(f"Loading {model}")
         job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
         ingredients = _ingredients(job, settings)
-        scorer = CachedScorer(_search_scorer(load_scorer(settings.scorer), settings))
+        scorer = _search_scorer(load_scorer(settings.scorer), settings)
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
-            more=lambda untaught: already_learned(run, [untaught]),
+            more=lambda untaught: already_learned(run, untaught),
         )  # fmt: skip
         reporter.stage(f"Searching with others: {settings.trials} trials")
         return join_search(job, ready, settings)
@@ -164,7 +165,16 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
-    return with_direction(job, prepare(job, settings, settings), settings.negative_control, settings.seed)
+    ingredients = prepare(
+        job,
+        settings.direction,
+        concept=settings.meant,
+        block=settings.direction_block,
+        protocol=settings.protocol,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
+    return with_direction(job, ingredients, settings.negative_control, settings.seed)
 
 
 def _ready(
@@ -175,7 +185,7 @@ def _ready(
     learn_text: str,
     settings: TuneSettings,
     *,
-    more: Callable[[Learning], dict[str, Edit]],
+    more: Callable[[Mapping[str, float]], dict[str, Edit]],
 ) -> Ready:
     """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
@@ -183,7 +193,7 @@ def _ready(
     prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
     floor = Floor(plain_texts(job, prepared), settings.least_distinct)
     untaught = settings.untaught
-    if untaught is None:
+    if not untaught:
         return Ready(prepared, floor)
     tried = try_learned(job, prepared, learned)
     if say_enough(tried, floor):
@@ -207,4 +217,4 @@ def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:
     """What ranks trials, as it ranked samples; the report has the first scorer alone, and the judge."""
     if not settings.second_scorer:
         return scorer
-    return MeanScorer.with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)
+    return with_trained(scorer, read_comments(settings).half("first"), seed=settings.seed)

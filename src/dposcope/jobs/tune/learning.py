@@ -4,7 +4,7 @@ Each is a run of its own below the folder of the search, and goes on after a kil
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
 from dposcope.jobs.tune.search import learned_stem
-from dposcope.jobs.tune.settings import Learning, TuneSettings
+from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.jobs.tune.teacher import allowed_strength
 from dposcope.model.load import load_native
 from dposcope.model.size import size_of
@@ -41,7 +41,7 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     Returns:
         By the name of their source.
     """
-    if not settings.learnings:
+    if not settings.learned:
         return {}
     run.reporter.stage("Pairs sampled from the model")
     run_pairs(model, _pairs(run), _pair_settings(settings), run.reporter, policy=_ADOPT)
@@ -60,36 +60,37 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
             bound = settings.max_logppl_increase
             strength = allowed_strength(run, model, teacher, text=learn_text, bound=bound, settings=settings)
         imitated = {"teacher": teacher, "teacher_strength": strength}
-    return {one.name: _learn(model, run, one, settings, **imitated) for one in settings.learnings}
+    return {name: _learn(model, run, name, weight, settings, **imitated) for name, weight in settings.learned.items()}
 
 
-def learn_untaught(model: str, run: Run, untaught: Learning, settings: TuneSettings) -> dict[str, Edit]:
-    """Learn from the same pairs without the teacher, after `learn_gains`."""
-    return {untaught.name: _learn(model, run, untaught, settings)}
+def learn_untaught(model: str, run: Run, untaught: Mapping[str, float], settings: TuneSettings) -> dict[str, Edit]:
+    """Learn from the same pairs without the teacher, after `learn_gains`; `untaught` gives each name its λ."""
+    return {name: _learn(model, run, name, weight, settings) for name, weight in untaught.items()}
 
 
-def already_learned(run: Run, learnings: Sequence[Learning]) -> dict[str, Edit]:
+def already_learned(run: Run, names: Iterable[str]) -> dict[str, Edit]:
     """What another process has learned, to join its search.
 
     Raises:
         DposcopeError: it has not learned all of it yet.
     """
-    stems = {one.name: learned_stem(run, one.name) for one in learnings}
+    stems = {name: learned_stem(run, name) for name in names}
     if not all(value_files(stem).about.exists() for stem in stems.values()):
         raise DposcopeError(f"{run.folder} still learns its gains; join it when its search has begun")
     return {name: Edit.load(stem) for name, stem in stems.items()}
 
 
-def _learn(model: str, run: Run, learning: Learning, settings: TuneSettings, **imitated: Any) -> Edit:
-    stem = learned_stem(run, learning.name)
+def _learn(model: str, run: Run, name: str, kl_weight: float, settings: TuneSettings, **imitated: Any) -> Edit:
+    stem = learned_stem(run, name)
     alone = ", without a teacher" if settings.taught and not imitated else ""
-    run.reporter.stage(f"Learning gains{alone}, λ = {learning.kl_weight:g}")
+    run.reporter.stage(f"Learning gains{alone}, λ = {kl_weight:g}")
     of_run = DpoSettings(
         train="gains",
-        kl_weight=learning.kl_weight,
+        kl_weight=kl_weight,
         heads=settings.heads,
-        epochs=learning.epochs,
-        decay=learning.decay,
+        # What a teacher says of every token is followed to the end, and then without jitter.
+        epochs=settings.epochs or (2.0 if imitated else 3.0),
+        decay="linear" if imitated else "none",
         **imitated,
         **_training(run, settings),
     )

@@ -6,8 +6,7 @@ from typing import Any
 
 from dposcope.artefacts import value_digest
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.scorers import CachedScorer, Scorer, scorer_digest
-from dposcope.evaluation.shuffled_scorer import DrawnScorer
+from dposcope.evaluation.scorer import Scorer, drawn_scores
 from dposcope.interventions.origin import Control
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
@@ -53,9 +52,9 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
         inputs={
             "model": job.model,
             "prompts": job.data.digests["learn_prompts"],
-            "scorer": [scorer.name, scorer_digest(scorer)],
+            "scorer": [scorer.name, scorer.digest],
             "batch_size": batch_size,
         },
         make=make,
     )
-    return CachedScorer(DrawnScorer(told["scores"], of=scorer.name, seed=seed + _SALT))
+    return drawn_scores(told["scores"], of=scorer.name, seed=seed + _SALT)

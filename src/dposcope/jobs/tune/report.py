@@ -9,7 +9,7 @@ from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import fact, fixed
-from dposcope.evaluation.scorers import Scorer
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -188,13 +188,14 @@ def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: 
             f"{sentence_case(plural(useless, 'edit'))} within every bound scored no lower on the search prompts than "
             f"the plain model ({fixed(searched.base.concept)})."
         )
-    by_teacher = {learning.name for learning in settings.learnings} if settings.taught else set()
+    by_teacher = set(settings.learned) if settings.taught else set()
     taught = [trial.written for trial in searched.trials if trial.written and trial.point.source in by_teacher]
     mute = sum(not searched.floor.holds(written) for written in taught)
-    if settings.untaught is not None and settings.untaught.name in searched.objective.family.sources:
+    alone = [name for name in settings.untaught if name in searched.objective.family.sources]
+    if alone:
         notes.append(
             "Gains that a teacher taught, as they were learned or weaker, cost too much, said too little or lowered "
-            f"nothing, so gains were learned from the pairs alone as well ({settings.untaught.name})."
+            f"nothing, so gains were learned from the pairs alone as well ({alone[0]})."
         )
     elif 2 * mute > len(taught):
         notes.append(

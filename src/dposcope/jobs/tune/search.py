@@ -12,7 +12,7 @@ import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorers import Scorer, scorer_digest
+from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
 from dposcope.interventions.least_squares import LeastSquares
@@ -137,7 +137,7 @@ def prepare_search(
         "means": value_digest(run.folder / "means"),
         "prompts": job.data.digests["learn_prompts"],
         "text": text_digest(learn_text),
-        "scorer": [scorer.name, scorer_digest(scorer)],
+        "scorer": [scorer.name, scorer.digest],
         "bound": asdict(objective.bound),
         "floor": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
         "windows": settings.search_windows,

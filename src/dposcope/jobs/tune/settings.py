@@ -1,6 +1,5 @@
 """The settings of `dposcope tune`."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -21,20 +20,6 @@ _TRIALS = 24
 _OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
 NO_TEACHER = "none"
 """The value of --teacher for gains that are learned from pairs only."""
-
-
-@dataclass(frozen=True)
-class Learning:
-    """One vector of gains to learn."""
-
-    name: str
-    """Name of its folder, and of the source in the search."""
-    kl_weight: float
-    """λ of the KL on neutral text."""
-    epochs: float
-    """Passes over the pairs."""
-    decay: Literal["none", "linear"]
-    """Decay of the learning rate."""
 
 
 class TuneSettings(MachineSettings, MeasureSettings):
@@ -197,7 +182,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
             )
 
     def _learning_fits(self) -> None:
-        if self.learnings:
+        if self.learned:
             if self.negative_control == "random-direction":
                 raise ValueError(
                     "learned gains use no direction, so a random direction is no control for them; give --methods "
@@ -231,23 +216,19 @@ class TuneSettings(MachineSettings, MeasureSettings):
         return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
 
     @property
-    def learnings(self) -> list[Learning]:
-        """Vectors of gains to learn, one for each λ."""
+    def learned(self) -> dict[str, float]:
+        """Name of each vector of gains to learn → λ of the KL on neutral text."""
         if self.form == "ablation" or "learned" not in self.methods:
-            return []
+            return {}
         weights = self.kl_weights or [6.0 if self.taught else 1.0]
-        return [self._learning(f"{LEARNED}-{weight:g}", weight, taught=self.taught) for weight in weights]
+        return {f"{LEARNED}-{weight:g}": weight for weight in weights}
 
     @property
-    def untaught(self) -> Learning | None:
+    def untaught(self) -> dict[str, float]:
         """Gains to learn from the pairs only, if no distilled gains keep enough distinct text and lower the concept.
 
-        None if the user chose the teacher.
+        Name → λ; empty if the user chose the teacher.
         """
-        if self.teacher is not None or not self.taught or not self.learnings:
-            return None
-        return self._learning(f"{LEARNED}-untaught", 1.0, taught=False)
-
-    def _learning(self, name: str, weight: float, *, taught: bool) -> Learning:
-        # With distillation the learning rate falls to 0, so that the gains converge without noise.
-        return Learning(name, weight, self.epochs or (2.0 if taught else 3.0), "linear" if taught else "none")
+        if self.teacher is not None or not self.taught or not self.learned:
+            return {}
+        return {f"{LEARNED}-untaught": 1.0}

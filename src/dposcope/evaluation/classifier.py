@@ -1,0 +1,143 @@
+"""One label of any Hugging Face sequence classifier as a scorer, such as the paper's `unitary/toxic-bert`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from dposcope.artefacts import tensor_fingerprint, text_digest
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorer import Scorer
+
+
+def classifier_scorer(
+    id_or_path: str | Path,
+    *,
+    label: str | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    max_length: int = 512,
+) -> Scorer:
+    """Probability of one label.
+
+    It is a sigmoid where the labels are independent (`problem_type` is multi_label_classification, or there is one
+    label) and a softmax otherwise. Only safetensors weights are read, and no code that a checkpoint brings is run.
+
+    Args:
+        id_or_path: a folder, read without the network, or a hub id.
+        label: the label whose probability is the score. By default the only label, else
+            "toxic", else "toxicity", else LABEL_1 of the unnamed LABEL_0 and LABEL_1.
+        batch_size: texts per forward.
+        device: where the classifier stays, whatever the judged model uses; by default
+            the first CUDA device, else the CPU.
+        max_length: tokens after which a text is cut, at most what the classifier takes.
+
+    Raises:
+        DposcopeError: it cannot be loaded, has no trained head, is a regression, or the
+            label is not among its labels.
+    """
+    source = str(id_or_path)
+    model, tokenizer = _load(source)
+    config = model.config
+    names = cast(dict[int, str], config.id2label)
+    labels = [names[index] for index in range(len(names))]
+    if config.problem_type == "regression":
+        raise DposcopeError(f"{source} is a regression, whose numbers are no probabilities; choose a classifier")
+    index = _label_index(labels, label, source)
+    # A text's last token is found, and its positions counted, from the left.
+    tokenizer.padding_side = "right"
+    positions = cast(int, config.to_dict().get("max_position_embeddings", max_length))
+    max_length = min(max_length, tokenizer.model_max_length, positions)
+    # Without a padding token, decoders can only be asked one text at a time.
+    padded = tokenizer.pad_token_id is not None and config.pad_token_id is not None
+    digest = text_digest(tensor_fingerprint(model.state_dict()), str(max_length))
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(where)  # pyright: ignore[reportArgumentType]  (its stub binds a device to self)
+    sigmoid = config.problem_type == "multi_label_classification" or len(labels) == 1
+    return Scorer(
+        f"{Path(source).name if Path(source).is_dir() else source}:{labels[index]}",
+        digest,
+        _Label(model, tokenizer, index, sigmoid, where, max_length, batch_size if padded else 1),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """Probabilities of one label."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    index: int
+    sigmoid: bool
+    device: torch.device
+    max_length: int
+    batch_size: int
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        # Neighbours in length share a batch, so little is spent on padding.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        scores = np.empty(len(texts))
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            encoded = self.tokenizer(
+                [texts[index] for index in chosen],
+                padding=self.batch_size > 1,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self.device)
+            logits = self.model(**encoded).logits.double()
+            probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=-1)
+            scores[chosen] = probabilities[:, self.index].cpu().numpy()
+        return scores
+
+
+def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    options = {"local_files_only": Path(source).is_dir(), "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model, info = cast(
+            tuple[PreTrainedModel, dict[str, Any]],
+            AutoModelForSequenceClassification.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **options
+            ),
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DposcopeError(
+            f"cannot load the classifier {source} ({reason}); name a folder or a hub id that holds a "
+            "sequence classifier with its tokenizer and safetensors weights"
+        ) from error
+    if info["missing_keys"]:
+        # A language model loads too, and its random head would score at random.
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise DposcopeError(f"{source} lacks trained weights for {missing}; name a trained sequence classifier")
+    return model.eval(), cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _label_index(labels: Sequence[str], wanted: str | None, source: str) -> int:
+    listed = ", ".join(labels)
+    folded = [label.casefold() for label in labels]
+    if wanted is not None:
+        if wanted in labels:
+            return labels.index(wanted)
+        if folded.count(wanted.casefold()) == 1:
+            return folded.index(wanted.casefold())
+        raise DposcopeError(f"{source} has no label {wanted!r}; choose one of: {listed}")
+    if len(labels) == 1:
+        return 0
+    for usual in ("toxic", "toxicity"):
+        if usual in folded:
+            return folded.index(usual)
+    if folded == ["label_0", "label_1"]:
+        return 1
+    raise DposcopeError(f"which label of {source} is the score? choose one of: {listed}")
