@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.interventions.origin import LEARNED, Control
+from dposcope.interventions.origin import Control
 from dposcope.jobs.settings import MachineSettings, MeasureSettings
 
 _DATA = Group("Data", sort_key=1)
@@ -236,7 +236,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
         if self.form == "ablation" or "learned" not in self.methods:
             return []
         weights = self.kl_weights or [6.0 if self.taught else 1.0]
-        return [self._learning(f"{LEARNED}-{weight:g}", weight, taught=self.taught) for weight in weights]
+        return [self._learning(f"learned-{weight:g}", weight, taught=self.taught) for weight in weights]
 
     @property
     def untaught(self) -> Learning | None:
@@ -246,7 +246,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
         """
         if self.teacher is not None or not self.taught or not self.learnings:
             return None
-        return self._learning(f"{LEARNED}-untaught", 1.0, taught=False)
+        return self._learning("learned-untaught", 1.0, taught=False)
 
     def _learning(self, name: str, weight: float, *, taught: bool) -> Learning:
         # With distillation the learning rate falls to 0, so that the gains converge without noise.
