@@ -12,13 +12,13 @@ import numpy as np
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.numbers import fact, fixed
 from dposcope.report.browser.heat_map import heat_map
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
 from dposcope.report.browser.packing import in_script, packed_parts
 from dposcope.report.glossary import Term
 from dposcope.report.masked_text import ShownText
-from dposcope.report.section import Section, shown_cell
+from dposcope.report.section import Section
 from dposcope.report.shell import asset, render
 
 MAX_BYTES = 20_000_000
@@ -88,7 +88,6 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
         blocks=value.shape[0],
         width=value.shape[1],
         sections=sections,
-        shown_cell=shown_cell,
         # Code → name, in the order of the paper; a neuron without a group only where there is one.
         groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
         summary=_summary(value),
@@ -113,7 +112,7 @@ def _summary(value: NeuronBrowser) -> str:
     share = 100 * float((total > 0).mean())
     net = fell - rose
     return (
-        f"{share:.1f} per cent of {plural(value.group.size, 'neuron')} write less along the direction after tuning, "
-        f"{fact(fell)} in all; the others write {fact(rose)} more: "
+        f"{fixed(share, 1)} per cent of {plural(value.group.size, 'neuron')} write less along the direction after "
+        f"tuning, {fact(fell)} in all; the others write {fact(rose)} more: "
         f"a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
     )
