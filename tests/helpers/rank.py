@@ -1,4 +1,4 @@
-"""One of several processes that train together: `python rank.py JOB`, JSON of `model`, `pairs`, `folder`, `run`."""
+"""One of several processes that train together: `python -m helpers.rank JOB`, JSON of `model`, `pairs`, `folder`, `run`."""
 
 import json
 import sys

@@ -37,7 +37,7 @@ class _StopAt(Quiet):
 
 
 def together(job: dict[str, Any], count: int = 2) -> None:
-    """Run `rank.py` in processes that a launcher would start so."""
+    """Run `helpers/rank.py` in processes that a launcher would start so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -45,7 +45,7 @@ def together(job: dict[str, Any], count: int = 2) -> None:
     of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": path}
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", str(TESTS / "helpers/rank.py"), json.dumps(job)],
+            [sys.executable, "-W", "error", "-m", "helpers.rank", json.dumps(job)],
             env={**os.environ, "OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
