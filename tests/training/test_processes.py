@@ -194,12 +194,12 @@ def test_each_process_has_the_gpu_of_its_number(monkeypatch):
 
 def test_alone_there_is_nobody_to_wait_for():
     alone = Processes()
-    assert (alone.alone, alone.first, alone.told(3), alone.gathered(4), alone.by_first(lambda: 5)) == (
+    assert (alone.alone, alone.is_main, alone.broadcast(3), alone.gather(4), alone.on_main(lambda: 5)) == (
         True,
         True,
         3,
         [4],
         5,
     )
-    with pytest.raises(KeyError), alone.agreeing():
+    with pytest.raises(KeyError), alone.failing_together():
         raise KeyError
