@@ -62,10 +62,10 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
-    from dposcope.cli.allocator import keep_freed_memory
-    from dposcope.cli.console import Lines
+    from dposcope.cli.allocator import GivingBack, keep_freed_memory
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.jobs.dpo.settings import DpoSettings
+    from dposcope.jobs.run import Quiet
 
     if arguments.worker != "plain" and not keep_freed_memory():
         sys.exit("this allocator is not glibc's, or was set by an environment variable")
@@ -79,7 +79,7 @@ def work(arguments: argparse.Namespace) -> None:
         validate_every=4000,
     )
     with tempfile.TemporaryDirectory() as folder:
-        reporter = Lines() if arguments.worker == "command" else None
+        reporter = GivingBack(Quiet()) if arguments.worker == "command" else None
         run_dpo(
             arguments.model, Path(folder) / "run", settings, reporter=reporter, checkpoint=arguments.train != "gains"
         )

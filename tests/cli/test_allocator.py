@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
 from dposcope.cli import allocator
-from dposcope.cli.allocator import FreedMemory
-from dposcope.cli.console import Bars, Lines
-from dposcope.jobs.run import Reporter
+from dposcope.cli.allocator import GivingBack
+from dposcope.jobs.run import Quiet
 
 _TOUCHES = """
 import ctypes, resource, sys
@@ -34,7 +32,7 @@ print(int(kept), faults() - before)
 
 _LEAVES = """
 import ctypes
-from dposcope.cli.allocator import FreedMemory, keep_freed_memory
+from dposcope.cli.allocator import give_back, keep_freed_memory
 keep_freed_memory()
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -48,7 +46,7 @@ for block in blocks:
 for block in blocks[:-1]:  # the last one keeps the heap from being cut at its end
     library.free(block)
 kept = resident()
-FreedMemory().give_back()
+give_back()
 print(kept - resident())
 """
 
@@ -84,51 +82,57 @@ def test_what_is_free_goes_back_between_stages() -> None:
     assert int(done.stdout) == pytest.approx(pages, rel=0.1)
 
 
+class Clocked(Quiet):
+    """A reporter that gives memory back by a clock of its own, and knows when it did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.given = 100.0, list[float]()
+        self.told: list[tuple[object, ...]] = []
+        monkeypatch.setattr(allocator, "give_back", lambda: self.given.append(self.now))
+        self.reporter = GivingBack(self, time=lambda: self.now)
+
+    def stage(self, title: str) -> None:
+        self.told.append(("stage", title))
+
+    def reused(self, title: str) -> None:
+        self.told.append(("reused", title))
+
+    def progress(self, done: int, total: int) -> None:
+        self.told.append(("progress", done, total))
+
+
+def test_everything_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Clocked(monkeypatch)
+    clocked.reporter.stage("one")
+    clocked.reporter.progress(1, 2)
+    clocked.reporter.reused("two")
+    assert clocked.told == [("stage", "one"), ("progress", 1, 2), ("reused", "two")]
+    assert clocked.given == []
+
+
 def test_a_quick_stage_leaves_it_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = [100.0], list[float]()
-    freed = FreedMemory(time=lambda: clock[0])
-    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
-    for moment in (100.0, 101.0, 104.9, 105.0, 107.0, 109.9, 110.0, 300.0):
-        clock[0] = moment
-        freed.between_stages()
-    assert calls == [105.0, 110.0, 300.0]
+    clocked = Clocked(monkeypatch)
+    for clocked.now in (100.0, 101.0, 104.9, 105.0, 107.0, 109.9, 110.0, 300.0):
+        clocked.reporter.stage("next")
+    assert clocked.given == [105.0, 110.0, 300.0]
 
 
 def test_what_a_long_stage_held_goes_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the minute was over only just before: models and optimisers live to the end."""
-    clock, calls = [100.0], list[float]()
-    freed = FreedMemory(time=lambda: clock[0])
-    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
-    freed.between_stages()
-    clock[0] = 160.0
-    freed.now_and_then()
-    clock[0] = 161.0
-    freed.between_stages()
-    clock[0] = 162.0
-    freed.between_stages()
-    assert calls == [160.0, 161.0]
+    clocked = Clocked(monkeypatch)
+    clocked.reporter.stage("one")
+    clocked.now = 160.0
+    clocked.reporter.progress(1, 2)
+    for clocked.now in (161.0, 162.0):
+        clocked.reporter.stage("next")
+    assert clocked.given == [160.0, 161.0]
 
 
 def test_once_a_minute_is_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = [100.0], list[float]()
-    freed = FreedMemory(time=lambda: clock[0])
-    monkeypatch.setattr(allocator.gc, "collect", lambda: calls.append(clock[0]))
-    for moment in (101.0, 159.0, 160.0, 161.0, 219.0, 230.0):
-        clock[0] = moment
-        freed.now_and_then()
-    assert calls == [160.0, 230.0]
-
-
-@pytest.mark.parametrize("make", [lambda: Bars(quiet=True), Lines])
-def test_reporters_give_it_back(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Reporter]) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr(FreedMemory, "between_stages", lambda _: calls.append("stage"))
-    monkeypatch.setattr(FreedMemory, "now_and_then", lambda _: calls.append("step"))
-    reporter = make()
-    reporter.stage("one")
-    reporter.progress(1, 2)
-    reporter.stage("two")
-    assert calls == ["stage", "step", "stage"]
+    clocked = Clocked(monkeypatch)
+    for clocked.now in (101.0, 159.0, 160.0, 161.0, 219.0, 230.0):
+        clocked.reporter.progress(1, 2)
+    assert clocked.given == [160.0, 230.0]
 
 
 @glibc
@@ -141,11 +145,11 @@ def test_nor_is_memory_given_back_against_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setattr(allocator.gc, "collect", None)  # would fail if it were asked
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)
-    FreedMemory().give_back()
+    allocator.give_back()
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would fail if it were asked
     assert not allocator.keep_freed_memory()
-    allocator.FreedMemory().give_back()
+    allocator.give_back()

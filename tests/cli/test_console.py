@@ -185,7 +185,9 @@ def log(capsys):
 
 
 def test_what_is_quick_leaves_no_line(log):
-    work(reporting(quiet=False))
+    with reporting(quiet=False) as reporter:
+        reporter.stage("Reading")
+        reporter.progress(1, 2)
     assert (
         log((0, "stage", ("Reading",)), (30, "progress", (1, 2)), (59.9, "stage", ("Measuring",)), (99, "end", ()))
         == []
@@ -220,10 +222,19 @@ def test_what_failed_is_not_told_as_done(log):
 
 
 def test_lines_are_for_streams_that_are_no_terminal(monkeypatch):
-    assert isinstance(reporting(quiet=False), Lines)
-    assert isinstance(reporting(quiet=True), Bars)
+    begun: list[object] = []
+    for kind in (Bars, Lines):
+        monkeypatch.setattr(kind, "stage", lambda self, _title: begun.append(type(self)))
+
+    def begin(*, quiet: bool) -> None:
+        with reporting(quiet=quiet) as reporter:
+            reporter.stage("Reading")
+
+    begin(quiet=False)
+    begin(quiet=True)
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
-    assert isinstance(reporting(quiet=False), Bars)
+    begin(quiet=False)
+    assert begun == [Lines, Bars, Bars]
 
 
 def test_an_error_stops_the_bars_and_passes(terminal):

@@ -1,4 +1,4 @@
-"""One of several processes that train together: `python rank.py JOB`, JSON of `model`, `pairs`, `folder`, `run`."""
+"""One of several processes that train together: `python -m helpers.rank JOB`: `model`, `pairs`, `folder`, `run`."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def trained(way: str, model: str, pairs: str, folder: Path) -> None:
     schedule = Schedule(learning_rate=rate, batch_size=4, micro_batch_size=micro, steps=4, validate_every=2)
     with WAYS[way](lm, objective) as trainable:
         done = train_policy(lm, trainable, material, schedule, folder=folder / f"{way}-steps", save=False)
-        if Processes.here().first:
+        if Processes.here().is_main:
             values = {name: value.detach().clone() for name, value in trainable.policy.trainable.items()}
             save_file(values, folder / f"{way}.safetensors")
             (folder / f"{way}.json").write_text(json.dumps(done.history), "utf-8")

@@ -37,7 +37,7 @@ class _StopAt(Quiet):
 
 
 def together(job: dict[str, Any], count: int = 2) -> None:
-    """Run `rank.py` in processes that a launcher would start so."""
+    """Run `helpers/rank.py` in processes that a launcher would start so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -45,7 +45,7 @@ def together(job: dict[str, Any], count: int = 2) -> None:
     of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": path}
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", str(TESTS / "helpers/rank.py"), json.dumps(job)],
+            [sys.executable, "-W", "error", "-m", "helpers.rank", json.dumps(job)],
             env={**os.environ, "OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -194,12 +194,12 @@ def test_each_process_has_the_gpu_of_its_number(monkeypatch):
 
 def test_alone_there_is_nobody_to_wait_for():
     alone = Processes()
-    assert (alone.alone, alone.first, alone.told(3), alone.gathered(4), alone.by_first(lambda: 5)) == (
+    assert (alone.alone, alone.is_main, alone.broadcast(3), alone.gather(4), alone.on_main(lambda: 5)) == (
         True,
         True,
         3,
         [4],
         5,
     )
-    with pytest.raises(KeyError), alone.agreeing():
+    with pytest.raises(KeyError), alone.failing_together():
         raise KeyError

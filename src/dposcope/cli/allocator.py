@@ -11,6 +11,10 @@ import os
 import sys
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dposcope.jobs.run import Reporter
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of `mallopt(3)`."""
@@ -40,41 +44,49 @@ def keep_freed_memory() -> bool:
     return heaped and library.mallopt(_TRIM_THRESHOLD, _MOST) == 1
 
 
-class FreedMemory:
-    """What is kept goes back to the kernel after all between two stages that take long, and once a minute within one.
+def give_back() -> None:
+    """Hand the kernel what is free; nothing where the C library is another, or its user chose otherwise."""
+    if _chosen_by_user():
+        return
+    gc.collect()  # models and optimisers often hold each other
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
+class GivingBack:
+    """A `Reporter` that passes everything on, and gives memory back between long stages and once a minute within one.
 
     Batches differ in length, so each step takes blocks of other sizes than the one before and finds no room for them
     in what that one left in pieces: what is kept would grow from step to step (`benchmarks/allocator.py --train full`).
-    To give it back costs no more than a step does without any of this, but to look for what nobody holds any longer
-    takes a quarter of a second, so a quick stage leaves it to the next.
+    To give it back costs no more than a step does where nothing is kept, but the search for garbage takes a quarter of
+    a second, so a quick stage leaves it to the next.
     """
 
     EVERY = 60.0
     """Seconds within a stage."""
     BETWEEN = 5.0
-    """Seconds of stages, that of the last one at least, after which it is worth a look."""
+    """Seconds of stages, that of the last one at least, after which it is worth the search."""
 
-    def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
-        """`time` is the clock, in seconds."""
+    def __init__(self, reporter: "Reporter", *, time: Callable[[], float] = monotonic) -> None:
+        """`reporter` is told everything; `time` is the clock, in seconds."""
+        self._reporter = reporter
         self._time = time
         self._last = self._ended = time()
 
-    def give_back(self) -> None:
-        """Hand the kernel what is free; nothing where the C library is another, or its user chose otherwise."""
-        self._last = self._time()
-        if _chosen_by_user():
-            return
-        gc.collect()  # models and optimisers often hold each other
-        if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-            library.malloc_trim(0)
-
-    def between_stages(self) -> None:
-        """The same, where that was not done between stages just now: what a long stage held to its end goes at once."""
+    def stage(self, title: str) -> None:
+        """What a long stage held to its end goes before the next, however short ago the minute was over."""
         if self._time() - self._ended >= self.BETWEEN:
-            self.give_back()
-            self._ended = self._last
+            give_back()
+            self._last = self._ended = self._time()
+        self._reporter.stage(title)
 
-    def now_and_then(self) -> None:
-        """The same, where that was not done for a minute."""
+    def reused(self, title: str) -> None:
+        """Passed on."""
+        self._reporter.reused(title)
+
+    def progress(self, done: int, total: int) -> None:
+        """Memory goes back where it did not for a minute."""
         if self._time() - self._last >= self.EVERY:
-            self.give_back()
+            give_back()
+            self._last = self._time()
+        self._reporter.progress(done, total)

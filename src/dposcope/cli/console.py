@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
 from types import TracebackType
@@ -23,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dposcope.cli.allocator import FreedMemory
+from dposcope.cli.allocator import GivingBack
 from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ class Bars:
     def __init__(self, *, quiet: bool) -> None:
         """`quiet` draws nothing anywhere."""
         console = Console(stderr=True)
-        self._freed = FreedMemory()
         self._shown = not quiet and console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -87,7 +87,6 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
-        self._freed.between_stages()
         self._task = self._bars.add_task(title, total=None)
 
     def reused(self, title: str) -> None:
@@ -97,7 +96,6 @@ class Bars:
 
     def progress(self, done: int, total: int) -> None:
         """Move the current bar."""
-        self._freed.now_and_then()
         if self._task is not None:
             self._bars.update(self._task, completed=min(done, total), total=total)
 
@@ -123,7 +121,6 @@ class Lines:
     def __init__(self, *, time: Callable[[], float] = monotonic) -> None:
         """`time` is the clock, in seconds."""
         self._time = time
-        self._freed = FreedMemory(time=time)
         self._title: str | None = None
         self._began = self._due = 0.0
         self._counted: tuple[float, int] | None = None
@@ -142,7 +139,6 @@ class Lines:
     def stage(self, title: str) -> None:
         """Another stage begins."""
         self._finish()
-        self._freed.between_stages()
         self._title, self._began, self._counted = title, self._time(), None
         self._due = self._began + self.FIRST
 
@@ -152,7 +148,6 @@ class Lines:
 
     def progress(self, done: int, total: int) -> None:
         """A line, where one is due. What a resumed run finds done at its first step counts for no speed."""
-        self._freed.now_and_then()
         now = self._time()
         if self._counted is None:
             self._counted = (now, done)
@@ -179,9 +174,11 @@ class Lines:
         sys.stderr.flush()
 
 
-def reporting(*, quiet: bool) -> Bars | Lines:
+@contextmanager
+def reporting(*, quiet: bool) -> Generator[GivingBack]:
     """Bars where the error stream is a terminal, lines where it goes to a file, and nothing with `quiet`."""
-    return Bars(quiet=quiet) if quiet or sys.stderr.isatty() else Lines()
+    with Bars(quiet=quiet) if quiet or sys.stderr.isatty() else Lines() as shown:
+        yield GivingBack(shown)
 
 
 def _clock(seconds: float) -> str:

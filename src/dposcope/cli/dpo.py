@@ -49,10 +49,10 @@ def dpo(
     from dposcope.training.processes import Processes
 
     processes = Processes.here()
-    with reporting(quiet=quiet or not processes.first) as bars:
+    with reporting(quiet=quiet or not processes.is_main) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
     processes.leave()
-    if not processes.first:
+    if not processes.is_main:
         return
     record = done.record
     if json:

@@ -1,7 +1,10 @@
-"""Several processes that train as one, started by `torchrun` or `accelerate launch`: who is who, and how they agree.
+"""Several processes that train as one, started by `torchrun` or `accelerate launch`: ranks, broadcast and gather.
 
-Each holds the whole model and reads its share of every batch. The first alone holds the run's folder and talks to
-people. What goes wrong in one is told to all, so that none waits for another that has given up.
+Each process holds the whole model and reads its share of every batch. The main process, of rank 0, alone writes to the
+run's folder and reports. An error in one process is raised in all, so that none waits for one that has stopped.
+
+Objects go through `torch.distributed` itself: accelerate's `gather_object` gives back each process's own object alone,
+without a word, where accelerate's state was made for another device.
 """
 
 import os
@@ -9,7 +12,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +21,8 @@ from dposcope.errors import DposcopeError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)
-"""How long one waits for another; the launcher ends all of them when one is gone."""
+_TIMEOUT = timedelta(days=7)
+"""Of every collective: the main process may write for long. Where one process dies, the launcher ends all."""
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -36,13 +38,14 @@ class Processes:
     rank: int = 0
     """Of this process, from 0."""
     count: int = 1
+    """Of processes: the world size."""
 
     @classmethod
     def here(cls) -> "Processes":
-        """As the launcher's environment says; alone without one.
+        """Read from the launcher's environment variables; one process without them.
 
         Raises:
-            DposcopeError: it asks for what cannot be done: one model over several GPUs, or several machines.
+            DposcopeError: the launcher asks for one model over several GPUs, or for several machines.
         """
         for name, what in _SHARDING.items():
             if os.environ.get(name, "false").lower() in ("true", "1"):
@@ -53,7 +56,7 @@ class Processes:
         count = _number("WORLD_SIZE", 1)
         if count == 1:
             return cls()
-        # Accelerate writes a 1 of its own there where it was not set.
+        # Once processes are joined, accelerate may have set LOCAL_WORLD_SIZE to 1 where it was not set.
         if not distributed.is_initialized() and _number("LOCAL_WORLD_SIZE", count) != count:
             raise DposcopeError(
                 "training in several processes runs on one machine; start them all on one, or one process alone"
@@ -66,12 +69,12 @@ class Processes:
         return self.count == 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that holds the folder and talks."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, of rank 0."""
         return self.rank == 0
 
     def join(self, device: str) -> None:
-        """Meet the others; a second call does nothing.
+        """Start the process group; a second call does nothing.
 
         Args:
             device: where training goes: "cpu", "cuda" or "auto".
@@ -94,38 +97,36 @@ class Processes:
         if not distributed.is_initialized():
             if on_gpu:
                 torch.cuda.set_device(_number("LOCAL_RANK", self.rank))
-            # Gradients go over it; words over a group of their own, which needs no GPU.
-            distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-        _words()
+            # Gradients go over NCCL, objects over gloo, which needs no GPU.
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
 
     def leave(self) -> None:
-        """Part from the others, when all is done: NCCL complains of a process that ends without."""
+        """End the process group, when all is done: NCCL warns of a process that exits without."""
         if not self.alone and distributed.is_initialized():
-            _words.cache_clear()
             distributed.destroy_process_group()
 
-    def told(self, value: T) -> T:
-        """The first one's value, in all."""
+    def broadcast(self, value: T) -> T:
+        """The main process's value, in every process."""
         if self.alone:
             return value
-        values: list[Any] = [value if self.first else None]
-        distributed.broadcast_object_list(values, src=0, group=_words())
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def gathered(self, value: T) -> list[T]:
-        """Everyone's value, in the order of ranks, in all."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes in the order of ranks, in every process."""
         if self.alone:
             return [value]
         values: list[Any] = [None] * self.count
-        distributed.all_gather_object(values, value, group=_words())
+        distributed.all_gather_object(values, value)
         return values
 
     @contextmanager
-    def agreeing(self) -> Generator[None]:
-        """What is raised inside by one is raised by all; none goes on before all are through.
+    def failing_together(self) -> Generator[None]:
+        """An error inside, in any process, is raised in all; no process goes on before all have left the block.
 
         Raises:
-            DposcopeError: another process failed; its reason is given.
+            DposcopeError: another process failed, for the reason given.
         """
         if self.alone:
             yield
@@ -133,28 +134,22 @@ class Processes:
         try:
             yield
         except Exception as error:
-            self.gathered(str(error) or type(error).__name__)
+            self.gather(str(error) or type(error).__name__)
             raise
-        reason = next((reason for reason in self.gathered("") if reason), None)
+        reason = next((reason for reason in self.gather("") if reason), None)
         if reason is not None:
             raise DposcopeError(reason)
 
-    def by_first(self, make: Callable[[], T]) -> T | None:
-        """The first one makes it while the others wait; None in those.
+    def on_main(self, make: Callable[[], T]) -> T | None:
+        """What `make` returns, called in the main process while the others wait; None in those.
 
         Raises:
-            DposcopeError: the first one failed.
+            DposcopeError: the main process failed.
         """
-        with self.agreeing():
-            return make() if self.first else None
+        with self.failing_together():
+            return make() if self.is_main else None
 
 
-def _number(name: str, usual: int) -> int:
+def _number(name: str, default: int) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else usual
-
-
-@lru_cache(maxsize=1)
-def _words() -> distributed.ProcessGroup:
-    # Typed as if this process might stand outside the group, which has all.
-    return distributed.new_group(backend="gloo", timeout=_PATIENCE)  # pyright: ignore[reportReturnType]
+    return int(text) if text.isdigit() else default

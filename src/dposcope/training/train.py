@@ -173,7 +173,7 @@ def train_policy(
     trainer.remove_callback(PrinterCallback)
     # The loss is a mean over pairs, so Trainer must divide by the number of micro-batches only.
     trainer.model_accepts_loss_kwargs = False
-    begun = processes.told(processes.by_first(lambda: last_complete(folder)))
+    begun = processes.broadcast(processes.on_main(lambda: last_complete(folder)))
     state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
     if begun is not None and state is not None and _stopped(state):
         # Trainer would make one more step before it checks whether to stop.

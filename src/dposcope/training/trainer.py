@@ -71,7 +71,7 @@ class PreferenceTrainer(Trainer):
                 loss, _, _ = self.prediction_step(self._policy, inputs)
                 count = (int(inputs["sequence"].max()) + 1 - int(inputs["windows"])) // 2
                 total, pairs = total + float(loss) * count, pairs + count
-        sums = self._processes.gathered((total, pairs))
+        sums = self._processes.gather((total, pairs))
         loss = sum(one for one, _ in sums) / sum(one for _, one in sums)
         self._refuse(loss)
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, len(dataloader.dataset))  # pyright: ignore[reportArgumentType]
@@ -91,7 +91,7 @@ class PreferenceTrainer(Trainer):
         result: BatchLoss = model(batch, int(inputs["windows"]), inputs.get("reference_hidden"), weights)
         if weights is not None:
             # All processes stop together: otherwise the others would wait for the gradients of one that stopped.
-            self._refuse(sum(self._processes.gathered(float(result.loss.detach()))))
+            self._refuse(sum(self._processes.gather(float(result.loss.detach()))))
         elif self._processes.alone:
             self._refuse(float(result.loss.detach()))
         self._note(result, weights)
@@ -140,14 +140,14 @@ class PreferenceTrainer(Trainer):
         notes.append({name: value.detach().float().cpu() for name, value in per_pair.items()})
 
     def _noted(self, prefix: str) -> dict[str, float]:
-        notes = [note for notes in self._processes.gathered(self._notes.pop(prefix, [])) for note in notes]
+        notes = [note for notes in self._processes.gather(self._notes.pop(prefix, [])) for note in notes]
         return {name: float(torch.cat([note[name] for note in notes]).mean()) for name in (notes[0] if notes else {})}
 
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`; where the first process cannot write, all know."""
-        with self._processes.agreeing():
+        """As `Trainer`; where the main process cannot write, all raise."""
+        with self._processes.failing_together():
             super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -162,7 +162,7 @@ class PreferenceTrainer(Trainer):
                 "lower --learning-rate, or train in float32"
             )
         try:
-            with self._processes.agreeing():
+            with self._processes.failing_together():
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
                     write_text(folder / COMPLETE, "")

@@ -63,7 +63,7 @@ def run_dpo(
 ) -> DpoRun:
     """Train in the folder `out`; started again after any interruption, it goes on.
 
-    In several processes (`torchrun`, `accelerate launch`) each calls this; the first writes.
+    In several processes (`torchrun`, `accelerate launch`) each calls this; the main process writes.
 
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
@@ -78,10 +78,10 @@ def run_dpo(
     """
     processes = Processes.here()
     processes.join(settings.device)
-    reporter = (reporter if processes.first else None) or Quiet()
+    reporter = (reporter if processes.is_main else None) or Quiet()
     if not checkpoint and settings.train != "gains":
         raise DposcopeError(f"--train {settings.train} leaves nothing but a checkpoint, so it is always written")
-    with processes.agreeing():
+    with processes.failing_together():
         pairs = load_pairs(settings.pairs)
         kept = settings.validation_pairs(len(pairs))
         if len(pairs) < 2:
@@ -93,7 +93,7 @@ def run_dpo(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
         reporter.stage(f"Loading {model}")
-        with processes.agreeing():
+        with processes.failing_together():
             lm, stored = _load(model, settings)
             teacher = (
                 None if settings.teacher is None else load_teacher(lm, settings.teacher, settings.teacher_strength)
@@ -133,7 +133,7 @@ def run_dpo(
                     reference=reference,
                     progress=reporter.progress,
                 )
-                if not processes.first:
+                if not processes.is_main:
                     return
                 tuned = trainable.export()
             record = TrainingRecord(
@@ -168,7 +168,7 @@ def run_dpo(
             revision=2,
         )
         # Only now: a kill between the two lines costs a moment, not a training.
-        if processes.first:
+        if processes.is_main:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
             for states in out.glob("reference-*"):
                 shutil.rmtree(states, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A run at which several processes work: the first holds the folder and its records, the others follow."""
+"""A run in several processes: the main one holds the folder and writes the records, the others follow."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,15 +27,15 @@ def open_shared_run(
         folder: `--out`, the same place for all.
         command: `dpo`.
         settings: everything that decides the results, JSON-able.
-        processes: those that work at it.
-        reporter: told by the first one alone.
+        processes: all that work in the run.
+        reporter: told by the main process alone.
         policy: what to do about what is there already.
 
     Raises:
         DposcopeError: as `open_run`, in all processes.
     """
     with ExitStack() as held:
-        run = processes.by_first(
+        run = processes.on_main(
             lambda: held.enter_context(open_run(folder, command, settings, reporter=reporter, policy=policy))
         )
         if processes.alone and run is not None:
@@ -69,21 +69,21 @@ class _Leading(Run):
 
         def made_by_all() -> None:
             nonlocal made
-            made = self._processes.told(True)
-            with self._processes.agreeing():
+            made = self._processes.broadcast(True)
+            with self._processes.failing_together():
                 make()
 
         def told() -> None:
             if not made:
-                self._processes.told(False)
+                self._processes.broadcast(False)
 
-        with self._processes.agreeing():  # until it is recorded
+        with self._processes.failing_together():  # until it is recorded
             super().stage(name, title, inputs=inputs, files=files, make=made_by_all, load=told, revision=revision)
         return load()
 
 
 class _Following(Run):
-    """Does its part of what the first one decides, and writes no record."""
+    """Makes a stage where the main process decides to, and writes no record."""
 
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], reporter: Reporter, policy: RunPolicy, processes: Processes
@@ -103,8 +103,8 @@ class _Following(Run):
         revision: int = 1,  # noqa: ARG002
     ) -> T:
         """As `Run.stage`."""
-        with self._processes.agreeing():
-            if self._processes.told(False):
-                with self._processes.agreeing():
+        with self._processes.failing_together():
+            if self._processes.broadcast(False):
+                with self._processes.failing_together():
                     make()
         return load()

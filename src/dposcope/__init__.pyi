@@ -1,0 +1,99 @@
+from .data.comments import Comments as Comments, load_comments as load_comments
+from .data.concept import Concept as Concept
+from .data.corpus import Passages as Passages, load_neutral as load_neutral, load_passages as load_passages
+from .data.masking import mask_offensive as mask_offensive
+from .data.prompts import load_prompts as load_prompts, split_prompts as split_prompts
+from .data.seeds import load_seeds as load_seeds
+from .data.text_prompts import cut_prompts as cut_prompts
+from .directions.direction import Direction as Direction
+from .directions.features import residual_features as residual_features
+from .directions.judge import TokenJudge as TokenJudge, WordListJudge as WordListJudge, load_judge as load_judge
+from .directions.lens import Lens as Lens, lens as lens
+from .directions.means import mean_difference as mean_difference
+from .directions.probe import fit_probe as fit_probe
+from .directions.tokens import token_contrast as token_contrast
+from .errors import DposcopeError as DposcopeError
+from .evaluation.classifier import classifier_scorer as classifier_scorer
+from .evaluation.direction_scorer import direction_scorer as direction_scorer
+from .evaluation.perplexity import window_losses as window_losses
+from .evaluation.scorer import Scorer as Scorer, mean_of as mean_of
+from .evaluation.scorers import function_scorer as function_scorer, load_scorer as load_scorer
+from .evaluation.statistics import (
+    Difference as Difference,
+    Estimate as Estimate,
+    Ratio as Ratio,
+    Share as Share,
+    bootstrap_mean as bootstrap_mean,
+    paired_difference as paired_difference,
+    paired_ratio as paired_ratio,
+    paired_share as paired_share,
+)
+from .evaluation.suite import Materials as Materials, Scores as Scores, measure as measure, summarise as summarise
+from .evaluation.trained_scorer import TrainedScorer as TrainedScorer
+from .interventions.ablate import Ablation as Ablation, ablate as ablate
+from .interventions.assign import Assign as Assign
+from .interventions.edit import Edit as Edit
+from .interventions.edited import edited as edited
+from .interventions.fold import fold as fold, fold_ as fold_, folded as folded
+from .interventions.gains import Gains as Gains
+from .interventions.group_gains import gains_of as gains_of, group_assign as group_assign, group_gains as group_gains
+from .interventions.least_squares import LeastSquares as LeastSquares
+from .interventions.shipped import shipped_edit as shipped_edit, shipped_edits as shipped_edits
+from .interventions.steer import Steer as Steer
+from .interventions.weights import OtherWeights as OtherWeights
+from .jobs.explain.explanation import Explanation as Explanation, explain as explain
+from .jobs.explain.patches import Patch as Patch, patches as patches
+from .model.frames import Positions as Positions, prompted as prompted
+from .model.generate import Continuation as Continuation, Sampling as Sampling, generate as generate
+from .model.hooks import Intervention as Intervention
+from .model.language_model import LanguageModel as LanguageModel
+from .model.layout import Layout as Layout, register_layout as register_layout
+from .model.load import load as load
+from .neurons.activations import (
+    ActivationAccumulator as ActivationAccumulator,
+    NeuronMeans as NeuronMeans,
+    collect_means as collect_means,
+    recording as recording,
+)
+from .neurons.contributions import Contributions as Contributions, along as along, contributions as contributions
+from .neurons.folds import collect_by_fold as collect_by_fold
+from .neurons.groups import (
+    Group as Group,
+    cosines as cosines,
+    group_sets as group_sets,
+    projections as projections,
+    select_fraction as select_fraction,
+)
+from .neurons.ranks import cumulative_reduction as cumulative_reduction, rank_range_shifts as rank_range_shifts
+from .neurons.resampling import prompt_intervals as prompt_intervals
+from .neurons.sets import NeuronSet as NeuronSet
+from .neurons.shares import group_shares as group_shares, layer_sums as layer_sums
+from .neurons.shifts import (
+    change_summary as change_summary,
+    correlations as correlations,
+    edit_agreement as edit_agreement,
+    shift_density as shift_density,
+    top_toxic as top_toxic,
+)
+from .neurons.stability import NeuronStability as NeuronStability, Repetitions as Repetitions, stability as stability
+from .neurons.subspace import Subspace as Subspace, alignment_signs as alignment_signs, svd_subspace as svd_subspace
+from .neurons.toxic import ToxicNeurons as ToxicNeurons, toxic_neurons as toxic_neurons
+from .neurons.traces import trace as trace
+from .pairs.checks import check_pairs as check_pairs
+from .pairs.pairs import Pair as Pair, Pairs as Pairs, load_pairs as load_pairs, write_pairs as write_pairs
+from .pairs.pplm import Perturbation as Perturbation, perturbed_continuations as perturbed_continuations
+from .pairs.sampled import sample_pairs as sample_pairs
+from .search.divergence import Cost as Cost, NeutralText as NeutralText
+from .search.family import Family as Family, Point as Point, Source as Source
+from .shipping.adapters import write_adapters as write_adapters
+from .shipping.checkpoint import fold_checkpoint as fold_checkpoint
+from .shipping.gguf import fold_gguf as fold_gguf
+from .shipping.result import Shipped as Shipped
+from .training.collator import Material as Material
+from .training.examples import neutral_windows as neutral_windows, tokenise as tokenise
+from .training.loss import dpo_terms as dpo_terms
+from .training.objective import Objective as Objective
+from .training.schedule import Schedule as Schedule
+from .training.token_statistics import token_statistics as token_statistics
+from .training.train import train_policy as train_policy
+from .training.trainable import all_weights as all_weights, low_rank as low_rank, neuron_gains as neuron_gains
