@@ -6,12 +6,11 @@ import polars as pl
 import pytest
 import torch
 
-from dposcope.data.concept import Concept
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.jobs.ingredients import Job as StudyJob
-from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data, seed_words
+from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
@@ -232,9 +231,3 @@ def test_a_contrast_takes_the_concepts_seeds(job, llama, tmp_path):
     assert torch.equal(found.vector, token_contrast(llama, ["rain", "fell"], ["quiet", "hills"]).vector)
     with pytest.raises(DposcopeError, match="'rain-talk' has no seed words"):
         read_data(with_concept(job, concept_of(job, tmp_path), direction="token-contrast"))
-
-
-def test_only_other_seeds_than_the_papers_enter_a_stage():
-    """What was made from the paper's before concepts had seeds is found again."""
-    assert seed_words(Concept.load("toxicity")) == {}
-    assert seed_words(Concept.load("food-talk"))["seeds"]["toxic"] == Concept.load("food-talk").seeds_with
