@@ -156,7 +156,7 @@ def outcomes(n: int) -> dict[str, Outcome]:
 
 def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
     measured = outcomes(len(materials.prompts))
-    scores = write_scores(tmp_path, measured, materials, model="some/model", about={"edit": "x"})
+    scores = write_scores(tmp_path, measured, materials, model="some/model", fingerprint="abc", about={"edit": "x"})
     table = pl.read_parquet(tmp_path / "scores.parquet")
     assert table["condition"].unique(maintain_order=True).to_list() == ["none", "a:b=1"]
     for row in table.iter_rows(named=True):
@@ -164,7 +164,7 @@ def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
         assert (row["mean"], row["low"], row["high"], row["n"]) == (
             *(estimate.mean, estimate.low, estimate.high, estimate.n),
         )
-        assert (row["protocol"], row["model"]) == ("strict", "some/model")
+        assert (row["protocol"], row["model"], row["fingerprint"]) == ("strict", "some/model", "abc")
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert len(samples) == 2 * len(materials.prompts)
     for name, outcome in measured.items():
@@ -181,7 +181,7 @@ def test_without_a_judge_its_column_is_empty_and_still_a_number(materials, tmp_p
     measured = outcomes(len(materials.prompts))
     for outcome in measured.values():
         del outcome.per_prompt["judge"]
-    write_scores(tmp_path, measured, materials, model="m", about={})
+    write_scores(tmp_path, measured, materials, model="m", fingerprint="abc", about={})
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert samples["judge"].null_count() == len(samples)
     assert samples["toxicity"].dtype == pl.Float64

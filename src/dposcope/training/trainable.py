@@ -280,7 +280,7 @@ def neuron_gains(
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
             raise DposcopeError(
-                f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all; "
+                f"gains at positions {start.positions.value!r} cannot be trained, as training acts at all positions; "
                 "give them positions='all'"
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()

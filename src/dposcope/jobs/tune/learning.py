@@ -88,7 +88,7 @@ def _learn(model: str, run: Run, name: str, kl_weight: float, settings: TuneSett
         train="gains",
         kl_weight=kl_weight,
         heads=settings.heads,
-        # What a teacher says of every token is followed to the end, and then without jitter.
+        # With distillation the learning rate falls to 0, so that the gains converge without noise.
         epochs=settings.epochs or (2.0 if imitated else 3.0),
         decay="linear" if imitated else "none",
         **imitated,
