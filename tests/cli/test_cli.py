@@ -740,7 +740,7 @@ def test_lens_masks_offensive_words_unless_raw(job, monkeypatch, capsys, raw):
         (["--neuron", "-1.0"], "no neuron"),
         (["--neuron", "seven"], "no neuron 'seven'"),
         (["--direction", "/no/such"], r"cannot read /no/such\.json"),
-        (["--neuron", "0.1", "--count", "0"], "outside 1"),
+        (["--neuron", "0.1", "--count", "0"], "out of range; give 1 to"),
         (["--neuron", "0.1", "--count", "500"], "500"),
     ],
 )

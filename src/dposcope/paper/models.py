@@ -100,7 +100,7 @@ def _stored_config(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise DposcopeError(f"cannot read {path}: {error}; name a folder written by save_pretrained") from error
     if not isinstance(config, dict):
-        raise DposcopeError(f"{path} is not a JSON object; give a folder written by save_pretrained")
+        raise DposcopeError(f"{path} is not a JSON object; name a folder written by save_pretrained")
     return cast(dict[str, Any], config)
 
 
