@@ -84,6 +84,10 @@ class GivingBack:
         """Passed on."""
         self._reporter.reused(title)
 
+    def note(self, line: str) -> None:
+        """Passed on."""
+        self._reporter.note(line)
+
     def progress(self, done: int, total: int) -> None:
         """Memory goes back where it did not for a minute."""
         if self._time() - self._last >= self.EVERY:
