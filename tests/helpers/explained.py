@@ -12,7 +12,7 @@ from dposcope.evaluation.suite import BASE, Outcome, Scores, summarise
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.claims.claim import Claim
-from dposcope.jobs.explain.conditions import TUNED, ExplainCondition, Role
+from dposcope.jobs.explain.conditions import TUNED, EditSetting, ExplainCondition, Role, Steering
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.tables.intervention import shares_of_reduction
@@ -69,7 +69,17 @@ def condition(
     alpha: float = 0.0,
     build: Callable[[], Intervention] = never,
 ) -> ExplainCondition:
-    return ExplainCondition(name, f"Label of {name}", role, section, build, {"alpha": alpha}, length=alpha)
+    """Steered by α where it is above 0; of an edit named as `explain_conditions` does, its setting."""
+    return ExplainCondition(
+        name, f"Label of {name}", role, section, build, {"alpha": alpha},
+        Steering(alpha, "mean norms", alpha) if alpha else None, setting_named(name) if role == "edit" else None,
+    )  # fmt: skip
+
+
+def setting_named(name: str) -> EditSetting | None:
+    """`scale-probe-cosine-0.01-0.8` taken apart; None of another name."""
+    parts = name.split("-")
+    return EditSetting(*parts[:3], *map(float, parts[3:])) if len(parts) == 5 else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,11 @@ def study(
     if rows is None:
         rows = [
             condition(TUNED, "tuned", section="Baselines"),
-            *(condition(name) for name in outcomes if name not in (BASE, TUNED)),
+            *(
+                condition(name, "edit" if setting_named(name) else "patch")
+                for name in outcomes
+                if name not in (BASE, TUNED)
+            ),
         ]
     return Study(rows, everything, summarise(everything, protocol=protocol, model="tiny"))
 

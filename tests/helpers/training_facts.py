@@ -1,25 +1,39 @@
 """What `training.json` tells of a finished training."""
 
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord
+from dposcope.pairs.pairs import Dropped
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 
-TRAINING = {
-    "objective": vars(Objective()),
-    "schedule": vars(Schedule()),
-    **{"train": "full", "pairs": {"train": 5, "validation": 1}, "steps": 9, "examples": 36, "seed": 0},
-    "settings": {"max_prompt_tokens": 64, "max_completion_tokens": 64},
-}
+TRAINING = TrainingRecord(
+    model="org/model",
+    fingerprint="llama-0",
+    pairs=TrainedPairs("pairs.jsonl", "prompt_text", 5, 1, Dropped()),
+    objective=Objective(),
+    schedule=Schedule(),
+    settings=DpoSettings(pairs="pairs.jsonl", max_prompt_tokens=64, max_completion_tokens=64),
+    steps=9,
+    examples=36,
+    best_step=None,
+    gains_changed=None,
+    curves=[{"step": 9, "loss": 0.5}],
+    versions={"torch": "2.0"},
+)
 
-GAINS_TRAINING = {
-    "kind": "dposcope dpo",
-    "train": "gains",
-    "pairs": {"train": 24_566, "validation": 10},
-    "objective": vars(Objective(kl_weight=0.05, kl_on="neutral")),
-    "schedule": vars(
-        Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, max_grad_norm=1.0, patience=None)
+GAINS_TRAINING = TrainingRecord(
+    model="org/model",
+    fingerprint="llama-0",
+    pairs=TrainedPairs("pairs.jsonl", "prompt_text", 24_566, 10, Dropped(blank=1)),
+    objective=Objective(kl_weight=0.05, kl_on="neutral"),
+    schedule=Schedule(optimizer="adamw", learning_rate=0.01, warmup_steps=150, max_grad_norm=1.0, patience=None),
+    settings=DpoSettings(
+        pairs="pairs.jsonl", train="gains", max_prompt_tokens=48, max_completion_tokens=20, seed=3, kl_weight=0.05
     ),
-    "settings": {"max_prompt_tokens": 48, "max_completion_tokens": 20},
-    "steps": 1234,
-    "examples": 12_283,
-    "seed": 3,
-}
+    steps=1234,
+    examples=12_283,
+    best_step=1200,
+    gains_changed=17,
+    curves=[{"step": 1234, "eval_loss": 0.25}],
+    versions={"torch": "2.0"},
+)

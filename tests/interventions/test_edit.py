@@ -11,6 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.shipped import shipped_edit, shipped_edits
 from helpers.families import assert_close, copied, logits_of, random_direction, random_gains, random_head_gains, trace
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
@@ -215,15 +216,20 @@ def test_one_line_for_people(llama):
     assert str(Edit()) == "no change"
 
 
-@pytest.mark.parametrize(
-    ("about", "trained"),
-    [
-        ({}, False),
-        ({"made by": "dposcope edit"}, False),
-        ({"made by": "dposcope tune", "source": "groups"}, False),
-        ({"made by": "dposcope tune", "source": "learned-1"}, True),
-        ({"made by": "dposcope dpo --train gains"}, True),
-    ],
-)
-def test_an_edit_says_whether_its_gains_were_trained(about, trained):
-    assert ("learned" in Edit(Gains(torch.ones(2, 3)), about=about).origin) == trained
+def test_an_edit_says_whether_its_gains_were_trained(tmp_path):
+    computed, learned = (Edit(Gains(torch.full((2, 3), 0.5)), trained=kind) for kind in ("nothing", "gains"))
+    assert computed.origin == "No training took place."
+    assert learned.origin.startswith("Its gains were learned from preference pairs")
+    learned.save(tmp_path / "edit")
+    kept = [
+        Edit.load(tmp_path / "edit"),
+        learned.strength(0.5),
+        learned.gains_alone(),
+        *(Edit.of(*parts) for parts in ([learned, computed], [computed, learned], [learned, ablate(torch.ones(16))])),
+    ]
+    assert [edit.trained for edit in kept] == ["gains"] * len(kept)
+    assert Edit.of(computed, computed).trained == learned.control(0).trained == "nothing"
+
+
+def test_shipped_edits_were_learned():
+    assert {shipped_edit(name).trained for name in shipped_edits()} == {"gains"}

@@ -1,19 +1,24 @@
 """Tables as text: whatever a token holds, it fills one cell and shows itself there."""
 
 import csv
+import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 
 from dposcope.data.masking import mask_offensive, read_encoded
 from dposcope.errors import DposcopeError
-from dposcope.report.table import Table, of_run, write_parquet
+from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, TOKENS
+from dposcope.report.masked_text import ShownText
+from dposcope.report.table import Column, Table, of_run, write_parquet
 
 STRONG = read_encoded("fuvg")
 HOSTILE = [
@@ -30,7 +35,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 def table(cells, **parts) -> Table:
     frame = pl.DataFrame({"n": [1], "word": [cells[0]], "tokens": pl.Series([list(cells)], dtype=pl.List(pl.String))})
-    return Table("table-99-test", "T", frame, tuple(f"h{i}" for i, _ in enumerate(cells)), (tuple(cells),), **parts)
+    view = pl.DataFrame({f"c{i}": [cell] for i, cell in enumerate(cells)})
+    columns = tuple(Column(f"c{i}", f"h{i}") for i, _ in enumerate(cells))
+    return Table("table-99-test", "T", frame, columns, view=view, **parts)
 
 
 def visible(text: str) -> str:
@@ -117,7 +124,7 @@ def test_csv_reads_back(cells):
 
 def test_csv_keeps_numbers_gaps_and_lists_of_flags():
     frame = pl.DataFrame({"a": [0.1 + 0.2, None], "word": ["x", None], "flags": [[True, False], None]})
-    head, *rows = csv.reader(io.StringIO(Table("t", "T", frame, ("a",), ()).csv()))
+    head, *rows = csv.reader(io.StringIO(Table("t", "T", frame, (Column("a", "a"),)).csv()))
     assert head == ["a", "word", "flags"]
     assert rows == [["0.30000000000000004", "x", "[true, false]"], ["", "", ""]]
 
@@ -125,7 +132,7 @@ def test_csv_keeps_numbers_gaps_and_lists_of_flags():
 @pytest.mark.parametrize("word", [STRONG, f" {STRONG}", f"\n{STRONG}", f"\t{STRONG}", f"{STRONG}\\"])
 def test_offensive_words_are_starred_everywhere_unless_raw(word):
     # An escape of JSON ends in a letter, which must not hide the word behind it.
-    made = Table("t", f"T {word}", table([word]).frame, (word,), ((word,),), (f"note {word}",))
+    made = Table("t", f"T {word}", table([word]).frame, (Column("word", word),), (f"note {word}",))
     for form in (made.markdown, made.latex, made.csv):
         assert STRONG in form(raw=True)
         assert STRONG not in form()
@@ -162,7 +169,7 @@ def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
 
 def test_of_a_run_model_and_protocol_come_first_in_every_row():
     frame = pl.DataFrame({"n": [1, 2], "model": ["other", "other"]})
-    made = Table("t", "T", frame, ("h",), (("1",), ("2",))).of_run(model="m", protocol="strict")
+    made = Table("t", "T", frame, (Column("n", "h"),)).of_run(model="m", protocol="strict")
     assert made.to_polars().columns == ["protocol", "model", "n"]
     assert made.to_polars().rows() == [("strict", "m", 1), ("strict", "m", 2)]
     assert made.rows == (("1",), ("2",))
@@ -170,6 +177,113 @@ def test_of_a_run_model_and_protocol_come_first_in_every_row():
     assert (len(empty), empty.columns) == (0, ["protocol", "model", "n"]), "no rows are made of none"
 
 
-def test_rows_of_another_length_are_refused():
-    with pytest.raises(DposcopeError, match="a row of table t has 2 cells, its head 1; give one cell each"):
-        Table("t", "T", pl.DataFrame(), ("a",), (("1", "2"),))
+def test_columns_of_nothing_are_refused():
+    frame = pl.DataFrame({"a": [1]})
+    with pytest.raises(DposcopeError, match=r"table t shows b_low, b_high, and its frame has a; name columns of"):
+        Table("t", "T", frame, (Column("a", "a", interval=("b_low", "b_high")),))
+    with pytest.raises(DposcopeError, match="table t shows nothing, and its frame has a"):
+        Table("t", "T", frame, ())
+    Table("t", "T", frame, (Column("b", "b"),), view=pl.DataFrame({"b": [1]}))
+
+
+# From numbers to cells, against a rendering by hand
+
+NUMBERS = pl.DataFrame(
+    {
+        "name": ["a", "b|c", None],
+        "mean": [0.21875, -0.0001, None],
+        "mean_low": [0.1875, -0.0004, 0.1],
+        "mean_high": [0.25, 0.0003, 0.2],
+        "mark": ["†", "", None],
+        "share": [0.239, -0.1, 1.0],
+        "share_low": [0.12, None, None],
+        "share_high": [0.361, None, None],
+        "many": [12345, -3, 0],
+        "p": [1e-9, 0.25, None],
+        "tokens": [[" x ", "", "y"], [], ["z"]],
+        "given": [2.5, 0.5, 7.0],
+        "format": ["fixed 1", "percent 0", "signed points 2"],
+        "yes": [True, False, None],
+    }
+)
+COLUMNS = (
+    Column("name", "name"),
+    Column.ranged("mean", "mean", MEAN, mark="mark"),
+    Column.ranged("share", "share", SHARE),
+    Column("many", "many", COUNT),
+    Column("p", "p", P_VALUE),
+    Column("tokens", "tokens", TOKENS),
+    Column("given", "given", formats="format"),
+    Column("yes", "yes", FACT),
+)
+ROWS = (
+    ("a", "0.219 (0.188–0.250)†", "23.9 % (12.0–36.1)", "12,345", "< 0.0001", "x, y", "2.5", "yes"),
+    ("b|c", "0.000 (0.000–0.000)", "−10.0 %", "−3", "0.2500", "", "50 %", "no"),
+    ("–", "–", "100.0 %", "0", "–", "z", "+7.00 %", "–"),
+)
+
+
+def shown() -> Table:
+    return Table("t", "T <i>", NUMBERS, COLUMNS, ("N.", "O."), number=7)
+
+
+def test_cells_are_the_numbers_in_their_formats():
+    assert shown().rows == ROWS
+    assert shown().head == tuple(column.label for column in COLUMNS)
+    first = shown().cells[0][1]
+    assert (first.value, first.interval, first.mark) == ("0.219", "0.188–0.250", "†")
+    assert [column.numeric for column in COLUMNS] == [False, True, True, True, True, False, True, True]
+
+
+def test_markdown_and_latex_hold_every_cell():
+    body = rendered(shown().markdown())[1:]
+    assert body == [[cell.strip() for cell in row] for row in ROWS]
+    lines = shown().latex().split("\n")
+    rows = [read_latex(line) for line in lines[lines.index("\\midrule") + 1 : lines.index("\\bottomrule")]]
+    assert rows == [list(row) for row in ROWS]
+
+
+def test_html_holds_every_cell_escaped_and_masked():
+    made = replace(shown(), title=f"T <i> {STRONG}", frame=NUMBERS.with_columns(name=pl.lit(f"<script>{STRONG}")))
+    page = render_table(made)
+    assert STRONG not in page
+    assert "<script>" not in page
+    assert "T &lt;i&gt; " in page
+    assert '<td class="number">0.219†<span class="interval">0.188–0.250</span></td>' in page
+    assert '<td class="number">−10.0 %</td>' in page
+    assert "<td>x, y</td>" in page
+    assert '<th scope="col" class="number">many</th>' in page
+    assert '<th scope="col">tokens</th>' in page
+    assert '<p class="legend">N. O.</p>' in page
+    values = re.findall(r"<td[^>]*>([^<]*)", page)
+    naive = [re.sub(r" \([^()]*\)", "", cell) for row in ROWS for cell in row[1:]]
+    assert [html.unescape(value) for value in values] == naive
+
+
+def render_table(made: Table) -> str:
+    """By the macro that every page uses."""
+    environment = Environment(loader=PackageLoader("dposcope", ""), autoescape=True, finalize=ShownText().finalize)
+    environment.filters["plain"] = ShownText().plain
+    environment.filters["token"] = environment.filters["fixed"] = environment.filters["signed"] = str
+    environment.filters["between"] = str
+    source = '{% import "report/templates/parts.html.jinja" as parts with context %}{{ parts.given_table("x", table) }}'
+    return environment.from_string(source).render(table=made)
+
+
+def test_json_brings_back_every_number_to_the_bit():
+    made = replace(shown(), view=NUMBERS.head(2))
+    again = Table.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
+    assert again.frame.equals(made.frame)
+    assert again.frame.schema == made.frame.schema
+    assert again.view is not None
+    assert again.view.equals(NUMBERS.head(2))
+    assert (again.columns, again.rows) == (made.columns, ROWS[:2])
+    assert (again.name, again.title, again.notes, again.number) == (made.name, made.title, made.notes, 7)
+    assert Table.from_json(shown().to_json()).view is None
+    assert Table.from_json(replace(made, frame=NUMBERS.clear()).to_json()).frame.schema == NUMBERS.schema
+
+
+def test_an_awkward_number_survives_json():
+    frame = pl.DataFrame({"x": [0.1 + 0.2, 5e-324, 1e308, -0.0, 3.0]})
+    again = Table.from_json(json.loads(json.dumps(Table("t", "T", frame, (Column("x", "x", MEAN),)).to_json())))
+    assert [value.hex() for value in again.frame["x"]] == [value.hex() for value in frame["x"]]

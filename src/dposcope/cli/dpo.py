@@ -44,6 +44,7 @@ def dpo(
     """
     from dposcope.cli.console import out as console
     from dposcope.cli.console import print_json, reporting
+    from dposcope.evaluation.numbers import fixed
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.training.processes import Processes
 
@@ -53,17 +54,17 @@ def dpo(
     processes.leave()
     if not processes.first:
         return
-    facts = done.facts
+    record = done.record
     if json:
-        print_json(facts)
+        print_json(record.to_json())
         return
-    checked = [entry for entry in facts["curves"] if "eval_loss" in entry]
-    taken = next((entry for entry in checked if entry["step"] == facts["best_step"]), checked[-1])
+    checked = [entry for entry in record.curves if "eval_loss" in entry]
+    taken = next((entry for entry in checked if entry["step"] == record.best_step), checked[-1])
     console.print(
-        f"{facts['steps']:,} steps of {facts['schedule']['batch_size']} pairs; on {facts['pairs']['validation']:,} "
-        f"validation pairs: loss {taken['eval_loss']:.3f}, "
+        f"{record.steps:,} steps of {record.schedule.batch_size} pairs; on {record.pairs.validation:,} "
+        f"validation pairs: loss {fixed(taken['eval_loss'])}, "
         f"accuracy {taken['eval_accuracy']:.0%}, "
-        f"margin {taken['eval_margin']:.2f}, KL {taken['eval_kl']:.4f}",
+        f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}",
         markup=False,
         soft_wrap=True,
     )

@@ -1,6 +1,16 @@
-"""Numbers as people read them: fixed places, a real minus sign, no "−0.000"."""
+"""Numbers as people read them: fixed places, a real minus sign, no sign before what rounds to zero.
 
-from typing import Any
+Everything that prints a number for people writes it here: tables, reports, statistics, sentences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast, get_args
+
+from dposcope.errors import DposcopeError
+
+NOTHING: Final = "–"
+"""What stands where there is no value."""
 
 
 def fixed(value: float, digits: int = 3) -> str:
@@ -15,10 +25,28 @@ def signed(value: float, digits: int = 3) -> str:
     return f"+{text}" if value > 0 and float(text) != 0 else text
 
 
+def count(value: float, *, sign: bool = False) -> str:
+    """`36,864`: a whole number in groups of three; with `sign` a plus before what is above 0."""
+    text = f"{value:,.0f}".replace("-", "−")
+    text = text.lstrip("−") if text == "−0" else text
+    return f"+{text}" if sign and value > 0 and text != "0" else text
+
+
+def percent(share: float, digits: int = 1, *, sign: bool = False) -> str:
+    """A share as `52.3 %`."""
+    return f"{(signed if sign else fixed)(100 * share, digits)} %"
+
+
 def between(low: float, high: float, digits: int = 3, *, sign: bool = False) -> str:
     """An interval: `0.187–0.251`, or `−0.102 to −0.061`, since a dash beside a minus cannot be read."""
     shown = signed if sign else fixed
-    return f"{shown(low, digits)}{' to ' if sign or low < 0 else '–'}{shown(high, digits)}"
+    first = shown(low, digits)
+    return f"{first}{' to ' if sign or first.startswith('−') else '–'}{shown(high, digits)}"
+
+
+def p_value(value: float) -> str:
+    """Four places, and `< 0.0001` below them."""
+    return "< 0.0001" if value < 1e-4 else fixed(value, 4)
 
 
 def fact(value: Any) -> str:
@@ -29,11 +57,98 @@ def fact(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case int():
-            return f"{value:,}".replace("-", "−")
+            return count(value)
         case float():
             whole = 10_000 <= abs(value) < 1e15
-            return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", "−")
+            return (f"{value:,.0f}" if whole else f"{value + 0.0:.4g}").replace("-", "−")
         case list() | tuple():
-            return ", ".join(map(fact, value)) or "none"
+            return ", ".join(map(fact, cast("Sequence[Any]", value))) or "none"
         case _:
             return str(value)
+
+
+Kind = Literal[
+    "text", "printed", "tokens", "fact", "count", "p-value", "fixed", "percent", "points", "ratio", "degrees"
+]
+"""What a value is and how it is written.
+
+text: as it is; printed: the same, of a number in words already; tokens: a list, blanks around each left out; fact: as
+`fact`; count: in groups of three; p-value; fixed: with so many places; percent: a share of 1; points: what is in per
+cent already; ratio: `0.45 ×`; degrees: `12.5°`.
+"""
+
+_UNITS = {"fixed": "", "percent": " %", "points": " %", "ratio": " ×", "degrees": "°"}
+_WORDS = ("text", "tokens")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the values of a column are written; its name, `signed percent 2`, is what files have of it."""
+
+    kind: Kind = "text"
+    digits: int = 0
+    """Places behind the point, of kinds that have them."""
+    sign: bool = False
+    """A plus before what is above 0."""
+
+    @classmethod
+    def named(cls, name: str) -> "Format":
+        """The format of a name.
+
+        Raises:
+            DposcopeError: there is none.
+        """
+        sign, rest = name.startswith("signed "), name.removeprefix("signed ")
+        kind, _, digits = rest.partition(" ")
+        if kind not in get_args(Kind) or (digits and not digits.isdecimal()):
+            raise DposcopeError(f"no format is called {name!r}; give such as 'text', 'count' or 'signed fixed 3'")
+        return cls(cast("Kind", kind), int(digits or 0), sign)
+
+    def __str__(self) -> str:
+        """Its name."""
+        return f"{'signed ' if self.sign else ''}{self.kind}{f' {self.digits}' if self.kind in _UNITS else ''}"
+
+    @property
+    def numeric(self) -> bool:
+        """Whether what it writes are numbers, to be set below one another by their right ends."""
+        return self.kind not in _WORDS
+
+    def value(self, value: Any) -> str:
+        """A value in words; a dash for None."""
+        if value is None:
+            return NOTHING
+        match self.kind:
+            case "text" | "printed":
+                return str(value)
+            case "tokens":
+                return ", ".join(shown for token in value if (shown := str(token).strip()))
+            case "fact":
+                return fact(value)
+            case "count":
+                return count(value, sign=self.sign)
+            case "p-value":
+                return p_value(value)
+            case _:
+                written = (signed if self.sign else fixed)(self._scale * value, self.digits)
+                return f"{written}{_UNITS[self.kind]}"
+
+    def interval(self, low: float, high: float) -> str:
+        """What stands in brackets behind a value, without its unit."""
+        return between(self._scale * low, self._scale * high, self.digits, sign=self.sign)
+
+    def with_interval(self, value: float, low: float, high: float) -> str:
+        """Like `0.48 × (0.41–0.56)`."""
+        return f"{self.value(value)} ({self.interval(low, high)})"
+
+    @property
+    def _scale(self) -> float:
+        return 100 if self.kind == "percent" else 1
+
+
+TEXT, PRINTED, TOKENS, FACT, COUNT, P_VALUE = (
+    Format("text"), Format("printed"), Format("tokens"), Format("fact"), Format("count"), Format("p-value"),
+)  # fmt: skip
+MEAN, DIFFERENCE, RATIO, SHARE = (
+    Format("fixed", 3), Format("fixed", 3, sign=True), Format("ratio", 2), Format("percent", 1),
+)  # fmt: skip
+"""Of a mean or a correlation, a paired difference, a ratio of means, and a share."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE
 
 # Items drawn at a time: 8 MB of indices and as much of gathered values.
 _DRAWN_AT_ONCE = 1_000_000
@@ -31,7 +32,7 @@ class Estimate:
 
     def __str__(self) -> str:
         """Like `0.219 (0.187–0.251)`."""
-        return f"{_plain(self.mean)} ({_plain(self.low)}{_dash(self.low)}{_plain(self.high)})"
+        return MEAN.with_interval(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Like `−0.088 (−0.102 to −0.061)`."""
-        return f"{_signed(self.mean)} ({_signed(self.low)} to {_signed(self.high)})"
+        return DIFFERENCE.with_interval(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Ratio:
 
     def __str__(self) -> str:
         """Like `0.48 × (0.41–0.56)`."""
-        return f"{_plain(self.ratio, 2)} × ({_plain(self.low, 2)}{_dash(self.low)}{_plain(self.high, 2)})"
+        return RATIO.with_interval(self.ratio, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,28 @@ class Share:
 
     def __str__(self) -> str:
         """Like `23.9 % (12.0–36.1)`."""
-        low, high = _plain(100 * self.low, 1), _plain(100 * self.high, 1)
-        return f"{_plain(100 * self.share, 1)} % ({low}{_dash(self.low)}{high})"
+        return SHARE.with_interval(self.share, self.low, self.high)
+
+
+Statistic = Estimate | Difference | Ratio | Share
+"""A number with its interval."""
+
+
+def value_of(found: Statistic) -> float:
+    """The number between the limits."""
+    match found:
+        case Estimate() | Difference():
+            return found.mean
+        case Ratio():
+            return found.ratio
+        case Share():
+            return found.share
+
+
+def columns_of(name: str, found: Statistic | None) -> dict[str, float | None]:
+    """The number and its interval as a table holds them: `NAME`, `NAME_low`, `NAME_high`."""
+    numbers = (None, None, None) if found is None else (value_of(found), found.low, found.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
 def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
@@ -269,16 +290,3 @@ def _pair(a: ArrayLike, b: ArrayLike, a_name: str, b_name: str) -> tuple[NDArray
 def _require_positive(denominators: NDArray[np.float64]) -> None:
     if denominators.min() <= 0:
         raise DposcopeError("denominators must be above 0; leave out items that count nothing")
-
-
-def _plain(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _dash(low: float) -> str:
-    # An en dash beside a minus sign cannot be read.
-    return "–" if low >= 0 else " to "

@@ -14,7 +14,7 @@ from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.origin import LEARNED
+from dposcope.interventions.origin import Trained
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
@@ -31,6 +31,8 @@ class Edit:
     """How it was made: model, fingerprint, settings."""
     head_gains: Gains | None = None
     """Of channels of attention heads."""
+    trained: Trained = "nothing"
+    """What was trained to make it."""
 
     def __post_init__(self) -> None:
         """An edit acts everywhere, or it would not fold."""
@@ -46,6 +48,7 @@ class Edit:
         joined: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
+        trained: Trained = "nothing"
         for part in parts:
             if isinstance(part, Ablation):
                 ablations += (part,)
@@ -53,12 +56,13 @@ class Edit:
             # An Edit of gains that act at some positions alone is refused here.
             whole = part if isinstance(part, Edit) else cls(part) if part.of == "neurons" else cls(head_gains=part)
             facts |= dict(whole.about)
+            trained = "gains" if whole.trained == "gains" else trained
             ablations += whole.ablations
             for new in (whole.gains, whole.head_gains):
                 if new is not None:
                     old = joined.get(new.of)
                     joined[new.of] = new if old is None else replace(old, values=old.values * new.values)
-        return cls(joined.get("neurons"), ablations, {**facts, **(about or {})}, joined.get("heads"))
+        return cls(joined.get("neurons"), ablations, {**facts, **(about or {})}, joined.get("heads"), trained)
 
     def strength(self, factor: float) -> "Edit":
         """The same edit, weaker or stronger: gains 1 + s(g − 1), ablation weights s·w; `about` says so.
@@ -80,9 +84,8 @@ class Edit:
 
     @property
     def origin(self) -> str:
-        """One sentence for model cards: whether anything was trained, as far as the edit says."""
-        trained = str(self.about.get("made by", "")).startswith("dposcope dpo")
-        if trained or str(self.about.get("source", "")).startswith(LEARNED):
+        """One sentence for model cards: whether anything was trained."""
+        if self.trained == "gains":
             return "Its gains were learned from preference pairs; no other weight was trained."
         return "No training took place."
 
@@ -133,7 +136,8 @@ class Edit:
         settings = [
             {"weight": a.weight, "blocks": a.blocks, "mlp": a.mlp, "attention": a.attention} for a in self.ablations
         ]
-        save_tensors(stem, "Edit", tensors, {"ablations": settings, "about": dict(self.about)})
+        facts = {"ablations": settings, "about": dict(self.about), "trained": self.trained}
+        save_tensors(stem, "Edit", tensors, facts)
 
     @classmethod
     def load(cls, stem: str | Path) -> "Edit":
@@ -145,7 +149,7 @@ class Edit:
             _stored_ablation(tensors[f"ablation.{index}"], settings)
             for index, settings in enumerate(about["ablations"])
         )
-        return cls(gains, ablations, about["about"], of_heads)
+        return cls(gains, ablations, about["about"], of_heads, about["trained"])
 
     def __str__(self) -> str:
         """One line for people."""

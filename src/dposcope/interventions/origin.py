@@ -18,5 +18,5 @@ def warning(control: str) -> str:
     return f"Negative control, not for use: {what}. It shows what the search finds where there is nothing to find."
 
 
-LEARNED: Final = "learned"
-"""How `about["source"]` begins where gains were learned."""
+Trained = Literal["nothing", "gains"]
+"""What was trained to make an edit: gains are learned from preference pairs; all other weights stay."""

@@ -94,6 +94,8 @@ class Beside:
     """Ours − the paper's; None if they are not comparable."""
     reasons: tuple[str, ...]
     """Why they are not comparable; empty if they are."""
+    contradictions: tuple[str, ...]
+    """Other numbers that the paper prints for the same thing."""
     remarks: tuple[str, ...]
     """Remarks on the comparison."""
 
@@ -102,7 +104,7 @@ class Beside:
         """Text for a reader: `not comparable: …`, or the remarks."""
         if self.reasons:
             return f"not comparable: {'; '.join(self.reasons)}"
-        return "; ".join(self.remarks)
+        return "; ".join(self.contradictions + self.remarks)
 
 
 def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Beside]:
@@ -160,11 +162,11 @@ def _beside(own: OwnValue, paper: PaperValue, setting: Setting) -> Beside:
         reasons += UNLIKE[need](setting)
     if paper.value is None:
         reasons.append(f"the paper prints {paper.printed}, which is no number")
-    remarks = [f"{place} prints {other}" for place, other in printed_otherwise(paper)]
-    if setting.recognised is not None and setting.recognised.remark:
-        remarks.append(setting.recognised.remark)
+    contradictions = tuple(f"{place} prints {other}" for place, other in printed_otherwise(paper))
+    known = setting.recognised
+    remarks = (known.remark,) if known is not None and known.remark else ()
     difference = None if reasons or paper.value is None else own.value - paper.value
-    return Beside(own, paper, difference, tuple(reasons), tuple(remarks))
+    return Beside(own, paper, difference, tuple(reasons), contradictions, remarks)
 
 
 def _other_model(paper: PaperValue, setting: Setting) -> list[str]:

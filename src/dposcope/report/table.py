@@ -1,10 +1,11 @@
-"""A table: numbers for programs, and the same as cells for people in Markdown, LaTeX and CSV."""
+"""A table: a frame of numbers, and how people read it. HTML, Markdown, LaTeX, CSV and the terminal derive from both."""
 
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,80 @@ import polars as pl
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.numbers import NOTHING, TEXT, Format
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column that people read."""
+
+    name: str
+    """Of the frame's column that holds the values."""
+    label: str
+    """Its heading."""
+    format: Format = TEXT
+    interval: tuple[str, str] | None = None
+    """The frame's columns of the low and the high end, which stand in brackets behind the value where there are any."""
+    mark: str | None = None
+    """The frame's column of marks, such as †, that stand behind value and interval."""
+    formats: str | None = None
+    """The frame's column with the name of each line's own format, where lines differ; `format` is not used then."""
+
+    @classmethod
+    def ranged(cls, name: str, label: str, format: Format, *, mark: str | None = None) -> "Column":
+        """One with an interval in `NAME_low` and `NAME_high`, as `columns_of` makes them."""
+        return cls(name, label, format, (f"{name}_low", f"{name}_high"), mark)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every column of the frame that it reads."""
+        return tuple(name for name in (self.name, *(self.interval or ()), self.mark, self.formats) if name is not None)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is set as numbers."""
+        return self.formats is not None or self.format.numeric
+
+    def cell(self, line: Mapping[str, Any]) -> "Cell":
+        """What it shows of one line of the frame."""
+        value, mark = line[self.name], line[self.mark] if self.mark else None
+        if value is None:
+            return Cell(NOTHING, mark=mark or "")
+        form = Format.named(line[self.formats]) if self.formats else self.format
+        low, high = (line[end] for end in self.interval) if self.interval else (None, None)
+        interval = "" if low is None or high is None else form.interval(low, high)
+        return Cell(form.value(value), interval, mark or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "format": str(self.format),
+            "interval": None if self.interval is None else list(self.interval),
+            "mark": self.mark,
+            "formats": self.formats,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Column":
+        """What `to_json` wrote."""
+        form, ends = Format.named(stored["format"]), stored["interval"]
+        interval = None if ends is None else (str(ends[0]), str(ends[1]))
+        return cls(stored["name"], stored["label"], form, interval, stored["mark"], stored["formats"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at one place."""
+
+    value: str
+    interval: str = ""
+    mark: str = ""
+
+    def __str__(self) -> str:
+        """On one line."""
+        return f"{self.value}{f' ({self.interval})' if self.interval else ''}{self.mark}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +100,48 @@ class Table:
     """What it shows, in one sentence; plain text."""
     frame: pl.DataFrame
     """Every number with its interval and n, one row per line of the table or finer; columns have plain names."""
-    head: tuple[str, ...]
-    """Of the columns that people read."""
-    rows: tuple[tuple[str, ...], ...]
-    """Their cells: text, formatted numbers."""
+    columns: tuple[Column, ...]
+    """What people read of it, in this order."""
     notes: tuple[str, ...] = ()
     """What a reader must know to read it."""
+    view: pl.DataFrame | None = None
+    """The lines that people read, where they are not those of `frame`: fewer, added up, or side by side."""
+    number: int | None = None
+    """Of the paper's table; None where the paper has none."""
 
     def __post_init__(self) -> None:
-        """Refuse rows of another length than the head."""
-        wrong = [row for row in self.rows if len(row) != len(self.head)]
-        if wrong:
+        """Refuse columns of nothing."""
+        missing = [name for column in self.columns for name in column.sources if name not in self.lines.columns]
+        if missing or not self.columns:
             raise DposcopeError(
-                f"a row of table {self.name} has {len(wrong[0])} cells, its head {len(self.head)}; give one cell each"
+                f"table {self.name} shows {', '.join(missing) or 'nothing'}, and its frame has "
+                f"{', '.join(self.lines.columns) or 'no column'}; name columns of the frame"
             )
+
+    @property
+    def lines(self) -> pl.DataFrame:
+        """What people read, line by line."""
+        return self.frame if self.view is None else self.view
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The headings."""
+        return tuple(column.label for column in self.columns)
+
+    @property
+    def note(self) -> str:
+        """The notes in one line."""
+        return " ".join(self.notes)
+
+    @cached_property
+    def cells(self) -> tuple[tuple[Cell, ...], ...]:
+        """Line by line."""
+        return tuple(tuple(column.cell(line) for column in self.columns) for line in self.lines.iter_rows(named=True))
+
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """The cells as text."""
+        return tuple(tuple(map(str, line)) for line in self.cells)
 
     def to_polars(self) -> pl.DataFrame:
         """The numbers."""
@@ -83,23 +186,29 @@ class Table:
         return flat.write_csv()
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads: the cells, not the numbers behind them."""
+        """What `from_json` reads: every number, and how it is shown."""
         return {
             "name": self.name,
             "title": self.title,
-            "head": list(self.head),
-            "rows": [list(row) for row in self.rows],
+            "number": self.number,
+            "columns": [column.to_json() for column in self.columns],
             "notes": list(self.notes),
+            "frame": _frame_to_json(self.frame),
+            "view": None if self.view is None else _frame_to_json(self.view),
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Table":
-        """A table of cells; its frame holds the same as text."""
-        head, rows = tuple(stored["head"]), tuple(tuple(row) for row in stored["rows"])
-        # Two columns may have one heading for people; a frame's names differ.
-        names = [f"{name}" if head.index(name) == place else f"{name} ({place})" for place, name in enumerate(head)]
-        frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
-        return cls(stored["name"], stored["title"], frame, head, rows, tuple(stored["notes"]))
+        """The same table."""
+        return cls(
+            stored["name"],
+            stored["title"],
+            _frame_from_json(stored["frame"]),
+            tuple(map(Column.from_json, stored["columns"])),
+            tuple(stored["notes"]),
+            None if stored["view"] is None else _frame_from_json(stored["view"]),
+            stored["number"],
+        )
 
     def save(self, folder: Path, *, raw: bool = False) -> None:
         """Write NAME.parquet, .csv, .md and .tex. Parquet, which nobody reads by eye, keeps words as they are."""
@@ -107,6 +216,29 @@ class Table:
         write_text(folder / f"{self.name}.csv", self.csv(raw=raw))
         write_text(folder / f"{self.name}.md", self.markdown(raw=raw))
         write_text(folder / f"{self.name}.tex", self.latex(raw=raw))
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows of one shape as a frame; a column without any value is one of numbers."""
+    return pl.DataFrame(rows, infer_schema_length=None).cast({pl.Null: pl.Float64})
+
+
+_TYPES: Mapping[str, pl.DataType] = {
+    str(kind): kind
+    for one in (pl.Int64(), pl.Int32(), pl.UInt32(), pl.UInt8(), pl.Float64(), pl.Float32(), pl.String(), pl.Boolean())
+    for kind in (one, pl.List(one))
+}
+"""By their names in JSON."""
+
+
+def _frame_to_json(frame: pl.DataFrame) -> dict[str, Any]:
+    return {name: {"type": str(kind), "values": frame[name].to_list()} for name, kind in frame.schema.items()}
+
+
+def _frame_from_json(stored: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [pl.Series(name, one["values"], dtype=_TYPES[one["type"]], strict=True) for name, one in stored.items()]
+    )
 
 
 def of_run(frame: pl.DataFrame, *, model: str, protocol: str) -> pl.DataFrame:

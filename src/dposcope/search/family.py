@@ -91,7 +91,7 @@ class Family:
         if point.source != NO_GAINS and point.strength:
             whole = self.sources[point.source].at(point.strength)
             tilted = [_tilted(one, point.tilt) for one in (whole.gains, whole.head_gains) if one is not None]
-            edit = Edit.of(*tilted)
+            edit = replace(Edit.of(*tilted), trained=whole.trained)
         if point.ablate:
             later = tuple(range(self.n_blocks // 2, self.n_blocks))
             edit = Edit.of(edit, ablate(self.direction, weight=point.ablate, blocks=later, attention=False))

@@ -15,7 +15,7 @@ from dposcope.jobs.explain.beside_paper import (
     neurons_of,
     setting_of,
 )
-from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.conditions import TUNED, Steering
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.paper.comparison import MODEL_NAMES, UNLIKE, Training
@@ -23,6 +23,7 @@ from dposcope.paper.models import MODELS, Recognised
 from dposcope.paper.numbers import paper_values
 from dposcope.training.objective import Objective
 from helpers.explained import condition, making, outcome, pair, study
+from helpers.training_facts import TRAINING as TRAINED
 
 SETTINGS = ExplainSettings(
     scorer="unitary/toxic-bert", neutral="hub:Salesforce/wikitext/wikitext-2-raw-v1@test", max_windows=16
@@ -33,7 +34,9 @@ EDITS = [
     *("assign-probe-activation-0.01-0.8", "assign-free-cosine-0.01-0.6", "assign-free-cosine-0.05-0.5"),
     "scale-probe-cosine-0.01-0.8",
 ]
-TRAINING = {"objective": vars(Objective(kl_weight=0.02)), "train": "full", "pairs": {"train": 24_512, "validation": 64}}
+TRAINING = replace(
+    TRAINED, objective=Objective(kl_weight=0.02), pairs=replace(TRAINED.pairs, train=24_512, validation=64)
+)
 
 
 def results(
@@ -118,7 +121,7 @@ def test_an_edit_is_like_the_papers_where_neurons_are_chosen_as_its_code_does(fa
     made = results(family=family)
     name = f"assign-probe-{ranking}-0.01-0.6"
     row = condition(name, "edit")
-    row = replace(row, about=row.about if trim is None else {**row.about, "trim": trim})
+    row = replace(row, trim=trim)
     everything = study({name: outcome(making(0.1))}, [row])
     made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"))
     found = [value for value in interventions_of(made) if value.row == "edit"]
@@ -214,7 +217,8 @@ def test_dpo_of_all_pairs_and_weights_is_like_the_papers():
 
 def test_steering_by_w_itself_stands_beside_table_12(monkeypatch):
     made = results()
-    row = replace(condition("steer-w-30", "steer", section="Baselines", alpha=30), about={"alpha": 30, "unit": "W"})
+    row = condition("steer-w-30", "steer", section="Baselines", alpha=30)
+    row = replace(row, steering=Steering(30, "W", 30))
     everything = study({"steer-w-30": outcome(making(0.1))}, [row])
     made = replace(made, conditions=[row], scores=replace(everything.scores, protocol="reference"))
     found = [value for value in interventions_of(made) if value.row == "steering" and value.measure == "toxicity"]
@@ -265,7 +269,7 @@ def test_a_model_of_the_paper_has_differences(place, monkeypatch):
     model = MODELS[place]
     monkeypatch.setattr(paper_tables, "recognise", lambda name, config: Recognised(model, "taken for it"))
     weight = paper_values(table="10", model=model.name)[0].value
-    training = {**TRAINING, "objective": vars(Objective(kl_weight=weight))}
+    training = replace(TRAINING, objective=Objective(kl_weight=weight))
     made = results(training=training)
     interventions, neurons = beside_paper_tables(made)
     cosine = next(row for row in neurons.rows if row[2] == "cosine, mean")

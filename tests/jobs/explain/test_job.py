@@ -371,7 +371,7 @@ def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):
 def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(job, tuned, tmp_path):
     (tmp_path / "dpo").mkdir()
     shutil.copytree(tuned, tmp_path / "dpo/model")
-    write_json(tmp_path / "dpo/training.json", {"kind": "dposcope dpo", **TRAINING})
+    write_json(tmp_path / "dpo/training.json", TRAINING.to_json())
     quick = {"neurons_only": True, "toxic_neurons": [4]}
     for at, label in ((tmp_path / "dpo/model", "DPO"), (tuned, "Tuned model")):
         made = explained(job, at, tmp_path / f"out-{label}", **quick)

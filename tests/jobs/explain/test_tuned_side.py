@@ -109,7 +109,7 @@ def test_gains_in_a_checkpoint_are_pointed_out(edit, llama, tmp_path):
 def run(tmp_path):
     """The folder that `dposcope dpo` leaves."""
     (tmp_path / "run" / "model").mkdir(parents=True)
-    (tmp_path / "run" / "training.json").write_text(json.dumps(TRAINING), "utf-8")
+    (tmp_path / "run" / "training.json").write_text(json.dumps(TRAINING.to_json()), "utf-8")
     return tmp_path / "run"
 
 

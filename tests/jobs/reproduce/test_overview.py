@@ -8,20 +8,15 @@ import pytest
 
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.numbers import MEAN, Format
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
 from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs, title_of
-from dposcope.jobs.reproduce.joint_tables import joint_tables
-from dposcope.jobs.reproduce.overview import (
-    claims_over_runs,
-    findings_lines,
-    findings_table,
-    overview_page,
-    overview_tables,
-)
-from dposcope.report.table import Table
+from dposcope.jobs.reproduce.overview import findings_lines, overview_page
+from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
+from dposcope.report.table import Column, Table
 from helpers.jobs import command
 
 NUMBERS = ("measured", "value", "low", "high")
@@ -43,14 +38,13 @@ def finished(
         {"none": 0.5, "tuned": 0.5},
         concept=concept,
     )
-    table = Table.from_json(
-        {
-            "name": "table-02-interventions",
-            "title": f"Interventions <b>{protocol}</b>.",
-            "head": ["row", "value", "value"],
-            "rows": [["none", "0.300 (0.200–0.400)", "<script>"]],
-            "notes": ["A note."],
-        }
+    table = Table(
+        "table-02-interventions",
+        f"Interventions <b>{protocol}</b>.",
+        pl.DataFrame({"row": ["none"], "word": ["<script>"]} | {"mean": [0.3], "mean_low": [0.2], "mean_high": [0.4]}),
+        (Column("row", "row"), Column.ranged("mean", "value", MEAN), Column("word", "value")),
+        ("A note.",),
+        number=2,
     )
     facts = {
         "kind": "dposcope explain",
@@ -58,7 +52,7 @@ def finished(
         "protocol": protocol,
         "reducing": 0.512,
         "share_of_dpo": shares or {},
-        "claims": [dict(zip(("section", "claim", "here", "verdict", *NUMBERS), one, strict=False)) for one in claims],
+        "claims": [dict(zip(("section", "claim", "here", "verdict", *NUMBERS), one, strict=True)) for one in claims],
     }
     write_json(folder / "explain.json", facts)
     write_json(folder / "scores.json", scores.to_json())
@@ -74,7 +68,7 @@ CLAIMS = [
     [
         ("4", "Few", "2 %", "not held", "share", 0.02, None, None),
         ("6", "Keeps", "–", "open", "F1", None, None, None),
-        ("K", "Rises", "x", "held"),  # of an earlier version, which had no numbers
+        ("K", "Rises", "x", "held", None, None, None, None),
     ],
 ]
 
@@ -165,52 +159,30 @@ def test_claims_over_runs_carry_their_numbers(runs):
 
 
 def test_short_tables_stand_below_one_another(runs):
-    """Lines of every run with its name, whatever columns only one of them has; numbers from their Parquet files."""
+    """Lines of every run with its name, whatever columns only one of them has."""
+    x = Column("x", "x", Format("fixed", 1))
+    title, first = "What changed of org/model.", pl.DataFrame({"model": ["m"], "x": [1.5]})
+    second, fewer = pl.DataFrame({"x": [2], "y": ["z"]}), pl.DataFrame({"x": [3], "y": ["w"], "shown": ["only"]})
     tables = [
-        Table(
-            "change",
-            "What changed of org/model.",
-            pl.DataFrame({"model": ["m"], "x": [1.5]}),
-            ("model", "x"),
-            (("m", "1.5"),),
-            ("A.",),
-        ),
-        Table(
-            "change",
-            "What changed of org/model.",
-            pl.DataFrame({"x": [2], "y": ["z"]}),
-            ("x", "y"),
-            (("2", "z"),),
-            ("A.", "B."),
-        ),
+        Table("change", title, first, (Column("model", "model"), x), ("A.",)),
+        Table("change", title, second, (x, Column("y", "y")), ("A.", "B."), view=fewer),
     ]
     assert joint_tables([replace(run, tables=[]) for run in runs]) == []
     assert joint_tables([replace(runs[0], tables=tables[:1]), replace(runs[1], tables=[])]) == [], (
         "one is no comparison"
     )
     both = [replace(run, tables=[table], model="org/model") for run, table in zip(runs, tables, strict=True)]
-    (cells,) = joint_tables(both)
-    assert (cells.name, cells.notes) == ("change-over-runs", ("A.", "B."))
-    assert cells.title == "What changed, over all runs."
-    titles = {
-        "How much tuning changed org/model (paper).": "How much tuning changed the model (paper), over all runs.",
-        "How the tuned model was made from org/model.": "How the tuned model was made, over all runs.",
-        "Signs on org/model.": "Signs, over all runs.",
-    }
-    for title, joint in titles.items():
-        named = [replace(run, tables=[replace(run.tables[0], title=title)]) for run in both]
-        assert joint_tables(named)[0].title == joint
-    assert cells.head == ("model", "study", "protocol", "x", "y")
-    assert cells.rows == tuple(
-        ("org/model", run.study, run.protocol, *end) for run, end in zip(both, (("1.5", "–"), ("2", "z")), strict=True)
+    (joint,) = joint_tables(both)
+    assert (joint.name, joint.notes) == ("change-over-runs", ("A.", "B."))
+    assert joint.title == "How much tuning changed the model (paper, section 5.1), over all runs."
+    assert joint.head == ("model", "study", "protocol", "x", "y")
+    assert joint.rows == tuple(
+        ("org/model", run.study, run.protocol, *end)
+        for run, end in zip(both, (("1.5", "–"), ("3.0", "w")), strict=True)
     )
-    assert cells.to_polars()["x"].to_list() == ["1.5", "2"]
-    for run, table in zip(both, tables, strict=True):
-        table.save(run.folder / "tables")
-    (numbers,) = joint_tables(both)
-    assert numbers.to_polars().columns == ["model", "study", "protocol", "x", "y"]
-    assert numbers.to_polars()["x"].to_list() == [1.5, 2.0]
-    assert numbers.to_polars()["y"].to_list() == [None, "z"]
+    assert joint.to_polars().columns == ["model", "study", "protocol", "x", "y"]
+    assert joint.to_polars()["x"].to_list() == [1.5, 2.0]
+    assert joint.to_polars()["y"].to_list() == [None, "z"]
     assert "change-over-runs" in [table.name for table in overview_tables(both)]
 
 

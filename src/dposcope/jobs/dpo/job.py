@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dposcope.artefacts import library_versions, read_json, text_digest, value_digest, value_files, write_json
+from dposcope.artefacts import library_versions, text_digest, value_digest, value_files
 from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
@@ -24,10 +24,11 @@ from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
+from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
-from dposcope.pairs.pairs import Dropped, PairSplit, load_pairs
+from dposcope.pairs.pairs import PairSplit, load_pairs
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
@@ -36,9 +37,9 @@ from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes
-from dposcope.training.schedule import Schedule, examples_seen
+from dposcope.training.schedule import examples_seen
 from dposcope.training.sharing import Sharing
-from dposcope.training.train import Trained, train_policy
+from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
 
 
@@ -47,7 +48,7 @@ class DpoRun:
     """What a finished run left."""
 
     folder: Path
-    facts: dict[str, Any]
+    record: TrainingRecord
     """`training.json`."""
 
 
@@ -135,9 +136,24 @@ def run_dpo(
                 if not processes.first:
                     return
                 tuned = trainable.export()
-            facts = _facts(lm, fingerprint, settings, split, pairs.dropped, objective, schedule, trained, tuned)
+            record = TrainingRecord(
+                model=lm.name,
+                fingerprint=fingerprint,
+                pairs=TrainedPairs(
+                    settings.pairs, split.train.format, len(split.train), len(split.validation), pairs.dropped
+                ),
+                objective=objective,
+                schedule=schedule,
+                settings=settings,
+                steps=trained.steps,
+                examples=examples_seen(trained.steps, pairs=len(split.train), batch_size=schedule.batch_size),
+                best_step=trained.best_step,
+                gains_changed=None if tuned.gains is None else len(tuned.gains.touched),
+                curves=trained.history,
+                versions=library_versions(),
+            )
             reporter.stage("Writing the checkpoint")
-            _write(out, tuned, stored, facts, trained, schedule, checkpoint=checkpoint)
+            _write(out, tuned, stored, record, checkpoint=checkpoint)
 
         product = [out / CHECKPOINT / "config.json"] if checkpoint else []
         if settings.train == "gains":
@@ -155,7 +171,7 @@ def run_dpo(
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
             for states in out.glob("reference-*"):
                 shutil.rmtree(states, ignore_errors=True)
-        return DpoRun(out, read_json(out / "training.json"))
+        return DpoRun(out, TrainingRecord.load(out / "training.json"))
 
 
 def described(model: str, settings: DpoSettings) -> dict[str, Any]:
@@ -289,59 +305,14 @@ def _reference(
     )
 
 
-def _facts(
-    lm: LanguageModel,
-    fingerprint: str,
-    settings: DpoSettings,
-    split: PairSplit,
-    dropped: Dropped,
-    objective: Objective,
-    schedule: Schedule,
-    trained: Trained,
-    tuned: Tuned,
-) -> dict[str, Any]:
-    return {
-        "kind": "dposcope dpo",
-        "model": {"name": lm.name, "fingerprint": fingerprint},
-        "train": settings.train,
-        "pairs": {
-            "source": settings.pairs,
-            "format": split.train.format,
-            "train": len(split.train),
-            "validation": len(split.validation),
-            "left_out": vars(dropped),
-        },
-        "protocol": objective.protocol,
-        "objective": vars(objective),
-        "schedule": vars(schedule),
-        "settings": settings.model_dump(mode="json"),
-        "seed": settings.seed,
-        "steps": trained.steps,
-        "examples": examples_seen(trained.steps, pairs=len(split.train), batch_size=schedule.batch_size),
-        "best_step": trained.best_step,
-        "gains_changed": None if tuned.gains is None else len(tuned.gains.touched),
-        "curves": trained.history,
-        "versions": library_versions(),
-    }
-
-
-def _write(
-    out: Path,
-    tuned: Tuned,
-    stored: torch.dtype,
-    facts: dict[str, Any],
-    trained: Trained,
-    schedule: Schedule,
-    *,
-    checkpoint: bool,
-) -> None:
+def _write(out: Path, tuned: Tuned, stored: torch.dtype, record: TrainingRecord, *, checkpoint: bool) -> None:
     save_figure(
-        training_curves(trained.history, batch_size=schedule.batch_size, best_step=trained.best_step),
+        training_curves(record.curves, batch_size=record.schedule.batch_size, best_step=record.best_step),
         out / "training.svg",
     )
-    card = tuned_card(facts)
+    card = tuned_card(record)
     if tuned.gains is not None:
-        edit = Edit(tuned.gains, (), _about(facts), tuned.head_gains)
+        edit = Edit(tuned.gains, (), record.about_edit(), tuned.head_gains, trained="gains")
         edit.save(out / "edit")
         if checkpoint:
             with folded(tuned.lm, edit):
@@ -351,78 +322,4 @@ def _write(
             stale.unlink(missing_ok=True)
         tuned.lm.model.to(stored)  # pyright: ignore[reportArgumentType]
         write_model(tuned.lm, out / CHECKPOINT, card=card)
-    write_json(out / "training.json", facts)
-
-
-def _about(facts: dict[str, Any]) -> dict[str, Any]:
-    """What an edit of learned gains says of its making."""
-    return {
-        "model": facts["model"]["name"],
-        "fingerprint": facts["model"]["fingerprint"],
-        "made by": "dposcope dpo --train gains",
-        "pairs": facts["pairs"]["source"],
-        "pairs_trained_on": facts["pairs"]["train"],
-        "neutral": facts["settings"]["neutral"] or "built-in",
-        **{name: facts["objective"][name] for name in ("beta", "kl_weight", "kl_on")},
-        **{name: facts["schedule"][name] for name in ("optimizer", "learning_rate", "decay", "batch_size")},
-        "steps": facts["steps"],
-        "seed": facts["seed"],
-        **{name: facts["settings"][name] for name in ("heads", "sparsity", "teacher", "teacher_strength")},
-    }
-
-
-def tuned_card(facts: dict[str, Any]) -> str:
-    """The checkpoint's README: what was trained on what, and what was not tested."""
-    objective, schedule, pairs = facts["objective"], facts["schedule"], facts["pairs"]
-    trained = {
-        "full": "all weights",
-        "lora": "a LoRA adapter, merged",
-        "gains": "one gain per MLP neuron, folded into its value vector",
-    }[facts["train"]]
-    if facts["settings"]["heads"]:
-        trained += ", and one per channel of the attention heads, folded into what reads it"
-    on = {"pairs": "on the pairs", "neutral": "on windows of neutral text"}[objective["kl_on"]]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            f'base_model: "{_plain(facts["model"]["name"])}"',
-            "tags: [dposcope, dpo]",
-            "---",
-            "",
-            "# Tuned checkpoint",
-            "",
-            f"`{_plain(facts['model']['name'])}` after DPO with dposcope: {trained}. An ordinary checkpoint.",
-            "",
-            "## How",
-            "",
-            f"- {pairs['train']:,} preference pairs ({pairs['format']}), {pairs['validation']:,} kept for validation.",
-            f"- Loss: DPO with β = {objective['beta']:g}, plus {objective['kl_weight']:g} × KL(base‖tuned) {on};"
-            f" {objective['protocol']} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
-            *_taught(facts),
-            f"- {schedule['optimizer']}, learning rate {schedule['learning_rate']:g}, {facts['steps']:,} steps of"
-            f" {schedule['batch_size']} pairs, seed {facts['seed']}.",
-            "",
-            "## What was not tested",
-            "",
-            "Nothing is claimed here: measure it beside its base with",
-            "`dposcope evaluate BASE --condition tuned=model:THIS_FOLDER --out DIR`.",
-            "The base model's licence and terms of use apply to this checkpoint.",
-            "",
-        ]
-    )
-
-
-def _taught(facts: dict[str, Any]) -> list[str]:
-    """The teacher's line, where there was one."""
-    teacher = facts["settings"]["teacher"]
-    if teacher is None:
-        return []
-    weight, strength = facts["objective"]["teacher_weight"], facts["settings"]["teacher_strength"]
-    whom = f"`{_plain(teacher)}`" if strength == 1 else f"`{_plain(teacher)}` at strength {strength:g}"
-    return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: {whom}."]
-
-
-def _plain(text: str) -> str:
-    """A name that cannot end its quotation in YAML or Markdown."""
-    return "".join(letter for letter in text if letter.isprintable() and letter not in '"`\\')
+    record.save(out / "training.json")

@@ -2,14 +2,26 @@
 why there is none (Tables 2, 3, 5, 12, 13, 17, 18 and 19; text of 5.1)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import polars as pl
+
 from dposcope.directions.judge import judge_model
-from dposcope.evaluation.numbers import between, fixed, signed
+from dposcope.evaluation.numbers import COUNT, PRINTED, Format
 from dposcope.evaluation.suite import BASE
-from dposcope.jobs.explain.conditions import GRID, TRIM, TUNED, ExplainCondition
-from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.dpo.training_record import TrainingRecord
+from dposcope.jobs.explain.conditions import (
+    GRID,
+    TRIM,
+    TUNED,
+    EditDirection,
+    EditSetting,
+    ExplainCondition,
+    edit_among,
+)
+from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.intervention import strongest_steering
 from dposcope.neurons.contributions import Effect
@@ -26,7 +38,7 @@ from dposcope.paper.comparison import (
 from dposcope.paper.models import recognise
 from dposcope.paper.numbers import EVERY_MODEL, PaperValue, paper_values, printed_otherwise
 from dposcope.paper.wikitext import is_wikitext_2
-from dposcope.report.table import Table
+from dposcope.report.table import Column, Table
 
 BESIDE_PAPER = ("beside-paper-interventions", "beside-paper-neurons")
 """Names of the tables."""
@@ -45,13 +57,13 @@ _MEASURES = {
     "shift": "shift in per cent",
 }
 _PATCHES = {
-    "patch-toxic-tokens": "patch toxic neurons",
+    TOXIC_TOKENS: "patch toxic neurons",
     "patch-top-256": "patch 256 neurons",
     "patch-TP": "patch TP↓",
     "patch-TP+AN": "patch TP↓+AN↓",
     "patch-TP+AN+TN": "patch TP↓+AN↓+TN↓",
     FOUR_GROUPS: "patch four groups",
-    "patch-increasing": "patch ↑ neurons",
+    INCREASING: "patch ↑ neurons",
 }
 """Our conditions, and the paper's rows."""
 
@@ -122,25 +134,25 @@ def interventions_of(results: Results) -> list[OwnValue]:
             results, steering.name, "2", row="steering", direction="probe", unlike=_other_alpha(results, steering)
         )
     for row in results.conditions:
-        if row.role == "steer" and row.about.get("unit") == "W":
-            values += _means(results, row.name, "12", row="steering", direction="probe", alpha=row.about["alpha"])
+        if row.role == "steer" and row.steering is not None and row.steering.unit == "W":
+            values += _means(results, row.name, "12", row="steering", direction="probe", alpha=row.steering.alpha)
     values += _means(results, TUNED, "2", row="dpo")
     for name, row in _PATCHES.items():
         if name in measured:
-            values += _means(results, name, "19" if row == "patch ↑ neurons" else "2", row=row, direction="probe")
-    edits = {row.name: row for row in results.conditions if row.role == "edit"}
-    for kind, direction in (("probe", "probe"), ("free", "token_contrast")):
+            values += _means(results, name, "19" if name == INCREASING else "2", row=row, direction="probe")
+    directions: Mapping[EditDirection, str] = {"probe": "probe", "free": "token_contrast"}
+    for kind, direction in directions.items():
         for ranking, printed in _PRINTED_RANKINGS.items():
             for alpha, beta in GRID:
-                name = f"assign-{kind}-{ranking}-{alpha:g}-{beta:g}"
-                if name in edits:
+                edit = edit_among(results.conditions, EditSetting("assign", kind, ranking, alpha, beta))
+                if edit is not None:
                     # Table 2 leaves out the last of the grid and the other ranking; Table 19 the probe-free edits.
                     table = "2" if printed == "cosine" and beta != 0.5 else "19"
                     values += _means(
-                        results, name, table, row="edit", direction=direction, alpha=alpha, beta=beta, ranking=printed,
-                        unlike=_other_neurons(results, edits[name], ranking),
+                        results, edit.name, table, row="edit", direction=direction, alpha=alpha, beta=beta,
+                        ranking=printed, unlike=_other_neurons(results, edit, ranking),
                     )  # fmt: skip
-    for name in ("patch-toxic-tokens", "patch-top-256"):
+    for name in (TOXIC_TOKENS, "patch-top-256"):
         share = results.shares.get(name)
         if share is not None:
             values.append(
@@ -153,19 +165,19 @@ def _other_neurons(results: Results, edit: ExplainCondition, ranking: Ranking) -
     """Why an edit's neurons are not those that the published code takes (docs/paper-versus-code.md, c and d)."""
     reasons = [_OTHER_RANKINGS[ranking]] if ranking in _OTHER_RANKINGS else []
     gpt2 = results.lm.model.config.model_type == "gpt2"
-    if edit.about.get("trim") != (TRIM if gpt2 else None):
+    if edit.trim != (TRIM if gpt2 else None):
         reasons.append(_NOT_TRIMMED if gpt2 else _TRIMMED)
     return tuple(reasons)
 
 
 def _other_alpha(results: Results, steering: ExplainCondition) -> tuple[str, ...]:
     """Why a steering's strength is not the one of the paper's Table 2, which is that of its Table 11."""
-    if steering.about.get("unit") != "W":
+    steered = steering.steering
+    if steered is None or steered.unit != "W":
         return (_OTHER_ALPHA,)
     known = recognise(results.lm.name, results.lm.model.config.to_dict())
     printed = [] if known is None else paper_values(table="11", model=known.model.name, row="steering")
-    return tuple(f"α = {steering.about['alpha']:g}, the paper's {one.printed}" for one in printed
-                 if one.value != steering.about["alpha"])  # fmt: skip
+    return tuple(f"α = {steered.alpha:g}, the paper's {one.printed}" for one in printed if one.value != steered.alpha)
 
 
 def neurons_of(results: Results) -> list[OwnValue]:
@@ -173,7 +185,7 @@ def neurons_of(results: Results) -> list[OwnValue]:
     found = results.found
     shares, change = found.shares, found.change
     toxic = found.patch_sets()["toxic tokens"]
-    values = [OwnValue("3", _PATCHES["patch-toxic-tokens"], "neurons", len(toxic), direction="probe")]
+    values = [OwnValue("3", _PATCHES[TOXIC_TOKENS], "neurons", len(toxic), direction="probe")]
     values += [
         OwnValue("5", str(one.group), "of_reducing", one.of_moved, direction="probe")
         for one in shares.groups
@@ -206,17 +218,16 @@ def _means(results: Results, condition: str, table: str, **where: Any) -> list[O
     ]
 
 
-def _training(found: Mapping[str, Any] | None) -> Training | None:
+def _training(found: TrainingRecord | None) -> Training | None:
     if found is None:
         return None
-    objective, pairs = found["objective"], found["pairs"]
     # Of all pairs, as the paper counts them: some are kept for validation.
-    return Training(pairs["train"] + pairs["validation"], found["train"], objective["kl_on"], objective["kl_weight"])
+    return Training(found.pairs.total, found.settings.train, found.objective.kl_on, found.objective.kl_weight)
 
 
 def _table(name: str, title: str, found: Sequence[Beside]) -> Table:
     letters = _letters(found)
-    rows = [_row(list(beside), letters) for _, beside in groupby(found, key=lambda one: one.own)]
+    lines = [_line(list(beside), letters) for _, beside in groupby(found, key=lambda one: one.own)]
     notes = [f"{letter}: {reason}." for reason, letter in letters.items()]
     paper = [one.paper for one in found]
     if any(map(printed_otherwise, paper)):
@@ -230,10 +241,24 @@ def _table(name: str, title: str, found: Sequence[Beside]) -> Table:
         name,
         title,
         comparison_frame(found),
-        ("paper", "row", "measure", "here", *MODEL_NAMES, "here − paper"),
-        tuple(rows),
+        (
+            Column("place", "paper"),
+            Column("row", "row"),
+            Column("measure", "measure"),
+            Column("here", "here", interval=("low", "high"), formats="format"),
+            *(Column(model, model, PRINTED) for model in MODEL_NAMES),
+            Column("difference", "here − paper"),
+        ),
         tuple(notes),
+        view=pl.DataFrame(lines, schema=_LINE),
     )
+
+
+_LINE = {
+    **dict.fromkeys(("place", "row", "measure"), pl.String),
+    **dict.fromkeys(("here", "low", "high"), pl.Float64),
+    **dict.fromkeys(("format", *MODEL_NAMES, "difference"), pl.String),
+}
 
 
 def _letters(found: Sequence[Beside]) -> dict[str, str]:
@@ -254,25 +279,29 @@ def _own_cell(beside: Sequence[Beside]) -> Beside:
 
 def _said(beside: Sequence[Beside]) -> tuple[str, ...]:
     chosen = _own_cell(beside)
-    return chosen.reasons or tuple(text for text in chosen.remarks if " prints " not in text)
+    return chosen.reasons or chosen.remarks
 
 
-def _row(beside: Sequence[Beside], letters: Mapping[str, str]) -> tuple[str, ...]:
+def _line(beside: Sequence[Beside], letters: Mapping[str, str]) -> dict[str, Any]:
     own, chosen = beside[0].own, _own_cell(beside)
     printed = {one.paper.model: _printed(one.paper) for one in beside}
     marks = ", ".join(letters[text] for text in _said(beside))
+    form = _as_printed(chosen.paper)
     if chosen.difference is None:
         last = f"not comparable: {marks}"
     else:
-        last = _shown(chosen.difference, chosen.paper, sign=True) + (f" ({marks})" if marks else "")
-    return (
-        chosen.paper.place,
-        _label(own),
-        _MEASURES[own.measure],
-        _ours(own, chosen.paper),
-        *(printed.get(name, printed.get(EVERY_MODEL, "–")) for name in MODEL_NAMES),
-        last,
-    )
+        last = replace(form, sign=True).value(chosen.difference) + (f" ({marks})" if marks else "")
+    return {
+        "place": chosen.paper.place,
+        "row": _label(own),
+        "measure": _MEASURES[own.measure],
+        "here": own.value,
+        "low": own.low,
+        "high": own.high,
+        "format": str(form),
+        **{name: printed.get(name, printed.get(EVERY_MODEL)) for name in MODEL_NAMES},
+        "difference": last,
+    }
 
 
 def _label(own: OwnValue) -> str:
@@ -286,19 +315,8 @@ def _printed(value: PaperValue) -> str:
     return f"{value.printed}*" if printed_otherwise(value) else value.printed
 
 
-def _ours(own: OwnValue, paper: PaperValue) -> str:
-    shown = _shown(own.value, paper)
-    if own.low is None or own.high is None:
-        return shown
-    scale, digits = (100, paper.places) if paper.percent else (1, paper.places)
-    return f"{shown} ({between(scale * own.low, scale * own.high, digits)})"
-
-
-def _shown(value: float, paper: PaperValue, *, sign: bool = False) -> str:
-    """As the paper prints it: as many places, per cent where it has them."""
-    if paper.percent:
-        return f"{(signed if sign else fixed)(100 * value, paper.places)} %"
-    if paper.measure == "neurons":
-        count = f"{abs(value):,.0f}"
-        return f"{'−' if value < 0 else '+' if value > 0 else ''}{count}" if sign else count
-    return (signed if sign else fixed)(value, paper.places)
+def _as_printed(paper: PaperValue) -> Format:
+    """As many places as the paper prints, per cent where it has them."""
+    if paper.measure == "neurons" and not paper.percent:
+        return COUNT
+    return Format("percent" if paper.percent else "fixed", paper.places)

@@ -1,6 +1,6 @@
 """All that is measured to explain a tuned model, in the order of the paper's Tables 2, 12 and 19."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,6 +39,35 @@ TRIM = 80.0
 """For GPT-2 the published code leaves out neurons above this percentile of mean activations (there, d)."""
 
 Role = Literal["steer", "tuned", "patch", "edit", "control"]
+EditDirection = Literal["probe", "free"]
+"""free: of token contrast, which no comments are needed for (paper 6.2); probe: the run's own, whatever its kind."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How far a condition steers."""
+
+    alpha: float
+    unit: str
+    """What α counts: `W`, or mean norms of the stream."""
+    length: float
+    """Of what is subtracted, |αW|, whatever α counts."""
+
+
+@dataclass(frozen=True)
+class EditSetting:
+    """Which of the paper's edits a condition is (paper 6.1 and 6.2)."""
+
+    form: Form
+    direction: EditDirection
+    ranking: Ranking
+    alpha: float
+    beta: float
+
+    @property
+    def name(self) -> str:
+        """Of the condition."""
+        return f"{self.form}-{self.direction}-{self.ranking}-{self.alpha:g}-{self.beta:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +84,22 @@ class ExplainCondition:
     build: Callable[[], Intervention]
     about: Mapping[str, Any]
     """What decides the condition beside the model and the data."""
-    length: float = 0.0
-    """Of what steering subtracts, |αW|, whatever α counts in."""
+    steering: Steering | None = None
+    """Of those that steer, along the direction or a random one."""
+    edit: EditSetting | None = None
+    """Of edits, and of the control of one."""
+    trim: float | None = None
+    """Percentile of mean activations above which an edit leaves neurons out."""
+
+    @property
+    def length(self) -> float:
+        """Of what steering subtracts; 0 where nothing is."""
+        return 0.0 if self.steering is None else self.steering.length
+
+
+def edit_among(conditions: Iterable[ExplainCondition], setting: EditSetting) -> ExplainCondition | None:
+    """The edit of this setting; None where it was not measured."""
+    return next((row for row in conditions if row.role == "edit" and row.edit == setting), None)
 
 
 def explain_conditions(
@@ -137,9 +180,8 @@ def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondi
             **({} if direction.block == -1 else {"block": direction.block}),
         }
         said = f"{label}, α = {alpha:g} {unit}"
-        return ExplainCondition(
-            f"{name}-{alpha:g}", said, role, "Baselines", build, about, length=abs(alpha) * float(norm)
-        )
+        steering = Steering(alpha, unit, abs(alpha) * float(norm))
+        return ExplainCondition(f"{name}-{alpha:g}", said, role, "Baselines", build, about, steering)
 
     rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in settings.steer]
     rows += [row(alpha, direction, "steer-w", "Steering", "steer", unit="W") for alpha in settings.steer_w]
@@ -161,7 +203,7 @@ def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
 
 
 def _edits(
-    made: Ingredients, kind: str, direction: Direction, section: str, settings: ExplainSettings
+    made: Ingredients, kind: EditDirection, direction: Direction, section: str, settings: ExplainSettings
 ) -> list[ExplainCondition]:
     cosine = cosines(made.lm, direction.vector)
     rankings = RANKINGS[settings.protocol]
@@ -179,14 +221,9 @@ def _edits(
                 return gains_of(selection, alpha=alpha)
             return group_assign(made.means, selection, alpha=alpha)
 
-        return ExplainCondition(
-            f"{form}-{kind}-{ranking}-{alpha:g}-{beta:g}",
-            f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}",
-            "edit",
-            section,
-            build,
-            facts,
-        )
+        setting = EditSetting(form, kind, ranking, alpha, beta)
+        label = f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}"
+        return ExplainCondition(setting.name, label, "edit", section, build, facts, edit=setting, trim=trim)
 
     rows = [row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in settings.edits_of(form)]
     if settings.controls and kind == "probe" and (cells := settings.edits_of("scale")):

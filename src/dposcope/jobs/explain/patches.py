@@ -16,6 +16,18 @@ ORDER = (Group.TP, Group.AN, Group.TN, Group.AP)
 FOUR_GROUPS = f"patch-{'+'.join(ORDER)}"
 """The name of the patch of all four groups."""
 
+INCREASING, RANDOM_BY_BLOCK = "patch-increasing", "patch-random-layers"
+"""Names of the patch of all neurons that increase, and of the control with as many random neurons in each block."""
+
+TOXIC_TOKENS = "patch-toxic-tokens"
+"""The name of the patch of neurons that promote toxic tokens."""
+
+
+def toxic_patch(label: str) -> str:
+    """The name of a patch of toxic neurons, by their label: `top 256`."""
+    return f"patch-{label.replace(' ', '-')}"
+
+
 Kind = Literal["toxic", "group", "sum", "against", "control"]
 
 
@@ -48,7 +60,7 @@ def patches(
         group: neurons & contributions.reduces
         for group, neurons in group_sets(contributions.cosine, contributions.before.mean).items()
     }
-    found = [Patch(f"patch-{_plain(name)}", f"Patch {name}", "toxic", neurons) for name, neurons in toxic.items()]
+    found = [Patch(toxic_patch(name), f"Patch {name}", "toxic", neurons) for name, neurons in toxic.items()]
     found += [Patch(f"patch-{group.value}", f"Patch {group.value}↓", "group", reducing[group]) for group in ORDER]
     together, names = reducing[ORDER[0]], [ORDER[0].value]
     for group in ORDER[1:]:
@@ -56,17 +68,13 @@ def patches(
         names.append(group.value)
         label = "Patch four groups" if group is ORDER[-1] else "Patch " + "+".join(f"{name}↓" for name in names)
         found.append(Patch("patch-" + "+".join(names), label, "sum", together))
-    found.append(Patch("patch-increasing", "Patch ↑ neurons", "against", contributions.increases))
+    found.append(Patch(INCREASING, "Patch ↑ neurons", "against", contributions.increases))
     if controls:
         found += [
-            Patch("patch-random-layers", "Random, as many per layer", "control", together.random_like(seed)),
+            Patch(RANDOM_BY_BLOCK, "Random, as many per layer", "control", together.random_like(seed)),
             Patch("patch-random", "Random, as many", "control", _random(together, seed)),
         ]
     return [patch for patch in found if len(patch.neurons)]
-
-
-def _plain(name: str) -> str:
-    return name.replace(" ", "-")
 
 
 def _random(neurons: NeuronSet, seed: int) -> NeuronSet:

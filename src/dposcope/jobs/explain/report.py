@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.suite import BASE
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.explain.conditions import TUNED
-from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.stability import stability_sentences
 from dposcope.report.browser.neurons import NeuronBrowser
 from dposcope.report.browser.page import write_browser
 from dposcope.report.figures import Picture, figure_svg
-from dposcope.report.section import Section, SectionFigure, SectionTable
+from dposcope.report.section import Section, SectionFigure
 from dposcope.report.table import Table
 
 
@@ -70,17 +71,18 @@ def summary(results: Results) -> list[str]:
     base, tuned = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
     rise = scores.against_none[TUNED].differences["logppl"]
     shares = found.shares
+    certain = len(found.contributions.certain) / shares.neurons
     lines = [
         f"Tuning took mean {scores.concept} from {base} to {tuned}, with log-perplexity {rise}. "
-        f"{100 * shares.share_reducing:.1f} per cent of {shares.neurons:,} neurons write less along the direction "
-        f"afterwards, the others more; {100 * len(found.contributions.certain) / shares.neurons:.1f} per cent have a "
-        "sign that sampling error does not explain."
+        f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
+        f"direction afterwards, the others more; {fixed(100 * certain, 1)} per cent have a sign that sampling error "
+        "does not explain."
     ]
     named = {
-        "patch-toxic-tokens": "the neurons that promote toxic tokens",
+        TOXIC_TOKENS: "the neurons that promote toxic tokens",
         "patch-top-256": "the 256 neurons nearest to the direction",
         FOUR_GROUPS: "all four groups",
-        "patch-random-layers": "as many random neurons in each block",
+        RANDOM_BY_BLOCK: "as many random neurons in each block",
     }
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
     if parts:
@@ -103,9 +105,5 @@ def _figures(drawn: dict[str, Picture], names: Sequence[str]) -> list[SectionFig
     ]
 
 
-def _tables(by_name: dict[str, Table], names: Sequence[str]) -> list[SectionTable]:
-    return [
-        SectionTable(table.title, table.head, table.rows, " ".join(table.notes))
-        for name in names
-        if (table := by_name.get(name)) is not None
-    ]
+def _tables(by_name: dict[str, Table], names: Sequence[str]) -> list[Table]:
+    return [by_name[name] for name in names if name in by_name]

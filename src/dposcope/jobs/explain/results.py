@@ -12,6 +12,7 @@ from dposcope.evaluation.statistics import Share
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
+from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
 from dposcope.jobs.explain.claims.editing import editing_claims
 from dposcope.jobs.explain.claims.neurons import neuron_claims
@@ -30,7 +31,7 @@ from dposcope.jobs.explain.figures import (
     toxic_activations,
 )
 from dposcope.jobs.explain.measured import Measured
-from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, toxic_patch
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,
     interventions_table,
@@ -83,8 +84,8 @@ class Results:
     scores: Scores
     sizes: Mapping[str, int]
     """Patch → number of its neurons."""
-    training: Mapping[str, Any] | None
-    """`training.json` of the tuned model, where there is one."""
+    training: TrainingRecord | None
+    """How the tuned model was made, where it says so."""
     settings: Mapping[str, Any]
     """All settings of the run."""
     notes: Sequence[str] = ()
@@ -131,10 +132,10 @@ def tables_of(results: Results) -> list[Table]:
     """Every table, in the paper's order; those whose conditions were not measured are left out."""
     found, model, scores = results.found, results.lm.name, results.scores
     rows = results.conditions
-    main = [row for row in rows if row.role != "edit" or "-activation-" not in row.name]
-    kept = (TUNED, FOUR_GROUPS, "patch-increasing")
+    main = [row for row in rows if row.role != "edit" or row.edit is None or row.edit.ranking != "activation"]
+    kept = (TUNED, FOUR_GROUPS, INCREASING)
     more = [row for row in rows if row.role in ("steer", "edit") or row.name in kept]
-    toxic = {f"patch-{name.replace(' ', '-')}": (name, neurons) for name, neurons in found.patch_sets().items()}
+    toxic = {toxic_patch(name): (name, neurons) for name, neurons in found.patch_sets().items()}
     steering = strongest_steering(rows, scores)
     tables = [
         direction_table(model, found),

@@ -3,14 +3,14 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dposcope.artefacts import read_json, value_files
+from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.shipped import edit_file, shipped_edits
 from dposcope.interventions.weights import OtherWeights
+from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.run import CHECKPOINT
 from dposcope.model.adapter import is_adapter
 from dposcope.model.language_model import LanguageModel
@@ -25,8 +25,8 @@ class TunedSide:
 
     source: str
     edit: Edit | None = None
-    training: dict[str, Any] | None = None
-    """The `training.json` of what `dposcope dpo` made; None of anything else."""
+    training: TrainingRecord | None = None
+    """Of what `dposcope dpo` made; None of anything else."""
 
     @classmethod
     def read(cls, source: str | Path) -> "TunedSide":
@@ -104,8 +104,8 @@ def _is_edit(stem: Path) -> bool:
     return all(file.is_file() for file in value_files(stem).both)
 
 
-def training_of(source: str | Path) -> dict[str, Any] | None:
-    """The `training.json` of a checkpoint or an edit that `dposcope dpo` wrote; None for any other."""
+def training_of(source: str | Path) -> TrainingRecord | None:
+    """The record of a checkpoint or an edit that `dposcope dpo` wrote; None for any other."""
     # The job leaves OUT/training.json beside OUT/model, and with gains OUT/edit; a hub id is no folder, whatever lies
     # in this one.
     stem = edit_stem(source)
@@ -114,7 +114,6 @@ def training_of(source: str | Path) -> dict[str, Any] | None:
     if not written or not path.is_file():
         return None
     try:
-        found = read_json(path)
+        return TrainingRecord.load(path)
     except DposcopeError:
         return None  # someone else's; a table less is no reason to lose the run
-    return found if isinstance(found, dict) and found.get("kind") == "dposcope dpo" else None

@@ -26,7 +26,7 @@ from dposcope.jobs.reproduce.plan import PlannedStep
 from dposcope.jobs.settings import DirectionSettings
 from dposcope.model.load import native_bfloat16
 from dposcope.model.size import ModelSize, size_of
-from dposcope.report.table import Table
+from dposcope.report.table import Column, Table
 
 PROMPT_TOKENS = 16
 """Of a prompt, on average: RealToxicityPrompts."""
@@ -128,18 +128,6 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
         out: the folder, for the free space.
         gpu: whether times are of a GPU.
     """
-    head = ("step", "state", "time", "memory", "disk", "")
-    rows = tuple(
-        (
-            one.name,
-            "done" if one.done else "to do",
-            "–" if one.done else _hours(one.seconds),
-            _gigabytes(one.memory),
-            _gigabytes(one.disk),
-            "a GPU is advised" if one.needs_gpu and not one.done else "",
-        )
-        for one in estimates
-    )
     left = [one for one in estimates if not one.done]
     known = [one.seconds for one in left if one.seconds is not None]
     sure = "That is the least to expect of a GPU." if gpu else "Times within a factor of two."
@@ -160,7 +148,17 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
             "A model whose config is not on this machine yet has no estimate: nothing is downloaded or made to plan."
         )
     frame = pl.DataFrame([one.to_json() for one in estimates], infer_schema_length=None)
-    return Table("plan", title, frame, head, rows, tuple(notes))
+    view = pl.DataFrame(
+        {
+            "step": [one.name for one in estimates],
+            "state": ["done" if one.done else "to do" for one in estimates],
+            "time": [None if one.done else _hours(one.seconds) for one in estimates],
+            "memory": [_gigabytes(one.memory) for one in estimates],
+            "disk": [_gigabytes(one.disk) for one in estimates],
+            "": ["a GPU is advised" if one.needs_gpu and not one.done else "" for one in estimates],
+        },
+    )
+    return Table("plan", title, frame, tuple(Column(name, name) for name in view.columns), tuple(notes), view=view)
 
 
 def _free(out: Path | None) -> float:

@@ -65,6 +65,11 @@ class FinishedRun:
         """strict or reference."""
         return str(self.facts["protocol"])
 
+    @property
+    def label(self) -> str:
+        """Model, study and protocol."""
+        return f"{self.model} · {self.study} · {self.protocol}"
+
     def table(self, name: str) -> Table | None:
         """A table by its name."""
         return next((table for table in self.tables if table.name == name), None)

@@ -16,6 +16,8 @@ from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
@@ -296,25 +298,26 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
     training = learned_stem(run, source).with_name("training.json")
     if not training.exists():
         return {}
-    facts = read_json(training)
+    record = TrainingRecord.load(training)
     return {
-        "kl_weight": facts["objective"]["kl_weight"],
-        "beta": facts["objective"]["beta"],
-        "epochs": facts["settings"]["epochs"],
-        **{name: facts["schedule"][name] for name in ("learning_rate", "decay")},
-        "steps": facts["steps"],
-        "pairs": facts["pairs"]["train"] + facts["pairs"]["validation"],
+        "kl_weight": record.objective.kl_weight,
+        "beta": record.objective.beta,
+        "epochs": record.settings.epochs,
+        "learning_rate": record.schedule.learning_rate,
+        "decay": record.schedule.decay,
+        "steps": record.steps,
+        "pairs": record.pairs.total,
         "samples": settings.sampled,
         "min_gap": settings.min_gap,
         "heads": settings.heads,
-        **_teacher(run, facts["settings"]),
+        **_teacher(run, record.settings),
     }
 
 
-def _teacher(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+def _teacher(run: Run, settings: DpoSettings) -> dict[str, Any]:
     """Whom learned gains imitated; a teacher that was trained in the run's folder by how it was trained."""
-    if settings["teacher"] is None:
+    if settings.teacher is None:
         return {}
     own = run.folder / "teacher" / "training.json"
-    named = read_json(own)["train"] if own.exists() else source_name(settings["teacher"])
-    return {"teacher": named, "teacher_strength": settings["teacher_strength"]}
+    named = TrainingRecord.load(own).settings.train if own.exists() else source_name(settings.teacher)
+    return {"teacher": named, "teacher_strength": settings.teacher_strength}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.interventions.origin import LEARNED, Control
+from dposcope.interventions.origin import Control
 from dposcope.jobs.settings import MachineSettings, MeasureSettings
 
 _DATA = Group("Data", sort_key=1)
@@ -221,7 +221,7 @@ class TuneSettings(MachineSettings, MeasureSettings):
         if self.form == "ablation" or "learned" not in self.methods:
             return {}
         weights = self.kl_weights or [6.0 if self.taught else 1.0]
-        return {f"{LEARNED}-{weight:g}": weight for weight in weights}
+        return {f"learned-{weight:g}": weight for weight in weights}
 
     @property
     def untaught(self) -> dict[str, float]:
@@ -231,4 +231,4 @@ class TuneSettings(MachineSettings, MeasureSettings):
         """
         if self.teacher is not None or not self.taught or not self.learned:
             return {}
-        return {f"{LEARNED}-untaught": 1.0}
+        return {"learned-untaught": 1.0}

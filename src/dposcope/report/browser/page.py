@@ -18,7 +18,7 @@ from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
 from dposcope.report.browser.packing import in_script, packed_parts
 from dposcope.report.glossary import Term
 from dposcope.report.masked_text import ShownText
-from dposcope.report.section import Section, shown_cell
+from dposcope.report.section import Section
 from dposcope.report.shell import asset, render
 
 MAX_BYTES = 20_000_000
@@ -88,7 +88,6 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
         blocks=value.shape[0],
         width=value.shape[1],
         sections=sections,
-        shown_cell=shown_cell,
         # Code → name, in the order of the paper; a neuron without a group only where there is one.
         groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
         summary=_summary(value),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.numbers import fact, percent
 from dposcope.jobs.explain.tables.neuron import (
     change_table,
     correlations_table,
@@ -12,7 +12,6 @@ from dposcope.jobs.explain.tables.neuron import (
     groups_table,
     model_table,
     negative_table,
-    percent,
 )
 from dposcope.neurons.shares import group_shares
 from dposcope.neurons.shifts import Correlation, Correlations, change_summary, correlations
@@ -24,12 +23,6 @@ CHANGES = [*FAMILIES, "random"]
 
 def change_of(name):
     return random_change(4) if name == "random" else family_change(name)
-
-
-def test_per_cent_has_a_real_minus_and_as_many_places_as_asked():
-    assert [percent(0.5234), percent(-0.0123, 2), percent(-0.00001), percent(1.0, 0)] == [
-        *("52.3 %", "−1.23 %", "0.0 %", "100 %")
-    ]
 
 
 def test_sizes_of_every_family(lm):

@@ -1,5 +1,7 @@
 """How things were made: training, direction, an edit's shifts."""
 
+from dataclasses import replace
+
 import torch
 
 from dposcope.directions.direction import Direction
@@ -54,7 +56,7 @@ def test_pairs_are_counted_as_where_they_are_compared():
 
 def test_validation_is_read_in_batches_that_fit_the_memory():
     """As the trainer does: by the micro-batch, where there is one."""
-    training = {**GAINS_TRAINING, "schedule": {**GAINS_TRAINING["schedule"], "micro_batch_size": 2}}
+    training = replace(GAINS_TRAINING, schedule=replace(GAINS_TRAINING.schedule, micro_batch_size=2))
     assert ("batch size in evaluation", "2", "8") in training_table("m", training).rows
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from dposcope.evaluation.statistics import Difference, Ratio, Share
-from dposcope.report.table import Table
+from dposcope.evaluation.statistics import Difference, Ratio, Share, value_of
+from dposcope.report.table import Column, Table
 
 Verdict = Literal["held", "not held", "open"]
 
@@ -126,17 +126,6 @@ def within(least: float, most: float) -> Rule:
     return rule
 
 
-def value_of(found: Interval) -> float:
-    """The number between the limits."""
-    match found:
-        case Difference():
-            return found.mean
-        case Ratio():
-            return found.ratio
-        case Share():
-            return found.share
-
-
 def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
     """All claims, in the order given: sentences for people, numbers for programs."""
     frame = pl.DataFrame(
@@ -152,8 +141,14 @@ def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
         "claims",
         f"The paper's claims, on {model}.",
         frame,
-        ("section", "the paper says", "the paper's numbers", "here", "verdict", "counts as held if"),
-        tuple((c.section, c.says, c.paper, c.here, c.verdict, c.rule) for c in claims),
+        (
+            Column("section", "section"),
+            Column("claim", "the paper says"),
+            Column("paper", "the paper's numbers"),
+            Column("here", "here"),
+            Column("verdict", "verdict"),
+            Column("rule", "counts as held if"),
+        ),
         ("The paper speaks of DPO; asked here of the tuned model. open: the interval does not decide.",),
     )
 

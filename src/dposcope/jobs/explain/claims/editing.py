@@ -6,7 +6,7 @@ nothing: of a grid of 32, some edit passes any bound by chance.
 
 from dposcope.jobs.explain.claims.claim import Claim, above, below, claim_on, within
 from dposcope.jobs.explain.claims.patching import CLOSE_SHARE, STEERING, UNCERTAIN, quality_claims
-from dposcope.jobs.explain.conditions import FORMS, TUNED
+from dposcope.jobs.explain.conditions import FORMS, TUNED, EditDirection, EditSetting, edit_among
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.settings import Form
 from dposcope.jobs.explain.tables.intervention import strongest_steering, tuning_reduces
@@ -41,15 +41,15 @@ def editing_claims(measured: Measured) -> list[Claim]:
 
 
 def edit_named(
-    measured: Measured, form: Form, beta: float, *, kind: str = "probe", ranking: Ranking = "cosine"
+    measured: Measured, form: Form, beta: float, *, kind: EditDirection = "probe", ranking: Ranking = "cosine"
 ) -> str | None:
     """The condition of an edit with α = 0.01; None where it was not measured.
 
-    In the reference protocol neurons are ranked by cosine as the published code does it, under a name of its own.
+    In the reference protocol neurons are ranked by cosine as the published code does it, a ranking of its own.
     """
     own: list[Ranking] = ["reference"] if ranking == "cosine" and measured.scores.protocol == "reference" else []
-    names = [f"{form}-{kind}-{one}-{ALPHA:g}-{beta:g}" for one in (*own, ranking)]
-    return next((name for name in names if name in measured.outcomes), None)
+    edits = (edit_among(measured.conditions, EditSetting(form, kind, one, ALPHA, beta)) for one in (*own, ranking))
+    return next((edit.name for edit in edits if edit is not None), None)
 
 
 def _more_than_tuning(measured: Measured, form: Form) -> list[Claim]:

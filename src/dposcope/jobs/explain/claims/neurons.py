@@ -5,10 +5,10 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from dposcope.evaluation.numbers import between, fact, fixed
+from dposcope.evaluation.numbers import MEAN, SHARE, fact, fixed, percent
 from dposcope.jobs.explain.claims.claim import Claim, claim
 from dposcope.jobs.explain.explanation import Explanation
-from dposcope.jobs.explain.tables.neuron import in_brackets, percent, share_in
+from dposcope.jobs.explain.tables.neuron import COSINE, FINE_SHARE, POINTS, with_interval
 from dposcope.neurons.contributions import Effect
 from dposcope.neurons.groups import Group
 from dposcope.neurons.ranks import RangeShifts
@@ -66,7 +66,7 @@ def _probe(quality: dict[str, Any] | None) -> list[Claim]:
     return [
         claim(
             "3.1", "The probe tells toxic comments from others", "accuracy 91.0 to 96.1 %, 90.4 % of Jigsaw not toxic",
-            f"{percent(accuracy)} ({between(100 * low, 100 * high, 1)}); the larger class alone {percent(majority)}",
+            f"{SHARE.with_interval(accuracy, low, high)}; the larger class alone {percent(majority)}",
             True if low > bound else False if high < bound else None,
             "accuracy lies above 90.5 % and above the share of the larger class, the interval too",
             measured="accuracy on held-out comments", value=accuracy, low=low, high=high,
@@ -79,14 +79,14 @@ def _how_much_changed(found: Explanation) -> list[Claim]:
     return [
         claim(
             "5.1", "Value vectors hardly change", "cosine 0.99 before and after",
-            f"mean {fixed(change.vector_cosine, 5)}, smallest {fixed(change.vector_cosine_min, 5)}",
+            f"mean {COSINE.value(change.vector_cosine)}, smallest {COSINE.value(change.vector_cosine_min)}",
             change.vector_cosine_min >= 0.985, "every value vector's cosine rounds to 0.99 or more",
             measured="smallest cosine of a value vector with itself", value=change.vector_cosine_min,
         ),
         claim(
             "5.1", "Activations shift slightly", "0.66 to 16.71 %",
-            f"{fixed(change.shift_percent, 2)} %{in_brackets(found.intervals, 'shift_percent', 2)}, "
-            f"median over neurons {fixed(change.median_shift_percent, 2)} %",
+            f"{with_interval(found.intervals, 'shift_percent', change.shift_percent, POINTS)}, "
+            f"median over neurons {POINTS.value(change.median_shift_percent)}",
             _inside(found, "shift_percent", change.shift_percent, 0.0, 16.71),
             "mean |shift| over mean |activation| at most 16.71 %, the interval too",
             measured="mean |shift| over mean |activation|", value=change.shift_percent / 100,
@@ -94,7 +94,7 @@ def _how_much_changed(found: Explanation) -> list[Claim]:
         ),
         claim(
             "5.1", "About half of the neurons reduce, half increase", "51.75 to 58.49 % reduce",
-            f"{share_in(found.intervals, 'reducing', shares.share_reducing, 2)} reduce",
+            f"{with_interval(found.intervals, 'reducing', shares.share_reducing, FINE_SHARE)} reduce",
             _inside(found, "reducing", shares.share_reducing, 0.45, 0.6), "45 to 60 % reduce, the interval too",
             measured="share of all neurons", value=shares.share_reducing, **_ends(found, "reducing"),
         ),
@@ -116,7 +116,7 @@ def _groups(found: Explanation) -> list[Claim]:
     return [
         claim(
             "5.2", "Half of the mean activations are negative, or more", "49.94 to 50.03 % (GPT-2: 87.28 %)",
-            share_in(found.intervals, "negative", shares.negative_before, 2),
+            with_interval(found.intervals, "negative", shares.negative_before, FINE_SHARE),
             _inside(found, "negative", shares.negative_before, 0.45, 1.0), "45 % or more, the interval too",
             measured="share of all neurons", value=shares.negative_before, **_ends(found, "negative"),
         ),
@@ -198,13 +198,13 @@ def _correlations(found: Explanation) -> list[Claim]:
     return [
         claim(
             "H", "Shifts do not go with a neuron's toxicity", "r = 0.001 to 0.004",
-            "–" if cosine is None else f"r = {fixed(cosine)}{in_brackets(found.intervals, 'r_cosine')}",
+            "–" if cosine is None else f"r = {with_interval(found.intervals, 'r_cosine', cosine, MEAN)}",
             None if cosine is None else _inside(found, "r_cosine", cosine, -0.05, 0.05),
             "|r| at most 0.05, the interval too", measured="Pearson r", value=cosine, **_ends(found, "r_cosine"),
         ),
         claim(
             "H", "Shifts go weakly with the activation before", "r = 0.033 to 0.347",
-            "–" if activation is None else f"r = {fixed(activation)}{in_brackets(found.intervals, 'r_activation')}",
+            "–" if activation is None else f"r = {with_interval(found.intervals, 'r_activation', activation, MEAN)}",
             None if activation is None else _inside(found, "r_activation", activation, 0.02, 0.4),
             "r from 0.02 to 0.4, the interval too",
             measured="Pearson r", value=activation, **_ends(found, "r_activation"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 from dposcope.evaluation.suite import BASE
 from dposcope.jobs.explain.claims.claim import Claim, Rule, above, below, claim, claim_on
 from dposcope.jobs.explain.measured import Measured
-from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, TOXIC_TOKENS
 from dposcope.jobs.explain.tables.intervention import strongest_steering
 
 SMALL_SHARE = 0.25
@@ -25,9 +25,7 @@ STEERING = "the strongest steering that keeps log-PPL within +0.3 and F1 above 0
 def patching_claims(measured: Measured) -> list[Claim]:
     """Claims about patches and steering; those whose conditions were not measured are left out."""
     return [
-        *_little(
-            measured, "patch-toxic-tokens", "Patching neurons with toxic tokens explains little", "0.41 to 19.7 %"
-        ),
+        *_little(measured, TOXIC_TOKENS, "Patching neurons with toxic tokens explains little", "0.41 to 19.7 %"),
         *_little(measured, "patch-top-256", "Patching the 256 most toxic neurons explains little", "2.47 to 23.9 %"),
         *_all_groups(measured),
         *_each_adds(measured),
@@ -113,9 +111,9 @@ def _each_adds(measured: Measured) -> list[Claim]:
 
 
 def _increasing(measured: Measured) -> list[Claim]:
-    if "patch-increasing" not in measured.outcomes:
+    if INCREASING not in measured.outcomes:
         return []
-    step = measured.toxicity("patch-increasing", BASE)
+    step = measured.toxicity(INCREASING, BASE)
     says, paper = "Patching the ↑ neurons raises toxicity", "by 0.04 to 0.31"
     rule = "the paired interval lies above 0"
     return [claim_on(step, "K", says, paper, above(0), rule, measured="toxicity, minus none's")]

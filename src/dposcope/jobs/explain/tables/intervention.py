@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Share, paired_share
+from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
+from dposcope.evaluation.statistics import Share, columns_of, paired_share
 from dposcope.evaluation.suite import BASE, CONCEPT, Outcome, Scores
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
-from dposcope.jobs.explain.tables.neuron import percent
-from dposcope.report.table import Table
+from dposcope.report.table import Column, Table, frame_of
 
 _MEASURES = {
     "toxicity": CONCEPT,
@@ -101,61 +101,62 @@ def interventions_table(
     # One mark per part of the table, as in the paper.
     parts = {row.section: [other for other in conditions if other.section == row.section] for row in conditions}
     best = {best_edit(part, scores) for part in parts.values()}
-    rows: list[tuple[str, ...]] = [_row("Baselines", "None", BASE, scores, measures, None)]
-    frame = [_numbers("Baselines", "none", BASE, scores)]
-    for row in conditions:
-        share = shares.get(row.name)
-        label = f"{row.label} (best)" if row.name in best else row.label
-        rows.append(_row(row.section, label, row.name, scores, measures, share))
-        numbers = _numbers(row.section, row.role, row.name, scores)
-        frame.append(
-            numbers
+    frame = frame_of(
+        [_numbers("Baselines", "none", BASE, scores)]
+        + [
+            _numbers(row.section, row.role, row.name, scores)
             | {"neurons": sizes.get(row.name)}
-            | _share_columns("share_of_dpo", share)
-            | _share_columns("share_of_dpo_judge", judged.get(row.name))
-        )
-    n = scores.conditions[BASE]
-    counts = ", ".join(f"{named[name]} {n[name].n:,}" for name in measures)
+            | columns_of("share_of_dpo", shares.get(row.name))
+            | columns_of("share_of_dpo_judge", judged.get(row.name))
+            for row in conditions
+        ]
+    )
+    labels = [f"{row.label} (best)" if row.name in best else row.label for row in conditions]
+    base = scores.conditions[BASE]
+    counts = ", ".join(f"{named[name]} {count(base[name].n)}" for name in measures)
     return Table(
         f"table-{number:02}-interventions",
         f"What each intervention does to {model} (paper, Table {number}).",
-        _frame(frame),
+        frame,
         (
-            "type",
-            "intervention",
-            *(named[name] for name in measures),
-            f"{scores.concept}, × none",
-            "share of tuning's reduction",
+            Column("section", "type"),
+            Column("label", "intervention"),
+            *_measured(scores, measures),
+            Column.ranged("share_of_dpo", "share of tuning's reduction", SHARE),
         ),
-        tuple(rows),
         (
             f"{scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
             "†: differs from None, paired, with an interval that excludes 0. Best: in its part of the table, the edit "
             f"of highest F1 whose {scores.concept} is not above the tuned model's. {_NO_SHARE}",
         ),
+        view=_with_labels(frame, ["None", *labels], scores, measures),
+        number=number,
     )
 
 
 def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: Scores) -> Table:
     """Table 12: strength of steering against toxicity, log-perplexity and F1."""
     measures = [name for name in ("toxicity", "logppl", "f1") if name in scores.conditions[BASE]]
-    chosen = [row for row in conditions if row.name.startswith("steer")]
+    chosen = [row for row in conditions if row.steering is not None]
     strongest = strongest_steering(conditions, scores)
-    labels = {row.name: f"{row.label} (chosen)" if row is strongest else row.label for row in chosen}
-    rows = [_row("", "None", BASE, scores, measures, None)[1:-1]]
-    rows += [_row("", label, name, scores, measures, None)[1:-1] for name, label in labels.items()]
-    frame = [_numbers("Baselines", "none", BASE, scores)]
-    frame += [_numbers(row.section, row.role, row.name, scores) for row in chosen]
+    labels = [f"{row.label} (chosen)" if row is strongest else row.label for row in chosen]
+    frame = frame_of(
+        [
+            _numbers("Baselines", "none", BASE, scores),
+            *(_numbers(row.section, row.role, row.name, scores) for row in chosen),
+        ]
+    )
     return Table(
         "table-12-steering",
         f"Steering of {model} with the direction, by strength (paper, Table 12).",
-        _frame(frame),
-        ("intervention", *(_named(scores)[name] for name in measures), f"{scores.concept}, × none"),
-        tuple(rows),
+        frame,
+        (Column("label", "intervention"), *_measured(scores, measures)),
         (
             "†: differs from None, paired, with an interval that excludes 0. Chosen: the longest αW with log-PPL "
             "within +0.3 and F1 above 0.95 × that of None.",
         ),
+        view=_with_labels(frame, ["None", *labels], scores, measures),
+        number=12,
     )
 
 
@@ -177,27 +178,28 @@ def toxic_table(
         judged: the same by the independent judge.
         labels: condition → what people read.
     """
-    rows, frame = [], []
-    for name, count in sets.items():
-        share, other = shares.get(name), judged.get(name)
-        rows.append((labels[name], f"{count:,}", percent(count / neurons, 3), _shown(share), _shown(other)))
-        frame.append(
-            {
-                "model": model,
-                "condition": name,
-                "neurons": count,
-                "of_all": count / neurons,
-                **_share_columns("share_of_dpo", share),
-                **_share_columns("share_of_dpo_judge", other),
-            }
-        )
+    frame = frame_of(
+        [
+            {"model": model, "condition": name, "neurons": size, "of_all": size / neurons}
+            | columns_of("share_of_dpo", shares.get(name))
+            | columns_of("share_of_dpo_judge", judged.get(name))
+            for name, size in sets.items()
+        ]
+    )
     return Table(
         "table-03-toxic-neurons",
         f"Toxic neurons of {model}, and the share of tuning's reduction that patching them gives (paper, Table 3).",
-        _frame(frame),
-        ("neurons", "number", "of all", "share of tuning's reduction", "by the judge"),
-        tuple(rows),
+        frame,
+        (
+            Column("label", "neurons"),
+            Column("neurons", "number", COUNT),
+            Column("of_all", "of all", Format("percent", 3)),
+            Column.ranged("share_of_dpo", "share of tuning's reduction", SHARE),
+            Column.ranged("share_of_dpo_judge", "by the judge", SHARE),
+        ),
         (_NO_SHARE,),
+        view=frame.with_columns(label=pl.col("condition").replace_strict(labels)),
+        number=3,
     )
 
 
@@ -206,16 +208,27 @@ def _named(scores: Scores) -> dict[str, str]:
     return _MEASURES | {"toxicity": scores.concept}
 
 
-def _row(
-    section: str, label: str, name: str, scores: Scores, measures: Sequence[str], share: Share | None
-) -> tuple[str, ...]:
-    comparison = scores.against_none.get(name)
-    cells = []
-    for measure in measures:
-        differs = comparison is not None and comparison.differences[measure].excludes_zero
-        cells.append(f"{scores.conditions[name][measure]}{'†' if differs else ''}")
-    ratio = "–" if comparison is None or comparison.toxicity_ratio is None else str(comparison.toxicity_ratio)
-    return (section, label, *cells, ratio, _shown(share))
+def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
+    """Means with their intervals, and the ratio to the plain model."""
+    named = _named(scores)
+    return [
+        *(
+            Column(f"{name}_mean", named[name], MEAN, (f"{name}_low", f"{name}_high"), f"{name}_mark")
+            for name in measures
+        ),
+        Column.ranged("ratio", f"{scores.concept}, × none", RATIO),
+    ]
+
+
+def _with_labels(frame: pl.DataFrame, labels: Sequence[str], scores: Scores, measures: Sequence[str]) -> pl.DataFrame:
+    """What `_measured` shows beside the numbers of `frame`: marks of what differs from the plain model, and ratios."""
+    against = [scores.against_none.get(name) for name in frame["condition"]]
+    ratios = [columns_of("ratio", None if one is None else one.toxicity_ratio) for one in against]
+    marks = {
+        f"{name}_mark": ["†" if one is not None and one.differences[name].excludes_zero else "" for one in against]
+        for name in measures
+    }
+    return pl.concat([frame, pl.DataFrame({"label": labels, **marks}), frame_of(ratios)], how="horizontal")
 
 
 def _numbers(section: str, role: str, name: str, scores: Scores) -> dict[str, Any]:
@@ -233,18 +246,3 @@ def _numbers(section: str, role: str, name: str, scores: Scores) -> dict[str, An
         for part in ("mean", "low", "high"):
             numbers[f"{measure}_difference_{part}"] = None if difference is None else difference.to_dict()[part]
     return numbers
-
-
-def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """A column without any value has its type all the same."""
-    return pl.DataFrame(rows, infer_schema_length=None).cast({pl.Null: pl.Float64})
-
-
-def _shown(share: Share | None) -> str:
-    return "–" if share is None else str(share)
-
-
-def _share_columns(name: str, share: Share | None) -> dict[str, float | None]:
-    if share is None:
-        return {f"{name}{end}": None for end in ("", "_low", "_high")}
-    return {name: share.share, f"{name}_low": share.low, f"{name}_high": share.high}

@@ -1,12 +1,13 @@
 """How stable neuron groups are, as tables, a few sentences and a summary; the paper has none of it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dposcope.evaluation.numbers import between, fixed
-from dposcope.jobs.explain.tables.neuron import percent
+from dposcope.evaluation.numbers import COUNT, MEAN, PRINTED, SHARE, percent
 from dposcope.neurons.agreement import Among, Labels
 from dposcope.neurons.stability import NeuronStability, SourceStability, Spread
-from dposcope.report.table import Table
+from dposcope.report.table import Column, Table, frame_of
 
 _VARIED = {
     "prompts": "prompts, {} folds",
@@ -29,35 +30,40 @@ def varied(source: SourceStability) -> str:
 
 def group_stability_table(model: str, found: NeuronStability) -> Table:
     """How often a neuron keeps its group, by what was varied and by which neurons count."""
-    rows = tuple(
-        (
-            varied(source) if among is Among.ALL else "",
-            str(among),
-            _count(source, among),
-            *(
-                cell
+    parts = {"kept": (": kept", SHARE), "chance": (", by chance", SHARE), "kappa": (", κ", MEAN)}
+    lines = [
+        {
+            "varied": varied(source) if among is Among.ALL else "",
+            "neurons": str(among),
+            "counted": None if (counted := source.counted(among)) is None else counted.mean,
+            **{
+                column: value
                 for labels in Labels
-                for cell in (
-                    _percent(source.kept(labels, among)),
-                    _percent(source.chance(labels, among), alone=True),
-                    _number(source.kappa(labels, among)),
+                for part, spread in (
+                    ("kept", source.kept(labels, among)),
+                    ("chance", _alone(source.chance(labels, among))),
+                    ("kappa", source.kappa(labels, among)),
                 )
-            ),
-        )
+                for column, value in _spread(f"{labels} {part}", spread).items()
+            },
+        }
         for source in found.sources
         for among in Among
-    )
+    ]
     return Table(
         "stability-groups",
         f"How often a neuron of {model} keeps its group when something is drawn again (not in the paper).",
         found.to_polars(),
         (
-            "varied",
-            "neurons",
-            "how many",
-            *(f"{labels}{part}" for labels in Labels for part in (": kept", ", by chance", ", κ")),
+            Column("varied", "varied"),
+            Column("neurons", "neurons"),
+            Column("counted", "how many", COUNT),
+            *(
+                Column.ranged(f"{labels} {part}", f"{labels}{behind}", form)
+                for labels in Labels
+                for part, (behind, form) in parts.items()
+            ),
         ),
-        rows,
         (
             "Means over pairs of repetitions; in brackets the lowest and the highest pair where there are several. "
             "By chance: labels independent, as frequent as they are; κ: what is kept beyond chance, 1 for all. "
@@ -65,36 +71,39 @@ def group_stability_table(model: str, found: NeuronStability) -> Table:
             "kinds of the direction share the activations, so that P or N stays. Folds hold fewer prompts each than "
             "the run, whose groups are steadier for that.",
         ),
+        view=frame_of(lines),
     )
 
 
 def rank_stability_table(model: str, found: NeuronStability) -> Table:
     """Rank correlation of contributions and overlap of the sets that matter, source by source, kinds pair by pair."""
-    rows: list[tuple[str, ...]] = []
+    lines: list[Mapping[str, Any]] = []
     for source in found.sources:
-        rows.append((varied(source), str(len(source.pairs)), *_rank_cells(source)))
+        lines.append({"varied": varied(source), "pairs": str(len(source.pairs)), **_ranks(source)})
         if source.source == "directions":
-            pairs = [SourceStability(source.source, 2, source.neurons, (pair,)) for pair in source.pairs]
-            rows += [(f"{pair.first} and {pair.second}", "", *_rank_cells(one)) for one in pairs for pair in one.pairs]
+            lines += [
+                {"varied": f"{pair.first} and {pair.second}", "pairs": "", **_ranks(replace(source, pairs=(pair,)))}
+                for pair in source.pairs
+            ]
     return Table(
         "stability-ranks",
         f"Ranks of contributions of {model}, and which neurons are toxic or matter most, when something is drawn "
         "again (not in the paper).",
         found.ranks(),
         (
-            "varied",
-            "pairs",
-            "Spearman's ρ of Δ",
-            "toxic neurons shared",
-            "by chance",
-            "top 1 % of |Δ| shared",
-            "by chance",
+            Column("varied", "varied"),
+            Column("pairs", "pairs", PRINTED),
+            Column.ranged("rank_correlation", "Spearman's ρ of Δ", MEAN),
+            Column.ranged("toxic", "toxic neurons shared", SHARE),
+            Column.ranged("toxic_chance", "by chance", SHARE),
+            Column.ranged("top", "top 1 % of |Δ| shared", SHARE),
+            Column.ranged("top_chance", "by chance", SHARE),
         ),
-        tuple(rows),
         (
             "Shared: neurons in both sets, of those in either. Toxic neurons are those of highest cosine, which other "
             "prompts do not change.",
         ),
+        view=frame_of(lines),
     )
 
 
@@ -148,30 +157,25 @@ def stability_summary(found: NeuronStability) -> dict[str, Any]:
     }
 
 
-def _rank_cells(source: SourceStability) -> tuple[str, ...]:
-    return (
-        _number(source.over(lambda pair: pair.rank_correlation)),
-        _percent(source.over(lambda pair: pair.toxic.jaccard)),
-        _percent(source.over(lambda pair: pair.toxic.chance), alone=True),
-        _percent(source.over(lambda pair: pair.top.jaccard)),
-        _percent(source.over(lambda pair: pair.top.chance), alone=True),
-    )
+def _ranks(source: SourceStability) -> dict[str, float | None]:
+    spreads = {
+        "rank_correlation": source.over(lambda pair: pair.rank_correlation),
+        "toxic": source.over(lambda pair: pair.toxic.jaccard),
+        "toxic_chance": _alone(source.over(lambda pair: pair.toxic.chance)),
+        "top": source.over(lambda pair: pair.top.jaccard),
+        "top_chance": _alone(source.over(lambda pair: pair.top.chance)),
+    }
+    return {column: value for name, spread in spreads.items() for column, value in _spread(name, spread).items()}
 
 
-def _count(source: SourceStability, among: Among) -> str:
-    found = source.counted(among)
-    return "–" if found is None else f"{found.mean:,.0f}"
+def _alone(found: Spread | None) -> Spread | None:
+    """The mean without its range."""
+    return None if found is None else replace(found, pairs=1)
 
 
-def _percent(found: Spread | None, *, alone: bool = False) -> str:
+def _spread(name: str, found: Spread | None) -> dict[str, float | None]:
+    """Mean, lowest and highest pair as a table holds them; one pair has no range."""
     if found is None:
-        return "–"
-    if alone or found.pairs == 1:
-        return percent(found.mean)
-    return f"{percent(found.mean)} ({between(100 * found.low, 100 * found.high, 1)})"
-
-
-def _number(found: Spread | None) -> str:
-    if found is None:
-        return "–"
-    return fixed(found.mean) if found.pairs == 1 else f"{fixed(found.mean)} ({between(found.low, found.high)})"
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    low, high = (None, None) if found.pairs == 1 else (found.low, found.high)
+    return {name: found.mean, f"{name}_low": low, f"{name}_high": high}

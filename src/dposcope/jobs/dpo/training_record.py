@@ -1,0 +1,213 @@
+"""`training.json`: what a finished training was made of, and what it came to. No training code is imported."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dposcope.artefacts import read_json, write_json
+from dposcope.errors import DposcopeError
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.pairs.pairs import Dropped
+from dposcope.training.objective import Objective
+from dposcope.training.schedule import Schedule
+
+KIND: Final = "dposcope dpo"
+"""What the file calls itself."""
+
+
+@dataclass(frozen=True)
+class TrainedPairs:
+    """The pairs of a training."""
+
+    source: str
+    format: str
+    """See `Pairs.format`."""
+    train: int
+    """How many were trained on."""
+    validation: int
+    """How many were kept for validation."""
+    left_out: Dropped
+    """Rows of the source that make no pair."""
+
+    @property
+    def total(self) -> int:
+        """Both parts, as the paper counts pairs."""
+        return self.train + self.validation
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One training."""
+
+    model: str
+    """The base, as it was named."""
+    fingerprint: str
+    """Of its weights."""
+    pairs: TrainedPairs
+    objective: Objective
+    schedule: Schedule
+    settings: DpoSettings
+    """As they were given."""
+    steps: int
+    """Optimiser steps that were made."""
+    examples: int
+    """Pairs seen in them, repeated ones counted."""
+    best_step: int | None
+    """Whose weights were taken; None: the last one's."""
+    gains_changed: int | None
+    """Neurons with a gain other than 1; None where no gains were trained."""
+    curves: list[dict[str, float]]
+    """Step by step, in the names of the trainer; see docs/reference/files.md."""
+    versions: dict[str, str]
+    """Of libraries."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout of `training.json`."""
+        return {
+            "kind": KIND,
+            "model": {"name": self.model, "fingerprint": self.fingerprint},
+            "train": self.settings.train,
+            "pairs": asdict(self.pairs),
+            "protocol": self.objective.protocol,
+            "objective": asdict(self.objective),
+            "schedule": asdict(self.schedule),
+            "settings": self.settings.model_dump(mode="json"),
+            "seed": self.settings.seed,
+            "steps": self.steps,
+            "examples": self.examples,
+            "best_step": self.best_step,
+            "gains_changed": self.gains_changed,
+            "curves": self.curves,
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "TrainingRecord":
+        """Read what `to_json` wrote.
+
+        Raises:
+            DposcopeError: it is of another kind, or something is missing.
+        """
+        try:
+            if stored["kind"] != KIND:
+                raise DposcopeError(f"a training is told by {KIND}, not by {stored['kind']}; name the folder of one")
+            pairs = stored["pairs"]
+            return cls(
+                stored["model"]["name"],
+                stored["model"]["fingerprint"],
+                TrainedPairs(
+                    pairs["source"],
+                    pairs["format"],
+                    pairs["train"],
+                    pairs["validation"],
+                    Dropped(**pairs["left_out"]),
+                ),
+                Objective(**stored["objective"]),
+                Schedule(**stored["schedule"]),
+                DpoSettings.model_validate(stored["settings"]),
+                stored["steps"],
+                stored["examples"],
+                stored["best_step"],
+                stored["gains_changed"],
+                stored["curves"],
+                stored["versions"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DposcopeError(f"this is no record of a training ({error!r}); run dposcope dpo once more") from error
+
+    def about_edit(self) -> dict[str, Any]:
+        """What an edit of the learned gains says of its making."""
+        objective, schedule, settings = self.objective, self.schedule, self.settings
+        return {
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "made by": "dposcope dpo --train gains",
+            "pairs": self.pairs.source,
+            "pairs_trained_on": self.pairs.train,
+            "neutral": settings.neutral or "built-in",
+            "beta": objective.beta,
+            "kl_weight": objective.kl_weight,
+            "kl_on": objective.kl_on,
+            "optimizer": schedule.optimizer,
+            "learning_rate": schedule.learning_rate,
+            "decay": schedule.decay,
+            "batch_size": schedule.batch_size,
+            "steps": self.steps,
+            "seed": settings.seed,
+            "heads": settings.heads,
+            "sparsity": settings.sparsity,
+            "teacher": settings.teacher,
+            "teacher_strength": settings.teacher_strength,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainingRecord":
+        """Read the file.
+
+        Raises:
+            DposcopeError: it is missing, or of something else.
+        """
+        return cls.from_json(read_json(path))
+
+
+def tuned_card(record: TrainingRecord) -> str:
+    """The checkpoint's README: what was trained on what, and what was not tested."""
+    objective, schedule, pairs, settings = record.objective, record.schedule, record.pairs, record.settings
+    trained = {
+        "full": "all weights",
+        "lora": "a LoRA adapter, merged",
+        "gains": "one gain per MLP neuron, folded into its value vector",
+    }[settings.train]
+    if settings.heads:
+        trained += ", and one per channel of the attention heads, folded into what reads it"
+    on = {"pairs": "on the pairs", "neutral": "on windows of neutral text"}[objective.kl_on]
+    base = _quotable(record.model)
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            f'base_model: "{base}"',
+            "tags: [dposcope, dpo]",
+            "---",
+            "",
+            "# Tuned checkpoint",
+            "",
+            f"`{base}` after DPO with dposcope: {trained}. An ordinary checkpoint.",
+            "",
+            "## How",
+            "",
+            f"- {pairs.train:,} preference pairs ({pairs.format}), {pairs.validation:,} kept for validation.",
+            f"- Loss: DPO with β = {objective.beta:g}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
+            f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
+            *_taught(record),
+            f"- {schedule.optimizer}, learning rate {schedule.learning_rate:g}, {record.steps:,} steps of"
+            f" {schedule.batch_size} pairs, seed {settings.seed}.",
+            "",
+            "## What was not tested",
+            "",
+            "Nothing is claimed here: measure it beside its base with",
+            "`dposcope evaluate BASE --condition tuned=model:THIS_FOLDER --out DIR`.",
+            "The base model's licence and terms of use apply to this checkpoint.",
+            "",
+        ]
+    )
+
+
+def _taught(record: TrainingRecord) -> list[str]:
+    """The teacher's line, where there was one."""
+    teacher, strength = record.settings.teacher, record.settings.teacher_strength
+    if teacher is None:
+        return []
+    whom = f"`{_quotable(teacher)}`" if strength == 1 else f"`{_quotable(teacher)}` at strength {strength:g}"
+    weight = record.objective.teacher_weight
+    return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: {whom}."]
+
+
+def _quotable(text: str) -> str:
+    """A name that cannot end its quotation in YAML or Markdown."""
+    return "".join(letter for letter in text if letter.isprintable() and letter not in '"`\\')

@@ -1,0 +1,268 @@
+"""The tables over several explanations: what each found, the paper's claims, its short tables, what runs were made of."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dposcope.artefacts import read_json
+from dposcope.data.concept import TOXICITY
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, SHARE, count
+from dposcope.evaluation.statistics import Share, columns_of
+from dposcope.evaluation.suite import BASE
+from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
+from dposcope.jobs.reproduce.finished import FinishedRun
+from dposcope.report.table import Column, Table, frame_of, led_by
+
+_OF_RUN = (Column("model", "model"), Column("study", "study"), Column("protocol", "protocol"))
+
+
+def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
+    """What was found by each run, every claim of the paper over all of them, and the paper's short tables likewise."""
+    return [findings_table(runs), claims_over_runs(runs), *joint_tables(runs), made_of_table(runs)]
+
+
+# What each run found
+
+
+def findings_table(runs: Sequence[FinishedRun]) -> Table:
+    """One line per run: what tuning did, and how much of it patching gives."""
+    concepts = {run.scores.concept: None for run in runs}
+    (noun,) = concepts if len(concepts) == 1 else ("concept",)
+    patched = {
+        TOXIC_TOKENS: ("share_toxic_tokens", "share: listed tokens"),
+        FOUR_GROUPS: (f"share_{FOUR_GROUPS.removeprefix('patch-')}", "share: four groups"),
+        RANDOM_BY_BLOCK: ("share_random_layers", "share: random, by block"),
+    }
+    frame, shown = [], []
+    for run in runs:
+        scores, shares = run.scores, run.facts["share_of_dpo"]
+        base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
+        parts: dict[str, float | None] = {}
+        for name, (column, _) in patched.items():
+            parts |= columns_of(column, Share(**found) if (found := shares.get(name)) is not None else None)
+        told = {"model": run.model, "study": run.study, "protocol": run.protocol}
+        frame.append(
+            told
+            | {"concept": scores.concept}
+            | {f"{measure}_before": value.mean for measure, value in base.items()}
+            | {f"{measure}_after": value.mean for measure, value in tuned.items()}
+            | columns_of("toxicity_ratio", against.toxicity_ratio)
+            | {"reducing": run.facts["reducing"]}
+            | parts
+        )
+        shown.append(
+            told
+            | {"study": run.study if len(concepts) == 1 else f"{run.study}, {scores.concept}"}
+            | columns_of("before", base["toxicity"])
+            | columns_of("after", tuned["toxicity"])
+            | columns_of("ratio", against.toxicity_ratio)
+            | columns_of("logppl", against.differences["logppl"])
+            | columns_of("f1", against.differences["f1"])
+            | {"reducing": run.facts["reducing"]}
+            | parts
+        )
+    return Table(
+        "findings",
+        "What tuning did, and how much of it patched neurons carry.",
+        pl.DataFrame(frame, infer_schema_length=None),
+        (
+            *_OF_RUN,
+            Column.ranged("before", f"{noun} before", MEAN),
+            Column.ranged("after", "after", MEAN),
+            Column.ranged("ratio", "× before", RATIO),
+            Column.ranged("logppl", "log-PPL", DIFFERENCE),
+            Column.ranged("f1", "F1", DIFFERENCE),
+            Column("reducing", "neurons ↓", SHARE),
+            *(Column.ranged(column, label, SHARE) for column, label in patched.values()),
+        ),
+        (
+            f"× before: {noun} after over before. log-PPL, F1: after minus before. share: of "
+            "tuning's reduction, what patching those neurons gives (those that promote listed tokens; the four groups; "
+            "as many random ones of each block); – where that reduction cannot be told from 0, or the "
+            "patch was not measured.",
+        ),
+        view=frame_of(shown),
+    )
+
+
+# The paper's claims
+
+
+def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
+    """Each claim of the paper, and what every run says of it."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for number, run in enumerate(runs):
+        for claim in run.facts["claims"]:
+            found.setdefault((claim["section"], claim["claim"]), {})[number] = claim
+    asked = _asked(runs)
+    frame = pl.DataFrame(
+        [
+            {
+                **dict(zip(("section", "claim"), key, strict=True)),
+                **asked.get(key, _UNKNOWN),
+                "model": run.model,
+                "study": run.study,
+                "protocol": run.protocol,
+                "verdict": claim["verdict"] if claim else "not testable",
+                **{name: claim[name] if claim else None for name in _FOUND},
+            }
+            for key, of_runs in found.items()
+            for number, run in enumerate(runs)
+            for claim in (of_runs.get(number),)
+        ],
+        schema={
+            **dict.fromkeys(("section", "claim", "paper", "rule", "model", "study", "protocol", "verdict"), pl.String),
+            **_FOUND,
+        },
+    )
+    view = pl.DataFrame(
+        [
+            {
+                **dict(zip(("section", "claim"), key, strict=True)),
+                **asked.get(key, _UNKNOWN),
+                **{f"run {number}": _verdict(of_runs.get(number)) for number in range(len(runs))},
+            }
+            for key, of_runs in found.items()
+        ],
+        schema=dict.fromkeys(("section", "claim", "paper", "rule", *(f"run {n}" for n in range(len(runs)))), pl.String),
+    )
+    notes = ["open: the interval does not decide; not testable: what the claim rests on was not measured in that run."]
+    nouns = sorted({run.scores.concept for run in runs} - {TOXICITY.noun})
+    if nouns:
+        notes.append(f"The paper speaks of toxicity; of runs of another concept read {' or '.join(nouns)} for it.")
+    return Table(
+        "claims-over-runs",
+        "The paper's claims, over all runs.",
+        frame,
+        (
+            Column("section", "section"),
+            Column("claim", "the paper says"),
+            Column("paper", "the paper's numbers"),
+            *(Column(f"run {number}", run.label) for number, run in enumerate(runs)),
+            Column("rule", "counts as held if"),
+        ),
+        tuple(notes),
+        view=view,
+    )
+
+
+_FOUND = {"here": pl.String, "measured": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+"""What a run says of a claim, beside its verdict."""
+_UNKNOWN = {"paper": NOTHING, "rule": NOTHING}
+"""Of a run whose table of claims does not hold one of its claims."""
+
+
+def _asked(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], dict[str, str]]:
+    """Section and claim → the paper's numbers and the rule, from the runs' tables of claims; the same in all."""
+    tables = [table.frame for run in runs if (table := run.table("claims")) is not None]
+    return {
+        (section, says): {"paper": paper, "rule": rule}
+        for frame in tables
+        for section, says, paper, rule in frame.select("section", "claim", "paper", "rule").iter_rows()
+    }
+
+
+def _verdict(claim: Mapping[str, Any] | None) -> str:
+    return "not testable" if claim is None else f"{claim['verdict']}: {claim['here']}"
+
+
+# The paper's tables that are short for each run; Tables 2, 3 and 19 are long, and stand in each run's own part
+
+JOINT = {
+    "table-05-groups": "Neuron groups and what they carry (paper, Table 5 and Figure 2a), over all runs.",
+    "table-08-model": "MLPs of the model (paper, Table 8), over all runs.",
+    "table-09-training": "How the tuned model was made (paper, Tables 9 and 10), over all runs.",
+    "table-11-direction": "Quality of the direction on comments it was not fitted to (paper, Table 11), over all runs.",
+    "table-13-negative": "Neurons with a negative mean activation before tuning (paper, Table 13), over all runs.",
+    "table-17-correlations": "Pearson correlation of the activation shift, before − after, over neurons (paper, Table "
+    "17), over all runs.",
+    "table-18-reducing": "Neurons by the sign of Δ (paper, Table 18; its caption has the sign reversed), over all runs.",
+    "change": "How much tuning changed the model (paper, section 5.1), over all runs.",
+}
+"""Name → title of the table over runs."""
+
+
+def joint_tables(runs: Sequence[FinishedRun]) -> list[Table]:
+    """Every table of `JOINT` that two runs or more have, named `…-over-runs`: each run's lines below one another."""
+    found = ((name, [(run, table) for run in runs if (table := run.table(name)) is not None]) for name in JOINT)
+    return [_joined(name, parts) for name, parts in found if len(parts) > 1]
+
+
+def _joined(name: str, parts: Sequence[tuple[FinishedRun, Table]]) -> Table:
+    def together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        named = [
+            led_by(frame, model=run.model, study=run.study, protocol=run.protocol)
+            for (run, _), frame in zip(parts, frames, strict=True)
+        ]
+        return pl.concat(named, how="diagonal_relaxed")
+
+    tables = [table for _, table in parts]
+    columns = {column.name: column for table in tables for column in table.columns if column.name != "model"}
+    return Table(
+        f"{name}-over-runs",
+        JOINT[name],
+        together([table.frame for table in tables]),
+        (*_OF_RUN, *columns.values()),
+        tuple(dict.fromkeys(note for table in tables for note in table.notes)),
+        view=together([table.lines for table in tables]),
+    )
+
+
+# What runs were made of
+
+_BUILT_IN = "built-in"
+_DATA = ("prompts", "comments", "judge_comments", "neutral", "passages")
+_SETTINGS = ("concept", "direction", "scorer", "token_judge", "dtype", "device", "batch_size", "seed")
+_COUNTS = {"toxicity": "prompts measured", "logppl": "windows", "f1": "passages measured"}
+
+
+def made_of_table(runs: Sequence[FinishedRun]) -> Table:
+    """A column per run, a line per fact: models, data, settings, counts, versions; of paths the file's name."""
+    facts = [_facts(run) for run in runs]
+    names = list(dict.fromkeys(name for one in facts for name in one))
+    frame = pl.DataFrame(
+        [
+            {"model": run.model, "study": run.study, "protocol": run.protocol, "fact": name, "value": one.get(name)}
+            for run, one in zip(runs, facts, strict=True)
+            for name in names
+        ],
+        schema=dict.fromkeys(("model", "study", "protocol", "fact", "value"), pl.String),
+    )
+    sides = {f"run {number}": [one.get(name) for name in names] for number, one in enumerate(facts)}
+    return Table(
+        "made-of",
+        "What each run was made of.",
+        frame,
+        (Column("fact", ""), *(Column(f"run {number}", run.label) for number, run in enumerate(runs))),
+        ("Of files the names alone; each run's own run.json has the paths.",),
+        view=pl.DataFrame({"fact": names, **sides}, schema=dict.fromkeys(("fact", *sides), pl.String)),
+    )
+
+
+def _facts(run: FinishedRun) -> dict[str, str]:
+    settings: Mapping[str, Any] = run.facts.get("settings", {})
+    base = run.scores.conditions[BASE]
+    path = run.folder / "run.json"
+    versions = read_json(path).get("versions", {}) if path.is_file() else {}
+    return {
+        "base": _short(run.facts["base"]),
+        "tuned": _short(run.facts.get("tuned") or NOTHING),
+        **{name.replace("_", " "): _short(settings.get(name)) for name in _DATA},
+        **{name.replace("_", " "): str(settings[name]) for name in _SETTINGS if settings.get(name) is not None},
+        **{said: count(base[measure].n) for measure, said in _COUNTS.items() if measure in base},
+        **{name: str(version) for name, version in versions.items()},
+    }
+
+
+def _short(source: Any) -> str:
+    """The last parts of paths; whatever is not there is built in."""
+    if not source:
+        return _BUILT_IN
+    if isinstance(source, list):
+        return ", ".join(_short(one) for one in source)
+    path = Path(str(source))
+    # A model's folder is nearly always called `model`: what it is in tells more.
+    return str(source) if not path.is_absolute() else "/".join(path.parts[-2:]) if path.name == "model" else path.name
