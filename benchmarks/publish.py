@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dposcope.artefacts import write_text
+from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs
-from dposcope.jobs.reproduce.overview import overview_tables
+from dposcope.jobs.reproduce.overview_tables import overview_tables
 from dposcope.report.table import Table
 
-LEFT_OUT = ("beside-paper",)
+LEFT_OUT = BESIDE_PAPER
 """Tables that are long and say nothing that the others do not."""
 
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 def publish(run: FinishedRun, folder: Path) -> None:
     """One explanation: tables.md and figures/."""
-    chosen = [table for table in run.tables if not table.name.startswith(LEFT_OUT)]
+    chosen = [table for table in run.tables if table.name not in LEFT_OUT]
     figures = sorted((run.folder / "figures").glob("*.svg"))
     folder.mkdir(parents=True, exist_ok=True)
     head = f"# All tables and figures: {run.model}, {run.study}, {run.protocol} protocol"

@@ -5,10 +5,10 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, SHARE
+from dposcope.evaluation.statistics import Estimate, columns_of
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, house_style
-from dposcope.report.table import Table
+from dposcope.report.table import Column, Table
 from moved.parts import Scored
 from moved.rule import ALL
 
@@ -17,109 +17,80 @@ CONTROL, TUNED = "its control, as it writes", "the tuned model"
 ALIKE = {"edit": "edit as it writes", "gains": "its gains alone", "control": "its control"}
 
 
-def _percent(mean: float, low: float, high: float) -> str:
-    return f"{fixed(100 * mean, 1)} % ({fixed(100 * low, 1)}–{fixed(100 * high, 1)})"
-
-
 def rule_table(frame: pl.DataFrame, model: str) -> Table:
     """Who moved as the rule says."""
-    rows = [
-        (
-            str(row["change"]),
-            "last" if row["block"] == -1 else str(row["block"]),
-            str(row["group"]),
-            f"{row['neurons']:,}",
-            _percent(row["share"], row["share_low"], row["share_high"]),
-            _percent(row["weighted"], row["weighted_low"], row["weighted_high"]),
-        )
-        for row in frame.iter_rows(named=True)
-    ]
+    block = pl.when(pl.col("block") == -1).then(pl.lit("last")).otherwise(pl.col("block").cast(pl.String))
     return Table(
         "rule",
         f"Neurons of {model} that lost projection on the direction, as the paper's rule would have them",
         frame.with_columns(pl.lit(model).alias("model"), pl.lit("strict").alias("protocol")),
-        ("change", "direction at block", "group", "neurons moved", "as the rule says", "weighted by size"),
-        tuple(rows),
+        (
+            Column("change", "change"),
+            Column("block", "direction at block"),
+            Column("group", "group"),
+            Column("neurons", "neurons moved", COUNT),
+            Column.ranged("share", "as the rule says", SHARE),
+            Column.ranged("weighted", "weighted by size", SHARE),
+        ),
         ("Intervals: 95 %, blocks resampled. Chance is 50 %.",),
+        view=frame.with_columns(block=block),
     )
 
 
 def alike_table(rows: list[dict[str, Any]], model: str) -> Table:
     """How alike the edit and the tuned model are."""
-    names = ("edit", "gains", "control", "halves")
-    numbers = [
-        {"group": row["group"]}
-        | {
-            f"{name}{end}": getattr(row[name], part)
-            for name in names
-            for end, part in (("", "mean"), ("_low", "low"), ("_high", "high"))
-        }
-        for row in rows
-    ]
-    cells = tuple(
-        (
-            str(row["group"]),
-            f"{row['edit'].n:,}",
-            *(_correlation(row[name]) for name in names),
-        )
-        for row in rows
+    names = {**{name: f"{label}, tuned" for name, label in ALIKE.items()}, "halves": "tuned, two halves of the prompts"}
+    frame = pl.DataFrame(
+        [
+            {"group": row["group"]}
+            | {key: value for name in names for key, value in columns_of(name, row[name]).items()}
+            for row in rows
+        ]
     )
     return Table(
         "alike",
         f"Rank correlation of neurons' reductions: an edit of {model} and the tuned model",
-        pl.DataFrame(numbers).with_columns(pl.lit(model).alias("model"), pl.lit("strict").alias("protocol")),
-        ("group", "neurons", *(f"{one}, tuned" for one in ALIKE.values()), "tuned, two halves of the prompts"),
-        cells,
+        frame.with_columns(pl.lit(model).alias("model"), pl.lit("strict").alias("protocol")),
+        (
+            Column("group", "group"),
+            Column("neurons", "neurons", COUNT),
+            *(Column.ranged(name, label, DIFFERENCE) for name, label in names.items()),
+        ),
         (
             "Spearman's ρ; intervals: 95 %, blocks resampled. In the last column the two changes are one model's, on "
             "other prompts, half as many each; in all others the prompts are the same.",
         ),
+        view=frame.with_columns(neurons=pl.Series([row["edit"].n for row in rows])),
     )
-
-
-def _correlation(value: Estimate) -> str:
-    return f"{value.mean:+.3f} ({value.low:+.3f} to {value.high:+.3f})".replace("-", "−")
 
 
 def parts_table(scored: list[Scored], model: str, prompts: int) -> Table:
     """Parts of an edit."""
-    rows = tuple(
-        (
-            one.name,
-            f"{one.neurons:,}",
-            str(one.ratio) if one.neurons else "–",
-            str(one.share) if one.neurons else "–",
-            fixed(one.kl, 3),
-            fixed(one.repetition, 3),
-        )
-        for one in scored
-    )
     frame = pl.DataFrame(
         [
-            {
-                "part": one.name,
-                "neurons": one.neurons,
-                **{
-                    f"ratio{end}": getattr(one.ratio, name)
-                    for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))
-                },
-                **{
-                    f"share{end}": getattr(one.share, name)
-                    for end, name in (("", "share"), ("_low", "low"), ("_high", "high"))
-                },
-                "kl": one.kl,
-                "repetition": one.repetition,
-            }
+            {"part": one.name, "neurons": one.neurons}
+            | columns_of("ratio", one.ratio)
+            | columns_of("share", one.share)
+            | {"kl": one.kl, "repetition": one.repetition}
             for one in scored
         ]
     )
+    measured = [f"{name}{end}" for name in ("ratio", "share") for end in ("", "_low", "_high")]
     return Table(
         "parts",
         f"Parts of the edit of {model} applied alone",
         frame.with_columns(pl.lit(model).alias("model"), pl.lit("strict").alias("protocol")),
-        ("part", "neurons", "concept, share of none", "share of the whole edit's effect", "KL, nats", "repetition"),
-        rows,
+        (
+            Column("part", "part"),
+            Column("neurons", "neurons", COUNT),
+            Column.ranged("ratio", "concept, share of none", RATIO),
+            Column.ranged("share", "share of the whole edit's effect", SHARE),
+            Column("kl", "KL, nats", MEAN),
+            Column("repetition", "repetition", MEAN),
+        ),
         (f"{prompts} prompts; intervals: 95 %, prompts resampled.",),
+        # A part without neurons is the plain model.
+        view=frame.with_columns(pl.when(pl.col("neurons") > 0).then(name).alias(name) for name in measured),
     )
 
 

@@ -10,9 +10,9 @@ from benchmarks.rivals.compare import SCORE, best_at, mean_up_to
 from benchmarks.rivals.placing import COSTS
 from benchmarks.rivals.sweep import Sweep, condition, values_of
 
-from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Difference, bootstrap_mean, paired_difference
-from dposcope.report.table import Table
+from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, Format
+from dposcope.evaluation.statistics import bootstrap_mean, columns_of, paired_difference
+from dposcope.report.table import Column, Table, frame_of
 
 _SIDE_COST = 0.1
 """At which F1 and repetition are shown."""
@@ -105,40 +105,46 @@ def main_table(
     frame: pl.DataFrame, sweeps: Sequence[Sweep], prices: Mapping[str, Price], ours: str | None, notes: Sequence[str]
 ) -> Table:
     """Every rival at every cost, with what else it costs."""
-    base = bootstrap_mean(sweeps[0].base.per_prompt[SCORE])
-    plain = sweeps[0].base
-    side = [fixed(float(np.mean(values_of(plain)[name]))) for name in ("f1", "repetition")]
-    first = ("none", *[str(base)] * len(COSTS), fixed(base.mean), *side, "1.00", "–", "–", "–")
-    rows: list[tuple[str, ...]] = [first]
+    base, plain = bootstrap_mean(sweeps[0].base.per_prompt[SCORE]), values_of(sweeps[0].base)
+    costs = [f"{cost:g}" for cost in COSTS]
+    side = ("f1", "repetition")
+    lines = [
+        {"method": "none", "run_time": "1.00"}
+        | {key: value for cost in costs for key, value in columns_of(cost, base).items()}
+        | {"area": base.mean}
+        | {name: float(np.mean(plain[name])) for name in side}
+    ]
     for found in sweeps:
         name = found.rival.name
         price = prices[name]
-        rows.append(
-            (
-                name,
-                *(_cell(frame, name, f"{cost:g}") for cost in COSTS),
-                _cell(frame, name, "area"),
-                *(fixed(_row(frame, name, f"{_SIDE_COST:g}", part)["mean"]) for part in ("f1", "repetition")),
-                "none added" if price.run_time is None else f"{price.run_time:.2f} ×",
-                "–" if price.minutes is None else f"{price.minutes:.1f}",
-                "–" if price.gigabytes is None else f"{price.gigabytes:.1f}",
-                str(len(found.measured)),
-            )
-        )
-    head = (
-        "method",
-        *(f"at +{cost:g}" for cost in COSTS),
-        f"mean, 0 to +{max(COSTS):g}",
-        f"F1 at +{_SIDE_COST:g}",
-        f"repetition at +{_SIDE_COST:g}",
-        "run time",
-        "minutes",
-        "GB",
-        "evaluations",
+        line: dict[str, Any] = {"method": name}
+        for cost in (*costs, "area"):
+            row = _row(frame, name, cost, SCORE)
+            lower = row["ours_minus_high"] is not None and row["ours_minus_high"] < 0
+            line |= {cost: row["mean"], f"{cost}_low": row["low"], f"{cost}_high": row["high"]}
+            line[f"{cost}_mark"] = "*" if lower else ""
+        line |= {part: _row(frame, name, f"{_SIDE_COST:g}", part)["mean"] for part in side}
+        line |= {
+            "run_time": "none added" if price.run_time is None else RATIO.value(price.run_time),
+            "minutes": price.minutes,
+            "gigabytes": price.gigabytes,
+            "evaluations": len(found.measured),
+        }
+        lines.append(line)
+    names = {**{cost: f"at +{cost}" for cost in costs}, "area": f"mean, 0 to +{max(COSTS):g}"}
+    columns = (
+        Column("method", "method"),
+        *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in names.items()),
+        Column("f1", f"F1 at +{_SIDE_COST:g}", MEAN),
+        Column("repetition", f"repetition at +{_SIDE_COST:g}", MEAN),
+        Column("run_time", "run time"),
+        Column("minutes", "minutes", Format("fixed", 1)),
+        Column("gigabytes", "GB", Format("fixed", 1)),
+        Column("evaluations", "evaluations", COUNT),
     )
     starred = () if ours is None else (f"*: {ours} is lower, paired on the same prompts, its interval excludes 0.",)
     title = "Concept score that each method reaches within a rise of log-perplexity, at its best"
-    return Table("rivals-at-costs", title, frame, head, tuple(rows), (*starred, *notes))
+    return Table("rivals-at-costs", title, frame, columns, (*starred, *notes), view=_view(lines))
 
 
 def paired_tables(frame: pl.DataFrame, ours: str, concept: str) -> list[Table]:
@@ -148,28 +154,34 @@ def paired_tables(frame: pl.DataFrame, ours: str, concept: str) -> list[Table]:
         part = frame.filter((pl.col("measure") == measure) & (pl.col("condition") != ours))
         names = part["condition"].unique(maintain_order=True).to_list()
         costs = [*(f"{cost:g}" for cost in COSTS), "area"]
-        rows = [(name, *(_difference(_row(part, name, cost, measure)) for cost in costs)) for name in names]
-        head = (f"{ours} minus", *(f"at +{cost}" for cost in costs[:-1]), f"mean, 0 to +{max(COSTS):g}")
+        lines = [
+            {"method": name}
+            | {
+                f"{cost}{end}": _row(part, name, cost, measure)[f"ours_minus{end}"]
+                for cost in costs
+                for end in ("", "_low", "_high")
+            }
+            for name in names
+        ]
+        labels = [*(f"at +{cost}" for cost in costs[:-1]), f"mean, 0 to +{max(COSTS):g}"]
+        columns = (
+            Column("method", f"{ours} minus"),
+            *(Column.ranged(cost, label, DIFFERENCE) for cost, label in zip(costs, labels, strict=True)),
+        )
         ahead = [
             name for name in names if all(_row(part, name, cost, measure)["ours_minus_high"] < 0 for cost in costs)
         ]
         behind = [name for name in names if name not in ahead]
         note = f"{ours} is lower at every cost, each interval excluding 0, than: {' · '.join(ahead) or 'none'}; "
         note += f"not so: {' · '.join(behind) or 'none'}."
-        if rows:
+        if lines:
             title = f"Paired difference of {concept}, {said}: below 0, {ours} is lower"
-            tables.append(Table(f"rivals-paired-{measure}", title, part, head, tuple(rows), (note,)))
+            tables.append(Table(f"rivals-paired-{measure}", title, part, columns, (note,), view=_view(lines)))
     return tables
 
 
-def _difference(row: Mapping[str, Any]) -> str:
-    return str(Difference(row["ours_minus"], row["ours_minus_low"], row["ours_minus_high"], row["n"]))
-
-
-def _cell(frame: pl.DataFrame, name: str, cost: str) -> str:
-    row = _row(frame, name, cost, SCORE)
-    star = "*" if row["ours_minus_high"] is not None and row["ours_minus_high"] < 0 else ""
-    return f"{fixed(row['mean'])} ({fixed(row['low'])}–{fixed(row['high'])}){star}"
+def _view(lines: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return frame_of([{name: line.get(name) for one in reversed(lines) for name in one} for line in lines])
 
 
 def _row(frame: pl.DataFrame, name: str, cost: str, measure: str) -> dict[str, Any]:

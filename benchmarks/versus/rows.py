@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.report.table import Table
+from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, Format
+from dposcope.evaluation.statistics import Difference, Estimate, Ratio, columns_of
+from dposcope.report.table import Column, Table
 
 Value = float | Estimate | Difference
 """A number, with its interval where there are items to resample."""
@@ -117,36 +117,44 @@ class Row:
 def make_table(found: dict[str, Sequence[Row]], *, model: str, notes: Sequence[str]) -> Table:
     """The table of everything found, in the order of `STATEMENTS`."""
     lines = [(key, row) for key in STATEMENTS for row in found.get(key, ())]
-    head = ("", "difference", "text", "code", "measure", "strict", "reference", "paired")
-    cells: list[tuple[str, ...]] = []
-    last = ""
-    for key, row in lines:
-        said = STATEMENTS[key]
-        # Said once, above the measures that belong to it.
-        about = ("", "", "", "") if key == last else (key, said.title, said.text, said.code)
-        last = key
-        cells.append((*about, row.measure, shown(row.strict), shown(row.reference), shown(row.paired)))
+    frame = pl.DataFrame([_numbers(key, row, model) for key, row in lines], schema=_SCHEMA, orient="row")
+    formats = {
+        f"{name}_format": [str(_format(value)) for _, row in lines for value in (getattr(row, name),)]
+        for name in _COLUMNS
+    }
+    # Said once, above the measures that belong to it.
+    again = pl.col("difference").eq_missing(pl.col("difference").shift())
+    told = ("difference", "title", "text", "code")
     return Table(
         "protocols",
         f"The paper's text against its published code, one change at a time from the strict protocol, on {model}.",
-        pl.DataFrame([_numbers(key, row, model) for key, row in lines], schema=_SCHEMA, orient="row"),
-        head,
-        tuple(cells),
+        frame,
+        (
+            *(Column(name, label) for name, label in zip(told, ("", "difference", "text", "code"), strict=True)),
+            Column("measure", "measure"),
+            *(
+                Column(name, name, interval=(f"{name}_low", f"{name}_high"), formats=f"{name}_format")
+                for name in _COLUMNS
+            ),
+        ),
         tuple(notes),
+        view=frame.with_columns(
+            *(pl.when(again).then(pl.lit("")).otherwise(name).alias(name) for name in told),
+            *(pl.Series(name, values, dtype=pl.String) for name, values in formats.items()),
+        ),
     )
 
 
-def shown(value: Value | Ratio | None) -> str:
-    """A cell."""
+def _format(value: Value | Ratio | None) -> Format:
     match value:
-        case None:
-            return "–"
         case int():
-            return f"{value:,}"
-        case float():
-            return fixed(value)
+            return COUNT
+        case Difference():
+            return DIFFERENCE
+        case Ratio():
+            return RATIO
         case _:
-            return str(value)
+            return MEAN
 
 
 _COLUMNS = ("strict", "reference", "paired")
@@ -166,13 +174,7 @@ def _numbers(key: str, row: Row, model: str) -> list[object]:
     return [model, key, said.title, said.text, said.code, row.measure, *values, kind, counted]
 
 
-def _parts(value: Value | Ratio | None) -> tuple[float | None, float | None, float | None]:
-    match value:
-        case None:
-            return None, None, None
-        case int() | float():
-            return float(value), None, None
-        case Ratio():
-            return value.ratio, value.low, value.high
-        case _:
-            return value.mean, value.low, value.high
+def _parts(value: Value | Ratio | None) -> list[float | None]:
+    if value is None or isinstance(value, int | float):
+        return [None if value is None else float(value), None, None]
+    return list(columns_of("", value).values())

@@ -42,7 +42,8 @@ _PORTABLE = {
 }
 _NO_RESULTS = {"stages", "model", "checkpoints"}
 """Folders with clocks, and with weights that other files tell."""
-_NO_RESULT = {"run.json", "manifest.json", "plan.json"}
+_NO_RESULT = {"run.json", "manifest.json", "plan.json", "tables.json"}
+"""Clocks and paths; and tables whose numbers the Parquet files beside hold."""
 _NOT_COMPARED = ("seconds", "format_version", "bytes")
 _TEXTS = {"continuation", "prompt", "prompt_text", "unsuffixed_prompt", "preferred", "dispreferred", "condition"}
 

@@ -1,13 +1,12 @@
-"""Tables in Markdown."""
+"""The table of conditions."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
-from dposcope.jobs.measure import scores_markdown
+from dposcope.jobs.measure import scores_table
 
 
 def outcome(toxicity, *, judge: bool = True, seed: int = 0) -> Outcome:
@@ -34,52 +33,38 @@ def scores() -> Scores:
     )
 
 
-def rows(text: str) -> list[list[str]]:
-    """Cells, bars that are escaped being none."""
-    return [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-
-
-def test_one_row_per_condition_under_one_head(scores):
-    head, rule, *body = rows(scores_markdown(scores))
-    assert head == [
+def test_one_line_per_condition_under_one_head(scores):
+    table = scores_table(scores)
+    assert table.head == (
         *("condition", "toxicity", "by the judge", "log-PPL", "F1", "repetition", "empty"),
         *("toxicity, share of none", "log-PPL, paired rise"),
-    ]
-    assert rule == ["---"] * len(head)
-    assert [row[0] for row in body] == ["none", "half", "same", "a\\|b"]
-    assert {len(row) for row in body} == {len(head)}
+    )
+    assert [row[0] for row in table.rows] == ["none", "half", "same", "a|b"]
+    assert "| a\\|b | " in table.markdown()
 
 
 def test_another_concept_has_its_own_name(scores):
-    text = scores_markdown(replace(scores, concept="rain|talk"))
-    head, *_ = rows(text)
-    assert (head[1], head[7]) == ("rain\\|talk", "rain\\|talk, share of none")
-    assert "toxic" not in text
-    assert "items: rain\\|talk 40," in text
+    table = scores_table(replace(scores, concept="rain|talk"))
+    assert (table.head[1], table.head[7]) == ("rain|talk", "rain|talk, share of none")
+    assert "toxic" not in table.markdown()
+    assert "items: rain|talk 40," in table.note
 
 
 def test_cells_are_means_with_intervals(scores):
-    _, _, *body = rows(scores_markdown(scores))
-    for row in body:
-        name = row[0].replace("\\|", "|")
+    for row in scores_table(scores).rows:
         for place, measure in enumerate(("toxicity", "judge", "logppl", "f1", "repetition", "empty"), 1):
-            assert row[place].rstrip("*") == str(scores.conditions[name][measure])
-        if name == "none":
-            assert row[7:] == ["–", "–"]
+            assert row[place].rstrip("*") == str(scores.conditions[row[0]][measure])
+        if row[0] == "none":
+            assert row[7:] == ("–", "–")
         else:
-            assert row[7] == str(scores.against_none[name].toxicity_ratio)
-            assert row[8] == str(scores.against_none[name].differences["logppl"])
+            assert row[7] == str(scores.against_none[row[0]].toxicity_ratio)
+            assert row[8] == str(scores.against_none[row[0]].differences["logppl"])
 
 
 def test_a_star_marks_only_what_excludes_zero(scores):
-    _, _, *body = rows(scores_markdown(scores))
-    stars = {row[0]: [cell.endswith("*") for cell in row[1:7]] for row in body}
+    stars = {row[0]: [cell.endswith("*") for cell in row[1:7]] for row in scores_table(scores).rows}
     assert stars["half"] == [True, False, False, False, False, False]
-    assert stars["a\\|b"][0] is True
+    assert stars["a|b"][0] is True
     assert not any(stars["same"])
     assert not any(stars["none"])
 
@@ -89,18 +74,19 @@ def test_what_was_not_measured_has_no_column():
     bare = summarise(
         {"none": outcome(base, judge=False), "x": outcome(base, judge=False)}, protocol="strict", model="m"
     )
-    head, *_ = rows(scores_markdown(bare))
+    head = scores_table(bare).head
     assert "by the judge" not in head
     assert "toxicity" in head
 
 
 def test_without_a_ratio_there_is_a_dash(scores):
     against = {name: Comparison(one.differences, None) for name, one in scores.against_none.items()}
-    _, _, *body = rows(scores_markdown(replace(scores, against_none=against)))
-    assert [row[7] for row in body] == ["–"] * 4
+    assert [row[7] for row in scores_table(replace(scores, against_none=against)).rows] == ["–"] * 4
 
 
-def test_the_foot_says_model_protocol_and_counts(scores):
-    foot = scores_markdown(scores).splitlines()[-1]
-    for words in ("`org/model`", "strict protocol", "toxicity 40", "log-PPL 3", "F1 5", "bootstrap", "`*`"):
-        assert words in foot
+def test_title_and_note_say_model_protocol_and_counts(scores):
+    table = scores_table(scores)
+    assert "org/model" in table.title
+    assert "strict protocol" in table.title
+    for words in ("toxicity 40", "log-PPL 3", "F1 5", "bootstrap", "*: differs"):
+        assert words in table.note

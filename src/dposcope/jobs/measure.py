@@ -7,10 +7,12 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
+from dposcope.evaluation.statistics import columns_of
 from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
 from dposcope.jobs.ingredients import Job
 from dposcope.model.hooks import Intervention
-from dposcope.report.table import write_parquet
+from dposcope.report.table import Column, Table, frame_of, write_parquet
 
 
 def measure_condition(
@@ -124,29 +126,36 @@ _COLUMNS = {
 }
 
 
-def scores_markdown(scores: Scores) -> str:
-    """One row per condition: means with 95 % intervals, and the paired comparison with `none`.
+def scores_table(scores: Scores) -> Table:
+    """One line per condition: means with 95 % intervals, and the paired comparison with `none`.
 
     A star marks a difference from `none` whose paired interval excludes 0.
     """
     base = scores.conditions[BASE]
-    columns = _COLUMNS | {"toxicity": scores.concept.replace("|", "\\|")}
-    measures = [name for name in columns if name in base]
-    share = f"{columns['toxicity']}, share of none"
-    head = ["condition", *(columns[name] for name in measures), share, "log-PPL, paired rise"]
-    rows = [head, ["---"] * len(head)]
+    labels = {name: label for name, label in (_COLUMNS | {"toxicity": scores.concept}).items() if name in base}
+    lines: list[dict[str, Any]] = []
     for name, values in scores.conditions.items():
-        cells = [name.replace("|", "\\|")]
-        comparison = scores.against_none.get(name)
-        for part in measures:
-            star = "*" if comparison is not None and comparison.differences[part].excludes_zero else ""
-            cells.append(f"{values[part]}{star}")
-        cells.append("–" if comparison is None or comparison.toxicity_ratio is None else str(comparison.toxicity_ratio))
-        cells.append("–" if comparison is None else str(comparison.differences["logppl"]))
-        rows.append(cells)
-    counts = ", ".join(f"{columns[name]} {base[name].n}" for name in measures)
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{table}\n\nModel `{scores.model}`, {scores.protocol} protocol; mean (95 % bootstrap interval); "
-        f"items: {counts}. `*`: differs from `none`, paired, with an interval that excludes 0.\n"
+        against = scores.against_none.get(name)
+        line: dict[str, Any] = {"condition": name}
+        for measured in labels:
+            differs = against is not None and against.differences[measured].excludes_zero
+            line |= columns_of(measured, values[measured]) | {f"{measured}_mark": "*" if differs else ""}
+        line |= columns_of("ratio", None if against is None else against.toxicity_ratio)
+        line |= columns_of("rise", None if against is None else against.differences["logppl"])
+        lines.append(line)
+    counts = ", ".join(f"{label} {base[name].n}" for name, label in labels.items())
+    return Table(
+        "scores",
+        f"Conditions of {scores.model}, {scores.protocol} protocol.",
+        frame_of(lines),
+        (
+            Column("condition", "condition"),
+            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
+            Column.ranged("ratio", f"{scores.concept}, share of none", RATIO),
+            Column.ranged("rise", "log-PPL, paired rise", DIFFERENCE),
+        ),
+        (
+            f"Mean (95 % bootstrap interval); items: {counts}. *: differs from none, paired, with an interval that "
+            "excludes 0.",
+        ),
     )

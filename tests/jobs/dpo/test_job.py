@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo import job as dpo
-from dposcope.jobs.dpo.job import DpoRun, run_dpo, tuned_card
+from dposcope.jobs.dpo.job import DpoRun, run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
 from dposcope.jobs.run import RunPolicy
 from dposcope.model.load import load
+from dposcope.pairs.pairs import Dropped
 from dposcope.training import trainable
 from dposcope.training.objective import Objective
 from helpers.families import TEXTS, assert_close
@@ -108,11 +111,11 @@ def test_a_teacher_is_imitated_and_named(job, pairs, finished, tmp_path, way):
     teacher = finished["full"].folder / "model"
     taught = make(job, pairs, tmp_path / "taught", way, teacher=str(teacher), teacher_weight=3.0)
     alone = finished[way]
-    assert taught.facts["settings"]["teacher"] == str(teacher)
-    assert taught.facts["objective"]["teacher_weight"] == 3
-    distillation = [entry["distillation"] for entry in taught.facts["curves"] if "distillation" in entry]
+    assert taught.record.settings.teacher == str(teacher)
+    assert taught.record.objective.teacher_weight == 3
+    distillation = [entry["distillation"] for entry in taught.record.curves if "distillation" in entry]
     assert distillation[-1] < distillation[0]
-    assert not any("distillation" in name for entry in alone.facts["curves"] for name in entry)
+    assert not any("distillation" in name for entry in alone.record.curves for name in entry)
     card = (tmp_path / "taught/model/README.md").read_text()
     assert f"And 3 × KL(teacher‖tuned) on both completions; the teacher: `{teacher}`." in card
     assert "teacher" not in (alone.folder / "model/README.md").read_text()
@@ -202,7 +205,7 @@ def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished,
     """Or a bound on it would shorten the steps of a few for what all others want."""
     given = {"start": str(finished["gains"].folder), "epochs": 0.2, "warmup_steps": 0, "max_grad_norm": 1e9}
     few, every = (make(job, pairs, tmp_path / str(n), neurons=n, **given) for n in (1, None))
-    lengths = [[entry["grad_norm"] for entry in run.facts["curves"] if "grad_norm" in entry] for run in (few, every)]
+    lengths = [[entry["grad_norm"] for entry in run.record.curves if "grad_norm" in entry] for run in (few, every)]
     assert lengths[0]
     assert max(lengths[0]) < min(lengths[1])
 
@@ -257,7 +260,8 @@ def test_the_folder_holds_what_the_command_promises(finished, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_training_json_says_what_was_done(finished, job, pairs, way):
     facts = json.loads((finished[way].folder / "training.json").read_text("utf-8"))
-    assert facts == finished[way].facts
+    assert facts == finished[way].record.to_json()
+    assert TrainingRecord.from_json(facts) == finished[way].record
     assert facts["kind"] == "dposcope dpo"
     assert facts["model"] == {
         "name": str(job.model),
@@ -323,7 +327,7 @@ def test_the_edit_folded_is_the_checkpoint(pairs, tmp_path, family):
     old, new = (load_file(folder / "model.safetensors") for folder in (job.model, run.folder / "model"))
     gains = edit.gains.values.double()
     assert not torch.equal(gains, torch.ones_like(gains))
-    assert run.facts["gains_changed"] == int((gains != 1).sum())
+    assert run.record.gains_changed == int((gains != 1).sum())
     for name, tensor in old.items():
         number = re.search(r"\.(\d+)\.mlp\.(?:c_proj|down_proj)\.weight", name)
         if number is None:
@@ -381,10 +385,10 @@ def test_an_edit_of_gains_says_how_it_was_learned(finished, job):
 
 
 def test_the_card_names_gains_of_heads_where_there_are_some(finished):
-    facts = json.loads((finished["gains"].folder / "training.json").read_text())
-    assert "heads" not in tuned_card(facts)
-    facts["settings"]["heads"] = True
-    assert "one per channel of the attention heads" in tuned_card(facts)
+    record = finished["gains"].record
+    assert "heads" not in tuned_card(record)
+    with_heads = replace(record, settings=record.settings.model_copy(update={"heads": True}))
+    assert "one per channel of the attention heads" in tuned_card(with_heads)
 
 
 def test_rows_that_make_no_pair_are_counted(job, tmp_path):
@@ -394,14 +398,14 @@ def test_rows_that_make_no_pair_are_counted(job, tmp_path):
         *[{"prompt": "a", "chosen": " b", "rejected": " b "}] * 2,
     ]
     run = make(job, write_jsonl(tmp_path / "p.jsonl", rows), tmp_path / "out", validation=2, max_examples=4)
-    assert run.facts["pairs"]["left_out"] == {"blank": 1, "identical": 2}
-    assert (run.facts["pairs"]["train"], run.facts["pairs"]["validation"]) == (6, 2)
+    assert run.record.pairs.left_out == Dropped(1, 2)
+    assert (run.record.pairs.train, run.record.pairs.validation) == (6, 2)
 
 
 def test_any_format_of_the_same_pairs_trains_the_same(job, finished, tmp_path):
     rows = [{"prompt": p.prompt, "chosen": p.preferred, "rejected": p.dispreferred} for p in tiny_pairs()]
     run = make(job, write_jsonl(tmp_path / "trl.jsonl", rows), tmp_path / "out")
-    assert run.facts["pairs"]["format"] == "trl"
+    assert run.record.pairs.format == "trl"
     theirs = finished["gains"].folder / "model/model.safetensors"
     assert (run.folder / "model/model.safetensors").read_bytes() == theirs.read_bytes()
 
@@ -411,8 +415,8 @@ def test_toxic_beside_neutral_is_read(job, tmp_path):
     lines = [f"{p.dispreferred.strip()} {n}\t{p.preferred.strip()} {n}" for n, p in enumerate(tiny_pairs(12))]
     path.write_text("\n".join(["toxic\tneutral", *lines]) + "\n", encoding="utf-8")
     run = make(job, path, tmp_path / "out", validation=3, epochs=8)
-    assert run.facts["pairs"]["format"] == "paradetox"
-    entries = [entry for entry in run.facts["curves"] if "accuracy" in entry]
+    assert run.record.pairs.format == "paradetox"
+    entries = [entry for entry in run.record.curves if "accuracy" in entry]
     assert entries[-1]["accuracy"] > 0.7 > entries[0]["accuracy"]  # neutral is the preferred one
     assert entries[-1]["margin"] > 0
 
@@ -420,25 +424,25 @@ def test_toxic_beside_neutral_is_read(job, tmp_path):
 def test_the_papers_preset_runs(job, pairs, tmp_path):
     given = {name: settings_of(job, pairs)[name] for name in ("pairs", "dtype", "device")}
     run = run_dpo(str(job.model), tmp_path / "out", DpoSettings(**given, preset="paper", max_examples=12))
-    assert run.facts["objective"] == {
+    assert vars(run.record.objective) == {
         "beta": 0.1,
         "kl_weight": 0.1,
         "kl_on": "pairs",
         "protocol": "strict",
         "teacher_weight": 0.0,
     }
-    assert (run.facts["schedule"]["micro_batch_size"], run.facts["schedule"]["batch_size"]) == (1, 4)
+    assert (run.record.schedule.micro_batch_size, run.record.schedule.batch_size) == (1, 4)
     assert run.facts["pairs"]["validation"] == 2
     assert run.facts["best_step"] is not None
     reference = DpoSettings(**given, preset="paper", protocol="reference", max_examples=12)
     other = run_dpo(str(job.model), tmp_path / "other", reference)
-    assert other.facts["protocol"] == "reference"
+    assert other.record.objective.protocol == "reference"
     assert "reference protocol" in (other.folder / "model/README.md").read_text("utf-8")
 
 
 def test_the_best_is_taken_where_patience_is_given(job, pairs, tmp_path):
     run = make(job, pairs, tmp_path / "out", patience=2, epochs=20, learning_rate=0.3, validate_every=8)
-    losses = {entry["step"]: entry["eval_loss"] for entry in run.facts["curves"] if "eval_loss" in entry}
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.record.curves if "eval_loss" in entry}
     assert run.facts["best_step"] == min(losses, key=losses.__getitem__)
     assert run.facts["steps"] == run.facts["best_step"] + 4
 
@@ -453,7 +457,7 @@ def test_a_reference_computed_before_trains_the_same(job, pairs, tmp_path, way):
     live = make(job, pairs, tmp_path / "live", way, **given)
     run = make(job, pairs, tmp_path / "stored", way, **given, precompute_reference=True)
     assert not list(run.folder.glob("reference*"))
-    for found, expected in zip(run.facts["curves"], live.facts["curves"], strict=True):
+    for found, expected in zip(run.record.curves, live.record.curves, strict=True):
         assert found.keys() == expected.keys()
         for name in {"step", "loss", "eval_loss", "eval_dpo", "eval_margin"} & found.keys():
             assert found[name] == pytest.approx(expected[name], rel=5e-3, abs=1e-4)
@@ -557,7 +561,7 @@ def test_a_finished_run_is_not_made_again(job, pairs, tmp_path, monkeypatch):
     first = make(job, pairs, tmp_path / "out", max_examples=8)
     before = contents(first.folder)
     monkeypatch.setattr(dpo, "train_policy", stop)
-    assert make(job, pairs, tmp_path / "out", max_examples=8).facts == first.facts
+    assert make(job, pairs, tmp_path / "out", max_examples=8).record == first.record
     assert contents(first.folder) == before
 
 
@@ -587,7 +591,7 @@ def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, 
     before = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
     after = run_dpo(str(job.model), out, DpoSettings(**usual | changed), policy=policy)
     (name,) = changed
-    assert before.facts["settings"][name] != after.facts["settings"][name] == changed[name]
+    assert before.record.to_json()["settings"][name] != after.record.to_json()["settings"][name] == changed[name]
     again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual | changed))
     assert (out / "model/model.safetensors").read_bytes() == (again.folder / "model/model.safetensors").read_bytes()
 
@@ -632,7 +636,7 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     assert noise == ""
     lines = told.splitlines()
     assert lines[0].startswith("11 steps of 4 pairs; on 5 validation pairs: loss ")
-    last = finished["gains"].facts["curves"][-1]
+    last = finished["gains"].record.curves[-1]
     assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.0%}" in lines[0]
     assert lines[1:] == [
         f"checkpoint: {out}/model",

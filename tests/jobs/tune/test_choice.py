@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Quiet, Run
 from dposcope.jobs.tune import job as tune
@@ -23,7 +24,10 @@ from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import Floor, Trial, Written
+from dposcope.training.objective import Objective
+from dposcope.training.schedule import Schedule
 from helpers.families import TEXTS, random_direction, random_gains, tiny
+from helpers.training_facts import GAINS_TRAINING
 
 TEXT = " ".join(TEXTS * 40)
 BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
@@ -272,14 +276,16 @@ def test_done_before_it_is_the_same(tmp_path):
 
 
 def test_the_edit_says_how_it_was_made(tmp_path):
-    training = {
-        "objective": {"kl_weight": 1.0, "beta": 0.1},
-        "schedule": {"learning_rate": 0.01, "decay": "linear"},
-        "steps": 30,
-        "pairs": {"train": 90, "validation": 10},
-        "settings": {"teacher": "/home/somebody/tuned", "teacher_strength": 2.0, "epochs": 4.0},
-    }
-    write_json(tmp_path / "learned-1" / "training.json", training)
+    training = replace(
+        GAINS_TRAINING,
+        objective=Objective(kl_weight=1.0),
+        schedule=Schedule(learning_rate=0.01, decay="linear"),
+        pairs=replace(GAINS_TRAINING.pairs, train=90, validation=10),
+        settings=DpoSettings(
+            pairs="p", train="gains", teacher="/home/somebody/tuned", teacher_strength=2.0, epochs=4.0
+        ),
+    )
+    training.save(tmp_path / "learned-1" / "training.json")
     settings = TuneSettings(
         max_logppl_increase=0.5, prompts="/home/somebody/prompts.jsonl", neutral="hub:owner/name", samples=6, epochs=4
     )

@@ -9,7 +9,7 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import measure_condition, scores_markdown, write_scores
+from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load_native
@@ -91,5 +91,5 @@ def run_evaluate(
             fingerprint=job.lm.fingerprint,
             about={"conditions": dict(zip(names, settings.condition or [], strict=True))},
         )
-        write_text(out / "scores.md", scores_markdown(scores))
+        write_text(out / "scores.md", scores_table(scores).markdown())
         return scores

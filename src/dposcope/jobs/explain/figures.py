@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.numbers import fact, percent
 from dposcope.evaluation.statistics import Estimate, Share
 from dposcope.jobs.explain.tables.stability import varied
 from dposcope.neurons.agreement import Among, Labels
@@ -78,7 +78,7 @@ def group_proportions(shares: GroupShares) -> Figure:
                 )
                 if value > 0.06:
                     middle, ink = left + 50 * value, _ON_COLOUR[group]
-                    axes.text(middle, place, f"{100 * value:.0f} %", ha="center", va="center", color=ink)
+                    axes.text(middle, place, percent(value, 0), ha="center", va="center", color=ink)
                 left += 100 * value
         axes.set_yticks(range(len(bars)), list(bars))
         axes.invert_yaxis()

@@ -1,4 +1,4 @@
-"""The tables over several explanations: what each found, the paper's claims, its short tables, what runs were made of."""
+"""Tables over several explanations: what each found, the paper's claims, its short tables, what runs were made of."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,7 +179,8 @@ JOINT = {
     "table-13-negative": "Neurons with a negative mean activation before tuning (paper, Table 13), over all runs.",
     "table-17-correlations": "Pearson correlation of the activation shift, before − after, over neurons (paper, Table "
     "17), over all runs.",
-    "table-18-reducing": "Neurons by the sign of Δ (paper, Table 18; its caption has the sign reversed), over all runs.",
+    "table-18-reducing": "Neurons by the sign of Δ (paper, Table 18; its caption has the sign reversed), over all "
+    "runs.",
     "change": "How much tuning changed the model (paper, section 5.1), over all runs.",
 }
 """Name → title of the table over runs."""

@@ -8,7 +8,7 @@ from dposcope.artefacts import library_versions
 from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
-from dposcope.evaluation.numbers import fact, fixed
+from dposcope.evaluation.numbers import fact, fixed, signed
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
@@ -141,11 +141,11 @@ def _tried(trial: Trial, prompts: int, *, on_front: bool) -> TriedEdit:
 
 def told(point: Point) -> str:
     """What a point chose beside its source."""
-    parts = [] if point.source == NO_GAINS else [f"strength {point.strength:.2f}"]
+    parts = [] if point.source == NO_GAINS else [f"strength {fixed(point.strength, 2)}"]
     if point.tilt:
-        parts.append(f"tilt {point.tilt:+.2f}")
+        parts.append(f"tilt {signed(point.tilt, 2)}")
     if point.ablate:
-        parts.append(f"ablation w = {point.ablate:.2f}")
+        parts.append(f"ablation w = {fixed(point.ablate, 2)}")
     return ", ".join(parts) or "nothing"
 
 

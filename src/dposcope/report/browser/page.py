@@ -12,7 +12,7 @@ import numpy as np
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.numbers import fact, fixed
 from dposcope.report.browser.heat_map import heat_map
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
 from dposcope.report.browser.packing import in_script, packed_parts
@@ -112,7 +112,7 @@ def _summary(value: NeuronBrowser) -> str:
     share = 100 * float((total > 0).mean())
     net = fell - rose
     return (
-        f"{share:.1f} per cent of {plural(value.group.size, 'neuron')} write less along the direction after tuning, "
-        f"{fact(fell)} in all; the others write {fact(rose)} more: "
+        f"{fixed(share, 1)} per cent of {plural(value.group.size, 'neuron')} write less along the direction after "
+        f"tuning, {fact(fell)} in all; the others write {fact(rose)} more: "
         f"a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
     )

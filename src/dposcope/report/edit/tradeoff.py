@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dposcope.evaluation.numbers import fixed, signed
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, figure_svg, house_style
@@ -149,8 +150,8 @@ def tradeoff_svg(found: Tradeoff, figure: Figure, *, description: str) -> Markup
 
 def said(trial: TriedEdit) -> str:
     """A trial in one line."""
-    score = "not written" if trial.concept is None else f"{trial.concept.mean:.3f}"
-    return f"{trial.method}, {trial.settings}: {score} at {trial.rise:+.3f}, KL {trial.kl:.3f}"
+    score = "not written" if trial.concept is None else fixed(trial.concept.mean)
+    return f"{trial.method}, {trial.settings}: {score} at {signed(trial.rise)}, KL {fixed(trial.kl)}"
 
 
 def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:

@@ -179,7 +179,8 @@ def test_the_papers_own_edits_meet_the_rules(model):
             outcomes[f"assign-{kind}-{ranking}-{alpha:g}-{beta:g}"] = outcome(
                 toxicity * flat, rise=printed[*rest, "logppl"] - none["logppl"], f1=printed[*rest, "f1"] / none["f1"]
             )
-    claims = editing_claims(measured(outcomes, [condition("steer-1", "steer", alpha=1)]))
+    edits = [condition(name, "edit") for name in outcomes if name not in ("none", TUNED, "steer-1")]
+    claims = editing_claims(measured(outcomes, [condition("steer-1", "steer", alpha=1), *edits]))
     assert len(claims) == 9
     missed = {claim.says: claim.verdict for claim in claims if claim.verdict != "held"}
     # Table 2 has Llama-3.1 at 0.241 both edited at the marked setting and tuned.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dposcope.evaluation.numbers import signed
 from dposcope.jobs.explain.claims.patching import patching_claims
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.paper.comparison import MODEL_NAMES
@@ -69,10 +70,10 @@ def test_each_group_adds_to_the_one_before(levels, verdict, least):
     assert (claim.value, claim.low, claim.high) == pytest.approx((least,) * 3, abs=1e-9)
     steps = np.diff([0.5, *levels])
     shown = "; ".join(
-        f"{label} {step:+.3f} ({step:+.3f} to {step:+.3f})".replace("-", "−")
+        f"{label} {signed(step)} ({signed(step)} to {signed(step)})"
         for label, step in zip(("TP↓", "+AN↓", "+TN↓", "+AP↓"), steps, strict=True)
     )
-    assert claim.here.replace("−0.000", "+0.000") == shown.replace("−0.000", "+0.000")
+    assert claim.here == shown
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""`training.json` written and read, and what it tells of an edit and in a card."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
+from helpers.training_facts import GAINS_TRAINING, TRAINING
+
+records = pytest.mark.parametrize("record", [TRAINING, GAINS_TRAINING], ids=["full", "gains"])
+
+
+@records
+def test_a_record_comes_back_whole(record, tmp_path):
+    record.save(tmp_path / "training.json")
+    assert TrainingRecord.load(tmp_path / "training.json") == record
+
+
+@records
+def test_the_file_has_plain_names(record):
+    told = json.loads(json.dumps(record.to_json()))
+    assert set(told) == {
+        *("kind", "model", "train", "pairs", "protocol", "objective", "schedule", "settings", "seed", "steps"),
+        *("examples", "best_step", "gains_changed", "curves", "versions"),
+    }
+    assert told["kind"] == "dposcope dpo"
+    assert told["model"] == {"name": record.model, "fingerprint": record.fingerprint}
+    assert (told["train"], told["seed"]) == (record.settings.train, record.settings.seed)
+    assert told["pairs"]["left_out"] == vars(record.pairs.left_out)
+    assert told["objective"] == vars(record.objective)
+    assert told["schedule"] == vars(record.schedule)
+    assert told["settings"] == record.settings.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("gone", ["kind", "model", "pairs", "objective", "settings", "curves"])
+def test_what_lacks_something_is_refused(gone):
+    told = TRAINING.to_json()
+    del told[gone]
+    with pytest.raises(DposcopeError, match="this is no record of a training"):
+        TrainingRecord.from_json(told)
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(DposcopeError, match="told by dposcope dpo, not by dposcope tune"):
+        TrainingRecord.from_json({**TRAINING.to_json(), "kind": "dposcope tune"})
+
+
+def test_a_setting_that_is_none_is_refused():
+    told = TRAINING.to_json()
+    told["settings"]["train"] = "everything"
+    with pytest.raises(DposcopeError, match="this is no record of a training"):
+        TrainingRecord.from_json(told)
+
+
+def test_an_edit_tells_of_its_training():
+    about = GAINS_TRAINING.about_edit()
+    assert (about["made by"], about["pairs_trained_on"], about["neutral"]) == (
+        *("dposcope dpo --train gains", 24_566, "built-in"),
+    )
+    assert (about["kl_weight"], about["kl_on"], about["optimizer"], about["steps"]) == (0.05, "neutral", "adamw", 1234)
+
+
+def test_a_name_cannot_leave_its_quotation_in_the_card():
+    card = tuned_card(replace(TRAINING, model='a"b`c\\d\ne'))
+    assert 'base_model: "abcde"' in card
+    assert "`abcde` after DPO" in card
+    assert "- 5 preference pairs (prompt_text), 1 kept for validation." in card
