@@ -432,8 +432,8 @@ def test_the_papers_preset_runs(job, pairs, tmp_path):
         "teacher_weight": 0.0,
     }
     assert (run.record.schedule.micro_batch_size, run.record.schedule.batch_size) == (1, 4)
-    assert run.facts["pairs"]["validation"] == 2
-    assert run.facts["best_step"] is not None
+    assert run.record.pairs.validation == 2
+    assert run.record.best_step is not None
     reference = DpoSettings(**given, preset="paper", protocol="reference", max_examples=12)
     other = run_dpo(str(job.model), tmp_path / "other", reference)
     assert other.record.objective.protocol == "reference"
@@ -443,8 +443,8 @@ def test_the_papers_preset_runs(job, pairs, tmp_path):
 def test_the_best_is_taken_where_patience_is_given(job, pairs, tmp_path):
     run = make(job, pairs, tmp_path / "out", patience=2, epochs=20, learning_rate=0.3, validate_every=8)
     losses = {entry["step"]: entry["eval_loss"] for entry in run.record.curves if "eval_loss" in entry}
-    assert run.facts["best_step"] == min(losses, key=losses.__getitem__)
-    assert run.facts["steps"] == run.facts["best_step"] + 4
+    assert run.record.best_step == min(losses, key=losses.__getitem__)
+    assert run.record.steps == run.record.best_step + 4
 
 
 # The reference on disk

@@ -165,6 +165,7 @@ def run_dpo(
             files=[*product, out / "training.json", out / "training.svg"],
             make=make,
             load=lambda: None,
+            revision=2,
         )
         # Only now: a kill between the two lines costs a moment, not a training.
         if processes.first:

@@ -97,6 +97,7 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
         files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
         make=make,
         load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_apart),
+        revision=2,
     )
 
 

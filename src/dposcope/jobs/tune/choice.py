@@ -96,6 +96,7 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
         files=[*value_files(stem).both, told],
         make=make,
         load=lambda: _loaded(stem, read_json(told)),
+        revision=2,
     )
 
 
