@@ -4,6 +4,9 @@ import os
 
 # Before any Hugging Face library reads it: a test that reaches for the network fails instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before numpy and scipy load their own: threads that wait for tiny matrices take twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -53,6 +56,14 @@ def unpainted():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced():
+    """No test pulls the plug of the machine, and a disk takes some ten milliseconds for every file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
         yield
 
 

@@ -20,7 +20,8 @@ from dposcope.training.objective import Objective
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
-from helpers.jobs import TESTS, command, make_job
+from helpers.forked import TESTS
+from helpers.jobs import command, make_job
 from helpers.preferences import pairs_file
 from helpers.rank import PARTS, trained
 

@@ -64,7 +64,7 @@ class Noting(Quiet):
 
 
 SMOKE = ("reproduce", "--preset", "smoke", "--out", "out")
-KILLS = int(os.environ.get("DPOSCOPE_KILLS", "3"))
+KILLS = int(os.environ.get("DPOSCOPE_KILLS", "2"))
 """Published with 10."""
 
 

@@ -1,18 +1,21 @@
-"""Run as a process of its own: starts `dposcope` over and over, killed, short of disk space, or wrongly called.
+"""Run as a process of its own by `forked.py`: starts `dposcope` in forks, also killed, short of disk space, or refused.
 
-One process imports everything once and forks a child for every try; the child is what dies. An audit hook ends
+This process imports everything once and forks a child for every command; the child is what dies. An audit hook ends
 it with SIGKILL, which no `finally` survives, at the n-th time that it is about to change the file system. What
 children write to the error stream is caught below Python, so that libraries' own lines count too.
 """
 
+import contextlib
 import json
 import os
 import resource
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "shutil.move", "tempfile.mkstemp"}
 
@@ -95,14 +98,78 @@ def without_space(arguments: list[str], limits: list[int], out: str) -> list[dic
     return tries
 
 
+def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
+    """The command line in this process; its exit code."""
+    os.environ.update(environment)
+    if cwd is not None:
+        os.chdir(cwd)
+    from dposcope.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def crashes(what: str, options: dict[str, Any]) -> int:
+    """Several tries, told as JSON."""
+    tries = {"killed": killed_until_done, "space": without_space, "refused": refused}[what](**options)
+    sys.stdout.write(json.dumps(tries))
+    return 0
+
+
+def serve(order: dict[str, Any], streams: list[int]) -> None:
+    """Run one order in a child, with `streams` for its output; its pid and its exit code are told on the last."""
+    out, err, told = streams
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        code = 70
+        try:
+            code = {"command": command, "crashes": crashes}[order["run"]](**order["with"])
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    os.write(told, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def main() -> None:
+    """Serve what comes through the socket that is this process's input, until its other end is closed."""
+    with socket.socket(fileno=os.dup(0)) as asked:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        while True:
+            order, streams, _, _ = socket.recv_fds(asked, 1 << 18, 3)
+            if not order:
+                return
+            if os.fork() == 0:  # one that waits for the command, as this process goes on to the next
+                asked.close()
+                serve(json.loads(order), streams)
+                os._exit(0)
+            for stream in streams:
+                os.close(stream)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
 if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
+    os.fsync = lambda _file: None  # as in conftest.py
+    import dposcope.cli
     import dposcope.jobs.dpo.job  # everything that a child would otherwise import again
     import dposcope.jobs.edit.job
-    import dposcope.jobs.evaluate.job  # noqa: F401
+    import dposcope.jobs.evaluate.job
+    import dposcope.jobs.explain.job
+    import dposcope.jobs.pairs.job
+    import dposcope.jobs.reproduce.job  # noqa: F401
 
-    order = json.loads(sys.argv[1])
-    results = {"killed": killed_until_done, "space": without_space, "refused": refused}[order["what"]](**order["with"])
-    print(json.dumps(results))  # noqa: T201
+    main()
