@@ -25,14 +25,24 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("dposcope", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("dposcope")
 
-_LONGEST = ("test_explain_job", "test_dpo_job", "test_trainer", "test_reproduce_job", "test_run", "test_cli")
-"""Files that take minutes. A file stays on one worker, so the long ones begin first and short ones fill the end."""
+TESTS = Path(__file__).parent
+_LONGEST = (
+    "jobs/explain/test_job.py",
+    "jobs/reproduce/test_job.py",
+    "real/test_embedded_model.py",
+    "test_unchanged.py",
+    "training/test_trainer.py",
+    "jobs/reproduce/test_presets_whole.py",
+    "jobs/dpo/test_job.py",
+    "jobs/test_run.py",
+)
+"""Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
-    place = {name: number for number, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    place = {TESTS / name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 _BLANK = {

@@ -22,13 +22,14 @@ TESTS = Path(__file__).parents[1]
 class Forked:
     """A command that runs; used as `subprocess.Popen` is."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: dict[str, Any], *, terminal: int | None = None) -> None:
+        """`terminal` is a file descriptor that takes the place of the error stream."""
         self._folder = tempfile.TemporaryDirectory()
         self.returncode: int | None = None
         reading, writing = os.pipe()
         self._told = os.fdopen(reading)
         with self._stream("out").open("w") as out, self._stream("err").open("w") as err:
-            socket.send_fds(_server(), [json.dumps(order).encode()], [out.fileno(), err.fileno(), writing])
+            socket.send_fds(_server(), [json.dumps(order).encode()], [out.fileno(), terminal or err.fileno(), writing])
         os.close(writing)
         self.pid = int(self._told.readline())
 

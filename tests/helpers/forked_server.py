@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import resource
+import runpy
 import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,7 @@ def without_space(arguments: list[str], limits: list[int], out: str) -> list[dic
 
 def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
     """The command line in this process; its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs the tests may have had ignored
     os.environ.update(environment)
     if cwd is not None:
         os.chdir(cwd)
@@ -107,6 +110,21 @@ def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) 
 
     try:
         main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def script(path: str, arguments: list[str], environment: dict[str, str], ignored: list[str]) -> int:
+    """A program's file in this process, where a warning is an error unless its message begins with one of `ignored`."""
+    os.environ.update(environment)
+    warnings.simplefilter("error")
+    for message in ignored:
+        warnings.filterwarnings("ignore", message)
+    sys.argv = [path, *arguments]
+    sys.path.append(str(Path(path).parent))
+    try:
+        runpy.run_path(path, run_name="__main__")
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -129,7 +147,7 @@ def serve(order: dict[str, Any], streams: list[int]) -> None:
         os.dup2(err, 2)
         code = 70
         try:
-            code = {"command": command, "crashes": crashes}[order["run"]](**order["with"])
+            code = {"command": command, "script": script, "crashes": crashes}[order["run"]](**order["with"])
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()

@@ -154,10 +154,16 @@ def refused(script: Callable[[], None], *arguments: object) -> str:
     return said.getvalue()
 
 
-def process(*arguments: object, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Forked:
+def process(*arguments: object, cwd: Path | None = None, terminal: int | None = None, **environment: str) -> Forked:
     """Start the command line as a process of its own, with this folder's modules within reach."""
     options = {"arguments": [str(one) for one in arguments], "cwd": str(cwd or Path.cwd())}
-    return Forked({"run": "command", "with": {**options, "environment": environment or {}}})
+    return Forked({"run": "command", "with": {**options, "environment": environment}}, terminal=terminal)
+
+
+def script(path: Path, *arguments: object, ignored: Sequence[str] = (), **environment: str) -> Forked:
+    """Start a program of a benchmark or a helper as a process of its own; its warnings are errors but for `ignored`."""
+    options = {"path": str(path), "arguments": [str(one) for one in arguments], "ignored": list(ignored)}
+    return Forked({"run": "script", "with": {**options, "environment": environment}})
 
 
 def crashes(what: str, **options) -> list[dict]:

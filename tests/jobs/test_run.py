@@ -536,6 +536,7 @@ def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
 # A whole job, interrupted
 
 
+@pytest.mark.slow
 def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, tmp_path):
     draw = random.Random(1)
     out = tmp_path / "out"
@@ -551,6 +552,7 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, t
     same_but_clocks(contents(out), undisturbed)
 
 
+@pytest.mark.slow
 def test_kills_leave_no_scratch_behind_once_the_run_is_done(job, tmp_path):
     """A killed fold leaves a copy of the model, as large as the model."""
     out = tmp_path / "out"
@@ -560,6 +562,7 @@ def test_kills_leave_no_scratch_behind_once_the_run_is_done(job, tmp_path):
     assert hidden == {".lock"}
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed, tmp_path):
     """The command itself, killed at seeded moments after it began to work."""
     draw, out = random.Random(0), tmp_path / "out"
@@ -657,6 +660,7 @@ def test_other_prompts_redo_what_rests_on_their_half(own_job, tmp_path):
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["both", "ablation"])
 def test_other_neutral_text_redoes_the_search_and_the_checkpoint(tmp_path, mix):
     """With ablation alone the strength is a number in edit.json, and the tensors stay as they are."""
@@ -685,6 +689,7 @@ def test_another_model_under_the_same_name_redoes_everything(own_job, tmp_path):
     assert made_again(before, out) == {"direction", "means", "choose", "measure-none", "measure-edit", "fold"}
 
 
+@pytest.mark.slow
 def test_another_saved_direction_under_the_same_name_redoes_the_edit(job, tmp_path):
     import torch
 
@@ -738,6 +743,7 @@ def test_what_was_deleted_is_made_again(job, finished, undisturbed, tmp_path, lo
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(job, undisturbed, tmp_path):
     """Limits on the size of a file stand for a full disk; each stops the run at a later file."""
     out = tmp_path / "out"

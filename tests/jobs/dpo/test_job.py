@@ -33,6 +33,8 @@ from helpers.families import TEXTS, assert_close
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
 from helpers.preferences import PAIRS, pairs_file, tiny_pairs
 
+pytestmark = pytest.mark.slow
+
 WAYS = ["full", "lora", "gains"]
 RATES = {"full": 2e-3, "lora": 1e-2, "gains": 5e-2}
 KEPT = 5

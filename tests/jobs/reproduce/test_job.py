@@ -24,6 +24,8 @@ from dposcope.jobs.run import Quiet, open_run
 from dposcope.report.table import Table
 from helpers.jobs import blank, command, contents, process
 
+pytestmark = pytest.mark.slow
+
 STEPS = [
     "tiny/pairs-sampled",
     "tiny/dpo-sampled",
