@@ -782,7 +782,10 @@ def test_a_full_disk_at_the_end_keeps_what_was_there(job, finished, tmp_path, mo
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(DposcopeError, match=rf"cannot write .*{file}: No space left on device; free some space"):
         edit(job, tmp_path / "out")
-    assert contents(tmp_path / "out") == before
+    after = contents(tmp_path / "out")
+    assert "finished" not in json.loads(after.pop("run.json")), "it was started again, and did not end"
+    before.pop("run.json")
+    assert after == before
 
 
 def test_seconds_are_the_only_clock(undisturbed):

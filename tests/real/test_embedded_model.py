@@ -4,6 +4,7 @@ In one file, so that one worker loads the model, once.
 """
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +37,15 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     for name in ("model", "edit.safetensors", "scores.json", "samples.parquet", "scores.parquet", "report.html"):
         assert (edited.folder / name).exists(), name
     assert str(edited.folder / "report.html") in edited.out
-    assert edited.err == ""
+    clock = re.compile(r"\d\d:\d\d:\d\d  ")  # a stage that takes long says so
+    assert [line for line in edited.err.splitlines() if not clock.match(line)] == []
     print(f"dposcope edit took {edited.seconds:.0f} s")  # noqa: T201
     scores = json.loads((edited.folder / "scores.json").read_text())
     assert list(scores["conditions"]) == ["none", "edit", "learned"]
     for measures in scores["conditions"].values():
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
         assert measures["toxicity"]["n"] == 12
-        assert measures["f1"]["n"] == 10
+        assert measures["f1"]["n"] == 4
         assert measures["logppl"]["n"] == 2
 
 
