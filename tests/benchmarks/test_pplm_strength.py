@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from dposcope.artefacts import read_json
 from dposcope.evaluation.statistics import Estimate
 from helpers.jobs import make_job, script
