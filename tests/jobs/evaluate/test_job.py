@@ -19,7 +19,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.ingredients import read_data
-from dposcope.jobs.run import RunPolicy, lenders
+from dposcope.jobs.run import Quiet, RunPolicy, lenders
 from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
