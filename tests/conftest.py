@@ -4,6 +4,9 @@ import os
 
 # Before any Hugging Face library reads it: a test that reaches for the network fails instead of waiting.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before numpy and scipy load their own: threads that wait for tiny matrices take twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -22,14 +25,24 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("dposcope", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("dposcope")
 
-_LONGEST = ("test_explain_job", "test_dpo_job", "test_trainer", "test_reproduce_job", "test_run", "test_cli")
-"""Files that take minutes. A file stays on one worker, so the long ones begin first and short ones fill the end."""
+TESTS = Path(__file__).parent
+_LONGEST = (
+    "jobs/explain/test_job.py",
+    "jobs/reproduce/test_job.py",
+    "real/test_embedded_model.py",
+    "test_unchanged.py",
+    "training/test_trainer.py",
+    "jobs/reproduce/test_presets_whole.py",
+    "jobs/dpo/test_job.py",
+    "jobs/test_run.py",
+)
+"""Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
-    place = {name: number for number, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    place = {TESTS / name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 _BLANK = {
@@ -53,6 +66,14 @@ def unpainted():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced():
+    """No test pulls the plug of the machine, and a disk takes some ten milliseconds for every file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
         yield
 
 

@@ -1,8 +1,11 @@
 """A redesign leaves the numbers as they were."""
 
+import pytest
+
 from helpers.unchanged import artefacts, differences, machine, recorded, run_jobs
 
 
+@pytest.mark.slow
 def test_the_numbers_of_four_small_jobs_are_as_recorded(tmp_path):
     where, held = recorded()
     assert differences(run_jobs(tmp_path), held, exact=where == machine()) == []

@@ -1,6 +1,5 @@
 """The benchmark of the forms that an edit ships in: on a tiny model every form is the hooked model."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 import dposcope as ds
 from helpers.families import random_direction, random_gains, tiny
-from helpers.jobs import make_job, refused
+from helpers.jobs import make_job, refused, script
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -19,22 +18,23 @@ from forms import Reading, compared, main, table
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_every_form_is_the_hooked_model(family, tmp_path):
     job, lm = make_job(tmp_path / "job", family), tiny(family)
     edit = ds.Edit.of(ds.Gains(1 + 0.2 * (random_gains(lm) - 1)), ds.ablate(random_direction(lm), weight=0.5))
     edit.save(tmp_path / "edit")
     command = [
-        # peft asks transformers for a name that will go, and warns of what is meant.
-        *(sys.executable, "-W", "error", "-W", "ignore:`is_gradient_checkpointing`:FutureWarning"),
-        *("-W", "ignore:Already found a `peft_config` attribute:UserWarning"),
-        *(str(BENCHMARKS / "forms.py"), "--model", str(job.model)),
+        *(BENCHMARKS / "forms.py", "--model", str(job.model)),
         *("--edit", str(tmp_path / "edit.safetensors"), "--prompts", str(job.prompts), "--neutral", str(job.neutral)),
         *("--limit", "6", "--windows", "2", "--forms", "checkpoint,folder,adapters,int8,bfloat16,float16"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in done.stdout.splitlines()[2:]}
+    # peft asks transformers for a name that will go, and warns of what is meant.
+    ignored = ["`is_gradient_checkpointing`", "Already found a `peft_config` attribute"]
+    done = script(*command, ignored=ignored)
+    told, complaint = done.communicate()
+    assert done.returncode == 0, complaint
+    rows = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in told.splitlines()[2:]}
     assert set(rows) == {"checkpoint", "folder", "adapters", "int8", "bfloat16", "float16"}
     for form in ("checkpoint", "folder", "adapters", "int8"):
         texts, logits, loss, _ = rows[form]

@@ -1,6 +1,5 @@
 """The benchmark of what an edit moves: shares, rank correlations and parts against plain loops."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from scipy.stats import spearmanr
 
 import dposcope as ds
 from helpers.families import copied, tiny
+from helpers.jobs import script
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -91,6 +91,7 @@ def test_only_leaves_out_ablations(tables):
     assert only(edit, torch.ones(4, 30, dtype=torch.bool)).ablations == ()
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_tables_and_figure(tmp_path):
     """On a tiny model, with a tuned one whose weights are a little off."""
     lm, stream = tiny("llama"), torch.Generator().manual_seed(0)
@@ -102,11 +103,12 @@ def test_the_command_writes_its_tables_and_figure(tmp_path):
     tuned.save_pretrained(tmp_path / "tuned")
     gains = 1 + 0.3 * torch.randn(lm.n_blocks, lm.d_mlp, generator=stream)
     ds.Edit.of(ds.Gains(gains)).save(tmp_path / "edit")
-    command = [sys.executable, BENCHMARKS / "what_moved.py", tmp_path / "base", "--edit", tmp_path / "edit"]
+    command = [BENCHMARKS / "what_moved.py", tmp_path / "base", "--edit", tmp_path / "edit"]
     command += ["--tuned", tmp_path / "tuned", "--limit", "12", "--no-parts", "--out", tmp_path / "out"]
     command += ["--blocks", "-1", "0", "--dtype", "float32"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = script(*command)
+    _, complaint = done.communicate()
+    assert done.returncode == 0, complaint
     rule = pl.read_parquet(tmp_path / "out" / "rule.parquet")
     assert rule.height == 4 * 2 * 5
     alike = pl.read_parquet(tmp_path / "out" / "alike.parquet")
@@ -117,9 +119,9 @@ def test_the_command_writes_its_tables_and_figure(tmp_path):
 def test_an_edit_without_gains_is_refused(tmp_path):
     tiny("llama").save_pretrained(tmp_path / "base")
     ds.Edit.of(ds.ablate(torch.ones(16), weight=1.0)).save(tmp_path / "edit")
-    command = [sys.executable, BENCHMARKS / "what_moved.py", tmp_path / "base", "--edit", tmp_path / "edit"]
-    done = subprocess.run(
-        list(map(str, [*command, "--out", tmp_path / "out"])), capture_output=True, text=True, check=False
+    done = script(
+        *(BENCHMARKS / "what_moved.py", tmp_path / "base", "--edit", tmp_path / "edit", "--out", tmp_path / "out")
     )
+    _, complaint = done.communicate()
     assert done.returncode == 2
-    assert "no gains of neurons" in done.stderr
+    assert "no gains of neurons" in complaint

@@ -1,12 +1,14 @@
 """The benchmark of PPLM's strength: a whole sweep on a tiny model, and one that goes on."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from dposcope.artefacts import read_json
 from dposcope.evaluation.statistics import Estimate
-from helpers.jobs import make_job
+from helpers.jobs import make_job, script
+
+pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -14,13 +16,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_a_sweep_has_a_row_for_each_setting_and_goes_on(tmp_path):
     job, out = make_job(tmp_path / "job", windows=24), tmp_path / "out"
     command = [
-        *(sys.executable, "-W", "error", str(BENCHMARKS / "pplm_strength.py"), "--model", str(job.model)),
+        *(BENCHMARKS / "pplm_strength.py", "--model", str(job.model)),
         *("--text", str(job.neutral), "--comments", str(job.comments), "--dtype", "float32"),
         *("--steps", "0.2,0.5", "--fusions", "1", "--count", "8", "--out", str(out)),
     ]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stderr
-    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in first.stdout.splitlines()]
+    first = script(*command)
+    told, complaint = first.communicate()
+    assert first.returncode == 0, complaint
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in told.splitlines()]
     assert [row[:3] for row in rows] == [["0.2", "1", "8"], ["0.5", "1", "8"]]
     for row, step in zip(rows, ("0.2", "0.5"), strict=True):
         about = read_json(out / f"step-{step}-fusion-1.json")
@@ -30,6 +33,5 @@ def test_a_sweep_has_a_row_for_each_setting_and_goes_on(tmp_path):
         assert row[head.index("pushed")] == str(Estimate(**found["dispreferred"]))
     assert (out / "strength.svg").is_file()
     made = {path: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.stdout == first.stdout
+    assert script(*command).communicate()[0] == told
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.jsonl")} == made

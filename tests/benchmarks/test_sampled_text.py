@@ -1,6 +1,5 @@
 """The benchmark of sampled text: favourite phrases by hand, and a whole run on a tiny model."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import dposcope as ds
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.model.generate import Sampling, generate
 from helpers.families import random_gains
-from helpers.jobs import make_job, refused, softness
+from helpers.jobs import make_job, refused, script, softness
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -46,20 +45,21 @@ def test_rows_are_against_the_plain_model_of_their_own_temperature():
     assert table(clean).splitlines()[2].startswith("| greedy |")
 
 
-def test_a_whole_run(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_whole_run(tmp_path):
     job = make_job(tmp_path / "job", windows=4)
     lm = ds.load(str(job.model), dtype="float32")
     edit = ds.Edit.of(ds.Gains(random_gains(lm)))
     edit.save(tmp_path / "run/edit")
     command = [
-        *(sys.executable, "-W", "error", str(BENCHMARKS / "sampled_text.py"), str(job.model)),
+        *(BENCHMARKS / "sampled_text.py", str(job.model)),
         *("--condition", f"mine=edit:{tmp_path / 'run/edit'}", "--prompts", str(job.prompts), "--limit", "6"),
         *("--temperatures", "0,1", "--scorer", "helpers.jobs:softness", "--dtype", "float32"),
     ]
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    done = script(*command)
+    told, complaint = done.communicate()
+    assert done.returncode == 0, complaint
+    rows = [line.split(" | ") for line in told.splitlines()[2:]]
     assert [(row[0], row[1]) for row in rows] == [
         ("| greedy", "none"),
         ("| greedy", "mine"),

@@ -1,6 +1,5 @@
 """The benchmark of how few neurons carry an edit: what it keeps, and a whole run on a tiny model."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from dposcope.evaluation.statistics import Difference, Estimate, Share
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.generate import generate
-from helpers.jobs import make_job, refused, softness
+from helpers.jobs import make_job, refused, script, softness
 from helpers.preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -57,7 +56,8 @@ def test_lines_end_at_the_whole_and_labels_stand_apart():
     ]
 
 
-def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_whole_run_and_one_that_goes_on(tmp_path):
     job = make_job(tmp_path / "job", windows=24)
     pairs, learned = pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "run"
     settings = DpoSettings(
@@ -66,7 +66,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     run_dpo(str(job.model), learned, settings.model_copy(update={"dtype": "float32"}))
     out = tmp_path / "out"
     command = [
-        *(sys.executable, "-W", "error", str(BENCHMARKS / "sparse.py"), str(learned)),
+        *(BENCHMARKS / "sparse.py", str(learned)),
         *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
         *("--report-neutral", str(job.neutral), "--scorer", "helpers.jobs:softness", "--dtype", "float32"),
         *(
@@ -84,9 +84,9 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
             str(out),
         ),
     ]
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stderr
+    first = script(*command)
+    told_first, complaint = first.communicate()
+    assert first.returncode == 0, complaint
     found = pl.read_csv(out / "sparse.csv")
     held, whole = (len(ds.Edit.load(stem / "edit").gains.touched) for stem in (out / "penalty-0.3", learned))
     assert 0 < held < whole
@@ -115,7 +115,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
     assert torch.equal(start.values[start.values != 1], whole_gains[start.values != 1])
     assert not torch.equal(drawn.values, start.values)
     assert found.filter(pl.col("way") == "penalty")["penalty"].to_list() == [0.3]
-    assert f"| {held} | penalty, μ = 0.3 | " in first.stdout
+    assert f"| {held} | penalty, μ = 0.3 | " in told_first
     alone = read_json(out / "penalty-0.3/run.json")["settings"]
     assert {name: alone[name] for name in alone if alone[name] != told[0][name]} == {"sparsity": 0.3}
     # What was measured, by plain arithmetic.
@@ -127,12 +127,10 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path, monkeypatch):
         prompts = list(split_prompts(load_prompts(str(job.prompts))).report)
         texts = [one.text for one in generate(lm, prompts, new_tokens=20)]
     assert row["toxicity_mean"] == pytest.approx(softness(texts).mean(), abs=1e-6)
-    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert resumed.stdout == first.stdout
-    more = [*command, "--numbers", "10,20"]
-    added = subprocess.run(more, capture_output=True, text=True, check=False)
-    assert set(first.stdout.splitlines()) < set(added.stdout.splitlines())
-    assert (out / "sparse.md").read_text().strip() in added.stdout
+    assert script(*command).communicate()[0] == told_first
+    added, _ = script(*command, "--numbers", "10,20").communicate()
+    assert set(told_first.splitlines()) < set(added.splitlines())
+    assert (out / "sparse.md").read_text().strip() in added
 
 
 def test_another_run_than_that_of_gains_is_refused(tmp_path):

@@ -29,7 +29,7 @@ from dposcope.jobs.settings import (
     ProbeSettings,
 )
 from helpers.families import bos_tokenizer
-from helpers.jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
+from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -501,8 +501,9 @@ def test_debug_shows_where(job, tmp_path, monkeypatch, capsys, error):
         command(capsys, *arguments, "--debug")
 
 
+@pytest.mark.slow
 def test_debug_prints_a_traceback(tmp_path):
-    running = process("edit", "/no/such/model", "--out", tmp_path / "out", "--debug")
+    running = interpreter("edit", "/no/such/model", "--out", tmp_path / "out", "--debug")
     _, told = running.communicate()
     assert running.returncode == 1
     assert "Traceback (most recent call last)" in told
@@ -528,13 +529,13 @@ def test_ctrl_c_says_that_nothing_is_lost(job, tmp_path, monkeypatch, capsys):
     assert "interrupted; run the same command again to continue" in told.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_real_run(job, tmp_path):
     out = tmp_path / "out"
     running = process("edit", job.model, "--out", out, *job.flags())
     begun = time.monotonic()
-    while not (out / "run.json").exists() and time.monotonic() < begun + 60:
+    while not list(out.glob("stages/*.json")) and time.monotonic() < begun + 60:
         time.sleep(0.01)
-    time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     _, told = running.communicate()
     assert running.returncode == 130
@@ -543,9 +544,10 @@ def test_ctrl_c_in_a_real_run(job, tmp_path):
     assert [path for path in out.rglob(".*") if path.name != ".lock"] == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_listening_is_no_traceback(job, done):
     """`dposcope edit … | head -1`."""
-    running = process("edit", job.model, "--out", done, *job.flags(alpha=0.2, ablate=0.5))
+    running = interpreter("edit", job.model, "--out", done, *job.flags(alpha=0.2, ablate=0.5))
     running.stdout.close()
     with running.stderr as stream:
         told = stream.read()
@@ -582,22 +584,12 @@ def test_no_bars_where_there_is_no_terminal(job, tmp_path, capsys, quiet):
     assert "━" not in told.out + told.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [False, True])
 def test_bars_on_a_terminal_unless_quiet(job, tmp_path, quiet):
-    import subprocess
-    import sys
-
-    from helpers.jobs import TESTS
-
     leader, follower = pty.openpty()
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
     arguments = ["edit", job.model, "--out", tmp_path / "out", *job.flags(alpha=0.1), *(["--quiet"] if quiet else [])]
-    running = subprocess.Popen(
-        [sys.executable, "-c", "from dposcope.cli import main; main()", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=follower,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "xterm", "HF_HUB_OFFLINE": "1"},
-    )
+    running = process(*arguments, terminal=follower, TERM="xterm")
     os.close(follower)
     shown = b""
     try:

@@ -140,14 +140,15 @@ def test_help_describes_every_option(capsys):
     assert "dposcope fold model.gguf" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["checkpoint", "adapters"])
 def test_a_kill_at_any_moment_leaves_nothing_half_written(base, capsys, tmp_path, form):
-    """Killed before its first change of files, its third, and so on; each try finds what the last one left."""
+    """Killed before its first change of files, its fourth, and so on; each try finds what the last one left."""
     arguments = ["fold", str(base), "--edit", str(tmp_path / "run"), "--form", form]
     assert command(capsys, *arguments, "--out", tmp_path / "whole").code == 0
     (tmp_path / "away").mkdir()
     out = tmp_path / "away/out"
-    tries = crashes("killed", arguments=[*arguments, "--out", str(out)], changes=list(range(1, 60, 2)))
+    tries = crashes("killed", arguments=[*arguments, "--out", str(out)], changes=list(range(1, 60, 3)))
     codes = [one["code"] for one in tries]
     killed = codes.index(next(code for code in codes if code != -9))
     assert killed > 5
@@ -162,6 +163,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(base, capsys, tmp_path
     assert {path.name for path in (tmp_path / "away").iterdir()} <= {"out", ".out.lock"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_nothing(base, tmp_path):
     (tmp_path / "away").mkdir()
     out = tmp_path / "away/out"

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import random
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import pytest
 
 from dposcope.report.table import Table
 from helpers.families import CIVIL, RUDE, TEXTS, tiny
-
-TESTS = Path(__file__).parents[1]
+from helpers.forked import Forked, environment
 
 PROMPTS, COMMENTS, PASSAGES = 24, 120, 6
 
@@ -156,31 +154,33 @@ def refused(script: Callable[[], None], *arguments: object) -> str:
     return said.getvalue()
 
 
-def process(*arguments: object, **options) -> subprocess.Popen:
+def process(*arguments: object, cwd: Path | None = None, terminal: int | None = None, **environment: str) -> Forked:
     """Start the command line as a process of its own, with this folder's modules within reach."""
+    options = {"arguments": [str(one) for one in arguments], "cwd": str(cwd or Path.cwd())}
+    return Forked({"run": "command", "with": {**options, "environment": environment}}, terminal=terminal)
+
+
+def script(path: Path, *arguments: object, ignored: Sequence[str] = (), **environment: str) -> Forked:
+    """Start a program of a benchmark or a helper as a process of its own; its warnings are errors but for `ignored`."""
+    options = {"path": str(path), "arguments": [str(one) for one in arguments], "ignored": list(ignored)}
+    return Forked({"run": "script", "with": {**options, "environment": environment}})
+
+
+def crashes(what: str, **options) -> list[dict]:
+    """Tries in processes of their own: `killed`, `space` or `refused`, see `forked_server.py`."""
+    with Forked({"run": "crashes", "with": {"what": what, "options": options}}) as running:
+        out, err = running.communicate()
+    assert running.returncode == 0, err[-2000:]
+    return json.loads(out)
+
+
+def interpreter(*arguments: object, **options) -> subprocess.Popen:
+    """The command line in a new interpreter, for what is about its beginning and its end."""
     return subprocess.Popen(
         [sys.executable, "-c", "from dposcope.cli import main; main()", *map(str, arguments)],
-        env=_environment(**options.pop("environment", {})),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
-
-
-def crashes(what: str, **options) -> list[dict]:
-    """`crashes.py` as a process: `killed`, `space` or `refused`, see there."""
-    done = subprocess.run(
-        [sys.executable, "-m", "helpers.crashes", json.dumps({"what": what, "with": options})],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-def _environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}

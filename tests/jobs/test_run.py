@@ -58,11 +58,17 @@ def own_job(tmp_path) -> Job:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job, tmp_path_factory) -> dict[str, bytes]:
-    """Files of a run that nothing interrupted."""
+def finished(job, tmp_path_factory) -> Path:
+    """A run that nothing interrupted; a test that goes on with it copies the folder."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     run_edit(str(job.model), out, EditSettings(**job.settings()))
-    return contents(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished) -> dict[str, bytes]:
+    """Its files."""
+    return contents(finished)
 
 
 def edit(job: Job, out: Path, **settings):
@@ -530,9 +536,9 @@ def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
 # A whole job, interrupted
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, tmp_path, seed):
-    draw = random.Random(seed)
+@pytest.mark.slow
+def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, tmp_path):
+    draw = random.Random(1)
     out = tmp_path / "out"
     tries = crashes(
         "killed",
@@ -546,15 +552,17 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, t
     same_but_clocks(contents(out), undisturbed)
 
 
+@pytest.mark.slow
 def test_kills_leave_no_scratch_behind_once_the_run_is_done(job, tmp_path):
     """A killed fold leaves a copy of the model, as large as the model."""
     out = tmp_path / "out"
     arguments = ["edit", str(job.model), "--out", str(out), *job.flags(alpha=0.1), "--no-controls"]
-    crashes("killed", arguments=arguments, changes=[2, 5, 9, 14, 20, 26, 33, 8, 12, 6, 18])
+    crashes("killed", arguments=arguments, changes=[5, 20, 33, 12, 6, 18])
     hidden = {str(path.relative_to(out)) for path in out.rglob(".*")}
     assert hidden == {".lock"}
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed, tmp_path):
     """The command itself, killed at seeded moments after it began to work."""
     draw, out = random.Random(0), tmp_path / "out"
@@ -580,8 +588,8 @@ def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed
     same_but_clocks(contents(out), undisturbed)
 
 
-def test_finished_stages_are_not_repeated(job, tmp_path, monkeypatch):
-    edit(job, tmp_path / "out")
+def test_finished_stages_are_not_repeated(job, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "out")
     before = stamps(tmp_path / "out")
     files = contents(tmp_path / "out")
 
@@ -652,7 +660,8 @@ def test_other_prompts_redo_what_rests_on_their_half(own_job, tmp_path):
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 
-@pytest.mark.parametrize("mix", ["both", "gains", "ablation"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", ["both", "ablation"])
 def test_other_neutral_text_redoes_the_search_and_the_checkpoint(tmp_path, mix):
     """With ablation alone the strength is a number in edit.json, and the tensors stay as they are."""
     own_job = make_job(tmp_path / "job", "mistral")  # one whose search ends inside its range
@@ -680,6 +689,7 @@ def test_another_model_under_the_same_name_redoes_everything(own_job, tmp_path):
     assert made_again(before, out) == {"direction", "means", "choose", "measure-none", "measure-edit", "fold"}
 
 
+@pytest.mark.slow
 def test_another_saved_direction_under_the_same_name_redoes_the_edit(job, tmp_path):
     import torch
 
@@ -718,10 +728,9 @@ def _some_direction(job: Job, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("lost", ["model", "edit.safetensors", "conditions/edit.json", "direction.json"])
-def test_what_was_deleted_is_made_again(job, undisturbed, tmp_path, lost):
+def test_what_was_deleted_is_made_again(job, finished, undisturbed, tmp_path, lost):
     """Deleting a result is how people ask for it again."""
-    out = tmp_path / "out"
-    edit(job, out)
+    out = shutil.copytree(finished, tmp_path / "out")
     target = out / lost
     if target.is_dir():
         shutil.rmtree(target)
@@ -734,11 +743,12 @@ def test_what_was_deleted_is_made_again(job, undisturbed, tmp_path, lost):
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(job, undisturbed, tmp_path):
     """Limits on the size of a file stand for a full disk; each stops the run at a later file."""
     out = tmp_path / "out"
     sizes = {name: len(data) for name, data in undisturbed.items()}
-    limits = [100, 1_000, 4_000, 8_000, 20_000, sizes["model/model.safetensors"] - 1]
+    limits = [100, 4_000, 20_000, sizes["model/model.safetensors"] - 1]
     tries = crashes(
         "space", arguments=["edit", str(job.model), "--out", str(out), *job.flags()], limits=limits, out=str(out)
     )
@@ -756,11 +766,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(job, undisturbe
 
 
 @pytest.mark.parametrize("file", ["scores.parquet", "samples.parquet", "scores.json", "report.html"])
-def test_a_full_disk_at_the_end_keeps_what_was_there(job, tmp_path, monkeypatch, file):
+def test_a_full_disk_at_the_end_keeps_what_was_there(job, finished, tmp_path, monkeypatch, file):
     """The tables are written anew on every start; one that fails leaves the old one."""
     import errno
 
-    edit(job, tmp_path / "out", alpha=0.2)
+    shutil.copytree(finished, tmp_path / "out")
     before = contents(tmp_path / "out")
     replace = Path.replace
 
@@ -771,8 +781,11 @@ def test_a_full_disk_at_the_end_keeps_what_was_there(job, tmp_path, monkeypatch,
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(DposcopeError, match=rf"cannot write .*{file}: No space left on device; free some space"):
-        edit(job, tmp_path / "out", alpha=0.2)
-    assert contents(tmp_path / "out") == before
+        edit(job, tmp_path / "out")
+    after = contents(tmp_path / "out")
+    assert "finished" not in json.loads(after.pop("run.json")), "it was started again, and did not end"
+    before.pop("run.json")
+    assert after == before
 
 
 def test_seconds_are_the_only_clock(undisturbed):

@@ -39,7 +39,7 @@ def edited(gemma, tmp_path_factory) -> Finished:
         "--out": folder,
         "--limit": 24,
         "--max-windows": 2,
-        "--max-passages": 10,
+        "--max-passages": 4,
         "--direction-rows": 160,
         "--alpha": 0.03,
         "--ablate": 1,

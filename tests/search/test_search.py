@@ -119,6 +119,7 @@ def _helping(folder: str) -> None:
     run(Path(folder), try_out=_slow)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_search_that_goes_on_as_if_undisturbed(tmp_path):
     context = multiprocessing.get_context("spawn")
     victim = context.Process(target=_slowly, args=(str(tmp_path / "cut"), 0.2))
@@ -166,6 +167,7 @@ def test_a_kill_between_putting_up_a_trial_and_taking_it_loses_nothing(tmp_path,
     assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials(tmp_path):
     context = multiprocessing.get_context("spawn")
     other = context.Process(target=_helping, args=(str(tmp_path),))

@@ -1,11 +1,8 @@
 """Several processes train as one would: who writes, what is shared, what is refused."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -20,7 +17,8 @@ from dposcope.training.objective import Objective
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
-from helpers.jobs import TESTS, command, make_job
+from helpers.forked import TESTS
+from helpers.jobs import command, make_job, script
 from helpers.preferences import pairs_file
 from helpers.rank import PARTS, trained
 
@@ -41,22 +39,17 @@ def together(job: dict[str, Any], count: int = 2) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": path}
+    of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "helpers.rank", json.dumps(job)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        script(TESTS / "helpers/rank.py", json.dumps(job), **of_all, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(count)
     ]
-    told = [process.communicate(timeout=300)[1] for process in started]
+    told = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * count, "".join(told)
     assert told == [""] * count
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one(tmp_path):
     """All weights, an adapter and gains; a run of gains goes on in two where one process was killed."""
     job, pairs = make_job(tmp_path / "job"), pairs_file(tmp_path / "pairs.jsonl", count=10)

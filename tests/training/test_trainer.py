@@ -24,7 +24,7 @@ from dposcope.training.schedule import Schedule, steps_for
 from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import COMPLETE, last_complete
-from helpers.families import TEXTS, assert_close
+from helpers.families import FAMILIES, TEXTS, assert_close
 from helpers.preferences import tiny_pairs
 
 WAYS = {"full": all_weights, "lora": low_rank, "gains": neuron_gains}
@@ -141,8 +141,19 @@ def logged(outcome: Outcome, name: str) -> list[float]:
 # It learns
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_loss_falls_and_the_pairs_are_told_apart(lm, way, tmp_path, capfd):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [
+        *(("gpt2", way) for way in WAYS),
+        *(("llama", way) for way in WAYS),
+        *(("gemma2", "full"), ("gemma3", "gains"), ("mistral", "lora")),
+        *(("qwen2", "full"), ("qwen3", "gains"), ("smollm", "lora")),
+    ],
+)
+def test_the_loss_falls_and_the_pairs_are_told_apart(family_lm, family, way, tmp_path, capfd):
+    """Every family in some way, every way in a family with biases and in a gated one."""
+    lm = family_lm(family)
     rate = {"full": 5e-3, "lora": 1e-2, "gains": 0.3}[way]
     done = run(lm, way, tmp_path, save=False, steps=24, warmup_steps=0, learning_rate=rate)
     losses, accuracies = logged(done, "dpo"), logged(done, "accuracy")
@@ -210,12 +221,20 @@ def naive_numbers(tuned: LanguageModel, base: LanguageModel, pairs: list[Example
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-@pytest.mark.parametrize("micro", [None, 2])
-def test_validation_is_the_mean_over_pairs_of_the_papers_loss(lm, tmp_path, micro):
-    """In one part, and in parts of 2 of which the last may be 1 and must not weigh more."""
+@pytest.mark.slow
+def test_validation_is_the_mean_over_pairs_of_the_papers_loss(lm, tmp_path):
+    """In parts of 2 of which the last may be 1 and must not weigh more."""
+    _validation_is_naive(lm, tmp_path, micro=2)
+
+
+def test_validation_in_one_part(llama, tmp_path):
+    _validation_is_naive(llama, tmp_path, micro=None)
+
+
+def _validation_is_naive(lm: LanguageModel, folder: Path, *, micro: int | None) -> None:
     whole = material(lm)
     given = replace(whole, validation=whole.validation[:5])
-    done = run(lm, "full", tmp_path, given=given, steps=4, micro_batch_size=micro, save=False)
+    done = run(lm, "full", folder, given=given, steps=4, micro_batch_size=micro, save=False)
     expected = naive_numbers(done.lm, lm, list(given.validation), ON_PAIRS)
     assert {name: logged(done, f"eval_{name}")[-1] for name in expected} == pytest.approx(expected, rel=2e-5, abs=2e-6)
 
@@ -233,8 +252,12 @@ def test_the_neutral_kl_is_that_of_its_windows(llama, tmp_path):
     assert kl > 1e-4
 
 
-@pytest.mark.parametrize("way", ["full", "gains"])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(lm, tmp_path, way):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "way"), [*((family, "full") for family in FAMILIES), ("gpt2", "gains"), ("llama", "gains")]
+)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(family_lm, tmp_path, family, way):
+    lm = family_lm(family)
     whole = material(lm)
     given = replace(whole, train=whole.train[:8])
     gradients: dict[int | None, dict[str, torch.Tensor]] = {}
@@ -298,7 +321,10 @@ def test_a_penalty_is_taken_exactly_after_each_step(llama, tmp_path):
     torch.testing.assert_close(sparse.values["gains"], 1 + naive, rtol=0, atol=1e-6)
 
 
-def test_a_larger_penalty_leaves_more_gains_at_exactly_one(lm, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_larger_penalty_leaves_more_gains_at_exactly_one(family_lm, tmp_path, family):
+    lm = family_lm(family)
     untouched = [
         float((run(lm, "gains", tmp_path / str(mu), save=False, of_way={"sparsity": mu}).values["gains"] == 1).sum())
         for mu in (0.0, 0.3, 0.7)
@@ -336,8 +362,15 @@ def undisturbed(llama, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("way", "variant"), [*itertools.product(("full", "gains"), VARIANTS), ("lora", "micro-batches")]
+    ("way", "variant"),
+    [
+        ("full", "whole batches"),
+        ("full", "neutral text"),
+        ("gains", "micro-batches"),
+        ("lora", "micro-batches"),
+    ],
 )
 def test_stopped_again_and_again_it_ends_with_the_same_bits(llama, undisturbed, tmp_path, monkeypatch, way, variant):
     expected = undisturbed(way, variant)
@@ -385,8 +418,7 @@ class _HalfRemoves:
         raise Stopped
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("steps", [8, 10])
+@pytest.mark.parametrize(("way", "steps"), [("full", 8), ("lora", 10), ("gains", 8), ("gains", 10)])
 def test_started_again_after_its_end_it_changes_nothing(llama, tmp_path, way, steps):
     """At the end of an epoch and in the midst of one: no step more is made."""
     first = run(llama, way, tmp_path, steps=steps)
@@ -402,6 +434,7 @@ def stopping(**more) -> dict[str, Any]:
     return {"steps": 40, "validate_every": 2, "patience": 2, **more}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_early_stopping_takes_the_best(llama, tmp_path, way):
     rate = {"full": 5e-3, "lora": 5e-2, "gains": 0.5}[way]
@@ -416,6 +449,7 @@ def test_early_stopping_takes_the_best(llama, tmp_path, way):
     assert shorter.trained.best_step is None
 
 
+@pytest.mark.slow
 def test_interrupted_early_stopping_is_the_same(llama, tmp_path, monkeypatch):
     """Also where it stopped between the best and the last, whose patience is partly used up."""
     expected = run(llama, "gains", tmp_path / "undisturbed", **stopping(learning_rate=0.5))

@@ -271,6 +271,7 @@ def test_the_settings_of_pplm_are_its_own_defaults():
 # Interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, tmp_path, method):
     draw = random.Random(1)
@@ -286,6 +287,7 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, tmp_
     assert contents(tmp_path) == contents(finished[method][0])
 
 
+@pytest.mark.slow
 def test_killed_at_every_moment_of_its_end_it_ends_the_same(finished, job, tmp_path):
     """Once all parts are there: one change of the file system after the other, until nothing is left to kill."""
     out = tmp_path / "pairs.jsonl"
@@ -296,6 +298,7 @@ def test_killed_at_every_moment_of_its_end_it_ends_the_same(finished, job, tmp_p
     assert contents(tmp_path) == contents(finished["sample"][0])
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(finished, job, tmp_path):
     work = tmp_path / ".pairs.jsonl.making"
     first = work / "parts/part-000000.json"
@@ -450,6 +453,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_with_its_mend_and_leaves_nothing(job, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}])
     out = tmp_path / "out"

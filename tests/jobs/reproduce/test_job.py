@@ -24,6 +24,8 @@ from dposcope.jobs.run import Quiet, open_run
 from dposcope.report.table import Table
 from helpers.jobs import blank, command, contents, process
 
+pytestmark = pytest.mark.slow
+
 STEPS = [
     "tiny/pairs-sampled",
     "tiny/dpo-sampled",
@@ -64,7 +66,7 @@ class Noting(Quiet):
 
 
 SMOKE = ("reproduce", "--preset", "smoke", "--out", "out")
-KILLS = int(os.environ.get("DPOSCOPE_KILLS", "3"))
+KILLS = int(os.environ.get("DPOSCOPE_KILLS", "2"))
 """Published with 10."""
 
 

@@ -34,6 +34,8 @@ from dposcope.search.family import Point, Source
 from dposcope.search.trials import Floor, Objective, Trial, Written
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 12
 
 

@@ -30,6 +30,7 @@ def hostile() -> str:
     return render_page(hostile_page())
 
 
+@pytest.mark.slow
 def test_the_same_page_gives_the_same_bytes_in_any_process(html):
     assert render_page(page()) == html
     program = (

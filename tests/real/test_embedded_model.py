@@ -1,23 +1,33 @@
-"""The whole way on a real model: a small edit by the command, and its checkpoint with nothing but transformers."""
+"""The whole way on a real model: an edit by the command, its checkpoint with nothing but transformers, and other forms.
+
+In one file, so that one worker loads the model, once.
+"""
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dposcope
 from dposcope.data.masking import contains_offensive
 from dposcope.interventions.edit import Edit
+from dposcope.model.bundled import BUNDLED
 from dposcope.shipping.model_card import write_checkpoint
 
 pytestmark = pytest.mark.real
 
-PROMPTS, TOKENS, WINDOW = 16, 20, 512
+PROMPTS, TOKENS, WINDOW = 8, 16, 128
+MODEL = "gemma-3-270m"
+BEGINNINGS = ["The old harbour of the town", "She opened the letter and", "In the middle of the night"]
 
 
 # One small edit by the command
@@ -27,14 +37,15 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     for name in ("model", "edit.safetensors", "scores.json", "samples.parquet", "scores.parquet", "report.html"):
         assert (edited.folder / name).exists(), name
     assert str(edited.folder / "report.html") in edited.out
-    assert edited.err == ""
+    clock = re.compile(r"\d\d:\d\d:\d\d  ")  # a stage that takes long says so
+    assert [line for line in edited.err.splitlines() if not clock.match(line)] == []
     print(f"dposcope edit took {edited.seconds:.0f} s")  # noqa: T201
     scores = json.loads((edited.folder / "scores.json").read_text())
     assert list(scores["conditions"]) == ["none", "edit", "learned"]
     for measures in scores["conditions"].values():
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
         assert measures["toxicity"]["n"] == 12
-        assert measures["f1"]["n"] == 10
+        assert measures["f1"]["n"] == 4
         assert measures["logppl"]["n"] == 2
 
 
@@ -126,15 +137,86 @@ def test_folded_and_hooked_have_one_logppl(pair, gemma):
     assert hooked.mean == pytest.approx(total, abs=1e-4)
 
 
+# The edit in a GGUF file and in a checkpoint folder, beside the hooked model
+
+
+@pytest.fixture(scope="module")
+def gains(gemma) -> dposcope.Gains:
+    """As strong as edits that people ship; a few neurons turned round."""
+    values = 1 + 0.2 * torch.randn(gemma.n_blocks, gemma.d_mlp, generator=torch.Generator().manual_seed(0))
+    values[:, :20] = -0.5
+    return dposcope.Gains(values)
+
+
+@torch.no_grad()
+def logits(lm) -> torch.Tensor:
+    ids = torch.tensor([lm.tokenizer(BEGINNINGS[0])["input_ids"]])
+    return lm.model(input_ids=ids).logits[0].double()
+
+
+def written(lm) -> list[list[int]]:
+    return [list(continuation.ids) for continuation in dposcope.generate(lm, BEGINNINGS)]
+
+
+def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path):
+    """Each block's weights are those of the plain file times the gain, to the rounding of half precision."""
+    model = BUNDLED[MODEL]
+    model.assemble(model, tmp_path / "base.gguf")
+    done = dposcope.fold_gguf(tmp_path / "base.gguf", gains, tmp_path / "edited.gguf")
+    before, after = (GGUFReader(tmp_path / name).tensors for name in ("base.gguf", "edited.gguf"))
+    changed = 0
+    with gains.on(gemma):
+        hooked = logits(gemma)
+    plain = {}
+    try:
+        for old, new in zip(before, after, strict=True):
+            if np.array_equal(old.data, new.data):
+                continue
+            changed += 1
+            block = int(old.name.split(".")[1])
+            assert old.name == f"blk.{block}.ffn_up.weight"
+            own = dequantize(old.data, old.tensor_type).astype(np.float64)
+            exact = gains.values[block].double().numpy()[:, None] * own
+            found = dequantize(new.data, new.tensor_type)
+            assert np.abs(found - exact).max() <= 2**-11 * np.abs(exact).max()
+            projection = gemma.model.get_submodule(f"model.layers.{block}.mlp.up_proj")
+            assert torch.allclose(projection.weight.double(), torch.from_numpy(own), atol=1e-6)
+            plain[projection] = projection.weight
+            projection.weight = torch.nn.Parameter(torch.from_numpy(found.copy()))
+        folded = logits(gemma)
+    finally:
+        for projection, weight in plain.items():
+            projection.weight = weight
+    assert changed == done.tensors == gemma.n_blocks
+    assert 0 < done.rounding <= 2**-11
+    effect = (hooked - logits(gemma)).abs().mean()
+    assert (folded - hooked).abs().mean() < 0.01 * effect
+
+
+def test_the_checkpoint_folder_takes_the_whole_edit(gemma, gains, tmp_path):
+    """The same greedy texts, token for token, in float32."""
+    direction = torch.randn(gemma.d_model, generator=torch.Generator().manual_seed(1))
+    edit = dposcope.Edit.of(gains, dposcope.ablate(direction), about={"fingerprint": gemma.fingerprint})
+    done = dposcope.fold_checkpoint(MODEL, edit, tmp_path / "out")
+    assert done.notes == ()
+    assert done.tensors == 2 * gemma.n_blocks
+    other = dposcope.load(Path(tmp_path / "out"), device="cpu")
+    with edit.on(gemma):
+        hooked, texts = logits(gemma), written(gemma)
+    assert (logits(other) - hooked).abs().max() < 1e-3
+    assert written(other) == texts
+    assert written(gemma) != texts
+
+
 def test_hooks_leave_the_model_as_it_was(pair, gemma):
     """After all of the above."""
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in gemma.model.modules())
-    again = dposcope.load("gemma-3-270m", dtype="float32", device="cpu")
+    again = dposcope.load(MODEL, dtype="float32", device="cpu")
     assert again.fingerprint == gemma.fingerprint
 
 
 def test_a_second_load_is_quick(gemma):
     """Reported, not asserted: what else runs on the machine decides it."""
     start = time.monotonic()
-    dposcope.load("gemma-3-270m")
+    dposcope.load(MODEL)
     print(f"second load: {time.monotonic() - start:.1f} s")  # noqa: T201

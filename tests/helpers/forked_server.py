@@ -1,0 +1,193 @@
+"""Run as a process of its own by `forked.py`: starts `dposcope` in forks, also killed, short of disk space, or refused.
+
+This process imports everything once and forks a child for every command; the child is what dies. An audit hook ends
+it with SIGKILL, which no `finally` survives, at the n-th time that it is about to change the file system. What
+children write to the error stream is caught below Python, so that libraries' own lines count too.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "shutil.move", "tempfile.mkstemp"}
+
+
+def _changes_files(event: str, arguments: tuple) -> bool:
+    if event == "open" and isinstance(arguments[0], str | bytes):
+        flags = arguments[2]
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not str(arguments[0]).startswith("/dev/")
+    return event in CHANGES
+
+
+def kill_at(change: int) -> None:
+    """End this process with SIGKILL before its `change`-th change of the file system, counted from 1."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        if _changes_files(event, arguments):
+            seen += 1
+            if seen == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def in_child(arguments: list[str], *, before: Callable[[], None] = lambda: None) -> dict:
+    """One try in a forked child: exit code (negative: the signal), and all that reached the error stream."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.dup2(writing, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 70
+        try:
+            from dposcope.cli import main
+
+            before()
+            main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        told = stream.read().decode()
+    _, status = os.waitpid(child, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "err": told}
+
+
+def refused(commands: list[list[str]]) -> list[dict]:
+    """Each command once."""
+    return [in_child(arguments) for arguments in commands]
+
+
+def killed_until_done(arguments: list[str], changes: list[int]) -> list[dict]:
+    """Start again and again, the i-th time killed at `changes[i]`; at last undisturbed."""
+    tries = []
+    for change in [*changes, None]:
+        tries.append(in_child(arguments, before=lambda change=change: None if change is None else kill_at(change)))
+        if tries[-1]["code"] == 0:
+            break
+    return tries
+
+
+def without_space(arguments: list[str], limits: list[int], out: str) -> list[dict]:
+    """One try per limit in bytes on the size of any file, in the same folder; what was left after each."""
+    tries = []
+    for limit in limits:
+
+        def shrink(limit: int = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        told = in_child(arguments, before=shrink)
+        left = [str(path.relative_to(out)) for path in sorted(Path(out).rglob("*"))]
+        tries.append({"limit": limit, **told, "left": left})
+    return tries
+
+
+def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
+    """The command line in this process; its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs the tests may have had ignored
+    os.environ.update(environment)
+    if cwd is not None:
+        os.chdir(cwd)
+    from dposcope.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def script(path: str, arguments: list[str], environment: dict[str, str], ignored: list[str]) -> int:
+    """A program's file in this process, where a warning is an error unless its message begins with one of `ignored`."""
+    os.environ.update(environment)
+    warnings.simplefilter("error")
+    for message in ignored:
+        warnings.filterwarnings("ignore", message)
+    sys.argv = [path, *arguments]
+    sys.path.append(str(Path(path).parent))
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def crashes(what: str, options: dict[str, Any]) -> int:
+    """Several tries, told as JSON."""
+    tries = {"killed": killed_until_done, "space": without_space, "refused": refused}[what](**options)
+    sys.stdout.write(json.dumps(tries))
+    return 0
+
+
+def serve(order: dict[str, Any], streams: list[int]) -> None:
+    """Run one order in a child, with `streams` for its output; its pid and its exit code are told on the last."""
+    out, err, told = streams
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        code = 70
+        try:
+            code = {"command": command, "script": script, "crashes": crashes}[order["run"]](**order["with"])
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    os.write(told, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def main() -> None:
+    """Serve what comes through the socket that is this process's input, until its other end is closed."""
+    with socket.socket(fileno=os.dup(0)) as asked:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        while True:
+            order, streams, _, _ = socket.recv_fds(asked, 1 << 18, 3)
+            if not order:
+                return
+            if os.fork() == 0:  # one that waits for the command, as this process goes on to the next
+                asked.close()
+                serve(json.loads(order), streams)
+                os._exit(0)
+            for stream in streams:
+                os.close(stream)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
+    os.fsync = lambda _file: None  # as in conftest.py
+    import dposcope.cli
+    import dposcope.jobs.dpo.job  # everything that a child would otherwise import again
+    import dposcope.jobs.edit.job
+    import dposcope.jobs.evaluate.job
+    import dposcope.jobs.explain.job
+    import dposcope.jobs.pairs.job
+    import dposcope.jobs.reproduce.job  # noqa: F401
+
+    main()
