@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dposcope.training.recompute import recomputed
+from dposcope.training.policy import recomputed
 from helpers.policies import OBJECTIVES, VARIANTS, WAYS, disturb, material, packed, variant_lm
 
 

@@ -1,12 +1,14 @@
 """A policy and its reference in one module: the preference loss of a batch (paper 3.1, appendix C)."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
@@ -14,8 +16,8 @@ from dposcope.model.layout import attention_kind
 from dposcope.training.loss import DpoTerms, dpo_terms, mean_by, sum_by
 from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch
-from dposcope.training.recompute import recomputed
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
+
 
 REFERENCE_PADDING = 50256
 """GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
@@ -243,3 +245,20 @@ def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
 
 def _frozen(head: Unembedding) -> Unembedding:
     return Unembedding(head.weight.detach(), None if head.bias is None else head.bias.detach(), head.softcap)
+
+
+@contextmanager
+def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
+    """Inside, a forward pass keeps only the inputs of each block.
+
+    The gradient checkpointing of transformers works in training mode only, but here models stay in evaluation mode. The
+    backward pass may run after the context; hooks and other changes of the model must then still be active.
+    """
+    for block in blocks:
+        # Nothing is random in evaluation mode, so the state of random generators need not be kept.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # restores the method of the class
