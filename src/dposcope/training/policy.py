@@ -18,7 +18,6 @@ from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 
-
 REFERENCE_PADDING = 50256
 """GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
 leaves it out of the log-probabilities and takes the attention mask from the tokenizer. The results differ only at
