@@ -74,12 +74,17 @@ def damage(folder: Path, files: Mapping[str, FileMark], *, may_be_gone: Sequence
     return None
 
 
+def deciding_versions() -> dict[str, str | None]:
+    """Of this installation."""
+    here = library_versions()
+    return {name: here.get(name) for name in DECIDING}
+
+
 def other_version(made_by: Mapping[str, str]) -> str | None:
     """The first deciding library that is of another version than the one that made something; None: none is."""
-    here = library_versions()
-    for name in DECIDING:
-        if made_by.get(name) != here.get(name):
-            return f"made by {name} {made_by.get(name)}, this is {here.get(name)}"
+    for name, here in deciding_versions().items():
+        if made_by.get(name) != here:
+            return f"made by {name} {made_by.get(name)}, this is {here}"
     return None
 
 

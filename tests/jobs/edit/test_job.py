@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -550,20 +552,26 @@ def test_the_report_shows_samples_evenly_and_settings_whole(page, job):
     assert Counter(condition.role for condition in shown.conditions) == {"base": 1, "edit": 1, "control": 1}
 
 
-def test_a_run_repeated_elsewhere_is_the_same(done, job, tmp_path):
-    again = edited(job, tmp_path / "out")
+def test_a_run_repeated_elsewhere_with_the_model_elsewhere_is_the_same(done, job, tmp_path):
+    """Results name a model by its name and its fingerprint; `run.json` alone tells where it lay."""
+    moved = replace(job, model=tmp_path / "another place" / job.model.name)
+    shutil.copytree(job.model, moved.model)
+    again = edited(moved, tmp_path / "out")
     mine, other = contents(done.folder), contents(again.folder)
     assert mine.keys() == other.keys()
     differing = {name for name in mine if mine[name] != other[name]}
-    assert {name for name in differing if not name.startswith("stages/")} == set()
+    assert {name for name in differing if not name.startswith("stages/")} <= {"run.json"}
+    scores = read_json(again.folder / "scores.json")
+    assert (scores["model"], scores["fingerprint"]) == ("model", load(str(job.model), dtype="float32").fingerprint)
+    for name in ("scores.parquet", "samples.parquet"):
+        assert set(pl.read_parquet(again.folder / name)["fingerprint"]) == {scores["fingerprint"]}
 
 
 # Concepts
 
 
 def test_a_concept_gives_what_its_options_give_to_the_byte(done, tmp_path):
-    """Called toxicity, it differs from the options it fills by its own name in the settings alone: so runs from before
-    there were concepts are found again."""
+    """Called toxicity, it differs from the options that it fills by its own name in the settings alone."""
     given = done.job.settings()
     own = {name: given.pop(name) for name in ("comments", "prompts", "scorer")}
     concept = tmp_path / "mine.toml"

@@ -6,7 +6,6 @@ resumes → an ordinary checkpoint, with gains an edit too → curves.
 
 import json
 import shutil
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,25 @@ from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
-from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.setup import Base, load_base, load_start, material_of, policy_of
 from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
+from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
-from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load, load_native, native_bfloat16
-from dposcope.pairs.pairs import PairSplit, load_pairs
+from dposcope.pairs.pairs import load_pairs
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
-from dposcope.training.examples import neutral_windows, tokenise
-from dposcope.training.lean_reference import Reads
-from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import examples_seen
 from dposcope.training.sharing import Sharing
 from dposcope.training.train import train_policy
-from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
+from dposcope.training.trainable import Trainable, Tuned
 
 
 @dataclass(frozen=True)
@@ -88,18 +83,17 @@ def run_dpo(
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
         neutral = load_neutral(settings.neutral, column=settings.neutral_column)
-        start = None if settings.start is None else _start(settings.start)
+        start = None if settings.start is None else load_start(settings.start)
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
         reporter.stage(f"Loading {model}")
         with processes.failing_together():
-            lm, stored = _load(model, settings)
-            teacher = (
-                None if settings.teacher is None else load_teacher(lm, settings.teacher, settings.teacher_strength)
-            )
+            base = load_base(model, whole=settings.train == "full", dtype=settings.dtype, device=settings.device)
+            lm, named = base.lm, settings.teacher
+            teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
-        schedule = settings.schedule(len(split.train), autocast=_autocasts(lm, settings))
+        schedule = settings.schedule(len(split.train), autocast=base.autocast)
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
         fingerprint = lm.fingerprint  # now: training in place changes it
         inputs = {
@@ -110,19 +104,20 @@ def run_dpo(
             "objective": vars(objective),
             "schedule": vars(schedule),
             **settings.beyond_schedule(),
-            **({} if settings.start is None else {"start": value_digest(edit_file(settings.start))}),
-            **({} if teacher is None else {"teacher": teacher.fingerprint}),
+            "start": None if settings.start is None else value_digest(edit_file(settings.start)),
+            "teacher": None if teacher is None else teacher.fingerprint,
         }
-
-        # Checkpoints of other settings or data, left by a run that failed or was killed, must not be gone on from.
-        begun = text_digest(json.dumps({**inputs, "settings": run.settings}, sort_keys=True, default=str))
-
-        kept_states = f"reference-{begun[:12]}"
+        # Checkpoints of other settings, data or libraries, left by a run that failed or was killed, must not be gone
+        # on from.
+        begun = text_digest(json.dumps([inputs, run.settings, deciding_versions()], sort_keys=True, default=str))
 
         def make() -> None:
-            material = _material(lm, split, neutral, objective, settings)
-            with _policy(lm, objective, settings, material, start, teacher) as trainable:
-                reference = _reference(run, lm, trainable, material, settings, inputs, out / kept_states)
+            material = material_of(lm, split, neutral, objective, settings)
+            with policy_of(base, objective, settings, material, start, teacher) as trainable:
+                reference = None
+                if settings.precompute_reference:
+                    states = out / f"reference-{begun[:12]}"
+                    reference = _reference(run, base, trainable, material, inputs=inputs, folder=states)
                 reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
                 trained = train_policy(
                     lm,
@@ -153,9 +148,9 @@ def run_dpo(
                 versions=library_versions(),
             )
             reporter.stage("Writing the checkpoint")
-            _write(out, tuned, stored, record, checkpoint=checkpoint)
+            _write(out, tuned, base.stored, record, checkpoint=checkpoint)
 
-        product = [out / CHECKPOINT / "config.json"] if checkpoint else []
+        product = [out / CHECKPOINT] if checkpoint else []
         if settings.train == "gains":
             product += value_files(out / "edit").both
         run.stage(
@@ -167,11 +162,11 @@ def run_dpo(
             load=lambda: None,
             revision=2,
         )
-        # Only now: a kill between the two lines costs a moment, not a training.
+        # Only now: a kill before this costs a moment, not a training.
         if processes.is_main:
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
-            for states in out.glob("reference-*"):
-                shutil.rmtree(states, ignore_errors=True)
+            run.release("reference")
+            for scratch in (out / "checkpoints", *out.glob("reference-*")):
+                shutil.rmtree(scratch, ignore_errors=True)
         return DpoRun(out, TrainingRecord.load(out / "training.json"))
 
 
@@ -180,127 +175,23 @@ def described(model: str, settings: DpoSettings) -> dict[str, Any]:
     return {"model": model, **settings.model_dump(mode="json")}
 
 
-def _load(model: str, settings: DpoSettings) -> tuple[LanguageModel, torch.dtype]:
-    """The base in the precision that its training needs, and the precision to ship."""
-    if settings.train != "full":
-        lm = load_native(model, dtype=settings.dtype, device=settings.device)
-        return lm, lm.dtype
-    lm = load(model, dtype="auto", device=settings.device)
-    stored = lm.dtype
-    # Small updates vanish in half precision; what is computed in it is decided by autocast.
-    lm.model.to(torch.float32)  # pyright: ignore[reportArgumentType]
-    return lm, stored
-
-
-def _autocasts(lm: LanguageModel, settings: DpoSettings) -> bool:
-    if settings.train != "full":
-        return False
-    return settings.dtype == "bfloat16" or (settings.dtype == "auto" and native_bfloat16(lm.device))
-
-
-def _material(
-    lm: LanguageModel, split: PairSplit, neutral: str, objective: Objective, settings: DpoSettings
-) -> Material:
-    train, validation = (
-        tokenise(
-            lm,
-            part,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            max_completion_tokens=settings.max_completion_tokens,
-        )
-        for part in (split.train, split.validation)
-    )
-    if not objective.reads_neutral:
-        return Material(train, validation)
-    windows = neutral_windows(
-        lm, neutral, count=settings.window_pool, length=settings.window_tokens, seed=settings.seed
-    )
-    return Material(train, validation, windows)
-
-
-def _policy(
-    lm: LanguageModel,
-    objective: Objective,
-    settings: DpoSettings,
-    material: Material,
-    start: Gains | None,
-    teacher: LanguageModel | None,
-) -> AbstractContextManager[Trainable]:
-    match settings.train:
-        case "gains":
-            among = None
-            if start is not None:
-                start.changes(lm)  # refuses gains of another shape, before their neurons are counted
-                among = None if settings.neurons is None else start.furthest(settings.neurons)
-            return neuron_gains(
-                lm,
-                objective,
-                start=start,
-                among=among,
-                sparsity=settings.sparsity,
-                heads=settings.heads,
-                teacher=teacher,
-            )
-        case "lora":
-            return low_rank(
-                lm,
-                objective,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                seed=settings.seed,
-                recompute=settings.recompute,
-                teacher=teacher,
-            )
-        case "full":
-            lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
-            reads = None
-            if not settings.precompute_reference:
-                every = [*material.train, *material.validation, *material.windows]
-                products = torch.bfloat16 if _autocasts(lm, settings) else None
-                reads = Reads.of(every, pad_id=lm.pad_id, products=products)
-            return all_weights(
-                lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
-            )
-
-
-def _start(named: str) -> Gains:
-    """Where gains begin.
-
-    Raises:
-        DposcopeError: there is no such edit, or it holds more than gains of neurons.
-    """
-    edit = Edit.load(edit_file(named))
-    if edit.gains is None or edit.ablations or edit.head_gains is not None:
-        raise DposcopeError(
-            f"{named} holds {edit}, and only gains of neurons can be gone on from; choose another --start"
-        )
-    return edit.gains
-
-
 def _reference(
-    run: Run,
-    lm: LanguageModel,
-    trainable: Trainable,
-    material: Material,
-    settings: DpoSettings,
-    inputs: dict[str, Any],
-    folder: Path,
-) -> ReferenceStates | None:
-    if not settings.precompute_reference:
-        return None
+    run: Run, base: Base, trainable: Trainable, material: Material, *, inputs: dict[str, Any], folder: Path
+) -> ReferenceStates:
+    """The stage `reference`: the base's states of all pairs and windows, each in a part of its own."""
     parts = {"train": material.train, "validation": material.validation, "window": material.windows}
 
     def make() -> None:
-        with torch.autocast(lm.device.type, torch.bfloat16, enabled=_autocasts(lm, settings)):
+        with torch.autocast(base.lm.device.type, torch.bfloat16, enabled=base.autocast):
             precompute_reference(
-                lm, trainable.policy, parts, folder, processes=Processes.here(), progress=run.reporter.progress
+                base.lm, trainable.policy, parts, folder, processes=Processes.here(), progress=run.reporter.progress
             )
 
     return run.stage(
         "reference",
         "The base reads all pairs",
         inputs=inputs,
-        files=[shard.path for shard in shards(parts, folder, width=lm.d_model)],
+        files=[shard.path for shard in shards(parts, folder, width=base.lm.d_model)],
         make=make,
         load=lambda: ReferenceStates(folder, validation_offset=VALIDATION),
     )

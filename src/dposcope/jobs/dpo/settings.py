@@ -303,8 +303,8 @@ class DpoSettings(LoadSettings):
         )
 
     def beyond_schedule(self) -> dict[str, Any]:
-        """Other settings that change the result and are not at their defaults, for the inputs of the stage."""
-        return self.model_dump(mode="json", include=_BEYOND, exclude_defaults=True)
+        """Other settings that change the result, for the inputs of the stage."""
+        return self.model_dump(mode="json", include=_BEYOND)
 
     def validation_pairs(self, pairs: int) -> int:
         """Number of validation pairs."""
