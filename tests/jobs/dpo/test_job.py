@@ -266,7 +266,7 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
     assert TrainingRecord.from_json(facts) == finished[way].record
     assert facts["kind"] == "dposcope dpo"
     assert facts["model"] == {
-        "name": str(job.model),
+        "name": job.model.name,
         "fingerprint": load(str(job.model), dtype="float32").fingerprint,
     }
     assert (facts["train"], facts["protocol"], facts["seed"]) == (way, "strict", 0)
@@ -347,7 +347,7 @@ def test_the_edit_folded_is_the_checkpoint(pairs, tmp_path, family):
             assert_close(model(input_ids=ids).logits, hooked, 1e-5)
     beside = Edit.load(run.folder / "model/dposcope_edit")
     assert torch.equal(beside.gains.values, edit.gains.values)
-    assert edit.about["model"] == str(job.model)
+    assert edit.about["model"] == job.model.name
     assert edit.about["fingerprint"] == lm.fingerprint
 
 
@@ -368,7 +368,7 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
     for way, run in finished.items():
         card = (run.folder / "model/README.md").read_text("utf-8")
         assert card.startswith("---\nlibrary_name: transformers\n")
-        assert f'base_model: "{job.model}"' in card
+        assert f'base_model: "{job.model.name}"' in card
         assert words[way] in card
         assert "21 preference pairs (prompt_text), 5 kept for validation" in card
         assert "β = 0.1, plus 1 × KL(base‖tuned) on windows of neutral text; strict protocol" in card
