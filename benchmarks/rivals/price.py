@@ -51,7 +51,7 @@ def run_time(job: Job, rival: Rival, line: Line, strength: float) -> float | Non
         return None
     name = file_name(f"overhead-{rival.name}")
     file = job.run.folder / "overhead" / f"{name}.json"
-    prompts = job.data.prompts.report[:_PROMPTS]
+    prompts = job.data.report.prompts[:_PROMPTS]
     ratios: list[float] = job.run.stage(
         name,
         f"Timing: {rival.name}",

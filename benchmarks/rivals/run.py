@@ -14,12 +14,10 @@ from benchmarks.rivals.sweep import SINGLE, Bench, Sweep, position_zero, sweep
 
 from dposcope.artefacts import library_versions, write_json, write_text
 from dposcope.data.comments import Comments, load_comments
-from dposcope.data.prompts import PromptSplit
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import count_windows
-from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import BASE, Materials
-from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
+from dposcope.evaluation.suite import BASE
+from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.search import neutral_moments
@@ -42,7 +40,7 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
     reporter = reporter or Quiet()
     settings = options.settings
     data = read_data(settings)
-    data = replace(data, prompts=PromptSplit(data.prompts.report[: options.limit], data.prompts.learn))
+    data = replace(data, report=replace(data.report, prompts=data.report.prompts[: options.limit]))
     pairs = None if options.sentence_pairs is None else _sentences(load_comments(options.sentence_pairs))
     by_training = trained(
         options.edits if "edit" in options.methods else (),
@@ -68,22 +66,13 @@ def compare_rivals(options: Options, *, reporter: Reporter | None = None) -> lis
         rivals = [*by_training, *free]
         if not rivals:
             raise DposcopeError("no rival takes part; name methods, --edit or --tuned")
-        windows = min(options.windows, count_windows(job.lm, data.neutral) - options.placing_windows)
+        windows = min(options.windows, count_windows(job.lm, data.report.neutral) - options.placing_windows)
         if windows < 1:
             raise DposcopeError(
                 f"the neutral text has no window beside the {options.placing_windows} that place strengths; "
                 "give a longer --neutral"
             )
-        materials = Materials(
-            prompts=data.prompts.report,
-            passages=data.passages,
-            neutral=data.neutral,
-            scorer=load_scorer(settings.scorer),
-            judge=judge,
-            concept=settings.meant.noun,
-            max_windows=windows,
-            batch_size=settings.batch_size,
-        )
+        materials = replace(data.report, judge=judge, protocol="strict", max_windows=windows)
         base = measure_condition(job, BASE, None, materials)
         _tell_costs(reporter, rivals, run.seconds().get("measure-none", 0.0), options)
         bench = Bench(job, materials, base, options.placing_windows, options.evaluations)
@@ -126,16 +115,8 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
             Fitted(stage, features_stage(job, sentences, settings.batch_size, stage), suffix)
             for stage, sentences, suffix in given
         ]
-    ingredients = prepare(
-        job,
-        settings.direction,
-        concept=settings.meant,
-        block=settings.direction_block,
-        protocol=settings.protocol,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-    )
-    half = job.data.neutral[len(job.data.neutral) // 2 :]  # its beginning is for measuring
+    ingredients = prepare(job, DirectionSpec.of(settings))
+    half = job.data.report.neutral[len(job.data.report.neutral) // 2 :]  # its beginning is for measuring
     disturbed = neutral_moments(job, half, _MOMENTS) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)
     for one in fitted:

@@ -234,7 +234,7 @@ def _costs(bench: Bench, rival: Rival, line: Line) -> dict[float, float]:
 
 
 def _neutral(bench: Bench) -> dict[str, object]:
-    return {"neutral": bench.job.data.digests["neutral"], "windows": bench.materials.max_windows}
+    return {"neutral": bench.materials.digests["neutral"], "windows": bench.materials.max_windows}
 
 
 def _read(

@@ -9,8 +9,8 @@ import torch
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.jobs.ingredients import DirectionSpec, make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.ingredients import Job as StudyJob
-from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
@@ -40,8 +40,8 @@ def test_what_is_learned_and_what_is_reported_share_nothing(job):
     """SPEC section 8: prompts and comments by halves."""
     data = read_data(settings(job))
     prompts = [json.loads(line)["prompt"] for line in job.prompts.read_text().splitlines()]
-    assert list(data.prompts.report) == prompts[:12]
-    assert list(data.prompts.learn) == prompts[12:]
+    assert list(data.report.prompts) == prompts[:12]
+    assert list(data.learn) == prompts[12:]
     pairs = rows(job)
     direction = list(zip(data.direction_comments.texts, data.direction_comments.labels.tolist(), strict=True))
     assert direction == pairs[:60]
@@ -50,8 +50,8 @@ def test_what_is_learned_and_what_is_reported_share_nothing(job):
 
 def test_limits_take_the_top_of_each_file(job):
     data = read_data(settings(job, limit=8, max_passages=2, direction_rows=20))
-    assert len(data.prompts.report) == len(data.prompts.learn) == 4
-    assert len(data.passages) == 2
+    assert len(data.report.prompts) == len(data.learn) == 4
+    assert len(data.report.passages) == 2
     assert list(data.direction_comments.texts) == [text for text, _ in rows(job)[:20]]
     assert len(data.judge_texts) == 60  # the judge's half does not shrink
 
@@ -74,21 +74,15 @@ def test_columns_and_labels_are_chosen(job, tmp_path):
     assert (read_comments(chosen).labels == read_comments(settings(job)).labels).all()
 
 
-@pytest.mark.parametrize("part", ["report_prompts", "learn_prompts", "direction_comments", "judge_comments"])
+@pytest.mark.parametrize("part", ["learn_prompts", "direction_comments", "judge_comments"])
 def test_each_digest_sees_its_part_alone(job, part):
     from dataclasses import replace
 
     from dposcope.data.comments import Comments
-    from dposcope.data.prompts import PromptSplit
 
     data = read_data(settings(job))
     changed = {
-        "report_prompts": lambda: replace(
-            data, prompts=PromptSplit(("x", *data.prompts.report[1:]), data.prompts.learn)
-        ),
-        "learn_prompts": lambda: replace(
-            data, prompts=PromptSplit(data.prompts.report, ("x", *data.prompts.learn[1:]))
-        ),
+        "learn_prompts": lambda: replace(data, learn=("x", *data.learn[1:])),
         "direction_comments": lambda: replace(
             data, direction_comments=Comments(data.direction_comments.texts, ~data.direction_comments.labels)
         ),
@@ -169,18 +163,10 @@ def test_direction_means_and_judge_are_kept_in_the_folder(job, tmp_path):
     lm, data = load(str(job.model), dtype="float32"), read_data(chosen)
     with open_run(tmp_path / "out", "test", {}) as run:
         one = StudyJob(run, lm, data)
-        made = prepare(
-            one,
-            chosen.direction,
-            concept=chosen.meant,
-            block=chosen.direction_block,
-            protocol=chosen.protocol,
-            seed=chosen.seed,
-            batch_size=chosen.batch_size,
-        )
+        made = prepare(one, DirectionSpec.of(chosen))
         judge = prepare_judge(one, 0)
     direction = direction_of(lm, data.direction_comments, chosen)
-    means = collect_means(lm, data.prompts.learn)
+    means = collect_means(lm, data.learn)
     assert torch.equal(made.direction.vector, direction.vector)
     assert torch.equal(made.means.mean, means.mean)
     assert made.means.count == means.count

@@ -1,6 +1,7 @@
 """Conditions as stages, and the files that hold what was measured."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.ingredients import Job as StudyJob
 from dposcope.jobs.ingredients import read_data
 from dposcope.jobs.measure import file_name, measure_condition, write_scores
-from dposcope.jobs.run import open_run
+from dposcope.jobs.run import Quiet, Run, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
 from helpers.families import random_gains
@@ -31,7 +32,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def materials(parts) -> Materials:
     data = parts[1]
-    return Materials(data.prompts.report, data.passages, data.neutral, function_scorer(softness, "soft"), max_windows=2)
+    return replace(data.report, scorer=function_scorer(softness, "soft"), max_windows=2)
 
 
 # File names
@@ -75,10 +76,7 @@ def test_a_condition_is_measured_once_and_kept(parts, materials, tmp_path):
 
 def changes(lm, data, materials):
     """What a measurement rests on, each changed alone."""
-    from dataclasses import replace
-
     from dposcope.data.corpus import Passages
-    from dposcope.data.prompts import PromptSplit
     from helpers.families import tiny
 
     prompts = ("the river", *materials.prompts[1:])
@@ -88,13 +86,9 @@ def changes(lm, data, materials):
     return {
         "nothing": same,
         "model": (tiny("llama", seed=9), data, materials),
-        "prompts": (
-            lm,
-            replace(data, prompts=PromptSplit(prompts, data.prompts.learn)),
-            replace(materials, prompts=prompts),
-        ),
-        "passages": (lm, replace(data, passages=passages), replace(materials, passages=passages)),
-        "neutral": (lm, replace(data, neutral=neutral), replace(materials, neutral=neutral)),
+        "prompts": (lm, data, replace(materials, prompts=prompts)),
+        "passages": (lm, data, replace(materials, passages=passages)),
+        "neutral": (lm, data, replace(materials, neutral=neutral)),
         "scorer": (lm, data, replace(materials, scorer=function_scorer(lambda texts: [0.5] * len(texts), "half"))),
         "scorer's inside": (lm, data, replace(materials, scorer=replace(materials.scorer, digest="other weights"))),
         "judge": (lm, data, replace(materials, judge=function_scorer(softness, "judge"))),
@@ -154,9 +148,10 @@ def outcomes(n: int) -> dict[str, Outcome]:
     return {"none": one(True), "a:b=1": one(True)}
 
 
-def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
+def test_tables_hold_every_row_of_every_condition(parts, materials, tmp_path):
+    lm, data = parts
     measured = outcomes(len(materials.prompts))
-    scores = write_scores(tmp_path, measured, materials, model="some/model", fingerprint="abc", about={"edit": "x"})
+    scores = write_scores(StudyJob(Run(tmp_path, {}, Quiet()), lm, data), measured, materials, about={"edit": "x"})
     table = pl.read_parquet(tmp_path / "scores.parquet")
     assert table["condition"].unique(maintain_order=True).to_list() == ["none", "a:b=1"]
     for row in table.iter_rows(named=True):
@@ -164,7 +159,7 @@ def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
         assert (row["mean"], row["low"], row["high"], row["n"]) == (
             *(estimate.mean, estimate.low, estimate.high, estimate.n),
         )
-        assert (row["protocol"], row["model"], row["fingerprint"]) == ("strict", "some/model", "abc")
+        assert (row["protocol"], row["model"], row["fingerprint"]) == ("strict", "model", lm.fingerprint)
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert len(samples) == 2 * len(materials.prompts)
     for name, outcome in measured.items():
@@ -177,11 +172,11 @@ def test_tables_hold_every_row_of_every_condition(materials, tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text()) == scores.to_json()
 
 
-def test_without_a_judge_its_column_is_empty_and_still_a_number(materials, tmp_path):
+def test_without_a_judge_its_column_is_empty_and_still_a_number(parts, materials, tmp_path):
     measured = outcomes(len(materials.prompts))
     for outcome in measured.values():
         del outcome.per_prompt["judge"]
-    write_scores(tmp_path, measured, materials, model="m", fingerprint="abc", about={})
+    write_scores(StudyJob(Run(tmp_path, {}, Quiet()), *parts), measured, materials, about={})
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert samples["judge"].null_count() == len(samples)
     assert samples["toxicity"].dtype == pl.Float64

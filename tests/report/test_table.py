@@ -167,14 +167,14 @@ def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_of_a_run_model_and_protocol_come_first_in_every_row():
+def test_of_a_run_protocol_model_and_fingerprint_come_first_in_every_row():
     frame = pl.DataFrame({"n": [1, 2], "model": ["other", "other"]})
-    made = Table("t", "T", frame, (Column("n", "h"),)).of_run(model="m", protocol="strict")
-    assert made.to_polars().columns == ["protocol", "model", "n"]
-    assert made.to_polars().rows() == [("strict", "m", 1), ("strict", "m", 2)]
+    made = Table("t", "T", frame, (Column("n", "h"),)).of_run(model="m", fingerprint="f", protocol="strict")
+    assert made.to_polars().columns == ["protocol", "model", "fingerprint", "n"]
+    assert made.to_polars().rows() == [("strict", "m", "f", 1), ("strict", "m", "f", 2)]
     assert made.rows == (("1",), ("2",))
-    empty = of_run(frame.clear(), model="m", protocol="strict")
-    assert (len(empty), empty.columns) == (0, ["protocol", "model", "n"]), "no rows are made of none"
+    empty = of_run(frame.clear(), model="m", fingerprint="f", protocol="strict")
+    assert (len(empty), empty.columns) == (0, ["protocol", "model", "fingerprint", "n"]), "no rows are made of none"
 
 
 def test_columns_of_nothing_are_refused():

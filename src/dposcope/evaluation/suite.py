@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
@@ -64,6 +66,15 @@ class Materials:
     batch_size: int = 32
     concept: str = CONCEPT
     """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each text that is read: what a measurement depends on."""
+        return {
+            "prompts": text_digest(*self.prompts),
+            "passages": text_digest(*self.passages.prompts, *self.passages.golds),
+            "neutral": text_digest(self.neutral),
+        }
 
 
 @dataclass(frozen=True, eq=False)

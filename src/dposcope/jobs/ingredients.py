@@ -1,7 +1,7 @@
 """What every job starts from: data read and split, a direction, neuron means, a judge."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
 from dposcope.data.concept import Concept
-from dposcope.data.corpus import Passages, load_neutral, load_passages
+from dposcope.data.corpus import load_neutral, load_passages
 from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features
@@ -18,11 +18,14 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.suite import Materials
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.run import Run
-from dposcope.jobs.settings import CommentSettings, MeasureSettings
+from dposcope.jobs.settings import CommentSettings, LoadSettings, MeasureSettings
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load_native
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
 from dposcope.neurons.groups import cosines
@@ -40,6 +43,12 @@ class Job:
     lm: LanguageModel
     data: "Data"
 
+    @classmethod
+    def begin(cls, run: Run, model: str, data: "Data", settings: LoadSettings) -> "Job":
+        """Load the model."""
+        run.reporter.stage(f"Loading {model}")
+        return cls(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+
     @cached_property
     def model(self) -> dict[str, Any]:
         """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
@@ -50,23 +59,25 @@ class Job:
 class Data:
     """Everything read from files, before any model runs, so that bad input is told at once."""
 
-    prompts: PromptSplit
+    learn: tuple[str, ...]
+    """Prompts to sample, search and average on."""
     direction_comments: Comments
     judge_texts: tuple[str, ...]
     judge_labels: tuple[bool, ...]
-    neutral: str
-    passages: Passages
+    report: Materials
+    """What every reported number is measured on, held-out prompts among it, and how; the judge is trained later."""
+
+    def reporting_on(self, neutral: str) -> "Data":
+        """The same with other neutral text for the report."""
+        return replace(self, report=replace(self.report, neutral=neutral))
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """What stages depend on."""
         return {
-            "report_prompts": text_digest(*self.prompts.report),
-            "learn_prompts": text_digest(*self.prompts.learn),
+            "learn_prompts": text_digest(*self.learn),
             "direction_comments": _comments_digest(self.direction_comments),
             "judge_comments": text_digest(*self.judge_texts, *map(str, self.judge_labels)),
-            "neutral": text_digest(self.neutral),
-            "passages": text_digest(*self.passages.prompts, *self.passages.golds),
         }
 
 
@@ -85,7 +96,7 @@ def read_comments(settings: CommentSettings) -> Comments:
 
 
 def read_data(settings: MeasureSettings) -> Data:
-    """Read all files that settings name.
+    """Read all files that settings name, and find the scorer.
 
     Raises:
         DposcopeError: a file is missing, damaged or lacks a column.
@@ -104,18 +115,28 @@ def read_data(settings: MeasureSettings) -> Data:
                 "class: add comments, or further files with --judge-comments"
             )
     prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
-    return Data(
-        prompts=split_prompts(prompts) if settings.split == "halves" else PromptSplit(tuple(prompts), tuple(prompts)),
-        direction_comments=parts.direction,
-        judge_texts=tuple(text for part in judges for text in part.texts),
-        judge_labels=tuple(bool(label) for part in judges for label in part.labels),
-        neutral=load_neutral(settings.neutral, column=settings.neutral_column),
+    split = split_prompts(prompts) if settings.split == "halves" else PromptSplit(tuple(prompts), tuple(prompts))
+    report = Materials(
+        prompts=split.report,
         passages=load_passages(
             settings.passages,
             prompt_column=settings.passage_prompt_column,
             gold_column=settings.passage_gold_column,
             limit=settings.max_passages,
         ),
+        neutral=load_neutral(settings.neutral, column=settings.neutral_column),
+        scorer=load_scorer(settings.scorer),
+        protocol=settings.protocol,
+        max_windows=settings.max_windows,
+        batch_size=settings.batch_size,
+        concept=concept.noun,
+    )
+    return Data(
+        learn=split.learn,
+        direction_comments=parts.direction,
+        judge_texts=tuple(text for part in judges for text in part.texts),
+        judge_labels=tuple(bool(label) for part in judges for label in part.labels),
+        report=report,
     )
 
 
@@ -203,28 +224,37 @@ class Ingredients:
         return cosines(self.lm, self.direction.vector)
 
 
-def prepare(
-    job: Job,
-    kind: str,
-    *,
-    concept: Concept,
-    block: int,
-    protocol: Protocol,
-    seed: int,
-    batch_size: int,
-    folds: int = 0,
-    features: Features | None = None,
-) -> Ingredients:
+@dataclass(frozen=True)
+class DirectionSpec:
+    """Which direction, and how texts are read for it and for the means: all that `prepare` takes from settings."""
+
+    kind: str
+    """See `make_direction`."""
+    concept: Concept
+    block: int
+    protocol: Protocol
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, settings: MeasureSettings) -> "DirectionSpec":
+        """As settings ask."""
+        return cls(
+            settings.direction,
+            settings.meant,
+            settings.direction_block,
+            settings.protocol,
+            settings.seed,
+            settings.batch_size,
+        )
+
+
+def prepare(job: Job, spec: DirectionSpec, *, folds: int = 0, features: Features | None = None) -> Ingredients:
     """The stages `direction` and `means` of a run.
 
     Args:
         job: run, model and data.
-        kind: of the direction, see `make_direction`, as `concept`, `block` and `seed`.
-        concept: what the direction is of.
-        block: that the direction is read at.
-        protocol: of direction and means.
-        seed: of the direction.
-        batch_size: texts at a time.
+        spec: which direction.
         folds: of the prompts, for means of each.
         features: of the comments that the direction takes, where they were read before.
     """
@@ -236,23 +266,23 @@ def prepare(
         inputs={
             "model": job.model,
             "comments": data.digests["direction_comments"],
-            "direction": kind,
-            "saved": _saved_digest(kind),
-            "block": block,
-            "seed": seed,
-            "protocol": protocol,
-            "batch_size": batch_size,
-            "seeds": asdict(concept.seeds()) if kind == "token-contrast" else None,
+            "direction": spec.kind,
+            "saved": _saved_digest(spec.kind),
+            "block": spec.block,
+            "seed": spec.seed,
+            "protocol": spec.protocol,
+            "batch_size": spec.batch_size,
+            "seeds": asdict(spec.concept.seeds()) if spec.kind == "token-contrast" else None,
         },
         make=lambda: make_direction(
             lm,
             data.direction_comments,
-            kind,
-            concept=concept,
-            block=block,
-            protocol=protocol,
-            seed=seed,
-            batch_size=batch_size,
+            spec.kind,
+            concept=spec.concept,
+            block=spec.block,
+            protocol=spec.protocol,
+            seed=spec.seed,
+            batch_size=spec.batch_size,
             progress=run.reporter.progress,
             features=features,
         ),
@@ -263,8 +293,8 @@ def prepare(
         "means",
         "Neuron means while the model writes",
         inputs={"model": job.model},
-        protocol=protocol,
-        batch_size=batch_size,
+        protocol=spec.protocol,
+        batch_size=spec.batch_size,
         folds=folds,
     )
     return Ingredients(lm, direction, means.whole, means.folds)
@@ -293,7 +323,7 @@ def means_stage(
         batch_size: prompts at a time.
         folds: 0 for none.
     """
-    run, prompts, stem = job.run, job.data.prompts.learn, job.run.folder / name
+    run, prompts, stem = job.run, job.data.learn, job.run.folder / name
 
     def make() -> None:
         progress = run.reporter.progress

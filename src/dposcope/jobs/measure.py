@@ -1,7 +1,7 @@
 """Stages that measure conditions, and the files that hold what was measured."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -35,7 +35,7 @@ def measure_condition(
     run, data = job.run, job.data
     inputs = {
         **job.model,
-        **{part: data.digests[part] for part in ("report_prompts", "neutral", "passages")},
+        **materials.digests,
         "scorer": [materials.scorer.name, materials.scorer.digest],
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
         "protocol": materials.protocol,
@@ -54,6 +54,25 @@ def measure_condition(
     return Outcome.from_json(told)
 
 
+@dataclass(frozen=True)
+class Condition:
+    """A condition that is to be measured beside the plain model."""
+
+    name: str
+    build: Callable[[], Intervention]
+    """Called when its turn comes: interventions of large models are not all held at once."""
+    depends_on: Mapping[str, Any]
+    """See `measure_condition`."""
+
+
+def measure_all(job: Job, conditions: Iterable[Condition], materials: Materials) -> dict[str, Outcome]:
+    """Measure the plain model, then every condition; each is a stage."""
+    outcomes = {BASE: measure_condition(job, BASE, None, materials)}
+    for one in conditions:
+        outcomes[one.name] = measure_condition(job, one.name, one.build(), materials, depends_on=one.depends_on)
+    return outcomes
+
+
 def file_name(name: str) -> str:
     """A condition's name as a file name: plain where it is plain, else with a digest."""
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
@@ -64,15 +83,10 @@ def file_name(name: str) -> str:
 
 
 def write_scores(
-    folder: Path,
-    outcomes: Mapping[str, Outcome],
-    materials: Materials,
-    *,
-    model: str,
-    fingerprint: str,
-    about: Mapping[str, Any],
+    job: Job, outcomes: Mapping[str, Outcome], materials: Materials, *, about: Mapping[str, Any]
 ) -> Scores:
     """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
+    folder, model, fingerprint = job.run.folder, job.lm.name, job.lm.fingerprint
     scores = summarise(
         outcomes,
         protocol=materials.protocol,

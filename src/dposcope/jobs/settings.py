@@ -112,7 +112,7 @@ class DirectionSettings(CommentSettings):
     )
 
 
-class MeasureSettings(DirectionSettings):
+class MeasureSettings(MachineSettings, DirectionSettings):
     """The data, the scorer and the protocol of measurements."""
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
@@ -171,7 +171,7 @@ class MeasureSettings(DirectionSettings):
     )
 
 
-class EditSettings(MachineSettings, MeasureSettings):
+class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
 
     alpha: Annotated[float | None, Parameter(group=_EDIT)] = Field(
@@ -219,7 +219,7 @@ class EditSettings(MachineSettings, MeasureSettings):
         return self
 
 
-class EvaluateSettings(MachineSettings, MeasureSettings):
+class EvaluateSettings(MeasureSettings):
     """Settings of `dposcope evaluate`."""
 
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(

@@ -147,9 +147,9 @@ class Table:
         """The numbers."""
         return self.frame
 
-    def of_run(self, *, model: str, protocol: str) -> "Table":
-        """With `protocol` and `model` before the other numbers, so that tables of several runs can be put together."""
-        return replace(self, frame=of_run(self.frame, model=model, protocol=protocol))
+    def of_run(self, *, model: str, fingerprint: str, protocol: str) -> "Table":
+        """With `protocol`, `model` and its fingerprint before the other numbers, so that tables of several runs can be put together."""
+        return replace(self, frame=of_run(self.frame, model=model, fingerprint=fingerprint, protocol=protocol))
 
     def markdown(self, *, raw: bool = False) -> str:
         """With its title above and notes below; offensive words are starred unless `raw`."""
@@ -241,9 +241,9 @@ def _frame_from_json(stored: Mapping[str, Any]) -> pl.DataFrame:
     )
 
 
-def of_run(frame: pl.DataFrame, *, model: str, protocol: str) -> pl.DataFrame:
-    """Columns `protocol` and `model` before all others, see `led_by`."""
-    return led_by(frame, protocol=protocol, model=model)
+def of_run(frame: pl.DataFrame, *, model: str, fingerprint: str, protocol: str) -> pl.DataFrame:
+    """Columns `protocol`, `model` and `fingerprint` before all others, see `led_by`."""
+    return led_by(frame, protocol=protocol, model=model, fingerprint=fingerprint)
 
 
 def led_by(frame: pl.DataFrame, **told: str) -> pl.DataFrame:

@@ -97,7 +97,7 @@ def choosing(tmp_path):
 def test_trials_read_the_windows_after_the_reported_ones_where_there_are_enough(choosing, windows, apart, tmp_path):
     choice, study, ingredients = choosing(windows, max_logppl_increase=0.05)
     assert choice.held_apart is apart
-    lm, text = study.lm, study.data.neutral
+    lm, text = study.lm, study.data.report.neutral
     skip = 3 if apart else 0
     plain = window_losses(lm, text, skip_windows=skip, max_windows=SEARCH_WINDOWS)
     assert len(plain.nll) == SEARCH_WINDOWS if apart else len(plain.nll) < SEARCH_WINDOWS

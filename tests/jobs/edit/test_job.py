@@ -185,7 +185,7 @@ def test_scores_have_the_documented_layout(done):
 
 def test_tables_carry_protocol_model_and_condition(done):
     scores = pl.read_parquet(done.folder / "scores.parquet")
-    assert scores.columns == ["protocol", "model", "condition", "measure", "mean", "low", "high", "n"]
+    assert scores.columns == ["protocol", "model", "fingerprint", "condition", "measure", "mean", "low", "high", "n"]
     stored = json.loads((done.folder / "scores.json").read_text())
     as_json = {
         (row["condition"], row["measure"]): {name: row[name] for name in ("mean", "low", "high", "n")}
@@ -194,7 +194,7 @@ def test_tables_carry_protocol_model_and_condition(done):
     assert as_json == {(c, m): e for c, measures in stored["conditions"].items() for m, e in measures.items()}
     samples = pl.read_parquet(done.folder / "samples.parquet")
     assert samples.columns == [
-        *("protocol", "model", "condition", "row", "prompt", "continuation"),
+        *("protocol", "model", "fingerprint", "condition", "row", "prompt", "continuation"),
         *("toxicity", "judge", "repetition", "empty"),
     ]
     assert len(samples) == 3 * REPORTED

@@ -86,7 +86,7 @@ def test_windows_are_spread_where_asked(job, tmp_path):
     settings = EvaluateSettings(**job.settings(max_windows=2, spread_windows=True))
     run_evaluate(str(job.model), tmp_path / "run", settings)
     stored = json.loads((tmp_path / "run/conditions/none.json").read_text())
-    lm, text = load(str(job.model), dtype="float32"), read_data(settings).neutral
+    lm, text = load(str(job.model), dtype="float32"), read_data(settings).report.neutral
     spread = window_losses(lm, text, max_windows=2, spread=True).nll.tolist()
     assert stored["window_nll"] == spread != window_losses(lm, text, max_windows=2).nll.tolist()
 
@@ -124,9 +124,9 @@ def test_numbers_are_those_of_the_suite(done, job):
     lm = load(str(job.model), dtype="float32")
     made = Ingredients(lm, Direction.load(out / "direction"), NeuronMeans.load(out / "means"))
     materials = Materials(
-        data.prompts.report,
-        data.passages,
-        data.neutral,
+        data.report.prompts,
+        data.report.passages,
+        data.report.neutral,
         load_scorer("helpers.jobs:softness"),
         TrainedScorer.load(out / "judge"),
         protocol,
@@ -242,6 +242,6 @@ def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
     evaluated(job, tmp_path / "out", [f"tuned=model:{tmp_path / 'wide'}"])
     stored = json.loads((tmp_path / "out/conditions/tuned.json").read_text())["continuations"]
     tuned = load(tmp_path / "wide", base=load(job.model, dtype="float32", device="cpu"))
-    prompts = read_data(EvaluateSettings(**job.settings())).prompts.report
+    prompts = read_data(EvaluateSettings(**job.settings())).report.prompts
     assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
     assert any("river" in text for text in stored)

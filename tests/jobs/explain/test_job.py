@@ -109,14 +109,15 @@ def test_every_table_says_of_which_model_and_protocol_it_is(done, job):
     assert len(tables) >= 25
     for path in tables:
         frame = pl.read_parquet(path)
-        assert frame.columns[:2] == ["protocol", "model"], path.name
-        assert set(frame.select("protocol", "model").rows()) <= {("strict", str(job.model))}, path.name
+        assert frame.columns[:3] == ["protocol", "model", "fingerprint"], path.name
+        expected = {("strict", job.model.name, load(str(job.model), dtype="float32").fingerprint)}
+        assert set(frame.select("protocol", "model", "fingerprint").rows()) <= expected, path.name
 
 
 def test_contributions_are_those_of_the_two_models(done, job, tuned):
     out, _ = done
     settings = ExplainSettings(**job.settings(**SMALL))
-    prompts = read_data(settings).prompts.learn
+    prompts = read_data(settings).learn
     base, other = (load(str(path), dtype="float32") for path in (job.model, tuned))
     kept = Contributions.load(out / "contributions")
     direction = Direction.load(out / "direction")
@@ -133,9 +134,9 @@ def test_conditions_are_those_of_the_suite(done, job, tuned):
     data = read_data(settings)
     lm = load(str(job.model), dtype="float32")
     materials = Materials(
-        data.prompts.report,
-        data.passages,
-        data.neutral,
+        data.report.prompts,
+        data.report.passages,
+        data.report.neutral,
         load_scorer("helpers.jobs:softness"),
         TrainedScorer.load(out / "judge"),
         max_windows=3,
@@ -320,13 +321,13 @@ def test_an_edit_is_explained_with_its_gains_in_the_activations(family, patching
         assert again.scores.conditions["tuned"] == made.scores.conditions["tuned"]
     data = read_data(ExplainSettings(**job.settings(**SMALL)))
     with edited(lm, edit) as other:
-        written = [text.text for text in generate(other, data.prompts.report)]
+        written = [text.text for text in generate(other, data.report.prompts)]
     assert made.results.outcomes["tuned"].continuations == written
     assert made.results.outcomes["none"].continuations != written
     assert {row.name: row.label for row in made.results.conditions}["tuned"] == "Edit"
     fold(lm, edit).save_pretrained(tmp_path / "folded")
     other = load(tmp_path / "folded", base=lm)
-    before, after = (collect_means(model, data.prompts.learn) for model in (lm, other))
+    before, after = (collect_means(model, data.learn) for model in (lm, other))
     there = contributions(lm, other, before, after, made.explanation.direction.vector)
     here = made.explanation.contributions
     assert_close(here.total, there.total, 1e-4)
@@ -436,7 +437,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
     direction = Direction.load(out / "direction")
     plain = make_direction(base, data.direction_comments, settings.direction, concept=settings.meant)
     assert torch.equal(direction.vector, plain.vector)
-    prompts = data.prompts.learn
+    prompts = data.learn
 
     def change(vector, some=prompts):
         return contributions(base, other, *(collect_means(lm, some) for lm in (base, other)), vector)
@@ -472,7 +473,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
             assert (pair.toxic.size, pair.toxic.jaccard) == (8, pytest.approx(other_pair.toxic.jaccard, abs=0.15))
         assert (source.pairs[0].first, source.pairs[0].second) == names[source.source]
     written = pl.read_parquet(out / "tables/stability-groups.parquet")
-    assert written.drop("protocol", "model").equals(found.to_polars())
+    assert written.drop("protocol", "model", "fingerprint").equals(found.to_polars())
     assert "How stable the groups are</h2>" in (out / "report.html").read_text()
     assert list(json.loads((out / "explain.json").read_text())["stability"]) == list(expected)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dposcope.data.prompts import PromptSplit
 from dposcope.errors import DposcopeError
 from dposcope.jobs.explain.repetitions import check_repetitions, fitted_comments, other_kinds, prompt_folds
 from dposcope.jobs.explain.settings import ExplainSettings
@@ -22,7 +21,7 @@ from helpers.jobs import make_job
 def test_there_are_no_more_folds_than_prompts(tmp_path, asked, prompts, folds):
     settings = ExplainSettings(**make_job(tmp_path).settings(folds=asked))
     data = read_data(settings)
-    data = replace(data, prompts=PromptSplit(data.prompts.report, data.prompts.learn[:prompts]))
+    data = replace(data, learn=data.learn[:prompts])
     assert prompt_folds(settings, data) == folds
 
 

@@ -18,8 +18,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import drawn_scores
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
+from dposcope.jobs.ingredients import DirectionSpec, prepare
 from dposcope.jobs.ingredients import Job as AtWork
-from dposcope.jobs.ingredients import prepare
 from dposcope.jobs.run import Quiet, Run, RunPolicy, open_run
 from dposcope.jobs.tune import job as tune
 from dposcope.jobs.tune import learning as tune_learning
@@ -458,15 +458,7 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(
-                at_work,
-                settings.direction,
-                concept=settings.meant,
-                block=settings.direction_block,
-                protocol=settings.protocol,
-                seed=settings.seed,
-                batch_size=settings.batch_size,
-            )
+            ingredients = prepare(at_work, DirectionSpec.of(settings))
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
             return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
 
@@ -489,15 +481,7 @@ def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(
-                at_work,
-                settings.direction,
-                concept=settings.meant,
-                block=settings.direction_block,
-                protocol=settings.protocol,
-                seed=settings.seed,
-                batch_size=settings.batch_size,
-            )
+            ingredients = prepare(at_work, DirectionSpec.of(settings))
             scorer = load_scorer("helpers.jobs:softness")
 
             def prepared(**edits):

@@ -59,7 +59,7 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
     """The stage `choose`; writes `edit.safetensors` and `edit.json`."""
     stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
     fixed = settings.alpha is not None or settings.ablate is not None
-    windows = count_windows(job.lm, job.data.neutral, protocol="strict")
+    windows = count_windows(job.lm, job.data.report.neutral, protocol="strict")
     # Trials read the windows after the reported ones, where the text is long enough.
     held_apart = windows >= settings.max_windows + SEARCH_WINDOWS
     about = {
@@ -90,7 +90,7 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
             **job.model,
             "direction": value_digest(job.run.folder / "direction"),
             "means": value_digest(job.run.folder / "means"),
-            "neutral": job.data.digests["neutral"],
+            "neutral": job.data.report.digests["neutral"],
             # A concept shows in the settings that it filled.
             "settings": settings.model_dump(mode="json", exclude={"concept"}),
         },
@@ -121,7 +121,7 @@ def _search(
         with nullcontext() if edit is None else edit.on(job.lm):
             return window_losses(
                 job.lm,
-                job.data.neutral,
+                job.data.report.neutral,
                 skip_windows=skip_windows,
                 max_windows=SEARCH_WINDOWS,
                 progress=lambda done, total: job.run.reporter.progress((trials - 1) * total + done, 6 * total),

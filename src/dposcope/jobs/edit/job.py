@@ -5,22 +5,22 @@ ablation of the direction beside them → the strength that neutral text allows 
 and after, with a control → the edit folded into an ordinary checkpoint → a report.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.concept import TOXICITY
-from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.suite import Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
-from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
+from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, open_run
 from dposcope.jobs.settings import EditSettings
-from dposcope.model.load import load_native
 from dposcope.neurons.groups import select_fraction
 from dposcope.shipping.model_card import write_checkpoint
 
@@ -48,55 +48,18 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     data = read_data(settings)
-    scorer = load_scorer(settings.scorer)
     with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
-        reporter.stage(f"Loading {model}")
-        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
-        ingredients = prepare(
-            job,
-            settings.direction,
-            concept=settings.meant,
-            block=settings.direction_block,
-            protocol=settings.protocol,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-        )
+        job = Job.begin(run, model, data, settings)
+        ingredients = prepare(job, DirectionSpec.of(settings))
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
         )
         choice = choose_edit(job, ingredients, selection, settings)
-        materials = Materials(
-            prompts=data.prompts.report,
-            passages=data.passages,
-            neutral=data.neutral,
-            scorer=scorer,
-            judge=judge,
-            concept=settings.meant.noun,
-            protocol=settings.protocol,
-            max_windows=settings.max_windows,
-            batch_size=settings.batch_size,
-        )
-        conditions = {BASE: None, "edit": choice.edit}
-        if settings.controls:
-            conditions["control"] = choice.edit.control(settings.seed)
+        materials = replace(data.report, judge=judge)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
-        depends_on = {BASE: None, "edit": made_from, "control": made_from}
-        if settings.learned and settings.meant == TOXICITY and model in shipped_edits():
-            conditions[LEARNED] = shipped_edit(model)
-            depends_on[LEARNED] = {"edit": value_digest(edit_file(model))}
-        outcomes: dict[str, Outcome] = {
-            name: measure_condition(job, name, intervention, materials, depends_on=depends_on[name])
-            for name, intervention in conditions.items()
-        }
-        scores = write_scores(
-            out,
-            outcomes,
-            materials,
-            model=job.lm.name,
-            fingerprint=job.lm.fingerprint,
-            about={"edit": str(choice.edit)},
-        )
+        outcomes = measure_all(job, _conditions(model, choice.edit, made_from, settings), materials)
+        scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})
         run.stage(
             "fold",
             "Folding the edit into a checkpoint",
@@ -107,3 +70,12 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         )
         write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
         return EditRun(out, scores, choice.edit)
+
+
+def _conditions(model: str, edit: Edit, made_from: Mapping[str, Any], settings: EditSettings) -> Iterator[Condition]:
+    """The edit, its control, and the edit that comes with dposcope for this model."""
+    yield Condition("edit", lambda: edit, made_from)
+    if settings.controls:
+        yield Condition("control", lambda: edit.control(settings.seed), made_from)
+    if settings.learned and settings.meant == TOXICITY and model in shipped_edits():
+        yield Condition(LEARNED, lambda: shipped_edit(model), {"edit": value_digest(edit_file(model))})

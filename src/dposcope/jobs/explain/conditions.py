@@ -176,8 +176,7 @@ def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondi
             "unit": unit,
             "site": site,
             "vector": tensor_fingerprint({"W": along.vector}),
-            # Left out where it is the usual one, as in folders from before it could be another.
-            **({} if direction.block == -1 else {"block": direction.block}),
+            "block": direction.block,
         }
         said = f"{label}, α = {alpha:g} {unit}"
         steering = Steering(alpha, unit, abs(alpha) * float(norm))

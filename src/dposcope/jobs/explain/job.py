@@ -6,7 +6,7 @@ paper's claims one by one → a report with a browser of all neurons.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from dposcope.artefacts import library_versions, value_digest, write_json
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.suite import Scores
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
-from dposcope.jobs.explain.conditions import ExplainCondition, explain_conditions
+from dposcope.jobs.explain.conditions import explain_conditions
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.patches import patches
 from dposcope.jobs.explain.repetitions import (
@@ -34,8 +33,17 @@ from dposcope.jobs.explain.results import Results, pictures_of, tables_of
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tables.stability import stability_summary
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ingredients import Ingredients, Job, means_stage, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.ingredients import (
+    Data,
+    DirectionSpec,
+    Ingredients,
+    Job,
+    means_stage,
+    prepare,
+    prepare_judge,
+    read_data,
+)
+from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -85,16 +93,7 @@ def run_explain(
     check_explain(settings)
     side = TunedSide.read(tuned)
     data = read_data(settings)
-    scorer = load_scorer(settings.scorer)
-    judge = load_judge(
-        settings.token_judge,
-        concept=settings.meant,
-        scorer=scorer,
-        price=None if settings.token_price is None else Price(*settings.token_price),
-        requests_per_minute=settings.requests_per_minute,
-        announce=reporter.stage,
-        progress=reporter.progress,
-    )
+    judge = _token_judge(settings, data, reporter)
     of_run = described(base, tuned, settings, raw=raw)
     with (
         open_run(out, "explain", of_run.settings, free=of_run.free, reporter=reporter, policy=policy) as run,
@@ -107,17 +106,8 @@ def run_explain(
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
-        made = prepare(
-            job,
-            settings.direction,
-            concept=settings.meant,
-            block=settings.direction_block,
-            protocol=settings.protocol,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            folds=parts,
-            features=None if fitted is None else fitted.features,
-        )
+        features = None if fitted is None else fitted.features
+        made = prepare(job, DirectionSpec.of(settings), folds=parts, features=features)
         after = _means_after(job, other, settings, parts)
         change = _contributions(job, other, made, after)
         kinds = other_kinds(job, fitted, settings)
@@ -136,19 +126,9 @@ def run_explain(
         wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
         free = free_direction(job, settings) if wanted else None
         conditions = explain_conditions(made, free, side, change, chosen, settings)
-        materials = Materials(
-            prompts=data.prompts.report,
-            passages=data.passages,
-            neutral=data.neutral,
-            scorer=scorer,
-            judge=prepare_judge(job, settings.seed),
-            concept=settings.meant.noun,
-            protocol=settings.protocol,
-            max_windows=settings.max_windows,
-            batch_size=settings.batch_size,
-        )
-        outcomes = _measure(job, conditions, materials)
-        scores = write_scores(out, outcomes, materials, model=job.lm.name, fingerprint=job.lm.fingerprint, about=about)
+        materials = replace(data.report, judge=prepare_judge(job, settings.seed))
+        outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
+        scores = write_scores(job, outcomes, materials, about=about)
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
             side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
@@ -202,6 +182,19 @@ def check_explain(settings: ExplainSettings) -> None:
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
     check_repetitions(settings)
+
+
+def _token_judge(settings: ExplainSettings, data: Data, reporter: Reporter) -> TokenJudge:
+    """What says which tokens are toxic."""
+    return load_judge(
+        settings.token_judge,
+        concept=settings.meant,
+        scorer=data.report.scorer,
+        price=None if settings.token_price is None else Price(*settings.token_price),
+        requests_per_minute=settings.requests_per_minute,
+        announce=reporter.stage,
+        progress=reporter.progress,
+    )
 
 
 def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:
@@ -262,21 +255,18 @@ def _browser(job: Job, other: LanguageModel, found: Explanation, settings: Expla
         job.lm,
         other,
         found,
-        job.data.prompts.learn,
+        job.data.learn,
         lens_tokens=settings.lens_tokens,
         provenance={**library_versions(), "seed": str(settings.seed), "protocol": settings.protocol},
     )
 
 
-def _measure(job: Job, conditions: list[ExplainCondition], materials: Materials) -> dict[str, Outcome]:
-    outcomes = {BASE: measure_condition(job, BASE, None, materials)}
-    for row in conditions:
-        outcomes[row.name] = measure_condition(job, row.name, row.build(), materials, depends_on=row.about)
-    return outcomes
-
-
 def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
-    run = {"model": results.lm.name, "protocol": results.scores.protocol}
+    run = {
+        "model": results.lm.name,
+        "fingerprint": results.lm.fingerprint,
+        "protocol": results.scores.protocol,
+    }
     tables = [table.of_run(**run) for table in (*tables_of(results), *beside_paper_tables(results))]
     pictures = pictures_of(results)
     for table in tables:

@@ -52,7 +52,7 @@ def check_repetitions(settings: ExplainSettings) -> None:
 
 def prompt_folds(settings: ExplainSettings, data: Data) -> int:
     """How many folds there are: fewer than asked for where prompts are fewer, and 0 where there is one prompt."""
-    folds = min(settings.folds, len(data.prompts.learn))
+    folds = min(settings.folds, len(data.learn))
     return folds if folds > 1 else 0
 
 
@@ -60,7 +60,7 @@ def prompt_parts(settings: ExplainSettings, data: Data) -> int:
     """Into how many parts the prompts are split: PARTS or a little more, so that some parts make up each fold."""
     folds = prompt_folds(settings, data)
     parts = folds * math.ceil(PARTS / folds) if folds else 0
-    return parts if parts <= len(data.prompts.learn) else folds
+    return parts if parts <= len(data.learn) else folds
 
 
 def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:

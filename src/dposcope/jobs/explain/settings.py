@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from cyclopts import Group, Parameter
 from pydantic import Field, NonNegativeFloat, field_validator
 
-from dposcope.jobs.settings import MachineSettings, MeasureSettings
+from dposcope.jobs.settings import MeasureSettings
 
 _DIRECTION = Group("Direction", sort_key=2)
 _NEURONS = Group("Neurons", sort_key=3)
@@ -15,7 +15,7 @@ _MEASURES = Group("Measures", sort_key=4)
 Form = Literal["assign", "scale"]
 
 
-class ExplainSettings(MachineSettings, MeasureSettings):
+class ExplainSettings(MeasureSettings):
     """Settings of `dposcope explain`."""
 
     direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(

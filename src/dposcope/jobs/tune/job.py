@@ -15,12 +15,20 @@ from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
+from dposcope.evaluation.suite import Scores
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
-from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_comments, read_data
-from dposcope.jobs.measure import measure_condition, write_scores
+from dposcope.jobs.ingredients import (
+    Data,
+    DirectionSpec,
+    Ingredients,
+    Job,
+    prepare,
+    prepare_judge,
+    read_comments,
+    read_data,
+)
+from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import Found, choose
 from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains, learn_untaught
@@ -39,7 +47,7 @@ from dposcope.jobs.tune.search import (
 )
 from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
-from dposcope.model.load import check_source, load_native
+from dposcope.model.load import check_source
 from dposcope.search.trials import Floor, Trial
 from dposcope.shipping.model_card import write_checkpoint
 
@@ -74,43 +82,26 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     free = {"trials": settings.trials}
     with open_run(out, "tune", _described(model, settings), free=free, reporter=reporter) as run:
         learned = learn_gains(model, run, learn_text, settings)
-        reporter.stage(f"Loading {model}")
-        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+        job = Job.begin(run, model, data, settings)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
-        scorer = load_scorer(settings.scorer)
-        search_scorer = _search_scorer(scorer, settings)
+        search_scorer = _search_scorer(data.report.scorer, settings)
         ready = _ready(
             job, ingredients, learned, search_scorer, learn_text, settings,
             more=lambda untaught: learn_untaught(model, run, untaught, settings),
         )  # fmt: skip
         searched = search_edits(job, ready, settings)
         found = choose(job, searched, learn_text, settings)
-        materials = Materials(
-            prompts=data.prompts.report,
-            passages=data.passages,
-            neutral=data.neutral,
-            scorer=scorer,
-            judge=judge,
-            concept=settings.meant.noun,
-            max_windows=settings.max_windows,
-            spread_windows=True,
-            batch_size=settings.batch_size,
-        )
-        conditions = {BASE: None, "edit": found.edit}
-        if settings.controls:
-            conditions["control"] = found.edit.control(settings.seed)
+        materials = replace(data.report, judge=judge, protocol="strict", spread_windows=True)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
-        outcomes: dict[str, Outcome] = {
-            name: measure_condition(
-                job, name, intervention, materials, depends_on=None if intervention is None else made_from
-            )
-            for name, intervention in conditions.items()
-        }
+        conditions = [Condition("edit", lambda: found.edit, made_from)]
+        if settings.controls:
+            conditions.append(Condition("control", lambda: found.edit.control(settings.seed), made_from))
+        outcomes = measure_all(job, conditions, materials)
         about = {"edit": str(found.edit)}
         if settings.negative_control is not None:
             about["negative_control"] = settings.negative_control
-        scores = write_scores(out, outcomes, materials, model=job.lm.name, fingerprint=job.lm.fingerprint, about=about)
+        scores = write_scores(job, outcomes, materials, about=about)
         write_tune_report(
             job, ingredients, searched, found, outcomes, materials, scores, judge, settings, true_scorer=search_scorer
         )
@@ -148,10 +139,9 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
         learned = already_learned(run, settings.learned)
-        reporter.stage(f"Loading {model}")
-        job = Job(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+        job = Job.begin(run, model, data, settings)
         ingredients = _ingredients(job, settings)
-        scorer = _search_scorer(load_scorer(settings.scorer), settings)
+        scorer = _search_scorer(data.report.scorer, settings)
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
             more=lambda untaught: already_learned(run, untaught),
@@ -165,15 +155,7 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
-    ingredients = prepare(
-        job,
-        settings.direction,
-        concept=settings.meant,
-        block=settings.direction_block,
-        protocol=settings.protocol,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-    )
+    ingredients = prepare(job, DirectionSpec.of(settings))
     return with_direction(job, ingredients, settings.negative_control, settings.seed)
 
 
@@ -208,9 +190,9 @@ def _read(settings: TuneSettings) -> tuple[Data, str]:
     data = read_data(settings)
     if settings.report_neutral is not None:
         other = load_neutral(settings.report_neutral, column=settings.neutral_column)
-        return replace(data, neutral=other), data.neutral
-    learn, report = split_neutral(data.neutral, _LEARN_SHARE)
-    return replace(data, neutral=report), learn
+        return data.reporting_on(other), data.report.neutral
+    learn, report = split_neutral(data.report.neutral, _LEARN_SHARE)
+    return data.reporting_on(report), learn
 
 
 def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:

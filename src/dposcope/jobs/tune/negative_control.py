@@ -40,7 +40,7 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
     """What chooses among edits: the scorer itself, or shuffled scores of what the plain model writes, a stage too."""
     if control != "shuffled-scores":
         return scorer
-    prompts = job.data.prompts.learn
+    prompts = job.data.learn
 
     def make() -> dict[str, Any]:
         written = generate(job.lm, list(prompts), batch_size=batch_size)

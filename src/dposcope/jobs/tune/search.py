@@ -124,7 +124,7 @@ def prepare_search(
         lm,
         family,
         neutral,
-        job.data.prompts.learn,
+        job.data.learn,
         scorer,
         Bound(settings.kl_bound, settings.max_logppl_increase),
         settings.batch_size,

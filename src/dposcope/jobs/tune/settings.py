@@ -6,7 +6,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.interventions.origin import Control
-from dposcope.jobs.settings import MachineSettings, MeasureSettings
+from dposcope.jobs.settings import MeasureSettings
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -22,7 +22,7 @@ NO_TEACHER = "none"
 """The value of --teacher for gains that are learned from pairs only."""
 
 
-class TuneSettings(MachineSettings, MeasureSettings):
+class TuneSettings(MeasureSettings):
     """Settings of `dposcope tune`."""
 
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
