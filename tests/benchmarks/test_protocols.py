@@ -276,7 +276,7 @@ def test_the_kl_term_from_whole_logits(run, bench, table):
     strict, reference = [], []
     for example in ds.tokenise(base, ds.load_pairs(run[0] / "pairs.jsonl").first(PAIRS)):
         width = max(len(completion) for completion in example.completions)
-        completion, everything = 0.0, 0.0
+        on_completions, everything = 0.0, 0.0
         for completion in example.completions:
             ids = torch.tensor([[*example.prompt, *completion, *[base.pad_id] * (width - len(completion))]])
             ours, theirs = (lm.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1) for lm in (tuned, base))

@@ -270,7 +270,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "a model that lacks a weight": (
         {"model": "{holey}"},
         [],
-        r"holey lacks .*model\.layers\.1\.mlp\.down_proj\.weight",
+        r"holey has no .*model\.layers\.1\.mlp\.down_proj\.weight",
     ),
     "a model without a tokenizer": ({"model": "{no-tokenizer}"}, [], "no-tokenizer"),
     "missing comments": ({"comments": "/no/such.csv"}, [], r"such\.csv"),
@@ -322,7 +322,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
     "a scorer module that is not there": ({"scorer": "nomodule:score"}, [], "cannot import nomodule .*; run where"),
     "an unknown direction": ({"direction": "sideways"}, [], "--direction 'sideways' is neither mean-difference, probe"),
-    "a block that is not there": ({"direction_block": "7"}, [], "block 7 is outside a model of 3 blocks"),
+    "a block that is not there": ({"direction_block": "7"}, [], "no block 7 in a model of 3 blocks"),
     "settings that are no TOML": ({}, ["--config", "{bad.toml}"], "line 1"),
     "settings that are no JSON": ({}, ["--config", "{bad.json}"], "line 1"),
     "settings that are not UTF-8": ({}, ["--config", "{latin.toml}"], "(?i)utf-8"),

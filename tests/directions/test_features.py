@@ -142,7 +142,7 @@ def test_a_stream_that_overflows_is_told_with_the_mend(llama, protocol):
 
 @pytest.mark.parametrize("block", [3, -4, 17])
 def test_a_block_that_is_not_there(llama, block):
-    with pytest.raises(DposcopeError, match=f"block {block} is outside a model of 3 blocks"):
+    with pytest.raises(DposcopeError, match=f"no block {block} in a model of 3 blocks"):
         residual_features(llama, TEXTS, block=block)
 
 

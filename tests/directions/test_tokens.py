@@ -113,7 +113,7 @@ def test_a_side_without_seeds_is_refused(llama, toxic, kind):
 def test_a_seed_without_a_token_is_named(llama, side):
     seeds = {"toxic": list(TOXIC), "kind": list(KIND)}
     seeds[side].append("")
-    with pytest.raises(DposcopeError, match="seed '' gives no token"):
+    with pytest.raises(DposcopeError, match="seed word '' gives no token"):
         token_contrast(llama, seeds["toxic"], seeds["kind"])
 
 

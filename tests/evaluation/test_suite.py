@@ -325,7 +325,7 @@ def test_scores_read_back_whole(scores):
 
     stored = json.loads(json.dumps(scores.to_json()))
     assert Scores.from_json(stored) == scores
-    assert list(stored) == ["protocol", "model", "conditions", "against_none", "distinct_2", "about"]
+    assert list(stored) == ["protocol", "model", "fingerprint", "conditions", "against_none", "distinct_2", "about"]
 
 
 def test_scores_of_another_concept_say_so_and_read_back(scores):

@@ -50,7 +50,7 @@ def test_a_lora_merges_into_every_family(family, tmp_path):
     assert_close(logits_of(merged, IDS), unmerged, 1e-4)
     assert merged.fingerprint != base.fingerprint
     assert merged.notes == (f"LORA adapter, merged into tiny-{family} in float32",)
-    assert (merged.name, merged.tokenizer, merged.end_ids) == (str(tmp_path), base.tokenizer, base.end_ids)
+    assert (merged.name, merged.tokenizer, merged.end_ids) == (tmp_path.name, base.tokenizer, base.end_ids)
     assert not merged.model.training
     assert {type(m) for m in merged.model.modules()} == {type(m) for m in base.model.modules()}
 

@@ -15,6 +15,8 @@ from dposcope.jobs.named_files import code_digest, named_files
 from dposcope.jobs.record import FileMark, Record, damage, mark_json, marks, other_version
 
 ABOUT: Final = "run.json"
+_JOURNAL: Final = "journal.log"
+"""Optuna's, which grows whenever its search is opened."""
 CHECKPOINT: Final = "model"
 """The folder of a checkpoint within a run; it is built as `.model-…` and renamed."""
 
@@ -100,7 +102,7 @@ def own_files(folder: Path, *, but: set[str]) -> list[Path]:
             found.append(path)
         elif not any(path.rglob(ABOUT)):
             found += [file for file in sorted(path.rglob("*")) if file.is_file()]
-    return [file for file in found if file.relative_to(folder).as_posix() not in but]
+    return [file for file in found if file.relative_to(folder).as_posix() not in but and file.name != _JOURNAL]
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

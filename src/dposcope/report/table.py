@@ -148,7 +148,7 @@ class Table:
         return self.frame
 
     def of_run(self, *, model: str, fingerprint: str, protocol: str) -> "Table":
-        """With `protocol`, `model` and its fingerprint before the other numbers, so that tables of several runs can be put together."""
+        """With `protocol`, `model` and `fingerprint` first, so that tables of several runs can be put together."""
         return replace(self, frame=of_run(self.frame, model=model, fingerprint=fingerprint, protocol=protocol))
 
     def markdown(self, *, raw: bool = False) -> str:
@@ -333,3 +333,15 @@ def _csv_cell(value: str | list[object] | None, show: Callable[[str], str]) -> s
 
 def _json_escape(found: re.Match[str]) -> str:
     return json.dumps(found.group())[1:-1]
+
+
+def clear_others(folder: Path, names: set[str]) -> None:
+    """Remove the files of tables or figures that a report no longer has, whatever their format.
+
+    Args:
+        folder: of nothing but such files.
+        names: of those that stay.
+    """
+    for file in folder.glob("*"):
+        if file.is_file() and not file.name.startswith(".") and file.stem not in names:
+            file.unlink()

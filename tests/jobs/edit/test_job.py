@@ -172,7 +172,7 @@ def test_the_users_model_is_left_alone(done):
 def test_scores_have_the_documented_layout(done):
     scores = json.loads((done.folder / "scores.json").read_text())
     assert scores["protocol"] == "strict"
-    assert scores["model"] == str(done.job.model)
+    assert scores["model"] == done.job.model.name
     assert list(scores["conditions"]) == ["none", "edit", "control"]
     counts = {"f1": PASSAGES, "logppl": 3}
     for measures in scores["conditions"].values():
@@ -200,7 +200,7 @@ def test_tables_carry_protocol_model_and_condition(done):
     assert len(samples) == 3 * REPORTED
     for frame in (scores, samples):
         assert frame["protocol"].unique().to_list() == ["strict"]
-        assert frame["model"].unique().to_list() == [str(done.job.model)]
+        assert frame["model"].unique().to_list() == [done.job.model.name]
         assert frame["condition"].unique(maintain_order=True).to_list() == ["none", "edit", "control"]
 
 
@@ -493,7 +493,7 @@ def test_an_edit_without_data_of_ones_own(job, tmp_path):
 def test_the_card_says_what_was_done_and_measured(done):
     card = (done.folder / "model/README.md").read_text()
     assert card.startswith("---\n")
-    assert f'base_model: "{done.job.model}"' in card
+    assert f'base_model: "{done.job.model.name}"' in card
     assert "library_name: transformers" in card
     assert str(done.run.edit) in card
     for measure in MEASURES:

@@ -243,7 +243,7 @@ def test_the_grid_of_edits_is_a_setting(job):
     own = {"edit_grid": ["0.1:0.5", "scale:0.3:1", "0.1:0.5"]}
     assert (cells("scale", **own), cells("assign", **own)) == ([(0.1, 0.5), (0.3, 1.0)], [(0.1, 0.5)])
     for wrong in ("0.1", "0.1:2", "-1:0.5", "nan:0.5", "inf:0.5", "move:0.1:0.5", "a:b", "scale:0.1:0.5:1", ":"):
-        with pytest.raises(ValidationError, match="is no edit; give α:β"):
+        with pytest.raises(ValidationError, match="is not an edit; give α:β"):
             cells("scale", edit_grid=[wrong])
 
 
@@ -301,7 +301,7 @@ def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):
     assert torch.equal(one.total, other.total)
     assert made.results.outcomes["tuned"].to_json() == whole.results.outcomes["tuned"].to_json()
     told = json.loads((tmp_path / "out-lora/explain.json").read_text())["tuned_notes"]
-    assert told == [f"LORA adapter, merged into {job.model} in float32"]
+    assert told == [f"LORA adapter, merged into {job.model.name} in float32"]
     report = (tmp_path / "out-lora/report.html").read_text()
     assert "The tuned model: LORA adapter, merged into" in report
     assert "The tuned model: " not in (tmp_path / "out-merged/report.html").read_text()

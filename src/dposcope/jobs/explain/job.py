@@ -51,7 +51,7 @@ from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import stability
 from dposcope.report.browser.neurons import NeuronBrowser
-from dposcope.report.table import of_run, write_parquet
+from dposcope.report.table import clear_others, of_run, write_parquet
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,18 +274,11 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
     for picture in pictures:
         picture.save(out / "figures")
-    _clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
-    _clear_others(out / "figures", {picture.name for picture in pictures})
+    clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
+    clear_others(out / "figures", {picture.name for picture in pictures})
     write_json(out / "tables.json", [table.to_json() for table in tables])
     write_json(out / "explain.json", _summary(results))
     write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
-
-
-def _clear_others(folder: Path, names: set[str]) -> None:
-    """Remove what other settings left, which the report no longer has."""
-    for file in folder.glob("*"):
-        if file.is_file() and not file.name.startswith(".") and file.stem not in names:
-            file.unlink()
 
 
 def _summary(results: Results) -> dict[str, Any]:

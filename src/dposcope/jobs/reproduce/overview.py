@@ -14,7 +14,7 @@ from dposcope.jobs.reproduce.overview_tables import overview_tables
 from dposcope.report.masked_text import ShownText
 from dposcope.report.section import Section
 from dposcope.report.shell import asset, render
-from dposcope.report.table import Table
+from dposcope.report.table import Table, clear_others
 
 PROTOCOLS = ("strict", "reference")
 
@@ -31,6 +31,7 @@ def write_overview(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: b
     tables = overview_tables(runs)
     for table in tables:
         table.save(out / "tables", raw=raw)
+    clear_others(out / "tables", {table.name for table in tables})
     write_json(out / "overview.json", {table.name: table.to_polars().to_dicts() for table in tables})
     write_text(out / "report.html", overview_page(runs, tables, title=title, root=out))
 
