@@ -11,11 +11,11 @@ from dposcope.interventions.gains import Gains
 from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point, Source
 from dposcope.search.search import search
-from dposcope.search.trials import Floor, Trial, Written
+from dposcope.search.trials import TextBound, Trial, Written
 
 FAMILY = Family({"learned": Source.line(Gains(torch.tensor([[2.0]])), start=1.0, most=1.5)}, torch.ones(2), 2)
 LIKELY = Point("learned", 1.0)
-FLOOR = Floor(Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.15))
+FLOOR = TextBound(Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.15))
 
 
 def trial(point: Point, share: float, number: int = 0) -> Trial:
@@ -68,7 +68,7 @@ def test_where_there_is_nothing_to_tell_it_says_nothing(tried):
 
 def test_where_nothing_may_be_lost_it_says_nothing():
     """Every distinct word pair must be left: the edit would be none."""
-    assert at_the_bound(LIKELY, [says(1.0, 0.1, 0.4)], FAMILY, Floor(FLOOR.plain, 1.0)) is None
+    assert at_the_bound(LIKELY, [says(1.0, 0.1, 0.4)], FAMILY, TextBound(FLOOR.plain, 1.0)) is None
 
 
 def says(strength: float, repetition: float, distinct: float = 0.5) -> Trial:
@@ -111,10 +111,10 @@ def test_a_search_tries_every_kind_at_the_bound_after_its_warm_starts(tmp_path):
         return trial(point, share, number)
 
     warm = len(FAMILY.warm_starts())
-    found = search(costs, FAMILY, folder=tmp_path, trials=warm + 3, floor=FLOOR)
+    found = search(costs, FAMILY, folder=tmp_path, trials=warm + 3, text_bound=FLOOR)
     gains, ablation = found[warm : warm + 2]
-    assert not found[0].inside
-    assert gains.inside
+    assert not found[0].within_bounds
+    assert gains.within_bounds
     assert 1.6 * gains.point.strength**2.5 == pytest.approx(0.9)
     assert (gains.point.tilt, gains.point.ablate) == (0, 0)
     assert ablation.point.source == NO_GAINS
