@@ -12,27 +12,27 @@ REFERENCE_GOLD_TOKENS = 52
 
 
 @dataclass(frozen=True)
-class Compared:
+class TokenPair:
     """The two bags of token ids that `token_f1` compares."""
 
     predicted: tuple[int, ...]
     gold: tuple[int, ...]
 
 
-def strict_pair(generated: Sequence[int], gold: Sequence[int]) -> Compared:
+def strict_pair(generated: Sequence[int], gold: Sequence[int]) -> TokenPair:
     """The generated tokens against as many of the gold sentence: the first 20 of each.
 
     `gold` is tokenised without special tokens, or they take places among the 20.
     """
-    return Compared(tuple(generated[:GENERATED_TOKENS]), tuple(gold[:GENERATED_TOKENS]))
+    return TokenPair(tuple(generated[:GENERATED_TOKENS]), tuple(gold[:GENERATED_TOKENS]))
 
 
-def reference_pair(prompt: Sequence[int], generated: Sequence[int], gold: Sequence[int]) -> Compared:
+def reference_pair(prompt: Sequence[int], generated: Sequence[int], gold: Sequence[int]) -> TokenPair:
     """Prompt and generation together against the gold cut at 52 tokens, as the published code does.
 
     The prompt's own words count as predicted ones there, so the figure is not a strict one's.
     """
-    return Compared((*prompt, *generated), tuple(gold[:REFERENCE_GOLD_TOKENS]))
+    return TokenPair((*prompt, *generated), tuple(gold[:REFERENCE_GOLD_TOKENS]))
 
 
 def token_f1(predicted: Sequence[int], gold: Sequence[int], *, special_ids: frozenset[int]) -> float:

@@ -99,20 +99,20 @@ Statistic = Estimate | Difference | Ratio | Share
 """A number with its interval."""
 
 
-def value_of(found: Statistic) -> float:
+def value_of(statistic: Statistic) -> float:
     """The number between the limits."""
-    match found:
+    match statistic:
         case Estimate() | Difference():
-            return found.mean
+            return statistic.mean
         case Ratio():
-            return found.ratio
+            return statistic.ratio
         case Share():
-            return found.share
+            return statistic.share
 
 
-def columns_of(name: str, found: Statistic | None) -> dict[str, float | None]:
+def columns_of(name: str, statistic: Statistic | None) -> dict[str, float | None]:
     """The number and its interval as a table holds them: `NAME`, `NAME_low`, `NAME_high`."""
-    numbers = (None, None, None) if found is None else (value_of(found), found.low, found.high)
+    numbers = (None, None, None) if statistic is None else (value_of(statistic), statistic.low, statistic.high)
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 

@@ -54,7 +54,7 @@ def results(
     everything = study(levels, rows)
     return Results(
         made.base,
-        made.found,
+        made.explanation,
         rows,
         everything.outcomes,
         replace(everything.scores, protocol="reference"),
@@ -153,7 +153,7 @@ def test_what_was_not_measured_has_no_row():
 
 
 def test_neurons_are_those_of_the_explanation(full):
-    found = full.found
+    found = full.explanation
     values = {(v.table, v.row, v.measure): v.value for v in neurons_of(full)}
     change = found.contributions
     moved = change.total
@@ -203,7 +203,7 @@ def test_the_setting_counts_what_was_measured(full):
     setting = setting_of(full)
     assert (setting.model, setting.recognised) == (full.lm.name, None)
     assert (setting.protocol, setting.prompts, setting.passages) == ("reference", 30, 4)
-    assert setting.learn_prompts == full.found.contributions.before.about.get("prompts")
+    assert setting.learn_prompts == full.explanation.contributions.before.about.get("prompts")
     assert setting.direction == "probe"
     assert setting.training == Training(24_576, "full", "pairs", 0.02)
     assert setting_of(results(training=None)).training is None

@@ -271,7 +271,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     pictures = pictures_of(results)
     for table in tables:
         table.save(out / "tables", raw=raw)
-    write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
+    write_parquet(out / "tables" / "neurons.parquet", of_run(results.explanation.contributions.to_polars(), **run))
     for picture in pictures:
         picture.save(out / "figures")
     clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
@@ -283,7 +283,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
 
 def _summary(results: Results) -> dict[str, Any]:
     """The main numbers, for scripts."""
-    found = results.found
+    found = results.explanation
     return {
         "kind": "dposcope explain",
         "settings": results.settings,
