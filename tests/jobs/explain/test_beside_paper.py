@@ -107,12 +107,17 @@ def test_every_row_of_the_papers_tables_but_one_has_its_own_in_a_whole_run(full)
 @pytest.mark.parametrize(
     ("family", "ranking", "trim", "reasons"),
     [
-        ("llama", "cosine", None, ["neurons ranked by |cosine| in every group"]),
-        ("llama", "activation", None, ["neurons ranked by |activation| upwards"]),
+        ("llama", "cosine", None, ["neurons ranked by |cosine|, largest first, in every group"]),
+        ("llama", "activation", None, ["neurons ranked by |activation|, smallest first"]),
         ("llama", "reference", None, []),
-        ("llama", "reference", 80, ["strongly active neurons left out"]),
-        ("gpt2", "cosine", None, ["neurons ranked by |cosine| in every group", "neurons of any activation"]),
-        ("gpt2", "activation", 80, ["neurons ranked by |activation| upwards"]),
+        ("llama", "reference", 80, ["strongly active neurons excluded"]),
+        (
+            "gpt2",
+            "cosine",
+            None,
+            ["neurons ranked by |cosine|, largest first, in every group", "neurons of any activation"],
+        ),
+        ("gpt2", "activation", 80, ["neurons ranked by |activation|, smallest first"]),
         ("gpt2", "reference", None, ["neurons of any activation"]),
         ("gpt2", "reference", 80, []),
     ],
@@ -251,7 +256,7 @@ def test_reasons_are_told_below_by_their_letters(full):
     ]
     assert (steering[1], steering[2]) == ("steering", "toxicity")
     said = [notes[letter] for letter in steering[-1].removeprefix("not comparable: ").split(", ")]
-    assert "α in another unit: the paper's counts the norm of its own probe." in said
+    assert "α in another unit: the paper's is in norms of its own probe." in said
 
 
 def test_the_papers_contradictions_are_marked_where_they_stand(full):

@@ -81,7 +81,7 @@ def test_a_model_of_unknown_size_has_no_estimate():
     assert all(one.seconds is None and one.memory is None and not one.needs_gpu for one in found)
     table = plan_table("title", found)
     assert table.notes[0] == "7 of 7 steps to do; how long is not known."
-    assert "nothing is downloaded or made to plan" in table.notes[1]
+    assert "planning downloads nothing" in table.notes[1]
     assert {row[2] for row in table.rows} == {"?"}
 
 

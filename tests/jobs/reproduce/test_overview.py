@@ -97,7 +97,7 @@ def test_the_concept_is_named(runs, tmp_path):
     other = finished(tmp_path / "m/c/explain-strict", concept="food talk")
     assert findings_table([other]).head[3] == "food talk before"
     both = findings_table([runs[0], other])
-    assert claims_over_runs([runs[0], other]).notes[-1].endswith("read food talk for it.")
+    assert claims_over_runs([runs[0], other]).notes[-1].endswith("read food talk instead.")
     assert len(claims_over_runs(runs).notes) == 1
     assert both.head[3] == "concept before"
     assert [row[1] for row in both.rows] == ["a, toxicity", "c, food talk"]

@@ -254,7 +254,7 @@ def test_state_is_announced_politely(opened):
     for one in [
         ("searchbox", "Neuron or block"),
         ("searchbox", "Numbers"),
-        ("searchbox", "Lens tokens that hold"),
+        ("searchbox", "Lens tokens that contain"),
         ("combobox", "On which side of the lens"),
         ("checkbox", "TP"),
         ("checkbox", "↓ reduces"),

@@ -244,12 +244,12 @@ def test_the_search_is_told_as_it_went(html):
 
 def test_a_search_that_found_nothing_is_told():
     shown = words_of(render_page(page(chosen_strength=0.0)))
-    assert "No strength that was tried keeps within the bound of 0.20" in shown
+    assert "No strength that was tried is within the bound of 0.20" in shown
 
 
 def test_a_given_strength_has_no_search():
     shown = render_page(page(search=[], bound=None, chosen_strength=None))
-    assert "It was given, not searched." in shown
+    assert "The strength was given in the settings." in shown
     assert "table-search" not in shown
 
 
