@@ -132,7 +132,7 @@ def measure(
         progress: called with (done, total) over all the work.
     """
     if isinstance(intervention, OtherWeights | EditedModel):
-        with intervention.beside(lm) as other:
+        with intervention.second_model(lm) as other:
             return measure(other, None, materials, progress=progress)
     steps = _Steps(len(materials.prompts) + len(materials.passages), materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
@@ -312,7 +312,7 @@ def summarise(
         outcomes: condition → what was measured; `none` among them.
         protocol: named in the result.
         model: named in the result.
-        about: settings to keep beside the numbers.
+        about: settings to store with the numbers.
         concept: what the scorer measured.
         fingerprint: of the model.
     """

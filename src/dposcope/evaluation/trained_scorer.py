@@ -139,25 +139,25 @@ class TrainedScorer(Scorer):
             DposcopeError: unequal lengths, labels other than 0 and 1, fewer than 10
                 different texts of a class, or texts that have nothing in common.
         """
-        kept, truth = _distinct(texts, labels)
-        order = np.arange(len(kept))
+        distinct, truth = _distinct(texts, labels)
+        order = np.arange(len(distinct))
         train, held_out = cast(
             tuple[NDArray[np.int64], NDArray[np.int64]],
             tuple(train_test_split(order, test_size=HELD_OUT_SHARE, stratify=truth, random_state=seed)),
         )
         # Counting terms costs more than all later steps, so it is done once for both fits.
-        counted = [_count(analysis, kept) for analysis in _ANALYSES]
+        counted = [_count(analysis, distinct) for analysis in _ANALYSES]
         trial = _fit_rows(counted, truth, train)
-        scores = trial.probabilities([kept[index] for index in held_out])
+        scores = trial.probabilities([distinct[index] for index in held_out])
         seen = truth[held_out]
         quality = Quality(
             roc_auc=float(roc_auc_score(seen, scores)),
             balanced_accuracy=float(balanced_accuracy_score(seen, scores >= 0.5)),
             majority_rate=float(max(seen.mean(), 1 - seen.mean())),
-            trained_on=len(kept),
+            trained_on=len(distinct),
             held_out=len(held_out),
         )
-        digest = text_digest(*kept, "".join(map(str, truth)))
+        digest = text_digest(*distinct, "".join(map(str, truth)))
         fitted = _fit_rows(counted, truth, order)
         return cls(name, digest, fitted.probabilities, quality, seed, fitted)
 

@@ -63,7 +63,7 @@ class EditedModel:
 
     edit: Edit
 
-    def beside(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+    def second_model(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The edited model, as a second model inside the context."""
         return edited(lm, self.edit)
 

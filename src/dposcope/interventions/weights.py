@@ -19,7 +19,7 @@ class OtherWeights:
     """A folder, that of an adapter among them, a bundled name or a hub id."""
 
     @contextmanager
-    def beside(self, lm: LanguageModel) -> Generator[LanguageModel]:
+    def second_model(self, lm: LanguageModel) -> Generator[LanguageModel]:
         """The other model, as a second model with its own tokens and end-of-text tokens.
 
         Raises:
@@ -43,7 +43,7 @@ class OtherWeights:
                 f"{self.source} cannot stand in the place of {lm.name} ({what}); "
                 "run it beside its base instead, as dposcope.load(tuned, base=base)"
             )
-        kept = {name: parameter.data for name, parameter in mine.items()}
+        own = {name: parameter.data for name, parameter in mine.items()}
         ends = lm.model.generation_config
         try:
             lm.model.generation_config = other.model.generation_config
@@ -53,4 +53,4 @@ class OtherWeights:
         finally:
             lm.model.generation_config = ends
             for name, parameter in mine.items():
-                parameter.data = kept[name]
+                parameter.data = own[name]

@@ -131,7 +131,7 @@ class RangeShifts:
     """Activation shifts of the ↓ neurons of one rank range, the largest Δ_i first."""
 
     printed: RankRange
-    """The range as it was asked for."""
+    """The requested range."""
     used: RankRange
     """What it is on this model; no neuron has these ranks where none reduces."""
     block: Tensor

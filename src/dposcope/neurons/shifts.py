@@ -255,7 +255,7 @@ def change_summary(c: Contributions) -> ChangeSummary:
     )
 
 
-# An edit's shifts beside those of tuning: sections 6 and 7
+# An edit's shifts compared with those of tuning: sections 6 and 7
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,10 @@ def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: in
             f"{len(vectors):,} value vectors of {lm.name} span {rank} dimensions, fewer than {axes} axes; "
             "take more vectors or fewer axes"
         )
-    kept = u[:, :axes]
-    signs = torch.where(direction.vector @ kept < 0, -1.0, 1.0)
+    first = u[:, :axes]
+    signs = torch.where(direction.vector @ first < 0, -1.0, 1.0)
     about = {"model": lm.name, "fingerprint": lm.fingerprint}
-    return Subspace(kept * signs, values, direction, len(vectors), about)
+    return Subspace(first * signs, values, direction, len(vectors), about)
 
 
 # How the subspace settles as N grows

@@ -97,9 +97,9 @@ def search(
 
 def _propose(optuna: Any, study: Any, family: Family, *, text_bound: TextBound, trials: int, seed: int) -> Any:
     """The free trial with the smallest number. None if other processes run all of them, or one that it depends on."""
-    taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
+    taken = {attempt.user_attrs[_NUMBER] for attempt in study.get_trials(deepcopy=False) if attempt.state.name in _HELD}
     number = next(free for free in range(len(taken) + 1) if free not in taken)
-    waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
+    waiting = any(attempt.state.name == "WAITING" for attempt in study.get_trials(deepcopy=False))
     if not waiting:  # otherwise take the trial that a process enqueued before it died
         if number >= trials:
             return None
@@ -123,10 +123,10 @@ def _propose(optuna: Any, study: Any, family: Family, *, text_bound: TextBound, 
 
 def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:
     """The proposal of TPE, given the finished trials sorted by number, not by the time at which they finished."""
-    done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
+    done = [attempt for attempt in study.get_trials(deepcopy=False) if attempt.state.name == "COMPLETE"]
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
     ordered = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
-    ordered.add_trials(sorted(done, key=lambda one: one.user_attrs[_NUMBER]))
+    ordered.add_trials(sorted(done, key=lambda attempt: attempt.user_attrs[_NUMBER]))
     return ordered.ask(_ranges(optuna, family)).params
 
 
@@ -157,8 +157,8 @@ def _point(parameters: dict[str, Any], family: Family) -> Point:
 
 
 def _done(study: Any) -> list[Trial]:
-    complete = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
-    trials = [Trial.from_json(one.user_attrs[_TRIAL]) for one in complete]
+    complete = [attempt for attempt in study.get_trials(deepcopy=False) if attempt.state.name == "COMPLETE"]
+    trials = [Trial.from_json(attempt.user_attrs[_TRIAL]) for attempt in complete]
     return sorted(trials, key=lambda trial: trial.number)
 
 
@@ -178,9 +178,9 @@ def _mend(journal: Path) -> None:
 
 def _forget_the_dead(optuna: Any, study: Any, folder: Path) -> None:
     """Mark trials of dead processes as failed. A running process holds the lock file with its name."""
-    for one in study.get_trials(deepcopy=False):
-        if one.state.name == "RUNNING" and not _alive(folder, one.user_attrs.get(_WORKER)):
-            study.tell(one.number, state=optuna.trial.TrialState.FAIL)
+    for attempt in study.get_trials(deepcopy=False):
+        if attempt.state.name == "RUNNING" and not _alive(folder, attempt.user_attrs.get(_WORKER)):
+            study.tell(attempt.number, state=optuna.trial.TrialState.FAIL)
 
 
 def _others(folder: Path, worker: str) -> bool:
@@ -233,8 +233,8 @@ def front(trials: Sequence[Trial], *, text_bound: TextBound, cost: Callable[[Tri
         text_bound: trials whose texts do not pass it are not allowed.
         cost: KL, or another number of a trial for which lower is better.
     """
-    allowed = [one for one in trials if one.written is not None and text_bound.allows(one.written)]
-    ordered = sorted(allowed, key=lambda one: (cost(one), one.written.concept if one.written else 0.0))
+    allowed = [trial for trial in trials if trial.written is not None and text_bound.allows(trial.written)]
+    ordered = sorted(allowed, key=lambda trial: (cost(trial), trial.written.concept if trial.written else 0.0))
     best: list[Trial] = []
     for trial in ordered:
         assert trial.written is not None

@@ -91,9 +91,9 @@ def beside_paper_tables(results: Results) -> list[Table]:
     setting = setting_of(results)
     model = results.lm.name
     return [
-        _table(BESIDE_PAPER[0], f"Interventions on {model} beside the paper's numbers (Tables 2, 3, 12, 19).",
+        _table(BESIDE_PAPER[0], f"Interventions on {model}, compared with the paper (Tables 2, 3, 12, 19).",
                compare(interventions_of(results), setting)),
-        _table(BESIDE_PAPER[1], f"Neurons of {model} beside the paper's numbers (Tables 3, 5, 13, 17, 18; 5.1).",
+        _table(BESIDE_PAPER[1], f"Neurons of {model}, compared with the paper (Tables 3, 5, 13, 17, 18; 5.1).",
                compare(neurons_of(results), setting)),
     ]  # fmt: skip
 
@@ -178,7 +178,9 @@ def _other_alpha(results: Results, steering: ExplainCondition) -> tuple[str, ...
         return (_OTHER_ALPHA,)
     known = recognise(results.lm.name, results.lm.model.config.to_dict())
     printed = [] if known is None else paper_values(table="11", model=known.model.name, row="steering")
-    return tuple(f"α = {steered.alpha:g}, the paper's {one.printed}" for one in printed if one.value != steered.alpha)
+    return tuple(
+        f"α = {steered.alpha:g}, the paper's {value.printed}" for value in printed if value.value != steered.alpha
+    )
 
 
 def neurons_of(results: Results) -> list[OwnValue]:
@@ -188,9 +190,9 @@ def neurons_of(results: Results) -> list[OwnValue]:
     toxic = compared.patch_sets()["toxic tokens"]
     values = [OwnValue("3", _PATCHES[TOXIC_TOKENS], "neurons", len(toxic), direction="probe")]
     values += [
-        OwnValue("5", str(one.group), "of_reducing", one.of_moved, direction="probe")
-        for one in shares.groups
-        if one.group.effect is Effect.REDUCES
+        OwnValue("5", str(share.group), "of_reducing", share.of_moved, direction="probe")
+        for share in shares.groups
+        if share.group.effect is Effect.REDUCES
     ]
     values += [
         OwnValue("5", "sum", "neurons", shares.reducing, direction="probe"),
@@ -213,9 +215,9 @@ def neurons_of(results: Results) -> list[OwnValue]:
 def _means(results: Results, condition: str, table: str, **where: Any) -> list[OwnValue]:
     estimates = results.scores.conditions[condition]
     return [
-        OwnValue(table, measure=name, value=one.mean, low=one.low, high=one.high, **where)
+        OwnValue(table, measure=name, value=estimate.mean, low=estimate.low, high=estimate.high, **where)
         for name in ("toxicity", "logppl", "f1")
-        if (one := estimates.get(name)) is not None
+        if (estimate := estimates.get(name)) is not None
     ]
 
 
@@ -228,14 +230,14 @@ def _training(record: TrainingRecord | None) -> Training | None:
 
 def _table(name: str, title: str, compared: Sequence[Compared]) -> Table:
     letters = _letters(compared)
-    lines = [_line(list(group), letters) for _, group in groupby(compared, key=lambda one: one.own)]
+    lines = [_line(list(group), letters) for _, group in groupby(compared, key=lambda comparison: comparison.own)]
     notes = [f"{letter}: {reason}." for reason, letter in letters.items()]
-    paper = [one.paper for one in compared]
+    paper = [comparison.paper for comparison in compared]
     if any(map(printed_otherwise, paper)):
         others = {
-            f"{one.place}, {one.row}, {_MEASURES[one.measure]} of {one.model}: {place} prints {other}"
-            for one in paper
-            for place, other in printed_otherwise(one)
+            f"{value.place}, {value.row}, {_MEASURES[value.measure]} of {value.model}: {place} prints {other}"
+            for value in paper
+            for place, other in printed_otherwise(value)
         }
         notes.append(f"*: the paper contradicts itself: {'; '.join(sorted(others))}.")
     return Table(
@@ -264,8 +266,9 @@ _LINE = {
 
 def _letters(compared: Sequence[Compared]) -> dict[str, str]:
     """Reason or remark → a letter, so that cells stay short. Only those of the comparisons that rows show."""
-    said = [text for _, group in groupby(compared, key=lambda one: one.own) for text in _said(list(group))]
-    return {text: _letter(place) for place, text in enumerate(dict.fromkeys(said))}
+    groups = groupby(compared, key=lambda comparison: comparison.own)
+    texts = [text for _, group in groups for text in _remarks(list(group))]
+    return {text: _letter(place) for place, text in enumerate(dict.fromkeys(texts))}
 
 
 def _letter(place: int) -> str:
@@ -274,19 +277,19 @@ def _letter(place: int) -> str:
 
 def _own_cell(group: Sequence[Compared]) -> Compared:
     """The comparison with the paper's number for our model; the first one if the paper does not have our model."""
-    fitting = [one for one in group if one.difference is not None]
-    return min(fitting or group, key=lambda one: len(one.reasons))
+    fitting = [comparison for comparison in group if comparison.difference is not None]
+    return min(fitting or group, key=lambda comparison: len(comparison.reasons))
 
 
-def _said(group: Sequence[Compared]) -> tuple[str, ...]:
+def _remarks(group: Sequence[Compared]) -> tuple[str, ...]:
     chosen = _own_cell(group)
     return chosen.reasons or chosen.remarks
 
 
 def _line(group: Sequence[Compared], letters: Mapping[str, str]) -> dict[str, Any]:
     own, chosen = group[0].own, _own_cell(group)
-    printed = {one.paper.model: _printed(one.paper) for one in group}
-    marks = ", ".join(letters[text] for text in _said(group))
+    printed = {comparison.paper.model: _printed(comparison.paper) for comparison in group}
+    marks = ", ".join(letters[text] for text in _remarks(group))
     form = _as_printed(chosen.paper)
     if chosen.difference is None:
         last = f"not comparable: {marks}"

@@ -102,7 +102,7 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = load_native(base, dtype=settings.dtype, device=settings.device)
         reporter.stage(f"Loading {tuned}")
-        other = beside.enter_context(side.beside(lm))
+        other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)

@@ -60,13 +60,13 @@ class TunedSide:
             f"edit:{folder.parent} to have them in the activations"
         ]
 
-    def beside(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
+    def second_model(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The tuned or edited model, loaded as a second model inside the context.
 
         Raises:
             DposcopeError: there is no such model, or it does not fit `base`.
         """
-        return self.intervention().beside(base)
+        return self.intervention().second_model(base)
 
     def intervention(self) -> OtherWeights | EditedModel:
         """The same model as an intervention on the base."""

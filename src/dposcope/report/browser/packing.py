@@ -177,7 +177,7 @@ class _Piece:
 
 
 _SPACE = "␣"
-# All that the markup of `ShownText` holds beside escaped text.
+# The only tags in the markup of `ShownText`.
 _SPAN = re.compile(r'<span class="(?:c|w" data-w="(\d+))">(.*?)</span>', re.DOTALL)
 
 

@@ -58,13 +58,13 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
         )
         if bound is not None:
             axes.axvline(bound, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-        written = [one for one in search.trials if one.concept is not None]
+        written = [trial for trial in search.trials if trial.concept is not None]
         # Wide and pale, below everything else, since it overlaps the line of the best method.
-        ahead = sorted((one for one in written if one.on_front), key=lambda one: one.rise)
+        ahead = sorted((trial for trial in written if trial.on_front), key=lambda trial: trial.rise)
         if ahead:
             axes.plot(
-                [one.rise for one in ahead],
-                [_mean(one) for one in ahead],
+                [trial.rise for trial in ahead],
+                [_mean(trial) for trial in ahead],
                 color=COLOURS["edit"],
                 linewidth=7,
                 alpha=0.18,
@@ -73,15 +73,15 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 label=_FRONT,
                 zorder=1.5,
             )
-        for place, method in enumerate(dict.fromkeys(one.method for one in written)):
+        for place, method in enumerate(dict.fromkeys(trial.method for trial in written)):
             colour, marker = _METHODS[place % len(_METHODS)]
-            own = [one for one in written if one.method == method]
-            xs, ys = [one.rise for one in own], [one.concept.mean for one in own if one.concept is not None]
-            intervals = [one.concept for one in own if one.concept is not None]
+            own = [trial for trial in written if trial.method == method]
+            xs, ys = [trial.rise for trial in own], [trial.concept.mean for trial in own if trial.concept is not None]
+            intervals = [trial.concept for trial in own if trial.concept is not None]
             axes.vlines(
                 xs,
-                [one.low for one in intervals],
-                [one.high for one in intervals],
+                [interval.low for interval in intervals],
+                [interval.high for interval in intervals],
                 color=colour,
                 linewidth=0.8,
                 alpha=0.4,
@@ -90,7 +90,7 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
             axes.plot(xs, ys, marker, color=colour, markersize=5, linestyle="none", alpha=0.85, label=method)
             best = _envelope(own)
             if len(best) > 1:
-                axes.plot([one.rise for one in best], [_mean(one) for one in best], color=colour, linewidth=1.1)
+                axes.plot([trial.rise for trial in best], [_mean(trial) for trial in best], color=colour, linewidth=1.1)
         axes.plot(
             [search.chosen_rise],
             [search.chosen.mean],
@@ -116,7 +116,7 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 label=_UNSEEN,
             )
         axes.set_ylim(bottom=0)
-        least = min([0.0, *(one.rise for one in written)])
+        least = min([0.0, *(trial.rise for trial in written)])
         axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # show every mark whole
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
@@ -164,7 +164,7 @@ def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:
 
 def _envelope(trials: Sequence[TriedEdit]) -> list[TriedEdit]:
     best: list[TriedEdit] = []
-    for trial in sorted(trials, key=lambda one: one.rise):
+    for trial in sorted(trials, key=lambda trial: trial.rise):
         if not best or _mean(trial) < _mean(best[-1]):
             best.append(trial)
     return best
