@@ -218,7 +218,7 @@ class Silent:
 
 
 PLAIN = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.15)
-FLOOR = TextBound(PLAIN)
+TEXT_BOUND = TextBound(PLAIN)
 
 
 def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) -> Written:
@@ -242,7 +242,7 @@ def test_distilled_gains_are_tried_as_strong_as_their_cost_allows(tmp_path, rule
     job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
     tried = try_learned(job, prepared, ["learned-6"])
     assert objective.asked == [Point("learned-6", strength) for strength in strengths]
-    assert any_useful(tried, FLOOR) == enough
+    assert any_useful(tried, TEXT_BOUND) == enough
     assert try_learned(job, prepared, ["learned-6"]) == tried, "kept"
     assert len(objective.asked) == len(strengths)
 
@@ -251,8 +251,8 @@ def test_of_several_distilled_vectors_one_useful_one_is_enough(tmp_path):
     objective = Silent(lambda point: wrote(repetition=0.3 if point.source == "learned-2" else 0.1))
     job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
     tried = try_learned(job, SimpleNamespace(objective=objective, inputs={}), ["learned-2", "learned-6"])
-    assert any_useful(tried, FLOOR)
-    assert not any_useful(tried[:1], FLOOR)
+    assert any_useful(tried, TEXT_BOUND)
+    assert not any_useful(tried[:1], TEXT_BOUND)
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -264,7 +264,7 @@ def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(j
     folder = tmp_path / "out"
     asked = []
     if not silent:
-        monkeypatch.setattr(tune, "say_enough", lambda *_: True)
+        monkeypatch.setattr(tune, "any_useful", lambda *_: True)
     of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
     of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
     try_out = Objective.try_out

@@ -1,9 +1,9 @@
-"""`dposcope tune`: the edit that removes most of a concept for a stated cost, found, measured once, and shipped.
+"""`dposcope tune`: find the edit that lowers a concept most within a bound on cost, measure it once, and ship it.
 
-Pairs sampled from the model itself → gains learned from them, with a teacher and, where what it taught says too little,
-without, beside those of the paper's groups and of least squares → a search over source, strength, depth profile and
-ablation → the best within the bound, its strength set by the bound → scores on prompts and text that nothing before had
-read → a checkpoint and a report with the whole trade-off.
+Pairs sampled from the model → gains learned from them, distilled from a teacher or, if those are not useful, from the
+pairs only; gains of the paper's groups, and of least squares → a search over source, strength, tilt and ablation → the
+best trial, as strong as all bounds allow → scores on held-out prompts and text → a checkpoint, and a report with all
+trials.
 """
 
 from collections.abc import Callable, Mapping
@@ -169,7 +169,7 @@ def _ready(
     *,
     more: Callable[[Mapping[str, float]], dict[str, Edit]],
 ) -> Ready:
-    """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
+    """A search that is ready to start; `more` makes the gains from pairs only, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
     sources = sources_of(job, ingredients, learned, learn_text, settings)
     prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
