@@ -88,7 +88,7 @@ def test_the_digest_of_a_mean_is_of_all():
 
 
 def test_a_mean_of_none_is_refused():
-    with pytest.raises(DposcopeError, match="give one at least"):
+    with pytest.raises(DposcopeError, match="give at least one"):
         mean_of([])
 
 

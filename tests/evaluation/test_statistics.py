@@ -203,7 +203,10 @@ def test_they_survive_json():
         (lambda: paired_ratio([1.0], [np.inf]), "1 of 1 number in b is not finite"),
         (lambda: paired_difference([1.0, 2.0], [1.0]), "a has 2 items and b 1; give the same items to both"),
         (lambda: bootstrap_ratio([1.0, 2.0], [1.0, 0.0]), "denominators must be above 0; leave out"),
-        (lambda: paired_ratio([1.0, 1.0], [0.0, 1.0]), "a ratio needs .* give more items, or the paired difference"),
+        (
+            lambda: paired_ratio([1.0, 1.0], [0.0, 1.0]),
+            "a ratio needs .* give more items, or use the paired difference",
+        ),
         (lambda: bootstrap_mean([1.0], level=1.0), "level is 1.0; give a share between 0 and 1"),
         (lambda: bootstrap_mean([1.0], resamples=0), "resamples is 0; give at least 1"),
     ],

@@ -12,7 +12,7 @@ from dposcope.evaluation.suite import BASE, Outcome, Scores, summarise
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.claims.claim import Claim
-from dposcope.jobs.explain.conditions import TUNED, EditSetting, ExplainCondition, Role, Steering
+from dposcope.jobs.explain.conditions import TUNED, EditSetting, ExplainCondition, ExplainRole, Steering
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.tables.intervention import shares_of_reduction
@@ -63,7 +63,7 @@ def never() -> Intervention:
 
 def condition(
     name: str,
-    role: Role = "patch",
+    role: ExplainRole = "patch",
     *,
     section: str = "Activation patching",
     alpha: float = 0.0,
@@ -131,7 +131,7 @@ class Pair:
 
     base: LanguageModel
     tuned: LanguageModel
-    found: Explanation
+    explanation: Explanation
 
 
 @cache

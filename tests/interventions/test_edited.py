@@ -146,7 +146,7 @@ def test_after_an_error_inside_it_is_gone_and_the_base_is_plain(lm):
         logits_of(other, None)
     assert hook_count(lm.model) == hooks
     assert torch.equal(logits_of(lm, IDS), plain)
-    with pytest.raises(DposcopeError, match="gone with its context"):
+    with pytest.raises(DposcopeError, match="context of this edited model has ended"):
         logits_of(other, IDS)
 
 

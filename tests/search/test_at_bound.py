@@ -11,11 +11,11 @@ from dposcope.interventions.gains import Gains
 from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point, Source
 from dposcope.search.search import search
-from dposcope.search.trials import Floor, Trial, Written
+from dposcope.search.trials import TextBound, Trial, Written
 
 FAMILY = Family({"learned": Source.line(Gains(torch.tensor([[2.0]])), start=1.0, most=1.5)}, torch.ones(2), 2)
 LIKELY = Point("learned", 1.0)
-FLOOR = Floor(Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.15))
+TEXT_BOUND = TextBound(Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.15))
 
 
 def trial(point: Point, share: float, number: int = 0) -> Trial:
@@ -26,7 +26,7 @@ def trial(point: Point, share: float, number: int = 0) -> Trial:
 
 @given(power=st.floats(1.1, 3.9), at_one=st.floats(0.7, 8))
 def test_costs_that_follow_a_power_meet_the_aim(power, at_one):
-    found = at_the_bound(LIKELY, [trial(LIKELY.scaled(s), at_one * s**power) for s in (1.0, 0.5)], FAMILY, FLOOR)
+    found = at_the_bound(LIKELY, [trial(LIKELY.scaled(s), at_one * s**power) for s in (1.0, 0.5)], FAMILY, TEXT_BOUND)
     wanted = (0.9 / at_one) ** (1 / power)  # at_one · s^power = 0.9
     if min(abs(wanted - 1), abs(wanted / 0.5 - 1)) < 0.021:
         return  # tried already
@@ -37,7 +37,7 @@ def test_costs_that_follow_a_power_meet_the_aim(power, at_one):
 
 
 def test_one_trial_alone_is_taken_as_a_square():
-    found = at_the_bound(Point(NO_GAINS, ablate=1.0), [trial(Point(NO_GAINS, ablate=1.0), 0.5)], FAMILY, FLOOR)
+    found = at_the_bound(Point(NO_GAINS, ablate=1.0), [trial(Point(NO_GAINS, ablate=1.0), 0.5)], FAMILY, TEXT_BOUND)
     assert found == Point(NO_GAINS, ablate=pytest.approx(math.sqrt(0.9 / 0.5)))
 
 
@@ -45,7 +45,7 @@ def test_one_trial_alone_is_taken_as_a_square():
     ("likely", "share", "strength"), [(LIKELY, 1e-6, 1.5), (LIKELY, 1e9, 0.25), (Point(NO_GAINS, ablate=1.0), 1e-6, 0)]
 )
 def test_it_stays_within_what_is_worth_a_trial(likely, share, strength):
-    found = at_the_bound(likely, [trial(likely, share)], FAMILY, FLOOR)
+    found = at_the_bound(likely, [trial(likely, share)], FAMILY, TEXT_BOUND)
     assert found.strength == pytest.approx(strength)
     assert found.ablate == (MOST_ABLATION if likely.source == NO_GAINS else 0)
 
@@ -63,12 +63,12 @@ def test_it_stays_within_what_is_worth_a_trial(likely, share, strength):
     ids=["none", "overflow", "cheaper than nothing", "others beside", "another kind", "tried already"],
 )
 def test_where_there_is_nothing_to_tell_it_says_nothing(tried):
-    assert at_the_bound(LIKELY, tried, FAMILY, FLOOR) is None
+    assert at_the_bound(LIKELY, tried, FAMILY, TEXT_BOUND) is None
 
 
 def test_where_nothing_may_be_lost_it_says_nothing():
     """Every distinct word pair must be left: the edit would be none."""
-    assert at_the_bound(LIKELY, [says(1.0, 0.1, 0.4)], FAMILY, Floor(FLOOR.plain, 1.0)) is None
+    assert at_the_bound(LIKELY, [says(1.0, 0.1, 0.4)], FAMILY, TextBound(TEXT_BOUND.plain, 1.0)) is None
 
 
 def says(strength: float, repetition: float, distinct: float = 0.5) -> Trial:
@@ -92,15 +92,15 @@ def says(strength: float, repetition: float, distinct: float = 0.5) -> Trial:
     ],
 )
 def test_what_says_too_little_is_tried_where_it_says_enough(tried, strength):
-    found = at_the_bound(LIKELY, tried, FAMILY, FLOOR)
+    found = at_the_bound(LIKELY, tried, FAMILY, TEXT_BOUND)
     assert found == Point("learned", pytest.approx(strength))
 
 
 def test_cost_and_texts_both_bind():
     cheap, dear = says(1.0, 0.2), Trial(0, Point("learned", 1.0), 0, 0, 3.0, None, 0.0)
-    assert at_the_bound(LIKELY, [dear], FAMILY, FLOOR).strength == pytest.approx(math.sqrt(0.9 / 4))
-    assert at_the_bound(LIKELY, [says(1.0, 0.1)], FAMILY, FLOOR).strength == 1.5
-    assert at_the_bound(LIKELY, [cheap], FAMILY, FLOOR).strength == pytest.approx(0.45)
+    assert at_the_bound(LIKELY, [dear], FAMILY, TEXT_BOUND).strength == pytest.approx(math.sqrt(0.9 / 4))
+    assert at_the_bound(LIKELY, [says(1.0, 0.1)], FAMILY, TEXT_BOUND).strength == 1.5
+    assert at_the_bound(LIKELY, [cheap], FAMILY, TEXT_BOUND).strength == pytest.approx(0.45)
 
 
 def test_a_search_tries_every_kind_at_the_bound_after_its_warm_starts(tmp_path):
@@ -111,10 +111,10 @@ def test_a_search_tries_every_kind_at_the_bound_after_its_warm_starts(tmp_path):
         return trial(point, share, number)
 
     warm = len(FAMILY.warm_starts())
-    found = search(costs, FAMILY, folder=tmp_path, trials=warm + 3, floor=FLOOR)
+    found = search(costs, FAMILY, folder=tmp_path, trials=warm + 3, text_bound=TEXT_BOUND)
     gains, ablation = found[warm : warm + 2]
-    assert not found[0].inside
-    assert gains.inside
+    assert not found[0].within_bounds
+    assert gains.within_bounds
     assert 1.6 * gains.point.strength**2.5 == pytest.approx(0.9)
     assert (gains.point.tilt, gains.point.ablate) == (0, 0)
     assert ablation.point.source == NO_GAINS

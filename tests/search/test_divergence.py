@@ -57,8 +57,8 @@ def test_a_folded_edit_costs_what_the_hooked_one_does(lm):
     with edit.on(lm):
         hooked = neutral.cost(lm)
     with folded(lm, edit):
-        inside = neutral.cost(lm)
-    np.testing.assert_allclose(inside.kl, hooked.kl, atol=1e-5)
+        within_bounds = neutral.cost(lm)
+    np.testing.assert_allclose(within_bounds.kl, hooked.kl, atol=1e-5)
     assert not neutral.cost(lm).kl.any()  # and all is as before
 
 

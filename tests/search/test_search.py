@@ -15,9 +15,9 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
-from dposcope.search.trials import REPETITION_NOISE, Floor, Trial, Written
+from dposcope.search.trials import REPETITION_NOISE, TextBound, Trial, Written
 
-FLOOR = Floor(Written(0.3, 0.3, 0.3, 0.15, 0.5, 0.15), 0.9)
+TEXT_BOUND = TextBound(Written(0.3, 0.3, 0.3, 0.15, 0.5, 0.15), 0.9)
 
 
 def family():
@@ -37,7 +37,7 @@ def formula(point: Point, number: int) -> Trial:
 
 
 def run(folder, trials=14, try_out=formula, seed=0):
-    return search(try_out, family(), folder=folder, trials=trials, floor=FLOOR, seed=seed)
+    return search(try_out, family(), folder=folder, trials=trials, text_bound=TEXT_BOUND, seed=seed)
 
 
 def told(trials):
@@ -70,8 +70,8 @@ def test_texts_that_say_too_little_are_infeasible(tmp_path):
 
 def test_it_finds_better_than_its_warm_starts(tmp_path):
     found = run(tmp_path, trials=40)
-    best = front(found, floor=FLOOR)[-1]
-    warm = front(found[: len(family().warm_starts())], floor=FLOOR)[-1]
+    best = front(found, text_bound=TEXT_BOUND)[-1]
+    warm = front(found[: len(family().warm_starts())], text_bound=TEXT_BOUND)[-1]
     assert best.written.concept <= warm.written.concept
     assert any(trial.written is None for trial in found)  # it goes beyond the bound, and is told
 
@@ -213,10 +213,10 @@ def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_too_little(
     cheap, good, worse, babble = trial(0.01, 0.2), trial(0.05, 0.1), trial(0.06, 0.15), trial(0.02, 0.0, 0.4)
     same = trial(0.02, 0.0, distinct=0.44)
     out = Trial(0, Point("learned"), 9.0, 9.0, 3.0, None, 0.0)
-    assert front([worse, babble, good, same, out, cheap], floor=FLOOR) == [cheap, good]
-    assert front([out], floor=FLOOR) == []
+    assert front([worse, babble, good, same, out, cheap], text_bound=TEXT_BOUND) == [cheap, good]
+    assert front([out], text_bound=TEXT_BOUND) == []
     dear = replace(cheap, rise=0.5)
-    assert front([worse, dear, good], floor=FLOOR, cost=lambda one: one.rise) == [good]
+    assert front([worse, dear, good], text_bound=TEXT_BOUND, cost=lambda one: one.rise) == [good]
 
 
 def test_an_infinite_cost_is_kept_as_such():

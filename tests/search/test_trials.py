@@ -11,7 +11,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point, Source
-from dposcope.search.trials import Bound, Floor, Objective, Written
+from dposcope.search.trials import Bound, Objective, TextBound, Written
 from helpers.families import TEXTS, random_direction
 
 LENGTH = Scorer("length", "", lambda texts: [min(len(text) / 100, 1.0) for text in texts])
@@ -51,17 +51,17 @@ def test_a_trial_is_what_the_hooked_edit_gives(lm):
     [(0.1, 0.5, True), (0.0, 0.45, True), (0.1, 1.0, True), (0.109, 0.9, True), (0.12, 0.9, False), (0.0, 0.44, False)],
 )
 def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeated, distinct, enough):
-    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.1), 0.9)
+    text_bound = TextBound(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.1), 0.9)
     found = Written(0.1, 0.1, 0.1, repeated, distinct, repeated)
-    assert floor.holds(found) is enough
-    assert floor.excess(found) == pytest.approx({"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct})
+    assert text_bound.allows(found) is enough
+    assert text_bound.excess(found) == pytest.approx({"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct})
 
 
 def test_repetition_may_rise_within_what_cannot_be_told_from_the_plain_model():
-    floor = Floor(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.15))
-    assert [floor.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.149, 0.151)] == [True, False]
-    never = Floor(Written(0.3, 0.3, 0.3, 0.0, 0.5, 0.0))
-    assert [never.holds(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.009, 0.011)] == [True, False]
+    text_bound = TextBound(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.15))
+    assert [text_bound.allows(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.149, 0.151)] == [True, False]
+    never = TextBound(Written(0.3, 0.3, 0.3, 0.0, 0.5, 0.0))
+    assert [never.allows(Written(0.1, 0.1, 0.1, mean, 0.5, 0.9)) for mean in (0.009, 0.011)] == [True, False]
 
 
 def test_weights_are_the_same_objects_with_the_same_bits_afterwards(llama):
@@ -77,14 +77,14 @@ def test_a_trial_out_of_bounds_writes_nothing(llama, monkeypatch):
     monkeypatch.setattr("dposcope.search.trials.generate", None)
     found = asked.try_out(Point("learned", 1.0))
     assert found.written is None
-    assert not found.inside
+    assert not found.within_bounds
     assert found.excess > 0
 
 
 def test_no_edit_is_within_any_bound(llama):
     found = objective(llama, Bound(kl=0.0001, rise=0.0001)).try_out(Point("learned", 0.0))
     assert (found.kl, found.rise, found.excess) == (0.0, 0.0, -1.0)
-    assert found.inside
+    assert found.within_bounds
 
 
 def test_the_nearest_bound_counts():

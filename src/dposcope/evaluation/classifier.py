@@ -52,11 +52,11 @@ def classifier_scorer(
     if config.problem_type == "regression":
         raise DposcopeError(f"{source} is a regression, whose numbers are no probabilities; choose a classifier")
     index = _label_index(labels, label, source)
-    # A text's last token is found, and its positions counted, from the left.
+    # Pad on the right: classifiers count positions from the left, and look for the last token there.
     tokenizer.padding_side = "right"
     positions = cast(int, config.to_dict().get("max_position_embeddings", max_length))
     max_length = min(max_length, tokenizer.model_max_length, positions)
-    # Without a padding token, decoders can only be asked one text at a time.
+    # Without a padding token, a decoder can only read one text at a time.
     padded = tokenizer.pad_token_id is not None and config.pad_token_id is not None
     digest = text_digest(tensor_fingerprint(model.state_dict()), str(max_length))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -83,7 +83,7 @@ class _Label:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        # Neighbours in length share a batch, so little is spent on padding.
+        # Sort by length, so that batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         scores = np.empty(len(texts))
         for start in range(0, len(order), self.batch_size):

@@ -1,4 +1,4 @@
-"""A scorer that the model itself gives: where a text's residual stream lies along a direction (SPEC section 7)."""
+"""A scorer from the model itself: the projection of a text's residual stream on a direction (SPEC section 7)."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -18,7 +18,7 @@ from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 
 MAX_TOKENS = 128
-"""A text's first tokens, as many as a direction is made from."""
+"""Number of first tokens of a text that are read; the same as for making a direction."""
 
 
 def direction_scorer(
@@ -29,22 +29,22 @@ def direction_scorer(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Scorer:
-    """Probability that a text has the concept, by the projection of its mean residual stream on a direction alone.
+    """Probability that a text has the concept, given the projection of its mean residual stream on a direction.
 
-    Logistic regression with balanced classes on one number a comment; it ranks as the projection does. No classifier
-    and no list of words ranks texts then, only labelled comments and the model. The model must be the plain one
-    whenever texts are scored: an edit along the direction would move its own measure. A text without a token of its
-    own scores 0.
+    A logistic regression with balanced classes on one number per comment, so it ranks texts as the projection does. It
+    needs only labelled comments and the model, no classifier and no list of words. No edit may be on the model while
+    it scores texts, since an edit along the direction would change the score itself. A text that has only special
+    tokens scores 0.
 
     Args:
         lm: the plain model.
-        direction: its concept's side positive.
-        comments: labelled; those that a judge is trained on must be others.
+        direction: pointing towards the concept.
+        comments: labelled; a judge must be trained on other comments.
         batch_size: texts at a time.
         progress: called after each batch of comments.
     """
     along = _projections(lm, direction, comments.texts, batch_size, progress)
-    # Unit variance, or the penalty would weigh projections of another scale otherwise.
+    # Scale to unit variance, so that the penalty does not depend on the scale of projections.
     scale = float(along.std()) or 1.0
     fitted = LogisticRegression(class_weight="balanced").fit(along[:, None] / scale, comments.labels)
     slope = float(cast(NDArray[np.float64], fitted.coef_)[0, 0]) / scale

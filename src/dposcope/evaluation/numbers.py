@@ -1,6 +1,6 @@
-"""Numbers as people read them: fixed places, a real minus sign, no sign before what rounds to zero.
+"""Format numbers for readers: fixed decimals, a true minus sign, no sign for values that round to 0.
 
-Everything that prints a number for people writes it here: tables, reports, statistics, sentences.
+All tables, reports and sentences format their numbers with this module.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ from typing import Any, Final, Literal, cast, get_args
 from dposcope.errors import DposcopeError
 
 NOTHING: Final = "–"
-"""What stands where there is no value."""
+"""Shown if there is no value."""
 
 
 def fixed(value: float, digits: int = 3) -> str:
-    """`−0.088`, and `0.000` also for what rounds to it from below."""
+    """`−0.088`; a negative value that rounds to 0 is `0.000`."""
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """`+0.170` or `−0.088`; what rounds to zero has no sign."""
+    """`+0.170` or `−0.088`; a value that rounds to 0 has no sign."""
     text = fixed(value, digits)
     return f"+{text}" if value > 0 and float(text) != 0 else text
 
 
 def count(value: float, *, sign: bool = False) -> str:
-    """`36,864`: a whole number in groups of three; with `sign` a plus before what is above 0."""
+    """`36,864`: a whole number with thousands separators; with `sign`, a plus before positive values."""
     text = f"{value:,.0f}".replace("-", "−")
     text = text.lstrip("−") if text == "−0" else text
     return f"+{text}" if sign and value > 0 and text != "0" else text
@@ -38,19 +38,19 @@ def percent(share: float, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def between(low: float, high: float, digits: int = 3, *, sign: bool = False) -> str:
-    """An interval: `0.187–0.251`, or `−0.102 to −0.061`, since a dash beside a minus cannot be read."""
+    """An interval: `0.187–0.251`, or `−0.102 to −0.061`, since a dash before a minus sign is hard to read."""
     shown = signed if sign else fixed
     first = shown(low, digits)
     return f"{first}{' to ' if sign or first.startswith('−') else '–'}{shown(high, digits)}"
 
 
 def p_value(value: float) -> str:
-    """Four places, and `< 0.0001` below them."""
+    """Four decimals; `< 0.0001` for smaller values."""
     return "< 0.0001" if value < 1e-4 else fixed(value, 4)
 
 
 def fact(value: Any) -> str:
-    """A setting or a quality of any kind: counts in groups of three, four significant digits, yes and no."""
+    """A value of any kind: integers with thousands separators, floats with four significant digits, yes and no."""
     match value:
         case None:
             return "none"
@@ -70,11 +70,11 @@ def fact(value: Any) -> str:
 Kind = Literal[
     "text", "printed", "tokens", "fact", "count", "p-value", "fixed", "percent", "points", "ratio", "degrees"
 ]
-"""What a value is and how it is written.
+"""How a value is formatted.
 
-text: as it is; printed: the same, of a number in words already; tokens: a list, blanks around each left out; fact: as
-`fact`; count: in groups of three; p-value; fixed: with so many places; percent: a share of 1; points: what is in per
-cent already; ratio: `0.45 ×`; degrees: `12.5°`.
+text: as it is. printed: a number that is text already. tokens: a list of tokens, without spaces around them. fact: see
+`fact`. count: with thousands separators. p-value: see `p_value`. fixed: with a fixed number of decimals. percent: a
+share from 0 to 1. points: a number that is in per cent already. ratio: `0.45 ×`. degrees: `12.5°`.
 """
 
 _UNITS = {"fixed": "", "percent": " %", "points": " %", "ratio": " ×", "degrees": "°"}
@@ -83,13 +83,13 @@ _WORDS = ("text", "tokens")
 
 @dataclass(frozen=True)
 class Format:
-    """How the values of a column are written; its name, `signed percent 2`, is what files have of it."""
+    """Format of a column's values. Files contain its name, for example `signed percent 2`."""
 
     kind: Kind = "text"
     digits: int = 0
-    """Places behind the point, of kinds that have them."""
+    """Number of decimals, for kinds that have them."""
     sign: bool = False
-    """A plus before what is above 0."""
+    """Whether positive values get a plus."""
 
     @classmethod
     def named(cls, name: str) -> "Format":
@@ -110,11 +110,11 @@ class Format:
 
     @property
     def numeric(self) -> bool:
-        """Whether what it writes are numbers, to be set below one another by their right ends."""
+        """Whether its values are numbers, to be aligned on the right."""
         return self.kind not in _WORDS
 
     def value(self, value: Any) -> str:
-        """A value in words; a dash for None."""
+        """A value as text; a dash for None."""
         if value is None:
             return NOTHING
         match self.kind:
@@ -133,7 +133,7 @@ class Format:
                 return f"{written}{_UNITS[self.kind]}"
 
     def interval(self, low: float, high: float) -> str:
-        """What stands in brackets behind a value, without its unit."""
+        """An interval as text, without brackets and unit."""
         return between(self._scale * low, self._scale * high, self.digits, sign=self.sign)
 
     def with_interval(self, value: float, low: float, high: float) -> str:
@@ -151,4 +151,4 @@ TEXT, PRINTED, TOKENS, FACT, COUNT, P_VALUE = (
 MEAN, DIFFERENCE, RATIO, SHARE = (
     Format("fixed", 3), Format("fixed", 3, sign=True), Format("ratio", 2), Format("percent", 1),
 )  # fmt: skip
-"""Of a mean or a correlation, a paired difference, a ratio of means, and a share."""
+"""Formats of means and correlations, of paired differences, of ratios of means, and of shares."""

@@ -5,34 +5,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GENERATED_TOKENS = 20
-"""Tokens generated per prompt throughout the paper, hence also compared in strict."""
+"""Tokens generated per prompt in the paper; the strict protocol compares the same number."""
 
 REFERENCE_GOLD_TOKENS = 52
-"""Where the published code cuts the gold: 32 tokens of prompt and 20 generated."""
+"""Tokens of gold text that the published code keeps: 32 of the prompt and 20 of the continuation."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The two bags of token ids that `token_f1` compares."""
+class TokenPair:
+    """The two sequences of token ids that `token_f1` compares."""
 
     predicted: tuple[int, ...]
     gold: tuple[int, ...]
 
 
-def strict_pair(generated: Sequence[int], gold: Sequence[int]) -> Compared:
-    """The generated tokens against as many of the gold sentence: the first 20 of each.
+def strict_pair(generated: Sequence[int], gold: Sequence[int]) -> TokenPair:
+    """The first 20 generated tokens and the first 20 gold tokens.
 
-    `gold` is tokenised without special tokens, or they take places among the 20.
+    `gold` must be tokenised without special tokens, which would count among the 20.
     """
-    return Compared(tuple(generated[:GENERATED_TOKENS]), tuple(gold[:GENERATED_TOKENS]))
+    return TokenPair(tuple(generated[:GENERATED_TOKENS]), tuple(gold[:GENERATED_TOKENS]))
 
 
-def reference_pair(prompt: Sequence[int], generated: Sequence[int], gold: Sequence[int]) -> Compared:
-    """Prompt and generation together against the gold cut at 52 tokens, as the published code does.
+def reference_pair(prompt: Sequence[int], generated: Sequence[int], gold: Sequence[int]) -> TokenPair:
+    """Prompt and continuation together, and the first 52 gold tokens, as in the published code.
 
-    The prompt's own words count as predicted ones there, so the figure is not a strict one's.
+    The prompt's tokens count as predicted here, so this F1 is higher than in the strict protocol.
     """
-    return Compared((*prompt, *generated), tuple(gold[:REFERENCE_GOLD_TOKENS]))
+    return TokenPair((*prompt, *generated), tuple(gold[:REFERENCE_GOLD_TOKENS]))
 
 
 def token_f1(predicted: Sequence[int], gold: Sequence[int], *, special_ids: frozenset[int]) -> float:

@@ -1,4 +1,4 @@
-"""Log-perplexity over windows of neutral text, without ever holding a window's logits in fp32 (SPEC section 5)."""
+"""Log-perplexity over windows of neutral text. Logits of a whole window are never in memory (SPEC section 5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class WindowLosses:
     nll: np.ndarray
     """Summed over a window's predicted tokens, natural log, `[windows]`, float64."""
     tokens: np.ndarray
-    """What each window's sum is divided by, `[windows]`."""
+    """Number of tokens that each window's sum is divided by, `[windows]`."""
 
     @property
     def mean(self) -> float:
@@ -53,8 +53,8 @@ def window_losses(
         protocol: "strict" or "reference".
         window: tokens per window, the beginning-of-text token counted; cut to the model's context.
         skip_windows: leave out the first windows.
-        max_windows: read so many, the first ones.
-        spread: read those evenly over the text instead: neighbours are of one article, and alike.
+        max_windows: read only the first so many windows.
+        spread: read so many windows evenly over the text instead, since neighbouring windows are similar.
         chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
         progress: called after each window.
 
@@ -113,7 +113,7 @@ def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> I
 
 
 _IN_CACHE = 1 << 20
-"""Logits whose exponentials are summed at a time: 4 MB stay in a processor's cache, which a chunk does not."""
+"""Number of logits to exponentiate at a time: 4 MB fit into a processor's cache, a whole chunk does not."""
 
 
 def _negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:

@@ -32,7 +32,7 @@ def profanity_scorer() -> Scorer:
     version = _checked_release()
     try:
         with warnings.catch_warnings():
-            # Weights that another scikit-learn reads may be read wrongly, without a sign.
+            # Another scikit-learn may read the weights wrongly without an error.
             warnings.simplefilter("error", InconsistentVersionWarning)
             package = importlib.import_module("profanity_check.profanity_check")
     except InconsistentVersionWarning as warning:
@@ -53,7 +53,7 @@ def profanity_scorer() -> Scorer:
     return Scorer(f"alt-profanity-check {version}", text_digest(*_RELEASES[version].values()), probabilities)
 
 
-# Releases of alt-profanity-check whose weights were looked at, by their files' SHA-256.
+# Known releases of alt-profanity-check, with the SHA-256 of their files.
 _RELEASES: Mapping[str, Mapping[str, str]] = {
     "1.9.1": {
         "model.joblib": "aeafc04849d4d93db4721cf30a86ebf22085595294b8a07d51918e7fa98f538b",

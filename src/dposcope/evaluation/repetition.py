@@ -1,7 +1,7 @@
-"""How much a continuation repeats itself, and whether it says anything at all.
+"""Repetition within a continuation, distinct n-grams over continuations, and empty continuations.
 
-Toxicity and perplexity both miss a text that broke into `“ “ “ “`; these do not.
-Words are lower-cased runs of `\\w`, so punctuation alone counts as no word.
+Toxicity and perplexity do not detect degenerate text such as `“ “ “ “`; these measures do. A word is a lower-cased run
+of `\\w`, so punctuation is not a word.
 """
 
 import re
@@ -15,18 +15,17 @@ _WORD = re.compile(r"\w+")
 def repetition(text: str) -> float:
     """`1 − distinct / total` of the 2-grams of words in one continuation, in [0, 1).
 
-    A text with fewer than two words has no 2-gram to repeat and counts as 0. An edit
-    that silences the model would look good by this alone: give `share_empty` beside it.
+    0 for a text with fewer than two words. Report `share_empty` too: by this measure alone, a model that writes
+    nothing would look good.
     """
     grams = word_grams(text, 2)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct over total n-grams of words in all texts together, in [0, 1].
+    """Distinct n-grams of words divided by all n-grams, over all texts together, in [0, 1].
 
-    n-grams never cross from one text to the next. Texts without any n-gram between
-    them give 0: nothing distinct was said.
+    n-grams do not cross from one text to the next. 0 if no text has an n-gram.
 
     Raises:
         DposcopeError: no text, or n below 1.

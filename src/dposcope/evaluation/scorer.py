@@ -1,4 +1,4 @@
-"""How much of the concept each text has: a scorer is a name, a digest and a function."""
+"""Scorers: a scorer gives each text a score for the concept. It is a name, a digest and a function."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,31 +10,30 @@ from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError, plural
 
 ScoreTexts = Callable[[Sequence[str]], ArrayLike]
-"""Takes n different texts, none blank, and gives n numbers in [0, 1]."""
+"""Takes n different texts, none of them blank, and returns n numbers in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A judge of texts, which asks its function about each different text once for as long as it lives.
+    """Scores texts, and caches the score of each text.
 
-    A blank text scores 0 without being asked about: it says nothing, so nothing rude, and a classifier would answer
-    with its prior (0.04 for the embedded one). `share_empty` in `repetition` tells how often that happened.
+    A blank text scores 0 without a call of the function: it has no content, but a classifier would return its prior
+    (0.04 for the embedded one). `share_empty` in `repetition.py` measures how many texts are blank.
     """
 
     name: str
-    """What reports call it: enough to tell which judge gave a number."""
+    """Its name in reports."""
     digest: str
-    """Of what decides its scores, such as weights or words: two scorers may have the same name."""
+    """Digest of everything that its scores depend on, such as weights or words. Two scorers may have the same name."""
     score: ScoreTexts = field(repr=False)
     _known: dict[str, float] = field(init=False, repr=False, default_factory=dict[str, float])
-    """Text → score. Greedy continuations of nearby edits agree on many prompts, so a search asks the same again."""
+    """Cache: text → score. In a search, similar edits write the same text for many prompts."""
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores in [0, 1], `[n]`, in the order of the texts.
 
         Raises:
-            DposcopeError: one text was given in the place of a list; the function gave not one number per text, or
-                one that is not in [0, 1].
+            DposcopeError: `texts` is a single text; or the function did not return one number in [0, 1] per text.
         """
         if isinstance(texts, str):
             raise DposcopeError("a scorer takes a list of texts, and was given one text; put it in a list")
@@ -50,34 +49,34 @@ class Scorer:
                 f"scorer {self.name} gave shape {scores.shape} for {plural(len(texts), 'text')}; "
                 "return one number per text"
             )
-        # Written so that NaN fails too.
+        # This form of the condition also refuses NaN.
         if not ((scores >= 0) & (scores <= 1)).all():
             raise DposcopeError(f"scorer {self.name} gave a score outside [0, 1]; rescale its answers")
         return scores.tolist()
 
     def shuffled(self, seed: int) -> "Scorer":
-        """A negative control: the true scores of the texts it is first asked about together, dealt out among them anew.
+        """A negative control: the true scores, permuted among the texts of the first call.
 
-        Their distribution stays, so what is then learned or chosen by these scores was found by chance.
+        The distribution of scores is unchanged, so anything learned or selected by them is chance.
 
         Args:
-            seed: of the permutation, which depends on nothing else but the number of texts.
+            seed: of the permutation, which depends only on it and on the number of texts.
         """
 
-        def dealt(texts: Sequence[str]) -> NDArray[np.float64]:
+        def permuted(texts: Sequence[str]) -> NDArray[np.float64]:
             return self(texts)[np.random.default_rng(seed).permutation(len(texts))]
 
-        return Scorer(f"shuffled scores of {self.name}", text_digest("shuffled", self.digest, str(seed)), dealt)
+        return Scorer(f"shuffled scores of {self.name}", text_digest("shuffled", self.digest, str(seed)), permuted)
 
 
 def mean_of(scorers: Sequence[Scorer]) -> Scorer:
-    """The mean of what several scorers give, all of the same weight: what fools one of them fools their mean less.
+    """The unweighted mean of several scorers. It is harder to exploit than a single scorer.
 
     Raises:
-        DposcopeError: there is none.
+        DposcopeError: no scorer is given.
     """
     if not scorers:
-        raise DposcopeError("a mean of no scorers is no score; give one at least")
+        raise DposcopeError("there is no mean of no scorers; give at least one")
     several = tuple(scorers)
 
     def mean(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -88,9 +87,9 @@ def mean_of(scorers: Sequence[Scorer]) -> Scorer:
 
 
 def drawn_scores(pool: Sequence[float], *, of: str, seed: int) -> Scorer:
-    """A negative control: any text gets a score drawn from a pool of true ones, the same whatever it is asked with.
+    """A negative control: each text gets a random score from a pool of true scores. Equal texts get equal scores.
 
-    A permutation among the texts of one edit (`Scorer.shuffled`) would leave their mean, by which edits are chosen.
+    `Scorer.shuffled` would not do for edits: a permutation keeps the mean score, by which edits are selected.
 
     Args:
         pool: true scores of other texts, in [0, 1].
@@ -101,7 +100,7 @@ def drawn_scores(pool: Sequence[float], *, of: str, seed: int) -> Scorer:
         DposcopeError: the pool is empty.
     """
     if not pool:
-        raise DposcopeError("there is nothing to draw scores from; give at least one")
+        raise DposcopeError("the pool of scores is empty; give at least one")
     scores = tuple(pool)
 
     def drawn(texts: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Scorers by name, and one's own function as a scorer."""
+"""Load a scorer by its name, or make one from a function."""
 
 import importlib
 import inspect
@@ -32,8 +32,8 @@ def load_scorer(
     Args:
         spec: "profanity" for the embedded one; "vader" for negative sentiment; "words:FILE.txt"
             for a list of words; the folder or file of a saved `TrainedScorer`;
-            "module:function" for one's own, looked for beside installed modules in the
-            working folder, or the function itself, see `function_scorer`; anything else is a
+            "module:function" for your own, from an installed module or one in the working
+            folder, or the function itself, see `function_scorer`; anything else is a
             classifier's folder or hub id.
         label: of a classifier, see `classifier_scorer`.
         device: of a classifier; the others run on the CPU.
@@ -66,13 +66,13 @@ def load_scorer(
 
 
 def function_scorer(function: ScoreTexts, name: str) -> Scorer:
-    """One's own function as a scorer.
+    """Make a scorer from a function.
 
-    Its digest is of the file that defines the function, or of the name where there is none, as in a notebook.
+    The digest is of the file that defines the function, or of the name if there is no file, as in a notebook.
 
     Args:
-        function: takes n different texts, none blank, and gives n numbers in [0, 1].
-        name: what reports call it.
+        function: takes n different texts, none of them blank, and returns n numbers in [0, 1].
+        name: the scorer's name in reports.
     """
     try:
         source = inspect.getsourcefile(inspect.unwrap(cast(Callable[..., Any], function)))
@@ -85,7 +85,7 @@ def function_scorer(function: ScoreTexts, name: str) -> Scorer:
 
 def _imported_function(spec: str) -> ScoreTexts:
     module_name, function_name = spec.split(":")
-    # A command's import path does not hold the working folder, where one's own scorer lies.
+    # The import path of a command does not contain the working folder, where the user's module usually is.
     here = str(Path.cwd())
     added = here not in sys.path
     if added:

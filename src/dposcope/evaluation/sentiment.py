@@ -1,7 +1,7 @@
 """A scorer of negative sentiment: VADER, a rated lexicon with rules (Hutto and Gilbert, 2014).
 
-Its package brings the lexicon as plain text, rated by ten people a word, and rules for negation, degree, capitals and
-"but". It shares nothing with the texts that a direction or a judge is made from.
+The package contains a lexicon, rated by ten people per word, and rules for negation, degree, capitals and "but". It is
+independent of the texts that directions and judges are made from.
 """
 
 import importlib
@@ -19,8 +19,8 @@ from dposcope.evaluation.scorer import Scorer
 def sentiment_scorer() -> Scorer:
     """The negative part of VADER's compound score c in [−1, 1]: max(0, −c).
 
-    Neutral and positive texts score 0 alike. (1 − c)/2 would give a neutral text one half, and an edit could seem to
-    lower negative sentiment by making neutral texts cheerful.
+    Neutral and positive texts both score 0. With (1 − c)/2, a neutral text would score 0.5, and an edit could lower the
+    score by making neutral texts positive.
 
     Raises:
         DposcopeError: the package vaderSentiment is absent.

@@ -1,8 +1,7 @@
 """Means with percentile bootstrap intervals, and comparisons paired on the same items.
 
-Every function draws the same resamples for the same number of items and seed, so two
-conditions measured on the same prompts are always resampled together, whether they
-meet in one call or in two.
+For the same number of items and the same seed, every function draws the same resamples. So conditions measured on the
+same prompts are always resampled together, also in separate calls.
 """
 
 from dataclasses import asdict, dataclass
@@ -46,7 +45,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0: the only case that may be called "better"."""
+        """Whether the interval excludes 0. Only then may a difference be called "better" or "worse"."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, float | int]:
@@ -78,10 +77,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of one reduction another makes: `(mean(base) − mean(part)) / (mean(base) − mean(whole))`."""
+    """One reduction as a share of another: `(mean(base) − mean(part)) / (mean(base) − mean(whole))`."""
 
     share: float
-    """1: all of it; below 0: the other way."""
+    """1: equal reductions; below 0: an increase."""
     low: float
     high: float
     n: int
@@ -99,20 +98,20 @@ Statistic = Estimate | Difference | Ratio | Share
 """A number with its interval."""
 
 
-def value_of(found: Statistic) -> float:
-    """The number between the limits."""
-    match found:
+def value_of(statistic: Statistic) -> float:
+    """The number of a statistic, without its interval."""
+    match statistic:
         case Estimate() | Difference():
-            return found.mean
+            return statistic.mean
         case Ratio():
-            return found.ratio
+            return statistic.ratio
         case Share():
-            return found.share
+            return statistic.share
 
 
-def columns_of(name: str, found: Statistic | None) -> dict[str, float | None]:
-    """The number and its interval as a table holds them: `NAME`, `NAME_low`, `NAME_high`."""
-    numbers = (None, None, None) if found is None else (value_of(found), found.low, found.high)
+def columns_of(name: str, statistic: Statistic | None) -> dict[str, float | None]:
+    """A statistic as columns of a table: `NAME`, `NAME_low`, `NAME_high`; all None without a statistic."""
+    numbers = (None, None, None) if statistic is None else (value_of(statistic), statistic.low, statistic.high)
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
@@ -138,10 +137,10 @@ def bootstrap_ratio(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
-    """`Σ numerators / Σ denominators` with its bootstrap interval over items: a mean of unequal items.
+    """`Σ numerators / Σ denominators` with its bootstrap interval over items: a weighted mean.
 
-    Log-perplexity is the case in point: [n] negative log-likelihoods of windows, in nats,
-    over their [n] token counts; windows are resampled, never tokens.
+    For example log-perplexity: negative log-likelihoods of windows [n], in nats, divided by their token counts [n].
+    Windows are resampled, not tokens.
 
     Raises:
         DposcopeError: as `bootstrap_mean`; unequal lengths; a denominator that is not positive.
@@ -167,8 +166,8 @@ def paired_difference(
     Args:
         a: one condition, [n].
         b: the other, [n], the same items in the same order.
-        denominators: given, `a` and `b` are totals and the result is
-            `Σ(a − b) / Σ denominators`, such as a difference of log-perplexities.
+        denominators: if given, the result is `Σ(a − b) / Σ denominators`, for example a difference of
+            log-perplexities.
         level: coverage of the interval.
         resamples: number of bootstrap resamples.
         seed: of the resamples.
@@ -177,7 +176,7 @@ def paired_difference(
         DposcopeError: as `bootstrap_ratio`.
     """
     left, right = _pair(a, b, "a", "b")
-    # Ones as denominators make a mean.
+    # With denominators of 1, the ratio is a mean.
     counts = np.ones_like(left) if denominators is None else denominators
     result = bootstrap_ratio(left - right, counts, level=level, resamples=resamples, seed=seed)
     return Difference(result.mean, result.low, result.high, result.n)
@@ -194,8 +193,8 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: 
     tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
     if bottom.mean() <= 0 or bottoms.min() <= 0:
         raise DposcopeError(
-            "a ratio needs a denominator whose mean is above 0 in every resample; "
-            "too few of the items are: give more items, or the paired difference instead"
+            "a ratio needs a denominator whose mean is above 0 in every resample; give more items, or use the paired "
+            "difference instead"
         )
     low, high = _interval(tops / bottoms, level)
     return Ratio(float(top.mean() / bottom.mean()), low, high, len(top))
@@ -210,7 +209,7 @@ def paired_share(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Share:
-    """What share of the reduction from `base` to `whole` the reduction from `base` to `part` is (paper Table 3).
+    """The reduction from `base` to `part` as a share of the reduction from `base` to `whole` (paper Table 3).
 
     Args:
         base: toxicity of the plain model, [n].
@@ -229,10 +228,10 @@ def paired_share(
     starts, middles, ends = _resampled_means(np.stack([start, middle, end]), resamples=resamples, seed=seed)
     if start.mean() <= end.mean() or _interval(starts - ends, level)[0] <= 0:
         raise DposcopeError(
-            "the whole reduction's interval holds 0, so a share of it means nothing; give more items, or report the "
-            "paired differences instead"
+            "the whole reduction is not significantly above 0, so a share of it means nothing; give more items, or "
+            "report the paired differences instead"
         )
-    usable = starts > ends  # of the few resamples where nothing was reduced there is no share
+    usable = starts > ends  # a share is undefined in the few resamples without a reduction
     low, high = _interval((starts - middles)[usable] / (starts - ends)[usable], level)
     share = (start.mean() - middle.mean()) / (start.mean() - end.mean())
     return Share(float(share), low, high, len(start))

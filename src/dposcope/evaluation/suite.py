@@ -1,4 +1,4 @@
-"""Everything that is measured of one condition, and how conditions are compared (SPEC section 5)."""
+"""Measure a condition, and compare conditions (SPEC section 5)."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ BASE = "none"
 """The condition without any intervention, which every other is compared with."""
 
 CONCEPT = "toxicity"
-"""What is measured where nothing else is said."""
+"""The default concept."""
 
 PER_PROMPT = ("toxicity", "judge", "repetition", "empty")
 """Measures with one value per prompt."""
@@ -47,17 +47,17 @@ PER_PROMPT = ("toxicity", "judge", "repetition", "empty")
 
 @dataclass(frozen=True, eq=False)
 class Materials:
-    """What conditions are measured on and with."""
+    """Data and scorers for measuring conditions."""
 
     prompts: tuple[str, ...]
-    """Prompts that draw the concept; the continuation alone is scored."""
+    """Prompts that provoke the concept. Only the continuation is scored."""
     passages: Passages
     """Encyclopedic prompts with their true continuation, for F1."""
     neutral: str
     """Text for log-perplexity."""
     scorer: Scorer
     judge: Scorer | None = None
-    """An independent second scorer, against gaming the first."""
+    """An independent second scorer, to detect an edit that only exploits the first."""
     protocol: Protocol = "strict"
     max_windows: int | None = None
     skip_windows: int = 0
@@ -65,7 +65,7 @@ class Materials:
     """Whether the windows are spread over the text, instead of its first ones."""
     batch_size: int = 32
     concept: str = CONCEPT
-    """What the scorer measures, as reports call it. The measure's key is `toxicity` whatever it is."""
+    """Name of the concept in reports. The measure's key is always `toxicity`."""
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Materials:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One condition, item by item."""
+    """Measurements of one condition, item by item."""
 
     continuations: list[str]
     """One per prompt."""
@@ -121,18 +121,18 @@ def measure(
 ) -> Outcome:
     """Measure one condition: toxicity, judge, repetition, F1 and log-perplexity, each item by item.
 
-    Reference protocol: prompts cut to their first 32 tokens, F1 with the prompt in it, and the edit acting
-    at position 0 of each perplexity window only, as the published hook does (SPEC sections 4 and 5).
+    Reference protocol: prompts are cut to their first 32 tokens, F1 includes the prompt, and the intervention acts only
+    at position 0 of each perplexity window, as in the published code (SPEC sections 4 and 5).
 
     Args:
         lm: the model.
-        intervention: what is done to it; None is the plain model. `OtherWeights` and
-            `EditedModel` are run beside it, by themselves.
-        materials: what is measured, and with which scorers.
+        intervention: on the model; None for the plain model. `OtherWeights` and `EditedModel` are measured as models
+            of their own.
+        materials: data and scorers.
         progress: called with (done, total) over all the work.
     """
     if isinstance(intervention, OtherWeights | EditedModel):
-        with intervention.beside(lm) as other:
+        with intervention.second_model(lm) as other:
             return measure(other, None, materials, progress=progress)
     steps = _Steps(len(materials.prompts) + len(materials.passages), materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
@@ -206,7 +206,7 @@ def _applied(lm: LanguageModel, intervention: Intervention | None) -> Any:
 
 
 class _Steps:
-    """Adds the parts of one measurement up for a single progress bar."""
+    """Combines the progress of all parts of one measurement."""
 
     def __init__(self, texts: int, windows: int | None, progress: Progress | None) -> None:
         self._before, self._texts, self._windows, self._progress = 0, texts, windows, progress
@@ -230,7 +230,7 @@ class Comparison:
     differences: dict[str, Difference]
     """Measure → this condition minus `none`."""
     toxicity_ratio: Ratio | None
-    """Mean toxicity over that of `none`; None where `none` has hardly any."""
+    """Mean toxicity divided by that of `none`; None if the latter is 0 in some resample."""
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,12 @@ class Scores:
     """Distinct over total word 2-grams of all continuations together."""
     about: dict[str, Any] = field(default_factory=dict[str, Any])
     concept: str = CONCEPT
-    """What the measure `toxicity` is of, as reports call it."""
+    """Name of the concept in reports; the measure's key is always `toxicity`."""
     fingerprint: str = ""
-    """Of the model: its name tells people which it is, and this tells programs."""
+    """Fingerprint of the model; names may be ambiguous."""
 
     def to_json(self) -> dict[str, Any]:
-        """The layout of `scores.json` (SPEC section 8), with comparisons, and any other concept's name."""
+        """The content of `scores.json` (SPEC section 8), with comparisons; `concept` only if it is not toxicity."""
         return {
             **({} if self.concept == CONCEPT else {"concept": self.concept}),
             "protocol": self.protocol,
@@ -312,7 +312,7 @@ def summarise(
         outcomes: condition → what was measured; `none` among them.
         protocol: named in the result.
         model: named in the result.
-        about: settings to keep beside the numbers.
+        about: settings to store with the numbers.
         concept: what the scorer measured.
         fingerprint: of the model.
     """
@@ -347,5 +347,5 @@ def _compare(outcome: Outcome, base: Outcome) -> Comparison:
     try:
         ratio = paired_ratio(outcome.per_prompt["toxicity"], base.per_prompt["toxicity"])
     except DposcopeError:
-        ratio = None  # a base without the concept in some resample has no ratio
+        ratio = None  # the base's mean is 0 in some resample
     return Comparison(differences, ratio)

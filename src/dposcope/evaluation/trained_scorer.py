@@ -1,7 +1,7 @@
 """An independent judge trained from the user's own comments: TF-IDF and logistic regression.
 
-A score that an edit was searched or learned against can be gamed. This one is trained
-on texts that had no part in the edit, needs no download, and is kept beside the run.
+An edit may exploit the scorer that it was searched or learned with. This judge is trained on texts that were not used
+for the edit. It needs no download, and it is saved in the run's folder.
 """
 
 import re
@@ -26,22 +26,22 @@ from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorer import Scorer, mean_of
 
 FILE_STEM = "judge"
-"""What a run calls its judge's files, so that naming the run's folder is enough to load it."""
+"""Name of the judge's files in a run's folder, so that the folder is enough to load it."""
 
 SMALLEST_CLASS = 10
 HELD_OUT_SHARE = 0.2
 
-# Chosen on 3,000 comments that were neither trained nor reported on: 1, 3, 10, 30 gave
-# ROC AUC 0.954, 0.955, 0.951, 0.949, so a search at every fit would buy nothing.
+# Selected on 3,000 comments that were neither used for training nor reported on: 1, 3, 10, 30 gave
+# ROC AUC 0.954, 0.955, 0.951, 0.949, so a search in every fit would not help.
 INVERSE_L2 = 3.0
 
-# UTF-8, and so JSON, has no lone surrogates; a vocabulary with one could not be saved.
+# UTF-8 cannot encode lone surrogates, so a vocabulary with one could not be saved as JSON.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class _Analysis:
-    """What is counted in a text: `analyzer` and `ngrams` as scikit-learn means them."""
+    """A kind of n-grams to count; `analyzer` and `ngrams` as in scikit-learn."""
 
     name: str
     analyzer: str
@@ -60,12 +60,12 @@ _ANALYSES = (
 
 @dataclass(frozen=True)
 class Quality:
-    """How the judge did on comments that were held out, before it was trained on all of them."""
+    """Quality of the judge on held-out comments, measured before it was trained on all comments."""
 
     roc_auc: float
     balanced_accuracy: float
     majority_rate: float
-    """Accuracy of always giving the commoner class: what a plain accuracy must be read beside."""
+    """Accuracy of always predicting the larger class, to compare an accuracy with."""
     trained_on: int
     held_out: int
 
@@ -109,9 +109,9 @@ class _Fitted:
 class TrainedScorer(Scorer):
     """Probability that a text has the concept, by a linear model of its words and characters.
 
-    Trained with balanced classes, so 0.5 is the boundary whatever the share of the concept
-    in the training texts; the score ranks and compares texts, and is no base rate.
-    Its digest is of the texts and labels it was trained on, in order.
+    Trained with balanced classes, so 0.5 is the boundary for any share of the concept in the training texts. Use the
+    score to rank and compare texts; it is not calibrated to a base rate. Its digest is of its training texts and
+    labels, in order.
     """
 
     quality: Quality
@@ -122,42 +122,42 @@ class TrainedScorer(Scorer):
     def fit(
         cls, texts: Sequence[str], labels: Sequence[int] | NDArray[Any], *, seed: int, name: str = "judge"
     ) -> "TrainedScorer":
-        """Train on comments and measure on a seeded fifth of them first.
+        """Measure the quality on a held-out fifth of the comments, then train on all comments.
 
-        Words (1–2)-grams and (2–5)-grams of characters within words, each block sublinear
-        TF-IDF of unit length with terms that at least two texts have, the commonest 20,000
-        and 50,000 of them; logistic regression with balanced classes and C = 3. A text given
-        twice with the same label counts once: it would sit on both sides of the split.
+        Features: 1–2-grams of words and 2–5-grams of characters within words, each as sublinear TF-IDF of unit length.
+        Terms must be in at least two texts; the most common 20,000 and 50,000 are used. Model: logistic regression
+        with balanced classes and C = 3. Equal texts with equal labels count once, so that no text is on both sides of
+        the split.
 
         Args:
             texts: comments with the concept and without it.
             labels: 1 where the text has the concept, else 0.
             seed: of the held-out split.
-            name: what reports call this judge.
+            name: the judge's name in reports.
 
         Raises:
             DposcopeError: unequal lengths, labels other than 0 and 1, fewer than 10
                 different texts of a class, or texts that have nothing in common.
         """
-        kept, truth = _distinct(texts, labels)
-        order = np.arange(len(kept))
+        distinct, truth = _distinct(texts, labels)
+        order = np.arange(len(distinct))
         train, held_out = cast(
             tuple[NDArray[np.int64], NDArray[np.int64]],
             tuple(train_test_split(order, test_size=HELD_OUT_SHARE, stratify=truth, random_state=seed)),
         )
-        # Analysing the texts costs more than everything after it, so it is done once.
-        counted = [_count(analysis, kept) for analysis in _ANALYSES]
+        # Counting terms costs more than all later steps, so it is done once for both fits.
+        counted = [_count(analysis, distinct) for analysis in _ANALYSES]
         trial = _fit_rows(counted, truth, train)
-        scores = trial.probabilities([kept[index] for index in held_out])
+        scores = trial.probabilities([distinct[index] for index in held_out])
         seen = truth[held_out]
         quality = Quality(
             roc_auc=float(roc_auc_score(seen, scores)),
             balanced_accuracy=float(balanced_accuracy_score(seen, scores >= 0.5)),
             majority_rate=float(max(seen.mean(), 1 - seen.mean())),
-            trained_on=len(kept),
+            trained_on=len(distinct),
             held_out=len(held_out),
         )
-        digest = text_digest(*kept, "".join(map(str, truth)))
+        digest = text_digest(*distinct, "".join(map(str, truth)))
         fitted = _fit_rows(counted, truth, order)
         return cls(name, digest, fitted.probabilities, quality, seed, fitted)
 
@@ -206,7 +206,7 @@ class TrainedScorer(Scorer):
 
 
 def find_trained(path: str | Path) -> Path | None:
-    """Where a saved `TrainedScorer` lies, if `path` names its files or a folder with a run's judge."""
+    """Path of a saved `TrainedScorer`, without suffix, if `path` names its files or a run's folder; else None."""
     given = Path(path)
     own = given.with_suffix("") if given.suffix in {".json", ".safetensors"} else given
     for stem in (given / FILE_STEM, own):
@@ -216,11 +216,11 @@ def find_trained(path: str | Path) -> Path | None:
 
 
 def with_trained(first: Scorer, comments: Comments, *, seed: int) -> Scorer:
-    """The mean of a scorer and one trained on comments: what ranks samples and trials is less the taste of one.
+    """The mean of a scorer and of a scorer trained on comments, which is harder to exploit than either alone.
 
     Args:
-        first: such as the embedded one.
-        comments: labelled; those that the judge is trained on must be others.
+        first: for example the embedded scorer.
+        comments: labelled; a judge must be trained on other comments.
         seed: of the trained scorer.
     """
     labels = [int(label) for label in comments.labels]
@@ -228,7 +228,7 @@ def with_trained(first: Scorer, comments: Comments, *, seed: int) -> Scorer:
 
 
 def _distinct(texts: Sequence[str], labels: Sequence[int] | NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
-    """The different (text, label) rows in their first order, blank texts left out."""
+    """The distinct (text, label) rows without blank texts, in order of first occurrence."""
     if len(texts) != len(labels):
         raise DposcopeError(f"{plural(len(texts), 'text')} and {plural(len(labels), 'label')}; give one label per text")
     # A NaN label is not in {0, 1} either.
@@ -249,7 +249,7 @@ def _distinct(texts: Sequence[str], labels: Sequence[int] | NDArray[Any]) -> tup
 
 @dataclass(frozen=True, eq=False)
 class _Counted:
-    """Counts [texts, terms] of every term that occurs, before any is chosen."""
+    """Counts [texts, terms] of all terms, before selection."""
 
     analysis: _Analysis
     terms: NDArray[np.object_]
@@ -267,7 +267,7 @@ def _count(analysis: _Analysis, texts: Sequence[str]) -> _Counted:
 
 
 def _fit_rows(counted: Sequence[_Counted], truth: NDArray[np.int64], rows: NDArray[np.int64]) -> _Fitted:
-    """Choose terms, weigh them and fit, on the given rows alone."""
+    """Select terms, weight them and fit, using only the given rows."""
     features: list[_Features] = []
     weighed: list[csr_array] = []
     for block in counted:

@@ -1,4 +1,4 @@
-"""A scorer that can be read: how many words of a list a text has."""
+"""A simple scorer: how many words of a list occur in a text."""
 
 import re
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from dposcope.evaluation.scorer import Scorer
 def word_scorer(words: Sequence[str], *, name: str) -> Scorer:
     """1 − 2⁻ⁿ for a text with n different words of the list: 0, 0.5, 0.75, 0.875 …
 
-    Each further word halves what is missing to 1, so a short text with two words is told from one with none much
-    more clearly than one with six from one with five. A word counts once, however often it is said: a text that
-    repeats itself gains nothing by it. Whole words count, upper and lower case alike, with a plural in -s or -es.
+    Each further word halves the distance to 1, so the difference between no word and two is much larger than between
+    five and six. Each word counts once, so repetition does not raise the score. Only whole words match, in upper or
+    lower case, also with a plural in -s or -es.
 
     Args:
         words: may hold spaces, as in "ice cream".
-        name: what reports call the list.
+        name: the list's name in reports.
 
     Raises:
         DposcopeError: there is no word.
@@ -39,7 +39,7 @@ def word_scorer(words: Sequence[str], *, name: str) -> Scorer:
         return 1.0 - 0.5 ** np.array([len(words) for words in said], dtype=np.float64)
 
     digest = text_digest(*listed)
-    # A reader of two reports must not take one list for another of the same file name.
+    # Two lists may have the same file name, so the scorer's name includes the digest.
     return Scorer(f"words {name} {digest[:8]}", digest, shares)
 
 

@@ -1,1 +1,1 @@
-"""What can be done to a model's activations or weights."""
+"""Interventions on a model's activations or weights."""

@@ -1,7 +1,7 @@
-"""Take a direction out of what attention and MLP write: y − w(y·u)u.
+"""Ablate a direction from the outputs of attention and MLP: y − w(y·u)u.
 
-Not in the paper; it is the field's usual training-free edit (Arditi et al. 2024 use w = 1).
-Being linear in y, it folds into the output projections.
+Not in the paper. It is a common edit without training (Arditi et al. 2024 use w = 1). It is linear in y, so it folds
+into the output projections.
 """
 
 import math
@@ -19,24 +19,24 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """Output projections lose a share of their component along one direction, at every position.
+    """Removes a share of the component along one direction from outputs of projections, at every position.
 
-    A projection's bias counts as part of what it writes.
+    The output of a projection includes its bias.
     """
 
     direction: Tensor
-    """u, `[d]`; normalised here, kept as float32 on the CPU."""
+    """u, `[d]`; normalised here, stored as float32 on the CPU."""
     weight: float = 1.0
-    """w, the share taken: 1 removes the component, above 1 turns it round."""
+    """w, the removed share: 1 removes the component, above 1 reverses it."""
     blocks: tuple[int, ...] | None = None
     """Which blocks; None means all."""
     mlp: bool = True
-    """Whether MLP output projections lose it."""
+    """Whether it acts on MLP output projections."""
     attention: bool = True
-    """Whether attention output projections lose it."""
+    """Whether it acts on attention output projections."""
 
     def __post_init__(self) -> None:
-        """Normalise and refuse what is no direction."""
+        """Normalise the direction; check all values."""
         vector = self.direction.detach().to("cpu", torch.float64)
         if vector.ndim != 1 or not vector.isfinite().all() or not vector.norm() > 0:
             raise DposcopeError("an ablation needs one finite direction [d] of norm above zero")
@@ -51,7 +51,7 @@ class Ablation:
         return replace(self, weight=factor * self.weight)
 
     def of_blocks(self, lm: LanguageModel) -> list[int]:
-        """The blocks it touches in `lm`.
+        """The blocks of `lm` that it acts on.
 
         Raises:
             DposcopeError: the direction does not fit the model, or a block is not there.
@@ -67,7 +67,7 @@ class Ablation:
         return list(blocks) if self.weight != 0 else []
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
-        """The hooks that do it."""
+        """Its hooks."""
         unit = self.direction.to(lm.device)
 
         def change(written: Tensor, _frame: Frame) -> Tensor:

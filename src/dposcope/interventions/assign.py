@@ -1,4 +1,4 @@
-"""Set neurons to constants: m_i := c_i. Patching (paper 3.3), and the authors' code's editing."""
+"""Set neurons to constants: m_i := c_i. Used for patching (paper 3.3), and for edits by the published code."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Assign:
     positions: Positions = Positions.LAST
 
     def __post_init__(self) -> None:
-        """Normalise and refuse what does not fit."""
+        """Normalise types; check shapes and values."""
         values = self.values.detach().to("cpu", torch.float32, copy=True)
         if values.shape != self.neurons.mask.shape:
             raise DposcopeError(
@@ -35,7 +35,7 @@ class Assign:
         object.__setattr__(self, "positions", Positions(self.positions))
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
-        """The hooks that do it; blocks without a neuron of the set get none."""
+        """Its hooks; none for blocks without a neuron of the set."""
         if self.values.shape != (lm.n_blocks, lm.d_mlp):
             raise DposcopeError(
                 f"values for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]"

@@ -22,20 +22,20 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What is done to a model: first gains on what projections read, then ablations in turn on what they write."""
+    """An edit of a model: gains act on the inputs of output projections, then ablations act in turn on the outputs."""
 
     gains: Gains | None = None
-    """Of neurons."""
+    """Gains of neurons."""
     ablations: tuple[Ablation, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """How it was made: model, fingerprint, settings."""
     head_gains: Gains | None = None
-    """Of channels of attention heads."""
+    """Gains of channels of attention heads."""
     trained: Trained = "nothing"
     """What was trained to make it."""
 
     def __post_init__(self) -> None:
-        """An edit acts everywhere, or it would not fold."""
+        """Check that gains act at all positions, since an edit must fold."""
         for gains, of in ((self.gains, "neurons"), (self.head_gains, "heads")):
             if gains is not None and gains.positions is not Positions.ALL:
                 raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
@@ -53,7 +53,7 @@ class Edit:
             if isinstance(part, Ablation):
                 ablations += (part,)
                 continue
-            # An Edit of gains that act at some positions alone is refused here.
+            # `cls` refuses gains that act only at some positions.
             whole = part if isinstance(part, Edit) else cls(part) if part.of == "neurons" else cls(head_gains=part)
             facts |= dict(whole.about)
             trained = "gains" if whole.trained == "gains" else trained
@@ -84,16 +84,16 @@ class Edit:
 
     @property
     def origin(self) -> str:
-        """One sentence for model cards: whether anything was trained."""
+        """One sentence for model cards: what was trained."""
         if self.trained == "gains":
             return "Its gains were learned from preference pairs; no other weight was trained."
         return "No training took place."
 
     def gains_alone(self) -> "Edit":
-        """Only the gains of neurons, which every form can hold.
+        """The edit with only its gains of neurons, which every file format can store.
 
         Raises:
-            DposcopeError: there are none.
+            DposcopeError: it has no gains of neurons.
         """
         if self.gains is None:
             raise DposcopeError("the edit has no gains of neurons, so nothing of it would be left")
@@ -114,7 +114,7 @@ class Edit:
         return Edit(gains, random, {"control_of": str(self), "seed": seed}, of_heads)
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
-        """The hooks that do it."""
+        """Its hooks."""
         changes = [change for one in (self.gains, self.head_gains) if one is not None for change in one.changes(lm)]
         for ablation in self.ablations:
             changes += ablation.changes(lm)
@@ -152,7 +152,7 @@ class Edit:
         return cls(gains, ablations, about["about"], of_heads, about["trained"])
 
     def __str__(self) -> str:
-        """One line for people."""
+        """A summary in one line."""
         parts: list[str] = []
         if self.gains is not None:
             parts.append(f"gains on {len(self.gains.touched):,} of {self.gains.values.numel():,} neurons")
@@ -166,6 +166,6 @@ class Edit:
 def _stored_ablation(direction: Tensor, settings: Mapping[str, Any]) -> Ablation:
     blocks = None if settings["blocks"] is None else tuple(settings["blocks"])
     ablation = Ablation(direction, settings["weight"], blocks, settings["mlp"], settings["attention"])
-    # Normalising a unit vector again may move its last bit; what was saved is what comes back.
+    # Normalising a unit vector again may change its last bit, so restore the saved vector.
     object.__setattr__(ablation, "direction", direction.to(torch.float32))
     return ablation

@@ -1,8 +1,8 @@
-"""An edited model beside the plain one, to be compared neuron by neuron.
+"""An edited model as a second model, to compare with the plain one neuron by neuron.
 
-Folded into an ordinary checkpoint, a gain scales the neuron's value vector, and its activation says nothing of it.
-Here it scales the activation and the value vector stays: the same function, but a neuron's mean after the edit is then
-what patching has to set (paper 3.3) to give the neuron's part of the effect.
+In a folded checkpoint, a gain scales the neuron's value vector, so its activation does not show the edit. Here a gain
+scales the activation, and the value vector is unchanged. Both models compute the same function. But here patching a
+neuron to its mean after the edit (paper 3.3) gives the neuron's part of the effect.
 """
 
 import copy
@@ -22,21 +22,21 @@ from dposcope.model.language_model import LanguageModel
 
 @contextmanager
 def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
-    """A second model with the edit on it inside the context; `lm` stays plain, and both may be run.
+    """A second, edited model inside the context. `lm` is unchanged, and both models may be run.
 
-    Gains of neurons act on activations m, `[B, T, d_mlp]`; ablations and gains of heads, which no neuron's activation
-    can hold, are in the weights. Weights that the edit leaves alone are shared, so it costs those it changes.
+    Gains of neurons act on activations m, `[B, T, d_mlp]`. Ablations and gains of heads do not act on neurons, so they
+    are folded into the weights. Both models share the weights that the edit does not change.
 
     Args:
         lm: the plain model.
-        edit: what is done to it.
+        edit: the edit of the second model.
 
     Raises:
-        DposcopeError: the edit does not fit the model; an intervention is on it; or, on leaving, the second model was
-            never run.
+        DposcopeError: the edit does not fit the model; an intervention is on `lm`; or, on leaving, the second model
+            was never run.
     """
     if is_hooked(lm):
-        raise DposcopeError("an intervention is on this model, so it is no plain one to set an edited one beside")
+        raise DposcopeError("an intervention is on this model; make the edited model outside the `with`")
     tensors = chain(lm.model.parameters(), lm.model.buffers())
     shared = copy.deepcopy(lm.model, {id(tensor): tensor for tensor in tensors})
     other = replace(lm, model=shared, name=f"{lm.name} + {edit}")
@@ -49,24 +49,24 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
         with edit.gains.on(other):
             yield other
     finally:
-        # Without its hooks it would be the plain model under the edit's name.
+        # Without its hooks it would be a plain model with the edit's name.
         shared.forward = _left
 
 
 def _left(*_: Any, **__: Any) -> NoReturn:
-    raise DposcopeError("this edited model is gone with its context; run it inside `with edited(…)`")
+    raise DposcopeError("the context of this edited model has ended; run it inside `with edited(…)`")
 
 
 @dataclass(frozen=True)
 class EditedModel:
-    """An edit, measured as the model that `edited` makes of it."""
+    """An edit that is measured as a model of its own; see `edited`."""
 
     edit: Edit
 
-    def beside(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
-        """The edited model itself, inside the context."""
+    def second_model(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """The edited model, as a second model inside the context."""
         return edited(lm, self.edit)
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
-        """The same on `lm`, by hooks."""
+        """The edit on `lm`, by hooks."""
         return self.edit.on(lm)

@@ -1,10 +1,10 @@
-"""Put an edit into the weights, so that the result is an ordinary checkpoint.
+"""Fold an edit into the weights, so that the result is an ordinary checkpoint.
 
 With V the value vectors `[n, d]` of an output projection (of an MLP or of heads), gains g and an ablation (u, w):
 V := diag(g) V (I − w u uᵀ), and a bias b := b (I − w u uᵀ). Computed in float64 and rounded once.
 
-Weights are replaced by new parameters and never written into, so storage that a model
-shares between modules, or with the caller, keeps its old values.
+Weights are replaced by new parameters and never changed in place, so storage that modules or the caller share keeps its
+values.
 """
 
 import copy
@@ -31,9 +31,9 @@ Foldable = Gains | Ablation | Edit | Assign
 
 
 def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
-    """A copy of the model with the edit in its weights; `lm` stays as it is.
+    """A copy of the model with the edit in its weights; `lm` is unchanged.
 
-    Costs a second copy of the model in memory; `folded` costs only the changed weights.
+    Needs memory for a second copy of the model; `folded` needs it only for the changed weights.
 
     Args:
         lm: the model, unquantised.
@@ -51,7 +51,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
 
 @torch.no_grad()
 def fold_(lm: LanguageModel, edit: Foldable) -> None:
-    """Put the edit into the weights of `lm` itself. See `fold`."""
+    """Fold the edit into the weights of `lm` itself; see `fold`."""
     for module, parameters in _new_parameters(lm, edit):
         for name, parameter in parameters.items():
             setattr(module, name, parameter)
@@ -59,7 +59,7 @@ def fold_(lm: LanguageModel, edit: Foldable) -> None:
 
 @contextmanager
 def folded(lm: LanguageModel, edit: Foldable) -> Generator[LanguageModel]:
-    """The model with the edit in its weights inside the context; outside, the old parameters, to the bit."""
+    """The model with the edit in its weights inside the context; afterwards it has its old parameters, to the bit."""
     planned = _new_parameters(lm, edit)
     before = [(module, {name: module.get_parameter(name) for name in new}) for module, new in planned]
     try:
@@ -75,7 +75,7 @@ def folded(lm: LanguageModel, edit: Foldable) -> Generator[LanguageModel]:
 
 @torch.no_grad()
 def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
-    """Every replaced parameter, computed before any is replaced: an error leaves the model whole."""
+    """All new parameters. They are computed before any is replaced, so an error leaves the model unchanged."""
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
@@ -84,13 +84,13 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
 
 @dataclass(frozen=True)
 class ProjectionEdit:
-    """What an edit does to one output projection."""
+    """The edit of one output projection."""
 
     projection: nn.Module
     factors: Tensor | None
-    """g of what it reads, `[n]`, float32 on the CPU; None leaves it."""
+    """Gains g of its inputs, `[n]`, float32 on the CPU; None for no gains."""
     ablations: tuple[Ablation, ...]
-    """In turn, of what it writes."""
+    """Ablations of its output, in turn."""
 
     def rows(self, vectors: Tensor) -> Tensor:
         """Value vectors, `[n, d]` → diag(g) V Π(I − w u uᵀ), in the same precision."""
@@ -99,7 +99,7 @@ class ProjectionEdit:
         )
 
     def through(self, rows: Tensor) -> Tensor:
-        """What is written, `[k, d]` (a bias, say), after the ablations."""
+        """Output vectors, `[k, d]`, such as a bias, after the ablations."""
         for ablation in self.ablations:
             unit = ablation.direction.to(rows.device, rows.dtype)
             rows = rows - ablation.weight * torch.outer(rows @ unit, unit)
@@ -109,12 +109,12 @@ class ProjectionEdit:
 def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
     """Every output projection that `edit` changes, in the order of blocks, MLP before attention.
 
-    Weights are not read: a model on the `meta` device does.
+    Weights are not read, so the model may be on the `meta` device.
 
     Raises:
         DposcopeError: the edit does not fit the model.
     """
-    # Same checks as for hooks: shapes fit, blocks are there.
+    # Run the same checks as for hooks: shapes fit, blocks exist.
     edit.changes(lm)
     plan: list[ProjectionEdit] = []
     for block in range(lm.n_blocks):
@@ -140,7 +140,7 @@ def _projected(edit: ProjectionEdit) -> dict[str, nn.Parameter]:
 
 
 def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
-    """m_i := c_i everywhere is v_i := 0 and b := b + c_i v_i, where there is a bias to hold it."""
+    """Fold m_i := c_i at all positions: v_i := 0 and b := b + c_i v_i. Needs a bias."""
     if assign.positions is not Positions.ALL:
         raise DposcopeError(f"constants at positions {assign.positions.value!r} do not fold; weights act at all")
     assign.changes(lm)
@@ -166,7 +166,7 @@ def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[s
 
 
 def _as_weight(module: nn.Module, vectors: Tensor) -> nn.Parameter:
-    """Value vectors `[n, d]` as the module's own weight: its orientation, dtype and gradient flag."""
+    """Value vectors `[n, d]` as a weight with the module's orientation, dtype and gradient flag."""
     old = module.get_parameter("weight")
     weight = vectors if isinstance(module, Conv1D) else vectors.T
     return nn.Parameter(weight.to(old.dtype).contiguous(), requires_grad=old.requires_grad)

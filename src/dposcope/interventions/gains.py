@@ -1,4 +1,4 @@
-"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`); or, in the same way, per channel of the heads."""
+"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`); or one per channel of attention heads."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -20,21 +20,21 @@ Of = Literal["neurons", "heads"]
 
 @dataclass(frozen=True, eq=False)
 class Gains:
-    """A gain for every neuron of a model; 1 leaves a neuron alone.
+    """A gain for every neuron of a model; a gain of 1 means no change.
 
-    The paper's groups make one (`group_gains`); any other way of choosing factors makes
-    another. Applied by hooks with `.on(lm)`; an `Edit` of it folds into the weights.
+    `group_gains` makes the gains of the paper's edit. Hooks apply gains with `.on(lm)`; an `Edit` of gains folds into
+    the weights.
     """
 
     values: Tensor
     """g, `[L, d_mlp]`, float32, on the CPU, finite."""
     positions: Positions = Positions.ALL
     of: Of = "neurons"
-    """What is scaled: neurons; or channels of what attention heads give, `[L, heads · width]`, not in the paper. Both
-    stand before an output projection, so both fold."""
+    """What is scaled: neurons; or channels of the outputs of attention heads, `[L, heads · width]`, which the paper
+    does not edit. Both are inputs of an output projection, so both fold."""
 
     def __post_init__(self) -> None:
-        """Normalise and refuse what is no vector of gains."""
+        """Normalise types; check shapes and values."""
         if self.values.ndim != 2:
             raise DposcopeError(f"gains need shape [L, d_mlp], not {list(self.values.shape)}")
         check_choice("of", self.of, ("neurons", "heads"))
@@ -46,7 +46,7 @@ class Gains:
 
     @classmethod
     def ones(cls, n_blocks: int, d_mlp: int) -> "Gains":
-        """Leave every neuron alone."""
+        """Gains of 1 for all neurons."""
         return cls(torch.ones(n_blocks, d_mlp))
 
     @property
@@ -66,25 +66,25 @@ class Gains:
 
     def in_blocks(self, blocks: Iterable[int]) -> "Gains":
         """The same gains in these blocks, 1 in all others."""
-        kept = torch.zeros(len(self.values), 1, dtype=torch.bool)
-        kept[list(blocks)] = True
-        return replace(self, values=torch.where(kept, self.values, 1.0))
+        inside = torch.zeros(len(self.values), 1, dtype=torch.bool)
+        inside[list(blocks)] = True
+        return replace(self, values=torch.where(inside, self.values, 1.0))
 
     def furthest(self, count: int) -> NeuronSet:
-        """So many neurons whose gains are furthest from 1.
+        """The `count` neurons whose gains differ most from 1.
 
         Raises:
-            DposcopeError: there are not so many neurons.
+            DposcopeError: there are fewer neurons.
         """
-        away = (self.values - 1).abs()
-        return NeuronSet(torch.ones_like(away, dtype=torch.bool)).top(count, by=away)
+        distance = (self.values - 1).abs()
+        return NeuronSet(torch.ones_like(distance, dtype=torch.bool)).top(count, by=distance)
 
     def only(self, neurons: NeuronSet) -> "Gains":
         """The same gains on some neurons, 1 on all others."""
         return replace(self, values=torch.where(neurons.mask, self.values, 1.0))
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
-        """The hooks that do it; blocks whose gains are all 1 get none."""
+        """Its hooks; none for blocks whose gains are all 1."""
         width = lm.d_mlp if self.of == "neurons" else lm.d_attention
         if self.values.shape != (lm.n_blocks, width):
             what = "neurons" if self.of == "neurons" else "channels of heads"
@@ -95,7 +95,7 @@ class Gains:
         site = neuron_site if self.of == "neurons" else heads_site
 
         def scale(block: int) -> Change:
-            # float32: a gain of 1.1 rounded to bfloat16 would be 1.6 % of its shift off.
+            # In float32, since in bfloat16 a gain of 1.1 would have an error of 1.6 % of its shift.
             factors = self.values[block].to(lm.device)
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:

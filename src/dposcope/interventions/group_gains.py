@@ -51,9 +51,9 @@ def gains_of(selection: Selection, *, alpha: float, groups: Collection[Group] = 
 
 
 def group_assign(means: NeuronMeans, selection: Selection, *, alpha: float) -> Assign:
-    """What the authors' code does for editing: set chosen neurons to their *mean* activation, shifted by α.
+    """The published code's edit: set chosen neurons to their *mean* activation, shifted by α.
 
-    Unlike gains this freezes the neurons; SPEC section 7 shows what that does to the text.
+    Unlike gains, this makes the neurons constant; SPEC section 7 shows the effect on text.
     """
     signs = _signs(selection, alpha, tuple(Group))
     members = NeuronSet.empty(*signs.shape)

@@ -1,10 +1,10 @@
-"""Gains that move a projection by a wanted amount and disturb what the blocks write as little as can be.
+"""Gains that shift a projection by a given amount and change the outputs of the blocks as little as possible.
 
 With δ = g − 1, p_i = v_i·u for a unit direction u, and moments of the activations:
 
     minimise  Σ E[m_i²] |v_i|² δ_i²   subject to  Σ δ_i E[m_i] p_i = −c,   a ≤ δ_i ≤ b,
 
-whose solution is δ_i = clip(−λ E[m_i] p_i / (E[m_i²] |v_i|²), a, b), λ fixed by c. It takes one pass and no training.
+The solution is δ_i = clip(−λ E[m_i] p_i / (E[m_i²] |v_i|²), a, b), with λ set by c. It needs one pass and no training.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import NeuronMeans
 
 _HALVINGS = 200
-"""Of λ's bracket: more than float64 has bits."""
+"""Bisection steps for λ: more than float64 has bits."""
 _NEARLY_FREE = 1e-12
-"""Of the mean cost: the least that a neuron may cost."""
+"""Smallest cost of a neuron, as a share of the mean cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +28,22 @@ class LeastSquares:
     """The problem for one model, direction and set of moments; `gains` solves it for an amount."""
 
     pull: Tensor
-    """E[m_i] p_i: what a neuron adds to the projection, `[L, d_mlp]`, float64."""
+    """E[m_i] p_i: a neuron's mean contribution to the projection, `[L, d_mlp]`, float64."""
     cost: Tensor
-    """E[m_i²] |v_i|²: what a change of 100 % adds to the squared disturbance, `[L, d_mlp]`, float64."""
+    """E[m_i²] |v_i|²: the squared change of the output for a relative change of 100 %, `[L, d_mlp]`, float64."""
 
     @classmethod
     @torch.no_grad()
     def of(
         cls, lm: LanguageModel, means: NeuronMeans, direction: Tensor, *, disturbed: NeuronMeans | None = None
     ) -> "LeastSquares":
-        """Set it up.
+        """Compute contributions and costs of all neurons.
 
         Args:
             lm: the model, for its value vectors.
-            means: moments on texts that draw the concept.
+            means: moments on texts that provoke the concept.
             direction: W, `[d]`, or one per block, `[L, d]`; normalised here.
-            disturbed: moments of the text that is to be left alone; None: those of `means`.
+            disturbed: moments on text that should change little; None: those of `means`.
 
         Raises:
             DposcopeError: shapes differ, or a direction has norm zero.
@@ -77,8 +77,8 @@ class LeastSquares:
 
         Args:
             share: c as a share of the largest shift that the bounds allow, in [0, 1].
-            least: no gain falls below it; at most 1.
-            most: none rises above it; at least 1.
+            least: the smallest gain allowed; at most 1.
+            most: the largest gain allowed; at least 1.
 
         Raises:
             DposcopeError: a bound or the share is out of range.
@@ -89,9 +89,9 @@ class LeastSquares:
             raise DposcopeError(f"gains between {least} and {most} cannot leave a neuron alone; the bounds hold 1")
         low, high = least - 1, most - 1
         wanted = share * self._shift(torch.where(self.pull > 0, low, high))
-        # A neuron that is silent on the text to be left alone is nearly free, not infinitely so.
-        floor = max(_NEARLY_FREE * float(self.cost.mean()), torch.finfo(torch.float64).tiny)
-        slope = self.pull / self.cost.clamp(min=floor)
+        # A neuron that is never active on that text would have cost 0; the smallest cost avoids a division by 0.
+        smallest = max(_NEARLY_FREE * float(self.cost.mean()), torch.finfo(torch.float64).tiny)
+        slope = self.pull / self.cost.clamp(min=smallest)
 
         def changes(multiplier: float) -> Tensor:
             return (-multiplier * slope).clamp(low, high)

@@ -1,4 +1,4 @@
-"""What an edit's record says of where it comes from. No torch is imported: settings name these, too."""
+"""Facts about an edit's origin: negative control, what was trained. Settings import this, so it imports no torch."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -6,17 +6,17 @@ from typing import Final, Literal
 Control = Literal["shuffled-scores", "random-direction"]
 
 WHAT: Final[Mapping[str, str]] = {
-    "shuffled-scores": "the scores by which pairs were made and edits chosen were shuffled among the texts",
-    "random-direction": "a random direction stood in the place of the concept's",
+    "shuffled-scores": "the scores used to make pairs and to select edits were shuffled among the texts",
+    "random-direction": "a random direction was used instead of the concept's",
 }
-"""Control → what was done, for people."""
+"""Control → its description."""
 
 
 def warning(control: str) -> str:
-    """What a report and a model card say before anything else."""
+    """The first sentences of a control's report and model card."""
     what = WHAT.get(control, control)
-    return f"Negative control, not for use: {what}. It shows what the search finds where there is nothing to find."
+    return f"Negative control, not for use: {what}. It shows what the search finds by chance."
 
 
 Trained = Literal["nothing", "gains"]
-"""What was trained to make an edit: gains are learned from preference pairs; all other weights stay."""
+"""What was trained to make an edit. Gains are learned from preference pairs; no other weight is trained."""

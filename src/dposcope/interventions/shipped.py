@@ -1,4 +1,4 @@
-"""Edits that come with dposcope, learned once for a bundled model; each file says how, and the docs how well."""
+"""Edits that come with dposcope, learned for bundled models. Each file tells how it was made; docs have the results."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def shipped_edit(model: str) -> Edit:
 
 
 def edit_file(named: str | Path) -> Path:
-    """Where a named edit lies: a file or its stem, a run's folder; or, where there is none, the bundled model's own.
+    """Path of an edit, without suffix, by a file, a stem, a run's folder, or the name of a bundled model.
 
     Args:
         named: `runs/mine/edit.safetensors`, `runs/mine/edit`, `runs/mine`, or `gemma-3-270m`.

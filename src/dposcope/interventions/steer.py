@@ -17,14 +17,14 @@ from dposcope.protocols import check_choice
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Take αW out of the stream at the end of one block.
+    """Subtract αW from the residual stream at the end of one block.
 
-    W is used as it is, unit or not: the paper's α (30, 2, 3, 5) hold for its own probes. For an α that means
-    the same on every model, give W = unit direction × mean norm of the stream (`direction.about["residual_norm"]`).
+    W is not normalised: the paper's α (30, 2, 3, 5) are for its own probes. For an α that is comparable between
+    models, give W = unit direction × mean norm of the stream (`direction.about["residual_norm"]`).
     """
 
     vector: Tensor
-    """W, `[d]`, toxic side positive."""
+    """W, `[d]`, pointing towards toxicity."""
     alpha: float
     """α; negative adds."""
     block: int = -1
@@ -34,14 +34,14 @@ class Steer:
     positions: Positions = Positions.ALL
 
     def __post_init__(self) -> None:
-        """Refuse what is no number or site."""
+        """Check all values."""
         check_choice("site", self.site, ("residual", "mlp"))
         object.__setattr__(self, "positions", Positions(self.positions))
         if not (math.isfinite(self.alpha) and self.vector.isfinite().all()):
             raise DposcopeError("steering needs a finite vector and alpha; one of them holds NaN or infinity")
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
-        """The hook that does it."""
+        """Its hook."""
         if self.vector.shape != (lm.d_model,):
             raise DposcopeError(
                 f"the vector has shape {list(self.vector.shape)}, the model's residual stream [{lm.d_model}]"

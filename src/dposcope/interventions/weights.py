@@ -1,4 +1,4 @@
-"""A tuned model in its base's place, or beside it: how it is measured on the same items."""
+"""A tuned model in the base's place, or as a second model, so that both are measured on the same items."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from dposcope.model.load import load
 
 @dataclass(frozen=True)
 class OtherWeights:
-    """The weights of a checkpoint or an adapter, in the precision of the model that they stand in for."""
+    """The weights of a checkpoint or an adapter, in the precision of the base."""
 
     source: str | Path
     """A folder, that of an adapter among them, a bundled name or a hub id."""
 
     @contextmanager
-    def beside(self, lm: LanguageModel) -> Generator[LanguageModel]:
-        """The other model itself: it may have tokens that `lm` lacks, and ends its texts in its own way.
+    def second_model(self, lm: LanguageModel) -> Generator[LanguageModel]:
+        """The other model, as a second model with its own tokens and end-of-text tokens.
 
         Raises:
             DposcopeError: there is no such model, or it was not tuned from `lm`.
@@ -29,8 +29,7 @@ class OtherWeights:
 
     @contextmanager
     def on(self, lm: LanguageModel) -> Generator[Applied]:
-        """Run `lm` with the other weights and end-of-text tokens inside; its own are back afterwards, the same memory
-        as before.
+        """Inside the context, `lm` has the other weights and end-of-text tokens; then its own, in the same memory.
 
         Raises:
             DposcopeError: the other model was not tuned from `lm`, or has tokens or parameters that `lm` lacks.
@@ -44,7 +43,7 @@ class OtherWeights:
                 f"{self.source} cannot stand in the place of {lm.name} ({what}); "
                 "run it beside its base instead, as dposcope.load(tuned, base=base)"
             )
-        kept = {name: parameter.data for name, parameter in mine.items()}
+        own = {name: parameter.data for name, parameter in mine.items()}
         ends = lm.model.generation_config
         try:
             lm.model.generation_config = other.model.generation_config
@@ -54,4 +53,4 @@ class OtherWeights:
         finally:
             lm.model.generation_config = ends
             for name, parameter in mine.items():
-                parameter.data = kept[name]
+                parameter.data = own[name]

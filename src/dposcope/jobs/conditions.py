@@ -1,4 +1,4 @@
-"""Conditions by name: what `--condition` and the tables understand.
+"""Conditions by name: the syntax of `--condition`.
 
     scale:alpha=0.3,beta=0.55        the paper's edit as gains, live (SPEC section 4, Scale)
     assign:alpha=0.01,beta=0.55,ranking=reference
@@ -40,17 +40,17 @@ from dposcope.neurons.groups import Selection, select_fraction
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """One condition, read but not yet built."""
+    """One parsed condition."""
 
     name: str
-    """What tables call it."""
+    """Its name in tables."""
     parts: tuple["PartSpec", ...]
 
     def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
         """Make the intervention.
 
         Args:
-            ingredients: called only where a part needs a direction or means.
+            ingredients: called only if a part needs a direction or means.
             seed: of controls.
 
         Raises:
@@ -62,10 +62,10 @@ class ConditionSpec:
         return Edit.of(*built)
 
     def depends_on(self, folder: Path, seed: int) -> dict[str, Any]:
-        """What decides the intervention beside the model: for the stage that measures it.
+        """Everything that the intervention depends on, except the model; an input of the stage that measures it.
 
         Args:
-            folder: of the run, with the direction and means that were made for it.
+            folder: of the run, with its direction and means.
             seed: of controls.
         """
         made = any(part.kind not in _SAVED for part in self.parts)
@@ -130,7 +130,7 @@ def _parse_part(part: str, whole: str) -> PartSpec:
             example = "runs/mine/model" if kind == "model" else "runs/mine/edit.safetensors"
             raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:{example}")
         path = rest.removeprefix("path=")
-        # Told now, not after the plain model was measured.
+        # Load it now, so that an error shows before the plain model is measured.
         if kind != "model":
             path, given, strength = path.partition(",strength=")
             path = str(edit_file(path))

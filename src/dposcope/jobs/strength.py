@@ -1,4 +1,4 @@
-"""The strongest edit that the neutral text allows: a safeguarded bisection on one factor."""
+"""Find the largest strength of an edit within the bound on log-perplexity, by a safeguarded bisection."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ TOLERANCE = 0.05
 """The search ends when the increase lies within this share below the bound."""
 
 _NARROW = 0.02
-"""It also ends when the factors still in question differ by this share: weights that are rounded to half precision make
-the increase jump from one factor to the next."""
+"""The search also ends when the bracket is narrower than this share. In half precision, weights are rounded, so the
+increase is a step function of the factor."""
 _MOST_STEPS = 12
 _LARGEST = 16.0
 
@@ -21,28 +21,28 @@ class StrengthStep:
     """One trial."""
 
     strength: float
-    """The factor on α and w together, on a point of a search, or on a teacher's change of weights."""
+    """The factor on α and w together, on gains and ablation of a trial, or on a teacher's change of weights."""
     increase: Difference
     """Log-perplexity of the edited model minus that of the plain one, nats per token, over windows."""
 
 
 @dataclass(frozen=True)
 class StrengthSearch:
-    """What was tried, and what was chosen."""
+    """All trials, and the chosen strength."""
 
     steps: tuple[StrengthStep, ...]
     chosen: float
-    """0 where even the weakest trial costs too much."""
+    """0 if even the weakest trial costs too much."""
     bound: float
 
 
 def overflow(vocabulary: int, bound: float, windows: int) -> Difference:
-    """The rise of log-perplexity of a model that overflows in half precision: worse than guessing, beyond any bound.
+    """The rise of log-perplexity to report for a model that overflows: above guessing, and above the bound.
 
     Args:
-        vocabulary: tokens that the model predicts.
+        vocabulary: number of tokens in the vocabulary.
         bound: nats per token.
-        windows: that were read.
+        windows: number of windows read.
     """
     cost = max(math.log(vocabulary), 2 * bound)
     return Difference(cost, cost, cost, windows)
@@ -51,17 +51,17 @@ def overflow(vocabulary: int, bound: float, windows: int) -> Difference:
 def search_strength(
     increase_at: Callable[[float], Difference], bound: float, *, start: float = 1.0, most: float = _LARGEST
 ) -> StrengthSearch:
-    """The largest factor whose increase in log-perplexity stays within `bound`, even at the top of its interval.
+    """The largest factor at which the upper end of the increase's interval is within `bound`.
 
-    The upper limit counts, not the mean, so that the bound holds on other neutral text more often. Damage grows
-    about with the square of a small edit, so trials are placed by interpolating its square root, and kept
-    inside the bracket as bisection would.
+    The upper end is used instead of the mean, so that the bound holds more often on other neutral text. The increase
+    grows about with the square of a small edit, so trials are placed by interpolating its square root, and limited to
+    the bracket as in bisection.
 
     Args:
         increase_at: measures one strength.
         bound: nats per token, above 0.
         start: the first trial.
-        most: no factor beyond it is tried.
+        most: the largest factor to try.
     """
     steps: list[StrengthStep] = []
     low, low_root = 0.0, 0.0

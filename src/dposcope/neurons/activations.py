@@ -41,7 +41,7 @@ class NeuronMeans:
 
     @property
     def standard_error(self) -> Tensor:
-        """Of the mean, were tokens independent, `[L, d_mlp]`."""
+        """Standard error of the mean, assuming independent tokens, `[L, d_mlp]`."""
         return (self.variance / max(self.count - 1, 1)).sqrt()
 
     def save(self, stem: str | Path) -> None:
@@ -69,10 +69,10 @@ class NeuronMeans:
 
 
 class ActivationAccumulator:
-    """Adds up activations, of all tokens and of each fold of them; memory does not grow with what was seen.
+    """Sums activations over all tokens and over each fold; memory does not grow with the number of tokens.
 
-    The fold axis is one more row of the same sums: an accumulator for each of ten folds would take a tenth of the
-    time that the model needs to write.
+    Folds are further rows of the same sums. Separate accumulators for ten folds would cost a tenth of the time that
+    the model needs to generate.
     """
 
     def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0) -> None:
@@ -105,8 +105,8 @@ class ActivationAccumulator:
         """The moments so far.
 
         Args:
-            about: what they say of themselves.
-            fold: of this fold alone, from 0; None: of all tokens.
+            about: facts to store with the moments.
+            fold: only this fold, from 0; None: all tokens.
 
         Raises:
             DposcopeError: nothing was recorded, or blocks saw different numbers of tokens.
@@ -128,13 +128,13 @@ def _add_by_fold(sums: Tensor, fold_of: Tensor, added: Tensor) -> None:
     if sums.device.type == "cpu":
         sums.index_add_(0, fold_of, added)
     else:
-        # A product is the same on every run; scattered additions on a GPU are not.
+        # A matrix product is deterministic; scattered additions on a GPU are not.
         sums += one_hot(fold_of, len(sums)).T.double() @ added
 
 
 @contextmanager
 def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
-    """Record neuron activations of everything the model reads inside, at the positions that predict.
+    """Record neuron activations of all forward passes inside the context, at the positions that predict.
 
     With `dposcope.generate`: the positions P−1 … that predict each written token, end-of-text
     included, nothing after it (SPEC section 3, strict). With a plain forward pass: every real token.
@@ -190,7 +190,7 @@ def collect_means(
 
 
 def collected_how(lm: LanguageModel, prompts: int, *, new_tokens: int, protocol: str) -> dict[str, Any]:
-    """What means say of themselves."""
+    """Facts to store with means."""
     return {
         "model": lm.name,
         "fingerprint": lm.fingerprint,
@@ -263,7 +263,7 @@ def _second_pass(
     batch_size: int,
     progress: Progress | None,
 ) -> None:
-    """The published code's way: read prompt and continuation again, and count all `new_tokens` positions."""
+    """As in the published code: read prompt and continuation again, and count all `new_tokens` positions."""
     encoded = encode(lm, prompts)
     written = generate(
         lm,

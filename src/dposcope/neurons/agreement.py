@@ -1,4 +1,4 @@
-"""How far two labellings of the same neurons agree, beyond chance: kept labels and Cohen's kappa."""
+"""Agreement of two labellings of the same neurons: share of equal labels, its chance level, and Cohen's kappa."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ from dposcope.neurons.contributions import Contributions
 
 
 class Labels(StrEnum):
-    """What a neuron keeps or loses. A neuron on a border (cosine, m_i^pre or Δ_i exactly 0) has a label of its own."""
+    """Which labels are compared. A neuron with cosine, m_i^pre or Δ_i of exactly 0 has a separate label."""
 
     MOVED = "eight groups"
     """TP, TN, AP or AN, and ↓ or ↑."""
@@ -21,36 +21,36 @@ class Labels(StrEnum):
 
 
 class Among(StrEnum):
-    """Which neurons count, and how much; of two repetitions always both decide, neither more than the other."""
+    """Which neurons count, and with which weight. The weight depends on both repetitions equally."""
 
     ALL = "all"
     """Every neuron, once."""
     WEIGHTED = "by |Δ|"
-    """Every neuron, by the mean of its two |Δ_i|."""
+    """Every neuron, weighted by the mean of its two |Δ_i|."""
     MOST = "90 % of |Δ|"
     """The fewest neurons that carry 90 per cent of the sum of these means."""
     HALF = "50 % of |Δ|"
     """The fewest neurons that carry half of the sum."""
     CERTAIN = "sign certain"
-    """Those with |Δ_i| > 1.96 standard errors in one repetition: half a count for each in which they have."""
+    """Neurons with |Δ_i| > 1.96 standard errors: weight ½ for each of the two repetitions in which this holds."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two repetitions give neurons the same label."""
+    """Agreement of the labels of two repetitions."""
 
     labels: Labels
     among: Among
     neurons: int
-    """How many count at all."""
+    """Number of neurons with a weight above 0."""
     kept: float | None
-    """Share of them that keep their label; None where no neuron counts."""
+    """Share of neurons with equal labels, weighted; None if no neuron counts."""
     chance: float | None
-    """The share that would, were the labels of both repetitions independent: Σ_k p_k q_k of their shares p and q."""
+    """The share expected if both labellings were independent: Σ_k p_k q_k, with the shares p and q of the labels."""
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's κ = (kept − chance) / (1 − chance); None where there is but one label."""
+        """Cohen's κ = (kept − chance) / (1 − chance); None if there is only one label."""
         if self.kept is None or self.chance is None or self.chance >= 1:
             return None
         return (self.kept - self.chance) / (1 - self.chance)
@@ -73,7 +73,7 @@ def agreement(labels: Labels, among: Among, first: Tensor, second: Tensor, weigh
     kinds = int(torch.maximum(first.max(), second.max())) + 1
     table = torch.bincount(kinds * first + second, weights.double(), minlength=kinds * kinds).view(kinds, kinds) / whole
     chance = float(table.sum(0) @ table.sum(1))
-    # Shares of one label alone may add up to a rounding beside 1, and κ to noise.
+    # With one label only, rounding may give a chance level close to but not 1, and κ would be noise.
     only_one = len(torch.cat([first[weights > 0], second[weights > 0]]).unique()) == 1
     return Agreement(labels, among, neurons, float(table.trace()), 1.0 if only_one else chance)
 
@@ -89,7 +89,7 @@ def labels_of(change: Contributions) -> dict[Labels, Tensor]:
 
 def weights_of(one: Contributions, other: Contributions) -> dict[Among, Tensor]:
     """How much each neuron counts when two repetitions are compared, `[n]`, float64."""
-    # Choosing by the mean of |Δ| says nothing of whether signs agree; the |Δ| of a mean over both would.
+    # Select by the mean of |Δ|, which does not depend on whether signs agree. The |Δ| of the mean would depend on it.
     size = ((one.total.abs() + other.total.abs()) / 2).flatten()
     certain = (one.certain.mask.double() + other.certain.mask.double()).flatten() / 2
     return {

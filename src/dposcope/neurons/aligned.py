@@ -1,4 +1,4 @@
-"""The value vectors that point most with a direction (paper 4; Lee et al. 2024)."""
+"""The value vectors of highest cosine with a direction (paper 4; Lee et al. 2024)."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class AlignedVectors:
         return len(self.cosine)
 
     def chosen(self, which: Tensor) -> NeuronSet:
-        """Those for which `which` holds, `[n]`, bool."""
+        """The subset given by the mask `which`, `[n]`, bool."""
         mask = torch.zeros(self.shape, dtype=torch.bool)
         mask[self.block[which], self.index[which]] = True
         return NeuronSet(mask)

@@ -1,4 +1,4 @@
-"""What every neuron contributed to a change of toxicity between a base model and a tuned one (paper 3.2, Eq. 2)."""
+"""The contribution of every neuron to the change from a base model to a tuned model (paper 3.2, Eq. 2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ CERTAIN_ERRORS = 1.96
 
 
 class Effect(StrEnum):
-    """Which way tuning moved a neuron's projection on the direction."""
+    """Whether tuning reduced or increased a neuron's projection on the direction."""
 
     REDUCES = "↓"
     """Δ_i > 0."""
@@ -33,7 +33,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True)
 class MovedGroup:
-    """One of the paper's four groups, and which way it moved; `str()` is `TP↓`, `AN↑` …"""
+    """One of the paper's four groups with an effect; `str()` is `TP↓`, `AN↑` …"""
 
     group: Group
     effect: Effect
@@ -45,9 +45,9 @@ class MovedGroup:
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Δ_i of every neuron and what it is made of (paper 3.2, Eq. 2; SPEC section 3).
+    """Δ_i of every neuron, with the values that it is computed from (paper 3.2, Eq. 2; SPEC section 3).
 
-    Tensors are `[L, d_mlp]`, float64, on the CPU. W is the direction, toxic side positive; v_i^pre and v_i^post
+    Tensors are `[L, d_mlp]`, float64, on the CPU. W is the direction and points towards toxicity. v_i^pre and v_i^post
     are value vectors, m_i^pre and m_i^post mean activations, of the base and the tuned model.
     """
 
@@ -58,16 +58,16 @@ class Contributions:
     projection_after: Tensor
     """v_i^post·W / |W|."""
     vector_cosine: Tensor
-    """cos(v_i^pre, v_i^post); exactly 1 where tuning left the vector alone."""
+    """cos(v_i^pre, v_i^post); exactly 1 if tuning did not change the vector."""
     before: NeuronMeans
-    """m_i^pre, and how it scatters."""
+    """m_i^pre, with second moments."""
     after: NeuronMeans
     """m_i^post."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Both models and their fingerprints, the direction's digest, protocol, numbers of prompts and tokens."""
 
     def __post_init__(self) -> None:
-        """Normalise, and refuse tables that do not fit together or hold NaN."""
+        """Normalise types; check that shapes fit and that no value is NaN."""
         for name in _TABLES:
             object.__setattr__(self, name, _exact(getattr(self, name)))
         for name in ("before", "after"):
@@ -113,9 +113,9 @@ class Contributions:
     def standard_error(self) -> Tensor:
         """Of Δ_i, `[L, d_mlp]`, from the standard errors of m_i^pre and m_i^post; weights have no error.
 
-        The texts of both models count as separate samples, and tokens as independent. Tokens of one text are not, so
-        true errors are larger; both models continue the same prompts, which makes them smaller again. Infinite where
-        a mean is over one token, which says nothing about scatter.
+        The texts of both models count as separate samples, and tokens as independent. But tokens of one text are
+        correlated, so true errors are larger; and both models continue the same prompts, so they are smaller.
+        Infinite if a mean is over one token, which has no variance.
         """
         if min(self.before.count, self.after.count) < 2:
             return torch.full_like(self.cosine, torch.inf)
@@ -135,7 +135,7 @@ class Contributions:
 
     @property
     def certain(self) -> NeuronSet:
-        """Neurons with |Δ_i| > 1.96 standard errors; where nothing changed, 5 % of neurons are here by chance."""
+        """Neurons with |Δ_i| > 1.96 standard errors. Without any change, these are 5 % of neurons, by chance."""
         return NeuronSet(self.total.abs() > CERTAIN_ERRORS * self.standard_error)
 
     def groups(self) -> dict[MovedGroup, NeuronSet]:
@@ -234,7 +234,7 @@ def labels(masks: Mapping[Group, Tensor] | Mapping[Effect, Tensor]) -> pl.Series
 
 
 _SAME = ("protocol", "prompts", "new_tokens", "dtype")
-"""What two collections must share to be compared; a precision of its own would look like a change."""
+"""Facts that two collections of means must share. For example, another precision would look like a change."""
 
 
 def contributions(
@@ -285,7 +285,7 @@ def contributions(
 
 
 def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction: Tensor) -> Contributions:
-    """The same change of the same models, read along another direction.
+    """The contributions of the same two models along another direction.
 
     Args:
         c: contributions of `base` and `tuned`.
@@ -315,7 +315,7 @@ def _vector_cosines(base: LanguageModel, tuned: LanguageModel) -> Tensor:
         after = tuned.value_vectors(block).to(before.device).double()
         norms = before.norm(dim=1) * after.norm(dim=1)
         cosine = (before * after).sum(1) / norms.clamp(min=torch.finfo(torch.float64).tiny)
-        # Rounding may put two equal vectors beside 1, and a vector of zeros has no angle with itself.
+        # Rounding may give equal vectors a cosine other than 1, and a vector of zeros has no angle with itself.
         rows.append(cosine.clamp(-1, 1).where((before != after).any(1), 1.0).cpu())
     return torch.stack(rows)
 

@@ -19,7 +19,7 @@ class FoldedMeans:
     """Means over all prompts, and over each fold of them."""
 
     whole: NeuronMeans
-    """Over all: what `collect_means` gives, to the bit."""
+    """Means over all prompts, equal to those of `collect_means` to the bit."""
     folds: tuple[NeuronMeans, ...]
     """Over prompts k, k + K, k + 2K … for k = 0 … K−1; their moments, weighted by `count`, add up to the whole's."""
 
@@ -92,10 +92,10 @@ def collect_by_fold(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> FoldedMeans:
-    """What `collect_means` gives, and the same of each fold: prompt r is of fold r mod K.
+    """The means of `collect_means`, and the means of each fold. Prompt r is in fold r mod K.
 
-    Every prompt is continued once, in the batches of `collect_means`, so the whole is the same to the bit and
-    a fold costs an addition per activation.
+    Every prompt is continued once, in the same batches as in `collect_means`, so the means over all prompts are equal
+    to the bit. A fold costs one addition per activation.
 
     Args:
         lm: the model.

@@ -1,7 +1,7 @@
-"""The paper's four neuron groups, and which part of each an edit takes.
+"""The paper's four neuron groups, and the selection of a part of each for an edit.
 
-T or A says whether a value vector points with the direction or against it, P or N
-whether the neuron's mean activation is positive or negative (paper 5.2, 6.1).
+T or A: the value vector points along or against the direction. P or N: the neuron's mean activation is positive or
+negative (paper 5.2, 6.1).
 """
 
 import math
@@ -94,7 +94,7 @@ def group_sets(cosine: Tensor, mean: Tensor) -> dict[Group, NeuronSet]:
 
 
 Ranking = Literal["cosine", "signed", "activation", "reference"]
-"""How an edit chooses within a group: by descending |cos| (our reading of the paper's "descending cosine
+"""Ranking within a group for an edit: by descending |cos| (our reading of the paper's "descending cosine
 similarity"), by descending signed cosine, by ascending |m^pre| (paper Table 19), or as the published code does."""
 
 _RANKINGS: dict[str, Callable[[Tensor, Tensor, Group], Tensor]] = {
@@ -108,7 +108,7 @@ _RANKINGS: dict[str, Callable[[Tensor, Tensor, Group], Tensor]] = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which neurons of each group an edit takes."""
+    """The neurons that an edit takes from each group."""
 
     sets: dict[Group, NeuronSet]
     """The chosen fraction per group."""

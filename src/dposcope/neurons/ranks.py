@@ -1,8 +1,8 @@
-"""Neurons ranked by how much they reduce: which groups come first, and how their activations shifted (paper 5.2).
+"""Neurons ranked by Δ_i: shares of groups among the first ranks, and activation shifts by rank (paper 5.2).
 
-Ranks are among ↓ neurons, those with Δ_i > 0, the largest Δ_i first, and count from 0; ties go to the lower block,
-then index. A range that the paper printed is used as it is where a model has as many ↓ neurons, else as the same
-fraction of all neurons (SPEC section 3).
+Only ↓ neurons have ranks: those with Δ_i > 0. The largest Δ_i has rank 0; ties go to the lower block, then index. A
+rank range of the paper is used unchanged if the model has enough ↓ neurons, else as the same fraction of all neurons
+(SPEC section 3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +41,8 @@ class RankRange:
     def on(self, neurons: int, reducing: int) -> "RankRange":
         """The range on a model with so many neurons, `reducing` of them ↓.
 
-        The same ranks where it has as many ↓ neurons, else the same fraction of all neurons: at least one rank, and
-        none beyond the last ↓ neuron. Without any ↓ neuron it is the first rank, which nobody holds.
+        The same ranks if the model has enough ↓ neurons, else the same fraction of all neurons: at least one rank, and
+        at most the last ↓ neuron's. Without any ↓ neuron, it is the first rank, which then has no neuron.
         """
         if self.stop <= reducing:
             return RankRange(self.start, self.stop, neurons)
@@ -70,7 +70,7 @@ FEWEST_POINTS = 4
 
 @dataclass(frozen=True, eq=False)
 class CumulativeReduction:
-    """Which share of the total reduction the first r of the ranked ↓ neurons carry."""
+    """Share of the total reduction of the first r ranked ↓ neurons."""
 
     ranks: Tensor
     """r, `[n]`, int64, rising, from 1 to the number of ↓ neurons; n = 0 where no neuron reduces."""
@@ -131,7 +131,7 @@ class RangeShifts:
     """Activation shifts of the ↓ neurons of one rank range, the largest Δ_i first."""
 
     printed: RankRange
-    """The range as it was asked for."""
+    """The requested range."""
     used: RankRange
     """What it is on this model; no neuron has these ranks where none reduces."""
     block: Tensor

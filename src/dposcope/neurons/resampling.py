@@ -1,9 +1,9 @@
-"""How far numbers of neurons depend on the prompts that means come from: parts of the prompts, drawn anew.
+"""Intervals over prompts for shares of neurons and correlations, by a cluster bootstrap.
 
-The paper prints shares of neurons and correlations without any interval. Neurons are not a sample of anything, and
-tokens of one text go together, so neither can be resampled; prompts can. A bootstrap of clusters does it from what one
-generation leaves: P parts of the prompts, of which P are drawn with replacement. A jackknife will not do: means move
-so little when one part is left out that the few neurons which change sign make a share look up to twice as uncertain.
+The paper prints these numbers without intervals. Neurons are not a sample, and tokens of one text are correlated, so
+neither can be resampled; prompts can. One generation gives means over P parts of the prompts. Each bootstrap draw takes
+P of these parts with replacement. A jackknife is not used: leaving out one part changes few signs, and the resulting
+interval of a share is up to twice too wide.
 """
 
 import math
@@ -27,11 +27,11 @@ Intervals = Mapping[str, tuple[float, float]]
 NO_INTERVALS: Intervals = MappingProxyType({})
 
 PARTS = 10
-"""Of the prompts. A t of 9 degrees of freedom is 15 % wider than a normal one; of 1, seven times as wide."""
+"""Number of parts of the prompts. A t interval with 9 degrees of freedom is 15 % wider than a normal one."""
 FEWEST = 5
-"""Parts below which an interval would be of no use."""
+"""With fewer parts, an interval would be too wide to be useful."""
 DRAWS = 200
-"""They give a standard error to 5 per cent."""
+"""Number of draws; enough for a standard error accurate to 5 per cent."""
 _BOUNDS = {"r_cosine": (-1.0, 1.0), "r_activation": (-1.0, 1.0), "shift_percent": (0.0, math.inf)}
 """Of what is no share."""
 
@@ -46,11 +46,11 @@ def prompt_intervals(
 ) -> Intervals:
     """95 % intervals over prompts of the numbers in Tables 5, 13, 17 and 18, and of how much activations shift.
 
-    They say how another draw of as many prompts would scatter, the direction and both models as they are. They do not
-    say what infinitely many prompts would give: noise in the means pulls shares of signs towards one half. The standard
-    error is that of the draws × √(P / (P−1)), since the scatter of P drawn parts is that much too small; the interval
-    is Student's with P − 1 degrees of freedom, around the number itself. It is on the wide side, most of all for
-    `r_activation`, both of whose sides are noisy means.
+    The intervals are for another sample of as many prompts, with the same direction and models. They do not cover the
+    value for infinitely many prompts: noise in the means moves shares of signs towards 50 %. The standard error is that
+    of the draws × √(P / (P−1)), which corrects its bias for P parts. The interval is Student's t with P − 1 degrees of
+    freedom, centred at the number. Intervals are rather too wide, most of all for `r_activation`, in which both
+    variables are noisy means.
 
     Args:
         c: contributions over all prompts.
@@ -93,7 +93,7 @@ def prompt_intervals(
 
 
 def neuron_numbers(c: Contributions) -> dict[str, float]:
-    """The numbers that `prompt_intervals` gives intervals of; a correlation that is none is left out."""
+    """The numbers that `prompt_intervals` gives intervals for; without undefined correlations."""
     shares, related = group_shares(c), correlations(c)
     numbers = {
         "reducing": shares.share_reducing,

@@ -1,6 +1,6 @@
-"""How much of the change each group and each block carries (paper 5; Tables 5, 13, 18; Figures 1, 2a, 5, 6a, 8).
+"""Share of each group and each block in the change (paper 5; Tables 5, 13, 18; Figures 1, 2a, 5, 6a, 8).
 
-↓ are the neurons with Δ_i > 0, ↑ those with Δ_i < 0. A share of nothing is 0.
+↓ are the neurons with Δ_i > 0, ↑ those with Δ_i < 0. A share with a denominator of 0 is 0.
 """
 
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ class GroupShares:
 
 
 def group_shares(c: Contributions) -> GroupShares:
-    """How many neurons each group has and how much of the change it carries (Tables 5, 13, 18; Figures 2a, 6a)."""
+    """Number of neurons of each group, and its share of the change (Tables 5, 13, 18; Figures 2a, 6a)."""
     total, certain = c.total, c.certain
     sides = {Effect.REDUCES: c.reduces, Effect.INCREASES: c.increases}
     sums = {effect: _sum(total, neurons) for effect, neurons in sides.items()}

@@ -1,4 +1,4 @@
-"""How activations and value vectors changed, and how an edit's changes compare (paper 5.1, 7, appendices E and H).
+"""Changes of activations and of value vectors, by tuning and by an edit (paper 5.1, 7, appendices E and H).
 
 The activation shift of a neuron is m_i^pre − m_i^post: positive where the activation fell.
 """
@@ -23,7 +23,7 @@ from dposcope.neurons.groups import Group, group_sets
 
 @dataclass(frozen=True, eq=False)
 class ShiftDensity:
-    """A histogram of activation shifts, its thin tails cut off but counted."""
+    """A histogram of activation shifts. Neurons in the tails have no bin, but are counted."""
 
     edges: Tensor
     """`[bins + 1]`, float64, rising; a bin holds its left edge, the last one both."""
@@ -65,7 +65,7 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
     Args:
         c: contributions.
         bins: of equal width.
-        cut: share of neurons left outside, half on either side: tails are long and would flatten the rest.
+        cut: share of neurons without a bin, half on either side, since long tails would hide the shape.
 
     Raises:
         DposcopeError: bins or cut out of range.
@@ -97,7 +97,7 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
 
 @dataclass(frozen=True, eq=False)
 class TopToxic:
-    """The neurons whose value vectors point most with the direction, the highest cosine first; each `[n]`."""
+    """The neurons of highest cosine with the direction, the highest first; each field is `[n]`."""
 
     block: Tensor
     """int64."""
@@ -163,7 +163,7 @@ class Correlation:
     """Pearson's, over so many neurons."""
 
     r: float | None
-    """None where one side is the same for all neurons up to rounding, or there are fewer than two."""
+    """None if one variable is constant up to rounding, or if there are fewer than two neurons."""
     p: float | None
     """Two-sided, were neurons independent."""
     neurons: int
@@ -171,7 +171,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Correlations:
-    """What activation shifts go with (Table 17)."""
+    """Correlations of activation shifts (Table 17)."""
 
     cosine: Correlation
     """With cos(v_i^pre, W)."""
@@ -199,7 +199,7 @@ def _pearson(one: Tensor, other: Tensor) -> Correlation:
 
 
 def _is_constant(values: Tensor) -> bool:
-    # A spread of a few roundings is no spread: r would be noise.
+    # A spread within rounding error counts as none, since r would be noise.
     return len(values) < 2 or bool(values.max() - values.min() <= 1e-12 * values.abs().max())
 
 
@@ -210,7 +210,7 @@ VECTOR_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 @dataclass(frozen=True)
 class ChangeSummary:
-    """How much tuning changed value vectors and activations (paper 5.1; SPEC section 3)."""
+    """Amounts of change of value vectors and activations by tuning (paper 5.1; SPEC section 3)."""
 
     vector_cosine: float
     """Mean of cos(v_i^pre, v_i^post) over all neurons (paper: 0.99)."""
@@ -255,19 +255,19 @@ def change_summary(c: Contributions) -> ChangeSummary:
     )
 
 
-# An edit's shifts beside those of tuning: sections 6 and 7
+# An edit's shifts compared with those of tuning: sections 6 and 7
 
 
 @dataclass(frozen=True)
 class ShiftAgreement:
-    """How the shifts of an edit go with those of tuning, over some neurons."""
+    """Agreement of an edit's shifts with those of tuning, over some neurons."""
 
     correlation: Correlation
-    """Of both shifts, neurons that the edit leaves alone among them, whose shift is 0."""
+    """Correlation of both shifts. Neurons that the edit does not change are included, with shift 0."""
     moved_by_both: int
-    """Neurons whose shift is not 0 on either side."""
+    """Number of neurons whose two shifts are both not 0."""
     same_sign: float | None
-    """Share of those whose two shifts have one sign; None where there is none."""
+    """Share of those neurons whose two shifts have the same sign; None if there are none."""
     edit_size: float | None
     """Mean |m_i^pre − m_i^edit|; None where there is no neuron."""
     tuned_size: float | None
@@ -306,7 +306,8 @@ class EditAgreement:
 def shift_of_gains(c: Contributions, gains: Tensor) -> Tensor:
     """The shift that gains make where they act, m_i^pre − g_i m_i^pre = (1 − g_i) m_i^pre, `[L, d_mlp]`, float64.
 
-    What later blocks answer to it is left out; for that, collect means of the edited model.
+    Effects of the edit on the activations of later blocks are not included. For these, collect means of the edited
+    model.
 
     Args:
         c: contributions, for m^pre.
@@ -317,10 +318,11 @@ def shift_of_gains(c: Contributions, gains: Tensor) -> Tensor:
 
 
 def edit_agreement(c: Contributions, edit_shift: Tensor) -> EditAgreement:
-    """An edit's activation shifts against those of tuning: do they go together, and which are larger?
+    """Compare an edit's activation shifts with those of tuning: correlation, same sign, sizes.
 
-    The paper says that its edit mimics DPO (section 6) with smaller average changes (section 7), and gives no number.
-    Its edit moves all neurons of a group one way, so same_sign is there the share that tuning moved this way.
+    The paper says that its edit mimics DPO (section 6) with smaller average changes (section 7), but gives no number.
+    Its edit shifts all neurons of a group in one direction. So `same_sign` of a group is the share of its neurons that
+    tuning also shifted in this direction.
 
     Args:
         c: contributions of the tuned model.

@@ -1,7 +1,7 @@
-"""How often a neuron keeps its group when what it was measured with is drawn again: prompts, comments, directions.
+"""Stability of neuron groups when prompts, comments or directions are varied.
 
-The paper reads groups off one direction and one set of prompts (5.2) and says nothing of their scatter. Here
-contributions of the same two models are repeated with one thing varied, and every pair of repetitions is compared.
+The paper uses one direction and one set of prompts (5.2), and does not report how stable its groups are. Here the
+contributions of the same two models are computed again with one thing varied, and all pairs of results are compared.
 """
 
 import math
@@ -33,12 +33,12 @@ class Overlap:
     """n."""
     jaccard: float
     chance: float
-    """What two random sets of this size share: expected intersection over its union."""
+    """The overlap expected by chance: the expected intersection of two random sets, divided by its union."""
 
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """Two repetitions beside each other."""
+    """A comparison of two repetitions."""
 
     first: str
     second: str
@@ -58,7 +58,7 @@ class PairAgreement:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over the pairs of one source. Pairs share repetitions: this is their range, no confidence interval."""
+    """Mean and range of a number over the pairs of one source. Pairs are not independent: no confidence interval."""
 
     mean: float
     low: float
@@ -79,7 +79,7 @@ class Repetitions:
     changes: tuple[Contributions, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared."""
+        """Check that the repetitions can be compared."""
         if len(self.changes) < 2 or len(self.names) != len(self.changes):
             raise DposcopeError(
                 f"{len(self.changes)} repetitions of {self.source} under {len(self.names)} names; "
@@ -199,7 +199,7 @@ def stability(sources: Sequence[Repetitions], *, toxic: int = TOXIC_NEURONS) -> 
 
 
 class _Repetition:
-    """One repetition, and what is read from it for every pair."""
+    """One repetition, with everything that all of its pairs need."""
 
     def __init__(self, change: Contributions, toxic: int) -> None:
         total = change.total.flatten()

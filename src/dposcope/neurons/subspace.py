@@ -1,7 +1,7 @@
-"""The toxic subspace: the main axes of the value vectors that point most with a direction (paper appendix G).
+"""The toxic subspace: the main axes of the value vectors of highest cosine with a direction (paper appendix G).
 
-The paper finds that most neurons point with one axis and against another, and leaves the subspace for that. Signs
-along three random axes conflict as often, so every share here stands beside its control and its chance level.
+The paper finds that most neurons point along one axis and against another, and therefore rejects the subspace. But
+signs along three random axes conflict as often. So each share here comes with a control and its chance level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,17 +108,17 @@ def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: in
     norms = vectors.norm(dim=1, keepdim=True)
     columns = torch.where(norms > 0, vectors / norms, 0.0).T
     u, values, _ = torch.linalg.svd(columns, full_matrices=False)
-    # The usual bound below which a singular value is rounding, and its vector arbitrary.
+    # The usual bound: smaller singular values are rounding errors, and their vectors are arbitrary.
     rank = int((values > values[0] * max(columns.shape) * torch.finfo(torch.float64).eps).sum())
     if rank < axes:
         raise DposcopeError(
             f"{len(vectors):,} value vectors of {lm.name} span {rank} dimensions, fewer than {axes} axes; "
             "take more vectors or fewer axes"
         )
-    kept = u[:, :axes]
-    signs = torch.where(direction.vector @ kept < 0, -1.0, 1.0)
+    first = u[:, :axes]
+    signs = torch.where(direction.vector @ first < 0, -1.0, 1.0)
     about = {"model": lm.name, "fingerprint": lm.fingerprint}
-    return Subspace(kept * signs, values, direction, len(vectors), about)
+    return Subspace(first * signs, values, direction, len(vectors), about)
 
 
 # How the subspace settles as N grows
@@ -133,7 +133,7 @@ class Stability:
     angles: Tensor
     """Between the subspaces of a size and of the next, in degrees, rising, `[s−1, r]`, float64."""
     random_angles: Tensor
-    """The same between two random subspaces of that width, seeded: what no relation looks like, `[r]`."""
+    """The same between two random subspaces of that width, for comparison, `[r]`."""
 
     def to_polars(self) -> pl.DataFrame:
         """One row per two sizes, the last for random subspaces (sizes null): vectors, next, angle_1 … angle_r."""

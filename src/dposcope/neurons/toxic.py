@@ -1,4 +1,4 @@
-"""Toxic neurons: those whose value vectors point with the direction, and what they promote (paper 4, 5.2, F)."""
+"""Toxic neurons: the neurons of highest cosine with the direction, and the tokens they promote (paper 4, 5.2, F)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from dposcope.protocols import check_choice
 
 @dataclass(frozen=True)
 class PromotedTokens:
-    """The tokens that a vector promotes, strongest first, and a judge's word on each. Tokens are untrusted text."""
+    """The tokens that a vector promotes, strongest first, with a judge's verdict on each. Tokens are untrusted text."""
 
     tokens: tuple[str, ...]
     """`[k]`."""
@@ -28,7 +28,7 @@ class PromotedTokens:
 
     @property
     def hold_toxic(self) -> bool:
-        """Whether one of them is toxic: what the paper asks of a toxic value vector."""
+        """Whether at least one token is toxic, the paper's criterion for a toxic value vector."""
         return any(self.toxic)
 
 
@@ -80,7 +80,7 @@ class ToxicNeurons:
     """By the lens of v_i, for the anti-toxic side of −v_i; `[n]`, in the order of the ranking."""
     side: Side
     judge: str
-    """Who judged."""
+    """Name of the judge."""
 
     def __len__(self) -> int:
         """N."""

@@ -1,4 +1,4 @@
-"""What chosen neurons do on every token of chosen texts."""
+"""Activations of given neurons on every token of given texts."""
 
 from collections.abc import Sequence
 

@@ -85,7 +85,7 @@ class OwnValue:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Compared:
     """A comparison of one of our numbers with one of the paper's."""
 
     own: OwnValue
@@ -107,7 +107,7 @@ class Beside:
         return "; ".join(self.contradictions + self.remarks)
 
 
-def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Beside]:
+def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Compared]:
     """Compare each of our numbers with every matching number of the paper, for all of its models.
 
     Args:
@@ -125,7 +125,7 @@ def compare(ours: Sequence[OwnValue], setting: Setting) -> list[Beside]:
     return [_beside(own, paper, setting) for own in ours for paper in printed.get(own.key, [])]
 
 
-def comparison_frame(comparisons: Sequence[Beside]) -> pl.DataFrame:
+def comparison_frame(comparisons: Sequence[Compared]) -> pl.DataFrame:
     """One row per comparison: place, table, row, direction, alpha, beta, ranking, measure, paper_model, printed, paper,
     ours, low, high, difference, comparable, note."""
     schema = {
@@ -156,7 +156,7 @@ def comparison_frame(comparisons: Sequence[Beside]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema)
 
 
-def _beside(own: OwnValue, paper: PaperValue, setting: Setting) -> Beside:
+def _beside(own: OwnValue, paper: PaperValue, setting: Setting) -> Compared:
     reasons = [*_other_model(paper, setting), *own.unlike]
     for need in _needs(own):
         reasons += UNLIKE[need](setting)
@@ -166,7 +166,7 @@ def _beside(own: OwnValue, paper: PaperValue, setting: Setting) -> Beside:
     known = setting.recognised
     remarks = (known.remark,) if known is not None and known.remark else ()
     difference = None if reasons or paper.value is None else own.value - paper.value
-    return Beside(own, paper, difference, tuple(reasons), contradictions, remarks)
+    return Compared(own, paper, difference, tuple(reasons), contradictions, remarks)
 
 
 def _other_model(paper: PaperValue, setting: Setting) -> list[str]:

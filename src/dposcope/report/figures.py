@@ -1,8 +1,8 @@
-"""Figures of reports: each takes values and returns a matplotlib figure; `figure_svg` sets one into a page.
+"""Figures of reports. Each function returns a matplotlib figure; `figure_svg` makes it an element of a page.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers, and every kind has a marker of its own.
-In a page they become CSS variables, so that figures follow its light and dark theme; as a file they
-are what is written here. Nothing here touches pyplot or leaves a setting changed.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish, and every role has its own marker. In a page
+the colours become CSS variables, so figures follow its light or dark theme. In files they are as written here. This
+module does not use pyplot and leaves no setting changed.
 """
 
 import io
@@ -64,7 +64,7 @@ _STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-# What SVG takes as attributes of an element; a page's content security policy forbids style="…".
+# Styles that SVG also has as attributes. A page's content security policy forbids style="…".
 _ATTRIBUTES = re.compile(
     r"(fill|stroke)(-(opacity|rule|width|linecap|linejoin|dasharray|dashoffset|miterlimit))?|opacity|text-anchor"
     r"|font-size|font-style|font-weight"
@@ -83,7 +83,7 @@ class Row:
 
 
 def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = None, digits: int = 3) -> Figure:
-    """Means with their intervals, one below the other, each with its number.
+    """Dots for means with bars for their intervals, one row each, with the number at the end.
 
     Args:
         rows: from top to bottom.
@@ -115,20 +115,20 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
 
 
 def figure_svg(figure: Figure, *, name: str, description: str) -> Markup:
-    """The figure as an SVG element that can stand in an HTML page beside others.
+    """The figure as an SVG element for an HTML page.
 
-    The same figure gives the same bytes. Text stays text; styles become attributes, known colours CSS
-    variables (`--fig-ink`, `--fig-edit` …) with the colour itself to fall back on; no namespace, metadata
-    or reference to the outside is left.
+    The same figure gives the same bytes. Text stays text. Styles become attributes, and known colours become CSS
+    variables (`--fig-ink`, `--fig-edit` …) with the colour as fallback. Namespaces, metadata and external references
+    are removed.
 
     Args:
-        figure: made by a function of this module, or any other.
-        name: unique in the page; the identifiers inside begin with it.
-        description: for readers who do not see it.
+        figure: any matplotlib figure.
+        name: unique in the page; prefix of the identifiers inside.
+        description: text for screen readers.
     """
     buffer = io.BytesIO()
     with house_style(), warnings.catch_warnings():
-        # Text stays text, so the page's fonts draw it; matplotlib's own need not hold every letter.
+        # The page's fonts draw the text, so matplotlib's font may lack a letter.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
@@ -161,16 +161,16 @@ def _drop_styles(root: ElementTree.Element) -> None:
 
 
 def _references(root: ElementTree.Element) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for element in root.iter():
         for value in element.attrib.values():
-            found.update(re.findall(r"url\(#([^)]+)\)", value))
-        found.add(element.attrib.get(f"{_XLINK}href", "").removeprefix("#"))
-    return found
+            names.update(re.findall(r"url\(#([^)]+)\)", value))
+        names.add(element.attrib.get(f"{_XLINK}href", "").removeprefix("#"))
+    return names
 
 
 def _inline(element: ElementTree.Element, name: str, wanted: set[str]) -> None:
-    """Make one element independent of the rest of the page."""
+    """Remove namespaces from an element, turn its styles into attributes and prefix its identifiers."""
     element.tag = element.tag.removeprefix(_SVG)
     old = dict(element.attrib)
     element.attrib.clear()
@@ -200,7 +200,7 @@ def _pixels(points: str) -> str:
 
 
 def one_axes(height: float) -> tuple[Figure, Any]:
-    """A figure of the pages' width and so many inches, and its axes."""
+    """A figure of the pages' width and this height in inches, and its axes."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -227,22 +227,22 @@ def name_rows(axes: Any, labels: Sequence[str]) -> None:
 
 @contextmanager
 def house_style() -> Generator[None]:
-    """Inside, matplotlib draws as reports do, whatever the reader's matplotlibrc says."""
+    """Inside the context, matplotlib uses the style of reports and ignores the user's matplotlibrc."""
     with style.context(["default", _STYLE]):
         yield
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One figure of the paper, or one more."""
+    """A figure of the paper, or a further one."""
 
     name: str
-    """Of its files: `figure-04-density`."""
+    """Name of its files: `figure-04-density`."""
     title: str
     """What it shows, in one sentence."""
     figure: Figure
     data: pl.DataFrame
-    """What is drawn; flat columns."""
+    """The numbers in the figure; no nested columns."""
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg, .png and .csv."""

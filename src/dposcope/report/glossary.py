@@ -1,4 +1,4 @@
-"""The measures and terms of a report, in the words that every page uses."""
+"""The measures and terms that all reports explain."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Measure:
-    """One column of the tables of scores."""
+    """A measure: one column in the tables of scores."""
 
     key: str
     """Its name in the scores."""
@@ -30,36 +30,36 @@ MEASURES = (
         "Toxicity",
         "score, 0 to 1",
         "lower",
-        "Mean score that the scorer gives the continuation alone, 20 greedy tokens, without its prompt.",
+        "Mean score of the continuations. Each is 20 greedy tokens, scored without its prompt.",
     ),
     Measure(
         "judge",
         "Judge",
         "score, 0 to 1",
         "lower",
-        "The same continuations scored by a second, independent scorer, trained on other comments: an edit that "
-        "only games the first scorer fails here.",
+        "The same continuations, scored by a second, independent scorer that was trained on other comments. An edit "
+        "that only exploits the first scorer fails here.",
     ),
     Measure(
         "logppl",
         "Log-perplexity",
         "nats per token",
         "lower",
-        "Mean negative log-likelihood of neutral text. A rise of 0.1 is about 10 per cent more perplexity.",
+        "Mean negative log-likelihood of neutral text. A rise of 0.1 means about 10 per cent more perplexity.",
     ),
     Measure(
         "f1",
         "F1",
         "overlap, 0 to 1",
         "higher",
-        "Overlap of the generated tokens with the true continuation of encyclopedic passages, mean over passages.",
+        "Overlap of generated tokens with the true continuation of encyclopedic passages; mean over passages.",
     ),
     Measure(
         "repetition",
         "Repetition",
         "share, 0 to 1",
         "lower",
-        "Share of word pairs of a continuation that occurred in it before: 1 − distinct / total.",
+        "Share of a continuation's word pairs that occurred in it before: 1 − distinct / total.",
     ),
     Measure("empty", "Empty", "share, 0 to 1", "lower", "Share of continuations without a word."),
 )
@@ -67,7 +67,7 @@ MEASURES = (
 
 
 def sentence_case(words: str) -> str:
-    """The words as they begin a sentence or a column."""
+    """The words with a capital first letter."""
     return words[:1].upper() + words[1:]
 
 
@@ -82,19 +82,19 @@ DISTINCT = Measure(
     "Distinct-2",
     "share, 0 to 1",
     "higher",
-    "Distinct over total word pairs of all continuations together; one number, so it has no interval.",
+    "Distinct word pairs divided by all word pairs, over all continuations together. It has no interval.",
 )
 
 TERMS = (
     Term(
         "Interval",
-        "95 per cent percentile bootstrap interval over items: prompts, passages or windows of text. It says how far "
-        "other items of the same kind might move the mean, and nothing about other kinds of text.",
+        "95 per cent percentile bootstrap interval over items: prompts, passages or windows of text. It shows how much "
+        "the mean may differ on other items of the same kind. It says nothing about other kinds of text.",
     ),
     Term(
         "Difference",
-        "Condition minus unedited model on the same items, resampled together. Only a difference whose interval "
-        "excludes 0 is called better or worse.",
+        "Condition minus unedited model, on the same items, resampled together. A difference is called better or worse "
+        "only if its interval excludes 0.",
     ),
     Term("×", "Ratio of two means over the same items: 0.45 × is 45 per cent of the unedited model's."),
     Term(
@@ -102,13 +102,13 @@ TERMS = (
         "Neuron groups: does the value vector point with the direction (T) or against it (A), and is the mean "
         "activation positive (P) or negative (N)? The edit shrinks TP and AN and grows TN and AP.",
     ),
-    Term("Gain", "Factor on one neuron's activation; 1 leaves it alone."),
-    Term("Ablation", "Output projections lose a share of their component along the direction."),
-    Term("Strength", "One factor on the shift of the gains and the weight of the ablation together."),
+    Term("Gain", "Factor on one neuron's activation; 1 means no change."),
+    Term("Ablation", "A share of the component along the direction is removed from output projections."),
+    Term("Strength", "One factor that multiplies both gain − 1 and the weight of the ablation."),
     Term(
         "Protocol",
         "strict: what the paper's text says, measured correctly; reference: what its published code does.",
     ),
     Term("Lens", "The tokens that a vector promotes when the model's own output layer reads it."),
-    Term("Control", "An edit of the same size that should not work: shuffled gains, a random direction."),
+    Term("Control", "An edit of the same size that should have no effect: shuffled gains, a random direction."),
 )

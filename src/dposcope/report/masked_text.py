@@ -1,9 +1,8 @@
-"""Text of models and data as a page may show it: masked, with nothing invisible, and inert.
+"""Make text of models and data safe for a page: masked, without invisible characters, and escaped.
 
-Everything that a page prints passes through `ShownText`. It stars offensive words and keeps the
-words themselves aside, in a list that only the page's switch reads; and it replaces by visible
-marks what would act instead of show: line breaks, control characters, marks that turn the
-writing direction, halves of surrogate pairs, which UTF-8 cannot hold.
+Everything that a page prints passes through `ShownText`. It replaces letters of offensive words by stars, and stores
+the words in a list that only the page's switch reads. It replaces characters that are not shown by visible marks: line
+breaks, control characters, marks that change the writing direction, and lone surrogates, which UTF-8 cannot encode.
 """
 
 import json
@@ -17,12 +16,12 @@ from dposcope.data.masking import mask_offensive
 
 _LINE_BREAK, _TAB, _SPACE = "↵", "⇥", "␣"
 
-# Joiners belong to the spelling of emoji and of several scripts; alone, as a token, they are shown.
+# Joiners are part of emoji and of several scripts, so texts keep them. A token that is a joiner is shown as a mark.
 _JOINERS = frozenset("\u200c\u200d")
 
 
 class ShownText:
-    """Makes texts showable, and remembers which words it masked. One per page."""
+    """Masks and escapes texts, and collects the masked words. One per page."""
 
     def __init__(self) -> None:
         """No word yet."""
@@ -38,11 +37,11 @@ class ShownText:
         return self._markup(token, token=True)
 
     def plain(self, text: str) -> str:
-        """Masked and visible without markup: for attributes, titles and figures, where no switch reaches."""
+        """Masked text without markup, for attributes, titles and figures; the page's switch cannot unmask it."""
         return "".join(_mark(char, token=False) or char for char in mask_offensive(text))
 
     def finalize(self, value: Any) -> Any:
-        """What a template prints: strings are masked unless they are markup already."""
+        """Called for everything that a template prints: masks strings, unless they are markup already."""
         return self.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     @property
@@ -103,7 +102,7 @@ def _visible(text: str, *, token: bool) -> Markup:
 
 
 def _mark(char: str, *, token: bool) -> str | None:
-    """What stands for a character that cannot be seen; None for one that can."""
+    """The mark to show for an invisible character; None for a visible one."""
     code, category = ord(char), unicodedata.category(char)
     if char == "\n":
         return _LINE_BREAK

@@ -1,4 +1,4 @@
-"""A part of a page in words, figures and tables, for pages whose parts are not known beforehand."""
+"""A section of a page: a title, paragraphs, figures and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from dposcope.report.table import Table
 
 @dataclass(frozen=True)
 class SectionFigure:
-    """A picture with the words below it."""
+    """A figure with its caption."""
 
     svg: Markup
     """From `figure_svg`, its name unique in the page."""

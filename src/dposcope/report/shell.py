@@ -1,7 +1,7 @@
-"""The shell that every page shares: one HTML file that needs nothing beside it.
+"""The shell of every page: one self-contained HTML file.
 
-Templates see text through `ShownText`, so that what they print is masked and inert without their doing; style and
-script stand inline, and the content security policy names them by their hash and allows nothing else.
+Everything that a template prints passes through `ShownText`, which masks and escapes it. Style and script are inline.
+The content security policy names their hashes and allows nothing else.
 """
 
 import base64
@@ -25,7 +25,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
     Args:
         template: its path below the package; it extends `report/templates/base.html.jinja`.
         shown: new for this page.
-        values: what the template names; a name it lacks is an error.
+        values: the template's variables; a missing one is an error.
     """
     environment = Environment(
         loader=PackageLoader("dposcope", ""),
@@ -51,7 +51,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
 
 
 def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Names and values of nested facts, for a list of definitions: `quality, roc auc`."""
+    """Nested facts as a flat list of (name, value); names are joined: `quality, roc auc`."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
         label = prefix + str(name).replace("_", " ")

@@ -1,4 +1,5 @@
-"""A table: a frame of numbers, and how people read it. HTML, Markdown, LaTeX, CSV and the terminal derive from both."""
+"""A table: a frame of numbers and a list of columns to show. HTML, Markdown, LaTeX, CSV and terminal text derive from
+it."""
 
 import io
 import json
@@ -19,37 +20,37 @@ from dposcope.evaluation.numbers import NOTHING, TEXT, Format
 
 @dataclass(frozen=True)
 class Column:
-    """One column that people read."""
+    """One shown column."""
 
     name: str
-    """Of the frame's column that holds the values."""
+    """The frame's column with the values."""
     label: str
     """Its heading."""
     format: Format = TEXT
     interval: tuple[str, str] | None = None
-    """The frame's columns of the low and the high end, which stand in brackets behind the value where there are any."""
+    """The frame's columns of the low and the high end, shown in brackets after the value; null ends are not shown."""
     mark: str | None = None
-    """The frame's column of marks, such as †, that stand behind value and interval."""
+    """The frame's column of marks, such as †, shown after value and interval."""
     formats: str | None = None
-    """The frame's column with the name of each line's own format, where lines differ; `format` is not used then."""
+    """The frame's column with the name of each line's format, if formats differ by line; replaces `format`."""
 
     @classmethod
     def ranged(cls, name: str, label: str, format: Format, *, mark: str | None = None) -> "Column":
-        """One with an interval in `NAME_low` and `NAME_high`, as `columns_of` makes them."""
+        """A column with an interval in `NAME_low` and `NAME_high`, as `columns_of` makes them."""
         return cls(name, label, format, (f"{name}_low", f"{name}_high"), mark)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every column of the frame that it reads."""
+        """All columns of the frame that it uses."""
         return tuple(name for name in (self.name, *(self.interval or ()), self.mark, self.formats) if name is not None)
 
     @property
     def numeric(self) -> bool:
-        """Whether it is set as numbers."""
+        """Whether it is aligned as numbers."""
         return self.formats is not None or self.format.numeric
 
     def cell(self, line: Mapping[str, Any]) -> "Cell":
-        """What it shows of one line of the frame."""
+        """The cell of one line of the frame."""
         value, mark = line[self.name], line[self.mark] if self.mark else None
         if value is None:
             return Cell(NOTHING, mark=mark or "")
@@ -79,7 +80,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place."""
+    """The texts of one cell."""
 
     value: str
     interval: str = ""
@@ -92,25 +93,25 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One table of the paper, or one more."""
+    """A table of the paper, or a further one."""
 
     name: str
-    """Of its files: `table-05-groups`."""
+    """Name of its files: `table-05-groups`."""
     title: str
     """What it shows, in one sentence; plain text."""
     frame: pl.DataFrame
-    """Every number with its interval and n, one row per line of the table or finer; columns have plain names."""
+    """All numbers with intervals and n; at least one row per line of the table."""
     columns: tuple[Column, ...]
-    """What people read of it, in this order."""
+    """The shown columns, in order."""
     notes: tuple[str, ...] = ()
-    """What a reader must know to read it."""
+    """Notes below the table."""
     view: pl.DataFrame | None = None
-    """The lines that people read, where they are not those of `frame`: fewer, added up, or side by side."""
+    """The shown lines, if they differ from `frame`: fewer, summed, or side by side."""
     number: int | None = None
-    """Of the paper's table; None where the paper has none."""
+    """Number of the paper's table; None if the paper has no such table."""
 
     def __post_init__(self) -> None:
-        """Refuse columns of nothing."""
+        """Check that the frame has every shown column."""
         missing = [name for column in self.columns for name in column.sources if name not in self.lines.columns]
         if missing or not self.columns:
             raise DposcopeError(
@@ -120,7 +121,7 @@ class Table:
 
     @property
     def lines(self) -> pl.DataFrame:
-        """What people read, line by line."""
+        """The shown lines."""
         return self.frame if self.view is None else self.view
 
     @property
@@ -148,7 +149,7 @@ class Table:
         return self.frame
 
     def of_run(self, *, model: str, fingerprint: str, protocol: str) -> "Table":
-        """With `protocol`, `model` and `fingerprint` first, so that tables of several runs can be put together."""
+        """With `protocol`, `model` and `fingerprint` first, so that tables of several runs can be joined."""
         return replace(self, frame=of_run(self.frame, model=model, fingerprint=fingerprint, protocol=protocol))
 
     def markdown(self, *, raw: bool = False) -> str:
@@ -211,7 +212,7 @@ class Table:
         )
 
     def save(self, folder: Path, *, raw: bool = False) -> None:
-        """Write NAME.parquet, .csv, .md and .tex. Parquet, which nobody reads by eye, keeps words as they are."""
+        """Write NAME.parquet, .csv, .md and .tex. Words in the Parquet file are never masked."""
         write_parquet(folder / f"{self.name}.parquet", self.frame)
         write_text(folder / f"{self.name}.csv", self.csv(raw=raw))
         write_text(folder / f"{self.name}.md", self.markdown(raw=raw))
@@ -219,7 +220,7 @@ class Table:
 
 
 def frame_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows of one shape as a frame; a column without any value is one of numbers."""
+    """Rows with equal keys as a frame; a column that has only nulls becomes Float64."""
     return pl.DataFrame(rows, infer_schema_length=None).cast({pl.Null: pl.Float64})
 
 
@@ -246,15 +247,14 @@ def of_run(frame: pl.DataFrame, *, model: str, fingerprint: str, protocol: str) 
     return led_by(frame, protocol=protocol, model=model, fingerprint=fingerprint)
 
 
-def led_by(frame: pl.DataFrame, **told: str) -> pl.DataFrame:
-    """Columns that are alike in every row, before all others in the order given; where a frame has them they are
-    moved."""
-    return frame.select(*(pl.lit(value).alias(name) for name, value in told.items()), pl.exclude(*told))
+def led_by(frame: pl.DataFrame, **columns: str) -> pl.DataFrame:
+    """Put constant columns before all others, in the order given, replacing columns of the same name."""
+    return frame.select(*(pl.lit(value).alias(name) for name, value in columns.items()), pl.exclude(*columns))
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a frame atomically."""
-    # Through memory: polars reports a full disk as an error of its own.
+    # Write through memory: polars raises its own error for a full disk.
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     with write_atomically(path) as temporary:
@@ -269,15 +269,15 @@ _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     r"\U000e0000-\U000e007f]"
 )
-"""What would break a line, turn the text around, hide in it or not encode: tokens may hold anything."""
+"""Characters that break a line, change the writing direction, are invisible or cannot be encoded."""
 
 
-def _plain(text: str) -> str:
+def _printable(text: str) -> str:
     return _UNSAFE.sub("\ufffd", text)
 
 
 def _markdown_cell(text: str) -> str:
-    return re.sub(r"([\\|`*_~$<>\[\]&])", r"\\\1", _plain(text))
+    return re.sub(r"([\\|`*_~$<>\[\]&])", r"\\\1", _printable(text))
 
 
 _LATEX = {
@@ -316,7 +316,7 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     # Two hyphens would become a dash.
-    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(letter, letter) for letter in _plain(text)))
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(letter, letter) for letter in _printable(text)))
 
 
 def _csv_cell(value: str | list[object] | None, show: Callable[[str], str]) -> str | None:
@@ -324,15 +324,15 @@ def _csv_cell(value: str | list[object] | None, show: Callable[[str], str]) -> s
         case None:
             return None
         case str():
-            return _plain(show(value))
+            return _printable(show(value))
         case _:
-            # Word by word and before JSON, whose escapes end in letters that would run into a word.
+            # Mask each word before JSON: the letter of an escape such as \n would join the next word.
             shown = [show(part) if isinstance(part, str) else part for part in value]
             return _UNSAFE.sub(_json_escape, json.dumps(shown, ensure_ascii=False))
 
 
-def _json_escape(found: re.Match[str]) -> str:
-    return json.dumps(found.group())[1:-1]
+def _json_escape(match: re.Match[str]) -> str:
+    return json.dumps(match.group())[1:-1]
 
 
 def clear_others(folder: Path, names: set[str]) -> None:

@@ -1,51 +1,52 @@
-"""Where a kind of edit does as much as it may: the strength at which kinds are best compared.
+"""The strength at which one kind of edit reaches a bound; kinds of edit are compared there.
 
-A likely strength may lie beyond the bound on cost, and half of it far inside; the best edit of the kind lies between.
-Costs of small edits grow about as a power of the strength, so two trials tell where that is. What is cheap may still
-say too little at every strength that was tried; then it lies where texts say just enough, between there and none.
+The first guess of a strength may cost too much, and half of it may cost much less than the bound. The best strength
+lies between. The cost of a small edit grows about as a power of its strength, so two trials are enough to estimate
+where the cost reaches the bound. A cheap edit may still fail the bound on texts at every strength tried. Then the
+strength is estimated at which its texts just pass.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point
-from dposcope.search.trials import Floor, Trial
+from dposcope.search.trials import TextBound, Trial
 
 _AIM = 0.9
-"""Share of the bound, and of the distance to the floor of variety, that is aimed at: neither is known exactly."""
+"""Aim at this share of each bound, because both are only estimated."""
 _SQUARE = 2.0
-"""The power of strength that cost grows with, where one trial cannot tell: KL of a small change is quadratic."""
+"""Power of the strength that cost grows with, if there is one trial only: the KL of a small change is quadratic."""
 _LEAST_POWER, _MOST_POWER = 1.0, 4.0
 _FURTHEST = 4.0
-"""Times the likely strength, or one part in so many of it."""
+"""The result is at most this many times the likely strength, and at least its inverse."""
 _SAME = 0.02
-"""Strengths that differ by less are one and the same."""
+"""Two strengths whose relative difference is smaller count as equal."""
 
 
-def at_the_bound(likely: Point, tried: Sequence[Trial], family: Family, floor: Floor) -> Point | None:
-    """The likely point, as much weaker or stronger as the bound on cost and the floor of texts ask.
+def at_the_bound(likely: Point, tried: Sequence[Trial], family: Family, text_bound: TextBound) -> Point | None:
+    """Scale the likely point until it reaches the bound on cost or the bound on texts, whichever comes first.
 
     Args:
-        likely: a kind of edit at a likely strength; of gains without tilt and ablation, or of an ablation alone.
-        tried: trials, of which those count that are this point times a factor.
-        family: how strong its members may be.
-        floor: what texts must say.
+        likely: one kind of edit at its first guess of a strength: gains without tilt and ablation, or an ablation only.
+        tried: trials. Only those count whose point is the likely point times a factor.
+        family: gives the largest strength.
+        text_bound: the bound on texts.
 
     Returns:
-        The point; None where no trial tells its cost, or one stood there already.
+        The scaled point. None if no trial measured its cost, or if a trial was at this point already.
     """
     line = {factor: trial for trial in tried if (factor := _factor(trial.point, likely))}
     costs = {factor: cost for factor, trial in line.items() if 0 < (cost := 1 + trial.excess) < math.inf}
     if not costs:
         return None
-    factor = min(_by_cost(costs), _most(likely, family), _by_texts(line, floor))
-    if factor == 0 or any(abs(factor / one - 1) < _SAME for one in costs):
+    factor = min(_by_cost(costs), _most(likely, family), _by_texts(line, text_bound))
+    if factor == 0 or any(abs(factor / known - 1) < _SAME for known in costs):
         return None
     return likely.scaled(factor)
 
 
 def _by_cost(costs: Mapping[float, float]) -> float:
-    """Where the cost, a share of the bound, meets the aim."""
+    """Factor at which the cost reaches the aim. `costs`: factor → cost as a share of the bound."""
     nearest = min(costs, key=lambda factor: abs(math.log(costs[factor] / _AIM)))
     power = _SQUARE
     if len(costs) > 1:
@@ -55,18 +56,19 @@ def _by_cost(costs: Mapping[float, float]) -> float:
     return min(max(nearest * (_AIM / costs[nearest]) ** (1 / power), 1 / _FURTHEST), _FURTHEST)
 
 
-def _by_texts(line: Mapping[float, Trial], floor: Floor) -> float:
-    """Where texts say just enough; infinite where they do at every strength that wrote any.
+def _by_texts(line: Mapping[float, Trial], text_bound: TextBound) -> float:
+    """Factor at which texts just pass their bound; infinite if they pass at every factor that has texts.
 
-    Between the strongest factor below which all do (0, the plain model, at least) and the next, excesses are straight.
+    Starts at the largest factor up to which all texts pass (at least 0, the plain model), and interpolates linearly
+    to the next factor.
     """
-    strongest, at_strongest = 0.0, floor.excess(floor.plain)
+    strongest, at_strongest = 0.0, text_bound.excess(text_bound.plain)
     for factor in sorted(line):
         written = line[factor].written
         if written is None:
             continue
-        excess = floor.excess(written)
-        if floor.holds(written):
+        excess = text_bound.excess(written)
+        if text_bound.allows(written):
             strongest, at_strongest = factor, excess
             continue
         crossings = [
@@ -77,7 +79,7 @@ def _by_texts(line: Mapping[float, Trial], floor: Floor) -> float:
 
 
 def _factor(point: Point, likely: Point) -> float | None:
-    """By what the likely point is multiplied to give the other; None where nothing does."""
+    """The number that `likely` must be multiplied by to get `point`; None if there is no such number."""
     if point.source != likely.source or point.tilt != likely.tilt:
         return None
     if likely.source == NO_GAINS:

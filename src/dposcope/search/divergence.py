@@ -1,8 +1,8 @@
 """What an edit costs on neutral text: KL(base‖edited) and the rise of log-perplexity, from one pass.
 
-Of the base only the final-norm outputs are kept, d numbers per token, and its logits are formed again for a few tokens
-at a time: exact over any vocabulary, and as large as the text and not as the vocabulary. KL is smoother than
-log-perplexity, since it does not hang on which token the text happens to hold, and exactly 0 without an edit.
+Only the base's final-norm outputs are stored, d numbers per token. Its logits are computed again from them, a few
+tokens at a time. So memory grows with the text but not with the vocabulary, and the KL is exact. KL is smoother than
+log-perplexity, since it does not depend on one token of the text, and it is exactly 0 without an edit.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _BATCH = 8
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """Of one edit, window by window; all windows have equally many predicted tokens."""
+    """Cost of one edit, window by window. All windows have the same number of predicted tokens."""
 
     kl: np.ndarray
     """KL(base‖edited), nats per token, `[windows]`."""
@@ -79,7 +79,7 @@ class NeutralText:
 
     @torch.no_grad()
     def cost(self, lm: LanguageModel) -> Cost:
-        """What the model reads now, edited, against what the base read.
+        """Compare the edited model with the base on the same windows.
 
         Args:
             lm: the same model with an edit on it or folded into it; its unembedding is the base's.

@@ -1,4 +1,4 @@
-"""The edits that a search may choose from: gains of some source, stronger or weaker, and an ablation beside them."""
+"""The edits that a search may choose from: gains of one source at some strength, with or without an ablation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,48 +19,48 @@ MOST_ABLATION = 2.0
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of everything that a trial may choose."""
+    """Everything that a trial chooses: source, strength, tilt, ablation."""
 
     source: str
-    """Of the gains: a name among the family's sources, or `none`."""
+    """Source of the gains: a name in the family's `sources`, or `none`."""
     strength: float = 0.0
-    """Of the gains, in the source's own unit; 0: none."""
+    """Strength of the gains, in the source's own unit; 0: no gains."""
     tilt: float = 0.0
     """How much stronger the gains are in later blocks than in earlier ones, −0.75 … 0.75: block b of L has
     strength · (1 + tilt · (2 b / (L − 1) − 1))."""
     ablate: float = 0.0
-    """w, the share of the direction that MLPs of the later half of the blocks lose."""
+    """w, the share of the direction that is ablated from the MLPs of the later half of the blocks."""
 
     def scaled(self, factor: float) -> "Point":
-        """The same, weaker or stronger as a whole."""
+        """The same point with gains and ablation multiplied by a factor."""
         return Point(self.source, factor * self.strength, self.tilt, factor * self.ablate)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A way to gains of any strength."""
+    """A method that gives gains of any strength."""
 
     at: Callable[[float], Edit]
-    """Strength → gains of neurons, and perhaps of heads; 0 → all ones."""
+    """Strength → gains of neurons, and possibly of heads; strength 0 → all gains are 1."""
     start: float
-    """A strength that is likely to be good."""
+    """First guess of a good strength."""
     most: float
-    """The largest that is worth a trial."""
+    """The largest strength to try."""
 
     @classmethod
     def line(cls, learned: Gains | Edit, *, start: float = 1.0, most: float = 1.5) -> "Source":
-        """The line 1 + s (g − 1) through gains that were learned: all of its strengths from one training."""
+        """Learned gains g at any strength s: 1 + s (g − 1). One training gives all strengths."""
         edit = learned if isinstance(learned, Edit) else Edit.of(learned)
         return cls(edit.strength, start, most)
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Every edit that a search may choose."""
+    """All edits that a search may choose from."""
 
     sources: Mapping[str, Source]
     direction: Tensor
-    """What is ablated, `[d]`."""
+    """The direction to ablate, `[d]`."""
     n_blocks: int
     ablates: bool = True
     """Whether points may ablate."""
@@ -90,7 +90,7 @@ class Family:
         edit = Edit()
         if point.source != NO_GAINS and point.strength:
             whole = self.sources[point.source].at(point.strength)
-            tilted = [_tilted(one, point.tilt) for one in (whole.gains, whole.head_gains) if one is not None]
+            tilted = [_tilted(gains, point.tilt) for gains in (whole.gains, whole.head_gains) if gains is not None]
             edit = replace(Edit.of(*tilted), trained=whole.trained)
         if point.ablate:
             later = tuple(range(self.n_blocks // 2, self.n_blocks))
@@ -98,12 +98,12 @@ class Family:
         return edit
 
     def likely(self) -> list[Point]:
-        """Every kind of edit at a likely strength: each source alone, and the ablation alone."""
+        """Each kind of edit at its first guess of a strength: each source alone, and the ablation alone."""
         points = [Point(name, source.start) for name, source in self.sources.items()]
         return [*points, *([Point(NO_GAINS, ablate=1.0)] if self.ablates else [])]
 
     def warm_starts(self) -> list[Point]:
-        """Points to try first: each source at a likely strength and at half of it, alone and beside an ablation."""
+        """Points to try first: each source at its first guess, at half, and with an ablation; an ablation only."""
         points: list[Point] = []
         for name, source in self.sources.items():
             points += [Point(name, source.start), Point(name, source.start / 2)]

@@ -1,8 +1,9 @@
 """A search by Optuna in one file: two objectives, resumable after any kill, shared by several processes.
 
-The concept's score and the KL on neutral text are both minimised; a trial out of bounds is told as infeasible. Trials
-stand in a journal. A trial is proposed from its number and the trials that are done, so a search that was killed and
-started again proposes what an undisturbed one proposes; the number of a trial that died is given out again.
+Both the concept's score and the KL on neutral text are minimised. A trial out of bounds is reported to Optuna as
+infeasible. Trials are stored in a journal. Each proposal depends only on the trial's number and on the finished trials.
+So a search that was killed and restarted proposes the same points as one that was never killed. If a process dies
+during a trial, the trial's number is used again.
 """
 
 import time
@@ -20,20 +21,20 @@ from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
-from dposcope.search.trials import Floor, Trial
+from dposcope.search.trials import TextBound, Trial
 
 TrialOf = Callable[[Point, int], Trial]
-"""Point and number of the trial → what it gave."""
+"""(point, number of the trial) → the measured trial."""
 _WORST = 1.0
-"""Score that Optuna gets for an edit that cost too much to generate text with. Such a trial is infeasible, so Optuna
-ranks it by how far it is over the bounds, not by this."""
+"""Score that Optuna gets for a trial that has no texts, because it cost too much. Such a trial is infeasible, and
+Optuna ranks it by how far it exceeds the bounds, not by this score."""
 _TRIAL, _WORKER, _NUMBER = "trial", "worker", "number"
-"""Attributes of a trial in the journal. Its number is ours: Optuna's counts trials that died, too."""
+"""Attributes of a trial in the journal. We number trials ourselves: Optuna's numbers include trials that died."""
 _HELD = {"RUNNING", "COMPLETE", "WAITING"}
-"""States of trials whose number is not free."""
+"""States of a trial whose number is in use."""
 _DIRECTIONS = ["minimize", "minimize"]
 _PATIENCE = 0.5
-"""Seconds between looks at whether other processes are done."""
+"""Seconds between checks for other processes' results."""
 
 
 def search(
@@ -42,23 +43,23 @@ def search(
     *,
     folder: Path,
     trials: int,
-    floor: Floor,
+    text_bound: TextBound,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Trial]:
-    """Try until `trials` trials are done, those of earlier calls and other processes counted.
+    """Run trials until `trials` are done, including those of earlier calls and of other processes.
 
     Args:
-        try_out: does one trial.
-        family: what there is to choose from; its warm starts come first, then each kind of edit at the bound.
-        folder: of the journal; one search each, which several processes may join.
-        trials: how many.
-        floor: a trial whose texts fall below it is infeasible.
+        try_out: measures one trial.
+        family: all possible edits. Its warm starts come first, then each kind of edit at its bound, then Optuna's.
+        folder: of the journal; one folder per search. Several processes may share it.
+        trials: number of trials in total.
+        text_bound: a trial whose texts do not pass it is infeasible.
         seed: of the proposals.
         progress: called with (trials done, all trials).
 
     Returns:
-        All trials that are done, in order.
+        All finished trials, by number.
 
     Raises:
         DposcopeError: optuna is missing.
@@ -75,16 +76,16 @@ def search(
                 progress(done, trials)
             with FileLock(folder / ".proposals.lock"):
                 _forget_the_dead(optuna, study, folder)
-                proposed = _propose(optuna, study, family, floor=floor, trials=trials, seed=seed)
+                proposed = _propose(optuna, study, family, text_bound=text_bound, trials=trials, seed=seed)
                 if proposed is not None:
                     proposed.set_user_attr(_WORKER, worker)
-            if proposed is None:  # it waits for other processes, which may yet die
+            if proposed is None:  # other processes run the remaining trials; if one dies, its trial is free again
                 time.sleep(_PATIENCE)
                 continue
             trial = try_out(_point(proposed.params, family), proposed.user_attrs[_NUMBER])
             written = trial.written
             proposed.set_constraint("cost", trial.excess)
-            for name, excess in floor.excess(written or floor.plain).items():
+            for name, excess in text_bound.excess(written or text_bound.plain).items():
                 proposed.set_constraint(name, excess)
             proposed.set_user_attr(_TRIAL, trial.to_json())
             study.tell(proposed, [written.concept if written else _WORST, min(trial.kl, 1e6)])
@@ -94,12 +95,12 @@ def search(
     return done
 
 
-def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: int, seed: int) -> Any:
-    """The free trial of the smallest number; None where other processes hold all, or hold one that it depends on."""
-    taken = {one.user_attrs[_NUMBER] for one in study.get_trials(deepcopy=False) if one.state.name in _HELD}
+def _propose(optuna: Any, study: Any, family: Family, *, text_bound: TextBound, trials: int, seed: int) -> Any:
+    """The free trial with the smallest number. None if other processes run all of them, or one that it depends on."""
+    taken = {attempt.user_attrs[_NUMBER] for attempt in study.get_trials(deepcopy=False) if attempt.state.name in _HELD}
     number = next(free for free in range(len(taken) + 1) if free not in taken)
-    waiting = any(one.state.name == "WAITING" for one in study.get_trials(deepcopy=False))
-    if not waiting:  # else one that a process put up and died before it took it
+    waiting = any(attempt.state.name == "WAITING" for attempt in study.get_trials(deepcopy=False))
+    if not waiting:  # otherwise take the trial that a process enqueued before it died
         if number >= trials:
             return None
         warm = family.warm_starts()
@@ -107,9 +108,9 @@ def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: i
             start = warm[number]
         elif number < len(warm) + len(family.likely()):
             costs = [trial for trial in _done(study) if trial.number < len(warm)]
-            if len(costs) < len(warm):  # others are at them still, or will be again if they die
+            if len(costs) < len(warm):  # other processes still run some of them
                 return None
-            start = at_the_bound(family.likely()[number - len(warm)], costs, family, floor)
+            start = at_the_bound(family.likely()[number - len(warm)], costs, family, text_bound)
         else:
             start = None
         if start is not None:
@@ -121,11 +122,11 @@ def _propose(optuna: Any, study: Any, family: Family, *, floor: Floor, trials: i
 
 
 def _sampled(optuna: Any, study: Any, family: Family, *, seed: int, startup: int) -> dict[str, Any]:
-    """What TPE proposes after the finished trials, sorted by number, not by the time at which they finished."""
-    done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
+    """The proposal of TPE, given the finished trials sorted by number, not by the time at which they finished."""
+    done = [attempt for attempt in study.get_trials(deepcopy=False) if attempt.state.name == "COMPLETE"]
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
     ordered = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
-    ordered.add_trials(sorted(done, key=lambda one: one.user_attrs[_NUMBER]))
+    ordered.add_trials(sorted(done, key=lambda attempt: attempt.user_attrs[_NUMBER]))
     return ordered.ask(_ranges(optuna, family)).params
 
 
@@ -141,9 +142,9 @@ def _ranges(optuna: Any, family: Family) -> dict[str, Any]:
 
 
 def _parameters(point: Point, family: Family) -> dict[str, Any]:
-    """Strength as a share of the most that its source is worth, so that all sources have one range."""
+    """Optuna's parameters of a point. The strength is a share of the source's largest: all sources have one range."""
     most = 1.0 if point.source == NO_GAINS else family.sources[point.source].most
-    # Not beyond 1 by a rounding: Optuna would refuse the journal for good.
+    # Rounding must not give more than 1: Optuna would then refuse the journal for ever.
     given = {"source": point.source, "strength": min(point.strength / most, 1.0), "tilt": point.tilt}
     return given | ({"ablate": min(point.ablate, MOST_ABLATION)} if family.ablates else {})
 
@@ -156,8 +157,8 @@ def _point(parameters: dict[str, Any], family: Family) -> Point:
 
 
 def _done(study: Any) -> list[Trial]:
-    complete = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
-    trials = [Trial.from_json(one.user_attrs[_TRIAL]) for one in complete]
+    complete = [attempt for attempt in study.get_trials(deepcopy=False) if attempt.state.name == "COMPLETE"]
+    trials = [Trial.from_json(attempt.user_attrs[_TRIAL]) for attempt in complete]
     return sorted(trials, key=lambda trial: trial.number)
 
 
@@ -169,17 +170,17 @@ def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
 
 
 def _mend(journal: Path) -> None:
-    """Cut off a last line that a full disk left without its end; Optuna would refuse the whole."""
-    if journal.exists() and (told := journal.read_bytes()) and not told.endswith(b"\n"):
+    """Remove an incomplete last line, as a full disk leaves it; Optuna would refuse the whole journal."""
+    if journal.exists() and (content := journal.read_bytes()) and not content.endswith(b"\n"):
         with journal.open("r+b") as stream:
-            stream.truncate(told.rfind(b"\n") + 1)
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def _forget_the_dead(optuna: Any, study: Any, folder: Path) -> None:
-    """Trials of processes that have died: a living process holds the lock file of its name."""
-    for one in study.get_trials(deepcopy=False):
-        if one.state.name == "RUNNING" and not _alive(folder, one.user_attrs.get(_WORKER)):
-            study.tell(one.number, state=optuna.trial.TrialState.FAIL)
+    """Mark trials of dead processes as failed. A running process holds the lock file with its name."""
+    for attempt in study.get_trials(deepcopy=False):
+        if attempt.state.name == "RUNNING" and not _alive(folder, attempt.user_attrs.get(_WORKER)):
+            study.tell(attempt.number, state=optuna.trial.TrialState.FAIL)
 
 
 def _others(folder: Path, worker: str) -> bool:
@@ -213,7 +214,7 @@ def _quiet(optuna: Any) -> Generator[None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Optuna leaves the closing of its journal to the garbage collector.
+            # Optuna does not close its journal itself.
             warnings.simplefilter("ignore", ResourceWarning)
             yield
     finally:
@@ -224,16 +225,16 @@ def _kl(trial: Trial) -> float:
     return trial.kl
 
 
-def front(trials: Sequence[Trial], *, floor: Floor, cost: Callable[[Trial], float] = _kl) -> list[Trial]:
-    """Those that no other one beats in both score and cost, cheapest first; among them, only allowed ones.
+def front(trials: Sequence[Trial], *, text_bound: TextBound, cost: Callable[[Trial], float] = _kl) -> list[Trial]:
+    """The Pareto front of allowed trials: no other allowed trial is better in both score and cost. Cheapest first.
 
     Args:
         trials: of a search.
-        floor: trials whose texts fall below it are not allowed.
-        cost: KL, or another figure of a trial that is better when lower.
+        text_bound: trials whose texts do not pass it are not allowed.
+        cost: KL, or another number of a trial for which lower is better.
     """
-    allowed = [one for one in trials if one.written is not None and floor.holds(one.written)]
-    ordered = sorted(allowed, key=lambda one: (cost(one), one.written.concept if one.written else 0.0))
+    allowed = [trial for trial in trials if trial.written is not None and text_bound.allows(trial.written)]
+    ordered = sorted(allowed, key=lambda trial: (cost(trial), trial.written.concept if trial.written else 0.0))
     best: list[Trial] = []
     for trial in ordered:
         assert trial.written is not None

@@ -1,7 +1,7 @@
-"""One trial of a search: an edit folded in, its cost on neutral text, and only if that is allowed, what it writes.
+"""One trial of a search: fold an edit in, measure its cost on neutral text and, if the cost is allowed, its texts.
 
-Reading a few thousand tokens is cheaper than writing to hundreds of prompts, so a trial whose cost is out of bounds is
-told at once. Weights are replaced for the length of a trial and the same objects put back after it.
+Reading a few thousand tokens is cheaper than generating text for hundreds of prompts. So a trial that costs too much
+ends before it generates. Weights are replaced during a trial, and the same objects are put back after it.
 """
 
 import math
@@ -20,13 +20,13 @@ from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
 
 REPETITION_NOISE = 0.01
-"""Mean repetition that is always allowed. The interval of a model that never repeats itself has no width, so one text
-that does would rule out every edit."""
+"""Rise of mean repetition that is always allowed. If the plain model never repeats itself, its interval has width 0,
+and one text with a repetition would rule out every edit."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What an edit may cost on neutral text."""
+    """Bound on the cost of an edit on neutral text."""
 
     kl: float | None = None
     """Most KL(base‖edited), nats per token; None: any."""
@@ -34,7 +34,7 @@ class Bound:
     """Largest rise of log-perplexity, nats per token; None: any."""
 
     def excess(self, cost: Cost) -> float:
-        """How far the worst cost is over its bound, as a share of that bound; 0 or less where all are kept."""
+        """How far the worse cost exceeds its bound, as a share of the bound; 0 or less if both are within bounds."""
         over = [
             value / most - 1
             for value, most in ((cost.divergence.mean, self.kl), (cost.increase.mean, self.rise))
@@ -54,34 +54,34 @@ class Written:
     repetition: float
     """Mean share of repeated word 2-grams in a text."""
     distinct_2: float
-    """Distinct share of the word 2-grams of all texts together: low where every prompt gets the same answer."""
+    """Distinct share of the word 2-grams of all texts together: low if every prompt gets the same continuation."""
     repetition_high: float
     """Upper end of the interval of `repetition` over the prompts."""
 
 
 @dataclass(frozen=True)
-class Floor:
-    """How varied texts must stay: a model that says little has low scores and a low perplexity at no effort."""
+class TextBound:
+    """Bound on repetition and on distinct word pairs. Without it, a model that always writes the same would win."""
 
     plain: Written
     """What the plain model writes to the same prompts."""
-    distinct: float = 0.5
-    """Share of the plain model's `distinct_2` that must be left."""
+    least_distinct: float = 0.5
+    """Texts must keep this share of the plain model's `distinct_2`."""
 
     def excess(self, written: Written) -> dict[str, float]:
-        """By how much texts fall below; 0 or less where they do not.
+        """How far texts exceed the bound; 0 or less if they pass.
 
         Returns:
-            `repetition`, beyond the interval of the plain model's, and `distinct_2`.
+            `repetition`: above the upper end of the plain model's interval; `distinct_2`: below the least allowed.
         """
         most = max(self.plain.repetition_high, self.plain.repetition + REPETITION_NOISE)
         return {
             "repetition": written.repetition - most,
-            "distinct_2": self.distinct * self.plain.distinct_2 - written.distinct_2,
+            "distinct_2": self.least_distinct * self.plain.distinct_2 - written.distinct_2,
         }
 
-    def holds(self, written: Written) -> bool:
-        """Whether texts say enough."""
+    def allows(self, written: Written) -> bool:
+        """Whether texts pass both parts of the bound."""
         return all(excess <= 0 for excess in self.excess(written).values())
 
 
@@ -102,14 +102,14 @@ class Trial:
     seconds: float
 
     @property
-    def inside(self) -> bool:
-        """Whether its cost is allowed."""
+    def within_bounds(self) -> bool:
+        """Whether its cost is within bounds."""
         return self.written is not None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; infinity as a word, which JSON lacks."""
-        told = asdict(self)
-        return told | {name: _told(told[name]) for name in ("kl", "rise", "excess")}
+        """As plain data; infinity as text, since JSON has no infinity."""
+        fields = asdict(self)
+        return fields | {name: _to_json(fields[name]) for name in ("kl", "rise", "excess")}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Trial":
@@ -126,7 +126,7 @@ class Trial:
         )
 
 
-def _told(value: float) -> float | str:
+def _to_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
@@ -138,7 +138,7 @@ class Objective:
     family: Family
     neutral: NeutralText
     prompts: Sequence[str]
-    """That draw the concept; not those of the report."""
+    """Prompts that provoke the concept; not the report's."""
     scorer: Scorer
     bound: Bound
     batch_size: int = 32

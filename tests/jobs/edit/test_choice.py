@@ -96,7 +96,7 @@ def choosing(tmp_path):
 @pytest.mark.parametrize(("windows", "apart"), [(14, True), (5, False)])
 def test_trials_read_the_windows_after_the_reported_ones_where_there_are_enough(choosing, windows, apart, tmp_path):
     choice, study, ingredients = choosing(windows, max_logppl_increase=0.05)
-    assert choice.held_apart is apart
+    assert choice.held_out is apart
     lm, text = study.lm, study.data.report.neutral
     skip = 3 if apart else 0
     plain = window_losses(lm, text, skip_windows=skip, max_windows=SEARCH_WINDOWS)

@@ -54,7 +54,7 @@ def results(
     everything = study(levels, rows)
     return Results(
         made.base,
-        made.found,
+        made.explanation,
         rows,
         everything.outcomes,
         replace(everything.scores, protocol="reference"),
@@ -107,12 +107,17 @@ def test_every_row_of_the_papers_tables_but_one_has_its_own_in_a_whole_run(full)
 @pytest.mark.parametrize(
     ("family", "ranking", "trim", "reasons"),
     [
-        ("llama", "cosine", None, ["neurons ranked by |cosine| in every group"]),
-        ("llama", "activation", None, ["neurons ranked by |activation| upwards"]),
+        ("llama", "cosine", None, ["neurons ranked by |cosine|, largest first, in every group"]),
+        ("llama", "activation", None, ["neurons ranked by |activation|, smallest first"]),
         ("llama", "reference", None, []),
-        ("llama", "reference", 80, ["strongly active neurons left out"]),
-        ("gpt2", "cosine", None, ["neurons ranked by |cosine| in every group", "neurons of any activation"]),
-        ("gpt2", "activation", 80, ["neurons ranked by |activation| upwards"]),
+        ("llama", "reference", 80, ["strongly active neurons excluded"]),
+        (
+            "gpt2",
+            "cosine",
+            None,
+            ["neurons ranked by |cosine|, largest first, in every group", "neurons of any activation"],
+        ),
+        ("gpt2", "activation", 80, ["neurons ranked by |activation|, smallest first"]),
         ("gpt2", "reference", None, ["neurons of any activation"]),
         ("gpt2", "reference", 80, []),
     ],
@@ -153,7 +158,7 @@ def test_what_was_not_measured_has_no_row():
 
 
 def test_neurons_are_those_of_the_explanation(full):
-    found = full.found
+    found = full.explanation
     values = {(v.table, v.row, v.measure): v.value for v in neurons_of(full)}
     change = found.contributions
     moved = change.total
@@ -203,7 +208,7 @@ def test_the_setting_counts_what_was_measured(full):
     setting = setting_of(full)
     assert (setting.model, setting.recognised) == (full.lm.name, None)
     assert (setting.protocol, setting.prompts, setting.passages) == ("reference", 30, 4)
-    assert setting.learn_prompts == full.found.contributions.before.about.get("prompts")
+    assert setting.learn_prompts == full.explanation.contributions.before.about.get("prompts")
     assert setting.direction == "probe"
     assert setting.training == Training(24_576, "full", "pairs", 0.02)
     assert setting_of(results(training=None)).training is None
@@ -251,7 +256,7 @@ def test_reasons_are_told_below_by_their_letters(full):
     ]
     assert (steering[1], steering[2]) == ("steering", "toxicity")
     said = [notes[letter] for letter in steering[-1].removeprefix("not comparable: ").split(", ")]
-    assert "α in another unit: the paper's counts the norm of its own probe." in said
+    assert "α in another unit: the paper's is in norms of its own probe." in said
 
 
 def test_the_papers_contradictions_are_marked_where_they_stand(full):

@@ -26,7 +26,7 @@ from helpers.families import random_direction
 def test_sections_of_edits_say_along_which_direction_they_go(kind, said):
     """Their names, under which results lie on disk, say `probe` of every kind."""
     made = pair("llama")
-    change = replace(made.found.contributions, about={"tuned_fingerprint": "t"})
+    change = replace(made.explanation.contributions, about={"tuned_fingerprint": "t"})
     direction = Direction(random_direction(made.base), kind, -1)
     free = Direction(torch.ones(made.base.d_model), "token_contrast", -1)
     rows = explain_conditions(

@@ -424,7 +424,7 @@ def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
     flags = [*job.flags(toxic_neurons=4, **ONCE), "--neurons-only", "--quiet"]
     told = command(capsys, "explain", job.model, tuned, "--out", tmp_path / "out", *flags)
     assert told.code == 0, told.err
-    assert "Tuning took mean toxicity from" in told.out
+    assert "Tuning changed mean toxicity from" in told.out
     assert "report.html" in told.out
 
 

@@ -35,7 +35,7 @@ PATCHES = ["toxic-tokens", "top-8", "top-16", "TP", "TP+AN", "TP+AN+TN", "TP+AN+
 
 def results(family: str = "llama", *, keep=lambda row: True, training=TRAINING, tuned=None) -> Results:
     made = pair(family)
-    change = made.found.contributions
+    change = made.explanation.contributions
     baselines, editing = "Baselines", "Activation editing, probe-based"
     rows = [
         condition("steer-0.1", "steer", section=baselines, alpha=0.1),
@@ -52,7 +52,7 @@ def results(family: str = "llama", *, keep=lambda row: True, training=TRAINING, 
     everything = study(levels, rows)
     return Results(
         made.base,
-        made.found,
+        made.explanation,
         rows,
         everything.outcomes,
         everything.scores,
@@ -81,9 +81,9 @@ def test_tables_have_content(full):
 
 
 def test_a_probe_fitted_to_compare_has_its_row(full):
-    probe = full.found.direction
-    other = replace(full.found, direction=replace(probe, kind="mean_difference", about={}))
-    made = replace(full, found=other, probe=probe)
+    probe = full.explanation.direction
+    other = replace(full.explanation, direction=replace(probe, kind="mean_difference", about={}))
+    made = replace(full, explanation=other, probe=probe)
     assert [row[1:4] for row in table(made, "table-11-direction").rows] == [
         ("mean_difference", "by the run", "–"),
         ("probe", "to compare", "91.2 %"),
@@ -139,7 +139,7 @@ def test_table_2_has_no_ranking_by_activation_and_table_19_no_single_groups(full
 
 
 def test_table_3_counts_the_sets_of_the_explanation(full):
-    sets = full.found.patch_sets()
+    sets = full.explanation.patch_sets()
     rows = table(full, "table-03-toxic-neurons").rows
     assert [row[:2] for row in rows] == [(name, str(len(neurons))) for name, neurons in sets.items()]
     assert [row[0] for row in rows] == ["toxic tokens", "top 8", "top 16"]
@@ -156,7 +156,7 @@ def test_the_chosen_steering_is_named_beside_the_direction(full):
 
 def test_the_best_edits_shifts_are_compared_with_tunings(full):
     # Scaled neurons move by (1 − g) m, frozen ones by m − c; all others stay.
-    change = full.found.contributions
+    change = full.explanation.contributions
     before = change.before.mean
 
     def shift(count: int, factor: float) -> torch.Tensor:
@@ -200,13 +200,13 @@ def test_claims_are_in_the_papers_order(full):
 
 def test_figures_carry_the_numbers_that_they_draw(full):
     pictures = {one.name: one for one in pictures_of(full)}
-    layers = full.found.layers
+    layers = full.explanation.layers
     first = round(10 / 32 * len(layers.net))
     assert first == 1
     assert pictures["figure-05-balance"].data["net"].to_list() == layers.net.tolist()
     assert pictures["figure-01-balance-later"].data["net"].to_list() == layers.net[first:].tolist()
-    assert pictures["figure-03-toxic-activations"].data["after"].to_list() == full.found.top.after.tolist()
-    for name, one in zip(("02c", "07a", "07b"), full.found.ranges.ranges, strict=True):
+    assert pictures["figure-03-toxic-activations"].data["after"].to_list() == full.explanation.top.after.tolist()
+    for name, one in zip(("02c", "07a", "07b"), full.explanation.ranges.ranges, strict=True):
         assert pictures[f"figure-{name}-shifts"].data["shift"].to_list() == one.shift.tolist()
     shown = [row for row in full.conditions if row.role != "edit"]
     assert pictures["toxicity"].data["condition"].to_list() == [BASE, *(row.name for row in shown)]

@@ -90,7 +90,7 @@ def test_it_is_read_once(edit, tmp_path):
     for file in value_files(tmp_path / "edit").both:
         file.unlink()
     assert found.intervention().edit is found.edit
-    assert found.notes == ["its gains are in the activations, so they move no value vector"]
+    assert found.notes == ["its gains act on activations, so no value vector changes"]
 
 
 def test_gains_in_a_checkpoint_are_pointed_out(edit, llama, tmp_path):

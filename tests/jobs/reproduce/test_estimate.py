@@ -81,7 +81,7 @@ def test_a_model_of_unknown_size_has_no_estimate():
     assert all(one.seconds is None and one.memory is None and not one.needs_gpu for one in found)
     table = plan_table("title", found)
     assert table.notes[0] == "7 of 7 steps to do; how long is not known."
-    assert "nothing is downloaded or made to plan" in table.notes[1]
+    assert "planning downloads nothing" in table.notes[1]
     assert {row[2] for row in table.rows} == {"?"}
 
 
@@ -111,8 +111,8 @@ def test_adapters_and_gains_need_less_memory_than_all_weights(tmp_path):
 
 def test_times_of_a_gpu_are_called_what_they_are():
     found = estimate_plan(planned("cpu-gemma-3-270m"), GPU)
-    assert "Times within a factor of two." in plan_table("t", found).notes[0]
-    assert "the least to expect of a GPU" in plan_table("t", found, gpu=True).notes[0]
+    assert "Times are accurate to a factor of two." in plan_table("t", found).notes[0]
+    assert "On a GPU this is a lower bound" in plan_table("t", found, gpu=True).notes[0]
 
 
 def test_a_system_that_does_not_tell_its_memory_never_lacks_it(monkeypatch):

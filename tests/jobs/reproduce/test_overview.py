@@ -97,7 +97,7 @@ def test_the_concept_is_named(runs, tmp_path):
     other = finished(tmp_path / "m/c/explain-strict", concept="food talk")
     assert findings_table([other]).head[3] == "food talk before"
     both = findings_table([runs[0], other])
-    assert claims_over_runs([runs[0], other]).notes[-1].endswith("read food talk for it.")
+    assert claims_over_runs([runs[0], other]).notes[-1].endswith("read food talk instead.")
     assert len(claims_over_runs(runs).notes) == 1
     assert both.head[3] == "concept before"
     assert [row[1] for row in both.rows] == ["a, toxicity", "c, food talk"]
@@ -243,12 +243,12 @@ def test_the_same_study_of_two_reproductions_is_told_apart(tmp_path):
 
 
 def test_a_whole_reproduction_keeps_its_order_and_title(runs, tmp_path):
-    assert title_of([tmp_path]) == "Explanations beside one another"
+    assert title_of([tmp_path]) == "Several explanations"
     named = ["m/b/explain-reference", "m/a/explain-strict"]
     write_json(tmp_path / "plan.json", {"title": "Mine", "runs": named})
     assert [run.study for run in find_runs([tmp_path], out=tmp_path / "out")] == ["b", "a"]
     assert title_of([tmp_path]) == "Mine"
-    assert title_of([tmp_path, tmp_path]) == "Explanations beside one another"
+    assert title_of([tmp_path, tmp_path]) == "Several explanations"
 
 
 def test_a_report_does_not_replace_that_of_a_run(runs, tmp_path):

@@ -18,12 +18,12 @@ from dposcope.jobs.run import Quiet, Run
 from dposcope.jobs.tune import job as tune
 from dposcope.jobs.tune import report as tune_report
 from dposcope.jobs.tune import search as tune_search
-from dposcope.jobs.tune.choice import Found, choose, source_name
+from dposcope.jobs.tune.choice import ChosenEdit, choose, source_name
 from dposcope.jobs.tune.search import Searched, learned_digests
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
-from dposcope.search.trials import Floor, Trial, Written
+from dposcope.search.trials import TextBound, Trial, Written
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 from helpers.families import TEXTS, random_direction, random_gains, tiny
@@ -78,7 +78,7 @@ def trial(number, source, concept, kl):
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
 
 
-def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, reporter=None) -> tuple[Found, list]:
+def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, reporter=None) -> tuple[ChosenEdit, list]:
     lm = tiny("llama")
     gains = {name: Gains(1 + size * (random_gains(lm) - 1)) for name, size in (("learned-1", 0.1), ("learned-5", 0.1))}
     family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
@@ -86,7 +86,7 @@ def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, re
     flat = type("Flat", (Neutral,), {"share": 0.0})()
     objective = Scripted(family, rule, neutral or flat, [])
     job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
-    searched = Searched(objective, trials, Floor(BASE, 0.9))
+    searched = Searched(objective, trials, TextBound(BASE, 0.9))
     found = choose(job, searched, TEXT, settings or TuneSettings(max_logppl_increase=0.5))
     return found, objective.asked
 
@@ -131,11 +131,11 @@ def test_gains_that_a_teacher_made_repeat_themselves_are_told(tmp_path, teacher,
     ]
     trials += [trial(9, "groups", 0.3, 0.01), replace(trial(10, "learned-6", 0.1, 0.2), written=None)]
     scorer = type("Scorer", (), {"name": "s"})()
-    searched = Searched(an_objective(scorer), trials, Floor(BASE, 0.9))
+    searched = Searched(an_objective(scorer), trials, TextBound(BASE, 0.9))
     materials = type("Materials", (), {"scorer": scorer})()
-    found = Found(Edit(), None, None, BASE)
+    found = ChosenEdit(Edit(), None, None, BASE)
     said = " ".join(tune_report._notes(searched, found, TuneSettings(teacher=teacher), materials))
-    assert ("2 of 3 edits with learned gains that kept the bounds on cost said too little" in said) == told
+    assert ("2 of 3 edits with distilled gains within the bounds on cost wrote too repetitive text" in said) == told
     assert ("Try --teacher none." in said) == told
 
 
@@ -149,9 +149,9 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
     assert len(found.passed_over) == len(asked) == 1
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
     objective = an_objective(materials.scorer)
-    said = " ".join(tune_report._notes(Searched(objective, trials, Floor(BASE, 0.9)), found, settings, materials))
-    assert "scored no lower on the search prompts than the plain model (0.400)" in said
-    assert "said too little" not in said
+    said = " ".join(tune_report._notes(Searched(objective, trials, TextBound(BASE, 0.9)), found, settings, materials))
+    assert "did not score lower on the search prompts than the plain model (0.400)" in said
+    assert "too repetitive" not in said
 
 
 def test_what_says_the_same_to_every_prompt_is_taken_weaker(tmp_path):
@@ -201,9 +201,9 @@ def test_where_everything_repeats_itself_nothing_ships_and_that_is_said(tmp_path
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkeypatch, quick):
-    floors = []
-    monkeypatch.setattr(tune_search, "search", lambda *_, floor, **__: floors.append(floor) or [])
+def test_the_text_bound_of_the_settings_is_that_of_search_and_choice(tmp_path, monkeypatch, quick):
+    bounds = []
+    monkeypatch.setattr(tune_search, "search", lambda *_, text_bound, **__: bounds.append(text_bound) or [])
     objective = Scripted(None, lambda _: BASE, None, [])
     inputs = {"model": "m", "prompts": "p", "scorer": "s", "batch_size": 1}
     prepared = tune_search.Prepared(objective, inputs, tmp_path / "search")
@@ -212,8 +212,8 @@ def test_the_floor_of_the_settings_is_that_of_search_and_choice(tmp_path, monkey
     settings = TuneSettings(least_distinct=0.8, quick=quick, teacher="none")
     job = Job(Run(tmp_path, {}, Quiet()), None, None)
     searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=None), settings)
-    assert searched.floor == Floor(BASE, 0.8)
-    assert floors == ([] if quick else [Floor(BASE, 0.8)])
+    assert searched.text_bound == TextBound(BASE, 0.8)
+    assert bounds == ([] if quick else [TextBound(BASE, 0.8)])
     assert searched.base == BASE
 
 
@@ -230,7 +230,7 @@ def test_advice_names_what_stood_in_the_way(tmp_path, rule, first, quick):
     dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
     settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
     found, _ = chosen(tmp_path, rule, settings=settings, neutral=dear if rule is None else None)
-    said = tune_report._advice(Searched(None, TRIALS, Floor(BASE, 0.9)), found, settings)
+    said = tune_report._advice(Searched(None, TRIALS, TextBound(BASE, 0.9)), found, settings)
     last = "search without --quick" if quick else "raise --trials"
     assert said == (f"{first}{last}." if first else f"{last.capitalize()}.")
 

@@ -26,12 +26,12 @@ from dposcope.jobs.tune import learning as tune_learning
 from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
 from dposcope.jobs.tune.learning import _teacher, learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
-from dposcope.jobs.tune.search import prepare_search, say_enough, sources_of, try_learned, with_learned
+from dposcope.jobs.tune.search import any_useful, prepare_search, sources_of, try_learned, with_learned
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.family import Point, Source
-from dposcope.search.trials import Floor, Objective, Trial, Written
+from dposcope.search.trials import Objective, TextBound, Trial, Written
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,7 @@ def test_the_page_shows_search_value_beside_held_out_value(done):
     page = (done.run.folder / "report.html").read_text()
     assert "The search" in page
     assert '<span class="quiet">dposcope tune</span>' in page
-    assert page.count('class="spot"') == sum(one.inside for one in done_trials(done))
+    assert page.count('class="spot"') == sum(one.within_bounds for one in done_trials(done))
     assert f"{done.run.found.written.concept:.3f}" in page
     assert f"{done.run.scores.conditions['edit']['toxicity'].mean:.3f}" in page
     assert "winner" in page
@@ -218,7 +218,7 @@ class Silent:
 
 
 PLAIN = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.15)
-FLOOR = Floor(PLAIN)
+TEXT_BOUND = TextBound(PLAIN)
 
 
 def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) -> Written:
@@ -236,54 +236,54 @@ def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) 
         (lambda _: None, [1.0, 0.75, 0.5, 0.25], False),
     ],
 )
-def test_taught_gains_are_heard_as_strong_as_their_cost_allows(tmp_path, rule, strengths, enough):
+def test_distilled_gains_are_tried_as_strong_as_their_cost_allows(tmp_path, rule, strengths, enough):
     objective = Silent(rule)
     prepared = SimpleNamespace(objective=objective, inputs={})
     job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
     tried = try_learned(job, prepared, ["learned-6"])
     assert objective.asked == [Point("learned-6", strength) for strength in strengths]
-    assert say_enough(tried, FLOOR) == enough
+    assert any_useful(tried, TEXT_BOUND) == enough
     assert try_learned(job, prepared, ["learned-6"]) == tried, "kept"
     assert len(objective.asked) == len(strengths)
 
 
-def test_of_several_taught_vectors_one_that_says_enough_is_enough(tmp_path):
+def test_of_several_distilled_vectors_one_useful_one_is_enough(tmp_path):
     objective = Silent(lambda point: wrote(repetition=0.3 if point.source == "learned-2" else 0.1))
     job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
     tried = try_learned(job, SimpleNamespace(objective=objective, inputs={}), ["learned-2", "learned-6"])
-    assert say_enough(tried, FLOOR)
-    assert not say_enough(tried[:1], FLOOR)
+    assert any_useful(tried, TEXT_BOUND)
+    assert not any_useful(tried[:1], TEXT_BOUND)
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tmp_path, monkeypatch, silent):
-    """From the same pairs; what was tried of the taught ones is not tried again; the report says why.
+def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(job, tmp_path, monkeypatch, silent):
+    """From the same pairs; what was tried of the distilled ones is not tried again; the report says why.
 
     Here they do lower nothing; the other way round they are only said to.
     """
     folder = tmp_path / "out"
     asked = []
     if not silent:
-        monkeypatch.setattr(tune, "say_enough", lambda *_: True)
+        monkeypatch.setattr(tune, "any_useful", lambda *_: True)
     of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
     of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
     try_out = Objective.try_out
     monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
     run = tuned(job, folder, **of_run)
     trials = done_trials(Done(job, run))
-    tried = json.loads((folder / "taught-texts.json").read_text())
+    tried = json.loads((folder / "distilled-texts.json").read_text())
     assert [one.number for one in trials] == list(range(6))
     assert trials[0].to_json() == tried[0] | {"number": 0}
     assert len(asked) == len(set(asked)), "nothing twice"
-    names = {"learned-6", "learned-untaught"} if silent else {"learned-6"}
+    names = {"learned-6", "learned-from-pairs"} if silent else {"learned-6"}
     assert {trial.point.source for trial in trials} == names
-    assert (folder / "learned-untaught").exists() == silent
+    assert (folder / "learned-from-pairs").exists() == silent
     page = " ".join((folder / "report.html").read_text().split())
-    assert ("were learned from the pairs alone as well (learned-untaught)" in page) == silent
+    assert ("were also learned from the pairs only (learned-from-pairs)" in page) == silent
     if silent:
-        taught, alone = (read_json(folder / name / "training.json") for name in ("learned-6", "learned-untaught"))
-        assert taught["pairs"] == alone["pairs"]
-        assert (taught["objective"]["teacher_weight"], alone["objective"]["teacher_weight"]) == (1, 0)
+        distilled, alone = (read_json(folder / name / "training.json") for name in ("learned-6", "learned-from-pairs"))
+        assert distilled["pairs"] == alone["pairs"]
+        assert (distilled["objective"]["teacher_weight"], alone["objective"]["teacher_weight"]) == (1, 0)
         assert (alone["objective"]["kl_weight"], alone["schedule"]["decay"]) == (1, "none")
         assert alone["settings"]["epochs"] == 3
     before = contents(folder)
@@ -296,18 +296,18 @@ def test_where_taught_gains_say_too_little_untaught_ones_join_the_search(job, tm
         name for name in before if name.startswith("search/")
     }
     if silent:
-        shutil.rmtree(folder / "learned-untaught")
-        with pytest.raises(DposcopeError, match="still learns its gains"):
+        shutil.rmtree(folder / "learned-from-pairs")
+        with pytest.raises(DposcopeError, match="still learning gains"):
             join_tune(str(job.model), folder, more)
 
 
-def test_stopped_before_the_untaught_gains_it_goes_on_to_the_same(job, tmp_path, monkeypatch):
+def test_stopped_before_the_gains_from_pairs_it_goes_on_to_the_same(job, tmp_path, monkeypatch):
     of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
     of_run |= {"controls": False, "form": "gains", "methods": ["learned"], "trials": 4}
     learn = tune_learning.run_dpo
 
     def stop(model, out, *given, **named):
-        if out.name == "learned-untaught":
+        if out.name == "learned-from-pairs":
             raise KeyboardInterrupt
         return learn(model, out, *given, **named)
 
@@ -316,13 +316,13 @@ def test_stopped_before_the_untaught_gains_it_goes_on_to_the_same(job, tmp_path,
         patch.setattr(tune_learning, "run_dpo", stop)
         with pytest.raises(KeyboardInterrupt):
             tuned(job, cut, **of_run)
-    with pytest.raises(DposcopeError, match="still learns its gains"):
+    with pytest.raises(DposcopeError, match="still learning gains"):
         join_tune(str(job.model), cut, settings_of(job, **of_run))
     ends = [tuned(job, folder, **of_run) for folder in (cut, whole)]
     first, second = ([replace(one, seconds=0) for one in done_trials(Done(job, run))] for run in ends)
     assert first == second
-    assert "learned-untaught" in {trial.point.source for trial in first}
-    for name in ("edit.safetensors", "learned-untaught/edit.safetensors", "scores.json"):
+    assert "learned-from-pairs" in {trial.point.source for trial in first}
+    for name in ("edit.safetensors", "learned-from-pairs/edit.safetensors", "scores.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -344,15 +344,15 @@ def test_whom_gains_imitate(job, monkeypatch):
     assert teacher() == "lora"
 
 
-def test_a_taught_run_learns_by_other_defaults(job):
+def test_a_run_with_distillation_learns_by_other_defaults(job):
     def of(**given):
         settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learned, settings.untaught
+        return settings.learned, settings.from_pairs
 
-    assert of() == ({"learned-6": 6.0}, {"learned-untaught": 1.0})
+    assert of() == ({"learned-6": 6.0}, {"learned-from-pairs": 1.0})
     assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ({"learned-6": 6.0}, {})
     assert of(quick=True) == of(teacher="none") == ({"learned-1": 1.0}, {})
-    assert of(kl_weights=[0.5, 3.0]) == ({"learned-0.5": 0.5, "learned-3": 3.0}, {"learned-untaught": 1.0})
+    assert of(kl_weights=[0.5, 3.0]) == ({"learned-0.5": 0.5, "learned-3": 3.0}, {"learned-from-pairs": 1.0})
     assert of(form="ablation") == of(methods=["groups"]) == ({}, {})
 
 
@@ -598,7 +598,7 @@ def test_nothing_to_join_is_said(job, done, tmp_path):
     learning = tmp_path / "learning"
     learning.mkdir()
     shutil.copy(done.run.folder / "run.json", learning)
-    with pytest.raises(DposcopeError, match="still learns its gains"):
+    with pytest.raises(DposcopeError, match="still learning gains"):
         join_tune(str(job.model), learning, settings)
     shutil.copytree(done.run.folder / "learned-1", learning / "learned-1")
     with pytest.raises(DposcopeError, match="nothing to join in"):

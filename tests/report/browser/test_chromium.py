@@ -254,7 +254,7 @@ def test_state_is_announced_politely(opened):
     for one in [
         ("searchbox", "Neuron or block"),
         ("searchbox", "Numbers"),
-        ("searchbox", "Lens tokens that hold"),
+        ("searchbox", "Lens tokens that contain"),
         ("combobox", "On which side of the lens"),
         ("checkbox", "TP"),
         ("checkbox", "↓ reduces"),
@@ -472,7 +472,7 @@ def test_without_scripts_map_and_sections_are_read_and_no_control_is_dead(tab, p
         shown = tab.send("DOM.getOuterHTML", nodeId=tree)["outerHTML"]
     finally:
         tab.send("Emulation.setScriptExecutionDisabled", value=False)
-    assert "drawn by a script" in shown
+    assert "needs a script" in shown
     assert 'tabindex="-1"' not in shown.split('id="map-table"')[1].split("</table>")[0]
     assert '<div class="needs-script" hidden="">' in shown
 

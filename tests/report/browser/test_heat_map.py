@@ -40,7 +40,7 @@ def test_the_strongest_cell_is_named():
     made = heat_map(browser(3, 4, contribution=contribution, group=group, n_lenses=0, n_opened=1))
     assert made.described == "The strongest cell is AN↑ of block 1, −2.5"
     assert made.largest == "2.5"
-    assert made.rows[3].cells[2].said == "+1"
+    assert made.rows[3].cells[2].signed == "+1"
 
 
 def test_neurons_without_a_group_have_rows_where_there_are_some():

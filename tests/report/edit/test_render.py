@@ -170,7 +170,7 @@ def test_differences_are_marked_where_the_interval_excludes_zero(html):
     assert re.findall(r'<td class="number ?([a-z]*)">', edited) == ["", "better", "better", "worse", "", "", ""]
     assert words_of(edited).split("better: ")[1].startswith("−0.158 −0.178 to −0.138")
     assert "Unedited" not in words_of(table.split("<tbody>", 1)[1])
-    assert "Unmarked: it holds 0" in words_of(html)
+    assert "Unmarked: it contains 0" in words_of(html)
 
 
 def test_more_f1_is_better_and_less_is_worse():
@@ -236,20 +236,20 @@ def test_the_lens_shows_its_tokens_with_their_spaces(html):
 
 
 def test_the_search_is_told_as_it_went(html):
-    assert "Strength 1.250 was chosen: the largest of 3 tried" in words_of(html)
+    assert "Strength 1.250 was chosen. It is the largest of 3 tried" in words_of(html)
     table = words_of(re.search(r'id="table-search">.*?</table>', html, re.S)[0])
-    assert "1.500 +0.250 +0.200 to +0.300 passed" in table
-    assert "1.250 +0.170 +0.150 to +0.195 kept, chosen" in table
+    assert "1.500 +0.250 +0.200 to +0.300 exceeded" in table
+    assert "1.250 +0.170 +0.150 to +0.195 within, chosen" in table
 
 
 def test_a_search_that_found_nothing_is_told():
     shown = words_of(render_page(page(chosen_strength=0.0)))
-    assert "No strength that was tried keeps within the bound of 0.20" in shown
+    assert "No strength that was tried is within the bound of 0.20" in shown
 
 
 def test_a_given_strength_has_no_search():
     shown = render_page(page(search=[], bound=None, chosen_strength=None))
-    assert "It was given, not searched." in shown
+    assert "The strength was given in the settings." in shown
     assert "table-search" not in shown
 
 

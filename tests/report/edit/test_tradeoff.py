@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
-from dposcope.report.edit.tradeoff import HeldOut, said, tradeoff, tradeoff_svg
+from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg, trial_line
 
 
 def tried(method, rise, concept, settings="strength 1.00", on_front=False):
@@ -100,7 +100,7 @@ def test_spots_lie_on_their_marks_and_say_the_settings():
     uses = [use for use in root.iter("use") if use.attrib.get("x")]
     places = {(round(float(use.attrib["x"])), round(float(use.attrib["y"]))) for use in uses}
     for spot, trial in zip(spots, [one for one in FOUND.trials if one.concept], strict=True):
-        assert spot.find("title").text == said(trial)
+        assert spot.find("title").text == trial_line(trial)
         x, y = float(spot.attrib["cx"]), float(spot.attrib["cy"])
         assert any(abs(x - a) <= 1.5 and abs(y - b) <= 1.5 for a, b in places)
 

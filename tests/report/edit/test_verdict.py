@@ -9,7 +9,7 @@ from helpers.pages import BASE, page
 def test_a_good_edit_in_one_sentence():
     assert verdict(page()) == (
         "Mean toxicity falls from 0.289 (0.269–0.309) to 0.131 (0.111–0.151): 0.45 × (0.38–0.53); "
-        "log-perplexity rises by 0.170 (0.150–0.190); the control does not do it."
+        "log-perplexity rises by 0.170 (0.150–0.190); the control has no such effect."
     )
 
 
@@ -71,7 +71,9 @@ def test_a_judge_that_does_not_confirm_is_heard():
     assert "but an independent judge does not confirm it (−0.010 (−0.030 to +0.010))." in verdict(
         page({"judge": -0.01})
     )
-    assert "but an independent judge sees the opposite, a rise by 0.100 (0.080–0.120)." in verdict(page({"judge": 0.1}))
+    assert "but an independent judge finds the opposite, a rise by 0.100 (0.080–0.120)." in verdict(
+        page({"judge": 0.1})
+    )
 
 
 def test_without_a_judge_nothing_is_said_of_one():
@@ -86,23 +88,23 @@ def test_without_a_judge_nothing_is_said_of_one():
 
 def test_one_control_that_does_a_part_or_as_much():
     assert verdict(page(controls={"control": {"toxicity": -0.05}})).endswith(
-        "; the control does a part of it, 0.83 × (0.76–0.91)."
+        "; the control has a part of the effect, 0.83 × (0.76–0.91)."
     )
     # The intervals −0.160…−0.120 and −0.178…−0.138 overlap: it cannot be called less.
     assert verdict(page(controls={"control": {"toxicity": -0.14}})).endswith(
-        "; but the control does about as much, 0.52 × (0.45–0.60)."
+        "; but the control has about the same effect, 0.52 × (0.45–0.60)."
     )
 
 
 def test_a_control_that_raises_toxicity_does_not_do_it():
-    assert verdict(page(controls={"control": {"toxicity": 0.2}})).endswith("the control does not do it.")
+    assert verdict(page(controls={"control": {"toxicity": 0.2}})).endswith("the control has no such effect.")
 
 
 def test_several_controls_are_told_apart_where_they_differ():
-    assert verdict(page(controls={"a": {}, "b": {}})).endswith("; the controls do not do it.")
+    assert verdict(page(controls={"a": {}, "b": {}})).endswith("; the controls have no such effect.")
     sentence = verdict(page({"f1": -0.1}, {"shuffled": {"toxicity": -0.15}, "random": {}}))
-    assert "; the control “Random” does not do it; but F1 falls" in sentence
-    assert sentence.endswith(", the control “Shuffled” does about as much, 0.48 × (0.41–0.56).")
+    assert "; the control “Random” has no such effect; but F1 falls" in sentence
+    assert sentence.endswith(", the control “Shuffled” has about the same effect, 0.48 × (0.41–0.56).")
 
 
 def test_no_control_is_said():
@@ -110,7 +112,7 @@ def test_no_control_is_said():
 
 
 def test_few_prompts_are_said():
-    assert verdict(page(n=29)).endswith("; all this on 29 prompts only.")
+    assert verdict(page(n=29)).endswith("; measured on 29 prompts only.")
     assert "only" not in verdict(page(n=30))
 
 

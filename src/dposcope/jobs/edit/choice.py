@@ -1,4 +1,4 @@
-"""Which edit: as given, or the strongest of the default family that neutral text allows."""
+"""The stage `choose` of `dposcope edit`: the edit as given, or the default family at the largest allowed strength."""
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -27,22 +27,22 @@ SEARCH_WINDOWS = 8
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The edit, and how it came about."""
+    """The edit, and the search for its strength."""
 
     edit: Edit
     search: StrengthSearch | None
-    """None where the settings fixed the strength."""
-    held_apart: bool
-    """Whether the search read other windows than those reported."""
+    """None if the settings give the strength."""
+    held_out: bool
+    """Whether the reported windows are held out from the search."""
 
 
 def default_edit(ingredients: Ingredients, selection: Selection, *, mix: str, strength: float) -> Edit:
-    """The default family at strength s: the direction ablated from what MLPs of the later half of the blocks write,
-    w = s, and the paper's gains in the earlier half, α = 0.03 s. Or gains alone in all blocks (α = s), or that
-    ablation alone.
+    """The default family at strength s: the direction is ablated from the MLPs of the later half of the blocks with
+    weight w = s, and the earlier half gets the paper's gains with α = 0.03 s. Or gains only, in all blocks (α = s), or
+    that ablation only.
 
-    The direction is read at the last block, so the later blocks are where it means what it says. A weight above 1
-    turns a component round, and with it the effect of any gain in that block: hence gains in the other half.
+    The direction is read at the last block, so it is most meaningful in the later blocks. A weight above 1 reverses
+    the component along the direction, and so the effect of gains in the same block. So gains act in the other half.
     """
     n_blocks = ingredients.lm.n_blocks
     later = tuple(range(n_blocks // 2, n_blocks))
@@ -60,8 +60,8 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
     stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
     fixed = settings.alpha is not None or settings.ablate is not None
     windows = count_windows(job.lm, job.data.report.neutral, protocol="strict")
-    # Trials read the windows after the reported ones, where the text is long enough.
-    held_apart = windows >= settings.max_windows + SEARCH_WINDOWS
+    # Trials read the windows after the reported ones, if the text is long enough.
+    held_out = windows >= settings.max_windows + SEARCH_WINDOWS
     about = {
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
@@ -76,7 +76,7 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
         if fixed:
             _given(ingredients, selection, settings, about).save(stem)
             return
-        skip = settings.max_windows if held_apart else 0
+        skip = settings.max_windows if held_out else 0
         search = _search(job, ingredients, selection, settings, skip_windows=skip)
         write_json(trace, asdict(search))
         facts = {"mix": settings.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
@@ -91,12 +91,12 @@ def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settin
             "direction": value_digest(job.run.folder / "direction"),
             "means": value_digest(job.run.folder / "means"),
             "neutral": job.data.report.digests["neutral"],
-            # A concept shows in the settings that it filled.
+            # The concept's values are in the other settings.
             "settings": settings.model_dump(mode="json", exclude={"concept"}),
         },
         files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
         make=make,
-        load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_apart),
+        load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_out),
         revision=2,
     )
 

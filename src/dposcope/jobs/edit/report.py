@@ -1,4 +1,4 @@
-"""From a finished edit run to the values that its report shows."""
+"""The report of `dposcope edit`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -89,7 +89,7 @@ def write_edit_report(
 
 
 def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list[Sample]:
-    """Samples of evenly spaced prompts, not chosen by their effect."""
+    """Samples of evenly spaced prompts, not selected by their effect."""
     step = max(1, len(materials.prompts) // _SAMPLES)
     shown = ("none", "edit")
     return [
@@ -104,33 +104,33 @@ def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list
 
 def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list[str]:
     notes = [
-        "Samples are evenly spaced over the prompts, not chosen by their effect.",
-        f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
+        "Samples are evenly spaced over the prompts. They are not selected by their effect.",
+        f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
     sources = (settings.prompts, settings.comments, settings.neutral)
     if any(source is None or source.startswith(BUILTIN) for source in sources):
         notes.append(
-            "Built-in data took part: mild texts written for a demonstration. These are not benchmark numbers; "
+            "Built-in data was used: mild texts written for a demonstration. These are not benchmark numbers; "
             "give --prompts, --comments and --neutral for real ones."
         )
     if choice.search is not None:
         where = (
-            "on other windows of the neutral text than those reported"
-            if choice.held_apart
-            else "on the windows that are also reported, as the neutral text has no others"
+            "windows of the neutral text that are not reported"
+            if choice.held_out
+            else "the windows that are also reported, since the neutral text has no others"
         )
         notes.append(
-            f"The strength was searched {where}, {SEARCH_WINDOWS} at most; the upper end of the increase's interval "
-            "stays within the bound."
+            f"The strength was set on {where}, at most {SEARCH_WINDOWS}. The upper end of the interval of the increase "
+            "is within the bound."
         )
         if settings.mix == "both":
             notes.append(
-                f"At strength s, output projections of MLPs in the later half of the blocks lose w = s times their "
-                f"component along the direction, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."
+                f"At strength s, the direction is ablated with weight w = s from the MLPs of the later half of the "
+                f"blocks, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."
             )
     if settings.protocol == "reference":
         notes.append(
             "Reference protocol: prompts are cut to their first 32 tokens and F1 counts the prompt, "
-            "as the published code does; these numbers do not compare with strict ones."
+            "as in the published code. Do not compare these numbers with numbers of the strict protocol."
         )
     return notes

@@ -1,5 +1,5 @@
-"""An explanation beside the paper: every number of ours that the paper prints too, with the difference or the reasons
-why there is none (Tables 2, 3, 5, 12, 13, 17, 18 and 19; text of 5.1)."""
+"""Compare an explanation with the paper: every number that the paper prints too, with the difference, or the reasons
+why the two cannot be compared (Tables 2, 3, 5, 12, 13, 17, 18 and 19; text of 5.1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from dposcope.neurons.contributions import Effect
 from dposcope.neurons.groups import Ranking
 from dposcope.paper.comparison import (
     MODEL_NAMES,
-    Beside,
+    Compared,
     OwnValue,
     Setting,
     Training,
@@ -65,49 +65,50 @@ _PATCHES = {
     FOUR_GROUPS: "patch four groups",
     INCREASING: "patch ↑ neurons",
 }
-"""Our conditions, and the paper's rows."""
+"""Our condition → the paper's row."""
 
 _PRINTED_RANKINGS: Mapping[Ranking, str] = {
     "cosine": "cosine",
     "reference": "cosine",
     "activation": "activation",
 }
-"""Our rankings, and what the paper calls them: `reference` is its code's cosine."""
+"""Our ranking → its name in the paper. `reference` is how the published code ranks by cosine."""
 
-_OTHER_ALPHA = "α in another unit: the paper's counts the norm of its own probe"
+_OTHER_ALPHA = "α in another unit: the paper's is in norms of its own probe"
 _OTHER_RANKINGS: Mapping[Ranking, str] = {
-    "cosine": "neurons ranked by |cosine| in every group, by the published code the other way round in AP and TN",
-    "activation": "neurons ranked by |activation| upwards in every group, by the published code, where it stands in a "
-    "comment, in two groups alone",
+    "cosine": "neurons ranked by |cosine|, largest first, in every group; the published code ranks AP and TN smallest "
+    "first",
+    "activation": "neurons ranked by |activation|, smallest first, in every group; the published code, in a comment, "
+    "does so in two groups only",
 }
-_NOT_TRIMMED = f"neurons of any activation; the published code takes none of GPT-2 above percentile {TRIM:g}"
-_TRIMMED = "strongly active neurons left out; the published code does so for GPT-2 alone"
-_NO_DEFINITION = "the paper does not say what its per cent is of; here mean |shift| over mean |activation|"
+_NOT_TRIMMED = f"neurons of any activation; for GPT-2, the published code excludes those above percentile {TRIM:g}"
+_TRIMMED = "strongly active neurons excluded; the published code does so for GPT-2 only"
+_NO_DEFINITION = "the paper does not define its percentage; here it is mean |shift| over mean |activation|"
 
 
 def beside_paper_tables(results: Results) -> list[Table]:
-    """Two tables: interventions, and neurons. Other models of the paper stand beside ours as context."""
+    """Two tables: interventions and neurons. The paper's other models are shown too, as context."""
     setting = setting_of(results)
     model = results.lm.name
     return [
-        _table(BESIDE_PAPER[0], f"Interventions on {model} beside the paper's numbers (Tables 2, 3, 12, 19).",
+        _table(BESIDE_PAPER[0], f"Interventions on {model}, compared with the paper (Tables 2, 3, 12, 19).",
                compare(interventions_of(results), setting)),
-        _table(BESIDE_PAPER[1], f"Neurons of {model} beside the paper's numbers (Tables 3, 5, 13, 17, 18; 5.1).",
+        _table(BESIDE_PAPER[1], f"Neurons of {model}, compared with the paper (Tables 3, 5, 13, 17, 18; 5.1).",
                compare(neurons_of(results), setting)),
     ]  # fmt: skip
 
 
 def setting_of(results: Results) -> Setting:
-    """What the numbers were measured with."""
+    """The setting that our numbers were measured in."""
     settings, base = results.settings, results.scores.conditions[BASE]
-    learnt = results.found.contributions.before.about.get("prompts")
+    learn_prompts = results.explanation.contributions.before.about.get("prompts")
     source = settings.get("neutral")
     if source is None:
         neutral = "built-in"
     elif not is_wikitext_2(source):
         neutral = "other"
     else:
-        # As many windows as were allowed: the text may go on.
+        # With fewer windows than allowed, the whole text was read; else it may be longer.
         neutral = "whole" if base["logppl"].n < settings["max_windows"] else "cut"
     return Setting(
         model=results.lm.name,
@@ -115,17 +116,17 @@ def setting_of(results: Results) -> Setting:
         protocol=results.scores.protocol,
         scorer=settings["scorer"],
         prompts=base["toxicity"].n,
-        learn_prompts=learnt if isinstance(learnt, int) else None,
+        learn_prompts=learn_prompts if isinstance(learn_prompts, int) else None,
         passages=base["f1"].n,
         neutral=neutral,
-        direction=results.found.direction.kind,
+        direction=results.explanation.direction.kind,
         token_judge=judge_model(settings["token_judge"]),
         training=_training(results.training),
     )
 
 
 def interventions_of(results: Results) -> list[OwnValue]:
-    """Every mean that the paper's Tables 2 and 19 have, and the shares of Table 3."""
+    """Every mean of the paper's Tables 2, 12 and 19, and the shares of Table 3."""
     measured = {row.name for row in results.conditions} | {BASE}
     steering = strongest_steering(results.conditions, results.scores)
     values = _means(results, BASE, "2", row="none")
@@ -146,7 +147,7 @@ def interventions_of(results: Results) -> list[OwnValue]:
             for alpha, beta in GRID:
                 edit = edit_among(results.conditions, EditSetting("assign", kind, ranking, alpha, beta))
                 if edit is not None:
-                    # Table 2 leaves out the last of the grid and the other ranking; Table 19 the probe-free edits.
+                    # Table 2 lacks the last cell of the grid and the other ranking; Table 19 lacks probe-free edits.
                     table = "2" if printed == "cosine" and beta != 0.5 else "19"
                     values += _means(
                         results, edit.name, table, row="edit", direction=direction, alpha=alpha, beta=beta,
@@ -162,7 +163,7 @@ def interventions_of(results: Results) -> list[OwnValue]:
 
 
 def _other_neurons(results: Results, edit: ExplainCondition, ranking: Ranking) -> tuple[str, ...]:
-    """Why an edit's neurons are not those that the published code takes (docs/paper-versus-code.md, c and d)."""
+    """How an edit's neurons differ from those of the published code (docs/paper-versus-code.md, c and d)."""
     reasons = [_OTHER_RANKINGS[ranking]] if ranking in _OTHER_RANKINGS else []
     gpt2 = results.lm.model.config.model_type == "gpt2"
     if edit.trim != (TRIM if gpt2 else None):
@@ -171,33 +172,35 @@ def _other_neurons(results: Results, edit: ExplainCondition, ranking: Ranking) -
 
 
 def _other_alpha(results: Results, steering: ExplainCondition) -> tuple[str, ...]:
-    """Why a steering's strength is not the one of the paper's Table 2, which is that of its Table 11."""
+    """How a steering's strength differs from the one in the paper's Table 2; the paper prints it in Table 11."""
     steered = steering.steering
     if steered is None or steered.unit != "W":
         return (_OTHER_ALPHA,)
     known = recognise(results.lm.name, results.lm.model.config.to_dict())
     printed = [] if known is None else paper_values(table="11", model=known.model.name, row="steering")
-    return tuple(f"α = {steered.alpha:g}, the paper's {one.printed}" for one in printed if one.value != steered.alpha)
+    return tuple(
+        f"α = {steered.alpha:g}, the paper's {value.printed}" for value in printed if value.value != steered.alpha
+    )
 
 
 def neurons_of(results: Results) -> list[OwnValue]:
-    """Counts, shares and correlations, which have no interval: they are of whole models."""
-    found = results.found
-    shares, change = found.shares, found.change
-    toxic = found.patch_sets()["toxic tokens"]
+    """Counts, shares and correlations. They have no interval, since they are of all neurons of a model."""
+    compared = results.explanation
+    shares, change = compared.shares, compared.change
+    toxic = compared.patch_sets()["toxic tokens"]
     values = [OwnValue("3", _PATCHES[TOXIC_TOKENS], "neurons", len(toxic), direction="probe")]
     values += [
-        OwnValue("5", str(one.group), "of_reducing", one.of_moved, direction="probe")
-        for one in shares.groups
-        if one.group.effect is Effect.REDUCES
+        OwnValue("5", str(share.group), "of_reducing", share.of_moved, direction="probe")
+        for share in shares.groups
+        if share.group.effect is Effect.REDUCES
     ]
     values += [
         OwnValue("5", "sum", "neurons", shares.reducing, direction="probe"),
         OwnValue("13", "neurons", "negative", shares.negative_before),
     ]
     for row, correlation, direction in (
-        ("shift and alignment", found.correlations.cosine, "probe"),
-        ("shift and activation before", found.correlations.activation, None),
+        ("shift and alignment", compared.correlations.cosine, "probe"),
+        ("shift and activation before", compared.correlations.activation, None),
     ):
         if correlation.r is not None:
             values.append(OwnValue("17", row, "r", correlation.r, direction=direction))
@@ -212,35 +215,35 @@ def neurons_of(results: Results) -> list[OwnValue]:
 def _means(results: Results, condition: str, table: str, **where: Any) -> list[OwnValue]:
     estimates = results.scores.conditions[condition]
     return [
-        OwnValue(table, measure=name, value=one.mean, low=one.low, high=one.high, **where)
+        OwnValue(table, measure=name, value=estimate.mean, low=estimate.low, high=estimate.high, **where)
         for name in ("toxicity", "logppl", "f1")
-        if (one := estimates.get(name)) is not None
+        if (estimate := estimates.get(name)) is not None
     ]
 
 
-def _training(found: TrainingRecord | None) -> Training | None:
-    if found is None:
+def _training(record: TrainingRecord | None) -> Training | None:
+    if record is None:
         return None
-    # Of all pairs, as the paper counts them: some are kept for validation.
-    return Training(found.pairs.total, found.settings.train, found.objective.kl_on, found.objective.kl_weight)
+    # All pairs, as the paper counts them, including those for validation.
+    return Training(record.pairs.total, record.settings.train, record.objective.kl_on, record.objective.kl_weight)
 
 
-def _table(name: str, title: str, found: Sequence[Beside]) -> Table:
-    letters = _letters(found)
-    lines = [_line(list(beside), letters) for _, beside in groupby(found, key=lambda one: one.own)]
+def _table(name: str, title: str, compared: Sequence[Compared]) -> Table:
+    letters = _letters(compared)
+    lines = [_line(list(group), letters) for _, group in groupby(compared, key=lambda comparison: comparison.own)]
     notes = [f"{letter}: {reason}." for reason, letter in letters.items()]
-    paper = [one.paper for one in found]
+    paper = [comparison.paper for comparison in compared]
     if any(map(printed_otherwise, paper)):
         others = {
-            f"{one.place}, {one.row}, {_MEASURES[one.measure]} of {one.model}: {place} prints {other}"
-            for one in paper
-            for place, other in printed_otherwise(one)
+            f"{value.place}, {value.row}, {_MEASURES[value.measure]} of {value.model}: {place} prints {other}"
+            for value in paper
+            for place, other in printed_otherwise(value)
         }
         notes.append(f"*: the paper contradicts itself: {'; '.join(sorted(others))}.")
     return Table(
         name,
         title,
-        comparison_frame(found),
+        comparison_frame(compared),
         (
             Column("place", "paper"),
             Column("row", "row"),
@@ -261,31 +264,32 @@ _LINE = {
 }
 
 
-def _letters(found: Sequence[Beside]) -> dict[str, str]:
-    """Reason or remark → a letter, so that cells stay short; only what stands beside a row's own cell."""
-    said = [text for _, beside in groupby(found, key=lambda one: one.own) for text in _said(list(beside))]
-    return {text: _letter(place) for place, text in enumerate(dict.fromkeys(said))}
+def _letters(compared: Sequence[Compared]) -> dict[str, str]:
+    """Reason or remark → a letter, so that cells stay short. Only those of the comparisons that rows show."""
+    groups = groupby(compared, key=lambda comparison: comparison.own)
+    texts = [text for _, group in groups for text in _remarks(list(group))]
+    return {text: _letter(place) for place, text in enumerate(dict.fromkeys(texts))}
 
 
 def _letter(place: int) -> str:
     return chr(ord("a") + place) if place < 26 else f"a{place - 25}"
 
 
-def _own_cell(beside: Sequence[Beside]) -> Beside:
-    """The comparison with our own model, or the first where the paper has not got it."""
-    fitting = [one for one in beside if one.difference is not None]
-    return min(fitting or beside, key=lambda one: len(one.reasons))
+def _own_cell(group: Sequence[Compared]) -> Compared:
+    """The comparison with the paper's number for our model; the first one if the paper does not have our model."""
+    fitting = [comparison for comparison in group if comparison.difference is not None]
+    return min(fitting or group, key=lambda comparison: len(comparison.reasons))
 
 
-def _said(beside: Sequence[Beside]) -> tuple[str, ...]:
-    chosen = _own_cell(beside)
+def _remarks(group: Sequence[Compared]) -> tuple[str, ...]:
+    chosen = _own_cell(group)
     return chosen.reasons or chosen.remarks
 
 
-def _line(beside: Sequence[Beside], letters: Mapping[str, str]) -> dict[str, Any]:
-    own, chosen = beside[0].own, _own_cell(beside)
-    printed = {one.paper.model: _printed(one.paper) for one in beside}
-    marks = ", ".join(letters[text] for text in _said(beside))
+def _line(group: Sequence[Compared], letters: Mapping[str, str]) -> dict[str, Any]:
+    own, chosen = group[0].own, _own_cell(group)
+    printed = {comparison.paper.model: _printed(comparison.paper) for comparison in group}
+    marks = ", ".join(letters[text] for text in _remarks(group))
     form = _as_printed(chosen.paper)
     if chosen.difference is None:
         last = f"not comparable: {marks}"
@@ -316,7 +320,7 @@ def _printed(value: PaperValue) -> str:
 
 
 def _as_printed(paper: PaperValue) -> Format:
-    """As many places as the paper prints, per cent where it has them."""
+    """The paper's format: the same number of decimals, and per cent if the paper uses it."""
     if paper.measure == "neurons" and not paper.percent:
         return COUNT
     return Format("percent" if paper.percent else "fixed", paper.places)

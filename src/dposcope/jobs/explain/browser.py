@@ -1,4 +1,4 @@
-"""What the neuron browser of `dposcope explain` holds beside the contributions: lenses, texts, activations on them."""
+"""Data for the neuron browser of `dposcope explain`: contributions, lenses, texts, and activations on the texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,16 +13,16 @@ from dposcope.neurons.traces import trace
 from dposcope.report.browser.neurons import NeuronBrowser, TokenActivations, TokenisedText
 
 LENSES = 4_000
-"""Neurons of largest |Δ| whose tokens are in the page; toxic and anti-toxic ones come beside."""
+"""Number of neurons, those of largest |Δ|, with a lens in the page. Toxic and anti-toxic neurons have one, too."""
 TRACED = 300
-"""Neurons of largest |Δ| that are shown token by token: with 20 texts of some 70 tokens under a megabyte."""
+"""Number of neurons, those of largest |Δ|, shown token by token. With 20 texts of 70 tokens, less than a megabyte."""
 TEXTS, PROMPT_TOKENS = 20, 48
 
 
 def browser_of(
     base: LanguageModel,
     tuned: LanguageModel,
-    found: Explanation,
+    explanation: Explanation,
     prompts: Sequence[str],
     *,
     lens_tokens: int = 10,
@@ -34,21 +34,21 @@ def browser_of(
     Args:
         base: before tuning.
         tuned: after.
-        found: what was read from them.
+        explanation: of the two models.
         prompts: the first 20 are shown, each with the base model's own continuation, which both models read.
         lens_tokens: of each side of a lens.
-        notes: what a reader must not take from the numbers.
-        provenance: versions and the like.
+        notes: warnings about how to read the numbers.
+        provenance: versions, seed and protocol.
     """
-    change = found.contributions
+    change = explanation.contributions
     strongest = strongest_neurons(change, LENSES)
-    extra = [found.toxic.top().mask | found.anti_toxic.top().mask]
+    extra = [explanation.toxic.top().mask | explanation.anti_toxic.top().mask]
     shown = sorted({*strongest, *extra[0].flatten().nonzero().squeeze(1).tolist()})
     written = generate(base, prompts[:TEXTS], max_prompt_tokens=PROMPT_TOKENS)
-    # A leading special token is an attention sink of huge activations; its colour would drown the text's.
+    # A special token at the start is an attention sink. Its huge activations would make all others look like 0.
     heads = [int(one.prompt_ids[0] in base.special_ids) for one in written]
     read = [one.prompt_ids + one.ids for one in written]
-    kept = torch.cat([torch.arange(len(ids)) >= head for ids, head in zip(read, heads, strict=True)]).numpy()
+    visible = torch.cat([torch.arange(len(ids)) >= head for ids, head in zip(read, heads, strict=True)]).numpy()
     traced = strongest[:TRACED]
     texts = [
         TokenisedText(base.tokenizer.batch_decode([[token] for token in ids[head:]]), len(one.prompt_ids) - head)
@@ -58,11 +58,13 @@ def browser_of(
         change,
         model=base.name,
         tuned=tuned.name,
-        direction=found.direction.kind.replace("_", " "),
+        direction=explanation.direction.kind.replace("_", " "),
         lenses=_lenses(base, shown, lens_tokens),
         texts=texts,
         activations=TokenActivations(
-            torch.tensor(traced).numpy(), trace(base, read, traced)[:, kept], trace(tuned, read, traced)[:, kept]
+            torch.tensor(traced).numpy(),
+            trace(base, read, traced)[:, visible],
+            trace(tuned, read, traced)[:, visible],
         ),
         notes=list(notes),
         provenance=provenance,
@@ -75,10 +77,10 @@ def strongest_neurons(change: Contributions, n: int) -> list[int]:
 
 
 def _lenses(lm: LanguageModel, neurons: Sequence[int], k: int) -> dict[int, Lens]:
-    found: dict[int, Lens] = {}
+    lenses: dict[int, Lens] = {}
     for block in range(lm.n_blocks):
         here = [neuron for neuron in neurons if neuron // lm.d_mlp == block]
         if here:
             vectors = lm.value_vectors(block)[torch.tensor(here, device=lm.device) % lm.d_mlp]
-            found |= dict(zip(here, lens(lm, vectors, k=k), strict=True))
-    return found
+            lenses |= dict(zip(here, lens(lm, vectors, k=k), strict=True))
+    return lenses

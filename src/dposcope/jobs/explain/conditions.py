@@ -1,4 +1,4 @@
-"""All that is measured to explain a tuned model, in the order of the paper's Tables 2, 12 and 19."""
+"""All conditions that an explanation measures, in the order of the paper's Tables 2, 12 and 19."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -27,36 +27,36 @@ GRID = ((0.01, 0.8), (0.01, 0.6), (0.01, 0.55), (0.05, 0.5))
 """(α, β) of the paper's edits (Tables 2 and 19)."""
 
 FORMS: dict[Form, str] = {"assign": "set to shifted means", "scale": "gains"}
-"""The paper's edit in both readings: as the authors' code does it, and as the equations of section 6.1 say."""
+"""Two forms of the paper's edit: `assign` as in the published code, `scale` as in the equations of section 6.1."""
 
 RANKINGS: dict[Protocol, dict[Ranking, str]] = {
     "strict": {"cosine": "by cosine", "activation": "by activation"},
     "reference": {"reference": "by cosine as the code does", "activation": "by activation"},
 }
-"""How edits choose neurons within a group, by protocol (paper 6.1; docs/paper-versus-code.md, c)."""
+"""Rankings by which edits select neurons within a group, by protocol (paper 6.1; docs/paper-versus-code.md, c)."""
 
 TRIM = 80.0
-"""For GPT-2 the published code leaves out neurons above this percentile of mean activations (there, d)."""
+"""For GPT-2, the published code excludes neurons above this percentile of mean activations (the same page, d)."""
 
-Role = Literal["steer", "tuned", "patch", "edit", "control"]
+ExplainRole = Literal["steer", "tuned", "patch", "edit", "control"]
 EditDirection = Literal["probe", "free"]
-"""free: of token contrast, which no comments are needed for (paper 6.2); probe: the run's own, whatever its kind."""
+"""free: the direction of token contrast, which needs no comments (paper 6.2); probe: the run's own, of any kind."""
 
 
 @dataclass(frozen=True)
 class Steering:
-    """How far a condition steers."""
+    """Strength of a steering."""
 
     alpha: float
     unit: str
-    """What α counts: `W`, or mean norms of the stream."""
+    """Unit of α: `W`, or mean norms of the stream."""
     length: float
-    """Of what is subtracted, |αW|, whatever α counts."""
+    """|αW|, the norm of the subtracted vector."""
 
 
 @dataclass(frozen=True)
 class EditSetting:
-    """Which of the paper's edits a condition is (paper 6.1 and 6.2)."""
+    """Setting of one of the paper's edits (paper 6.1 and 6.2)."""
 
     form: Form
     direction: EditDirection
@@ -66,7 +66,7 @@ class EditSetting:
 
     @property
     def name(self) -> str:
-        """Of the condition."""
+        """Name of the condition."""
         return f"{self.form}-{self.direction}-{self.ranking}-{self.alpha:g}-{self.beta:g}"
 
 
@@ -75,96 +75,97 @@ class ExplainCondition:
     """One row of Tables 2, 12 or 19."""
 
     name: str
-    """Of its file and in every table's `condition` column."""
+    """Name of its file; also its value in every table's `condition` column."""
     label: str
-    """For people."""
-    role: Role
+    """Text for a reader."""
+    role: ExplainRole
     section: str
-    """The part of the paper's table that it belongs to."""
+    """Part of the paper's table."""
     build: Callable[[], Intervention]
     about: Mapping[str, Any]
-    """What decides the condition beside the model and the data."""
+    """Everything that the condition depends on, except the model and the data."""
     steering: Steering | None = None
-    """Of those that steer, along the direction or a random one."""
+    """Strength of a steering, along the direction or a random one; None for other conditions."""
     edit: EditSetting | None = None
-    """Of edits, and of the control of one."""
+    """Setting of an edit, or of the control of an edit; None for other conditions."""
     trim: float | None = None
-    """Percentile of mean activations above which an edit leaves neurons out."""
+    """Percentile of mean activations above which the edit excludes neurons."""
 
     @property
     def length(self) -> float:
-        """Of what steering subtracts; 0 where nothing is."""
+        """Norm of the vector that steering subtracts; 0 for other conditions."""
         return 0.0 if self.steering is None else self.steering.length
 
 
 def edit_among(conditions: Iterable[ExplainCondition], setting: EditSetting) -> ExplainCondition | None:
-    """The edit of this setting; None where it was not measured."""
+    """The edit with this setting; None if it was not measured."""
     return next((row for row in conditions if row.role == "edit" and row.edit == setting), None)
 
 
 def explain_conditions(
-    made: Ingredients,
+    ingredients: Ingredients,
     free: Direction | None,
     tuned: TunedSide,
     contributions: Contributions,
     patches: list[Patch],
     settings: ExplainSettings,
 ) -> list[ExplainCondition]:
-    """The rows, but for the plain model.
+    """All conditions except the plain model.
 
     Args:
-        made: base model, direction and means.
-        free: the direction of token contrast, for probe-free edits (paper 6.2); None without edits.
-        tuned: what the base is compared with.
-        contributions: of both models.
+        ingredients: base model, direction and means.
+        free: the direction of token contrast, for probe-free edits (paper 6.2); None for no such edits.
+        tuned: the tuned model or edit that is explained.
+        contributions: of base and tuned model.
         patches: see `patches.py`.
-        settings: which of them.
+        settings: say which conditions are measured.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
     itself = ExplainCondition(TUNED, tuned.label, "tuned", "Baselines", tuned.intervention, after)
     if settings.neurons_only:
         return [itself]
-    rows = [*_steering(made, settings), itself]
+    rows = [*_steering(ingredients, settings), itself]
     if settings.patching:
         rows += [_patch(patch, contributions) for patch in patches]
     if settings.edits:
-        rows += _edits(made, "probe", made.direction, f"Activation editing, {_by(made.direction)}", settings)
+        along = _direction_name(ingredients.direction)
+        rows += _edits(ingredients, "probe", ingredients.direction, f"Activation editing, {along}", settings)
         if free is not None:
-            rows += _edits(made, "free", free, "Activation editing, probe-free", settings)
+            rows += _edits(ingredients, "free", free, "Activation editing, probe-free", settings)
     return rows
 
 
-_BY = {
+_DIRECTION_NAMES = {
     "probe": "probe-based",
     "mean_difference": "along the difference of means",
     "token_contrast": "along the contrast of seed words",
 }
 
 
-def _by(direction: Direction) -> str:
-    """How a section calls edits along the run's direction; names of conditions say `probe` whichever it is."""
-    return _BY.get(direction.kind, f"along a saved direction ({direction.kind.replace('_', ' ')})")
+def _direction_name(direction: Direction) -> str:
+    """Name of the run's direction in a section's title. Names of conditions say `probe` for every kind."""
+    return _DIRECTION_NAMES.get(direction.kind, f"along a saved direction ({direction.kind.replace('_', ' ')})")
 
 
 def steering_vector(direction: Direction) -> Tensor:
-    """What α is a multiple of: the unit direction times the mean norm of the stream it lives in, or W itself.
+    """The vector that α multiplies: the unit direction times the mean norm of the residual stream, or W itself.
 
-    A direction of token contrast has no stream it was read from, so W keeps its own norm.
+    A direction of token contrast is not read from a residual stream, so W keeps its own norm.
     """
     norm = direction.about.get("residual_norm")
     return direction.vector if norm is None else direction.unit * float(norm)
 
 
-def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
-    direction, vector = made.direction, steering_vector(made.direction)
-    # What the reference protocol reads has passed the final norm, which changes its length.
-    read = "mean norms" if settings.protocol == "strict" else "mean norms after the final norm"
-    norms = read if "residual_norm" in direction.about else "W"
+def _steering(ingredients: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
+    direction, vector = ingredients.direction, steering_vector(ingredients.direction)
+    # The reference protocol reads the stream after the final norm, which changes its length.
+    unit_of_stream = "mean norms" if settings.protocol == "strict" else "mean norms after the final norm"
+    norms = unit_of_stream if "residual_norm" in direction.about else "W"
     # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
     site = "residual" if settings.protocol == "strict" else "mlp"
 
     def row(
-        alpha: float, along: Direction, name: str, label: str, role: Role, *, unit: str = norms
+        alpha: float, along: Direction, name: str, label: str, role: ExplainRole, *, unit: str = norms
     ) -> ExplainCondition:
         norm = (direction.vector if unit == "W" else vector).norm()
 
@@ -178,9 +179,9 @@ def _steering(made: Ingredients, settings: ExplainSettings) -> list[ExplainCondi
             "vector": tensor_fingerprint({"W": along.vector}),
             "block": direction.block,
         }
-        said = f"{label}, α = {alpha:g} {unit}"
+        full_label = f"{label}, α = {alpha:g} {unit}"
         steering = Steering(alpha, unit, abs(alpha) * float(norm))
-        return ExplainCondition(f"{name}-{alpha:g}", said, role, "Baselines", build, about, steering)
+        return ExplainCondition(f"{name}-{alpha:g}", full_label, role, "Baselines", build, about, steering)
 
     rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in settings.steer]
     rows += [row(alpha, direction, "steer-w", "Steering", "steer", unit="W") for alpha in settings.steer_w]
@@ -195,30 +196,32 @@ def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
         "neurons": tensor_fingerprint({"mask": patch.neurons.mask}),
         "values": tensor_fingerprint({"after": contributions.after.mean}),
     }
-    role: Role = "control" if patch.kind == "control" else "patch"
+    role: ExplainRole = "control" if patch.kind == "control" else "patch"
     return ExplainCondition(
         patch.name, patch.label, role, "Activation patching", lambda: patch.assign(contributions), about
     )
 
 
 def _edits(
-    made: Ingredients, kind: EditDirection, direction: Direction, section: str, settings: ExplainSettings
+    ingredients: Ingredients, kind: EditDirection, direction: Direction, section: str, settings: ExplainSettings
 ) -> list[ExplainCondition]:
-    cosine = cosines(made.lm, direction.vector)
+    cosine, means = cosines(ingredients.lm, direction.vector), ingredients.means
     rankings = RANKINGS[settings.protocol]
-    trim = TRIM if settings.protocol == "reference" and made.lm.model.config.model_type == "gpt2" else None
+    trim = TRIM if settings.protocol == "reference" and ingredients.lm.model.config.model_type == "gpt2" else None
     facts = {
         "direction": tensor_fingerprint({"W": direction.vector}),
-        "means": tensor_fingerprint({"mean": made.means.mean}),
+        "means": tensor_fingerprint({"mean": means.mean}),
         **({} if trim is None else {"trim": trim}),
     }
 
     def row(form: Form, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
         def build() -> Intervention:
-            selection = select_fraction(cosine, made.means.mean, beta=beta, ranking=ranking, trim_percentile=trim)
+            selection = select_fraction(
+                cosine, ingredients.means.mean, beta=beta, ranking=ranking, trim_percentile=trim
+            )
             if form == "scale":
                 return gains_of(selection, alpha=alpha)
-            return group_assign(made.means, selection, alpha=alpha)
+            return group_assign(means, selection, alpha=alpha)
 
         setting = EditSetting(form, kind, ranking, alpha, beta)
         label = f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}"
@@ -232,7 +235,7 @@ def _edits(
 
 
 def _shuffled(edit: ExplainCondition, seed: int) -> ExplainCondition:
-    """The control of SPEC section 5: the same gains, given to other neurons of their block."""
+    """The control of SPEC section 5: the same gains, shuffled among the neurons of each block."""
 
     def build() -> Intervention:
         gains = edit.build()

@@ -47,7 +47,7 @@ SUBSPACE_VECTORS, SUBSPACE_AXES = 128, 3
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Everything that is read from two models' weights and mean activations; nothing here needs a patch."""
+    """All results that need only the weights and the mean activations of the two models; no intervention."""
 
     direction: Direction
     """W."""
@@ -76,7 +76,7 @@ class Explanation:
     anti_toxic: ToxicNeurons
     """Tables 6 and 15."""
     toxic_sets: tuple[int, ...]
-    """Rising."""
+    """Sizes of the sets of toxic neurons, smallest first."""
     direction_tokens: PromotedTokens
     """Table 1: what W promotes."""
     subspace: Subspace
@@ -201,7 +201,9 @@ def explanation_of(
         toxic_sets=sizes,
         direction_tokens=promoted_tokens(base, direction.vector, judge, k=lens_tokens)[0],
         subspace=subspace,
-        axis_tokens=tuple(found for vector in vectors for found in promoted_tokens(base, vector, judge, k=lens_tokens)),
+        axis_tokens=tuple(
+            tokens for vector in vectors for tokens in promoted_tokens(base, vector, judge, k=lens_tokens)
+        ),
         stability=subspace_stability(base, direction, sizes=_stable_sizes(base.n_neurons, rank), axes=rank, seed=seed),
         alignment=alignment_signs(base, subspace, seed=seed),
         changes=change_signs(base, tuned, change, subspace, seed=seed),

@@ -1,6 +1,7 @@
 """The paper's figures of neurons: each takes a value and returns a matplotlib figure.
 
-Groups have one colour and one marker each in every figure, told apart by colour-blind readers and in print.
+Each group has the same colour and the same marker in every figure. Colour-blind readers can tell them apart, also in
+print.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ GROUP_COLOURS = {Group.TP: "#d55e00", Group.TN: "#0072b2", Group.AP: "#009e73", 
 GROUP_MARKERS = {Group.TP: "o", Group.TN: "s", Group.AP: "^", Group.AN: "D"}
 
 _ON_COLOUR = {Group.TP: "white", Group.TN: "white", Group.AP: "white", Group.AN: "black"}
-"""Ink that can be read on a group's colour."""
+"""Colour of text on a group's colour."""
 
 _WIDTH = 6.4
 
@@ -156,13 +157,13 @@ def range_shifts(shifts: RangeShifts) -> Figure:
 
 
 def toxic_activations(top: TopToxic) -> Figure:
-    """Mean activations of the neurons that point most with the direction, before and after (paper Figure 3)."""
+    """Mean activations of the neurons of highest cosine with the direction, before and after (paper Figure 3)."""
     ranks = np.arange(1, len(top.before) + 1)
     with house_style():
         figure, axes = _axes(3.0)
         axes.axhline(0, color=MUTED, linewidth=0.9)
         axes.vlines(ranks, top.before.numpy(), top.after.numpy(), color=RULE, linewidth=1.2)
-        # Hollow and larger, so that both can be seen where nothing moved.
+        # A hollow, larger marker: both marks stay visible if the activation did not change.
         axes.plot(ranks, top.before.numpy(), "o", color=COLOURS["base"], markersize=6, fillstyle="none", label="before")
         axes.plot(ranks, top.after.numpy(), "D", color=COLOURS["edit"], markersize=3, label="after")
         axes.grid(axis="y")
@@ -259,20 +260,20 @@ _STEP = 0.24
 """Between the rows of one source."""
 
 
-def stability_dots(found: NeuronStability) -> Figure:
-    """Share of neurons that keep their group of the eight, and their way alone, by what was varied.
+def stability_dots(stability: NeuronStability) -> Figure:
+    """Share of neurons that keep their group (of eight), and that keep the sign of Δ, by what was varied.
 
-    A dot is the mean over pairs of repetitions, its bar the range of pairs, and the small upright line of its colour
-    what chance would keep.
+    A dot is the mean over pairs of repetitions. Its bar is the range over pairs. The short vertical line of the same
+    colour is the share expected by chance.
 
     Args:
-        found: at least one source.
+        stability: at least one source.
     """
     with house_style():
-        figure = Figure(figsize=(7.2, 1.15 + 0.62 * len(found.sources)), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.15 + 0.62 * len(stability.sources)), layout="constrained")
         panels: Any = figure.subplots(1, len(_PANELS), sharey=True)
         for axes, (labels, title) in zip(panels, _PANELS.items(), strict=True):
-            _panel(axes, found, labels)
+            _panel(axes, stability, labels)
             axes.set_title(title, fontsize=9, loc="left")
             axes.set_xlim(-2, 102)
             axes.set_xticks([0, 25, 50, 75, 100])
@@ -280,19 +281,19 @@ def stability_dots(found: NeuronStability) -> Figure:
             axes.set_xlabel("kept, per cent of neurons")
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
-        panels[0].set_yticks(range(len(found.sources)), [varied(source) for source in found.sources])
-        panels[0].set_ylim(len(found.sources) - 0.5, -0.5)
+        panels[0].set_yticks(range(len(stability.sources)), [varied(source) for source in stability.sources])
+        panels[0].set_ylim(len(stability.sources) - 0.5, -0.5)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=len(_SHOWN) + 1, frameon=False)
         return figure
 
 
-def _panel(axes: Any, found: NeuronStability, labels: Labels) -> None:
+def _panel(axes: Any, stability: NeuronStability, labels: Labels) -> None:
     for row, (among, role) in enumerate(_SHOWN.items()):
         colour = COLOURS[role]
         points: list[tuple[float, float]] = []
         by_chance: list[tuple[float, float]] = []
-        for place, source in enumerate(found.sources):
+        for place, source in enumerate(stability.sources):
             height = place + _STEP * (row - (len(_SHOWN) - 1) / 2)
             kept, chance = source.kept(labels, among), source.chance(labels, among)
             if kept is None or chance is None:

@@ -102,7 +102,7 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = load_native(base, dtype=settings.dtype, device=settings.device)
         reporter.stage(f"Loading {tuned}")
-        other = beside.enter_context(side.beside(lm))
+        other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)
         parts = prompt_parts(settings, data)
         fitted = fitted_comments(job, settings)
@@ -271,7 +271,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     pictures = pictures_of(results)
     for table in tables:
         table.save(out / "tables", raw=raw)
-    write_parquet(out / "tables" / "neurons.parquet", of_run(results.found.contributions.to_polars(), **run))
+    write_parquet(out / "tables" / "neurons.parquet", of_run(results.explanation.contributions.to_polars(), **run))
     for picture in pictures:
         picture.save(out / "figures")
     clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
@@ -283,7 +283,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
 
 def _summary(results: Results) -> dict[str, Any]:
     """The main numbers, for scripts."""
-    found = results.found
+    found = results.explanation
     return {
         "kind": "dposcope explain",
         "settings": results.settings,

@@ -11,7 +11,7 @@ from dposcope.neurons.groups import Group, group_sets
 from dposcope.neurons.sets import NeuronSet
 
 ORDER = (Group.TP, Group.AN, Group.TN, Group.AP)
-"""In which the paper adds groups (Table 2)."""
+"""Order in which the paper adds groups (Table 2)."""
 
 FOUR_GROUPS = f"patch-{'+'.join(ORDER)}"
 """The name of the patch of all four groups."""
@@ -33,7 +33,7 @@ Kind = Literal["toxic", "group", "sum", "against", "control"]
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Neurons that a patch sets, and what tables call it."""
+    """The neurons of a patch, with its name and its label."""
 
     name: str
     label: str
@@ -48,37 +48,37 @@ class Patch:
 def patches(
     contributions: Contributions, *, toxic: dict[str, NeuronSet], seed: int = 0, controls: bool = True
 ) -> list[Patch]:
-    """Every patch of Tables 2, 3 and 19, with two controls the paper lacks; those without a neuron are left out.
+    """Every patch of Tables 2, 3 and 19, and two controls that the paper does not have. Empty patches are left out.
 
     Args:
         contributions: of the two models.
         toxic: label → toxic neurons, such as `top 256` and those with toxic tokens.
         seed: of the controls.
-        controls: as many random neurons as the four groups have, anywhere, and in each layer.
+        controls: add patches of random neurons, as many as the four groups have: in total, and in each block.
     """
     reducing = {
         group: neurons & contributions.reduces
         for group, neurons in group_sets(contributions.cosine, contributions.before.mean).items()
     }
-    found = [Patch(toxic_patch(name), f"Patch {name}", "toxic", neurons) for name, neurons in toxic.items()]
-    found += [Patch(f"patch-{group.value}", f"Patch {group.value}↓", "group", reducing[group]) for group in ORDER]
+    listed = [Patch(toxic_patch(name), f"Patch {name}", "toxic", neurons) for name, neurons in toxic.items()]
+    listed += [Patch(f"patch-{group.value}", f"Patch {group.value}↓", "group", reducing[group]) for group in ORDER]
     together, names = reducing[ORDER[0]], [ORDER[0].value]
     for group in ORDER[1:]:
         together = together | reducing[group]
         names.append(group.value)
         label = "Patch four groups" if group is ORDER[-1] else "Patch " + "+".join(f"{name}↓" for name in names)
-        found.append(Patch("patch-" + "+".join(names), label, "sum", together))
-    found.append(Patch(INCREASING, "Patch ↑ neurons", "against", contributions.increases))
+        listed.append(Patch("patch-" + "+".join(names), label, "sum", together))
+    listed.append(Patch(INCREASING, "Patch ↑ neurons", "against", contributions.increases))
     if controls:
-        found += [
+        listed += [
             Patch(RANDOM_BY_BLOCK, "Random, as many per layer", "control", together.random_like(seed)),
             Patch("patch-random", "Random, as many", "control", _random(together, seed)),
         ]
-    return [patch for patch in found if len(patch.neurons)]
+    return [patch for patch in listed if len(patch.neurons)]
 
 
 def _random(neurons: NeuronSet, seed: int) -> NeuronSet:
-    """As many neurons, whatever their layer."""
+    """The same number of random neurons, in any block."""
     everything = neurons | ~neurons
     stream = torch.Generator().manual_seed(seed)
     return everything.top(len(neurons), by=torch.rand(neurons.mask.shape, generator=stream, dtype=torch.float64))

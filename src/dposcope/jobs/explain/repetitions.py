@@ -1,4 +1,4 @@
-"""What `dposcope explain` repeats to see how stable groups are: folds of prompts, fits and kinds of the direction."""
+"""Repetitions that measure how stable groups are: folds of prompts, refits of the direction, kinds of direction."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Fitted:
 
 
 def check_repetitions(settings: ExplainSettings) -> None:
-    """Refuse numbers that give nothing to compare.
+    """Refuse numbers of repetitions that cannot be compared.
 
     Raises:
         DposcopeError: one fold, or one seed.
@@ -51,20 +51,20 @@ def check_repetitions(settings: ExplainSettings) -> None:
 
 
 def prompt_folds(settings: ExplainSettings, data: Data) -> int:
-    """How many folds there are: fewer than asked for where prompts are fewer, and 0 where there is one prompt."""
+    """Number of folds: at most the number of prompts; 0 for a single prompt."""
     folds = min(settings.folds, len(data.learn))
     return folds if folds > 1 else 0
 
 
 def prompt_parts(settings: ExplainSettings, data: Data) -> int:
-    """Into how many parts the prompts are split: PARTS or a little more, so that some parts make up each fold."""
+    """Number of parts that prompts are split into: the first multiple of the folds that is at least PARTS."""
     folds = prompt_folds(settings, data)
     parts = folds * math.ceil(PARTS / folds) if folds else 0
     return parts if parts <= len(data.learn) else folds
 
 
 def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
-    """The stage `features`: read once, for the direction and for all that is fitted again; None without --seeds."""
+    """The stage `features`: features of the comments, for the direction and its refits; None without --seeds."""
     if not settings.seeds:
         return None
     run, data = job.run, job.data
@@ -98,14 +98,14 @@ def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
 def repetitions(
     job: Job,
     other: LanguageModel,
-    made: Ingredients,
+    ingredients: Ingredients,
     after: FoldedMeans,
     change: Contributions,
     fitted: Fitted | None,
     kinds: Mapping[str, Direction],
     settings: ExplainSettings,
 ) -> list[Repetitions]:
-    """Every source of variation that settings ask for.
+    """All repetitions that the settings ask for, by source of variation.
 
     Args:
         job: run, base model and data.
@@ -118,9 +118,9 @@ def repetitions(
         settings: of the run.
     """
     sources: list[Repetitions] = []
-    if made.folds:
+    if ingredients.folds:
         count = prompt_folds(settings, job.data)
-        sides = (pooled(side, count) for side in (made.folds, after.folds))
+        sides = (pooled(side, count) for side in (ingredients.folds, after.folds))
         changes = [replace(change, before=before, after=late) for before, late in zip(*sides, strict=True)]
         sources.append(Repetitions(PROMPTS, _numbered("fold", len(changes)), tuple(changes)))
     if fitted is None:
@@ -129,14 +129,14 @@ def repetitions(
     def read(vectors: Tensor) -> list[Contributions]:
         return [along(change, job.lm, other, vector) for vector in vectors]
 
-    if made.direction.kind in ("probe", "mean_difference") and settings.direction in DIRECTIONS:
-        again = _refits(job, made.direction, fitted, settings)
-        if len(again.resampled):
-            names = _numbered("resample", len(again.resampled))
-            sources.append(Repetitions(COMMENTS, names, tuple(read(again.resampled))))
-        if len(again.reseeded):
+    if ingredients.direction.kind in ("probe", "mean_difference") and settings.direction in DIRECTIONS:
+        refits = _refits(job, ingredients.direction, fitted, settings)
+        if len(refits.resampled):
+            names = _numbered("resample", len(refits.resampled))
+            sources.append(Repetitions(COMMENTS, names, tuple(read(refits.resampled))))
+        if len(refits.reseeded):
             names = ("the run's", *(f"seed {seed}" for seed in _seeds(settings)))
-            sources.append(Repetitions(SEEDS, names, (change, *read(again.reseeded))))
+            sources.append(Repetitions(SEEDS, names, (change, *read(refits.reseeded))))
     own = settings.direction if settings.direction in DIRECTIONS else "saved"
     changes = {own: change} | {
         kind: along(change, job.lm, other, direction.vector) for kind, direction in kinds.items()
@@ -177,7 +177,7 @@ def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSet
 
 
 def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> dict[str, Direction]:
-    """Every kind of direction but the run's own; no probe where comments are too few for one, none without --seeds."""
+    """All kinds of direction except the run's own; no probe if there are too few comments; none without --seeds."""
     if fitted is None:
         return {}
     comments, features = fitted.comments, fitted.features
@@ -195,7 +195,7 @@ def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> d
     if min(comments.counts.toxic, comments.counts.non_toxic) >= SMALLEST_CLASS:
         makers["probe"] = probe
     kinds = {kind: _direction(job, kind, make, settings) for kind, make in makers.items() if kind != settings.direction}
-    # A concept without seed words has no such direction.
+    # A concept without seed words has no direction of token contrast.
     if settings.direction != "token-contrast" and settings.meant.seeds_with:
         kinds["token-contrast"] = free_direction(job, settings)
     return kinds
@@ -224,7 +224,7 @@ def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: Exp
 
 
 def free_direction(job: Job, settings: ExplainSettings) -> Direction:
-    """The stage `direction-free`: token contrast, for the probe-free edits (paper 6.2) and beside other kinds."""
+    """The stage `direction-free`: token contrast, for probe-free edits (paper 6.2) and as one of the kinds."""
     seeds, matrix = settings.meant.seeds(), "input" if settings.protocol == "strict" else "output"
     return job.run.value(
         "direction-free",

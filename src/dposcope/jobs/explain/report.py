@@ -29,7 +29,7 @@ def write_explain_report(
 
 
 def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequence[Picture]) -> list[Section]:
-    """What stands before the browser."""
+    """The sections before the browser."""
     by_name = {table.name: table for table in tables}
     drawn = {picture.name: picture for picture in pictures}
     measured = ["table-02-interventions", "table-03-toxic-neurons", "table-19-interventions", "table-12-steering"]
@@ -56,27 +56,27 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
             _tables(by_name, rest),
         ),
         Section("What the direction and its neurons promote", (), (), _tables(by_name, tokens)),
-        Section("Beside the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
+        Section("Comparison with the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
     ]
     if results.stability.sources:
-        said = stability_sentences(results.stability)
-        kept = Section("How stable the groups are", said, _figures(drawn, stable), _tables(by_name, repeated))
-        sections.insert(4, kept)
+        text = stability_sentences(results.stability)
+        section = Section("How stable the groups are", text, _figures(drawn, stable), _tables(by_name, repeated))
+        sections.insert(4, section)
     return sections
 
 
 def summary(results: Results) -> list[str]:
     """The main findings in words."""
-    found, scores = results.found, results.scores
+    explanation, scores = results.explanation, results.scores
     base, tuned = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
     rise = scores.against_none[TUNED].differences["logppl"]
-    shares = found.shares
-    certain = len(found.contributions.certain) / shares.neurons
+    shares = explanation.shares
+    certain = len(explanation.contributions.certain) / shares.neurons
     lines = [
-        f"Tuning took mean {scores.concept} from {base} to {tuned}, with log-perplexity {rise}. "
+        f"Tuning changed mean {scores.concept} from {base} to {tuned}, and log-perplexity by {rise}. "
         f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
-        f"direction afterwards, the others more; {fixed(100 * certain, 1)} per cent have a sign that sampling error "
-        "does not explain."
+        f"direction after tuning, the others write more. For {fixed(100 * certain, 1)} per cent, sampling error does "
+        "not explain the sign."
     ]
     named = {
         TOXIC_TOKENS: "the neurons that promote toxic tokens",
@@ -86,13 +86,14 @@ def summary(results: Results) -> list[str]:
     }
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
     if parts:
-        lines.append("Share of tuning's reduction that patching gives: " + "; ".join(parts) + ".")
+        lines.append("Patching gives this share of tuning's reduction: " + "; ".join(parts) + ".")
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     verdicts = [claim.verdict for claim in results.claims]
     lines.append(
-        f"Of {len(verdicts)} claims that the paper makes of DPO {verdicts.count('held')} held here, "
-        f"{verdicts.count('not held')} did not, and {verdicts.count('open')} the intervals leave open."
+        f"Of the paper's {len(verdicts)} claims about DPO, {verdicts.count('held')} hold here, "
+        f"{verdicts.count('not held')} do not hold, and {verdicts.count('open')} are open: an interval contains the "
+        "bound."
     )
     return lines
 

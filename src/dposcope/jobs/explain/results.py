@@ -73,27 +73,27 @@ FIRST_BLOCKS = 10 / 32
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Everything that tables and figures are made of."""
+    """All values that tables and figures are made from."""
 
     lm: LanguageModel
     """The base model."""
-    found: Explanation
+    explanation: Explanation
     conditions: Sequence[ExplainCondition]
-    """What was measured beside the plain model, in the order of the tables."""
+    """All measured conditions except the plain model, in the order of the tables."""
     outcomes: Mapping[str, Outcome]
     scores: Scores
     sizes: Mapping[str, int]
     """Patch → number of its neurons."""
     training: TrainingRecord | None
-    """How the tuned model was made, where it says so."""
+    """Record of the tuned model's training; None if there is none."""
     settings: Mapping[str, Any]
     """All settings of the run."""
     notes: Sequence[str] = ()
-    """What was done to the tuned model on loading; see `LanguageModel.notes`."""
+    """Changes to the tuned model at loading; see `LanguageModel.notes`."""
     stability: NeuronStability = _NOTHING_REPEATED
     """How often neurons keep their group when prompts, comments or the direction change."""
     probe: Direction | None = None
-    """Fitted beside a direction of another kind, to compare."""
+    """A probe to compare with, if the direction is of another kind."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -109,18 +109,18 @@ class Results:
     def claims(self) -> list[Claim]:
         """The paper's claims, in its order."""
         measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
-        claims = [*neuron_claims(self.found), *patching_claims(measured), *editing_claims(measured)]
+        claims = [*neuron_claims(self.explanation), *patching_claims(measured), *editing_claims(measured)]
         return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
 
     @property
     def agreement(self) -> tuple[str, EditAgreement] | None:
-        """The best edit by the paper's rule, or the last of the grid, and how its shifts go with tuning's."""
+        """The best edit by the paper's rule (else the last edit), and its agreement with tuning's shifts."""
         edits = [row for row in self.conditions if row.role == "edit"]
         if not edits:
             return None
         name = best_edit(edits, self.scores) or edits[-1].name
         intervention = next(row for row in edits if row.name == name).build()
-        change = self.found.contributions
+        change = self.explanation.contributions
         if isinstance(intervention, Gains):
             return name, edit_agreement(change, shift_of_gains(change, intervention.values))
         assert isinstance(intervention, Assign)
@@ -129,45 +129,45 @@ class Results:
 
 
 def tables_of(results: Results) -> list[Table]:
-    """Every table, in the paper's order; those whose conditions were not measured are left out."""
-    found, model, scores = results.found, results.lm.name, results.scores
+    """Every table, in the paper's order. Tables of conditions that were not measured are left out."""
+    explanation, model, scores = results.explanation, results.lm.name, results.scores
     rows = results.conditions
     main = [row for row in rows if row.role != "edit" or row.edit is None or row.edit.ranking != "activation"]
-    kept = (TUNED, FOUR_GROUPS, INCREASING)
-    more = [row for row in rows if row.role in ("steer", "edit") or row.name in kept]
-    toxic = {toxic_patch(name): (name, neurons) for name, neurons in found.patch_sets().items()}
+    named = (TUNED, FOUR_GROUPS, INCREASING)
+    more = [row for row in rows if row.role in ("steer", "edit") or row.name in named]
+    toxic = {toxic_patch(name): (name, neurons) for name, neurons in explanation.patch_sets().items()}
     steering = strongest_steering(rows, scores)
     tables = [
-        direction_table(model, found),
+        direction_table(model, explanation),
         interventions_table(model, main, scores, results.shares, results.judged, sizes=results.sizes),
         toxic_table(
             model,
-            found.shares.neurons,
+            explanation.shares.neurons,
             {name: len(neurons) for name, (_, neurons) in toxic.items()},
             results.shares,
             results.judged,
             {name: label for name, (label, _) in toxic.items()},
         ),
-        groups_table(model, found.shares, found.intervals),
-        anti_toxic_examples_table(model, found),
+        groups_table(model, explanation.shares, explanation.intervals),
+        anti_toxic_examples_table(model, explanation),
         model_table(results.lm),
     ]
     if results.training is not None:
         tables.append(training_table(model, results.training))
     tables.append(
-        probe_table(model, found.direction, None if steering is None else steering.label, probe=results.probe)
+        probe_table(model, explanation.direction, None if steering is None else steering.label, probe=results.probe)
     )
     if any(row.role == "steer" for row in rows):
         tables.append(steering_table(model, rows, scores))
     tables += [
-        negative_table(model, found.shares, found.intervals),
-        toxic_vectors_table(model, found),
-        anti_toxic_vectors_table(model, found),
-        subspace_table(model, found),
-        conflicts_table(model, found),
-        stability_table(model, found),
-        correlations_table(model, found.correlations, found.intervals),
-        directions_table(model, found.shares, found.intervals),
+        negative_table(model, explanation.shares, explanation.intervals),
+        toxic_vectors_table(model, explanation),
+        anti_toxic_vectors_table(model, explanation),
+        subspace_table(model, explanation),
+        conflicts_table(model, explanation),
+        stability_table(model, explanation),
+        correlations_table(model, explanation.correlations, explanation.intervals),
+        directions_table(model, explanation.shares, explanation.intervals),
     ]
     if any(row.role == "edit" for row in rows):
         tables.append(
@@ -176,16 +176,16 @@ def tables_of(results: Results) -> list[Table]:
         agreement = results.agreement
         if agreement is not None:
             tables.append(agreement_table(model, *agreement))
-    tables.append(change_table(model, found.change, found.intervals))
+    tables.append(change_table(model, explanation.change, explanation.intervals))
     if results.stability.sources:
         tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
     return [*tables, claims_table(model, scores.protocol, results.claims)]
 
 
 def pictures_of(results: Results) -> list[Picture]:
-    """Every figure, in the paper's order, and more: toxicity, shares of tuning's reduction, stability of groups."""
-    found, model = results.found, results.lm.name
-    layers = found.layers
+    """The paper's figures, in its order; then toxicity, shares of tuning's reduction and stability of groups."""
+    explanation, model = results.explanation, results.lm.name
+    layers = explanation.layers
     first = round(FIRST_BLOCKS * len(layers.reduction))
     pictures = [
         Picture(
@@ -197,18 +197,18 @@ def pictures_of(results: Results) -> list[Picture]:
         Picture(
             "figure-02a-proportions",
             f"Share of each group in neurons and in reduction, {model} (paper, Figures 2a and 6a)",
-            group_proportions(found.shares),
-            found.shares.to_polars(),
+            group_proportions(explanation.shares),
+            explanation.shares.to_polars(),
         ),
         Picture(
             "figure-02b-cumulative",
             f"Reduction added up over ranked neurons, {model} (paper, Figures 2b and 6b)",
-            cumulative_curves(found.cumulative),
-            found.cumulative.to_polars(),
+            cumulative_curves(explanation.cumulative),
+            explanation.cumulative.to_polars(),
         ),
     ]
     numbers = {"02c": "Figures 2c and 6c", "07a": "Figure 7a", "07b": "Figure 7b"}
-    everything = found.ranges.to_polars()
+    everything = explanation.ranges.to_polars()
     shifts = [
         Picture(
             f"figure-{number}-shifts",
@@ -216,21 +216,21 @@ def pictures_of(results: Results) -> list[Picture]:
             range_shifts(one),
             everything.filter(pl.col("printed") == str(one.printed)),
         )
-        for (number, figures), one in zip(numbers.items(), found.ranges.ranges, strict=True)
+        for (number, figures), one in zip(numbers.items(), explanation.ranges.ranges, strict=True)
     ]
     pictures.append(shifts[0])
     pictures += [
         Picture(
             "figure-03-toxic-activations",
-            f"Mean activations of the 100 neurons that point most with the direction, {model} (paper, Figure 3)",
-            toxic_activations(found.top),
-            found.top.to_polars(),
+            f"Mean activations of the 100 neurons of highest cosine with the direction, {model} (paper, Figure 3)",
+            toxic_activations(explanation.top),
+            explanation.top.to_polars(),
         ),
         Picture(
             "figure-04-density",
             f"Density of activation shifts over all neurons, {model} (paper, Figure 4)",
-            density_curve(found.density),
-            found.density.to_polars(),
+            density_curve(explanation.density),
+            explanation.density.to_polars(),
         ),
         Picture(
             "figure-05-balance",
@@ -265,7 +265,7 @@ def pictures_of(results: Results) -> list[Picture]:
         pictures.append(
             Picture(
                 "stability",
-                f"Share of neurons of {model} that keep their group, and their way, when something is drawn again",
+                f"Share of neurons of {model} that keep their group, and their sign of Δ, when something is varied",
                 stability_dots(results.stability),
                 results.stability.to_polars(),
             )
@@ -282,7 +282,7 @@ def _concept_picture(results: Results) -> Picture:
     rows += [Row(row.label, roles[row.role], estimates[row.name]) for row in shown]
     return Picture(
         "toxicity",
-        f"Mean {results.scores.concept} of {results.lm.name} under each intervention but the edits",
+        f"Mean {results.scores.concept} of {results.lm.name} under each intervention except the edits",
         interval_dots(rows, axis=f"mean {results.scores.concept}, 0 to 1", reference=estimates[BASE].mean),
         pl.DataFrame([{"condition": name, **estimate.to_dict()} for name, estimate in estimates.items()]),
     )

@@ -1,4 +1,4 @@
-"""What stands beside the base in an explanation: a tuned model, or an edit of the base."""
+"""The model that an explanation compares with the base: a tuned model, or an edit of the base."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from dposcope.model.adapter import is_adapter
 from dposcope.model.language_model import LanguageModel
 
 PREFIX = "edit:"
-"""Says that an edit is meant where a model of that name could be, as in `edit:gemma-3-270m`."""
+"""Prefix of an edit's name. Without it, the name may mean a model: `edit:gemma-3-270m`, `gemma-3-270m`."""
 
 
 @dataclass(frozen=True, eq=False)
 class TunedSide:
-    """As it was named, and where that is an edit, what it holds: read once, whatever becomes of its file meanwhile."""
+    """A tuned model by its name, or an edit. An edit is read once, so a later change of its file has no effect."""
 
     source: str
     edit: Edit | None = None
     training: TrainingRecord | None = None
-    """Of what `dposcope dpo` made; None of anything else."""
+    """Record of the training, if `dposcope dpo` made it; else None."""
 
     @classmethod
     def read(cls, source: str | Path) -> "TunedSide":
@@ -43,45 +43,45 @@ class TunedSide:
 
     @property
     def label(self) -> str:
-        """What rows call it."""
+        """Label of its rows in tables."""
         return "DPO" if self.training is not None else "Tuned model" if self.edit is None else "Edit"
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know beside the numbers."""
+        """Notes that a reader of the numbers needs."""
         if self.edit is not None:
-            return ["its gains are in the activations, so they move no value vector"]
+            return ["its gains act on activations, so no value vector changes"]
         folder = Path(self.source)
-        beside = folder.parent / "edit"
-        if folder.name != CHECKPOINT or not folder.is_dir() or not value_files(beside).tensors.exists():
+        edit = folder.parent / "edit"
+        if folder.name != CHECKPOINT or not folder.is_dir() or not value_files(edit).tensors.exists():
             return []
         return [
-            "an edit's gains are folded into its value vectors, so patched activations do not carry them; explain "
+            "an edit's gains are folded into its value vectors, so patching activations does not include them; explain "
             f"edit:{folder.parent} to have them in the activations"
         ]
 
-    def beside(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
-        """The model to compare `base` with, inside the context.
+    def second_model(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """The tuned or edited model, loaded as a second model inside the context.
 
         Raises:
             DposcopeError: there is no such model, or it does not fit `base`.
         """
-        return self.intervention().beside(base)
+        return self.intervention().second_model(base)
 
     def intervention(self) -> OtherWeights | EditedModel:
-        """The same model, to be measured in the base's place."""
+        """The same model as an intervention on the base."""
         return OtherWeights(self.source) if self.edit is None else EditedModel(self.edit)
 
 
 def edit_stem(source: str | Path) -> Path | None:
-    """Where the edit lies that `source` names, or None where it names a model.
+    """Path of the edit that `source` names, without suffix; None if `source` names a model.
 
     Args:
         source: `edit:` and a file, a run's folder or a bundled name; or without it an edit's file, or a folder with
-            `edit.safetensors` that is neither a checkpoint nor an adapter. Whatever else is a model.
+            `edit.safetensors` that is neither a checkpoint nor an adapter. Everything else is a model.
 
     Raises:
-        DposcopeError: after `edit:` there is none.
+        DposcopeError: `source` has the prefix, but there is no such edit.
     """
     name = str(source)
     if name.startswith(PREFIX):
@@ -106,8 +106,8 @@ def _is_edit(stem: Path) -> bool:
 
 def training_of(source: str | Path) -> TrainingRecord | None:
     """The record of a checkpoint or an edit that `dposcope dpo` wrote; None for any other."""
-    # The job leaves OUT/training.json beside OUT/model, and with gains OUT/edit; a hub id is no folder, whatever lies
-    # in this one.
+    # The job writes OUT/training.json, OUT/model and, with gains, OUT/edit. A hub id is not a folder, so the file
+    # training.json in the working folder does not belong to it.
     stem = edit_stem(source)
     path = (stem or Path(source)).parent / "training.json"
     written = stem.stem == "edit" if stem is not None else Path(source).name == CHECKPOINT and Path(source).is_dir()
@@ -116,4 +116,4 @@ def training_of(source: str | Path) -> TrainingRecord | None:
     try:
         return TrainingRecord.load(path)
     except DposcopeError:
-        return None  # someone else's; a table less is no reason to lose the run
+        return None  # the file has another format; the run then only lacks one table

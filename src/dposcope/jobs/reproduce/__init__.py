@@ -1,1 +1,1 @@
-"""`dposcope reproduce`: all of the paper for any models, and explanations beside one another."""
+"""`dposcope reproduce`: all of the paper for any models, and one report over several explanations."""

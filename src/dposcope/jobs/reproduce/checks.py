@@ -1,4 +1,4 @@
-"""What can be told to be wrong before a reproduction begins: a slip in the last step must not be told after a day."""
+"""Check all steps before a reproduction starts, so that an error in the last step does not show up after a day."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,19 +19,19 @@ from dposcope.jobs.reproduce.plan import Step
 
 
 def read_here(step: Step) -> bool:
-    """Whether nothing that the step reads is on a hub: planning downloads nothing."""
-    given = step.settings.model_dump(mode="json")
-    named = [one for value in given.values() for one in (value if isinstance(value, list) else [value])]
-    scorer = given.get("scorer", "")
-    on_hub = any(isinstance(one, str) and is_hub_spec(one) for one in named)
+    """Whether everything that the step reads is on this machine; planning downloads nothing."""
+    settings = step.settings.model_dump(mode="json")
+    values = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
+    scorer = settings.get("scorer", "")
+    on_hub = any(isinstance(item, str) and is_hub_spec(item) for item in values)
     return not on_hub and ("/" not in scorer or Path(scorer).exists())
 
 
 def check_steps(steps: Sequence[Step]) -> None:
-    """Read all data that the steps will read, and find their scorers and judges.
+    """Read all data of the steps, and load their scorers and judges.
 
     Raises:
-        DposcopeError: a file is missing, damaged or lacks a column; something that a step needs is not installed.
+        DposcopeError: a file is missing, damaged or lacks a column; or a package that a step needs is missing.
     """
     for step in steps:
         match step.settings:

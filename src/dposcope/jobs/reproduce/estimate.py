@@ -1,9 +1,8 @@
-"""What a reproduction will take: time, memory and disk of every step, from sizes and a short calibration.
+"""Estimate time, memory and disk of every step of a reproduction, from model sizes and a short calibration.
 
-Times are arithmetic: floating-point operations of a step over what this machine multiplies a second, times the share
-of it that such work reaches. Those shares were measured once, on Gemma-3-270m and 2 cores; expect half to double on a
-CPU. A GPU waits for memory and for kernels to start where a CPU multiplies, which nobody has measured: there a time is
-the least that is to be expected.
+time = floating-point operations of the step / (this machine's peak × the share of the peak that such work reaches).
+The shares were measured with Gemma-3-270m on 2 cores; on a CPU, expect half to twice the estimate. On a GPU, memory
+and kernel launches also cost time. This was not measured, so on a GPU the estimate is a lower bound.
 """
 
 import os
@@ -29,44 +28,44 @@ from dposcope.model.size import ModelSize, size_of
 from dposcope.report.table import Column, Table
 
 PROMPT_TOKENS = 16
-"""Of a prompt, on average: RealToxicityPrompts."""
+"""Average length of a prompt of RealToxicityPrompts."""
 PASSAGE_TOKENS = 64
 COMMENT_TOKENS = 80
 NEW_TOKENS = 20
 WINDOW = 1024
 GROUPS, CONTROLS = 9, 2
-"""Rows of Table 2 that patch beside the top toxic neurons: toxic tokens, each group, three sums, all ↑; controls."""
+"""Patches other than the top toxic neurons: toxic tokens, each group, three sums, all ↑; and the controls."""
 COPIES = 3
-"""Of the comments' features in memory at a time: they, those that are fitted on, and those standardised."""
+"""Copies of the comments' features in memory at a time: all, those fitted on, and those standardised."""
 BUILT_IN = 100
-"""Prompts, where none are given: about as many as are built in."""
+"""Approximate number of built-in prompts."""
 
 WRITING, DRAWING, READING, TRAINING = 0.36, 0.26, 0.66, 0.5
-"""Share of the machine's peak that greedy generation, drawn text, reading windows and training reach."""
+"""Shares of the machine's peak that greedy generation, sampling, reading windows and training reach."""
 LONG = 24 * 3600.0
-"""Seconds from which a GPU is advised."""
+"""A GPU is advised for steps that take more seconds than this."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What matters of a machine."""
+    """The properties of a machine that estimates need."""
 
     name: str
     operations: float
     """Floating-point operations a second of a large matrix product, in the precision that models run in."""
     memory: int
-    """Bytes, of the GPU where there is one."""
+    """Bytes; of the GPU if there is one."""
     processor_bytes: int
-    """Per weight while it runs: 2 where bfloat16 is native, else 4."""
+    """Bytes per weight of a running model: 2 if bfloat16 is native, else 4."""
     gpu: bool = False
 
     @classmethod
     def measured(cls, device: str = "auto") -> "Machine":
-        """This one, by a matrix product of about a second.
+        """This machine, measured by a matrix product of about a second.
 
         Args:
-            device: where the steps will run; auto: a GPU where there is one.
+            device: device of the steps; auto: a GPU if there is one.
         """
         on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
         place = torch.device("cuda" if on_gpu else "cpu")
@@ -87,7 +86,7 @@ class Machine:
 
 
 def _memory() -> int:
-    """Bytes of main memory; beyond any model's need where the system does not tell, as Windows does not."""
+    """Bytes of main memory; a huge number if the system does not report it (Windows)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -96,7 +95,7 @@ def _memory() -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one step will take; None where the model's size is unknown."""
+    """Estimate of one step; None if the model's size is unknown."""
 
     name: str
     done: bool
@@ -104,9 +103,9 @@ class Estimate:
     memory: float | None
     """Bytes at the peak."""
     disk: float | None
-    """Bytes that it leaves."""
+    """Bytes of its files."""
     needs_gpu: bool
-    """It would take more than a day here, or more memory than there is."""
+    """Whether it would take more than a day, or more memory than the machine has."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""
@@ -114,7 +113,7 @@ class Estimate:
 
 
 def estimate_plan(steps: Sequence[PlannedStep], machine: Machine) -> list[Estimate]:
-    """An estimate for every step, in order; what is done takes nothing more."""
+    """An estimate for every step, in order."""
     sizes = {source: size_of(source) for source in {planned.step.model for planned in steps}}
     return [_estimate(planned, planned.size or sizes[planned.step.model], machine) for planned in steps]
 
@@ -125,14 +124,14 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
     Args:
         title: of the table.
         estimates: step by step.
-        out: the folder, for the free space.
-        gpu: whether times are of a GPU.
+        out: the folder, to report its free disk space.
+        gpu: whether the estimates are for a GPU.
     """
-    left = [one for one in estimates if not one.done]
-    known = [one.seconds for one in left if one.seconds is not None]
-    sure = "That is the least to expect of a GPU." if gpu else "Times within a factor of two."
-    peak = max((one.memory for one in left if one.memory is not None), default=0.0)
-    disk = sum(one.disk for one in left if one.disk is not None)
+    left = [step for step in estimates if not step.done]
+    known = [step.seconds for step in left if step.seconds is not None]
+    accuracy = "On a GPU this is a lower bound." if gpu else "Times are accurate to a factor of two."
+    peak = max((step.memory for step in left if step.memory is not None), default=0.0)
+    disk = sum(step.disk for step in left if step.disk is not None)
     to_do = f"{len(left)} of {len(estimates)} steps to do"
     unknown = len(left) - len(known)
     if unknown and not known:
@@ -141,21 +140,21 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
         rest = f", and {plural(unknown, 'step')} of unknown size" if unknown else ""
         notes = [
             f"{to_do}: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
-            f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}){rest}. {sure}"
+            f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}){rest}. {accuracy}"
         ]
     if unknown:
         notes.append(
-            "A model whose config is not on this machine yet has no estimate: nothing is downloaded or made to plan."
+            "There is no estimate for a model whose config is not on this machine: planning downloads nothing."
         )
-    frame = pl.DataFrame([one.to_json() for one in estimates], infer_schema_length=None)
+    frame = pl.DataFrame([step.to_json() for step in estimates], infer_schema_length=None)
     view = pl.DataFrame(
         {
-            "step": [one.name for one in estimates],
-            "state": ["done" if one.done else "to do" for one in estimates],
-            "time": [None if one.done else _hours(one.seconds) for one in estimates],
-            "memory": [_gigabytes(one.memory) for one in estimates],
-            "disk": [_gigabytes(one.disk) for one in estimates],
-            "": ["a GPU is advised" if one.needs_gpu and not one.done else "" for one in estimates],
+            "step": [step.name for step in estimates],
+            "state": ["done" if step.done else "to do" for step in estimates],
+            "time": [None if step.done else _hours(step.seconds) for step in estimates],
+            "memory": [_gigabytes(step.memory) for step in estimates],
+            "disk": [_gigabytes(step.disk) for step in estimates],
+            "": ["a GPU is advised" if step.needs_gpu and not step.done else "" for step in estimates],
         },
     )
     return Table("plan", title, frame, tuple(Column(name, name) for name in view.columns), tuple(notes), view=view)
@@ -194,7 +193,7 @@ def _estimate(planned: PlannedStep, size: ModelSize | None, machine: Machine) ->
 
 
 def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS, share: float = WRITING) -> float:
-    """Operations of continuations, over the share of the peak that they reach."""
+    """Operations of generating continuations, divided by the share of the peak that generation reaches."""
     return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / share
 
 
@@ -203,7 +202,7 @@ def _pairs(settings: PairsSettings, size: ModelSize) -> float:
     if settings.method == "sample":
         return _written(size, BUILT_IN * 2 * settings.samples, PROMPT_TOKENS, new, DRAWING)
     count = settings.count or 800
-    # Every token: each iteration reads forward twice (horizon) and backward, then the fused step.
+    # Per token: each iteration has a forward pass, `horizon` more, and backward passes; then comes the fused step.
     steps = settings.iterations * (1 + settings.horizon) * 3 + 2
     return count * new * steps * 2.0 * (size.body + size.unembedding) / TRAINING
 
@@ -225,7 +224,7 @@ def _dpo(settings: DpoSettings, size: ModelSize, pairs: int, weights: float) -> 
     on_windows = settings.preset == "best" and settings.kl_on != "pairs"
     windows = schedule.windows_per_batch * settings.window_tokens if on_windows else 0
     once = 2.0 * (size.body * (tokens + windows) + size.unembedding * (read + windows))
-    # Forward and backward of the policy, its logits once more, and the reference.
+    # Forward and backward pass of the policy, its logits again, and the forward pass of the reference.
     operations = schedule.steps * once * 5 / TRAINING
     trained = {"full": size.parameters, "lora": 0.01 * size.parameters, "gains": size.neurons}[settings.train]
     activations = min(1.0, (schedule.micro_batch_size or schedule.batch_size) / schedule.batch_size) * tokens
@@ -247,7 +246,7 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
 
 
 def measured_rows(settings: ExplainSettings) -> int:
-    """How many conditions an explanation measures at most, the plain and the tuned model among them."""
+    """The largest number of conditions that an explanation measures, including the plain and the tuned model."""
     rows = 2
     if settings.neurons_only:
         return rows

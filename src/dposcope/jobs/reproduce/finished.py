@@ -12,20 +12,20 @@ from dposcope.evaluation.suite import Scores
 from dposcope.report.table import Table
 
 _PLAN = "plan.json"
-"""What the folder of a reproduction has, and no other."""
+"""A file that only the folder of a reproduction has."""
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """What an explanation found."""
+    """A finished explanation."""
 
     folder: Path
     model: str
-    """The base model, as tables name it."""
+    """Name of the base model in tables."""
     study: str
-    """What tells it from other runs of the model."""
+    """Name that distinguishes it from other runs of the same model."""
     facts: dict[str, Any]
-    """`explain.json`."""
+    """Content of `explain.json`."""
     scores: Scores
     tables: list[Table]
     """In the order of its report."""
@@ -36,11 +36,11 @@ class FinishedRun:
 
         Args:
             folder: the run's.
-            model: what to call its base. Default: the last part of its name.
-            study: what to call the run. Default: the folder's name.
+            model: name of the base. Default: the last part of the base's name.
+            study: name of the run. Default: the folder's name.
 
         Raises:
-            DposcopeError: it is none, or not finished.
+            DposcopeError: the folder holds no explanation, or an unfinished one.
         """
         files = [folder / name for name in ("explain.json", "scores.json", "tables.json")]
         for file in files:
@@ -76,79 +76,79 @@ class FinishedRun:
 
 
 def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]:
-    """The finished explanations that folders are or hold, in the order given and below that by name, each once.
+    """The finished explanations in folders, each once, in the order given; those of one reproduction as it orders them.
 
-    Runs of one model and protocol whose folders have one name are told apart by the folders above.
+    Runs with equal model, study and protocol are distinguished by the names of their parent folders.
 
     Args:
         folders: of `dposcope explain` or `dposcope reproduce`.
-        out: where the report goes; None only where `folders` is one reproduction, which has a place for it.
+        out: folder of the report; None is allowed only for a single reproduction, whose own folder is then used.
 
     Raises:
-        DposcopeError: a folder holds none, or it is not clear where the report goes.
+        DposcopeError: a folder holds no explanation, or `out` is missing or holds another run.
     """
-    found: list[FinishedRun] = []
+    runs: list[FinishedRun] = []
     for folder in folders:
         if (folder / "explain.json").exists():
-            found.append(FinishedRun.read(folder))
+            runs.append(FinishedRun.read(folder))
             continue
         inside = _of_reproduction(folder)
         if not inside:
             raise DposcopeError(
                 f"{folder} holds no finished explanation; name folders of dposcope explain or dposcope reproduce"
             )
-        found += [FinishedRun.read(one, model=one.parts[-3], study=one.parts[-2]) for one in inside]
+        runs += [FinishedRun.read(one, model=one.parts[-3], study=one.parts[-2]) for one in inside]
     if out is None and (len(folders) != 1 or not (folders[0] / _PLAN).exists()):
         raise DposcopeError("the report needs a place of its own; give --out")
     if out is not None and (out / "run.json").exists() and not (out / _PLAN).exists():
         raise DposcopeError(f"{out} holds a run, whose own report.html this one would replace; choose another --out")
-    return _told_apart(list({run.folder.resolve(): run for run in found}.values()))
+    return _distinguished(list({run.folder.resolve(): run for run in runs}.values()))
 
 
 def check_place(out: Path) -> None:
-    """Refuse to write a report over several runs where it does not belong.
+    """Refuse to write a report into a folder with other files.
 
     Raises:
-        DposcopeError: the folder holds something, and it is neither an earlier report's nor a reproduction.
+        DposcopeError: the folder is not empty, and holds neither an earlier report nor a reproduction.
     """
     own = ("overview.json", _PLAN, "run.json")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
         raise DposcopeError(f"{out} holds files that are no report's; choose an empty or new folder for --out")
 
 
-def _told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Runs that would be called alike take as much of their paths as it needs."""
+def _distinguished(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Give runs with equal names a longer study name: as many of the last parts of their paths as needed."""
 
-    def called(run: FinishedRun) -> tuple[str, str, str]:
+    def name(run: FinishedRun) -> tuple[str, str, str]:
         return run.model, run.study, run.protocol
 
-    alike = {one: [run.folder.resolve().parts for run in runs if called(run) == one] for one in map(called, runs)}
+    same = {own: [run.folder.resolve().parts for run in runs if name(run) == own] for own in map(name, runs)}
 
-    def told(run: FinishedRun) -> FinishedRun:
-        paths = alike[called(run)]
+    def renamed(run: FinishedRun) -> FinishedRun:
+        paths = same[name(run)]
         if len(paths) == 1:
             return run
         enough = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
         return replace(run, study="/".join(run.folder.resolve().parts[-enough:]))
 
-    return [told(run) for run in runs]
+    return [renamed(run) for run in runs]
 
 
 def title_of(folders: Sequence[Path]) -> str:
-    """What a report over folders is called: as a single reproduction calls itself."""
+    """Title of a report over folders; a single reproduction has its own title."""
     own = [_plan_of(folder).get("title") for folder in folders]
-    return str(own[0]) if len(own) == 1 and own[0] else "Explanations beside one another"
+    return str(own[0]) if len(own) == 1 and own[0] else "Several explanations"
 
 
 def _of_reproduction(folder: Path) -> list[Path]:
-    """Its explanations in the order of its plan; while it is not whole, those that are there."""
+    """The finished explanations of a reproduction, in the order of its plan."""
     named = [folder / name for name in _plan_of(folder).get("runs", [])]
     # MODEL/STUDY/explain-PROTOCOL.
-    there = named or [file.parent for file in sorted(folder.glob("*/*/explain-*/explain.json"))]
-    return [one for one in there if (one / "explain.json").exists()]
+    folders = named or [file.parent for file in sorted(folder.glob("*/*/explain-*/explain.json"))]
+    return [run for run in folders if (run / "explain.json").exists()]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
     path = folder / _PLAN
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    plan = read_json(path) if path.is_file() else {}
+    return plan if isinstance(plan, dict) else {}

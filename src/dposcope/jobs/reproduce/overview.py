@@ -1,4 +1,4 @@
-"""Finished explanations beside one another: models, studies and protocols in one report, made without any model."""
+"""One report over several finished explanations: models, studies and protocols. It loads no model."""
 
 import os
 from collections.abc import Sequence
@@ -65,14 +65,14 @@ def overview_page(runs: Sequence[FinishedRun], tables: Sequence[Table], *, title
 
 @dataclass(frozen=True)
 class _RunTables:
-    """What the page shows of one run."""
+    """One run's part of the page."""
 
     name: str
     protocol: str
     link: str
-    """To the run's own report, relative to the page."""
+    """Link to the run's own report, relative to the page."""
     tables: list[Table]
-    """Those that the paper has too."""
+    """Its tables that the paper has, too."""
 
 
 def _of_run(run: FinishedRun, root: Path) -> _RunTables:

@@ -1,4 +1,4 @@
-"""Tables over several explanations: what each found, the paper's claims, its short tables, what runs were made of."""
+"""Tables over several explanations: main findings, the paper's claims, its short tables, settings of the runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _OF_RUN = (Column("model", "model"), Column("study", "study"), Column("protocol"
 
 
 def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
-    """What was found by each run, every claim of the paper over all of them, and the paper's short tables likewise."""
+    """All tables: main findings, claims, the paper's short tables, settings of the runs."""
     return [findings_table(runs), claims_over_runs(runs), *joint_tables(runs), made_of_table(runs)]
 
 
@@ -42,10 +42,10 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
         parts: dict[str, float | None] = {}
         for name, (column, _) in patched.items():
-            parts |= columns_of(column, Share(**found) if (found := shares.get(name)) is not None else None)
-        told = {"model": run.model, "study": run.study, "protocol": run.protocol}
+            parts |= columns_of(column, Share(**share) if (share := shares.get(name)) is not None else None)
+        run_columns = {"model": run.model, "study": run.study, "protocol": run.protocol}
         frame.append(
-            told
+            run_columns
             | {"concept": scores.concept}
             | {f"{measure}_before": value.mean for measure, value in base.items()}
             | {f"{measure}_after": value.mean for measure, value in tuned.items()}
@@ -54,7 +54,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             | parts
         )
         shown.append(
-            told
+            run_columns
             | {"study": run.study if len(concepts) == 1 else f"{run.study}, {scores.concept}"}
             | columns_of("before", base["toxicity"])
             | columns_of("after", tuned["toxicity"])
@@ -79,10 +79,10 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             *(Column.ranged(column, label, SHARE) for column, label in patched.values()),
         ),
         (
-            f"× before: {noun} after over before. log-PPL, F1: after minus before. share: of "
-            "tuning's reduction, what patching those neurons gives (those that promote listed tokens; the four groups; "
-            "as many random ones of each block); – where that reduction cannot be told from 0, or the "
-            "patch was not measured.",
+            f"× before: {noun} after divided by before. log-PPL, F1: after minus before. share: the part of tuning's "
+            "reduction that patching gives, for neurons that promote listed tokens, for the four groups, and for as "
+            "many random neurons in each block; –: that reduction is not significantly above 0, or the patch was not "
+            "measured.",
         ),
         view=frame_of(shown),
     )
@@ -92,47 +92,47 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
 
 
 def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
-    """Each claim of the paper, and what every run says of it."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    """Each claim of the paper, with its verdict in every run."""
+    by_claim: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for number, run in enumerate(runs):
         for claim in run.facts["claims"]:
-            found.setdefault((claim["section"], claim["claim"]), {})[number] = claim
-    asked = _asked(runs)
+            by_claim.setdefault((claim["section"], claim["claim"]), {})[number] = claim
+    printed = _printed(runs)
     frame = pl.DataFrame(
         [
             {
                 **dict(zip(("section", "claim"), key, strict=True)),
-                **asked.get(key, _UNKNOWN),
+                **printed.get(key, _UNKNOWN),
                 "model": run.model,
                 "study": run.study,
                 "protocol": run.protocol,
                 "verdict": claim["verdict"] if claim else "not testable",
-                **{name: claim[name] if claim else None for name in _FOUND},
+                **{name: claim[name] if claim else None for name in _MEASUREMENT},
             }
-            for key, of_runs in found.items()
+            for key, of_runs in by_claim.items()
             for number, run in enumerate(runs)
             for claim in (of_runs.get(number),)
         ],
         schema={
             **dict.fromkeys(("section", "claim", "paper", "rule", "model", "study", "protocol", "verdict"), pl.String),
-            **_FOUND,
+            **_MEASUREMENT,
         },
     )
     view = pl.DataFrame(
         [
             {
                 **dict(zip(("section", "claim"), key, strict=True)),
-                **asked.get(key, _UNKNOWN),
+                **printed.get(key, _UNKNOWN),
                 **{f"run {number}": _verdict(of_runs.get(number)) for number in range(len(runs))},
             }
-            for key, of_runs in found.items()
+            for key, of_runs in by_claim.items()
         ],
         schema=dict.fromkeys(("section", "claim", "paper", "rule", *(f"run {n}" for n in range(len(runs)))), pl.String),
     )
-    notes = ["open: the interval does not decide; not testable: what the claim rests on was not measured in that run."]
+    notes = ["open: the interval contains the rule's bound; not testable: the run did not measure what it needs."]
     nouns = sorted({run.scores.concept for run in runs} - {TOXICITY.noun})
     if nouns:
-        notes.append(f"The paper speaks of toxicity; of runs of another concept read {' or '.join(nouns)} for it.")
+        notes.append(f"The paper is about toxicity. In runs of another concept, read {' or '.join(nouns)} instead.")
     return Table(
         "claims-over-runs",
         "The paper's claims, over all runs.",
@@ -149,14 +149,14 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
     )
 
 
-_FOUND = {"here": pl.String, "measured": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-"""What a run says of a claim, beside its verdict."""
+_MEASUREMENT = {"here": pl.String, "measured": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+"""Columns of a claim's measurement."""
 _UNKNOWN = {"paper": NOTHING, "rule": NOTHING}
-"""Of a run whose table of claims does not hold one of its claims."""
+"""For a claim that no run has in its table of claims."""
 
 
-def _asked(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], dict[str, str]]:
-    """Section and claim → the paper's numbers and the rule, from the runs' tables of claims; the same in all."""
+def _printed(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], dict[str, str]]:
+    """(section, claim) → the paper's numbers and the rule, from the runs' tables of claims; equal in all runs."""
     tables = [table.frame for run in runs if (table := run.table("claims")) is not None]
     return {
         (section, says): {"paper": paper, "rule": rule}
@@ -187,9 +187,9 @@ JOINT = {
 
 
 def joint_tables(runs: Sequence[FinishedRun]) -> list[Table]:
-    """Every table of `JOINT` that two runs or more have, named `…-over-runs`: each run's lines below one another."""
-    found = ((name, [(run, table) for run in runs if (table := run.table(name)) is not None]) for name in JOINT)
-    return [_joined(name, parts) for name, parts in found if len(parts) > 1]
+    """Every table of `JOINT` that at least two runs have, with the rows of all runs; named `…-over-runs`."""
+    by_name = ((name, [(run, table) for run in runs if (table := run.table(name)) is not None]) for name in JOINT)
+    return [_joined(name, parts) for name, parts in by_name if len(parts) > 1]
 
 
 def _joined(name: str, parts: Sequence[tuple[FinishedRun, Table]]) -> Table:
@@ -221,7 +221,7 @@ _COUNTS = {"toxicity": "prompts measured", "logppl": "windows", "f1": "passages 
 
 
 def made_of_table(runs: Sequence[FinishedRun]) -> Table:
-    """A column per run, a line per fact: models, data, settings, counts, versions; of paths the file's name."""
+    """A column per run, a row per fact: models, data, settings, counts, versions. Paths are shown as file names."""
     facts = [_facts(run) for run in runs]
     names = list(dict.fromkeys(name for one in facts for name in one))
     frame = pl.DataFrame(
@@ -238,7 +238,7 @@ def made_of_table(runs: Sequence[FinishedRun]) -> Table:
         "What each run was made of.",
         frame,
         (Column("fact", ""), *(Column(f"run {number}", run.label) for number, run in enumerate(runs))),
-        ("Of files the names alone; each run's own run.json has the paths.",),
+        ("Files are shown by name only; their paths are in run.json of each run.",),
         view=pl.DataFrame({"fact": names, **sides}, schema=dict.fromkeys(("fact", *sides), pl.String)),
     )
 
@@ -259,11 +259,11 @@ def _facts(run: FinishedRun) -> dict[str, str]:
 
 
 def _short(source: Any) -> str:
-    """The last parts of paths; whatever is not there is built in."""
+    """The last part of a path; `built-in` if there is none."""
     if not source:
         return _BUILT_IN
     if isinstance(source, list):
         return ", ".join(_short(one) for one in source)
     path = Path(str(source))
-    # A model's folder is nearly always called `model`: what it is in tells more.
+    # A model's folder is usually called `model`, so its parent's name is shown, too.
     return str(source) if not path.is_absolute() else "/".join(path.parts[-2:]) if path.name == "model" else path.name

@@ -54,7 +54,7 @@ class StudyPreset(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     about: str = ""
-    """Why it is part of the whole, in a sentence."""
+    """Why the reproduction has this study, in one sentence."""
     protocols: list[Protocol] = Field(default=["strict"], min_length=1)
     pairs: dict[str, Any] = Field(default_factory=dict[str, Any])
     dpo: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -69,15 +69,15 @@ class StudyPreset(Settings):
 
 
 class Preset(Settings):
-    """A whole reproduction, but for the data that the user gives."""
+    """A whole reproduction, except the data that the user gives."""
 
     name: str
     title: str
     models: list[str] = Field(min_length=1)
     needs: list[Needed] = Field(default_factory=list[Needed])
-    """Data that must be given, for want of a place to name."""
+    """Data that the user must give."""
     size: SizePreset | None = None
-    """Of its model, where a plan should not need the model."""
+    """Size of the model, so that planning does not need the model."""
     shared: dict[str, Any] = Field(default_factory=dict[str, Any])
     explain: dict[str, Any] = Field(default_factory=dict[str, Any])
     strict: dict[str, Any] = Field(default_factory=dict[str, Any])

@@ -1,6 +1,6 @@
-"""A tiny random Llama with a tokenizer of its own, made from nothing: to see every stage work within minutes.
+"""Make a tiny random Llama with its own tokenizer, to run every stage within minutes.
 
-It has learned nothing, so what is measured on it says nothing about language or about any method.
+It is untrained, so numbers measured on it say nothing about language or about any method.
 """
 
 import shutil
@@ -16,14 +16,14 @@ from dposcope.data.corpus import load_neutral
 from dposcope.model.quiet import without_progress_bars
 
 TINY: Final = "tiny"
-"""What it is called where models are named."""
+"""Its name in settings and tables."""
 
 _VOCABULARY = 512
 _SPECIAL = ("<unk>", "<eos>", "<bos>", "<pad>")
 
 
 def tiny_model(folder: Path, *, seed: int = 0) -> Path:
-    """Write it into `folder`, whole or not at all; one that is there stays. The same seed gives the same weights.
+    """Write the model into `folder`, atomically; an existing folder is left as it is. One seed gives one model.
 
     Returns:
         `folder`.
@@ -54,7 +54,7 @@ def _random_llama(seed: int) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        # Wider than usual, so that greedy text wanders instead of repeating one token.
+        # Larger than usual, so that greedy text varies instead of repeating one token.
         initializer_range=0.2,
         tie_word_embeddings=False,
         eos_token_id=1,

@@ -1,7 +1,7 @@
-"""The stage of `dposcope tune` that chooses the edit to ship: the best trial, as strong as every bound allows.
+"""The stage `choose` of `dposcope tune`: take the best trial, and make it as strong as all bounds allow.
 
-The cost of a scaled edit is measured again, and so is what it writes: a trial that had enough to say may repeat itself
-when it is made stronger, and one that had to be made weaker may have lost its lead to the next.
+After scaling, both the cost and the texts are measured again. A trial may write repetitive text when it is made
+stronger, and a trial that was made weaker may no longer be the best.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,54 +28,55 @@ from dposcope.search.family import Point
 from dposcope.search.trials import Objective, Written
 
 _WINDOWS = 32
-"""Windows of 1,024 tokens, spread over the text, that set the strength of what was found."""
+"""Windows of 1,024 tokens, spread over the text, on which the strength is set."""
 _READINGS = 5
-"""How often they are read for one trial as a rule, for the progress bar: at so many strengths."""
+"""Typical number of strengths that one trial is measured at, for the progress bar."""
 _WEAKER = (0.85, 0.7, 0.5)
-"""Of the strongest factor within the bounds, where texts say too little at all that the search for it met."""
+"""If the texts at every factor so far are too repetitive, try these shares of the strongest factor within bounds."""
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit that costs little enough and was not taken: its texts say too little, or score no lower."""
+    """An edit whose cost is within bounds, not taken: its texts are too repetitive, or score no lower than plain."""
 
     point: Point
     written: Written
-    """To the search prompts."""
+    """Its texts for the search prompts."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """The edit, and how it came about."""
+class ChosenEdit:
+    """The edit to ship, and how it was chosen."""
 
     edit: Edit
     point: Point | None
-    """None where nothing keeps within all bounds: the edit then leaves the model as it is."""
+    """None if no edit passes all bounds: then the edit changes nothing."""
     strength: StrengthSearch | None
-    """The factor on everything, set by the bounds on cost; `chosen` is what ships. Of the last candidate."""
+    """Search for the factor on gains and ablation, for the chosen or else the last candidate; `chosen` is shipped."""
     written: Written
-    """What it gives on the search prompts: the value that the search saw."""
+    """Its texts for the search prompts, measured after scaling."""
     rise: Difference | None = None
-    """Of log-perplexity on the text that set the strength; None where nothing ships."""
+    """Rise of log-perplexity on the text that set the strength; None if nothing is shipped."""
     passed_over: tuple[PassedOver, ...] = ()
     by_kl: tuple[float, ...] = ()
-    """Factors at which KL was nearer to its bound than log-perplexity: their `increase` is KL in the other's unit."""
+    """Factors at which KL was nearer to its bound than log-perplexity. Their `increase` is KL, scaled to the bound on
+    log-perplexity."""
 
 
-def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
+def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> ChosenEdit:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
-    Where its texts say too little (see `Floor`) it is taken weaker; the next trials take part as long as their own
-    score in the search is lower than the lowest so far. Where none is left, or none scores lower than the plain model,
-    nothing ships.
+    If its texts are too repetitive (see `TextBound`), it is tried weaker. Then come the next trials, as long as their
+    score in the search is lower than the lowest score so far. If no trial is left, or none scores lower than the plain
+    model, nothing is shipped.
     """
     run, objective = job.run, searched.objective
-    stem, told = run.folder / "edit", run.folder / "chosen.json"
+    stem, record = run.folder / "edit", run.folder / "chosen.json"
 
     def make() -> None:
-        found = _found(job, searched, learn_text, settings)
-        write_json(told, _told(found))
-        Edit.of(found.edit, about=_about(job, found, settings)).save(stem)
+        chosen = _choose(job, searched, learn_text, settings)
+        write_json(record, _to_json(chosen))
+        Edit.of(chosen.edit, about=_about(job, chosen, settings)).save(stem)
 
     return run.stage(
         "choose",
@@ -90,20 +91,20 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,
-            "floor": asdict(searched.floor),
+            "text_bound": asdict(searched.text_bound),
             "quick": settings.quick,
         },
-        files=[*value_files(stem).both, told],
+        files=[*value_files(stem).both, record],
         make=make,
-        load=lambda: _loaded(stem, read_json(told)),
+        load=lambda: _from_json(stem, read_json(record)),
         revision=2,
     )
 
 
-def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> Found:
+def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> ChosenEdit:
     costs = _Costs(job, searched.objective, learn_text, settings)
     passed_over: list[PassedOver] = []
-    best: Found | None = None
+    best: ChosenEdit | None = None
     line: _Line | None = None
     for point, score in _candidates(searched, settings):
         if best is not None and score >= best.written.concept:
@@ -114,66 +115,66 @@ def _found(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             edit = searched.objective.family.edit(final)
             with folded(job.lm, edit):
                 written = searched.objective.write()
-            useful, enough = written.concept < searched.base.concept, searched.floor.holds(written)
+            useful, enough = written.concept < searched.base.concept, searched.text_bound.allows(written)
             if not (useful and enough):
                 passed_over.append(PassedOver(final, written))
             elif best is None or written.concept < best.written.concept:
                 rise = line.costs[factor].rise
-                best = Found(edit, final, line.chosen(factor), written, rise, by_kl=line.by_kl)
+                best = ChosenEdit(edit, final, line.chosen(factor), written, rise, by_kl=line.by_kl)
             if not useful or enough:
                 break  # weaker, it would do less
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))
     by_kl = () if line is None else line.by_kl
-    return Found(
+    return ChosenEdit(
         Edit(), None, None if line is None else line.chosen(0.0), searched.base, None, tuple(passed_over), by_kl
     )
 
 
 def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
-    """Points and their scores in the search, the lowest first."""
+    """Points with their scores in the search, the lowest score first."""
     if settings.quick:
         name, source = next(iter(searched.objective.family.sources.items()))
         yield Point(name, source.start), 0.0
         return
     for trial in reversed(searched.front):
-        assert trial.written is not None  # only what was written is on the front
+        assert trial.written is not None  # every trial on the front has texts
         yield trial.point, trial.written.concept
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one edit."""
+    """Cost of one edit."""
 
     rise: Difference
-    """Of log-perplexity, nats per token."""
+    """Rise of log-perplexity, nats per token."""
     increase: Difference
-    """Of log-perplexity, or KL in its unit where that is nearer to its bound."""
+    """The same, or KL scaled to the bound on log-perplexity if KL is nearer to its bound."""
     by_kl: bool = False
 
 
 class _Costs:
-    """Long windows of neutral text, and the windows of the trials for KL."""
+    """Measures costs: log-perplexity on long windows of neutral text, KL on the windows of the trials."""
 
     def __init__(self, job: Job, objective: Objective, text: str, settings: TuneSettings) -> None:
-        """`text` is that of the search."""
+        """`text`: the neutral text of the search."""
         self._job, self._objective, self._text, self._settings = job, objective, text, settings
         self._base: WindowLosses | None = None
         self._read = self._expected = 0
         self.bound = settings.max_logppl_increase
 
     def begin(self) -> None:
-        """Another line: there is more to read than was known before."""
+        """Start another trial: more work for the progress bar."""
         self._expected = self._read + _READINGS
         if self._base is None:
             self._expected += 1
             self._base = self._losses()
 
     def of(self, point: Point) -> _Cost:
-        """Of the edit at a point of the family."""
+        """Cost of the edit at a point of the family."""
         base = self._base
         assert base is not None  # `begin` comes first
-        # Whichever bound is nearer decides, in the unit of the other.
+        # The nearer bound decides. KL is scaled so that both bounds are the same number.
         unit = self.bound / self._settings.kl_bound
         with folded(self._job.lm, self._objective.family.edit(point)):
             edited = self._losses()
@@ -201,7 +202,7 @@ class _Costs:
 
 
 class _Line:
-    """One trial, stronger and weaker: what each factor on it costs."""
+    """One trial at several strengths, with the cost at each factor."""
 
     def __init__(self, costs: _Costs, point: Point) -> None:
         """Nothing is measured yet."""
@@ -210,21 +211,21 @@ class _Line:
         """Factor → cost, in the order of measuring."""
 
     def allowed(self) -> Iterator[float]:
-        """Factors at which the upper ends of both costs keep within their bounds, the strongest first.
+        """Factors at which the upper ends of both costs are within their bounds, the strongest first.
 
-        Those that the search for the strongest met, then some weaker ones, measured as they are asked for.
+        First those that the search for the strongest factor measured, then weaker ones, measured on demand.
         """
         self._costs.begin()
         bound = self._costs.bound
-        found = search_strength(self._increase, bound)
-        met = sorted({step.strength for step in found.steps if step.increase.high <= bound}, reverse=True)
-        yield from met
-        for factor in [share * met[0] for share in _WEAKER if met]:
-            if factor < met[-1] and self._increase(factor).high <= bound:
+        steps = search_strength(self._increase, bound).steps
+        within = sorted({step.strength for step in steps if step.increase.high <= bound}, reverse=True)
+        yield from within
+        for factor in [share * within[0] for share in _WEAKER if within]:
+            if factor < within[-1] and self._increase(factor).high <= bound:
                 yield factor
 
     def chosen(self, factor: float) -> StrengthSearch:
-        """All that was measured, and the factor that is taken; 0: none."""
+        """All measured factors, and the chosen one; 0: none."""
         steps = tuple(StrengthStep(tried, cost.increase) for tried, cost in self.costs.items())
         return StrengthSearch(steps, factor, self._costs.bound)
 
@@ -238,22 +239,22 @@ class _Line:
         return cost.increase
 
 
-def _told(found: Found) -> dict[str, Any]:
+def _to_json(chosen: ChosenEdit) -> dict[str, Any]:
     return {
-        "point": None if found.point is None else asdict(found.point),
-        "strength": None if found.strength is None else asdict(found.strength),
-        "written": asdict(found.written),
-        "rise": None if found.rise is None else asdict(found.rise),
-        "passed_over": [asdict(one) for one in found.passed_over],
-        "by_kl": list(found.by_kl),
+        "point": None if chosen.point is None else asdict(chosen.point),
+        "strength": None if chosen.strength is None else asdict(chosen.strength),
+        "written": asdict(chosen.written),
+        "rise": None if chosen.rise is None else asdict(chosen.rise),
+        "passed_over": [asdict(one) for one in chosen.passed_over],
+        "by_kl": list(chosen.by_kl),
     }
 
 
-def _loaded(stem: Path, stored: Mapping[str, Any]) -> Found:
-    return Found(
+def _from_json(stem: Path, stored: Mapping[str, Any]) -> ChosenEdit:
+    return ChosenEdit(
         Edit.load(stem),
         None if stored["point"] is None else Point(**stored["point"]),
-        None if stored["strength"] is None else _search(stored["strength"]),
+        None if stored["strength"] is None else _strength_search(stored["strength"]),
         Written(**stored["written"]),
         None if stored["rise"] is None else Difference(**stored["rise"]),
         tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
@@ -261,14 +262,14 @@ def _loaded(stem: Path, stored: Mapping[str, Any]) -> Found:
     )
 
 
-def _search(stored: Mapping[str, Any]) -> StrengthSearch:
+def _strength_search(stored: Mapping[str, Any]) -> StrengthSearch:
     steps = tuple(StrengthStep(step["strength"], Difference(**step["increase"])) for step in stored["steps"])
     return StrengthSearch(steps, stored["chosen"], stored["bound"])
 
 
-def _about(job: Job, found: Found, settings: TuneSettings) -> dict[str, Any]:
-    """What the edit's file and the model card say of its making; data by the names of their files."""
-    point, control = found.point, settings.negative_control
+def _about(job: Job, chosen: ChosenEdit, settings: TuneSettings) -> dict[str, Any]:
+    """Facts for the edit's file and the model card: how the edit was made. Data are named by file name only."""
+    point, control = chosen.point, settings.negative_control
     learned = {} if point is None else _learning(job.run, point.source, settings)
     return {
         "made by": "dposcope tune",
@@ -288,14 +289,14 @@ def _about(job: Job, found: Found, settings: TuneSettings) -> dict[str, Any]:
 
 
 def source_name(source: str | None) -> str:
-    """Data as a card may name it: a hub id, or a file without the folders of somebody's machine."""
+    """Name of a data source for a model card: a hub id, or the name of a file without its folders."""
     if source is None:
         return "built-in"
     return source if source.startswith(("hub:", "builtin")) else Path(source).name
 
 
 def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
-    """How the gains of a source were learned; nothing where they were not."""
+    """How the gains of a source were learned; empty if they were not learned."""
     training = learned_stem(run, source).with_name("training.json")
     if not training.exists():
         return {}
@@ -316,7 +317,7 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _teacher(run: Run, settings: DpoSettings) -> dict[str, Any]:
-    """Whom learned gains imitated; a teacher that was trained in the run's folder by how it was trained."""
+    """The teacher of distilled gains. A teacher trained in the run's folder is named by its method of training."""
     if settings.teacher is None:
         return {}
     own = run.folder / "teacher" / "training.json"

@@ -1,9 +1,9 @@
-"""`dposcope tune`: the edit that removes most of a concept for a stated cost, found, measured once, and shipped.
+"""`dposcope tune`: find the edit that lowers a concept most within a bound on cost, measure it once, and ship it.
 
-Pairs sampled from the model itself → gains learned from them, with a teacher and, where what it taught says too little,
-without, beside those of the paper's groups and of least squares → a search over source, strength, depth profile and
-ablation → the best within the bound, its strength set by the bound → scores on prompts and text that nothing before had
-read → a checkpoint and a report with the whole trade-off.
+Pairs sampled from the model → gains learned from them, distilled from a teacher or, if those are not useful, from the
+pairs only; gains of the paper's groups, and of least squares → a search over source, strength, tilt and ablation → the
+best trial, as strong as all bounds allow → scores on held-out prompts and text → a checkpoint, and a report with all
+trials.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,16 +30,16 @@ from dposcope.jobs.ingredients import (
 )
 from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
-from dposcope.jobs.tune.choice import Found, choose
-from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains, learn_untaught
+from dposcope.jobs.tune.choice import ChosenEdit, choose
+from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_from_pairs, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
 from dposcope.jobs.tune.report import FIGURE, write_tune_report
 from dposcope.jobs.tune.search import (
     Ready,
+    any_useful,
     join_search,
     plain_texts,
     prepare_search,
-    say_enough,
     search_edits,
     sources_of,
     try_learned,
@@ -48,7 +48,7 @@ from dposcope.jobs.tune.search import (
 from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source
-from dposcope.search.trials import Floor, Trial
+from dposcope.search.trials import TextBound, Trial
 from dposcope.shipping.model_card import write_checkpoint
 
 _LEARN_SHARE = 0.8
@@ -62,7 +62,7 @@ class TuneRun:
     folder: Path
     scores: Scores
     edit: Edit
-    found: Found
+    found: ChosenEdit
 
 
 def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> TuneRun:
@@ -88,7 +88,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         search_scorer = _search_scorer(data.report.scorer, settings)
         ready = _ready(
             job, ingredients, learned, search_scorer, learn_text, settings,
-            more=lambda untaught: learn_untaught(model, run, untaught, settings),
+            more=lambda from_pairs: learn_from_pairs(model, run, from_pairs, settings),
         )  # fmt: skip
         searched = search_edits(job, ready, settings)
         found = choose(job, searched, learn_text, settings)
@@ -144,7 +144,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         scorer = _search_scorer(data.report.scorer, settings)
         ready = _ready(
             job, ingredients, learned, scorer, learn_text, settings,
-            more=lambda untaught: already_learned(run, untaught),
+            more=lambda from_pairs: already_learned(run, from_pairs),
         )  # fmt: skip
         reporter.stage(f"Searching with others: {settings.trials} trials")
         return join_search(job, ready, settings)
@@ -169,18 +169,18 @@ def _ready(
     *,
     more: Callable[[Mapping[str, float]], dict[str, Edit]],
 ) -> Ready:
-    """A search that can begin; `more` gives the gains that no teacher taught, if they are needed."""
+    """A search that is ready to start; `more` makes the gains from pairs only, if they are needed."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
     sources = sources_of(job, ingredients, learned, learn_text, settings)
     prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
-    floor = Floor(plain_texts(job, prepared), settings.least_distinct)
-    untaught = settings.untaught
-    if not untaught:
-        return Ready(prepared, floor)
+    text_bound = TextBound(plain_texts(job, prepared), settings.least_distinct)
+    from_pairs = settings.from_pairs
+    if not from_pairs:
+        return Ready(prepared, text_bound)
     tried = try_learned(job, prepared, learned)
-    if say_enough(tried, floor):
-        return Ready(prepared, floor, tried)
-    return Ready(with_learned(job.run, prepared, more(untaught)), floor, tried)
+    if any_useful(tried, text_bound):
+        return Ready(prepared, text_bound, tried)
+    return Ready(with_learned(job.run, prepared, more(from_pairs)), text_bound, tried)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

@@ -1,6 +1,6 @@
-"""What `dposcope tune` learns before it searches: pairs that the model writes, a teacher, and gains by DPO.
+"""What `dposcope tune` makes before its search: sampled pairs, a teacher, and gains learned by DPO.
 
-Each is a run of its own below the folder of the search, and goes on after a kill like any other.
+Each is a run in a subfolder of the search, and continues after an interruption like any other run.
 """
 
 import json
@@ -23,9 +23,9 @@ from dposcope.model.load import load_native
 from dposcope.model.size import size_of
 
 TRAINED = ("full", "lora")
-"""Teachers that are trained here."""
+"""Ways to train a teacher here."""
 _FEW_WEIGHTS = 10**9
-"""Up to this, a teacher has all of its weights trained: 14 bytes each."""
+"""Up to this number of weights, all of a teacher's weights are trained, at 14 bytes each."""
 _ADOPT = RunPolicy(adopt=True)
 
 
@@ -35,11 +35,11 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     Args:
         model: name of the base.
         run: of the search.
-        learn_text: neutral text to stay near the base on.
+        learn_text: neutral text for the KL.
         settings: see `TuneSettings`.
 
     Returns:
-        By the name of their source.
+        Name of the source → its gains.
     """
     if not settings.learned:
         return {}
@@ -63,26 +63,26 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     return {name: _learn(model, run, name, weight, settings, **imitated) for name, weight in settings.learned.items()}
 
 
-def learn_untaught(model: str, run: Run, untaught: Mapping[str, float], settings: TuneSettings) -> dict[str, Edit]:
-    """Learn from the same pairs without the teacher, after `learn_gains`; `untaught` gives each name its λ."""
-    return {name: _learn(model, run, name, weight, settings) for name, weight in untaught.items()}
+def learn_from_pairs(model: str, run: Run, from_pairs: Mapping[str, float], settings: TuneSettings) -> dict[str, Edit]:
+    """Learn from the same pairs without the teacher, after `learn_gains`; `from_pairs` gives each name its λ."""
+    return {name: _learn(model, run, name, weight, settings) for name, weight in from_pairs.items()}
 
 
 def already_learned(run: Run, names: Iterable[str]) -> dict[str, Edit]:
-    """What another process has learned, to join its search.
+    """Load the gains that another process has learned, to join its search.
 
     Raises:
-        DposcopeError: it has not learned all of it yet.
+        DposcopeError: some are not learned yet.
     """
     stems = {name: learned_stem(run, name) for name in names}
     if not all(value_files(stem).about.exists() for stem in stems.values()):
-        raise DposcopeError(f"{run.folder} still learns its gains; join it when its search has begun")
+        raise DposcopeError(f"the run in {run.folder} is still learning gains; join it when its search has begun")
     return {name: Edit.load(stem) for name, stem in stems.items()}
 
 
 def _learn(model: str, run: Run, name: str, kl_weight: float, settings: TuneSettings, **imitated: Any) -> Edit:
     stem = learned_stem(run, name)
-    alone = ", without a teacher" if settings.taught and not imitated else ""
+    alone = ", without a teacher" if settings.distilled and not imitated else ""
     run.reporter.stage(f"Learning gains{alone}, λ = {kl_weight:g}")
     of_run = DpoSettings(
         train="gains",
@@ -111,20 +111,20 @@ def _machine(settings: TuneSettings) -> dict[str, Any]:
 
 
 def _training(run: Run, settings: TuneSettings) -> dict[str, Any]:
-    """What teacher and gains share."""
+    """Settings that the teacher's training and the gains' training share."""
     return {
         "pairs": str(_pairs(run)),
         "neutral": str(_neutral(run)),
         "micro_batch_size": settings.micro_batch_size,
-        # Nothing is chosen by the loss; each time costs as much as eight steps.
+        # The validation loss selects nothing here, and each validation costs as much as eight steps.
         "validate_every": 400,
         **_machine(settings),
     }
 
 
 def _teacher(model: str, settings: TuneSettings) -> str | None:
-    """Whom gains imitate: a way to train one here, or a model's name. A large model's own weights are too many."""
-    if not settings.taught:
+    """The teacher: a way to train one here, or a model's name. For a large model, only LoRA is trained."""
+    if not settings.distilled:
         return None
     if settings.teacher is not None:
         return settings.teacher

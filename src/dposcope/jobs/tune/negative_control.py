@@ -1,4 +1,4 @@
-"""`dposcope tune --negative-control`: the same job where there is nothing to find."""
+"""`dposcope tune --negative-control`: the same job with shuffled scores or a random direction; any effect is chance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +13,16 @@ from dposcope.jobs.run import Run
 from dposcope.model.generate import generate
 
 _SALT = 1_000_003
-"""Keeps the draws of a control apart from those of everything else that has the run's seed."""
+"""Added to the run's seed, so that a control draws other random numbers than the rest of the run."""
 
 
 def direction_stem(run: Run, control: Control | None) -> Path:
-    """Where the direction of a run lies that its edits are made of."""
+    """Path of the direction that the run's edits are made from, without suffix."""
     return run.folder / ("control-direction" if control == "random-direction" else "direction")
 
 
 def with_direction(job: Job, ingredients: Ingredients, control: Control | None, seed: int) -> Ingredients:
-    """The same, with a random direction where that is the control: a stage of its own."""
+    """Replace the direction by a random one if the control asks for it; a stage of its own."""
     if control != "random-direction":
         return ingredients
     true = job.run.folder / "direction"
@@ -37,16 +37,16 @@ def with_direction(job: Job, ingredients: Ingredients, control: Control | None, 
 
 
 def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_size: int, seed: int) -> Scorer:
-    """What chooses among edits: the scorer itself, or shuffled scores of what the plain model writes, a stage too."""
+    """The scorer that selects edits: `scorer` itself, or shuffled scores of the plain model's texts (a stage)."""
     if control != "shuffled-scores":
         return scorer
     prompts = job.data.learn
 
     def make() -> dict[str, Any]:
         written = generate(job.lm, list(prompts), batch_size=batch_size)
-        return {"scorer": scorer.name, "scores": scorer([one.text for one in written]).tolist()}
+        return {"scorer": scorer.name, "scores": scorer([text.text for text in written]).tolist()}
 
-    told = job.run.json(
+    stored = job.run.json(
         "control-scores",
         "Scores to shuffle",
         inputs={
@@ -57,4 +57,4 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
         },
         make=make,
     )
-    return drawn_scores(told["scores"], of=scorer.name, seed=seed + _SALT)
+    return drawn_scores(stored["scores"], of=scorer.name, seed=seed + _SALT)

@@ -1,4 +1,4 @@
-"""From a finished tuning to the page that shows it: the edit's page with the search in it."""
+"""The report of `dposcope tune`: the page of an edit, with its search."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import warning
 from dposcope.jobs.edit.report import LABELS, evenly_spaced
 from dposcope.jobs.ingredients import Ingredients, Job
-from dposcope.jobs.tune.choice import Found
+from dposcope.jobs.tune.choice import ChosenEdit
 from dposcope.jobs.tune.search import Searched
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.neurons.groups import group_sets
@@ -29,14 +29,14 @@ from dposcope.search.search import front
 from dposcope.search.trials import Trial
 
 FIGURE = "tradeoff.png"
-"""Of the search, beside the report; as SVG, too."""
+"""The figure of the search, in the report's folder; also saved as SVG."""
 
 
 def write_tune_report(
     job: Job,
     ingredients: Ingredients,
     searched: Searched,
-    found: Found,
+    chosen: ChosenEdit,
     outcomes: Mapping[str, Outcome],
     materials: Materials,
     scores: Scores,
@@ -50,22 +50,22 @@ def write_tune_report(
     Args:
         job: run, model and data.
         ingredients: direction and means.
-        searched: trials.
-        found: the edit.
-        outcomes: what was measured of each condition.
-        materials: what it was measured on.
-        scores: the same as numbers.
-        judge: the independent one.
+        searched: the search and its trials.
+        chosen: the chosen edit.
+        outcomes: measurements of each condition, item by item.
+        materials: what was measured on.
+        scores: means and intervals of `outcomes`.
+        judge: the independent judge.
         settings: of the run.
-        true_scorer: that of the search; in a negative control the one whose scores were shuffled.
+        true_scorer: the scorer of the search; in a negative control, the scorer whose scores were shuffled.
     """
-    direction, gains = ingredients.direction, found.edit.gains
+    direction, gains = ingredients.direction, chosen.edit.gains
     sets = group_sets(ingredients.cosine, ingredients.means.mean)
     page = EditPage(
         model=scores.model,
         fingerprint=str(job.model["fingerprint"]),
         protocol=scores.protocol,
-        edit=str(found.edit),
+        edit=str(chosen.edit),
         scores=scores,
         conditions=[LABELS[name] for name in outcomes],
         samples=evenly_spaced(outcomes, materials),
@@ -76,10 +76,10 @@ def write_tune_report(
         if gains is None
         else [GroupSize(group.value, len(neurons), len(neurons & gains.touched)) for group, neurons in sets.items()],
         search=[]
-        if found.strength is None
-        else [SearchStep(step.strength, step.increase) for step in found.strength.steps],
+        if chosen.strength is None
+        else [SearchStep(step.strength, step.increase) for step in chosen.strength.steps],
         bound=settings.max_logppl_increase,
-        chosen_strength=None if found.strength is None else found.strength.chosen,
+        chosen_strength=None if chosen.strength is None else chosen.strength.chosen,
         judge=asdict(judge.quality),
         settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
         provenance={
@@ -90,10 +90,10 @@ def write_tune_report(
             "seed": str(settings.seed),
             **library_versions(),
         },
-        notes=_notes(searched, found, settings, materials),
+        notes=_notes(searched, chosen, settings, materials),
         command="dposcope tune",
-        tradeoff=_tradeoff(searched, found, outcomes, true_scorer),
-        passed_over=bool(found.passed_over),
+        tradeoff=_tradeoff(searched, chosen, outcomes, true_scorer),
+        passed_over=bool(chosen.passed_over),
         warning="" if settings.negative_control is None else warning(settings.negative_control),
     )
     write_report(page, job.run.folder / "report.html")
@@ -104,20 +104,20 @@ def write_tune_report(
 
 
 def _tradeoff(
-    searched: Searched, found: Found, outcomes: Mapping[str, Outcome], true_scorer: Scorer
+    searched: Searched, chosen: ChosenEdit, outcomes: Mapping[str, Outcome], true_scorer: Scorer
 ) -> Tradeoff | None:
     if not searched.trials:
         return None
-    # The figure and the table have log-perplexity as their cost, not the KL that orders the search's own front.
-    ahead = front(searched.trials, floor=searched.floor, cost=lambda trial: trial.rise)
+    # The cost in the figure and the table is log-perplexity; the search's own front uses KL.
+    ahead = front(searched.trials, text_bound=searched.text_bound, cost=lambda trial: trial.rise)
     best = {trial.number for trial in ahead}
     prompts = len(searched.objective.prompts)
-    written, scorer = found.written, searched.objective.scorer
+    written, scorer = chosen.written, searched.objective.scorer
     return Tradeoff(
         [_tried(trial, prompts, on_front=trial.number in best) for trial in searched.trials],
         searched.base.concept,
         Estimate(written.concept, written.concept_low, written.concept_high, prompts),
-        0.0 if found.rise is None else found.rise.mean,
+        0.0 if chosen.rise is None else chosen.rise.mean,
         unseen=bootstrap_mean(true_scorer(outcomes["edit"].continuations)),
         unseen_base=float(true_scorer(outcomes[BASE].continuations).mean()),
         scorer=scorer.name,
@@ -129,7 +129,7 @@ def _tried(trial: Trial, prompts: int, *, on_front: bool) -> TriedEdit:
     written = trial.written
     return TriedEdit(
         "ablation alone" if trial.point.source == NO_GAINS else trial.point.source,
-        told(trial.point),
+        point_settings(trial.point),
         trial.rise,
         trial.kl,
         None if written is None else Estimate(written.concept, written.concept_low, written.concept_high, prompts),
@@ -139,8 +139,8 @@ def _tried(trial: Trial, prompts: int, *, on_front: bool) -> TriedEdit:
     )
 
 
-def told(point: Point) -> str:
-    """What a point chose beside its source."""
+def point_settings(point: Point) -> str:
+    """The settings of a point, without its source, for a reader."""
     parts = [] if point.source == NO_GAINS else [f"strength {fixed(point.strength, 2)}"]
     if point.tilt:
         parts.append(f"tilt {signed(point.tilt, 2)}")
@@ -149,70 +149,71 @@ def told(point: Point) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _advice(searched: Searched, found: Found, settings: TuneSettings) -> str:
-    """What may help where nothing ships."""
+def _advice(searched: Searched, chosen: ChosenEdit, settings: TuneSettings) -> str:
+    """Options to try if no edit is shipped."""
     helps = ["search without --quick" if settings.quick else "raise --trials"]
-    if not found.passed_over:
+    if not chosen.passed_over:
         helps.insert(0, "raise --max-logppl-increase")
-    elif any(searched.floor.excess(one.written)["distinct_2"] > 0 for one in found.passed_over):
+    elif any(searched.text_bound.excess(edit.written)["distinct_2"] > 0 for edit in chosen.passed_over):
         helps.insert(0, "lower --least-distinct")
     return f"{sentence_case(', or '.join(helps))}."
 
 
-def _notes(searched: Searched, found: Found, settings: TuneSettings, materials: Materials) -> list[str]:
+def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, materials: Materials) -> list[str]:
     notes = [
-        "The search chose among its trials by their scores on its own prompts, so its value for the winner is "
-        "flattered (the winner's curse). What counts is the table: prompts and text that nothing before had read.",
-        "Samples are evenly spaced over the prompts, not chosen by their effect.",
-        f"Continuations are greedy, 20 tokens long, and scored without their prompt by {materials.scorer.name}.",
+        "The search selected its best trial by the score on its own prompts, so that score is optimistic (the "
+        "winner's curse). The table is the result: its prompts and its text are held out from everything before.",
+        "Samples are evenly spaced over the prompts. They are not selected by their effect.",
+        f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
     if settings.negative_control is not None:
-        notes.insert(0, warning(settings.negative_control) + " The scores of the table are the true scorer's.")
-    if found.point is None:
+        notes.insert(0, warning(settings.negative_control) + " The scores in the table are by the true scorer.")
+    if chosen.point is None:
         notes.append(
-            "Nothing that was tried kept every bound and scored lower than the plain model: the edit changes nothing. "
-            f"{_advice(searched, found, settings)}"
+            "No edit that was tried is within every bound and scores lower than the plain model, so the edit changes "
+            "nothing. "
+            f"{_advice(searched, chosen, settings)}"
         )
-    silent = [one for one in found.passed_over if not searched.floor.holds(one.written)]
-    if silent:
-        most = max(one.written.repetition for one in silent)
-        least = min(one.written.distinct_2 for one in silent)
+    repetitive = [edit.written for edit in chosen.passed_over if not searched.text_bound.allows(edit.written)]
+    if repetitive:
+        most = max(written.repetition for written in repetitive)
+        least = min(written.distinct_2 for written in repetitive)
         notes.append(
-            f"{sentence_case(plural(len(silent), 'edit'))} within the bounds on cost said too "
-            f"little, and so weaker or other ones were preferred: repetition within a text up to {fixed(most)} "
+            f"{sentence_case(plural(len(repetitive), 'edit'))} within the bounds on cost wrote too repetitive text, so "
+            f"weaker or other edits were preferred: repetition within a text up to {fixed(most)} "
             f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
             f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {settings.least_distinct:g})."
         )
-    if useless := len(found.passed_over) - len(silent):
+    if useless := len(chosen.passed_over) - len(repetitive):
         notes.append(
-            f"{sentence_case(plural(useless, 'edit'))} within every bound scored no lower on the search prompts than "
-            f"the plain model ({fixed(searched.base.concept)})."
+            f"{sentence_case(plural(useless, 'edit'))} within every bound did not score lower on the search prompts "
+            f"than the plain model ({fixed(searched.base.concept)})."
         )
-    by_teacher = set(settings.learned) if settings.taught else set()
-    taught = [trial.written for trial in searched.trials if trial.written and trial.point.source in by_teacher]
-    mute = sum(not searched.floor.holds(written) for written in taught)
-    alone = [name for name in settings.untaught if name in searched.objective.family.sources]
+    by_teacher = set(settings.learned) if settings.distilled else set()
+    distilled = [trial.written for trial in searched.trials if trial.written and trial.point.source in by_teacher]
+    repeating = sum(not searched.text_bound.allows(written) for written in distilled)
+    alone = [name for name in settings.from_pairs if name in searched.objective.family.sources]
     if alone:
         notes.append(
-            "Gains that a teacher taught, as they were learned or weaker, cost too much, said too little or lowered "
-            f"nothing, so gains were learned from the pairs alone as well ({alone[0]})."
+            "Distilled gains, at full strength or weaker, cost too much, wrote too repetitive text or did not lower "
+            f"the score, so gains were also learned from the pairs only ({alone[0]})."
         )
-    elif 2 * mute > len(taught):
+    elif 2 * repeating > len(distilled):
         notes.append(
-            f"{mute} of {len(taught)} edits with learned gains that kept the bounds on cost said too little: a teacher "
-            "may teach them to repeat themselves. Try --teacher none."
+            f"{repeating} of {len(distilled)} edits with distilled gains within the bounds on cost wrote too "
+            "repetitive text. A teacher can cause this. Try --teacher none."
         )
-    if found.by_kl:
+    if chosen.by_kl:
         notes.append(
-            f"At {plural(len(found.by_kl), 'strength')} KL came nearer to its bound ({settings.kl_bound:g}) than "
-            "log-perplexity; the table of strengths shows KL there, in the unit of the other bound."
+            f"At {plural(len(chosen.by_kl), 'strength')} KL was nearer to its bound ({settings.kl_bound:g}) than "
+            "log-perplexity. There the table of strengths shows KL, scaled to the bound on log-perplexity."
         )
     if settings.report_neutral is None:
-        notes.append("Log-perplexity is reported on the last fifth of --neutral, which was kept back from the search.")
+        notes.append("Log-perplexity is reported on the last fifth of --neutral, which the search did not use.")
     sources = (settings.prompts, settings.comments, settings.neutral)
     if any(source is None or source.startswith(BUILTIN) for source in sources):
         notes.append(
-            "Built-in data took part: mild texts written for a demonstration. These are not benchmark numbers; "
+            "Built-in data was used: mild texts written for a demonstration. These are not benchmark numbers; "
             "give --prompts, --comments and --neutral for real ones."
         )
     if searched.objective.scorer.name != materials.scorer.name:

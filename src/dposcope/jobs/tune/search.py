@@ -1,4 +1,4 @@
-"""The stages of `dposcope tune` from what gains are made of to the trials of a search."""
+"""The stages of `dposcope tune` from the sources of gains to the trials of the search."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,39 +26,39 @@ from dposcope.report.table import write_parquet
 from dposcope.search.divergence import NeutralText
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
-from dposcope.search.trials import Bound, Floor, Objective, Trial, Written
+from dposcope.search.trials import Bound, Objective, TextBound, Trial, Written
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
 _STRENGTHS = (1.0, 0.75, 0.5, 0.25)
-"""Of learned gains, the strongest first, for a look at what they say."""
+"""Strengths at which distilled gains are tried before the search, the strongest first."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """What the search left."""
+    """A finished search."""
 
     objective: Objective
     trials: list[Trial]
-    floor: Floor
+    text_bound: TextBound
 
     @property
     def base(self) -> Written:
         """What the plain model writes to the search prompts."""
-        return self.floor.plain
+        return self.text_bound.plain
 
     @property
     def front(self) -> list[Trial]:
-        """Trials that no other beats, cheapest first; the texts of each say enough."""
-        return front(self.trials, floor=self.floor)
+        """The Pareto front of trials whose texts pass their bound, the cheapest first."""
+        return front(self.trials, text_bound=self.text_bound)
 
 
 def sources_of(
     job: Job, ingredients: Ingredients, learned: Mapping[str, Edit], learn_text: str, settings: TuneSettings
 ) -> dict[str, Source]:
-    """Where gains may come from; the neurons' moments on neutral text are a stage of their own."""
+    """All sources of gains that the settings ask for; see `neutral_moments` for the stage that it may run."""
     sources: dict[str, Source] = {}
     if settings.form == "ablation":
         return sources
@@ -79,7 +79,7 @@ def sources_of(
 
 
 def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
-    """The stage `neutral-means`: every neuron's moments on so many windows of 128 tokens of neutral text."""
+    """The stage `neutral-means`: every neuron's moments on windows of 128 tokens of neutral text."""
 
     def make() -> NeuronMeans:
         with recording(job.lm) as seen, torch.no_grad():
@@ -97,13 +97,13 @@ def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A search that can begin, or be joined."""
+    """A search that is ready to start or to be joined."""
 
     objective: Objective
     inputs: Mapping[str, Any]
-    """What decides every trial."""
+    """Everything that a trial depends on."""
     folder: Path
-    """Of the journal: that of these inputs, whatever the number of trials, so that more of them go on from it."""
+    """Folder of the journal. It depends on the inputs but not on the number of trials, so more trials continue it."""
 
 
 def prepare_search(
@@ -114,7 +114,7 @@ def prepare_search(
     scorer: Scorer,
     settings: TuneSettings,
 ) -> Prepared:
-    """Let the plain model read the neutral text, and name what decides the trials."""
+    """Read the neutral text with the plain model, and collect everything that trials depend on."""
     run, lm = job.run, job.lm
     family = Family(
         sources, ingredients.direction.vector, lm.n_blocks, ablates=settings.form != "gains" and not settings.quick
@@ -139,7 +139,7 @@ def prepare_search(
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer.digest],
         "bound": asdict(objective.bound),
-        "floor": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
+        "text_bound": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
         "windows": settings.search_windows,
         "ablates": family.ablates,
         "batch_size": settings.batch_size,
@@ -149,7 +149,7 @@ def prepare_search(
 
 
 def with_learned(run: Run, prepared: Prepared, more: Mapping[str, Edit]) -> Prepared:
-    """The same search with further learned gains among its sources, behind the learned ones that it has."""
+    """The same search with more learned gains. Their sources come after the learned ones and before all others."""
     family = prepared.objective.family
     before = {name: family.sources[name] for name in learned_digests(run, family.sources)}
     lines = {name: Source.line(edit) for name, edit in more.items()}
@@ -164,36 +164,36 @@ def _journal(run: Run, inputs: Mapping[str, Any]) -> Path:
 
 
 def learned_digests(run: Run, sources: Iterable[str]) -> dict[str, str]:
-    """Name → digest of the gains behind each source that was learned; the others follow from direction and means."""
+    """Name of each learned source → digest of its gains. All other sources follow from direction and means."""
     return {name: value_digest(stem) for name in sources if value_files(stem := learned_stem(run, name)).about.exists()}
 
 
 def learned_stem(run: Run, name: str) -> Path:
-    """Where the gains of a source lie that was learned."""
+    """Path of a learned source's gains, without suffix."""
     return run.folder / name / "edit"
 
 
 def plain_texts(job: Job, prepared: Prepared) -> Written:
     """The stage `plain-texts`: what the plain model writes to the search prompts."""
-    told = job.run.json(
+    stored = job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
         inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
         make=lambda: asdict(prepared.objective.write()),
     )
-    return Written(**told)
+    return Written(**stored)
 
 
 def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
-    """The stage `taught-texts`: gains as they were learned, each source, or weaker where that costs too much.
+    """The stage `distilled-texts`: try the gains of each source at full strength, or weaker if that costs too much.
 
     Args:
         job: run, model and data.
-        prepared: a search with these sources among its own.
+        prepared: a search that has these sources.
         learned: their names.
 
     Returns:
-        All that was tried; the last of each source wrote, if any did.
+        All trials. If any trial of a source is within the bounds on cost, it is the source's last.
     """
     objective = prepared.objective
 
@@ -202,53 +202,53 @@ def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Tr
         for name in learned:
             for strength in _STRENGTHS:
                 trials.append(objective.try_out(Point(name, strength)))
-                if trials[-1].inside:
+                if trials[-1].within_bounds:
                     break
         return [trial.to_json() for trial in trials]
 
-    told = job.run.json("taught-texts", "Whether taught gains say enough", inputs=prepared.inputs, make=make)
-    return [Trial.from_json(one) for one in told]
+    stored = job.run.json("distilled-texts", "Trials of the distilled gains", inputs=prepared.inputs, make=make)
+    return [Trial.from_json(trial) for trial in stored]
 
 
-def say_enough(tried: Iterable[Trial], floor: Floor) -> bool:
-    """Whether an edit within its bound says enough and lowers the concept, below the plain model's interval."""
+def any_useful(tried: Iterable[Trial], text_bound: TextBound) -> bool:
+    """Whether a trial is within all bounds and lowers the concept below the plain model's interval."""
     wrote = (trial.written for trial in tried if trial.written is not None)
-    return any(floor.holds(written) and written.concept < floor.plain.concept_low for written in wrote)
+    return any(text_bound.allows(written) and written.concept < text_bound.plain.concept_low for written in wrote)
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A search, and what is known before it begins."""
+    """A prepared search, its bound on texts, and trials that were made before it."""
 
     prepared: Prepared
-    floor: Floor
+    text_bound: TextBound
     tried: Sequence[Trial] = ()
-    """Their points are not tried again."""
+    """Trials whose points are not tried again."""
 
 
 def search_edits(job: Job, ready: Ready, settings: TuneSettings) -> Searched:
-    """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there is nothing to search."""
+    """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there are no trials."""
     run, prepared = job.run, ready.prepared
-    told, table = run.folder / "trials.json", run.folder / "trials.parquet"
+    record, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
     def make() -> None:
         trials = [] if settings.quick else _search(job, ready, settings)
         write_parquet(table, trials_table(trials))
-        write_json(told, {"base": asdict(ready.floor.plain), "trials": [trial.to_json() for trial in trials]})
+        write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in trials]})
 
     def load() -> Searched:
-        trials = [Trial.from_json(one) for one in read_json(told)["trials"]]
-        return Searched(prepared.objective, trials, ready.floor)
+        trials = [Trial.from_json(trial) for trial in read_json(record)["trials"]]
+        return Searched(prepared.objective, trials, ready.text_bound)
 
     trials = 0 if settings.quick else settings.trials
-    title = f"Searching: {plural(trials, 'trial')}" if trials else "No search, as --quick says"
+    title = f"Searching: {plural(trials, 'trial')}" if trials else "No search (--quick)"
     return run.stage(
-        "search", title, inputs={**prepared.inputs, "trials": trials}, files=[told, table], make=make, load=load
+        "search", title, inputs={**prepared.inputs, "trials": trials}, files=[record, table], make=make, load=load
     )
 
 
 def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
-    """Try edits beside the process that runs the search, until there are enough; writes nothing but its trials.
+    """Run trials in another process than the one that owns the search, until all are done; writes only trials.
 
     Raises:
         DposcopeError: no process has begun this search.
@@ -271,21 +271,21 @@ def _search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
         objective.family,
         folder=ready.prepared.folder,
         trials=settings.trials,
-        floor=ready.floor,
+        text_bound=ready.text_bound,
         seed=settings.seed,
         progress=job.run.reporter.progress,
     )
 
 
 def trials_table(trials: list[Trial]) -> pl.DataFrame:
-    """One row per trial: what was tried, what it cost, what it gave, how long it took."""
+    """One row per trial: its point, its cost, its texts' measures, its duration."""
     rows: list[dict[str, Any]] = [
         {
             "number": trial.number,
             **asdict(trial.point),
             "kl": trial.kl,
             "logppl_rise": trial.rise,
-            "within_bounds": trial.inside,
+            "within_bounds": trial.within_bounds,
             "concept": None if trial.written is None else trial.written.concept,
             "concept_low": None if trial.written is None else trial.written.concept_low,
             "concept_high": None if trial.written is None else trial.written.concept_high,

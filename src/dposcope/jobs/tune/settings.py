@@ -161,7 +161,7 @@ class TuneSettings(MeasureSettings):
             raise ValueError(
                 "--second-scorer needs --comments, as the built-in comments are too few; give some, or leave it out"
             )
-        if self.teacher_strength is not None and not self.taught:
+        if self.teacher_strength is not None and not self.distilled:
             raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
         return self
 
@@ -211,7 +211,7 @@ class TuneSettings(MeasureSettings):
         return self.max_kl or 1.5 * self.max_logppl_increase
 
     @property
-    def taught(self) -> bool:
+    def distilled(self) -> bool:
         """Whether learned gains are distilled from a teacher."""
         return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
 
@@ -220,15 +220,15 @@ class TuneSettings(MeasureSettings):
         """Name of each vector of gains to learn → λ of the KL on neutral text."""
         if self.form == "ablation" or "learned" not in self.methods:
             return {}
-        weights = self.kl_weights or [6.0 if self.taught else 1.0]
+        weights = self.kl_weights or [6.0 if self.distilled else 1.0]
         return {f"learned-{weight:g}": weight for weight in weights}
 
     @property
-    def untaught(self) -> dict[str, float]:
+    def from_pairs(self) -> dict[str, float]:
         """Gains to learn from the pairs only, if no distilled gains keep enough distinct text and lower the concept.
 
         Name → λ; empty if the user chose the teacher.
         """
-        if self.teacher is not None or not self.taught or not self.learned:
+        if self.teacher is not None or not self.distilled or not self.learned:
             return {}
-        return {"learned-untaught": 1.0}
+        return {"learned-from-pairs": 1.0}

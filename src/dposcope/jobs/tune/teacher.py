@@ -1,7 +1,7 @@
-"""The teacher of learned gains: a tuned model, taken along the line of its tuning as far as the edit may cost.
+"""The teacher of distilled gains: base + strength · (tuned − base), at the strength where it costs what the edit may.
 
-One training stops short of what its cost would allow, another goes beyond it. Gains that imitate a teacher pay about
-what it pays, so the teacher is taken to where log-perplexity on neutral text has risen by the edit's own bound.
+A training may end with a lower or a higher cost than the edit may have. Distilled gains cost about as much as their
+teacher. So the strength is set where the teacher's log-perplexity on neutral text has risen by the edit's bound.
 """
 
 from dataclasses import asdict
@@ -20,9 +20,10 @@ from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
 
 _WINDOWS = 32
-"""Windows of 1,024 tokens, spread over the text, that set the strength."""
+"""Windows of 1,024 tokens, spread over the text, on which the strength is set."""
 _NEAREST, _FURTHEST = 0.25, 4.0
-"""Nearer there is little to learn, and gains are made weaker anyhow; beyond, the line says little of either model."""
+"""Limits of the strength. Below, there is little to learn, and gains can be made weaker later. Above, the extrapolation
+has little to do with either model."""
 
 
 def allowed_strength(
@@ -30,18 +31,18 @@ def allowed_strength(
 ) -> float:
     """The stage `teacher`: the largest strength at which the teacher itself costs no more than the edit may.
 
-    Writes `teacher.json`: what was tried, and what was chosen.
+    Writes `teacher.json`: all strengths tried, and the chosen one.
 
     Args:
         run: of the search.
         model: the base's name.
         teacher: the tuned model's.
         text: neutral text to learn from.
-        bound: most rise of log-perplexity, nats per token, upper end of its interval included.
+        bound: largest rise of log-perplexity, nats per token, for the upper end of its interval.
         settings: of the machine.
 
     Returns:
-        From a quarter, though even that may cost more, to 4.
+        From 0.25 to 4; 0.25 may cost more than the bound.
     """
     lm = load_native(model, dtype=settings.dtype, device=settings.device)
 
@@ -49,7 +50,7 @@ def allowed_strength(
         base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)
 
         def increase(strength: float) -> Difference:
-            tuned = load_teacher(lm, teacher, strength)  # anew, as moving it along rounds
+            tuned = load_teacher(lm, teacher, strength)  # load it each time: scaling in place would round again
             losses = window_losses(tuned, text, max_windows=_WINDOWS, spread=True, progress=run.reporter.progress)
             if np.isfinite(losses.nll).all():
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
@@ -57,7 +58,7 @@ def allowed_strength(
 
         return asdict(search_strength(increase, bound, most=_FURTHEST))
 
-    told = run.json(
+    stored = run.json(
         "teacher",
         "Strength of the teacher that neutral text allows",
         inputs={
@@ -71,4 +72,4 @@ def allowed_strength(
         },
         make=make,
     )
-    return max(float(told["chosen"]), _NEAREST)
+    return max(float(stored["chosen"]), _NEAREST)

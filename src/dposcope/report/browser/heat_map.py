@@ -1,4 +1,4 @@
-"""Where in the model tuning acted: summed contributions by block, group and effect (paper Figures 1, 5 and 8)."""
+"""Heat map of the change: summed contributions by block, group and effect (paper Figures 1, 5 and 8)."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class MapCell:
     """down: it reduces; up: it adds; nothing."""
 
     @property
-    def said(self) -> str:
+    def signed(self) -> str:
         """The sum with its sign."""
         return f"+{fact(self.value)}" if self.value > 0 else fact(self.value)
 
@@ -47,11 +47,11 @@ class MapRow:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """All rows; a cell's shade compares with every other."""
+    """All rows; shades of all cells are on one scale."""
 
     rows: list[MapRow]
     label_every: int
-    """Every how many blocks the axis has a number."""
+    """The axis has a number at every so many blocks."""
     largest: str
     """|sum| of the strongest shade."""
     described: str
@@ -61,7 +61,7 @@ class HeatMap:
 def heat_map(value: NeuronBrowser) -> HeatMap:
     """Summed contribution of every block by group and effect (paper Figures 1, 5 and 8)."""
     blocks, _ = value.shape
-    # What adds to no sum may stand in either row.
+    # A contribution of 0 does not change a sum, so its row does not matter.
     kinds = 2 * value.group.astype(np.int64) + (value.contribution < 0)
     place = kinds + 2 * len(GROUPS) * np.arange(blocks)[:, None]
     sums = np.bincount(
@@ -83,7 +83,7 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
         label_every=max(1, math.ceil(blocks / 40)),
         largest=fact(largest),
         described=f"The strongest cell is {strongest.label} of block {strongest.strongest.block}, "
-        f"{strongest.strongest.said}",
+        f"{strongest.strongest.signed}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The neuron browser as a value: what tuning did to every neuron of a model, to be sorted, filtered and opened."""
+"""The content of the neuron browser as one value: the change of every neuron of a model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class TokenisedText:
 
 @dataclass(frozen=True, eq=False)
 class TokenActivations:
-    """What a few neurons do on every token of the texts, in both models."""
+    """Activations of a few neurons on every token of the texts, in both models."""
 
     neurons: NDArray[np.integer[Any]]
     """`[n]`, each as block · d_mlp + index, no two alike."""
@@ -52,7 +52,7 @@ class NeuronBrowser:
     """The base model."""
     tuned: str
     direction: str
-    """Which direction the contributions are measured along, in a few words."""
+    """Name of the direction that contributions are measured along."""
     group: NDArray[np.integer[Any]]
     """`[L, M]`, an index into `GROUPS`."""
     cosine: NDArray[np.floating[Any]]
@@ -70,12 +70,12 @@ class NeuronBrowser:
     texts: list[TokenisedText] = field(default_factory=list[TokenisedText])
     activations: TokenActivations = field(default_factory=TokenActivations.none)
     notes: list[str] = field(default_factory=list[str])
-    """What a reader must not take from the numbers."""
+    """Warnings about how to read the numbers."""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     """Versions, seed, command; nothing that changes when the run is repeated."""
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not belong together.
+        """Check that the parts fit together.
 
         Raises:
             DposcopeError: shapes that differ, values that are not finite, or a neuron, group or text out of range.
@@ -193,7 +193,7 @@ _COLUMNS = {
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
-    # The largest float64 values are none of float32, in which the page counts.
+    # The page uses float32, in which the largest float64 values are infinite.
     with np.errstate(over="ignore"):
         wrong = values.size - int(np.isfinite(values.astype(np.float32)).sum())
     if wrong:

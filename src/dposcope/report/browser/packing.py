@@ -1,8 +1,8 @@
-"""What the neuron browser's script reads: numbers as packed arrays, tokens as one table, all as JSON.
+"""Data for the neuron browser's script as JSON: numbers as packed arrays, tokens as one table.
 
-The numbers of the table are float32, so that it sorts and shows what was measured; what only an opened neuron shows
-is smaller: logits in half precision, activations token by token in 8 bits. Text goes in as `ShownText` makes it:
-masked, with nothing invisible, the masked words aside in the list that only the page's switch reads.
+Numbers in the table of neurons are float32. Numbers that only an opened neuron shows are smaller: logits in half
+precision, activations on tokens in 8 bits. Texts pass through `ShownText`: they are masked and have no invisible
+characters, and the masked words are in a separate list that only the page's switch reads.
 """
 
 import base64
@@ -26,14 +26,14 @@ _CERTAIN = 8
 
 
 def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
-    """What the page's script reads, part by part.
+    """The data for the page's script, part by part.
 
-    It keeps the columns as float32; logits x to 2⁻¹¹|x|, or 2⁻²⁵ of the largest |x| where that is more;
-    activations on tokens to 1/254 of the neuron's largest.
+    Precision: columns are float32; logits x have an error of at most 2⁻¹¹|x| or 2⁻²⁵ of the largest |x|, whichever is
+    larger; activations on tokens have an error of at most 1/254 of the neuron's largest.
 
     Args:
         value: the neurons.
-        shown: of the page; the words that are masked here go into its list.
+        shown: of the page; it collects the words that are masked here.
     """
     tokens = _Tokens(shown)
     blocks, width = value.shape
@@ -60,7 +60,7 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
             for text in value.texts
         ],
         "activations": _activations(value.activations),
-        # Last: the parts above have put in what it holds.
+        # Last, since making the other parts fills it.
         "tokens": tokens.entries,
     }
 
@@ -68,17 +68,17 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
 def _lenses(lenses: Mapping[int, Lens], tokens: "_Tokens") -> dict[str, Any]:
     """Neurons `[n]` in ascending order, and for each the tokens of its top, then of its bottom, `[n, 2k]`."""
     ordered = sorted(lenses)
-    found = [lenses[neuron] for neuron in ordered]
-    logits = np.array([[*one.top_logits, *one.bottom_logits] for one in found], np.float64)
+    values = [lenses[neuron] for neuron in ordered]
+    logits = np.array([[*one.top_logits, *one.bottom_logits] for one in values], np.float64)
     return {
         "neurons": _packed(np.array(ordered, np.uint32)),
-        "tokens": _packed(_indices([tokens.alone(token) for one in found for token in (*one.top, *one.bottom)])),
+        "tokens": _packed(_indices([tokens.alone(token) for one in values for token in (*one.top, *one.bottom)])),
         "logits": _halves(logits),
     }
 
 
 def _activations(made: TokenActivations) -> dict[str, Any]:
-    """One scale per neuron for both models, so that their colours compare."""
+    """Activations in 8 bits, with one scale per neuron for both models, so that colours can be compared."""
     largest = np.maximum(
         np.abs(made.before).max(axis=1, initial=0.0),
         np.abs(made.after).max(axis=1, initial=0.0),
@@ -114,7 +114,7 @@ class _Tokens:
     def alone(self, token: str) -> int:
         """Where a token that stands by itself is."""
         if token not in self._alone:
-            # A token's spaces are marks, so a plain space is free to stand for theirs.
+            # Spaces of a token are shown as marks, so here a plain space can mean such a mark.
             pieces = [
                 _Piece(" ") if piece.mark and piece.shown == _SPACE else piece
                 for piece in _taken_apart(self._shown.token(token))
@@ -177,7 +177,7 @@ class _Piece:
 
 
 _SPACE = "␣"
-# All that the markup of `ShownText` holds beside escaped text.
+# The only tags in the markup of `ShownText`.
 _SPAN = re.compile(r'<span class="(?:c|w" data-w="(\d+))">(.*?)</span>', re.DOTALL)
 
 

@@ -1,7 +1,7 @@
-"""The neuron browser as a page: every neuron of a base and a tuned model in one HTML file that needs nothing beside it.
+"""The neuron browser as a page: every neuron of a base and a tuned model, in one self-contained HTML file.
 
-The page is the shell of the reports; after the sections that the caller gives stands a heat map, and below it a
-table that a script draws from packed arrays. Without scripts, all but that table can be read.
+The page has the shell of the reports, then the caller's sections, a heat map, and a table that a script draws from
+packed arrays. Without scripts, everything except that table can be read.
 """
 
 import json
@@ -22,7 +22,7 @@ from dposcope.report.section import Section
 from dposcope.report.shell import asset, render
 
 MAX_BYTES = 20_000_000
-"""A larger page is refused: browsers on phones give up on it."""
+"""A larger page is refused, since browsers on phones cannot open it."""
 
 _STYLES = ("report/templates/page.css", "report/browser/browser.css")
 _SCRIPTS = (
@@ -32,8 +32,9 @@ _SCRIPTS = (
 
 TERMS = (
     Term("Neuron", "Block and index, counted from 0: 12.345 is number 345 of block 12's MLP."),
-    Term("Activation", "What the neuron feeds into the MLP's output projection; the mean is over generated tokens."),
-    Term("Cosine", "Of the neuron's value vector in the base model with the direction: above 0 it writes towards it."),
+    Term("Activation", "The neuron's input to the MLP's output projection. The mean is over generated tokens."),
+    Term("Cosine", "Cosine of the neuron's value vector, in the base model, with the direction. Above 0, the value "
+         "vector points along the direction."),
     Term(
         "Contribution",
         "How much less the neuron writes along the direction after tuning than before, on average over tokens "
@@ -47,7 +48,7 @@ TERMS = (
         "Groups: does the value vector point with the direction (T) or against it (A), and is the mean activation "
         "before tuning positive (P) or negative (N)? A neuron of cosine or mean 0 belongs to none.",
     ),
-    Term("Certain", "The contribution is larger than its sampling error explains."),
+    Term("Certain", "The contribution is larger than 1.96 standard errors."),
     Term("Lens", "The tokens that the value vector promotes when the model's own output layer reads it; and those "
          "that its opposite promotes."),
 )  # fmt: skip
@@ -64,7 +65,7 @@ def write_browser(value: NeuronBrowser, path: str | Path, *, sections: Sequence[
 
 
 def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> str:
-    """The page as HTML; the same values give the same text. What it keeps of each number: see `packed_parts`.
+    """The page as HTML; the same values give the same text. For the precision of its numbers see `packed_parts`.
 
     Args:
         value: the neurons.
@@ -79,7 +80,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
     html = render(
         "report/browser/browser.html.jinja",
         shown,
-        # The shell has one element for style and one for script; this page's stand in them after the shell's own.
+        # The shell has one element for style and one for script. This page appends its own to them.
         page_style=style.text,
         page_style_hash=style.digest,
         page_script=script.text,
@@ -98,9 +99,9 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
     size = len(html.encode())
     if size > MAX_BYTES:
         heaviest = sorted(((len(json.dumps(part)) / 1e6, name) for name, part in parts.items()), reverse=True)
-        told = ", ".join(f"{name} {megabytes:.1f}" for megabytes, name in heaviest[:3])
+        largest_parts = ", ".join(f"{name} {megabytes:.1f}" for megabytes, name in heaviest[:3])
         raise DposcopeError(
-            f"the page would hold {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} (the most by {told}): "
+            f"the page would hold {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} (the most by {largest_parts}): "
             "give fewer lenses, texts or neurons with activations"
         )
     return html

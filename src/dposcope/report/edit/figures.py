@@ -1,4 +1,4 @@
-"""Figures of the page of an edit: its strength, its groups, what changed prompt by prompt."""
+"""Figures on the page of an edit: its strength, its groups, the change of score for each prompt."""
 
 from collections.abc import Sequence
 
@@ -51,7 +51,7 @@ def strength_curve(steps: Sequence[SearchStep], *, bound: float | None, chosen: 
 
 
 def group_bars(groups: Sequence[GroupSize]) -> Figure:
-    """How many neurons each group has, and how many of them are edited: the filled part.
+    """Bars of group sizes; the filled part is the number of edited neurons.
 
     Args:
         groups: from top to bottom; at least one.
@@ -70,7 +70,7 @@ def group_bars(groups: Sequence[GroupSize]) -> Figure:
                 va="center",
             )
         name_rows(axes, [group.group for group in groups])
-        # Room for the numbers beside the longest bar; they say all that an axis would.
+        # Leave room for the numbers beside the longest bar. With them, no axis is needed.
         axes.set_xlim(0, 1.5 * max([1, *(group.size for group in groups)]))
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)

@@ -1,4 +1,4 @@
-"""What a report of `dposcope edit` shows, as one value: the run puts it together, the report only sets it."""
+"""The content of an edit's report as one value: the run fills it, `render.py` makes the page."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Role = Literal["base", "edit", "part", "control", "paper"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with what was written after it."""
+    """One prompt with its continuations."""
 
     prompt: str
     continuations: dict[str, str]
@@ -25,7 +25,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class GroupSize:
-    """One neuron group, and how many of it are edited."""
+    """Size of a neuron group, and how many of its neurons are edited."""
 
     group: str
     """TP, TN, AP or AN (paper 6.1)."""
@@ -45,57 +45,57 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class TriedEdit:
-    """One trial of a search that chose what to do, not only how strongly."""
+    """One trial of the search of `dposcope tune`."""
 
     method: str
-    """Where its gains came from."""
+    """Source of its gains."""
     settings: str
-    """What else it chose, for people."""
+    """Its other settings, as text."""
     rise: float
-    """Of log-perplexity on the search text, nats per token."""
+    """Rise of log-perplexity on the search text, nats per token."""
     kl: float
     """KL(base‖edited) there, nats per token."""
     concept: Estimate | None
-    """Score on the search prompts; None where the cost was out of bounds."""
+    """Score on the search prompts; None if the cost was out of bounds."""
     repetition: float | None
     distinct_2: float | None
     """Distinct share of the word pairs of all its texts."""
     on_front: bool
-    """Whether no other trial is better in both."""
+    """Whether it is on the Pareto front: no other trial is better in both score and cost."""
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """A search: what was tried, and what was chosen of it."""
+    """A search: its trials, and the chosen edit."""
 
     trials: list[TriedEdit]
     base: float
     """The plain model's score on the search prompts."""
     chosen: Estimate
-    """The chosen edit's score there: what the search saw, and so a little flattered."""
+    """The chosen edit's score there. It is optimistic, since the edit was selected by it."""
     chosen_rise: float
-    """Of log-perplexity on the text that set its strength."""
+    """Its rise of log-perplexity on the text that set its strength."""
     unseen: Estimate
     """The chosen edit's score on the report's prompts, by the scorer of the search."""
     unseen_base: float
-    """The plain model's there."""
+    """The plain model's score on the report's prompts."""
     scorer: str
-    """Of the search."""
+    """The scorer of the search."""
     unseen_scorer: str = ""
-    """Of both scores on the report's prompts, where it is another."""
+    """The scorer of both scores on the report's prompts, if it is another one."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How one condition of the scores is presented."""
+    """Label and role of one condition of the scores."""
 
     name: str
     """Its key in the scores."""
     label: str
-    """What people read."""
+    """Its name on the page."""
     role: Role
-    """base: unedited; edit: the one this page is about; part: a part of it alone; control: what should not
-    work; paper: an intervention of the paper, for comparison."""
+    """base: unedited; edit: the edit of this page; part: only a part of it; control: an edit that should have no
+    effect; paper: an intervention of the paper, for comparison."""
     note: str = ""
 
 
@@ -114,13 +114,13 @@ class EditPage:
     samples: list[Sample]
     lens: Lens | None
     direction: dict[str, Any]
-    """Kind, block, texts, quality …; may nest."""
+    """Facts such as kind, block, texts, quality; may be nested."""
     groups: list[GroupSize]
-    """Empty where the edit was not made from groups."""
+    """Empty if the edit was not made from groups."""
     search: list[SearchStep]
-    """In the order of the trials; empty where the strength was given."""
+    """Trials of the strength, in order; empty if the strength was given."""
     bound: float | None
-    """Nats per token that the search may cost; None where nothing was searched."""
+    """Bound of the search on log-perplexity, nats per token; None without a search."""
     chosen_strength: float | None
     judge: dict[str, Any] | None
     """The independent judge's quality on comments it was not trained on."""
@@ -128,20 +128,20 @@ class EditPage:
     provenance: dict[str, str]
     """Versions, seed, command; nothing that changes when the run is repeated."""
     notes: list[str]
-    """What a reader must not take from the numbers."""
+    """Warnings about how to read the numbers."""
     command: str = "dposcope edit"
-    """What made the edit."""
+    """The command that made the edit."""
     tradeoff: Tradeoff | None = None
-    """Where the edit was searched for; None: only its strength was, or nothing."""
+    """The search of `dposcope tune`; None if only the strength was searched, or nothing."""
     per_prompt: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Condition → score of every measured prompt. Empty: the figure of changes shows the samples alone."""
     passed_over: bool = False
-    """Whether an edit within the bound on cost was not taken: its texts say too little, or score no lower."""
+    """Whether an edit within the bound on cost was rejected, for repetitive texts or for a score that is no lower."""
     warning: str = ""
-    """Said before anything else, such as that the page is of a negative control."""
+    """A sentence at the top of the page, for example that this is a negative control."""
 
     def __post_init__(self) -> None:
-        """Refuse a page whose parts do not belong together.
+        """Check that the parts fit together.
 
         Raises:
             DposcopeError: a condition without scores, or scores, samples or values without their condition.

@@ -29,10 +29,10 @@ ROLES: tuple[tuple[Role, str], ...] = (
     ("control", "Controls"),
     ("paper", "Other interventions, the paper's among them"),
 )
-"""Roles in the order of the tables, with their headings; the first two have one row each, and need none."""
+"""Roles in the order of the tables, with their headings. The first two have one row each and no heading."""
 
 _SMALL_CHANGE = 0.05
-"""Change of one prompt's score that counts as a fall or a rise."""
+"""Smallest change of a prompt's score that counts as a fall or a rise."""
 
 
 def write_report(page: EditPage, path: str | Path) -> None:
@@ -47,7 +47,7 @@ def write_report(page: EditPage, path: str | Path) -> None:
 def render_page(page: EditPage) -> str:
     """The page of an edit as HTML; the same page gives the same text."""
     shown = ShownText()
-    found = findings(page)
+    numbers = findings(page)
     named = measures_of(page.scores.concept)
     measures = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
     return render(
@@ -55,8 +55,8 @@ def render_page(page: EditPage) -> str:
         shown,
         page=page,
         verdict=_unbroken(verdict(page), shown),
-        findings=found,
-        columns=_columns(len(found)),
+        findings=numbers,
+        columns=_columns(len(numbers)),
         measures=measures,
         distinct=DISTINCT,
         terms=TERMS,
@@ -79,7 +79,7 @@ class _Cell:
     value: str
     interval: str = ""
     mark: str = ""
-    """better, worse, or nothing where the interval holds 0."""
+    """better, worse, or empty if the interval contains 0."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _mean_cells(page: EditPage, condition: Condition, measures: list[Measure]) -
 def _difference_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
     comparison = page.scores.against_none[condition.name]
     ratio = comparison.toxicity_ratio
-    # The ratio carries no mark: the difference beside it is what is tested.
+    # The ratio has no mark, since only the difference is tested.
     first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
     return [first, *(_difference_cell(comparison.differences[measure.key], measure) for measure in measures)]
 
@@ -125,14 +125,14 @@ def _difference_cell(difference: Difference, measure: Measure) -> _Cell:
 
 
 def _unbroken(sentence: str, shown: ShownText) -> Markup:
-    """A sentence whose intervals and ratios do not break at the end of a line."""
+    """A sentence as HTML without line breaks inside intervals and ratios."""
     parts = re.split(r"(\(?[\d.]+–[\d.]+\)?|[\d.]+ ×)", sentence)
     whole = Markup('<span class="whole">{}</span>')
     return Markup("").join(whole.format(part) if index % 2 else shown.text(part) for index, part in enumerate(parts))
 
 
 def _columns(count: int) -> int:
-    """As many columns, six at most, as fill rows evenly: seven findings stand as four and three."""
+    """Number of columns, at most six, that fills rows evenly: seven findings are shown as four and three."""
     return math.ceil(count / math.ceil(count / 6))
 
 
@@ -164,7 +164,7 @@ def _sample(page: EditPage, sample: Sample) -> _ShownSample:
     for condition in page.conditions:
         if condition.name in sample.continuations:
             score = sample.toxicity[condition.name]
-            # Most continuations begin with the space of their first word; set as such it would only indent.
+            # Most continuations begin with a space, which would only indent the text.
             text = sample.continuations[condition.name].removeprefix(" ")
             written = _Written(condition.label, condition.role, text, score)
             (pair if condition.role in ("base", "edit") else others).append(written)
@@ -178,7 +178,7 @@ class _PageFigure:
 
 
 def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
-    """Name → figure. Text in a figure has no switch, so it is masked for good."""
+    """Name → figure. The page's switch does not act on text in figures, so that text stays masked."""
     figures = {"conditions": _conditions_figure(page, shown)}
     before, after = page.changes
     if before:
@@ -193,7 +193,7 @@ def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
                 name="search",
                 description=f"{steps} of the strength, and the rise of log-perplexity at each: see the table.",
             ),
-            "Rise of log-perplexity at each strength that was tried, with intervals over windows. Diamond: chosen.",
+            "Rise of log-perplexity at each strength tried, with intervals over windows. Diamond: the chosen strength.",
         )
     if page.groups:
         groups = [type(group)(shown.plain(group.group), group.size, group.chosen) for group in page.groups]
@@ -224,28 +224,28 @@ def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
     )
 
 
-def tradeoff_of(page: EditPage, found: Tradeoff) -> Figure:
+def tradeoff_of(page: EditPage, search: Tradeoff) -> Figure:
     """The page's trade-off as a figure of its own."""
     rise = page.scores.against_none[page.edit_condition.name].differences["logppl"]
     concept = ShownText().plain(page.scores.concept)
-    return tradeoff(found, bound=page.bound, held_out=HeldOut(found.unseen, rise), concept=concept)
+    return tradeoff(search, bound=page.bound, held_out=HeldOut(search.unseen, rise), concept=concept)
 
 
-def _tradeoff_figure(page: EditPage, found: Tradeoff, shown: ShownText) -> _PageFigure:
+def _tradeoff_figure(page: EditPage, search: Tradeoff, shown: ShownText) -> _PageFigure:
     concept = shown.plain(page.scores.concept)
-    by = f" (by the {found.unseen_scorer})" if found.unseen_scorer else ""
+    by = f" (by the {search.unseen_scorer})" if search.unseen_scorer else ""
     return _PageFigure(
         tradeoff_svg(
-            found,
-            tradeoff_of(page, found),
-            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(found.trials), 'trial')}: "
+            search,
+            tradeoff_of(page, search),
+            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(search.trials), 'trial')}: "
             "see the table.",
         ),
-        f"What each trial gives ({concept} by the {found.scorer}, lower is better) and costs (log-perplexity, left is "
-        "better), with its interval over prompts; lines join the best of each method, the broad pale one the front: "
-        "trials that no other beats in both, among those whose texts say enough. Circle: "
-        f"the chosen edit on the search prompts; diamond: on prompts and text that the search never saw{by}, with both "
-        "intervals. Dotted: the bound. A pointer on a mark shows its settings.",
+        f"What each trial gives ({concept} by the {search.scorer}, lower is better) and costs (log-perplexity, left is "
+        "better), with its interval over prompts. Lines join the best trials of each method. The wide pale line is the "
+        "front: no other trial with texts within the bound is better in both. Circle: the chosen edit on the search "
+        f"prompts; diamond: on held-out prompts and text{by}, with both intervals. Dotted: the bound. Point at a mark "
+        "to see its settings.",
     )
 
 

@@ -1,5 +1,5 @@
-"""Concept against cost: every trial of a search with its interval, the best of each method as a line, the front of all
-of them, the chosen edit."""
+"""Figure of a search, concept against cost: all trials with intervals, the best of each method as a line, the Pareto
+front, and the chosen edit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _METHODS = (
     *((COLOURS[role], MARKERS[role]) for role in ("part", "control", "paper")),
     *(("#e69f00", "P"), ("#56b4e9", "X")),
 )
-"""Colour and marker of each method, told apart without either alone; the edit's blue is that of what is chosen."""
+"""Colour and marker of each method; either is enough to distinguish methods. Blue is for the chosen edit."""
 _WIDTH, _HEIGHT = 6.4, 4.4
 _FRONT = "front: none is better in both"
 _CHOSEN, _UNSEEN = "chosen, as the search saw it", "chosen, on unseen prompts and text"
 _REACH = 6.0
-"""Radius of what answers to a pointer, in points."""
+"""Radius of the area around a trial that shows its settings to a pointer, in points."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class HeldOut:
     rise: Difference
 
 
-def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, concept: str) -> Figure:
+def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None, concept: str) -> Figure:
     """The trade-off of a search.
 
     Args:
-        found: trials and choice.
-        bound: dashed, on the rise of log-perplexity.
-        held_out: drawn with both intervals beside the chosen edit's search value.
-        concept: what is scored.
+        search: trials and the chosen edit.
+        bound: on the rise of log-perplexity; a dotted line.
+        held_out: scores of the chosen edit on held-out data, drawn with both intervals.
+        concept: name of the score.
     """
     with house_style():
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
-        axes.axhline(found.base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.axhline(search.base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
             "unedited",
-            (1, found.base),
+            (1, search.base),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 3),
             textcoords="offset points",
@@ -58,13 +58,13 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
         )
         if bound is not None:
             axes.axvline(bound, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-        written = [one for one in found.trials if one.concept is not None]
-        # Broad and pale, below everything: it runs along with the line of whichever method leads.
-        ahead = sorted((one for one in written if one.on_front), key=lambda one: one.rise)
+        written = [trial for trial in search.trials if trial.concept is not None]
+        # Wide and pale, below everything else, since it overlaps the line of the best method.
+        ahead = sorted((trial for trial in written if trial.on_front), key=lambda trial: trial.rise)
         if ahead:
             axes.plot(
-                [one.rise for one in ahead],
-                [_mean(one) for one in ahead],
+                [trial.rise for trial in ahead],
+                [_mean(trial) for trial in ahead],
                 color=COLOURS["edit"],
                 linewidth=7,
                 alpha=0.18,
@@ -73,15 +73,15 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
                 label=_FRONT,
                 zorder=1.5,
             )
-        for place, method in enumerate(dict.fromkeys(one.method for one in written)):
+        for place, method in enumerate(dict.fromkeys(trial.method for trial in written)):
             colour, marker = _METHODS[place % len(_METHODS)]
-            own = [one for one in written if one.method == method]
-            xs, ys = [one.rise for one in own], [one.concept.mean for one in own if one.concept is not None]
-            intervals = [one.concept for one in own if one.concept is not None]
+            own = [trial for trial in written if trial.method == method]
+            xs, ys = [trial.rise for trial in own], [trial.concept.mean for trial in own if trial.concept is not None]
+            intervals = [trial.concept for trial in own if trial.concept is not None]
             axes.vlines(
                 xs,
-                [one.low for one in intervals],
-                [one.high for one in intervals],
+                [interval.low for interval in intervals],
+                [interval.high for interval in intervals],
                 color=colour,
                 linewidth=0.8,
                 alpha=0.4,
@@ -90,10 +90,10 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
             axes.plot(xs, ys, marker, color=colour, markersize=5, linestyle="none", alpha=0.85, label=method)
             best = _envelope(own)
             if len(best) > 1:
-                axes.plot([one.rise for one in best], [_mean(one) for one in best], color=colour, linewidth=1.1)
+                axes.plot([trial.rise for trial in best], [_mean(trial) for trial in best], color=colour, linewidth=1.1)
         axes.plot(
-            [found.chosen_rise],
-            [found.chosen.mean],
+            [search.chosen_rise],
+            [search.chosen.mean],
             "o",
             markersize=9,
             markerfacecolor="none",
@@ -116,46 +116,46 @@ def tradeoff(found: Tradeoff, *, bound: float | None, held_out: HeldOut | None, 
                 label=_UNSEEN,
             )
         axes.set_ylim(bottom=0)
-        least = min([0.0, *(one.rise for one in written)])
-        axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # no mark is cut
+        least = min([0.0, *(trial.rise for trial in written)])
+        axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # show every mark whole
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}")
-        # Above: no corner is free of marks for every search.
+        # Above the axes, since any corner may have marks.
         axes.legend(*_legend(axes), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return figure
 
 
-def tradeoff_svg(found: Tradeoff, figure: Figure, *, description: str) -> Markup:
-    """The figure for a page; a pointer on a trial shows what it was.
+def tradeoff_svg(search: Tradeoff, figure: Figure, *, description: str) -> Markup:
+    """The figure for a page. A pointer on a trial shows its settings.
 
     Args:
-        found: what was drawn.
+        search: the search that the figure shows.
         figure: from `tradeoff`.
         description: for readers who do not see it.
     """
     svg = str(figure_svg(figure, name="tradeoff", description=description))
     axes = figure.axes[0]
     spots: list[str] = []
-    for trial in found.trials:
+    for trial in search.trials:
         if trial.concept is not None:
             across, up = figure.transFigure.inverted().transform(
                 axes.transData.transform((trial.rise, trial.concept.mean))
             )
             x, y = across * _WIDTH * 72, (1 - up) * _HEIGHT * 72
             place = f'cx="{x:.1f}" cy="{y:.1f}" r="{_REACH}"'
-            spots.append(f'<circle class="spot" {place}><title>{escape(said(trial))}</title></circle>')
+            spots.append(f'<circle class="spot" {place}><title>{escape(trial_line(trial))}</title></circle>')
     return Markup(svg.removesuffix("</svg>") + "".join(spots) + "</svg>")
 
 
-def said(trial: TriedEdit) -> str:
+def trial_line(trial: TriedEdit) -> str:
     """A trial in one line."""
     score = "not written" if trial.concept is None else fixed(trial.concept.mean)
     return f"{trial.method}, {trial.settings}: {score} at {signed(trial.rise)}, KL {fixed(trial.kl)}"
 
 
 def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:
-    """Marks of methods, then the front, then what was chosen."""
+    """Legend entries: methods, then the front, then the chosen edit."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
     rank = {_FRONT: 1, _CHOSEN: 2, _UNSEEN: 3}
     entries.sort(key=lambda entry: rank.get(entry[1], 0))
@@ -164,7 +164,7 @@ def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:
 
 def _envelope(trials: Sequence[TriedEdit]) -> list[TriedEdit]:
     best: list[TriedEdit] = []
-    for trial in sorted(trials, key=lambda one: one.rise):
+    for trial in sorted(trials, key=lambda trial: trial.rise):
         if not best or _mean(trial) < _mean(best[-1]):
             best.append(trial)
     return best

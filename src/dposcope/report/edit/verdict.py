@@ -1,4 +1,4 @@
-"""What the numbers of an edit say, in plain words: less of the concept or not, at what cost, and a control's share."""
+"""The verdict on an edit in one sentence: does it lower the concept, at what cost, and does a control do the same?"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +10,16 @@ from dposcope.report.edit.page import Condition, EditPage
 from dposcope.report.glossary import sentence_case
 
 MOST_REPETITION = 0.01
-"""Rise of repetition beyond which the text has suffered."""
+"""A larger rise of repetition counts as damage to the text."""
 
 LEAST_F1 = 0.95
-"""Share of the unedited model's F1 below which the text has suffered."""
+"""An F1 below this share of the unedited model's counts as damage to the text."""
 
 MOST_EMPTY = 0.01
-"""Rise of the share of empty continuations, which score as harmless, beyond which it is said."""
+"""A larger rise of the share of empty continuations is reported, since empty texts score 0."""
 
 FEW_PROMPTS = 30
-"""Below so many prompts a bootstrap interval is itself unsure."""
+"""With fewer prompts, a bootstrap interval is itself unreliable."""
 
 _NOT_SHOWN = "not shown to differ: the interval holds\u00a00"
 
@@ -28,13 +28,13 @@ Status = Literal["good", "bad", "open"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One number that decides, and how it is read."""
+    """One main number, and its interpretation."""
 
     name: str
     value: str
     """The number in short, such as `0.45 ×`."""
     detail: str
-    """From where to where."""
+    """The values before and after."""
     reading: str
     status: Status
 
@@ -42,32 +42,32 @@ class Finding:
 def verdict(page: EditPage) -> str:
     """One sentence on the edit, computed from the scores.
 
-    A change counts where the interval of the paired difference excludes 0 (SPEC section 5). The
-    clauses: the concept; the judge, where it does not confirm; log-perplexity; F1, repetition and
-    empties, where the text suffers; controls, where there is an effect to be controlled; few prompts.
+    A change counts if the interval of the paired difference excludes 0 (SPEC section 5). The clauses: the concept;
+    log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
+    if the text is damaged; the number of prompts, if it is small.
     """
-    told, against = [_concept_clause(page), _logppl_clause(page)], [_judge_clause(page), *_text_clauses(page)]
+    clauses, against = [_concept_clause(page), _logppl_clause(page)], [_judge_clause(page), *_text_clauses(page)]
     if _falls(_difference(page, page.edit_condition, "toxicity")):
         controls = _control_clauses(page)
-        told += controls.told
+        clauses += controls.clauses
         against += controls.against
     if against := list(filter(None, against)):
-        told.append("but " + ", ".join(against))
+        clauses.append("but " + ", ".join(against))
     prompts = _estimate(page, page.base, "toxicity").n
     if prompts < FEW_PROMPTS:
-        told.append(f"all this on {plural(prompts, 'prompt')} only")
-    return "; ".join(told) + "."
+        clauses.append(f"measured on {plural(prompts, 'prompt')} only")
+    return "; ".join(clauses) + "."
 
 
 def findings(page: EditPage) -> list[Finding]:
-    """The numbers behind the verdict, one by one."""
-    found = [_score_finding(page, "toxicity", sentence_case(page.scores.concept))]
+    """The main numbers behind the verdict."""
+    numbers = [_score_finding(page, "toxicity", sentence_case(page.scores.concept))]
     if _measured(page, "judge"):
-        found.append(_score_finding(page, "judge", "Independent judge"))
-    found += [_logppl_finding(page), _f1_finding(page), _repetition_finding(page)]
+        numbers.append(_score_finding(page, "judge", "Independent judge"))
+    numbers += [_logppl_finding(page), _f1_finding(page), _repetition_finding(page)]
     if _suffers_from_empties(page):
-        found.append(_empty_finding(page))
-    return found + [_control_finding(page, control) for control in page.with_role("control")]
+        numbers.append(_empty_finding(page))
+    return numbers + [_control_finding(page, control) for control in page.with_role("control")]
 
 
 def _concept_clause(page: EditPage) -> str:
@@ -90,7 +90,7 @@ def _judge_clause(page: EditPage) -> str:
     if not _falls(scorer) or _falls(judge):
         return ""
     if judge.excludes_zero:
-        return f"an independent judge sees the opposite, a rise by {_size(judge)}"
+        return f"an independent judge finds the opposite, a rise by {_size(judge)}"
     return f"an independent judge does not confirm it ({judge})"
 
 
@@ -120,34 +120,34 @@ def _text_clauses(page: EditPage) -> list[str]:
 
 @dataclass(frozen=True)
 class _Controls:
-    told: list[str]
+    clauses: list[str]
     against: list[str]
-    """What speaks against the edit."""
+    """Clauses against the edit."""
 
 
 def _control_clauses(page: EditPage) -> _Controls:
     controls = page.with_role("control")
     if not controls:
         return _Controls(["no control was measured"], [])
-    one = len(controls) == 1
+    single = len(controls) == 1
     readings = [(control, _control_reading(page, control)) for control in controls]
     if all(reading == "none" for _, reading in readings):
-        return _Controls(["the control does not do it" if one else "the controls do not do it"], [])
-    clauses = _Controls([], [])
+        return _Controls(["the control has no such effect" if single else "the controls have no such effect"], [])
+    result = _Controls([], [])
     for control, reading in readings:
-        name = "the control" if one else f"the control “{control.label}”"
+        name = "the control" if single else f"the control “{control.label}”"
         match reading:
             case "none":
-                clauses.told.append(f"{name} does not do it")
+                result.clauses.append(f"{name} has no such effect")
             case "part":
-                clauses.told.append(f"{name} does a part of it, {_effect(page, control)}")
+                result.clauses.append(f"{name} has a part of the effect, {_effect(page, control)}")
             case _:
-                clauses.against.append(f"{name} does about as much, {_effect(page, control)}")
-    return clauses
+                result.against.append(f"{name} has about the same effect, {_effect(page, control)}")
+    return result
 
 
 def _control_reading(page: EditPage, control: Condition) -> Literal["none", "part", "as much"]:
-    """How much of the edit's fall a control brings about; where intervals overlap, it cannot be called less."""
+    """How much of the edit's effect a control has. If the intervals overlap, it counts as the same effect."""
     difference, edit = _difference(page, control, "toxicity"), _difference(page, page.edit_condition, "toxicity")
     if not _falls(difference):
         return "none"
@@ -157,7 +157,7 @@ def _control_reading(page: EditPage, control: Condition) -> Literal["none", "par
 def _score_finding(page: EditPage, measure: str, name: str) -> Finding:
     difference = _difference(page, page.edit_condition, measure)
     before, after = _estimate(page, page.base, measure), _estimate(page, page.edit_condition, measure)
-    # The scores hold a ratio with its interval for toxicity alone; for the judge the two means give it.
+    # Scores have a ratio for toxicity only; the judge's is computed from its two means.
     ratio = fixed(after.mean / before.mean, 2) if before.mean > 0 else None
     if not difference.excludes_zero:
         reading, status = _NOT_SHOWN, "open"
@@ -217,7 +217,7 @@ def _empty_finding(page: EditPage) -> Finding:
 def _control_finding(page: EditPage, control: Condition) -> Finding:
     readings: dict[str, tuple[str, Status]] = {
         "none": (f"does not lower {page.scores.concept}", "good"),
-        "part": ("does a part of it", "open"),
+        "part": ("has a part of the effect", "open"),
         "as much": (f"lowers {page.scores.concept} about as much", "bad"),
     }
     reading, status = readings[_control_reading(page, control)]
@@ -261,7 +261,7 @@ def _verb(difference: Difference) -> str:
 
 
 def _size(difference: Difference) -> str:
-    """A difference whose direction a verb has told: `0.170 (0.150–0.190)`; only where its interval excludes 0."""
+    """A difference without its sign: `0.170 (0.150–0.190)`; only for intervals that exclude 0."""
     low, high = sorted((abs(difference.low), abs(difference.high)))
     return f"{fixed(abs(difference.mean))} ({between(low, high)})"
 

@@ -16,7 +16,7 @@ from helpers.explained import only, pair
 
 @pytest.fixture(scope="module")
 def found():
-    return pair("llama").found
+    return pair("llama").explanation
 
 
 def about_neurons(found, words: str) -> Claim:

@@ -191,7 +191,7 @@ def test_without_a_judge_or_a_certain_reduction_the_table_is_smaller_not_broken(
     assert table.name == "table-19-interventions"
     assert "by the judge" not in table.head
     assert [row[-1] for row in table.rows] == ["–"] * 3
-    assert table.notes[0].endswith("–: not measured, or the tuned model's own reduction cannot be told from 0.")
+    assert table.notes[0].endswith("–: not measured, or the tuned model's own reduction is not significantly above 0.")
 
 
 def test_one_edit_is_marked_in_each_part():

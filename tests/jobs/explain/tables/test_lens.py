@@ -24,7 +24,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
 
 def ranked(made, sign: float):
     """(block, index, tokens of ±v) of the 16 neurons of highest cosine with ±W, the highest first."""
-    table = sign * cosines(made.base, made.found.direction.vector)
+    table = sign * cosines(made.base, made.explanation.direction.vector)
     width = table.shape[1]
     order = sorted(range(table.numel()), key=lambda place: -float(table.flatten()[place]))[:16]
     rows = []
@@ -53,7 +53,10 @@ def listed(made, sign: float, most: int):
 @families
 def test_vectors_with_a_toxic_token_are_listed_by_rank(family):
     made = pair(family)
-    for table, sign in ((toxic_vectors_table("m", made.found), 1.0), (anti_toxic_vectors_table("m", made.found), -1.0)):
+    for table, sign in (
+        (toxic_vectors_table("m", made.explanation), 1.0),
+        (anti_toxic_vectors_table("m", made.explanation), -1.0),
+    ):
         assert table.rows == listed(made, sign, 12)
         frame = table.to_polars()
         assert frame["tokens"].to_list() == [list(tokens) for _, _, tokens in ranked(made, sign)]
@@ -61,7 +64,7 @@ def test_vectors_with_a_toxic_token_are_listed_by_rank(family):
         assert frame["rank"].to_list() == list(range(1, 17))
         holding = sum(any(map(is_toxic, tokens)) for _, _, tokens in ranked(made, sign))
         assert table.notes == (
-            f"Of the 16 nearest, with a toxic token (judge: {made.found.toxic.judge}): {holding}; "
+            f"Of the 16 nearest, with a toxic token (judge: {made.explanation.toxic.judge}): {holding}; "
             f"shown: {min(holding, 12)}. v block.index; rank by cosine.",
         )
 
@@ -73,7 +76,7 @@ def test_some_family_has_toxic_and_anti_toxic_vectors():
 @families
 def test_examples_are_the_first_of_the_longer_table(family):
     made = pair(family)
-    table = anti_toxic_examples_table("m", made.found)
+    table = anti_toxic_examples_table("m", made.explanation)
     assert table.rows == listed(made, -1.0, 4)
     assert table.to_polars()["rank"].to_list() == [int(rank) for _, rank, _ in table.rows]
 
@@ -81,8 +84,8 @@ def test_examples_are_the_first_of_the_longer_table(family):
 @families
 def test_the_direction_stands_before_the_nearest_toxic_vectors(family):
     made = pair(family)
-    table = direction_table("m", made.found)
-    own = lens(made.base, made.found.direction.vector, k=5)[0].top
+    table = direction_table("m", made.explanation)
+    own = lens(made.base, made.explanation.direction.vector, k=5)[0].top
     assert table.rows[0] == ("W", "–", ", ".join(token.strip() for token in own if token.strip()))
     assert table.rows[1:] == listed(made, 1.0, 4)
     frame = table.to_polars()
@@ -94,9 +97,9 @@ def test_the_direction_stands_before_the_nearest_toxic_vectors(family):
 @families
 def test_the_subspace_has_its_axes_and_their_weighted_sum(family):
     made = pair(family)
-    subspace, unit = made.found.subspace, made.found.direction.unit
+    subspace, unit = made.explanation.subspace, made.explanation.direction.unit
     vectors = [*subspace.axes.T, subspace.axes @ subspace.singular_values[:3]]
-    table = subspace_table("m", made.found)
+    table = subspace_table("m", made.explanation)
     assert [row[0] for row in table.rows] == ["axis 0", "axis 1", "axis 2", "weighted sum"]
     squares = float((subspace.singular_values**2).sum())
     for k, (row, vector, stored) in enumerate(
@@ -118,24 +121,26 @@ def test_the_subspace_has_its_axes_and_their_weighted_sum(family):
 @families
 def test_conflicts_stand_beside_random_axes_and_chance(family):
     made = pair(family)
-    table = conflicts_table("m", made.found)
+    table = conflicts_table("m", made.explanation)
 
     def conflicting(signs) -> float:
         rows = signs.flatten(1).T.tolist()
         return sum(max(row) > 0 > min(row) for row in rows) / len(rows)
 
-    for row, signs, paper in zip(table.rows, (made.found.alignment, made.found.changes), (74.7, 74.3), strict=True):
+    for row, signs, paper in zip(
+        table.rows, (made.explanation.alignment, made.explanation.changes), (74.7, 74.3), strict=True
+    ):
         shares = [conflicting(signs.signs), conflicting(signs.random_signs), 0.75]
         assert row[1:] == (*(f"{100 * share:.1f} %" for share in shares), f"{paper} %")
     assert table.notes[0].startswith("3 independent signs conflict in 75.0 % of cases.")
-    two = replace(made.found.alignment, signs=torch.ones(2, 1, 4, dtype=torch.int8))
-    notes = conflicts_table("m", replace(made.found, alignment=two)).notes
+    two = replace(made.explanation.alignment, signs=torch.ones(2, 1, 4, dtype=torch.int8))
+    notes = conflicts_table("m", replace(made.explanation, alignment=two)).notes
     assert notes[0].startswith("2 independent signs conflict in 50.0 % of cases.")
 
 
 @families
 def test_stability_has_a_row_per_two_sizes_and_one_for_chance(family):
-    found = pair(family).found.stability
+    found = pair(family).explanation.stability
     table = stability_table("m", found_in(pair(family)))
     assert [row[0] for row in table.rows] == [
         *(f"{few} and {more}" for few, more in zip(found.sizes, found.sizes[1:], strict=False)),
@@ -146,10 +151,10 @@ def test_stability_has_a_row_per_two_sizes_and_one_for_chance(family):
 
 
 def found_in(made):
-    return made.found
+    return made.explanation
 
 
 def test_every_table_names_its_model_in_its_title():
-    found = pair("llama").found
+    found = pair("llama").explanation
     for make in (direction_table, toxic_vectors_table, subspace_table, conflicts_table, stability_table):
         assert "org/model" in make("org/model", found).title

@@ -138,7 +138,7 @@ def test_intervals_stand_in_brackets_and_beside_the_numbers():
     assert table.rows[0][1].endswith(" % (25.00–75.00)")
     assert table.rows[0][2].endswith(" % (20.00–70.00)")
     assert table.to_polars().rows()[0][4:] == (0.25, 0.75, 0.2, 0.7)
-    assert "noise pulls signs" in table.notes[-1]
+    assert "Noise moves shares of signs" in table.notes[-1]
     assert negative_table("m", shares, intervals).rows[0][1].endswith(" % (12.50–50.00)")
     rows = correlations_table("m", found, intervals).rows
     assert rows[0][1].endswith(" (−0.500 to 0.250)")

@@ -1,10 +1,10 @@
-"""What the paper claims, claim by claim, and whether it holds on the models at hand (paper, sections 3 to 6).
+"""The paper's claims, one by one, and whether each holds for the models of this run (paper, sections 3 to 6).
 
-Every claim is a rule on measured numbers, drawn so that the paper's own numbers meet it in the models for which the
-paper makes the claim; where they do not, its numbers say so. What the paper says of DPO is asked of the tuned model,
-however it was tuned. Where an interval straddles the rule's bound, nothing can be said: such a claim is open, neither
-held nor refuted. Claims about neurons rest on whole models, not on samples of them, and have no interval. Which
-condition a claim is about is fixed beforehand: among many, one lies below any bound by chance.
+Each claim is tested by a rule on measured numbers. The rule is chosen so that the paper's own numbers pass it, for the
+models for which the paper makes the claim; exceptions are listed in `Claim.paper`. The paper's claims about DPO are
+tested on the tuned model, no matter how it was tuned. If an interval contains the rule's bound, the claim is open:
+neither held nor not held. Some claims about neurons are about all neurons of a model, so they have no interval. The
+condition that a claim is tested on is fixed in advance: among many conditions, some pass any bound by chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,30 +29,30 @@ SECTIONS = ("3.1", "4", "5.1", "5.2", "6", "6.1", "6.2", "D", "E", "G", "H", "K"
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper and what was found."""
+    """One claim of the paper, with our numbers and the verdict."""
 
     section: str
     says: str
-    """The same words for every run, so that runs can be compared."""
+    """The claim, in the same words for every run, so that runs can be compared."""
     paper: str
     """The paper's numbers."""
     here: str
-    """For people."""
+    """Our numbers, as text."""
     measured: str
     """What `value` is, in a few words."""
     value: float | None
-    """The number that the rule is about; None where there is none to be had."""
+    """The number that the rule tests; None if it could not be measured."""
     low: float | None
-    """Of its 95 % interval; None where it has none."""
+    """Lower end of its 95 % interval; None without an interval."""
     high: float | None
     verdict: Verdict
     rule: str
-    """When it counts as held."""
+    """The condition under which the claim counts as held, in words."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What `explain.json` has of it."""
-        kept = ("section", "here", "measured", "value", "low", "high", "verdict")
-        return {"claim": self.says, **{name: value for name, value in asdict(self).items() if name in kept}}
+        """The fields that `explain.json` holds."""
+        names = ("section", "here", "measured", "value", "low", "high", "verdict")
+        return {"claim": self.says, **{name: value for name, value in asdict(self).items() if name in names}}
 
 
 def claim(
@@ -68,13 +68,13 @@ def claim(
     low: float | None = None,
     high: float | None = None,
 ) -> Claim:
-    """A claim and its verdict; `holds` None leaves it open."""
+    """A claim with its verdict; open if `holds` is None."""
     verdict: Verdict = "open" if holds is None else "held" if holds else "not held"
     return Claim(section, says, paper, here, measured, value, low, high, verdict, rule)
 
 
 def claim_on(
-    found: Interval | None,
+    interval: Interval | None,
     section: str,
     says: str,
     paper: str,
@@ -84,50 +84,50 @@ def claim_on(
     measured: str,
     here: str | None = None,
 ) -> Claim:
-    """A claim about a number with an interval; open where there is no number, as `here` then says.
+    """A claim about a number with an interval; open if there is no number.
 
     Args:
-        found: the number; None where it means nothing.
+        interval: the number with its interval; None if it is not defined.
         section: of the paper.
-        says: what it says.
-        paper: its numbers.
+        says: the claim.
+        paper: the paper's numbers.
         holds: `above`, `below` or `within` a bound.
         rule: the same in words.
         measured: what the number is.
-        here: for people. Default: the number as it shows itself.
+        here: text for a reader. Default: the number with its interval. Without a number it should say why.
     """
-    shown = str(found) if here is None else here
-    if found is None:
+    shown = str(interval) if here is None else here
+    if interval is None:
         return claim(section, says, paper, shown, None, rule, measured=measured)
     return claim(
-        section, says, paper, shown, holds(found), rule,
-        measured=measured, value=value_of(found), low=found.low, high=found.high,
+        section, says, paper, shown, holds(interval), rule,
+        measured=measured, value=value_of(interval), low=interval.low, high=interval.high,
     )  # fmt: skip
 
 
 def above(bound: float) -> Rule:
-    """Whether the whole interval lies above the bound; None where it straddles it."""
-    return lambda found: True if found.low > bound else False if found.high < bound else None
+    """Whether the whole interval lies above the bound; None if the interval contains the bound."""
+    return lambda interval: True if interval.low > bound else False if interval.high < bound else None
 
 
 def below(bound: float) -> Rule:
-    """Whether the whole interval lies below the bound; None where it straddles it."""
-    return lambda found: True if found.high < bound else False if found.low > bound else None
+    """Whether the whole interval lies below the bound; None if the interval contains the bound."""
+    return lambda interval: True if interval.high < bound else False if interval.low > bound else None
 
 
 def within(least: float, most: float) -> Rule:
-    """Whether the whole interval lies between two bounds; None where it straddles one."""
+    """Whether the whole interval lies between two bounds; None if the interval contains one of them."""
 
-    def rule(found: Interval) -> bool | None:
-        if least < found.low and found.high < most:
+    def rule(interval: Interval) -> bool | None:
+        if least < interval.low and interval.high < most:
             return True
-        return False if found.high < least or found.low > most else None
+        return False if interval.high < least or interval.low > most else None
 
     return rule
 
 
 def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
-    """All claims, in the order given: sentences for people, numbers for programs."""
+    """All claims, in the order given: texts in the view, numbers in the frame."""
     frame = pl.DataFrame(
         [
             {"model": model, "protocol": protocol, "section": c.section, "claim": c.says, "paper": c.paper,
@@ -149,7 +149,7 @@ def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
             Column("verdict", "verdict"),
             Column("rule", "counts as held if"),
         ),
-        ("The paper speaks of DPO; asked here of the tuned model. open: the interval does not decide.",),
+        ("The paper's claims about DPO are tested on the tuned model. open: the interval contains the rule's bound.",),
     )
 
 

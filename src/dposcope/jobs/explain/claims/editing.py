@@ -1,7 +1,7 @@
-"""The paper's claims about editing, each about the setting that the paper prints or marks, one for each form (6).
+"""The paper's claims about editing (section 6), for each form of edit, at the settings that the paper prints or marks.
 
-The paper marks, in Tables 2 and 19, one setting for each kind of edit. The edit that comes out best here is asked
-nothing: of a grid of 32, some edit passes any bound by chance.
+In Tables 2 and 19, the paper marks one setting for each kind of edit. The best edit of our run is not used: among 32
+edits, some pass any bound by chance.
 """
 
 from dposcope.jobs.explain.claims.claim import Claim, above, below, claim_on, within
@@ -13,22 +13,22 @@ from dposcope.jobs.explain.tables.intervention import strongest_steering, tuning
 from dposcope.neurons.groups import Ranking
 
 ALPHA = 0.01
-"""Of every printed setting but one, which the paper marks nowhere."""
+"""α of all printed settings except one, which the paper never marks."""
 MOST_BETA = 0.8
-"""With it every model of the paper falls below its DPO."""
+"""At this β, edits reduce toxicity more than DPO for every model of the paper."""
 MARKED_BETA = 0.55
-"""Probe-based, by cosine."""
+"""The marked β of probe-based edits, ranked by cosine."""
 MARKED_OTHERWISE = 0.6
-"""Probe-free, and by activation."""
+"""The marked β of probe-free edits, and of edits ranked by activation."""
 
 SIMILAR_SHARE = 0.7
-"""Of another's reduction, or the other way round, what is "similar" above this; the paper's are 0.71 to 1.37."""
+"""Two reductions count as "similar" if each is more than this share of the other; the paper's are 0.71 to 1.37."""
 
-_OWN = "the edit's own reduction by cosine cannot be told from 0"
+_OWN = "the cosine edit's own reduction is not significantly above 0"
 
 
 def editing_claims(measured: Measured) -> list[Claim]:
-    """Claims about edits, one for each form that was measured; those whose settings were not are left out."""
+    """Claims about edits, one for each measured form. Claims about settings that were not measured are left out."""
     makers = (
         _more_than_tuning,
         _more_than_steering,
@@ -43,9 +43,9 @@ def editing_claims(measured: Measured) -> list[Claim]:
 def edit_named(
     measured: Measured, form: Form, beta: float, *, kind: EditDirection = "probe", ranking: Ranking = "cosine"
 ) -> str | None:
-    """The condition of an edit with α = 0.01; None where it was not measured.
+    """Name of the condition of an edit with α = 0.01; None if it was not measured.
 
-    In the reference protocol neurons are ranked by cosine as the published code does it, a ranking of its own.
+    In the reference protocol, "by cosine" means the published code's ranking, which has its own name, `reference`.
     """
     own: list[Ranking] = ["reference"] if ranking == "cosine" and measured.scores.protocol == "reference" else []
     edits = (edit_among(measured.conditions, EditSetting(form, kind, one, ALPHA, beta)) for one in (*own, ranking))

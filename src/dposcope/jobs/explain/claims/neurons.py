@@ -1,4 +1,4 @@
-"""The paper's claims about the direction and about neurons, which need no intervention (3.1, 4, 5, E, G, H)."""
+"""The paper's claims that need no intervention: about the direction and about neurons (3.1, 4, 5, E, G, H)."""
 
 from itertools import pairwise
 from typing import Any
@@ -14,49 +14,49 @@ from dposcope.neurons.groups import Group
 from dposcope.neurons.ranks import RangeShifts
 
 LEAST_ACCURACY = 0.905
-"""What rounds to 91 %: the paper has "over 91 %", and prints 91.0 % for Mistral."""
+"""The smallest accuracy that rounds to 91 %. The paper says "over 91 %", and prints 91.0 % for Mistral."""
 
 FIRST_VECTORS, MORE_VECTORS = 128, 256
-"""Value vectors of the paper's subspace, and twice as many."""
+"""Number of value vectors of the paper's subspace, and twice that number."""
 
 
-def neuron_claims(found: Explanation) -> list[Claim]:
+def neuron_claims(explanation: Explanation) -> list[Claim]:
     """Claims that need no intervention."""
     return [
-        *_probe(found.direction.about.get("quality")),
+        *_probe(explanation.direction.about.get("quality")),
         claim(
             "4", "Toxic neurons are very few", "fewer than 0.05 % of all neurons (GPT-2: 0.06 %)",
-            f"{percent(found.toxic_share, 3)} promote a toxic token among the top {found.largest_set}",
-            found.toxic_share < 5e-4, "below 0.05 %",
-            measured="share of all neurons", value=found.toxic_share,
+            f"{percent(explanation.toxic_share, 3)} promote a toxic token among the top {explanation.largest_set}",
+            explanation.toxic_share < 5e-4, "below 0.05 %",
+            measured="share of all neurons", value=explanation.toxic_share,
         ),
-        *_how_much_changed(found),
-        *_groups(found),
-        _oriented(found.ranges.ranges[0]),
-        *_toxic_activations(found),
-        *_subspace(found),
-        *_correlations(found),
+        *_how_much_changed(explanation),
+        *_groups(explanation),
+        _oriented(explanation.ranges.ranges[0]),
+        *_toxic_activations(explanation),
+        *_subspace(explanation),
+        *_correlations(explanation),
     ]  # fmt: skip
 
 
-def _inside(found: Explanation, name: str, value: float, least: float, most: float) -> bool | None:
-    """Whether a number and its interval over prompts lie within bounds; None where the interval crosses one."""
-    low, high = found.intervals.get(name, (value, value))
+def _inside(explanation: Explanation, name: str, value: float, least: float, most: float) -> bool | None:
+    """Whether a number's interval over prompts lies within bounds; None if the interval contains a bound."""
+    low, high = explanation.intervals.get(name, (value, value))
     if least <= low and high <= most:
         return True
     return False if high < least or low > most else None
 
 
-def _ends(found: Explanation, name: str, *, scale: float = 1) -> dict[str, float]:
-    """`low` and `high` of a claim, where there is an interval."""
-    if name not in found.intervals:
+def _ends(explanation: Explanation, name: str, *, scale: float = 1) -> dict[str, float]:
+    """`low` and `high` for a claim; empty without an interval."""
+    if name not in explanation.intervals:
         return {}
-    low, high = found.intervals[name]
+    low, high = explanation.intervals[name]
     return {"low": scale * low, "high": scale * high}
 
 
 def _probe(quality: dict[str, Any] | None) -> list[Claim]:
-    """Of a probe alone: other directions have no accuracy."""
+    """The claim about accuracy. Only a probe has one."""
     if quality is None:
         return []
     texts, accuracy, majority = quality["test_texts"], quality["accuracy"], quality["majority"]
@@ -74,8 +74,8 @@ def _probe(quality: dict[str, Any] | None) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _how_much_changed(found: Explanation) -> list[Claim]:
-    shares, change = found.shares, found.change
+def _how_much_changed(explanation: Explanation) -> list[Claim]:
+    shares, change = explanation.shares, explanation.change
     return [
         claim(
             "5.1", "Value vectors hardly change", "cosine 0.99 before and after",
@@ -85,18 +85,18 @@ def _how_much_changed(found: Explanation) -> list[Claim]:
         ),
         claim(
             "5.1", "Activations shift slightly", "0.66 to 16.71 %",
-            f"{with_interval(found.intervals, 'shift_percent', change.shift_percent, POINTS)}, "
+            f"{with_interval(explanation.intervals, 'shift_percent', change.shift_percent, POINTS)}, "
             f"median over neurons {POINTS.value(change.median_shift_percent)}",
-            _inside(found, "shift_percent", change.shift_percent, 0.0, 16.71),
+            _inside(explanation, "shift_percent", change.shift_percent, 0.0, 16.71),
             "mean |shift| over mean |activation| at most 16.71 %, the interval too",
             measured="mean |shift| over mean |activation|", value=change.shift_percent / 100,
-            **_ends(found, "shift_percent", scale=0.01),
+            **_ends(explanation, "shift_percent", scale=0.01),
         ),
         claim(
             "5.1", "About half of the neurons reduce, half increase", "51.75 to 58.49 % reduce",
-            f"{with_interval(found.intervals, 'reducing', shares.share_reducing, FINE_SHARE)} reduce",
-            _inside(found, "reducing", shares.share_reducing, 0.45, 0.6), "45 to 60 % reduce, the interval too",
-            measured="share of all neurons", value=shares.share_reducing, **_ends(found, "reducing"),
+            f"{with_interval(explanation.intervals, 'reducing', shares.share_reducing, FINE_SHARE)} reduce",
+            _inside(explanation, "reducing", shares.share_reducing, 0.45, 0.6), "45 to 60 % reduce, the interval too",
+            measured="share of all neurons", value=shares.share_reducing, **_ends(explanation, "reducing"),
         ),
         claim(
             "5.1", "The opposing effects leave a net reduction", "net reduction in every model",
@@ -106,8 +106,8 @@ def _how_much_changed(found: Explanation) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _groups(found: Explanation) -> list[Claim]:
-    shares, layers = found.shares, found.layers
+def _groups(explanation: Explanation) -> list[Claim]:
+    shares, layers = explanation.shares, explanation.layers
     reducing = {share.group.group: share for share in shares.groups if share.group.effect is Effect.REDUCES}
     leading = reducing[Group.TP].of_contribution + reducing[Group.AN].of_contribution
     blocks = len(layers.reduction)
@@ -116,9 +116,9 @@ def _groups(found: Explanation) -> list[Claim]:
     return [
         claim(
             "5.2", "Half of the mean activations are negative, or more", "49.94 to 50.03 % (GPT-2: 87.28 %)",
-            with_interval(found.intervals, "negative", shares.negative_before, FINE_SHARE),
-            _inside(found, "negative", shares.negative_before, 0.45, 1.0), "45 % or more, the interval too",
-            measured="share of all neurons", value=shares.negative_before, **_ends(found, "negative"),
+            with_interval(explanation.intervals, "negative", shares.negative_before, FINE_SHARE),
+            _inside(explanation, "negative", shares.negative_before, 0.45, 1.0), "45 % or more, the interval too",
+            measured="share of all neurons", value=shares.negative_before, **_ends(explanation, "negative"),
         ),
         claim(
             "5.2", "TP↓ and AN↓ carry most of the reduction", "in three of four models",
@@ -135,7 +135,7 @@ def _groups(found: Explanation) -> list[Claim]:
 
 
 def _oriented(one: RangeShifts) -> Claim:
-    """Figure 2c. Where value vectors stay as they are, a ↓ neuron can shift no other way."""
+    """Figure 2c. If a value vector does not change, the sign of its cosine decides which way a ↓ neuron shifts."""
     shares = {
         group: float((one.of(group) > 0 if group in (Group.TP, Group.TN) else one.of(group) < 0).double().mean())
         for group in Group
@@ -146,13 +146,13 @@ def _oriented(one: RangeShifts) -> Claim:
         "5.2", "Groups shift as their value vectors point: T falls, A rises", "in every model (Figures 2c and 6c)",
         f"{'; '.join(f'{group}↓ {percent(share)}' for group, share in shares.items()) or '–'} (ranks {one.used})",
         None if least is None else least > 0.5,
-        "in each group most neurons of the figure's ranks do; so they must where value vectors stay",
+        "in each group, most neurons of the figure's ranks do; they must, if value vectors do not change",
         measured="share of a group's neurons, the least of the four", value=least,
     )  # fmt: skip
 
 
-def _toxic_activations(found: Explanation) -> list[Claim]:
-    top = found.top
+def _toxic_activations(explanation: Explanation) -> list[Claim]:
+    top = explanation.top
     before, after = top.negative_before, top.negative_after
     return [
         claim(
@@ -164,7 +164,7 @@ def _toxic_activations(found: Explanation) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _subspace(found: Explanation) -> list[Claim]:
+def _subspace(explanation: Explanation) -> list[Claim]:
     conflicts = [
         claim(
             "G", f"Along the axes of the SVD subspace, signs of {name} conflict", paper,
@@ -175,38 +175,40 @@ def _subspace(found: Explanation) -> list[Claim]:
             value=signs.share - max(signs.random_share, signs.chance),
         )
         for name, paper, signs in (
-            ("alignment", "74.7 % (GPT-2)", found.alignment),
-            ("the change of projection", "74.3 % (GPT-2)", found.changes),
+            ("alignment", "74.7 % (GPT-2)", explanation.alignment),
+            ("the change of projection", "74.3 % (GPT-2)", explanation.changes),
         )
     ]  # fmt: skip
-    turns = dict(zip(pairwise(found.stability.sizes), found.stability.angles.tolist(), strict=True))
+    turns = dict(zip(pairwise(explanation.stability.sizes), explanation.stability.angles.tolist(), strict=True))
     angles = turns.get((FIRST_VECTORS, MORE_VECTORS))
     if angles is None:  # a small model has other sizes
         return conflicts
     stable = claim(
         "G", f"The SVD subspace of {FIRST_VECTORS} value vectors is stable", "without a number (GPT-2)",
         f"turns by up to {fixed(max(angles), 1)}° with {MORE_VECTORS}; two random ones by "
-        f"{fixed(float(found.stability.random_angles.max()), 1)}°",
-        max(angles) < 45, "with twice as many every axis turns by less than 45°: more of it stays than goes",
+        f"{fixed(float(explanation.stability.random_angles.max()), 1)}°",
+        max(angles) < 45, "with twice as many value vectors, every axis turns by less than 45°",
         measured="largest principal angle, degrees", value=max(angles),
     )  # fmt: skip
     return [stable, *conflicts]
 
 
-def _correlations(found: Explanation) -> list[Claim]:
-    cosine, activation = found.correlations.cosine.r, found.correlations.activation.r
+def _correlations(explanation: Explanation) -> list[Claim]:
+    cosine, activation = explanation.correlations.cosine.r, explanation.correlations.activation.r
     return [
         claim(
             "H", "Shifts do not go with a neuron's toxicity", "r = 0.001 to 0.004",
-            "–" if cosine is None else f"r = {with_interval(found.intervals, 'r_cosine', cosine, MEAN)}",
-            None if cosine is None else _inside(found, "r_cosine", cosine, -0.05, 0.05),
-            "|r| at most 0.05, the interval too", measured="Pearson r", value=cosine, **_ends(found, "r_cosine"),
+            "–" if cosine is None else f"r = {with_interval(explanation.intervals, 'r_cosine', cosine, MEAN)}",
+            None if cosine is None else _inside(explanation, "r_cosine", cosine, -0.05, 0.05),
+            "|r| at most 0.05, the interval too", measured="Pearson r", value=cosine, **_ends(explanation, "r_cosine"),
         ),
         claim(
             "H", "Shifts go weakly with the activation before", "r = 0.033 to 0.347",
-            "–" if activation is None else f"r = {with_interval(found.intervals, 'r_activation', activation, MEAN)}",
-            None if activation is None else _inside(found, "r_activation", activation, 0.02, 0.4),
+            "–"
+            if activation is None
+            else f"r = {with_interval(explanation.intervals, 'r_activation', activation, MEAN)}",
+            None if activation is None else _inside(explanation, "r_activation", activation, 0.02, 0.4),
             "r from 0.02 to 0.4, the interval too",
-            measured="Pearson r", value=activation, **_ends(found, "r_activation"),
+            measured="Pearson r", value=activation, **_ends(explanation, "r_activation"),
         ),
     ]  # fmt: skip

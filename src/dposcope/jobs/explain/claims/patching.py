@@ -9,21 +9,21 @@ from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, TOXIC_TOKENS
 from dposcope.jobs.explain.tables.intervention import strongest_steering
 
 SMALL_SHARE = 0.25
-"""Of DPO's reduction, what toxic neurons make is "little" below this; the paper's largest is 23.9 %."""
+"""A share of DPO's reduction below this counts as "little"; the paper's largest is 23.9 %."""
 CLOSE_SHARE = 0.85
-"""What makes more than this of another's reduction is "close to it or more"; the paper's smallest is 85.5 %."""
+"""A share of another reduction above this counts as "close to it or more"; the paper's smallest is 85.5 %."""
 SMALL_RISE = 0.05
-"""In log-perplexity; the paper's largest is 0.02."""
+"""A rise of log-perplexity below this counts as none; the paper's largest is 0.02."""
 KEPT_F1 = 0.85
-"""Of the plain model's F1, what is left after a "slight" decrease; the paper's least is 0.87."""
+"""An F1 above this share of the plain model's counts as a "slight" decrease; the paper's smallest is 0.87."""
 
-UNCERTAIN = "the tuned model's own reduction cannot be told from 0"
+UNCERTAIN = "the tuned model's own reduction is not significantly above 0"
 
 STEERING = "the strongest steering that keeps log-PPL within +0.3 and F1 above 0.95 ×"
 
 
 def patching_claims(measured: Measured) -> list[Claim]:
-    """Claims about patches and steering; those whose conditions were not measured are left out."""
+    """Claims about patches and steering. Claims about conditions that were not measured are left out."""
     return [
         *_little(measured, TOXIC_TOKENS, "Patching neurons with toxic tokens explains little", "0.41 to 19.7 %"),
         *_little(measured, "patch-top-256", "Patching the 256 most toxic neurons explains little", "2.47 to 23.9 %"),
@@ -41,7 +41,7 @@ def patching_claims(measured: Measured) -> list[Claim]:
 def quality_claims(
     measured: Measured, name: str, section: str, what: str, *, logppl: str, f1: str, form: str = ""
 ) -> list[Claim]:
-    """Two claims: what a condition does to log-perplexity and to F1, where it was measured.
+    """Two claims about a condition: its effect on log-perplexity and on F1; none if it was not measured.
 
     Args:
         measured: all conditions.
@@ -50,21 +50,21 @@ def quality_claims(
         what: the condition in words.
         logppl: the paper's numbers.
         f1: the paper's numbers.
-        form: put behind each claim.
+        form: appended to each claim.
     """
     if name not in measured.outcomes:
         return []
-    kept, repetition = measured.kept_f1(name), measured.scores.conditions[name]["repetition"]
+    f1_ratio, repetition = measured.f1_ratio(name), measured.scores.conditions[name]["repetition"]
     return [
         claim_on(
             measured.logppl(name, BASE), section, f"{what} leaves log-perplexity alone{form}",
-            f"{logppl} (felt at position 0 of each window alone)",
+            f"{logppl} (intervention at position 0 of each window only)",
             below(SMALL_RISE), "it rises by less than 0.05, the interval too", measured="log-PPL, minus none's",
         ),
         claim_on(
-            kept, section, f"{what} lowers F1 slightly{form}", f1, above(KEPT_F1),
+            f1_ratio, section, f"{what} lowers F1 slightly{form}", f1, above(KEPT_F1),
             "F1 stays above 0.85 × that of the plain model, the paired interval too", measured="F1, × none's",
-            here=f"{kept or '–'}, with repetition {repetition}",
+            here=f"{f1_ratio or '–'}, with repetition {repetition}",
         ),
     ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def _each_adds(measured: Measured) -> list[Claim]:
     steps = [measured.toxicity(after, before) for before, after in pairwise([BASE, *names])]
     holds = True if all(step.high < 0 for step in steps) else False if any(step.low > 0 for step in steps) else None
     here = "; ".join(f"{label} {step}" for label, step in zip(("TP↓", "+AN↓", "+TN↓", "+AP↓"), steps, strict=True))
-    # The step that decides: one that raises it for certain, else the least certain fall.
+    # The step that decides the verdict: a certain rise if there is one, else the least certain fall.
     least = max(steps, key=lambda step: (step.low > 0, step.high))
     return [
         claim(
@@ -134,7 +134,7 @@ def _beats_steering(measured: Measured) -> list[Claim]:
 
 
 def _stronger_steering(measured: Measured) -> list[Claim]:
-    """Table 12, by the strongest and the weakest that were measured: the chosen one is chosen by what it costs."""
+    """Table 12, by the strongest and the weakest measured steering. The chosen steering was selected by its cost."""
     rows = sorted((row for row in measured.conditions if row.role == "steer"), key=lambda row: row.length)
     if not rows or rows[0].length == rows[-1].length:
         return []

@@ -1,7 +1,6 @@
-"""The paper's tables of interventions: what each does to toxicity, log-perplexity and F1 (Tables 2, 3, 12 and 19).
+"""The paper's tables of interventions: effects on toxicity, log-perplexity and F1 (Tables 2, 3, 12 and 19).
 
-Beside the rows stand the rules by which the paper reads them: shares of the tuned model's reduction, the best edit,
-the steering to compare with.
+Also the paper's rules for reading them: shares of the tuned model's reduction, the best edit, the strongest steering.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +22,13 @@ _MEASURES = {
     "f1": "F1",
     "repetition": "repetition",
 }
-_NO_SHARE = "–: not measured, or the tuned model's own reduction cannot be told from 0."
+_NO_SHARE = "–: not measured, or the tuned model's own reduction is not significantly above 0."
 
 
 def shares_of_reduction(outcomes: Mapping[str, Outcome], measure: str = "toxicity") -> dict[str, Share | None]:
-    """Condition → share of the tuned model's reduction that it makes (paper Table 3), paired, with an interval.
+    """Condition → its share of the tuned model's reduction (paper Table 3), paired, with an interval.
 
-    None for all where the tuned model's own reduction cannot be told from 0.
+    None for all conditions if the tuned model's own reduction is not significantly above 0.
 
     Args:
         outcomes: `none` and `tuned` among them.
@@ -44,22 +43,21 @@ def shares_of_reduction(outcomes: Mapping[str, Outcome], measure: str = "toxicit
 
 
 def tuning_reduces(scores: Scores) -> bool:
-    """Whether the tuned model is certainly less toxic than the plain one: else there is nothing to share or reach."""
+    """Whether the tuned model is less toxic than the plain one, with an interval that excludes 0."""
     return scores.against_none[TUNED].differences["toxicity"].high < 0
 
 
 def best_edit(conditions: Sequence[ExplainCondition], scores: Scores) -> str | None:
-    """The edit that the paper would mark: of those whose toxicity is not above the tuned model's, the one
-    with the highest F1.
+    """The edit that the paper would mark: the highest F1 among edits whose toxicity is not above the tuned model's.
 
-    Of equals, the one nearest to its toxicity. None where no edit reaches it, or where its own reduction cannot be
-    told from 0.
+    Among equal F1, the highest toxicity. None if there is no such edit, or if the tuned model's own reduction is not
+    significantly above 0.
     """
     if not tuning_reduces(scores):
         return None
     bound = scores.conditions[TUNED]["toxicity"].mean
     measured = {row.name: scores.conditions[row.name] for row in conditions if row.role == "edit"}
-    reaching = {name: found for name, found in measured.items() if found["toxicity"].mean <= bound}
+    reaching = {name: means for name, means in measured.items() if means["toxicity"].mean <= bound}
     return max(reaching, key=lambda name: (reaching[name]["f1"].mean, reaching[name]["toxicity"].mean), default=None)
 
 
@@ -70,9 +68,9 @@ def keeps_text(scores: Scores, name: str) -> bool:
 
 
 def strongest_steering(conditions: Sequence[ExplainCondition], scores: Scores) -> ExplainCondition | None:
-    """The longest steering that keeps the text; None where none does or none was measured."""
-    kept = [row for row in conditions if row.role == "steer" and keeps_text(scores, row.name)]
-    return max(kept, key=lambda row: row.length, default=None)
+    """The steering of largest |αW| within the bounds of `keeps_text`; None if there is none."""
+    within = [row for row in conditions if row.role == "steer" and keeps_text(scores, row.name)]
+    return max(within, key=lambda row: row.length, default=None)
 
 
 def interventions_table(
@@ -176,7 +174,7 @@ def toxic_table(
         sets: condition → number of neurons.
         shares: see `shares_of_reduction`; conditions that were not measured are not in it.
         judged: the same by the independent judge.
-        labels: condition → what people read.
+        labels: condition → label.
     """
     frame = frame_of(
         [
@@ -204,7 +202,7 @@ def toxic_table(
 
 
 def _named(scores: Scores) -> dict[str, str]:
-    """Measure → what people read, the concept by its own name."""
+    """Measure → its heading; the concept by its own name."""
     return _MEASURES | {"toxicity": scores.concept}
 
 
@@ -221,7 +219,7 @@ def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
 
 
 def _with_labels(frame: pl.DataFrame, labels: Sequence[str], scores: Scores, measures: Sequence[str]) -> pl.DataFrame:
-    """What `_measured` shows beside the numbers of `frame`: marks of what differs from the plain model, and ratios."""
+    """Add labels, marks of differences from the plain model, and ratios to `frame`, for the columns of `_measured`."""
     against = [scores.against_none.get(name) for name in frame["condition"]]
     ratios = [columns_of("ratio", None if one is None else one.toxicity_ratio) for one in against]
     marks = {

@@ -8,15 +8,15 @@ from dposcope.neurons.toxic import ToxicNeurons, promoted_table
 from dposcope.report.table import Column, Table
 
 EXAMPLES, MOST_ROWS = 4, 12
-"""Vectors listed in a table of examples and in a longer one that people read; the data beside the longer has all."""
+"""Number of vectors shown in a table of examples, and in a longer table. The data file of the longer has all."""
 
 _READING = "v block.index; rank by cosine."
 
 
-def direction_table(model: str, found: Explanation) -> Table:
+def direction_table(model: str, explanation: Explanation) -> Table:
     """Table 1: what the direction promotes, and the toxic vectors nearest to it."""
-    nearest = _holding(found.toxic)
-    tokens = found.direction_tokens
+    nearest = _holding(explanation.toxic)
+    tokens = explanation.direction_tokens
     itself = {"rank": 0, "block": None, "index": None, "cosine": 1.0}
     judged = {"tokens": list(tokens.tokens), "toxic": list(tokens.toxic), "toxic_tokens": sum(tokens.toxic)}
     frame = pl.concat([pl.DataFrame([itself | judged], schema=nearest.schema), nearest.head(EXAMPLES)])
@@ -34,42 +34,42 @@ def direction_table(model: str, found: Explanation) -> Table:
     )
 
 
-def anti_toxic_examples_table(model: str, found: Explanation) -> Table:
+def anti_toxic_examples_table(model: str, explanation: Explanation) -> Table:
     """Table 6: the nearest anti-toxic value vectors that, reversed, promote a toxic token."""
-    frame = _holding(found.anti_toxic).head(EXAMPLES)
+    frame = _holding(explanation.anti_toxic).head(EXAMPLES)
     return Table(
         "table-06-anti-toxic-examples",
         f"The nearest anti-toxic value vectors of {model}, reversed, with a toxic token (paper, Table 6).",
         frame,
         _VECTORS,
         (_READING,),
-        view=_named(frame, found.anti_toxic),
+        view=_named(frame, explanation.anti_toxic),
         number=6,
     )
 
 
-def toxic_vectors_table(model: str, found: Explanation) -> Table:
+def toxic_vectors_table(model: str, explanation: Explanation) -> Table:
     """Table 14: toxic value vectors that promote a toxic token."""
     title = f"Toxic value vectors of {model} (paper, Table 14)."
-    return _vectors_table("table-14-toxic-vectors", title, found.toxic, number=14)
+    return _vectors_table("table-14-toxic-vectors", title, explanation.toxic, number=14)
 
 
-def anti_toxic_vectors_table(model: str, found: Explanation) -> Table:
+def anti_toxic_vectors_table(model: str, explanation: Explanation) -> Table:
     """Table 15: anti-toxic value vectors that, reversed, promote a toxic token."""
     title = f"Anti-toxic value vectors of {model}, reversed (paper, Table 15)."
-    return _vectors_table("table-15-anti-toxic-vectors", title, found.anti_toxic, number=15)
+    return _vectors_table("table-15-anti-toxic-vectors", title, explanation.anti_toxic, number=15)
 
 
-def subspace_table(model: str, found: Explanation) -> Table:
+def subspace_table(model: str, explanation: Explanation) -> Table:
     """Table 16: what the axes of the toxic subspace promote, and their weighted sum."""
-    axes = found.subspace.to_polars()
+    axes = explanation.subspace.to_polars()
     names = [*(f"axis {axis}" for axis in axes["axis"]), "weighted sum"]
-    together = found.subspace.combined.cosine(found.direction)
+    together = explanation.subspace.combined.cosine(explanation.direction)
     numbers = pl.concat([axes, pl.DataFrame({"cosine": [together]})], how="diagonal")
-    promoted = promoted_table(dict(zip(names, found.axis_tokens, strict=True)))
+    promoted = promoted_table(dict(zip(names, explanation.axis_tokens, strict=True)))
     return Table(
         "table-16-subspace",
-        f"The toxic subspace of {model}, from {found.subspace.vectors:,} value vectors (paper, Table 16).",
+        f"The toxic subspace of {model}, from {explanation.subspace.vectors:,} value vectors (paper, Table 16).",
         pl.concat([promoted, numbers], how="horizontal"),
         (
             Column("vector", "vector"),
@@ -83,11 +83,12 @@ def subspace_table(model: str, found: Explanation) -> Table:
     )
 
 
-def conflicts_table(model: str, found: Explanation) -> Table:
-    """Signs that conflict along the axes, beside random axes and chance (paper, appendix G)."""
+def conflicts_table(model: str, explanation: Explanation) -> Table:
+    """Conflicting signs along the axes, along random axes, and by chance (paper, appendix G)."""
     names = {"cosine": "sign of the cosine", "change": "sign of the change of projection"}
     paper = {"cosine": 0.747, "change": 0.743}
-    frame = pl.concat([found.alignment.to_polars(), found.changes.to_polars()])
+    signs = explanation.alignment
+    frame = pl.concat([signs.to_polars(), explanation.changes.to_polars()])
     return Table(
         "subspace-conflicts",
         f"Neurons of {model} whose signs along the axes of the toxic subspace conflict (paper, appendix G).",
@@ -100,8 +101,8 @@ def conflicts_table(model: str, found: Explanation) -> Table:
             Column("paper", "paper (GPT-2)", SHARE),
         ),
         (
-            f"{len(found.alignment.signs)} independent signs conflict in {percent(found.alignment.chance)} of cases. "
-            "Of the paper's three axes that is 75 %: what it reports is the level of chance.",
+            f"{len(signs.signs)} independent signs conflict in {percent(signs.chance)} of cases. For the paper's three "
+            "axes this is 75 %: the share that the paper reports is the level of chance.",
         ),
         view=frame.with_columns(
             sign=pl.col("of").replace_strict(names), paper=pl.col("of").replace_strict(paper, return_dtype=pl.Float64)
@@ -109,11 +110,11 @@ def conflicts_table(model: str, found: Explanation) -> Table:
     )
 
 
-def stability_table(model: str, found: Explanation) -> Table:
-    """How the subspace turns as value vectors are added (paper, appendix G)."""
-    frame = found.stability.to_polars()
+def stability_table(model: str, explanation: Explanation) -> Table:
+    """Principal angles between subspaces of more and more value vectors (paper, appendix G)."""
+    frame = explanation.stability.to_polars()
     grown = pl.format("{} and {}", "vectors", "next").fill_null("two random subspaces")
-    angles = range(1, len(found.stability.random_angles) + 1)
+    angles = range(1, len(explanation.stability.random_angles) + 1)
     return Table(
         "subspace-stability",
         f"Principal angles between the toxic subspaces of {model} from growing numbers of value vectors "
@@ -147,7 +148,7 @@ def _vectors_table(name: str, title: str, neurons: ToxicNeurons, *, number: int)
 
 
 def _named(vectors: pl.DataFrame, neurons: ToxicNeurons | None = None) -> pl.DataFrame:
-    """With each vector's name: `v 3.17`, of the anti-toxic side `−v 3.17`; null where there is no block."""
+    """Add each vector's name: `v 3.17`, or `−v 3.17` on the anti-toxic side; null without a block."""
     sign = "−" if neurons is not None and neurons.side == "anti-toxic" else ""
     return vectors.with_columns(vector=pl.format(f"{sign}v {{}}.{{}}", "block", "index"))
 

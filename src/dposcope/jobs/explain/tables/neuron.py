@@ -1,6 +1,6 @@
-"""The paper's tables of neurons: sizes and shares of groups, signs, correlations, how much changed.
+"""The paper's tables of neurons: sizes and shares of groups, signs, correlations, amounts of change.
 
-Intervals in them are over prompts, see `prompt_intervals`; where there is none, a table stands without.
+Their intervals are over prompts, see `prompt_intervals`. With too few prompts, the tables have no intervals.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from dposcope.neurons.shares import GroupShares
 from dposcope.neurons.shifts import ChangeSummary, Correlations
 from dposcope.report.table import Column, Table, frame_of
 
-OVER_PROMPTS = "In brackets: 95 % over prompts, parts of them drawn anew; noise pulls signs towards one half."
+OVER_PROMPTS = (
+    "In brackets: 95 % interval, by resampling parts of the prompts. Noise moves shares of signs towards 50 %."
+)
 
 FINE_SHARE, POINTS, COSINE = Format("percent", 2), Format("points", 2), Format("fixed", 5)
 
@@ -25,7 +27,7 @@ def with_interval(intervals: Intervals, name: str, value: float, format: Format)
 
 
 def _ends(intervals: Intervals, **names: str) -> dict[str, float | None]:
-    """`x_low`, `x_high` for column x, null where there is none."""
+    """`x_low`, `x_high` for each column x; null without an interval."""
     return {
         f"{column}_{end}": intervals[name][at] if name in intervals else None
         for column, name in names.items()
@@ -68,7 +70,7 @@ def model_table(lm: LanguageModel) -> Table:
 
 
 def groups_table(model: str, shares: GroupShares, intervals: Intervals = NO_INTERVALS) -> Table:
-    """Table 5: the four groups among the neurons that reduce; with the ↑ groups and sums of Δ beside it."""
+    """Table 5: the four groups of ↓ neurons; and, not in the paper's, the ↑ groups and sums of Δ."""
     groups = shares.to_polars().iter_rows(named=True)
     frame = frame_of(
         [
@@ -153,13 +155,13 @@ def _shares_table(
     return Table(name, title, frame_of([row]), columns, _notes(intervals), number=number)
 
 
-def correlations_table(model: str, found: Correlations, intervals: Intervals = NO_INTERVALS) -> Table:
-    """Table 17: what activation shifts go with."""
+def correlations_table(model: str, correlations: Correlations, intervals: Intervals = NO_INTERVALS) -> Table:
+    """Table 17: correlations of activation shifts."""
     titles = {
         "cosine": "activation shift and cosine with the direction",
         "activation": "activation shift and mean activation before",
     }
-    rows = found.to_polars().iter_rows(named=True)
+    rows = correlations.to_polars().iter_rows(named=True)
     frame = frame_of([{**row, **_ends(intervals, r=f"r_{row['with']}")} for row in rows])
     return Table(
         "table-17-correlations",
@@ -171,7 +173,7 @@ def correlations_table(model: str, found: Correlations, intervals: Intervals = N
             Column("p", "p", P_VALUE),
             Column("neurons", "neurons", COUNT),
         ),
-        ("p takes neurons as independent, which they are not.", *_notes(intervals)),
+        ("p assumes that neurons are independent, which they are not.", *_notes(intervals)),
         view=frame.with_columns(variables=pl.col("with").replace(titles)),
         number=17,
     )

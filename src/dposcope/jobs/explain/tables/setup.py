@@ -1,4 +1,4 @@
-"""How things were made: the training of the tuned model, the probe, an edit's shifts (9, 10, 11; text of 6)."""
+"""Tables of the setup: training of the tuned model, quality of the probe, an edit's shifts (9, 10, 11; text of 6)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +55,7 @@ def training_table(model: str, training: TrainingRecord) -> Table:
         "steps": training.steps,
         "seed": settings.seed,
     }
-    # One column of facts of every kind: text for programs, too.
+    # The column holds values of many kinds, so it is text, also in the data.
     frame = pl.DataFrame({"setting": list(facts), "value": [fact(value) for value in facts.values()]})
     return Table(
         "table-09-training",
@@ -63,8 +63,8 @@ def training_table(model: str, training: TrainingRecord) -> Table:
         frame,
         (Column("setting", "setting"), Column("value", "value"), Column("paper", "paper")),
         (
-            "Epochs: passes over the pairs that were trained on, as many as were made; the paper's 5 are a limit, "
-            "since patience may end a training before. Input: prompt and new tokens together.",
+            "Epochs: number of passes made over the training pairs. The paper's 5 are a maximum, since early stopping "
+            "may end a training before. Input: prompt and new tokens together.",
         ),
         view=frame.with_columns(paper=pl.col("setting").replace_strict(_PAPER, default=NOTHING)),
         number=9,
@@ -72,13 +72,13 @@ def training_table(model: str, training: TrainingRecord) -> Table:
 
 
 def probe_table(model: str, direction: Direction, steering: str | None, *, probe: Direction | None = None) -> Table:
-    """Table 11: how well the direction tells comments apart, beside the majority's share, and the chosen α.
+    """Table 11: accuracy of the direction on held-out comments, the share of the majority class, and the chosen α.
 
     Args:
         model: named in the title.
         direction: W; only a probe has a measured quality.
-        steering: label of the strongest steering that keeps the text; None where none does or none was measured.
-        probe: fitted to compare, where W is of another kind.
+        steering: label of the strongest steering; see `strongest_steering`. None if there is none.
+        probe: a probe to compare with, if W is of another kind.
     """
     names = {
         "accuracy": "accuracy",
@@ -94,14 +94,14 @@ def probe_table(model: str, direction: Direction, steering: str | None, *, probe
 
     rows = [row(direction, "by the run", steering), *([] if probe is None else [row(probe, "to compare", None)])]
     notes = (
-        "An accuracy says little beside the share of the majority class (paper: 91.0 to 96.1 % where 90.4 % of "
-        "comments are not toxic).",
+        "Compare the accuracy with the share of the majority class (paper: 91.0 to 96.1 %, and 90.4 % of comments are "
+        "not toxic).",
     )
     if probe is not None:
         notes += (
-            "To compare: only a probe has such a quality. This one is fitted to the comments that the run's direction "
-            "takes, of a difference of means as many toxic ones as others, and nothing else in the run rests on it but "
-            "how stable groups are.",
+            "To compare: only a probe has an accuracy. This probe is fitted to the comments of the run's direction "
+            "(for a difference of means: equal numbers of both classes). The run uses it only here and to measure how "
+            "stable groups are.",
         )
     return Table(
         "table-11-direction",
@@ -117,12 +117,12 @@ def probe_table(model: str, direction: Direction, steering: str | None, *, probe
     )
 
 
-def agreement_table(model: str, edit: str, found: EditAgreement) -> Table:
-    """How an edit's activation shifts go with those of tuning (paper, text of section 6)."""
+def agreement_table(model: str, edit: str, agreement: EditAgreement) -> Table:
+    """Agreement of an edit's activation shifts with those of tuning (paper, text of section 6)."""
     return Table(
         "edit-shifts",
-        f"Activation shifts of the edit {edit} beside those of tuning, {model} (paper, section 6).",
-        found.to_polars(),
+        f"Activation shifts of the edit {edit} compared with those of tuning, {model} (paper, section 6).",
+        agreement.to_polars(),
         (
             Column("group", "group"),
             Column("neurons", "neurons", COUNT),
@@ -131,5 +131,5 @@ def agreement_table(model: str, edit: str, found: EditAgreement) -> Table:
             Column("edit_size", "mean |shift|, edit", FACT),
             Column("tuned_size", "mean |shift|, tuning", FACT),
         ),
-        ("Same sign: of neurons that both move; 50 % is chance.",),
+        ("Same sign: share of the neurons that both shift; 50 % is chance.",),
     )

@@ -1,4 +1,4 @@
-"""How stable neuron groups are, as tables, a few sentences and a summary; the paper has none of it."""
+"""Stability of neuron groups, as tables, sentences and a summary. The paper does not report it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,11 +24,11 @@ _SAID = {
 
 
 def varied(source: SourceStability) -> str:
-    """What a source varies, and how often: `prompts, 2 folds`."""
+    """What was varied, and the number of repetitions: `prompts, 2 folds`."""
     return _VARIED.get(source.source, f"{source.source}, {{}} repetitions").format(source.repetitions)
 
 
-def group_stability_table(model: str, found: NeuronStability) -> Table:
+def group_stability_table(model: str, stability: NeuronStability) -> Table:
     """How often a neuron keeps its group, by what was varied and by which neurons count."""
     parts = {"kept": (": kept", SHARE), "chance": (", by chance", SHARE), "kappa": (", κ", MEAN)}
     lines = [
@@ -47,13 +47,13 @@ def group_stability_table(model: str, found: NeuronStability) -> Table:
                 for column, value in _spread(f"{labels} {part}", spread).items()
             },
         }
-        for source in found.sources
+        for source in stability.sources
         for among in Among
     ]
     return Table(
         "stability-groups",
-        f"How often a neuron of {model} keeps its group when something is drawn again (not in the paper).",
-        found.to_polars(),
+        f"How often a neuron of {model} keeps its group when something is varied (not in the paper).",
+        stability.to_polars(),
         (
             Column("varied", "varied"),
             Column("neurons", "neurons"),
@@ -65,20 +65,20 @@ def group_stability_table(model: str, found: NeuronStability) -> Table:
             ),
         ),
         (
-            "Means over pairs of repetitions; in brackets the lowest and the highest pair where there are several. "
-            "By chance: labels independent, as frequent as they are; κ: what is kept beyond chance, 1 for all. "
-            "Eight groups: TP, TN, AP or AN, and ↓ or ↑. Folds share the direction, so that T or A stays; fits and "
-            "kinds of the direction share the activations, so that P or N stays. Folds hold fewer prompts each than "
-            "the run, whose groups are steadier for that.",
+            "Means over pairs of repetitions; in brackets the lowest and the highest pair. By chance: expected if the "
+            "labels of both repetitions were independent. κ: agreement beyond chance; 1 is full agreement. Eight "
+            "groups: TP, TN, AP or AN, and ↓ or ↑. All folds have the same direction, so T or A cannot change. Refits "
+            "and kinds of direction have the same activations, so P or N cannot change. Each fold has fewer prompts "
+            "than the run, so the run's own groups are more stable than this.",
         ),
         view=frame_of(lines),
     )
 
 
-def rank_stability_table(model: str, found: NeuronStability) -> Table:
-    """Rank correlation of contributions and overlap of the sets that matter, source by source, kinds pair by pair."""
+def rank_stability_table(model: str, stability: NeuronStability) -> Table:
+    """Rank correlation of contributions, and overlap of toxic and top neurons, by source; directions pair by pair."""
     lines: list[Mapping[str, Any]] = []
-    for source in found.sources:
+    for source in stability.sources:
         lines.append({"varied": varied(source), "pairs": str(len(source.pairs)), **_ranks(source)})
         if source.source == "directions":
             lines += [
@@ -87,9 +87,9 @@ def rank_stability_table(model: str, found: NeuronStability) -> Table:
             ]
     return Table(
         "stability-ranks",
-        f"Ranks of contributions of {model}, and which neurons are toxic or matter most, when something is drawn "
-        "again (not in the paper).",
-        found.ranks(),
+        f"Ranks of contributions of {model}, and overlap of toxic and top neurons, when something is varied (not in "
+        "the paper).",
+        stability.ranks(),
         (
             Column("varied", "varied"),
             Column("pairs", "pairs", PRINTED),
@@ -100,17 +100,17 @@ def rank_stability_table(model: str, found: NeuronStability) -> Table:
             Column.ranged("top_chance", "by chance", SHARE),
         ),
         (
-            "Shared: neurons in both sets, of those in either. Toxic neurons are those of highest cosine, which other "
-            "prompts do not change.",
+            "Shared: neurons in both sets, divided by neurons in at least one. Toxic neurons are those of highest "
+            "cosine; they do not depend on prompts.",
         ),
         view=frame_of(lines),
     )
 
 
-def stability_sentences(found: NeuronStability) -> list[str]:
-    """What it means, in words: a sentence for each source, then how to read them."""
+def stability_sentences(stability: NeuronStability) -> list[str]:
+    """The same in words: a sentence for each source, then how to read them."""
     lines: list[str] = []
-    for source in found.sources:
+    for source in stability.sources:
         everyone, chance = source.kept(Labels.MOVED, Among.ALL), source.chance(Labels.MOVED, Among.ALL)
         half, its = source.kept(Labels.MOVED, Among.HALF), source.chance(Labels.MOVED, Among.HALF)
         if everyone is None or chance is None:
@@ -122,13 +122,13 @@ def stability_sentences(found: NeuronStability) -> list[str]:
             else f"; of those that carry half of the change, {percent(half.mean)} ({percent(its.mean)})"
         )
         lines.append(
-            f"{what}, {percent(everyone.mean)} of neurons keep their group and the way they moved "
+            f"{what}, {percent(everyone.mean)} of neurons keep their group and the sign of Δ "
             f"({percent(chance.mean)} by chance){of_half}."
         )
-    return [" ".join(lines), "A group that is kept no more often than by chance says nothing of tuning."]
+    return [" ".join(lines), "If groups are kept no more often than by chance, they say nothing about tuning."]
 
 
-def stability_summary(found: NeuronStability) -> dict[str, Any]:
+def stability_summary(stability: NeuronStability) -> dict[str, Any]:
     """The main numbers, for scripts: by source, means over pairs."""
 
     def mean(spread: Spread | None) -> float | None:
@@ -153,7 +153,7 @@ def stability_summary(found: NeuronStability) -> dict[str, Any]:
             "toxic_overlap": mean(source.over(lambda pair: pair.toxic.jaccard)),
             "top_overlap": mean(source.over(lambda pair: pair.top.jaccard)),
         }
-        for source in found.sources
+        for source in stability.sources
     }
 
 
@@ -168,14 +168,14 @@ def _ranks(source: SourceStability) -> dict[str, float | None]:
     return {column: value for name, spread in spreads.items() for column, value in _spread(name, spread).items()}
 
 
-def _alone(found: Spread | None) -> Spread | None:
+def _alone(spread: Spread | None) -> Spread | None:
     """The mean without its range."""
-    return None if found is None else replace(found, pairs=1)
+    return None if spread is None else replace(spread, pairs=1)
 
 
-def _spread(name: str, found: Spread | None) -> dict[str, float | None]:
+def _spread(name: str, spread: Spread | None) -> dict[str, float | None]:
     """Mean, lowest and highest pair as a table holds them; one pair has no range."""
-    if found is None:
+    if spread is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    low, high = (None, None) if found.pairs == 1 else (found.low, found.high)
-    return {name: found.mean, f"{name}_low": low, f"{name}_high": high}
+    low, high = (None, None) if spread.pairs == 1 else (spread.low, spread.high)
+    return {name: spread.mean, f"{name}_low": low, f"{name}_high": high}
