@@ -12,6 +12,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.conditions import parse_condition
+from dposcope.jobs import ingredients
 from dposcope.jobs.edit import job as edit_job
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.bundled import BUNDLED
@@ -68,7 +69,7 @@ def test_edit_measures_it_beside_its_own(tmp_path, monkeypatch):
     folder.mkdir()
     learned.save(folder / "tiny")
     monkeypatch.setattr(shipped, "_FOLDER", folder)
-    monkeypatch.setattr(edit_job, "load_native", lambda _name, **_settings: lm)
+    monkeypatch.setattr(ingredients, "load_native", lambda _name, **_settings: lm)
     settings = job.settings(alpha=0.2, controls=False)
     done = edit_job.run_edit("tiny", tmp_path / "out", EditSettings(**settings))
     assert set(done.scores.conditions) == {"none", "edit", "learned"}
