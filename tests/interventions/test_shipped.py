@@ -11,8 +11,8 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
-from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs import ingredients
+from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.edit import job as edit_job
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.bundled import BUNDLED
