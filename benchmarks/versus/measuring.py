@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dposcope.evaluation.overlap import REFERENCE_GOLD_TOKENS, Compared, reference_pair, strict_pair, token_f1
+from dposcope.evaluation.overlap import REFERENCE_GOLD_TOKENS, TokenPair, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
 from dposcope.evaluation.statistics import bootstrap_mean, bootstrap_ratio, paired_difference
 from dposcope.model.batches import encode
@@ -12,7 +12,7 @@ from dposcope.model.generate import Continuation
 from versus.bench import Bench
 from versus.rows import Row
 
-Pairing = Callable[[Sequence[int], Sequence[int]], Compared]
+Pairing = Callable[[Sequence[int], Sequence[int]], TokenPair]
 """Generated and gold token ids → what is compared."""
 
 
@@ -56,8 +56,8 @@ def f1(bench: Bench) -> list[Row]:
     edit, edit_all = f1_scores(bench, "assign", strict_pair), counted("assign", cut=True)
     none_all = counted("none", cut=True)
     return [
-        row("none, prompt counted", _scores(bench, "none", lambda p, g, gold: Compared((*p, *g), tuple(gold[:20])))),
-        row("none, gold cut at 52", f1_scores(bench, "none", lambda g, gold: Compared(tuple(g), tuple(gold[:_GOLD])))),
+        row("none, prompt counted", _scores(bench, "none", lambda p, g, gold: TokenPair((*p, *g), tuple(gold[:20])))),
+        row("none, gold cut at 52", f1_scores(bench, "none", lambda g, gold: TokenPair(tuple(g), tuple(gold[:_GOLD])))),
         row("none, prompt counted and gold cut at 52", counted("none")),
         row("none, the same with BOS counted", counted("none", left_out=end)),
         row("none, prompt cut to its first 32", f1_scores(bench, "none", strict_pair, cut=True)),
@@ -78,7 +78,7 @@ def f1_scores(bench: Bench, name: str, pairing: Pairing, *, cut: bool = False) -
 def _scores(
     bench: Bench,
     name: str,
-    pairing: Callable[[Sequence[int], Sequence[int], Sequence[int]], Compared],
+    pairing: Callable[[Sequence[int], Sequence[int], Sequence[int]], TokenPair],
     *,
     cut: bool = False,
     left_out: frozenset[int] | None = None,
