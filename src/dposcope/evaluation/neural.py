@@ -24,11 +24,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.cache import cache_folder
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.scorer import Scorer
 
 REQUIREMENT: Final = "toxic-comment-classifier==0.3.0"
 TRAINED_ON: Final = "the training set of Jigsaw's Toxic Comment Classification Challenge, all 159,571 comments"
@@ -76,7 +78,7 @@ class NeuralClassifier:
         return cls(words, embeddings, lstm, hidden, output)
 
     @torch.inference_mode()
-    def __call__(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+    def __call__(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float64]:
         """P(toxic) of each text, `[N]`, float64."""
         scores = [self._batch(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
         return torch.cat(scores).double().numpy() if scores else np.zeros(0)
@@ -88,6 +90,15 @@ class NeuralClassifier:
     def _numbers(self, text: str) -> list[int]:
         numbers = [self.words[word] for word in _SEPARATORS.split(text.lower()) if word in self.words][-_LENGTH:]
         return [0] * (_LENGTH - len(numbers)) + numbers
+
+
+def neural_scorer() -> Scorer:
+    """The classifier as a scorer; fetched on first use.
+
+    Raises:
+        DposcopeError: see `load_neural`.
+    """
+    return Scorer(REQUIREMENT.replace("==", " "), _DIGESTS[_WEIGHTS][:16], load_neural())
 
 
 def neural_folder() -> Path:
