@@ -165,14 +165,14 @@ def table(rows: Sequence[Row]) -> Table:
         ]
     columns += [
         Column(
-            "harmless", "harmless log-PPL, rise", Format.named("signed 2"), interval=("harmless_low", "harmless_high")
+            "harmless", "harmless log-PPL, rise", Format.named("signed fixed 2"), interval=("harmless_low", "harmless_high")
         ),
         Column("relevance", "relevance", Format.named("fixed 2")),
         Column("relevance_kept", "kept", Format.named("fixed 2")),
         *(Column(f"dist_{n}", f"dist-{n}", Format.named("fixed 2")) for n in (1, 2, 3)),
         Column("pairs_kept", "distinct pairs, × none", Format.named("fixed 2")),
         Column("phrase", "phrase that rose most"),
-        Column("phrase_rise", "rise of its share", Format.named("signed 2")),
+        Column("phrase_rise", "rise of its share", Format.named("signed fixed 2")),
     ]
     return Table("yardstick", "What each condition writes, and what it costs.", frame_of(lines), tuple(columns))
 
