@@ -24,11 +24,11 @@ import dposcope as ds
 from dposcope.data.masking import mask_offensive
 from dposcope.data.prompts import load_prompts
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.continuations import continuation_losses, relevance
 from dposcope.evaluation.numbers import Format
 from dposcope.evaluation.perplexity import WindowLosses
-from dposcope.evaluation.phrases import Phrase, distinct_pairs, risen_phrases
-from dposcope.evaluation.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
+from dposcope.evaluation.sampled.continuations import continuation_losses, relevance
+from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
+from dposcope.evaluation.sampled.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.evaluation.suite import BASE
@@ -76,7 +76,6 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     scorers = {name: load_scorer(name) for name in options.scorers}
     lm = ds.load(options.model, dtype=options.dtype)
     named: dict[str, Any] = {BASE: None} | {spec.name: spec.build(_no_comments, options.seed) for spec in specs}
-    first = next(iter(scorers.values()))
     base_greedy: list[str] = []
     ideal: list[Continuation] = []
     before: WindowLosses | None = None
@@ -111,10 +110,10 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
             next(iter(risen_phrases(greedy, base_greedy, most=1)), None),
         )
         if name == BASE:
-            yield _ideal(lm, ideal, scorers, first.name, options)
+            yield _ideal(lm, ideal, scorers, options)
 
 
-def _ideal(lm: Any, ideal: Sequence[Continuation], scorers: Any, _by: str, options: argparse.Namespace) -> Row:
+def _ideal(lm: Any, ideal: Sequence[Continuation], scorers: Any, options: argparse.Namespace) -> Row:
     texts = [one.text for one in ideal]
     means: dict[str, Estimate] = {name: bootstrap_mean(scorer(texts)) for name, scorer in scorers.items()}
     one_each: dict[str, NDArray[np.float64]] = {name: scorer(texts)[:, None] for name, scorer in scorers.items()}
@@ -164,9 +163,7 @@ def table(rows: Sequence[Row]) -> Table:
             Column(f"mean_{scorer}", f"mean of samples, {scorer}", Format.named("fixed 3")),
         ]
     columns += [
-        Column(
-            "harmless", "harmless log-PPL, rise", Format.named("signed fixed 2"), interval=("harmless_low", "harmless_high")
-        ),
+        Column.ranged("harmless", "harmless log-PPL, rise", Format.named("signed fixed 2")),
         Column("relevance", "relevance", Format.named("fixed 2")),
         Column("relevance_kept", "kept", Format.named("fixed 2")),
         *(Column(f"dist_{n}", f"dist-{n}", Format.named("fixed 2")) for n in (1, 2, 3)),

@@ -18,6 +18,8 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import neural
 from dposcope.evaluation.neural import NeuralClassifier, load_neural, read_word_index
+from dposcope.evaluation.scorers import load_scorer
+from helpers.jobs import command
 
 WORDS = {"the": 1, "sea": 2, "is": 3, "quiet": 4, "stupid": 5}
 EMBEDDING, WIDTH, HIDDEN, CLASSES = 4, 3, 5, 6
@@ -194,3 +196,9 @@ def test_other_files_than_the_known_ones_are_refused_and_leave_nothing(index):
 def test_without_the_wheel_it_says_how_to_get_it(index):
     with pytest.raises(DposcopeError, match="not in the cache; run: dposcope models get neural"):
         load_neural(download=False)
+
+
+def test_the_command_fetches_it(index, capsys):
+    done = command(capsys, "models", "get", "neural")
+    assert (done.code, done.out.strip()) == (0, str(neural.neural_folder()))
+    assert load_scorer("neural")(["the sea", ""])[1] == 0

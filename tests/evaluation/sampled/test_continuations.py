@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.continuations import continuation_losses, relevance
+from dposcope.evaluation.sampled.continuations import continuation_losses, relevance
 from dposcope.model.generate import Continuation, Sampling, generate
 from helpers.families import TEXTS
 

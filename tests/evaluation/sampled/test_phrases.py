@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.phrases import distinct_pairs, risen_phrases
+from dposcope.evaluation.sampled.phrases import distinct_pairs, risen_phrases
 
 WORDS = st.lists(st.sampled_from(["i", "was", "so", "the", "sea"]), max_size=7).map(" ".join)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
+from dposcope.evaluation.sampled.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
 from dposcope.model.generate import Continuation
 from helpers.families import TEXTS
 
