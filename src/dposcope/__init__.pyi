@@ -15,7 +15,16 @@ from .directions.tokens import token_contrast as token_contrast
 from .errors import DposcopeError as DposcopeError
 from .evaluation.classifier import classifier_scorer as classifier_scorer
 from .evaluation.direction_scorer import direction_scorer as direction_scorer
+from .evaluation.neural import neural_scorer as neural_scorer
 from .evaluation.perplexity import window_losses as window_losses
+from .evaluation.sampled.continuations import continuation_losses as continuation_losses, relevance as relevance
+from .evaluation.sampled.phrases import distinct_pairs as distinct_pairs, risen_phrases as risen_phrases
+from .evaluation.sampled.real_toxicity import (
+    RealToxicity as RealToxicity,
+    distinct_per_prompt as distinct_per_prompt,
+    harmless as harmless,
+    sample_texts as sample_texts,
+)
 from .evaluation.scorer import Scorer as Scorer, mean_of as mean_of
 from .evaluation.scorers import function_scorer as function_scorer, load_scorer as load_scorer
 from .evaluation.statistics import (

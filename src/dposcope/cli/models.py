@@ -55,9 +55,14 @@ def get(name: str, /) -> None:
     Parameters
     ----------
     name
-        Name of the model, such as smollm2-135m-instruct.
+        Name of the model, such as smollm2-135m-instruct; or neural, the scorer that reads words in order.
     """
     from dposcope.cli.console import out
+    from dposcope.evaluation.neural import load_neural, neural_folder
     from dposcope.model.bundled import bundled_folder
 
+    if name == "neural":
+        load_neural()
+        out.print(str(neural_folder()), markup=False, soft_wrap=True)
+        return
     out.print(str(bundled_folder(name, download=True)), markup=False, soft_wrap=True)

@@ -82,7 +82,7 @@ def window_losses(
         hidden = lm.model.base_model(
             input_ids=row, attention_mask=torch.ones_like(row), use_cache=False
         ).last_hidden_state[0, :-1]
-        nll[index] = _negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
+        nll[index] = negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
         tokens[index] = len(ids) - 1 if protocol == "strict" else len(ids)
         if progress is not None:
             progress(index + 1, len(windows))
@@ -116,7 +116,8 @@ _IN_CACHE = 1 << 20
 """Number of logits to exponentiate at a time: 4 MB fit into a processor's cache, a whole chunk does not."""
 
 
-def _negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
+def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
+    """Nats of `targets` `[T]` under final states `hidden` `[T, d]`, summed in float64, `chunk` positions at a time."""
     total = torch.zeros((), dtype=torch.float64, device=targets.device)
     for start in range(0, len(targets), chunk):
         logits = lm.unembed(hidden[start : start + chunk])

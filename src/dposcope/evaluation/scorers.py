@@ -14,6 +14,7 @@ from dposcope.artefacts import file_digest, text_digest
 from dposcope.data.named import WORDS
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.classifier import classifier_scorer
+from dposcope.evaluation.neural import neural_scorer
 from dposcope.evaluation.profanity import profanity_scorer
 from dposcope.evaluation.scorer import Scorer, ScoreTexts
 from dposcope.evaluation.sentiment import sentiment_scorer
@@ -30,7 +31,8 @@ def load_scorer(
     """The scorer that a setting or an option names.
 
     Args:
-        spec: "profanity" for the embedded one; "vader" for negative sentiment; "words:FILE.txt"
+        spec: "profanity" for the embedded one; "neural" for a small LSTM that reads
+            words in order; "vader" for negative sentiment; "words:FILE.txt"
             for a list of words; the folder or file of a saved `TrainedScorer`;
             "module:function" for your own, from an installed module or one in the working
             folder, or the function itself, see `function_scorer`; anything else is a
@@ -50,10 +52,14 @@ def load_scorer(
     words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
     is_function = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None
     stem = find_trained(path)
-    if label is not None and (spec in ("profanity", "vader") or words is not None or is_function or stem is not None):
+    if label is not None and (
+        spec in ("profanity", "neural", "vader") or words is not None or is_function or stem is not None
+    ):
         raise DposcopeError(f"scorer {spec} has no labels to choose from; leave the label out")
     if spec == "profanity":
         return profanity_scorer()
+    if spec == "neural":
+        return neural_scorer()
     if spec == "vader":
         return sentiment_scorer()
     if words is not None:

@@ -1,0 +1,123 @@
+"""What a model thinks of texts that were written to prompts: nats per token, and how much the prompt explains.
+
+Texts are read as the token ids that were written, not tokenised again, so a model that reads its own text reads exactly
+what it wrote.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.perplexity import WindowLosses, negative_log_likelihood
+from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
+from dposcope.model.batches import batches
+from dposcope.model.generate import Continuation, Progress
+from dposcope.model.language_model import LanguageModel
+
+
+@torch.inference_mode()
+def continuation_losses(
+    lm: LanguageModel,
+    written: Sequence[Continuation],
+    *,
+    after: Sequence[Sequence[int]] | None = None,
+    batch_size: int = 32,
+    chunk: int = 128,
+    progress: Progress | None = None,
+) -> WindowLosses:
+    """−log p(continuation | prompt) of each text, summed over its tokens.
+
+    Args:
+        lm: the model that reads; hooks of an intervention around this call apply.
+        written: texts with their prompts; one without a token counts 0 nats over 0 tokens.
+        after: prompts to read them after instead of their own, as token ids.
+        batch_size: texts at a time.
+        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
+        progress: called with texts read.
+
+    Raises:
+        DposcopeError: as many prompts as texts are not given, a prompt is empty, or a text exceeds the model's context.
+    """
+    prompts = [one.prompt_ids for one in written] if after is None else after
+    if len(prompts) != len(written):
+        raise DposcopeError(f"there are {len(prompts)} prompts for {len(written)} texts; give one each")
+    if not all(prompts):
+        raise DposcopeError("a prompt has no token, so that nothing predicts the first one of its text; leave it out")
+    longest = max((len(head) + len(one.ids) for head, one in zip(prompts, written, strict=True)), default=0)
+    if longest > lm.context_length:
+        raise DposcopeError(
+            f"a prompt and its text have {longest:,} tokens, and the model's context is {lm.context_length:,}; "
+            "cut the prompts"
+        )
+    nll, tokens = np.zeros(len(written)), np.array([len(one.ids) for one in written], dtype=np.int64)
+    rows = [[*head, *one.ids] for head, one in zip(prompts, written, strict=True)]
+    done = 0
+    for batch in batches(lm, rows, batch_size=batch_size, side="right"):
+        hidden = lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        for place, row in enumerate(batch.rows):
+            start, stop = len(prompts[row]), len(rows[row])
+            nll[row] = negative_log_likelihood(
+                lm, hidden[place, start - 1 : stop - 1], batch.ids[place, start:stop], chunk
+            )
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(rows))
+    return WindowLosses(nll, tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """How much of each text its own prompt explains."""
+
+    nats: np.ndarray
+    """−log p(text | another prompt) + log p(text | own prompt), summed over a text's tokens, `[texts]`."""
+    tokens: np.ndarray
+    """`[texts]`."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """Nats per token, the interval over texts."""
+        held = self.tokens > 0
+        return bootstrap_ratio(self.nats[held], self.tokens[held])
+
+
+def relevance(
+    lm: LanguageModel,
+    written: Sequence[Continuation],
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Relevance:
+    """Read each text after its own prompt and after that of another text, with the plain model.
+
+    The other prompt is that of the text half the list away, and so is not one of the same prompt's other samples, as
+    long as those stand together and are fewer than half of all.
+
+    Args:
+        lm: the plain model.
+        written: texts of any model, with their prompts; at least two.
+        batch_size: texts at a time.
+        progress: called with texts read, of two readings of each.
+
+    Raises:
+        DposcopeError: fewer than two texts, or what `continuation_losses` refuses.
+    """
+    if len(written) < 2:
+        raise DposcopeError("relevance compares a text's prompt with another one's; give at least two texts")
+    half = len(written) // 2
+    others = [written[(row + half) % len(written)].prompt_ids for row in range(len(written))]
+
+    def first(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, 2 * total)
+
+    def second(done: int, total: int) -> None:
+        if progress is not None:
+            progress(total + done, 2 * total)
+
+    own = continuation_losses(lm, written, batch_size=batch_size, progress=first)
+    other = continuation_losses(lm, written, after=others, batch_size=batch_size, progress=second)
+    return Relevance(other.nll - own.nll, own.tokens)
