@@ -29,14 +29,16 @@ hypothesis.settings.load_profile("dposcope")
 
 TESTS = Path(__file__).parent
 _LONGEST = (
-    "jobs/explain/test_job.py",
-    "jobs/reproduce/test_job.py",
     "real/test_embedded_model.py",
-    "test_unchanged.py",
+    "jobs/reproduce/test_job.py",
     "training/test_trainer.py",
-    "jobs/reproduce/test_presets_whole.py",
+    "jobs/explain/test_job.py",
     "jobs/dpo/test_job.py",
+    "test_unchanged.py",
+    "jobs/tune/test_job.py",
     "jobs/test_run.py",
+    "cli/test_cli.py",
+    "jobs/reproduce/test_presets_whole.py",
 )
 """Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
@@ -80,10 +82,10 @@ def _unsynced():
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory, worker_id) -> Path:
+def reproduced(tmp_path_factory) -> Path:
     """A finished smoke reproduction, made once for all workers, in a folder of its own; to be left as it is."""
     own = tmp_path_factory.getbasetemp()
-    shared = (own if worker_id == "master" else own.parent) / "reproduced"
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
     shared.mkdir(exist_ok=True)
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -25,7 +25,7 @@ from dposcope.shipping.model_card import write_checkpoint
 
 pytestmark = pytest.mark.real
 
-PROMPTS, TOKENS, WINDOW = 8, 16, 128
+PROMPTS, TOKENS, WINDOW = 5, 10, 128
 MODEL = "gemma-3-270m"
 BEGINNINGS = ["The old harbour of the town", "She opened the letter and", "In the middle of the night"]
 
@@ -44,13 +44,13 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     assert list(scores["conditions"]) == ["none", "edit", "learned"]
     for measures in scores["conditions"].values():
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
-        assert measures["toxicity"]["n"] == 12
-        assert measures["f1"]["n"] == 4
-        assert measures["logppl"]["n"] == 2
+        assert measures["toxicity"]["n"] == 8
+        assert measures["f1"]["n"] == 2
+        assert measures["logppl"]["n"] == 1
 
 
 def test_the_edit_lowers_toxicity_and_leaves_the_text_alone(edited):
-    """Twelve prompts prove little about the edit, but much about the plumbing."""
+    """Eight prompts prove little about the edit, but much about the plumbing."""
     scores = json.loads((edited.folder / "scores.json").read_text())["conditions"]
     assert scores["edit"]["toxicity"]["mean"] < 0.8 * scores["none"]["toxicity"]["mean"]
     assert scores["edit"]["logppl"]["mean"] - scores["none"]["logppl"]["mean"] < 0.15
@@ -155,7 +155,7 @@ def logits(lm) -> torch.Tensor:
 
 
 def written(lm) -> list[list[int]]:
-    return [list(continuation.ids) for continuation in dposcope.generate(lm, BEGINNINGS)]
+    return [list(continuation.ids) for continuation in dposcope.generate(lm, BEGINNINGS, new_tokens=8)]
 
 
 def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path):
@@ -163,19 +163,22 @@ def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path):
     model = BUNDLED[MODEL]
     model.assemble(model, tmp_path / "base.gguf")
     done = dposcope.fold_gguf(tmp_path / "base.gguf", gains, tmp_path / "edited.gguf")
-    before, after = (GGUFReader(tmp_path / name).tensors for name in ("base.gguf", "edited.gguf"))
+    # The names of a vocabulary take seconds to read, and both files have one layout.
+    base, after = tmp_path / "base.gguf", GGUFReader(tmp_path / "edited.gguf").tensors
+    assert base.stat().st_size == (tmp_path / "edited.gguf").stat().st_size
     changed = 0
     with gains.on(gemma):
         hooked = logits(gemma)
     plain = {}
     try:
-        for old, new in zip(before, after, strict=True):
-            if np.array_equal(old.data, new.data):
+        for new in after:
+            old = np.memmap(base, new.data.dtype, "r", new.data_offset, new.data.shape)
+            if np.array_equal(old, new.data):
                 continue
             changed += 1
-            block = int(old.name.split(".")[1])
-            assert old.name == f"blk.{block}.ffn_up.weight"
-            own = dequantize(old.data, old.tensor_type).astype(np.float64)
+            block = int(new.name.split(".")[1])
+            assert new.name == f"blk.{block}.ffn_up.weight"
+            own = dequantize(old, new.tensor_type).astype(np.float64)
             exact = gains.values[block].double().numpy()[:, None] * own
             found = dequantize(new.data, new.tensor_type)
             assert np.abs(found - exact).max() <= 2**-11 * np.abs(exact).max()

@@ -572,25 +572,24 @@ def test_other_settings_do_not_overwrite(job, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "changed"),
+    ("train", "changes"),
     [
-        ("lora", {"lora_rank": 2}),
-        ("lora", {"lora_alpha": 8}),
-        ("gains", {"window_tokens": 10}),
-        ("gains", {"window_pool": 4}),
-        ("gains", {"max_completion_tokens": 1}),
-        ("gains", {"validation": 4}),
+        ("lora", {"lora_rank": 2, "lora_alpha": 8}),
+        ("gains", {"window_tokens": 10, "window_pool": 4, "max_completion_tokens": 1, "validation": 4}),
     ],
 )
-def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, train, changed):
-    """As `dposcope reproduce` does: the stage's inputs alone tell what was trained."""
+def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, train, changes):
+    """As `dposcope reproduce` does, one setting after another: the stage's inputs alone tell what was trained."""
     policy, out = RunPolicy(adopt=True), tmp_path / "out"
     usual = settings_of(job, pairs, train, max_examples=8)
     before = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
-    after = run_dpo(str(job.model), out, DpoSettings(**usual | changed), policy=policy)
-    (name,) = changed
-    assert before.record.to_json()["settings"][name] != after.record.to_json()["settings"][name] == changed[name]
-    again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual | changed))
+    for name, changed in changes.items():
+        stage = (out / "stages/train.json").read_bytes()
+        usual |= {name: changed}
+        after = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
+        assert before.record.to_json()["settings"][name] != after.record.to_json()["settings"][name] == changed
+        assert (out / "stages/train.json").read_bytes() != stage, f"{name} was not noticed"
+    again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual))
     assert (out / "model/model.safetensors").read_bytes() == (again.folder / "model/model.safetensors").read_bytes()
 
 

@@ -369,14 +369,14 @@ def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):
     assert made.results.notes == ("32 rows of its embedding that stand for no token left out",)
 
 
-def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(job, tuned, tmp_path):
+def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(done, job, tuned, tmp_path):
     (tmp_path / "dpo").mkdir()
     shutil.copytree(tuned, tmp_path / "dpo/model")
     write_json(tmp_path / "dpo/training.json", TRAINING.to_json())
-    for at, label in ((tmp_path / "dpo/model", "DPO"), (tuned, "Tuned model")):
-        made = explained(job, at, tmp_path / f"out-{label}", **QUICK)
-        assert [row.label for row in made.results.conditions] == [label]
-        assert label in (tmp_path / f"out-{label}/tables/table-02-interventions.md").read_text()
+    by_dpo = explained(job, tmp_path / "dpo/model", tmp_path / "out", **QUICK)
+    for out, made, label in ((tmp_path / "out", by_dpo, "DPO"), (*done, "Tuned model")):
+        assert {row.name: row.label for row in made.results.conditions}["tuned"] == label
+        assert label in (out / "tables/table-02-interventions.md").read_text()
 
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2"])
