@@ -491,13 +491,12 @@ def test_a_damaged_reference_is_told_and_made_again(job, pairs, tmp_path, monkey
 # Interruptions
 
 
-@pytest.mark.parametrize("way", ["full", "gains"])
-def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pairs, tmp_path, way):
+def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pairs, tmp_path):
     """Before a checkpoint, within one, while an old one is removed, while the model is written."""
     out = tmp_path / "out"
     tries = crashes(
         "killed",
-        arguments=["dpo", str(job.model), "--out", str(out), *flags(job, pairs, way)],
+        arguments=["dpo", str(job.model), "--out", str(out), *flags(job, pairs)],
         changes=[2, 6, 8, 9, 15, 19, 24, 30],
     )
     codes = [one["code"] for one in tries]
@@ -505,7 +504,7 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pair
     assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
     assert len(codes) > 5
     assert tries[-1]["err"] == ""
-    assert results(out) == results(finished[way].folder)
+    assert results(out) == results(finished["gains"].folder)
 
 
 def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, pairs, tmp_path):

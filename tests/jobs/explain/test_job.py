@@ -48,7 +48,6 @@ from helpers.jobs import Job, command, contents, make_job, process
 from helpers.training_facts import TRAINING
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
-"""But for the test that compares processes, which paint."""
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
 ONCE = {"folds": 0, "seeds": 0}
 """Nothing is repeated: most of the time goes into fitting probes again."""
@@ -174,8 +173,8 @@ def test_started_again_it_makes_the_same(done, job, tuned):
     assert before == after
 
 
-def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
-    """Killed in the middle of the conditions, from a process of its own."""
+def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path, capsys):
+    """A process of its own, killed in the middle of the conditions."""
     flags = job.flags(toxic_neurons=4, steer=0.2, **ONCE)
     quick = ["--no-edits", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -186,9 +185,8 @@ def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
     running.kill()
     running.communicate()
     for out in (cut, whole):
-        finished = process("explain", job.model, tuned, "--out", out, *flags, *quick)
-        _, errors = finished.communicate()
-        assert finished.returncode == 0, errors
+        finished = command(capsys, "explain", job.model, tuned, "--out", out, *flags, *quick)
+        assert finished.code == 0, finished.err
     one, other = ({n: d for n, d in contents(out).items() if not n.startswith("stages/")} for out in (whole, cut))
     assert one.keys() == other.keys()
     assert not [name for name in one if one[name] != other[name]]
