@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import fcntl
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dposcope.model.language_model import LanguageModel
+from helpers import unchanged
 from helpers.families import FAMILIES, bits, hook_count, tiny
 
 # Tiny matrices gain nothing from threads, and one thread adds in one order.
@@ -27,14 +29,16 @@ hypothesis.settings.load_profile("dposcope")
 
 TESTS = Path(__file__).parent
 _LONGEST = (
-    "jobs/explain/test_job.py",
-    "jobs/reproduce/test_job.py",
     "real/test_embedded_model.py",
-    "test_unchanged.py",
+    "jobs/reproduce/test_job.py",
     "training/test_trainer.py",
-    "jobs/reproduce/test_presets_whole.py",
+    "jobs/explain/test_job.py",
     "jobs/dpo/test_job.py",
+    "test_unchanged.py",
+    "jobs/tune/test_job.py",
     "jobs/test_run.py",
+    "cli/test_cli.py",
+    "jobs/reproduce/test_presets_whole.py",
 )
 """Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
@@ -75,6 +79,20 @@ def _unsynced():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _file: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory) -> Path:
+    """A finished smoke reproduction, made once for all workers, in a folder of its own; to be left as it is."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "done").exists():
+            unchanged.reproduce(shared)
+            (shared / "done").touch()
+    return shared / "reproduce"
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from helpers.unchanged import artefacts, differences, machine, recorded, run_job
 
 
 @pytest.mark.slow
-def test_the_numbers_of_four_small_jobs_are_as_recorded(tmp_path):
+def test_the_numbers_of_four_small_jobs_are_as_recorded(tmp_path, reproduced):
     where, held = recorded()
-    assert differences(run_jobs(tmp_path), held, exact=where == machine()) == []
+    assert differences(run_jobs(tmp_path, reproduced), held, exact=where == machine()) == []
 
 
 def test_a_number_that_moved_is_told(tmp_path):

@@ -279,7 +279,7 @@ def test_the_area_is_the_mean_of_the_curve():
 # The whole, on tiny models
 
 
-@pytest.fixture(scope="module", params=["gpt2", "gemma3"])
+@pytest.fixture(scope="module", params=["gemma3"])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"rivals-{request.param}")
     job = make_job(folder, request.param)

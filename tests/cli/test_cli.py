@@ -501,15 +501,6 @@ def test_debug_shows_where(job, tmp_path, monkeypatch, capsys, error):
         command(capsys, *arguments, "--debug")
 
 
-@pytest.mark.slow
-def test_debug_prints_a_traceback(tmp_path):
-    running = interpreter("edit", "/no/such/model", "--out", tmp_path / "out", "--debug")
-    _, told = running.communicate()
-    assert running.returncode == 1
-    assert "Traceback (most recent call last)" in told
-    assert "DposcopeError" in told
-
-
 def test_a_message_is_one_line_whatever_it_holds(job, tmp_path, monkeypatch, capsys):
     def fail(*_args, **_options):
         raise DposcopeError("first [bold]line[/bold]\nsecond\tline")

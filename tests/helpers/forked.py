@@ -22,14 +22,21 @@ TESTS = Path(__file__).parents[1]
 class Forked:
     """A command that runs; used as `subprocess.Popen` is."""
 
-    def __init__(self, order: dict[str, Any], *, terminal: int | None = None) -> None:
-        """`terminal` is a file descriptor that takes the place of the error stream."""
+    def __init__(
+        self, order: dict[str, Any], *, terminal: int | None = None, born_with: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """`terminal` is a file descriptor that takes the place of the error stream.
+
+        `born_with` are variables that libraries read as they are imported.
+        """
         self._folder = tempfile.TemporaryDirectory()
         self.returncode: int | None = None
         reading, writing = os.pipe()
         self._told = os.fdopen(reading)
         with self._stream("out").open("w") as out, self._stream("err").open("w") as err:
-            socket.send_fds(_server(), [json.dumps(order).encode()], [out.fileno(), terminal or err.fileno(), writing])
+            socket.send_fds(
+                _server(born_with), [json.dumps(order).encode()], [out.fileno(), terminal or err.fileno(), writing]
+            )
         os.close(writing)
         self.pid = int(self._told.readline())
 
@@ -70,11 +77,13 @@ class Forked:
 
 
 @cache
-def _server() -> socket.socket:
-    """Started with the first command of this process, ended with it."""
+def _server(born_with: tuple[tuple[str, str], ...]) -> socket.socket:
+    """Started with the first command of this process that is born with these, ended with it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        started = subprocess.Popen([sys.executable, "-m", "helpers.forked_server"], env=environment(), stdin=theirs)
+        started = subprocess.Popen(
+            [sys.executable, "-m", "helpers.forked_server"], env=environment(**dict(born_with)), stdin=theirs
+        )
 
     def stop() -> None:
         ours.close()

@@ -11,10 +11,9 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors.torch import load_file
 
 from helpers.changes import tuned_copy
 from helpers.families import tiny
+from helpers.forked import Forked
 from helpers.jobs import Job, make_job
 
 RECORD = Path(__file__).with_suffix(".json.gz")
@@ -58,22 +58,28 @@ class Artefact:
     """Place → numbers there, rounded to `DIGITS`."""
 
 
-def run_jobs(folder: Path) -> dict[str, Artefact]:
-    """A smoke reproduction, an edit, a search and an explanation on tiny models, in a new folder."""
+def reproduce(folder: Path) -> Path:
+    """The folder of a smoke reproduction, made in another folder by its name."""
+    _run(folder, ["reproduce", "--preset", "smoke", "--out", "reproduce"])
+    return folder / "reproduce"
+
+
+def run_jobs(folder: Path, reproduced: Path) -> dict[str, Artefact]:
+    """An edit, a search and an explanation on tiny models, in a new folder, after what `reproduce` made."""
     job = make_job(folder / "job", windows=40)
     tuned_copy(tiny("llama")).save_pretrained(folder / "tuned")
     small = ["--samples", "4", "--min-gap", "0.02", "--epochs", "2", "--search-windows", "4", "--second-scorer"]
     searched = ["--teacher", "none", "--trials", "12", "--max-logppl-increase", "0.5", *small]
     shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
     commands = {
-        "reproduce": ["reproduce", "--preset", "smoke"],
         "edit": ["edit", "job/model", *flags(job)],
         "tune": ["tune", "job/model", *flags(job), *searched],
         "explain": ["explain", "job/model", "tuned", *flags(job), *shown],
     }
     for name, arguments in commands.items():
         _run(folder, [*arguments, "--out", name])
-    return {f"{name}/{place}": found for name in commands for place, found in artefacts(folder / name)}
+    made = [reproduced, *(folder / name for name in commands)]
+    return {f"{one.name}/{place}": found for one in made for place, found in artefacts(one)}
 
 
 def flags(job: Job) -> list[str]:
@@ -83,18 +89,16 @@ def flags(job: Job) -> list[str]:
     return [one.removeprefix(root) for one in given]
 
 
+def portable(arguments: Sequence[object], *, folder: Path) -> Forked:
+    """Start the command line in a folder, with the same bits on any machine."""
+    given = {"arguments": [str(one) for one in arguments], "cwd": str(folder), "environment": {}}
+    return Forked({"run": "command", "with": given}, born_with=tuple(_PORTABLE.items()))
+
+
 def _run(folder: Path, arguments: list[str]) -> None:
-    here = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, "-c", "from dposcope.cli import main; main()", *arguments],
-        env={**os.environ, **_PORTABLE, "PYTHONPATH": path},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    with portable(arguments, folder=folder) as running:
+        _, told = running.communicate()
+    assert running.returncode == 0, told
 
 
 def artefacts(folder: Path) -> Iterator[tuple[str, Artefact]]:
@@ -224,7 +228,7 @@ def _worst(
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        made = run_jobs(Path(scratch))
+        made = run_jobs(Path(scratch), reproduce(Path(scratch)))
     if "--record" in sys.argv[1:]:
         record(made)
     where, held = recorded()

@@ -163,10 +163,16 @@ def steps_of(lm, settings, block, prompts, change=None):
     return seen
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_scores_are_the_naive_ones(double, variant):
-    """A text of a token or two and one longer than a sliding window, in one batch."""
-    settings, block = VARIANTS[variant]
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        *((family, "strong") for family in FAMILIES),
+        *((f, v) for f in ("gpt2", "gemma3") for v in VARIANTS if v != "strong"),
+    ],
+)
+def test_scores_are_the_naive_ones(doubles, family, variant):
+    """A text of a token or two and one longer than a sliding window, in one batch: every family, every variant."""
+    double, (settings, block) = doubles[family], VARIANTS[variant]
     tolerance = 1e-7 if double.dtype == torch.float64 else 2e-4
     vector = direction_for(double).vector
     differs = 0.0

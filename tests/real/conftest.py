@@ -37,10 +37,10 @@ def edited(gemma, tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("real") / "out"
     arguments = {
         "--out": folder,
-        "--limit": 24,
-        "--max-windows": 2,
-        "--max-passages": 4,
-        "--direction-rows": 160,
+        "--limit": 16,
+        "--max-windows": 1,
+        "--max-passages": 2,
+        "--direction-rows": 120,
         "--alpha": 0.03,
         "--ablate": 1,
         "--device": "cpu",

@@ -21,11 +21,12 @@ import dposcope
 from dposcope.data.masking import contains_offensive
 from dposcope.interventions.edit import Edit
 from dposcope.model.bundled import BUNDLED
+from dposcope.shipping import gguf
 from dposcope.shipping.model_card import write_checkpoint
 
 pytestmark = pytest.mark.real
 
-PROMPTS, TOKENS, WINDOW = 8, 16, 128
+PROMPTS, TOKENS, WINDOW = 5, 10, 128
 MODEL = "gemma-3-270m"
 BEGINNINGS = ["The old harbour of the town", "She opened the letter and", "In the middle of the night"]
 
@@ -44,13 +45,13 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     assert list(scores["conditions"]) == ["none", "edit", "learned"]
     for measures in scores["conditions"].values():
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
-        assert measures["toxicity"]["n"] == 12
-        assert measures["f1"]["n"] == 4
-        assert measures["logppl"]["n"] == 2
+        assert measures["toxicity"]["n"] == 8
+        assert measures["f1"]["n"] == 2
+        assert measures["logppl"]["n"] == 1
 
 
 def test_the_edit_lowers_toxicity_and_leaves_the_text_alone(edited):
-    """Twelve prompts prove little about the edit, but much about the plumbing."""
+    """Eight prompts prove little about the edit, but much about the plumbing."""
     scores = json.loads((edited.folder / "scores.json").read_text())["conditions"]
     assert scores["edit"]["toxicity"]["mean"] < 0.8 * scores["none"]["toxicity"]["mean"]
     assert scores["edit"]["logppl"]["mean"] - scores["none"]["logppl"]["mean"] < 0.15
@@ -155,29 +156,35 @@ def logits(lm) -> torch.Tensor:
 
 
 def written(lm) -> list[list[int]]:
-    return [list(continuation.ids) for continuation in dposcope.generate(lm, BEGINNINGS)]
+    return [list(continuation.ids) for continuation in dposcope.generate(lm, BEGINNINGS, new_tokens=8)]
 
 
-def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path):
+def test_the_gguf_file_takes_gains_in_its_scales(gemma, gains, tmp_path, monkeypatch):
     """Each block's weights are those of the plain file times the gain, to the rounding of half precision."""
     model = BUNDLED[MODEL]
     model.assemble(model, tmp_path / "base.gguf")
+    # A vocabulary takes seconds to read, so the file's layout, which stays, is what the fold itself read.
+    opened: list[GGUFReader] = []
+    read = gguf._open
+    monkeypatch.setattr(gguf, "_open", lambda source: opened.append(read(source)) or opened[-1])
     done = dposcope.fold_gguf(tmp_path / "base.gguf", gains, tmp_path / "edited.gguf")
-    before, after = (GGUFReader(tmp_path / name).tensors for name in ("base.gguf", "edited.gguf"))
+    base, out = tmp_path / "base.gguf", tmp_path / "edited.gguf"
+    assert base.stat().st_size == out.stat().st_size
     changed = 0
     with gains.on(gemma):
         hooked = logits(gemma)
     plain = {}
     try:
-        for old, new in zip(before, after, strict=True):
-            if np.array_equal(old.data, new.data):
+        for old in opened[0].tensors:
+            new = np.memmap(out, old.data.dtype, "r", old.data_offset, old.data.shape)
+            if np.array_equal(old.data, new):
                 continue
             changed += 1
             block = int(old.name.split(".")[1])
             assert old.name == f"blk.{block}.ffn_up.weight"
             own = dequantize(old.data, old.tensor_type).astype(np.float64)
             exact = gains.values[block].double().numpy()[:, None] * own
-            found = dequantize(new.data, new.tensor_type)
+            found = dequantize(new, old.tensor_type)
             assert np.abs(found - exact).max() <= 2**-11 * np.abs(exact).max()
             projection = gemma.model.get_submodule(f"model.layers.{block}.mlp.up_proj")
             assert torch.allclose(projection.weight.double(), torch.from_numpy(own), atol=1e-6)
@@ -205,7 +212,7 @@ def test_the_checkpoint_folder_takes_the_whole_edit(gemma, gains, tmp_path):
         hooked, texts = logits(gemma), written(gemma)
     assert (logits(other) - hooked).abs().max() < 1e-3
     assert written(other) == texts
-    assert written(gemma) != texts
+    assert (logits(gemma) - hooked).abs().max() > 0.1
 
 
 def test_hooks_leave_the_model_as_it_was(pair, gemma):

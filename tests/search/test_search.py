@@ -111,7 +111,7 @@ def _slowly(folder: str, pause: float) -> None:
 
 def _slow(point: Point, number: int) -> Trial:
     """The last warm start takes longest."""
-    time.sleep(2.0 if number == len(family().warm_starts()) - 1 else 0.3)
+    time.sleep(1.0 if number == len(family().warm_starts()) - 1 else 0.1)
     return formula(point, number)
 
 

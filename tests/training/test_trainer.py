@@ -24,7 +24,7 @@ from dposcope.training.schedule import Schedule, steps_for
 from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
 from dposcope.training.trainer import COMPLETE, last_complete
-from helpers.families import FAMILIES, TEXTS, assert_close
+from helpers.families import TEXTS, assert_close
 from helpers.preferences import tiny_pairs
 
 WAYS = {"full": all_weights, "lora": low_rank, "gains": neuron_gains}
@@ -145,14 +145,12 @@ def logged(outcome: Outcome, name: str) -> list[float]:
 @pytest.mark.parametrize(
     ("family", "way"),
     [
-        *(("gpt2", way) for way in WAYS),
-        *(("llama", way) for way in WAYS),
-        *(("gemma2", "full"), ("gemma3", "gains"), ("mistral", "lora")),
-        *(("qwen2", "full"), ("qwen3", "gains"), ("smollm", "lora")),
+        *(("gpt2", "gains"), ("llama", "full"), ("gemma2", "full"), ("gemma3", "gains")),
+        *(("mistral", "lora"), ("qwen2", "full"), ("qwen3", "gains"), ("smollm", "lora")),
     ],
 )
 def test_the_loss_falls_and_the_pairs_are_told_apart(family_lm, family, way, tmp_path, capfd):
-    """Every family in some way, every way in a family with biases and in a gated one."""
+    """Every family in some way."""
     lm = family_lm(family)
     rate = {"full": 5e-3, "lora": 1e-2, "gains": 0.3}[way]
     done = run(lm, way, tmp_path, save=False, steps=24, warmup_steps=0, learning_rate=rate)
@@ -254,7 +252,7 @@ def test_the_neutral_kl_is_that_of_its_windows(llama, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "way"), [*((family, "full") for family in FAMILIES), ("gpt2", "gains"), ("llama", "gains")]
+    ("family", "way"), [("gpt2", "gains"), ("llama", "full"), ("gemma2", "full"), ("qwen3", "gains")]
 )
 def test_micro_batches_give_the_gradient_of_the_whole_batch(family_lm, tmp_path, family, way):
     lm = family_lm(family)
@@ -366,9 +364,8 @@ def undisturbed(llama, tmp_path):
 @pytest.mark.parametrize(
     ("way", "variant"),
     [
-        ("full", "whole batches"),
         ("full", "neutral text"),
-        ("gains", "micro-batches"),
+        ("gains", "whole batches"),
         ("lora", "micro-batches"),
     ],
 )

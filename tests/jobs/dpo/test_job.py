@@ -491,13 +491,12 @@ def test_a_damaged_reference_is_told_and_made_again(job, pairs, tmp_path, monkey
 # Interruptions
 
 
-@pytest.mark.parametrize("way", ["full", "gains"])
-def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pairs, tmp_path, way):
+def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pairs, tmp_path):
     """Before a checkpoint, within one, while an old one is removed, while the model is written."""
     out = tmp_path / "out"
     tries = crashes(
         "killed",
-        arguments=["dpo", str(job.model), "--out", str(out), *flags(job, pairs, way)],
+        arguments=["dpo", str(job.model), "--out", str(out), *flags(job, pairs)],
         changes=[2, 6, 8, 9, 15, 19, 24, 30],
     )
     codes = [one["code"] for one in tries]
@@ -505,7 +504,7 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(finished, job, pair
     assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
     assert len(codes) > 5
     assert tries[-1]["err"] == ""
-    assert results(out) == results(finished[way].folder)
+    assert results(out) == results(finished["gains"].folder)
 
 
 def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, pairs, tmp_path):
@@ -572,25 +571,24 @@ def test_other_settings_do_not_overwrite(job, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "changed"),
+    ("train", "changes"),
     [
-        ("lora", {"lora_rank": 2}),
-        ("lora", {"lora_alpha": 8}),
-        ("gains", {"window_tokens": 10}),
-        ("gains", {"window_pool": 4}),
-        ("gains", {"max_completion_tokens": 1}),
-        ("gains", {"validation": 4}),
+        ("lora", {"lora_rank": 2, "lora_alpha": 8}),
+        ("gains", {"window_tokens": 10, "window_pool": 4, "max_completion_tokens": 1, "validation": 4}),
     ],
 )
-def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, train, changed):
-    """As `dposcope reproduce` does: the stage's inputs alone tell what was trained."""
+def test_where_other_settings_are_adopted_it_trains_again(job, pairs, tmp_path, train, changes):
+    """As `dposcope reproduce` does, one setting after another: the stage's inputs alone tell what was trained."""
     policy, out = RunPolicy(adopt=True), tmp_path / "out"
     usual = settings_of(job, pairs, train, max_examples=8)
     before = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
-    after = run_dpo(str(job.model), out, DpoSettings(**usual | changed), policy=policy)
-    (name,) = changed
-    assert before.record.to_json()["settings"][name] != after.record.to_json()["settings"][name] == changed[name]
-    again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual | changed))
+    for name, changed in changes.items():
+        stage = (out / "stages/train.json").read_bytes()
+        usual |= {name: changed}
+        after = run_dpo(str(job.model), out, DpoSettings(**usual), policy=policy)
+        assert before.record.to_json()["settings"][name] != after.record.to_json()["settings"][name] == changed
+        assert (out / "stages/train.json").read_bytes() != stage, f"{name} was not noticed"
+    again = run_dpo(str(job.model), tmp_path / "fresh", DpoSettings(**usual))
     assert (out / "model/model.safetensors").read_bytes() == (again.folder / "model/model.safetensors").read_bytes()
 
 

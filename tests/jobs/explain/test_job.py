@@ -48,7 +48,6 @@ from helpers.jobs import Job, command, contents, make_job, process
 from helpers.training_facts import TRAINING
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
-"""But for the test that compares processes, which paint."""
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
 ONCE = {"folds": 0, "seeds": 0}
 """Nothing is repeated: most of the time goes into fitting probes again."""
@@ -174,8 +173,8 @@ def test_started_again_it_makes_the_same(done, job, tuned):
     assert before == after
 
 
-def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
-    """Killed in the middle of the conditions, from a process of its own."""
+def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path, capsys):
+    """A process of its own, killed in the middle of the conditions."""
     flags = job.flags(toxic_neurons=4, steer=0.2, **ONCE)
     quick = ["--no-edits", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -186,9 +185,8 @@ def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path):
     running.kill()
     running.communicate()
     for out in (cut, whole):
-        finished = process("explain", job.model, tuned, "--out", out, *flags, *quick)
-        _, errors = finished.communicate()
-        assert finished.returncode == 0, errors
+        finished = command(capsys, "explain", job.model, tuned, "--out", out, *flags, *quick)
+        assert finished.code == 0, finished.err
     one, other = ({n: d for n, d in contents(out).items() if not n.startswith("stages/")} for out in (whole, cut))
     assert one.keys() == other.keys()
     assert not [name for name in one if one[name] != other[name]]
@@ -369,14 +367,14 @@ def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):
     assert made.results.notes == ("32 rows of its embedding that stand for no token left out",)
 
 
-def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(job, tuned, tmp_path):
+def test_only_a_model_of_ours_is_known_to_be_made_by_dpo(done, job, tuned, tmp_path):
     (tmp_path / "dpo").mkdir()
     shutil.copytree(tuned, tmp_path / "dpo/model")
     write_json(tmp_path / "dpo/training.json", TRAINING.to_json())
-    for at, label in ((tmp_path / "dpo/model", "DPO"), (tuned, "Tuned model")):
-        made = explained(job, at, tmp_path / f"out-{label}", **QUICK)
-        assert [row.label for row in made.results.conditions] == [label]
-        assert label in (tmp_path / f"out-{label}/tables/table-02-interventions.md").read_text()
+    by_dpo = explained(job, tmp_path / "dpo/model", tmp_path / "out", **QUICK)
+    for out, made, label in ((tmp_path / "out", by_dpo, "DPO"), (*done, "Tuned model")):
+        assert {row.name: row.label for row in made.results.conditions}["tuned"] == label
+        assert label in (out / "tables/table-02-interventions.md").read_text()
 
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2"])

@@ -22,7 +22,8 @@ from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import Quiet, open_run
 from dposcope.report.table import Table
-from helpers.jobs import blank, command, contents, process
+from helpers.jobs import blank, command, contents
+from helpers.unchanged import portable
 
 pytestmark = pytest.mark.slow
 
@@ -65,27 +66,15 @@ class Noting(Quiet):
         self.loaded.append(title)
 
 
-SMOKE = ("reproduce", "--preset", "smoke", "--out", "out")
 KILLS = int(os.environ.get("DPOSCOPE_KILLS", "2"))
 """Published with 10."""
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A reproduction that nothing interrupted, written to a relative folder, which its files name."""
-    folder = tmp_path_factory.mktemp("reproduced")
-    with process(*SMOKE, cwd=folder) as done:
-        out, err = done.communicate()
-    assert done.returncode == 0, err
-    assert out.endswith("report: out/report.html\n")
-    return folder / "out"
-
-
 @pytest.fixture
-def inside(finished, monkeypatch) -> Path:
-    """The finished folder by the name that it was made with."""
-    monkeypatch.chdir(finished.parent)
-    return Path("out")
+def inside(reproduced, monkeypatch) -> Path:
+    """The finished folder by the name that it was made with, which its files name."""
+    monkeypatch.chdir(reproduced.parent)
+    return Path(reproduced.name)
 
 
 def test_every_step_is_done(inside):
@@ -98,21 +87,23 @@ def test_one_changed_byte_in_any_file_of_any_step_is_noticed(inside, tmp_path):
     """But for what is rewritten at every start, and what no run needs any more: the report over all, a checkpoint."""
     out = tmp_path / "out"
     shutil.copytree(inside, out)
+    steps = [one.step for one in plan_reproduction([], out, load_preset("smoke"), ReproduceSettings())]
     seen = 0
     for file in sorted(path for path in (out / "tiny").rglob("*") if path.is_file()):
         name = file.relative_to(out).as_posix()
         if file.name in (".lock", "run.json") or "/stages/" in name or name.startswith("tiny/model/"):
             continue
+        owner = next(one for one in steps if file.is_relative_to(one.folder))
         whole = file.read_bytes()
         file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
         try:
-            planned = plan_reproduction([], out, load_preset("smoke"), ReproduceSettings())
-            noticed = not all(one.done for one in planned)
+            noticed = not owner.finished(raw=False)
         except DposcopeError:  # facts beside pairs that are no JSON any more
             noticed = name.endswith("pairs/pairs.json")
         assert noticed, name
         file.write_bytes(whole)
         seen += 1
+    assert all(step.finished(raw=False) for step in steps), "all as it was"
     assert seen > 300
 
 
@@ -282,7 +273,7 @@ def stage_records(folder: Path) -> int:
             continue
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path):
+def test_killed_at_any_moment_it_ends_with_the_same_artefacts(reproduced, tmp_path):
     """SIGKILL at random moments; every file that has no clock is the same.
 
     Of the whole only the first study, in one protocol; its report is that over the same part of the finished folder.
@@ -292,27 +283,27 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefacts(finished, tmp_path
         (resources.files("dposcope") / "jobs/reproduce/presets/smoke.toml").read_text().rpartition("[[study]]")
     )
     part.write_text(beginning.replace(', "reference"]', "]"))
-    command = ("reproduce", "--preset", part, "--out", "out")
-    out, whole = tmp_path / "killed/out", tmp_path / "whole"
+    command = ("reproduce", "--preset", part, "--out", "reproduce")
+    out, whole = tmp_path / "killed/reproduce", tmp_path / "whole"
     out.parent.mkdir()
-    shutil.copytree(finished, whole / "out")
-    shutil.rmtree(whole / "out/tiny/pplm")
-    shutil.rmtree(whole / "out/tiny/sampled/explain-reference")
-    with process(*command, cwd=whole) as once:
+    shutil.copytree(reproduced, whole / "reproduce")
+    shutil.rmtree(whole / "reproduce/tiny/pplm")
+    shutil.rmtree(whole / "reproduce/tiny/sampled/explain-reference")
+    with portable(command, folder=whole) as once:
         _, err = once.communicate()
     assert once.returncode == 0, err
-    finished = whole / "out"
+    finished = whole / "reproduce"
     records = stage_records(finished)
     moments = sorted(random.Random(7).sample(range(records - 2), KILLS))
     killed = 0
     for moment in moments:
-        with process(*command, cwd=out.parent) as running:
+        with portable(command, folder=out.parent) as running:
             while running.poll() is None and (done := stage_records(out)) <= moment:
                 time.sleep(0.02)
             running.kill()
         killed += running.returncode == -signal.SIGKILL and moment < done < records
     assert killed == KILLS, "it was too quick to be killed in the middle"
-    with process(*command, cwd=out.parent) as last:
+    with portable(command, folder=out.parent) as last:
         _, err = last.communicate()
     assert last.returncode == 0, err
     found, expected = (

@@ -255,22 +255,48 @@ def test_of_several_distilled_vectors_one_useful_one_is_enough(tmp_path):
     assert not any_useful(tried[:1], TEXT_BOUND)
 
 
+DISTILLED = {
+    **{"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1},
+    **{"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6},
+}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A search that gains from pairs joined."""
+
+    run: TuneRun
+    asked: list[Point]
+    """What was tried, in order."""
+    trials: list[Trial]
+    files: dict[str, bytes]
+
+
+def search_recorded(job: Job, folder: Path) -> Joined:
+    asked, try_out = [], Objective.try_out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
+        run = tuned(job, folder, **DISTILLED)
+    return Joined(run, asked, done_trials(Done(job, run)), contents(folder))
+
+
+@pytest.fixture(scope="module")
+def joined(job, tmp_path_factory) -> Joined:
+    return search_recorded(job, tmp_path_factory.mktemp("joined") / "out")
+
+
 @pytest.mark.parametrize("silent", [True, False])
-def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(job, tmp_path, monkeypatch, silent):
+def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(
+    request, job, tmp_path, monkeypatch, silent
+):
     """From the same pairs; what was tried of the distilled ones is not tried again; the report says why.
 
     Here they do lower nothing; the other way round they are only said to.
     """
-    folder = tmp_path / "out"
-    asked = []
     if not silent:
         monkeypatch.setattr(tune, "any_useful", lambda *_: True)
-    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
-    of_run |= {"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6}
-    try_out = Objective.try_out
-    monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
-    run = tuned(job, folder, **of_run)
-    trials = done_trials(Done(job, run))
+    made = request.getfixturevalue("joined") if silent else search_recorded(job, tmp_path / "out")
+    folder, trials, asked = made.run.folder, made.trials, list(made.asked)
     tried = json.loads((folder / "distilled-texts.json").read_text())
     assert [one.number for one in trials] == list(range(6))
     assert trials[0].to_json() == tried[0] | {"number": 0}
@@ -288,10 +314,12 @@ def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(j
         assert alone["settings"]["epochs"] == 3
     before = contents(folder)
     asked.clear()
-    more = settings_of(job, **of_run | {"trials": 7})
+    try_out = Objective.try_out
+    monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
+    more = settings_of(job, **DISTILLED | {"trials": 7})
     assert len(join_tune(str(job.model), folder, more)) == 7
     assert len(asked) == 1
-    tuned(job, folder, **of_run)
+    tuned(job, folder, **DISTILLED)
     assert {name for name, held in contents(folder).items() if before.get(name, held) != held} <= {
         name for name in before if name.startswith("search/")
     }
@@ -301,9 +329,7 @@ def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(j
             join_tune(str(job.model), folder, more)
 
 
-def test_stopped_before_the_gains_from_pairs_it_goes_on_to_the_same(job, tmp_path, monkeypatch):
-    of_run = {"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1}
-    of_run |= {"controls": False, "form": "gains", "methods": ["learned"], "trials": 4}
+def test_stopped_before_the_gains_from_pairs_it_goes_on_to_the_same(joined, job, tmp_path, monkeypatch):
     learn = tune_learning.run_dpo
 
     def stop(model, out, *given, **named):
@@ -311,19 +337,19 @@ def test_stopped_before_the_gains_from_pairs_it_goes_on_to_the_same(job, tmp_pat
             raise KeyboardInterrupt
         return learn(model, out, *given, **named)
 
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr(tune_learning, "run_dpo", stop)
         with pytest.raises(KeyboardInterrupt):
-            tuned(job, cut, **of_run)
+            tuned(job, cut, **DISTILLED)
     with pytest.raises(DposcopeError, match="still learning gains"):
-        join_tune(str(job.model), cut, settings_of(job, **of_run))
-    ends = [tuned(job, folder, **of_run) for folder in (cut, whole)]
-    first, second = ([replace(one, seconds=0) for one in done_trials(Done(job, run))] for run in ends)
+        join_tune(str(job.model), cut, settings_of(job, **DISTILLED))
+    resumed = done_trials(Done(job, tuned(job, cut, **DISTILLED)))
+    first, second = ([replace(one, seconds=0) for one in trials] for trials in (resumed, joined.trials))
     assert first == second
     assert "learned-from-pairs" in {trial.point.source for trial in first}
     for name in ("edit.safetensors", "learned-from-pairs/edit.safetensors", "scores.json"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+        assert (cut / name).read_bytes() == joined.files[name]
 
 
 def test_whom_gains_imitate(job, monkeypatch):
