@@ -1,4 +1,4 @@
-"""See what preference tuning did to a language model, neuron by neuron, and get the same effect without training.
+"""See what preference tuning did to a language model, neuron by neuron, and edit neurons to the same end.
 
 import dposcope as ds
 

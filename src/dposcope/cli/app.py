@@ -38,8 +38,8 @@ Settings may also be in a file: dposcope edit MODEL --out DIR --config settings.
 
 app = App(
     name="dposcope",
-    help="See what preference tuning did to a language model, neuron by neuron, and get the same effect without "
-    "training.",
+    help="See what preference tuning did to a language model, neuron by neuron. Get part of its effect without "
+    "training, and most of it by training one number per neuron.",
     help_epilogue=_EPILOGUE,
     help_format="markdown",
     version_flags=["--version"],
