@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "shutil.move", "tempfile.mkstemp"}
 
 
@@ -27,6 +29,15 @@ def _changes_files(event: str, arguments: tuple) -> bool:
         flags = arguments[2]
         return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not str(arguments[0]).startswith("/dev/")
     return event in CHANGES
+
+
+def settle_threads() -> None:
+    """To be called first in a forked child: torch replaces the pool of threads that the fork broke.
+
+    It does so at its first use, which is not safe from several threads at once, as in loading a checkpoint: "Invalid
+    thread pool!".
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def kill_at(change: int) -> None:
@@ -56,6 +67,7 @@ def in_child(arguments: list[str], *, before: Callable[[], None] = lambda: None)
         try:
             from dposcope.cli import main
 
+            settle_threads()
             before()
             main(arguments)
         except SystemExit as stop:
@@ -147,6 +159,7 @@ def serve(order: dict[str, Any], streams: list[int]) -> None:
         os.dup2(err, 2)
         code = 70
         try:
+            settle_threads()
             code = {"command": command, "script": script, "crashes": crashes}[order["run"]](**order["with"])
         except BaseException:
             traceback.print_exc()
