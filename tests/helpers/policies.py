@@ -23,6 +23,7 @@ OBJECTIVES = {
     "dpo": Objective(0.1),
     "pairs": Objective(0.1, 0.7, "pairs"),
     "neutral": Objective(0.1, 0.7, "neutral"),
+    "likelihood": Objective(0.1, 0.7, "mixed", loss="likelihood", unlikelihood=0.5),
 }
 
 

@@ -6,11 +6,13 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Sampling, generate
 from dposcope.pairs.pairs import Pair
-from dposcope.pairs.sampled import ScoredPair, _best_pairs, sample_pairs
+from dposcope.pairs.sampled import Pairer, Sampled, ScoredPair, _distinct, sample_completions, sample_pairs
 from helpers.families import TEXTS
 from helpers.jobs import softness
 
-OPTIONS = {"samples": 5, "min_gap": 0.05, "new_tokens": 8, "seed": 3}
+OPTIONS = {"samples": 5, "new_tokens": 8, "seed": 3}
+EXTREMES = {"pairing": "extremes", "min_gap": 0.05}
+RANDOM = {"pairing": "random", "preferred_below": 0.4, "dispreferred_from": 0.4}
 
 
 class Softness:
@@ -26,8 +28,8 @@ class Softness:
         return softness(texts)
 
 
-def naive(lm, prompts, *, samples, min_gap, new_tokens, seed, pairs_per_prompt=2) -> list[ScoredPair]:
-    """One continuation at a time; sorted by hand."""
+def naive_texts(lm, prompts, *, samples, new_tokens, seed) -> list[list[tuple[float, str]]]:
+    """Score and text of one continuation at a time, by prompt."""
     found = []
     for p, prompt in enumerate(prompts):
         scored = []
@@ -37,32 +39,47 @@ def naive(lm, prompts, *, samples, min_gap, new_tokens, seed, pairs_per_prompt=2
             text = written.text
             if text.strip() and text not in [other for _, other in scored]:
                 scored.append((softness([text])[0], text))
-        scored.sort(key=lambda one: one[0])
-        for rank in range(min(pairs_per_prompt, len(scored) // 2)):
-            low, high = scored[rank], scored[-1 - rank]
-            if high[0] - low[0] > min_gap:
-                found.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
+        found.append(scored)
     return found
 
 
-def test_pairs_are_those_of_the_naive_loop(lm):
-    expected = naive(lm, TEXTS, **OPTIONS)
-    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS) == expected
+def test_extremes_are_those_of_the_naive_loop(lm):
+    expected = []
+    for prompt, scored in zip(TEXTS, naive_texts(lm, TEXTS, **OPTIONS), strict=True):
+        scored.sort(key=lambda one: one[0])
+        for rank in range(min(2, len(scored) // 2)):
+            low, high = scored[rank], scored[-1 - rank]
+            if high[0] - low[0] > EXTREMES["min_gap"]:
+                expected.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
+    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS, **EXTREMES) == expected
     assert len(expected) > len(TEXTS), "too few pairs: this tests too little"
+
+
+def test_random_pairs_are_those_of_the_naive_loop(lm):
+    expected = []
+    for row, (prompt, scored) in enumerate(zip(TEXTS, naive_texts(lm, TEXTS, **OPTIONS), strict=True)):
+        harmless = [one for one in scored if one[0] < RANDOM["preferred_below"]]
+        toxic = [one for one in scored if one[0] >= RANDOM["dispreferred_from"]]
+        stream = np.random.default_rng([OPTIONS["seed"], row])
+        chosen = [[side[place] for place in stream.permutation(len(side))] for side in (harmless, toxic)]
+        for low, high in list(zip(*chosen, strict=False))[:2]:
+            expected.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
+    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS, **RANDOM, pairs_per_prompt=2) == expected
+    assert len(expected) > 2, "too few pairs: this tests too little"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_neither_batches_nor_parts_change_a_pair(llama, batch_size):
-    whole = sample_pairs(llama, TEXTS, Softness(), **OPTIONS)
+    whole = sample_pairs(llama, TEXTS, Softness(), **OPTIONS, **RANDOM)
     parts = [
         pair
         for start in range(0, len(TEXTS), 3)
         for pair in sample_pairs(
-            llama, TEXTS[start : start + 3], Softness(), **OPTIONS, first_row=start, batch_size=batch_size
+            llama, TEXTS[start : start + 3], Softness(), **OPTIONS, **RANDOM, first_row=start, batch_size=batch_size
         )
     ]
     assert parts == whole
-    assert sample_pairs(llama, TEXTS, Softness(), **OPTIONS | {"seed": 4}) != whole
+    assert sample_pairs(llama, TEXTS, Softness(), **OPTIONS | RANDOM | {"seed": 4}) != whole
 
 
 def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
@@ -81,13 +98,15 @@ def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
 
 def test_the_scorer_is_asked_once(llama):
     scorer = Softness()
-    sample_pairs(llama, TEXTS, scorer, **OPTIONS)
+    sample_pairs(llama, TEXTS, scorer, **OPTIONS, **RANDOM)
     assert scorer.asked == 1
 
 
 def test_progress_counts_continuations(llama):
     calls = []
-    sample_pairs(llama, TEXTS, Softness(), **OPTIONS, batch_size=16, progress=lambda *call: calls.append(call))
+    sample_pairs(
+        llama, TEXTS, Softness(), **OPTIONS, **RANDOM, batch_size=16, progress=lambda *call: calls.append(call)
+    )
     assert calls == [(16, 40), (32, 40), (40, 40)]
 
 
@@ -98,11 +117,16 @@ def test_no_prompt_gives_no_pair(llama):
 # Which continuations meet
 
 
+def sampled(texts, scores, row=0) -> Sampled:
+    return Sampled("p", row, _distinct(texts, scores))
+
+
+def told(found) -> list[tuple[str, str, float, float]]:
+    return [(one.pair.preferred, one.pair.dispreferred, one.preferred_score, one.dispreferred_score) for one in found]
+
+
 def pairs(texts, scores, gap=0.3, most=2):
-    return [
-        (one.pair.preferred, one.pair.dispreferred, one.preferred_score, one.dispreferred_score)
-        for one in _best_pairs("p", texts, scores, gap, most)
-    ]
+    return told(Pairer("extremes", min_gap=gap, most=most).pairs(sampled(texts, scores)))
 
 
 def test_the_ends_of_the_ranking_meet_from_the_outside_in():
@@ -124,11 +148,45 @@ def test_one_continuation_stands_in_one_pair_at_most():
 def test_blank_and_repeated_continuations_are_left_out():
     assert pairs(["", " \n", "a", "a", "b"], [0.0, 0.0, 0.2, 0.2, 0.9]) == [("a", "b", 0.2, 0.9)]
     assert pairs(["", "a"], [0.0, 0.9]) == []
+    assert told(Pairer().pairs(sampled(["", "a", "a", "b"], [0.0, 0.1, 0.1, 0.9]))) == [("a", "b", 0.1, 0.9)]
+
+
+def test_random_pairs_stand_on_both_sides_of_the_thresholds():
+    texts, scores = list("abcdefgh"), [0.0, 0.1, 0.19, 0.2, 0.49, 0.5, 0.9, 1.0]
+    found = told(Pairer(most=9).pairs(sampled(texts, scores)))
+    assert {better for better, *_ in found} == set("abc")
+    assert {worse for _, worse, *_ in found} == set("fgh")
+    assert len(found) == 3
+    assert told(Pairer(most=2).pairs(sampled(texts, scores))) == found[:2]
+    assert [one.text for one in Pairer().harmless(sampled(texts, scores))] == list("abc")
+
+
+def test_a_random_draw_favours_no_rank():
+    """Over many prompts every harmless text is preferred equally often; the extremes always take the same one."""
+    texts, scores = list("abcdef"), [0.0, 0.05, 0.1, 0.7, 0.8, 0.9]
+    for side in (0, 1):
+        drawn = [told(Pairer(most=1).pairs(sampled(texts, scores, row)))[0][side] for row in range(600)]
+        counts = [drawn.count(text) for text in sorted(set(drawn))]
+        assert len(counts) == 3
+        assert min(counts) > 150
+
+
+def test_a_prompt_with_one_side_only_gives_no_random_pair():
+    assert Pairer().pairs(sampled(["a", "b"], [0.0, 0.1])) == []
+    assert Pairer().pairs(sampled(["a", "b"], [0.6, 0.9])) == []
+
+
+def test_completions_keep_their_order_and_scores(llama):
+    (one, *_) = sample_completions(llama, TEXTS[:2], Softness(), **OPTIONS, first_row=5)
+    assert one.prompt == TEXTS[0]
+    assert one.row == 5
+    assert [text.score for text in one.texts] == softness([text.text for text in one.texts]).tolist()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"preferred_below": 0.6}, "preferred completions below 0.6 and dispreferred ones from 0.5 do not part"),
         ({"samples": 1}, "1 completion per prompt gives no pair; sample at least 2"),
         ({"min_gap": -0.1}, r"the gap of -0\.1 between two scores is outside \[0, 1\); give a value"),
         ({"min_gap": 1.0}, r"the gap of 1\.0"),

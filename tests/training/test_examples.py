@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import encode
+from dposcope.pairs.harmless import HarmlessTexts
 from dposcope.pairs.pairs import Pair, Pairs
-from dposcope.training.examples import Example, drawn, neutral_windows, tokenise
+from dposcope.training.examples import Example, drawn, harmless_windows, neutral_windows, tokenise
 from helpers.families import TEXTS, WITHOUT_BOS, copied, gpt2_like_tokenizer
 
 LONG = " ".join(TEXTS)
@@ -274,3 +275,26 @@ def test_a_small_pool_is_drawn_whole():
 def test_indices_of_validation_pairs_draw_their_own():
     offset = 1 << 40
     assert drawn([1, 2], pool=1000, count=4, seed=0) != drawn([offset + 1, offset + 2], pool=1000, count=4, seed=0)
+
+
+# Harmless texts as windows
+
+
+def test_a_harmless_text_stands_behind_its_prompt(llama):
+    texts = HarmlessTexts((TEXTS[0], "", TEXTS[1]), (" and then it rained", "A day", " so"))
+    windows = harmless_windows(llama, texts)
+    for window, prompt, text in zip(windows, texts.prompts, texts.completions, strict=True):
+        assert window.completions == ()
+        if prompt:
+            assert list(window.prompt) == encode(llama, [prompt + text])[0]
+    bos = llama.tokenizer.bos_token_id if llama.tokenizer.bos_token_id is not None else llama.tokenizer.eos_token_id
+    assert windows[1].prompt[0] == bos
+
+
+def test_long_harmless_texts_are_cut_as_pairs_are(llama):
+    texts = HarmlessTexts((LONG,), (LONG,))
+    (window,) = harmless_windows(llama, texts, max_prompt_tokens=7, max_completion_tokens=5)
+    (pair,) = tokenise(llama, Pairs((LONG,), (LONG,), ("other",)), max_prompt_tokens=7, max_completion_tokens=5)
+    assert window.prompt == (*pair.prompt, *pair.completions[0])
+    with pytest.raises(DposcopeError, match=r"exceed the model's context of .*; lower --max-prompt-tokens"):
+        harmless_windows(llama, texts, max_prompt_tokens=10**6)

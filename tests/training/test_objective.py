@@ -19,6 +19,9 @@ from dposcope.training.objective import Objective
         ({"teacher_weight": -0.1}, "give 0 or more"),
         ({"teacher_weight": math.nan}, "give 0 or more"),
         ({"teacher_weight": 1.0, "protocol": "reference"}, "leave the teacher out, or choose the strict protocol"),
+        ({"unlikelihood": 0.5}, "unlikelihood belongs to loss=likelihood"),
+        ({"unlikelihood": -1.0, "loss": "likelihood"}, "an unlikelihood weight of -1.0 is not allowed"),
+        ({"kl_on": "mixed", "protocol": "reference"}, "leave kl_on=mixed out"),
         ({"kl_on": "neutral", "protocol": "reference"}, "leave kl_on=neutral out, or choose the strict"),
     ],
 )

@@ -88,39 +88,44 @@ class Naive:
     """KL of the preferred plus KL of the dispreferred, each a mean over completion tokens."""
     on_windows: torch.Tensor
     """Mean over all predicted tokens of all windows."""
+    likelihood: torch.Tensor
+    """−log p of preferred tokens + 0.5 × −log(1 − p) of dispreferred ones, each a mean over tokens, `[pairs]`."""
 
 
 def naive(model, tuned: dict, base: dict, examples, *, beta=0.1) -> Naive:
     """Paper 3.1 and SPEC 6, strict, as they stand."""
-    losses, rewards, divergences, window_tokens = [], [], [], []
+    losses, rewards, divergences, window_tokens, likelihood = [], [], [], [], []
 
     def read(weights, text):
         return functional_call(model, weights, (torch.tensor([text]),), {"use_cache": False}).logits[0].log_softmax(-1)
 
     def compare(text, first):
         here, there = read(tuned, text), read(base, text)
-        ratio, kl = [], []
+        ratio, kl, probability = [], [], []
         for place in range(first, len(text)):
             p, q = here[place - 1], there[place - 1]
             ratio.append(p[text[place]] - q[text[place]])
             kl.append((q.exp() * (q - p)).sum())
-        return sum(ratio), torch.stack(kl)
+            probability.append(p[text[place]].exp())
+        return sum(ratio), torch.stack(kl), torch.stack(probability)
 
     for example in examples:
         if not example.completions:
             window_tokens.append(compare(list(example.prompt), 1)[1])
             continue
-        (wanted, kl_wanted), (unwanted, kl_unwanted) = (
+        (wanted, kl_wanted, p_wanted), (unwanted, kl_unwanted, p_unwanted) = (
             compare([*example.prompt, *completion], len(example.prompt)) for completion in example.completions
         )
         losses.append(torch.log1p(torch.exp(-beta * (wanted - unwanted))))
         rewards.append(torch.stack([beta * wanted, beta * unwanted]))
         divergences.append(kl_wanted.mean() + kl_unwanted.mean())
+        likelihood.append(-p_wanted.log().mean() - 0.5 * (1 - p_unwanted).log().mean())
     return Naive(
         torch.stack(losses),
         torch.stack(rewards),
         torch.stack(divergences),
         torch.cat(window_tokens).mean() if window_tokens else torch.zeros(()),
+        torch.stack(likelihood),
     )
 
 
@@ -142,8 +147,10 @@ def test_loss_and_gradients_are_those_of_whole_logits(variant, way, in_float64):
                 "dpo": 0 * expected.on_windows,
                 "pairs": expected.on_pairs.mean(),
                 "neutral": expected.on_windows,
+                "likelihood": expected.on_windows,
             }
-            wanted = expected.losses.mean() + objective.kl_weight * penalty[name]
+            of_pairs = expected.likelihood if name == "likelihood" else expected.losses
+            wanted = of_pairs.mean() + objective.kl_weight * penalty[name]
             directions = torch.autograd.grad(wanted, leaves, retain_graph=True)
             for batch in {
                 shared: packed(lm, examples, row_tokens=30),
@@ -152,6 +159,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(variant, way, in_float64):
                 found = policy(batch, windows=2)
                 assert_close(found.loss.detach(), wanted.detach(), 1e-9)
                 assert_close(found.penalty, penalty[name].detach(), 1e-9)
+                assert_close(found.losses, of_pairs.detach(), 1e-9)
                 assert_close(found.terms.losses.detach(), expected.losses.detach(), 1e-9)
                 assert_close(found.terms.preferred_rewards, expected.rewards[:, 0].detach(), 1e-9)
                 assert_close(found.terms.dispreferred_rewards, expected.rewards[:, 1].detach(), 1e-9)

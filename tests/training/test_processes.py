@@ -111,16 +111,16 @@ def test_every_pair_and_window_counts_once_whatever_is_left_over(count, micro, l
     for rank in range(count):
         plan = sharing(count, rank=rank, micro=micro)
         parts = plan.micro_batches(range(min(left, plan.pairs_at_once)))
-        mine: Share = plan.mine(parts, [[10 * number, 10 * number + 1] for number in range(len(parts))])
+        mine: Share = plan.mine(parts, [{10 * number: 3, 10 * number + 1: 9} for number in range(len(parts))])
         assert mine.pairs
-        for totals, members, weight in (
-            (pairs, mine.pairs, mine.pair_weight),
-            (windows, mine.windows, mine.window_weight),
+        for totals, members, member_weights in (
+            (pairs, mine.pairs, [mine.pair_weight] * len(mine.pairs)),
+            (windows, mine.windows, mine.window_weights),
         ):
-            for member in members:
+            for member, weight in zip(members, member_weights, strict=True):
                 totals[member] = totals.get(member, 0.0) + weight
     assert pairs == {pair: 1 / len(part) for part in parts for pair in part}
-    assert windows == {10 * number + place: 0.5 for number in range(len(parts)) for place in (0, 1)}
+    assert windows == {10 * n + place: share for n in range(len(parts)) for place, share in ((0, 0.25), (1, 0.75))}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,24 @@
 """Preference pairs sampled from the model itself: on-policy, without preference data (SPEC 7).
 
-The model continues each prompt several times, and a scorer ranks the completions. The least toxic is paired with the
-most toxic, the second least with the second most, and so on, if their scores differ enough.
+The model continues each prompt several times, and a scorer scores the completions. They are paired in one of two ways.
+Random: a harmless completion, drawn at random, against a toxic one, drawn at random. Extremes: the least toxic against
+the most toxic, the second least against the second most, and so on. The extremes of one scorer share a manner that the
+scorer likes, and training then learns the manner; random pairs differ in toxicity and in little else.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.model.generate import Progress, Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
+
+Pairing = Literal["random", "extremes"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,88 @@ class ScoredPair:
     """In [0, 1]."""
 
 
-def sample_pairs(
+@dataclass(frozen=True)
+class ScoredText:
+    """A completion of the model, and its score."""
+
+    text: str
+    score: float
+    """In [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The completions of one prompt: distinct ones that are not blank, in the order of sampling."""
+
+    prompt: str
+    row: int
+    """The prompt's number in the whole list."""
+    texts: tuple[ScoredText, ...]
+
+
+@dataclass(frozen=True)
+class Pairer:
+    """How completions of one prompt become pairs."""
+
+    pairing: Pairing = "random"
+    preferred_below: float = 0.2
+    """random: a preferred completion scores below this."""
+    dispreferred_from: float = 0.5
+    """random: a dispreferred completion scores this or more."""
+    min_gap: float = 0.3
+    """extremes: the scores of a pair differ by more than this; 0 … 1."""
+    most: int = 4
+    """Most pairs from one prompt."""
+    seed: int = 0
+    """random: of the draw; each prompt has its own stream."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that give no pairs."""
+        if not 0 <= self.min_gap < 1:
+            raise DposcopeError(
+                f"the gap of {self.min_gap} between two scores is outside [0, 1); give a value such as 0.3"
+            )
+        if not 0 < self.preferred_below <= self.dispreferred_from <= 1:
+            raise DposcopeError(
+                f"preferred completions below {self.preferred_below} and dispreferred ones from "
+                f"{self.dispreferred_from} do not part harmless from toxic; give two values between 0 and 1, the "
+                "first not above the second"
+            )
+        if self.most < 1:
+            raise DposcopeError(f"{self.most} pairs per prompt leave none; give at least 1")
+
+    def pairs(self, sampled: Sampled) -> list[ScoredPair]:
+        """The pairs of one prompt."""
+        joined = self._drawn(sampled) if self.pairing == "random" else self._extremes(sampled)
+        return [
+            ScoredPair(Pair(sampled.prompt, better.text, worse.text), better.score, worse.score)
+            for better, worse in joined
+        ]
+
+    def harmless(self, sampled: Sampled) -> list[ScoredText]:
+        """The completions that may be preferred, in the order of sampling."""
+        return [one for one in sampled.texts if one.score < self.preferred_below]
+
+    def _drawn(self, sampled: Sampled) -> list[tuple[ScoredText, ScoredText]]:
+        better = self.harmless(sampled)
+        worse = [one for one in sampled.texts if one.score >= self.dispreferred_from]
+        stream = np.random.default_rng([self.seed, sampled.row])
+        count = min(self.most, len(better), len(worse))
+        return list(
+            zip(
+                [better[place] for place in stream.permutation(len(better))[:count]],
+                [worse[place] for place in stream.permutation(len(worse))[:count]],
+                strict=True,
+            )
+        )
+
+    def _extremes(self, sampled: Sampled) -> list[tuple[ScoredText, ScoredText]]:
+        ranked = sorted(sampled.texts, key=lambda one: one.score)
+        candidates = list(zip(ranked, reversed(ranked), strict=True))[: min(self.most, len(ranked) // 2)]
+        return [(better, worse) for better, worse in candidates if worse.score - better.score > self.min_gap]
+
+
+def sample_completions(
     lm: LanguageModel,
     prompts: Sequence[str],
     scorer: Scorer,
@@ -33,21 +121,17 @@ def sample_pairs(
     samples: int = 16,
     top_p: float = 0.95,
     temperature: float = 1.0,
-    min_gap: float = 0.3,
-    pairs_per_prompt: int = 4,
     new_tokens: int = 20,
     max_prompt_tokens: int | None = 64,
     seed: int = 0,
     batch_size: int = 32,
     first_row: int = 0,
     progress: Progress | None = None,
-) -> list[ScoredPair]:
-    """Pairs from `samples` completions of each prompt, in the order of `prompts`.
+) -> list[Sampled]:
+    """Completions of each prompt, scored; blank and repeated ones are left out.
 
-    Blank and repeated completions are left out. The defaults give 579 pairs for 200 challenge prompts; half as many
-    completions and pairs per prompt give 280. Completion j of prompt p has its own random generator, seeded by (`seed`,
-    `(first_row + p) · samples + j`), so the result depends neither on the batch nor on how prompts are divided into
-    calls.
+    Completion j of prompt p has its own random generator, seeded by (`seed`, `(first_row + p) · samples + j`), so the
+    result depends neither on the batch nor on how prompts are divided into calls.
 
     Args:
         lm: the model.
@@ -56,8 +140,6 @@ def sample_pairs(
         samples: completions per prompt; at least 2.
         top_p: probability of the nucleus that tokens are sampled from.
         temperature: divides the logits.
-        min_gap: the scores of a pair differ by more than this; 0 … 1.
-        pairs_per_prompt: most pairs from one prompt.
         new_tokens: most tokens of a completion.
         max_prompt_tokens: longer prompts are cut to their end; None: never.
         seed: seed of the sampling.
@@ -70,10 +152,6 @@ def sample_pairs(
     """
     if samples < 2:
         raise DposcopeError(f"{samples} completion per prompt gives no pair; sample at least 2")
-    if not 0 <= min_gap < 1:
-        raise DposcopeError(f"the gap of {min_gap} between two scores is outside [0, 1); give a value such as 0.3")
-    if pairs_per_prompt < 1:
-        raise DposcopeError(f"{pairs_per_prompt} pairs per prompt leave none; give at least 1")
     written = generate(
         lm,
         [prompt for prompt in prompts for _ in range(samples)],
@@ -85,22 +163,78 @@ def sample_pairs(
     )
     texts = [continuation.text for continuation in written]
     scores = scorer(texts).tolist()
-    pairs: list[ScoredPair] = []
-    for row, prompt in enumerate(prompts):
-        own = slice(row * samples, (row + 1) * samples)
-        pairs += _best_pairs(prompt, texts[own], scores[own], min_gap, pairs_per_prompt)
-    return pairs
-
-
-def _best_pairs(
-    prompt: str, texts: Sequence[str], scores: Sequence[float], min_gap: float, most: int
-) -> list[ScoredPair]:
-    """Pairs of the lowest and the highest score, the second lowest and the second highest, and so on."""
-    distinct = {text: score for text, score in zip(texts, scores, strict=True) if text.strip()}
-    ranked = sorted(distinct, key=distinct.__getitem__)
-    candidates = list(zip(ranked, reversed(ranked), strict=True))[: min(most, len(ranked) // 2)]
     return [
-        ScoredPair(Pair(prompt, better, worse), distinct[better], distinct[worse])
-        for better, worse in candidates
-        if distinct[worse] - distinct[better] > min_gap
+        Sampled(
+            prompt,
+            first_row + row,
+            _distinct(texts[row * samples : (row + 1) * samples], scores[row * samples : (row + 1) * samples]),
+        )
+        for row, prompt in enumerate(prompts)
     ]
+
+
+def sample_pairs(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    *,
+    samples: int = 16,
+    top_p: float = 0.95,
+    temperature: float = 1.0,
+    pairing: Pairing = "random",
+    preferred_below: float = 0.2,
+    dispreferred_from: float = 0.5,
+    min_gap: float = 0.3,
+    pairs_per_prompt: int = 4,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 64,
+    seed: int = 0,
+    batch_size: int = 32,
+    first_row: int = 0,
+    progress: Progress | None = None,
+) -> list[ScoredPair]:
+    """Pairs from `samples` completions of each prompt, in the order of `prompts`.
+
+    Args:
+        lm: the model.
+        prompts: the prompts.
+        scorer: scores each completion, without the prompt.
+        samples: see `sample_completions`, as for the rest but the following.
+        top_p: of the nucleus.
+        temperature: divides the logits.
+        pairing: see `Pairer`, as for the next four.
+        preferred_below: random pairs: score of preferred completions.
+        dispreferred_from: random pairs: score of dispreferred completions.
+        min_gap: extremes: the scores of a pair differ by more than this.
+        pairs_per_prompt: most pairs from one prompt.
+        new_tokens: most tokens of a completion.
+        max_prompt_tokens: longer prompts are cut to their end; None: never.
+        seed: seed of the sampling and of the draw of pairs.
+        batch_size: completions at a time.
+        first_row: number of the first prompt in the whole list.
+        progress: called with the number of completions.
+
+    Raises:
+        DposcopeError: an argument is out of range, or `generate` refuses it.
+    """
+    pairer = Pairer(pairing, preferred_below, dispreferred_from, min_gap, pairs_per_prompt, seed)
+    sampled = sample_completions(
+        lm,
+        prompts,
+        scorer,
+        samples=samples,
+        top_p=top_p,
+        temperature=temperature,
+        new_tokens=new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        seed=seed,
+        batch_size=batch_size,
+        first_row=first_row,
+        progress=progress,
+    )
+    return [pair for one in sampled for pair in pairer.pairs(one)]
+
+
+def _distinct(texts: Sequence[str], scores: Sequence[float]) -> tuple[ScoredText, ...]:
+    distinct = {text: score for text, score in zip(texts, scores, strict=True) if text.strip()}
+    return tuple(ScoredText(text, score) for text, score in distinct.items())

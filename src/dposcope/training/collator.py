@@ -1,4 +1,4 @@
-"""From indices of pairs to a packed batch, with its windows of neutral text."""
+"""From indices of pairs to a packed batch, with its windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +27,7 @@ class Material:
     train: Sequence[Example]
     validation: Sequence[Example]
     windows: Sequence[Example] = ()
-    """A pool of neutral windows."""
+    """A pool of texts for the KL: windows of neutral text, or harmless texts with their prompts."""
 
 
 class Indices(Dataset[int]):
@@ -46,7 +46,7 @@ class Indices(Dataset[int]):
 
 
 class Collator:
-    """Turns indices of pairs into a packed batch, with its windows of neutral text."""
+    """Turns indices of pairs into a packed batch, with its windows."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Collator:
         """See `train_policy`."""
         self._material, self._schedule, self._reference = material, schedule, reference
         self._sharing = None if processes.alone else Sharing.of(schedule, objective, processes)
-        self._windows = schedule.windows_per_batch if objective.reads_neutral and material.windows else 0
+        self._windows = schedule.windows_per_batch if objective.reads_windows and material.windows else 0
         self._pad_id = lm.pad_id
         self._published = objective.protocol == "reference"
         every = [*material.train, *material.validation, *material.windows]
@@ -71,10 +71,11 @@ class Collator:
         if self._sharing is None or indices[0] >= VALIDATION:  # processes share validation by whole batches
             return self._packed(indices, self._drawn(indices))
         parts = self._sharing.micro_batches(indices)
-        share: Share = self._sharing.mine(parts, [self._drawn(part) for part in parts])
+        drawn_tokens = [{place: self._predicting(place) for place in self._drawn(part)} for part in parts]
+        share: Share = self._sharing.mine(parts, drawn_tokens)
         return self._packed(share.pairs, share.windows) | {
             "pair_weights": torch.full((len(share.pairs),), share.pair_weight, dtype=torch.float64),
-            "window_weights": torch.full((len(share.windows),), share.window_weight, dtype=torch.float64),
+            "window_weights": torch.tensor(share.window_weights, dtype=torch.float64),
             "micro_batches": torch.tensor(len(parts)),
         }
 
@@ -82,6 +83,9 @@ class Collator:
         if not self._windows:
             return []
         return drawn(indices, pool=len(self._material.windows), count=self._windows, seed=self._schedule.seed)
+
+    def _predicting(self, window: int) -> int:
+        return len(self._material.windows[window].prompt) - 1
 
     def _packed(self, indices: Sequence[int], chosen: Sequence[int]) -> dict[str, Tensor]:
         pairs = [

@@ -9,6 +9,7 @@ from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.batches import encode
 from dposcope.model.language_model import LanguageModel
+from dposcope.pairs.harmless import HarmlessTexts
 from dposcope.pairs.pairs import Pairs
 
 
@@ -116,6 +117,33 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
         )
     starts = np.random.default_rng(seed).integers(0, len(ids) - room + 1, size=count)
     return [Example((*head, *ids[start : start + room])) for start in starts.tolist()]
+
+
+def harmless_windows(
+    lm: LanguageModel, texts: HarmlessTexts, *, max_prompt_tokens: int = 64, max_completion_tokens: int = 64
+) -> list[Example]:
+    """Each harmless text behind its prompt, as a window: the KL is on all its tokens.
+
+    Args:
+        lm: gives the tokenizer.
+        texts: what the model wrote itself.
+        max_prompt_tokens: a longer prompt keeps its end.
+        max_completion_tokens: a longer completion keeps its start.
+
+    Raises:
+        DposcopeError: the model's context is too short.
+    """
+    if max_prompt_tokens + max_completion_tokens > lm.context_length:
+        raise DposcopeError(
+            f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion exceed the model's "
+            f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
+        )
+    windows: list[Example] = []
+    for prompt, completion in zip(texts.prompts, texts.completions, strict=True):
+        head = _start(lm) if not prompt else encode(lm, [prompt])[0]
+        ids = _completion(lm, prompt, completion, head)[:max_completion_tokens]
+        windows.append(Example((*_end(lm, head, max_prompt_tokens), *ids)))
+    return [window for window in windows if len(window.prompt) > 1]
 
 
 def drawn(indices: Sequence[int], *, pool: int, count: int, seed: int) -> list[int]:

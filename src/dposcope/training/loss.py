@@ -45,6 +45,29 @@ def dpo_terms(
     return DpoTerms(-functional.logsigmoid(wanted - unwanted), wanted.detach(), unwanted.detach())
 
 
+def likelihood_losses(logp: Tensor, sequence: Tensor, pairs: int, *, unlikelihood: float) -> Tensor:
+    """−log π of preferred completions, plus a weight × −log(1 − π) of dispreferred ones, per token.
+
+    The second is the unlikelihood of Welleck et al. 2020.
+
+    Args:
+        logp: log π of every token of completions, `[N]`.
+        sequence: number of the completion of each: i for the preferred one of pair i, `pairs` + i for the other, `[N]`.
+        pairs: how many.
+        unlikelihood: the weight.
+
+    Returns:
+        One value per pair, `[pairs]`.
+    """
+    preferred = sequence < pairs
+    losses = -mean_by(logp[preferred], sequence[preferred], pairs)
+    if unlikelihood:
+        # A probability that rounds to 1 would give an infinite loss.
+        others = logp[~preferred].clamp(max=-1e-6)
+        losses = losses - unlikelihood * mean_by(torch.log(-torch.expm1(others)), sequence[~preferred] - pairs, pairs)
+    return losses
+
+
 def sum_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Sums of `values` `[N]` over the members of each group, `[groups]`."""
     return torch.zeros(groups, dtype=values.dtype, device=values.device).index_add(0, group, values)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import attention_kind
-from dposcope.training.loss import DpoTerms, dpo_terms, mean_by, sum_by
+from dposcope.training.loss import DpoTerms, dpo_terms, likelihood_losses, mean_by, sum_by
 from dposcope.training.objective import Objective
 from dposcope.training.packing import PackedBatch
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
@@ -43,7 +43,9 @@ class BatchLoss:
     """The loss of a batch, and the parts of it that are logged."""
 
     loss: Tensor
-    """Scalar: mean DPO loss + λ · penalty."""
+    """Scalar: mean of `losses` + λ · penalty + κ · mean distillation."""
+    losses: Tensor
+    """Of each pair, `[pairs]`: DPO's, or its likelihood's."""
     terms: DpoTerms
     """Per pair."""
     penalty: Tensor
@@ -108,7 +110,7 @@ class PreferencePolicy(nn.Module):
         reference_hidden: Tensor | None = None,
         weights: Weights | None = None,
     ) -> BatchLoss:
-        """The loss of a batch of pairs and `windows` windows of neutral text behind them.
+        """The loss of a batch of pairs and `windows` windows behind them.
 
         Args:
             batch: packed, pairs first.
@@ -150,7 +152,13 @@ class PreferencePolicy(nn.Module):
         )
         terms = self._terms(statistics, batch.sequence[:of_pairs], pairs)
         weights = None if weights is None else weights.to(terms.losses.dtype)
-        loss = terms.losses.mean() if weights is None else (terms.losses * weights.pairs).sum()
+        losses = terms.losses
+        if self.objective.loss == "likelihood":
+            assert statistics.logp is not None
+            losses = likelihood_losses(
+                statistics.logp, batch.sequence[:of_pairs], pairs, unlikelihood=self.objective.unlikelihood
+            )
+        loss = losses.mean() if weights is None else (losses * weights.pairs).sum()
         penalty = loss.new_zeros(())
         if weight > 0 and published:
             assert others is not None
@@ -163,7 +171,7 @@ class PreferencePolicy(nn.Module):
             by_text = mean_by(statistics.kl, batch.sequence[:read], 2 * pairs) if on_pairs else None
             if weights is None:
                 penalty = statistics.kl.mean() if by_text is None else by_text.sum() / pairs
-            elif by_text is None:  # windows are equally long, so the mean over tokens is that over windows
+            elif by_text is None:  # a window's weight is its share of all windows' tokens
                 by_window = mean_by(statistics.kl, batch.sequence[of_pairs:] - 2 * pairs, windows)
                 penalty = (by_window * weights.windows).sum()
             else:
@@ -177,7 +185,7 @@ class PreferencePolicy(nn.Module):
             mean = of_pair.mean() if weights is None else (of_pair * weights.pairs).sum()
             loss = loss + self.objective.teacher_weight * mean
             distillation = of_pair.detach()
-        return BatchLoss(loss, terms, penalty.detach(), distillation)
+        return BatchLoss(loss, losses.detach(), terms, penalty.detach(), distillation)
 
     def _check_reference(self, computed: Tensor | None) -> None:
         if computed is None and self._arms[1].changed_by_training:

@@ -5,7 +5,7 @@ window of neutral text keeps the weight that it has when one process reads all: 
 epoch is shared unevenly, and a process without a pair reads one that counts nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dposcope.errors import DposcopeError
@@ -23,7 +23,8 @@ class Share:
     windows: list[int]
     pair_weight: float
     """Of each in the mean over its micro-batch; 0 where the process has none of its own."""
-    window_weight: float
+    window_weights: list[float]
+    """Of each in the mean over all tokens of its micro-batch's windows: its share of them."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,22 @@ class Sharing:
         """A round's pairs, parted."""
         return [list(indices[start : start + self.micro]) for start in range(0, len(indices), self.micro)]
 
-    def mine(self, parts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]]) -> Share:
+    def mine(self, parts: Sequence[Sequence[int]], windows: Sequence[Mapping[int, int]]) -> Share:
         """What this process reads of a round.
 
         Args:
             parts: from `micro_batches`.
-            windows: those of each.
+            windows: those of each, with how many tokens each predicts.
         """
         each = self.processes.count // self.at_once
         number, place = divmod(self.processes.rank, each)
         if number >= len(parts):
-            return Share([parts[0][0]], [], 0.0, 0.0)
+            return Share([parts[0][0]], [], 0.0, [])
         part, drawn = parts[number], windows[number]
-        mine, its_windows = list(part[place::each]), list(drawn[place::each])
+        mine, its_windows = list(part[place::each]), list(drawn)[place::each]
         return Share(
             mine or [part[0]],
             its_windows,
             1 / len(part) if mine else 0.0,
-            1 / len(drawn) if drawn else 0.0,
+            [drawn[window] / sum(drawn.values()) for window in its_windows],
         )

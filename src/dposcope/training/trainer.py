@@ -131,6 +131,8 @@ class PreferenceTrainer(Trainer):
             "preferred_reward": terms.preferred_rewards,
             "dispreferred_reward": terms.dispreferred_rewards,
         }
+        if self._policy.objective.loss == "likelihood":
+            per_pair["likelihood"] = batch.losses
         if batch.distillation is not None:
             per_pair["distillation"] = batch.distillation
         per_pair = {name: value[counted] for name, value in per_pair.items()}

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from dposcope.artefacts import library_versions, text_digest, value_digest, value_files
-from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.dpo.setup import Base, load_base, load_start, material_of, policy_of
+from dposcope.jobs.dpo.setup import Base, KlTexts, load_base, load_start, material_of, policy_of
 from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
@@ -82,7 +81,7 @@ def run_dpo(
         if len(pairs) < 2:
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
-        neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+        texts = KlTexts.read(settings)
         start = None if settings.start is None else load_start(settings.start)
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
@@ -100,7 +99,7 @@ def run_dpo(
             "model": fingerprint,
             "device": lm.device.type,
             "pairs": pairs.digest,
-            "neutral": text_digest(neutral),
+            **texts.digests,
             "objective": vars(objective),
             "schedule": vars(schedule),
             **settings.beyond_schedule(),
@@ -112,7 +111,7 @@ def run_dpo(
         begun = text_digest(json.dumps([inputs, run.settings, deciding_versions()], sort_keys=True, default=str))
 
         def make() -> None:
-            material = material_of(lm, split, neutral, objective, settings)
+            material = material_of(lm, split, texts, objective, settings)
             with policy_of(base, objective, settings, material, start, teacher) as trainable:
                 reference = None
                 if settings.precompute_reference:

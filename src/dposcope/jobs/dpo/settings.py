@@ -6,7 +6,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.jobs.settings import LoadSettings
-from dposcope.training.objective import Objective
+from dposcope.training.objective import KlOn, Loss, Objective
 from dposcope.training.schedule import Schedule, steps_for
 
 _PAIRS = Group("Data", sort_key=1)
@@ -25,6 +25,7 @@ _BEYOND = {
     *("train", "lora_rank", "lora_alpha", "validation", "max_prompt_tokens", "max_completion_tokens"),
     *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads", "neurons"),
 }
+_ON_HARMLESS = ("harmless", "mixed")
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
 _WARMUP = {"full": 0, "lora": 10, "gains": 10}
@@ -57,10 +58,20 @@ class DpoSettings(LoadSettings):
     kl_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
         default=None, ge=0, description="λ, the weight of the KL term, per nat and token. Default: 1 (paper: 0.02–0.1)."
     )
-    kl_on: Annotated[Literal["pairs", "neutral"] | None, Parameter(group=_LOSS)] = Field(
+    kl_on: Annotated[KlOn | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        description="Text for KL(base‖tuned): neutral (windows of --neutral; preserves other text) or pairs (both "
-        "completions, as in the paper). Default: neutral.",
+        description="Text for KL(base‖tuned): neutral (windows of --neutral), harmless (the texts of --harmless with "
+        "their prompts), mixed (the texts of --harmless and a third as many windows of --neutral) or pairs (both "
+        "completions, as in the paper). Default: mixed with --harmless, else neutral.",
+    )
+    loss: Annotated[Loss, Parameter(group=_LOSS)] = Field(
+        default="dpo",
+        description="dpo, or likelihood: raise the likelihood of preferred completions, without a comparison.",
+    )
+    unlikelihood: Annotated[float, Parameter(group=_LOSS)] = Field(
+        default=0.0,
+        ge=0,
+        description="With --loss likelihood: weight of −log(1 − p) of each token of dispreferred completions.",
     )
     teacher: Annotated[str | None, Parameter(group=_LOSS)] = Field(
         default=None,
@@ -84,6 +95,11 @@ class DpoSettings(LoadSettings):
         default=None,
         description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Use another text than the one "
         "for log-perplexity. Default: built-in text.",
+    )
+    harmless: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
+        default=None,
+        description="Harmless texts of the model's own, which the KL keeps as they are: a table with the columns "
+        "prompt and text, such as the NAME.harmless.jsonl of dposcope pairs --method sample.",
     )
     neutral_column: Annotated[str, Parameter(group=_PAIRS)] = Field(
         default="text", description="Column of the neutral text, if it is a table."
@@ -149,8 +165,11 @@ class DpoSettings(LoadSettings):
         description="Stop after so many validations without a lower loss, and take the best step (paper: 30). "
         "Default: no early stopping; the last step is taken.",
     )
-    windows_per_batch: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=2, ge=1, description="Windows of neutral text with each micro-batch, for --kl-on neutral."
+    windows_per_batch: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+        default=None,
+        ge=1,
+        description="Texts for the KL with each micro-batch, where --kl-on is not pairs. Default: 2 windows of neutral "
+        "text, or 8 with --harmless, whose texts are shorter.",
     )
     window_tokens: Annotated[int, Parameter(group=_TRAINING)] = Field(
         default=128, ge=2, description="Tokens per window."
@@ -222,10 +241,20 @@ class DpoSettings(LoadSettings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "DpoSettings":
-        if self.protocol == "reference" and self.kl_on == "neutral":
+        if self.protocol == "reference" and self.kl_on not in (None, "pairs"):
             raise ValueError(
-                "the reference protocol has its KL on pairs; leave --kl-on neutral out, or choose --protocol strict"
+                f"the reference protocol has its KL on pairs; leave --kl-on {self.kl_on} out, or choose --protocol "
+                "strict"
             )
+        if self.kl_on in _ON_HARMLESS and self.harmless is None:
+            raise ValueError(
+                f"--kl-on {self.kl_on} needs harmless texts; name a file with --harmless (dposcope pairs --method "
+                "sample writes one)"
+            )
+        if self.harmless is not None and (self.kl_on in ("pairs", "neutral") or self.protocol == "reference"):
+            raise ValueError("--harmless is for --kl-on harmless or mixed; leave one of them out")
+        if self.unlikelihood and self.loss != "likelihood":
+            raise ValueError("--unlikelihood needs --loss likelihood; give that, or leave --unlikelihood out")
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks, which do not run in the backward pass; leave --recompute out")
         if self.heads and self.train != "gains":
@@ -265,13 +294,17 @@ class DpoSettings(LoadSettings):
         """The objective for a family of models."""
         paper = self.preset == "paper"
         weight = PAPER_KL_WEIGHTS.get(model_type, _OTHER_KL_WEIGHT) if paper else 1.0
-        on = "pairs" if paper or self.protocol == "reference" else "neutral"
+        on: KlOn = "pairs" if paper or self.protocol == "reference" else "neutral"
+        if self.harmless is not None:
+            on = "mixed"
         return Objective(
             self.beta,
             weight if self.kl_weight is None else self.kl_weight,
             self.kl_on or on,
             self.protocol,
             0.0 if self.teacher is None else self.teacher_weight or 1.0,
+            self.loss,
+            self.unlikelihood,
         )
 
     def schedule(self, pairs: int, *, autocast: bool) -> Schedule:
@@ -297,7 +330,7 @@ class DpoSettings(LoadSettings):
             max_grad_norm=norm if self.max_grad_norm is None else self.max_grad_norm,
             validate_every=max(1, min(steps, round(self.validate_every / batch))),
             patience=self.patience or (30 if paper else None),
-            windows_per_batch=self.windows_per_batch,
+            windows_per_batch=self.windows_per_batch or (2 if self.harmless is None else 8),
             seed=self.seed,
             autocast=autocast,
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from dposcope.artefacts import text_digest
+from dposcope.data.corpus import load_neutral
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
@@ -12,12 +14,16 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
+from dposcope.pairs.harmless import HarmlessTexts, load_harmless
 from dposcope.pairs.pairs import PairSplit
 from dposcope.training.collator import Material
-from dposcope.training.examples import neutral_windows, tokenise
+from dposcope.training.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
+
+_HARMLESS_TO_A_WINDOW = 3
+"""Harmless texts to a window of neutral text where the KL is on both. A window has about four times their tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +70,52 @@ def load_start(named: str) -> Gains:
     return edit.gains
 
 
+@dataclass(frozen=True)
+class KlTexts:
+    """Where windows for the KL come from."""
+
+    neutral: str
+    """Running text."""
+    harmless: HarmlessTexts | None
+    """The model's own harmless texts; None: neutral text alone."""
+
+    @classmethod
+    def read(cls, settings: DpoSettings) -> "KlTexts":
+        """What settings name.
+
+        Raises:
+            DposcopeError: a file cannot be read.
+        """
+        neutral = load_neutral(settings.neutral, column=settings.neutral_column)
+        return cls(neutral, None if settings.harmless is None else load_harmless(settings.harmless))
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What a training depends on."""
+        return {
+            "neutral": text_digest(self.neutral),
+            "harmless": None if self.harmless is None else self.harmless.digest,
+        }
+
+
 def material_of(
-    lm: LanguageModel, split: PairSplit, neutral: str, objective: Objective, settings: DpoSettings
+    lm: LanguageModel, split: PairSplit, texts: KlTexts, objective: Objective, settings: DpoSettings
 ) -> Material:
-    """Token ids of both parts of the pairs, and the windows of neutral text that the KL is on, if it is."""
-    train, validation = (
-        tokenise(
-            lm,
-            part,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            max_completion_tokens=settings.max_completion_tokens,
-        )
-        for part in (split.train, split.validation)
-    )
-    if not objective.reads_neutral:
+    """Token ids of both parts of the pairs, and the windows that the KL is on, if it is on any."""
+    limits = {
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "max_completion_tokens": settings.max_completion_tokens,
+    }
+    train, validation = (tokenise(lm, part, **limits) for part in (split.train, split.validation))
+    if not objective.reads_windows:
         return Material(train, validation)
-    windows = neutral_windows(
-        lm, neutral, count=settings.window_pool, length=settings.window_tokens, seed=settings.seed
-    )
+    windows: list[Example] = []
+    count = settings.window_pool
+    if texts.harmless is not None:
+        windows = harmless_windows(lm, texts.harmless, **limits)
+        count = 0 if objective.kl_on == "harmless" else -(-len(windows) // _HARMLESS_TO_A_WINDOW)
+    if count:
+        windows += neutral_windows(lm, texts.neutral, count=count, length=settings.window_tokens, seed=settings.seed)
     return Material(train, validation, windows)
 
 

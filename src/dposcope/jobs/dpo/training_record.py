@@ -129,6 +129,7 @@ class TrainingRecord:
             "beta": objective.beta,
             "kl_weight": objective.kl_weight,
             "kl_on": objective.kl_on,
+            **({} if objective.loss == "dpo" else {"loss": objective.loss, "unlikelihood": objective.unlikelihood}),
             "optimizer": schedule.optimizer,
             "learning_rate": schedule.learning_rate,
             "decay": schedule.decay,
@@ -165,7 +166,17 @@ def tuned_card(record: TrainingRecord) -> str:
     }[settings.train]
     if settings.heads:
         trained += ", and one per channel of the attention heads, folded into what reads it"
-    on = {"pairs": "on the pairs", "neutral": "on windows of neutral text"}[objective.kl_on]
+    on = {
+        "pairs": "on the pairs",
+        "neutral": "on windows of neutral text",
+        "harmless": "on the model's own harmless texts",
+        "mixed": "on the model's own harmless texts and on windows of neutral text",
+    }[objective.kl_on]
+    loss = f"DPO with β = {objective.beta:g}"
+    if objective.loss == "likelihood":
+        loss = "−log likelihood of preferred completions"
+        if objective.unlikelihood:
+            loss += f", {objective.unlikelihood:g} × unlikelihood of dispreferred ones"
     base = _quotable(record.model)
     return "\n".join(
         [
@@ -182,7 +193,7 @@ def tuned_card(record: TrainingRecord) -> str:
             "## How",
             "",
             f"- {pairs.train:,} preference pairs ({pairs.format}), {pairs.validation:,} kept for validation.",
-            f"- Loss: DPO with β = {objective.beta:g}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
+            f"- Loss: {loss}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
             f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
             *_taught(record),
             f"- {schedule.optimizer}, learning rate {schedule.learning_rate:g}, {record.steps:,} steps of"

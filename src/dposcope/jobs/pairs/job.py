@@ -22,11 +22,12 @@ from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.pairs.checks import check_pairs
+from dposcope.pairs.harmless import HarmlessTexts, write_harmless
 from dposcope.pairs.pairs import Pairs, write_pairs
 
 KIND: Final = "dposcope pairs"
 """What the JSON beside a file of pairs says it is."""
-_CODE: Final = "revision 1"
+_CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 
 
@@ -77,7 +78,7 @@ def run_pairs(
         if not policy.adopt:
             raise DposcopeError(f"{out} holds other pairs ({fault}); choose another --out, or delete that file")
         reporter.note(f"Pairs, once more: {fault}")
-        for stale in (out, about):
+        for stale in (out, about, harmless_file(out)):
             stale.unlink(missing_ok=True)
     read = named_files(asked)
     scorer = source.scorer(settings)
@@ -98,6 +99,11 @@ def run_pairs(
             raise
     shutil.rmtree(work, ignore_errors=True)
     return PairsMade(out, facts, made_before=False)
+
+
+def harmless_file(pairs: Path) -> Path:
+    """Where the harmless continuations stand that were sampled with pairs: `NAME.harmless.jsonl`."""
+    return pairs.with_suffix(".harmless.jsonl")
 
 
 def described(model: str, settings: PairsSettings) -> dict[str, Any]:
@@ -132,6 +138,13 @@ def _finish(
         shutil.rmtree(run.folder / "stages", ignore_errors=True)
         raise DposcopeError(_mend_nothing(settings))
     pairs = Pairs.of(one.pair for one in kept)
+    harmless, beside = [one for part in parts for one in part.harmless], harmless_file(out)
+    if harmless:
+        write_harmless(
+            beside,
+            HarmlessTexts(tuple(one.prompt for one in harmless), tuple(one.text for one in harmless)),
+            [one.score for one in harmless],
+        )
     whole = run.folder / "pairs.jsonl"
     write_pairs(
         whole,
@@ -143,12 +156,14 @@ def _finish(
         },
     )
     # The facts come first, and tell of the file what it will be: a file of pairs is then never without them.
-    end = Finished(read, _CODE, library_versions(), {out.name: FileMark.of(whole)})
+    marks = {out.name: FileMark.of(whole)} | ({beside.name: FileMark.of(beside)} if harmless else {})
+    end = Finished(read, _CODE, library_versions(), marks)
     facts = {
         "kind": KIND,
         "settings": run.settings,
         "data": data,
         "model": {"name": lm.name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype).removeprefix("torch.")},
+        "harmless": len(harmless),
         "left_out": {"identical": sum(part.identical for part in parts), "blank": sum(part.blank for part in parts)},
         "statistics": check_pairs(pairs, lm.tokenizer, scorer).to_json(),
         "finished": end.to_json(),
@@ -186,6 +201,13 @@ def _fault(out: Path, facts: dict[str, Any], asked: dict[str, Any]) -> str | Non
 def _mend_nothing(settings: PairsSettings) -> str:
     if settings.method == "pplm":
         return "steering changed no text; raise --step-size, --iterations or --gm-scale"
+    if settings.pairing == "random":
+        return (
+            f"no prompt gave both a continuation that scores below {settings.preferred_below} and one that scores "
+            f"{settings.dispreferred_from} or more; raise --samples (now "
+            f"{plural(settings.samples, 'continuation')} each), move --preferred-below or --dispreferred-from, choose "
+            "--pairing extremes, or give prompts that draw the concept"
+        )
     return (
         f"no prompt gave two continuations whose scores differ by more than {settings.min_gap}; lower --min-gap, raise "
         f"--samples (now {plural(settings.samples, 'continuation')} each), or give prompts that draw the concept"

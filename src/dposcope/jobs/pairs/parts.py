@@ -1,7 +1,7 @@
 """The parts of `dposcope pairs`: some prompts at a time, by one method or the other, each a stage of the run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Protocol
 
@@ -22,7 +22,7 @@ from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
-from dposcope.pairs.sampled import ScoredPair, sample_pairs
+from dposcope.pairs.sampled import Pairer, ScoredPair, sample_completions
 
 PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
@@ -88,10 +88,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Harmless:
+    """A harmless continuation."""
+
+    prompt: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Part:
     """What some prompts gave."""
 
     kept: list[ScoredPair]
+    harmless: list[Harmless] = field(default_factory=list["Harmless"])
+    """With sample: every continuation that may be preferred."""
     identical: int = 0
     """Pairs left out because both sides were the same."""
     blank: int = 0
@@ -107,7 +118,7 @@ class Part:
         kept = [
             ScoredPair(Pair(**row["pair"]), row["preferred_score"], row["dispreferred_score"]) for row in value["kept"]
         ]
-        return cls(kept, value["identical"], value["blank"])
+        return cls(kept, [Harmless(**row) for row in value["harmless"]], value["identical"], value["blank"])
 
 
 class _Maker(Protocol):
@@ -258,7 +269,7 @@ _MOST_ROWS = 256
 
 @dataclass(frozen=True)
 class _Sampling:
-    """The least toxic against the most toxic of several continuations."""
+    """Harmless against toxic ones of several continuations."""
 
     lm: LanguageModel
     scorer: Scorer
@@ -266,19 +277,28 @@ class _Sampling:
 
     def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
         chosen = self.settings
-        pairs = sample_pairs(
+        sampled = sample_completions(
             self.lm,
             prompts,
             self.scorer,
             samples=chosen.samples,
             top_p=chosen.top_p,
             temperature=chosen.temperature,
-            min_gap=chosen.min_gap,
-            pairs_per_prompt=chosen.pairs_per_prompt,
             new_tokens=chosen.new_tokens,
             max_prompt_tokens=chosen.max_prompt_tokens,
             seed=chosen.seed,
             batch_size=min(chosen.batch_size * chosen.samples, _MOST_ROWS),
             first_row=first_row,
         )
-        return Part(pairs)
+        pairer = Pairer(
+            chosen.pairing,
+            chosen.preferred_below,
+            chosen.dispreferred_from,
+            chosen.min_gap,
+            chosen.pairs_per_prompt,
+            chosen.seed,
+        )
+        return Part(
+            [pair for one in sampled for pair in pairer.pairs(one)],
+            [Harmless(one.prompt, text.text, text.score) for one in sampled for text in pairer.harmless(one)],
+        )

@@ -7,6 +7,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.jobs.settings import DirectionSettings, MachineSettings
+from dposcope.pairs.sampled import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
 _PPLM = Group("Only with --method pplm", sort_key=3)
@@ -22,8 +23,7 @@ class PairsSettings(MachineSettings, DirectionSettings):
     method: Annotated[Method, Parameter(group=_PAIRS)] = Field(
         default="pplm",
         description="pplm: the model's greedy text against text steered along the direction (the paper's method); "
-        "sample: the least against the most toxic of several continuations of the model (no comments needed, and the "
-        "better pairs).",
+        "sample: harmless against toxic continuations of the model's own (no comments needed, and the better pairs).",
     )
     comments: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
@@ -131,15 +131,34 @@ class PairsSettings(MachineSettings, DirectionSettings):
     samples: Annotated[int, Parameter(group=_SAMPLE)] = Field(
         default=16,
         ge=2,
-        description="Continuations per prompt; 16 gave 579 pairs for 200 challenge prompts, 8 gave 280.",
+        description="Continuations per prompt.",
     )
     pairs_per_prompt: Annotated[int, Parameter(group=_SAMPLE)] = Field(
         default=4,
         ge=1,
-        description="Most pairs from one prompt: least against most toxic, second least against second most …",
+        description="Most pairs from one prompt.",
+    )
+    pairing: Annotated[Pairing, Parameter(group=_SAMPLE)] = Field(
+        default="random",
+        description="random: a harmless continuation, drawn at random, against a toxic one, drawn at random; extremes: "
+        "least against most toxic, second least against second most … (training then also learns the manner that the "
+        "scorer likes best).",
+    )
+    preferred_below: Annotated[float, Parameter(group=_SAMPLE)] = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="A preferred continuation of a random pair scores below this. All continuations that do are also "
+        "written beside the pairs, as NAME.harmless.jsonl, for dposcope dpo --harmless.",
+    )
+    dispreferred_from: Annotated[float, Parameter(group=_SAMPLE)] = Field(
+        default=0.5, gt=0, le=1, description="A dispreferred continuation of a random pair scores this or more."
     )
     min_gap: Annotated[float, Parameter(group=_SAMPLE)] = Field(
-        default=0.3, ge=0, lt=1, description="The two scores of a pair differ by more than this."
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="With --pairing extremes: the two scores of a pair differ by more.",
     )
     top_p: Annotated[float, Parameter(group=_SAMPLE)] = Field(
         default=0.95, gt=0, le=1, description="Sample from the fewest tokens whose probabilities reach this sum."
@@ -171,6 +190,15 @@ class PairsSettings(MachineSettings, DirectionSettings):
             raise ValueError("--prompts is for --method sample; with --method pplm give --text")
         if self.method == "pplm" and self.rank_by == "direction":
             raise ValueError("--rank-by is for --method sample, as pplm makes pairs without a ranking; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_part(self) -> "PairsSettings":
+        if self.preferred_below > self.dispreferred_from:
+            raise ValueError(
+                f"--preferred-below {self.preferred_below} is above --dispreferred-from {self.dispreferred_from}, so "
+                "that one text could be both; give --preferred-below the smaller value"
+            )
         return self
 
     @property
