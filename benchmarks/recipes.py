@@ -7,7 +7,8 @@ The model continues each prompt of `--learn` 16 times (top-p 0.95, 20 tokens). E
 is measured on the prompts of `--choose`: greedily, and by samples (top-p 0.9, one stream of draws for all). Learned
 gains are taken at the strength where harmless log-perplexity has risen by 0.10 nats per token, so that recipes are
 compared at one cost; where even four times the gains cost less, at four times. A trained model is taken along
-W0 + s (W1 - W0) in the same way. DIR keeps everything; run again, it goes on. `--only sample` stops after the texts; `--table` only prints.
+W0 + s (W1 - W0) in the same way. DIR keeps everything; run again, it goes on. `--only sample`
+stops after the texts; `--table` only prints.
 """
 
 import argparse

@@ -69,7 +69,10 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Artefact]:
     job = make_job(folder / "job", windows=40)
     tuned_copy(tiny("llama")).save_pretrained(folder / "tuned")
     small = ["--samples", "4", "--min-gap", "0.02", "--epochs", "2", "--search-windows", "4", "--second-scorer"]
-    searched = ["--teacher", "none", "--trials", "12", "--max-logppl-increase", "0.5", *small]
+    # What was learned from, and every bound, as when the numbers were recorded.
+    learned = ["--pairing", "extremes", "--kl-on", "neutral", "--kl-weights", "1"]
+    unbounded = ["--max-harmless-increase", "1000", "--max-phrase-rise", "1"]
+    searched = ["--trials", "12", "--max-logppl-increase", "0.5", *small, *learned, *unbounded]
     shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
     commands = {
         "edit": ["edit", "job/model", *flags(job)],

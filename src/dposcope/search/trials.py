@@ -7,10 +7,11 @@ ends before it generates. Weights are replaced during a trial, and the same obje
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.sampled.phrases import risen_phrases
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
 from dposcope.interventions.fold import folded
@@ -18,6 +19,7 @@ from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
+from dposcope.search.harmless_text import HarmlessText
 
 REPETITION_NOISE = 0.01
 """Rise of mean repetition that is always allowed. If the plain model never repeats itself, its interval has width 0,
@@ -26,20 +28,28 @@ and one text with a repetition would rule out every edit."""
 
 @dataclass(frozen=True)
 class Bound:
-    """Bound on the cost of an edit on neutral text."""
+    """Bounds on the costs of an edit."""
 
     kl: float | None = None
     """Most KL(base‖edited), nats per token; None: any."""
     rise: float | None = None
     """Largest rise of log-perplexity, nats per token; None: any."""
+    harmless: float | None = None
+    """Largest rise of log-perplexity on the plain model's own harmless texts, nats per token; None: any."""
 
-    def excess(self, cost: Cost) -> float:
-        """How far the worse cost exceeds its bound, as a share of the bound; 0 or less if both are within bounds."""
-        over = [
-            value / most - 1
-            for value, most in ((cost.divergence.mean, self.kl), (cost.increase.mean, self.rise))
-            if most is not None
-        ]
+    def excess(self, cost: Cost, harmless: float | None = None) -> float:
+        """How far the worst cost exceeds its bound, as a share of the bound; 0 or less if all are within bounds.
+
+        Args:
+            cost: on neutral text.
+            harmless: rise on harmless texts; None: not measured.
+        """
+        measured = (
+            (cost.divergence.mean, self.kl),
+            (cost.increase.mean, self.rise),
+            (harmless, self.harmless),
+        )
+        over = [value / most - 1 for value, most in measured if most is not None and value is not None]
         return max(over, default=-1.0)
 
 
@@ -57,31 +67,42 @@ class Written:
     """Distinct share of the word 2-grams of all texts together: low if every prompt gets the same continuation."""
     repetition_high: float
     """Upper end of the interval of `repetition` over the prompts."""
+    phrase: str = ""
+    """The phrase of 2 to 4 words whose share of texts rose most over the plain model's; empty for the plain model."""
+    phrase_rise: float = 0.0
+    """How much that share rose."""
 
 
 @dataclass(frozen=True)
 class TextBound:
-    """Bound on repetition and on distinct word pairs. Without it, a model that always writes the same would win."""
+    """Bound on repetition, distinct word pairs and a favourite phrase.
+
+    Without it, a model that always writes the same would win.
+    """
 
     plain: Written
     """What the plain model writes to the same prompts."""
     least_distinct: float = 0.5
     """Texts must keep this share of the plain model's `distinct_2`."""
+    most_phrase_rise: float = 1.0
+    """No phrase may stand in more texts than in the plain model's by this share of all texts."""
 
     def excess(self, written: Written) -> dict[str, float]:
         """How far texts exceed the bound; 0 or less if they pass.
 
         Returns:
-            `repetition`: above the upper end of the plain model's interval; `distinct_2`: below the least allowed.
+            `repetition`: above the upper end of the plain model's interval; `distinct_2`: below the least allowed;
+            `phrase`: rise of the favourite phrase above the largest allowed.
         """
         most = max(self.plain.repetition_high, self.plain.repetition + REPETITION_NOISE)
         return {
             "repetition": written.repetition - most,
             "distinct_2": self.least_distinct * self.plain.distinct_2 - written.distinct_2,
+            "phrase": written.phrase_rise - self.most_phrase_rise,
         }
 
     def allows(self, written: Written) -> bool:
-        """Whether texts pass both parts of the bound."""
+        """Whether texts pass all parts of the bound."""
         return all(excess <= 0 for excess in self.excess(written).values())
 
 
@@ -95,6 +116,9 @@ class Trial:
     """Mean KL(base‖edited) on neutral text, nats per token; infinite where the model overflowed."""
     rise: float
     """Mean rise of log-perplexity there."""
+    harmless: float | None
+    """Mean rise of log-perplexity on harmless texts, nats per token; None where it was not measured, as the search has
+    none, or the cost on neutral text is out of bounds."""
     excess: float
     """See `Bound.excess`."""
     written: Written | None
@@ -109,7 +133,7 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """As plain data; infinity as text, since JSON has no infinity."""
         fields = asdict(self)
-        return fields | {name: _to_json(fields[name]) for name in ("kl", "rise", "excess")}
+        return fields | {name: _to_json(fields[name]) for name in ("kl", "rise", "harmless", "excess")}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Trial":
@@ -120,14 +144,15 @@ class Trial:
             Point(**stored["point"]),
             float(stored["kl"]),
             float(stored["rise"]),
+            None if stored["harmless"] is None else float(stored["harmless"]),
             float(stored["excess"]),
             None if written is None else Written(**written),
             stored["seconds"],
         )
 
 
-def _to_json(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
+def _to_json(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +168,10 @@ class Objective:
     bound: Bound
     batch_size: int = 32
     new_tokens: int = 20
+    harmless: HarmlessText | None = None
+    """The plain model's own harmless texts to the prompts; None: that cost is not measured."""
+    plain_texts: Sequence[str] = ()
+    """What the plain model writes to the prompts, to compare phrases with; empty: no phrase is measured."""
 
     def try_out(self, point: Point, number: int = 0) -> Trial:
         """Fold the edit in, measure, and take it out again.
@@ -154,15 +183,28 @@ class Objective:
         start = time.monotonic()
         with folded(self.lm, self.family.edit(point)):
             cost = self.neutral.cost(self.lm)
-            excess = self.bound.excess(cost)
+            excess, harmless = self.bound.excess(cost), None
+            if excess <= 0 and self.harmless is not None:
+                harmless = self.harmless.rise(self.lm).mean
+                excess = self.bound.excess(cost, harmless)
             written = self.write() if excess <= 0 else None
         seconds = round(time.monotonic() - start, 2)
-        return Trial(number, point, cost.divergence.mean, cost.increase.mean, excess, written, seconds)
+        return Trial(number, point, cost.divergence.mean, cost.increase.mean, harmless, excess, written, seconds)
+
+    def texts(self) -> list[str]:
+        """What the model as it is now writes to the prompts."""
+        continued = generate(self.lm, list(self.prompts), new_tokens=self.new_tokens, batch_size=self.batch_size)
+        return [one.text for one in continued]
 
     def write(self) -> Written:
-        """Continue the prompts with the model as it is now."""
-        continued = generate(self.lm, list(self.prompts), new_tokens=self.new_tokens, batch_size=self.batch_size)
-        texts = [one.text for one in continued]
+        """Continue the prompts with the model as it is now, and measure the texts."""
+        return self.measured(self.texts())
+
+    def measured(self, texts: Sequence[str]) -> Written:
+        """Measures of texts to the prompts."""
         concept = bootstrap_mean(self.scorer(texts))
         repeated = bootstrap_mean([repetition(text) for text in texts])
-        return Written(concept.mean, concept.low, concept.high, repeated.mean, distinct_n(texts, 2), repeated.high)
+        written = Written(concept.mean, concept.low, concept.high, repeated.mean, distinct_n(texts, 2), repeated.high)
+        for phrase in risen_phrases(texts, self.plain_texts, most=1) if self.plain_texts else ():
+            written = replace(written, phrase=phrase.words, phrase_rise=phrase.rise.mean)
+        return written

@@ -5,7 +5,7 @@ stronger, and a trial that was made weaker may no longer be the best.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
-from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -31,6 +31,8 @@ _WINDOWS = 32
 """Windows of 1,024 tokens, spread over the text, on which the strength is set."""
 _READINGS = 5
 """Typical number of strengths that one trial is measured at, for the progress bar."""
+LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
+"""Costs of an edit."""
 _WEAKER = (0.85, 0.7, 0.5)
 """If the texts at every factor so far are too repetitive, try these shares of the strongest factor within bounds."""
 
@@ -58,9 +60,11 @@ class ChosenEdit:
     rise: Difference | None = None
     """Rise of log-perplexity on the text that set the strength; None if nothing is shipped."""
     passed_over: tuple[PassedOver, ...] = ()
-    by_kl: tuple[float, ...] = ()
-    """Factors at which KL was nearer to its bound than log-perplexity. Their `increase` is KL, scaled to the bound on
-    log-perplexity."""
+    by_other: dict[str, str] = field(default_factory=dict[str, str])
+    """Factor → the cost that was nearest to its bound there, where it is not log-perplexity on neutral text. The
+    factor's `increase` is that cost, scaled to the bound on log-perplexity."""
+    harmless_rise: Difference | None = None
+    """Rise of log-perplexity on harmless texts; None if nothing is shipped, or there were none."""
 
 
 def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> ChosenEdit:
@@ -91,13 +95,14 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,
+            "harmless": settings.max_harmless_increase,
             "text_bound": asdict(searched.text_bound),
             "quick": settings.quick,
         },
         files=[*value_files(stem).both, record],
         make=make,
         load=lambda: _from_json(stem, read_json(record)),
-        revision=2,
+        revision=3,
     )
 
 
@@ -119,16 +124,23 @@ def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSetting
             if not (useful and enough):
                 passed_over.append(PassedOver(final, written))
             elif best is None or written.concept < best.written.concept:
-                rise = line.costs[factor].rise
-                best = ChosenEdit(edit, final, line.chosen(factor), written, rise, by_kl=line.by_kl)
+                cost = line.costs[factor]
+                best = ChosenEdit(
+                    edit,
+                    final,
+                    line.chosen(factor),
+                    written,
+                    cost.rise,
+                    by_other=line.by_other,
+                    harmless_rise=cost.harmless,
+                )
             if not useful or enough:
                 break  # weaker, it would do less
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))
-    by_kl = () if line is None else line.by_kl
-    return ChosenEdit(
-        Edit(), None, None if line is None else line.chosen(0.0), searched.base, None, tuple(passed_over), by_kl
-    )
+    if line is None:
+        return ChosenEdit(Edit(), None, None, searched.base)
+    return ChosenEdit(Edit(), None, line.chosen(0.0), searched.base, None, tuple(passed_over), line.by_other)
 
 
 def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
@@ -149,12 +161,16 @@ class _Cost:
     rise: Difference
     """Rise of log-perplexity, nats per token."""
     increase: Difference
-    """The same, or KL scaled to the bound on log-perplexity if KL is nearer to its bound."""
-    by_kl: bool = False
+    """The cost that is nearest to its bound, scaled to the bound on log-perplexity."""
+    by: str = LOGPPL
+    """Which cost that is: `LOGPPL`, `KL` or `HARMLESS`."""
+    harmless: Difference | None = None
+    """Rise of log-perplexity on harmless texts; None: there are none."""
 
 
 class _Costs:
-    """Measures costs: log-perplexity on long windows of neutral text, KL on the windows of the trials."""
+    """Measures costs: log-perplexity on long windows of neutral text, KL on the windows of the trials, and
+    log-perplexity on harmless texts."""
 
     def __init__(self, job: Job, objective: Objective, text: str, settings: TuneSettings) -> None:
         """`text`: the neutral text of the search."""
@@ -174,19 +190,26 @@ class _Costs:
         """Cost of the edit at a point of the family."""
         base = self._base
         assert base is not None  # `begin` comes first
-        # The nearer bound decides. KL is scaled so that both bounds are the same number.
-        unit = self.bound / self._settings.kl_bound
-        with folded(self._job.lm, self._objective.family.edit(point)):
+        objective = self._objective
+        with folded(self._job.lm, objective.family.edit(point)):
             edited = self._losses()
-            kl = self._objective.neutral.cost(self._job.lm).divergence
-        if not np.isfinite(edited.nll).all() or not np.isfinite(kl.high):
+            kl = objective.neutral.cost(self._job.lm).divergence
+            harmless = None if objective.harmless is None else objective.harmless.rise(self._job.lm)
+        if not np.isfinite([*edited.nll, kl.high, 0.0 if harmless is None else harmless.high]).all():
             vocabulary = int(self._job.lm.model.config.get_text_config().vocab_size)
             beyond = overflow(vocabulary, self.bound, len(edited.nll))
             return _Cost(beyond, beyond)
         rise = paired_difference(edited.nll, base.nll, denominators=base.tokens)
-        if rise.high >= unit * kl.high:
-            return _Cost(rise, rise)
-        return _Cost(rise, Difference(unit * kl.mean, unit * kl.low, unit * kl.high, rise.n), by_kl=True)
+        costs = {LOGPPL: rise, KL: self._scaled(kl, self._settings.kl_bound)}
+        if harmless is not None:
+            costs[HARMLESS] = self._scaled(harmless, self._settings.max_harmless_increase)
+        nearest = max(costs, key=lambda name: costs[name].high)
+        return _Cost(rise, costs[nearest], nearest, harmless)
+
+    def _scaled(self, cost: Difference | Estimate, bound: float) -> Difference:
+        """In units in which its bound is the bound on log-perplexity, so that costs can be compared."""
+        unit = self.bound / bound
+        return Difference(unit * cost.mean, unit * cost.low, unit * cost.high, cost.n)
 
     def _losses(self) -> WindowLosses:
         read, self._read = self._read, self._read + 1
@@ -230,9 +253,9 @@ class _Line:
         return StrengthSearch(steps, factor, self._costs.bound)
 
     @property
-    def by_kl(self) -> tuple[float, ...]:
-        """Factors at which KL was nearer to its bound."""
-        return tuple(sorted(factor for factor, cost in self.costs.items() if cost.by_kl))
+    def by_other(self) -> dict[str, str]:
+        """See `ChosenEdit.by_other`."""
+        return {f"{factor:g}": cost.by for factor, cost in sorted(self.costs.items()) if cost.by != LOGPPL}
 
     def _increase(self, factor: float) -> Difference:
         cost = self.costs[factor] = self._costs.of(self._point.scaled(factor))
@@ -246,7 +269,8 @@ def _to_json(chosen: ChosenEdit) -> dict[str, Any]:
         "written": asdict(chosen.written),
         "rise": None if chosen.rise is None else asdict(chosen.rise),
         "passed_over": [asdict(one) for one in chosen.passed_over],
-        "by_kl": list(chosen.by_kl),
+        "by_other": chosen.by_other,
+        "harmless_rise": None if chosen.harmless_rise is None else asdict(chosen.harmless_rise),
     }
 
 
@@ -258,7 +282,8 @@ def _from_json(stem: Path, stored: Mapping[str, Any]) -> ChosenEdit:
         Written(**stored["written"]),
         None if stored["rise"] is None else Difference(**stored["rise"]),
         tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
-        tuple(stored["by_kl"]),
+        dict(stored["by_other"]),
+        None if stored["harmless_rise"] is None else Difference(**stored["harmless_rise"]),
     )
 
 
@@ -279,6 +304,8 @@ def _about(job: Job, chosen: ChosenEdit, settings: TuneSettings) -> dict[str, An
         **({} if point is None else asdict(point)),
         "max_logppl_increase": settings.max_logppl_increase,
         "max_kl": settings.kl_bound,
+        "max_harmless_increase": settings.max_harmless_increase,
+        "max_phrase_rise": settings.max_phrase_rise,
         "seed": settings.seed,
         **({"quick": True} if settings.quick else {"trials": settings.trials, "methods": settings.methods}),
         **learned,
@@ -310,7 +337,9 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "steps": record.steps,
         "pairs": record.pairs.total,
         "samples": settings.sampled,
-        "min_gap": settings.min_gap,
+        "pairing": settings.pairing,
+        **({"min_gap": settings.min_gap} if settings.pairing == "extremes" else {}),
+        "kl_on": record.objective.kl_on,
         "heads": settings.heads,
         **_teacher(run, record.settings),
     }

@@ -1,12 +1,11 @@
 """`dposcope tune`: find the edit that lowers a concept most within a bound on cost, measure it once, and ship it.
 
-Pairs sampled from the model → gains learned from them, distilled from a teacher or, if those are not useful, from the
-pairs only; gains of the paper's groups, and of least squares → a search over source, strength, tilt and ablation → the
-best trial, as strong as all bounds allow → scores on held-out prompts and text → a checkpoint, and a report with all
-trials.
+Pairs sampled from the model → gains learned from them; gains of the paper's groups, and of least squares → a search
+over source, strength, tilt and ablation → the best trial, as strong as all bounds allow: on neutral text, on the
+model's own harmless text, on phrases and repetition → scores on held-out prompts and text → a checkpoint, and a report
+with all trials.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,24 +30,21 @@ from dposcope.jobs.ingredients import (
 from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import ChosenEdit, choose
-from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_from_pairs, learn_gains
+from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
 from dposcope.jobs.tune.report import FIGURE, write_tune_report
 from dposcope.jobs.tune.search import (
     Ready,
-    any_useful,
     join_search,
-    plain_texts,
     prepare_search,
+    ready,
     search_edits,
     sources_of,
-    try_learned,
-    with_learned,
 )
 from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source
-from dposcope.search.trials import TextBound, Trial
+from dposcope.search.trials import Trial
 from dposcope.shipping.model_card import write_checkpoint
 
 _LEARN_SHARE = 0.8
@@ -86,11 +82,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         search_scorer = _search_scorer(data.report.scorer, settings)
-        ready = _ready(
-            job, ingredients, learned, search_scorer, learn_text, settings,
-            more=lambda from_pairs: learn_from_pairs(model, run, from_pairs, settings),
-        )  # fmt: skip
-        searched = search_edits(job, ready, settings)
+        searched = search_edits(job, _ready(job, ingredients, learned, search_scorer, learn_text, settings), settings)
         found = choose(job, searched, learn_text, settings)
         materials = replace(data.report, judge=judge, protocol="strict", spread_windows=True)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
@@ -142,12 +134,9 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         job = Job.begin(run, model, data, settings)
         ingredients = _ingredients(job, settings)
         scorer = _search_scorer(data.report.scorer, settings)
-        ready = _ready(
-            job, ingredients, learned, scorer, learn_text, settings,
-            more=lambda from_pairs: already_learned(run, from_pairs),
-        )  # fmt: skip
+        prepared = _ready(job, ingredients, learned, scorer, learn_text, settings)
         reporter.stage(f"Searching with others: {settings.trials} trials")
-        return join_search(job, ready, settings)
+        return join_search(job, prepared, settings)
 
 
 def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
@@ -166,21 +155,11 @@ def _ready(
     scorer: Scorer,
     learn_text: str,
     settings: TuneSettings,
-    *,
-    more: Callable[[Mapping[str, float]], dict[str, Edit]],
 ) -> Ready:
-    """A search that is ready to start; `more` makes the gains from pairs only, if they are needed."""
+    """A search that is ready to start."""
     ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
     sources = sources_of(job, ingredients, learned, learn_text, settings)
-    prepared = prepare_search(job, sources, ingredients, learn_text, ranking, settings)
-    text_bound = TextBound(plain_texts(job, prepared), settings.least_distinct)
-    from_pairs = settings.from_pairs
-    if not from_pairs:
-        return Ready(prepared, text_bound)
-    tried = try_learned(job, prepared, learned)
-    if any_useful(tried, text_bound):
-        return Ready(prepared, text_bound, tried)
-    return Ready(with_learned(job.run, prepared, more(from_pairs)), text_bound, tried)
+    return ready(job, prepare_search(job, sources, ingredients, learn_text, ranking, settings), settings)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

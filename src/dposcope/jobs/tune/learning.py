@@ -4,7 +4,7 @@ Each is a run in a subfolder of the search, and continues after an interruption 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,15 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.pairs.job import run_pairs
+from dposcope.jobs.pairs.job import harmless_file, run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
 from dposcope.jobs.tune.search import learned_stem
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.jobs.tune.teacher import allowed_strength
-from dposcope.model.load import load_native
-from dposcope.model.size import size_of
 
 TRAINED = ("full", "lora")
 """Ways to train a teacher here."""
-_FEW_WEIGHTS = 10**9
-"""Up to this number of weights, all of a teacher's weights are trained, at 14 bytes each."""
 _ADOPT = RunPolicy(adopt=True)
 
 
@@ -46,7 +42,7 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     run.reporter.stage("Pairs sampled from the model")
     run_pairs(model, _pairs(run), _pair_settings(settings), run.reporter, policy=_ADOPT)
     write_text(_neutral(run), "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
-    teacher = _teacher(model, settings)
+    teacher = settings.teacher if settings.distilled else None
     if teacher in TRAINED:
         run.reporter.stage(f"Training the teacher: {teacher}")
         folder = run.folder / "teacher"
@@ -63,11 +59,6 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     return {name: _learn(model, run, name, weight, settings, **imitated) for name, weight in settings.learned.items()}
 
 
-def learn_from_pairs(model: str, run: Run, from_pairs: Mapping[str, float], settings: TuneSettings) -> dict[str, Edit]:
-    """Learn from the same pairs without the teacher, after `learn_gains`; `from_pairs` gives each name its λ."""
-    return {name: _learn(model, run, name, weight, settings) for name, weight in from_pairs.items()}
-
-
 def already_learned(run: Run, names: Iterable[str]) -> dict[str, Edit]:
     """Load the gains that another process has learned, to join its search.
 
@@ -82,8 +73,7 @@ def already_learned(run: Run, names: Iterable[str]) -> dict[str, Edit]:
 
 def _learn(model: str, run: Run, name: str, kl_weight: float, settings: TuneSettings, **imitated: Any) -> Edit:
     stem = learned_stem(run, name)
-    alone = ", without a teacher" if settings.distilled and not imitated else ""
-    run.reporter.stage(f"Learning gains{alone}, λ = {kl_weight:g}")
+    run.reporter.stage(f"Learning gains, λ = {kl_weight:g}")
     of_run = DpoSettings(
         train="gains",
         kl_weight=kl_weight,
@@ -115,6 +105,7 @@ def _training(run: Run, settings: TuneSettings) -> dict[str, Any]:
     return {
         "pairs": str(_pairs(run)),
         "neutral": str(_neutral(run)),
+        **_kl_texts(run, settings),
         "micro_batch_size": settings.micro_batch_size,
         # The validation loss selects nothing here, and each validation costs as much as eight steps.
         "validate_every": 400,
@@ -122,19 +113,11 @@ def _training(run: Run, settings: TuneSettings) -> dict[str, Any]:
     }
 
 
-def _teacher(model: str, settings: TuneSettings) -> str | None:
-    """The teacher: a way to train one here, or a model's name. For a large model, only LoRA is trained."""
-    if not settings.distilled:
-        return None
-    if settings.teacher is not None:
-        return settings.teacher
-    size = size_of(model)
-    weights = (
-        load_native(model, dtype=settings.dtype, device=settings.device).model.num_parameters()
-        if size is None
-        else size.parameters
-    )
-    return "full" if weights <= _FEW_WEIGHTS else "lora"
+def _kl_texts(run: Run, settings: TuneSettings) -> dict[str, Any]:
+    harmless = harmless_file(_pairs(run))
+    if settings.kl_on == "neutral" or not harmless.exists():  # extremes may be pairs without a harmless side
+        return {"kl_on": "neutral"}
+    return {"kl_on": settings.kl_on, "harmless": str(harmless)}
 
 
 def _pair_settings(settings: TuneSettings) -> PairsSettings:
@@ -148,6 +131,7 @@ def _pair_settings(settings: TuneSettings) -> PairsSettings:
         method="sample",
         samples=settings.sampled,
         pairs_per_prompt=2 if settings.quick else 4,
+        pairing=settings.pairing,
         min_gap=settings.min_gap,
         batch_size=settings.batch_size,
         shuffled=True if settings.negative_control == "shuffled-scores" else None,

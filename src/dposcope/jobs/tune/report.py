@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dposcope.artefacts import library_versions
+from dposcope.data.masking import mask_offensive
 from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
@@ -189,24 +190,18 @@ def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, mater
             f"{sentence_case(plural(useless, 'edit'))} within every bound did not score lower on the search prompts "
             f"than the plain model ({fixed(searched.base.concept)})."
         )
-    by_teacher = set(settings.learned) if settings.distilled else set()
-    distilled = [trial.written for trial in searched.trials if trial.written and trial.point.source in by_teacher]
-    repeating = sum(not searched.text_bound.allows(written) for written in distilled)
-    alone = [name for name in settings.from_pairs if name in searched.objective.family.sources]
-    if alone:
+    favourite = max((edit.written for edit in chosen.passed_over), key=lambda one: one.phrase_rise, default=None)
+    if favourite is not None and favourite.phrase_rise > settings.max_phrase_rise:
         notes.append(
-            "Distilled gains, at full strength or weaker, cost too much, wrote too repetitive text or did not lower "
-            f"the score, so gains were also learned from the pairs only ({alone[0]})."
+            "An edit within the bounds on cost was refused for a favourite phrase: "
+            f"“{mask_offensive(favourite.phrase)}” stood in {favourite.phrase_rise:.0%} more of its texts than of the "
+            f"plain model's (--max-phrase-rise {settings.max_phrase_rise:g})."
         )
-    elif 2 * repeating > len(distilled):
+    if chosen.by_other:
+        names = " or ".join(sorted(set(chosen.by_other.values())))
         notes.append(
-            f"{repeating} of {len(distilled)} edits with distilled gains within the bounds on cost wrote too "
-            "repetitive text. A teacher can cause this. Try --teacher none."
-        )
-    if chosen.by_kl:
-        notes.append(
-            f"At {plural(len(chosen.by_kl), 'strength')} KL was nearer to its bound ({settings.kl_bound:g}) than "
-            "log-perplexity. There the table of strengths shows KL, scaled to the bound on log-perplexity."
+            f"At {plural(len(chosen.by_other), 'strength')} {names} was nearer to its bound than log-perplexity. There "
+            "the table of strengths shows that cost, scaled to the bound on log-perplexity."
         )
     if settings.report_neutral is None:
         notes.append("Log-perplexity is reported on the last fifth of --neutral, which the search did not use.")

@@ -1,7 +1,7 @@
 """The stages of `dposcope tune` from the sources of gains to the trials of the search."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
 from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
@@ -20,18 +21,20 @@ from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.model.generate import Continuation
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.report.table import write_parquet
 from dposcope.search.divergence import NeutralText
-from dposcope.search.family import Family, Point, Source
+from dposcope.search.family import Family, Source
+from dposcope.search.harmless_text import HarmlessText
 from dposcope.search.search import front, search
 from dposcope.search.trials import Bound, Objective, TextBound, Trial, Written
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
-_STRENGTHS = (1.0, 0.75, 0.5, 0.25)
-"""Strengths at which distilled gains are tried before the search, the strongest first."""
+_HARMLESS_SAMPLES = 2
+"""Samples of each search prompt, of which the harmless ones measure the cost there."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
@@ -126,7 +129,7 @@ def prepare_search(
         neutral,
         job.data.learn,
         scorer,
-        Bound(settings.kl_bound, settings.max_logppl_increase),
+        Bound(settings.kl_bound, settings.max_logppl_increase, settings.max_harmless_increase),
         settings.batch_size,
     )
     inputs = {
@@ -139,23 +142,16 @@ def prepare_search(
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer.digest],
         "bound": asdict(objective.bound),
-        "text_bound": {"distinct_2": settings.least_distinct, "repetition": "upper end of the plain model's interval"},
+        "text_bound": {
+            "distinct_2": settings.least_distinct,
+            "phrase": settings.max_phrase_rise,
+            "repetition": "upper end of the plain model's interval",
+        },
         "windows": settings.search_windows,
         "ablates": family.ablates,
         "batch_size": settings.batch_size,
         "seed": settings.seed,
     }
-    return Prepared(objective, inputs, _journal(run, inputs))
-
-
-def with_learned(run: Run, prepared: Prepared, more: Mapping[str, Edit]) -> Prepared:
-    """The same search with more learned gains. Their sources come after the learned ones and before all others."""
-    family = prepared.objective.family
-    before = {name: family.sources[name] for name in learned_digests(run, family.sources)}
-    lines = {name: Source.line(edit) for name, edit in more.items()}
-    sources = {**before, **lines, **family.sources}
-    inputs = {**prepared.inputs, "sources": learned_digests(run, sources), "names": list(sources)}
-    objective = replace(prepared.objective, family=replace(family, sources=sources))
     return Prepared(objective, inputs, _journal(run, inputs))
 
 
@@ -173,57 +169,69 @@ def learned_stem(run: Run, name: str) -> Path:
     return run.folder / name / "edit"
 
 
-def plain_texts(job: Job, prepared: Prepared) -> Written:
+def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
     """The stage `plain-texts`: what the plain model writes to the search prompts."""
     stored = job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
-        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
-        make=lambda: asdict(prepared.objective.write()),
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "batch_size")},
+        make=lambda: {"texts": prepared.objective.texts()},
+        revision=2,
     )
-    return Written(**stored)
+    return tuple(stored["texts"])
 
 
-def try_learned(job: Job, prepared: Prepared, learned: Iterable[str]) -> list[Trial]:
-    """The stage `distilled-texts`: try the gains of each source at full strength, or weaker if that costs too much.
-
-    Args:
-        job: run, model and data.
-        prepared: a search that has these sources.
-        learned: their names.
+def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText | None:
+    """The stage `harmless-texts`: the plain model's samples to the search prompts that do not count as toxic.
 
     Returns:
-        All trials. If any trial of a source is within the bounds on cost, it is the source's last.
+        None, with a note, where there is none.
     """
     objective = prepared.objective
 
-    def make() -> list[dict[str, Any]]:
-        trials: list[Trial] = []
-        for name in learned:
-            for strength in _STRENGTHS:
-                trials.append(objective.try_out(Point(name, strength)))
-                if trials[-1].within_bounds:
-                    break
-        return [trial.to_json() for trial in trials]
+    def make() -> dict[str, Any]:
+        written = sample_texts(
+            objective.lm,
+            objective.prompts,
+            samples=_HARMLESS_SAMPLES,
+            seed=seed,
+            batch_size=objective.batch_size,
+            progress=job.run.reporter.progress,
+        )
+        scores = objective.scorer([one.text for one in written])
+        kept = [one for one, score in zip(written, scores, strict=True) if score < TOXIC and one.ids]
+        return {"texts": [asdict(one) for one in kept]}
 
-    stored = job.run.json("distilled-texts", "Trials of the distilled gains", inputs=prepared.inputs, make=make)
-    return [Trial.from_json(trial) for trial in stored]
+    stored = job.run.json(
+        "harmless-texts",
+        "Harmless samples of the plain model",
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")}
+        | {"samples": _HARMLESS_SAMPLES},
+        make=make,
+    )
+    if not stored["texts"]:
+        job.run.reporter.note("No sample of the plain model is harmless, so no cost is measured on harmless text.")
+        return None
+    return HarmlessText.read(objective.lm, [Continuation(**one) for one in stored["texts"]])
 
 
-def any_useful(tried: Iterable[Trial], text_bound: TextBound) -> bool:
-    """Whether a trial is within all bounds and lowers the concept below the plain model's interval."""
-    wrote = (trial.written for trial in tried if trial.written is not None)
-    return any(text_bound.allows(written) and written.concept < text_bound.plain.concept_low for written in wrote)
+def ready(job: Job, prepared: Prepared, settings: TuneSettings) -> "Ready":
+    """The search with what the plain model writes, which bounds on texts and on harmless text compare with."""
+    texts = plain_texts(job, prepared)
+    plain = prepared.objective.measured(texts)
+    objective = replace(
+        prepared.objective, harmless=harmless_texts(job, prepared, seed=settings.seed), plain_texts=texts
+    )
+    bound = TextBound(plain, settings.least_distinct, settings.max_phrase_rise)
+    return Ready(replace(prepared, objective=objective), bound)
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A prepared search, its bound on texts, and trials that were made before it."""
+    """A prepared search with its bound on texts."""
 
     prepared: Prepared
     text_bound: TextBound
-    tried: Sequence[Trial] = ()
-    """Trials whose points are not tried again."""
 
 
 def search_edits(job: Job, ready: Ready, settings: TuneSettings) -> Searched:
@@ -261,13 +269,9 @@ def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
 
 
 def _search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
-    objective, known = ready.prepared.objective, {trial.point: trial for trial in ready.tried}
-
-    def try_out(point: Point, number: int) -> Trial:
-        return replace(known[point], number=number) if point in known else objective.try_out(point, number)
-
+    objective = ready.prepared.objective
     return search(
-        try_out,
+        objective.try_out,
         objective.family,
         folder=ready.prepared.folder,
         trials=settings.trials,
@@ -285,17 +289,20 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
             **asdict(trial.point),
             "kl": trial.kl,
             "logppl_rise": trial.rise,
+            "harmless_rise": trial.harmless,
             "within_bounds": trial.within_bounds,
             "concept": None if trial.written is None else trial.written.concept,
             "concept_low": None if trial.written is None else trial.written.concept_low,
             "concept_high": None if trial.written is None else trial.written.concept_high,
             "repetition": None if trial.written is None else trial.written.repetition,
             "distinct_2": None if trial.written is None else trial.written.distinct_2,
+            "phrase": None if trial.written is None else trial.written.phrase,
+            "phrase_rise": None if trial.written is None else trial.written.phrase_rise,
             "seconds": trial.seconds,
         }
         for trial in trials
     ]
-    texts, whole, flags = {"source"}, {"number"}, {"within_bounds"}
+    texts, whole, flags = {"source", "phrase"}, {"number"}, {"within_bounds"}
     names = list(_row_names())
     return pl.DataFrame(
         rows,
@@ -314,6 +321,6 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
 
 def _row_names() -> tuple[str, ...]:
     return (
-        *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "within_bounds"),
-        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "seconds"),
+        *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "harmless_rise", "within_bounds"),
+        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "phrase", "phrase_rise", "seconds"),
     )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from dposcope.interventions.origin import Control
 from dposcope.jobs.settings import MeasureSettings
+from dposcope.pairs.sampled import Pairing
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -17,7 +18,10 @@ EditParts = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
-_OF_LEARNING = ("heads", "kl_weights", "teacher_strength", "samples", "min_gap", "epochs", "micro_batch_size")
+_OF_LEARNING = (
+    *("heads", "kl_weights", "kl_on", "teacher_strength", "samples", "pairing", "min_gap", "epochs"),
+    "micro_batch_size",
+)
 NO_TEACHER = "none"
 """The value of --teacher for gains that are learned from pairs only."""
 
@@ -45,13 +49,25 @@ class TuneSettings(MeasureSettings):
         description="A second bound on the cost: KL(base‖edited) on neutral text, in nats per token, at the upper end "
         "of its interval. Default: 1.5 × --max-logppl-increase; it seldom decides.",
     )
+    max_harmless_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
+        default=0.1,
+        gt=0,
+        description="Bound on the cost where users are: the rise of log-perplexity on the base model's own harmless "
+        "samples for the prompts, in nats per token, at the upper end of its interval.",
+    )
+    max_phrase_rise: Annotated[float, Parameter(group=_EDIT)] = Field(
+        default=0.06,
+        ge=0,
+        le=1,
+        description="Bound on a favourite phrase: no phrase of 2 to 4 words may stand in more of the greedy texts than "
+        "of the base model's by this share of all texts.",
+    )
     least_distinct: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.5,
         ge=0,
         le=1,
         description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
-        "edit must keep (and no edit may repeat more within a text). Values near 1 also exclude edits with a "
-        "favourite phrase in greedy text, with less effect.",
+        "edit must keep (and no edit may repeat more within a text).",
     )
     form: Annotated[EditParts, Parameter(group=_EDIT)] = Field(
         default="both",
@@ -70,17 +86,19 @@ class TuneSettings(MeasureSettings):
     )
     kl_weights: Annotated[list[float] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
-        description="λ of each learning run, the weight of KL on neutral text. One run gives a whole range of "
-        "strengths; each further run takes the same time again. --quick takes one. Default: 6 with a teacher, "
-        "otherwise 1.",
+        description="λ of each learning run, the weight of its KL. One run gives a whole range of strengths; each "
+        "further run takes the same time again. --quick takes one. Default: 6 with a teacher, otherwise 2.",
+    )
+    kl_on: Annotated[Literal["neutral", "harmless", "mixed"], Parameter(group=_EDIT)] = Field(
+        default="mixed",
+        description="Text for the KL of learning: mixed (the base model's own harmless samples and windows of "
+        "--neutral), harmless or neutral (one of them alone).",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,
         description="Learned gains are also distilled from a tuned model: full or lora (trained here first, on the "
-        "same pairs, with the time and memory of dposcope dpo), the name of a model that was tuned from MODEL, or "
-        "none. Default: full for models of up to a billion weights, lora for larger ones; if no distilled gains keep "
-        "enough distinct text and lower the concept, gains are also learned from the pairs only (λ = 1); with --quick "
-        "none.",
+        "same pairs, with the time and memory of dposcope dpo), or the name of a model that was tuned from MODEL. "
+        "Default: none, gains are learned from the pairs alone.",
     )
     teacher_strength: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -99,8 +117,16 @@ class TuneSettings(MeasureSettings):
         ge=2,
         description=f"Continuations sampled per prompt. Default: {_SAMPLES}, with --quick {_QUICK_SAMPLES}.",
     )
+    pairing: Annotated[Pairing, Parameter(group=_EDIT)] = Field(
+        default="random",
+        description="random: a harmless sample against a toxic one, both drawn at random; extremes: least against "
+        "most toxic.",
+    )
     min_gap: Annotated[float, Parameter(group=_EDIT)] = Field(
-        default=0.3, ge=0, lt=1, description="The two scores of a sampled pair differ by more than this."
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="With --pairing extremes: the two scores of a sampled pair differ by more than this.",
     )
     epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -213,22 +239,12 @@ class TuneSettings(MeasureSettings):
     @property
     def distilled(self) -> bool:
         """Whether learned gains are distilled from a teacher."""
-        return self.teacher != NO_TEACHER and not (self.teacher is None and self.quick)
+        return self.teacher not in (None, NO_TEACHER)
 
     @property
     def learned(self) -> dict[str, float]:
-        """Name of each vector of gains to learn → λ of the KL on neutral text."""
+        """Name of each vector of gains to learn → λ of the KL."""
         if self.form == "ablation" or "learned" not in self.methods:
             return {}
-        weights = self.kl_weights or [6.0 if self.distilled else 1.0]
+        weights = self.kl_weights or [6.0 if self.distilled else 2.0]
         return {f"learned-{weight:g}": weight for weight in weights}
-
-    @property
-    def from_pairs(self) -> dict[str, float]:
-        """Gains to learn from the pairs only, if no distilled gains keep enough distinct text and lower the concept.
-
-        Name → λ; empty if the user chose the teacher.
-        """
-        if self.teacher is not None or not self.distilled or not self.learned:
-            return {}
-        return {"learned-from-pairs": 1.0}
