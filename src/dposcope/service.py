@@ -4,12 +4,14 @@ The key is read from the environment for each request and kept nowhere; what a s
 reaches a message only after the key is cut out of it.
 """
 
+import errno
 import http.client
 import json
 import math
 import os
 import re
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -32,10 +34,12 @@ _PASSING: Final = (
     ConnectionResetError,
     ConnectionAbortedError,
     BrokenPipeError,
+    ssl.SSLEOFError,
     http.client.HTTPException,
 )
 # What may be over a moment later, if the address is known to be right.
 _UNREACHABLE: Final = (ConnectionRefusedError, socket.gaierror)
+_NO_ROUTE: Final = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class JsonService:
             attempts: times that a request is sent before it is given up.
             timeout: seconds without a byte from the server after which an attempt is over; `math.inf` for no limit.
             backoff: seconds to wait after an attempt, counted from 0, where the server names no time.
-            unreachable_passes: an unknown host or a closed port is tried again, too.
+            unreachable_passes: an unknown host, a closed port or a missing network is tried again, too.
             sleep: waits for some seconds.
             clock: seconds from any start.
 
@@ -131,7 +135,7 @@ class JsonService:
         self._attempts = attempts
         self._timeout = timeout if math.isfinite(timeout) else None
         self._backoff = backoff
-        self._passing = _PASSING + (_UNREACHABLE if unreachable_passes else ())
+        self._unreachable_passes = unreachable_passes
         self._sleep = sleep
         self._clock = clock
         self._next_turn = -math.inf
@@ -197,11 +201,17 @@ class JsonService:
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             told = "timed out" if isinstance(cause, TimeoutError) else self.shown(str(cause) or type(cause).__name__)
-            if not isinstance(cause, self._passing):
+            if not self._passes(cause):
                 raise DposcopeError(
                     f"cannot reach {self.url} ({told}); check the address, and that its server runs"
                 ) from None  # the chain would show what the server said before the key is cut out of it
         return Reply(_NO_REPLY, told)
+
+    def _passes(self, cause: BaseException | str) -> bool:
+        if isinstance(cause, _PASSING):
+            return True
+        gone = isinstance(cause, _UNREACHABLE) or (isinstance(cause, OSError) and cause.errno in _NO_ROUTE)
+        return gone and self._unreachable_passes
 
 
 class _StatusesAsTheyAre(urllib.request.HTTPErrorProcessor):
