@@ -1,8 +1,11 @@
 """The Perspective API as a scorer, against a server on this machine. Nothing here reaches the real service."""
 
+import errno
 import json
 import math
+import re
 import socket
+import ssl
 import threading
 import traceback
 from urllib.parse import quote
@@ -318,6 +321,30 @@ def test_a_closed_port_is_tried_again_and_then_told():
     with pytest.raises(DposcopeError, match=r"gave no answer in 3 attempts \(last: .*refused\)"):
         scorer(["a"])
     assert clock.slept == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("cause", "attempts"),
+    [
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), 3),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), 3),
+        (ssl.SSLEOFError(8, "UNEXPECTED_EOF_WHILE_READING"), 3),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), 1),
+    ],
+)
+def test_a_network_that_is_away_may_come_back_and_a_wrong_certificate_does_not(monkeypatch, cause, attempts):
+    tried = []
+
+    def connect(*_args, **_settings):
+        tried.append(1)
+        raise cause
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    clock = Clock()
+    scorer = perspective_scorer(attempts=3, sleep=clock.sleep, clock=clock, address="https://perspective.invalid")
+    with pytest.raises(DposcopeError, match=re.escape(cause.strerror)):
+        scorer(["a"])
+    assert len(tried) == attempts
 
 
 NO_SCORES = [

@@ -86,9 +86,8 @@ class KeptAnswers:
         whole, newline, last = added.rpartition(b"\n")
         self._read += len(whole) + len(newline)
         self._take(whole.split(b"\n"))
-        # A last line without an end is whole, being written, or cut off.
+        # A last line without an end is whole, being written, or cut off. It is read again when it has one.
         if _read_line(last) is not None:
-            self._read += len(last)
             self._take([last])
 
     def keep(self, question: Question, score: float) -> float:

@@ -128,8 +128,6 @@ class _Asking:
         if not text.strip():
             return 0.0
         question = _question(text)
-        if self._kept.get(question) is None:
-            self._kept.refresh()  # another process may be asking about the same texts
         score = self._kept.get(question)
         return self._kept.keep(question, self._ask(text, place)) if score is None else score
 
