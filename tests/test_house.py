@@ -17,6 +17,7 @@ ORDER = [
     "protocols",
     "artefacts",
     "data",
+    "service",
     "paper",
     "model",
     "directions",

@@ -17,6 +17,7 @@ from .evaluation.classifier import classifier_scorer as classifier_scorer
 from .evaluation.direction_scorer import direction_scorer as direction_scorer
 from .evaluation.neural import neural_scorer as neural_scorer
 from .evaluation.perplexity import window_losses as window_losses
+from .evaluation.perspective.scorer import perspective_scorer as perspective_scorer
 from .evaluation.sampled.continuations import continuation_losses as continuation_losses, relevance as relevance
 from .evaluation.sampled.phrases import distinct_pairs as distinct_pairs, risen_phrases as risen_phrases
 from .evaluation.sampled.real_toxicity import (

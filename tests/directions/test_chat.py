@@ -116,7 +116,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 @pytest.mark.parametrize("key", ["two words", "clé", "a\x00b", "line\nbreak"])
 def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(monkeypatch, key):
     # The system takes no zero byte in a variable, so the mapping is replaced.
-    monkeypatch.setattr("dposcope.directions.chat.os.environ", {KEY_VARIABLE: key})
+    monkeypatch.setattr("dposcope.service.os.environ", {KEY_VARIABLE: key})
     with serving(scripted(completion("x"))) as server, pytest.raises(DposcopeError, match="set it again") as caught:
         chat(server.url).ask(HELLO)
     assert server.requests == []
@@ -317,7 +317,7 @@ def test_the_key_never_appears_in_what_a_fault_prints(answer):
             endpoint.ask(HELLO)
         assert server.requests[0].headers["Authorization"].endswith(KEY), "nothing to hide"
     assert KEY not in "".join(traceback.format_exception(caught.value))
-    assert KEY not in repr(vars(endpoint))
+    assert KEY not in repr(vars(endpoint)) + repr(vars(endpoint._service))
 
 
 def test_an_echoed_key_is_starred_where_the_reason_is_told():

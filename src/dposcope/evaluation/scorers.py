@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 
@@ -15,11 +15,14 @@ from dposcope.data.named import WORDS
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.classifier import classifier_scorer
 from dposcope.evaluation.neural import neural_scorer
+from dposcope.evaluation.perspective.scorer import perspective_scorer
 from dposcope.evaluation.profanity import profanity_scorer
 from dposcope.evaluation.scorer import Scorer, ScoreTexts
 from dposcope.evaluation.sentiment import sentiment_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained
 from dposcope.evaluation.word_scorer import load_word_scorer
+
+_NAMED: Final = frozenset({"profanity", "neural", "perspective", "vader"})
 
 
 def load_scorer(
@@ -32,11 +35,11 @@ def load_scorer(
 
     Args:
         spec: "profanity" for the embedded one; "neural" for a small LSTM that reads
-            words in order; "vader" for negative sentiment; "words:FILE.txt"
-            for a list of words; the folder or file of a saved `TrainedScorer`;
-            "module:function" for your own, from an installed module or one in the working
-            folder, or the function itself, see `function_scorer`; anything else is a
-            classifier's folder or hub id.
+            words in order; "perspective" for the Perspective API, which sends texts to
+            Google; "vader" for negative sentiment; "words:FILE.txt" for a list of words;
+            the folder or file of a saved `TrainedScorer`; "module:function" for your own,
+            from an installed module or one in the working folder, or the function itself,
+            see `function_scorer`; anything else is a classifier's folder or hub id.
         label: of a classifier, see `classifier_scorer`.
         device: of a classifier; the others run on the CPU.
 
@@ -52,14 +55,14 @@ def load_scorer(
     words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
     is_function = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None
     stem = find_trained(path)
-    if label is not None and (
-        spec in ("profanity", "neural", "vader") or words is not None or is_function or stem is not None
-    ):
+    if label is not None and (spec in _NAMED or words is not None or is_function or stem is not None):
         raise DposcopeError(f"scorer {spec} has no labels to choose from; leave the label out")
     if spec == "profanity":
         return profanity_scorer()
     if spec == "neural":
         return neural_scorer()
+    if spec == "perspective":
+        return perspective_scorer()
     if spec == "vader":
         return sentiment_scorer()
     if words is not None:

@@ -159,7 +159,8 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
         description="Scorer of continuations: profanity (embedded), neural (a small LSTM, fetched once from the "
-        "package index), a Hugging Face classifier by id or folder (paper: unitary/toxic-bert), the folder of a "
+        "package index), perspective (the Perspective API: texts are sent to Google, its answers kept; key in "
+        "PERSPECTIVE_API_KEY), a Hugging Face classifier by id or folder (paper: unitary/toxic-bert), the folder of a "
         "trained judge, vader (negative sentiment), words:FILE.txt, or module:function.",
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_MEASURES)] = Field(

@@ -1,0 +1,1 @@
+"""The Perspective API as a scorer, with every answer kept on disk."""
