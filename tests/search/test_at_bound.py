@@ -21,7 +21,7 @@ TEXT_BOUND = TextBound(Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.15))
 def trial(point: Point, share: float, number: int = 0) -> Trial:
     """One that costs a share of the bound."""
     written = Written(0.3, 0.2, 0.4, 0.1, 0.5, 0.1) if share <= 1 else None
-    return Trial(number, point, share * 0.1, 0.0, share - 1, written, 0.0)
+    return Trial(number, point, share * 0.1, 0.0, None, share - 1, written, 0.0)
 
 
 @given(power=st.floats(1.1, 3.9), at_one=st.floats(0.7, 8))
@@ -73,7 +73,9 @@ def test_where_nothing_may_be_lost_it_says_nothing():
 
 def says(strength: float, repetition: float, distinct: float = 0.5) -> Trial:
     """A cheap one whose texts say more or less."""
-    return Trial(0, Point("learned", strength), 0, 0, -0.9, Written(0.3, 0.2, 0.4, repetition, distinct, 1.0), 0.0)
+    return Trial(
+        0, Point("learned", strength), 0, 0, None, -0.9, Written(0.3, 0.2, 0.4, repetition, distinct, 1.0), 0.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_what_says_too_little_is_tried_where_it_says_enough(tried, strength):
 
 
 def test_cost_and_texts_both_bind():
-    cheap, dear = says(1.0, 0.2), Trial(0, Point("learned", 1.0), 0, 0, 3.0, None, 0.0)
+    cheap, dear = says(1.0, 0.2), Trial(0, Point("learned", 1.0), 0, 0, None, 3.0, None, 0.0)
     assert at_the_bound(LIKELY, [dear], FAMILY, TEXT_BOUND).strength == pytest.approx(math.sqrt(0.9 / 4))
     assert at_the_bound(LIKELY, [says(1.0, 0.1)], FAMILY, TEXT_BOUND).strength == 1.5
     assert at_the_bound(LIKELY, [cheap], FAMILY, TEXT_BOUND).strength == pytest.approx(0.45)

@@ -33,7 +33,7 @@ def formula(point: Point, number: int) -> Trial:
     written = (
         None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate, 0.5, 0.1 + 0.1 * point.ablate)
     )
-    return Trial(number, point, kl, kl / 2, excess, written, 0.0)
+    return Trial(number, point, kl, kl / 2, None, excess, written, 0.0)
 
 
 def run(folder, trials=14, try_out=formula, seed=0):
@@ -207,12 +207,19 @@ def test_nothing_is_tried_again_when_all_is_done(tmp_path):
 def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_too_little():
     def trial(kl, concept, repeated=0.1, distinct=0.5):
         return Trial(
-            0, Point("learned"), kl, kl, -1.0, Written(concept, concept, concept, repeated, distinct, repeated), 0.0
+            0,
+            Point("learned"),
+            kl,
+            kl,
+            0.1,
+            -1.0,
+            Written(concept, concept, concept, repeated, distinct, repeated),
+            0.0,
         )
 
     cheap, good, worse, babble = trial(0.01, 0.2), trial(0.05, 0.1), trial(0.06, 0.15), trial(0.02, 0.0, 0.4)
     same = trial(0.02, 0.0, distinct=0.44)
-    out = Trial(0, Point("learned"), 9.0, 9.0, 3.0, None, 0.0)
+    out = Trial(0, Point("learned"), 9.0, 9.0, None, 3.0, None, 0.0)
     assert front([worse, babble, good, same, out, cheap], text_bound=TEXT_BOUND) == [cheap, good]
     assert front([out], text_bound=TEXT_BOUND) == []
     dear = replace(cheap, rise=0.5)
@@ -220,7 +227,7 @@ def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_too_little(
 
 
 def test_an_infinite_cost_is_kept_as_such():
-    trial = Trial(1, Point("learned"), float("inf"), float("inf"), float("inf"), None, 0.1)
+    trial = Trial(1, Point("learned"), float("inf"), float("inf"), float("inf"), float("inf"), None, 0.1)
     assert Trial.from_json(json.loads(json.dumps(trial.to_json(), allow_nan=False))) == trial
 
 

@@ -1,5 +1,7 @@
 """A trial: cost first, text only within bounds, weights put back to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.generate import generate
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point, Source
+from dposcope.search.harmless_text import HarmlessText
 from dposcope.search.trials import Bound, Objective, TextBound, Written
 from helpers.families import TEXTS, random_direction
 
@@ -54,7 +57,9 @@ def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeate
     text_bound = TextBound(Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.1), 0.9)
     found = Written(0.1, 0.1, 0.1, repeated, distinct, repeated)
     assert text_bound.allows(found) is enough
-    assert text_bound.excess(found) == pytest.approx({"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct})
+    assert text_bound.excess(found) == pytest.approx(
+        {"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct, "phrase": -1.0}
+    )
 
 
 def test_repetition_may_rise_within_what_cannot_be_told_from_the_plain_model():
@@ -94,3 +99,61 @@ def test_the_nearest_bound_counts():
     assert Bound(kl=0.1, rise=0.1).excess(cost) == pytest.approx(1.0)
     assert Bound().excess(cost) == -1.0
     assert Bound(rise=0.1).excess(Cost(np.array([np.nan]), np.array([np.nan]))) == np.inf
+    assert Bound(kl=0.5, harmless=0.1).excess(cost, 0.15) == pytest.approx(0.5)
+    assert Bound(kl=0.5, harmless=0.1).excess(cost) == pytest.approx(-0.6)
+
+
+def nats(lm, texts) -> tuple[list[float], list[int]]:
+    """−log p of each text behind its prompt, read alone, and its tokens."""
+    losses = []
+    for one in texts:
+        ids = torch.tensor([[*one.prompt_ids, *one.ids]])
+        with torch.no_grad():
+            logp = lm.model(ids, use_cache=False).logits[0].double().log_softmax(-1)
+        first = len(one.prompt_ids)
+        losses.append(-sum(logp[place - 1, ids[0, place]].item() for place in range(first, ids.shape[1])))
+    return losses, [len(one.ids) for one in texts]
+
+
+def with_harmless(lm, bound):
+    asked = objective(lm, bound)
+    texts = generate(lm, TEXTS, new_tokens=5)
+    plain = [one.text for one in generate(lm, TEXTS, new_tokens=6)]
+    return replace(asked, harmless=HarmlessText.read(lm, texts), plain_texts=plain), texts
+
+
+def test_the_rise_on_harmless_texts_is_that_of_texts_read_one_by_one(lm):
+    asked, texts = with_harmless(lm, Bound())
+    point = Point("learned", 0.8)
+    before, tokens = nats(lm, texts)
+    with asked.family.edit(point).on(lm):
+        after, _ = nats(lm, texts)
+    rise = (sum(after) - sum(before)) / sum(tokens)
+    assert abs(rise) > 1e-3
+    assert asked.try_out(point).harmless == pytest.approx(rise, abs=1e-4)
+    assert objective(lm, Bound()).try_out(point).harmless is None
+
+
+def test_an_edit_that_costs_too_much_on_harmless_texts_writes_nothing(llama, monkeypatch):
+    asked, _ = with_harmless(llama, Bound())
+    rise = asked.try_out(Point("learned", 1.0)).harmless
+    assert rise > 0
+    monkeypatch.setattr("dposcope.search.trials.generate", None)
+    found = replace(asked, bound=Bound(harmless=rise / 2)).try_out(Point("learned", 1.0))
+    assert found.excess == pytest.approx(1.0)
+    assert found.written is None
+    assert found.harmless == pytest.approx(rise)
+
+
+def test_the_favourite_phrase_is_the_one_that_rose_most():
+    asked = Objective(
+        None, None, None, ["a", "b", "c", "d"], LENGTH, Bound(), plain_texts=["x y", "so it is", "z", "w"]
+    )
+    found = asked.measured(["so it is", "so it is", "So, it is", "w"])
+    assert found.phrase == "so it is"
+    assert found.phrase_rise == pytest.approx(0.5)
+    assert asked.measured(asked.plain_texts).phrase == ""
+    bound = TextBound(replace(found, phrase="", phrase_rise=0.0), 0.5, 0.06)
+    assert bound.excess(found)["phrase"] == pytest.approx(0.44)
+    assert not bound.allows(found)
+    assert bound.allows(replace(found, phrase_rise=0.06))

@@ -10,14 +10,13 @@ import torch
 
 from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
+from dposcope.evaluation.statistics import Difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Quiet, Run
-from dposcope.jobs.tune import job as tune
 from dposcope.jobs.tune import report as tune_report
-from dposcope.jobs.tune import search as tune_search
 from dposcope.jobs.tune.choice import ChosenEdit, choose, source_name
 from dposcope.jobs.tune.search import Searched, learned_digests
 from dposcope.jobs.tune.settings import TuneSettings
@@ -60,6 +59,7 @@ class Scripted:
     rule: object
     neutral: object
     asked: list
+    harmless: object = None
 
     def write(self):
         self.asked.append(Tracked.last)
@@ -72,22 +72,27 @@ def an_objective(scorer):
 
 
 def trial(number, source, concept, kl):
-    return Trial(number, Point(source, 1.0), kl, kl, -0.5, Written(concept, concept, concept, 0.05, 0.6, 0.05), 0.0)
+    return Trial(
+        number, Point(source, 1.0), kl, kl, None, -0.5, Written(concept, concept, concept, 0.05, 0.6, 0.05), 0.0
+    )
 
 
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
 
 
-def chosen(folder: Path, rule, *, settings=None, neutral=None, trials=TRIALS, reporter=None) -> tuple[ChosenEdit, list]:
+def chosen(
+    folder: Path, rule, *, settings=None, neutral=None, harmless=None, trials=TRIALS, reporter=None
+) -> tuple[ChosenEdit, list]:
     lm = tiny("llama")
     gains = {name: Gains(1 + size * (random_gains(lm) - 1)) for name, size in (("learned-1", 0.1), ("learned-5", 0.1))}
     family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
     Direction(random_direction(lm), "random", -1).save(folder / "direction")
     flat = type("Flat", (Neutral,), {"share": 0.0})()
-    objective = Scripted(family, rule, neutral or flat, [])
+    objective = Scripted(family, rule, neutral or flat, [], harmless)
     job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
-    searched = Searched(objective, trials, TextBound(BASE, 0.9))
-    found = choose(job, searched, TEXT, settings or TuneSettings(max_logppl_increase=0.5))
+    settings = settings or TuneSettings(max_logppl_increase=0.5)
+    searched = Searched(objective, trials, TextBound(BASE, 0.9, settings.max_phrase_rise))
+    found = choose(job, searched, TEXT, settings)
     return found, objective.asked
 
 
@@ -117,26 +122,46 @@ def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick
     assert found.point.strength == found.strength.chosen == pytest.approx(0.7)
     assert [one.point.strength for one in found.passed_over] == pytest.approx([1.0, 0.85])
     assert [step.strength for step in found.strength.steps] == pytest.approx([1.0, 0.85, 0.7])
-    assert found.by_kl == pytest.approx((0.7, 0.85, 1.0))
+    assert found.by_other == {"0.7": "KL", "0.85": "KL", "1": "KL"}
 
 
-@pytest.mark.parametrize(
-    ("teacher", "repeated", "told"),
-    [(None, [0.3, 0.3, 0.05], True), (None, [0.3, 0.05], False), ("none", [0.3, 0.3, 0.05], False), (None, [], False)],
-)
-def test_gains_that_a_teacher_made_repeat_themselves_are_told(tmp_path, teacher, repeated, told):
-    trials = [
-        replace(trial(number, "learned-6", 0.1, 0.02), written=Written(0.1, 0.1, 0.1, one, 0.6, one))
-        for number, one in enumerate([*repeated])
-    ]
-    trials += [trial(9, "groups", 0.3, 0.01), replace(trial(10, "learned-6", 0.1, 0.2), written=None)]
-    scorer = type("Scorer", (), {"name": "s"})()
-    searched = Searched(an_objective(scorer), trials, TextBound(BASE, 0.9))
-    materials = type("Materials", (), {"scorer": scorer})()
-    found = ChosenEdit(Edit(), None, None, BASE)
-    said = " ".join(tune_report._notes(searched, found, TuneSettings(teacher=teacher), materials))
-    assert ("2 of 3 edits with distilled gains within the bounds on cost wrote too repetitive text" in said) == told
-    assert ("Try --teacher none." in said) == told
+class OnHarmless:
+    """A rise of `share` · s² at strength s on harmless texts."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def rise(self, _lm):
+        value = self.share * Tracked.last.strength**2
+        return Difference(value, value, value, 8)
+
+
+def test_the_bound_on_harmless_texts_holds_for_what_ships(tmp_path):
+    settings = TuneSettings(max_logppl_increase=0.5, max_harmless_increase=0.1)
+    found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, harmless=OnHarmless(4.0))
+    assert 0.09 <= 4 * found.point.strength**2 <= 0.1
+    assert found.harmless_rise.mean == pytest.approx(4 * found.point.strength**2)
+    assert found.by_other[f"{found.strength.chosen:g}"] == "harmless log-perplexity"
+    assert found.rise.mean < 0.1  # what is told as log-perplexity of neutral text is not another cost in its unit
+    again, asked = chosen(tmp_path, None, settings=settings, harmless=OnHarmless(4.0))
+    assert asked == []
+    assert (again.by_other, again.harmless_rise) == (found.by_other, found.harmless_rise)
+
+
+def test_an_edit_with_a_favourite_phrase_is_refused_and_that_is_said(tmp_path):
+    def rule(point):
+        return Written(0.2, 0.1, 0.3, 0.05, 0.6, 0.05, "i remember", 0.04 * point.strength)
+
+    settings = TuneSettings(max_logppl_increase=0.5, max_phrase_rise=0.03)
+    found, _ = chosen(tmp_path, rule, settings=settings)
+    assert found.written.phrase_rise <= 0.03
+    assert all(one.written.phrase_rise > 0.03 for one in found.passed_over)
+    assert found.passed_over
+    materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
+    searched = Searched(an_objective(materials.scorer), TRIALS, TextBound(BASE, 0.5, 0.03))
+    said = " ".join(tune_report._notes(searched, found, settings, materials))
+    assert "refused for a favourite phrase: “i remember” stood in" in said
+    assert "(--max-phrase-rise 0.03)" in said
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -201,23 +226,6 @@ def test_where_everything_repeats_itself_nothing_ships_and_that_is_said(tmp_path
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_text_bound_of_the_settings_is_that_of_search_and_choice(tmp_path, monkeypatch, quick):
-    bounds = []
-    monkeypatch.setattr(tune_search, "search", lambda *_, text_bound, **__: bounds.append(text_bound) or [])
-    objective = Scripted(None, lambda _: BASE, None, [])
-    inputs = {"model": "m", "prompts": "p", "scorer": "s", "batch_size": 1}
-    prepared = tune_search.Prepared(objective, inputs, tmp_path / "search")
-    for name, stub in (("ranking_scorer", None), ("sources_of", {}), ("prepare_search", prepared)):
-        monkeypatch.setattr(tune, name, lambda *_, stub=stub, **__: stub)
-    settings = TuneSettings(least_distinct=0.8, quick=quick, teacher="none")
-    job = Job(Run(tmp_path, {}, Quiet()), None, None)
-    searched = tune_search.search_edits(job, tune._ready(job, None, {}, None, TEXT, settings, more=None), settings)
-    assert searched.text_bound == TextBound(BASE, 0.8)
-    assert bounds == ([] if quick else [TextBound(BASE, 0.8)])
-    assert searched.base == BASE
-
-
-@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize(
     ("rule", "first"),
     [
@@ -249,7 +257,7 @@ def test_the_bound_on_kl_holds_for_what_ships(tmp_path, given, bound):
     settings = TuneSettings(max_logppl_increase=0.5, max_kl=given)
     found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, neutral=type("Kl", (Neutral,), {"share": 20.0})())
     assert 0.9 * bound <= 20 * found.point.strength**2 <= bound
-    assert found.strength.chosen in found.by_kl
+    assert found.by_other[f"{found.strength.chosen:g}"] == "KL"
     assert found.rise.mean < 0.3  # what is told as log-perplexity is not KL in its unit
 
 
@@ -271,7 +279,7 @@ def test_done_before_it_is_the_same(tmp_path):
     first, _ = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
     again, asked = chosen(tmp_path, None)
     assert asked == []
-    for name in ("point", "strength", "written", "rise", "passed_over", "by_kl"):
+    for name in ("point", "strength", "written", "rise", "passed_over", "by_other", "harmless_rise"):
         assert getattr(again, name) == getattr(first, name)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,17 +21,16 @@ from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import DirectionSpec, prepare
 from dposcope.jobs.ingredients import Job as AtWork
 from dposcope.jobs.run import Quiet, Run, RunPolicy, open_run
-from dposcope.jobs.tune import job as tune
 from dposcope.jobs.tune import learning as tune_learning
 from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
-from dposcope.jobs.tune.learning import _teacher, learn_gains
+from dposcope.jobs.tune.learning import learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
-from dposcope.jobs.tune.search import any_useful, prepare_search, sources_of, try_learned, with_learned
+from dposcope.jobs.tune.search import prepare_search
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
-from dposcope.search.family import Point, Source
-from dposcope.search.trials import Objective, TextBound, Trial, Written
+from dposcope.search.family import Source
+from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 
 pytestmark = pytest.mark.slow
@@ -46,11 +45,11 @@ class Done:
 
 
 def settings_of(job: Job, **others) -> TuneSettings:
-    small = {"search_windows": 4, "second_scorer": True, "teacher": "none"}
+    small = {"search_windows": 4, "second_scorer": True, "max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
     if not others.get("quick"):
         small |= {"trials": TRIALS}
     if others.get("form") != "ablation" and "learned" in others.get("methods", ["learned"]):
-        small |= {"samples": 4, "min_gap": 0.02, "epochs": 2.0}
+        small |= {"samples": 4, "epochs": 2.0, "pairing": "extremes", "min_gap": 0.02}
     return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
 
 
@@ -71,7 +70,7 @@ def done(job, tmp_path_factory) -> Done:
 def test_it_leaves_everything_it_names(done):
     names = {path.name for path in done.run.folder.iterdir()}
     assert {"model", "edit.safetensors", "trials.parquet", "scores.json", "report.html", "pairs.jsonl"} <= names
-    assert not (done.run.folder / "learned-1" / "model").exists()  # a copy of the model for nothing
+    assert not (done.run.folder / "learned-2" / "model").exists()  # a copy of the model for nothing
 
 
 def test_the_checkpoint_is_the_edit_folded(done):
@@ -86,7 +85,7 @@ def test_the_checkpoint_is_the_edit_folded(done):
 def test_trials_are_all_told_and_the_chosen_is_the_best_of_the_allowed(done):
     trials = pl.read_parquet(done.run.folder / "trials.parquet")
     assert trials["number"].to_list() == list(range(TRIALS))
-    assert {"learned-1", "groups", "least-squares", "none"} == set(trials["source"])
+    assert {"learned-2", "groups", "least-squares", "none"} == set(trials["source"])
     base = json.loads((done.run.folder / "trials.json").read_text())["base"]
     allowed = trials.filter(pl.col("within_bounds") & (pl.col("repetition") <= base["repetition"]))
     allowed = allowed.filter(pl.col("distinct_2") >= 0.5 * base["distinct_2"])
@@ -178,7 +177,7 @@ def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
 
 def test_quick_learns_once_and_searches_nothing(job, tmp_path):
     run = tuned(job, tmp_path / "out", quick=True, controls=False)
-    assert run.found.point.source == "learned-1"
+    assert run.found.point.source == "learned-2"
     assert run.edit.ablations == ()
     assert pl.read_parquet(tmp_path / "out" / "trials.parquet").is_empty()
     assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
@@ -205,181 +204,43 @@ def test_a_teacher_is_trained_on_the_same_pairs_and_imitated(job, tmp_path, name
     assert "- teacher: full" in (folder / "model/README.md").read_text()
 
 
-class Silent:
-    """An objective whose rule says what each strength costs and writes."""
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.asked: list[Point] = []
-
-    def try_out(self, point: Point) -> Trial:
-        self.asked.append(point)
-        return Trial(0, point, 0.1, 0.1, -0.1, self.rule(point), 0.0)
-
-
-PLAIN = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.15)
-TEXT_BOUND = TextBound(PLAIN)
-
-
-def wrote(concept: float = 0.1, repetition: float = 0.1, distinct: float = 0.5) -> Written:
-    return Written(concept, concept, concept, repetition, distinct, repetition)
-
-
-@pytest.mark.parametrize(
-    ("rule", "strengths", "enough"),
-    [
-        (lambda _: wrote(), [1.0], True),
-        (lambda _: wrote(repetition=0.3), [1.0], False),
-        (lambda _: wrote(distinct=0.2), [1.0], False),
-        (lambda _: wrote(concept=0.31), [1.0], False),
-        (lambda point: wrote() if point.strength < 0.6 else None, [1.0, 0.75, 0.5], True),
-        (lambda _: None, [1.0, 0.75, 0.5, 0.25], False),
-    ],
-)
-def test_distilled_gains_are_tried_as_strong_as_their_cost_allows(tmp_path, rule, strengths, enough):
-    objective = Silent(rule)
-    prepared = SimpleNamespace(objective=objective, inputs={})
-    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
-    tried = try_learned(job, prepared, ["learned-6"])
-    assert objective.asked == [Point("learned-6", strength) for strength in strengths]
-    assert any_useful(tried, TEXT_BOUND) == enough
-    assert try_learned(job, prepared, ["learned-6"]) == tried, "kept"
-    assert len(objective.asked) == len(strengths)
-
-
-def test_of_several_distilled_vectors_one_useful_one_is_enough(tmp_path):
-    objective = Silent(lambda point: wrote(repetition=0.3 if point.source == "learned-2" else 0.1))
-    job = SimpleNamespace(run=Run(tmp_path, {}, Quiet()))
-    tried = try_learned(job, SimpleNamespace(objective=objective, inputs={}), ["learned-2", "learned-6"])
-    assert any_useful(tried, TEXT_BOUND)
-    assert not any_useful(tried[:1], TEXT_BOUND)
-
-
-DISTILLED = {
-    **{"teacher": None, "teacher_strength": 1.0, "max_logppl_increase": 2.0, "max_windows": 1},
-    **{"controls": False, "epochs": None, "form": "gains", "methods": ["learned"], "trials": 6},
-}
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A search that gains from pairs joined."""
-
-    run: TuneRun
-    asked: list[Point]
-    """What was tried, in order."""
-    trials: list[Trial]
-    files: dict[str, bytes]
-
-
-def search_recorded(job: Job, folder: Path) -> Joined:
-    asked, try_out = [], Objective.try_out
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
-        run = tuned(job, folder, **DISTILLED)
-    return Joined(run, asked, done_trials(Done(job, run)), contents(folder))
-
-
-@pytest.fixture(scope="module")
-def joined(job, tmp_path_factory) -> Joined:
-    return search_recorded(job, tmp_path_factory.mktemp("joined") / "out")
-
-
-@pytest.mark.parametrize("silent", [True, False])
-def test_where_distilled_gains_are_not_useful_those_from_pairs_join_the_search(
-    request, job, tmp_path, monkeypatch, silent
-):
-    """From the same pairs; what was tried of the distilled ones is not tried again; the report says why.
-
-    Here they do lower nothing; the other way round they are only said to.
-    """
-    if not silent:
-        monkeypatch.setattr(tune, "any_useful", lambda *_: True)
-    made = request.getfixturevalue("joined") if silent else search_recorded(job, tmp_path / "out")
-    folder, trials, asked = made.run.folder, made.trials, list(made.asked)
-    tried = json.loads((folder / "distilled-texts.json").read_text())
-    assert [one.number for one in trials] == list(range(6))
-    assert trials[0].to_json() == tried[0] | {"number": 0}
-    assert len(asked) == len(set(asked)), "nothing twice"
-    names = {"learned-6", "learned-from-pairs"} if silent else {"learned-6"}
-    assert {trial.point.source for trial in trials} == names
-    assert (folder / "learned-from-pairs").exists() == silent
-    page = " ".join((folder / "report.html").read_text().split())
-    assert ("were also learned from the pairs only (learned-from-pairs)" in page) == silent
-    if silent:
-        distilled, alone = (read_json(folder / name / "training.json") for name in ("learned-6", "learned-from-pairs"))
-        assert distilled["pairs"] == alone["pairs"]
-        assert (distilled["objective"]["teacher_weight"], alone["objective"]["teacher_weight"]) == (1, 0)
-        assert (alone["objective"]["kl_weight"], alone["schedule"]["decay"]) == (1, "none")
-        assert alone["settings"]["epochs"] == 3
-    before = contents(folder)
-    asked.clear()
-    try_out = Objective.try_out
-    monkeypatch.setattr(Objective, "try_out", lambda self, *given: asked.append(given[0]) or try_out(self, *given))
-    more = settings_of(job, **DISTILLED | {"trials": 7})
-    assert len(join_tune(str(job.model), folder, more)) == 7
-    assert len(asked) == 1
-    tuned(job, folder, **DISTILLED)
-    assert {name for name, held in contents(folder).items() if before.get(name, held) != held} <= {
-        name for name in before if name.startswith("search/")
-    }
-    if silent:
-        shutil.rmtree(folder / "learned-from-pairs")
-        with pytest.raises(DposcopeError, match="still learning gains"):
-            join_tune(str(job.model), folder, more)
-
-
-def test_stopped_before_the_gains_from_pairs_it_goes_on_to_the_same(joined, job, tmp_path, monkeypatch):
-    learn = tune_learning.run_dpo
-
-    def stop(model, out, *given, **named):
-        if out.name == "learned-from-pairs":
-            raise KeyboardInterrupt
-        return learn(model, out, *given, **named)
-
-    cut = tmp_path / "cut"
-    with monkeypatch.context() as patch:
-        patch.setattr(tune_learning, "run_dpo", stop)
-        with pytest.raises(KeyboardInterrupt):
-            tuned(job, cut, **DISTILLED)
-    with pytest.raises(DposcopeError, match="still learning gains"):
-        join_tune(str(job.model), cut, settings_of(job, **DISTILLED))
-    resumed = done_trials(Done(job, tuned(job, cut, **DISTILLED)))
-    first, second = ([replace(one, seconds=0) for one in trials] for trials in (resumed, joined.trials))
-    assert first == second
-    assert "learned-from-pairs" in {trial.point.source for trial in first}
-    for name in ("edit.safetensors", "learned-from-pairs/edit.safetensors", "scores.json"):
-        assert (cut / name).read_bytes() == joined.files[name]
-
-
-def test_whom_gains_imitate(job, monkeypatch):
-    def teacher(**given):
-        return _teacher(str(job.model), settings_of(job, **{"teacher": None, "epochs": None, **given}))
-
-    assert teacher() == "full"  # a tiny model
-    assert teacher(quick=True) is None
-    assert teacher(quick=True, teacher="lora") == "lora"
-    assert teacher(teacher="none") is None
-    assert teacher(teacher="org/tuned") == "org/tuned"
-    few = load(str(job.model), dtype="float32", device="cpu").model.num_parameters()
-    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few)
-    assert teacher() == "full"
-    monkeypatch.setattr(tune_learning, "_FEW_WEIGHTS", few - 1)
-    assert teacher() == "lora"
-    monkeypatch.setattr(tune_learning, "size_of", lambda source: None)  # a hub id: its weights are counted
-    assert teacher() == "lora"
-
-
-def test_a_run_with_distillation_learns_by_other_defaults(job):
+def test_a_run_with_a_teacher_learns_by_other_defaults(job):
     def of(**given):
-        settings = settings_of(job, **{"teacher": None, "epochs": None, **given})
-        return settings.learned, settings.from_pairs
+        return settings_of(job, **{"teacher": None, "epochs": None, **given}).learned
 
-    assert of() == ({"learned-6": 6.0}, {"learned-from-pairs": 1.0})
-    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == ({"learned-6": 6.0}, {})
-    assert of(quick=True) == of(teacher="none") == ({"learned-1": 1.0}, {})
-    assert of(kl_weights=[0.5, 3.0]) == ({"learned-0.5": 0.5, "learned-3": 3.0}, {"learned-from-pairs": 1.0})
-    assert of(form="ablation") == of(methods=["groups"]) == ({}, {})
+    assert of() == of(quick=True) == of(teacher="none") == {"learned-2": 2.0}
+    assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == {"learned-6": 6.0}
+    assert of(kl_weights=[0.5, 3.0]) == {"learned-0.5": 0.5, "learned-3": 3.0}
+    assert of(form="ablation") == of(methods=["groups"]) == {}
+
+
+def test_harmless_texts_are_learned_from_and_measured_on(done):
+    folder = done.run.folder
+    asked = read_json(folder / "learned-2/training.json")["settings"]
+    assert (asked["kl_on"], Path(asked["harmless"]).name) == ("mixed", "pairs.harmless.jsonl")
+    texts = read_json(folder / "harmless-texts.json")["texts"]
+    prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
+    lm = load(str(done.job.model), dtype="float32", device="cpu")
+    searched = {tuple(ids) for ids in encode(lm, prompts)}
+    assert texts
+    assert {tuple(one["prompt_ids"]) for one in texts} <= searched
+    assert (
+        _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))(
+            [one["text"] for one in texts]
+        ).max()
+        < 0.5
+    )
+    trials = pl.read_parquet(folder / "trials.parquet")
+    assert trials.filter(pl.col("within_bounds"))["harmless_rise"].is_not_null().all()
+    assert trials.filter(pl.col("within_bounds"))["harmless_rise"].max() <= settings_of(done.job).max_harmless_increase
+    assert done.run.found.harmless_rise.high <= settings_of(done.job).max_harmless_increase
+
+
+def test_neutral_text_alone_can_hold_the_gains(job, tmp_path):
+    run = tuned(job, tmp_path / "out", quick=True, controls=False, kl_on="neutral")
+    asked = read_json(tmp_path / "out/learned-2/training.json")
+    assert (asked["objective"]["kl_on"], asked["settings"]["harmless"]) == ("neutral", None)
+    assert run.edit.about.get("kl_on", "neutral") == "neutral"
 
 
 @pytest.mark.parametrize(
@@ -439,6 +300,8 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
                 ({"teacher_strength": 2.0}, "--teacher-strength"),
                 ({"samples": 4}, "--samples"),
                 ({"min_gap": 0.1}, "--min-gap"),
+                ({"pairing": "extremes"}, "--pairing"),
+                ({"kl_on": "neutral"}, "--kl-on"),
                 ({"epochs": 1.0}, "--epochs"),
                 ({"micro_batch_size": 1}, "--micro-batch-size"),
             ]
@@ -480,54 +343,21 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
     folder = done.run.folder
 
     def inputs(of_second):
-        Edit.load(folder / "learned-1" / "edit").strength(of_second).save(folder / "learned-5" / "edit")
+        Edit.load(folder / "learned-2" / "edit").strength(of_second).save(folder / "learned-5" / "edit")
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
             ingredients = prepare(at_work, DirectionSpec.of(settings))
-            sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-1", "learned-5")}
+            sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-2", "learned-5")}
             return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
 
     try:
         first, second = inputs(0.5), inputs(0.7)
     finally:
         shutil.rmtree(folder / "learned-5")
-    assert set(first.inputs["sources"]) == {"learned-1", "learned-5"}
-    assert first.inputs["sources"]["learned-1"] == second.inputs["sources"]["learned-1"]
+    assert set(first.inputs["sources"]) == {"learned-2", "learned-5"}
+    assert first.inputs["sources"]["learned-2"] == second.inputs["sources"]["learned-2"]
     assert first.folder != second.folder
-
-
-def test_gains_that_join_a_search_are_as_if_they_had_been_there(done, job):
-    settings = settings_of(job)
-    lm = load(str(job.model), dtype="float32", device="cpu")
-    folder = done.run.folder
-    learned = Edit.load(folder / "learned-1" / "edit")
-    learned.strength(0.5).save(folder / "learned-5" / "edit")
-    try:
-        with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
-            data, text = _read(settings)
-            at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, DirectionSpec.of(settings))
-            scorer = load_scorer("helpers.jobs:softness")
-
-            def prepared(**edits):
-                sources = sources_of(at_work, ingredients, edits, text, settings)
-                return prepare_search(at_work, sources, ingredients, text, scorer, settings)
-
-            one, five = {"learned-1": learned}, {"learned-5": learned.strength(0.5)}
-            whole, alone = prepared(**one, **five), prepared(**one)
-            joined = with_learned(run, alone, five)
-    finally:
-        shutil.rmtree(folder / "learned-5")
-    assert joined.inputs == whole.inputs
-    assert joined.folder == whole.folder != alone.folder
-    assert list(joined.objective.family.sources) == list(whole.objective.family.sources)
-    assert len(alone.objective.family.sources) > 1, "others stay behind"
-    point = Point("learned-5", 1.0)
-    assert torch.equal(
-        joined.objective.family.edit(point).gains.values, whole.objective.family.edit(point).gains.values
-    )
-    assert joined.objective.neutral is alone.objective.neutral, "not read again"
 
 
 def test_the_card_says_how_the_edit_was_made(done):
@@ -626,6 +456,6 @@ def test_nothing_to_join_is_said(job, done, tmp_path):
     shutil.copy(done.run.folder / "run.json", learning)
     with pytest.raises(DposcopeError, match="still learning gains"):
         join_tune(str(job.model), learning, settings)
-    shutil.copytree(done.run.folder / "learned-1", learning / "learned-1")
+    shutil.copytree(done.run.folder / "learned-2", learning / "learned-2")
     with pytest.raises(DposcopeError, match="nothing to join in"):
         join_tune(str(job.model), learning, settings)
