@@ -125,7 +125,7 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         default=None,
         description="Other prompts, which only the last step reads: results are measured on all of them. Of --prompts, "
         "the second half is then to learn from, and the first half to choose on, where a command chooses; prompts that "
-        "stand here, too, are left out there. Same format and column as --prompts.",
+        "stand here, too, are left out there. Same format and column as --prompts. Default: a part of --prompts.",
     )
     prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="prompt", description="Column of the prompts."

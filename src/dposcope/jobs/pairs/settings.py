@@ -125,7 +125,7 @@ class PairsSettings(MachineSettings, DirectionSettings):
     report_prompts: Annotated[str | None, Parameter(group=_SAMPLE)] = Field(
         default=None,
         description="The prompts that you will measure on, if they are in a file of their own: those that stand in "
-        "--prompts, too, are left out.",
+        "--prompts, too, are left out. Default: none.",
     )
     rank_by: Annotated[Literal["scorer", "direction"], Parameter(group=_SAMPLE)] = Field(
         default="scorer",

@@ -28,7 +28,7 @@ class ReproduceSettings(Settings):
     report_prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Other prompts, which only the last step of each explanation reads: everything is measured on all "
-        "of them. Prompts of --prompts that stand here, too, are left out there.",
+        "of them. Prompts of --prompts that stand here, too, are left out there. Default: a part of --prompts.",
     )
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Labelled comments, for the direction and the judge. Default: built-in."
