@@ -1,4 +1,4 @@
-"""The two protocols: what the paper's text says, and what its published code does."""
+"""The two protocols (what the paper's text says, and what its published code does), and the ways to split prompts."""
 
 from typing import Literal
 
@@ -6,6 +6,9 @@ from dposcope.errors import DposcopeError
 
 Protocol = Literal["strict", "reference"]
 """`strict`: as the text says, measured correctly. `reference`: as the published code does."""
+
+Split = Literal["halves", "three-way", "same"]
+"""How prompts are split; see `split_prompts`."""
 
 
 def check_protocol(protocol: str) -> None:

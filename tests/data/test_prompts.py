@@ -1,8 +1,9 @@
 import json
+import random
 
 import pytest
 
-from dposcope.data.prompts import load_prompts, split_prompts
+from dposcope.data.prompts import PromptSplit, load_prompts, load_split, split_prompts
 from dposcope.errors import DposcopeError
 
 
@@ -58,6 +59,81 @@ def test_too_few_prompts_are_refused():
         split_prompts(["a", "b", "c"])
     with pytest.raises(DposcopeError, match="only repeats the first; give more distinct prompts"):
         split_prompts(["a", "b", "a", "b"])
+
+
+def test_a_single_file_is_split_three_ways():
+    """The half to report on is that of halves, so a later command that splits in halves reports on no other prompts."""
+    prompts = [f"prompt {i}" for i in range(1, 401)]
+    split = split_prompts(prompts, "three-way")
+    assert split.report == split_prompts(prompts).report
+    assert split.choose == tuple(prompts[200:300])
+    assert split.learn == tuple(prompts[300:])
+
+
+def test_halves_choose_on_what_they_learn_from():
+    split = split_prompts(["a", "b", "c", "d"])
+    assert split == PromptSplit(("a", "b"), ("c", "d"), ("c", "d"))
+
+
+def test_same_uses_all_prompts_for_everything():
+    every = ("a", "b", "a")
+    assert split_prompts(every, "same") == PromptSplit(every, every, every)
+
+
+@pytest.mark.parametrize("how", ["halves", "three-way"])
+def test_with_prompts_to_report_on_all_others_choose_and_learn(how):
+    """Of the development prompts, rows 1-200 to choose on and rows 201-400 to learn from."""
+    prompts = [f"prompt {i}" for i in range(1, 401)]
+    split = split_prompts(prompts, how, report=["x", "y", "x"])
+    assert split == PromptSplit(("x", "y", "x"), tuple(prompts[:200]), tuple(prompts[200:]))
+
+
+def test_what_is_reported_on_is_never_learned_from_or_chosen_on():
+    prompts = ["a", "b", "c", "d", "e", "c", "b", "x"]
+    split = split_prompts(prompts, report=["b", "x", "d"])
+    assert split == PromptSplit(("b", "x", "d"), ("a", "c"), ("e",), left_out=4)
+    split = split_prompts(prompts, "same", report=["b", "x", "d"])
+    assert split == PromptSplit(("b", "x", "d"), *(("a", "c", "e", "c"),) * 2, left_out=4)
+
+
+@pytest.mark.parametrize("how", ["halves", "three-way", "same"])
+@pytest.mark.parametrize("own", [True, False])
+def test_parts_of_other_rows_share_no_text(how, own):
+    """Random lists with many repetitions, as the texts of web pages have."""
+    draw = random.Random(0)
+    split = None
+    for _ in range(200):
+        prompts = draw.choices("abcdefghijklmnop", k=draw.randint(4, 14))
+        report = draw.choices("abcdefghijklmnop", k=3) if own else None
+        try:
+            split = split_prompts(prompts, how, report=report)
+        except DposcopeError:
+            continue
+        if how != "same" or own:
+            assert not set(split.report) & {*split.choose, *split.learn}
+        if how == "three-way" or (own and how == "halves"):
+            assert not set(split.choose) & set(split.learn)
+        assert {*split.report, *split.choose, *split.learn} == {*prompts, *(report or [])}
+    assert split is not None
+
+
+def test_parts_that_would_be_empty_are_refused():
+    with pytest.raises(DposcopeError, match="1 prompt to report on is too few; give at least 2"):
+        split_prompts(["a", "b", "c", "d"], report=["x"])
+    with pytest.raises(DposcopeError, match="leave no others to choose on or to learn from; give more distinct"):
+        split_prompts(["a", "b", "c", "d"], report=["a", "b", "x"])
+    with pytest.raises(DposcopeError, match="too few other texts to choose on some and learn from the rest"):
+        split_prompts(["a", "b", "c", "b"], "three-way")
+    with pytest.raises(DposcopeError, match="how 'thirds' is unknown; choose from halves, three-way, same"):
+        split_prompts(["a", "b", "c", "d"], "thirds")
+
+
+def test_a_limit_is_of_the_first_source_alone(tmp_path):
+    for name, texts in (("dev", "abcdefgh"), ("report", "stuvwxyz")):
+        (tmp_path / f"{name}.csv").write_text("start\n" + "\n".join(texts) + "\n", "utf-8")
+    split = load_split(tmp_path / "dev.csv", report=tmp_path / "report.csv", column="start", limit=4)
+    assert split == PromptSplit(tuple("stuvwxyz"), ("a", "b"), ("c", "d"))
+    assert load_split(tmp_path / "dev.csv", column="start", limit=4).report == ("a", "b")
 
 
 def test_the_built_in_prompts_are_enough():

@@ -42,9 +42,10 @@ _PORTABLE = {
 }
 _NO_RESULTS = {"stages", "model", "checkpoints"}
 """Folders with clocks, and with weights that other files tell."""
-_NO_RESULT = {"run.json", "manifest.json", "plan.json", "tables.json"}
-"""Clocks and paths; and tables whose numbers the Parquet files beside hold."""
-_NOT_COMPARED = ("seconds", "format_version", "bytes")
+_NO_RESULT = {"run.json", "plan.json", "tables.json", "learn-prompts.jsonl"}
+"""Clocks and paths; tables whose numbers the Parquet files beside hold; and prompts, which are no results."""
+_NOT_COMPARED = ("seconds", "format_version", "bytes", "report_prompts")
+"""Clocks and sizes; and a setting that the record does not have, in files that repeat all settings."""
 _TEXTS = {"continuation", "prompt", "prompt_text", "unsuffixed_prompt", "preferred", "dispreferred", "condition"}
 
 
@@ -72,7 +73,7 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Artefact]:
     # What was learned from, and every bound, as when the numbers were recorded.
     learned = ["--pairing", "extremes", "--kl-on", "neutral", "--kl-weights", "1"]
     unbounded = ["--max-harmless-increase", "1000", "--max-phrase-rise", "1"]
-    searched = ["--trials", "12", "--max-logppl-increase", "0.5", *small, *learned, *unbounded]
+    searched = ["--split", "halves", "--trials", "12", "--max-logppl-increase", "0.5", *small, *learned, *unbounded]
     shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
     commands = {
         "edit": ["edit", "job/model", *flags(job)],

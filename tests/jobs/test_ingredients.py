@@ -41,7 +41,7 @@ def test_what_is_learned_and_what_is_reported_share_nothing(job):
     data = read_data(settings(job))
     prompts = [json.loads(line)["prompt"] for line in job.prompts.read_text().splitlines()]
     assert list(data.report.prompts) == prompts[:12]
-    assert list(data.learn) == prompts[12:]
+    assert list(data.learn) == list(data.choose) == prompts[12:]
     pairs = rows(job)
     direction = list(zip(data.direction_comments.texts, data.direction_comments.labels.tolist(), strict=True))
     assert direction == pairs[:60]
@@ -74,7 +74,7 @@ def test_columns_and_labels_are_chosen(job, tmp_path):
     assert (read_comments(chosen).labels == read_comments(settings(job)).labels).all()
 
 
-@pytest.mark.parametrize("part", ["learn_prompts", "direction_comments", "judge_comments"])
+@pytest.mark.parametrize("part", ["learn_prompts", "choose_prompts", "direction_comments", "judge_comments"])
 def test_each_digest_sees_its_part_alone(job, part):
     from dataclasses import replace
 
@@ -83,6 +83,7 @@ def test_each_digest_sees_its_part_alone(job, part):
     data = read_data(settings(job))
     changed = {
         "learn_prompts": lambda: replace(data, learn=("x", *data.learn[1:])),
+        "choose_prompts": lambda: replace(data, choose=("x", *data.choose[1:])),
         "direction_comments": lambda: replace(
             data, direction_comments=Comments(data.direction_comments.texts, ~data.direction_comments.labels)
         ),

@@ -26,11 +26,11 @@ def tune(
 
     dposcope tune MODEL --negative-control shuffled-scores … --out DIR              a negative control
 
-    The model continues the second half of the prompts several times, a scorer ranks the continuations, and one gain per
-    MLP neuron is learned from these pairs, with KL on neutral text. Optuna then searches over these gains, the paper's
-    groups, least squares, their strength and depth, and an ablation. The best edit within the bound is measured once on
-    the first half of the prompts, which is held out. No preference data is needed. After an interruption, the same
-    command continues. It needs pip install 'dposcope[tune]'.
+    The model continues some of the prompts several times, a scorer ranks the continuations, and one gain per MLP neuron
+    is learned from these pairs, with KL on neutral text. Optuna then searches over these gains, the paper's groups,
+    least squares, their strength and depth, and an ablation, on other prompts. The best edit within the bound is
+    measured once, on prompts that no step before has read (--report-prompts, or the first half of --prompts). No
+    preference data is needed. After an interruption, the same command continues. It needs pip install 'dposcope[tune]'.
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, trials.parquet, scores.json and report.html.
 

@@ -11,7 +11,7 @@ from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
 from dposcope.data.concept import Concept
 from dposcope.data.corpus import load_neutral, load_passages
-from dposcope.data.prompts import PromptSplit, load_prompts, split_prompts
+from dposcope.data.prompts import load_split
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features
 from dposcope.directions.means import mean_difference
@@ -21,7 +21,8 @@ from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
-from dposcope.jobs.run import Run
+from dposcope.jobs.prompts_read import PromptSet
+from dposcope.jobs.run import Reporter, Run
 from dposcope.jobs.settings import CommentSettings, LoadSettings, MeasureSettings
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -46,6 +47,7 @@ class Job:
     @classmethod
     def begin(cls, run: Run, model: str, data: "Data", settings: LoadSettings) -> "Job":
         """Load the model."""
+        data.tell(run.reporter)
         run.reporter.stage(f"Loading {model}")
         return cls(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
 
@@ -60,12 +62,17 @@ class Data:
     """Everything read from files, before any model runs, so that bad input is told at once."""
 
     learn: tuple[str, ...]
-    """Prompts to sample, search and average on."""
+    """Prompts to sample pairs on and to average over."""
+    choose: tuple[str, ...]
+    """Prompts to search and to choose on; the same as `learn` where the settings ask for no others."""
     direction_comments: Comments
     judge_texts: tuple[str, ...]
     judge_labels: tuple[bool, ...]
     report: Materials
-    """What every reported number is measured on, held-out prompts among it, and how; the judge is trained later."""
+    """What every reported number is measured on, prompts among it, and how; the judge is trained later. Only the last
+    step of a job reads these prompts, its measuring."""
+    left_out: int = 0
+    """Prompts of `--prompts` that are in neither of the above, because they are among `--report-prompts`."""
 
     def reporting_on(self, neutral: str) -> "Data":
         """The same with other neutral text for the report."""
@@ -76,9 +83,29 @@ class Data:
         """What stages depend on."""
         return {
             "learn_prompts": text_digest(*self.learn),
+            "choose_prompts": text_digest(*self.choose),
             "direction_comments": _comments_digest(self.direction_comments),
             "judge_comments": text_digest(*self.judge_texts, *map(str, self.judge_labels)),
         }
+
+    def read_prompts(self, *, chooses: bool) -> dict[str, PromptSet]:
+        """Purpose → prompts, for `run.json`.
+
+        Args:
+            chooses: whether the job chooses anything on prompts.
+        """
+        sets = {"learn": PromptSet(len(self.learn), self.digests["learn_prompts"])}
+        if chooses:
+            sets["choose"] = PromptSet(len(self.choose), self.digests["choose_prompts"])
+        return sets | {"report": PromptSet(len(self.report.prompts), self.report.digests["prompts"])}
+
+    def tell(self, reporter: Reporter) -> None:
+        """Say how many prompts are left out, if any are."""
+        if self.left_out:
+            reporter.note(
+                f"{plural(self.left_out, 'prompt')} of --prompts left out: --report-prompts has the same text, and "
+                "nothing is learned from it or chosen on it"
+            )
 
 
 def _comments_digest(comments: Comments) -> str:
@@ -114,8 +141,13 @@ def read_data(settings: MeasureSettings) -> Data:
                 f"the judge is left {plural(count, f'{name} comment')} and needs at least {SMALLEST_CLASS} of each "
                 "class: add comments, or further files with --judge-comments"
             )
-    prompts = load_prompts(settings.prompts, column=settings.prompt_column, limit=settings.limit)
-    split = split_prompts(prompts) if settings.split == "halves" else PromptSplit(tuple(prompts), tuple(prompts))
+    split = load_split(
+        settings.prompts,
+        settings.split,
+        report=settings.report_prompts,
+        column=settings.prompt_column,
+        limit=settings.limit,
+    )
     report = Materials(
         prompts=split.report,
         passages=load_passages(
@@ -133,10 +165,12 @@ def read_data(settings: MeasureSettings) -> Data:
     )
     return Data(
         learn=split.learn,
+        choose=split.choose,
         direction_comments=parts.direction,
         judge_texts=tuple(text for part in judges for text in part.texts),
         judge_labels=tuple(bool(label) for part in judges for label in part.labels),
         report=report,
+        left_out=split.left_out,
     )
 
 

@@ -102,6 +102,8 @@ class Record:
     """What it left, by names within the run's folder."""
     seconds: float
     """How long that took: the only clock in a run."""
+    prompts: tuple[str, ...] = ()
+    """Digests of the sets of prompts that it depends on; see `prompts_among`."""
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
@@ -115,13 +117,21 @@ class Record:
         found = read_json(path)
         try:
             files = {name: FileMark(**mark) for name, mark in found["files"].items()}
-            return cls(found["inputs"], found["revision"], found["versions"], files, found["seconds"])
+            return cls(
+                found["inputs"],
+                found["revision"],
+                found["versions"],
+                files,
+                found["seconds"],
+                tuple(found.get("prompts", ())),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise DposcopeError(f"{path} is no record of a stage; delete it and run again") from error
 
     def to_json(self) -> dict[str, Any]:
-        """What `read` reads."""
-        return asdict(self) | {"files": {name: mark_json(mark) for name, mark in self.files.items()}}
+        """What `read` reads; `prompts` only where the stage depends on any."""
+        told = asdict(self) | {"files": {name: mark_json(mark) for name, mark in self.files.items()}}
+        return {name: value for name, value in told.items() if name != "prompts" or value}
 
     def fault(self, folder: Path, *, inputs: str, revision: int, files: Sequence[Path]) -> str | None:
         """Why the stage must be made again; None: what it left is what these inputs give.

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,6 +21,7 @@ from dposcope.artefacts import library_versions, read_json, text_digest, value_f
 from dposcope.errors import DposcopeError
 from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
 from dposcope.jobs.named_files import code_digest, named_files
+from dposcope.jobs.prompts_read import PromptSet, prompts_among, prompts_told
 from dposcope.jobs.record import OTHER_INPUTS, FileMark, Record, marks
 
 __all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
@@ -98,12 +99,19 @@ class Run:
     """A folder that holds one run. Open it with `open_run`."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], reporter: Reporter, policy: RunPolicy = RunPolicy()
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        reporter: Reporter,
+        policy: RunPolicy = RunPolicy(),
+        *,
+        prompts: Mapping[str, PromptSet] | None = None,
     ) -> None:
         """See `open_run`."""
         self.folder = folder
         self.settings = settings
         self.reporter = reporter
+        self.prompts = dict(prompts or {})
         self.joined = policy.join
         self._borrow = policy.borrow
 
@@ -156,7 +164,8 @@ class Run:
         start = time.monotonic()
         make()
         seconds = round(time.monotonic() - start, 2)
-        self._enter(name, Record(key, revision, library_versions(), marks(self.folder, files), seconds))
+        read = prompts_among(inputs, self.prompts)
+        self._enter(name, Record(key, revision, library_versions(), marks(self.folder, files), seconds, read))
         return load()
 
     def value(
@@ -225,7 +234,7 @@ class Run:
         """The files of a stage were scratch and are about to go: its record keeps nothing but the time that it took."""
         found = Record.read(self._record(name))
         if found is not None:
-            write_json(self._record(name), Record("", found.revision, found.versions, {}, found.seconds).to_json())
+            write_json(self._record(name), replace(found, inputs="", files={}).to_json())
 
     def seconds(self) -> dict[str, float]:
         """How long each stage took when it was made."""
@@ -256,7 +265,7 @@ class Run:
         copied = {file: FileMark.of(self.folder / file) for file in told.files}
         if any(copied[file].sha256 != mark.sha256 for file, mark in told.files.items()):
             return False
-        self._enter(name, Record(told.inputs, told.revision, told.versions, copied, told.seconds))
+        self._enter(name, replace(told, files=copied))
         return True
 
 
@@ -298,6 +307,7 @@ def open_run(
     settings: Mapping[str, Any],
     *,
     free: Mapping[str, Any] | None = None,
+    prompts: Mapping[str, PromptSet] | None = None,
     reporter: Reporter | None = None,
     policy: RunPolicy = RunPolicy(),
 ) -> Generator[Run]:
@@ -308,6 +318,7 @@ def open_run(
         command: `edit`, `evaluate`, …
         settings: what decides the results and may be no other in one folder, JSON-able.
         free: further settings, with other ones of which the run may be started again.
+        prompts: purpose → prompts that the run reads, for `run.json` to count.
         reporter: told of stages and steps.
         policy: what to do about what is there already.
 
@@ -349,23 +360,25 @@ def open_run(
         _tell_versions(folder)  # a process may have been killed between a record and this
         read = named_files({**wanted, **others})
         try:
-            yield Run(folder, settings, reporter or Quiet(), policy)
+            yield Run(folder, settings, reporter or Quiet(), policy, prompts=prompts)
         except DposcopeError:
             if made:
                 _forget(folder)
             raise
-        _finish(folder, read)
+        _finish(folder, read, prompts or {})
     finally:
         lock.release()
 
 
-def _finish(folder: Path, read: Mapping[str, str]) -> None:
-    """`run.json` says that the run is finished, and what it left."""
+def _finish(folder: Path, read: Mapping[str, str], prompts: Mapping[str, PromptSet]) -> None:
+    """`run.json` says that the run is finished, what it left, and what read its prompts."""
     if not (folder / ABOUT).exists():  # somebody removed the folder meanwhile
         return
-    recorded = {file for record in _records(folder).values() for file in record.files}
+    records = _records(folder)
+    recorded = {file for record in records.values() for file in record.files}
     end = Finished.of(folder, own_files(folder, but=recorded), read=read, code=code_digest())
-    write_json(folder / ABOUT, {**read_json(folder / ABOUT), "finished": end.to_json()})
+    counted = {"prompts": prompts_told(prompts, records)} if prompts else {}
+    write_json(folder / ABOUT, {**read_json(folder / ABOUT), **counted, "finished": end.to_json()})
 
 
 def check_folder(folder: Path, command: str) -> None:

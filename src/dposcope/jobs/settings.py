@@ -7,6 +7,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dposcope.data.concept import Concept
+from dposcope.protocols import Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
@@ -117,8 +118,14 @@ class MeasureSettings(MachineSettings, DirectionSettings):
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Prompts whose continuations often have the concept: JSONL, CSV, TXT … Results are measured on "
-        "the first half; means are computed on the second. Default: built-in, mild ones.",
+        description="Prompts whose continuations often have the concept: JSONL, CSV, TXT … Without --report-prompts, "
+        "results are measured on the first half; means are computed on the second. Default: built-in, mild ones.",
+    )
+    report_prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Other prompts, which only the last step reads: results are measured on all of them. Of --prompts, "
+        "the second half is then to learn from, and the first half to choose on, where a command chooses; prompts that "
+        "stand here, too, are left out there. Same format and column as --prompts. Default: a part of --prompts.",
     )
     prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="prompt", description="Column of the prompts."
@@ -126,12 +133,14 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
         default=None,
         ge=4,
-        description="Use only the first so many prompts, before the split into halves. Default: all.",
+        description="Use only the first so many of --prompts, before they are split. Default: all.",
     )
-    split: Annotated[Literal["halves", "same"], Parameter(group=_DATA)] = Field(
+    split: Annotated[Split, Parameter(group=_DATA)] = Field(
         default="halves",
-        description="halves: measure on the first half of the prompts, learn from the second; same: use all prompts "
-        "for both, as the paper does.",
+        description="Of --prompts, without --report-prompts: halves: measure on the first half, learn from the second; "
+        "three-way: measure on the first half, choose on the third quarter, learn from the fourth; same: use all "
+        "prompts for everything, as the paper does. With --report-prompts only same changes anything: choose on and "
+        "learn from all of --prompts.",
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."

@@ -28,7 +28,7 @@ def write_checkpoint(
         lm: the model; not changed.
         edit: the edit to fold.
         folder: the new folder; an existing one is replaced.
-        scores: held-out scores for the card; None: the card has none.
+        scores: of the edit and its conditions, for the card; None: the card has none.
         figure: a PNG of the search, shown in the card and copied into the folder.
 
     Raises:

@@ -100,6 +100,11 @@ def test_steered_pairs_have_no_scores_to_shuffle(job):
         PairsSettings(**settings_of(job, "pplm", shuffled=True))
 
 
+def test_steered_pairs_take_no_prompts_of_a_file(job):
+    with pytest.raises(ValidationError, match="--report-prompts is for --method sample"):
+        PairsSettings(**settings_of(job, "pplm", report_prompts=str(job.prompts)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_file_and_its_facts_and_nothing_else(finished, job, method):
     folder, made = finished[method]

@@ -75,6 +75,17 @@ def test_more_of_anything_takes_longer():
     assert usual["explain-sampled-reference"].seconds < usual["explain-sampled-strict"].seconds
 
 
+def test_prompts_to_report_on_are_counted_in_their_file(tmp_path):
+    many, few = (tmp_path / name for name in ("many.txt", "few.txt"))
+    many.write_text("one\n" * 399)
+    few.write_text("one\n" * 20)
+    plain, more, less = (
+        estimates("cpu-gemma-3-270m", **given)["explain-sampled-strict"].seconds
+        for given in ({}, {"report_prompts": str(many)}, {"report_prompts": str(few)})
+    )
+    assert less < plain < more
+
+
 def test_a_model_of_unknown_size_has_no_estimate():
     steps = plan_reproduction(["some/model"], Path("nowhere"), load_preset("cpu-gemma-3-270m"), ReproduceSettings())
     found = estimate_plan(steps, MACHINE)

@@ -13,9 +13,10 @@ from dposcope.jobs.reproduce.settings import ReproduceSettings
 @pytest.fixture
 def files(tmp_path):
     """Data files that differ."""
-    for name in ("prompts", "comments", "text", "neutral", "passages"):
+    names = ("prompts", "report_prompts", "comments", "text", "neutral", "passages")
+    for name in names:
         (tmp_path / f"{name}.txt").write_text(name)
-    return {name: str(tmp_path / f"{name}.txt") for name in ("prompts", "comments", "text", "neutral", "passages")}
+    return {name: str(tmp_path / f"{name}.txt") for name in names}
 
 
 def steps_of(tmp_path, preset="cpu-gemma-3-270m", **given):
@@ -40,17 +41,16 @@ def test_every_file_goes_where_it_belongs(tmp_path, files):
     sampled, pplm = steps["pairs-sampled"].settings, steps["pairs-pplm"].settings
     assert (sampled.prompts, sampled.text, sampled.comments) == (files["prompts"], None, None)
     assert (pplm.prompts, pplm.text, pplm.comments) == (None, files["text"], files["comments"])
+    # What is measured on is named to whatever reads prompts, which leaves it out.
+    assert (sampled.report_prompts, pplm.report_prompts) == (files["report_prompts"], None)
     for study in ("sampled", "pplm"):
         dpo = steps[f"dpo-{study}"].settings
         assert dpo.pairs == str(tmp_path / f"out/{study}/pairs/pairs.jsonl")
         # The KL is on the text to learn from, never on the one that log-perplexity is measured on.
         assert dpo.neutral == files["text"]
         explained = steps[f"explain-{study}-strict"].settings
-        assert (explained.neutral, explained.prompts, explained.passages) == (
-            files["neutral"],
-            files["prompts"],
-            files["passages"],
-        )
+        for name in ("neutral", "prompts", "report_prompts", "passages"):
+            assert getattr(explained, name) == files[name]
 
 
 def test_studies_of_the_same_pairs_make_them_once(tmp_path):

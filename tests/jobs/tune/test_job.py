@@ -45,7 +45,9 @@ class Done:
 
 
 def settings_of(job: Job, **others) -> TuneSettings:
-    small = {"search_windows": 4, "second_scorer": True, "max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
+    """Small; the twelve prompts of the second half are learned from and chosen on, as a quarter of them is too few."""
+    small = {"search_windows": 4, "second_scorer": True, "split": "halves"}
+    small |= {"max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
     if not others.get("quick"):
         small |= {"trials": TRIALS}
     if others.get("form") != "ablation" and "learned" in others.get("methods", ["learned"]):
@@ -104,18 +106,18 @@ def test_the_strength_keeps_within_the_bound_and_uses_it(done):
     assert all(step.increase.high > 0.5 for step in search.steps if step.strength > search.chosen)
 
 
-def test_the_report_is_measured_on_prompts_and_text_that_nothing_had_read(done):
+def test_the_report_is_measured_on_other_prompts_and_text_than_those_that_chose(done):
     prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
-    reported, searched = prompts[: PROMPTS // 2], prompts[PROMPTS // 2 :]
+    reported, others = prompts[: PROMPTS // 2], prompts[PROMPTS // 2 :]
     lm = load(str(done.job.model), dtype="float32", device="cpu")
     with done.run.edit.on(lm):
-        seen = np.mean(softness([one.text for one in generate(lm, searched)]))
-        unseen = np.mean(softness([one.text for one in generate(lm, reported)]))
-    assert done.run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(unseen)
-    pairs = [json.loads(line)["prompt_text"] for line in (done.run.folder / "pairs.jsonl").read_text().splitlines()]
-    assert set(pairs) <= set(searched)
-    assert not set(pairs) & set(reported)
-    assert seen != unseen
+        found = np.mean(softness([one.text for one in generate(lm, reported)]))
+        texts = [one.text for one in generate(lm, others)]
+    assert done.run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(found)
+    searched = _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))(texts).mean()
+    assert done.run.found.written.concept == pytest.approx(searched)
+    pairs = {json.loads(line)["prompt_text"] for line in (done.run.folder / "pairs.jsonl").read_text().splitlines()}
+    assert pairs <= set(others)
     learned = [json.loads(line)["text"] for line in (done.run.folder / "neutral.jsonl").read_text().splitlines()]
     whole = done.job.neutral.read_text().removesuffix("\n").split("\n")
     assert whole[: len(learned)] == learned
@@ -277,7 +279,7 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"split": "same"}, "held-out"),
+        ({"split": "same"}, "that it did not choose on; leave --split same out, or give --report-prompts"),
         ({"protocol": "reference"}, "strict"),
         ({"quick": True, "form": "ablation"}, "leave one of them out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
@@ -326,7 +328,7 @@ def test_who_has_little_memory_has_a_lever_in_every_part(job, tmp_path, monkeypa
     monkeypatch.setattr(tune_learning.Edit, "load", lambda _: None)
     settings = settings_of(job, batch_size=5, micro_batch_size=3, teacher="full", teacher_strength=1.0)
     with open_run(tmp_path / "out", "tune", _described(str(job.model), settings)) as run:
-        learn_gains(str(job.model), run, "text", settings)
+        learn_gains(str(job.model), run, ["a prompt"], "text", settings)
     assert asked["pairs"].batch_size == 5
     assert {name: asked[name].micro_batch_size for name in ("teacher", "learned-6")} == {"teacher": 3, "learned-6": 3}
 

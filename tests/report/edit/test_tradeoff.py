@@ -85,7 +85,7 @@ def test_every_trial_that_wrote_has_its_interval():
 def test_held_out_has_both_intervals_and_another_mark():
     axes = drawn().axes[0]
     labels = [line.get_label() for line in axes.lines]
-    assert "chosen, on unseen prompts and text" in labels
+    assert "chosen, on reported prompts and text" in labels
     assert any(list(line.get_xdata()) == [0.04, 0.06] for line in axes.lines)
     assert any(list(line.get_ydata()) == [0.05, 0.11] for line in axes.lines)
 

@@ -48,7 +48,9 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     data = read_data(settings)
-    with open_run(out, "edit", {"model": model, **settings.model_dump(mode="json")}, reporter=reporter) as run:
+    described = {"model": model, **settings.model_dump(mode="json")}
+    read = data.read_prompts(chooses=False)
+    with open_run(out, "edit", described, prompts=read, reporter=reporter) as run:
         job = Job.begin(run, model, data, settings)
         ingredients = prepare(job, DirectionSpec.of(settings))
         judge = prepare_judge(job, settings.seed)

@@ -43,7 +43,8 @@ def run_evaluate(
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
     free = settings.model_dump(mode="json", include={"condition"})
-    with open_run(out, "evaluate", described, free=free, reporter=reporter, policy=policy) as run:
+    read = data.read_prompts(chooses=False)
+    with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
         job = Job.begin(run, model, data, settings)
         judge = prepare_judge(job, settings.seed)
         materials = replace(data.report, judge=judge, spread_windows=settings.spread_windows)

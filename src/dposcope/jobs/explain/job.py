@@ -95,10 +95,14 @@ def run_explain(
     data = read_data(settings)
     judge = _token_judge(settings, data, reporter)
     of_run = described(base, tuned, settings, raw=raw)
+    read = data.read_prompts(chooses=False)
     with (
-        open_run(out, "explain", of_run.settings, free=of_run.free, reporter=reporter, policy=policy) as run,
+        open_run(
+            out, "explain", of_run.settings, free=of_run.free, prompts=read, reporter=reporter, policy=policy
+        ) as run,
         ExitStack() as beside,
     ):
+        data.tell(reporter)
         reporter.stage(f"Loading {base}")
         lm = load_native(base, dtype=settings.dtype, device=settings.device)
         reporter.stage(f"Loading {tuned}")

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from dposcope.artefacts import text_digest, value_digest
 from dposcope.data.comments import Comments, direction_and_judge
 from dposcope.data.corpus import load_neutral
-from dposcope.data.prompts import load_prompts, split_prompts
+from dposcope.data.prompts import load_split
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.direction_scorer import direction_scorer
@@ -28,7 +28,9 @@ PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
 
 
-_ELSEWHERE: Final = {"prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"}
+_ELSEWHERE: Final = {
+    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
+}
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
 
@@ -53,8 +55,9 @@ class Source:
             DposcopeError: a file is missing, damaged or lacks a column.
         """
         if settings.method == "sample":
-            prompts = load_prompts(settings.prompts, column=settings.prompt_column)
-            used = tuple(prompts) if settings.use == "all" else split_prompts(prompts).learn
+            how = "same" if settings.use == "all" else "halves"
+            split = load_split(settings.prompts, how, report=settings.report_prompts, column=settings.prompt_column)
+            used = split.learn
             if settings.rank_by == "direction":
                 return cls(used, *cls._for_direction(settings))
             # The judge of every measure reads the second half.

@@ -119,8 +119,13 @@ class PairsSettings(MachineSettings, DirectionSettings):
     )
     use: Annotated[Literal["learn", "all"], Parameter(group=_SAMPLE)] = Field(
         default="learn",
-        description="learn: only the second half of the prompts, because the other commands measure on the first; "
-        "all: all prompts, if you measure on others.",
+        description="learn: only the second half of the prompts, because the other commands measure or choose on the "
+        "first; all: all prompts, if you measure on others.",
+    )
+    report_prompts: Annotated[str | None, Parameter(group=_SAMPLE)] = Field(
+        default=None,
+        description="The prompts that you will measure on, if they are in a file of their own: those that stand in "
+        "--prompts, too, are left out. Default: none.",
     )
     rank_by: Annotated[Literal["scorer", "direction"], Parameter(group=_SAMPLE)] = Field(
         default="scorer",
@@ -188,6 +193,8 @@ class PairsSettings(MachineSettings, DirectionSettings):
             raise ValueError("--shuffled is for --method sample, as pplm makes pairs without scores; leave it out")
         if self.method == "pplm" and self.prompts is not None:
             raise ValueError("--prompts is for --method sample; with --method pplm give --text")
+        if self.method == "pplm" and self.report_prompts is not None:
+            raise ValueError("--report-prompts is for --method sample, as pplm has no --prompts; leave it out")
         if self.method == "pplm" and self.rank_by == "direction":
             raise ValueError("--rank-by is for --method sample, as pplm makes pairs without a ranking; leave it out")
         return self

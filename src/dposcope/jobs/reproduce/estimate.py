@@ -16,6 +16,8 @@ from typing import Any
 import polars as pl
 import torch
 
+from dposcope.data.hub import is_hub_spec
+from dposcope.data.prompts import load_prompts
 from dposcope.errors import plural
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.conditions import FORMS, RANKINGS
@@ -236,13 +238,24 @@ def _dpo(settings: DpoSettings, size: ModelSize, pairs: int, weights: float) -> 
 
 
 def _explain(settings: ExplainSettings, size: ModelSize) -> float:
-    prompts = (settings.limit or 2 * BUILT_IN) / (2 if settings.split == "halves" else 1)
+    prompts = settings.limit or 2 * BUILT_IN
+    share = {"halves": 0.5, "three-way": 0.25, "same": 1.0}[settings.split]
     rows = measured_rows(settings)
     passages = settings.max_passages or 2000
     windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
-    row = _written(size, prompts, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
-    means = 2 * 2 * _written(size, prompts, PROMPT_TOKENS)
+    row = (
+        _written(size, _reported(settings, prompts), PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
+    )
+    means = 2 * 2 * _written(size, share * prompts, PROMPT_TOKENS)
     return rows * row + means + _comments(settings, size)
+
+
+def _reported(settings: ExplainSettings, prompts: int) -> float:
+    """About how many prompts are reported on, of `prompts`, or of a file of their own; planning downloads nothing."""
+    own = settings.report_prompts
+    if own is None or is_hub_spec(own):
+        return prompts if settings.split == "same" else prompts / 2
+    return len(load_prompts(own, column=settings.prompt_column))
 
 
 def measured_rows(settings: ExplainSettings) -> int:

@@ -203,7 +203,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     for study in preset.study:
         place = folder / study.name
         # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
-        others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts",)
+        others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts", "report_prompts")
         of_pairs = {name: value for name, value in data.items() if name not in others}
         made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
         # A study that asks for the same pairs as an earlier one reads those.

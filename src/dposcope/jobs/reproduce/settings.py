@@ -23,7 +23,12 @@ class ReproduceSettings(Settings):
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Prompts whose continuations often have the concept. Pairs are sampled on the second half, and "
-        "everything is measured on the first. Default: built-in, mild ones.",
+        "without --report-prompts everything is measured on the first. Default: built-in, mild ones.",
+    )
+    report_prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Other prompts, which only the last step of each explanation reads: everything is measured on all "
+        "of them. Prompts of --prompts that stand here, too, are left out there. Default: a part of --prompts.",
     )
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Labelled comments, for the direction and the judge. Default: built-in."

@@ -92,6 +92,7 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "sources": learned_digests(run, objective.family.sources),
             "direction": value_digest(direction_stem(run, settings.negative_control)),
             "text": text_digest(learn_text),
+            "prompts": job.data.digests["choose_prompts"],
             "windows": _WINDOWS,
             "bound": settings.max_logppl_increase,
             "kl": settings.kl_bound,

@@ -2,8 +2,8 @@
 
 Pairs sampled from the model → gains learned from them; gains of the paper's groups, and of least squares → a search
 over source, strength, tilt and ablation → the best trial, as strong as all bounds allow: on neutral text, on the
-model's own harmless text, on phrases and repetition → scores on held-out prompts and text → a checkpoint, and a report
-with all trials.
+model's own harmless text, on phrases and repetition → scores on prompts and text that no step before has read
+→ a checkpoint, and a report with all trials.
 """
 
 from dataclasses import dataclass, replace
@@ -76,8 +76,9 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     reporter = reporter or Quiet()
     data, learn_text = _read(settings)
     free = {"trials": settings.trials}
-    with open_run(out, "tune", _described(model, settings), free=free, reporter=reporter) as run:
-        learned = learn_gains(model, run, learn_text, settings)
+    read = data.read_prompts(chooses=True)
+    with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
+        learned = learn_gains(model, run, data.learn, learn_text, settings)
         job = Job.begin(run, model, data, settings)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)

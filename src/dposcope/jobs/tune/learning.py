@@ -4,7 +4,7 @@ Each is a run in a subfolder of the search, and continues after an interruption 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ TRAINED = ("full", "lora")
 _ADOPT = RunPolicy(adopt=True)
 
 
-def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -> dict[str, Edit]:
+def learn_gains(
+    model: str, run: Run, prompts: Sequence[str], learn_text: str, settings: TuneSettings
+) -> dict[str, Edit]:
     """Sample pairs, train the teacher if there is one, and learn the gains of every λ.
 
     Args:
         model: name of the base.
         run: of the search.
+        prompts: to sample pairs on.
         learn_text: neutral text for the KL.
         settings: see `TuneSettings`.
 
@@ -40,8 +43,9 @@ def learn_gains(model: str, run: Run, learn_text: str, settings: TuneSettings) -
     if not settings.learned:
         return {}
     run.reporter.stage("Pairs sampled from the model")
-    run_pairs(model, _pairs(run), _pair_settings(settings), run.reporter, policy=_ADOPT)
-    write_text(_neutral(run), "".join(json.dumps({"text": line}) + "\n" for line in learn_text.split("\n\n")))
+    _write_lines(_prompts(run), "prompt", prompts)
+    run_pairs(model, _pairs(run), _pair_settings(run, settings), run.reporter, policy=_ADOPT)
+    _write_lines(_neutral(run), "text", learn_text.split("\n\n"))
     teacher = settings.teacher if settings.distilled else None
     if teacher in TRAINED:
         run.reporter.stage(f"Training the teacher: {teacher}")
@@ -88,6 +92,14 @@ def _learn(model: str, run: Run, name: str, kl_weight: float, settings: TuneSett
     return Edit.load(stem)
 
 
+def _write_lines(path: Path, column: str, texts: Iterable[str]) -> None:
+    write_text(path, "".join(json.dumps({column: text}) + "\n" for text in texts))
+
+
+def _prompts(run: Run) -> Path:
+    return run.folder / "learn-prompts.jsonl"
+
+
 def _pairs(run: Run) -> Path:
     return run.folder / "pairs.jsonl"
 
@@ -120,8 +132,8 @@ def _kl_texts(run: Run, settings: TuneSettings) -> dict[str, Any]:
     return {"kl_on": settings.kl_on, "harmless": str(harmless)}
 
 
-def _pair_settings(settings: TuneSettings) -> PairsSettings:
-    named = {name: getattr(settings, name) for name in ("concept", "prompts", "prompt_column", "scorer")}
+def _pair_settings(run: Run, settings: TuneSettings) -> PairsSettings:
+    named = {name: getattr(settings, name) for name in ("concept", "scorer")}
     if settings.second_scorer:
         named |= {
             name: getattr(settings, name) for name in ("comments", "text_column", "label_column", "positive_label")
@@ -129,6 +141,8 @@ def _pair_settings(settings: TuneSettings) -> PairsSettings:
     given = {name: value for name, value in named.items() if value is not None}
     return PairsSettings(
         method="sample",
+        prompts=str(_prompts(run)),
+        use="all",
         samples=settings.sampled,
         pairs_per_prompt=2 if settings.quick else 4,
         pairing=settings.pairing,

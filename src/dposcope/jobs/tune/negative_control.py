@@ -40,7 +40,7 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
     """The scorer that selects edits: `scorer` itself, or shuffled scores of the plain model's texts (a stage)."""
     if control != "shuffled-scores":
         return scorer
-    prompts = job.data.learn
+    prompts = job.data.choose
 
     def make() -> dict[str, Any]:
         written = generate(job.lm, list(prompts), batch_size=batch_size)
@@ -51,7 +51,7 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
         "Scores to shuffle",
         inputs={
             "model": job.model,
-            "prompts": job.data.digests["learn_prompts"],
+            "prompts": job.data.digests["choose_prompts"],
             "scorer": [scorer.name, scorer.digest],
             "batch_size": batch_size,
         },

@@ -163,7 +163,7 @@ def _advice(searched: Searched, chosen: ChosenEdit, settings: TuneSettings) -> s
 def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, materials: Materials) -> list[str]:
     notes = [
         "The search selected its best trial by the score on its own prompts, so that score is optimistic (the "
-        "winner's curse). The table is the result: its prompts and its text are held out from everything before.",
+        "winner's curse). The table is the result: no step before it read its prompts or its text.",
         "Samples are evenly spaced over the prompts. They are not selected by their effect.",
         f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]

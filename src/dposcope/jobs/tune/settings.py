@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from dposcope.interventions.origin import Control
 from dposcope.jobs.settings import MeasureSettings
 from dposcope.pairs.sampled import Pairing
+from dposcope.protocols import Split
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -29,6 +30,18 @@ NO_TEACHER = "none"
 class TuneSettings(MeasureSettings):
     """Settings of `dposcope tune`."""
 
+    prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Prompts whose continuations often have the concept: JSONL, CSV, TXT … Without --report-prompts, "
+        "results are measured on the first half, edits are chosen on the third quarter, and pairs and means are made "
+        "from the fourth. Default: built-in, mild ones.",
+    )
+    split: Annotated[Split, Parameter(group=_DATA)] = Field(
+        default="three-way",
+        description="Of --prompts, without --report-prompts: three-way: measure on the first half, choose on the third "
+        "quarter, learn from the fourth; halves: measure on the first half, choose on the second and learn from it. "
+        "With --report-prompts both are the same, and same is possible: choose on and learn from all of --prompts.",
+    )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Neutral text that the edit must not change, for learning and searching: TXT (WikiText-like), or "
@@ -167,8 +180,11 @@ class TuneSettings(MeasureSettings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TuneSettings":
-        if self.split == "same":
-            raise ValueError("the result of a search is measured on held-out prompts; leave --split same out")
+        if self.split == "same" and self.report_prompts is None:
+            raise ValueError(
+                "the result of a search is measured on prompts that it did not choose on; leave --split same out, or "
+                "give --report-prompts"
+            )
         if self.protocol == "reference":
             raise ValueError(
                 "tune measures by the strict protocol only; leave --protocol out, and measure its checkpoint with "

@@ -21,7 +21,7 @@ _METHODS = (
 """Colour and marker of each method; either is enough to distinguish methods. Blue is for the chosen edit."""
 _WIDTH, _HEIGHT = 6.4, 4.4
 _FRONT = "front: none is better in both"
-_CHOSEN, _UNSEEN = "chosen, as the search saw it", "chosen, on unseen prompts and text"
+_CHOSEN, _UNSEEN = "chosen, as the search saw it", "chosen, on reported prompts and text"
 _REACH = 6.0
 """Radius of the area around a trial that shows its settings to a pointer, in points."""
 
