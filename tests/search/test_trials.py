@@ -117,7 +117,7 @@ def nats(lm, texts) -> tuple[list[float], list[int]]:
 
 def with_harmless(lm, bound):
     asked = objective(lm, bound)
-    texts = generate(lm, TEXTS, new_tokens=5)
+    texts = [one for one in generate(lm, TEXTS, new_tokens=5) if one.ids]
     plain = [one.text for one in generate(lm, TEXTS, new_tokens=6)]
     return replace(asked, harmless=HarmlessText.read(lm, texts), plain_texts=plain), texts
 
