@@ -178,9 +178,12 @@ def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
 
 
 def test_quick_learns_once_and_searches_nothing(job, tmp_path):
-    run = tuned(job, tmp_path / "out", quick=True, controls=False)
-    assert run.found.point.source == "learned-2"
+    run = tuned(job, tmp_path / "out", quick=True, controls=False, kl_on="neutral", kl_weights=[1.0])
+    assert run.found.point.source == "learned-1"
     assert run.edit.ablations == ()
+    asked = read_json(tmp_path / "out/learned-1/training.json")
+    assert (asked["objective"]["kl_on"], asked["settings"]["harmless"]) == ("neutral", None)
+    assert run.edit.about["kl_on"] == "neutral"
     assert pl.read_parquet(tmp_path / "out" / "trials.parquet").is_empty()
     assert "the search" not in (tmp_path / "out" / "report.html").read_text().split("<main")[0].lower()
 
@@ -236,13 +239,6 @@ def test_harmless_texts_are_learned_from_and_measured_on(done):
     assert trials.filter(pl.col("within_bounds"))["harmless_rise"].is_not_null().all()
     assert trials.filter(pl.col("within_bounds"))["harmless_rise"].max() <= settings_of(done.job).max_harmless_increase
     assert done.run.found.harmless_rise.high <= settings_of(done.job).max_harmless_increase
-
-
-def test_neutral_text_alone_can_hold_the_gains(job, tmp_path):
-    run = tuned(job, tmp_path / "out", quick=True, controls=False, kl_on="neutral")
-    asked = read_json(tmp_path / "out/learned-2/training.json")
-    assert (asked["objective"]["kl_on"], asked["settings"]["harmless"]) == ("neutral", None)
-    assert run.edit.about.get("kl_on", "neutral") == "neutral"
 
 
 @pytest.mark.parametrize(
