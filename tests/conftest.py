@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fcntl
+import gc
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,9 @@ from matplotlib.figure import Figure
 from dposcope.model.language_model import LanguageModel
 from helpers import unchanged
 from helpers.families import FAMILIES, bits, hook_count, tiny
+
+# Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
+gc.disable()
 
 # Tiny matrices gain nothing from threads, and one thread adds in one order.
 torch.set_num_threads(1)
@@ -47,6 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
     place = {TESTS / name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests, which live to the end, are no longer looked through for garbage.
+
+    A training collects garbage each time it ends, which takes half a second with all of them and nothing without.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 _BLANK = {
