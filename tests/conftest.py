@@ -35,14 +35,16 @@ TESTS = Path(__file__).parent
 _LONGEST = (
     "real/test_embedded_model.py",
     "jobs/reproduce/test_job.py",
-    "training/test_trainer.py",
     "jobs/explain/test_job.py",
-    "jobs/dpo/test_job.py",
     "test_unchanged.py",
     "jobs/tune/test_job.py",
+    "jobs/dpo/test_job.py",
+    "jobs/tune/test_choice.py",
+    "jobs/reproduce/test_presets_whole.py",
+    "jobs/edit/test_job.py",
     "jobs/test_run.py",
     "cli/test_cli.py",
-    "jobs/reproduce/test_presets_whole.py",
+    "training/test_trainer.py",
 )
 """Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
