@@ -28,7 +28,7 @@ from dposcope.training.schedule import Schedule
 from helpers.families import TEXTS, random_direction, random_gains, tiny
 from helpers.training_facts import GAINS_TRAINING
 
-TEXT = " ".join(TEXTS * 40)
+TEXT = " ".join(TEXTS * 12)
 BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
 
 
