@@ -89,7 +89,7 @@ def chosen(
     Direction(random_direction(lm), "random", -1).save(folder / "direction")
     flat = type("Flat", (Neutral,), {"share": 0.0})()
     objective = Scripted(family, rule, neutral or flat, [], harmless)
-    job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
+    job = Job(Run(folder, {}, reporter or Quiet()), lm, SimpleNamespace(digests={"choose_prompts": "-"}))
     settings = settings or TuneSettings(max_logppl_increase=0.5)
     searched = Searched(objective, trials, TextBound(BASE, 0.9, settings.max_phrase_rise))
     found = choose(job, searched, TEXT, settings)
