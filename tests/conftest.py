@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fcntl
+import gc
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,9 @@ from matplotlib.figure import Figure
 from dposcope.model.language_model import LanguageModel
 from helpers import unchanged
 from helpers.families import FAMILIES, bits, hook_count, tiny
+
+# Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
+gc.disable()
 
 # Tiny matrices gain nothing from threads, and one thread adds in one order.
 torch.set_num_threads(1)
@@ -31,14 +35,16 @@ TESTS = Path(__file__).parent
 _LONGEST = (
     "real/test_embedded_model.py",
     "jobs/reproduce/test_job.py",
-    "training/test_trainer.py",
     "jobs/explain/test_job.py",
-    "jobs/dpo/test_job.py",
     "test_unchanged.py",
     "jobs/tune/test_job.py",
+    "jobs/dpo/test_job.py",
+    "jobs/tune/test_choice.py",
+    "jobs/reproduce/test_presets_whole.py",
+    "jobs/edit/test_job.py",
     "jobs/test_run.py",
     "cli/test_cli.py",
-    "jobs/reproduce/test_presets_whole.py",
+    "training/test_trainer.py",
 )
 """Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
 
@@ -47,6 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
     place = {TESTS / name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests, which live to the end, are no longer looked through for garbage.
+
+    A training collects garbage each time it ends, which takes half a second with all of them and nothing without.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 _BLANK = {

@@ -6,6 +6,7 @@ children write to the error stream is caught below Python, so that libraries' ow
 """
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -203,4 +204,5 @@ if __name__ == "__main__":
     import dposcope.jobs.pairs.job
     import dposcope.jobs.reproduce.job  # noqa: F401
 
+    gc.freeze()  # children need not look for garbage among modules, nor copy their pages to do so
     main()

@@ -49,7 +49,7 @@ def edited(gemma, tmp_path_factory) -> Finished:
     done = subprocess.run(
         [
             Path(sys.executable).with_name("dposcope"),
-            *("edit", MODEL, "--no-controls"),
+            *("edit", MODEL, "--no-controls", "--no-learned"),
             *(str(part) for pair in arguments.items() for part in pair),
         ],
         # Threads that wait without spinning: the machine may have other work.

@@ -28,7 +28,7 @@ from dposcope.training.schedule import Schedule
 from helpers.families import TEXTS, random_direction, random_gains, tiny
 from helpers.training_facts import GAINS_TRAINING
 
-TEXT = " ".join(TEXTS * 40)
+TEXT = " ".join(TEXTS * 12)
 BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
 
 
@@ -89,7 +89,7 @@ def chosen(
     Direction(random_direction(lm), "random", -1).save(folder / "direction")
     flat = type("Flat", (Neutral,), {"share": 0.0})()
     objective = Scripted(family, rule, neutral or flat, [], harmless)
-    job = Job(Run(folder, {}, reporter or Quiet()), lm, None)
+    job = Job(Run(folder, {}, reporter or Quiet()), lm, SimpleNamespace(digests={"choose_prompts": "-"}))
     settings = settings or TuneSettings(max_logppl_increase=0.5)
     searched = Searched(objective, trials, TextBound(BASE, 0.9, settings.max_phrase_rise))
     found = choose(job, searched, TEXT, settings)
