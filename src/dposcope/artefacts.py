@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,17 @@ def text_digest(*parts: str) -> str:
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    found = {name: _installed(name) for name in _LIBRARIES}
+    return versions | {name: number for name, number in found.items() if number is not None}
+
+
+@cache
+def _installed(library: str) -> str | None:
+    """Its version; reading the metadata of a package takes two milliseconds, and a run asks some hundred times."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
