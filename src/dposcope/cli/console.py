@@ -216,7 +216,7 @@ def print_scores(scores: Scores) -> None:
         table = Table(
             title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", box=SIMPLE, show_lines=True
         )
-        table.add_column("", overflow="fold")
+        table.add_column("", overflow="fold", max_width=16)
         for name in names:
             table.add_column(Text(name), justify="right", overflow="fold", min_width=13)
         for measure, label in named.items():

@@ -11,7 +11,7 @@ from dposcope.report.table import Column
 
 UNSHARED = "‡"
 """Marks a difference that one scorer shows and another does not share; see `Scores.unshared`."""
-UNSHARED_NOTE = f"{UNSHARED}: another scorer does not show this difference from none."
+UNSHARED_NOTE = f"{UNSHARED}: another scorer does not share this difference."
 
 RISE = Format.named("signed fixed 2")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.perplexity import WindowLosses, negative_log_likelihood
+from dposcope.evaluation.perplexity import WindowLosses, token_losses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
 from dposcope.model.batches import batches
 from dposcope.model.frames import prompted
@@ -63,11 +63,13 @@ def continuation_losses(
             hidden = lm.model.base_model(
                 input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
             ).last_hidden_state
-        for place, row in enumerate(batch.rows):
-            start, stop = len(prompts[row]), len(rows[row])
-            nll[row] = negative_log_likelihood(
-                lm, hidden[place, start - 1 : stop - 1], batch.ids[place, start:stop], chunk
-            )
+        # All texts of the batch together: the unembedding is read once for a chunk of positions, not for every text.
+        spans = [(place, len(prompts[row]), len(rows[row])) for place, row in enumerate(batch.rows)]
+        states = torch.cat([hidden[place, start - 1 : stop - 1] for place, start, stop in spans])
+        targets = torch.cat([batch.ids[place, start:stop] for place, start, stop in spans])
+        losses = token_losses(lm, states, targets, chunk).split([stop - start for _, start, stop in spans])
+        for row, own in zip(batch.rows, losses, strict=True):
+            nll[row] = float(own.sum())
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(rows))
