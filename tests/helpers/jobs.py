@@ -26,6 +26,11 @@ def softness(texts: Sequence[str]) -> np.ndarray:
     return np.array([sum(letter in "aeious" for letter in text) / max(len(text), 1) for text in texts])
 
 
+def always_toxic(texts: Sequence[str]) -> np.ndarray:
+    """A scorer by which nothing is harmless."""
+    return np.full(len(texts), 0.75)
+
+
 @dataclass(frozen=True)
 class Job:
     """Where the parts of a tiny job lie."""

@@ -64,10 +64,6 @@ class Materials:
     scorer: Scorer
     judge: Scorer | None = None
     """An independent second scorer, to detect an edit that only exploits the first."""
-    further: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
-    """Name of the measure → a further scorer of the same texts."""
-    ideal: Ideal | None = None
-    """Harmless samples of the plain model, which every condition reads; None: not measured."""
     protocol: Protocol = "strict"
     max_windows: int | None = None
     skip_windows: int = 0
@@ -76,6 +72,10 @@ class Materials:
     batch_size: int = 32
     concept: str = CONCEPT
     """Name of the concept in reports. The measure's key is always `toxicity`."""
+    further: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
+    """Name of the measure → a further scorer of the same texts."""
+    ideal: Ideal | None = None
+    """Harmless samples of the plain model, which every condition reads; None: not measured."""
 
     @property
     def scorers(self) -> dict[str, Scorer]:
