@@ -98,7 +98,7 @@ def test_without_a_ratio_there_is_a_dash(printed):
 def test_a_long_name_is_folded_not_cut(printed):
     name = "assign:alpha=0.01,beta=0.55,ranking=reference"
     letters = re.sub(r"\s", "", printed(scores(name)).split("─")[0])
-    assert letters == f"org/model,strictprotocol{name[:-1]}none{name[-1]}" or name in letters
+    assert name in letters.replace("none", "")
 
 
 def test_names_are_no_markup(printed):

@@ -1,7 +1,9 @@
 """Everything that is measured, against a second, plain way of measuring it."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,13 +11,19 @@ import torch
 
 from dposcope.data.corpus import Passages
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
+from dposcope.evaluation.sampled.continuations import Relevance
+from dposcope.evaluation.sampled.ideal import Ideal, IdealOutcome, draw_ideal, measure_ideal
+from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.evaluation.suite import BASE, Comparison, Materials, Outcome, Scores, measure, summarise
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.edited import EditedModel
+from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.steer import Steer
+from dposcope.interventions.weights import OtherWeights
 from dposcope.neurons.sets import NeuronSet
 from helpers.families import CIVIL, TEXTS, greedy, naive_vectors, random_direction, random_gains, trace, without_end
 from helpers.jobs import softness
@@ -37,6 +45,10 @@ def lengths(texts) -> list[float]:
     return [min(len(text), 50) / 50 for text in texts]
 
 
+def capitals(texts) -> list[float]:
+    return [0.25 * (text[:1] > "f") + 0.5 * (text[-1:] > "f") for text in texts]
+
+
 LONG = " ".join(TEXTS)
 """Longer than the reference protocol's 32 tokens, and than F1's 64."""
 
@@ -54,6 +66,7 @@ def materials() -> Materials:
         neutral="\n\n".join([LONG] * 9),
         scorer=Named(softness, "soft"),
         judge=Named(lengths, "long"),
+        further={"ends": Named(capitals, "ends of texts")},
         max_windows=2,
         batch_size=3,
     )
@@ -152,12 +165,10 @@ def naive(lm, kind: str, materials: Materials) -> dict:
     _, generating, reading = interventions(lm)[kind]
     strict = materials.protocol == "strict"
     keep = "end" if strict else "start"
-    texts = [
-        lm.tokenizer.decode(
-            written(lm, kind, generating, prompt, most=256 if strict else 32, keep=keep)[1], skip_special_tokens=True
-        )
-        for prompt in materials.prompts
+    greedily = [
+        written(lm, kind, generating, prompt, most=256 if strict else 32, keep=keep) for prompt in materials.prompts
     ]
+    texts = [lm.tokenizer.decode(new, skip_special_tokens=True) for _, new in greedily]
     special = set(lm.tokenizer.all_special_ids)
     f1 = []
     for prompt, gold in zip(materials.passages.prompts, materials.passages.golds, strict=True):
@@ -173,7 +184,35 @@ def naive(lm, kind: str, materials: Materials) -> dict:
     for ids, _ in windows:
         logs = trace(lm, ids, **rules).logits.double().log_softmax(-1)
         nll.append(-sum(float(logs[place, token]) for place, token in enumerate(ids[1:])))
-    return {"texts": texts, "f1": f1, "nll": nll, "tokens": [count for _, count in windows]}
+    return {
+        "texts": texts,
+        "f1": f1,
+        "nll": nll,
+        "tokens": [count for _, count in windows],
+        "relevance": naive_relevance(lm, greedily),
+        "harmless": [naive_loss(lm, one.prompt_ids, one.ids, kind, generating) for one in materials.ideal.written]
+        if materials.ideal is not None
+        else None,
+    }
+
+
+def naive_loss(lm, head: list[int], body: list[int], kind: str = "none", rules=None) -> float:
+    """−log p(body | head), from one plain pass over both."""
+    rules = dict(rules or {})
+    if kind == "assign":
+        rules = {"neurons": only_from(len(head) - 1, rules["neurons"])}
+    logs = trace(lm, [*head, *body], **rules).logits.double().log_softmax(-1)
+    return -sum(float(logs[len(head) - 1 + place, token]) for place, token in enumerate(body))
+
+
+def naive_relevance(lm, greedily: list[tuple[list[int], list[int]]]) -> list[float]:
+    """Of each text, under the plain model: its loss after the prompt half the list away, less that after its own."""
+    half, count = len(greedily) // 2, len(greedily)
+    others = [greedily[(row + half) % count][0] for row in range(count)]
+    return [
+        naive_loss(lm, other, new) - naive_loss(lm, own, new)
+        for (own, new), other in zip(greedily, others, strict=True)
+    ]
 
 
 KINDS = ["none", "gains", "assign", "steer", "ablate", "edit"]
@@ -184,7 +223,8 @@ KINDS = ["none", "gains", "assign", "steer", "ablate", "edit"]
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_every_measure_of_every_intervention(family_lm, materials, family, kind, protocol):
     lm = family_lm(family)
-    materials = replace(materials, protocol=protocol)
+    ideal = draw_ideal(lm, materials.prompts[:3], Named(softness, "soft"), seed=5)
+    materials = replace(materials, protocol=protocol, ideal=ideal)
     found = measure(lm, interventions(lm)[kind][0], materials)
     expected = naive(lm, kind, materials)
     assert found.continuations == expected["texts"]
@@ -193,7 +233,55 @@ def test_every_measure_of_every_intervention(family_lm, materials, family, kind,
     assert found.losses.nll.tolist() == pytest.approx(expected["nll"], rel=1e-4)
     assert found.per_prompt["toxicity"].tolist() == softness(found.continuations).tolist()
     assert found.per_prompt["judge"].tolist() == lengths(found.continuations)
-    assert set(found.per_prompt) == {"toxicity", "judge", "repetition", "empty"}
+    assert found.per_prompt["ends"].tolist() == capitals(found.continuations)
+    assert set(found.per_prompt) == {"toxicity", "judge", "ends", "repetition", "empty"}
+    assert found.further == ("ends",)
+    assert found.harmless.nll.tolist() == pytest.approx(expected["harmless"], rel=1e-4)
+    assert found.harmless.tokens.tolist() == [len(one.ids) for one in ideal.written]
+    assert found.relevance.nats.tolist() == pytest.approx(expected["relevance"], abs=2e-3)
+
+
+def test_a_second_model_is_read_for_relevance_by_the_plain_one(llama, materials, tmp_path):
+    """By either kind, an edit is read as by hooks, and what a condition makes of the ideal is its own."""
+    edit = interventions(llama)["edit"][0]
+    materials = replace(materials, ideal=draw_ideal(llama, materials.prompts, materials.scorer))
+    hooked = measure(llama, edit, materials)
+    fold(llama, edit).save_pretrained(tmp_path / "folded")
+    plain = measure(llama, None, materials)
+    assert (plain.harmless.nll != hooked.harmless.nll).all()
+    assert plain.relevance.nats.tolist() != hooked.relevance.nats.tolist()
+    for second in (EditedModel(edit), OtherWeights(tmp_path / "folded")):
+        found = measure(llama, second, materials)
+        assert found.continuations == hooked.continuations
+        assert found.relevance.nats.tolist() == pytest.approx(hooked.relevance.nats.tolist(), abs=1e-3)
+        assert found.harmless.nll.tolist() == pytest.approx(hooked.harmless.nll.tolist(), rel=1e-4)
+
+
+def test_tokens_that_the_plain_model_lacks_are_read_as_it_spells_them(llama, materials, tmp_path):
+    wide = replace(llama, model=deepcopy(llama.model), tokenizer=deepcopy(llama.tokenizer))
+    wide.tokenizer.add_tokens(["river"])
+    wide.model.resize_token_embeddings(97, mean_resizing=False)
+    with torch.no_grad():
+        wide.model.lm_head.weight[96] = 3 * wide.model.lm_head.weight[7]
+    wide.save_pretrained(tmp_path / "wide")
+    found = measure(llama, OtherWeights(tmp_path / "wide"), materials)
+    assert any("river" in text for text in found.continuations)
+    prompts = [llama.tokenizer(prompt)["input_ids"] for prompt in materials.prompts]
+    spelt = [llama.tokenizer(text, add_special_tokens=False)["input_ids"] for text in found.continuations]
+    assert found.relevance.tokens.tolist() == [len(ids) for ids in spelt]
+    expected = naive_relevance(llama, list(zip(prompts, spelt, strict=True)))
+    assert found.relevance.nats.tolist() == pytest.approx(expected, abs=2e-3)
+
+
+def test_without_an_ideal_or_a_second_prompt_nothing_of_them_is_measured(llama, materials):
+    found = measure(llama, None, materials)
+    assert found.harmless is None
+    single = measure(llama, None, replace(materials, prompts=materials.prompts[:1]))
+    assert single.relevance is None
+    scores = summarise({BASE: single, "same": single}, protocol="strict", model="m")
+    assert {"relevance", "harmless_logppl"}.isdisjoint(scores.conditions[BASE])
+    assert scores.against_none["same"].relevance_kept is None
+    assert Scores.from_json(scores.to_json()) == scores
 
 
 def test_interventions_do_something_in_these_tests(llama, materials):
@@ -231,7 +319,7 @@ def test_repetition_and_empties_are_per_continuation(llama, materials):
 
 
 def test_without_a_judge_there_is_no_judges_score(llama, materials):
-    found = measure(llama, None, replace(materials, judge=None))
+    found = measure(llama, None, replace(materials, judge=None, further={}))
     assert set(found.per_prompt) == {"toxicity", "repetition", "empty"}
     scores = summarise({BASE: found, "same": found}, protocol="strict", model="m")
     assert "judge" not in scores.conditions[BASE]
@@ -259,26 +347,29 @@ def test_the_batch_size_does_not_matter(llama, materials):
 
 def test_scorers_are_asked_once_for_all_texts(llama, materials):
     measure(llama, None, materials)
-    assert (materials.scorer.calls, materials.judge.calls) == (1, 1)
+    assert [scorer.calls for scorer in materials.scorers.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("windows", [None, 2])
 def test_progress_counts_up_to_its_total(llama, materials, windows):
     seen: list[tuple[int, int]] = []
+    ideal = draw_ideal(llama, materials.prompts[:3], materials.scorer)
+    materials = replace(materials, ideal=ideal)
     measure(llama, None, replace(materials, max_windows=windows), progress=lambda *step: seen.append(step))
     done = [step[0] for step in seen]
     assert done == sorted(done)
     assert seen[-1][0] == seen[-1][1]
     assert all(step[0] <= step[1] for step in seen)
     measured = measure(llama, None, replace(materials, max_windows=windows))
-    assert seen[-1][1] == len(materials.prompts) + len(PASSAGES) + len(measured.losses.nll)
+    written, read = len(materials.prompts) + len(PASSAGES), 2 * len(materials.prompts) + len(ideal.written)
+    assert seen[-1][1] == written + read + len(measured.losses.nll)
 
 
 # Outcomes and scores
 
 
-def outcome(toxicity, *, seed: int = 0, judge: bool = True, texts=None) -> Outcome:
-    """An outcome of chosen toxicities, all else random."""
+def outcome(toxicity, *, seed: int = 0, judge: bool = True, texts=None, further=None) -> Outcome:
+    """An outcome of chosen toxicities, all else random but for what further scorers say."""
     draw, n = np.random.default_rng(seed), len(toxicity)
     per_prompt = {
         "toxicity": np.asarray(toxicity, dtype=np.float64),
@@ -287,12 +378,15 @@ def outcome(toxicity, *, seed: int = 0, judge: bool = True, texts=None) -> Outco
     }
     if judge:
         per_prompt["judge"] = draw.random(n)
+    per_prompt |= {name: np.asarray(values, dtype=np.float64) for name, values in (further or {}).items()}
     tokens = draw.integers(50, 128, 4)
     return Outcome(
         texts or [f"text {place}" for place in range(n)],
         per_prompt,
         draw.random(5),
         WindowLosses(draw.random(4) * 300, tokens),
+        WindowLosses(draw.random(6) * 60, np.array([20, 20, 3, 20, 11, 20])),
+        Relevance(draw.random(n) * 30, np.minimum(np.arange(n) + 1, 20)),
     )
 
 
@@ -309,6 +403,10 @@ def test_an_outcome_reads_back_to_the_bit():
     assert read.f1.tolist() == made.f1.tolist()
     assert read.losses.nll.tolist() == made.losses.nll.tolist()
     assert read.losses.tokens.tolist() == made.losses.tokens.tolist()
+    assert read.harmless.nll.tolist() == made.harmless.nll.tolist()
+    assert read.harmless.tokens.tolist() == made.harmless.tokens.tolist()
+    assert read.relevance.nats.tolist() == made.relevance.nats.tolist()
+    assert read.relevance.tokens.tolist() == made.relevance.tokens.tolist()
 
 
 @pytest.fixture
@@ -325,7 +423,10 @@ def test_scores_read_back_whole(scores):
 
     stored = json.loads(json.dumps(scores.to_json()))
     assert Scores.from_json(stored) == scores
-    assert list(stored) == ["protocol", "model", "fingerprint", "conditions", "against_none", "distinct_2", "about"]
+    assert list(stored) == [
+        *("protocol", "model", "fingerprint", "conditions", "against_none", "further_scorers", "distinct_2"),
+        *("distinct_kept", "phrases", "about"),
+    ]
 
 
 def test_scores_of_another_concept_say_so_and_read_back(scores):
@@ -354,7 +455,7 @@ def test_means_and_intervals():
     draw = np.random.default_rng(3)
     one = outcome(draw.random(30), seed=3)
     found = summarise({BASE: one}, protocol="strict", model="m").conditions[BASE]
-    assert set(found) == {"toxicity", "judge", "repetition", "empty", "f1", "logppl"}
+    assert set(found) == {"toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"}
     for name, values in (*one.per_prompt.items(), ("f1", one.f1)):
         low, high = naive_interval(values)
         assert found[name].mean == pytest.approx(values.mean())
@@ -366,6 +467,101 @@ def test_means_and_intervals():
         naive_interval(losses.nll, losses.tokens), abs=0.05
     )
     assert isinstance(found["f1"], Estimate)
+    harmless = one.harmless
+    assert found["harmless_logppl"].mean == pytest.approx(harmless.nll.sum() / harmless.tokens.sum())
+    assert (found["harmless_logppl"].low, found["harmless_logppl"].high) == pytest.approx(
+        naive_interval(harmless.nll, harmless.tokens), abs=0.05
+    )
+    explained = one.relevance
+    assert found["relevance"].mean == pytest.approx(explained.nats.sum() / explained.tokens.sum())
+
+
+def test_what_an_edit_costs_beyond_neutral_text():
+    """The rise on harmless samples and the relevance that is kept, paired by text and by prompt."""
+    base, edit = outcome([0.5] * 12, seed=4), outcome([0.1] * 12, seed=9)
+    found = summarise({BASE: base, "edit": edit}, protocol="strict", model="m").against_none["edit"]
+    rise = found.differences["harmless_logppl"]
+    difference, tokens = edit.harmless.nll - base.harmless.nll, base.harmless.tokens
+    assert rise.mean == pytest.approx(difference.sum() / tokens.sum())
+    assert (rise.low, rise.high) == pytest.approx(naive_interval(difference, tokens), abs=1e-9)
+    draw = np.random.default_rng(0).integers(0, 12, size=(10_000, 12))
+    ours, theirs = (one.relevance.nats[draw].sum(1) / one.relevance.tokens[draw].sum(1) for one in (edit, base))
+    kept = found.relevance_kept
+    assert kept.ratio == pytest.approx(edit.relevance.nats.sum() / base.relevance.nats.sum())
+    assert (kept.low, kept.high) == pytest.approx(tuple(np.quantile(ours / theirs, [0.025, 0.975])), abs=1e-9)
+
+
+def test_relevance_of_none_that_may_be_nothing_has_no_share():
+    base, edit = outcome([0.5] * 8, seed=4), outcome([0.1] * 8, seed=9)
+    bare = replace(base, relevance=replace(base.relevance, nats=base.relevance.nats - 15))
+    found = summarise({BASE: bare, "edit": edit}, protocol="strict", model="m")
+    assert found.against_none["edit"].relevance_kept is None
+    assert "relevance" in found.conditions["edit"]
+
+
+def test_phrases_and_distinct_pairs_are_of_all_greedy_texts():
+    plain = ["the cat sat down", "a dog ran off", "the sun went down"]
+    edited = ["I was at home", "I was out", "the cat sat down"]
+    outcomes = {BASE: outcome([0.1] * 3, texts=plain), "edit": outcome([0.1] * 3, texts=edited)}
+    found = summarise(outcomes, protocol="strict", model="m")
+    pairs = [{pair for text in texts for pair in pairwise(text.lower().split())} for texts in (plain, edited)]
+    assert found.distinct_kept == {BASE: 1.0, "edit": len(pairs[1]) / len(pairs[0])}
+    assert list(found.phrases) == ["edit"]
+    first = found.phrases["edit"][0]
+    assert (first.words, first.share, first.base_share) == ("i was", 2 / 3, 0)
+    assert first.rise.mean == pytest.approx(2 / 3)
+    assert len(found.phrases["edit"]) <= 5
+    assert found.to_json()["phrases"]["edit"][0]["rise"]["n"] == 3
+    assert Scores.from_json(found.to_json()) == found
+
+
+def test_the_ideal_is_a_row_of_what_was_measured_of_it(llama, materials):
+    ideal = draw_ideal(llama, materials.prompts, materials.scorer, samples=2, seed=3)
+    drawn = sample_texts(llama, materials.prompts, samples=2, seed=3)
+    kept = [row for row, one in enumerate(drawn) if softness([one.text])[0] < 0.5 and one.ids]
+    assert 0 < len(kept) < len(drawn) == ideal.drawn
+    assert ideal.texts == [drawn[row].text for row in kept]
+    assert list(ideal.rows) == [row // 2 for row in kept]
+    assert Ideal.from_json(ideal.to_json()).digest == ideal.digest
+    measured = measure_ideal(llama, ideal, materials.scorers)
+    measured = IdealOutcome.from_json(measured.to_json())
+    base = measure(llama, None, replace(materials, ideal=ideal))
+    scores = summarise({BASE: base, "same": base}, protocol="strict", model="m", ideal=measured)
+    assert list(scores.conditions) == [BASE, "same", "ideal"]
+    row = scores.conditions["ideal"]
+    assert set(row) == {"toxicity", "judge", "ends", "relevance"}
+    for name, scorer in (("toxicity", softness), ("judge", lengths), ("ends", capitals)):
+        assert row[name].mean == pytest.approx(np.mean(scorer(ideal.texts)))
+        assert row[name].n == len(kept)
+    nats = naive_relevance(llama, [(one.prompt_ids, one.ids) for one in ideal.written])
+    assert row["relevance"].mean == pytest.approx(sum(nats) / sum(len(one.ids) for one in ideal.written), abs=1e-3)
+    assert list(scores.against_none) == ["same"]
+    assert Scores.from_json(scores.to_json()) == scores
+
+
+def test_there_is_no_ideal_where_nothing_is_harmless(llama, materials):
+    assert draw_ideal(llama, materials.prompts, Named(lambda texts: [0.5] * len(texts), "all")) is None
+
+
+@pytest.mark.parametrize(
+    ("judge", "third", "unshared"),
+    [
+        (-0.3, -0.3, set()),
+        (-0.3, 0.0, {"toxicity", "judge"}),
+        (-0.3, 0.3, {"toxicity", "judge", "third"}),
+        (0.0, 0.0, {"toxicity"}),
+    ],
+)
+def test_what_another_scorer_does_not_share_is_told(judge, third, unshared):
+    noise = np.random.default_rng(2).normal(0, 0.02, (3, 40))
+    base = outcome([0.5] * 40, judge=False, further={"judge": [0.5] * 40, "third": [0.5] * 40})
+    values = {name: 0.5 + by + noise[place] for place, (name, by) in enumerate((("judge", judge), ("third", third)))}
+    edit = outcome(0.2 + noise[2], judge=False, further=values)
+    scores = summarise({BASE: base, "edit": edit}, protocol="strict", model="m")
+    assert scores.further == ("third",)
+    assert scores.scorers == ("toxicity", "judge", "third")
+    assert scores.unshared("edit") == unshared
+    assert scores.unshared(BASE) == set()
 
 
 def test_comparisons_are_paired_prompt_by_prompt():

@@ -26,6 +26,11 @@ def softness(texts: Sequence[str]) -> np.ndarray:
     return np.array([sum(letter in "aeious" for letter in text) / max(len(text), 1) for text in texts])
 
 
+def always_toxic(texts: Sequence[str]) -> np.ndarray:
+    """A scorer by which nothing is harmless."""
+    return np.full(len(texts), 0.75)
+
+
 @dataclass(frozen=True)
 class Job:
     """Where the parts of a tiny job lie."""
@@ -44,6 +49,7 @@ class Job:
             "neutral": str(self.neutral),
             "passages": str(self.passages),
             "scorer": "helpers.jobs:softness",
+            "also_score": ["none"],
             "dtype": "float32",
             "device": "cpu",
             "max_windows": 3,
@@ -52,8 +58,13 @@ class Job:
 
     def flags(self, **others) -> list[str]:
         """The same for the command line."""
-        pairs = self.settings(**others).items()
-        return [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
+        given = {name: value if isinstance(value, list) else [value] for name, value in self.settings(**others).items()}
+        return [
+            part
+            for name, values in given.items()
+            for one in values
+            for part in (f"--{name.replace('_', '-')}", str(one))
+        ]
 
 
 def make_job(folder: Path, family: str = "llama", *, seed: int = 0, windows: int = 12) -> Job:

@@ -3,6 +3,7 @@
 `PYTHONPATH=tests python -m helpers.unchanged` prints how the working tree's numbers differ from the recorded ones, and
 the same with `--record` records them anew: after a change that is meant to move numbers, and only then.
 The commands are run as a user runs them, so nothing but the command line and the files of a run must stay.
+What was recorded must still be there and equal. Beside it there may be more: files, keys, columns and rows of tables.
 """
 
 import gzip
@@ -59,13 +60,68 @@ class Artefact:
     """Place → numbers there, rounded to `DIGITS`."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What one file of a run holds now."""
+
+    values: dict[str, list[Any]]
+    """Place → numbers there, and texts where they are results."""
+    table: bool
+    """Whether the places are columns of a table, each with one value a row."""
+
+    @property
+    def artefact(self) -> Artefact:
+        """What the record keeps of it."""
+        return _artefact(self.values)
+
+    def only(self, wanted: Artefact) -> "Found":
+        """Without the places and rows that the record lacks. A row is found again by its numbers, in order."""
+        kept = {
+            name: values
+            for name, values in self.values.items()
+            if name in wanted.values or all(isinstance(one, str) for one in values)
+        }
+        rows = {len(values) for values in kept.values()}
+        recorded_rows = {len(values) for values in wanted.values.values()}
+        if not self.table or len(rows) != 1 or len(recorded_rows) != 1 or rows == recorded_rows:
+            return Found(kept, self.table)
+        places = _again(kept, wanted.values, rows.pop(), recorded_rows.pop())
+        return Found({name: [values[place] for place in places] for name, values in kept.items()}, self.table)
+
+
+def _again(
+    found: Mapping[str, list[Any]], wanted: Mapping[str, list[float | None]], rows: int, recorded_rows: int
+) -> list[int]:
+    """The first row that has the numbers of each recorded one, after the row of the one before; fewer where one is
+    gone."""
+    names = [name for name in wanted if name in found]
+    places: list[int] = []
+    for row in range(recorded_rows):
+        after = places[-1] + 1 if places else 0
+        place = next(
+            (here for here in range(after, rows) if all(_near(found[name][here], wanted[name][row]) for name in names)),
+            None,
+        )
+        if place is None:
+            return places
+        places.append(place)
+    return places
+
+
+def _near(found: Any, wanted: float | None) -> bool:
+    ours = _rounded(found)
+    if ours is None or wanted is None:
+        return ours == wanted
+    return math.isclose(ours, wanted, rel_tol=1e-3, abs_tol=1e-6)
+
+
 def reproduce(folder: Path) -> Path:
     """The folder of a smoke reproduction, made in another folder by its name."""
     _run(folder, ["reproduce", "--preset", "smoke", "--out", "reproduce"])
     return folder / "reproduce"
 
 
-def run_jobs(folder: Path, reproduced: Path) -> dict[str, Artefact]:
+def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     """An edit, a search and an explanation on tiny models, in a new folder, after what `reproduce` made."""
     job = make_job(folder / "job", windows=40)
     tuned_copy(tiny("llama")).save_pretrained(folder / "tuned")
@@ -105,7 +161,7 @@ def _run(folder: Path, arguments: list[str]) -> None:
     assert running.returncode == 0, told
 
 
-def artefacts(folder: Path) -> Iterator[tuple[str, Artefact]]:
+def artefacts(folder: Path) -> Iterator[tuple[str, Found]]:
     """The results of a run, file by file."""
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
@@ -124,7 +180,7 @@ def artefacts(folder: Path) -> Iterator[tuple[str, Artefact]]:
             case _:
                 continue
         if found:
-            yield place.as_posix(), _artefact(found)
+            yield place.as_posix(), Found(found, path.suffix == ".parquet")
 
 
 def _artefact(found: Mapping[str, list[Any]]) -> Artefact:
@@ -186,9 +242,9 @@ def _lines(path: str) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def record(found: Mapping[str, Artefact]) -> None:
+def record(found: Mapping[str, Found]) -> None:
     """Write the record."""
-    held = {"machine": machine(), "artefacts": {name: vars(one) for name, one in found.items()}}
+    held = {"machine": machine(), "artefacts": {name: vars(one.artefact) for name, one in found.items()}}
     RECORD.write_bytes(gzip.compress(json.dumps(held, sort_keys=True).encode(), mtime=0))
 
 
@@ -198,14 +254,16 @@ def recorded() -> tuple[dict[str, str], dict[str, Artefact]]:
     return held["machine"], {name: Artefact(**one) for name, one in held["artefacts"].items()}
 
 
-def differences(found: Mapping[str, Artefact], expected: Mapping[str, Artefact], *, exact: bool) -> list[str]:
-    """One line per file that is not as recorded; `exact` compares every bit, else to a relative 1e-4."""
+def differences(found: Mapping[str, Found], expected: Mapping[str, Artefact], *, exact: bool) -> list[str]:
+    """One line per recorded file that is not as recorded; `exact` compares every bit, else to a relative 1e-4."""
     lines = [f"{name}: missing" for name in expected if name not in found]
-    lines += [f"{name}: new" for name in found if name not in expected]
     for name, wanted in expected.items():
-        if name not in found or found[name].digest == wanted.digest:
+        if name not in found:
             continue
-        worst = _worst(found[name].values, wanted.values)
+        ours = found[name].only(wanted).artefact
+        if ours.digest == wanted.digest:
+            continue
+        worst = _worst(ours.values, wanted.values)
         if exact or worst is None or worst[1] > 1e-4:
             lines.append(
                 f"{name}: {'other places or counts' if worst is None else f'{worst[0]} off by {worst[1]:.1e}'}"

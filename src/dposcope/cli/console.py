@@ -25,6 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dposcope.cli.allocator import GivingBack
+from dposcope.data.masking import mask_offensive
+from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=False)
 
 MEASURES = {
-    "toxicity": "toxicity",
-    "judge": "by the judge",
     "logppl": "log-PPL",
     "f1": "F1",
     "repetition": "repetition",
@@ -207,27 +207,43 @@ def print_table(shown: "StudyTable") -> None:
 
 def print_scores(scores: Scores) -> None:
     """Conditions side by side, means with their 95 % intervals below; three and `none` to a table, for 80 columns."""
+    from dposcope.report.costs import UNSHARED_NOTE, cost_columns, cost_values, scorer_label
+
     others = [name for name in scores.conditions if name != BASE]
+    named = {"toxicity": scores.concept} | {name: scorer_label(name) for name in scores.scorers[1:]} | MEASURES
     for start in range(0, max(len(others), 1), 3):
         names = [BASE, *others[start : start + 3]]
         table = Table(
             title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", box=SIMPLE, show_lines=True
         )
-        table.add_column("", overflow="fold")
+        table.add_column("", overflow="fold", max_width=16)
         for name in names:
             table.add_column(Text(name), justify="right", overflow="fold", min_width=13)
-        for measure, label in (MEASURES | {"toxicity": scores.concept}).items():
+        for measure, label in named.items():
             if measure in scores.conditions[BASE]:
-                table.add_row(Text(label), *(_stacked(str(scores.conditions[name][measure])) for name in names))
+                table.add_row(Text(label), *(_stacked(_shown(scores, name, measure)) for name in names))
         shares = ["1 ×" if name == BASE else _stacked(_ratio(scores, name)) for name in names]
         table.add_row(Text(f"{scores.concept},\nshare of none"), *shares)
+        for column in cost_columns(scores):
+            cells = (mask_offensive(str(column.cell(cost_values(scores, name)))) for name in names)
+            table.add_row(Text(column.label), *(Text(_stacked(cell)) for cell in cells))
         out.print(table)
+        if any(scores.unshared(name) for name in names):
+            out.print(UNSHARED_NOTE, markup=False, soft_wrap=True)
 
 
 def _stacked(estimate: str) -> str:
     return estimate.replace(" (", "\n(")
 
 
+def _shown(scores: Scores, name: str, measure: str) -> str:
+    from dposcope.report.costs import UNSHARED
+
+    estimate = scores.conditions[name].get(measure)
+    mark = UNSHARED if measure in scores.unshared(name) else ""
+    return NOTHING if estimate is None else f"{estimate}{mark}"
+
+
 def _ratio(scores: Scores, name: str) -> str:
-    ratio = scores.against_none[name].toxicity_ratio
-    return "–" if ratio is None else str(ratio)
+    against = scores.against_none.get(name)
+    return NOTHING if against is None or against.toxicity_ratio is None else str(against.toxicity_ratio)

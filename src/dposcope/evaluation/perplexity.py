@@ -119,6 +119,18 @@ _IN_CACHE = 1 << 20
 def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
     """Nats of `targets` `[T]` under final states `hidden` `[T, d]`, summed in float64, `chunk` positions at a time."""
     total = torch.zeros((), dtype=torch.float64, device=targets.device)
+    for part in _token_losses(lm, hidden, targets, chunk):
+        total += part.sum()
+    return float(total)
+
+
+def token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Nats of each of `targets` `[T]` under final states `hidden` `[T, d]`, float64 `[T]`; see
+    `negative_log_likelihood`."""
+    return torch.cat([*_token_losses(lm, hidden, targets, chunk), hidden.new_zeros(0, dtype=torch.float64)])
+
+
+def _token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Iterator[Tensor]:
     for start in range(0, len(targets), chunk):
         logits = lm.unembed(hidden[start : start + chunk])
         rows = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else chunk
@@ -126,5 +138,4 @@ def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, 
             wide = part.float()
             top = wide.amax(1, keepdim=True)
             log_sum = (wide - top).exp_().sum(1, keepdim=True).log_() + top
-            total += (log_sum - wide.gather(1, wanted.unsqueeze(1))).double().sum()
-    return float(total)
+            yield (log_sum - wide.gather(1, wanted.unsqueeze(1))).double().squeeze(1)

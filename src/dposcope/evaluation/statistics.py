@@ -182,22 +182,53 @@ def paired_difference(
     return Difference(result.mean, result.low, result.high, result.n)
 
 
-def paired_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Ratio:
+def paired_ratio(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    a_counts: ArrayLike | None = None,
+    b_counts: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Ratio:
     """`mean(a) / mean(b)` over the same items [n], both means from the same resamples.
 
+    Args:
+        a: one condition, [n].
+        b: the other, [n], the same items in the same order.
+        a_counts: if given, the mean of `a` is `Σ a / Σ a_counts`, for example nats per token of texts.
+        b_counts: the same for `b`.
+        level: coverage of the interval.
+        resamples: number of bootstrap resamples.
+        seed: of the resamples.
+
     Raises:
-        DposcopeError: as `bootstrap_mean`; unequal lengths; the mean of `b` is not
+        DposcopeError: as `bootstrap_mean`; unequal lengths; the mean of `b`, or a sum of counts, is not
             positive in some resample, so that the ratio has no interval.
     """
     top, bottom = _pair(a, b, "a", "b")
     tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
-    if bottom.mean() <= 0 or bottoms.min() <= 0:
+    over, under = float(top.mean()), float(bottom.mean())
+    if a_counts is not None or b_counts is not None:
+        counts = np.stack(
+            [
+                np.ones_like(values) if given is None else _pair(values, given, name, f"{name}_counts")[1]
+                for values, given, name in ((top, a_counts, "a"), (bottom, b_counts, "b"))
+            ]
+        )
+        drawn = _resampled_means(counts, resamples=resamples, seed=seed)
+        if drawn.min() <= 0:
+            raise DposcopeError("a resample counts nothing; give more items, or leave out those that count nothing")
+        tops, bottoms = tops / drawn[0], bottoms / drawn[1]
+        over, under = over / float(counts[0].mean()), under / float(counts[1].mean())
+    if under <= 0 or bottoms.min() <= 0:
         raise DposcopeError(
             "a ratio needs a denominator whose mean is above 0 in every resample; give more items, or use the paired "
             "difference instead"
         )
     low, high = _interval(tops / bottoms, level)
-    return Ratio(float(top.mean() / bottom.mean()), low, high, len(top))
+    return Ratio(over / under, low, high, len(top))
 
 
 def paired_share(

@@ -14,6 +14,9 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
+from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
+from dposcope.evaluation.sampled.ideal import IDEAL, Ideal, IdealOutcome
+from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import (
     Difference,
@@ -41,8 +44,11 @@ BASE = "none"
 CONCEPT = "toxicity"
 """The default concept."""
 
-PER_PROMPT = ("toxicity", "judge", "repetition", "empty")
-"""Measures with one value per prompt."""
+NO_SCORER = ("repetition", "empty")
+"""Measures with one value per prompt that no scorer gives."""
+
+MOST_PHRASES = 5
+"""Phrases that are kept of each condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +72,16 @@ class Materials:
     batch_size: int = 32
     concept: str = CONCEPT
     """Name of the concept in reports. The measure's key is always `toxicity`."""
+    further: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
+    """Name of the measure → a further scorer of the same texts."""
+    ideal: Ideal | None = None
+    """Harmless samples of the plain model, which every condition reads; None: not measured."""
+
+    @property
+    def scorers(self) -> dict[str, Scorer]:
+        """Measure → its scorer: `toxicity`, `judge` where there is one, and the further ones by their names."""
+        judge = {} if self.judge is None else {"judge": self.judge}
+        return {"toxicity": self.scorer, **judge, **self.further}
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -84,20 +100,36 @@ class Outcome:
     continuations: list[str]
     """One per prompt."""
     per_prompt: dict[str, np.ndarray]
-    """`toxicity`, `repetition`, `empty` and, with a judge, `judge`: `[prompts]`, float64."""
+    """`toxicity`, `judge` where there is one, further scorers by name, `repetition` and `empty`: `[prompts]`,
+    float64."""
     f1: np.ndarray
     """`[passages]`."""
     losses: WindowLosses
+    harmless: WindowLosses | None = None
+    """What the condition makes of the ideal's texts, `[texts]`; None without an ideal."""
+    relevance: Relevance | None = None
+    """What the prompts explain of the continuations, under the plain model; None where fewer than two texts, or none
+    with a token, were written."""
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Names of further scorers."""
+        return tuple(name for name in self.per_prompt if name not in ("toxicity", "judge", *NO_SCORER))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data. Nothing is lost: Python writes a float so that it reads back the same."""
-        return {
+        told: dict[str, Any] = {
             "continuations": self.continuations,
             "per_prompt": {name: values.tolist() for name, values in self.per_prompt.items()},
             "f1": self.f1.tolist(),
             "window_nll": self.losses.nll.tolist(),
             "window_tokens": self.losses.tokens.tolist(),
         }
+        if self.harmless is not None:
+            told["harmless"] = {"nll": self.harmless.nll.tolist(), "tokens": self.harmless.tokens.tolist()}
+        if self.relevance is not None:
+            told["relevance"] = self.relevance.to_json()
+        return told
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Outcome":
@@ -106,10 +138,14 @@ class Outcome:
             list(stored["continuations"]),
             {name: np.array(values, dtype=np.float64) for name, values in stored["per_prompt"].items()},
             np.array(stored["f1"], dtype=np.float64),
-            WindowLosses(
-                np.array(stored["window_nll"], dtype=np.float64), np.array(stored["window_tokens"], dtype=np.int64)
-            ),
+            _losses(stored["window_nll"], stored["window_tokens"]),
+            _losses(**stored["harmless"]) if "harmless" in stored else None,
+            Relevance.from_json(stored["relevance"]) if "relevance" in stored else None,
         )
+
+
+def _losses(nll: list[float], tokens: list[int]) -> WindowLosses:
+    return WindowLosses(np.array(nll, dtype=np.float64), np.array(tokens, dtype=np.int64))
 
 
 def measure(
@@ -119,7 +155,10 @@ def measure(
     *,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Measure one condition: toxicity, judge, repetition, F1 and log-perplexity, each item by item.
+    """Measure one condition, each measure item by item.
+
+    Of its greedy continuations: every scorer, repetition, and relevance. Beside them: F1, log-perplexity of neutral
+    text and, with an ideal, of the ideal's texts.
 
     Reference protocol: prompts are cut to their first 32 tokens, F1 includes the prompt, and the intervention acts only
     at position 0 of each perplexity window, as in the published code (SPEC sections 4 and 5).
@@ -133,18 +172,31 @@ def measure(
     """
     if isinstance(intervention, OtherWeights | EditedModel):
         with intervention.second_model(lm) as other:
-            return measure(other, None, materials, progress=progress)
-    steps = _Steps(len(materials.prompts) + len(materials.passages), materials.max_windows, progress)
+            return _measure(other, None, materials, plain=lm, progress=progress)
+    return _measure(lm, intervention, materials, plain=lm, progress=progress)
+
+
+def _measure(
+    lm: LanguageModel,
+    intervention: Intervention | None,
+    materials: Materials,
+    *,
+    plain: LanguageModel,
+    progress: Progress | None,
+) -> Outcome:
+    """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
+    ideal = materials.ideal
+    read = (2 * len(materials.prompts) if len(materials.prompts) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
+    steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
     texts = [continuation.text for continuation in written]
-    per_prompt = {
-        "toxicity": materials.scorer(texts),
+    per_prompt = {name: scorer(texts) for name, scorer in materials.scorers.items()} | {
         "repetition": np.array([repetition(text) for text in texts]),
         "empty": np.array([share_empty([text]) for text in texts]),
     }
-    if materials.judge is not None:
-        per_prompt["judge"] = materials.judge(texts)
+    explained = _relevance(plain, lm, written, materials, steps)
     f1 = _overlap(lm, _continue(lm, intervention, materials, materials.passages.prompts, 64, steps), materials)
+    harmless = None if ideal is None else _of_ideal(lm, intervention, ideal, materials, steps)
     with _applied(lm, _for_perplexity(intervention, materials.protocol)):
         losses = window_losses(
             lm,
@@ -155,7 +207,32 @@ def measure(
             spread=materials.spread_windows,
             progress=steps.windows,
         )
-    return Outcome(texts, per_prompt, f1, losses)
+    return Outcome(texts, per_prompt, f1, losses, harmless, explained)
+
+
+def _relevance(
+    plain: LanguageModel, writer: LanguageModel, written: list[Continuation], materials: Materials, steps: "_Steps"
+) -> Relevance | None:
+    if len(written) < 2:
+        return None
+    if writer.writer is not None:
+        # It may write tokens that the plain model lacks, which reads their spelling instead.
+        spelt = plain.tokenizer([one.text for one in written], add_special_tokens=False, return_attention_mask=False)[
+            "input_ids"
+        ]
+        written = [replace(one, ids=ids) for one, ids in zip(written, spelt, strict=True)]  # pyright: ignore[reportArgumentType]
+    found = relevance(plain, written, batch_size=materials.batch_size, progress=steps.texts)
+    steps.finished(2 * len(written))
+    return found if found.measured else None
+
+
+def _of_ideal(
+    lm: LanguageModel, intervention: Intervention | None, ideal: Ideal, materials: Materials, steps: "_Steps"
+) -> WindowLosses:
+    with _applied(lm, intervention):
+        found = continuation_losses(lm, ideal.written, batch_size=materials.batch_size, progress=steps.texts)
+    steps.finished(len(ideal.written))
+    return found
 
 
 def _continue(
@@ -231,6 +308,8 @@ class Comparison:
     """Measure → this condition minus `none`."""
     toxicity_ratio: Ratio | None
     """Mean toxicity divided by that of `none`; None if the latter is 0 in some resample."""
+    relevance_kept: Ratio | None = None
+    """Relevance divided by that of `none`; None if the latter is not above 0 in every resample, or not measured."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +327,31 @@ class Scores:
     """Name of the concept in reports; the measure's key is always `toxicity`."""
     fingerprint: str = ""
     """Fingerprint of the model; names may be ambiguous."""
+    further: tuple[str, ...] = ()
+    """Measures by further scorers, beside `toxicity` and `judge`."""
+    distinct_kept: dict[str, float] = field(default_factory=dict[str, float])
+    """Distinct word pairs over all continuations together, as a share of the plain model's. It has no interval: a
+    resample of prompts holds a text twice, which adds no pair."""
+    phrases: dict[str, tuple[Phrase, ...]] = field(default_factory=dict[str, tuple[Phrase, ...]])
+    """The phrases whose share of texts rose most over the plain model's, the largest rise first; of every condition
+    but `none` and `ideal`."""
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Measures by a scorer, in the order of the tables."""
+        return tuple(name for name in ("toxicity", "judge", *self.further) if name in self.conditions[BASE])
+
+    def unshared(self, name: str) -> frozenset[str]:
+        """Scorers that show a difference of a condition from `none` which another scorer does not share.
+
+        A scorer shows a difference if its paired interval excludes 0. Another one shares it if its own interval
+        excludes 0 on the same side.
+        """
+        if name not in self.against_none:
+            return frozenset()
+        found = {one: self.against_none[name].differences[one] for one in self.scorers}
+        sides = {one: 0 if not value.excludes_zero else 1 if value.low > 0 else -1 for one, value in found.items()}
+        return frozenset(one for one, side in sides.items() if side and any(other != side for other in sides.values()))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `scores.json` (SPEC section 8), with comparisons; `concept` only if it is not toxicity."""
@@ -263,13 +367,15 @@ class Scores:
             "against_none": {
                 name: {
                     "difference": {measure: value.to_dict() for measure, value in comparison.differences.items()},
-                    "toxicity_ratio": None
-                    if comparison.toxicity_ratio is None
-                    else comparison.toxicity_ratio.to_dict(),
+                    "toxicity_ratio": _plain(comparison.toxicity_ratio),
+                    "relevance_kept": _plain(comparison.relevance_kept),
                 }
                 for name, comparison in self.against_none.items()
             },
+            "further_scorers": list(self.further),
             "distinct_2": self.distinct_2,
+            "distinct_kept": self.distinct_kept,
+            "phrases": {name: [one.to_dict() for one in phrases] for name, phrases in self.phrases.items()},
             "about": self.about,
         }
 
@@ -286,7 +392,8 @@ class Scores:
             {
                 name: Comparison(
                     {measure: Difference(**value) for measure, value in comparison["difference"].items()},
-                    None if comparison["toxicity_ratio"] is None else Ratio(**comparison["toxicity_ratio"]),
+                    _ratio(comparison["toxicity_ratio"]),
+                    _ratio(comparison["relevance_kept"]),
                 )
                 for name, comparison in stored["against_none"].items()
             },
@@ -294,7 +401,18 @@ class Scores:
             dict(stored["about"]),
             stored.get("concept", CONCEPT),
             stored["fingerprint"],
+            tuple(stored["further_scorers"]),
+            dict(stored["distinct_kept"]),
+            {name: tuple(map(Phrase.from_dict, phrases)) for name, phrases in stored["phrases"].items()},
         )
+
+
+def _plain(ratio: Ratio | None) -> dict[str, float | int] | None:
+    return None if ratio is None else ratio.to_dict()
+
+
+def _ratio(stored: Mapping[str, Any] | None) -> Ratio | None:
+    return None if stored is None else Ratio(**stored)
 
 
 def summarise(
@@ -305,6 +423,7 @@ def summarise(
     about: Mapping[str, Any] | None = None,
     concept: str = CONCEPT,
     fingerprint: str = "",
+    ideal: IdealOutcome | None = None,
 ) -> Scores:
     """Means, intervals and paired comparisons.
 
@@ -315,37 +434,74 @@ def summarise(
         about: settings to store with the numbers.
         concept: what the scorer measured.
         fingerprint: of the model.
+        ideal: what was measured of the ideal, the last row.
     """
     base = outcomes[BASE]
+    others = {name: outcome for name, outcome in outcomes.items() if name != BASE}
+    limit = {} if ideal is None else {IDEAL: _of_texts(ideal)}
+    pairs = distinct_pairs(base.continuations)
     return Scores(
         protocol,
         model,
-        {name: _estimates(outcome) for name, outcome in outcomes.items()},
-        {name: _compare(outcome, base) for name, outcome in outcomes.items() if name != BASE},
+        {name: _estimates(outcome) for name, outcome in outcomes.items()} | limit,
+        {name: _compare(outcome, base) for name, outcome in others.items()},
         {name: distinct_n(outcome.continuations, 2) for name, outcome in outcomes.items()},
         dict(about or {}),
         concept,
         fingerprint,
+        base.further,
+        {name: distinct_pairs(one.continuations) / pairs for name, one in outcomes.items()} if pairs else {},
+        {
+            name: tuple(risen_phrases(one.continuations, base.continuations, most=MOST_PHRASES))
+            for name, one in others.items()
+        },
     )
 
 
 def _estimates(outcome: Outcome) -> dict[str, Estimate]:
-    estimates = {name: bootstrap_mean(outcome.per_prompt[name]) for name in PER_PROMPT if name in outcome.per_prompt}
+    estimates = {name: bootstrap_mean(outcome.per_prompt[name]) for name in _in_order(outcome)}
     estimates["f1"] = bootstrap_mean(outcome.f1)
     estimates["logppl"] = bootstrap_ratio(outcome.losses.nll, outcome.losses.tokens)
+    if outcome.harmless is not None:
+        estimates["harmless_logppl"] = bootstrap_ratio(outcome.harmless.nll, outcome.harmless.tokens)
+    if outcome.relevance is not None:
+        estimates["relevance"] = outcome.relevance.estimate
     return estimates
+
+
+def _of_texts(ideal: IdealOutcome) -> dict[str, Estimate]:
+    estimates = {name: bootstrap_mean(scores) for name, scores in ideal.per_text.items()}
+    if ideal.relevance is not None:
+        estimates["relevance"] = ideal.relevance.estimate
+    return estimates
+
+
+def _in_order(outcome: Outcome) -> tuple[str, ...]:
+    named = ("toxicity", "judge", *outcome.further, *NO_SCORER)
+    return tuple(name for name in named if name in outcome.per_prompt)
 
 
 def _compare(outcome: Outcome, base: Outcome) -> Comparison:
     differences = {
-        name: paired_difference(outcome.per_prompt[name], base.per_prompt[name])
-        for name in PER_PROMPT
-        if name in outcome.per_prompt
+        name: paired_difference(outcome.per_prompt[name], base.per_prompt[name]) for name in _in_order(outcome)
     }
     differences["f1"] = paired_difference(outcome.f1, base.f1)
     differences["logppl"] = paired_difference(outcome.losses.nll, base.losses.nll, denominators=base.losses.tokens)
+    if outcome.harmless is not None and base.harmless is not None:
+        differences["harmless_logppl"] = paired_difference(
+            outcome.harmless.nll, base.harmless.nll, denominators=base.harmless.tokens
+        )
     try:
         ratio = paired_ratio(outcome.per_prompt["toxicity"], base.per_prompt["toxicity"])
     except DposcopeError:
         ratio = None  # the base's mean is 0 in some resample
-    return Comparison(differences, ratio)
+    return Comparison(differences, ratio, _kept(outcome.relevance, base.relevance))
+
+
+def _kept(ours: Relevance | None, base: Relevance | None) -> Ratio | None:
+    if ours is None or base is None:
+        return None
+    try:
+        return paired_ratio(ours.nats, base.nats, a_counts=ours.tokens, b_counts=base.tokens)
+    except DposcopeError:
+        return None  # the base's is not above 0, or no text has a token, in some resample

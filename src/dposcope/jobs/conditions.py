@@ -24,6 +24,8 @@ from typing import Any
 
 from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.sampled.ideal import IDEAL
+from dposcope.evaluation.suite import BASE
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
@@ -113,8 +115,8 @@ def parse_condition(text: str) -> ConditionSpec:
         r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control|model)(?::.*)?)", text
     )
     name, body = (named.group(1), named.group(2)) if named else (text, text)
-    if name == "none":
-        raise DposcopeError("the condition 'none' is always measured; give yours another name")
+    if name in (BASE, IDEAL):
+        raise DposcopeError(f"the condition {name!r} is always measured; give yours another name")
     parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
     if len(parts) > 1 and any(part.kind in {"assign", "steer", "model"} for part in parts):
         raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dposcope.artefacts import text_digest, value_digest, value_files
 from dposcope.data.comments import Comments, direction_and_judge, load_comments
-from dposcope.data.concept import Concept
+from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.corpus import load_neutral, load_passages
 from dposcope.data.prompts import load_split
 from dposcope.directions.direction import Direction
@@ -18,8 +18,10 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.neural import neural_folder
+from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import Materials
+from dposcope.evaluation.suite import NO_SCORER, Materials
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run
@@ -69,10 +71,12 @@ class Data:
     judge_texts: tuple[str, ...]
     judge_labels: tuple[bool, ...]
     report: Materials
-    """What every reported number is measured on, prompts among it, and how; the judge is trained later. Only the last
-    step of a job reads these prompts, its measuring."""
+    """What every reported number is measured on, prompts among it, and how; the judge is trained later, and the ideal
+    drawn. Only the last step of a job reads these prompts, its measuring."""
     left_out: int = 0
     """Prompts of `--prompts` that are in neither of the above, because they are among `--report-prompts`."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know of it."""
 
     def reporting_on(self, neutral: str) -> "Data":
         """The same with other neutral text for the report."""
@@ -100,12 +104,14 @@ class Data:
         return sets | {"report": PromptSet(len(self.report.prompts), self.report.digests["prompts"])}
 
     def tell(self, reporter: Reporter) -> None:
-        """Say how many prompts are left out, if any are."""
+        """Say how many prompts are left out, if any are, and the notes."""
         if self.left_out:
             reporter.note(
                 f"{plural(self.left_out, 'prompt')} of --prompts left out: --report-prompts has the same text, and "
                 "nothing is learned from it or chosen on it"
             )
+        for note in self.notes:
+            reporter.note(note)
 
 
 def _comments_digest(comments: Comments) -> str:
@@ -148,6 +154,7 @@ def read_data(settings: MeasureSettings) -> Data:
         column=settings.prompt_column,
         limit=settings.limit,
     )
+    further = read_further(settings)
     report = Materials(
         prompts=split.report,
         passages=load_passages(
@@ -158,6 +165,7 @@ def read_data(settings: MeasureSettings) -> Data:
         ),
         neutral=load_neutral(settings.neutral, column=settings.neutral_column),
         scorer=load_scorer(settings.scorer),
+        further=further.scorers,
         protocol=settings.protocol,
         max_windows=settings.max_windows,
         batch_size=settings.batch_size,
@@ -171,7 +179,48 @@ def read_data(settings: MeasureSettings) -> Data:
         judge_labels=tuple(bool(label) for part in judges for label in part.labels),
         report=report,
         left_out=split.left_out,
+        notes=further.notes,
     )
+
+
+@dataclass(frozen=True)
+class FurtherScorers:
+    """Scorers beside the first one and the judge."""
+
+    scorers: Mapping[str, Scorer]
+    """By the names that settings give them."""
+    notes: tuple[str, ...] = ()
+
+
+_NEURAL = "neural"
+_MEASURES = ("toxicity", "judge", *NO_SCORER, "f1", "logppl", "harmless_logppl", "relevance")
+_COLUMNS = ("protocol", "model", "fingerprint", "condition", "measure", "row", "prompt", "continuation")
+
+
+def read_further(settings: MeasureSettings) -> FurtherScorers:
+    """The scorers of `--also-score`.
+
+    Raises:
+        DposcopeError: a name is given twice, scores already, is that of another measure, or names no scorer.
+    """
+    names = settings.also_score
+    if names is None:
+        if settings.meant != TOXICITY or settings.scorer == _NEURAL:
+            return FurtherScorers({})
+        if not neural_folder().is_dir():
+            note = "No further scorer: the neural one is not in the cache; dposcope models get neural adds it."
+            return FurtherScorers({}, (note,))
+        names = [_NEURAL]
+    if names == ["none"]:
+        return FurtherScorers({})
+    for name in names:
+        if name == "none" or names.count(name) > 1:
+            raise DposcopeError(f"--also-score {name} stands beside other scorers; give each name once, or none alone")
+        if name == settings.scorer:
+            raise DposcopeError(f"--also-score {name} is the scorer already; name another one")
+        if name in _MEASURES or name in _COLUMNS:
+            raise DposcopeError(f"--also-score {name} has the name of another column; give the scorer another name")
+    return FurtherScorers({name: load_scorer(name) for name in names})
 
 
 def make_direction(

@@ -8,10 +8,12 @@ import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
+from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, measure_ideal
 from dposcope.evaluation.statistics import columns_of
-from dposcope.evaluation.suite import BASE, PER_PROMPT, Materials, Outcome, Scores, measure, summarise
+from dposcope.evaluation.suite import BASE, CONCEPT, NO_SCORER, Materials, Outcome, Scores, measure, summarise
 from dposcope.jobs.ingredients import Job
 from dposcope.model.hooks import Intervention
+from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of, write_parquet
 
 
@@ -38,6 +40,8 @@ def measure_condition(
         **materials.digests,
         "scorer": [materials.scorer.name, materials.scorer.digest],
         "judge": data.digests["judge_comments"] if materials.judge is not None else None,
+        "further": _further(materials),
+        "ideal": None if materials.ideal is None else materials.ideal.digest,
         "protocol": materials.protocol,
         "windows": [materials.skip_windows, materials.max_windows],
         "spread": materials.spread_windows,
@@ -52,6 +56,34 @@ def measure_condition(
         file=run.folder / "conditions" / f"{file_name(name)}.json",
     )
     return Outcome.from_json(told)
+
+
+def _further(materials: Materials) -> dict[str, list[str]]:
+    return {name: [scorer.name, scorer.digest] for name, scorer in materials.further.items()}
+
+
+def measure_limit(job: Job, materials: Materials) -> IdealOutcome | None:
+    """The stage `measure-ideal`; its file is `conditions/ideal.json`. None without an ideal."""
+    run, ideal = job.run, materials.ideal
+    if ideal is None:
+        return None
+    told = run.json(
+        f"measure-{IDEAL}",
+        "Measuring: the ideal",
+        inputs={
+            **job.model,
+            "ideal": ideal.digest,
+            "scorer": [materials.scorer.name, materials.scorer.digest],
+            "judge": job.data.digests["judge_comments"] if materials.judge is not None else None,
+            "further": _further(materials),
+            "batch_size": materials.batch_size,
+        },
+        make=lambda: measure_ideal(
+            job.lm, ideal, materials.scorers, batch_size=materials.batch_size, progress=run.reporter.progress
+        ).to_json(),
+        file=run.folder / "conditions" / f"{IDEAL}.json",
+    )
+    return IdealOutcome.from_json(told)
 
 
 @dataclass(frozen=True)
@@ -94,6 +126,7 @@ def write_scores(
         about=about,
         concept=materials.concept,
         fingerprint=fingerprint,
+        ideal=measure_limit(job, materials),
     )
     rows = [
         {
@@ -119,7 +152,7 @@ def write_scores(
             "continuation": text,
             **{
                 part: float(outcome.per_prompt[part][row]) if part in outcome.per_prompt else None
-                for part in PER_PROMPT
+                for part in ("toxicity", "judge", *NO_SCORER, *materials.further)
             },
         }
         for name, outcome in outcomes.items()
@@ -130,33 +163,31 @@ def write_scores(
     return scores
 
 
-_COLUMNS = {
-    "toxicity": "toxicity",
-    "judge": "by the judge",
-    "logppl": "log-PPL",
-    "f1": "F1",
-    "repetition": "repetition",
-    "empty": "empty",
-}
+_BEFORE = {"toxicity": CONCEPT, "judge": scorer_label("judge")}
+_AFTER = {"logppl": "log-PPL", "f1": "F1", "repetition": "repetition", "empty": "empty"}
 
 
 def scores_table(scores: Scores) -> Table:
     """One line per condition: means with 95 % intervals, and the paired comparison with `none`.
 
-    A star marks a difference from `none` whose paired interval excludes 0.
+    A star marks a difference from `none` whose paired interval excludes 0, a double dagger one that another scorer does
+    not share.
     """
     base = scores.conditions[BASE]
-    labels = {name: label for name, label in (_COLUMNS | {"toxicity": scores.concept}).items() if name in base}
+    further = {name: scorer_label(name) for name in scores.further}
+    named = _BEFORE | {"toxicity": scores.concept} | further | _AFTER
+    labels = {name: label for name, label in named.items() if name in base}
     lines: list[dict[str, Any]] = []
     for name, values in scores.conditions.items():
-        against = scores.against_none.get(name)
+        against, unshared = scores.against_none.get(name), scores.unshared(name)
         line: dict[str, Any] = {"condition": name}
         for measured in labels:
             differs = against is not None and against.differences[measured].excludes_zero
-            line |= columns_of(measured, values[measured]) | {f"{measured}_mark": "*" if differs else ""}
+            mark = ("*" if differs else "") + (UNSHARED if measured in unshared else "")
+            line |= columns_of(measured, values.get(measured)) | {f"{measured}_mark": mark}
         line |= columns_of("ratio", None if against is None else against.toxicity_ratio)
         line |= columns_of("rise", None if against is None else against.differences["logppl"])
-        lines.append(line)
+        lines.append(line | cost_values(scores, name))
     counts = ", ".join(f"{label} {base[name].n}" for name, label in labels.items())
     return Table(
         "scores",
@@ -167,9 +198,11 @@ def scores_table(scores: Scores) -> Table:
             *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
             Column.ranged("ratio", f"{scores.concept}, share of none", RATIO),
             Column.ranged("rise", "log-PPL, paired rise", DIFFERENCE),
+            *cost_columns(scores),
         ),
         (
             f"Mean (95 % bootstrap interval); items: {counts}. *: differs from none, paired, with an interval that "
             "excludes 0.",
+            *cost_notes(scores),
         ),
     )

@@ -172,6 +172,11 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         "PERSPECTIVE_API_KEY), a Hugging Face classifier by id or folder (paper: unitary/toxic-bert), the folder of a "
         "trained judge, vader (negative sentiment), words:FILE.txt, or module:function.",
     )
+    also_score: Annotated[list[str] | None, Parameter(group=_MEASURES, negative_iterable=())] = Field(
+        default=None,
+        description="A further scorer of the same continuations, by a name that --scorer takes; may be given several "
+        "times. none: no further one. Default: neural, where it is in the cache and the concept is toxicity.",
+    )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_MEASURES)] = Field(
         default="strict",
         description="strict: the definitions in the paper's text; reference: those of its published code.",

@@ -1,15 +1,19 @@
 """`dposcope evaluate` from end to end on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from dposcope.artefacts import save_tensors
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.neural import neural_folder, neural_scorer
 from dposcope.evaluation.perplexity import window_losses
+from dposcope.evaluation.sampled.ideal import draw_ideal, measure_ideal
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -37,6 +41,11 @@ CONDITIONS = [
     "random steer=steer:relative=0.5,random=yes",
 ]
 NAMES = ["none", CONDITIONS[0], "frozen", CONDITIONS[2], CONDITIONS[3], "both", "shuffled", "random steer"]
+
+
+def rows_of(protocol: str) -> list[str]:
+    """Of the tables; only the strict protocol has an ideal."""
+    return [*NAMES, *(["ideal"] if protocol == "strict" else [])]
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +78,15 @@ def test_what_another_run_has_measured_is_borrowed(done, job, tmp_path):
     """The plain model and an edit, from a folder above the run; not where a setting that decides them differs."""
     out, scores, protocol = done
     names = [f"Measuring: {name}" for name in ("none", CONDITIONS[0])]
-    for windows, expected in ((3, names), (2, [])):
+    limit = ["Measuring: the ideal"] if protocol == "strict" else []
+    for windows, expected in ((3, names + limit), (2, limit)):
         log = Log()
         settings = EvaluateSettings(**job.settings(condition=[CONDITIONS[0]], max_windows=windows, protocol=protocol))
         policy = RunPolicy(borrow=lenders([out.parent]))
         mine = run_evaluate(str(job.model), tmp_path / str(windows), settings, reporter=log, policy=policy)
         assert [title for title in log.taken if title.startswith("Measuring")] == expected
-        if expected:
+        assert ("Harmless samples of the plain model" in log.taken) == (protocol == "strict")
+        if windows == 3:
             for name in ("none", CONDITIONS[0]):
                 assert mine.conditions[name] == scores.conditions[name]
     with pytest.raises(DposcopeError, match=r"nothing to borrow in .*empty"):
@@ -92,23 +103,24 @@ def test_windows_are_spread_where_asked(job, tmp_path):
 
 
 def test_the_folder_holds_what_the_command_promises(done):
-    out, _, _ = done
+    out, _, protocol = done
     names = {path.name for path in out.iterdir()}
     assert {"scores.json", "scores.parquet", "samples.parquet", "scores.md", "run.json"} <= names
     assert not {name for name in names if name.startswith(".")} - {".lock"}
-    assert len(list((out / "conditions").iterdir())) == len(NAMES)
+    assert len(list((out / "conditions").iterdir())) == len(rows_of(protocol))
+    assert ("ideal.json" in names) == (protocol == "strict")
 
 
 def test_scores_name_every_condition_and_none(done):
     out, scores, protocol = done
     stored = json.loads((out / "scores.json").read_text())
-    assert list(stored["conditions"]) == list(scores.conditions) == NAMES
+    assert list(stored["conditions"]) == list(scores.conditions) == rows_of(protocol)
     assert stored == scores.to_json()
     assert stored["protocol"] == protocol
     assert stored["about"]["conditions"] == dict(zip(NAMES[1:], CONDITIONS, strict=True))
-    for table in ("scores", "samples"):
+    for table, names in (("scores", rows_of(protocol)), ("samples", NAMES)):
         frame = pl.read_parquet(out / f"{table}.parquet")
-        assert frame["condition"].unique(maintain_order=True).to_list() == NAMES
+        assert frame["condition"].unique(maintain_order=True).to_list() == names
         assert frame["protocol"].unique().to_list() == [protocol]
 
 
@@ -132,6 +144,12 @@ def test_numbers_are_those_of_the_suite(done, job):
         protocol,
         max_windows=3,
     )
+    if protocol == "strict":
+        ideal = draw_ideal(lm, materials.prompts, materials.scorer)
+        assert json.loads((out / "ideal.json").read_text()) == ideal.to_json()
+        stored = json.loads((out / "conditions/ideal.json").read_text())
+        assert stored == measure_ideal(lm, ideal, materials.scorers).to_json()
+        materials = replace(materials, ideal=ideal)
     for name, text in zip(NAMES, ["", *CONDITIONS], strict=True):
         intervention = parse_condition(text).build(lambda: made, 0) if text else None
         stored = json.loads((out / f"conditions/{file_name(name)}.json").read_text())
@@ -141,7 +159,7 @@ def test_numbers_are_those_of_the_suite(done, job):
 def test_the_table_for_people_has_every_row(done):
     out, scores, protocol = done
     text = (out / "scores.md").read_text()
-    for name in NAMES:
+    for name in rows_of(protocol):
         assert f"| {name} |" in text
         assert str(scores.conditions[name]["toxicity"]) in text
     assert f"{protocol} protocol" in text
@@ -149,7 +167,7 @@ def test_the_table_for_people_has_every_row(done):
 
 def test_without_a_condition_only_the_plain_model_is_measured(job, tmp_path):
     scores = evaluated(job, tmp_path / "out")
-    assert list(scores.conditions) == ["none"]
+    assert list(scores.conditions) == ["none", "ideal"]
     assert not (tmp_path / "out/direction.json").exists()  # nothing that it does not need
     assert not (tmp_path / "out/means.json").exists()
 
@@ -185,11 +203,11 @@ def test_more_conditions_may_join_later(job, tmp_path):
     evaluated(job, out, ["ablate"])
     before = (out / "stages/measure-none.json").read_bytes()
     scores = evaluated(job, out, ["ablate", "steer:relative=0.5"])
-    assert list(scores.conditions) == ["none", "ablate", "steer:relative=0.5"]
+    assert list(scores.conditions) == ["none", "ablate", "steer:relative=0.5", "ideal"]
     assert (out / "stages/measure-none.json").read_bytes() == before
     whole = evaluated(job, tmp_path / "whole", ["ablate", "steer:relative=0.5"])
     assert whole.to_json() == scores.to_json()
-    assert list(evaluated(job, out, ["steer:relative=0.5"]).conditions) == ["none", "steer:relative=0.5"]
+    assert list(evaluated(job, out, ["steer:relative=0.5"]).conditions) == ["none", "steer:relative=0.5", "ideal"]
 
 
 def test_two_conditions_of_one_name_are_refused_before_anything_is_made(job, tmp_path):
@@ -245,3 +263,122 @@ def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
     prompts = read_data(EvaluateSettings(**job.settings())).report.prompts
     assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
     assert any("river" in text for text in stored)
+
+
+# The ideal and further scorers
+
+
+class Notes(Quiet):
+    """A reporter that remembers stages and notes."""
+
+    def __init__(self):
+        self.made, self.told = [], []
+
+    def stage(self, title):
+        self.made.append(title)
+
+    def note(self, line):
+        self.told.append(line)
+
+
+def started(job, out, reporter, **settings):
+    return run_evaluate(str(job.model), out, EvaluateSettings(**job.settings(**settings)), reporter=reporter)
+
+
+@pytest.fixture
+def neural(tmp_path, monkeypatch):
+    """A cache with a small network in the place of the neural scorer's; returns how to put it there."""
+    monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path / "cache"))
+    about = {"words": ["the", "river", "is", "quiet", "stupid"]}
+    shapes = {"embeddings": (6, 4), "hidden.weight": (5, 6), "hidden.bias": (5,), "output.weight": (6, 5)}
+    shapes |= {"output.bias": (6,)}
+    for way in ("", "_reverse"):
+        shapes |= {f"lstm.weight_ih_l0{way}": (12, 4), f"lstm.weight_hh_l0{way}": (12, 3)}
+        shapes |= {f"lstm.bias_ih_l0{way}": (12,), f"lstm.bias_hh_l0{way}": (12,)}
+    draw = torch.Generator().manual_seed(3)
+    tensors = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+
+    def put() -> None:
+        neural_folder().mkdir(parents=True)
+        save_tensors(neural_folder() / "network", "NeuralClassifier", tensors, about)
+
+    return put
+
+
+def test_a_damaged_ideal_is_drawn_again_and_nothing_else(job, tmp_path):
+    first, again = Notes(), Notes()
+    scores = started(job, tmp_path / "out", first)
+    assert "Harmless samples of the plain model" in first.made
+    (tmp_path / "out/ideal.json").write_text("{}")
+    assert started(job, tmp_path / "out", again).to_json() == scores.to_json()
+    assert [title for title in again.made if not title.startswith("Loading")] == ["Harmless samples of the plain model"]
+
+
+def test_another_seed_draws_another_ideal_and_measures_anew(job, tmp_path):
+    for seed in (0, 1):
+        started(job, tmp_path / str(seed), None, seed=seed)
+    ideals = [json.loads((tmp_path / f"{seed}/ideal.json").read_text()) for seed in (0, 1)]
+    assert ideals[0] != ideals[1]
+    stages = [json.loads((tmp_path / f"{seed}/stages/measure-none.json").read_text()) for seed in (0, 1)]
+    assert stages[0]["inputs"] != stages[1]["inputs"]
+
+
+def test_where_nothing_is_harmless_a_note_says_so(job, tmp_path):
+    reporter = Notes()
+    scores = started(job, tmp_path / "out", reporter, scorer="helpers.jobs:always_toxic")
+    assert [line for line in reporter.told if "No sample of the plain model is harmless" in line]
+    assert list(scores.conditions) == ["none"]
+    assert "harmless_logppl" not in scores.conditions["none"]
+    assert "relevance" in scores.conditions["none"]
+
+
+def test_the_neural_scorer_scores_too_where_it_is_in_the_cache(job, tmp_path, neural):
+    missing, without, found = Notes(), Notes(), Notes()
+    bare = started(job, tmp_path / "missing", missing, also_score=None)
+    assert [line for line in missing.told if "dposcope models get neural" in line]
+    neural()
+    off = started(job, tmp_path / "off", without, also_score=["none"])
+    assert not without.told
+    assert off.to_json() == bare.to_json()
+    scores = started(job, tmp_path / "on", found, also_score=None, condition=["ablate"])
+    assert not found.told
+    assert scores.further == ("neural",)
+    samples = pl.read_parquet(tmp_path / "on/samples.parquet")
+    texts = samples.filter(condition="ablate")["continuation"].to_list()
+    expected = neural_scorer()(texts)
+    assert samples.filter(condition="ablate")["neural"].to_list() == expected.tolist()
+    assert scores.conditions["ablate"]["neural"].mean == pytest.approx(expected.mean())
+    assert {"neural", "toxicity", "judge", "relevance"} == set(scores.conditions["ideal"])
+    assert "by neural" in (tmp_path / "on/scores.md").read_text()
+    assert bare.conditions["none"] == {
+        name: value for name, value in scores.conditions["none"].items() if name != "neural"
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["none", "vader"], "stands beside other scorers"),
+        (["vader", "vader"], "give each name once"),
+        (["helpers.jobs:softness"], "is the scorer already"),
+        (["judge"], "has the name of another column"),
+    ],
+)
+def test_a_further_scorer_that_cannot_be_is_refused_before_anything_is_made(job, tmp_path, names, message):
+    with pytest.raises(DposcopeError, match=message):
+        started(job, tmp_path / "out", None, also_score=names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_further_scorers_stand_side_by_side(job, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("river\nstupid\n")
+    scores = started(job, tmp_path / "out", None, also_score=[f"words:{words}", "helpers.jobs:always_toxic"])
+    assert scores.further == (f"words:{words}", "helpers.jobs:always_toxic")
+    assert scores.conditions["none"]["helpers.jobs:always_toxic"].mean > 0.5
+
+
+@pytest.mark.parametrize("name", ["none", "ideal"])
+def test_rows_of_their_own_are_no_names_of_conditions(job, tmp_path, name):
+    with pytest.raises(DposcopeError, match=f"the condition '{name}' is always measured"):
+        evaluated(job, tmp_path / "out", [f"{name}=ablate"])

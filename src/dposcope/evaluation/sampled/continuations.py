@@ -4,16 +4,18 @@ Texts are read as the token ids that were written, not tokenised again, so a mod
 what it wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.perplexity import WindowLosses, negative_log_likelihood
+from dposcope.evaluation.perplexity import WindowLosses, token_losses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
 from dposcope.model.batches import batches
+from dposcope.model.frames import prompted
 from dposcope.model.generate import Continuation, Progress
 from dposcope.model.language_model import LanguageModel
 
@@ -31,7 +33,7 @@ def continuation_losses(
     """−log p(continuation | prompt) of each text, summed over its tokens.
 
     Args:
-        lm: the model that reads; hooks of an intervention around this call apply.
+        lm: the model that reads; hooks of an intervention around this call apply, where they act when it writes.
         written: texts with their prompts; one without a token counts 0 nats over 0 tokens.
         after: prompts to read them after instead of their own, as token ids.
         batch_size: texts at a time.
@@ -56,12 +58,18 @@ def continuation_losses(
     rows = [[*head, *one.ids] for head, one in zip(prompts, written, strict=True)]
     done = 0
     for batch in batches(lm, rows, batch_size=batch_size, side="right"):
-        hidden = lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
-        for place, row in enumerate(batch.rows):
-            start, stop = len(prompts[row]), len(rows[row])
-            nll[row] = negative_log_likelihood(
-                lm, hidden[place, start - 1 : stop - 1], batch.ids[place, start:stop], chunk
-            )
+        lengths = torch.tensor([len(prompts[row]) for row in batch.rows], device=batch.ids.device)
+        with prompted(lengths, rows=batch.rows):
+            hidden = lm.model.base_model(
+                input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+            ).last_hidden_state
+        # All texts of the batch together: the unembedding is read once for a chunk of positions, not for every text.
+        spans = [(place, len(prompts[row]), len(rows[row])) for place, row in enumerate(batch.rows)]
+        states = torch.cat([hidden[place, start - 1 : stop - 1] for place, start, stop in spans])
+        targets = torch.cat([batch.ids[place, start:stop] for place, start, stop in spans])
+        losses = token_losses(lm, states, targets, chunk).split([stop - start for _, start, stop in spans])
+        for row, own in zip(batch.rows, losses, strict=True):
+            nll[row] = float(own.sum())
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(rows))
@@ -78,10 +86,24 @@ class Relevance:
     """`[texts]`."""
 
     @property
+    def measured(self) -> bool:
+        """Whether any text has a token."""
+        return bool((self.tokens > 0).any())
+
+    @property
     def estimate(self) -> Estimate:
         """Nats per token, the interval over texts."""
         held = self.tokens > 0
         return bootstrap_ratio(self.nats[held], self.tokens[held])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"nats": self.nats.tolist(), "tokens": self.tokens.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Relevance":
+        """Read what `to_json` wrote."""
+        return cls(np.array(stored["nats"], dtype=np.float64), np.array(stored["tokens"], dtype=np.int64))
 
 
 def relevance(

@@ -4,8 +4,9 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,15 @@ class Phrase:
     """Of the plain model's texts to the same prompts."""
     rise: Difference
     """`share − base_share`, paired by prompt. The phrase was chosen for its rise, so that of the first is too large."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as `scores.json` holds them; the words as they are."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Phrase":
+        """Read what `to_dict` wrote."""
+        return cls(stored["words"], stored["share"], stored["base_share"], Difference(**stored["rise"]))
 
 
 def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int = 10) -> list[Phrase]:

@@ -132,7 +132,12 @@ def harmless(written: Sequence[Continuation], scores: NDArray[np.float64]) -> li
     Raises:
         DposcopeError: none is harmless, or there is not one score for each.
     """
-    kept = [one for one, score in zip(written, scores, strict=True) if score < TOXIC and one.ids]
+    kept = harmless_places(written, scores)
     if not kept:
         raise DposcopeError("no sample of the plain model is harmless, so there is no ideal; draw more samples")
-    return kept
+    return [written[place] for place in kept]
+
+
+def harmless_places(written: Sequence[Continuation], scores: NDArray[np.float64]) -> list[int]:
+    """Which samples hold a token and do not count as toxic; see `harmless`."""
+    return [place for place, (one, score) in enumerate(zip(written, scores, strict=True)) if score < TOXIC and one.ids]

@@ -6,7 +6,7 @@ and after, with a control → the edit folded into an ordinary checkpoint → a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
+from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, open_run
@@ -58,7 +59,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
         )
         choice = choose_edit(job, ingredients, selection, settings)
-        materials = replace(data.report, judge=judge)
+        materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, _conditions(model, choice.edit, made_from, settings), materials)
         scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})

@@ -8,6 +8,7 @@ from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.jobs.conditions import parse_condition
+from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import DirectionSpec, Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
@@ -47,7 +48,8 @@ def run_evaluate(
     with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
         job = Job.begin(run, model, data, settings)
         judge = prepare_judge(job, settings.seed)
-        materials = replace(data.report, judge=judge, spread_windows=settings.spread_windows)
+        asked = replace(data.report, spread_windows=settings.spread_windows)
+        materials = with_ideal(job, asked, judge, seed=settings.seed)
 
         @cache
         def ingredients() -> Ingredients:

@@ -6,7 +6,7 @@ paper's claims one by one → a report with a browser of all neurons.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from dposcope.jobs.explain.results import Results, pictures_of, tables_of
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tables.stability import stability_summary
 from dposcope.jobs.explain.tuned_side import TunedSide
+from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import (
     Data,
     DirectionSpec,
@@ -130,7 +131,7 @@ def run_explain(
         wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
         free = free_direction(job, settings) if wanted else None
         conditions = explain_conditions(made, free, side, change, chosen, settings)
-        materials = replace(data.report, judge=prepare_judge(job, settings.seed))
+        materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)
         results = Results(

@@ -17,6 +17,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.suite import Scores
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
+from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import (
     Data,
     DirectionSpec,
@@ -85,7 +86,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         search_scorer = _search_scorer(data.report.scorer, settings)
         searched = search_edits(job, _ready(job, ingredients, learned, search_scorer, learn_text, settings), settings)
         found = choose(job, searched, learn_text, settings)
-        materials = replace(data.report, judge=judge, protocol="strict", spread_windows=True)
+        asked = replace(data.report, protocol="strict", spread_windows=True)
+        materials = with_ideal(job, asked, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         conditions = [Condition("edit", lambda: found.edit, made_from)]
         if settings.controls:

@@ -12,7 +12,7 @@ import torch
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
+from dposcope.evaluation.sampled.ideal import Ideal, draw_ideal
 from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
@@ -21,7 +21,6 @@ from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.settings import TuneSettings
-from dposcope.model.generate import Continuation
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.report.table import write_parquet
@@ -33,8 +32,6 @@ from dposcope.search.trials import Bound, Objective, TextBound, Trial, Written
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
-_HARMLESS_SAMPLES = 2
-"""Samples of each search prompt, of which the harmless ones measure the cost there."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
@@ -182,37 +179,34 @@ def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
 
 
 def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText | None:
-    """The stage `harmless-texts`: the plain model's samples to the search prompts that do not count as toxic.
+    """The stage `harmless-texts`: the ideal of the search prompts.
 
     Returns:
-        None, with a note, where there is none.
+        None, with a note, where no sample is harmless.
     """
     objective = prepared.objective
 
-    def make() -> dict[str, Any]:
-        written = sample_texts(
+    def make() -> dict[str, Any] | None:
+        drawn = draw_ideal(
             objective.lm,
             objective.prompts,
-            samples=_HARMLESS_SAMPLES,
+            objective.scorer,
             seed=seed,
             batch_size=objective.batch_size,
             progress=job.run.reporter.progress,
         )
-        scores = objective.scorer([one.text for one in written])
-        kept = [one for one, score in zip(written, scores, strict=True) if score < TOXIC and one.ids]
-        return {"texts": [asdict(one) for one in kept]}
+        return None if drawn is None else drawn.to_json()
 
     stored = job.run.json(
         "harmless-texts",
         "Harmless samples of the plain model",
-        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")}
-        | {"samples": _HARMLESS_SAMPLES},
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")},
         make=make,
     )
-    if not stored["texts"]:
+    if stored is None:
         job.run.reporter.note("No sample of the plain model is harmless, so no cost is measured on harmless text.")
         return None
-    return HarmlessText.read(objective.lm, [Continuation(**one) for one in stored["texts"]])
+    return HarmlessText.read(objective.lm, Ideal.from_json(stored).written)
 
 
 def ready(job: Job, prepared: Prepared, settings: TuneSettings) -> "Ready":

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from dposcope.directions.lens import Lens
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.evaluation.suite import BASE, Scores
 
@@ -154,7 +155,8 @@ class EditPage:
             )
         if self.base.name != BASE:
             raise DposcopeError(f"the base is {self.base.name!r}; scores are compared with {BASE!r}: name that one")
-        named, scored = [condition.name for condition in self.conditions], set(self.scores.conditions)
+        named = [condition.name for condition in self.conditions]
+        scored = set(self.scores.conditions) - {IDEAL}
         if len(set(named)) != len(named) or set(named) != scored:
             raise DposcopeError(
                 f"the page names {', '.join(sorted(named))}, the scores hold {', '.join(sorted(scored))}; "

@@ -1,0 +1,147 @@
+"""The ideal: what the plain model writes given that it is harmless, the limit of what an edit can be (SPEC section 5).
+
+It is drawn by rejection: samples of the plain model, without those that count as toxic.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from dposcope.artefacts import text_digest
+from dposcope.evaluation.sampled.continuations import Relevance, relevance
+from dposcope.evaluation.sampled.real_toxicity import harmless_places, sample_texts
+from dposcope.evaluation.scorer import Scorer
+from dposcope.model.generate import Continuation, Progress
+from dposcope.model.language_model import LanguageModel
+
+IDEAL: Final = "ideal"
+"""The row of the ideal among conditions. It is measured on samples, so it has fewer measures than they."""
+
+IDEAL_SAMPLES: Final = 2
+"""Samples of each prompt that are drawn for the ideal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ideal:
+    """Harmless samples of the plain model."""
+
+    written: tuple[Continuation, ...]
+    """At least one, each with a token; those of one prompt beside each other."""
+    rows: tuple[int, ...]
+    """The prompt of each, from 0."""
+    drawn: int
+    """Samples before the toxic ones were left out."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The samples."""
+        return [one.text for one in self.written]
+
+    @cached_property
+    def digest(self) -> str:
+        """What a measurement on these samples depends on."""
+        return text_digest(json.dumps(self.to_json()))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "drawn": self.drawn,
+            "texts": [
+                {"row": row, "prompt_ids": one.prompt_ids, "ids": one.ids, "text": one.text}
+                for row, one in zip(self.rows, self.written, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Ideal":
+        """Read what `to_json` wrote."""
+        texts = stored["texts"]
+        return cls(
+            tuple(Continuation(one["prompt_ids"], one["ids"], one["text"]) for one in texts),
+            tuple(one["row"] for one in texts),
+            stored["drawn"],
+        )
+
+
+def draw_ideal(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    *,
+    samples: int = IDEAL_SAMPLES,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Ideal | None:
+    """Sample the plain model (temperature 1, top-p 0.9, 20 tokens) and keep what does not count as toxic.
+
+    Args:
+        lm: the plain model.
+        prompts: what it continues.
+        scorer: says what counts as toxic: a score of 0.5 or more.
+        samples: of each prompt.
+        seed: of the draws, see `sample_texts`.
+        batch_size: samples at a time.
+        progress: called with samples written.
+
+    Returns:
+        The ideal; None where no sample is harmless.
+    """
+    written = sample_texts(lm, prompts, samples=samples, seed=seed, batch_size=batch_size, progress=progress)
+    kept = harmless_places(written, scorer([one.text for one in written]))
+    if not kept:
+        return None
+    return Ideal(tuple(written[place] for place in kept), tuple(place // samples for place in kept), len(written))
+
+
+@dataclass(frozen=True, eq=False)
+class IdealOutcome:
+    """Measurements of the ideal, text by text."""
+
+    per_text: dict[str, np.ndarray]
+    """Scorer → scores, `[texts]`, float64."""
+    relevance: Relevance | None
+    """None where there is one text only."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "per_text": {name: values.tolist() for name, values in self.per_text.items()},
+            "relevance": None if self.relevance is None else self.relevance.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "IdealOutcome":
+        """Read what `to_json` wrote."""
+        found = stored["relevance"]
+        return cls(
+            {name: np.array(values, dtype=np.float64) for name, values in stored["per_text"].items()},
+            None if found is None else Relevance.from_json(found),
+        )
+
+
+def measure_ideal(
+    lm: LanguageModel,
+    ideal: Ideal,
+    scorers: Mapping[str, Scorer],
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> IdealOutcome:
+    """Score the ideal's texts, and read them for their relevance.
+
+    Args:
+        lm: the plain model.
+        ideal: its harmless samples.
+        scorers: name of the measure → scorer.
+        batch_size: texts at a time.
+        progress: called with texts read.
+    """
+    scores = {name: scorer(ideal.texts) for name, scorer in scorers.items()}
+    if len(ideal.written) < 2:
+        return IdealOutcome(scores, None)
+    return IdealOutcome(scores, relevance(lm, ideal.written, batch_size=batch_size, progress=progress))

@@ -1,0 +1,61 @@
+"""What a report is measured with, made once a run: the judge, the ideal, and notes on what is missing."""
+
+from dataclasses import replace
+
+from dposcope.evaluation.sampled.ideal import IDEAL_SAMPLES, Ideal, draw_ideal
+from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
+from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.suite import Materials
+from dposcope.jobs.ingredients import Job
+
+
+def with_ideal(job: Job, materials: Materials, judge: Scorer, *, seed: int) -> Materials:
+    """The materials of a report, with the judge and the ideal; under the reference protocol without an ideal.
+
+    Args:
+        job: run, model and data.
+        materials: with the prompts and the protocol of the report.
+        judge: see `prepare_judge`.
+        seed: of the ideal's samples.
+    """
+    whole = replace(materials, judge=judge)
+    return whole if materials.protocol != "strict" else replace(whole, ideal=_ideal(job, whole, seed))
+
+
+def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
+    """The stage `ideal`. Where no sample is harmless there is none, and a note says so."""
+    run, scorer = job.run, materials.scorer
+
+    def make() -> dict[str, object] | None:
+        found = draw_ideal(
+            job.lm,
+            materials.prompts,
+            scorer,
+            seed=seed,
+            batch_size=materials.batch_size,
+            progress=run.reporter.progress,
+        )
+        return None if found is None else found.to_json()
+
+    stored = run.json(
+        "ideal",
+        "Harmless samples of the plain model",
+        inputs={
+            **job.model,
+            "prompts": materials.digests["prompts"],
+            "scorer": [scorer.name, scorer.digest],
+            "samples": IDEAL_SAMPLES,
+            "top_p": TOP_P,
+            "new_tokens": NEW_TOKENS,
+            "seed": seed,
+            "batch_size": materials.batch_size,
+        },
+        make=make,
+    )
+    if stored is None:
+        run.reporter.note(
+            "No sample of the plain model is harmless by the scorer, so harmless log-perplexity and the ideal are left "
+            "out."
+        )
+        return None
+    return Ideal.from_json(stored)

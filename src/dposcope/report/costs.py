@@ -1,0 +1,76 @@
+"""Columns that stand in every table of conditions: further scorers, and what a condition costs beyond neutral text."""
+
+from typing import Any
+
+from dposcope.evaluation.numbers import NOTHING, RATIO, Format, percent
+from dposcope.evaluation.sampled.ideal import IDEAL
+from dposcope.evaluation.sampled.phrases import Phrase
+from dposcope.evaluation.statistics import columns_of
+from dposcope.evaluation.suite import BASE, Scores
+from dposcope.report.table import Column
+
+UNSHARED = "‡"
+"""Marks a difference that one scorer shows and another does not share; see `Scores.unshared`."""
+UNSHARED_NOTE = f"{UNSHARED}: another scorer does not share this difference."
+
+RISE = Format.named("signed fixed 2")
+
+_COLUMNS = (
+    Column.ranged("harmless_rise", "harmless log-PPL, paired rise", RISE),
+    Column.ranged("relevance_kept", "relevance kept", RATIO),
+    Column("distinct_kept", "distinct pairs kept", RATIO),
+    Column("phrase", "phrase that rose most"),
+)
+_WHAT = (
+    "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal). Relevance: nats per token "
+    "of a text that its own prompt explains. Kept: divided by that of none. Phrase: the 2 to 4 words whose share of "
+    "texts rose most over that of none."
+)
+
+
+def scorer_label(name: str) -> str:
+    """The heading of a scorer beside the first one."""
+    return "by the judge" if name == "judge" else f"by {name}"
+
+
+def cost_columns(scores: Scores) -> tuple[Column, ...]:
+    """The columns that a table of these scores has."""
+    lines = [cost_values(scores, name) for name in scores.conditions]
+    return tuple(column for column in _COLUMNS if any(line[column.name] not in (None, NOTHING) for line in lines))
+
+
+def cost_notes(scores: Scores) -> tuple[str, ...]:
+    """What the columns mean, and what marks mean that stand in the table."""
+    marked = any(scores.unshared(name) for name in scores.conditions)
+    return (*((UNSHARED_NOTE,) if marked else ()), *((_WHAT,) if cost_columns(scores) else ()))
+
+
+def cost_values(scores: Scores, name: str) -> dict[str, Any]:
+    """The line of a condition in these columns. Words stand as they are: whoever shows them masks them."""
+    against = scores.against_none.get(name)
+    rise = None if against is None else against.differences.get("harmless_logppl")
+    kept = columns_of("relevance_kept", None if against is None else against.relevance_kept)
+    if name == IDEAL:
+        kept["relevance_kept"] = _share_of_none(scores, "relevance")
+    phrase = risen_most(scores, name)
+    return {
+        **columns_of("harmless_rise", rise),
+        **kept,
+        "distinct_kept": None if name == BASE else scores.distinct_kept.get(name),
+        "phrase": NOTHING if phrase is None else phrase_words(phrase),
+    }
+
+
+def risen_most(scores: Scores, name: str) -> Phrase | None:
+    """The phrase whose share of texts rose most; None if none rose, or none was counted."""
+    return next(iter(scores.phrases.get(name, ())), None)
+
+
+def phrase_words(phrase: Phrase) -> str:
+    """Like `“i remember” in 52.0 % of texts, 0.0 % of none's`; the words as they are."""
+    return f"“{phrase.words}” in {percent(phrase.share)} of texts, {percent(phrase.base_share)} of none's"
+
+
+def _share_of_none(scores: Scores, measure: str) -> float | None:
+    ours, base = scores.conditions[IDEAL].get(measure), scores.conditions[BASE].get(measure)
+    return None if ours is None or base is None or base.mean <= 0 else ours.mean / base.mean
