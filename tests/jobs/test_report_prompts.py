@@ -87,11 +87,15 @@ def explain(files: Marked, out: Path) -> None:
     run_explain(str(files.job.model), str(files.tuned), out, ExplainSettings(**files.settings(**small)))
 
 
-SEARCH = {"teacher": "none", "trials": 4, "samples": 4, "min_gap": 0.02, "epochs": 1.0, "search_windows": 4}
+SEARCH = {
+    **{"trials": 4, "samples": 4, "pairing": "extremes", "min_gap": 0.02, "epochs": 1.0, "search_windows": 4},
+    # No bound keeps the search from an edit, so that its last stage writes, too.
+    **{"max_logppl_increase": 0.5, "max_harmless_increase": 1000.0, "max_phrase_rise": 1.0},
+}
 
 
 def tune(files: Marked, out: Path, **others) -> None:
-    settings = TuneSettings(**files.settings(max_logppl_increase=0.5, **{**SEARCH, **others}))
+    settings = TuneSettings(**files.settings(**{**SEARCH, **others}))
     run_tune(str(files.job.model), out, settings)
 
 
@@ -101,8 +105,8 @@ def control(files: Marked, out: Path) -> None:
 
 
 def distil(files: Marked, out: Path) -> None:
-    """With a teacher, whose gains are tried before the search."""
-    tune(files, out, teacher=None, teacher_strength=1.0)
+    """With a teacher, trained on the same pairs."""
+    tune(files, out, teacher="full")
 
 
 def reproduce(files: Marked, out: Path) -> None:
@@ -112,7 +116,7 @@ def reproduce(files: Marked, out: Path) -> None:
     studies = [
         StudyPreset(
             name=name,
-            pairs={"method": "sample", "samples": 4, "min_gap": gap, "new_tokens": 6},
+            pairs={"method": "sample", "pairing": "extremes", "samples": 4, "min_gap": gap, "new_tokens": 6},
             dpo={**training, **windows},
         )
         for name, gap in (("any-gap", 0.0), ("some-gap", 0.01))
@@ -170,16 +174,21 @@ def test_no_job_reads_the_prompts_to_report_on_before_it_measures(files, tmp_pat
     if name in CHOOSING:
         assert told[0]["choose"]["count"] == 12
         assert set(told[0]["choose"]["read_by"]) == seen[CHOOSE]
-        own = {"tune": set(), "distil": {"distilled-texts"}, "control": {"control-scores"}}[name]
-        assert seen[CHOOSE] == {"plain-texts", "search", "choose"} | own
+        own = {"control-scores"} if name == "control" else set()
+        assert seen[CHOOSE] == {"plain-texts", "harmless-texts", "search", "choose"} | own
         pairs = (tmp_path / "out/pairs.jsonl").read_text().splitlines()
         assert all(LEARN in json.loads(line)["prompt_text"] for line in pairs)
 
 
 @pytest.mark.parametrize("use", ["learn", "all"])
 def test_pairs_are_made_from_no_prompt_to_report_on(files, tmp_path, use):
-    chosen = {"samples": 4, "min_gap": 0.0, "new_tokens": 4, "scorer": "helpers.jobs:softness", "use": use}
-    chosen |= {"prompts": str(files.job.prompts), "report_prompts": str(files.report), "dtype": "float32"}
+    chosen = {"samples": 4, "pairing": "extremes", "min_gap": 0.0, "new_tokens": 4, "use": use}
+    chosen |= {
+        "scorer": "helpers.jobs:softness",
+        "prompts": str(files.job.prompts),
+        "report_prompts": str(files.report),
+        "dtype": "float32",
+    }
     with readers(WORDS) as seen:
         run_pairs(str(files.job.model), tmp_path / "p.jsonl", PairsSettings(method="sample", device="cpu", **chosen))
     assert not seen[REPORT]
@@ -189,7 +198,7 @@ def test_pairs_are_made_from_no_prompt_to_report_on(files, tmp_path, use):
 
 def test_a_search_splits_a_single_file_three_ways(tmp_path):
     job = marked(tmp_path, REPORT, REPORT, CHOOSE, LEARN)
-    settings = TuneSettings(**job.settings(max_windows=1, max_logppl_increase=0.5, **SEARCH))
+    settings = TuneSettings(**job.settings(max_windows=1, **SEARCH))
     with readers(WORDS) as seen:
         run_tune(str(job.model), tmp_path / "out", settings)
     check(seen, chooses=True)
