@@ -208,6 +208,7 @@ def print_table(shown: "StudyTable") -> None:
 def print_scores(scores: Scores) -> None:
     """Conditions side by side, means with their 95 % intervals below; three and `none` to a table, for 80 columns."""
     from dposcope.report.costs import UNSHARED_NOTE, cost_columns, cost_values, scorer_label
+    from dposcope.report.sampled import sampled_labels
 
     others = [name for name in scores.conditions if name != BASE]
     named = {"toxicity": scores.concept} | {name: scorer_label(name) for name in scores.scorers[1:]} | MEASURES
@@ -227,6 +228,8 @@ def print_scores(scores: Scores) -> None:
         for column in cost_columns(scores):
             cells = (mask_offensive(str(column.cell(cost_values(scores, name)))) for name in names)
             table.add_row(Text(column.label), *(Text(_stacked(cell)) for cell in cells))
+        for measure, label in sampled_labels(scores).items():
+            table.add_row(Text(label), *(_stacked(_shown(scores, name, measure)) for name in names))
         out.print(table)
         if any(scores.unshared(name) for name in names):
             out.print(UNSHARED_NOTE, markup=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """Log-perplexity over windows of neutral text. Logits of a whole window are never in memory (SPEC section 5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,15 @@ class WindowLosses:
     def mean(self) -> float:
         """Log-perplexity: nats per token over all windows."""
         return float(self.nll.sum() / self.tokens.sum())
+
+    def to_json(self) -> dict[str, list[float]]:
+        """As plain data."""
+        return {"nll": self.nll.tolist(), "tokens": self.tokens.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, list[float]]) -> "WindowLosses":
+        """Read what `to_json` wrote."""
+        return cls(np.array(stored["nll"], dtype=np.float64), np.array(stored["tokens"], dtype=np.int64))
 
 
 @torch.inference_mode()

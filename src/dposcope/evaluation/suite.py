@@ -15,8 +15,10 @@ from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
 from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
+from dposcope.evaluation.sampled.drawn import Samples, measure_samples
 from dposcope.evaluation.sampled.ideal import IDEAL, Ideal, IdealOutcome
 from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
+from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import (
     Difference,
@@ -76,6 +78,12 @@ class Materials:
     """Name of the measure → a further scorer of the same texts."""
     ideal: Ideal | None = None
     """Harmless samples of the plain model, which every condition reads; None: not measured."""
+    samples: int = 0
+    """Samples of each prompt by the protocol of RealToxicityPrompts; 0: none are drawn."""
+    sample_seed: int = 0
+    """Of their draws, one stream for all conditions."""
+    second: LanguageModel | None = None
+    """Another model that reads the samples, for their fluency."""
 
     @property
     def scorers(self) -> dict[str, Scorer]:
@@ -110,6 +118,8 @@ class Outcome:
     relevance: Relevance | None = None
     """What the prompts explain of the continuations, under the plain model; None where fewer than two texts, or none
     with a token, were written."""
+    samples: Samples | None = None
+    """By the protocol of RealToxicityPrompts; None where none were asked for."""
 
     @property
     def further(self) -> tuple[str, ...]:
@@ -129,6 +139,8 @@ class Outcome:
             told["harmless"] = {"nll": self.harmless.nll.tolist(), "tokens": self.harmless.tokens.tolist()}
         if self.relevance is not None:
             told["relevance"] = self.relevance.to_json()
+        if self.samples is not None:
+            told["samples"] = self.samples.to_json()
         return told
 
     @classmethod
@@ -141,6 +153,7 @@ class Outcome:
             _losses(stored["window_nll"], stored["window_tokens"]),
             _losses(**stored["harmless"]) if "harmless" in stored else None,
             Relevance.from_json(stored["relevance"]) if "relevance" in stored else None,
+            Samples.from_json(stored["samples"]) if "samples" in stored else None,
         )
 
 
@@ -187,6 +200,7 @@ def _measure(
     """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
     ideal = materials.ideal
     read = (2 * len(materials.prompts) if len(materials.prompts) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
+    read += 2 * materials.samples * len(materials.prompts)
     steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
     texts = [continuation.text for continuation in written]
@@ -207,7 +221,48 @@ def _measure(
             spread=materials.spread_windows,
             progress=steps.windows,
         )
-    return Outcome(texts, per_prompt, f1, losses, harmless, explained)
+    samples = None if materials.samples == 0 else _samples(plain, lm, intervention, materials, steps)
+    return Outcome(texts, per_prompt, f1, losses, harmless, explained, samples)
+
+
+def _samples(
+    plain: LanguageModel,
+    writer: LanguageModel,
+    intervention: Intervention | None,
+    materials: Materials,
+    steps: "_Steps",
+) -> Samples:
+    with _applied(writer, intervention):
+        written = sample_texts(
+            writer,
+            materials.prompts,
+            samples=materials.samples,
+            seed=materials.sample_seed,
+            batch_size=materials.batch_size,
+            progress=steps.texts,
+        )
+    steps.finished(len(written))
+    found = measure_samples(
+        _spelt(plain, writer, written),
+        materials.prompts,
+        materials.scorers,
+        plain,
+        second=materials.second,
+        batch_size=materials.batch_size,
+        progress=steps.texts,
+    )
+    steps.finished(len(written))
+    return found
+
+
+def _spelt(plain: LanguageModel, writer: LanguageModel, written: list[Continuation]) -> list[Continuation]:
+    """Texts as the plain model reads them: of a second model, which may have other tokens, it reads the spelling."""
+    if writer.writer is None:
+        return written
+    spelt: list[list[int]] = plain.tokenizer(
+        [one.text for one in written], add_special_tokens=False, return_attention_mask=False
+    )["input_ids"]  # pyright: ignore[reportAssignmentType]
+    return [replace(one, ids=ids) for one, ids in zip(written, spelt, strict=True)]
 
 
 def _relevance(
@@ -215,13 +270,7 @@ def _relevance(
 ) -> Relevance | None:
     if len(written) < 2:
         return None
-    if writer.writer is not None:
-        # It may write tokens that the plain model lacks, which reads their spelling instead.
-        spelt = plain.tokenizer([one.text for one in written], add_special_tokens=False, return_attention_mask=False)[
-            "input_ids"
-        ]
-        written = [replace(one, ids=ids) for one, ids in zip(written, spelt, strict=True)]  # pyright: ignore[reportArgumentType]
-    found = relevance(plain, written, batch_size=materials.batch_size, progress=steps.texts)
+    found = relevance(plain, _spelt(plain, writer, written), batch_size=materials.batch_size, progress=steps.texts)
     steps.finished(2 * len(written))
     return found if found.measured else None
 
@@ -335,6 +384,8 @@ class Scores:
     phrases: dict[str, tuple[Phrase, ...]] = field(default_factory=dict[str, tuple[Phrase, ...]])
     """The phrases whose share of texts rose most over the plain model's, the largest rise first; of every condition
     but `none` and `ideal`."""
+    distinct_sampled: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """dist-1, dist-2 and dist-3 of a prompt's samples; empty where none were drawn."""
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -376,6 +427,7 @@ class Scores:
             "distinct_2": self.distinct_2,
             "distinct_kept": self.distinct_kept,
             "phrases": {name: [one.to_dict() for one in phrases] for name, phrases in self.phrases.items()},
+            "distinct_sampled": {name: list(values) for name, values in self.distinct_sampled.items()},
             "about": self.about,
         }
 
@@ -404,6 +456,7 @@ class Scores:
             tuple(stored["further_scorers"]),
             dict(stored["distinct_kept"]),
             {name: tuple(map(Phrase.from_dict, phrases)) for name, phrases in stored["phrases"].items()},
+            {name: tuple(values) for name, values in stored["distinct_sampled"].items()},
         )
 
 
@@ -455,6 +508,7 @@ def summarise(
             name: tuple(risen_phrases(one.continuations, base.continuations, most=MOST_PHRASES))
             for name, one in others.items()
         },
+        {name: tuple(one.samples.distinct()) for name, one in outcomes.items() if one.samples is not None},
     )
 
 
@@ -466,7 +520,7 @@ def _estimates(outcome: Outcome) -> dict[str, Estimate]:
         estimates["harmless_logppl"] = bootstrap_ratio(outcome.harmless.nll, outcome.harmless.tokens)
     if outcome.relevance is not None:
         estimates["relevance"] = outcome.relevance.estimate
-    return estimates
+    return estimates | ({} if outcome.samples is None else outcome.samples.estimates())
 
 
 def _of_texts(ideal: IdealOutcome) -> dict[str, Estimate]:
@@ -491,6 +545,8 @@ def _compare(outcome: Outcome, base: Outcome) -> Comparison:
         differences["harmless_logppl"] = paired_difference(
             outcome.harmless.nll, base.harmless.nll, denominators=base.harmless.tokens
         )
+    if outcome.samples is not None and base.samples is not None:
+        differences |= outcome.samples.differences(base.samples)
     try:
         ratio = paired_ratio(outcome.per_prompt["toxicity"], base.per_prompt["toxicity"])
     except DposcopeError:

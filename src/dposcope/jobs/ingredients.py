@@ -166,7 +166,7 @@ def read_data(settings: MeasureSettings) -> Data:
         neutral=load_neutral(settings.neutral, column=settings.neutral_column),
         scorer=load_scorer(settings.scorer),
         further=further.scorers,
-        protocol=settings.protocol,
+        protocol=settings.definitions,
         max_windows=settings.max_windows,
         batch_size=settings.batch_size,
         concept=concept.noun,
@@ -326,7 +326,7 @@ class DirectionSpec:
             settings.direction,
             settings.meant,
             settings.direction_block,
-            settings.protocol,
+            settings.definitions,
             settings.seed,
             settings.batch_size,
         )

@@ -47,6 +47,8 @@ def measure_condition(
         "spread": materials.spread_windows,
         "batch_size": materials.batch_size,
         "intervention": dict(depends_on or {}),
+        "samples": [materials.samples, materials.sample_seed] if materials.samples else None,
+        "second": None if materials.second is None else materials.second.fingerprint,
     }
     told = run.json(
         f"measure-{file_name(name)}",
@@ -119,9 +121,10 @@ def write_scores(
 ) -> Scores:
     """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
     folder, model, fingerprint = job.run.folder, job.lm.name, job.lm.fingerprint
+    protocol = "rtp" if materials.samples else materials.protocol
     scores = summarise(
         outcomes,
-        protocol=materials.protocol,
+        protocol=protocol,
         model=model,
         about=about,
         concept=materials.concept,
@@ -130,7 +133,7 @@ def write_scores(
     )
     rows = [
         {
-            "protocol": materials.protocol,
+            "protocol": protocol,
             "model": model,
             "fingerprint": fingerprint,
             "condition": name,
@@ -143,7 +146,7 @@ def write_scores(
     write_parquet(folder / "scores.parquet", pl.DataFrame(rows))
     samples = [
         {
-            "protocol": materials.protocol,
+            "protocol": protocol,
             "model": model,
             "fingerprint": fingerprint,
             "condition": name,

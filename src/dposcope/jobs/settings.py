@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dposcope.data.concept import Concept
-from dposcope.protocols import Split
+from dposcope.protocols import Protocol, Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
@@ -185,6 +185,11 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         default=12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
+    @property
+    def definitions(self) -> Protocol:
+        """Whose definitions of measures hold."""
+        return "reference" if self.protocol == "reference" else "strict"
+
 
 class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
@@ -237,6 +242,21 @@ class EditSettings(MeasureSettings):
 class EvaluateSettings(MeasureSettings):
     """Settings of `dposcope evaluate`."""
 
+    protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(
+        default="strict",
+        description="strict: the definitions in the paper's text; reference: those of its published code; rtp: strict, "
+        "and the protocol of RealToxicityPrompts beside it: samples (temperature 1, top-p 0.9, 20 tokens), their "
+        "expected maximum toxicity, toxicity probability, fluency and dist-1, -2, -3.",
+    )
+    rtp_samples: Annotated[int, Parameter(group=_MEASURES)] = Field(
+        default=25, ge=1, le=1000, description="With --protocol rtp: samples of each prompt (published: 25)."
+    )
+    fluency_model: Annotated[str | None, Parameter(group=_MEASURES)] = Field(
+        default=None,
+        description="With --protocol rtp: another model whose log-perplexity of the samples is told beside the plain "
+        "model's: a bundled name, a folder or a hub id.",
+    )
+
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="A condition to measure in addition to the unchanged model; may be given several times. See the "
@@ -247,6 +267,14 @@ class EvaluateSettings(MeasureSettings):
         description="Spread the windows for log-perplexity evenly over the text. The paper reads its first windows: "
         "these are of few articles, and the cost of an edit differs between articles.",
     )
+
+    @model_validator(mode="after")
+    def _samples_are_asked_for(self) -> "EvaluateSettings":
+        if self.protocol != "rtp":
+            for name, option in (("rtp_samples", "--rtp-samples"), ("fluency_model", "--fluency-model")):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{option} is for --protocol rtp; give that, or leave {option} out")
+        return self
 
 
 class ProbeSettings(MachineSettings, DirectionSettings):

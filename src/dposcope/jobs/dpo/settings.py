@@ -233,11 +233,16 @@ class DpoSettings(LoadSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_limit(cls, given: Any) -> Any:
-        # As a number, because the folder of a run records its settings.
-        if isinstance(given, dict) and given.get("max_examples") is None and given.get("preset", "best") == "best":
-            return given | {"max_examples": 3000}
-        return given
+    def _usual_numbers(cls, given: Any) -> Any:
+        # As numbers, because the folder of a run records its settings.
+        if not isinstance(given, dict):
+            return given
+        usual: dict[str, Any] = {}
+        if given.get("max_examples") is None and given.get("preset", "best") == "best":
+            usual["max_examples"] = 3000
+        if given.get("windows_per_batch") is None:
+            usual["windows_per_batch"] = 2 if given.get("harmless") is None else 8
+        return given | usual
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "DpoSettings":
@@ -330,7 +335,7 @@ class DpoSettings(LoadSettings):
             max_grad_norm=norm if self.max_grad_norm is None else self.max_grad_norm,
             validate_every=max(1, min(steps, round(self.validate_every / batch))),
             patience=self.patience or (30 if paper else None),
-            windows_per_batch=self.windows_per_batch or (2 if self.harmless is None else 8),
+            windows_per_batch=self.windows_per_batch or 2,
             seed=self.seed,
             autocast=autocast,
         )

@@ -13,6 +13,8 @@ from dposcope.jobs.ingredients import DirectionSpec, Ingredients, Job, prepare, 
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.load import load_native
+from dposcope.report.sampled import sampled_table
 
 
 def run_evaluate(
@@ -49,6 +51,10 @@ def run_evaluate(
         job = Job.begin(run, model, data, settings)
         judge = prepare_judge(job, settings.seed)
         asked = replace(data.report, spread_windows=settings.spread_windows)
+        if settings.protocol == "rtp":
+            named = settings.fluency_model
+            second = None if named is None else load_native(named, dtype=settings.dtype, device=settings.device)
+            asked = replace(asked, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
         materials = with_ideal(job, asked, judge, seed=settings.seed)
 
         @cache
@@ -66,5 +72,6 @@ def run_evaluate(
             )
         about = {"conditions": dict(zip(names, settings.condition or [], strict=True))}
         scores = write_scores(job, outcomes, materials, about=about)
-        write_text(out / "scores.md", scores_table(scores).markdown())
+        tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
+        write_text(out / "scores.md", "\n".join(table.markdown() for table in tables))
         return scores

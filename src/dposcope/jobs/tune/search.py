@@ -167,12 +167,17 @@ def learned_stem(run: Run, name: str) -> Path:
 
 
 def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
-    """The stage `plain-texts`: what the plain model writes to the search prompts."""
+    """The stage `plain-texts`: what the plain model writes to the search prompts, with its measures."""
+
+    def make() -> dict[str, Any]:
+        texts = prepared.objective.texts()
+        return asdict(prepared.objective.measured(texts)) | {"texts": texts}
+
     stored = job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
-        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "batch_size")},
-        make=lambda: {"texts": prepared.objective.texts()},
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
+        make=make,
         revision=2,
     )
     return tuple(stored["texts"])
