@@ -122,7 +122,7 @@ def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick
     assert found.point.strength == found.strength.chosen == pytest.approx(0.7)
     assert [one.point.strength for one in found.passed_over] == pytest.approx([1.0, 0.85])
     assert [step.strength for step in found.strength.steps] == pytest.approx([1.0, 0.85, 0.7])
-    assert found.by_other == {"0.7": "KL", "0.85": "KL", "1": "KL"}
+    assert found.by_kl == pytest.approx((0.7, 0.85, 1.0))
 
 
 class OnHarmless:
@@ -141,11 +141,11 @@ def test_the_bound_on_harmless_texts_holds_for_what_ships(tmp_path):
     found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, harmless=OnHarmless(4.0))
     assert 0.09 <= 4 * found.point.strength**2 <= 0.1
     assert found.harmless_rise.mean == pytest.approx(4 * found.point.strength**2)
-    assert found.by_other[f"{found.strength.chosen:g}"] == "harmless log-perplexity"
+    assert found.strength.chosen in found.by_harmless
     assert found.rise.mean < 0.1  # what is told as log-perplexity of neutral text is not another cost in its unit
     again, asked = chosen(tmp_path, None, settings=settings, harmless=OnHarmless(4.0))
     assert asked == []
-    assert (again.by_other, again.harmless_rise) == (found.by_other, found.harmless_rise)
+    assert (again.by_harmless, again.harmless_rise) == (found.by_harmless, found.harmless_rise)
 
 
 def test_an_edit_with_a_favourite_phrase_is_refused_and_that_is_said(tmp_path):
@@ -257,7 +257,7 @@ def test_the_bound_on_kl_holds_for_what_ships(tmp_path, given, bound):
     settings = TuneSettings(max_logppl_increase=0.5, max_kl=given)
     found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings, neutral=type("Kl", (Neutral,), {"share": 20.0})())
     assert 0.9 * bound <= 20 * found.point.strength**2 <= bound
-    assert found.by_other[f"{found.strength.chosen:g}"] == "KL"
+    assert found.strength.chosen in found.by_kl
     assert found.rise.mean < 0.3  # what is told as log-perplexity is not KL in its unit
 
 
@@ -279,7 +279,7 @@ def test_done_before_it_is_the_same(tmp_path):
     first, _ = chosen(tmp_path, lambda point: 0.3 if point.strength > 1.2 else 0.08)
     again, asked = chosen(tmp_path, None)
     assert asked == []
-    for name in ("point", "strength", "written", "rise", "passed_over", "by_other", "harmless_rise"):
+    for name in ("point", "strength", "written", "rise", "passed_over", "by_kl", "by_harmless", "harmless_rise"):
         assert getattr(again, name) == getattr(first, name)
 
 

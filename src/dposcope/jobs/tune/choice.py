@@ -5,7 +5,7 @@ stronger, and a trial that was made weaker may no longer be the best.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,10 @@ class ChosenEdit:
     rise: Difference | None = None
     """Rise of log-perplexity on the text that set the strength; None if nothing is shipped."""
     passed_over: tuple[PassedOver, ...] = ()
-    by_other: dict[str, str] = field(default_factory=dict[str, str])
-    """Factor → the cost that was nearest to its bound there, where it is not log-perplexity on neutral text. The
-    factor's `increase` is that cost, scaled to the bound on log-perplexity."""
+    by_kl: tuple[float, ...] = ()
+    """Factors at which KL was nearest to its bound. Their `increase` is KL, scaled to the bound on log-perplexity."""
+    by_harmless: tuple[float, ...] = ()
+    """The same for the rise of log-perplexity on harmless texts."""
     harmless_rise: Difference | None = None
     """Rise of log-perplexity on harmless texts; None if nothing is shipped, or there were none."""
 
@@ -132,7 +133,8 @@ def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSetting
                     line.chosen(factor),
                     written,
                     cost.rise,
-                    by_other=line.by_other,
+                    by_kl=line.nearest(KL),
+                    by_harmless=line.nearest(HARMLESS),
                     harmless_rise=cost.harmless,
                 )
             if not useful or enough:
@@ -141,7 +143,15 @@ def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSetting
         return replace(best, passed_over=tuple(passed_over))
     if line is None:
         return ChosenEdit(Edit(), None, None, searched.base)
-    return ChosenEdit(Edit(), None, line.chosen(0.0), searched.base, None, tuple(passed_over), line.by_other)
+    return ChosenEdit(
+        Edit(),
+        None,
+        line.chosen(0.0),
+        searched.base,
+        passed_over=tuple(passed_over),
+        by_kl=line.nearest(KL),
+        by_harmless=line.nearest(HARMLESS),
+    )
 
 
 def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
@@ -253,10 +263,9 @@ class _Line:
         steps = tuple(StrengthStep(tried, cost.increase) for tried, cost in self.costs.items())
         return StrengthSearch(steps, factor, self._costs.bound)
 
-    @property
-    def by_other(self) -> dict[str, str]:
-        """See `ChosenEdit.by_other`."""
-        return {f"{factor:g}": cost.by for factor, cost in sorted(self.costs.items()) if cost.by != LOGPPL}
+    def nearest(self, cost: str) -> tuple[float, ...]:
+        """Factors at which this cost was the nearest to its bound."""
+        return tuple(sorted(factor for factor, found in self.costs.items() if found.by == cost))
 
     def _increase(self, factor: float) -> Difference:
         cost = self.costs[factor] = self._costs.of(self._point.scaled(factor))
@@ -270,7 +279,8 @@ def _to_json(chosen: ChosenEdit) -> dict[str, Any]:
         "written": asdict(chosen.written),
         "rise": None if chosen.rise is None else asdict(chosen.rise),
         "passed_over": [asdict(one) for one in chosen.passed_over],
-        "by_other": chosen.by_other,
+        "by_kl": list(chosen.by_kl),
+        "by_harmless": list(chosen.by_harmless),
         "harmless_rise": None if chosen.harmless_rise is None else asdict(chosen.harmless_rise),
     }
 
@@ -283,7 +293,8 @@ def _from_json(stem: Path, stored: Mapping[str, Any]) -> ChosenEdit:
         Written(**stored["written"]),
         None if stored["rise"] is None else Difference(**stored["rise"]),
         tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
-        dict(stored["by_other"]),
+        tuple(stored["by_kl"]),
+        tuple(stored["by_harmless"]),
         None if stored["harmless_rise"] is None else Difference(**stored["harmless_rise"]),
     )
 

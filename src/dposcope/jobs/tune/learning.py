@@ -128,7 +128,7 @@ def _training(run: Run, settings: TuneSettings) -> dict[str, Any]:
 def _kl_texts(run: Run, settings: TuneSettings) -> dict[str, Any]:
     harmless = harmless_file(_pairs(run))
     if settings.kl_on == "neutral" or not harmless.exists():  # extremes may be pairs without a harmless side
-        return {"kl_on": "neutral"}
+        return {}
     return {"kl_on": settings.kl_on, "harmless": str(harmless)}
 
 

@@ -17,7 +17,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import warning
 from dposcope.jobs.edit.report import LABELS, evenly_spaced
 from dposcope.jobs.ingredients import Ingredients, Job
-from dposcope.jobs.tune.choice import ChosenEdit
+from dposcope.jobs.tune.choice import HARMLESS, KL, ChosenEdit
 from dposcope.jobs.tune.search import Searched
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.neurons.groups import group_sets
@@ -197,12 +197,12 @@ def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, mater
             f"“{mask_offensive(favourite.phrase)}” stood in {favourite.phrase_rise:.0%} more of its texts than of the "
             f"plain model's (--max-phrase-rise {settings.max_phrase_rise:g})."
         )
-    if chosen.by_other:
-        names = " or ".join(sorted(set(chosen.by_other.values())))
-        notes.append(
-            f"At {plural(len(chosen.by_other), 'strength')} {names} was nearer to its bound than log-perplexity. There "
-            "the table of strengths shows that cost, scaled to the bound on log-perplexity."
-        )
+    for name, factors in ((KL, chosen.by_kl), (HARMLESS, chosen.by_harmless)):
+        if factors:
+            notes.append(
+                f"At {plural(len(factors), 'strength')} {name} was nearest to its bound. There the table of strengths "
+                "shows it, scaled to the bound on log-perplexity."
+            )
     if settings.report_neutral is None:
         notes.append("Log-perplexity is reported on the last fifth of --neutral, which the search did not use.")
     sources = (settings.prompts, settings.comments, settings.neutral)
