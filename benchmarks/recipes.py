@@ -33,6 +33,7 @@ from dposcope.evaluation.sampled.real_toxicity import RealToxicity, harmless, sa
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.teacher import load_teacher
@@ -133,6 +134,7 @@ def main() -> None:
     options = _parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     recipes = options.recipe or list(RECIPES)
+    options.edit = dict(options.edit)
     if not options.table:
         lm = ds.load(options.model, dtype=options.dtype)
         write_files(options, samples_of(lm, options))
@@ -141,8 +143,11 @@ def main() -> None:
             for name in recipes:
                 learn(options, name)
                 print(name, file=sys.stderr, flush=True)
-                one(options, name, yardstick)
-    print(table(options, recipes).markdown())
+                one(options, name, _applied(options, name, lm), yardstick)
+            for name, edit in options.edit.items():
+                print(name, file=sys.stderr, flush=True)
+                one(options, name, _edited(lm, Edit.load(edit_file(edit))), yardstick)
+    print(table(options, [*recipes, *options.edit]).markdown())
 
 
 # Texts and pairs
@@ -315,32 +320,34 @@ class Yardstick:
         )
 
 
-def one(options: argparse.Namespace, name: str, yardstick: Yardstick) -> None:
+def one(options: argparse.Namespace, name: str, applied: Changed, yardstick: Yardstick) -> None:
     """Measure a recipe at the strength of the common cost; `measured.json` in its folder."""
     record = options.out / name / "measured.json"
     if record.exists():
         return
-    applied = _applied(options, name, yardstick.lm)
+    record.parent.mkdir(exist_ok=True)
     write_json(record, asdict(yardstick.measure(applied, yardstick.strength(applied), options)))
 
 
 def _applied(options: argparse.Namespace, name: str, lm: LanguageModel) -> Changed:
     folder = options.out / name
     if RECIPES[name].settings["train"] == "gains":
-        edit = Edit.load(folder / "edit")
-
-        @contextmanager
-        def edited(strength: float) -> Iterator[LanguageModel]:
-            with ds.folded(lm, edit.strength(strength)):
-                yield lm
-
-        return edited
+        return _edited(lm, Edit.load(folder / "edit"))
 
     @contextmanager
     def tuned(strength: float) -> Iterator[LanguageModel]:
         yield load_teacher(lm, str(folder / CHECKPOINT), strength)
 
     return tuned
+
+
+def _edited(lm: LanguageModel, edit: Edit) -> Changed:
+    @contextmanager
+    def edited(strength: float) -> Iterator[LanguageModel]:
+        with ds.folded(lm, edit.strength(strength)):
+            yield lm
+
+    return edited
 
 
 def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
@@ -363,7 +370,7 @@ def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
         found = Measured.from_json(read_json(record))
         lines.append(
             {
-                "recipe": RECIPES[name].says,
+                "recipe": RECIPES[name].says if name in RECIPES else name,
                 "strength": found.strength,
                 **{f"greedy_{key}": value.mean for key, value in found.toxicity.items()},
                 **{f"probability_{key}": value.mean for key, value in found.probability.items()},
@@ -405,6 +412,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report-neutral", required=True, help="neutral text to measure on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", action="append", choices=list(RECIPES))
+    parser.add_argument(
+        "--edit",
+        action="append",
+        type=lambda text: text.split("=", 1),
+        default=[],
+        help="a saved edit beside: NAME=EDIT",
+    )
     parser.add_argument("--only", choices=["sample"])
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--dtype", default="bfloat16")

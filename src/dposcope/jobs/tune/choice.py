@@ -211,16 +211,16 @@ class _Costs:
             beyond = overflow(vocabulary, self.bound, len(edited.nll))
             return _Cost(beyond, beyond)
         rise = paired_difference(edited.nll, base.nll, denominators=base.tokens)
-        costs = {LOGPPL: rise, KL: self._scaled(kl, self._settings.kl_bound)}
+        costs = {LOGPPL: rise, KL: self._scaled(kl, self._settings.kl_bound, rise.n)}
         if harmless is not None:
-            costs[HARMLESS] = self._scaled(harmless, self._settings.max_harmless_increase)
+            costs[HARMLESS] = self._scaled(harmless, self._settings.max_harmless_increase, harmless.n)
         nearest = max(costs, key=lambda name: costs[name].high)
         return _Cost(rise, costs[nearest], nearest, harmless)
 
-    def _scaled(self, cost: Difference | Estimate, bound: float) -> Difference:
+    def _scaled(self, cost: Difference | Estimate, bound: float, n: int) -> Difference:
         """In units in which its bound is the bound on log-perplexity, so that costs can be compared."""
         unit = self.bound / bound
-        return Difference(unit * cost.mean, unit * cost.low, unit * cost.high, cost.n)
+        return Difference(unit * cost.mean, unit * cost.low, unit * cost.high, n)
 
     def _losses(self) -> WindowLosses:
         read, self._read = self._read, self._read + 1
