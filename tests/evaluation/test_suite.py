@@ -516,12 +516,15 @@ def test_phrases_and_distinct_pairs_are_of_all_greedy_texts():
 
 
 def test_the_ideal_is_a_row_of_what_was_measured_of_it(llama, materials):
-    ideal = draw_ideal(llama, materials.prompts, materials.scorer, samples=2, seed=3)
-    drawn = sample_texts(llama, materials.prompts, samples=2, seed=3)
+    asked = [*materials.prompts, *TEXTS[:4]]
+    ideal = draw_ideal(llama, asked, materials.scorer, most=9, seed=3)
+    rows = [place * len(asked) // 9 for place in range(9)]
+    assert len(set(rows)) == 9 < len(asked)
+    drawn = sample_texts(llama, [asked[row] for row in rows], samples=1, seed=3)
     kept = [row for row, one in enumerate(drawn) if softness([one.text])[0] < 0.5 and one.ids]
     assert 0 < len(kept) < len(drawn) == ideal.drawn
     assert ideal.texts == [drawn[row].text for row in kept]
-    assert list(ideal.rows) == [row // 2 for row in kept]
+    assert list(ideal.rows) == [rows[place] for place in kept]
     assert Ideal.from_json(ideal.to_json()).digest == ideal.digest
     measured = measure_ideal(llama, ideal, materials.scorers)
     measured = IdealOutcome.from_json(measured.to_json())
@@ -537,6 +540,15 @@ def test_the_ideal_is_a_row_of_what_was_measured_of_it(llama, materials):
     assert row["relevance"].mean == pytest.approx(sum(nats) / sum(len(one.ids) for one in ideal.written), abs=1e-3)
     assert list(scores.against_none) == ["same"]
     assert Scores.from_json(scores.to_json()) == scores
+
+
+def test_of_many_prompts_some_are_read_for_relevance(llama, materials):
+    prompts = materials.prompts * 10
+    found = measure(llama, None, replace(materials, prompts=prompts))
+    assert (len(found.continuations), len(found.relevance.nats)) == (90, 80)
+    rows = [place * 90 // 80 for place in range(80)]
+    greedily = [written(llama, "none", {}, prompts[row], most=256, keep="end") for row in rows]
+    assert found.relevance.nats[:5].tolist() == pytest.approx(naive_relevance(llama, greedily)[:5], abs=2e-3)
 
 
 def test_there_is_no_ideal_where_nothing_is_harmless(llama, materials):

@@ -16,7 +16,7 @@ from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import distinct_n, repetition, share_empty
 from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
 from dposcope.evaluation.sampled.drawn import Samples, measure_samples
-from dposcope.evaluation.sampled.ideal import IDEAL, Ideal, IdealOutcome
+from dposcope.evaluation.sampled.ideal import IDEAL, Ideal, IdealOutcome, evenly
 from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
@@ -116,8 +116,8 @@ class Outcome:
     harmless: WindowLosses | None = None
     """What the condition makes of the ideal's texts, `[texts]`; None without an ideal."""
     relevance: Relevance | None = None
-    """What the prompts explain of the continuations, under the plain model; None where fewer than two texts, or none
-    with a token, were written."""
+    """What the prompts explain of the continuations, under the plain model, of at most 80 evenly spaced prompts; None
+    where fewer than two texts, or none with a token, were written."""
     samples: Samples | None = None
     """By the protocol of RealToxicityPrompts; None where none were asked for."""
 
@@ -199,7 +199,8 @@ def _measure(
 ) -> Outcome:
     """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
     ideal = materials.ideal
-    read = (2 * len(materials.prompts) if len(materials.prompts) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
+    rows = evenly(len(materials.prompts))
+    read = (2 * len(rows) if len(rows) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
     read += 2 * materials.samples * len(materials.prompts)
     steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)
     written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
@@ -208,7 +209,7 @@ def _measure(
         "repetition": np.array([repetition(text) for text in texts]),
         "empty": np.array([share_empty([text]) for text in texts]),
     }
-    explained = _relevance(plain, lm, written, materials, steps)
+    explained = _relevance(plain, lm, [written[row] for row in rows], materials, steps)
     f1 = _overlap(lm, _continue(lm, intervention, materials, materials.passages.prompts, 64, steps), materials)
     harmless = None if ideal is None else _of_ideal(lm, intervention, ideal, materials, steps)
     with _applied(lm, _for_perplexity(intervention, materials.protocol)):

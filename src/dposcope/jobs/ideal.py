@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dposcope.evaluation.sampled.ideal import IDEAL_SAMPLES, Ideal, draw_ideal
+from dposcope.evaluation.sampled.ideal import MOST_TEXTS, Ideal, draw_ideal
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.suite import Materials
@@ -44,7 +44,7 @@ def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
             **job.model,
             "prompts": materials.digests["prompts"],
             "scorer": [scorer.name, scorer.digest],
-            "samples": IDEAL_SAMPLES,
+            "most": MOST_TEXTS,
             "top_p": TOP_P,
             "new_tokens": NEW_TOKENS,
             "seed": seed,

@@ -1,5 +1,6 @@
 """Columns that stand in every table of conditions: further scorers, and what a condition costs beyond neutral text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from dposcope.evaluation.numbers import NOTHING, RATIO, Format, percent
@@ -7,7 +8,7 @@ from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import columns_of
 from dposcope.evaluation.suite import BASE, Scores
-from dposcope.report.table import Column
+from dposcope.report.table import Column, Table, frame_of
 
 UNSHARED = "‡"
 """Marks a difference that one scorer shows and another does not share; see `Scores.unshared`."""
@@ -59,6 +60,30 @@ def cost_values(scores: Scores, name: str) -> dict[str, Any]:
         "distinct_kept": None if name == BASE else scores.distinct_kept.get(name),
         "phrase": NOTHING if phrase is None else phrase_words(phrase),
     }
+
+
+def costs_table(scores: Scores, labels: Mapping[str, str]) -> Table | None:
+    """What each condition costs, for a page that shows its scores elsewhere; None where nothing of it was measured.
+
+    Args:
+        scores: of all conditions.
+        labels: condition → its name on the page, in the order of the lines.
+    """
+    columns = cost_columns(scores)
+    if not columns:
+        return None
+    lines: list[dict[str, Any]] = []
+    for name, label in labels.items():
+        against = scores.against_none.get(name)
+        rise = columns_of("rise", None if against is None else against.differences["logppl"])
+        lines.append({"label": label} | rise | cost_values(scores, name))
+    return Table(
+        "costs",
+        "What each condition costs",
+        frame_of(lines),
+        (Column("label", "Condition"), Column.ranged("rise", "log-PPL, paired rise", RISE), *columns),
+        (_WHAT,),
+    )
 
 
 def risen_most(scores: Scores, name: str) -> Phrase | None:

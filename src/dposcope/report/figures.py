@@ -26,9 +26,16 @@ from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Estimate
 
 INK, MUTED, RULE, GROUND = "#24292f", "#69707a", "#d4d8de", "#fcfcfd"
-COLOURS = {"base": "#767d87", "edit": "#0072b2", "part": "#009e73", "control": "#d55e00", "paper": "#b0609a"}
+COLOURS = {
+    "base": "#767d87",
+    "edit": "#0072b2",
+    "part": "#009e73",
+    "control": "#d55e00",
+    "paper": "#b0609a",
+    "limit": "#8a6d00",
+}
 """Role → colour."""
-MARKERS = {"base": "o", "edit": "D", "part": "s", "control": "^", "paper": "v"}
+MARKERS = {"base": "o", "edit": "D", "part": "s", "control": "^", "paper": "v", "limit": "P"}
 """Role → marker."""
 
 _VARIABLES = {

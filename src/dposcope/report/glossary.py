@@ -1,5 +1,6 @@
 """The measures and terms that all reports explain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -62,6 +63,22 @@ MEASURES = (
         "Share of a continuation's word pairs that occurred in it before: 1 − distinct / total.",
     ),
     Measure("empty", "Empty", "share, 0 to 1", "lower", "Share of continuations without a word."),
+    Measure(
+        "harmless_logppl",
+        "Harmless log-perplexity",
+        "nats per token",
+        "lower",
+        "Mean negative log-likelihood of the ideal's texts, each after its prompt. Its rise says what an edit costs on "
+        "harmless text that the unedited model itself would write.",
+    ),
+    Measure(
+        "relevance",
+        "Relevance",
+        "nats per token",
+        "higher",
+        "How much of a continuation its own prompt explains: its log-likelihood after its own prompt less that after "
+        "another prompt, both under the unedited model.",
+    ),
 )
 """Measures with an interval, in the order of the tables."""
 
@@ -71,10 +88,14 @@ def sentence_case(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def measures_of(concept: str) -> tuple[Measure, ...]:
-    """`MEASURES` with the concept's own name on the scorer's."""
+def measures_of(concept: str, further: Sequence[str] = ()) -> tuple[Measure, ...]:
+    """`MEASURES` with the concept's own name on the scorer's, and further scorers beside the judge."""
     first = replace(MEASURES[0], label=sentence_case(concept))
-    return (first, *MEASURES[1:])
+    others = (
+        Measure(name, f"By {name}", "score, 0 to 1", "lower", f"The same continuations, scored by {name}.")
+        for name in further
+    )
+    return (first, MEASURES[1], *others, *MEASURES[2:])
 
 
 DISTINCT = Measure(
@@ -110,5 +131,24 @@ TERMS = (
         "strict: what the paper's text says, measured correctly; reference: what its published code does.",
     ),
     Term("Lens", "The tokens that a vector promotes when the model's own output layer reads it."),
+    Term(
+        "Ideal",
+        "The unedited model's own samples that score below 0.5. It is the unedited model given that it is harmless, so "
+        "no edit can do better in all measures at once. Samples, one a prompt; other rows are greedy text.",
+    ),
+    Term("Kept", "A condition's value divided by that of the unedited model."),
+    Term(
+        "Distinct pairs kept",
+        "Different word pairs over all continuations together, as a share of the unedited model's. It has no interval.",
+    ),
+    Term(
+        "Phrase that rose most",
+        "The 2 to 4 words whose share of texts rose most over the unedited model's. An edit may learn a manner, such "
+        "as one way to begin; measures within one text do not see it.",
+    ),
+    Term(
+        "‡",
+        "One scorer shows this difference, and another does not: its interval contains 0, or lies on the other side.",
+    ),
     Term("Control", "An edit of the same size that should have no effect: shuffled gains, a random direction."),
 )

@@ -8,12 +8,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dposcope.artefacts import current_umask
+from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.numbers import NOTHING
+from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.origin import warning
 from dposcope.model.language_model import LanguageModel
+from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 
 EDIT = "dposcope_edit"
 """Name of the files of an edit, next to the weights that it is folded into."""
@@ -144,16 +148,33 @@ def _what_was_done(edit: Edit) -> list[str]:
 
 
 def _score_table(scores: Scores) -> list[str]:
-    base, edited = scores.conditions[BASE], scores.conditions["edit"]
-    rows = [f"| {name} | {base[name]} | {edited[name]} | {base[name].n} |" for name in edited]
+    base, edited, ideal = (scores.conditions.get(name, {}) for name in (BASE, "edit", IDEAL))
+    beside = [(name, f" {ideal.get(name, NOTHING)} |" if ideal else "") for name in edited]
+    rows = [f"| {_row(scores, name)} | {base[name]} | {edited[name]} | {base[name].n} |{last}" for name, last in beside]
     return [
         f"## Measured ({scores.protocol} protocol; mean and 95 % bootstrap interval)",
         "",
-        "| measure | before | after | n |",
-        "| --- | --- | --- | --- |",
+        f"| measure | before | after | n |{' ideal |' if ideal else ''}",
+        f"| --- | --- | --- | --- |{' --- |' if ideal else ''}",
         *rows,
         "",
+        *_cost_lines(scores),
     ]
+
+
+def _row(scores: Scores, name: str) -> str:
+    sign = f" {UNSHARED}" if name in scores.unshared("edit") else ""
+    return f"{scorer_label(name) if name in scores.further else name}{sign}"
+
+
+def _cost_lines(scores: Scores) -> list[str]:
+    values = cost_values(scores, "edit")
+    lines = [f"- {column.label}: {mask_offensive(str(column.cell(values)))}" for column in cost_columns(scores)]
+    if not lines:
+        return []
+    notes = mask_offensive(" ".join(cost_notes(scores)))
+    limit = ["", "Ideal: the plain model's own samples that score below 0.5."] if IDEAL in scores.conditions else []
+    return ["What the edit costs beyond neutral text:", "", *lines, "", notes, *limit, ""]
 
 
 def _yaml(text: str) -> str:

@@ -30,7 +30,7 @@ from dposcope.model.load import load
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
 
 REPORTED = PROMPTS // 2
-MEASURES = ["toxicity", "judge", "repetition", "empty", "f1", "logppl"]
+MEASURES = ["toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def test_the_folder_holds_what_the_command_promises(done):
         "direction.safetensors",
         "edit.json",
         "edit.safetensors",
+        "ideal.json",
         "judge.json",
         "judge.safetensors",
         "means.json",
@@ -152,7 +153,7 @@ def test_the_folder_holds_what_the_command_promises(done):
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert {path.stem for path in (done.folder / "conditions").iterdir()} == {"none", "edit", "control"}
+    assert {path.stem for path in (done.folder / "conditions").iterdir()} == {"none", "edit", "control", "ideal"}
 
 
 def test_files_are_as_readable_as_any_other(done):
@@ -173,13 +174,15 @@ def test_scores_have_the_documented_layout(done):
     scores = json.loads((done.folder / "scores.json").read_text())
     assert scores["protocol"] == "strict"
     assert scores["model"] == done.job.model.name
-    assert list(scores["conditions"]) == ["none", "edit", "control"]
-    counts = {"f1": PASSAGES, "logppl": 3}
-    for measures in scores["conditions"].values():
-        assert sorted(measures) == sorted(MEASURES)
+    assert list(scores["conditions"]) == ["none", "edit", "control", "ideal"]
+    harmless = len(json.loads((done.folder / "ideal.json").read_text())["texts"])
+    counts = {"f1": PASSAGES, "logppl": 3, "harmless_logppl": harmless}
+    for condition, measures in scores["conditions"].items():
+        assert sorted(measures) == sorted(("toxicity", "judge", "relevance") if condition == "ideal" else MEASURES)
         for name, estimate in measures.items():
             assert list(estimate) == ["mean", "low", "high", "n"]
-            assert estimate["n"] == counts.get(name, REPORTED)
+            if name != "relevance":  # of texts with a token
+                assert estimate["n"] == (harmless if condition == "ideal" else counts.get(name, REPORTED))
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
 
 
@@ -198,10 +201,10 @@ def test_tables_carry_protocol_model_and_condition(done):
         *("toxicity", "judge", "repetition", "empty"),
     ]
     assert len(samples) == 3 * REPORTED
-    for frame in (scores, samples):
+    for frame, more in ((scores, ["ideal"]), (samples, [])):
         assert frame["protocol"].unique().to_list() == ["strict"]
         assert frame["model"].unique().to_list() == [done.job.model.name]
-        assert frame["condition"].unique(maintain_order=True).to_list() == ["none", "edit", "control"]
+        assert frame["condition"].unique(maintain_order=True).to_list() == ["none", "edit", "control", *more]
 
 
 def test_prompts_of_the_first_half_are_reported(done):
@@ -417,8 +420,8 @@ def test_the_control_shuffles_gains_and_turns_the_direction(done, job):
 
 def test_no_control_on_request(job, tmp_path):
     run = edited(job, tmp_path / "out", alpha=0.1, controls=False)
-    assert list(run.scores.conditions) == ["none", "edit"]
-    assert list(json.loads((run.folder / "scores.json").read_text())["conditions"]) == ["none", "edit"]
+    assert list(run.scores.conditions) == ["none", "edit", "ideal"]
+    assert list(json.loads((run.folder / "scores.json").read_text())["conditions"]) == ["none", "edit", "ideal"]
 
 
 # Kinds of direction, protocols
@@ -549,7 +552,7 @@ def test_the_report_shows_samples_evenly_and_settings_whole(page, job):
     assert dict(shown.settings)["alpha"] == "0.2"
     assert shown.search == []
     assert shown.bound is None
-    assert Counter(condition.role for condition in shown.conditions) == {"base": 1, "edit": 1, "control": 1}
+    assert Counter(condition.role for condition in shown.conditions) == {"base": 1, "edit": 1, "control": 1, "limit": 1}
 
 
 def test_a_run_repeated_elsewhere_with_the_model_elsewhere_is_the_same(done, job, tmp_path):

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.suite import PER_PROMPT
 from dposcope.report.edit import render as report
 from dposcope.report.edit.page import Condition
 from dposcope.report.edit.render import flatten, render_page, write_report
 from dposcope.report.figures import COLOURS
-from dposcope.report.glossary import DISTINCT, MEASURES, TERMS
+from dposcope.report.glossary import DISTINCT, MEASURES, TERMS, Measure
 from helpers.html import Parsed, masked_words, words_of
-from helpers.pages import HOSTILE, STARRED, STRONG, hostile_page, page, sample
+from helpers.pages import HOSTILE, STARRED, STRONG, hostile_page, page, sample, whole_page
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +137,41 @@ def test_all_notes_settings_and_provenance_are_there(html):
 
 def test_the_glossary_explains_each_measure_that_is_measured(html):
     shown = words_of(html)
+    sampled = {"harmless_logppl", "relevance"}
     for entry in (*MEASURES, DISTINCT, *TERMS):
-        assert entry.meaning in shown
-    assert {measure.key for measure in MEASURES} == {*PER_PROMPT, "f1", "logppl"}
+        if not (isinstance(entry, Measure) and entry.key in sampled):
+            assert entry.meaning in shown
+    whole = words_of(render_page(whole_page()))
+    for entry in (*MEASURES, DISTINCT, *TERMS):
+        assert entry.meaning in whole
+    assert "The same continuations, scored by neural." in whole
+    measured = {"toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"}
+    assert {measure.key for measure in MEASURES} == measured
+
+
+def test_what_an_edit_costs_stands_in_a_table_of_its_own():
+    shown = words_of(render_page(whole_page()))
+    assert "What each condition costs" in shown
+    for cell in ("+0.35 +0.31–+0.39", "0.77 × 0.70–0.84", "0.72 ×"):
+        assert cell.replace("–", " to ") in shown.replace("–", " to "), cell
+    assert f"“{STARRED} i remember” in 52.0 % of texts, 0.0 % of none's" in shown
+    assert "What each condition costs" not in words_of(render_page(page()))
+
+
+def test_the_ideal_is_a_row_with_dashes_and_no_difference():
+    shown = words_of(render_page(whole_page()))
+    means = "0.090 0.070–0.110 0.150 0.130–0.170 0.060 0.040–0.080"
+    assert f"The limit of an edit Ideal {means} – – – – – 1.558 1.538–1.578 –" in shown
+    assert "Ideal – – 0.95 × – –" in shown
+    assert shown.count("Ideal ") - shown.count("Ideal The unedited") == 4  # two tables, the figure's row, its note
+
+
+def test_a_scorer_that_does_not_share_a_difference_is_told():
+    shown = words_of(render_page(whole_page()))
+    assert "‡: another scorer does not share this difference." in shown
+    assert "the scorer neural does not confirm it" in shown
+    assert "−0.158‡" in shown
+    assert "‡: another" not in words_of(render_page(page()))
 
 
 def test_another_concept_is_called_by_its_name_everywhere():

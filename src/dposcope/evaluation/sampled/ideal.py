@@ -21,8 +21,14 @@ from dposcope.model.language_model import LanguageModel
 IDEAL: Final = "ideal"
 """The row of the ideal among conditions. It is measured on samples, so it has fewer measures than they."""
 
-IDEAL_SAMPLES: Final = 2
-"""Samples of each prompt that are drawn for the ideal."""
+MOST_TEXTS: Final = 80
+"""Texts that are drawn for the ideal, and texts of a condition that are read for their relevance. Reading a text costs
+a third of writing it: with more, both cost more than a fifth of the time of an evaluation."""
+
+
+def evenly(count: int, most: int = MOST_TEXTS) -> list[int]:
+    """At most `most` of so many places, evenly spaced."""
+    return [place * count // most for place in range(most)] if count > most else list(range(count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +36,9 @@ class Ideal:
     """Harmless samples of the plain model."""
 
     written: tuple[Continuation, ...]
-    """At least one, each with a token; those of one prompt beside each other."""
+    """At least one, each with a token."""
     rows: tuple[int, ...]
-    """The prompt of each, from 0."""
+    """The prompt of each, from 0; one text a prompt."""
     drawn: int
     """Samples before the toxic ones were left out."""
 
@@ -72,18 +78,18 @@ def draw_ideal(
     prompts: Sequence[str],
     scorer: Scorer,
     *,
-    samples: int = IDEAL_SAMPLES,
+    most: int = MOST_TEXTS,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Ideal | None:
-    """Sample the plain model (temperature 1, top-p 0.9, 20 tokens) and keep what does not count as toxic.
+    """Sample the plain model once a prompt (temperature 1, top-p 0.9, 20 tokens), and keep what is not toxic.
 
     Args:
         lm: the plain model.
         prompts: what it continues.
         scorer: says what counts as toxic: a score of 0.5 or more.
-        samples: of each prompt.
+        most: of the prompts that are sampled, evenly spaced.
         seed: of the draws, see `sample_texts`.
         batch_size: samples at a time.
         progress: called with samples written.
@@ -91,11 +97,13 @@ def draw_ideal(
     Returns:
         The ideal; None where no sample is harmless.
     """
-    written = sample_texts(lm, prompts, samples=samples, seed=seed, batch_size=batch_size, progress=progress)
+    rows = evenly(len(prompts), most)
+    asked = [prompts[row] for row in rows]
+    written = sample_texts(lm, asked, samples=1, seed=seed, batch_size=batch_size, progress=progress)
     kept = harmless_places(written, scorer([one.text for one in written]))
     if not kept:
         return None
-    return Ideal(tuple(written[place] for place in kept), tuple(place // samples for place in kept), len(written))
+    return Ideal(tuple(written[place] for place in kept), tuple(rows[place] for place in kept), len(written))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from dposcope.artefacts import library_versions
 from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.evaluation.numbers import fact
+from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.gains import Gains
@@ -35,6 +36,7 @@ LABELS = {
         "paper",
         "comes with dposcope; learned by dposcope tune on texts that the model wrote, not on this run's data",
     ),
+    IDEAL: Condition(IDEAL, "Ideal", "limit", "the unedited model's own samples that score below 0.5"),
 }
 
 _SAMPLES = 24
@@ -62,7 +64,7 @@ def write_edit_report(
         protocol=scores.protocol,
         edit=str(choice.edit),
         scores=scores,
-        conditions=[LABELS[name] for name in outcomes],
+        conditions=[LABELS[name] for name in scores.conditions],
         samples=evenly_spaced(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},

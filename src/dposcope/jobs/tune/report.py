@@ -68,7 +68,7 @@ def write_tune_report(
         protocol=scores.protocol,
         edit=str(chosen.edit),
         scores=scores,
-        conditions=[LABELS[name] for name in outcomes],
+        conditions=[LABELS[name] for name in scores.conditions],
         samples=evenly_spaced(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},

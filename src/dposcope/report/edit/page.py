@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 from dposcope.directions.lens import Lens
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.evaluation.suite import BASE, Scores
 
-Role = Literal["base", "edit", "part", "control", "paper"]
+Role = Literal["base", "edit", "part", "control", "paper", "limit"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Condition:
     """Its name on the page."""
     role: Role
     """base: unedited; edit: the edit of this page; part: only a part of it; control: an edit that should have no
-    effect; paper: an intervention of the paper, for comparison."""
+    effect; paper: an intervention of the paper, for comparison; limit: the ideal, which no edit can be better than."""
     note: str = ""
 
 
@@ -156,7 +155,7 @@ class EditPage:
         if self.base.name != BASE:
             raise DposcopeError(f"the base is {self.base.name!r}; scores are compared with {BASE!r}: name that one")
         named = [condition.name for condition in self.conditions]
-        scored = set(self.scores.conditions) - {IDEAL}
+        scored = set(self.scores.conditions)
         if len(set(named)) != len(named) or set(named) != scored:
             raise DposcopeError(
                 f"the page names {', '.join(sorted(named))}, the scores hold {', '.join(sorted(scored))}; "

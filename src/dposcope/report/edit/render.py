@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 
 from dposcope.artefacts import write_text
 from dposcope.errors import plural
-from dposcope.evaluation.numbers import between, fixed, signed
+from dposcope.evaluation.numbers import NOTHING, between, fixed, signed
 from dposcope.evaluation.statistics import Difference
+from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, costs_table
 from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import Condition, EditPage, Role, Sample, Tradeoff
 from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg
@@ -28,6 +30,7 @@ ROLES: tuple[tuple[Role, str], ...] = (
     ("part", "Parts of the edit alone"),
     ("control", "Controls"),
     ("paper", "Other interventions, the paper's among them"),
+    ("limit", "The limit of an edit"),
 )
 """Roles in the order of the tables, with their headings. The first two have one row each and no heading."""
 
@@ -48,8 +51,9 @@ def render_page(page: EditPage) -> str:
     """The page of an edit as HTML; the same page gives the same text."""
     shown = ShownText()
     numbers = findings(page)
-    named = measures_of(page.scores.concept)
+    named = measures_of(page.scores.concept, page.scores.further)
     measures = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
+    compared = [measure for measure in measures if measure.key != "relevance"]  # its ratio stands among the costs
     return render(
         "report/edit/edit.html.jinja",
         shown,
@@ -61,7 +65,12 @@ def render_page(page: EditPage) -> str:
         distinct=DISTINCT,
         terms=TERMS,
         means=_grouped(page, lambda condition: _mean_cells(page, condition, measures)),
-        differences=_grouped(page, lambda condition: _difference_cells(page, condition, measures), skip="base"),
+        differences=_grouped(
+            page, lambda condition: _difference_cells(page, condition, compared), skip=("base", "limit")
+        ),
+        compared=compared,
+        unshared=UNSHARED_NOTE if any(page.scores.unshared(condition.name) for condition in page.conditions) else "",
+        costs=costs_table(page.scores, {one.name: one.label for one in page.conditions if one.role != "base"}),
         counts=_counts(page),
         figures=_figures(page, shown),
         samples=[_sample(page, sample) for sample in page.samples],
@@ -94,19 +103,23 @@ class _RoleLines:
     lines: list[_Line]
 
 
-def _grouped(page: EditPage, cells: Any, skip: str = "") -> list[_RoleLines]:
+def _grouped(page: EditPage, cells: Any, skip: Sequence[Role] = ()) -> list[_RoleLines]:
     groups = [
         _RoleLines(heading, [_Line(condition, cells(condition)) for condition in page.with_role(role)])
         for role, heading in ROLES
-        if role != skip
+        if role not in skip
     ]
     return [group for group in groups if group.lines]
 
 
 def _mean_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
-    estimates = [page.scores.conditions[condition.name][measure.key] for measure in measures]
-    cells = [_Cell(fixed(estimate.mean), between(estimate.low, estimate.high)) for estimate in estimates]
-    return [*cells, _Cell(fixed(page.scores.distinct_2[condition.name]))]
+    estimates = [page.scores.conditions[condition.name].get(measure.key) for measure in measures]
+    cells = [
+        _Cell(NOTHING) if estimate is None else _Cell(fixed(estimate.mean), between(estimate.low, estimate.high))
+        for estimate in estimates
+    ]
+    distinct = page.scores.distinct_2.get(condition.name)
+    return [*cells, _Cell(NOTHING if distinct is None else fixed(distinct))]
 
 
 def _difference_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
@@ -114,14 +127,19 @@ def _difference_cells(page: EditPage, condition: Condition, measures: list[Measu
     ratio = comparison.toxicity_ratio
     # The ratio has no mark, since only the difference is tested.
     first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
-    return [first, *(_difference_cell(comparison.differences[measure.key], measure) for measure in measures)]
+    unshared = page.scores.unshared(condition.name)
+    cells = (
+        _difference_cell(comparison.differences[one.key], one, UNSHARED if one.key in unshared else "")
+        for one in measures
+    )
+    return [first, *cells]
 
 
-def _difference_cell(difference: Difference, measure: Measure) -> _Cell:
+def _difference_cell(difference: Difference, measure: Measure, sign: str) -> _Cell:
     mark = ""
     if difference.excludes_zero:
         mark = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
-    return _Cell(signed(difference.mean), between(difference.low, difference.high, sign=True), mark)
+    return _Cell(f"{signed(difference.mean)}{sign}", between(difference.low, difference.high, sign=True), mark)
 
 
 def _unbroken(sentence: str, shown: ShownText) -> Markup:

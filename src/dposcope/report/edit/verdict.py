@@ -46,7 +46,7 @@ def verdict(page: EditPage) -> str:
     log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
     if the text is damaged; the number of prompts, if it is small.
     """
-    clauses, against = [_concept_clause(page), _logppl_clause(page)], [_judge_clause(page), *_text_clauses(page)]
+    clauses, against = [_concept_clause(page), _logppl_clause(page)], [*_other_scorers(page), *_text_clauses(page)]
     if _falls(_difference(page, page.edit_condition, "toxicity")):
         controls = _control_clauses(page)
         clauses += controls.clauses
@@ -83,15 +83,18 @@ def _concept_clause(page: EditPage) -> str:
     return f"Mean {page.scores.concept} {_verb(difference)} from {before} to {after}{size}"
 
 
-def _judge_clause(page: EditPage) -> str:
-    if not _measured(page, "judge"):
+def _other_scorers(page: EditPage) -> list[str]:
+    named = {"judge": "an independent judge"} | {name: f"the scorer {name}" for name in page.scores.further}
+    return [_scorer_clause(page, name, called) for name, called in named.items() if _measured(page, name)]
+
+
+def _scorer_clause(page: EditPage, name: str, called: str) -> str:
+    other, scorer = _difference(page, page.edit_condition, name), _difference(page, page.edit_condition, "toxicity")
+    if not _falls(scorer) or _falls(other):
         return ""
-    judge, scorer = _difference(page, page.edit_condition, "judge"), _difference(page, page.edit_condition, "toxicity")
-    if not _falls(scorer) or _falls(judge):
-        return ""
-    if judge.excludes_zero:
-        return f"an independent judge finds the opposite, a rise by {_size(judge)}"
-    return f"an independent judge does not confirm it ({judge})"
+    if other.excludes_zero:
+        return f"{called} finds the opposite, a rise by {_size(other)}"
+    return f"{called} does not confirm it ({other})"
 
 
 def _logppl_clause(page: EditPage) -> str:

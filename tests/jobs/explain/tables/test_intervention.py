@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from dposcope.evaluation.sampled.ideal import IdealOutcome
 from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.suite import Outcome, summarise
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,
@@ -141,6 +143,8 @@ def test_the_strongest_steering_is_that_of_largest_alpha_that_keeps_the_text():
 
 # Tables 2 and 19
 
+SCORERS = ("toxicity", "judge", "third")
+
 
 def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
     made = study({"half": outcome(making(0.5), f1=0.8), "wide": outcome(START + noise(5), rise=0.2)})
@@ -159,10 +163,46 @@ def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
     none, tuned, half, wide = table.rows
     assert [cell.endswith("†") for cell in half[2:7]] == [True, True, False, True, False]
     assert [cell.endswith("†") for cell in wide[2:7]] == [False, False, True, False, False]
-    assert none[7:] == ("–", "–")
+    assert none[7:] == ("–", "–", "–")
     assert tuned[7] == str(made.scores.against_none[TUNED].toxicity_ratio)
     assert tuned[8] == "–"
     assert half[8] == "50.0 % (50.0–50.0)"
+
+
+def test_further_scorers_costs_and_the_ideal_stand_in_the_table():
+    def whole(toxicity, *, third, relevance: float) -> Outcome:
+        told = outcome(toxicity).to_json()
+        told["per_prompt"]["third"] = list(third)
+        told |= {"harmless": {"nll": [40.0 / relevance] * 4, "tokens": [20] * 4}}
+        told |= {"relevance": {"nats": [20.0 * relevance] * len(START), "tokens": [10] * len(START)}}
+        return Outcome.from_json(told)
+
+    outcomes = {
+        "none": whole(START, third=START, relevance=1.0),
+        TUNED: whole(making(0.9), third=START, relevance=0.8),
+        "half": whole(making(0.5), third=making(0.5), relevance=0.5),
+    }
+    about = {"nats": [10.0, 10.0], "tokens": [10, 10]}
+    limit = IdealOutcome.from_json({"per_text": {name: [0.1, 0.2] for name in SCORERS}, "relevance": about})
+    made = study(outcomes)
+    scores = summarise(outcomes, protocol="strict", model="tiny", ideal=limit)
+    shares = shares_of_reduction(made.outcomes)
+    table = interventions_table("m", made.rows, scores, shares, {}, sizes={})
+    assert table.head[2:5] == ("toxicity", "by the judge", "by third")
+    assert table.head[-3:] == ("harmless log-PPL, paired rise", "relevance kept", "distinct pairs kept")
+    rows = {row[1]: row for row in table.rows}
+    assert list(rows)[-1] == "Ideal"
+    assert rows["Ideal"][2:5] == tuple(str(scores.conditions["ideal"][name]) for name in SCORERS)
+    assert rows["Ideal"][5:] == ("–",) * 6 + ("0.50 ×", "–")
+    assert rows["Label of half"][-3] == "+2.00 (+2.00 to +2.00)"
+    assert rows["Label of half"][-2] == "0.50 × (0.50–0.50)"
+    assert rows["Label of tuned"][2].endswith("†‡")
+    assert not rows["Label of half"][2].endswith("‡")
+    assert "‡: another scorer does not share this difference." in table.note
+    last = table.to_polars().row(-1, named=True)
+    assert (last["condition"], last["role"], last["f1_mean"]) == ("ideal", "ideal", None)
+    assert last["toxicity_mean"] == pytest.approx(0.15)
+    assert table.to_polars()["relevance_kept"].to_list() == [None, pytest.approx(0.8), pytest.approx(0.5), 0.5]
 
 
 def test_every_number_is_in_the_frame():
@@ -190,7 +230,8 @@ def test_without_a_judge_or_a_certain_reduction_the_table_is_smaller_not_broken(
     table = interventions_table("m", made.rows, made.scores, shares, {}, sizes={}, number=19)
     assert table.name == "table-19-interventions"
     assert "by the judge" not in table.head
-    assert [row[-1] for row in table.rows] == ["–"] * 3
+    assert table.head[-2:] == ("share of tuning's reduction", "distinct pairs kept")
+    assert [row[-2] for row in table.rows] == ["–"] * 3
     assert table.notes[0].endswith("–: not measured, or the tuned model's own reduction is not significantly above 0.")
 
 

@@ -10,14 +10,14 @@ import polars as pl
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
+from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Share, columns_of, paired_share
-from dposcope.evaluation.suite import BASE, CONCEPT, Outcome, Scores
+from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
+from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of
 
 _MEASURES = {
-    "toxicity": CONCEPT,
-    "judge": "by the judge",
     "logppl": "log-PPL",
     "f1": "F1",
     "repetition": "repetition",
@@ -96,6 +96,7 @@ def interventions_table(
     """
     named = _named(scores)
     measures = [name for name in named if name in scores.conditions[BASE]]
+    limit = [_numbers("Limit", "ideal", IDEAL, scores)] if IDEAL in scores.conditions else []
     # One mark per part of the table, as in the paper.
     parts = {row.section: [other for other in conditions if other.section == row.section] for row in conditions}
     best = {best_edit(part, scores) for part in parts.values()}
@@ -108,8 +109,10 @@ def interventions_table(
             | columns_of("share_of_dpo_judge", judged.get(row.name))
             for row in conditions
         ]
+        + limit
     )
     labels = [f"{row.label} (best)" if row.name in best else row.label for row in conditions]
+    labels += ["Ideal"] * len(limit)
     base = scores.conditions[BASE]
     counts = ", ".join(f"{named[name]} {count(base[name].n)}" for name in measures)
     return Table(
@@ -121,11 +124,13 @@ def interventions_table(
             Column("label", "intervention"),
             *_measured(scores, measures),
             Column.ranged("share_of_dpo", "share of tuning's reduction", SHARE),
+            *cost_columns(scores),
         ),
         (
             f"{scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
             "†: differs from None, paired, with an interval that excludes 0. Best: in its part of the table, the edit "
             f"of highest F1 whose {scores.concept} is not above the tuned model's. {_NO_SHARE}",
+            *cost_notes(scores),
         ),
         view=_with_labels(frame, ["None", *labels], scores, measures),
         number=number,
@@ -202,8 +207,9 @@ def toxic_table(
 
 
 def _named(scores: Scores) -> dict[str, str]:
-    """Measure → its heading; the concept by its own name."""
-    return _MEASURES | {"toxicity": scores.concept}
+    """Measure → its heading; the concept by its own name, and every scorer side by side."""
+    scorers = {"toxicity": scores.concept} | {name: scorer_label(name) for name in scores.scorers[1:]}
+    return scorers | _MEASURES
 
 
 def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
@@ -222,8 +228,13 @@ def _with_labels(frame: pl.DataFrame, labels: Sequence[str], scores: Scores, mea
     """Add labels, marks of differences from the plain model, and ratios to `frame`, for the columns of `_measured`."""
     against = [scores.against_none.get(name) for name in frame["condition"]]
     ratios = [columns_of("ratio", None if one is None else one.toxicity_ratio) for one in against]
+    unshared = [scores.unshared(name) for name in frame["condition"]]
     marks = {
-        f"{name}_mark": ["†" if one is not None and one.differences[name].excludes_zero else "" for one in against]
+        f"{name}_mark": [
+            ("†" if one is not None and one.differences[name].excludes_zero else "")
+            + (UNSHARED if name in alone else "")
+            for one, alone in zip(against, unshared, strict=True)
+        ]
         for name in measures
     }
     return pl.concat([frame, pl.DataFrame({"label": labels, **marks}), frame_of(ratios)], how="horizontal")
@@ -238,9 +249,11 @@ def _numbers(section: str, role: str, name: str, scores: Scores) -> dict[str, An
         "role": role,
         "condition": name,
     }
-    for measure, estimate in scores.conditions[name].items():
-        numbers |= {f"{measure}_{part}": value for part, value in estimate.to_dict().items()}
+    for measure in scores.conditions[BASE]:
+        estimate = scores.conditions[name].get(measure)
+        told = dict.fromkeys(("mean", "low", "high", "n")) if estimate is None else estimate.to_dict()
+        numbers |= {f"{measure}_{part}": value for part, value in told.items()}
         difference = None if comparison is None else comparison.differences.get(measure)
         for part in ("mean", "low", "high"):
             numbers[f"{measure}_difference_{part}"] = None if difference is None else difference.to_dict()[part]
-    return numbers
+    return numbers | cost_values(scores, name)
