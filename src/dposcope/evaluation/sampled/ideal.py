@@ -21,7 +21,7 @@ from dposcope.model.language_model import LanguageModel
 IDEAL: Final = "ideal"
 """The row of the ideal among conditions. It is measured on samples, so it has fewer measures than they."""
 
-MOST_TEXTS: Final = 80
+MOST_TEXTS: Final = 64
 """Texts that are drawn for the ideal, and texts of a condition that are read for their relevance. Reading a text costs
 a third of writing it: with more, both cost more than a fifth of the time of an evaluation."""
 

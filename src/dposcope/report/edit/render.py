@@ -34,6 +34,9 @@ ROLES: tuple[tuple[Role, str], ...] = (
 )
 """Roles in the order of the tables, with their headings. The first two have one row each and no heading."""
 
+_AMONG_COSTS = ("harmless_logppl", "relevance")
+"""Measures that stand in the table of costs, beside neutral text."""
+
 _SMALL_CHANGE = 0.05
 """Smallest change of a prompt's score that counts as a fall or a rise."""
 
@@ -52,8 +55,8 @@ def render_page(page: EditPage) -> str:
     shown = ShownText()
     numbers = findings(page)
     named = measures_of(page.scores.concept, page.scores.further)
-    measures = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
-    compared = [measure for measure in measures if measure.key != "relevance"]  # its ratio stands among the costs
+    explained = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
+    measures = [measure for measure in explained if measure.key not in _AMONG_COSTS]
     return render(
         "report/edit/edit.html.jinja",
         shown,
@@ -66,9 +69,9 @@ def render_page(page: EditPage) -> str:
         terms=TERMS,
         means=_grouped(page, lambda condition: _mean_cells(page, condition, measures)),
         differences=_grouped(
-            page, lambda condition: _difference_cells(page, condition, compared), skip=("base", "limit")
+            page, lambda condition: _difference_cells(page, condition, measures), skip=("base", "limit")
         ),
-        compared=compared,
+        explained=explained,
         unshared=UNSHARED_NOTE if any(page.scores.unshared(condition.name) for condition in page.conditions) else "",
         costs=costs_table(page.scores, {one.name: one.label for one in page.conditions if one.role != "base"}),
         counts=_counts(page),
