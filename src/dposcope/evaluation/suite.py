@@ -116,8 +116,8 @@ class Outcome:
     harmless: WindowLosses | None = None
     """What the condition makes of the ideal's texts, `[texts]`; None without an ideal."""
     relevance: Relevance | None = None
-    """What the prompts explain of the continuations, under the plain model, of at most `MOST_TEXTS` evenly spaced prompts; None
-    where fewer than two texts, or none with a token, were written."""
+    """What the prompts explain of the continuations, under the plain model, of at most `MOST_TEXTS` evenly spaced
+    prompts; None where fewer than two texts, or none with a token, were written."""
     samples: Samples | None = None
     """By the protocol of RealToxicityPrompts; None where none were asked for."""
 
