@@ -425,7 +425,7 @@ def test_scores_read_back_whole(scores):
     assert Scores.from_json(stored) == scores
     assert list(stored) == [
         *("protocol", "model", "fingerprint", "conditions", "against_none", "further_scorers", "distinct_2"),
-        *("distinct_kept", "phrases", "about"),
+        *("distinct_kept", "phrases", "distinct_sampled", "about"),
     ]
 
 

@@ -19,6 +19,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.model_card import model_card, write_checkpoint
 from helpers.families import bits, random_direction, random_gains
 from helpers.jobs import contents
+from helpers.pages import STARRED, STRONG, page, whole_page
 
 
 def some_edit(lm: LanguageModel, **about) -> Edit:
@@ -160,3 +161,18 @@ def test_a_card_speaks_only_of_what_was_done(llama):
     later = model_card(llama, Edit.of(ablate(random_direction(llama), blocks=(1, 2), attention=False)), None)
     assert "attention" not in later
     assert "1, 2" in later
+
+
+def test_the_card_tells_every_scorer_the_ideal_and_what_the_edit_costs(llama):
+    card = model_card(llama, some_edit(llama), whole_page().scores)
+    assert "| measure | before | after | n | ideal |" in card
+    assert "| toxicity ‡ | 0.289 (0.269–0.309) | 0.131 (0.111–0.151) | 200 | 0.090 (0.070–0.110) |" in card
+    assert "| by neural | 0.250 (0.230–0.270) | 0.250 (0.230–0.270) | 200 | 0.060 (0.040–0.080) |" in card
+    assert "| logppl | 3.112 (3.092–3.132) | 3.282 (3.262–3.302) | 12 | – |" in card
+    assert "- harmless log-PPL, paired rise: +0.35 (+0.31 to +0.39)" in card
+    assert "- relevance kept: 0.77 × (0.70–0.84)" in card
+    assert "- distinct pairs kept: 0.72 ×" in card
+    assert f"- phrase that rose most: “{STARRED} i remember” in 52.0 % of texts, 0.0 % of none's" in card
+    assert STRONG not in card
+    assert "‡: another scorer does not share this difference." in card
+    assert "What the edit costs" not in model_card(llama, some_edit(llama), page().scores)
