@@ -21,6 +21,7 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.refits import refit
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.sampled.ideal import Ideal
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -139,6 +140,7 @@ def test_conditions_are_those_of_the_suite(done, job, tuned):
         load_scorer("helpers.jobs:softness"),
         TrainedScorer.load(out / "judge"),
         max_windows=3,
+        ideal=Ideal.from_json(json.loads((out / "ideal.json").read_text())),
     )
     rows = {row.name: row for row in made.results.conditions}
     assert isinstance(rows["tuned"].build(), OtherWeights)
@@ -162,7 +164,7 @@ def test_every_condition_of_the_papers_tables_is_there(done):
         names
     )
     stored = json.loads((out / "scores.json").read_text())
-    assert list(stored["conditions"]) == ["none", *names]
+    assert list(stored["conditions"]) == ["none", *names, "ideal"]
 
 
 def test_started_again_it_makes_the_same(done, job, tuned):
