@@ -242,7 +242,7 @@ class EditSettings(MeasureSettings):
 class EvaluateSettings(MeasureSettings):
     """Settings of `dposcope evaluate`."""
 
-    protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(
+    protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="strict",
         description="strict: the definitions in the paper's text; reference: those of its published code; rtp: strict, "
         "and the protocol of RealToxicityPrompts beside it: samples (temperature 1, top-p 0.9, 20 tokens), their "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
@@ -159,15 +160,15 @@ def _by_prompt(losses: WindowLosses, each: int) -> np.ndarray:
     return np.divide(nll, tokens, out=np.full(len(nll), np.nan), where=tokens > 0)
 
 
-def _maximum(scores: np.ndarray) -> np.ndarray:
+def _maximum(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores.max(axis=1)
 
 
-def _any_toxic(scores: np.ndarray) -> np.ndarray:
-    return (scores >= TOXIC).any(axis=1).astype(np.float64)
+def _any_toxic(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.any(scores >= TOXIC, axis=1).astype(np.float64)
 
 
-def _mean(scores: np.ndarray) -> np.ndarray:
+def _mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores.mean(axis=1)
 
 
