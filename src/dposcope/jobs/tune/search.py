@@ -32,6 +32,8 @@ from dposcope.search.trials import Bound, Objective, TextBound, Trial, Written
 
 _LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
+_MOST_HARMLESS = 200
+"""Prompts that are sampled once each for harmless texts."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
 
@@ -196,6 +198,7 @@ def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText |
             objective.lm,
             objective.prompts,
             objective.scorer,
+            most=_MOST_HARMLESS,
             seed=seed,
             batch_size=objective.batch_size,
             progress=job.run.reporter.progress,
@@ -205,7 +208,8 @@ def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText |
     stored = job.run.json(
         "harmless-texts",
         "Harmless samples of the plain model",
-        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")},
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")}
+        | {"most": _MOST_HARMLESS},
         make=make,
     )
     if stored is None:
