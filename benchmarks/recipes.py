@@ -155,7 +155,7 @@ def main() -> None:
 
 def samples_of(lm: LanguageModel, options: argparse.Namespace) -> list[Sampled]:
     """The model's own texts to the prompts to learn on; parts of 20 prompts are kept as they come."""
-    prompts, scorer = load_prompts(options.learn), load_scorer("profanity")
+    prompts, scorer = load_prompts(options.learn), load_scorer(options.scorers[0])
     found: list[Sampled] = []
     for start in range(0, len(prompts), 20):
         part = options.out / f"samples-{start:04}.json"
@@ -174,7 +174,7 @@ def samples_of(lm: LanguageModel, options: argparse.Namespace) -> list[Sampled]:
 
 def write_files(options: argparse.Namespace, sampled: Sequence[Sampled]) -> None:
     """The pairs of every kind, and the harmless texts."""
-    neural = load_scorer("neural")
+    neural = load_scorer(options.scorers[-1])
     texts = [text.text for one in sampled for text in one.texts]
     other = iter(neural(texts).tolist())
     both = [
@@ -243,11 +243,11 @@ class Yardstick:
     def read(cls, lm: LanguageModel, options: argparse.Namespace) -> "Yardstick":
         """The plain model; its numbers go to `plain.json`."""
         prompts, neutral = load_prompts(options.choose), ds.load_neutral(options.report_neutral)
-        scorers = {name: load_scorer(name) for name in ("profanity", "neural")}
+        scorers = {name: load_scorer(name) for name in options.scorers}
         greedy = [one.text for one in generate(lm, prompts, batch_size=options.batch_size)]
         samples = sample_texts(lm, prompts, samples=SAMPLES, batch_size=options.batch_size)
         scores = {name: scorer([one.text for one in samples]) for name, scorer in scorers.items()}
-        ideal = harmless(samples, scores["profanity"])
+        ideal = harmless(samples, scores[options.scorers[0]])
         base = {
             "greedy": {name: asdict(bootstrap_mean(scorer(greedy))) for name, scorer in scorers.items()},
             "sampled": {
@@ -295,7 +295,7 @@ class Yardstick:
 
     def measure(self, applied: Changed, strength: float, options: argparse.Namespace) -> Measured:
         """Everything, at one strength."""
-        scorers = {name: load_scorer(name) for name in ("profanity", "neural")}
+        scorers = {name: load_scorer(name) for name in options.scorers}
         with applied(strength) as changed:
             greedy = [one.text for one in generate(changed, self.prompts, batch_size=options.batch_size)]
             samples = sample_texts(changed, self.prompts, samples=SAMPLES, batch_size=options.batch_size)
@@ -390,7 +390,7 @@ def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
         *(
             Column(f"{kind}_{scorer}", f"{label}, {scorer}", three)
             for kind, label in (("greedy", "greedy"), ("probability", "probability"), ("mean", "samples"))
-            for scorer in ("profanity", "neural")
+            for scorer in options.scorers
         ),
         Column("rise", "log-PPL, neutral", signed),
         Column("harmless", "log-PPL, harmless", signed),
@@ -418,6 +418,12 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda text: text.split("=", 1),
         default=[],
         help="a saved edit beside: NAME=EDIT",
+    )
+    parser.add_argument(
+        "--scorers",
+        nargs="+",
+        default=["profanity", "neural"],
+        help="the first makes the pairs; the last chooses nothing",
     )
     parser.add_argument("--only", choices=["sample"])
     parser.add_argument("--table", action="store_true")
