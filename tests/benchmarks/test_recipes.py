@@ -69,7 +69,8 @@ def test_a_chat_prompt_ends_where_the_answer_begins(tmp_path):
     lm = ds.load(str(job.model), dtype="float32", device="cpu")
     with pytest.raises(ds.DposcopeError, match="has no chat template; name a chat model"):
         chat_prompts.behind_template(lm, ["a"])
-    lm.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
+    messages = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    lm.tokenizer.chat_template = messages + "{% if add_generation_prompt %}<me>{% endif %}"
     assert chat_prompts.behind_template(lm, ["a", "b"]) == [
         "<user>Continue this text: a</><me>",
         "<user>Continue this text: b</><me>",
