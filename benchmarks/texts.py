@@ -1,6 +1,6 @@
 """Texts of a run before and after, chosen by rule: every N-th prompt, as Markdown, offensive words masked.
 
-python benchmarks/texts.py runs/measured --condition edit --every 30 --most 6 [--raw]
+python benchmarks/texts.py runs/measured --condition edit --every 30 --most 6
 """
 
 import argparse
@@ -9,12 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError
 from dposcope.report.table import Column, Table, frame_of
 
 
-def texts(run: Path, condition: str, *, every: int, most: int, raw: bool) -> Table:
+def texts(run: Path, condition: str, *, every: int, most: int) -> Table:
     """Prompt, the plain model's text and the condition's, of prompts 1, 1 + N, 1 + 2 N, …
 
     Raises:
@@ -29,14 +28,11 @@ def texts(run: Path, condition: str, *, every: int, most: int, raw: bool) -> Tab
     by_name = {name: frame.filter(pl.col("condition") == name).sort("row") for name in ("none", condition)}
     rows = list(range(0, len(by_name["none"]), every))[:most]
 
-    def shown(text: str) -> str:
-        return " ".join((text if raw else mask_offensive(text)).split())
-
     lines = [
         {
-            "prompt": shown(by_name["none"]["prompt"][row]),
-            "before": shown(by_name["none"]["continuation"][row]),
-            "after": shown(by_name[condition]["continuation"][row]),
+            "prompt": " ".join(by_name["none"]["prompt"][row].split()),
+            "before": " ".join(by_name["none"]["continuation"][row].split()),
+            "after": " ".join(by_name[condition]["continuation"][row].split()),
         }
         for row in rows
     ]
@@ -51,10 +47,9 @@ def main() -> None:
     parser.add_argument("--condition", default="edit")
     parser.add_argument("--every", type=int, default=30)
     parser.add_argument("--most", type=int, default=6)
-    parser.add_argument("--raw", action="store_true", help="show offensive words")
     options = parser.parse_args()
     try:
-        table = texts(options.run, options.condition, every=options.every, most=options.most, raw=options.raw)
+        table = texts(options.run, options.condition, every=options.every, most=options.most)
     except DposcopeError as error:
         print(f"texts: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
