@@ -39,6 +39,7 @@ from helpers.jobs import make_job
 
 sys.path.append(str(Path(__file__).parents[2]))
 
+from benchmarks.rivals import published
 from benchmarks.rivals.__main__ import main
 from benchmarks.rivals.abliteration import LATE, Kernel, abliteration, abliterations
 from benchmarks.rivals.compare import Spot, best_at, mean_up_to
@@ -447,3 +448,31 @@ def test_what_means_nothing_is_refused(run, tmp_path, capsys, more, said):
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "rivals.md").exists()
+
+
+# As files
+
+
+def test_abliteration_and_profs_are_written_as_the_sweep_applies_them(tmp_path):
+    job = make_job(tmp_path / "job")
+    published.publish(str(job.model), str(job.comments), tmp_path / "out", dtype="float32")
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    read = published.load_comments(str(job.comments)).half("first").balanced().first(1000).balanced()
+    features = block_features(lm, read.texts, read.labels)
+    edit = Edit.load(tmp_path / "out/abliteration")
+    blocks = range(lm.n_blocks)
+    expected = abliteration([features.difference(block) for block in blocks], LATE, 1.0, mlp_share=0.5)
+    assert len(edit.ablations) == len(expected.ablations)
+    for one, other in zip(edit.ablations, expected.ablations, strict=True):
+        assert (one.weight, one.blocks, one.mlp, one.attention) == (
+            other.weight,
+            other.blocks,
+            other.mlp,
+            other.attention,
+        )
+        assert_close(one.direction, other.direction, 1e-6)
+    other = load(str(tmp_path / "out/profs"), dtype="float32", device="cpu")
+    for block in blocks:
+        change = (other.value_vectors(block) - lm.value_vectors(block)).double()
+        rank = 0 if change.abs().max() == 0 else int((torch.linalg.svdvals(change) > 1e-4).sum())
+        assert rank == (2 if block >= lm.n_blocks // 2 else 0)
