@@ -63,6 +63,8 @@ class Recipe:
     harmless: bool = True
     """Whether the KL may be on the model's own harmless texts."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    teacher: str | None = None
+    """Another recipe, whose model is distilled at the strength at which that one was measured."""
 
 
 GAINS = {"train": "gains"}
@@ -86,6 +88,11 @@ RECIPES = {
         "likelihood of harmless, unlikelihood of toxic texts, KL 1 on both",
         "many",
         settings=GAINS | {"kl_weight": 1.0, "loss": "likelihood", "unlikelihood": 1.0},
+    ),
+    "taught-mixed": Recipe(
+        "random, KL 2 on both, distilled from all weights",
+        settings=GAINS | {"kl_weight": 2.0, "epochs": 2.0, "decay": "linear"},
+        teacher="full-mixed",
     ),
     "full-mixed": Recipe("all weights: random, KL 2 on both", settings={"train": "full", "kl_weight": 2.0}),
     "lora-mixed": Recipe("LoRA: random, KL 2 on both", settings={"train": "lora", "kl_weight": 2.0}),
@@ -203,6 +210,11 @@ def write_files(options: argparse.Namespace, sampled: Sequence[Sampled]) -> None
 def learn(options: argparse.Namespace, name: str) -> None:
     """Train one recipe; finished, nothing is done."""
     recipe = RECIPES[name]
+    taught: dict[str, Any] = {}
+    if recipe.teacher is not None:
+        folder = options.out / recipe.teacher
+        strength = read_json(folder / "measured.json")["strength"]
+        taught = {"teacher": str(folder / CHECKPOINT), "teacher_strength": strength}
     settings = DpoSettings(
         pairs=str(options.out / f"{recipe.pairs}.jsonl"),
         neutral=options.neutral,
@@ -210,6 +222,7 @@ def learn(options: argparse.Namespace, name: str) -> None:
         validate_every=400,
         seed=options.seed,
         **recipe.settings,
+        **taught,
     )
     gains = recipe.settings["train"] == "gains"
     run_dpo(
@@ -237,12 +250,23 @@ class Yardstick:
     ideal: list[Continuation]
     ideal_losses: WindowLosses
     losses: WindowLosses
-    base: dict[str, Any]
 
     @classmethod
     def read(cls, lm: LanguageModel, options: argparse.Namespace) -> "Yardstick":
-        """The plain model; its numbers go to `plain.json`."""
+        """The plain model; its numbers go to `plain.json`, its texts to `yardstick.json`."""
         prompts, neutral = load_prompts(options.choose), ds.load_neutral(options.report_neutral)
+        record = options.out / "yardstick.json"
+        if record.exists():
+            stored = read_json(record)
+            return cls(
+                lm,
+                prompts,
+                neutral,
+                stored["greedy"],
+                [Continuation(**one) for one in stored["ideal"]],
+                WindowLosses.from_json(stored["ideal_losses"]),
+                WindowLosses.from_json(stored["losses"]),
+            )
         scorers = {name: load_scorer(name) for name in options.scorers}
         greedy = [one.text for one in generate(lm, prompts, batch_size=options.batch_size)]
         samples = sample_texts(lm, prompts, samples=SAMPLES, batch_size=options.batch_size)
@@ -259,16 +283,11 @@ class Yardstick:
             "relevance": asdict(relevance(lm, samples, batch_size=options.batch_size).estimate),
         }
         write_json(options.out / "plain.json", base)
-        return cls(
-            lm,
-            prompts,
-            neutral,
-            greedy,
-            ideal,
-            continuation_losses(lm, ideal, batch_size=options.batch_size),
-            window_losses(lm, neutral, max_windows=12, spread=True),
-            base,
-        )
+        ideal_losses = continuation_losses(lm, ideal, batch_size=options.batch_size)
+        losses = window_losses(lm, neutral, max_windows=12, spread=True)
+        told = {"greedy": greedy, "ideal": [asdict(one) for one in ideal]}
+        write_json(record, told | {"ideal_losses": ideal_losses.to_json(), "losses": losses.to_json()})
+        return cls(lm, prompts, neutral, greedy, ideal, ideal_losses, losses)
 
     def cost(self, changed: LanguageModel) -> Difference:
         """Rise of harmless log-perplexity."""
