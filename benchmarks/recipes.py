@@ -89,12 +89,12 @@ RECIPES = {
         "many",
         settings=GAINS | {"kl_weight": 1.0, "loss": "likelihood", "unlikelihood": 1.0},
     ),
+    "full-mixed": Recipe("all weights: random, KL 2 on both", settings={"train": "full", "kl_weight": 2.0}),
     "taught-mixed": Recipe(
         "random, KL 2 on both, distilled from all weights",
         settings=GAINS | {"kl_weight": 2.0, "epochs": 2.0, "decay": "linear"},
         teacher="full-mixed",
     ),
-    "full-mixed": Recipe("all weights: random, KL 2 on both", settings={"train": "full", "kl_weight": 2.0}),
     "lora-mixed": Recipe("LoRA: random, KL 2 on both", settings={"train": "lora", "kl_weight": 2.0}),
 }
 
