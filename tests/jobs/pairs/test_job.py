@@ -32,7 +32,7 @@ from dposcope.model.load import load
 from dposcope.pairs.checks import check_pairs
 from dposcope.pairs.pairs import Pair, load_pairs
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
-from dposcope.pairs.sampled import sample_pairs
+from dposcope.pairs.sampled import Pairer, sample_completions, sample_pairs
 from helpers.families import tiny
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_jsonl
 
@@ -57,8 +57,11 @@ def settings_of(job: Job, method: str, **others) -> dict:
             "gm_scale": 1.0,
         }
     else:
-        own = {"prompts": str(job.prompts), "use": "all", "samples": 4, "min_gap": 0.05}
+        own = {"prompts": str(job.prompts), "use": "all", "samples": 4, "pairing": "extremes", "min_gap": 0.05}
     return common | own | others
+
+
+EXTREMES = {"pairing": "extremes"}
 
 
 def flags(job: Job, method: str, **others) -> list[str]:
@@ -85,7 +88,7 @@ def test_shuffled_scores_are_the_true_ones_of_all_samples_dealt_out_anew(job, tm
     made = make(job, tmp_path / "pairs.jsonl", "sample", shuffled=True)
     lm, prompts = load(str(job.model), dtype="float32", device="cpu"), load_prompts(str(job.prompts))
     scorer = load_scorer("helpers.jobs:softness")
-    options = {"samples": 4, "min_gap": 0.05, "new_tokens": 6}
+    options = {"samples": 4, "pairing": "extremes", "min_gap": 0.05, "new_tokens": 6}
     wanted = sample_pairs(lm, prompts, scorer.shuffled(0), **options)
     found = load_pairs(made.path)
     rows = [Pair(*row) for row in zip(found.prompts, found.preferred, found.dispreferred, strict=True)]
@@ -108,7 +111,8 @@ def test_steered_pairs_take_no_prompts_of_a_file(job):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_file_and_its_facts_and_nothing_else(finished, job, method):
     folder, made = finished[method]
-    assert sorted(path.name for path in folder.iterdir()) == ["pairs.json", "pairs.jsonl"]
+    harmless = {"pairs.harmless.jsonl"} if method == "sample" else set()
+    assert {path.name for path in folder.iterdir()} == {"pairs.json", "pairs.jsonl"} | harmless
     assert made.facts == json.loads((folder / "pairs.json").read_text("utf-8"))
     assert not made.made_before
     assert made.facts["settings"]["method"] == method
@@ -131,8 +135,30 @@ def test_sampled_pairs_are_those_of_one_call(finished, job):
     prompts = load_prompts(job.prompts)
     assert len(prompts) > pair_parts.PART["sample"], "one part only: this tests too little"
     lm = load(str(job.model), dtype="float32")
-    expected = sample_pairs(lm, prompts, load_scorer("helpers.jobs:softness"), samples=4, min_gap=0.05, new_tokens=6)
+    expected = sample_pairs(
+        lm, prompts, load_scorer("helpers.jobs:softness"), samples=4, **EXTREMES, min_gap=0.05, new_tokens=6
+    )
     assert list(load_pairs(folder / "pairs.jsonl")) == [one.pair for one in expected]
+
+
+def test_random_pairs_and_all_harmless_texts_are_written(job, tmp_path):
+    """Both in the order of the prompts, over two parts, as the pairer gives them; a damaged file is made again."""
+    random = {"pairing": "random", "preferred_below": 0.4, "dispreferred_from": 0.4}
+    made = make(job, tmp_path / "pairs.jsonl", "sample", **random)
+    lm = load(str(job.model), dtype="float32")
+    scorer = load_scorer("helpers.jobs:softness")
+    sampled = sample_completions(lm, load_prompts(job.prompts), scorer, samples=4, new_tokens=6)
+    pairer = Pairer("random", 0.4, 0.4)
+    assert list(load_pairs(made.path)) == [pair.pair for one in sampled for pair in pairer.pairs(one)]
+    rows = [json.loads(line) for line in (tmp_path / "pairs.harmless.jsonl").read_text("utf-8").splitlines()]
+    expected = [(one.prompt, text.text, text.score) for one in sampled for text in pairer.harmless(one)]
+    assert [(row["prompt"], row["text"], row["score"]) for row in rows] == expected
+    assert made.facts["harmless"] == len(rows) > len(list(load_pairs(made.path)))
+    whole = contents(tmp_path)
+    (tmp_path / "pairs.harmless.jsonl").write_text("", encoding="utf-8")
+    settings = PairsSettings(**settings_of(job, "sample", **random))
+    run_pairs(str(job.model), tmp_path / "pairs.jsonl", settings, policy=RunPolicy(adopt=True))
+    assert contents(tmp_path)["pairs.harmless.jsonl"] == whole["pairs.harmless.jsonl"]
 
 
 def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
@@ -145,10 +171,16 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     assert comments is not None
     balanced = comments.balanced()
     ranks = direction_scorer(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
-    expected = sample_pairs(lm, load_prompts(job.prompts), ranks, samples=4, min_gap=0.0, new_tokens=6)
+    expected = sample_pairs(lm, load_prompts(job.prompts), ranks, samples=4, **EXTREMES, min_gap=0.0, new_tokens=6)
     assert list(load_pairs(tmp_path / "pairs.jsonl")) == [one.pair for one in expected]
     plain = sample_pairs(
-        lm, load_prompts(job.prompts), load_scorer("helpers.jobs:softness"), samples=4, min_gap=0.0, new_tokens=6
+        lm,
+        load_prompts(job.prompts),
+        load_scorer("helpers.jobs:softness"),
+        samples=4,
+        pairing="extremes",
+        min_gap=0.0,
+        new_tokens=6,
     )
     assert [one.pair for one in plain] != [one.pair for one in expected]
     assert made.facts["statistics"]["scores"]["scorer"] == load_scorer("helpers.jobs:softness").name
@@ -173,7 +205,7 @@ def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
         def __call__(self, texts):
             return (load_scorer("helpers.jobs:softness")(texts) + trained(texts)) / 2
 
-    expected = sample_pairs(lm, load_prompts(job.prompts), Both(), samples=4, min_gap=0.05, new_tokens=6)
+    expected = sample_pairs(lm, load_prompts(job.prompts), Both(), samples=4, **EXTREMES, min_gap=0.05, new_tokens=6)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert [Pair(row["prompt_text"], row["unpert_gen_text"], row["pert_gen_text"]) for row in rows] == [
         one.pair for one in expected

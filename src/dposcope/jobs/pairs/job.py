@@ -138,14 +138,15 @@ def _finish(
         shutil.rmtree(run.folder / "stages", ignore_errors=True)
         raise DposcopeError(_mend_nothing(settings))
     pairs = Pairs.of(one.pair for one in kept)
+    # All files are written in the folder of the work and renamed, so that a kill leaves nothing beside them.
     harmless, beside = [one for part in parts for one in part.harmless], harmless_file(out)
+    whole, texts, told = (run.folder / name for name in ("pairs.jsonl", "harmless.jsonl", "facts.json"))
     if harmless:
         write_harmless(
-            beside,
+            texts,
             HarmlessTexts(tuple(one.prompt for one in harmless), tuple(one.text for one in harmless)),
             [one.score for one in harmless],
         )
-    whole = run.folder / "pairs.jsonl"
     write_pairs(
         whole,
         pairs,
@@ -156,7 +157,7 @@ def _finish(
         },
     )
     # The facts come first, and tell of the file what it will be: a file of pairs is then never without them.
-    marks = {out.name: FileMark.of(whole)} | ({beside.name: FileMark.of(beside)} if harmless else {})
+    marks = {out.name: FileMark.of(whole)} | ({beside.name: FileMark.of(texts)} if harmless else {})
     end = Finished(read, _CODE, library_versions(), marks)
     facts = {
         "kind": KIND,
@@ -168,7 +169,10 @@ def _finish(
         "statistics": check_pairs(pairs, lm.tokenizer, scorer).to_json(),
         "finished": end.to_json(),
     }
-    write_json(out.with_suffix(".json"), facts)
+    write_json(told, facts)
+    if harmless:
+        texts.replace(beside)
+    told.replace(out.with_suffix(".json"))
     whole.replace(out)
     return facts
 
