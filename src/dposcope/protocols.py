@@ -1,4 +1,5 @@
-"""The two protocols (what the paper's text says, and what its published code does), and the ways to split prompts."""
+"""Choices that are named in many places: the two protocols (what the paper's text says, and what its published code
+does), the ways to split prompts, and the ways to pair samples."""
 
 from typing import Literal
 
@@ -9,6 +10,10 @@ Protocol = Literal["strict", "reference"]
 
 Split = Literal["halves", "three-way", "same"]
 """How prompts are split; see `split_prompts`."""
+
+
+Pairing = Literal["random", "extremes"]
+"""How samples become pairs; see `Pairer`."""
 
 
 def check_protocol(protocol: str) -> None:

@@ -619,7 +619,7 @@ def test_settings_from_a_file_stand_below_flags(job, tmp_path, capsys, kind):
     assert stored["beta"] == 0.4
     assert stored["controls"] is False
     assert stored["prompts"] == str(job.prompts)
-    assert list(json.loads((tmp_path / "out/scores.json").read_text())["conditions"]) == ["none", "edit"]
+    assert list(json.loads((tmp_path / "out/scores.json").read_text())["conditions"]) == ["none", "edit", "ideal"]
 
 
 def test_several_conditions_from_a_file(job, tmp_path, capsys):
@@ -628,7 +628,7 @@ def test_several_conditions_from_a_file(job, tmp_path, capsys):
     told = command(capsys, "evaluate", job.model, "--out", tmp_path / "out", *job.flags(), "--config", file)
     assert told.code == 0, told.err
     scores = json.loads((tmp_path / "out/scores.json").read_text())
-    assert list(scores["conditions"]) == ["none", "mild", "ablate:weight=1"]
+    assert list(scores["conditions"]) == ["none", "mild", "ablate:weight=1", "ideal"]
 
 
 def test_one_commands_settings_file_does_not_linger(job, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_it_gives_what_a_loop_over_words_gives(classifier, weights):
 
 def test_a_batch_is_its_texts_one_by_one(classifier):
     together = classifier(TEXTS, batch_size=3)
-    assert together == pytest.approx([classifier([text])[0] for text in TEXTS], abs=1e-6)
+    assert together.tolist() == [classifier([text])[0] for text in TEXTS], "one score, whatever it is scored beside"
     assert together.dtype == np.float64
     assert classifier([]).shape == (0,)
 

@@ -608,7 +608,7 @@ def test_finished_stages_are_not_repeated(job, finished, tmp_path, monkeypatch):
     reporter = Noting()
     run_edit(str(job.model), tmp_path / "out", EditSettings(**job.settings()), reporter=reporter)
     assert len(reporter.made) == 1  # loading the model
-    assert len(reporter.loaded) == 8
+    assert len(reporter.loaded) == 10
     assert stamps(tmp_path / "out") == before
     assert contents(tmp_path / "out") == files
 
@@ -686,7 +686,8 @@ def test_another_model_under_the_same_name_redoes_everything(own_job, tmp_path):
     own_job.model.rename(tmp_path / "old-model")
     (tmp_path / "other-model").rename(own_job.model)
     edit(own_job, out, alpha=0.2, controls=False)
-    assert made_again(before, out) == {"direction", "means", "choose", "measure-none", "measure-edit", "fold"}
+    measured = {"ideal", "measure-none", "measure-edit", "measure-ideal"}
+    assert made_again(before, out) == {"direction", "means", "choose", "fold"} | measured
 
 
 @pytest.mark.slow
@@ -791,7 +792,7 @@ def test_a_full_disk_at_the_end_keeps_what_was_there(job, finished, tmp_path, mo
 def test_seconds_are_the_only_clock(undisturbed):
     """So that the list of files with clock times, which the docs may name, stays short."""
     records = {name: json.loads(data) for name, data in undisturbed.items() if name.startswith(CLOCKS)}
-    assert len(records) == 8
+    assert len(records) == 10
     for name, record in records.items():
         reads = any(part in name for part in ("means", "measure-"))
         prompts = ["prompts"] if reads else []

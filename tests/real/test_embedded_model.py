@@ -42,7 +42,7 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     assert [line for line in edited.err.splitlines() if not clock.match(line)] == []
     print(f"dposcope edit took {edited.seconds:.0f} s")  # noqa: T201
     scores = json.loads((edited.folder / "scores.json").read_text())
-    assert list(scores["conditions"]) == ["none", "edit"]
+    assert list(scores["conditions"]) == ["none", "edit", "ideal"]
     for measures in scores["conditions"].values():
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
         assert measures["toxicity"]["n"] == 8

@@ -75,13 +75,17 @@ class NeuralClassifier:
             }
             module.load_state_dict(of_module)
             module.requires_grad_(requires_grad=False)
-        return cls(words, embeddings, lstm, hidden, output)
+        return cls(words, embeddings.double(), lstm.double(), hidden.double(), output.double())
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float64]:
-        """P(toxic) of each text, `[N]`, float64."""
+        """P(toxic) of each text, `[N]`, float64, to nine decimals.
+
+        A sum of floats depends on how many texts are read at once. In float64 that is far below the ninth decimal, so a
+        text has one score, whatever it is scored beside.
+        """
         scores = [self._batch(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
-        return torch.cat(scores).double().numpy() if scores else np.zeros(0)
+        return torch.cat(scores).numpy().round(9) if scores else np.zeros(0)
 
     def _batch(self, texts: Sequence[str]) -> Tensor:
         read, _ = self.lstm(self.embeddings[torch.tensor([self._numbers(text) for text in texts])])

@@ -8,7 +8,6 @@ scorer likes, and training then learns the manner; random pairs differ in toxici
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.model.generate import Progress, Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
-
-Pairing = Literal["random", "extremes"]
+from dposcope.protocols import Pairing
 
 
 @dataclass(frozen=True)

@@ -432,6 +432,8 @@ def test_the_papers_preset_runs(job, pairs, tmp_path):
         "kl_on": "pairs",
         "protocol": "strict",
         "teacher_weight": 0.0,
+        "loss": "dpo",
+        "unlikelihood": 0.0,
     }
     assert (run.record.schedule.micro_batch_size, run.record.schedule.batch_size) == (1, 4)
     assert run.record.pairs.validation == 2

@@ -27,6 +27,7 @@ from dposcope.jobs.tune.learning import learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
 from dposcope.jobs.tune.search import prepare_search
 from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.model.batches import encode
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.search.family import Source
@@ -219,26 +220,32 @@ def test_a_run_with_a_teacher_learns_by_other_defaults(job):
     assert of(form="ablation") == of(methods=["groups"]) == {}
 
 
-def test_harmless_texts_are_learned_from_and_measured_on(done):
+def test_harmless_texts_hold_the_gains_where_there_are_some(job, tmp_path):
+    def texts(**given):
+        return tune_learning._kl_texts(Run(tmp_path, {}, Quiet()), settings_of(job, **given))
+
+    assert texts() == {}, "pairs of extremes may have no harmless side"
+    (tmp_path / "pairs.harmless.jsonl").write_text('{"prompt": "a", "text": " b"}')
+    beside = str(tmp_path / "pairs.harmless.jsonl")
+    assert texts() == {"kl_on": "mixed", "harmless": beside}
+    assert texts(kl_on="harmless") == {"kl_on": "harmless", "harmless": beside}
+    assert texts(kl_on="neutral") == {}
+
+
+def test_trials_and_the_choice_are_held_to_harmless_texts(done):
     folder = done.run.folder
-    asked = read_json(folder / "learned-2/training.json")["settings"]
-    assert (asked["kl_on"], Path(asked["harmless"]).name) == ("mixed", "pairs.harmless.jsonl")
     texts = read_json(folder / "harmless-texts.json")["texts"]
     prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
     lm = load(str(done.job.model), dtype="float32", device="cpu")
-    searched = {tuple(ids) for ids in encode(lm, prompts)}
     assert texts
-    assert {tuple(one["prompt_ids"]) for one in texts} <= searched
-    assert (
-        _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))(
-            [one["text"] for one in texts]
-        ).max()
-        < 0.5
-    )
-    trials = pl.read_parquet(folder / "trials.parquet")
-    assert trials.filter(pl.col("within_bounds"))["harmless_rise"].is_not_null().all()
-    assert trials.filter(pl.col("within_bounds"))["harmless_rise"].max() <= settings_of(done.job).max_harmless_increase
-    assert done.run.found.harmless_rise.high <= settings_of(done.job).max_harmless_increase
+    assert {tuple(one["prompt_ids"]) for one in texts} <= {tuple(ids) for ids in encode(lm, prompts)}
+    scorer = _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))
+    assert scorer([one["text"] for one in texts]).max() < 0.5
+    trials = pl.read_parquet(folder / "trials.parquet").filter(pl.col("within_bounds"))
+    bound = settings_of(done.job).max_harmless_increase
+    assert trials["harmless_rise"].is_not_null().all()
+    assert trials["harmless_rise"].max() <= bound
+    assert done.run.found.harmless_rise.high <= bound
 
 
 @pytest.mark.parametrize(

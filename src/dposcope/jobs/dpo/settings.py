@@ -99,7 +99,7 @@ class DpoSettings(LoadSettings):
     harmless: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Harmless texts of the model's own, which the KL keeps as they are: a table with the columns "
-        "prompt and text, such as the NAME.harmless.jsonl of dposcope pairs --method sample.",
+        "prompt and text, such as the NAME.harmless.jsonl of dposcope pairs --method sample. Default: none.",
     )
     neutral_column: Annotated[str, Parameter(group=_PAIRS)] = Field(
         default="text", description="Column of the neutral text, if it is a table."

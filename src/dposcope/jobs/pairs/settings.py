@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.jobs.settings import DirectionSettings, MachineSettings
-from dposcope.pairs.sampled import Pairing
+from dposcope.protocols import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
 _PPLM = Group("Only with --method pplm", sort_key=3)

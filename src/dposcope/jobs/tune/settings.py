@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 
 from dposcope.interventions.origin import Control
 from dposcope.jobs.settings import MeasureSettings
-from dposcope.pairs.sampled import Pairing
-from dposcope.protocols import Split
+from dposcope.protocols import Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
