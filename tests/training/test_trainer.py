@@ -607,7 +607,7 @@ def test_what_cannot_be_trained_on_is_refused(llama, tmp_path):
         with pytest.raises(DposcopeError, match="at least one pair to learn from and one to validate on"):
             run(llama, "gains", tmp_path, given=replace(whole, **{part: []}))
     objective = Objective(kl_weight=1, kl_on="neutral")
-    with pytest.raises(DposcopeError, match="needs neutral windows; give --neutral"):
+    with pytest.raises(DposcopeError, match="needs windows of it; give --neutral"):
         run(llama, "gains", tmp_path, objective=objective, given=replace(whole, windows=()))
     with pytest.raises(DposcopeError, match=r"a batch of 6 pairs .*micro-batches of 4; .*--micro-batch-size"):
         Schedule(batch_size=6, micro_batch_size=4)
