@@ -43,7 +43,7 @@ def test_the_command_leaves_everything_that_it_promises(edited):
     print(f"dposcope edit took {edited.seconds:.0f} s")  # noqa: T201
     scores = json.loads((edited.folder / "scores.json").read_text())
     assert list(scores["conditions"]) == ["none", "edit", "ideal"]
-    for measures in scores["conditions"].values():
+    for measures in (scores["conditions"][name] for name in ("none", "edit")):
         assert {"toxicity", "judge", "logppl", "f1", "repetition"} <= set(measures)
         assert measures["toxicity"]["n"] == 8
         assert measures["f1"]["n"] == 2
