@@ -47,6 +47,7 @@ def test_rows_are_those_of_the_librarys_measures(options, tmp_path):
 
 def test_a_condition_that_needs_a_direction_is_refused(tmp_path):
     job = make_job(tmp_path / "job")
-    told = refused(yardstick.main, job.model, "--condition", "steer:alpha=1", "--prompts", job.prompts)
+    own = ("--scorers", "helpers.jobs:softness")
+    told = refused(yardstick.main, job.model, "--condition", "steer:alpha=1", "--prompts", job.prompts, *own)
     assert told.startswith("yardstick: ")
     assert "give edit: ones" in told
