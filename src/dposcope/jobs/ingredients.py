@@ -49,9 +49,10 @@ class Job:
     @classmethod
     def begin(cls, run: Run, model: str, data: "Data", settings: LoadSettings) -> "Job":
         """Load the model."""
-        data.tell(run.reporter)
         run.reporter.stage(f"Loading {model}")
-        return cls(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+        job = cls(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+        data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
+        return job
 
     @cached_property
     def model(self) -> dict[str, Any]:
