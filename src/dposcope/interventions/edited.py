@@ -5,18 +5,16 @@ scales the activation, and the value vector is unchanged. Both models compute th
 neuron to its mean after the edit (paper 3.3) gives the neuron's part of the effect.
 """
 
-import copy
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, NoReturn
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold_
-from dposcope.model.hooks import Applied, is_hooked
+from dposcope.model.hooks import Applied, shared
 from dposcope.model.language_model import LanguageModel
 
 
@@ -35,11 +33,7 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
         DposcopeError: the edit does not fit the model; an intervention is on `lm`; or, on leaving, the second model
             was never run.
     """
-    if is_hooked(lm):
-        raise DposcopeError("an intervention is on this model; make the edited model outside the `with`")
-    tensors = chain(lm.model.parameters(), lm.model.buffers())
-    shared = copy.deepcopy(lm.model, {id(tensor): tensor for tensor in tensors})
-    other = replace(lm, model=shared, name=f"{lm.name} + {edit}")
+    other = replace(shared(lm), name=f"{lm.name} + {edit}")
     fold_(other, replace(edit, gains=None))
     if edit.gains is None:
         yield other
@@ -50,7 +44,7 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
             yield other
     finally:
         # Without its hooks it would be a plain model with the edit's name.
-        shared.forward = _left
+        other.model.forward = _left
 
 
 def _left(*_: Any, **__: Any) -> NoReturn:

@@ -5,9 +5,11 @@ inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks an
 final norm, so a hook never meets a tuple.
 """
 
+import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import torch
@@ -116,6 +118,18 @@ _hooked_models: list[PreTrainedModel] = []
 def is_hooked(lm: LanguageModel) -> bool:
     """Whether a context of ours is open on the model."""
     return any(model is lm.model for model in _hooked_models)
+
+
+def shared(lm: LanguageModel) -> LanguageModel:
+    """A second model with the parameters and buffers of `lm`, and with hooks of its own.
+
+    Raises:
+        DposcopeError: an intervention is on `lm`; its hooks would be copied.
+    """
+    if is_hooked(lm):
+        raise DposcopeError("an intervention is on this model; make the second model outside the `with`")
+    tensors = chain(lm.model.parameters(), lm.model.buffers())
+    return replace(lm, model=copy.deepcopy(lm.model, {id(tensor): tensor for tensor in tensors}))
 
 
 def _refuse_compiled(lm: LanguageModel) -> None:

@@ -112,6 +112,11 @@ class LanguageModel:
         return widths.pop()
 
     @property
+    def n_heads(self) -> int:
+        """Attention heads per block, by the config."""
+        return int(self.model.config.get_text_config().num_attention_heads)
+
+    @property
     def gated(self) -> bool:
         """Whether m_i is `act(gate_i) · up_i` (Llama, Gemma …) rather than `act(pre_i)` (GPT-2)."""
         return layouts.is_gated(self.blocks[0], self.layout)

@@ -1,0 +1,240 @@
+"""Interchange intervention: parts of a model take the values that they have in another model on the same input.
+
+Both models read the same tokens side by side. At every position the chosen parts of the first take the value that they
+have in the second at that position; everything else follows from the first. The field calls it activation patching, or
+interchange intervention. The paper patches neurons to their *mean* after tuning instead (3.3), which freezes them: a
+frozen neuron no longer depends on the text. Here it does, so the text stays whole.
+"""
+
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from dposcope.artefacts import tensor_fingerprint
+from dposcope.errors import DposcopeError
+from dposcope.model.frames import Frame, Positions
+from dposcope.model.hooks import (
+    Applied,
+    Change,
+    Site,
+    attention_site,
+    heads_site,
+    hooked,
+    mlp_site,
+    neuron_site,
+    residual_site,
+    shared,
+)
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.tuned import check_models
+from dposcope.neurons.sets import NeuronSet
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Parts of a model of L blocks; one name each, so that a set of them has a digest."""
+
+    neurons: NeuronSet | None = None
+    """Their activations m, which the MLP's output projection reads."""
+    heads: Tensor | None = None
+    """Attention heads, `[L, heads]`, bool: what the attention's output projection reads of them."""
+    mlps: frozenset[int] = frozenset()
+    """Blocks whose MLP writes the other model's output: activations and value vectors, before any norm."""
+    attentions: frozenset[int] = frozenset()
+    """Blocks whose attention writes the other model's output, before any norm."""
+    residuals: frozenset[int] = frozenset()
+    """Blocks at whose end the residual stream is the other model's."""
+
+    def __post_init__(self) -> None:
+        """Normalise; refuse parts that are none."""
+        for name in ("mlps", "attentions", "residuals"):
+            object.__setattr__(self, name, frozenset(int(block) for block in getattr(self, name)))
+        if self.heads is not None:
+            if self.heads.dtype != torch.bool or self.heads.ndim != 2:
+                raise DposcopeError(f"heads need a bool mask [L, heads], not {self.heads.dtype} {[*self.heads.shape]}")
+            object.__setattr__(self, "heads", self.heads.detach().cpu().clone())
+        masks = [
+            one.any() for one in (self.heads, None if self.neurons is None else self.neurons.mask) if one is not None
+        ]
+        if not (any(masks) or self.mlps or self.attentions or self.residuals):
+            raise DposcopeError("an interchange needs at least one neuron, head or block")
+
+    @classmethod
+    def blocks(cls, blocks: Iterable[int]) -> "Parts":
+        """All that some blocks write: their attention and their MLP."""
+        chosen = frozenset(blocks)
+        return cls(mlps=chosen, attentions=chosen)
+
+    @property
+    def digest(self) -> str:
+        """Of what is chosen."""
+        tensors = {
+            name: torch.tensor(sorted(getattr(self, name)), dtype=torch.int64)
+            for name in ("mlps", "attentions", "residuals")
+        }
+        if self.neurons is not None:
+            tensors["neurons"] = self.neurons.mask
+        if self.heads is not None:
+            tensors["heads"] = self.heads
+        return tensor_fingerprint(tensors)
+
+    def __str__(self) -> str:
+        """For a reader."""
+        counted = [
+            (0 if self.neurons is None else len(self.neurons), "neuron"),
+            (0 if self.heads is None else int(self.heads.sum()), "head"),
+            (len(self.mlps), "MLP"),
+            (len(self.attentions), "attention"),
+            (len(self.residuals), "residual stream"),
+        ]
+        return ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counted if count)
+
+    def sites(self, lm: LanguageModel) -> list[tuple[Site, Tensor | None]]:
+        """Where the parts are in a model, and which channels of each site they are; None: all.
+
+        Raises:
+            DposcopeError: a part is not in the model.
+        """
+        found: list[tuple[Site, Tensor | None]] = []
+        if self.neurons is not None:
+            if self.neurons.mask.shape != (lm.n_blocks, lm.d_mlp):
+                raise DposcopeError(
+                    f"a set among {[*self.neurons.mask.shape]} neurons does not fit a model with "
+                    f"[{lm.n_blocks}, {lm.d_mlp}]"
+                )
+            found += [(neuron_site(lm, block), channels) for block, channels in _rows(self.neurons.mask)]
+        if self.heads is not None:
+            count = lm.n_heads
+            if self.heads.shape != (lm.n_blocks, count):
+                raise DposcopeError(
+                    f"a set among {[*self.heads.shape]} heads does not fit a model with [{lm.n_blocks}, {count}]"
+                )
+            width = lm.d_attention // count
+            found += [(heads_site(lm, block), c) for block, c in _rows(self.heads.repeat_interleave(width, 1))]
+        for blocks, site in ((self.mlps, mlp_site), (self.attentions, attention_site), (self.residuals, residual_site)):
+            for block in sorted(blocks):
+                if not 0 <= block < lm.n_blocks:
+                    raise DposcopeError(f"no block {block} in a model of {lm.n_blocks} blocks")
+                found.append((site(lm, block), None))
+        return found
+
+
+def _rows(mask: Tensor) -> list[tuple[int, Tensor | None]]:
+    """Of each block with a chosen channel: its number, and the channels; None where it is all of them."""
+    return [
+        (block, None if row.all() else row.nonzero().squeeze(1)) for block, row in enumerate(mask) if bool(row.any())
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Interchange:
+    """Parts take the values that they have in `source`, which reads the same tokens.
+
+    It costs a second forward pass. Under a key-value cache the source keeps a cache of its own, so the cache must begin
+    inside the context; beam search, which reorders a cache, is not supported.
+    """
+
+    source: LanguageModel
+    """The other model, of the same architecture."""
+    parts: Parts
+    positions: Positions = Positions.ALL
+
+    def __post_init__(self) -> None:
+        """Normalise types."""
+        object.__setattr__(self, "positions", Positions(self.positions))
+
+    @contextmanager
+    def on(self, lm: LanguageModel) -> Generator[Applied]:
+        """Apply inside the context; neither model is changed outside.
+
+        Raises:
+            DposcopeError: the models do not belong together, a part is not in them, a forward pass has a cache that
+                began outside, or embeddings in the place of tokens.
+        """
+        check_models(lm, self.source)
+        source = shared(lm) if self.source.model is lm.model else self.source
+        values: dict[str, Tensor] = {}
+        recorders = [(site, _record(values, site.name, channels)) for site, channels in self.parts.sites(source)]
+        changes = [(site, _replace(values, site.name, channels)) for site, channels in self.parts.sites(lm)]
+        with (
+            hooked(source, recorders),
+            _Beside(source).following(lm),
+            hooked(lm, changes, positions=self.positions) as applied,
+        ):
+            yield applied
+
+
+def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
+    def change(tensor: Tensor, _frame: Frame) -> None:
+        values[name] = tensor if channels is None else tensor[..., channels.to(tensor.device)]
+
+    return change
+
+
+def _replace(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
+    def change(tensor: Tensor, _frame: Frame) -> Tensor:
+        value = values.pop(name).to(tensor.device, tensor.dtype)
+        if channels is None:
+            return value.expand_as(tensor)
+        return tensor.index_copy(-1, channels.to(tensor.device), value)
+
+    return change
+
+
+@dataclass(eq=False)
+class _Beside:
+    """Runs the source before each forward pass of a model, on the same tokens."""
+
+    source: LanguageModel
+    caches: WeakKeyDictionary[Any, DynamicCache] = field(default_factory=WeakKeyDictionary[Any, DynamicCache])
+    """The model's cache → the source's."""
+    outer: nn.Module | None = None
+    """The module whose pass is under way: a model calls its base model, which must not start the source again."""
+
+    @contextmanager
+    def following(self, lm: LanguageModel) -> Generator[None]:
+        """Run beside `lm` inside the context."""
+        models = [lm.model] if lm.model.base_model is lm.model else [lm.model, lm.model.base_model]
+        with ExitStack() as stack:
+            for model in models:
+                stack.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+                stack.callback(model.register_forward_hook(self._end, always_call=True).remove)
+            yield
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.outer is not None:
+            return
+        self.outer = module
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is None:
+            raise DposcopeError("an interchange needs tokens, not embeddings: call the model with input_ids")
+        given = {name: kwargs[name] for name in ("attention_mask", "position_ids") if kwargs.get(name) is not None}
+        device = self.source.device
+        with torch.no_grad():
+            self.source.model.base_model(
+                input_ids=tokens.to(device),
+                **{name: tensor.to(device) for name, tensor in given.items()},
+                **self._cache(kwargs.get("past_key_values")),
+            )
+
+    def _end(self, module: nn.Module, *_: Any) -> None:
+        if module is self.outer:
+            self.outer = None
+
+    def _cache(self, theirs: Any) -> dict[str, Any]:
+        if theirs is None:
+            return {"use_cache": False}
+        if theirs not in self.caches:
+            if theirs.get_seq_length() > 0:
+                raise DposcopeError(
+                    "the key-value cache began outside the interchange, so the other model has not read its tokens; "
+                    "begin the text inside the `with`"
+                )
+            self.caches[theirs] = DynamicCache(config=self.source.model.config.get_text_config())
+        return {"past_key_values": self.caches[theirs], "use_cache": True}
