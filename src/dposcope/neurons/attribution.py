@@ -1,0 +1,145 @@
+"""Attribution patching: the effect of every neuron's interchange at once, to first order.
+
+An interchange gives a set of neurons the values of a tuned model (`interventions/interchange.py`); to try each neuron
+would take a run each. To first order, the effect of neuron i on a number M is its change times the slope of M:
+
+    Σ_t  ∂M/∂m_i(t) · (m_i'(t) − m_i(t))
+
+over all positions t, with m of the base, m' of the tuned model on the same tokens, and the slope at the base. One
+forward pass of each model and one backward pass give it for all neurons. M is the log-odds of toxic against harmless
+continuations: the mean log-probability of the ones less that of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dposcope.errors import DposcopeError
+from dposcope.model.batches import Batch, batches
+from dposcope.model.frames import Frame
+from dposcope.model.generate import Continuation, Progress
+from dposcope.model.hooks import Change, hooked, neuron_site
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.tuned import check_models
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """First-order effects of all neurons."""
+
+    effect: Tensor
+    """On the log-odds of toxic against harmless continuations, nats, `[L, d_mlp]`, float64. Below 0: the neuron's
+    change makes toxic text less probable."""
+    log_odds: float
+    """Of the base, nats per text."""
+
+
+def attribution(
+    base: LanguageModel,
+    tuned: LanguageModel,
+    toxic: Sequence[Continuation],
+    harmless: Sequence[Continuation],
+    *,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Attribution:
+    """The effect that each neuron's interchange has, to first order.
+
+    Args:
+        base: the model whose neurons would take other values.
+        tuned: the model that gives them, of the same architecture; an edited one (see `edited`) as well.
+        toxic: continuations with their prompts; the token ids are read as they are.
+        harmless: the same.
+        batch_size: texts at a time. A batch keeps the activations of both models and their gradients in memory.
+        progress: called with texts read.
+
+    Raises:
+        DposcopeError: the models do not belong together, a side has no text, or a prompt or a text has no token.
+    """
+    check_models(base, tuned)
+    if not toxic or not harmless:
+        raise DposcopeError("attribution compares toxic with harmless texts; give at least one of each")
+    written = [*toxic, *harmless]
+    if not all(one.prompt_ids and one.ids for one in written):
+        raise DposcopeError("a prompt or a continuation has no token; leave it out")
+    weights = torch.tensor([1 / len(toxic)] * len(toxic) + [-1 / len(harmless)] * len(harmless), dtype=torch.float64)
+    effect = torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64)
+    total, done = 0.0, 0
+    frozen = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for batch in batches(
+            base, [[*one.prompt_ids, *one.ids] for one in written], batch_size=batch_size, side="right"
+        ):
+            starts = [len(written[row].prompt_ids) for row in batch.rows]
+            total += _add_batch(effect, base, tuned, batch, starts, weights[batch.rows])
+            done += len(batch.rows)
+            if progress is not None:
+                progress(done, len(written))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return Attribution(effect, total)
+
+
+def _add_batch(
+    effect: Tensor, base: LanguageModel, tuned: LanguageModel, batch: Batch, starts: list[int], weights: Tensor
+) -> float:
+    """Add a batch's effects, and give its part of the log-odds."""
+    theirs: dict[int, Tensor] = {}
+    mine: dict[int, Tensor] = {}
+    slopes: dict[int, Tensor] = {}
+
+    def keep(block: int) -> Change:
+        def change(activations: Tensor, _frame: Frame) -> None:
+            theirs[block] = activations.detach()
+
+        return change
+
+    def slope(block: int) -> Change:
+        def change(activations: Tensor, _frame: Frame) -> Tensor:
+            # Adding a zero changes nothing, and the zero's gradient is the slope at these activations.
+            mine[block] = activations.detach()
+            slopes[block] = torch.zeros_like(activations, requires_grad=True)
+            return activations + slopes[block]
+
+        return change
+
+    blocks = range(base.n_blocks)
+    with torch.no_grad(), hooked(tuned, [(neuron_site(tuned, block), keep(block)) for block in blocks]):
+        _states(tuned, batch)
+    with torch.enable_grad(), hooked(base, [(neuron_site(base, block), slope(block)) for block in blocks]):
+        hidden = _states(base, batch)
+        part, outer = _log_odds(base, batch, hidden.detach(), starts, weights)
+        gradients = torch.autograd.grad(hidden, [slopes[block] for block in blocks], outer)
+    real = batch.mask.bool().unsqueeze(-1)
+    for block, gradient in zip(blocks, gradients, strict=True):
+        change = theirs[block].to(gradient.device).double() - mine[block].double()
+        effect[block] += (gradient.double() * change).masked_fill(~real, 0).sum((0, 1)).cpu()
+    return part
+
+
+def _log_odds(
+    lm: LanguageModel, batch: Batch, hidden: Tensor, starts: list[int], weights: Tensor
+) -> tuple[float, Tensor]:
+    """A batch's part of the log-odds, and its slope by the final states `[B, T, d]`: logits of one text at a time."""
+    total, slope = 0.0, torch.zeros_like(hidden)
+    for place, (start, weight) in enumerate(zip(starts, weights.tolist(), strict=True)):
+        span = slice(start - 1, int(batch.mask[place].sum()) - 1)
+        states = hidden[place, span].requires_grad_()
+        logits = lm.unembed(states)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        chosen = batch.ids[place, span.start + 1 : span.stop + 1].unsqueeze(1).to(wide.device)
+        own = weight * wide.log_softmax(-1).gather(1, chosen).double().sum()
+        (slope[place, span],) = torch.autograd.grad(own, states)
+        total += float(own.detach())
+    return total, slope
+
+
+def _states(lm: LanguageModel, batch: Batch) -> Tensor:
+    return lm.model.base_model(
+        input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False
+    ).last_hidden_state
