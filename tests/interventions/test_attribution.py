@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.attribution import attribution
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import Continuation
-from dposcope.neurons.attribution import attribution
 from helpers.families import bits, hook_count, random_gains, tiny, trace
 
 TOXIC = [Continuation([2, 40, 41], [55, 60, 61, 70], ""), Continuation([2, 33, 12, 90, 17], [44], "")]

@@ -1,6 +1,6 @@
 """Attribution patching: the effect of every neuron's interchange at once, to first order.
 
-An interchange gives a set of neurons the values of a tuned model (`interventions/interchange.py`); to try each neuron
+An interchange gives a set of neurons the values of a tuned model (`interchange.py`); to try each neuron
 would take a run each. To first order, the effect of neuron i on a number M is its change times the slope of M:
 
     Σ_t  ∂M/∂m_i(t) · (m_i'(t) − m_i(t))
