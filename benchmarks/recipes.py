@@ -220,6 +220,7 @@ def learn(options: argparse.Namespace, name: str) -> None:
         neutral=options.neutral,
         harmless=str(options.out / "harmless.jsonl") if recipe.harmless else None,
         validate_every=400,
+        max_examples=options.examples,
         seed=options.seed,
         **recipe.settings,
         **taught,
@@ -444,6 +445,7 @@ def _parser() -> argparse.ArgumentParser:
         default=["profanity", "neural"],
         help="the first makes the pairs; the last chooses nothing",
     )
+    parser.add_argument("--examples", type=int, help="learn from so many pairs each, repetitions counted")
     parser.add_argument("--only", choices=["sample"])
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--dtype", default="bfloat16")
