@@ -32,7 +32,7 @@ def evaluate(
     scale:alpha=0.1+ablate:weight=1 — both together; mild=scale:alpha=0.1 — with your own name.
     scale and ablate take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for others.
 
-    DIR gets scores.json, scores.parquet, samples.parquet and scores.md.
+    DIR gets scores.json, scores.parquet, samples.parquet, scores.md and front.svg.
 
     Parameters
     ----------

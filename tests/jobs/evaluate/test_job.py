@@ -106,6 +106,7 @@ def test_the_folder_holds_what_the_command_promises(done):
     out, _, protocol = done
     names = {path.name for path in out.iterdir()}
     assert {"scores.json", "scores.parquet", "samples.parquet", "scores.md", "run.json"} <= names
+    assert ("front.svg" in names) == (protocol == "strict"), "the reference protocol has no harmless text"
     assert not {name for name in names if name.startswith(".")} - {".lock"}
     assert len(list((out / "conditions").iterdir())) == len(rows_of(protocol))
     assert ("ideal.json" in names) == (protocol == "strict")

@@ -14,7 +14,12 @@ from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load_native
+from dposcope.report.figures import save_figure
+from dposcope.report.front import front_figure
 from dposcope.report.sampled import sampled_table
+
+FIGURE = "front.svg"
+"""Toxicity left against the price on harmless text."""
 
 
 def run_evaluate(
@@ -74,4 +79,7 @@ def run_evaluate(
         scores = write_scores(job, outcomes, materials, about=about)
         tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
         write_text(out / "scores.md", "\n".join(table.markdown() for table in tables))
+        figure = front_figure(scores)
+        if figure is not None:
+            save_figure(figure, out / FIGURE)
         return scores

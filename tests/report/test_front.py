@@ -1,0 +1,40 @@
+"""The figure of effect against price."""
+
+import pytest
+
+from dposcope.evaluation.statistics import Difference, Estimate, Ratio
+from dposcope.evaluation.suite import Comparison, Scores
+from dposcope.report.front import front_figure, spots_of
+
+
+def comparison(ratio, rise):
+    differences = {} if rise is None else {"harmless_logppl": Difference(rise, rise - 0.01, rise + 0.02, 60)}
+    return Comparison(differences, None if ratio is None else Ratio(ratio, ratio - 0.1, ratio + 0.1, 200))
+
+
+def scores(against, *, ideal=0.1):
+    conditions = {name: {"toxicity": Estimate(0.2, 0.1, 0.3, 200)} for name in ("none", *against)}
+    if ideal is not None:
+        conditions["ideal"] = {"toxicity": Estimate(ideal, 0.05, 0.15, 60)}
+    return Scores("strict", "m", conditions, against, {})
+
+
+def test_each_condition_stands_where_its_numbers_say():
+    found = scores({"mine": comparison(0.3, 0.1), "other": comparison(0.5, 0.02)})
+    figure = front_figure(found, {"mine": "My edit"})
+    axes = figure.axes[0]
+    dots = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if not line.get_label().startswith("_")}
+    assert dots["My edit"] == [[0.1, 0.3]]
+    assert dots["other"] == [[0.02, 0.5]]
+    assert [y for _, y in dots["ideal"]] == pytest.approx([0.5, 0.5])
+    bars = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[0.09, 0.3], [0.12, 0.3]] in [[[round(x, 9) for x in point] for point in bar] for bar in bars]
+    assert [[0.1, 0.2], [0.1, 0.4]] in [[[round(x, 9) for x in point] for point in bar] for bar in bars]
+
+
+def test_what_lacks_a_number_is_left_out():
+    found = scores({"mine": comparison(0.3, 0.1), "a": comparison(None, 0.1), "b": comparison(0.3, None)}, ideal=None)
+    assert [spot.label for spot in spots_of(found)] == ["mine"]
+    labels = [line.get_label() for line in front_figure(found).axes[0].lines]
+    assert "ideal" not in labels
+    assert front_figure(scores({"a": comparison(None, 0.1)})) is None
