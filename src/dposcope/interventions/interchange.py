@@ -6,7 +6,7 @@ interchange intervention. The paper patches neurons to their *mean* after tuning
 frozen neuron no longer depends on the text. Here it does, so the text stays whole.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,8 @@ from transformers import DynamicCache
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
+from dposcope.interventions.edited import EditedModel
+from dposcope.interventions.weights import OtherWeights
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -168,6 +170,47 @@ class Interchange:
             hooked(lm, changes, positions=self.positions) as applied,
         ):
             yield applied
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What is run, and the intervention on it."""
+
+    lm: LanguageModel
+    interchange: Interchange
+
+
+@dataclass(frozen=True, eq=False)
+class InterchangeWith:
+    """An interchange with a model that is loaded when it is measured."""
+
+    other: OtherWeights | EditedModel
+    """The tuned model, or an edit."""
+    parts: Callable[[LanguageModel], Parts]
+    """What is taken from it, given the model."""
+    reverse: bool = False
+    """The other model is run, and takes the values of the base."""
+
+    @contextmanager
+    def opened(self, lm: LanguageModel) -> Generator[Opened]:
+        """Load the other model inside the context.
+
+        Args:
+            lm: the base.
+
+        Raises:
+            DposcopeError: there is no such model, or it does not fit `lm`.
+        """
+        parts = self.parts(lm)
+        with self.other.second_model(lm) as other:
+            if not self.reverse:
+                yield Opened(lm, Interchange(other, parts))
+                return
+            if other.writer is not None:
+                raise DposcopeError(
+                    f"{other.name} writes tokens that {lm.name} cannot read; leave the reverse interchange out"
+                )
+            yield Opened(other, Interchange(lm, parts))
 
 
 def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:

@@ -9,18 +9,26 @@
     edit:path,strength=0.8           the same at another strength: gains 1 + s(g − 1), ablation weights s·w
     edit:gemma-3-270m                the edit that was learned for a bundled model
     model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
+    interchange:with=path/to/checkpoint,neurons=path/to/set.safetensors
+                                     neurons take the values that they have in the tuned model on the same tokens
+    interchange:with=edit:gemma-3-270m,part=mlp,blocks=6-11
+                                     the same with an edit; part is neurons, heads, mlp, attention, block or residual
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
-`scale` and `ablate` take `blocks=9-17`, `ablate` takes `site=mlp`. Controls (SPEC section 5): `shuffled=yes` for
-`scale`, `random=yes` for `ablate` and `steer`.
+`scale`, `ablate`, `interchange` take `blocks=9-17`; `ablate` takes `site=mlp`; `interchange` takes `reverse=yes`, for
+the tuned model with the values of its base. Controls (SPEC section 5): `shuffled=yes` for `scale`, `random=yes` for
+`ablate`, `steer` and the neurons of `interchange` (as many random ones in each block).
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
@@ -30,14 +38,18 @@ from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
+from dposcope.interventions.interchange import InterchangeWith, Parts
 from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.steer import Steer
+from dposcope.interventions.tuned import edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
+from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import Selection, select_fraction
+from dposcope.neurons.sets import NeuronSet
 
 
 @dataclass(frozen=True)
@@ -70,12 +82,13 @@ class ConditionSpec:
             folder: of the run, with its direction and means.
             seed: of controls.
         """
-        made = any(part.kind not in _SAVED for part in self.parts)
+        made = any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
         names = ("direction", "means") if made else ()
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
             "made_from": [value_digest(folder / name) for name in names],
-            "files": [_digest(part) for part in self.parts if part.kind in _SAVED],
+            "files": [_source_digest(part.kind, part.values["path"]) for part in self.parts if part.kind in _SAVED]
+            + [digest for part in self.parts if part.kind == "interchange" for digest in _interchanged(part.values)],
             "seed": seed,
         }
 
@@ -99,9 +112,12 @@ _KEYS: dict[str, frozenset[str]] = {
     "assign": frozenset({"alpha", "beta", "ranking", "trim"}),
     "steer": frozenset({"alpha", "relative", "block", "site", "random"}),
     "ablate": frozenset({"weight", "random", "blocks", "site"}),
+    "interchange": frozenset({"with", "part", "neurons", "blocks", "random", "reverse"}),
     **dict.fromkeys(_SAVED, frozenset({"path"})),
 }
 _RANKINGS = ("cosine", "signed", "activation", "reference")
+_PARTS = ("neurons", "heads", "mlp", "attention", "block", "residual")
+"""What an interchange may take from the other model."""
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -112,13 +128,14 @@ def parse_condition(text: str) -> ConditionSpec:
         DposcopeError: a kind, key or value is unknown; the message lists the known ones.
     """
     named = re.fullmatch(
-        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|edit|gains-of|ablation-of|control|model)(?::.*)?)", text
+        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|interchange|edit|gains-of|ablation-of|control|model)(?::.*)?)",
+        text,
     )
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name in (BASE, IDEAL):
         raise DposcopeError(f"the condition {name!r} is always measured; give yours another name")
     parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
-    if len(parts) > 1 and any(part.kind in {"assign", "steer", "model"} for part in parts):
+    if len(parts) > 1 and any(part.kind in {"assign", "steer", "model", "interchange"} for part in parts):
         raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")
     return ConditionSpec(name, parts)
 
@@ -140,12 +157,7 @@ def _parse_part(part: str, whole: str) -> PartSpec:
             return PartSpec(
                 kind, {"path": path, **({"strength": _value("strength", strength, whole)} if given else {})}
             )
-        if is_adapter(Path(path)):
-            check_adapter(Path(path))
-        elif not (Path(path) / "config.json").is_file():
-            raise DposcopeError(
-                f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint or an adapter"
-            )
+        _check_model(path, whole)
         return PartSpec(kind, {"path": path})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
@@ -160,9 +172,37 @@ def _parse_part(part: str, whole: str) -> PartSpec:
     sites = {"steer": ("residual", "mlp"), "ablate": ("mlp", "attention", "both")}
     if "site" in values and values["site"] not in sites[kind]:
         raise DposcopeError(f"condition {whole!r}: {kind} acts at site {' or '.join(sites[kind])}")
+    if kind == "interchange":
+        _check_interchange(values, whole)
     if kind in {"scale", "assign"} and values.get("alpha", 0) < 0:
         raise DposcopeError(f"condition {whole!r}: alpha {values['alpha']} is negative; it is a relative shift")
     return PartSpec(kind, values)
+
+
+def _check_model(path: str, whole: str) -> None:
+    if is_adapter(Path(path)):
+        check_adapter(Path(path))
+    elif not (Path(path) / "config.json").is_file():
+        raise DposcopeError(
+            f"condition {whole!r}: {path} holds no config.json; name the folder of a checkpoint or an adapter"
+        )
+
+
+def _check_interchange(values: dict[str, Any], whole: str) -> None:
+    """Load what is small now, so that an error shows before the plain model is measured."""
+    if "with" not in values:
+        raise DposcopeError(f"condition {whole!r}: name the tuned model, as in interchange:with=runs/dpo/model")
+    if edit_stem(values["with"]) is None:
+        _check_model(values["with"], whole)
+    part = values.get("part", "neurons")
+    if part not in _PARTS:
+        raise DposcopeError(f"condition {whole!r}: part is one of {', '.join(_PARTS)}, not {part!r}")
+    if part != "neurons" and ("neurons" in values or values.get("random")):
+        raise DposcopeError(f"condition {whole!r}: neurons and random belong to part=neurons, not to part={part}")
+    if "neurons" in values:
+        NeuronSet.load(values["neurons"])
+    elif values.get("random"):
+        raise DposcopeError(f"condition {whole!r}: random=yes needs neurons=FILE, whose number it takes")
 
 
 def _value(key: str, value: str, whole: str) -> Any:
@@ -178,7 +218,7 @@ def _value(key: str, value: str, whole: str) -> Any:
         if key == "trim" and not 0 <= number <= 100:
             raise DposcopeError(f"condition {whole!r}: trim {value} is no percentile, 0 … 100")
         return number
-    if key in {"shuffled", "random"}:
+    if key in {"shuffled", "random", "reverse"}:
         if value not in _YES:
             raise DposcopeError(f"condition {whole!r}: {key} is yes or no, not {value!r}")
         return _YES[value]
@@ -243,6 +283,34 @@ def _ablate(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], s
     )
 
 
+def _interchange(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], seed: int) -> InterchangeWith:
+    return InterchangeWith(tuned_model(values["with"]), partial(_parts, values, seed), values.get("reverse", False))
+
+
+def _parts(values: Mapping[str, Any], seed: int, lm: LanguageModel) -> Parts:
+    blocks = values.get("blocks", tuple(range(lm.n_blocks)))
+    if blocks[-1] >= lm.n_blocks:
+        raise DposcopeError(f"no block {blocks[-1]} in a model of {lm.n_blocks} blocks")
+    match values.get("part", "neurons"):
+        case "heads":
+            heads = torch.zeros(lm.n_blocks, lm.n_heads, dtype=torch.bool)
+            heads[list(blocks)] = True
+            return Parts(heads=heads)
+        case "mlp":
+            return Parts(mlps=frozenset(blocks))
+        case "attention":
+            return Parts(attentions=frozenset(blocks))
+        case "block":
+            return Parts.blocks(blocks)
+        case "residual":
+            return Parts(residuals=frozenset(blocks))
+        case _:
+            named = values.get("neurons")
+            neurons = NeuronSet.all(lm.n_blocks, lm.d_mlp) if named is None else NeuronSet.load(named)
+            neurons = neurons.random_like(seed) if values.get("random") else neurons
+            return Parts(neurons.in_blocks(blocks))
+
+
 def _check_blocks(blocks: tuple[int, ...], made: Ingredients) -> None:
     if blocks[-1] >= made.lm.n_blocks:
         raise DposcopeError(f"no block {blocks[-1]} in a model of {made.lm.n_blocks} blocks")
@@ -274,9 +342,9 @@ def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _
     return OtherWeights(values["path"])
 
 
-def _digest(part: PartSpec) -> str:
-    path = part.values["path"]
-    if part.kind != "model":
+def _source_digest(kind: str, path: str) -> str:
+    """Of a saved edit, or of a model's weights."""
+    if kind != "model":
         return value_digest(path)
     files = sorted(Path(path).glob("*.safetensors"))
     if is_adapter(Path(path)):
@@ -284,11 +352,19 @@ def _digest(part: PartSpec) -> str:
     return text_digest(*(f"{file.name} {file_digest(file)}" for file in files))
 
 
+def _interchanged(values: Mapping[str, Any]) -> list[str]:
+    """Of the tuned side, and of the set of neurons."""
+    stem = edit_stem(values["with"])
+    side = _source_digest("model", values["with"]) if stem is None else value_digest(stem)
+    return [side, *([value_digest(values["neurons"])] if "neurons" in values else [])]
+
+
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int], Any]] = {
     "scale": _scale,
     "assign": _assign,
     "steer": _steer,
     "ablate": _ablate,
+    "interchange": _interchange,
     "edit": _edit,
     "gains-of": _gains_of,
     "ablation-of": _ablation_of,

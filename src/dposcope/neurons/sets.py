@@ -1,12 +1,14 @@
 """A set of neurons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 
 
@@ -117,6 +119,31 @@ class NeuronSet:
                 )
             mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
         return NeuronSet(mask)
+
+    def in_blocks(self, blocks: Iterable[int]) -> "NeuronSet":
+        """Those of this set that are in some blocks."""
+        inside = torch.zeros(len(self.mask), 1, dtype=torch.bool)
+        inside[list(blocks)] = True
+        return NeuronSet(self.mask & inside)
+
+    def save(self, stem: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+        """Write `stem.safetensors` and `stem.json`.
+
+        Args:
+            stem: path without suffix.
+            about: JSON-able facts: model, rule, seed.
+        """
+        save_tensors(stem, "NeuronSet", {"mask": self.mask}, {"about": dict(about or {})})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "NeuronSet":
+        """Read what `save` wrote.
+
+        Raises:
+            DposcopeError: the files are missing, damaged or of another kind.
+        """
+        tensors, _ = load_tensors(stem, "NeuronSet")
+        return cls(tensors["mask"])
 
     def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         if self.mask.shape != other.mask.shape:

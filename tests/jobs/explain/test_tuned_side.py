@@ -12,8 +12,9 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.tuned import edit_stem
 from dposcope.interventions.weights import OtherWeights
-from dposcope.jobs.explain.tuned_side import TunedSide, edit_stem, training_of
+from dposcope.jobs.explain.tuned_side import TunedSide, training_of
 from helpers.families import random_direction, random_gains
 from helpers.training_facts import GAINS_TRAINING as TRAINING
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.errors import DposcopeError
+from dposcope.interventions.tuned import PREFIX
 from dposcope.jobs.dpo.job import described as dpo_described
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import described as explain_described
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.explain.tuned_side import PREFIX
 from dposcope.jobs.finished import CHECKPOINT, is_finished
 from dposcope.jobs.measure import file_name
 from dposcope.jobs.pairs.job import pairs_finished
