@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from dposcope.data.masking import read_encoded
 from dposcope.directions.lens import Lens
+from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
 
 STRONG = read_encoded("fuvg")

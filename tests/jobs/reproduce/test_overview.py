@@ -8,9 +8,9 @@ import pytest
 
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.numbers import MEAN, Format
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs, title_of

@@ -8,9 +8,9 @@ import polars as pl
 
 from dposcope.artefacts import read_json
 from dposcope.data.concept import TOXICITY
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, SHARE, count
 from dposcope.evaluation.statistics import Share, columns_of
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.reproduce.finished import FinishedRun

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
 from dposcope.evaluation.statistics import Share
-from dposcope.evaluation.suite import Outcome, summarise
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,

@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Share, columns_of, paired_share
-from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of
