@@ -93,7 +93,7 @@ from .neurons.traces import trace as trace
 from .pairs.checks import check_pairs as check_pairs
 from .pairs.pairs import Pair as Pair, Pairs as Pairs, load_pairs as load_pairs, write_pairs as write_pairs
 from .pairs.pplm import Perturbation as Perturbation, perturbed_continuations as perturbed_continuations
-from .pairs.sampled import sample_pairs as sample_pairs
+from .pairs.sampled import Pairer as Pairer, sample_completions as sample_completions
 from .search.divergence import Cost as Cost, NeutralText as NeutralText
 from .search.family import Family as Family, Point as Point, Source as Source
 from .shipping.adapters import write_adapters as write_adapters
