@@ -21,10 +21,10 @@ from scipy.stats import binomtest
 import dposcope as ds
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
-from dposcope.evaluation.suite import BASE, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 
 TOXIC = 0.5

@@ -195,7 +195,7 @@ def write_files(options: argparse.Namespace, sampled: Sequence[Sampled]) -> None
         "two": (Pairer(), both),
     }
     for name, (pairer, source) in kinds.items():
-        write_pairs(options.out / f"{name}.jsonl", Pairs.of(p.pair for one in source for p in pairer.pairs(one)))
+        write_pairs(options.out / f"{name}.jsonl", Pairs.of(one.pair for one in pairer.pairs(source)))
     kept = [(one.prompt, text) for one in sampled for text in Pairer().harmless(one)]
     write_harmless(
         options.out / "harmless.jsonl",

@@ -24,11 +24,11 @@ import dposcope as ds
 from dposcope.data.masking import mask_offensive
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.repetition import distinct_n, repetition, word_grams
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, paired_ratio
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.generate import Sampling, generate

@@ -30,8 +30,9 @@ from pydantic import ValidationError
 import dposcope as ds
 from dposcope.artefacts import read_json, write_text
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
-from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings

@@ -24,6 +24,7 @@ import dposcope as ds
 from dposcope.data.masking import mask_offensive
 from dposcope.data.prompts import load_prompts
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import Format
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses, relevance
@@ -31,7 +32,6 @@ from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_ph
 from dposcope.evaluation.sampled.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.generate import Continuation, generate

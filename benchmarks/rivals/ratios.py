@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from dposcope.artefacts import read_json
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.statistics import paired_difference, paired_ratio
-from dposcope.evaluation.suite import BASE, Outcome
 
 
 def main(folder: Path) -> None:

@@ -15,8 +15,8 @@ from benchmarks.rivals.sweep import SINGLE, Bench, Sweep, position_zero, sweep
 from dposcope.artefacts import library_versions, write_json, write_text
 from dposcope.data.comments import Comments, load_comments
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import count_windows
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run

@@ -16,8 +16,9 @@ from benchmarks.rivals.placing import TARGETS, bracket, strengths_at
 
 from dposcope.artefacts import read_json, write_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
-from dposcope.evaluation.suite import BASE, Materials, Outcome
 from dposcope.interventions.assign import Assign
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.measure import file_name, measure_condition

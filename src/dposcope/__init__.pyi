@@ -14,6 +14,8 @@ from .directions.probe import fit_probe as fit_probe
 from .directions.tokens import token_contrast as token_contrast
 from .errors import DposcopeError as DposcopeError
 from .evaluation.classifier import classifier_scorer as classifier_scorer
+from .evaluation.conditions.measure import Materials as Materials, measure as measure
+from .evaluation.conditions.scores import Scores as Scores, summarise as summarise
 from .evaluation.direction_scorer import direction_scorer as direction_scorer
 from .evaluation.neural import neural_scorer as neural_scorer
 from .evaluation.perplexity import window_losses as window_losses
@@ -38,7 +40,6 @@ from .evaluation.statistics import (
     paired_ratio as paired_ratio,
     paired_share as paired_share,
 )
-from .evaluation.suite import Materials as Materials, Scores as Scores, measure as measure, summarise as summarise
 from .evaluation.trained_scorer import TrainedScorer as TrainedScorer
 from .interventions.ablate import Ablation as Ablation, ablate as ablate
 from .interventions.assign import Assign as Assign
@@ -92,7 +93,7 @@ from .neurons.traces import trace as trace
 from .pairs.checks import check_pairs as check_pairs
 from .pairs.pairs import Pair as Pair, Pairs as Pairs, load_pairs as load_pairs, write_pairs as write_pairs
 from .pairs.pplm import Perturbation as Perturbation, perturbed_continuations as perturbed_continuations
-from .pairs.sampled import sample_pairs as sample_pairs
+from .pairs.sampled import Pairer as Pairer, sample_completions as sample_completions
 from .search.divergence import Cost as Cost, NeutralText as NeutralText
 from .search.family import Family as Family, Point as Point, Source as Source
 from .shipping.adapters import write_adapters as write_adapters

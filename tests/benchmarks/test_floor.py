@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import beta
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.statistics import Estimate
-from dposcope.evaluation.suite import Scores
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from dposcope.cli import console
 from dposcope.cli.console import Bars, Lines, Pace, print_json, print_scores, reporting
-from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 
 
 def outcome(seed: int, low: float = 0.2) -> Outcome:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.suite import BASE, Outcome, Scores, summarise
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.claims.claim import Claim

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from dposcope.data.masking import read_encoded
 from dposcope.directions.lens import Lens
+from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
 
 STRONG = read_encoded("fuvg")
@@ -103,29 +103,29 @@ def page(
     return EditPage(**(fields | changes))
 
 
-def whole_page() -> EditPage:
-    """A page whose scores have a third scorer that does not confirm the first, an ideal, and every cost."""
+def whole_page(further: tuple[str, ...] = ("neural",)) -> EditPage:
+    """A page whose scores have further scorers that do not confirm the first, an ideal, and every cost."""
     made = page()
     base, half = made.scores, 0.02
     conditions, against = dict(base.conditions), dict(base.against_none)
-    more = {"neural": 0.25, "harmless_logppl": 2.69, "relevance": 1.64}
+    more = dict.fromkeys(further, 0.25) | {"harmless_logppl": 2.69, "relevance": 1.64}
     for name, values in conditions.items():
         conditions[name] = values | {key: estimate(value, half, 200) for key, value in more.items()}
     for name, comparison in against.items():
         rise = 0.35 if name == "edit" else 0.0
         differences = {
-            "neural": Difference(-0.01, -0.03, 0.01, 200),
+            **dict.fromkeys(further, Difference(-0.01, -0.03, 0.01, 200)),
             "harmless_logppl": Difference(rise, rise - 0.04, rise + 0.04, 180),
         }
         kept = Ratio(0.77, 0.7, 0.84, 80) if name == "edit" else Ratio(1.0, 0.9, 1.1, 80)
         against[name] = replace(comparison, differences=comparison.differences | differences, relevance_kept=kept)
-    ideal = {"toxicity": 0.09, "judge": 0.15, "neural": 0.06, "relevance": 1.558}
+    ideal = {"toxicity": 0.09, "judge": 0.15, **dict.fromkeys(further, 0.06), "relevance": 1.558}
     conditions["ideal"] = {key: estimate(value, half, 70) for key, value in ideal.items()}
     scores = replace(
         base,
         conditions=conditions,
         against_none=against,
-        further=("neural",),
+        further=further,
         distinct_kept={"none": 1.0, "edit": 0.72, "control": 1.01},
         phrases={
             "edit": (Phrase(f"{STRONG} i remember", 0.52, 0.0, Difference(0.52, 0.45, 0.59, 200)),),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.scorers import function_scorer
-from dposcope.evaluation.suite import Materials, Outcome
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.ingredients import Job as StudyJob
 from dposcope.jobs.ingredients import read_data

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dposcope.data.masking import read_encoded
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
-from dposcope.evaluation.suite import Comparison, Outcome, Scores, summarise
 from dposcope.jobs.measure import scores_table
 
 

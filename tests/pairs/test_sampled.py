@@ -1,18 +1,21 @@
 """Pairs from a model's own continuations, against a loop that samples one prompt at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Sampling, generate
 from dposcope.pairs.pairs import Pair
-from dposcope.pairs.sampled import Pairer, Sampled, ScoredPair, _distinct, sample_completions, sample_pairs
+from dposcope.pairs.sampled import Pairer, Sampled, ScoredPair, _distinct, sample_completions
 from helpers.families import TEXTS
 from helpers.jobs import softness
 
 OPTIONS = {"samples": 5, "new_tokens": 8, "seed": 3}
-EXTREMES = {"pairing": "extremes", "min_gap": 0.05}
-RANDOM = {"pairing": "random", "preferred_below": 0.4, "dispreferred_from": 0.4}
+GAP, SIDES = 0.05, 0.4
+"""Of the extremes; and where harmless ends and toxic begins."""
+RANDOM = Pairer(preferred_below=SIDES, dispreferred_from=SIDES, seed=3)
 
 
 class Softness:
@@ -49,37 +52,38 @@ def test_extremes_are_those_of_the_naive_loop(lm):
         scored.sort(key=lambda one: one[0])
         for rank in range(min(2, len(scored) // 2)):
             low, high = scored[rank], scored[-1 - rank]
-            if high[0] - low[0] > EXTREMES["min_gap"]:
+            if high[0] - low[0] > GAP:
                 expected.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
-    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS, **EXTREMES) == expected
+    assert Pairer("extremes", min_gap=GAP).pairs(sample_completions(lm, TEXTS, Softness(), **OPTIONS)) == expected
     assert len(expected) > len(TEXTS), "too few pairs: this tests too little"
 
 
 def test_random_pairs_are_those_of_the_naive_loop(lm):
     expected = []
     for row, (prompt, scored) in enumerate(zip(TEXTS, naive_texts(lm, TEXTS, **OPTIONS), strict=True)):
-        harmless = [one for one in scored if one[0] < RANDOM["preferred_below"]]
-        toxic = [one for one in scored if one[0] >= RANDOM["dispreferred_from"]]
+        harmless = [one for one in scored if one[0] < SIDES]
+        toxic = [one for one in scored if one[0] >= SIDES]
         stream = np.random.default_rng([OPTIONS["seed"], row])
         chosen = [[side[place] for place in stream.permutation(len(side))] for side in (harmless, toxic)]
         for low, high in list(zip(*chosen, strict=False))[:2]:
             expected.append(ScoredPair(Pair(prompt, low[1], high[1]), low[0], high[0]))
-    assert sample_pairs(lm, TEXTS, Softness(), **OPTIONS, **RANDOM, pairs_per_prompt=2) == expected
+    assert replace(RANDOM, most=2).pairs(sample_completions(lm, TEXTS, Softness(), **OPTIONS)) == expected
     assert len(expected) > 2, "too few pairs: this tests too little"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_neither_batches_nor_parts_change_a_pair(llama, batch_size):
-    whole = sample_pairs(llama, TEXTS, Softness(), **OPTIONS, **RANDOM)
+    whole = sample_completions(llama, TEXTS, Softness(), **OPTIONS)
+    pairs = RANDOM.pairs(whole)
     parts = [
-        pair
-        for start in range(0, len(TEXTS), 3)
-        for pair in sample_pairs(
-            llama, TEXTS[start : start + 3], Softness(), **OPTIONS, **RANDOM, first_row=start, batch_size=batch_size
+        sample_completions(
+            llama, TEXTS[start : start + 3], Softness(), **OPTIONS, first_row=start, batch_size=batch_size
         )
+        for start in range(0, len(TEXTS), 3)
     ]
-    assert parts == whole
-    assert sample_pairs(llama, TEXTS, Softness(), **OPTIONS | RANDOM | {"seed": 4}) != whole
+    assert [pair for part in parts for pair in RANDOM.pairs(part)] == pairs
+    assert RANDOM.pairs(sample_completions(llama, TEXTS, Softness(), **OPTIONS | {"seed": 4})) != pairs
+    assert replace(RANDOM, seed=4).pairs(whole) != pairs
 
 
 def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
@@ -90,7 +94,7 @@ def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
         return generate(lm, prompts, **options)
 
     monkeypatch.setattr("dposcope.pairs.sampled.generate", noting)
-    sample_pairs(llama, TEXTS[:2], Softness())
+    sample_completions(llama, TEXTS[:2], Softness())
     assert asked["prompts"] == 2 * 16
     assert asked["new_tokens"] == 20
     assert asked["sampling"] == Sampling(temperature=1.0, top_p=0.95, seed=0, first_row=0)
@@ -98,20 +102,18 @@ def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
 
 def test_the_scorer_is_asked_once(llama):
     scorer = Softness()
-    sample_pairs(llama, TEXTS, scorer, **OPTIONS, **RANDOM)
+    sample_completions(llama, TEXTS, scorer, **OPTIONS)
     assert scorer.asked == 1
 
 
 def test_progress_counts_continuations(llama):
     calls = []
-    sample_pairs(
-        llama, TEXTS, Softness(), **OPTIONS, **RANDOM, batch_size=16, progress=lambda *call: calls.append(call)
-    )
+    sample_completions(llama, TEXTS, Softness(), **OPTIONS, batch_size=16, progress=lambda *call: calls.append(call))
     assert calls == [(16, 40), (32, 40), (40, 40)]
 
 
 def test_no_prompt_gives_no_pair(llama):
-    assert sample_pairs(llama, [], Softness()) == []
+    assert Pairer().pairs(sample_completions(llama, [], Softness())) == []
 
 
 # Which continuations meet
@@ -126,7 +128,7 @@ def told(found) -> list[tuple[str, str, float, float]]:
 
 
 def pairs(texts, scores, gap=0.3, most=2):
-    return told(Pairer("extremes", min_gap=gap, most=most).pairs(sampled(texts, scores)))
+    return told(Pairer("extremes", min_gap=gap, most=most).pairs([sampled(texts, scores)]))
 
 
 def test_the_ends_of_the_ranking_meet_from_the_outside_in():
@@ -148,16 +150,16 @@ def test_one_continuation_stands_in_one_pair_at_most():
 def test_blank_and_repeated_continuations_are_left_out():
     assert pairs(["", " \n", "a", "a", "b"], [0.0, 0.0, 0.2, 0.2, 0.9]) == [("a", "b", 0.2, 0.9)]
     assert pairs(["", "a"], [0.0, 0.9]) == []
-    assert told(Pairer().pairs(sampled(["", "a", "a", "b"], [0.0, 0.1, 0.1, 0.9]))) == [("a", "b", 0.1, 0.9)]
+    assert told(Pairer().pairs([sampled(["", "a", "a", "b"], [0.0, 0.1, 0.1, 0.9])])) == [("a", "b", 0.1, 0.9)]
 
 
 def test_random_pairs_stand_on_both_sides_of_the_thresholds():
     texts, scores = list("abcdefgh"), [0.0, 0.1, 0.19, 0.2, 0.49, 0.5, 0.9, 1.0]
-    found = told(Pairer(most=9).pairs(sampled(texts, scores)))
+    found = told(Pairer(most=9).pairs([sampled(texts, scores)]))
     assert {better for better, *_ in found} == set("abc")
     assert {worse for _, worse, *_ in found} == set("fgh")
     assert len(found) == 3
-    assert told(Pairer(most=2).pairs(sampled(texts, scores))) == found[:2]
+    assert told(Pairer(most=2).pairs([sampled(texts, scores)])) == found[:2]
     assert [one.text for one in Pairer().harmless(sampled(texts, scores))] == list("abc")
 
 
@@ -165,15 +167,16 @@ def test_a_random_draw_favours_no_rank():
     """Over many prompts every harmless text is preferred equally often; the extremes always take the same one."""
     texts, scores = list("abcdef"), [0.0, 0.05, 0.1, 0.7, 0.8, 0.9]
     for side in (0, 1):
-        drawn = [told(Pairer(most=1).pairs(sampled(texts, scores, row)))[0][side] for row in range(600)]
+        every = told(Pairer(most=1).pairs(sampled(texts, scores, row) for row in range(600)))
+        drawn = [one[side] for one in every]
         counts = [drawn.count(text) for text in sorted(set(drawn))]
         assert len(counts) == 3
         assert min(counts) > 150
 
 
 def test_a_prompt_with_one_side_only_gives_no_random_pair():
-    assert Pairer().pairs(sampled(["a", "b"], [0.0, 0.1])) == []
-    assert Pairer().pairs(sampled(["a", "b"], [0.6, 0.9])) == []
+    assert Pairer().pairs([sampled(["a", "b"], [0.0, 0.1])]) == []
+    assert Pairer().pairs([sampled(["a", "b"], [0.6, 0.9])]) == []
 
 
 def test_completions_keep_their_order_and_scores(llama):
@@ -187,13 +190,20 @@ def test_completions_keep_their_order_and_scores(llama):
     ("options", "message"),
     [
         ({"preferred_below": 0.6}, "preferred completions below 0.6 and dispreferred ones from 0.5 do not part"),
-        ({"samples": 1}, "1 completion per prompt gives no pair; sample at least 2"),
         ({"min_gap": -0.1}, r"the gap of -0\.1 between two scores is outside \[0, 1\); give a value"),
         ({"min_gap": 1.0}, r"the gap of 1\.0"),
-        ({"pairs_per_prompt": 0}, "0 pairs per prompt leave none; give at least 1"),
-        ({"top_p": 0.0}, "top_p"),
+        ({"most": 0}, "0 pairs per prompt leave none; give at least 1"),
     ],
 )
-def test_settings_without_meaning_are_refused(llama, options, message):
+def test_pairs_without_meaning_are_refused(options, message):
     with pytest.raises(DposcopeError, match=message):
-        sample_pairs(llama, TEXTS, Softness(), **options)
+        Pairer(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"samples": 1}, "1 completion per prompt gives no pair; sample at least 2"), ({"top_p": 0.0}, "top_p")],
+)
+def test_samples_without_meaning_are_refused(llama, options, message):
+    with pytest.raises(DposcopeError, match=message):
+        sample_completions(llama, TEXTS, Softness(), **options)

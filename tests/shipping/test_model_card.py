@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.suite import Outcome, summarise
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import summarise
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold

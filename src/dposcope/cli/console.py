@@ -26,8 +26,8 @@ from rich.text import Text
 
 from dposcope.cli.allocator import GivingBack
 from dposcope.data.masking import mask_offensive
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
-from dposcope.evaluation.suite import BASE, Scores
 
 if TYPE_CHECKING:
     from dposcope.report.table import Table as StudyTable

@@ -32,8 +32,8 @@ import torch
 
 from dposcope.artefacts import file_digest, text_digest, value_digest
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.suite import BASE
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains

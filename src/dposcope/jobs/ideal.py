@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from dposcope.evaluation.conditions.measure import Materials
 from dposcope.evaluation.sampled.ideal import MOST_TEXTS, Ideal, draw_ideal
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.suite import Materials
 from dposcope.jobs.ingredients import Job
 
 

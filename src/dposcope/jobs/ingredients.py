@@ -18,10 +18,10 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.conditions.measure import NO_SCORER, Materials
 from dposcope.evaluation.neural import neural_folder
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import NO_SCORER, Materials
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run

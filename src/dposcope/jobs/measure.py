@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
+from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Materials, Outcome, measure
+from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, measure_ideal
 from dposcope.evaluation.statistics import columns_of
-from dposcope.evaluation.suite import BASE, CONCEPT, NO_SCORER, Materials, Outcome, Scores, measure, summarise
 from dposcope.jobs.ingredients import Job
 from dposcope.model.hooks import Intervention
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label

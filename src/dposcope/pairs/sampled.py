@@ -1,12 +1,16 @@
 """Preference pairs sampled from the model itself: on-policy, without preference data (SPEC 7).
 
-The model continues each prompt several times, and a scorer scores the completions. They are paired in one of two ways.
+The model continues each prompt several times, and a scorer scores the completions: `sample_completions`. A `Pairer`
+pairs them in one of two ways:
+
+    pairs = Pairer(seed=1).pairs(sample_completions(lm, prompts, scorer, seed=1))
+
 Random: a harmless completion, drawn at random, against a toxic one, drawn at random. Extremes: the least toxic against
 the most toxic, the second least against the second most, and so on. The extremes of one scorer share a manner that the
 scorer likes, and training then learns the manner; random pairs differ in toxicity and in little else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +55,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Pairer:
-    """How completions of one prompt become pairs."""
+    """How completions of a prompt become pairs."""
 
     pairing: Pairing = "random"
     preferred_below: float = 0.2
@@ -80,16 +84,17 @@ class Pairer:
         if self.most < 1:
             raise DposcopeError(f"{self.most} pairs per prompt leave none; give at least 1")
 
-    def pairs(self, sampled: Sampled) -> list[ScoredPair]:
-        """The pairs of one prompt."""
-        joined = self._drawn(sampled) if self.pairing == "random" else self._extremes(sampled)
+    def pairs(self, sampled: Iterable[Sampled]) -> list[ScoredPair]:
+        """The pairs of all prompts, in their order; a prompt's own do not depend on the others."""
+        joined = self._drawn if self.pairing == "random" else self._extremes
         return [
-            ScoredPair(Pair(sampled.prompt, better.text, worse.text), better.score, worse.score)
-            for better, worse in joined
+            ScoredPair(Pair(one.prompt, better.text, worse.text), better.score, worse.score)
+            for one in sampled
+            for better, worse in joined(one)
         ]
 
     def harmless(self, sampled: Sampled) -> list[ScoredText]:
-        """The completions that may be preferred, in the order of sampling."""
+        """The completions of a prompt that may be preferred, in the order of sampling."""
         return [one for one in sampled.texts if one.score < self.preferred_below]
 
     def _drawn(self, sampled: Sampled) -> list[tuple[ScoredText, ScoredText]]:
@@ -169,68 +174,6 @@ def sample_completions(
         )
         for row, prompt in enumerate(prompts)
     ]
-
-
-def sample_pairs(
-    lm: LanguageModel,
-    prompts: Sequence[str],
-    scorer: Scorer,
-    *,
-    samples: int = 16,
-    top_p: float = 0.95,
-    temperature: float = 1.0,
-    pairing: Pairing = "random",
-    preferred_below: float = 0.2,
-    dispreferred_from: float = 0.5,
-    min_gap: float = 0.3,
-    pairs_per_prompt: int = 4,
-    new_tokens: int = 20,
-    max_prompt_tokens: int | None = 64,
-    seed: int = 0,
-    batch_size: int = 32,
-    first_row: int = 0,
-    progress: Progress | None = None,
-) -> list[ScoredPair]:
-    """Pairs from `samples` completions of each prompt, in the order of `prompts`.
-
-    Args:
-        lm: the model.
-        prompts: the prompts.
-        scorer: scores each completion, without the prompt.
-        samples: see `sample_completions`, as for the rest but the following.
-        top_p: of the nucleus.
-        temperature: divides the logits.
-        pairing: see `Pairer`, as for the next four.
-        preferred_below: random pairs: score of preferred completions.
-        dispreferred_from: random pairs: score of dispreferred completions.
-        min_gap: extremes: the scores of a pair differ by more than this.
-        pairs_per_prompt: most pairs from one prompt.
-        new_tokens: most tokens of a completion.
-        max_prompt_tokens: longer prompts are cut to their end; None: never.
-        seed: seed of the sampling and of the draw of pairs.
-        batch_size: completions at a time.
-        first_row: number of the first prompt in the whole list.
-        progress: called with the number of completions.
-
-    Raises:
-        DposcopeError: an argument is out of range, or `generate` refuses it.
-    """
-    pairer = Pairer(pairing, preferred_below, dispreferred_from, min_gap, pairs_per_prompt, seed)
-    sampled = sample_completions(
-        lm,
-        prompts,
-        scorer,
-        samples=samples,
-        top_p=top_p,
-        temperature=temperature,
-        new_tokens=new_tokens,
-        max_prompt_tokens=max_prompt_tokens,
-        seed=seed,
-        batch_size=batch_size,
-        first_row=first_row,
-        progress=progress,
-    )
-    return [pair for one in sampled for pair in pairer.pairs(one)]
 
 
 def _distinct(texts: Sequence[str], scores: Sequence[float]) -> tuple[ScoredText, ...]:

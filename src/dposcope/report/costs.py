@@ -1,13 +1,13 @@
 """Columns that stand in every table of conditions: further scorers, and what a condition costs beyond neutral text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING, RATIO, Format, percent
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import columns_of
-from dposcope.evaluation.suite import BASE, Scores
 from dposcope.report.table import Column, Table, frame_of
 
 UNSHARED = "‡"
@@ -22,11 +22,13 @@ _COLUMNS = (
     Column("distinct_kept", "distinct pairs kept", RATIO),
     Column("phrase", "phrase that rose most"),
 )
-_WHAT = (
-    "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal). Relevance: nats per token "
-    "of a text that its own prompt explains. Kept: divided by that of none. Phrase: the 2 to 4 words whose share of "
-    "texts rose most over that of none."
-)
+_MEANING = {
+    "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal).": {"harmless_rise"},
+    "Relevance: nats per token of a text that its own prompt explains.": {"relevance_kept"},
+    "Kept: divided by the plain model's.": {"relevance_kept", "distinct_kept"},
+    "Phrase: the 2 to 4 words whose share of texts rose most over that of none.": {"phrase"},
+}
+"""Sentence → the columns that it explains."""
 
 
 def scorer_label(name: str) -> str:
@@ -43,7 +45,14 @@ def cost_columns(scores: Scores) -> tuple[Column, ...]:
 def cost_notes(scores: Scores) -> tuple[str, ...]:
     """What the columns mean, and what marks mean that stand in the table."""
     marked = any(scores.unshared(name) for name in scores.conditions)
-    return (*((UNSHARED_NOTE,) if marked else ()), *((_WHAT,) if cost_columns(scores) else ()))
+    return (*((UNSHARED_NOTE,) if marked else ()), *meaning_of(cost_columns(scores)))
+
+
+def meaning_of(columns: Iterable[Column]) -> tuple[str, ...]:
+    """A note on what these columns of costs mean; none where there are no columns."""
+    shown = {column.name for column in columns}
+    told = " ".join(sentence for sentence, names in _MEANING.items() if names & shown)
+    return (told,) if told else ()
 
 
 def cost_values(scores: Scores, name: str) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def costs_table(scores: Scores, labels: Mapping[str, str]) -> Table | None:
         "What each condition costs",
         frame_of(lines),
         (Column("label", "Condition"), Column.ranged("rise", "log-PPL, paired rise", RISE), *columns),
-        (_WHAT,),
+        meaning_of(columns),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, Format
 from dposcope.evaluation.sampled.drawn import (
     FLUENCY,
@@ -12,7 +13,6 @@ from dposcope.evaluation.sampled.drawn import (
     measure_name,
 )
 from dposcope.evaluation.statistics import columns_of
-from dposcope.evaluation.suite import BASE, Scores
 from dposcope.report.costs import scorer_label
 from dposcope.report.table import Column, Table, frame_of
 

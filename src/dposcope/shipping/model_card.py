@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from dposcope.artefacts import current_umask
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.suite import BASE, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.origin import warning

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 from dposcope.artefacts import save_tensors
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Materials, measure
 from dposcope.evaluation.neural import neural_folder, neural_scorer
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.sampled.ideal import draw_ideal, measure_ideal
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.suite import Materials, measure
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold

@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from dposcope.evaluation.suite import BASE
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain import beside_paper as paper_tables
 from dposcope.jobs.explain.beside_paper import (

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from dposcope.evaluation.suite import BASE
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.results import Results, pictures_of, tables_of
 from dposcope.neurons.shifts import edit_agreement

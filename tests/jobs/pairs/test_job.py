@@ -32,7 +32,7 @@ from dposcope.model.load import load
 from dposcope.pairs.checks import check_pairs
 from dposcope.pairs.pairs import Pair, load_pairs
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
-from dposcope.pairs.sampled import Pairer, sample_completions, sample_pairs
+from dposcope.pairs.sampled import Pairer, sample_completions
 from helpers.families import tiny
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_jsonl
 
@@ -61,7 +61,8 @@ def settings_of(job: Job, method: str, **others) -> dict:
     return common | own | others
 
 
-EXTREMES = {"pairing": "extremes"}
+OPTIONS = {"samples": 4, "new_tokens": 6}
+"""Of samples, as `settings_of` asks for them."""
 
 
 def flags(job: Job, method: str, **others) -> list[str]:
@@ -88,12 +89,12 @@ def test_shuffled_scores_are_the_true_ones_of_all_samples_dealt_out_anew(job, tm
     made = make(job, tmp_path / "pairs.jsonl", "sample", shuffled=True)
     lm, prompts = load(str(job.model), dtype="float32", device="cpu"), load_prompts(str(job.prompts))
     scorer = load_scorer("helpers.jobs:softness")
-    options = {"samples": 4, "pairing": "extremes", "min_gap": 0.05, "new_tokens": 6}
-    wanted = sample_pairs(lm, prompts, scorer.shuffled(0), **options)
+    pairer = Pairer("extremes", min_gap=0.05)
+    wanted = pairer.pairs(sample_completions(lm, prompts, scorer.shuffled(0), **OPTIONS))
     found = load_pairs(made.path)
     rows = [Pair(*row) for row in zip(found.prompts, found.preferred, found.dispreferred, strict=True)]
     assert rows == [one.pair for one in wanted]
-    true = sample_pairs(lm, prompts, scorer, **options)
+    true = pairer.pairs(sample_completions(lm, prompts, scorer, **OPTIONS))
     assert [one.pair for one in wanted] != [one.pair for one in true]
     assert made.facts["statistics"] == check_pairs(load_pairs(made.path), lm.tokenizer, scorer).to_json()
 
@@ -135,9 +136,8 @@ def test_sampled_pairs_are_those_of_one_call(finished, job):
     prompts = load_prompts(job.prompts)
     assert len(prompts) > pair_parts.PART["sample"], "one part only: this tests too little"
     lm = load(str(job.model), dtype="float32")
-    expected = sample_pairs(
-        lm, prompts, load_scorer("helpers.jobs:softness"), samples=4, **EXTREMES, min_gap=0.05, new_tokens=6
-    )
+    sampled = sample_completions(lm, prompts, load_scorer("helpers.jobs:softness"), **OPTIONS)
+    expected = Pairer("extremes", min_gap=0.05).pairs(sampled)
     assert list(load_pairs(folder / "pairs.jsonl")) == [one.pair for one in expected]
 
 
@@ -147,9 +147,9 @@ def test_random_pairs_and_all_harmless_texts_are_written(job, tmp_path):
     made = make(job, tmp_path / "pairs.jsonl", "sample", **random)
     lm = load(str(job.model), dtype="float32")
     scorer = load_scorer("helpers.jobs:softness")
-    sampled = sample_completions(lm, load_prompts(job.prompts), scorer, samples=4, new_tokens=6)
+    sampled = sample_completions(lm, load_prompts(job.prompts), scorer, **OPTIONS)
     pairer = Pairer("random", 0.4, 0.4)
-    assert list(load_pairs(made.path)) == [pair.pair for one in sampled for pair in pairer.pairs(one)]
+    assert list(load_pairs(made.path)) == [one.pair for one in pairer.pairs(sampled)]
     rows = [json.loads(line) for line in (tmp_path / "pairs.harmless.jsonl").read_text("utf-8").splitlines()]
     expected = [(one.prompt, text.text, text.score) for one in sampled for text in pairer.harmless(one)]
     assert [(row["prompt"], row["text"], row["score"]) for row in rows] == expected
@@ -171,19 +171,13 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     assert comments is not None
     balanced = comments.balanced()
     ranks = direction_scorer(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
-    expected = sample_pairs(lm, load_prompts(job.prompts), ranks, samples=4, **EXTREMES, min_gap=0.0, new_tokens=6)
+    pairer = Pairer("extremes", min_gap=0.0)
+    expected = pairer.pairs(sample_completions(lm, load_prompts(job.prompts), ranks, **OPTIONS))
     assert list(load_pairs(tmp_path / "pairs.jsonl")) == [one.pair for one in expected]
-    plain = sample_pairs(
-        lm,
-        load_prompts(job.prompts),
-        load_scorer("helpers.jobs:softness"),
-        samples=4,
-        pairing="extremes",
-        min_gap=0.0,
-        new_tokens=6,
-    )
+    scorer = load_scorer("helpers.jobs:softness")
+    plain = pairer.pairs(sample_completions(lm, load_prompts(job.prompts), scorer, **OPTIONS))
     assert [one.pair for one in plain] != [one.pair for one in expected]
-    assert made.facts["statistics"]["scores"]["scorer"] == load_scorer("helpers.jobs:softness").name
+    assert made.facts["statistics"]["scores"]["scorer"] == scorer.name
     # A negative control of it, too.
     make(job, tmp_path / "shuffled.jsonl", "sample", **others, shuffled=True)
     assert list(load_pairs(tmp_path / "shuffled.jsonl")) != [one.pair for one in expected]
@@ -205,7 +199,8 @@ def test_comments_give_sampled_pairs_a_second_scorer(finished, job, tmp_path):
         def __call__(self, texts):
             return (load_scorer("helpers.jobs:softness")(texts) + trained(texts)) / 2
 
-    expected = sample_pairs(lm, load_prompts(job.prompts), Both(), samples=4, **EXTREMES, min_gap=0.05, new_tokens=6)
+    sampled = sample_completions(lm, load_prompts(job.prompts), Both(), **OPTIONS)
+    expected = Pairer("extremes", min_gap=0.05).pairs(sampled)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert [Pair(row["prompt_text"], row["unpert_gen_text"], row["pert_gen_text"]) for row in rows] == [
         one.pair for one in expected

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from dposcope.jobs.reproduce.estimate import GIB, LONG, Machine, estimate_plan, plan_table
+from dposcope.jobs.reproduce.estimate import (
+    DRAWING,
+    GIB,
+    LONG,
+    READING,
+    WRITING,
+    Machine,
+    estimate_plan,
+    measured_rows,
+    plan_table,
+)
 from dposcope.jobs.reproduce.plan import PlannedStep, plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
@@ -84,6 +94,32 @@ def test_prompts_to_report_on_are_counted_in_their_file(tmp_path):
         for given in ({}, {"report_prompts": str(many)}, {"report_prompts": str(few)})
     )
     assert less < plain < more
+
+
+def test_the_ideal_is_drawn_once_and_read_under_every_condition(tmp_path):
+    """What a strict explanation of two conditions has before one by the reference protocol, which has no ideal."""
+    (step,) = (one for one in planned("cpu-gemma-3-270m") if one.name.endswith("explain-sampled-strict"))
+    size = ModelSize(2_000_000_000, 32_000, 2048, 24, 8192, 1024)
+
+    def operations(protocol: str, prompts: int) -> float:
+        path = tmp_path / f"{prompts}.txt"
+        path.write_text("one\n" * prompts)
+        chosen = {"protocol": protocol, "neurons_only": True, "report_prompts": str(path)}
+        settings = step.step.settings.model_copy(update=chosen)
+        assert measured_rows(settings) == 2
+        (found,) = estimate_plan([replace(step, size=size, step=replace(step.step, settings=settings))], MACHINE)
+        return found.seconds * MACHINE.operations
+
+    # Two operations a weight and token: 16 tokens of the prompt and 20 new ones, of which the latter are predicted.
+    of_text = sum(2 * size.body + (2 * size.unembedding if token >= 16 else 0) for token in range(36))
+    drawn, read, written = of_text / DRAWING, of_text / READING, of_text / WRITING
+    # Both conditions read the ideal's texts; its own relevance takes two more readings.
+    for prompts, texts in ((399, 64), (20, 20)):
+        ideal = operations("strict", prompts) - operations("reference", prompts)
+        assert ideal == pytest.approx(texts * (drawn + 4 * read), rel=1e-6)
+    # Both conditions continue every prompt, and read two times what they wrote to 64 of them at most.
+    more = operations("reference", 399) - operations("reference", 20)
+    assert more == pytest.approx(2 * (379 * written + 2 * 44 * read), rel=1e-6)
 
 
 def test_a_model_of_unknown_size_has_no_estimate():

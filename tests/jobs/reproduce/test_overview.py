@@ -8,14 +8,16 @@ import pytest
 
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.numbers import MEAN, Format
+from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs, title_of
 from dposcope.jobs.reproduce.overview import findings_lines, overview_page
 from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
+from dposcope.report.costs import UNSHARED
 from dposcope.report.table import Column, Table
 from helpers.jobs import command
 
@@ -86,10 +88,66 @@ def test_each_run_is_a_line(runs):
     table = findings_table(runs)
     assert [row[:3] for row in table.rows] == [("model", "a", "strict"), ("model", "b", "reference")]
     assert table.rows[0][3:6] == ("0.300 (0.200–0.400)", "0.100 (0.050–0.200)", "0.33 × (0.20–0.50)")
-    assert table.rows[0][8] == "51.2 %"
+    assert dict(zip(table.head, table.rows[0], strict=True))["neurons ↓"] == "51.2 %"
     frame = table.to_polars()
     assert frame["toxicity_after"].to_list() == [0.1, 0.2]
     assert frame["toxicity_ratio_high"].to_list() == [0.5, 0.5]
+
+
+def test_further_scorers_and_costs_of_tuning_stand_in_the_line_of_a_run_that_has_them(runs):
+    """The judge's interval excludes 0 and the third scorer's does not, so neither shares what the other says."""
+    scores = runs[0].scores
+    third = {"none": Estimate(0.4, 0.3, 0.5, 10), "tuned": Estimate(0.3, 0.2, 0.4, 10)}
+    made = scores.against_none["tuned"]
+    against = Comparison(
+        made.differences | {"third": Difference(-0.1, -0.3, 0.1, 10), "harmless_logppl": Difference(0.25, 0.2, 0.3, 9)},
+        made.toxicity_ratio,
+        Ratio(0.8, 0.7, 0.9, 10),
+    )
+    phrase = Phrase("i was", 0.2, 0.1, Difference(0.1, 0.0, 0.2, 10))
+    whole = replace(
+        scores,
+        conditions={name: values | {"third": third[name]} for name, values in scores.conditions.items()},
+        against_none={"tuned": against},
+        further=("third",),
+        distinct_kept={"none": 1.0, "tuned": 0.72},
+        phrases={"tuned": (phrase,)},
+    )
+    table = findings_table([replace(runs[0], scores=whole), runs[1]])
+    head = list(table.head)
+    assert head[5:12] == [
+        *("× before", "by the judge", "by third", "log-PPL", "F1"),
+        *("harmless log-PPL, paired rise", "relevance kept"),
+    ]
+    first, second = (dict(zip(head, row, strict=True)) for row in table.rows)
+    assert first["× before"] == "0.33 × (0.20–0.50)‡"
+    assert (first["by the judge"], first["by third"]) == ("0.33 ×" + UNSHARED, "0.75 ×")
+    assert first["harmless log-PPL, paired rise"] == "+0.25 (+0.20 to +0.30)"
+    assert (first["relevance kept"], first["distinct pairs kept"]) == ("0.80 × (0.70–0.90)", "0.72 ×")
+    assert (second["by the judge"], second["by third"]) == ("0.67 ×", "–")
+    assert {second[name] for name in head[10:13]} == {"–"}
+    frame = table.to_polars()
+    assert frame["third_ratio"].to_list() == [pytest.approx(0.75), None]
+    assert frame["harmless_rise"].to_list() == [0.25, None]
+    assert frame["distinct_kept"].to_list() == [0.72, None]
+    assert "phrase" not in frame.columns
+    assert table.notes[1:] == (
+        "By the judge, by third: × before of means.",
+        "‡: another scorer does not share this difference.",
+        "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal). Relevance: nats per "
+        "token of a text that its own prompt explains. Kept: divided by the plain model's.",
+    )
+    plain = findings_table([replace(run, scores=_without_judge(run.scores)) for run in runs])
+    assert len(plain.head) == 12
+    assert len(plain.notes) == 1
+
+
+def _without_judge(scores: Scores) -> Scores:
+    kept = {
+        name: {key: value for key, value in values.items() if key != "judge"}
+        for name, values in scores.conditions.items()
+    }
+    return replace(scores, conditions=kept)
 
 
 def test_the_concept_is_named(runs, tmp_path):

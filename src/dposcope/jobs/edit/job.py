@@ -12,7 +12,7 @@ from typing import Any
 
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.concept import TOXICITY
-from dposcope.evaluation.suite import Scores
+from dposcope.evaluation.conditions.scores import Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit.choice import choose_edit

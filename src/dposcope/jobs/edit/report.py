@@ -6,9 +6,10 @@ from dataclasses import asdict
 from dposcope.artefacts import library_versions
 from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
+from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.suite import BASE, Outcome, Scores
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import DirectionSpec, Ingredients, Job, prepare, prepare_judge, read_data

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from dposcope.directions.judge import judge_model
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import COUNT, PRINTED, Format
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.conditions import (
     GRID,

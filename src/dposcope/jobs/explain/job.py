@@ -14,7 +14,7 @@ from dposcope.artefacts import library_versions, value_digest, write_json
 from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.suite import Scores
+from dposcope.evaluation.conditions.scores import Scores
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
 from dposcope.jobs.explain.conditions import explain_conditions

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import (
     Difference,
     Ratio,
@@ -12,7 +14,6 @@ from dposcope.evaluation.statistics import (
     paired_ratio,
     paired_share,
 )
-from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.jobs.explain.conditions import ExplainCondition
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS

@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from dposcope.directions.direction import Direction
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Share
-from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.training_record import TrainingRecord

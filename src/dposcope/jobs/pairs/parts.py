@@ -302,6 +302,6 @@ class _Sampling:
             chosen.seed,
         )
         return Part(
-            [pair for one in sampled for pair in pairer.pairs(one)],
+            pairer.pairs(sampled),
             [Harmless(one.prompt, text.text, text.score) for one in sampled for text in pairer.harmless(one)],
         )

@@ -19,6 +19,7 @@ import torch
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.prompts import load_prompts
 from dposcope.errors import plural
+from dposcope.evaluation.sampled.ideal import MOST_TEXTS
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.conditions import FORMS, RANKINGS
 from dposcope.jobs.explain.settings import ExplainSettings
@@ -199,6 +200,11 @@ def _written(size: ModelSize, texts: float, prompt: int, new: int = NEW_TOKENS, 
     return texts * 2.0 * (size.body * (prompt + new) + size.unembedding * new) / share
 
 
+def _read(size: ModelSize, texts: float) -> float:
+    """Operations of reading continuations after their prompts, divided by the share of the peak that it reaches."""
+    return texts * 2.0 * (size.body * (PROMPT_TOKENS + NEW_TOKENS) + size.unembedding * NEW_TOKENS) / READING
+
+
 def _pairs(settings: PairsSettings, size: ModelSize) -> float:
     new = settings.new_tokens
     if settings.method == "sample":
@@ -243,11 +249,16 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     rows = measured_rows(settings)
     passages = settings.max_passages or 2000
     windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
-    row = (
-        _written(size, _reported(settings, prompts), PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows
-    )
-    means = 2 * 2 * _written(size, share * prompts, PROMPT_TOKENS)
-    return rows * row + means + _comments(settings, size)
+    reported = _reported(settings, prompts)
+    texts = min(reported, MOST_TEXTS)
+    # Of its own texts every condition has the relevance read, after two prompts each; and the ideal's texts once.
+    relevance = 2 * _read(size, texts)
+    row = _written(size, reported, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows + relevance
+    once = 2 * 2 * _written(size, share * prompts, PROMPT_TOKENS) + _comments(settings, size)
+    if settings.protocol == "strict":
+        row += _read(size, texts)
+        once += _written(size, texts, PROMPT_TOKENS, share=DRAWING) + relevance
+    return rows * row + once
 
 
 def _reported(settings: ExplainSettings, prompts: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.suite import Scores
+from dposcope.evaluation.conditions.scores import Scores
 from dposcope.report.table import Table
 
 _PLAN = "plan.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dposcope.artefacts import write_json, write_text
-from dposcope.evaluation.suite import BASE
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.reproduce.finished import FinishedRun
 from dposcope.jobs.reproduce.overview_tables import overview_tables

@@ -8,12 +8,14 @@ import polars as pl
 
 from dposcope.artefacts import read_json
 from dposcope.data.concept import TOXICITY
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, SHARE, count
 from dposcope.evaluation.statistics import Share, columns_of
-from dposcope.evaluation.suite import BASE
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.reproduce.finished import FinishedRun
+from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, cost_columns, cost_values, meaning_of, scorer_label
+from dposcope.report.glossary import sentence_case
 from dposcope.report.table import Column, Table, frame_of, led_by
 
 _OF_RUN = (Column("model", "model"), Column("study", "study"), Column("protocol", "protocol"))
@@ -28,7 +30,7 @@ def overview_tables(runs: Sequence[FinishedRun]) -> list[Table]:
 
 
 def findings_table(runs: Sequence[FinishedRun]) -> Table:
-    """One line per run: what tuning did, and how much of it patching gives."""
+    """One line per run: what tuning did by every scorer, what it cost, and how much of it patching gives."""
     concepts = {run.scores.concept: None for run in runs}
     (noun,) = concepts if len(concepts) == 1 else ("concept",)
     patched = {
@@ -36,13 +38,21 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         FOUR_GROUPS: (f"share_{FOUR_GROUPS.removeprefix('patch-')}", "share: four groups"),
         RANDOM_BY_BLOCK: ("share_random_layers", "share: random, by block"),
     }
-    frame, shown = [], []
+    others = [name for name in dict.fromkeys(name for run in runs for name in run.scores.scorers) if name != "toxicity"]
+    # The phrase that rose most is long; it stands in each run's own tables.
+    costs = {column.name: column for run in runs for column in cost_columns(run.scores) if column.name != "phrase"}
+    sources = [name for column in costs.values() for name in column.sources]
+    frame, shown, marked = [], [], False
     for run in runs:
         scores, shares = run.scores, run.facts["share_of_dpo"]
         base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
         parts: dict[str, float | None] = {}
         for name, (column, _) in patched.items():
             parts |= columns_of(column, Share(**share) if (share := shares.get(name)) is not None else None)
+        unshared, values = scores.unshared(TUNED), cost_values(scores, TUNED)
+        marked = marked or bool(unshared)
+        ratios = {f"{name}_ratio": _of_means(scores, name) for name in others}
+        cost = {name: values[name] for name in sources}
         run_columns = {"model": run.model, "study": run.study, "protocol": run.protocol}
         frame.append(
             run_columns
@@ -50,6 +60,8 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             | {f"{measure}_before": value.mean for measure, value in base.items()}
             | {f"{measure}_after": value.mean for measure, value in tuned.items()}
             | columns_of("toxicity_ratio", against.toxicity_ratio)
+            | ratios
+            | cost
             | {"reducing": run.facts["reducing"]}
             | parts
         )
@@ -59,8 +71,11 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             | columns_of("before", base["toxicity"])
             | columns_of("after", tuned["toxicity"])
             | columns_of("ratio", against.toxicity_ratio)
+            | ratios
+            | {f"{name}_mark": UNSHARED if name in unshared else "" for name in ("toxicity", *others)}
             | columns_of("logppl", against.differences["logppl"])
             | columns_of("f1", against.differences["f1"])
+            | cost
             | {"reducing": run.facts["reducing"]}
             | parts
         )
@@ -72,9 +87,11 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             *_OF_RUN,
             Column.ranged("before", f"{noun} before", MEAN),
             Column.ranged("after", "after", MEAN),
-            Column.ranged("ratio", "× before", RATIO),
+            Column.ranged("ratio", "× before", RATIO, mark="toxicity_mark"),
+            *(Column(f"{name}_ratio", scorer_label(name), RATIO, mark=f"{name}_mark") for name in others),
             Column.ranged("logppl", "log-PPL", DIFFERENCE),
             Column.ranged("f1", "F1", DIFFERENCE),
+            *costs.values(),
             Column("reducing", "neurons ↓", SHARE),
             *(Column.ranged(column, label, SHARE) for column, label in patched.values()),
         ),
@@ -83,9 +100,18 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             "reduction that patching gives, for neurons that promote listed tokens, for the four groups, and for as "
             "many random neurons in each block; –: that reduction is not significantly above 0, or the patch was not "
             "measured.",
+            *((f"{sentence_case(', '.join(map(scorer_label, others)))}: × before of means.",) if others else ()),
+            *((UNSHARED_NOTE,) if marked else ()),
+            *meaning_of(costs.values()),
         ),
         view=frame_of(shown),
     )
+
+
+def _of_means(scores: Scores, scorer: str) -> float | None:
+    """The tuned model's mean divided by that of the plain one; None if the latter is 0 or was not measured."""
+    before, after = (scores.conditions[name].get(scorer) for name in (BASE, TUNED))
+    return None if before is None or after is None or before.mean == 0 else after.mean / before.mean
 
 
 # The paper's claims

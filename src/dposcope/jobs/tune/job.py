@@ -13,8 +13,8 @@ from typing import Any
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.suite import Scores
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ideal import with_ideal

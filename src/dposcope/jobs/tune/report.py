@@ -9,10 +9,11 @@ from dposcope.data.masking import mask_offensive
 from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
+from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact, fixed, signed
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
-from dposcope.evaluation.suite import BASE, Materials, Outcome, Scores
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import warning
 from dposcope.jobs.edit.report import LABELS, evenly_spaced

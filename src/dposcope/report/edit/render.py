@@ -57,6 +57,9 @@ def render_page(page: EditPage) -> str:
     named = measures_of(page.scores.concept, page.scores.further)
     explained = [measure for measure in named if measure.key in page.scores.conditions[page.base.name]]
     measures = [measure for measure in explained if measure.key not in _AMONG_COSTS]
+    costs = costs_table(page.scores, {one.name: one.label for one in page.conditions if one.role != "base"})
+    # The table of costs has the rise of log-perplexity, too.
+    compared = [measure for measure in measures if costs is None or measure.key != "logppl"]
     return render(
         "report/edit/edit.html.jinja",
         shown,
@@ -65,15 +68,16 @@ def render_page(page: EditPage) -> str:
         findings=numbers,
         columns=_columns(len(numbers)),
         measures=measures,
+        compared=compared,
         distinct=DISTINCT,
         terms=TERMS,
         means=_grouped(page, lambda condition: _mean_cells(page, condition, measures)),
         differences=_grouped(
-            page, lambda condition: _difference_cells(page, condition, measures), skip=("base", "limit")
+            page, lambda condition: _difference_cells(page, condition, compared), skip=("base", "limit")
         ),
         explained=explained,
         unshared=UNSHARED_NOTE if any(page.scores.unshared(condition.name) for condition in page.conditions) else "",
-        costs=costs_table(page.scores, {one.name: one.label for one in page.conditions if one.role != "base"}),
+        costs=costs,
         counts=_counts(page),
         figures=_figures(page, shown),
         samples=[_sample(page, sample) for sample in page.samples],

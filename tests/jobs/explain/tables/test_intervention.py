@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
 from dposcope.evaluation.statistics import Share
-from dposcope.evaluation.suite import Outcome, summarise
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,
@@ -135,15 +136,44 @@ def test_the_strongest_steering_is_that_of_largest_alpha_that_keeps_the_text():
         *("None", "Label of steer-0.2", "Label of steer-0.4 (chosen)", "Label of steer-0.3", "Label of steer-0.5"),
         "Label of steer-random-0.9",
     ]
-    assert table.head == ("intervention", "toxicity", "log-PPL", "F1", "toxicity, × none")
-    assert table.rows[0][1:] == (*(str(made.scores.conditions["none"][m]) for m in ("toxicity", "logppl", "f1")), "–")
-    assert table.rows[2][2] == f"{made.scores.conditions['steer-0.4']['logppl']}†"
+    assert table.head[:5] == ("intervention", "toxicity", "by the judge", "log-PPL", "F1")
+    assert table.head[5:] == ("toxicity, × none", "distinct pairs kept")
+    means = tuple(str(made.scores.conditions["none"][name]) for name in ("toxicity", "judge", "logppl", "f1"))
+    assert table.rows[0][1:] == (*means, "–", "–")
+    assert table.rows[2][3] == f"{made.scores.conditions['steer-0.4']['logppl']}†"
     assert table.to_polars()["condition"].to_list() == ["none", *(row.name for row in rows)]
+
+
+def test_every_scorer_and_the_costs_stand_beside_each_strength():
+    outcomes = {
+        "none": whole(START, third=START, relevance=1.0),
+        TUNED: whole(making(0.9), third=making(0.9), relevance=0.8),
+        "steer-0.2": whole(making(0.5), third=START, relevance=0.5),
+    }
+    scores = summarise(outcomes, protocol="strict", model="tiny")
+    table = steering_table("m", [condition("steer-0.2", "steer", alpha=0.2)], scores)
+    assert table.head[1:6] == ("toxicity", "by the judge", "by third", "log-PPL", "F1")
+    assert table.head[7:] == ("harmless log-PPL, paired rise", "relevance kept", "distinct pairs kept")
+    steered = table.rows[1]
+    assert steered[1] == f"{scores.conditions['steer-0.2']['toxicity']}†‡"
+    assert steered[3] == str(scores.conditions["steer-0.2"]["third"])
+    assert steered[7:] == ("+2.00 (+2.00 to +2.00)", "0.50 × (0.50–0.50)", "1.00 ×")
+    assert "‡: another scorer does not share this difference." in table.note
+    assert "Relevance: nats per token of a text that its own prompt explains." in table.note
 
 
 # Tables 2 and 19
 
 SCORERS = ("toxicity", "judge", "third")
+
+
+def whole(toxicity, *, third, relevance: float) -> Outcome:
+    """With a third scorer, and with costs: losses of harmless text are 2 nats a token over `relevance`."""
+    told = outcome(toxicity).to_json()
+    told["per_prompt"]["third"] = list(third)
+    told |= {"harmless": {"nll": [40.0 / relevance] * 4, "tokens": [20] * 4}}
+    told |= {"relevance": {"nats": [20.0 * relevance] * len(START), "tokens": [10] * len(START)}}
+    return Outcome.from_json(told)
 
 
 def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
@@ -170,13 +200,6 @@ def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
 
 
 def test_further_scorers_costs_and_the_ideal_stand_in_the_table():
-    def whole(toxicity, *, third, relevance: float) -> Outcome:
-        told = outcome(toxicity).to_json()
-        told["per_prompt"]["third"] = list(third)
-        told |= {"harmless": {"nll": [40.0 / relevance] * 4, "tokens": [20] * 4}}
-        told |= {"relevance": {"nats": [20.0 * relevance] * len(START), "tokens": [10] * len(START)}}
-        return Outcome.from_json(told)
-
     outcomes = {
         "none": whole(START, third=START, relevance=1.0),
         TUNED: whole(making(0.9), third=START, relevance=0.8),

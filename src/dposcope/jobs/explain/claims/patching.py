@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from dposcope.evaluation.suite import BASE
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.explain.claims.claim import Claim, Rule, above, below, claim, claim_on
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, TOXIC_TOKENS

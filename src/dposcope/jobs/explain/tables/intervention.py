@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Share, columns_of, paired_share
-from dposcope.evaluation.suite import BASE, Outcome, Scores
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of
@@ -138,8 +139,8 @@ def interventions_table(
 
 
 def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: Scores) -> Table:
-    """Table 12: strength of steering against toxicity, log-perplexity and F1."""
-    measures = [name for name in ("toxicity", "logppl", "f1") if name in scores.conditions[BASE]]
+    """Table 12: strength of steering against toxicity by every scorer, log-perplexity, F1 and further costs."""
+    measures = [name for name in (*scores.scorers, "logppl", "f1") if name in scores.conditions[BASE]]
     chosen = [row for row in conditions if row.steering is not None]
     strongest = strongest_steering(conditions, scores)
     labels = [f"{row.label} (chosen)" if row is strongest else row.label for row in chosen]
@@ -153,10 +154,11 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         "table-12-steering",
         f"Steering of {model} with the direction, by strength (paper, Table 12).",
         frame,
-        (Column("label", "intervention"), *_measured(scores, measures)),
+        (Column("label", "intervention"), *_measured(scores, measures), *cost_columns(scores)),
         (
             "†: differs from None, paired, with an interval that excludes 0. Chosen: the longest αW with log-PPL "
             "within +0.3 and F1 above 0.95 × that of None.",
+            *cost_notes(scores),
         ),
         view=_with_labels(frame, ["None", *labels], scores, measures),
         number=12,

@@ -1,0 +1,1 @@
+"""Conditions: what is measured of one, and how all of a run compare."""
