@@ -11,14 +11,18 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.interchange import Interchange, Parts
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.frames import Positions
+from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction
+from dposcope.neurons.sets import NeuronSet
 from helpers.families import tiny
 
 
@@ -330,7 +334,7 @@ def test_the_stem_of_a_saved_edit_will_do(saved, build, folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no kind ''; choose from scale, assign, steer, ablate, edit"),
+        ("", "no kind ''; choose from scale, assign, steer, ablate, interchange, edit"),
         ("Scale", "no kind 'Scale'"),
         ("mild=", "no kind 'mild='"),
         ("mild=bogus", "no kind 'mild=bogus'"),
@@ -443,3 +447,112 @@ def test_a_model_of_another_architecture_is_told_before_anything_is_changed(llam
     other = build(f"model:{tmp_path}/other").on(llama)
     with pytest.raises(DposcopeError, match="differ in number of blocks"):
         other.__enter__()
+
+
+# An interchange
+
+
+@pytest.fixture
+def some(llama, tmp_path):
+    """A saved set of neurons."""
+    mask = torch.rand(llama.n_blocks, llama.d_mlp, generator=torch.Generator().manual_seed(3)) < 0.3
+    NeuronSet(mask).save(tmp_path / "some")
+    return tmp_path / "some.safetensors"
+
+
+def every_head(lm, blocks):
+    mask = torch.zeros(lm.n_blocks, lm.n_heads, dtype=torch.bool)
+    mask[blocks] = True
+    return Parts(heads=mask)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", lambda lm, _: Parts(NeuronSet.all(lm.n_blocks, lm.d_mlp))),
+        (",part=neurons,blocks=1-2", lambda lm, _: Parts(NeuronSet.all(lm.n_blocks, lm.d_mlp).in_blocks([1, 2]))),
+        (",neurons={1}", lambda _, some: Parts(some)),
+        (",neurons={1},blocks=0-1", lambda _, some: Parts(some.in_blocks([0, 1]))),
+        (",neurons={1},random=yes", lambda _, some: Parts(some.random_like(0))),
+        (",part=heads", lambda lm, _: every_head(lm, [0, 1, 2])),
+        (",part=heads,blocks=0-1", lambda lm, _: every_head(lm, [0, 1])),
+        (",part=mlp,blocks=1-1", lambda *_: Parts(mlps=[1])),
+        (",part=attention", lambda *_: Parts(attentions=[0, 1, 2])),
+        (",part=block,blocks=0-0", lambda *_: Parts(mlps=[0], attentions=[0])),
+        (",part=residual,blocks=2-2", lambda *_: Parts(residuals=[2])),
+    ],
+)
+def test_an_interchange_takes_what_is_named(llama, build, tuned, some, text, expected):
+    built = build(f"interchange:with={tuned}{text.format(None, some)}")
+    assert built.parts(llama).digest == expected(llama, NeuronSet.load(some)).digest
+    assert built.other == OtherWeights(str(tuned))
+    assert not built.reverse
+
+
+def test_an_interchange_is_done_with_the_model_named(llama, build, tuned, some):
+    ids = torch.tensor([[2, 40, 41, 55]])
+    with torch.no_grad():
+        with Interchange(load(tuned, base=llama), Parts(NeuronSet.load(some))).on(llama):
+            expected = llama.model(input_ids=ids).logits
+        with build(f"mine=interchange:with={tuned},neurons={some}").on(llama):
+            found = llama.model(input_ids=ids).logits
+        reverse = build(f"interchange:with={tuned},neurons={some},reverse=yes")
+        with reverse.opened(llama) as opened, opened.interchange.on(opened.lm):
+            back = opened.lm.model(input_ids=ids).logits
+        with Interchange(llama, Parts(NeuronSet.load(some))).on(other := load(tuned, base=llama)):
+            wanted = other.model(input_ids=ids).logits
+    assert torch.equal(found, expected)
+    assert torch.equal(back, wanted)
+    assert not torch.equal(back, found)
+    with pytest.raises(DposcopeError, match="runs the other model"):
+        reverse.on(llama).__enter__()
+
+
+def test_an_interchange_may_be_with_an_edit(llama, build, saved):
+    built = build(f"interchange:with=edit:{saved[1]}")
+    assert built.other.edit.gains is not None
+    ids = torch.tensor([[2, 40, 41, 55]])
+    with torch.no_grad():
+        with built.other.edit.gains.on(llama):
+            expected = llama.model(input_ids=ids).logits
+        with replace(built, other=EditedModel(Edit(built.other.edit.gains))).on(llama):
+            found = llama.model(input_ids=ids).logits
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_an_interchange_depends_on_the_model_and_the_set(tuned, some, tmp_path):
+    def facts():
+        return parse_condition(f"interchange:with={tuned},neurons={some}").depends_on(tmp_path / "none", 0)
+
+    before = facts()
+    assert facts() == before
+    NeuronSet.all(3, 24).save(some)
+    after = facts()
+    assert after != before
+    tiny("llama", seed=6).save_pretrained(tuned)
+    assert facts() not in (before, after)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "name the tuned model, as in interchange:with="),
+        (":part=mlp", "name the tuned model"),
+        (":with={0}/nothing", "holds no config.json"),
+        (":with=edit:{0}/nothing", "names no edit"),
+        (":with={0}/tuned,part=brain", "part is one of neurons, heads, mlp, attention, block, residual, not 'brain'"),
+        (":with={0}/tuned,part=mlp,random=yes", "belong to part=neurons"),
+        (":with={0}/tuned,random=yes", "random=yes needs neurons=FILE"),
+        (":with={0}/tuned,neurons={0}/nothing", "nothing"),
+        (":with={0}/tuned+scale", "only scale, ablate and saved edits can be joined"),
+    ],
+)
+def test_what_is_no_interchange_is_refused(tuned, tmp_path, text, words):
+    assert tuned.exists()
+    with pytest.raises(DposcopeError, match=words):
+        parse_condition("interchange" + text.format(tmp_path))
+
+
+def test_a_block_that_is_not_there_is_refused(build, tuned, llama):
+    with pytest.raises(DposcopeError, match="no block 5 in a model of 3 blocks"):
+        build(f"interchange:with={tuned},part=mlp,blocks=4-5").on(llama).__enter__()

@@ -120,3 +120,17 @@ def test_repr_tells_size_and_spread():
     mask = torch.zeros(4, 1000, dtype=torch.bool)
     mask[1, :900] = mask[2, :110] = True
     assert repr(NeuronSet(mask)) == "NeuronSet(1,010 of 4,000 neurons, 25.2%, in 2 blocks)"
+
+
+def test_a_set_comes_back_from_its_file(tmp_path):
+    kept = made({(0, 1), (2, 4)})
+    kept.save(tmp_path / "set", about={"rule": "by hand"})
+    assert NeuronSet.load(tmp_path / "set.safetensors") == kept
+    (tmp_path / "set.safetensors").write_bytes(b"x")
+    with pytest.raises(DposcopeError):
+        NeuronSet.load(tmp_path / "set")
+
+
+def test_some_blocks_of_a_set():
+    assert made({(0, 1), (1, 1), (2, 4)}).in_blocks([0, 2]) == made({(0, 1), (2, 4)})
+    assert len(made({(0, 1)}).in_blocks([1])) == 0

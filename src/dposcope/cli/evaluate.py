@@ -29,8 +29,12 @@ def evaluate(
     edit:DIR/edit.safetensors — a saved edit; gains-of:, ablation-of: and control: give its parts and its control;
     edit:DIR/edit.safetensors,strength=0.8 — a weaker or stronger version of it;
     model:DIR/model — a tuned checkpoint of the same architecture, or the folder of an adapter (LoRA, IA3);
+    interchange:with=DIR/model,part=mlp,blocks=6-11 — parts take the values that they have in a tuned model (or in an
+    edit, with=edit:NAME) on the same tokens; part is neurons (neurons=FILE for some of them), heads, mlp, attention,
+    block or residual; reverse=yes gives the tuned model the values of its base;
     scale:alpha=0.1+ablate:weight=1 — both together; mild=scale:alpha=0.1 — with your own name.
-    scale and ablate take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for others.
+    scale, ablate and interchange take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for
+    others.
 
     DIR gets scores.json, scores.parquet, samples.parquet, scores.md and front.svg.
 

@@ -212,6 +212,18 @@ class InterchangeWith:
                 )
             yield Opened(other, Interchange(lm, parts))
 
+    @contextmanager
+    def on(self, lm: LanguageModel) -> Generator[Applied]:
+        """Load the other model and apply, inside the context.
+
+        Raises:
+            DposcopeError: as `opened`; or the reverse is asked for, which is not an intervention on `lm`.
+        """
+        if self.reverse:
+            raise DposcopeError("the reverse interchange runs the other model; use `opened`")
+        with self.opened(lm) as opened, opened.interchange.on(lm) as applied:
+            yield applied
+
 
 def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
     def change(tensor: Tensor, _frame: Frame) -> None:

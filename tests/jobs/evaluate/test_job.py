@@ -28,7 +28,7 @@ from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter
-from helpers.families import random_gains
+from helpers.families import random_gains, tiny
 from helpers.jobs import Job, make_job
 
 CONDITIONS = [
@@ -383,3 +383,29 @@ def test_two_further_scorers_stand_side_by_side(job, tmp_path):
 def test_rows_of_their_own_are_no_names_of_conditions(job, tmp_path, name):
     with pytest.raises(DposcopeError, match=f"the condition '{name}' is always measured"):
         evaluated(job, tmp_path / "out", [f"{name}=ablate"])
+
+
+def test_an_interchange_is_measured_beside_the_models_it_is_between(job, tmp_path):
+    """Everything that writes into the stream, taken from the tuned model, but its own embedding and final norm."""
+    tuned = tiny("llama", seed=5)
+    base = load(job.model, dtype="float32", device="cpu")
+    with torch.no_grad():
+        for mine, theirs in ((base.final_norm, tuned.final_norm), (base.model.lm_head, tuned.model.lm_head)):
+            theirs.weight.copy_(mine.weight)
+    tuned.save_pretrained(tmp_path / "tuned")
+    what = f"interchange:with={tmp_path / 'tuned'},part"
+    scores = evaluated(
+        job,
+        tmp_path / "out",
+        [
+            f"tuned=model:{tmp_path / 'tuned'}",
+            f"all={what}=residual,blocks=2-2",
+            f"some={what}=mlp,blocks=1-1",
+            f"back={what}=residual,blocks=2-2,reverse=yes",
+        ],
+    )
+    found = scores.conditions
+    for name in ("toxicity", "logppl", "harmless_logppl"):
+        assert found["all"][name].mean == pytest.approx(found["tuned"][name].mean, abs=1e-6)
+        assert found["back"][name].mean == pytest.approx(found["none"][name].mean, abs=1e-6)
+        assert found["some"][name].mean != pytest.approx(found["tuned"][name].mean, abs=1e-6)

@@ -21,6 +21,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.interchange import InterchangeWith
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
 from dposcope.model.frames import Positions
@@ -162,13 +163,16 @@ def measure(
     Args:
         lm: the model.
         intervention: on the model; None for the plain model. `OtherWeights` and `EditedModel` are measured as models
-            of their own.
+            of their own, `InterchangeWith` with its second model loaded once.
         materials: data and scorers.
         progress: called with (done, total) over all the work.
     """
     if isinstance(intervention, OtherWeights | EditedModel):
         with intervention.second_model(lm) as other:
             return _measure(other, None, materials, plain=lm, progress=progress)
+    if isinstance(intervention, InterchangeWith):
+        with intervention.opened(lm) as opened:
+            return _measure(opened.lm, opened.interchange, materials, plain=lm, progress=progress)
     return _measure(lm, intervention, materials, plain=lm, progress=progress)
 
 
