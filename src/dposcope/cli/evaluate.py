@@ -33,7 +33,7 @@ def evaluate(
     edit, with=edit:NAME) on the same tokens; part is neurons (neurons=FILE for some of them), heads, mlp, attention,
     block or residual; reverse=yes gives the tuned model the values of its base;
     scale:alpha=0.1+ablate:weight=1 — both together; mild=scale:alpha=0.1 — with your own name.
-    scale, ablate and interchange take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for
+    scale, ablate, interchange take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for
     others.
 
     DIR gets scores.json, scores.parquet, samples.parquet, scores.md and front.svg.
