@@ -2,8 +2,8 @@
 
 import pytest
 
+from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.evaluation.suite import Comparison, Scores
 from dposcope.report.front import front_figure, spots_of
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Ratio
-from dposcope.evaluation.suite import BASE, Scores
 from dposcope.report.figures import COLOURS, GROUND, INK, MUTED, house_style
 
 _SIZE = (6.4, 4.2)
