@@ -205,16 +205,7 @@ def _direction(
             **made_from,
             "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
         },
-        make=lambda: make_direction(
-            lm,
-            comments,
-            settings.direction,
-            concept=settings.meant,
-            block=settings.direction_block,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            progress=run.reporter.progress,
-        ),
+        make=lambda: make_direction(lm, comments, settings.direction_spec, progress=run.reporter.progress),
     )
 
 
