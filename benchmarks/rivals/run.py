@@ -17,7 +17,7 @@ from dposcope.data.comments import Comments, load_comments
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import count_windows
-from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
+from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.search import neutral_moments
@@ -115,7 +115,7 @@ def _training_free(options: Options, job: Job, pairs: Comments | None) -> list[R
             Fitted(stage, features_stage(job, sentences, settings.batch_size, stage), suffix)
             for stage, sentences, suffix in given
         ]
-    ingredients = prepare(job, DirectionSpec.of(settings))
+    ingredients = prepare(job, settings.direction_spec)
     half = job.data.report.neutral[len(job.data.report.neutral) // 2 :]  # its beginning is for measuring
     disturbed = neutral_moments(job, half, _MOMENTS) if "least-squares" in methods else None
     rivals = of_neurons(methods, folder, ingredients, disturbed, options.evaluations)

@@ -17,7 +17,7 @@ from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.least_squares import LeastSquares
-from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, read_data
+from dposcope.jobs.ingredients import Job, prepare, read_data
 from dposcope.jobs.run import Quiet, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.jobs.tune.search import neutral_moments
@@ -397,7 +397,7 @@ def test_what_this_project_makes_without_training_is_that_of_its_commands(tmp_pa
     settings = EvaluateSettings(**{name: str(getattr(job, name)) for name in ("prompts", "comments", "neutral")})
     with open_run(tmp_path / "out", "rivals", {}, reporter=Quiet()) as opened:
         at_work = Job(opened, lm, read_data(settings))
-        made = prepare(at_work, DirectionSpec.of(settings))
+        made = prepare(at_work, settings.direction_spec)
         moments = neutral_moments(at_work, at_work.data.report.neutral, 4)
     (both,), (alone,) = default_line(made, "both"), default_line(made, "ablation")
     (squares,) = least_squares_line(made, moments)

@@ -9,8 +9,8 @@ import torch
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.jobs.ingredients import DirectionSpec, make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.ingredients import Job as StudyJob
+from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
@@ -29,7 +29,7 @@ def settings(job: Job, **others) -> EvaluateSettings:
 
 
 def direction_of(lm, comments, chosen: EvaluateSettings) -> Direction:
-    return make_direction(lm, comments, chosen.direction, concept=chosen.meant, block=chosen.direction_block)
+    return make_direction(lm, comments, chosen.direction_spec)
 
 
 def rows(job: Job) -> list[tuple[str, bool]]:
@@ -164,7 +164,7 @@ def test_direction_means_and_judge_are_kept_in_the_folder(job, tmp_path):
     lm, data = load(str(job.model), dtype="float32"), read_data(chosen)
     with open_run(tmp_path / "out", "test", {}) as run:
         one = StudyJob(run, lm, data)
-        made = prepare(one, DirectionSpec.of(chosen))
+        made = prepare(one, chosen.direction_spec)
         judge = prepare_judge(one, 0)
     direction = direction_of(lm, data.direction_comments, chosen)
     means = collect_means(lm, data.learn)

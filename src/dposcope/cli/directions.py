@@ -50,17 +50,7 @@ def probe(
         bars.stage(f"Loading {model}")
         lm = load_native(model, dtype=settings.dtype, device=settings.device)
         bars.stage("Direction from comments")
-        direction = make_direction(
-            lm,
-            comments,
-            settings.direction,
-            concept=settings.meant,
-            block=settings.direction_block,
-            protocol=settings.protocol,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            progress=bars.progress,
-        )
+        direction = make_direction(lm, comments, settings.direction_spec, progress=bars.progress)
     direction.save(out)
     _show(
         {

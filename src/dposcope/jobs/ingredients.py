@@ -25,14 +25,13 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run
-from dposcope.jobs.settings import CommentSettings, LoadSettings, MeasureSettings
+from dposcope.jobs.settings import CommentSettings, DirectionSpec, MeasureSettings
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
 from dposcope.neurons.groups import cosines
-from dposcope.protocols import Protocol
 
 DIRECTIONS = ("mean-difference", "probe", "token-contrast")
 """Kinds of direction that can be made; any other name is a file."""
@@ -47,10 +46,10 @@ class Job:
     data: "Data"
 
     @classmethod
-    def begin(cls, run: Run, model: str, data: "Data", settings: LoadSettings) -> "Job":
+    def begin(cls, run: Run, model: str, data: "Data", *, dtype: str, device: str) -> "Job":
         """Load the model."""
         run.reporter.stage(f"Loading {model}")
-        job = cls(run, load_native(model, dtype=settings.dtype, device=settings.device), data)
+        job = cls(run, load_native(model, dtype=dtype, device=device), data)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
 
@@ -227,13 +226,8 @@ def read_further(settings: MeasureSettings) -> FurtherScorers:
 def make_direction(
     lm: LanguageModel,
     comments: Comments,
-    kind: str,
+    spec: DirectionSpec,
     *,
-    concept: Concept,
-    block: int = -1,
-    protocol: Protocol = "strict",
-    seed: int = 0,
-    batch_size: int = 32,
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:
@@ -242,12 +236,7 @@ def make_direction(
     Args:
         lm: the model.
         comments: what it is fitted on; a difference of means takes the balanced ones.
-        kind: one of `DIRECTIONS`, or the path of a saved direction.
-        concept: whose seed words a token contrast takes.
-        block: at whose end the residual stream is read; −1 is the last.
-        protocol: which features and fit.
-        seed: of a probe.
-        batch_size: comments at a time.
+        spec: its kind, and how comments are read.
         progress: called after each batch.
         features: of the comments that this kind takes, where they were read before.
 
@@ -255,15 +244,15 @@ def make_direction(
         DposcopeError: the name is unknown, or a saved direction does not fit the model.
     """
     balanced = comments.balanced()
-    match kind:
+    match spec.kind:
         case "mean-difference":
             return mean_difference(
                 lm,
                 balanced.texts,
                 balanced.labels,
-                block=block,
-                protocol=protocol,
-                batch_size=batch_size,
+                block=spec.block,
+                protocol=spec.protocol,
+                batch_size=spec.batch_size,
                 progress=progress,
                 features=features,
             )
@@ -273,15 +262,15 @@ def make_direction(
                 lm,
                 comments.texts,
                 comments.labels,
-                block=block,
-                protocol=protocol,
-                seed=seed,
-                batch_size=batch_size,
+                block=spec.block,
+                protocol=spec.protocol,
+                seed=spec.seed,
+                batch_size=spec.batch_size,
                 progress=progress,
                 features=features,
             )
         case "token-contrast":
-            seeds = concept.seeds()
+            seeds = spec.concept.seeds()
             return token_contrast(lm, seeds.toxic, seeds.non_toxic)
         case path:
             direction = Direction.load(path)
@@ -306,31 +295,6 @@ class Ingredients:
     def cosine(self) -> Tensor:
         """cos_i of every neuron, `[L, d_mlp]`."""
         return cosines(self.lm, self.direction.vector)
-
-
-@dataclass(frozen=True)
-class DirectionSpec:
-    """Which direction, and how texts are read for it and for the means: all that `prepare` takes from settings."""
-
-    kind: str
-    """See `make_direction`."""
-    concept: Concept
-    block: int
-    protocol: Protocol
-    seed: int
-    batch_size: int
-
-    @classmethod
-    def of(cls, settings: MeasureSettings) -> "DirectionSpec":
-        """As settings ask."""
-        return cls(
-            settings.direction,
-            settings.meant,
-            settings.direction_block,
-            settings.definitions,
-            settings.seed,
-            settings.batch_size,
-        )
 
 
 def prepare(job: Job, spec: DirectionSpec, *, folds: int = 0, features: Features | None = None) -> Ingredients:
@@ -359,16 +323,7 @@ def prepare(job: Job, spec: DirectionSpec, *, folds: int = 0, features: Features
             "seeds": asdict(spec.concept.seeds()) if spec.kind == "token-contrast" else None,
         },
         make=lambda: make_direction(
-            lm,
-            data.direction_comments,
-            spec.kind,
-            concept=spec.concept,
-            block=spec.block,
-            protocol=spec.protocol,
-            seed=spec.seed,
-            batch_size=spec.batch_size,
-            progress=run.reporter.progress,
-            features=features,
+            lm, data.direction_comments, spec, progress=run.reporter.progress, features=features
         ),
     )
     means = means_stage(

@@ -1,6 +1,7 @@
 """The settings of a job, checked once, whether they come from flags, a TOML or JSON file, or Python."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Group, Parameter
@@ -18,6 +19,24 @@ _MACHINE = Group("Machine", sort_key=5)
 
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
 """Table → the options for its columns."""
+
+
+@dataclass(frozen=True)
+class DirectionSpec:
+    """Which direction, and how texts are read for it and for the means."""
+
+    kind: str
+    """One of `DIRECTIONS`, or the path of a saved direction."""
+    concept: Concept
+    """Whose seed words a token contrast takes."""
+    block: int = -1
+    """At whose end the residual stream is read; −1 is the last."""
+    protocol: Protocol = "strict"
+    """Which features and fit."""
+    seed: int = 0
+    """Of a probe."""
+    batch_size: int = 32
+    """Texts at a time."""
 
 
 class Settings(BaseModel):
@@ -190,6 +209,13 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         """Whose definitions of measures hold."""
         return "reference" if self.protocol == "reference" else "strict"
 
+    @property
+    def direction_spec(self) -> DirectionSpec:
+        """Which direction, and how texts are read."""
+        return DirectionSpec(
+            self.direction, self.meant, self.direction_block, self.definitions, self.seed, self.batch_size
+        )
+
 
 class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
@@ -289,3 +315,10 @@ class ProbeSettings(MachineSettings, DirectionSettings):
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
         default="strict", description="Features and fit: strict, or reference as in the authors' code."
     )
+
+    @property
+    def direction_spec(self) -> DirectionSpec:
+        """Which direction, and how texts are read."""
+        return DirectionSpec(
+            self.direction, self.meant, self.direction_block, self.protocol, self.seed, self.batch_size
+        )

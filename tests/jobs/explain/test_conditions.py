@@ -29,8 +29,7 @@ def test_sections_of_edits_say_along_which_direction_they_go(kind, said):
     change = replace(made.explanation.contributions, about={"tuned_fingerprint": "t"})
     direction = Direction(random_direction(made.base), kind, -1)
     free = Direction(torch.ones(made.base.d_model), "token_contrast", -1)
-    rows = explain_conditions(
-        Ingredients(made.base, direction, change.before), free, TunedSide("tuned"), change, [], ExplainSettings()
-    )
+    ingredients, strengths = Ingredients(made.base, direction, change.before), ExplainSettings().strengths
+    rows = explain_conditions(ingredients, free, TunedSide("tuned"), change, [], strengths, protocol="strict")
     sections = {row.name.split("-")[1]: row.section for row in rows if row.role == "edit"}
     assert sections == {"probe": f"Activation editing, {said}", "free": "Activation editing, probe-free"}

@@ -199,6 +199,7 @@ def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     few = {"edit_grid": ["0.05:0.5"], "token_price": (1, 2)}
     explained(job, tuned, out, patching=False, edits=False, controls=False, folds=0, seeds=0, **few)
     first = {path.name: path.read_bytes() for path in (out / "stages").iterdir()}
+    assert "features.json" not in first, "without --seeds no comment is read again"
     # Folds are added up while a model writes, so it writes again, and the same.
     del first["means.json"], first["means-after.json"]
     explained(job, tuned, out)
@@ -224,7 +225,8 @@ def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
         direction = mean_difference(lm, comments.texts, comments.labels, block=block)
         made = Ingredients(lm, direction, SimpleNamespace())
         settings = ExplainSettings(**job.settings(**SMALL), patching=False, edits=False)
-        rows = explain_conditions(made, None, TunedSide(str(tuned)), change, [], settings)
+        side, strengths = TunedSide(str(tuned)), settings.strengths
+        rows = explain_conditions(made, None, side, change, [], strengths, protocol="strict")
         steer, control = (row for row in rows if row.name in {"steer-0.2", "steer-random-0.2"})
         assert steer.build().block == control.build().block == block
         assert steer.length == pytest.approx(0.2 * direction.about["residual_norm"])
@@ -434,7 +436,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
     data = read_data(settings)
     base, other = (load(str(path), dtype="float32") for path in (job.model, tuned))
     direction = Direction.load(out / "direction")
-    plain = make_direction(base, data.direction_comments, settings.direction, concept=settings.meant)
+    plain = make_direction(base, data.direction_comments, settings.direction_spec)
     assert torch.equal(direction.vector, plain.vector)
     prompts = data.learn
 

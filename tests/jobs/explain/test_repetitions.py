@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.jobs.explain.repetitions import check_repetitions, fitted_comments, other_kinds, prompt_folds
+from dposcope.jobs.explain.job import check_explain
+from dposcope.jobs.explain.repetitions import fitted_comments, other_kinds, prompt_folds
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients import Job as StudyJob
 from dposcope.jobs.ingredients import read_data
@@ -18,20 +19,17 @@ from helpers.jobs import make_job
 @pytest.mark.parametrize(
     ("asked", "prompts", "folds"), [(2, 12, 2), (5, 12, 5), (5, 3, 3), (2, 2, 2), (2, 1, 0), (0, 12, 0)]
 )
-def test_there_are_no_more_folds_than_prompts(tmp_path, asked, prompts, folds):
-    settings = ExplainSettings(**make_job(tmp_path).settings(folds=asked))
-    data = read_data(settings)
-    data = replace(data, learn=data.learn[:prompts])
-    assert prompt_folds(settings, data) == folds
+def test_there_are_no_more_folds_than_prompts(asked, prompts, folds):
+    assert prompt_folds(asked, prompts) == folds
 
 
 @pytest.mark.parametrize("settings", [{"folds": 1}, {"seeds": 1}])
 def test_one_of_anything_is_refused(settings):
     (name,) = settings
     with pytest.raises(DposcopeError, match=f"--{name} 1 gives nothing to compare"):
-        check_repetitions(ExplainSettings(**settings))
-    check_repetitions(ExplainSettings(**{name: 0}))
-    check_repetitions(ExplainSettings(**{name: 2}))
+        check_explain(ExplainSettings(**settings))
+    check_explain(ExplainSettings(**{name: 0}))
+    check_explain(ExplainSettings(**{name: 2}))
 
 
 def test_other_labels_of_the_same_texts_make_other_directions(tmp_path):
@@ -44,12 +42,6 @@ def test_other_labels_of_the_same_texts_make_other_directions(tmp_path):
     for one in (data, replace(data, direction_comments=flipped)):
         with open_run(tmp_path / "out", "test", {}) as run:
             job = StudyJob(run, lm, one)
-            fitted = fitted_comments(job, settings)
-            assert fitted is not None
-            found.append(other_kinds(job, fitted, settings)["mean-difference"])
+            fitted = fitted_comments(job, settings.direction_spec)
+            found.append(other_kinds(job, fitted)["mean-difference"])
     assert torch.allclose(found[0].vector, -found[1].vector)
-
-
-def test_without_seeds_no_comment_is_read_again():
-    assert fitted_comments(None, ExplainSettings(seeds=0)) is None
-    assert other_kinds(None, None, ExplainSettings(seeds=0)) == {}

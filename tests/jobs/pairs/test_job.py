@@ -24,7 +24,7 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.jobs.ingredients import read_comments
 from dposcope.jobs.pairs import parts as pair_parts
-from dposcope.jobs.pairs.job import run_pairs
+from dposcope.jobs.pairs.job import read_source, run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, RunPolicy
 from dposcope.model.generate import generate
@@ -167,7 +167,7 @@ def test_a_direction_ranks_in_place_of_any_scorer(job, tmp_path):
     made = make(job, tmp_path / "pairs.jsonl", "sample", **others)
     settings = PairsSettings(**settings_of(job, "sample", **others))
     lm = load(str(job.model), dtype="float32")
-    comments = pair_parts.Source.read(settings).comments
+    comments = read_source(settings).comments
     assert comments is not None
     balanced = comments.balanced()
     ranks = direction_scorer(lm, mean_difference(lm, balanced.texts, balanced.labels), balanced)
@@ -402,7 +402,7 @@ ADOPT = RunPolicy(adopt=True)
 
 def test_where_other_settings_are_adopted_no_part_of_the_old_ones_stays(finished, job, tmp_path, monkeypatch):
     """As `dposcope reproduce` goes on after a kill, its preset changed meanwhile."""
-    out, made = tmp_path / "pairs.jsonl", pair_parts._Steering.__call__
+    out, made = tmp_path / "pairs.jsonl", pair_parts.SteeredPairs.__call__
 
     class Killed(BaseException):
         pass
@@ -412,7 +412,7 @@ def test_where_other_settings_are_adopted_no_part_of_the_old_ones_stays(finished
             raise Killed
         return made(self, prompts, first_row)
 
-    monkeypatch.setattr(pair_parts._Steering, "__call__", once)
+    monkeypatch.setattr(pair_parts.SteeredPairs, "__call__", once)
     with pytest.raises(Killed):
         make(job, out, "pplm", step_size=0.1)
     monkeypatch.undo()

@@ -18,8 +18,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import drawn_scores
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
-from dposcope.jobs.ingredients import DirectionSpec, prepare
 from dposcope.jobs.ingredients import Job as AtWork
+from dposcope.jobs.ingredients import prepare
 from dposcope.jobs.run import Quiet, Run, RunPolicy, open_run
 from dposcope.jobs.tune import learning as tune_learning
 from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
@@ -352,7 +352,7 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
             data, text = _read(settings)
             at_work = AtWork(run, lm, data)
-            ingredients = prepare(at_work, DirectionSpec.of(settings))
+            ingredients = prepare(at_work, settings.direction_spec)
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-2", "learned-5")}
             return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
 

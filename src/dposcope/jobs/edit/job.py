@@ -18,7 +18,7 @@ from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edit
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
 from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import DirectionSpec, Job, prepare, prepare_judge, read_data
+from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, open_run
 from dposcope.jobs.settings import EditSettings
@@ -52,8 +52,8 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     described = {"model": model, **settings.model_dump(mode="json")}
     read = data.read_prompts(chooses=False)
     with open_run(out, "edit", described, prompts=read, reporter=reporter) as run:
-        job = Job.begin(run, model, data, settings)
-        ingredients = prepare(job, DirectionSpec.of(settings))
+        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
+        ingredients = prepare(job, settings.direction_spec)
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking

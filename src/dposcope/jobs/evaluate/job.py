@@ -10,7 +10,7 @@ from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import DirectionSpec, Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
@@ -54,7 +54,7 @@ def run_evaluate(
     free = settings.model_dump(mode="json", include={"condition"})
     read = data.read_prompts(chooses=False)
     with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
-        job = Job.begin(run, model, data, settings)
+        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
         judge = prepare_judge(job, settings.seed)
         asked = replace(data.report, spread_windows=settings.spread_windows)
         if settings.protocol == "rtp":
@@ -65,7 +65,7 @@ def run_evaluate(
 
         @cache
         def ingredients() -> Ingredients:
-            return prepare(job, DirectionSpec.of(settings))
+            return prepare(job, settings.direction_spec)
 
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials)}
         for spec in specs:

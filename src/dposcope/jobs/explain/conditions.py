@@ -12,7 +12,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
 from dposcope.jobs.explain.patches import Patch
-from dposcope.jobs.explain.settings import ExplainSettings, Form
+from dposcope.jobs.explain.settings import Form, Strengths
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.hooks import Intervention
@@ -108,7 +108,9 @@ def explain_conditions(
     tuned: TunedSide,
     contributions: Contributions,
     patches: list[Patch],
-    settings: ExplainSettings,
+    strengths: Strengths,
+    *,
+    protocol: Protocol,
 ) -> list[ExplainCondition]:
     """All conditions except the plain model.
 
@@ -117,21 +119,22 @@ def explain_conditions(
         free: the direction of token contrast, for probe-free edits (paper 6.2); None for no such edits.
         tuned: the tuned model or edit that is explained.
         contributions: of base and tuned model.
-        patches: see `patches.py`.
-        settings: say which conditions are measured.
+        patches: see `patches.py`; none for no patching.
+        strengths: of steering and of edits; none for no such conditions.
+        protocol: where steering acts, and how edits rank neurons.
     """
     after = {"tuned": contributions.about["tuned_fingerprint"]}
     itself = ExplainCondition(TUNED, tuned.label, "tuned", "Baselines", tuned.intervention, after)
-    if settings.neurons_only:
-        return [itself]
-    rows = [*_steering(ingredients, settings), itself]
-    if settings.patching:
-        rows += [_patch(patch, contributions) for patch in patches]
-    if settings.edits:
-        along = _direction_name(ingredients.direction)
-        rows += _edits(ingredients, "probe", ingredients.direction, f"Activation editing, {along}", settings)
-        if free is not None:
-            rows += _edits(ingredients, "free", free, "Activation editing, probe-free", settings)
+    rows = [*_steering(ingredients.direction, strengths, protocol), itself]
+    rows += [_patch(patch, contributions) for patch in patches]
+    if not strengths.edits:
+        return rows
+    edits = _edits(ingredients, "probe", ingredients.direction, strengths.edits, protocol)
+    rows += edits
+    if strengths.controls is not None:
+        rows += _shuffled(edits, strengths.controls)
+    if free is not None:
+        rows += _edits(ingredients, "free", free, strengths.edits, protocol)
     return rows
 
 
@@ -156,13 +159,13 @@ def steering_vector(direction: Direction) -> Tensor:
     return direction.vector if norm is None else direction.unit * float(norm)
 
 
-def _steering(ingredients: Ingredients, settings: ExplainSettings) -> list[ExplainCondition]:
-    direction, vector = ingredients.direction, steering_vector(ingredients.direction)
+def _steering(direction: Direction, strengths: Strengths, protocol: Protocol) -> list[ExplainCondition]:
+    vector = steering_vector(direction)
     # The reference protocol reads the stream after the final norm, which changes its length.
-    unit_of_stream = "mean norms" if settings.protocol == "strict" else "mean norms after the final norm"
+    unit_of_stream = "mean norms" if protocol == "strict" else "mean norms after the final norm"
     norms = unit_of_stream if "residual_norm" in direction.about else "W"
     # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
-    site = "residual" if settings.protocol == "strict" else "mlp"
+    site = "residual" if protocol == "strict" else "mlp"
 
     def row(
         alpha: float, along: Direction, name: str, label: str, role: ExplainRole, *, unit: str = norms
@@ -183,11 +186,11 @@ def _steering(ingredients: Ingredients, settings: ExplainSettings) -> list[Expla
         steering = Steering(alpha, unit, abs(alpha) * float(norm))
         return ExplainCondition(f"{name}-{alpha:g}", full_label, role, "Baselines", build, about, steering)
 
-    rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in settings.steer]
-    rows += [row(alpha, direction, "steer-w", "Steering", "steer", unit="W") for alpha in settings.steer_w]
-    if settings.controls and settings.steer:
-        other = direction.random_like(settings.seed)
-        rows.append(row(max(settings.steer), other, "steer-random", "Steering, random direction", "control"))
+    rows = [row(alpha, direction, "steer", "Steering", "steer") for alpha in strengths.steer]
+    rows += [row(alpha, direction, "steer-w", "Steering", "steer", unit="W") for alpha in strengths.steer_w]
+    if strengths.controls is not None and strengths.steer:
+        other = direction.random_like(strengths.controls)
+        rows.append(row(max(strengths.steer), other, "steer-random", "Steering, random direction", "control"))
     return rows
 
 
@@ -203,11 +206,16 @@ def _patch(patch: Patch, contributions: Contributions) -> ExplainCondition:
 
 
 def _edits(
-    ingredients: Ingredients, kind: EditDirection, direction: Direction, section: str, settings: ExplainSettings
+    ingredients: Ingredients,
+    kind: EditDirection,
+    direction: Direction,
+    cells: Mapping[Form, list[tuple[float, float]]],
+    protocol: Protocol,
 ) -> list[ExplainCondition]:
     cosine, means = cosines(ingredients.lm, direction.vector), ingredients.means
-    rankings = RANKINGS[settings.protocol]
-    trim = TRIM if settings.protocol == "reference" and ingredients.lm.model.config.model_type == "gpt2" else None
+    rankings = RANKINGS[protocol]
+    section = f"Activation editing, {'probe-free' if kind == 'free' else _direction_name(direction)}"
+    trim = TRIM if protocol == "reference" and ingredients.lm.model.config.model_type == "gpt2" else None
     facts = {
         "direction": tensor_fingerprint({"W": direction.vector}),
         "means": tensor_fingerprint({"mean": means.mean}),
@@ -227,22 +235,23 @@ def _edits(
         label = f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}"
         return ExplainCondition(setting.name, label, "edit", section, build, facts, edit=setting, trim=trim)
 
-    rows = [row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in settings.edits_of(form)]
-    if settings.controls and kind == "probe" and (cells := settings.edits_of("scale")):
-        strongest = row("scale", next(iter(rankings)), *max(cells))
-        rows.append(_shuffled(strongest, settings.seed))
-    return rows
+    return [row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in cells.get(form, [])]
 
 
-def _shuffled(edit: ExplainCondition, seed: int) -> ExplainCondition:
-    """The control of SPEC section 5: the same gains, shuffled among the neurons of each block."""
+def _shuffled(edits: list[ExplainCondition], seed: int) -> list[ExplainCondition]:
+    """The control of SPEC section 5: the strongest gains, shuffled among the neurons of each block."""
+    gains = [(row.edit.alpha, row.edit.beta, row) for row in edits if row.edit is not None and row.edit.form == "scale"]
+    if not gains:
+        return []
+    # Of two that are as strong, the first: it has the first ranking.
+    edit = max(gains, key=lambda one: one[:2])[2]
 
     def build() -> Intervention:
-        gains = edit.build()
-        assert isinstance(gains, Gains)
-        return gains.shuffled(seed)
+        made = edit.build()
+        assert isinstance(made, Gains)
+        return made.shuffled(seed)
 
-    return replace(
+    control = replace(
         edit,
         name=f"shuffled-{edit.name}",
         label=f"{edit.label}, shuffled",
@@ -250,3 +259,4 @@ def _shuffled(edit: ExplainCondition, seed: int) -> ExplainCondition:
         build=build,
         about={**edit.about, "shuffled": seed},
     )
+    return [control]

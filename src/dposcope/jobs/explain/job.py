@@ -21,7 +21,6 @@ from dposcope.jobs.explain.conditions import explain_conditions
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.patches import patches
 from dposcope.jobs.explain.repetitions import (
-    check_repetitions,
     fitted_comments,
     free_direction,
     other_kinds,
@@ -36,7 +35,6 @@ from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import (
     Data,
-    DirectionSpec,
     Ingredients,
     Job,
     means_stage,
@@ -109,14 +107,13 @@ def run_explain(
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)
-        parts = prompt_parts(settings, data)
-        fitted = fitted_comments(job, settings)
-        features = None if fitted is None else fitted.features
-        made = prepare(job, DirectionSpec.of(settings), folds=parts, features=features)
+        spec, parts = settings.direction_spec, prompt_parts(settings.folds, len(data.learn))
+        fitted = fitted_comments(job, spec) if settings.seeds else None
+        made = prepare(job, spec, folds=parts, features=None if fitted is None else fitted.features)
         after = _means_after(job, other, settings, parts)
         change = _contributions(job, other, made, after)
-        kinds = other_kinds(job, fitted, settings)
-        again = repetitions(job, other, made, after, change, fitted, kinds, settings)
+        kinds = {} if fitted is None else other_kinds(job, fitted)
+        again = repetitions(job, other, made, after, change, fitted, kinds, settings.repeats)
         stable = stability(again, toxic=max(settings.toxic_neurons))
         reporter.stage("Groups, toxic neurons, subspace")
         found = _explanation(lm, other, made, after, change, judge, settings)
@@ -127,10 +124,11 @@ def run_explain(
         del other
         beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
+        patched = chosen if settings.patching and not settings.neurons_only else []
+        strengths = settings.strengths
         # A concept without seed words has no such direction, and its table no such edits.
-        wanted = settings.edits and not settings.neurons_only and bool(settings.meant.seeds_with)
-        free = free_direction(job, settings) if wanted else None
-        conditions = explain_conditions(made, free, side, change, chosen, settings)
+        free = free_direction(job, spec) if strengths.edits and spec.concept.seeds_with else None
+        conditions = explain_conditions(made, free, side, change, patched, strengths, protocol=spec.protocol)
         materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)
@@ -182,11 +180,13 @@ def check_explain(settings: ExplainSettings) -> None:
     """Refuse numbers that mean nothing.
 
     Raises:
-        DposcopeError: a number of toxic neurons below 1, one fold, or one seed.
+        DposcopeError: a number of toxic neurons below 1; one fold or one seed, which gives nothing to compare.
     """
     if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
         raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
-    check_repetitions(settings)
+    for name, count in (("folds", settings.folds), ("seeds", settings.seeds)):
+        if count == 1:
+            raise DposcopeError(f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none")
 
 
 def _token_judge(settings: ExplainSettings, data: Data, reporter: Reporter) -> TokenJudge:

@@ -18,9 +18,9 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import SMALLEST_CLASS, fit_probe
 from dposcope.directions.refits import Refits, refit
 from dposcope.directions.tokens import token_contrast
-from dposcope.errors import DposcopeError
-from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import DIRECTIONS, Data, Ingredients, Job
+from dposcope.jobs.explain.settings import Repeats
+from dposcope.jobs.ingredients import DIRECTIONS, Ingredients, Job
+from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions, along
 from dposcope.neurons.folds import FoldedMeans, pooled
@@ -33,44 +33,32 @@ PROMPTS, COMMENTS, SEEDS, KINDS = "prompts", "comments", "seeds", "directions"
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The comments that the direction is fitted on, and their features."""
+    """What the direction is fitted on."""
 
+    spec: DirectionSpec
+    """How it is fitted."""
     comments: Comments
     features: Features
 
 
-def check_repetitions(settings: ExplainSettings) -> None:
-    """Refuse numbers of repetitions that cannot be compared.
-
-    Raises:
-        DposcopeError: one fold, or one seed.
-    """
-    for name, count in (("folds", settings.folds), ("seeds", settings.seeds)):
-        if count == 1:
-            raise DposcopeError(f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none")
-
-
-def prompt_folds(settings: ExplainSettings, data: Data) -> int:
+def prompt_folds(asked: int, prompts: int) -> int:
     """Number of folds: at most the number of prompts; 0 for a single prompt."""
-    folds = min(settings.folds, len(data.learn))
+    folds = min(asked, prompts)
     return folds if folds > 1 else 0
 
 
-def prompt_parts(settings: ExplainSettings, data: Data) -> int:
+def prompt_parts(asked: int, prompts: int) -> int:
     """Number of parts that prompts are split into: the first multiple of the folds that is at least PARTS."""
-    folds = prompt_folds(settings, data)
+    folds = prompt_folds(asked, prompts)
     parts = folds * math.ceil(PARTS / folds) if folds else 0
-    return parts if parts <= len(data.learn) else folds
+    return parts if parts <= prompts else folds
 
 
-def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
-    """The stage `features`: features of the comments, for the direction and its refits; None without --seeds."""
-    if not settings.seeds:
-        return None
+def fitted_comments(job: Job, spec: DirectionSpec) -> Fitted:
+    """The stage `features`: features of the comments, for the direction and its refits."""
     run, data = job.run, job.data
-    balanced = settings.direction == "mean-difference"
+    balanced = spec.kind == "mean-difference"
     comments = data.direction_comments.balanced() if balanced else data.direction_comments
-    protocol = settings.protocol
     features = run.value(
         "features",
         "Residual streams of the comments",
@@ -79,20 +67,20 @@ def fitted_comments(job: Job, settings: ExplainSettings) -> Fitted | None:
             **job.model,
             "comments": data.digests["direction_comments"],
             "balanced": balanced,
-            "block": settings.direction_block,
-            "protocol": protocol,
-            "batch_size": settings.batch_size,
+            "block": spec.block,
+            "protocol": spec.protocol,
+            "batch_size": spec.batch_size,
         },
         make=lambda: residual_features(
             job.lm,
             comments.texts,
-            block=settings.direction_block,
-            protocol=protocol,
-            batch_size=settings.batch_size,
+            block=spec.block,
+            protocol=spec.protocol,
+            batch_size=spec.batch_size,
             progress=run.reporter.progress,
         ),
     )
-    return Fitted(comments, features)
+    return Fitted(spec, comments, features)
 
 
 def repetitions(
@@ -103,23 +91,23 @@ def repetitions(
     change: Contributions,
     fitted: Fitted | None,
     kinds: Mapping[str, Direction],
-    settings: ExplainSettings,
+    asked: Repeats,
 ) -> list[Repetitions]:
-    """All repetitions that the settings ask for, by source of variation.
+    """All repetitions that are asked for, by source of variation.
 
     Args:
         job: run, base model and data.
         other: the tuned model.
-        made: direction and means of the base.
+        ingredients: direction and means of the base.
         after: means of the tuned model, in the same parts of the prompts.
         change: contributions of the run itself.
-        fitted: comments and features, see `fitted_comments`.
+        fitted: comments and features, see `fitted_comments`; None for repetitions by prompts alone.
         kinds: see `other_kinds`.
-        settings: of the run.
+        asked: how many repetitions.
     """
     sources: list[Repetitions] = []
     if ingredients.folds:
-        count = prompt_folds(settings, job.data)
+        count = prompt_folds(asked.folds, len(job.data.learn))
         sides = (pooled(side, count) for side in (ingredients.folds, after.folds))
         changes = [replace(change, before=before, after=late) for before, late in zip(*sides, strict=True)]
         sources.append(Repetitions(PROMPTS, _numbered("fold", len(changes)), tuple(changes)))
@@ -129,15 +117,15 @@ def repetitions(
     def read(vectors: Tensor) -> list[Contributions]:
         return [along(change, job.lm, other, vector) for vector in vectors]
 
-    if ingredients.direction.kind in ("probe", "mean_difference") and settings.direction in DIRECTIONS:
-        refits = _refits(job, ingredients.direction, fitted, settings)
+    own = fitted.spec.kind if fitted.spec.kind in DIRECTIONS else "saved"
+    if ingredients.direction.kind in ("probe", "mean_difference") and own != "saved":
+        refits = _refits(job, ingredients.direction, fitted, asked)
         if len(refits.resampled):
             names = _numbered("resample", len(refits.resampled))
             sources.append(Repetitions(COMMENTS, names, tuple(read(refits.resampled))))
         if len(refits.reseeded):
-            names = ("the run's", *(f"seed {seed}" for seed in _seeds(settings)))
+            names = ("the run's", *(f"seed {seed}" for seed in asked.seeds))
             sources.append(Repetitions(SEEDS, names, (change, *read(refits.reseeded))))
-    own = settings.direction if settings.direction in DIRECTIONS else "saved"
     changes = {own: change} | {
         kind: along(change, job.lm, other, direction.vector) for kind, direction in kinds.items()
     }
@@ -148,11 +136,7 @@ def _numbered(name: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name} {number}" for number in range(1, count + 1))
 
 
-def _seeds(settings: ExplainSettings) -> list[int]:
-    return [settings.seed + number for number in range(1, settings.seeds + 1)]
-
-
-def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSettings) -> Refits:
+def _refits(job: Job, direction: Direction, fitted: Fitted, asked: Repeats) -> Refits:
     """The stage `refits`."""
     run = job.run
     return run.value(
@@ -161,27 +145,25 @@ def _refits(job: Job, direction: Direction, fitted: Fitted, settings: ExplainSet
         Refits,
         inputs={
             "made_from": [value_digest(run.folder / name) for name in ("direction", "features")],
-            "seeds": _seeds(settings),
-            "bootstrap": settings.bootstrap,
+            "seeds": asked.seeds,
+            "bootstrap": asked.bootstrap,
         },
         make=lambda: refit(
             direction,
             fitted.features.vectors,
             fitted.comments.labels,
-            seeds=_seeds(settings),
-            bootstrap=settings.bootstrap,
-            protocol=settings.protocol,
+            seeds=asked.seeds,
+            bootstrap=asked.bootstrap,
+            protocol=fitted.spec.protocol,
             progress=run.reporter.progress,
         ),
     )
 
 
-def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> dict[str, Direction]:
-    """All kinds of direction except the run's own; no probe if there are too few comments; none without --seeds."""
-    if fitted is None:
-        return {}
-    comments, features = fitted.comments, fitted.features
-    how: Mapping[str, Any] = {"block": settings.direction_block, "protocol": settings.protocol}
+def other_kinds(job: Job, fitted: Fitted) -> dict[str, Direction]:
+    """All kinds of direction except the run's own; no probe if there are too few comments."""
+    spec, comments, features = fitted.spec, fitted.comments, fitted.features
+    how: Mapping[str, Any] = {"block": spec.block, "protocol": spec.protocol}
 
     def difference() -> Direction:
         rows = comments.balanced_rows()
@@ -189,15 +171,15 @@ def other_kinds(job: Job, fitted: Fitted | None, settings: ExplainSettings) -> d
         return mean_difference(job.lm, *_chosen(comments, rows), features=chosen, **how)
 
     def probe() -> Direction:
-        return fit_probe(job.lm, comments.texts, comments.labels, seed=settings.seed, features=features, **how)
+        return fit_probe(job.lm, comments.texts, comments.labels, seed=spec.seed, features=features, **how)
 
     makers: dict[str, Callable[[], Direction]] = {"mean-difference": difference}
     if min(comments.counts.toxic, comments.counts.non_toxic) >= SMALLEST_CLASS:
         makers["probe"] = probe
-    kinds = {kind: _direction(job, kind, make, settings) for kind, make in makers.items() if kind != settings.direction}
+    kinds = {kind: _direction(job, kind, make, spec) for kind, make in makers.items() if kind != spec.kind}
     # A concept without seed words has no direction of token contrast.
-    if settings.direction != "token-contrast" and settings.meant.seeds_with:
-        kinds["token-contrast"] = free_direction(job, settings)
+    if spec.kind != "token-contrast" and spec.concept.seeds_with:
+        kinds["token-contrast"] = free_direction(job, spec)
     return kinds
 
 
@@ -205,7 +187,7 @@ def _chosen(comments: Comments, rows: NDArray[np.intp]) -> tuple[list[str], NDAr
     return [comments.texts[row] for row in rows], comments.labels[rows]
 
 
-def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: ExplainSettings) -> Direction:
+def _direction(job: Job, kind: str, make: Callable[[], Direction], spec: DirectionSpec) -> Direction:
     """The stage `direction-KIND`."""
     run = job.run
     return run.value(
@@ -215,21 +197,21 @@ def _direction(job: Job, kind: str, make: Callable[[], Direction], settings: Exp
         inputs={
             "made_from": value_digest(run.folder / "features"),
             "comments": job.data.digests["direction_comments"],  # their labels are no part of the features
-            "block": settings.direction_block,
-            "protocol": settings.protocol,
-            "seed": settings.seed,
+            "block": spec.block,
+            "protocol": spec.protocol,
+            "seed": spec.seed,
         },
         make=make,
     )
 
 
-def free_direction(job: Job, settings: ExplainSettings) -> Direction:
+def free_direction(job: Job, spec: DirectionSpec) -> Direction:
     """The stage `direction-free`: token contrast, for probe-free edits (paper 6.2) and as one of the kinds."""
-    seeds, matrix = settings.meant.seeds(), "input" if settings.protocol == "strict" else "output"
+    seeds, matrix = spec.concept.seeds(), "input" if spec.protocol == "strict" else "output"
     return job.run.value(
         "direction-free",
         "Direction from seed words",
         Direction,
-        inputs={**job.model, "protocol": settings.protocol, "seeds": asdict(seeds)},
+        inputs={**job.model, "protocol": spec.protocol, "seeds": asdict(seeds)},
         make=lambda: token_contrast(job.lm, seeds.toxic, seeds.non_toxic, matrix=matrix),
     )

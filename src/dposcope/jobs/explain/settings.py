@@ -1,6 +1,8 @@
 """The settings of `dposcope explain`."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 from cyclopts import Group, Parameter
@@ -13,6 +15,32 @@ _NEURONS = Group("Neurons", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 
 Form = Literal["assign", "scale"]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What is computed again, to measure how stable groups of neurons are."""
+
+    folds: int
+    """Of the prompts; 0 for none."""
+    seeds: tuple[int, ...]
+    """Of the direction's refits."""
+    bootstrap: bool
+    """Whether each refit resamples the comments."""
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The strengths that the base is steered and edited at, and their controls."""
+
+    steer: tuple[float, ...]
+    """In mean norms of the residual stream."""
+    steer_w: tuple[float, ...]
+    """In multiples of W."""
+    edits: Mapping[Form, list[tuple[float, float]]]
+    """Form → (α, β) of its edits, in order."""
+    controls: int | None
+    """Seed of the controls: a random direction, and shuffled gains; None for no controls."""
 
 
 class ExplainSettings(MeasureSettings):
@@ -106,6 +134,22 @@ class ExplainSettings(MeasureSettings):
         for cell in grid:
             _cell(cell)
         return grid
+
+    @property
+    def repeats(self) -> Repeats:
+        """What is computed again. The run's own seed comes before those of its refits."""
+        return Repeats(self.folds, tuple(self.seed + number for number in range(1, self.seeds + 1)), self.bootstrap)
+
+    @property
+    def strengths(self) -> Strengths:
+        """The strengths of steering and edits; none with --neurons-only."""
+        controls = self.seed if self.controls else None
+        if self.neurons_only:
+            return Strengths((), (), {}, controls)
+        edits: dict[Form, list[tuple[float, float]]] = {}
+        if self.edits:
+            edits = {form: self.edits_of(form) for form in self.edit_forms}
+        return Strengths(tuple(self.steer), tuple(self.steer_w), edits, controls)
 
     def edits_of(self, form: Form) -> list[tuple[float, float]]:
         """(α, β) of the edits of a form, in order."""

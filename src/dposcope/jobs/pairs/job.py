@@ -10,25 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json, write_json
+from dposcope.artefacts import library_versions, read_json, value_digest, write_json
+from dposcope.data.comments import direction_and_judge
+from dposcope.data.corpus import load_neutral
+from dposcope.data.prompts import load_split
+from dposcope.data.text_prompts import cut_prompts
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.finished import Finished, plain
+from dposcope.jobs.ingredients import DIRECTIONS, check_direction, read_comments
 from dposcope.jobs.named_files import named_files
-from dposcope.jobs.pairs.parts import Part, Source, make_parts
+from dposcope.jobs.pairs.parts import (
+    PART,
+    Part,
+    SampledPairs,
+    Source,
+    SteeredPairs,
+    Writing,
+    direction_stage,
+    make_parts,
+)
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.record import FileMark, damage
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.model.generate import Sampling
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.pairs.checks import check_pairs
 from dposcope.pairs.harmless import HarmlessTexts, write_harmless
 from dposcope.pairs.pairs import Pairs, write_pairs
+from dposcope.pairs.pplm import Perturbation
+from dposcope.pairs.sampled import Pairer
 
 KIND: Final = "dposcope pairs"
 """What the JSON beside a file of pairs says it is."""
 _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
+_ELSEWHERE: Final = {
+    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
+}
+"""Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +88,7 @@ def run_pairs(
     reporter = reporter or Quiet()
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
-    source = Source.read(settings)
+    source = read_source(settings)
     asked, about, work = described(model, settings), out.with_suffix(".json"), out.with_name(f".{out.name}.making")
     before = _facts_of(out, about)
     fault = None if before is None else _fault(out, before, asked)
@@ -81,14 +103,14 @@ def run_pairs(
         for stale in (out, about, harmless_file(out)):
             stale.unlink(missing_ok=True)
     read = named_files(asked)
-    scorer = source.scorer(settings)
+    scorer = source.scorer(settings.scorer, seed=settings.seed)
     # The statistics of the finished pairs are by the true scorer.
     ranking = scorer.shuffled(settings.seed) if settings.shuffled else scorer
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device)
-            parts = list(make_parts(run, lm, source, ranking, settings))
+            parts = _parts(run, lm, source, ranking, settings)
             facts = _finish(
                 run, out, lm, parts, scorer, settings, data=source.digests | {"scorer": scorer.digest}, read=read
             )
@@ -99,6 +121,95 @@ def run_pairs(
             raise
     shutil.rmtree(work, ignore_errors=True)
     return PairsMade(out, facts, made_before=False)
+
+
+def read_source(settings: PairsSettings) -> Source:
+    """Read what settings name.
+
+    Raises:
+        DposcopeError: a file is missing, damaged or lacks a column.
+    """
+    if settings.method == "sample":
+        how = "same" if settings.use == "all" else "halves"
+        texts = load_split(settings.prompts, how, report=settings.report_prompts, column=settings.prompt_column).learn
+        if settings.rank_by == "scorer":
+            # The judge of every measure reads the second half.
+            second = None if settings.comments is None else read_comments(settings).half("first")
+            return Source(texts, second=second)
+    else:
+        texts = (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),)
+    check_direction(settings.direction, settings.meant)
+    comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
+    saved = None if settings.direction in DIRECTIONS else value_digest(settings.direction)
+    return Source(texts, comments, saved)
+
+
+def _parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings: PairsSettings) -> list[Part]:
+    """All parts, by the method that settings name.
+
+    Raises:
+        DposcopeError: the text gives fewer prompts than pairs are wanted, or the model cannot be run so.
+    """
+    method, prompts = settings.method, source.texts
+    made_from: dict[str, Any] = {
+        "model": lm.fingerprint,
+        "device": lm.device.type,
+        "scorer": scorer.name,
+        "scorer_digest": scorer.digest,
+        "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
+        **source.digests,
+    }
+    if method == "pplm":  # before the direction: a text too short is told at once, and leaves nothing
+        prompts = cut_prompts(
+            source.texts[0],
+            lm.tokenizer,
+            count=settings.count,
+            prompt_tokens=settings.prompt_tokens,
+            seed=settings.seed,
+            spare=True,
+        )
+    direction, ranks = None, scorer
+    if source.comments is not None:
+        direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
+        made_from["direction"] = value_digest(run.folder / "direction")
+        if method == "sample":
+            ranks = direction_scorer(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
+            ranks = ranks.shuffled(settings.seed) if settings.shuffled else ranks
+    writing = Writing(settings.new_tokens, settings.max_prompt_tokens, settings.batch_size)
+    if method == "pplm" and direction is not None:
+        make = SteeredPairs(lm, direction, scorer, _perturbation(settings), writing)
+    else:
+        sampling = Sampling(settings.temperature, settings.top_p, settings.seed)
+        make = SampledPairs(lm, ranks, _pairer(settings), settings.samples, sampling, writing)
+    # Scores are shuffled among the samples of all prompts, so these are one part.
+    size = len(prompts) if settings.shuffled else PART[method]
+    return list(make_parts(run, make, prompts, made_from, method=method, most=settings.most, size=size))
+
+
+def _perturbation(settings: PairsSettings) -> Perturbation:
+    return Perturbation(
+        step_size=settings.step_size,
+        iterations=settings.iterations,
+        horizon=settings.horizon,
+        window=settings.window,
+        gamma=settings.gamma,
+        gm_scale=settings.gm_scale,
+        kl_scale=settings.kl_scale,
+        top_k=settings.top_k,
+        sample=settings.draw,
+        seed=settings.seed,
+    )
+
+
+def _pairer(settings: PairsSettings) -> Pairer:
+    return Pairer(
+        settings.pairing,
+        settings.preferred_below,
+        settings.dispreferred_from,
+        settings.min_gap,
+        settings.pairs_per_prompt,
+        settings.seed,
+    )
 
 
 def harmless_file(pairs: Path) -> Path:

@@ -5,20 +5,17 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Protocol
 
-from dposcope.artefacts import text_digest, value_digest
-from dposcope.data.comments import Comments, direction_and_judge
-from dposcope.data.corpus import load_neutral
-from dposcope.data.prompts import load_split
-from dposcope.data.text_prompts import cut_prompts
+from dposcope.artefacts import text_digest
+from dposcope.data.comments import Comments
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import with_trained
-from dposcope.jobs.ingredients import DIRECTIONS, check_direction, make_direction, read_comments
-from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.ingredients import make_direction
+from dposcope.jobs.pairs.settings import Method
 from dposcope.jobs.run import Quiet, Run
-from dposcope.model.generate import generate
+from dposcope.jobs.settings import DirectionSpec
+from dposcope.model.generate import Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
@@ -28,49 +25,18 @@ PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
 
 
-_ELSEWHERE: Final = {
-    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
-}
-"""Settings that decide a part by what they name, which stands among its inputs, or decide none."""
-
-
 @dataclass(frozen=True, eq=False)
 class Source:
     """What is read before any model runs, so that bad input is told at once."""
 
     texts: tuple[str, ...]
     """One running text (pplm), or prompts (sample)."""
-    comments: Comments | None
+    comments: Comments | None = None
     """For the direction; None with sample where a scorer ranks, which needs none."""
-    saved: str | None
+    saved: str | None = None
     """Digest of a saved direction."""
     second: Comments | None = None
     """For a second scorer (sample); None: there is none."""
-
-    @classmethod
-    def read(cls, settings: PairsSettings) -> "Source":
-        """What settings name.
-
-        Raises:
-            DposcopeError: a file is missing, damaged or lacks a column.
-        """
-        if settings.method == "sample":
-            how = "same" if settings.use == "all" else "halves"
-            split = load_split(settings.prompts, how, report=settings.report_prompts, column=settings.prompt_column)
-            used = split.learn
-            if settings.rank_by == "direction":
-                return cls(used, *cls._for_direction(settings))
-            # The judge of every measure reads the second half.
-            second = None if settings.comments is None else read_comments(settings).half("first")
-            return cls(used, None, None, second)
-        text = load_neutral(settings.text, column=settings.prose_column, option="--prose-column")
-        return cls((text,), *cls._for_direction(settings))
-
-    @staticmethod
-    def _for_direction(settings: PairsSettings) -> tuple[Comments, str | None]:
-        check_direction(settings.direction, settings.meant)
-        comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
-        return comments, None if settings.direction in DIRECTIONS else value_digest(settings.direction)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -83,11 +49,11 @@ class Source:
             found["direction"] = self.saved
         return found
 
-    def scorer(self, settings: PairsSettings) -> Scorer:
-        """What describes pairs, and ranks continuations where no direction does: the scorer that settings name, or its
-        mean with one trained on comments."""
-        first = load_scorer(settings.scorer)
-        return first if self.second is None else with_trained(first, self.second, seed=settings.seed)
+    def scorer(self, name: str, *, seed: int) -> Scorer:
+        """What describes pairs, and ranks continuations where no direction does: the scorer of this name, or its mean
+        with one trained on comments."""
+        first = load_scorer(name)
+        return first if self.second is None else with_trained(first, self.second, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -124,7 +90,7 @@ class Part:
         return cls(kept, [Harmless(**row) for row in value["harmless"]], value["identical"], value["blank"])
 
 
-class _Maker(Protocol):
+class Maker(Protocol):
     """Makes the pairs of some prompts."""
 
     def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
@@ -132,48 +98,34 @@ class _Maker(Protocol):
         ...
 
 
-def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings: PairsSettings) -> Iterator[Part]:
+def make_parts(
+    run: Run,
+    make: Maker,
+    prompts: Sequence[str],
+    made_from: dict[str, Any],
+    *,
+    method: Method,
+    most: int | None,
+    size: int,
+) -> Iterator[Part]:
     """The parts, made or found, until there are as many pairs as wanted, or the prompts end.
 
-    Raises:
-        DposcopeError: the text gives fewer prompts than pairs are wanted, or the model cannot be run so.
+    Args:
+        run: whose stages they are.
+        make: makes the pairs of some prompts.
+        prompts: all of them.
+        made_from: what every part depends on, beside its prompts.
+        method: of `make`.
+        most: pairs that are wanted; None: until the prompts end.
+        size: prompts to a part.
     """
-    made_from: dict[str, Any] = {
-        "model": lm.fingerprint,
-        "device": lm.device.type,
-        "scorer": scorer.name,
-        "scorer_digest": scorer.digest,
-        "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
-        **source.digests,
-    }
-    # Scores are shuffled among the samples of all prompts, so these are one part.
-    most, size = settings.most, len(source.texts) if settings.shuffled else PART[settings.method]
-    prompts: Sequence[str] = source.texts
-    make: _Maker = _Sampling(lm, scorer, settings)
-    if settings.method == "pplm":  # before the direction: a text too short is told at once, and leaves nothing
-        prompts = cut_prompts(
-            source.texts[0],
-            lm.tokenizer,
-            count=settings.count,
-            prompt_tokens=settings.prompt_tokens,
-            seed=settings.seed,
-            spare=True,
-        )
-    if source.comments is not None:
-        direction = _direction(run, lm, source.comments, settings, made_from)
-        made_from["direction"] = value_digest(run.folder / "direction")
-        if settings.method == "pplm":
-            make = _Steering(lm, direction, scorer, settings)
-        else:
-            ranks = direction_scorer(lm, direction, source.comments.balanced(), batch_size=settings.batch_size)
-            make = _Sampling(lm, ranks.shuffled(settings.seed) if settings.shuffled else ranks, settings)
     # One bar for all parts instead of one for each.
     silent = Run(run.folder, run.settings, Quiet())
-    run.reporter.stage("Pairs by PPLM" if settings.method == "pplm" else "Pairs by sampling")
+    run.reporter.stage("Pairs by PPLM" if method == "pplm" else "Pairs by sampling")
     start = kept = 0
     while start < len(prompts) and (most is None or kept < most):
         # A steered prompt gives one pair at most, so no more prompts are needed than pairs are missing.
-        count = size if most is None or settings.method == "sample" else min(size, most - kept)
+        count = size if most is None or method == "sample" else min(size, most - kept)
         part = _part(silent, make, prompts[start : start + count], start, made_from)
         start, kept = min(start + count, len(prompts)), kept + len(part.kept)
         # Whichever end comes first.
@@ -182,7 +134,7 @@ def make_parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, sett
         yield part
 
 
-def _part(run: Run, make: _Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
+def _part(run: Run, make: Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
     name = f"part-{start:06}"
     told = run.json(
         name,
@@ -194,67 +146,60 @@ def _part(run: Run, make: _Maker, prompts: Sequence[str], start: int, made_from:
     return Part.from_json(told)
 
 
-def _direction(
-    run: Run, lm: LanguageModel, comments: Comments, settings: PairsSettings, made_from: dict[str, Any]
+def direction_stage(
+    run: Run, lm: LanguageModel, comments: Comments, spec: DirectionSpec, made_from: dict[str, Any]
 ) -> Direction:
+    """The stage `direction`: along which prompts are steered, or continuations ranked."""
     return run.value(
         "direction",
         "Direction from comments",
         Direction,
-        inputs={
-            **made_from,
-            "seeds": asdict(settings.meant.seeds()) if settings.direction == "token-contrast" else None,
-        },
-        make=lambda: make_direction(
-            lm,
-            comments,
-            settings.direction,
-            concept=settings.meant,
-            block=settings.direction_block,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            progress=run.reporter.progress,
-        ),
+        inputs={**made_from, "seeds": asdict(spec.concept.seeds()) if spec.kind == "token-contrast" else None},
+        make=lambda: make_direction(lm, comments, spec, progress=run.reporter.progress),
     )
 
 
 @dataclass(frozen=True)
-class _Steering:
-    """Greedy text against text steered along the direction."""
+class Writing:
+    """How continuations are written."""
+
+    new_tokens: int
+    """Most tokens of one."""
+    max_prompt_tokens: int
+    """Longer prompts are cut to their end."""
+    batch_size: int
+    """Prompts at a time."""
+
+
+@dataclass(frozen=True)
+class SteeredPairs:
+    """Greedy text against text steered along a direction."""
 
     lm: LanguageModel
     direction: Direction
     scorer: Scorer
-    settings: PairsSettings
+    """Only describes the pairs."""
+    perturbation: Perturbation
+    writing: Writing
 
     def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
-        chosen, lm = self.settings, self.lm
+        """The pairs of some prompts."""
+        lm, writing = self.lm, self.writing
         plain = generate(
             lm,
             prompts,
-            new_tokens=chosen.new_tokens,
-            max_prompt_tokens=chosen.max_prompt_tokens,
-            batch_size=chosen.batch_size,
+            new_tokens=writing.new_tokens,
+            max_prompt_tokens=writing.max_prompt_tokens,
+            batch_size=writing.batch_size,
         )
         steered = perturbed_continuations(
             lm,
             prompts,
             self.direction,
-            Perturbation(
-                step_size=chosen.step_size,
-                iterations=chosen.iterations,
-                horizon=chosen.horizon,
-                window=chosen.window,
-                gamma=chosen.gamma,
-                gm_scale=chosen.gm_scale,
-                kl_scale=chosen.kl_scale,
-                top_k=chosen.top_k,
-                sample=chosen.draw,
-                seed=chosen.seed,
-            ),
-            new_tokens=chosen.new_tokens,
-            max_prompt_tokens=chosen.max_prompt_tokens,
-            batch_size=chosen.batch_size,
+            self.perturbation,
+            new_tokens=writing.new_tokens,
+            max_prompt_tokens=writing.max_prompt_tokens,
+            batch_size=writing.batch_size,
             first_row=first_row,
         )
         pairs = [Pair(p, a.text, b.text) for p, a, b in zip(prompts, plain, steered, strict=True)]
@@ -271,37 +216,35 @@ _MOST_ROWS = 256
 
 
 @dataclass(frozen=True)
-class _Sampling:
+class SampledPairs:
     """Harmless against toxic ones of several continuations."""
 
     lm: LanguageModel
     scorer: Scorer
-    settings: PairsSettings
+    """Ranks the continuations."""
+    pairer: Pairer
+    samples: int
+    """Of each prompt."""
+    sampling: Sampling
+    writing: Writing
 
     def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
-        chosen = self.settings
+        """The pairs of some prompts."""
+        sampling, writing = self.sampling, self.writing
         sampled = sample_completions(
             self.lm,
             prompts,
             self.scorer,
-            samples=chosen.samples,
-            top_p=chosen.top_p,
-            temperature=chosen.temperature,
-            new_tokens=chosen.new_tokens,
-            max_prompt_tokens=chosen.max_prompt_tokens,
-            seed=chosen.seed,
-            batch_size=min(chosen.batch_size * chosen.samples, _MOST_ROWS),
+            samples=self.samples,
+            top_p=sampling.top_p,
+            temperature=sampling.temperature,
+            new_tokens=writing.new_tokens,
+            max_prompt_tokens=writing.max_prompt_tokens,
+            seed=sampling.seed,
+            batch_size=min(writing.batch_size * self.samples, _MOST_ROWS),
             first_row=first_row,
         )
-        pairer = Pairer(
-            chosen.pairing,
-            chosen.preferred_below,
-            chosen.dispreferred_from,
-            chosen.min_gap,
-            chosen.pairs_per_prompt,
-            chosen.seed,
-        )
         return Part(
-            pairer.pairs(sampled),
-            [Harmless(one.prompt, text.text, text.score) for one in sampled for text in pairer.harmless(one)],
+            self.pairer.pairs(sampled),
+            [Harmless(one.prompt, text.text, text.score) for one in sampled for text in self.pairer.harmless(one)],
         )

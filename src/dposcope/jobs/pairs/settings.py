@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.jobs.settings import DirectionSettings, MachineSettings
+from dposcope.jobs.settings import DirectionSettings, DirectionSpec, MachineSettings
 from dposcope.protocols import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
@@ -207,6 +207,11 @@ class PairsSettings(MachineSettings, DirectionSettings):
                 "that one text could be both; give --preferred-below the smaller value"
             )
         return self
+
+    @property
+    def direction_spec(self) -> DirectionSpec:
+        """Which direction, and how texts are read; always by the strict protocol."""
+        return DirectionSpec(self.direction, self.meant, self.direction_block, "strict", self.seed, self.batch_size)
 
     @property
     def most(self) -> int | None:

@@ -13,7 +13,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import check_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients import read_data
-from dposcope.jobs.pairs.parts import Source
+from dposcope.jobs.pairs.job import read_source
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import Step
 
@@ -36,7 +36,7 @@ def check_steps(steps: Sequence[Step]) -> None:
     for step in steps:
         match step.settings:
             case PairsSettings():
-                Source.read(step.settings)
+                read_source(step.settings)
             case DpoSettings():
                 load_neutral(step.settings.neutral, column=step.settings.neutral_column)
                 if step.settings.train == "lora" and find_spec("peft") is None:

@@ -20,7 +20,6 @@ from dposcope.interventions.edit import Edit
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import (
     Data,
-    DirectionSpec,
     Ingredients,
     Job,
     prepare,
@@ -80,7 +79,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     read = data.read_prompts(chooses=True)
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
         learned = learn_gains(model, run, data.learn, learn_text, settings)
-        job = Job.begin(run, model, data, settings)
+        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         search_scorer = _search_scorer(data.report.scorer, settings)
@@ -134,7 +133,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
         learned = already_learned(run, settings.learned)
-        job = Job.begin(run, model, data, settings)
+        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
         ingredients = _ingredients(job, settings)
         scorer = _search_scorer(data.report.scorer, settings)
         prepared = _ready(job, ingredients, learned, scorer, learn_text, settings)
@@ -147,7 +146,7 @@ def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
 
 
 def _ingredients(job: Job, settings: TuneSettings) -> Ingredients:
-    ingredients = prepare(job, DirectionSpec.of(settings))
+    ingredients = prepare(job, settings.direction_spec)
     return with_direction(job, ingredients, settings.negative_control, settings.seed)
 
 
