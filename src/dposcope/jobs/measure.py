@@ -65,8 +65,14 @@ def _further(materials: Materials) -> dict[str, list[str]]:
     return {name: [scorer.name, scorer.digest] for name, scorer in materials.further.items()}
 
 
-def measure_limit(job: Job, materials: Materials) -> IdealOutcome | None:
-    """The stage `measure-ideal`; its file is `conditions/ideal.json`. None without an ideal."""
+def measure_limit(job: Job, base: Outcome, materials: Materials) -> IdealOutcome | None:
+    """The stage `measure-ideal`; its file is `conditions/ideal.json`. None without an ideal.
+
+    Args:
+        job: run, model and data.
+        base: of the plain model, which has read the ideal's texts.
+        materials: what is measured.
+    """
     run, ideal = job.run, materials.ideal
     if ideal is None:
         return None
@@ -82,7 +88,12 @@ def measure_limit(job: Job, materials: Materials) -> IdealOutcome | None:
             "batch_size": materials.batch_size,
         },
         make=lambda: measure_ideal(
-            job.lm, ideal, materials.scorers, batch_size=materials.batch_size, progress=run.reporter.progress
+            job.lm,
+            ideal,
+            materials.scorers,
+            own=base.harmless,
+            batch_size=materials.batch_size,
+            progress=run.reporter.progress,
         ).to_json(),
         file=run.folder / "conditions" / f"{IDEAL}.json",
     )
@@ -130,7 +141,7 @@ def write_scores(
         about=about,
         concept=materials.concept,
         fingerprint=fingerprint,
-        ideal=measure_limit(job, materials),
+        ideal=measure_limit(job, outcomes[BASE], materials),
     )
     rows = [
         {

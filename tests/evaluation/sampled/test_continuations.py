@@ -58,6 +58,15 @@ def test_progress_counts_every_text_once(llama):
     assert seen == [(2, 6), (3, 6), (5, 6), (6, 6)]
 
 
+def test_what_was_read_before_is_not_read_again(llama):
+    seen = []
+    texts = generate(llama, TEXTS[:5], new_tokens=6, sampling=Sampling(seed=3))
+    own = continuation_losses(llama, texts, batch_size=2)
+    found = relevance(llama, texts, own=own, batch_size=2, progress=lambda done, total: seen.append((done, total)))
+    assert found.nats.tolist() == relevance(llama, texts, batch_size=2).nats.tolist()
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
 @pytest.mark.parametrize(
     ("texts", "after", "message"),
     [

@@ -110,6 +110,7 @@ def relevance(
     lm: LanguageModel,
     written: Sequence[Continuation],
     *,
+    own: WindowLosses | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Relevance:
@@ -121,8 +122,9 @@ def relevance(
     Args:
         lm: the plain model.
         written: texts of any model, with their prompts; at least two.
+        own: what the plain model makes of them after their own prompts, where that was read before.
         batch_size: texts at a time.
-        progress: called with texts read, of two readings of each.
+        progress: called with texts read, of one reading of each or of two.
 
     Raises:
         DposcopeError: fewer than two texts, or what `continuation_losses` refuses.
@@ -132,14 +134,17 @@ def relevance(
     half = len(written) // 2
     others = [written[(row + half) % len(written)].prompt_ids for row in range(len(written))]
 
+    readings = 2 if own is None else 1
+
     def first(done: int, total: int) -> None:
         if progress is not None:
-            progress(done, 2 * total)
+            progress(done, readings * total)
 
-    def second(done: int, total: int) -> None:
+    def last(done: int, total: int) -> None:
         if progress is not None:
-            progress(total + done, 2 * total)
+            progress((readings - 1) * total + done, readings * total)
 
-    own = continuation_losses(lm, written, batch_size=batch_size, progress=first)
-    other = continuation_losses(lm, written, after=others, batch_size=batch_size, progress=second)
+    if own is None:
+        own = continuation_losses(lm, written, batch_size=batch_size, progress=first)
+    other = continuation_losses(lm, written, after=others, batch_size=batch_size, progress=last)
     return Relevance(other.nll - own.nll, own.tokens)

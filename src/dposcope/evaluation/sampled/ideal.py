@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from dposcope.artefacts import text_digest
+from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance, relevance
 from dposcope.evaluation.sampled.real_toxicity import harmless_places, sample_texts
 from dposcope.evaluation.scorer import Scorer
@@ -137,6 +138,7 @@ def measure_ideal(
     ideal: Ideal,
     scorers: Mapping[str, Scorer],
     *,
+    own: WindowLosses | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> IdealOutcome:
@@ -146,10 +148,11 @@ def measure_ideal(
         lm: the plain model.
         ideal: its harmless samples.
         scorers: name of the measure → scorer.
+        own: the plain model's losses on these texts, where they were read before.
         batch_size: texts at a time.
         progress: called with texts read.
     """
     scores = {name: scorer(ideal.texts) for name, scorer in scorers.items()}
     if len(ideal.written) < 2:
         return IdealOutcome(scores, None)
-    return IdealOutcome(scores, relevance(lm, ideal.written, batch_size=batch_size, progress=progress))
+    return IdealOutcome(scores, relevance(lm, ideal.written, own=own, batch_size=batch_size, progress=progress))

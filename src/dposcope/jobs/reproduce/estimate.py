@@ -251,13 +251,14 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
     reported = _reported(settings, prompts)
     texts = min(reported, MOST_TEXTS)
-    # Of its own texts every condition has the relevance read, after two prompts each; and the ideal's texts once.
-    relevance = 2 * _read(size, texts)
-    row = _written(size, reported, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows + relevance
+    # The plain model reads a condition's texts after two prompts each, for their relevance, and the condition reads the
+    # ideal's texts, so that of these only the reading after the other prompt is left.
+    read = _read(size, texts)
+    row = _written(size, reported, PROMPT_TOKENS) + _written(size, passages, PASSAGE_TOKENS) + windows + 2 * read
     once = 2 * 2 * _written(size, share * prompts, PROMPT_TOKENS) + _comments(settings, size)
     if settings.protocol == "strict":
-        row += _read(size, texts)
-        once += _written(size, texts, PROMPT_TOKENS, share=DRAWING) + relevance
+        row += read
+        once += _written(size, texts, PROMPT_TOKENS, share=DRAWING) + read
     return rows * row + once
 
 
