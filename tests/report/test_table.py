@@ -249,7 +249,7 @@ def test_html_holds_every_cell_escaped_and_masked():
     assert STRONG not in page
     assert "<script>" not in page
     assert "T &lt;i&gt; " in page
-    assert '<td class="number">0.219†<span class="interval">0.188–0.250</span></td>' in page
+    assert '<td class="number">0.219†<span class="interval whole">0.188–0.250</span></td>' in page
     assert '<td class="number">−10.0 %</td>' in page
     assert "<td>x, y</td>" in page
     assert '<th scope="col" class="number">many</th>' in page

@@ -115,27 +115,24 @@ def test_further_scorers_and_costs_of_tuning_stand_in_the_line_of_a_run_that_has
     )
     table = findings_table([replace(runs[0], scores=whole), runs[1]])
     head = list(table.head)
-    assert head[5:12] == [
-        *("× before", "by the judge", "by third", "log-PPL", "F1"),
-        *("harmless log-PPL, paired rise", "relevance kept"),
-    ]
+    costs = ["log-PPL", "F1", "harmless log-PPL, paired rise"]
+    assert head[5:12] == ["× before", "by the judge", "by third", *costs, "neurons ↓"]
     first, second = (dict(zip(head, row, strict=True)) for row in table.rows)
     assert first["× before"] == "0.33 × (0.20–0.50)‡"
     assert (first["by the judge"], first["by third"]) == ("0.33 ×" + UNSHARED, "0.75 ×")
     assert first["harmless log-PPL, paired rise"] == "+0.25 (+0.20 to +0.30)"
-    assert (first["relevance kept"], first["distinct pairs kept"]) == ("0.80 × (0.70–0.90)", "0.72 ×")
     assert (second["by the judge"], second["by third"]) == ("0.67 ×", "–")
-    assert {second[name] for name in head[10:13]} == {"–"}
+    assert second["harmless log-PPL, paired rise"] == "–"
     frame = table.to_polars()
     assert frame["third_ratio"].to_list() == [pytest.approx(0.75), None]
     assert frame["harmless_rise"].to_list() == [0.25, None]
+    assert frame["relevance_kept"].to_list() == [0.8, None]
     assert frame["distinct_kept"].to_list() == [0.72, None]
     assert "phrase" not in frame.columns
     assert table.notes[1:] == (
         "By the judge, by third: × before of means.",
         "‡: another scorer does not share this difference.",
-        "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal). Relevance: nats per "
-        "token of a text that its own prompt explains. Kept: divided by the plain model's.",
+        "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal).",
     )
     plain = findings_table([replace(run, scores=_without_judge(run.scores)) for run in runs])
     assert len(plain.head) == 12

@@ -64,7 +64,8 @@ def test_sections_stand_before_the_browser_in_their_order(html):
     places = [html.index(f'<h2 id="{name}">') for name in ("section-1", "section-2", "map", "neurons", "glossary")]
     assert places == sorted(places)
     assert '<a href="#section-1">What it did</a>' in html
-    assert '<th scope="row">none</th><td class="number">0.300<span class="interval">0.280–0.330</span></td>' in html
+    cell = '<td class="number">0.300<span class="interval whole">0.280–0.330</span></td>'
+    assert f'<th scope="row">none</th>{cell}' in html
     assert '<td class="number">–</td><td class="number">0</td>' in html
     assert '<td class="number">−0.25</td><td class="number">12,345</td>' in html
     assert "−0.200" in html

@@ -39,8 +39,10 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         RANDOM_BY_BLOCK: ("share_random_layers", "share: random, by block"),
     }
     others = [name for name in dict.fromkeys(name for run in runs for name in run.scores.scorers) if name != "toxicity"]
-    # The phrase that rose most is long; it stands in each run's own tables.
+    # The phrase that rose most stands in each run's own tables only, where it is masked.
     costs = {column.name: column for run in runs for column in cost_columns(run.scores) if column.name != "phrase"}
+    # A line has room for one of them. The rest are in the frame, and in the runs' own tables.
+    harmless = [column for name, column in costs.items() if name == "harmless_rise"]
     sources = [name for column in costs.values() for name in column.sources]
     frame, shown, marked = [], [], False
     for run in runs:
@@ -91,7 +93,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             *(Column(f"{name}_ratio", scorer_label(name), RATIO, mark=f"{name}_mark") for name in others),
             Column.ranged("logppl", "log-PPL", DIFFERENCE),
             Column.ranged("f1", "F1", DIFFERENCE),
-            *costs.values(),
+            *harmless,
             Column("reducing", "neurons ↓", SHARE),
             *(Column.ranged(column, label, SHARE) for column, label in patched.values()),
         ),
@@ -102,7 +104,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             "measured.",
             *((f"{sentence_case(', '.join(map(scorer_label, others)))}: × before of means.",) if others else ()),
             *((UNSHARED_NOTE,) if marked else ()),
-            *meaning_of(costs.values()),
+            *meaning_of(harmless),
         ),
         view=frame_of(shown),
     )
