@@ -19,6 +19,7 @@ from dposcope.jobs.reproduce.overview import findings_lines, overview_page
 from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
 from dposcope.report.costs import UNSHARED
 from dposcope.report.table import Column, Table
+from helpers.chromium import chromium
 from helpers.jobs import command
 
 NUMBERS = ("measured", "value", "low", "high")
@@ -94,26 +95,25 @@ def test_each_run_is_a_line(runs):
     assert frame["toxicity_ratio_high"].to_list() == [0.5, 0.5]
 
 
-def test_further_scorers_and_costs_of_tuning_stand_in_the_line_of_a_run_that_has_them(runs):
-    """The judge's interval excludes 0 and the third scorer's does not, so neither shares what the other says."""
-    scores = runs[0].scores
+def with_every_cost(run: FinishedRun) -> FinishedRun:
+    """With a third scorer that shows no certain difference, where the judge shows one; and with all costs."""
+    scores, made = run.scores, run.scores.against_none["tuned"]
     third = {"none": Estimate(0.4, 0.3, 0.5, 10), "tuned": Estimate(0.3, 0.2, 0.4, 10)}
-    made = scores.against_none["tuned"]
-    against = Comparison(
-        made.differences | {"third": Difference(-0.1, -0.3, 0.1, 10), "harmless_logppl": Difference(0.25, 0.2, 0.3, 9)},
-        made.toxicity_ratio,
-        Ratio(0.8, 0.7, 0.9, 10),
-    )
-    phrase = Phrase("i was", 0.2, 0.1, Difference(0.1, 0.0, 0.2, 10))
+    more = {"third": Difference(-0.1, -0.3, 0.1, 10), "harmless_logppl": Difference(0.25, 0.2, 0.3, 9)}
+    against = Comparison(made.differences | more, made.toxicity_ratio, Ratio(0.8, 0.7, 0.9, 10))
     whole = replace(
         scores,
         conditions={name: values | {"third": third[name]} for name, values in scores.conditions.items()},
         against_none={"tuned": against},
         further=("third",),
         distinct_kept={"none": 1.0, "tuned": 0.72},
-        phrases={"tuned": (phrase,)},
+        phrases={"tuned": (Phrase("i was", 0.2, 0.1, Difference(0.1, 0.0, 0.2, 10)),)},
     )
-    table = findings_table([replace(runs[0], scores=whole), runs[1]])
+    return replace(run, scores=whole)
+
+
+def test_further_scorers_and_costs_of_tuning_stand_in_the_line_of_a_run_that_has_them(runs):
+    table = findings_table([with_every_cost(runs[0]), runs[1]])
     head = list(table.head)
     costs = ["log-PPL", "F1", "harmless log-PPL, paired rise"]
     assert head[5:12] == ["× before", "by the judge", "by third", *costs, "neurons ↓"]
@@ -137,6 +137,16 @@ def test_further_scorers_and_costs_of_tuning_stand_in_the_line_of_a_run_that_has
     plain = findings_table([replace(run, scores=_without_judge(run.scores)) for run in runs])
     assert len(plain.head) == 12
     assert len(plain.notes) == 1
+
+
+def test_findings_fit_a_laptop(runs, tmp_path):
+    whole = [with_every_cost(run) for run in runs]
+    page = tmp_path / "report.html"
+    page.write_text(overview_page(whole, overview_tables(whole), title="t", root=tmp_path), encoding="utf-8")
+    box = "document.querySelector('[aria-labelledby=section-1-table-1]')"
+    with chromium() as browser:
+        browser.open(page, width=1280)
+        assert browser.run(f"{box}.scrollWidth") == browser.run(f"{box}.clientWidth") == 1200
 
 
 def _without_judge(scores: Scores) -> Scores:
