@@ -232,9 +232,9 @@ def leak_to_a_scorer(patch: pytest.MonkeyPatch) -> None:
     """They are scored as texts while the edit is chosen."""
     choose = edit_job.choose_edit
 
-    def leaking(job, *given):
+    def leaking(job, *given, **named):
         job.data.report.scorer(job.data.report.prompts)
-        return choose(job, *given)
+        return choose(job, *given, **named)
 
     patch.setattr(edit_job, "choose_edit", leaking)
 

@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dposcope.data.concept import Concept
+from dposcope.data.named import BUILTIN
 from dposcope.protocols import Protocol, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -37,6 +38,39 @@ class DirectionSpec:
     """Of a probe."""
     batch_size: int = 32
     """Texts at a time."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows of a run's settings."""
+
+    options: Mapping[str, Any]
+    """All of them, by name."""
+    seed: int
+    built_in: bool
+    """Whether some of the data comes with dposcope."""
+
+
+Mix = Literal["both", "gains", "ablation"]
+"""Parts of the default edit."""
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """The parts of the default edit, and its strength."""
+
+    mix: Mix
+    alpha: float | None
+    """Shift of the gains, if it is given."""
+    ablate: float | None
+    """Weight of the ablation, if it is given."""
+    bound: float
+    """On the rise of log-perplexity, nats per token, for a strength that is searched."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the strength is given."""
+        return self.alpha is not None or self.ablate is not None
 
 
 class Settings(BaseModel):
@@ -216,6 +250,13 @@ class MeasureSettings(MachineSettings, DirectionSettings):
             self.direction, self.meant, self.direction_block, self.definitions, self.seed, self.batch_size
         )
 
+    @property
+    def shown(self) -> Shown:
+        """What a report shows of them."""
+        sources = (self.prompts, self.comments, self.neutral)
+        built_in = any(source is None or source.startswith(BUILTIN) for source in sources)
+        return Shown(self.model_dump(mode="json"), self.seed, built_in)
+
 
 class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
@@ -240,9 +281,7 @@ class EditSettings(MeasureSettings):
         description="Ranking of the neurons of a group: by |cosine|, signed cosine, smallest |mean|, or "
         "as in the authors' code.",
     )
-    mix: Annotated[Literal["both", "gains", "ablation"], Parameter(group=_EDIT)] = Field(
-        default="both", description="Parts of the searched edit."
-    )
+    mix: Annotated[Mix, Parameter(group=_EDIT)] = Field(default="both", description="Parts of the searched edit.")
     max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
         default=0.2,
         gt=0,
@@ -257,6 +296,11 @@ class EditSettings(MeasureSettings):
         default=True,
         description="If dposcope has a learned edit for the model, also measure it.",
     )
+
+    @property
+    def edit_spec(self) -> EditSpec:
+        """The parts of the edit, and its strength."""
+        return EditSpec(self.mix, self.alpha, self.ablate, self.max_logppl_increase)
 
     @model_validator(mode="after")
     def _ablation_fits(self) -> "EditSettings":

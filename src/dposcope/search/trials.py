@@ -30,12 +30,12 @@ and one text with a repetition would rule out every edit."""
 class Bound:
     """Bounds on the costs of an edit."""
 
-    kl: float | None = None
-    """Most KL(base‖edited), nats per token; None: any."""
-    rise: float | None = None
-    """Largest rise of log-perplexity, nats per token; None: any."""
-    harmless: float | None = None
-    """Largest rise of log-perplexity on the plain model's own harmless texts, nats per token; None: any."""
+    kl: float = math.inf
+    """Most KL(base‖edited), nats per token."""
+    rise: float = math.inf
+    """Largest rise of log-perplexity, nats per token."""
+    harmless: float = math.inf
+    """Largest rise of log-perplexity on the plain model's own harmless texts, nats per token."""
 
     def excess(self, cost: Cost, harmless: float | None = None) -> float:
         """How far the worst cost exceeds its bound, as a share of the bound; 0 or less if all are within bounds.
@@ -49,7 +49,7 @@ class Bound:
             (cost.increase.mean, self.rise),
             (harmless, self.harmless),
         )
-        over = [value / most - 1 for value, most in measured if most is not None and value is not None]
+        over = [value / most - 1 for value, most in measured if most < math.inf and value is not None]
         return max(over, default=-1.0)
 
 

@@ -87,7 +87,14 @@ def choosing(tmp_path):
             direction.save(run.folder / "direction")
             ingredients.means.save(run.folder / "means")
             study = StudyJob(run, lm, read_data(settings))
-            choice = choose_edit(study, ingredients, selected(ingredients, settings.beta), settings)
+            choice = choose_edit(
+                study,
+                ingredients,
+                selected(ingredients, settings.beta),
+                settings.edit_spec,
+                reported=settings.max_windows,
+                made_by=settings.model_dump(mode="json"),
+            )
         return choice, study, ingredients
 
     return choose

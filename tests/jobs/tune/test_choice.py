@@ -17,9 +17,10 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Quiet, Run
 from dposcope.jobs.tune import report as tune_report
-from dposcope.jobs.tune.choice import ChosenEdit, choose, source_name
+from dposcope.jobs.tune.choice import ChosenEdit, choose
+from dposcope.jobs.tune.job import _bounds
 from dposcope.jobs.tune.search import Searched, learned_digests
-from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.jobs.tune.settings import TuneSettings, source_name
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import TextBound, Trial, Written
@@ -60,6 +61,7 @@ class Scripted:
     neutral: object
     asked: list
     harmless: object = None
+    bound: object = None
 
     def write(self):
         self.asked.append(Tracked.last)
@@ -77,7 +79,15 @@ def trial(number, source, concept, kl):
     )
 
 
+PLAIN = {"control": None, "own_neutral": False, "built_in": True}
+"""What notes are told of a run: no negative control, and built-in data."""
+
 TRIALS = [trial(0, "learned-5", 0.3, 0.01), trial(1, "learned-1", 0.1, 0.02)]
+
+
+def trials_of(settings, trials=TRIALS):
+    """Those of the search; --quick has none."""
+    return [] if settings.quick else trials
 
 
 def chosen(
@@ -88,11 +98,12 @@ def chosen(
     family = Tracked({name: Source.line(one) for name, one in gains.items()}, random_direction(lm), lm.n_blocks)
     Direction(random_direction(lm), "random", -1).save(folder / "direction")
     flat = type("Flat", (Neutral,), {"share": 0.0})()
-    objective = Scripted(family, rule, neutral or flat, [], harmless)
-    job = Job(Run(folder, {}, reporter or Quiet()), lm, SimpleNamespace(digests={"choose_prompts": "-"}))
     settings = settings or TuneSettings(max_logppl_increase=0.5)
-    searched = Searched(objective, trials, TextBound(BASE, 0.9, settings.max_phrase_rise))
-    found = choose(job, searched, TEXT, settings)
+    bounds = _bounds(settings)
+    objective = Scripted(family, rule, neutral or flat, [], harmless, bounds.cost)
+    job = Job(Run(folder, {}, reporter or Quiet()), lm, SimpleNamespace(digests={"choose_prompts": "-"}))
+    text_bound = TextBound(BASE, 0.9, settings.max_phrase_rise)
+    found = choose(job, Searched(objective, trials_of(settings, trials), text_bound), TEXT, settings.recipe)
     return found, objective.asked
 
 
@@ -159,7 +170,7 @@ def test_an_edit_with_a_favourite_phrase_is_refused_and_that_is_said(tmp_path):
     assert found.passed_over
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
     searched = Searched(an_objective(materials.scorer), TRIALS, TextBound(BASE, 0.5, 0.03))
-    said = " ".join(tune_report._notes(searched, found, settings, materials))
+    said = " ".join(tune_report._notes(searched, found, materials, **PLAIN))
     assert "refused for a favourite phrase: “i remember” stood in" in said
     assert "(--max-phrase-rise 0.03)" in said
 
@@ -174,7 +185,8 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
     assert len(found.passed_over) == len(asked) == 1
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
     objective = an_objective(materials.scorer)
-    said = " ".join(tune_report._notes(Searched(objective, trials, TextBound(BASE, 0.9)), found, settings, materials))
+    searched = Searched(objective, trials_of(settings, trials), TextBound(BASE, 0.9))
+    said = " ".join(tune_report._notes(searched, found, materials, **PLAIN))
     assert "did not score lower on the search prompts than the plain model (0.400)" in said
     assert "too repetitive" not in said
 
@@ -238,7 +250,7 @@ def test_advice_names_what_stood_in_the_way(tmp_path, rule, first, quick):
     dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
     settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
     found, _ = chosen(tmp_path, rule, settings=settings, neutral=dear if rule is None else None)
-    said = tune_report._advice(Searched(None, TRIALS, TextBound(BASE, 0.9)), found, settings)
+    said = tune_report._advice(Searched(None, trials_of(settings), TextBound(BASE, 0.9)), found)
     last = "search without --quick" if quick else "raise --trials"
     assert said == (f"{first}{last}." if first else f"{last.capitalize()}.")
 

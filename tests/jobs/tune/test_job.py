@@ -20,17 +20,18 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients import Job as AtWork
 from dposcope.jobs.ingredients import prepare
-from dposcope.jobs.run import Quiet, Run, RunPolicy, open_run
+from dposcope.jobs.pairs.job import harmless_file
+from dposcope.jobs.run import RunPolicy, open_run
 from dposcope.jobs.tune import learning as tune_learning
-from dposcope.jobs.tune.job import TuneRun, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.jobs.tune.job import TuneRun, _bounds, _described, _read, _search_scorer, join_tune, run_tune
 from dposcope.jobs.tune.learning import learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
 from dposcope.jobs.tune.search import prepare_search
-from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.model.batches import encode
 from dposcope.model.generate import generate
 from dposcope.model.load import load
-from dposcope.search.family import Source
+from dposcope.search.family import Family, Source
 from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 
@@ -220,16 +221,26 @@ def test_a_run_with_a_teacher_learns_by_other_defaults(job):
     assert of(form="ablation") == of(methods=["groups"]) == {}
 
 
-def test_harmless_texts_hold_the_gains_where_there_are_some(job, tmp_path):
-    def texts(**given):
-        return tune_learning._kl_texts(Run(tmp_path, {}, Quiet()), settings_of(job, **given))
+def test_harmless_texts_hold_the_gains_where_there_are_some(job, tmp_path, monkeypatch):
+    """Pairs of extremes may have no harmless side."""
+    asked = {}
 
-    assert texts() == {}, "pairs of extremes may have no harmless side"
-    (tmp_path / "pairs.harmless.jsonl").write_text('{"prompt": "a", "text": " b"}')
-    beside = str(tmp_path / "pairs.harmless.jsonl")
-    assert texts() == {"kl_on": "mixed", "harmless": beside}
-    assert texts(kl_on="harmless") == {"kl_on": "harmless", "harmless": beside}
-    assert texts(kl_on="neutral") == {}
+    def texts(kl_on, *, written):
+        def pairs(_model, path, *_, **__):
+            if written:
+                harmless_file(path).write_text('{"prompt": "a", "text": " b"}')
+
+        monkeypatch.setattr(tune_learning, "run_pairs", pairs)
+        with open_run(tmp_path / f"{kl_on}-{written}", "tune", {}) as run:
+            learn_gains("m", run, ["a prompt"], "text", settings_of(job, kl_on=kl_on))
+        return asked["settings"].kl_on, asked["settings"].harmless == str(run.folder / "pairs.harmless.jsonl")
+
+    monkeypatch.setattr(tune_learning.Edit, "load", lambda _: None)
+    monkeypatch.setattr(tune_learning, "run_dpo", lambda _m, _out, settings, **_: asked.update(settings=settings))
+    assert texts("mixed", written=False) == (None, False)
+    assert texts("mixed", written=True) == ("mixed", True)
+    assert texts("harmless", written=True) == ("harmless", True)
+    assert texts("neutral", written=True) == (None, False)
 
 
 def test_trials_and_the_choice_are_held_to_harmless_texts(done):
@@ -249,21 +260,19 @@ def test_trials_and_the_choice_are_held_to_harmless_texts(done):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "imitated", "wanted"),
+    ("epochs", "teacher", "wanted"),
     [
-        (None, {"teacher": "full"}, (2.0, "linear")),
-        (None, {}, (3.0, "none")),
-        (1.0, {"teacher": "full"}, (1.0, "linear")),
-        (1.0, {}, (1.0, "none")),
+        (None, Teacher("tuned", 1.5), (2.0, "linear", 1.5)),
+        (None, None, (3.0, "none", 1.0)),
+        (1.0, Teacher("tuned", 1.5), (1.0, "linear", 1.5)),
+        (1.0, None, (1.0, "none", 1.0)),
     ],
 )
-def test_gains_with_a_teacher_learn_for_less_long_and_with_decay(job, tmp_path, monkeypatch, epochs, imitated, wanted):
-    asked = []
-    monkeypatch.setattr(tune_learning, "run_dpo", lambda model, folder, settings, **options: asked.append(settings))
-    monkeypatch.setattr(tune_learning.Edit, "load", lambda stem: None)
-    run = Run(tmp_path, {}, Quiet())
-    tune_learning._learn("m", run, "learned-3", 3.0, settings_of(job, epochs=epochs), **imitated)
-    assert [(one.kl_weight, one.epochs, one.decay) for one in asked] == [(3.0, *wanted)]
+def test_gains_with_a_teacher_learn_for_less_long_and_with_decay(job, epochs, teacher, wanted):
+    texts = LearningTexts(Path("pairs.jsonl"), Path("neutral.jsonl"), None)
+    made = settings_of(job, epochs=epochs).of_gains(3.0, texts, teacher)
+    assert (made.kl_weight, made.epochs, made.decay, made.teacher_strength) == (3.0, *wanted)
+    assert made.teacher == (None if teacher is None else "tuned")
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
@@ -354,7 +363,9 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
             at_work = AtWork(run, lm, data)
             ingredients = prepare(at_work, settings.direction_spec)
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-2", "learned-5")}
-            return prepare_search(at_work, sources, ingredients, text, load_scorer("helpers.jobs:softness"), settings)
+            family = Family(sources, ingredients.direction.vector, lm.n_blocks)
+            scorer, asked = load_scorer("helpers.jobs:softness"), {"windows": 4, "batch_size": 32, "seed": 0}
+            return prepare_search(at_work, family, text, scorer, _bounds(settings), control=None, **asked)
 
     try:
         first, second = inputs(0.5), inputs(0.7)

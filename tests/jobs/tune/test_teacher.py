@@ -35,7 +35,8 @@ class Told:
                 str(teacher or self.teacher),
                 text=text or self.text,
                 bound=bound,
-                settings=settings,
+                dtype=settings.dtype,
+                device=settings.device,
             )
 
     def rise(self, strength: float):

@@ -1,5 +1,6 @@
 """The stage `choose` of `dposcope edit`: the edit as given, or the default family at the largest allowed strength."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.ingredients import Ingredients, Job
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.settings import EditSpec, Mix
 from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
 from dposcope.neurons.groups import Selection
 
@@ -34,9 +35,11 @@ class Choice:
     """None if the settings give the strength."""
     held_out: bool
     """Whether the reported windows are held out from the search."""
+    mix: Mix
+    """Parts of a searched edit."""
 
 
-def default_edit(ingredients: Ingredients, selection: Selection, *, mix: str, strength: float) -> Edit:
+def default_edit(ingredients: Ingredients, selection: Selection, *, mix: Mix, strength: float) -> Edit:
     """The default family at strength s: the direction is ablated from the MLPs of the later half of the blocks with
     weight w = s, and the earlier half gets the paper's gains with α = 0.03 s. Or gains only, in all blocks (α = s), or
     that ablation only.
@@ -55,63 +58,74 @@ def default_edit(ingredients: Ingredients, selection: Selection, *, mix: str, st
     return Edit.of(gains, ablation)
 
 
-def choose_edit(job: Job, ingredients: Ingredients, selection: Selection, settings: EditSettings) -> Choice:
-    """The stage `choose`; writes `edit.safetensors` and `edit.json`."""
+def choose_edit(
+    job: Job,
+    ingredients: Ingredients,
+    selection: Selection,
+    spec: EditSpec,
+    *,
+    reported: int,
+    made_by: Mapping[str, Any],
+) -> Choice:
+    """The stage `choose`; writes `edit.safetensors` and `edit.json`.
+
+    Args:
+        job: run, model and data.
+        ingredients: direction and means.
+        selection: the neurons that get gains.
+        spec: the parts of the edit, and its strength or the bound on its cost.
+        reported: windows of neutral text that the report reads.
+        made_by: settings by name, all that decide the edit; it tells some of them.
+    """
     stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
-    fixed = settings.alpha is not None or settings.ablate is not None
     windows = count_windows(job.lm, job.data.report.neutral, protocol="strict")
     # Trials read the windows after the reported ones, if the text is long enough.
-    held_out = windows >= settings.max_windows + SEARCH_WINDOWS
+    held_out = windows >= reported + SEARCH_WINDOWS
     about = {
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
         "direction": ingredients.direction.kind,
-        "beta": settings.beta,
-        "ranking": settings.ranking,
-        "protocol": settings.protocol,
-        "seed": settings.seed,
+        **{name: made_by[name] for name in ("beta", "ranking", "protocol", "seed")},
     }
 
     def make() -> None:
-        if fixed:
-            _given(ingredients, selection, settings, about).save(stem)
+        if spec.given:
+            _given(ingredients, selection, spec, about).save(stem)
             return
-        skip = settings.max_windows if held_out else 0
-        search = _search(job, ingredients, selection, settings, skip_windows=skip)
+        search = _search(job, ingredients, selection, spec, skip_windows=reported if held_out else 0)
         write_json(trace, asdict(search))
-        facts = {"mix": settings.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
-        edit = default_edit(ingredients, selection, mix=settings.mix, strength=search.chosen)
+        facts = {"mix": spec.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
+        edit = default_edit(ingredients, selection, mix=spec.mix, strength=search.chosen)
         Edit.of(edit, about={**about, **facts}).save(stem)
 
     return job.run.stage(
         "choose",
-        "The edit as given" if fixed else "Strength that neutral text allows",
+        "The edit as given" if spec.given else "Strength that neutral text allows",
         inputs={
             **job.model,
             "direction": value_digest(job.run.folder / "direction"),
             "means": value_digest(job.run.folder / "means"),
             "neutral": job.data.report.digests["neutral"],
-            # The concept's values are in the other settings.
-            "settings": settings.model_dump(mode="json", exclude={"concept"}),
+            "settings": dict(made_by),
         },
-        files=value_files(stem).both if fixed else [*value_files(stem).both, trace],
+        files=value_files(stem).both if spec.given else [*value_files(stem).both, trace],
         make=make,
-        load=lambda: Choice(Edit.load(stem), None if fixed else _read(read_json(trace)), held_out),
+        load=lambda: Choice(Edit.load(stem), None if spec.given else _read(read_json(trace)), held_out, spec.mix),
         revision=2,
     )
 
 
-def _given(ingredients: Ingredients, selection: Selection, settings: EditSettings, about: dict[str, Any]) -> Edit:
+def _given(ingredients: Ingredients, selection: Selection, spec: EditSpec, about: dict[str, Any]) -> Edit:
     parts: list[Gains | Ablation] = []
-    if settings.alpha:
-        parts.append(gains_of(selection, alpha=settings.alpha))
-    if settings.ablate:
-        parts.append(ablate(ingredients.direction.vector, weight=settings.ablate))
-    return Edit.of(*parts, about={**about, "alpha": settings.alpha, "ablate": settings.ablate})
+    if spec.alpha:
+        parts.append(gains_of(selection, alpha=spec.alpha))
+    if spec.ablate:
+        parts.append(ablate(ingredients.direction.vector, weight=spec.ablate))
+    return Edit.of(*parts, about={**about, "alpha": spec.alpha, "ablate": spec.ablate})
 
 
 def _search(
-    job: Job, ingredients: Ingredients, selection: Selection, settings: EditSettings, *, skip_windows: int
+    job: Job, ingredients: Ingredients, selection: Selection, spec: EditSpec, *, skip_windows: int
 ) -> StrengthSearch:
     trials = 0
 
@@ -130,14 +144,13 @@ def _search(
     base = losses(None)
 
     def increase(strength: float) -> Difference:
-        edited = losses(default_edit(ingredients, selection, mix=settings.mix, strength=strength))
+        edited = losses(default_edit(ingredients, selection, mix=spec.mix, strength=strength))
         if not np.isfinite(edited.nll).all():
             vocabulary = int(job.lm.model.config.get_text_config().vocab_size)
-            return overflow(vocabulary, settings.max_logppl_increase, len(edited.nll))
+            return overflow(vocabulary, spec.bound, len(edited.nll))
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
-    start = 0.2 if settings.mix == "gains" else 2.0
-    return search_strength(increase, settings.max_logppl_increase, start=start)
+    return search_strength(increase, spec.bound, start=0.2 if spec.mix == "gains" else 2.0)
 
 
 def _read(stored: dict[str, Any]) -> StrengthSearch:

@@ -58,7 +58,10 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
         )
-        choice = choose_edit(job, ingredients, selection, settings)
+        # The concept's values are in the other settings.
+        made_by = settings.model_dump(mode="json", exclude={"concept"})
+        reported = settings.max_windows
+        choice = choose_edit(job, ingredients, selection, settings.edit_spec, reported=reported, made_by=made_by)
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, _conditions(model, choice.edit, made_from, settings), materials)
@@ -71,7 +74,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
             load=lambda: None,
         )
-        write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings)
+        write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings.shown)
         return EditRun(out, scores, choice.edit)
 
 

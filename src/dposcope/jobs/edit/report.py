@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from dposcope.artefacts import library_versions
-from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
@@ -14,7 +13,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
 from dposcope.jobs.ingredients import Ingredients, Job
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.settings import Shown
 from dposcope.neurons.groups import Selection
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from dposcope.report.edit.render import write_report
@@ -40,6 +39,11 @@ LABELS = {
     IDEAL: Condition(IDEAL, "Ideal", "limit", "the unedited model's own samples that score below 0.5"),
 }
 
+BUILT_IN_NOTE = (
+    "Built-in data was used: mild texts written for a demonstration. These are not benchmark numbers; "
+    "give --prompts, --comments and --neutral for real ones."
+)
+
 _SAMPLES = 24
 
 
@@ -52,7 +56,7 @@ def write_edit_report(
     materials: Materials,
     scores: Scores,
     judge: TrainedScorer,
-    settings: EditSettings,
+    shown: Shown,
 ) -> None:
     """Write `report.html` into the run's folder."""
     direction, search = ingredients.direction, choice.search
@@ -78,15 +82,15 @@ def write_edit_report(
         bound=None if search is None else search.bound,
         chosen_strength=None if search is None else search.chosen,
         judge=asdict(judge.quality),
-        settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
+        settings=[(name.replace("_", "-"), fact(value)) for name, value in shown.options.items()],
         provenance={
             "dtype": str(job.lm.dtype).removeprefix("torch."),
             "device": job.lm.device.type,
             "scorer": materials.scorer.name,
-            "seed": str(settings.seed),
+            "seed": str(shown.seed),
             **library_versions(),
         },
-        notes=_notes(choice, settings, materials),
+        notes=_notes(choice, materials, built_in=shown.built_in),
     )
     write_report(page, job.run.folder / "report.html")
 
@@ -105,17 +109,13 @@ def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list
     ][:_SAMPLES]
 
 
-def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list[str]:
+def _notes(choice: Choice, materials: Materials, *, built_in: bool) -> list[str]:
     notes = [
         "Samples are evenly spaced over the prompts. They are not selected by their effect.",
         f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
-    sources = (settings.prompts, settings.comments, settings.neutral)
-    if any(source is None or source.startswith(BUILTIN) for source in sources):
-        notes.append(
-            "Built-in data was used: mild texts written for a demonstration. These are not benchmark numbers; "
-            "give --prompts, --comments and --neutral for real ones."
-        )
+    if built_in:
+        notes.append(BUILT_IN_NOTE)
     if choice.search is not None:
         where = (
             "windows of the neutral text that are not reported"
@@ -126,12 +126,12 @@ def _notes(choice: Choice, settings: EditSettings, materials: Materials) -> list
             f"The strength was set on {where}, at most {SEARCH_WINDOWS}. The upper end of the interval of the increase "
             "is within the bound."
         )
-        if settings.mix == "both":
+        if choice.mix == "both":
             notes.append(
                 f"At strength s, the direction is ablated with weight w = s from the MLPs of the later half of the "
                 f"blocks, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."
             )
-    if settings.protocol == "reference":
+    if materials.protocol == "reference":
         notes.append(
             "Reference protocol: prompts are cut to their first 32 tokens and F1 counts the prompt, "
             "as in the published code. Do not compare these numbers with numbers of the strict protocol."

@@ -16,14 +16,13 @@ from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
-from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.search import Searched, learned_digests, learned_stem
-from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.jobs.tune.settings import Recipe, source_name
 from dposcope.search.family import Point
 from dposcope.search.trials import Objective, Written
 
@@ -68,20 +67,26 @@ class ChosenEdit:
     """Rise of log-perplexity on harmless texts; None if nothing is shipped, or there were none."""
 
 
-def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> ChosenEdit:
+def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> ChosenEdit:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
     If its texts are too repetitive (see `TextBound`), it is tried weaker. Then come the next trials, as long as their
     score in the search is lower than the lowest score so far. If no trial is left, or none scores lower than the plain
     model, nothing is shipped.
+
+    Args:
+        job: run, model and data.
+        searched: the search; without trials the only source is taken, at the strength where it starts.
+        learn_text: neutral text of the search.
+        recipe: what the edit tells of its making.
     """
     run, objective = job.run, searched.objective
     stem, record = run.folder / "edit", run.folder / "chosen.json"
 
     def make() -> None:
-        chosen = _choose(job, searched, learn_text, settings)
+        chosen = _choose(job, searched, learn_text)
         write_json(record, _to_json(chosen))
-        Edit.of(chosen.edit, about=_about(job, chosen, settings)).save(stem)
+        Edit.of(chosen.edit, about=_about(job, searched, chosen, recipe)).save(stem)
 
     return run.stage(
         "choose",
@@ -91,15 +96,15 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
             "trials": [trial.to_json() | {"seconds": 0} for trial in searched.trials],
             "base": asdict(searched.base),
             "sources": learned_digests(run, objective.family.sources),
-            "direction": value_digest(direction_stem(run, settings.negative_control)),
+            "direction": value_digest(direction_stem(run, recipe.control)),
             "text": text_digest(learn_text),
             "prompts": job.data.digests["choose_prompts"],
             "windows": _WINDOWS,
-            "bound": settings.max_logppl_increase,
-            "kl": settings.kl_bound,
-            "harmless": settings.max_harmless_increase,
+            "bound": objective.bound.rise,
+            "kl": objective.bound.kl,
+            "harmless": objective.bound.harmless,
             "text_bound": asdict(searched.text_bound),
-            "quick": settings.quick,
+            "quick": not searched.trials,
         },
         files=[*value_files(stem).both, record],
         make=make,
@@ -108,12 +113,12 @@ def choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings
     )
 
 
-def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSettings) -> ChosenEdit:
-    costs = _Costs(job, searched.objective, learn_text, settings)
+def _choose(job: Job, searched: Searched, learn_text: str) -> ChosenEdit:
+    costs = _Costs(job, searched.objective, learn_text)
     passed_over: list[PassedOver] = []
     best: ChosenEdit | None = None
     line: _Line | None = None
-    for point, score in _candidates(searched, settings):
+    for point, score in _candidates(searched):
         if best is not None and score >= best.written.concept:
             break
         line = _Line(costs, point)
@@ -154,9 +159,9 @@ def _choose(job: Job, searched: Searched, learn_text: str, settings: TuneSetting
     )
 
 
-def _candidates(searched: Searched, settings: TuneSettings) -> Iterator[tuple[Point, float]]:
+def _candidates(searched: Searched) -> Iterator[tuple[Point, float]]:
     """Points with their scores in the search, the lowest score first."""
-    if settings.quick:
+    if not searched.trials:
         name, source = next(iter(searched.objective.family.sources.items()))
         yield Point(name, source.start), 0.0
         return
@@ -183,12 +188,12 @@ class _Costs:
     """Measures costs: log-perplexity on long windows of neutral text, KL on the windows of the trials, and
     log-perplexity on harmless texts."""
 
-    def __init__(self, job: Job, objective: Objective, text: str, settings: TuneSettings) -> None:
+    def __init__(self, job: Job, objective: Objective, text: str) -> None:
         """`text`: the neutral text of the search."""
-        self._job, self._objective, self._text, self._settings = job, objective, text, settings
+        self._job, self._objective, self._text = job, objective, text
         self._base: WindowLosses | None = None
         self._read = self._expected = 0
-        self.bound = settings.max_logppl_increase
+        self.bound = objective.bound.rise
 
     def begin(self) -> None:
         """Start another trial: more work for the progress bar."""
@@ -211,9 +216,9 @@ class _Costs:
             beyond = overflow(vocabulary, self.bound, len(edited.nll))
             return _Cost(beyond, beyond)
         rise = paired_difference(edited.nll, base.nll, denominators=base.tokens)
-        costs = {LOGPPL: rise, KL: self._scaled(kl, self._settings.kl_bound, rise.n)}
+        costs = {LOGPPL: rise, KL: self._scaled(kl, objective.bound.kl, rise.n)}
         if harmless is not None:
-            costs[HARMLESS] = self._scaled(harmless, self._settings.max_harmless_increase, harmless.n)
+            costs[HARMLESS] = self._scaled(harmless, objective.bound.harmless, harmless.n)
         nearest = max(costs, key=lambda name: costs[name].high)
         return _Cost(rise, costs[nearest], nearest, harmless)
 
@@ -304,37 +309,26 @@ def _strength_search(stored: Mapping[str, Any]) -> StrengthSearch:
     return StrengthSearch(steps, stored["chosen"], stored["bound"])
 
 
-def _about(job: Job, chosen: ChosenEdit, settings: TuneSettings) -> dict[str, Any]:
-    """Facts for the edit's file and the model card: how the edit was made. Data are named by file name only."""
-    point, control = chosen.point, settings.negative_control
-    learned = {} if point is None else _learning(job.run, point.source, settings)
+def _about(job: Job, searched: Searched, chosen: ChosenEdit, recipe: Recipe) -> dict[str, Any]:
+    """Facts for the edit's file and the model card: how the edit was made."""
+    point, bound = chosen.point, searched.objective.bound
     return {
         "made by": "dposcope tune",
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
-        **({} if control is None else {"negative_control": control}),
+        **({} if recipe.control is None else {"negative_control": recipe.control}),
         **({} if point is None else asdict(point)),
-        "max_logppl_increase": settings.max_logppl_increase,
-        "max_kl": settings.kl_bound,
-        "max_harmless_increase": settings.max_harmless_increase,
-        "max_phrase_rise": settings.max_phrase_rise,
-        "seed": settings.seed,
-        **({"quick": True} if settings.quick else {"trials": settings.trials, "methods": settings.methods}),
-        **learned,
-        "scorer": settings.scorer,
-        "second_scorer": settings.second_scorer,
-        **{name: source_name(getattr(settings, name)) for name in ("prompts", "comments", "neutral")},
+        "max_logppl_increase": bound.rise,
+        "max_kl": bound.kl,
+        "max_harmless_increase": bound.harmless,
+        "max_phrase_rise": searched.text_bound.most_phrase_rise,
+        **recipe.search,
+        **({} if point is None else _learning(job.run, point.source, recipe)),
+        **recipe.data,
     }
 
 
-def source_name(source: str | None) -> str:
-    """Name of a data source for a model card: a hub id, or the name of a file without its folders."""
-    if source is None:
-        return "built-in"
-    return source if source.startswith(("hub:", "builtin")) else Path(source).name
-
-
-def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
+def _learning(run: Run, source: str, recipe: Recipe) -> dict[str, Any]:
     """How the gains of a source were learned; empty if they were not learned."""
     training = learned_stem(run, source).with_name("training.json")
     if not training.exists():
@@ -348,19 +342,18 @@ def _learning(run: Run, source: str, settings: TuneSettings) -> dict[str, Any]:
         "decay": record.schedule.decay,
         "steps": record.steps,
         "pairs": record.pairs.total,
-        "samples": settings.sampled,
-        "pairing": settings.pairing,
-        **({"min_gap": settings.min_gap} if settings.pairing == "extremes" else {}),
+        **recipe.pairs,
         "kl_on": record.objective.kl_on,
-        "heads": settings.heads,
-        **_teacher(run, record.settings),
+        "heads": record.settings.heads,
+        **_teacher(run, record),
     }
 
 
-def _teacher(run: Run, settings: DpoSettings) -> dict[str, Any]:
+def _teacher(run: Run, record: TrainingRecord) -> dict[str, Any]:
     """The teacher of distilled gains. A teacher trained in the run's folder is named by its method of training."""
-    if settings.teacher is None:
+    teacher = record.settings.teacher
+    if teacher is None:
         return {}
     own = run.folder / "teacher" / "training.json"
-    named = TrainingRecord.load(own).settings.train if own.exists() else source_name(settings.teacher)
-    return {"teacher": named, "teacher_strength": settings.teacher_strength}
+    named = TrainingRecord.load(own).settings.train if own.exists() else source_name(teacher)
+    return {"teacher": named, "teacher_strength": record.settings.teacher_strength}

@@ -34,6 +34,7 @@ from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
 from dposcope.jobs.tune.report import FIGURE, write_tune_report
 from dposcope.jobs.tune.search import (
+    Bounds,
     Ready,
     join_search,
     prepare_search,
@@ -44,7 +45,8 @@ from dposcope.jobs.tune.search import (
 from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source
-from dposcope.search.trials import Trial
+from dposcope.search.family import Family
+from dposcope.search.trials import Bound, Trial
 from dposcope.shipping.model_card import write_checkpoint
 
 _LEARN_SHARE = 0.8
@@ -83,8 +85,9 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         search_scorer = _search_scorer(data.report.scorer, settings)
-        searched = search_edits(job, _ready(job, ingredients, learned, search_scorer, learn_text, settings), settings)
-        found = choose(job, searched, learn_text, settings)
+        prepared = _ready(job, ingredients, learned, search_scorer, learn_text, settings)
+        searched = search_edits(job, prepared, settings.tried, seed=settings.seed)
+        found = choose(job, searched, learn_text, settings.recipe)
         asked = replace(data.report, protocol="strict", spread_windows=True)
         materials = with_ideal(job, asked, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
@@ -92,13 +95,13 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         if settings.controls:
             conditions.append(Condition("control", lambda: found.edit.control(settings.seed), made_from))
         outcomes = measure_all(job, conditions, materials)
-        about = {"edit": str(found.edit)}
-        if settings.negative_control is not None:
-            about["negative_control"] = settings.negative_control
+        control = settings.negative_control
+        about = {"edit": str(found.edit)} | ({} if control is None else {"negative_control": control})
         scores = write_scores(job, outcomes, materials, about=about)
         write_tune_report(
-            job, ingredients, searched, found, outcomes, materials, scores, judge, settings, true_scorer=search_scorer
-        )
+            job, ingredients, searched, found, outcomes, materials, scores, judge, settings.shown,
+            control=control, true_scorer=search_scorer, own_neutral=settings.report_neutral is not None,
+        )  # fmt: skip
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
         run.stage(
@@ -138,7 +141,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         scorer = _search_scorer(data.report.scorer, settings)
         prepared = _ready(job, ingredients, learned, scorer, learn_text, settings)
         reporter.stage(f"Searching with others: {settings.trials} trials")
-        return join_search(job, prepared, settings)
+        return join_search(job, prepared, settings.trials, seed=settings.seed)
 
 
 def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
@@ -159,9 +162,28 @@ def _ready(
     settings: TuneSettings,
 ) -> Ready:
     """A search that is ready to start."""
-    ranking = ranking_scorer(job, scorer, settings.negative_control, batch_size=settings.batch_size, seed=settings.seed)
-    sources = sources_of(job, ingredients, learned, learn_text, settings)
-    return ready(job, prepare_search(job, sources, ingredients, learn_text, ranking, settings), settings)
+    control, windows = settings.negative_control, settings.search_windows
+    ranking = ranking_scorer(job, scorer, control, batch_size=settings.batch_size, seed=settings.seed)
+    sources = sources_of(job, ingredients, learned, learn_text, computed=settings.computed, windows=windows)
+    family = Family(sources, ingredients.direction.vector, job.lm.n_blocks, ablates=settings.ablates)
+    bounds = _bounds(settings)
+    prepared = prepare_search(
+        job,
+        family,
+        learn_text,
+        ranking,
+        bounds,
+        windows=windows,
+        control=control,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    return ready(job, prepared, bounds, seed=settings.seed)
+
+
+def _bounds(settings: TuneSettings) -> Bounds:
+    cost = Bound(settings.kl_bound, settings.max_logppl_increase, settings.max_harmless_increase)
+    return Bounds(cost, settings.least_distinct, settings.max_phrase_rise)
 
 
 def _read(settings: TuneSettings) -> tuple[Data, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from dposcope.artefacts import library_versions
 from dposcope.data.masking import mask_offensive
-from dposcope.data.named import BUILTIN
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
 from dposcope.evaluation.conditions.measure import Materials, Outcome
@@ -15,12 +14,12 @@ from dposcope.evaluation.numbers import fact, fixed, signed
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.interventions.origin import warning
-from dposcope.jobs.edit.report import LABELS, evenly_spaced
+from dposcope.interventions.origin import Control, warning
+from dposcope.jobs.edit.report import BUILT_IN_NOTE, LABELS, evenly_spaced
 from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.settings import Shown
 from dposcope.jobs.tune.choice import HARMLESS, KL, ChosenEdit
 from dposcope.jobs.tune.search import Searched
-from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.neurons.groups import group_sets
 from dposcope.report.edit.page import EditPage, GroupSize, SearchStep, Tradeoff, TriedEdit
 from dposcope.report.edit.render import tradeoff_of, write_report
@@ -43,9 +42,11 @@ def write_tune_report(
     materials: Materials,
     scores: Scores,
     judge: TrainedScorer,
-    settings: TuneSettings,
+    shown: Shown,
     *,
+    control: Control | None,
     true_scorer: Scorer,
+    own_neutral: bool,
 ) -> None:
     """Write `report.html` into the run's folder, and the figure of its search.
 
@@ -58,8 +59,10 @@ def write_tune_report(
         materials: what was measured on.
         scores: means and intervals of `outcomes`.
         judge: the independent judge.
-        settings: of the run.
+        shown: of the run's settings.
+        control: None for an edit that is for use.
         true_scorer: the scorer of the search; in a negative control, the scorer whose scores were shuffled.
+        own_neutral: whether the report has neutral text of its own, and not a part of --neutral.
     """
     direction, gains = ingredients.direction, chosen.edit.gains
     sets = group_sets(ingredients.cosine, ingredients.means.mean)
@@ -80,23 +83,23 @@ def write_tune_report(
         search=[]
         if chosen.strength is None
         else [SearchStep(step.strength, step.increase) for step in chosen.strength.steps],
-        bound=settings.max_logppl_increase,
+        bound=searched.objective.bound.rise,
         chosen_strength=None if chosen.strength is None else chosen.strength.chosen,
         judge=asdict(judge.quality),
-        settings=[(name.replace("_", "-"), fact(value)) for name, value in settings.model_dump(mode="json").items()],
+        settings=[(name.replace("_", "-"), fact(value)) for name, value in shown.options.items()],
         provenance={
             "dtype": str(job.lm.dtype).removeprefix("torch."),
             "device": job.lm.device.type,
             "scorer": materials.scorer.name,
             "search scorer": searched.objective.scorer.name,
-            "seed": str(settings.seed),
+            "seed": str(shown.seed),
             **library_versions(),
         },
-        notes=_notes(searched, chosen, settings, materials),
+        notes=_notes(searched, chosen, materials, control=control, own_neutral=own_neutral, built_in=shown.built_in),
         command="dposcope tune",
         tradeoff=_tradeoff(searched, chosen, outcomes, true_scorer),
         passed_over=bool(chosen.passed_over),
-        warning="" if settings.negative_control is None else warning(settings.negative_control),
+        warning="" if control is None else warning(control),
     )
     write_report(page, job.run.folder / "report.html")
     if page.tradeoff is not None:
@@ -151,9 +154,9 @@ def point_settings(point: Point) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _advice(searched: Searched, chosen: ChosenEdit, settings: TuneSettings) -> str:
+def _advice(searched: Searched, chosen: ChosenEdit) -> str:
     """Options to try if no edit is shipped."""
-    helps = ["search without --quick" if settings.quick else "raise --trials"]
+    helps = ["raise --trials" if searched.trials else "search without --quick"]
     if not chosen.passed_over:
         helps.insert(0, "raise --max-logppl-increase")
     elif any(searched.text_bound.excess(edit.written)["distinct_2"] > 0 for edit in chosen.passed_over):
@@ -161,22 +164,31 @@ def _advice(searched: Searched, chosen: ChosenEdit, settings: TuneSettings) -> s
     return f"{sentence_case(', or '.join(helps))}."
 
 
-def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, materials: Materials) -> list[str]:
+def _notes(
+    searched: Searched,
+    chosen: ChosenEdit,
+    materials: Materials,
+    *,
+    control: Control | None,
+    own_neutral: bool,
+    built_in: bool,
+) -> list[str]:
+    text_bound = searched.text_bound
     notes = [
         "The search selected its best trial by the score on its own prompts, so that score is optimistic (the "
         "winner's curse). The table is the result: no step before it read its prompts or its text.",
         "Samples are evenly spaced over the prompts. They are not selected by their effect.",
         f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
-    if settings.negative_control is not None:
-        notes.insert(0, warning(settings.negative_control) + " The scores in the table are by the true scorer.")
+    if control is not None:
+        notes.insert(0, warning(control) + " The scores in the table are by the true scorer.")
     if chosen.point is None:
         notes.append(
             "No edit that was tried is within every bound and scores lower than the plain model, so the edit changes "
             "nothing. "
-            f"{_advice(searched, chosen, settings)}"
+            f"{_advice(searched, chosen)}"
         )
-    repetitive = [edit.written for edit in chosen.passed_over if not searched.text_bound.allows(edit.written)]
+    repetitive = [edit.written for edit in chosen.passed_over if not text_bound.allows(edit.written)]
     if repetitive:
         most = max(written.repetition for written in repetitive)
         least = min(written.distinct_2 for written in repetitive)
@@ -184,7 +196,7 @@ def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, mater
             f"{sentence_case(plural(len(repetitive), 'edit'))} within the bounds on cost wrote too repetitive text, so "
             f"weaker or other edits were preferred: repetition within a text up to {fixed(most)} "
             f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
-            f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {settings.least_distinct:g})."
+            f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {text_bound.least_distinct:g})."
         )
     if useless := len(chosen.passed_over) - len(repetitive):
         notes.append(
@@ -192,11 +204,11 @@ def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, mater
             f"than the plain model ({fixed(searched.base.concept)})."
         )
     favourite = max((edit.written for edit in chosen.passed_over), key=lambda one: one.phrase_rise, default=None)
-    if favourite is not None and favourite.phrase_rise > settings.max_phrase_rise:
+    if favourite is not None and favourite.phrase_rise > text_bound.most_phrase_rise:
         notes.append(
             "An edit within the bounds on cost was refused for a favourite phrase: "
             f"“{mask_offensive(favourite.phrase)}” stood in {favourite.phrase_rise:.0%} more of its texts than of the "
-            f"plain model's (--max-phrase-rise {settings.max_phrase_rise:g})."
+            f"plain model's (--max-phrase-rise {text_bound.most_phrase_rise:g})."
         )
     for name, factors in ((KL, chosen.by_kl), (HARMLESS, chosen.by_harmless)):
         if factors:
@@ -204,14 +216,10 @@ def _notes(searched: Searched, chosen: ChosenEdit, settings: TuneSettings, mater
                 f"At {plural(len(factors), 'strength')} {name} was nearest to its bound. There the table of strengths "
                 "shows it, scaled to the bound on log-perplexity."
             )
-    if settings.report_neutral is None:
+    if not own_neutral:
         notes.append("Log-perplexity is reported on the last fifth of --neutral, which the search did not use.")
-    sources = (settings.prompts, settings.comments, settings.neutral)
-    if any(source is None or source.startswith(BUILTIN) for source in sources):
-        notes.append(
-            "Built-in data was used: mild texts written for a demonstration. These are not benchmark numbers; "
-            "give --prompts, --comments and --neutral for real ones."
-        )
+    if built_in:
+        notes.append(BUILT_IN_NOTE)
     if searched.objective.scorer.name != materials.scorer.name:
         notes.append(f"Samples and trials were ranked by the {searched.objective.scorer.name}.")
     return notes

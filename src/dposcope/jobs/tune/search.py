@@ -1,7 +1,7 @@
 """The stages of `dposcope tune` from the sources of gains to the trials of the search."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,10 +17,11 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
 from dposcope.interventions.least_squares import LeastSquares
+from dposcope.interventions.origin import Control
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.tune.negative_control import direction_stem
-from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.jobs.tune.settings import Method
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.report.table import write_parquet
@@ -36,6 +37,24 @@ _MOST_HARMLESS = 200
 """Prompts that are sampled once each for harmless texts."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an edit may cost, and how its texts may change."""
+
+    cost: Bound
+    least_distinct: float
+    """See `TextBound`."""
+    most_phrase_rise: float
+
+    def on_texts(self, plain: Written) -> TextBound:
+        """The bound on texts.
+
+        Args:
+            plain: what the plain model writes.
+        """
+        return TextBound(plain, self.least_distinct, self.most_phrase_rise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +77,30 @@ class Searched:
 
 
 def sources_of(
-    job: Job, ingredients: Ingredients, learned: Mapping[str, Edit], learn_text: str, settings: TuneSettings
+    job: Job,
+    ingredients: Ingredients,
+    learned: Mapping[str, Edit],
+    learn_text: str,
+    *,
+    computed: Collection[Method],
+    windows: int,
 ) -> dict[str, Source]:
-    """All sources of gains that the settings ask for; see `neutral_moments` for the stage that it may run."""
-    sources: dict[str, Source] = {}
-    if settings.form == "ablation":
-        return sources
-    for name, edit in learned.items():
-        sources[name] = Source.line(edit)
-    if settings.quick:
-        return sources
-    if "groups" in settings.methods:
+    """All sources of gains; see `neutral_moments` for the stage that it may run.
+
+    Args:
+        job: run, model and data.
+        ingredients: direction and means.
+        learned: name → gains.
+        learn_text: neutral text.
+        computed: methods of the sources beside the learned ones.
+        windows: of neutral text that a trial reads.
+    """
+    sources = {name: Source.line(edit) for name, edit in learned.items()}
+    if "groups" in computed:
         selection = select_fraction(ingredients.cosine, ingredients.means.mean, beta=_BETA)
         sources["groups"] = Source(lambda strength: Edit.of(gains_of(selection, alpha=strength)), start=0.1, most=0.5)
-    if "least-squares" in settings.methods:
-        disturbed = neutral_moments(job, learn_text, 4 * settings.search_windows)
+    if "least-squares" in computed:
+        disturbed = neutral_moments(job, learn_text, 4 * windows)
         problem = LeastSquares.of(job.lm, ingredients.means, ingredients.direction.vector, disturbed=disturbed)
         sources["least-squares"] = Source(
             cache(lambda share: Edit.of(problem.gains(min(share, 1.0)))), start=0.15, most=0.6
@@ -110,46 +138,51 @@ class Prepared:
 
 def prepare_search(
     job: Job,
-    sources: Mapping[str, Source],
-    ingredients: Ingredients,
+    family: Family,
     learn_text: str,
     scorer: Scorer,
-    settings: TuneSettings,
+    bounds: Bounds,
+    *,
+    windows: int,
+    control: Control | None,
+    batch_size: int,
+    seed: int,
 ) -> Prepared:
-    """Read the neutral text with the plain model, and collect everything that trials depend on."""
+    """Read the neutral text with the plain model, and collect everything that trials depend on.
+
+    Args:
+        job: run, model and data.
+        family: the edits to choose from.
+        learn_text: neutral text.
+        scorer: of what edited models write.
+        bounds: of every edit.
+        windows: of neutral text that a trial reads.
+        control: whose direction the edits are made from; None for the true one.
+        batch_size: prompts at a time.
+        seed: of windows and samples.
+    """
     run, lm = job.run, job.lm
-    family = Family(
-        sources, ingredients.direction.vector, lm.n_blocks, ablates=settings.form != "gains" and not settings.quick
-    )
-    neutral = NeutralText.read(lm, learn_text, windows=settings.search_windows, length=_LENGTH, seed=settings.seed)
-    objective = Objective(
-        lm,
-        family,
-        neutral,
-        job.data.choose,
-        scorer,
-        Bound(settings.kl_bound, settings.max_logppl_increase, settings.max_harmless_increase),
-        settings.batch_size,
-    )
+    neutral = NeutralText.read(lm, learn_text, windows=windows, length=_LENGTH, seed=seed)
+    objective = Objective(lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size)
     inputs = {
         "model": job.model,
-        "sources": learned_digests(run, sources),
-        "names": list(sources),
-        "direction": value_digest(direction_stem(run, settings.negative_control)),
+        "sources": learned_digests(run, family.sources),
+        "names": list(family.sources),
+        "direction": value_digest(direction_stem(run, control)),
         "means": value_digest(run.folder / "means"),
         "prompts": job.data.digests["choose_prompts"],
         "text": text_digest(learn_text),
         "scorer": [scorer.name, scorer.digest],
-        "bound": asdict(objective.bound),
+        "bound": asdict(bounds.cost),
         "text_bound": {
-            "distinct_2": settings.least_distinct,
-            "phrase": settings.max_phrase_rise,
+            "distinct_2": bounds.least_distinct,
+            "phrase": bounds.most_phrase_rise,
             "repetition": "upper end of the plain model's interval",
         },
-        "windows": settings.search_windows,
+        "windows": windows,
         "ablates": family.ablates,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
+        "batch_size": batch_size,
+        "seed": seed,
     }
     return Prepared(objective, inputs, _journal(run, inputs))
 
@@ -218,15 +251,12 @@ def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText |
     return HarmlessText.read(objective.lm, Ideal.from_json(stored).written)
 
 
-def ready(job: Job, prepared: Prepared, settings: TuneSettings) -> "Ready":
+def ready(job: Job, prepared: Prepared, bounds: Bounds, *, seed: int) -> "Ready":
     """The search with what the plain model writes, which bounds on texts and on harmless text compare with."""
     texts = plain_texts(job, prepared)
     plain = prepared.objective.measured(texts)
-    objective = replace(
-        prepared.objective, harmless=harmless_texts(job, prepared, seed=settings.seed), plain_texts=texts
-    )
-    bound = TextBound(plain, settings.least_distinct, settings.max_phrase_rise)
-    return Ready(replace(prepared, objective=objective), bound)
+    objective = replace(prepared.objective, harmless=harmless_texts(job, prepared, seed=seed), plain_texts=texts)
+    return Ready(replace(prepared, objective=objective), bounds.on_texts(plain))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,28 +267,27 @@ class Ready:
     text_bound: TextBound
 
 
-def search_edits(job: Job, ready: Ready, settings: TuneSettings) -> Searched:
+def search_edits(job: Job, ready: Ready, trials: int, *, seed: int) -> Searched:
     """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there are no trials."""
     run, prepared = job.run, ready.prepared
     record, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
     def make() -> None:
-        trials = [] if settings.quick else _search(job, ready, settings)
-        write_parquet(table, trials_table(trials))
-        write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in trials]})
+        made = _search(job, ready, trials, seed) if trials else []
+        write_parquet(table, trials_table(made))
+        write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in made]})
 
     def load() -> Searched:
-        trials = [Trial.from_json(trial) for trial in read_json(record)["trials"]]
-        return Searched(prepared.objective, trials, ready.text_bound)
+        made = [Trial.from_json(trial) for trial in read_json(record)["trials"]]
+        return Searched(prepared.objective, made, ready.text_bound)
 
-    trials = 0 if settings.quick else settings.trials
     title = f"Searching: {plural(trials, 'trial')}" if trials else "No search (--quick)"
     return run.stage(
         "search", title, inputs={**prepared.inputs, "trials": trials}, files=[record, table], make=make, load=load
     )
 
 
-def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
+def join_search(job: Job, ready: Ready, trials: int, *, seed: int) -> list[Trial]:
     """Run trials in another process than the one that owns the search, until all are done; writes only trials.
 
     Raises:
@@ -268,18 +297,18 @@ def join_search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
         raise DposcopeError(
             f"no search with these options has begun in {job.run.folder}; wait until it has, or start it without --join"
         )
-    return _search(job, ready, settings)
+    return _search(job, ready, trials, seed)
 
 
-def _search(job: Job, ready: Ready, settings: TuneSettings) -> list[Trial]:
+def _search(job: Job, ready: Ready, trials: int, seed: int) -> list[Trial]:
     objective = ready.prepared.objective
     return search(
         objective.try_out,
         objective.family,
         folder=ready.prepared.folder,
-        trials=settings.trials,
+        trials=trials,
         text_bound=ready.text_bound,
-        seed=settings.seed,
+        seed=seed,
         progress=job.run.reporter.progress,
     )
 

@@ -1,11 +1,17 @@
 """The settings of `dposcope tune`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.interventions.origin import Control
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.settings import Kind as Train
+from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import MeasureSettings
 from dposcope.protocols import Pairing, Split
 
@@ -24,6 +30,40 @@ _OF_LEARNING = (
 )
 NO_TEACHER = "none"
 """The value of --teacher for gains that are learned from pairs only."""
+
+
+@dataclass(frozen=True)
+class LearningTexts:
+    """The files that gains and a teacher are trained on."""
+
+    pairs: Path
+    neutral: Path
+    harmless: Path | None
+    """None: the KL is on neutral text alone."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The tuned model that learned gains imitate."""
+
+    name: str
+    """A folder, a bundled name or a hub id."""
+    strength: float
+    """s of its weights W₀ + s (W₁ − W₀)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an edit is made, as its file and its model card tell."""
+
+    control: Control | None
+    """None for an edit that is for use."""
+    search: Mapping[str, Any]
+    """How it was searched for."""
+    pairs: Mapping[str, Any]
+    """How pairs were made, for gains that were learned."""
+    data: Mapping[str, Any]
+    """What scored, and what was read. Data are named by file name only."""
 
 
 class TuneSettings(MeasureSettings):
@@ -263,3 +303,103 @@ class TuneSettings(MeasureSettings):
             return {}
         weights = self.kl_weights or [6.0 if self.distilled else 2.0]
         return {f"learned-{weight:g}": weight for weight in weights}
+
+    @property
+    def computed(self) -> list[Method]:
+        """Sources of gains beside the learned ones."""
+        if self.form == "ablation" or self.quick:
+            return []
+        return [method for method in self.methods if method != "learned"]
+
+    @property
+    def ablates(self) -> bool:
+        """Whether the search also tries ablations."""
+        return self.form != "gains" and not self.quick
+
+    @property
+    def tried(self) -> int:
+        """Number of edits that the search tries."""
+        return 0 if self.quick else self.trials
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the edit is made."""
+        tried = {"quick": True} if self.quick else {"trials": self.trials, "methods": self.methods}
+        gap = {"min_gap": self.min_gap} if self.pairing == "extremes" else {}
+        named = {"prompts": self.prompts, "comments": self.comments, "neutral": self.neutral}
+        return Recipe(
+            self.negative_control,
+            {"seed": self.seed, **tried},
+            {"samples": self.sampled, "pairing": self.pairing, **gap},
+            {
+                "scorer": self.scorer,
+                "second_scorer": self.second_scorer,
+                **{name: source_name(source) for name, source in named.items()},
+            },
+        )
+
+    def of_pairs(self, prompts: Path) -> PairsSettings:
+        """The settings of the pairs to learn from."""
+        names = ["concept", "scorer"]
+        if self.second_scorer:
+            names += ["comments", "text_column", "label_column", "positive_label"]
+        given = {name: value for name, value in self.model_dump(include=set(names)).items() if value is not None}
+        return PairsSettings(
+            method="sample",
+            prompts=str(prompts),
+            use="all",
+            samples=self.sampled,
+            pairs_per_prompt=2 if self.quick else 4,
+            pairing=self.pairing,
+            min_gap=self.min_gap,
+            batch_size=self.batch_size,
+            shuffled=True if self.negative_control == "shuffled-scores" else None,
+            dtype=self.dtype,
+            device=self.device,
+            seed=self.seed,
+            **given,
+        )
+
+    def of_training(self, train: Train, texts: LearningTexts, **others: Any) -> DpoSettings:
+        """The settings of the teacher's training, or of the gains'.
+
+        Args:
+            train: what is trained.
+            texts: what it is trained on.
+            others: settings in which the two differ.
+        """
+        return DpoSettings(
+            train=train,
+            pairs=str(texts.pairs),
+            neutral=str(texts.neutral),
+            kl_on=None if texts.harmless is None else self.kl_on,
+            harmless=None if texts.harmless is None else str(texts.harmless),
+            micro_batch_size=self.micro_batch_size,
+            # The validation loss selects nothing here, and each validation costs as much as eight steps.
+            validate_every=400,
+            dtype=self.dtype,
+            device=self.device,
+            seed=self.seed,
+            **others,
+        )
+
+    def of_gains(self, kl_weight: float, texts: LearningTexts, teacher: Teacher | None) -> DpoSettings:
+        """The settings of one learning run, with one λ."""
+        imitated = {} if teacher is None else {"teacher": teacher.name, "teacher_strength": teacher.strength}
+        return self.of_training(
+            "gains",
+            texts,
+            kl_weight=kl_weight,
+            heads=self.heads,
+            # With distillation the learning rate falls to 0, so that the gains converge without noise.
+            epochs=self.epochs or (3.0 if teacher is None else 2.0),
+            decay="none" if teacher is None else "linear",
+            **imitated,
+        )
+
+
+def source_name(source: str | None) -> str:
+    """Name of a data source for a model card: a hub id, or the name of a file without its folders."""
+    if source is None:
+        return "built-in"
+    return source if source.startswith(("hub:", "builtin")) else Path(source).name

@@ -14,7 +14,6 @@ from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
-from dposcope.jobs.settings import MachineSettings
 from dposcope.jobs.strength import overflow, search_strength
 from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
@@ -26,9 +25,7 @@ _NEAREST, _FURTHEST = 0.25, 4.0
 has little to do with either model."""
 
 
-def allowed_strength(
-    run: Run, model: str, teacher: str, *, text: str, bound: float, settings: MachineSettings
-) -> float:
+def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: float, dtype: str, device: str) -> float:
     """The stage `teacher`: the largest strength at which the teacher itself costs no more than the edit may.
 
     Writes `teacher.json`: all strengths tried, and the chosen one.
@@ -39,12 +36,13 @@ def allowed_strength(
         teacher: the tuned model's.
         text: neutral text to learn from.
         bound: largest rise of log-perplexity, nats per token, for the upper end of its interval.
-        settings: of the machine.
+        dtype: of what is computed.
+        device: where.
 
     Returns:
         From 0.25 to 4; 0.25 may cost more than the bound.
     """
-    lm = load_native(model, dtype=settings.dtype, device=settings.device)
+    lm = load_native(model, dtype=dtype, device=device)
 
     def make() -> dict[str, Any]:
         base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)
