@@ -134,3 +134,18 @@ def test_a_set_comes_back_from_its_file(tmp_path):
 def test_some_blocks_of_a_set():
     assert made({(0, 1), (1, 1), (2, 4)}).in_blocks([0, 2]) == made({(0, 1), (2, 4)})
     assert len(made({(0, 1)}).in_blocks([1])) == 0
+
+
+def test_matched_controls_have_as_many_neurons_of_each_size():
+    stream = torch.Generator().manual_seed(1)
+    by = torch.randn(4, 100, generator=stream).abs()
+    chosen = NeuronSet(by > 1.2) | NeuronSet(torch.rand(4, 100, generator=stream) < 0.1)
+    matched = chosen.random_matched(3, by=by, bins=8)
+    order = by.flatten().double().argsort().tolist()
+    for part in range(8):
+        bin_ = order[part * 50 : (part + 1) * 50]
+        assert sum(bool(matched.mask.flatten()[i]) for i in bin_) == sum(bool(chosen.mask.flatten()[i]) for i in bin_)
+    assert matched != chosen
+    assert matched == chosen.random_matched(3, by=by, bins=8) != chosen.random_matched(4, by=by, bins=8)
+    with pytest.raises(DposcopeError, match="scores have shape"):
+        chosen.random_matched(0, by=by[:2])

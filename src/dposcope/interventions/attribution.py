@@ -12,10 +12,12 @@ continuations: the mean log-probability of the ones less that of the others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
@@ -34,6 +36,16 @@ class Attribution:
     change makes toxic text less probable."""
     log_odds: float
     """Of the base, nats per text."""
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        save_tensors(stem, "Attribution", {"effect": self.effect}, {"log_odds": self.log_odds})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Attribution":
+        """Read what `save` wrote."""
+        tensors, about = load_tensors(stem, "Attribution")
+        return cls(tensors["effect"], about["log_odds"])
 
 
 def attribution(

@@ -120,6 +120,28 @@ class NeuronSet:
             mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
         return NeuronSet(mask)
 
+    def random_matched(self, seed: int, *, by: Tensor, bins: int = 50) -> "NeuronSet":
+        """As many random neurons with like scores: a control that keeps the size of what is compared.
+
+        Neurons are cut into `bins` of equal number by score; from each bin, as many are drawn as this set has there.
+
+        Args:
+            seed: of the draw.
+            by: scores `[L, d_mlp]`, such as |Δ|.
+            bins: how many; more keep scores closer.
+
+        Raises:
+            DposcopeError: scores do not fit.
+        """
+        if by.shape != self.mask.shape:
+            raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
+        stream = torch.Generator().manual_seed(seed)
+        flat, mask = self.mask.flatten(), torch.zeros(self.mask.numel(), dtype=torch.bool)
+        for members in by.double().flatten().argsort(stable=True).tensor_split(bins):
+            drawn = torch.randperm(len(members), generator=stream)[: int(flat[members].sum())]
+            mask[members[drawn]] = True
+        return NeuronSet(mask.view_as(self.mask))
+
     def in_blocks(self, blocks: Iterable[int]) -> "NeuronSet":
         """Those of this set that are in some blocks."""
         inside = torch.zeros(len(self.mask), 1, dtype=torch.bool)

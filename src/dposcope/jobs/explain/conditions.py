@@ -38,7 +38,7 @@ RANKINGS: dict[Protocol, dict[Ranking, str]] = {
 TRIM = 80.0
 """For GPT-2, the published code excludes neurons above this percentile of mean activations (the same page, d)."""
 
-ExplainRole = Literal["steer", "tuned", "patch", "edit", "control"]
+ExplainRole = Literal["steer", "tuned", "patch", "edit", "control", "interchange"]
 EditDirection = Literal["probe", "free"]
 """free: the direction of token contrast, which needs no comments (paper 6.2); probe: the run's own, of any kind."""
 

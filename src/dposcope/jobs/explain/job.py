@@ -19,6 +19,9 @@ from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
 from dposcope.jobs.explain.conditions import explain_conditions
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
+from dposcope.jobs.explain.interchange.carriers import find_carriers
+from dposcope.jobs.explain.interchange.sets import InterchangeSet, interchange_conditions, interchange_sets
+from dposcope.jobs.explain.interchange.tables import Interchanged, interchange_frame
 from dposcope.jobs.explain.patches import patches
 from dposcope.jobs.explain.repetitions import (
     fitted_comments,
@@ -118,7 +121,11 @@ def run_explain(
         reporter.stage("Groups, toxic neurons, subspace")
         found = _explanation(lm, other, made, after, change, judge, settings)
         browser = _browser(job, other, found, settings)
-        # From here on the base alone is run, with the tuned weights in its place for one condition.
+        carriers = None
+        if settings.interchanges:
+            carriers = find_carriers(job, other, change, seed=settings.seed, batch_size=settings.batch_size)
+        # From here on the other model is loaded only for the conditions that need it.
+        reversible = other.writer is None
         notes = (*other.notes, *side.notes)
         about = {"tuned": other.name, "tuned_fingerprint": other.fingerprint}
         del other
@@ -129,12 +136,18 @@ def run_explain(
         # A concept without seed words has no such direction, and its table no such edits.
         free = free_direction(job, spec) if strengths.edits and spec.concept.seeds_with else None
         conditions = explain_conditions(made, free, side, change, patched, strengths, protocol=spec.protocol)
+        sets: list[InterchangeSet] = []
+        if settings.interchanges:
+            rankings = None if carriers is None else carriers.rankings
+            sets = interchange_sets(lm, chosen, rankings, reverse=reversible)
+        conditions += interchange_conditions(sets, side, about["tuned_fingerprint"])
         materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
             side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
+            Interchanged(sets, carriers),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, raw=raw)
@@ -145,6 +158,7 @@ _ROWS = {
     *(
         "neurons_only",
         "patching",
+        "interchange",
         "edits",
         "edit_forms",
         "edit_grid",
@@ -277,6 +291,9 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     for table in tables:
         table.save(out / "tables", raw=raw)
     write_parquet(out / "tables" / "neurons.parquet", of_run(results.explanation.contributions.to_polars(), **run))
+    if results.interchanged.sets:
+        frame = interchange_frame(results.interchanged, results.outcomes, results.scores)
+        write_parquet(out / "interchange.parquet", of_run(frame, **run))
     for picture in pictures:
         picture.save(out / "figures")
     clear_others(out / "tables", {"neurons", *(table.name for table in tables)})

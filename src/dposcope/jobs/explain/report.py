@@ -7,6 +7,7 @@ from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.interchange.tables import NAME
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.stability import stability_sentences
@@ -41,9 +42,9 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
         "subspace-conflicts",
         "subspace-stability",
     ]
-    effects, stable = ["toxicity", "shares-of-reduction"], ["stability"]
+    effects, stable, live = ["toxicity", "shares-of-reduction"], ["stability"], ["interchange", "carriers"]
     repeated = ["stability-groups", "stability-ranks"]
-    first = {"claims", *measured, *tokens, *repeated, *BESIDE_PAPER}
+    first = {"claims", NAME, *measured, *tokens, *repeated, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
     sections = [
         Section("What was found", summary(results), _figures(drawn, effects), ()),
@@ -52,16 +53,19 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
         Section(
             "Where the reduction comes from",
             (),
-            _figures(drawn, [name for name in drawn if name not in effects + stable]),
+            _figures(drawn, [name for name in drawn if name not in effects + stable + live]),
             _tables(by_name, rest),
         ),
         Section("What the direction and its neurons promote", (), (), _tables(by_name, tokens)),
         Section("Comparison with the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
     ]
+    if results.interchanged.sets:
+        section = Section("Which parts carry it", (), _figures(drawn, live), _tables(by_name, [NAME]))
+        sections.insert(3, section)
     if results.stability.sources:
         text = stability_sentences(results.stability)
         section = Section("How stable the groups are", text, _figures(drawn, stable), _tables(by_name, repeated))
-        sections.insert(4, section)
+        sections.insert(-1, section)
     return sections
 
 

@@ -1,7 +1,7 @@
 """All tables and figures of `dposcope explain`, in the paper's order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,13 @@ from dposcope.jobs.explain.figures import (
     share_dots,
     stability_dots,
     toxic_activations,
+)
+from dposcope.jobs.explain.interchange.tables import (
+    Interchanged,
+    against_frozen,
+    carriers_curve,
+    interchange_frame,
+    interchange_table,
 )
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, toxic_patch
@@ -67,6 +74,7 @@ from dposcope.report.figures import Picture, Row, interval_dots
 from dposcope.report.table import Table
 
 _NOTHING_REPEATED = NeuronStability(())
+_NOTHING_INTERCHANGED = Interchanged((), None)
 
 FIRST_BLOCKS = 10 / 32
 """Share of the blocks that the paper's Figure 1 leaves out: the first ten of Llama's 32."""
@@ -95,6 +103,8 @@ class Results:
     """How often neurons keep their group when prompts, comments or the direction change."""
     probe: Direction | None = None
     """A probe to compare with, if the direction is of another kind."""
+    interchanged: Interchanged = _NOTHING_INTERCHANGED
+    """What was measured by live interchange."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -133,6 +143,7 @@ def tables_of(results: Results) -> list[Table]:
     """Every table, in the paper's order. Tables of conditions that were not measured are left out."""
     explanation, model, scores = results.explanation, results.lm.name, results.scores
     rows = results.conditions
+    rows = [row for row in rows if row.role != "interchange"]
     main = [row for row in rows if row.role != "edit" or row.edit is None or row.edit.ranking != "activation"]
     named = (TUNED, FOUR_GROUPS, INCREASING)
     more = [row for row in rows if row.role in ("steer", "edit") or row.name in named]
@@ -149,6 +160,7 @@ def tables_of(results: Results) -> list[Table]:
             results.judged,
             {name: label for name, (label, _) in toxic.items()},
         ),
+        *_interchange_tables(results),
         groups_table(model, explanation.shares, explanation.intervals),
         anti_toxic_examples_table(model, explanation),
         model_table(results.lm),
@@ -181,6 +193,13 @@ def tables_of(results: Results) -> list[Table]:
     if results.stability.sources:
         tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
     return [*tables, claims_table(model, scores.protocol, results.claims)]
+
+
+def _interchange_tables(results: Results) -> list[Table]:
+    if not results.interchanged.sets:
+        return []
+    neurons = results.explanation.shares.neurons
+    return [interchange_table(results.lm.name, results.interchanged, results.outcomes, results.scores, neurons=neurons)]
 
 
 def pictures_of(results: Results) -> list[Picture]:
@@ -262,6 +281,7 @@ def pictures_of(results: Results) -> list[Picture]:
                 pl.DataFrame([{"condition": row.name, **share.to_dict()} for row, share in parts]),
             )
         )
+    pictures += _interchange_pictures(results)
     if results.stability.sources:
         pictures.append(
             Picture(
@@ -269,6 +289,31 @@ def pictures_of(results: Results) -> list[Picture]:
                 f"Share of neurons of {model} that keep their group, and their sign of Δ, when something is varied",
                 stability_dots(results.stability),
                 results.stability.to_polars(),
+            )
+        )
+    return pictures
+
+
+def _interchange_pictures(results: Results) -> list[Picture]:
+    found, model = results.interchanged, results.lm.name
+    pictures: list[Picture] = []
+    figure = against_frozen(found, results.outcomes)
+    if figure is not None:
+        pictures.append(
+            Picture(
+                "interchange",
+                f"Share of tuning's reduction that neurons of {model} give, frozen at their means and live",
+                figure,
+                interchange_frame(found, results.outcomes, results.scores),
+            )
+        )
+    if found.carriers is not None:
+        pictures.append(
+            Picture(
+                "carriers",
+                f"Share of tuning's change of log-odds that the first neurons of {model} give by interchange",
+                carriers_curve(found.carriers),
+                pl.DataFrame([asdict(point) for point in found.carriers.curve]),
             )
         )
     return pictures

@@ -96,6 +96,11 @@ class ExplainSettings(MeasureSettings):
     patching: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Measure the base with groups of neurons patched to their means after tuning."
     )
+    interchange: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True,
+        description="Measure the base with parts that take the tuned model's values on the same tokens: groups of "
+        "neurons, neurons ranked by attribution patching, all MLPs, all attention.",
+    )
     edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Also measure the paper's edits: (α, β) by probe and probe-free, two rankings."
     )
@@ -139,6 +144,11 @@ class ExplainSettings(MeasureSettings):
     def repeats(self) -> Repeats:
         """What is computed again. The run's own seed comes before those of its refits."""
         return Repeats(self.folds, tuple(self.seed + number for number in range(1, self.seeds + 1)), self.bootstrap)
+
+    @property
+    def interchanges(self) -> bool:
+        """Whether any interchange is measured; none with --neurons-only."""
+        return self.interchange and not self.neurons_only
 
     @property
     def strengths(self) -> Strengths:
