@@ -23,8 +23,8 @@ IDEAL: Final = "ideal"
 """The row of the ideal among conditions. It is measured on samples, so it has fewer measures than they."""
 
 MOST_TEXTS: Final = 64
-"""Texts that are drawn for the ideal, and texts of a condition that are read for their relevance. Reading a text costs
-a third of writing it: with more, both cost more than a fifth of the time of an evaluation."""
+"""Texts that are drawn for the ideal, and texts of a condition that are read for their relevance. Of every condition
+two readings are for relevance and one is of the ideal; the three cost about as much as writing two texts."""
 
 
 def evenly(count: int, most: int = MOST_TEXTS) -> list[int]:
