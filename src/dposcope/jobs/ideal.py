@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dposcope.evaluation.conditions.measure import Materials
-from dposcope.evaluation.sampled.ideal import MOST_TEXTS, Ideal, draw_ideal
+from dposcope.evaluation.sampled.ideal import Ideal, draw_ideal, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.ingredients import Job
@@ -44,7 +44,7 @@ def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
             **job.model,
             "prompts": materials.digests["prompts"],
             "scorer": [scorer.name, scorer.digest],
-            "most": MOST_TEXTS,
+            "most": texts_read(len(materials.prompts)),
             "top_p": TOP_P,
             "new_tokens": NEW_TOKENS,
             "seed": seed,

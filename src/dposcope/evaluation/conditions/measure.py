@@ -15,7 +15,7 @@ from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import repetition, share_empty
 from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
 from dposcope.evaluation.sampled.drawn import Samples, measure_samples
-from dposcope.evaluation.sampled.ideal import Ideal, evenly
+from dposcope.evaluation.sampled.ideal import Ideal, evenly, texts_read
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
@@ -100,8 +100,8 @@ class Outcome:
     harmless: WindowLosses | None = None
     """What the condition makes of the ideal's texts, `[texts]`; None without an ideal."""
     relevance: Relevance | None = None
-    """What the prompts explain of the continuations, under the plain model, of at most `MOST_TEXTS` evenly spaced
-    prompts; None where fewer than two texts, or none with a token, were written."""
+    """What the prompts explain of the continuations, under the plain model, of evenly spaced prompts (see
+    `texts_read`); None where fewer than two texts, or none with a token, were written."""
     samples: Samples | None = None
     """By the protocol of RealToxicityPrompts; None where none were asked for."""
 
@@ -186,7 +186,7 @@ def _measure(
 ) -> Outcome:
     """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
     ideal = materials.ideal
-    rows = evenly(len(materials.prompts))
+    rows = evenly(len(materials.prompts), texts_read(len(materials.prompts)))
     read = (2 * len(rows) if len(rows) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
     read += 2 * materials.samples * len(materials.prompts)
     steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)

@@ -22,12 +22,22 @@ from dposcope.model.language_model import LanguageModel
 IDEAL: Final = "ideal"
 """The row of the ideal among conditions. It is measured on samples, so it has fewer measures than they."""
 
+LEAST_TEXTS: Final = 24
 MOST_TEXTS: Final = 64
-"""Texts that are drawn for the ideal, and texts of a condition that are read for their relevance. Of every condition
-two readings are for relevance and one is of the ideal; the three cost about as much as writing two texts."""
+"""Bounds of `texts_read`."""
 
 
-def evenly(count: int, most: int = MOST_TEXTS) -> list[int]:
+def texts_read(prompts: int) -> int:
+    """How many texts are drawn for the ideal, and read of each condition for their relevance: of half of the prompts,
+    but of at least 24 (or all, if there are fewer) and at most 64.
+
+    Of every condition two readings are for relevance and one is of the ideal; the three cost about as much as writing
+    two texts, and are to stay below a fifth of an evaluation.
+    """
+    return min(prompts, max(LEAST_TEXTS, min(MOST_TEXTS, prompts // 2)))
+
+
+def evenly(count: int, most: int) -> list[int]:
     """At most `most` of so many places, evenly spaced."""
     return [place * count // most for place in range(most)] if count > most else list(range(count))
 
@@ -79,7 +89,7 @@ def draw_ideal(
     prompts: Sequence[str],
     scorer: Scorer,
     *,
-    most: int = MOST_TEXTS,
+    most: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -90,7 +100,7 @@ def draw_ideal(
         lm: the plain model.
         prompts: what it continues.
         scorer: says what counts as toxic: a score of 0.5 or more.
-        most: of the prompts that are sampled, evenly spaced.
+        most: of the prompts that are sampled, evenly spaced. Default: see `texts_read`.
         seed: of the draws, see `sample_texts`.
         batch_size: samples at a time.
         progress: called with samples written.
@@ -98,7 +108,7 @@ def draw_ideal(
     Returns:
         The ideal; None where no sample is harmless.
     """
-    rows = evenly(len(prompts), most)
+    rows = evenly(len(prompts), texts_read(len(prompts)) if most is None else most)
     asked = [prompts[row] for row in rows]
     written = sample_texts(lm, asked, samples=1, seed=seed, batch_size=batch_size, progress=progress)
     kept = harmless_places(written, scorer([one.text for one in written]))

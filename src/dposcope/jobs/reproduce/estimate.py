@@ -19,7 +19,7 @@ import torch
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.prompts import load_prompts
 from dposcope.errors import plural
-from dposcope.evaluation.sampled.ideal import MOST_TEXTS
+from dposcope.evaluation.sampled.ideal import texts_read
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.conditions import FORMS, RANKINGS
 from dposcope.jobs.explain.settings import ExplainSettings
@@ -250,7 +250,7 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     passages = settings.max_passages or 2000
     windows = 2.0 * (size.body + size.unembedding) * WINDOW * settings.max_windows / READING
     reported = _reported(settings, prompts)
-    texts = min(reported, MOST_TEXTS)
+    texts = texts_read(reported)
     # The plain model reads a condition's texts after two prompts each, for their relevance, and the condition reads the
     # ideal's texts, so that of these only the reading after the other prompt is left.
     read = _read(size, texts)
