@@ -30,6 +30,18 @@ class Repeats:
 
 
 @dataclass(frozen=True)
+class Instruments:
+    """What an explanation measures with, as it was named."""
+
+    scorer: str
+    token_judge: str
+    neutral: str | None
+    """Text for log-perplexity; None: the built-in text."""
+    max_windows: int
+    """Of that text."""
+
+
+@dataclass(frozen=True)
 class Strengths:
     """The strengths that the base is steered and edited at, and their controls."""
 
@@ -139,6 +151,11 @@ class ExplainSettings(MeasureSettings):
     def repeats(self) -> Repeats:
         """What is computed again. The run's own seed comes before those of its refits."""
         return Repeats(self.folds, tuple(self.seed + number for number in range(1, self.seeds + 1)), self.bootstrap)
+
+    @property
+    def instruments(self) -> Instruments:
+        """What is measured with."""
+        return Instruments(self.scorer, self.token_judge, self.neutral, self.max_windows)
 
     @property
     def strengths(self) -> Strengths:
