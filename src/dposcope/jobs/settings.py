@@ -66,6 +66,8 @@ class EditSpec:
     """Weight of the ablation, if it is given."""
     bound: float
     """On the rise of log-perplexity, nats per token, for a strength that is searched."""
+    reported: int
+    """Windows of neutral text that the report reads; a search reads the next ones."""
 
     @property
     def given(self) -> bool:
@@ -300,7 +302,7 @@ class EditSettings(MeasureSettings):
     @property
     def edit_spec(self) -> EditSpec:
         """The parts of the edit, and its strength."""
-        return EditSpec(self.mix, self.alpha, self.ablate, self.max_logppl_increase)
+        return EditSpec(self.mix, self.alpha, self.ablate, self.max_logppl_increase, self.max_windows)
 
     @model_validator(mode="after")
     def _ablation_fits(self) -> "EditSettings":

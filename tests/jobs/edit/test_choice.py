@@ -92,7 +92,6 @@ def choosing(tmp_path):
                 ingredients,
                 selected(ingredients, settings.beta),
                 settings.edit_spec,
-                reported=settings.max_windows,
                 made_by=settings.model_dump(mode="json"),
             )
         return choice, study, ingredients

@@ -60,7 +60,7 @@ def results(
         replace(everything.scores, protocol="reference"),
         {},
         training,
-        settings.model_dump(mode="json"),
+        settings.instruments,
     )
 
 

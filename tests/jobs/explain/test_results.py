@@ -11,6 +11,7 @@ import torch
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.results import Results, pictures_of, tables_of
+from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.neurons.shifts import edit_agreement
 from helpers.explained import START, condition, frozen, making, outcome, pair, scaled, study
 from helpers.families import FAMILIES
@@ -58,7 +59,7 @@ def results(family: str = "llama", *, keep=lambda row: True, training=TRAINING, 
         everything.scores,
         {f"patch-{name}": 3 + place for place, name in enumerate(PATCHES)},
         training,
-        change.before,
+        ExplainSettings().instruments,
     )
 
 

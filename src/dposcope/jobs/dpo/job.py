@@ -6,6 +6,7 @@ resumes → an ordinary checkpoint, with gains an edit too → curves.
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,29 @@ from dposcope.artefacts import library_versions, text_digest, value_digest, valu
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
+from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.dpo.setup import Base, KlTexts, load_base, load_start, material_of, policy_of
+from dposcope.jobs.dpo.setup import Base, KlTexts, load_base, load_start, material_of
 from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
 from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
+from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import load_pairs
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
+from dposcope.training.lean_reference import Reads
+from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import examples_seen
 from dposcope.training.sharing import Sharing
 from dposcope.training.train import train_policy
-from dposcope.training.trainable import Trainable, Tuned
+from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def run_dpo(
         if len(pairs) < 2:
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
-        texts = KlTexts.read(settings)
+        texts = KlTexts.read(settings.neutral, column=settings.neutral_column, harmless=settings.harmless)
         start = None if settings.start is None else load_start(settings.start)
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
@@ -111,8 +116,8 @@ def run_dpo(
         begun = text_digest(json.dumps([inputs, run.settings, deciding_versions()], sort_keys=True, default=str))
 
         def make() -> None:
-            material = material_of(lm, split, texts, objective, settings)
-            with policy_of(base, objective, settings, material, start, teacher) as trainable:
+            material = material_of(lm, split, texts, objective, settings.cut, settings.neutral_windows)
+            with _policy(base, objective, settings, material, start, teacher) as trainable:
                 reference = None
                 if settings.precompute_reference:
                     states = out / f"reference-{begun[:12]}"
@@ -172,6 +177,53 @@ def run_dpo(
 def described(model: str, settings: DpoSettings) -> dict[str, Any]:
     """What decides a training, as its run names it."""
     return {"model": model, **settings.model_dump(mode="json")}
+
+
+def _policy(
+    base: Base,
+    objective: Objective,
+    settings: DpoSettings,
+    material: Material,
+    start: Gains | None,
+    teacher: LanguageModel | None,
+) -> AbstractContextManager[Trainable]:
+    """What is trained, with its reference: gains, a LoRA adapter, or all weights."""
+    lm = base.lm
+    match settings.train:
+        case "gains":
+            among = None
+            if start is not None:
+                start.changes(lm)  # refuses gains of another shape, before their neurons are counted
+                among = None if settings.neurons is None else start.furthest(settings.neurons)
+            return neuron_gains(
+                lm,
+                objective,
+                start=start,
+                among=among,
+                sparsity=settings.sparsity,
+                heads=settings.heads,
+                teacher=teacher,
+            )
+        case "lora":
+            return low_rank(
+                lm,
+                objective,
+                rank=settings.lora_rank,
+                alpha=settings.lora_alpha,
+                seed=settings.seed,
+                recompute=settings.recompute,
+                teacher=teacher,
+            )
+        case "full":
+            lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
+            reads = None
+            if not settings.precompute_reference:
+                every = [*material.train, *material.validation, *material.windows]
+                products = torch.bfloat16 if base.autocast else None
+                reads = Reads.of(every, pad_id=lm.pad_id, products=products)
+            return all_weights(
+                lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
+            )
 
 
 def _reference(

@@ -1,5 +1,6 @@
 """The settings of `dposcope dpo`, and the objective and schedule that follow from them."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
@@ -30,6 +31,27 @@ _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
 _WARMUP = {"full": 0, "lora": 10, "gains": 10}
 _NORMS = {"full": None, "lora": 1.0, "gains": 1.0}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Most tokens of the two parts of a text."""
+
+    prompt: int
+    """Of a longer one the end is kept."""
+    completion: int
+    """Of a longer one the start is kept."""
+
+
+@dataclass(frozen=True)
+class NeutralWindows:
+    """The windows of neutral text that batches draw from."""
+
+    count: int
+    tokens: int
+    """Of each."""
+    seed: int
+    """Of their places in the text."""
 
 
 class DpoSettings(LoadSettings):
@@ -294,6 +316,16 @@ class DpoSettings(LoadSettings):
                 "the reference protocol needs the base at every position; leave --precompute-reference out"
             )
         return self
+
+    @property
+    def cut(self) -> Cut:
+        """Most tokens of the texts of pairs."""
+        return Cut(self.max_prompt_tokens, self.max_completion_tokens)
+
+    @property
+    def neutral_windows(self) -> NeutralWindows:
+        """The windows of neutral text."""
+        return NeutralWindows(self.window_pool, self.window_tokens, self.seed)
 
     def objective(self, model_type: str) -> Objective:
         """The objective for a family of models."""

@@ -1,6 +1,5 @@
-"""What a training starts from: the base in its precision, token ids, the policy beside its reference."""
+"""What a training starts from: the base in its precision, texts, token ids."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +10,14 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
-from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.settings import Cut, NeutralWindows
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
 from dposcope.pairs.pairs import PairSplit
 from dposcope.training.collator import Material
 from dposcope.training.examples import Example, harmless_windows, neutral_windows, tokenise
-from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
-from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
 
 _HARMLESS_TO_A_WINDOW = 3
 """Harmless texts to a window of neutral text where the KL is on both. A window has about four times their tokens."""
@@ -80,14 +77,19 @@ class KlTexts:
     """The model's own harmless texts; None: neutral text alone."""
 
     @classmethod
-    def read(cls, settings: DpoSettings) -> "KlTexts":
-        """What settings name.
+    def read(cls, neutral: str | None, *, column: str, harmless: str | None) -> "KlTexts":
+        """Read the files.
+
+        Args:
+            neutral: see `load_neutral`.
+            column: of the neutral text, if it is a table.
+            harmless: see `load_harmless`; None for neutral text alone.
 
         Raises:
             DposcopeError: a file cannot be read.
         """
-        neutral = load_neutral(settings.neutral, column=settings.neutral_column)
-        return cls(neutral, None if settings.harmless is None else load_harmless(settings.harmless))
+        text = load_neutral(neutral, column=column)
+        return cls(text, None if harmless is None else load_harmless(harmless))
 
     @property
     def digests(self) -> dict[str, str | None]:
@@ -99,68 +101,27 @@ class KlTexts:
 
 
 def material_of(
-    lm: LanguageModel, split: PairSplit, texts: KlTexts, objective: Objective, settings: DpoSettings
+    lm: LanguageModel, split: PairSplit, texts: KlTexts, objective: Objective, cut: Cut, neutral: NeutralWindows
 ) -> Material:
-    """Token ids of both parts of the pairs, and the windows that the KL is on, if it is on any."""
-    limits = {
-        "max_prompt_tokens": settings.max_prompt_tokens,
-        "max_completion_tokens": settings.max_completion_tokens,
-    }
+    """Token ids of both parts of the pairs, and the windows that the KL is on, if it is on any.
+
+    Args:
+        lm: whose tokens.
+        split: the pairs.
+        texts: where windows come from.
+        objective: says which windows are read.
+        cut: of pairs and of harmless texts.
+        neutral: how many windows of neutral text, without harmless texts.
+    """
+    limits = {"max_prompt_tokens": cut.prompt, "max_completion_tokens": cut.completion}
     train, validation = (tokenise(lm, part, **limits) for part in (split.train, split.validation))
     if not objective.reads_windows:
         return Material(train, validation)
     windows: list[Example] = []
-    count = settings.window_pool
+    count = neutral.count
     if texts.harmless is not None:
         windows = harmless_windows(lm, texts.harmless, **limits)
         count = 0 if objective.kl_on == "harmless" else -(-len(windows) // _HARMLESS_TO_A_WINDOW)
     if count:
-        windows += neutral_windows(lm, texts.neutral, count=count, length=settings.window_tokens, seed=settings.seed)
+        windows += neutral_windows(lm, texts.neutral, count=count, length=neutral.tokens, seed=neutral.seed)
     return Material(train, validation, windows)
-
-
-def policy_of(
-    base: Base,
-    objective: Objective,
-    settings: DpoSettings,
-    material: Material,
-    start: Gains | None,
-    teacher: LanguageModel | None,
-) -> AbstractContextManager[Trainable]:
-    """What is trained, with its reference: gains, a LoRA adapter, or all weights."""
-    lm = base.lm
-    match settings.train:
-        case "gains":
-            among = None
-            if start is not None:
-                start.changes(lm)  # refuses gains of another shape, before their neurons are counted
-                among = None if settings.neurons is None else start.furthest(settings.neurons)
-            return neuron_gains(
-                lm,
-                objective,
-                start=start,
-                among=among,
-                sparsity=settings.sparsity,
-                heads=settings.heads,
-                teacher=teacher,
-            )
-        case "lora":
-            return low_rank(
-                lm,
-                objective,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                seed=settings.seed,
-                recompute=settings.recompute,
-                teacher=teacher,
-            )
-        case "full":
-            lower = torch.bfloat16 if settings.reference_dtype == "bfloat16" else None
-            reads = None
-            if not settings.precompute_reference:
-                every = [*material.train, *material.validation, *material.windows]
-                products = torch.bfloat16 if base.autocast else None
-                reads = Reads.of(every, pad_id=lm.pad_id, products=products)
-            return all_weights(
-                lm, objective, reference_dtype=lower, in_place=True, reads=reads, recompute=settings.recompute
-            )

@@ -59,13 +59,7 @@ def default_edit(ingredients: Ingredients, selection: Selection, *, mix: Mix, st
 
 
 def choose_edit(
-    job: Job,
-    ingredients: Ingredients,
-    selection: Selection,
-    spec: EditSpec,
-    *,
-    reported: int,
-    made_by: Mapping[str, Any],
+    job: Job, ingredients: Ingredients, selection: Selection, spec: EditSpec, *, made_by: Mapping[str, Any]
 ) -> Choice:
     """The stage `choose`; writes `edit.safetensors` and `edit.json`.
 
@@ -74,13 +68,12 @@ def choose_edit(
         ingredients: direction and means.
         selection: the neurons that get gains.
         spec: the parts of the edit, and its strength or the bound on its cost.
-        reported: windows of neutral text that the report reads.
         made_by: settings by name, all that decide the edit; it tells some of them.
     """
     stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
     windows = count_windows(job.lm, job.data.report.neutral, protocol="strict")
     # Trials read the windows after the reported ones, if the text is long enough.
-    held_out = windows >= reported + SEARCH_WINDOWS
+    held_out = windows >= spec.reported + SEARCH_WINDOWS
     about = {
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
@@ -92,7 +85,7 @@ def choose_edit(
         if spec.given:
             _given(ingredients, selection, spec, about).save(stem)
             return
-        search = _search(job, ingredients, selection, spec, skip_windows=reported if held_out else 0)
+        search = _search(job, ingredients, selection, spec, skip_windows=spec.reported if held_out else 0)
         write_json(trace, asdict(search))
         facts = {"mix": spec.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
         edit = default_edit(ingredients, selection, mix=spec.mix, strength=search.chosen)

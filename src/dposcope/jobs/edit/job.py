@@ -50,18 +50,15 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     reporter = reporter or Quiet()
     data = read_data(settings)
     described = {"model": model, **settings.model_dump(mode="json")}
-    read = data.read_prompts(chooses=False)
-    with open_run(out, "edit", described, prompts=read, reporter=reporter) as run:
+    with open_run(out, "edit", described, prompts=data.read_prompts(chooses=False), reporter=reporter) as run:
         job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
         ingredients = prepare(job, settings.direction_spec)
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(
             ingredients.cosine, ingredients.means.mean, beta=settings.beta, ranking=settings.ranking
         )
-        # The concept's values are in the other settings.
-        made_by = settings.model_dump(mode="json", exclude={"concept"})
-        reported = settings.max_windows
-        choice = choose_edit(job, ingredients, selection, settings.edit_spec, reported=reported, made_by=made_by)
+        made_by = settings.model_dump(mode="json", exclude={"concept"})  # whose values are in the other settings
+        choice = choose_edit(job, ingredients, selection, settings.edit_spec, made_by=made_by)
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, _conditions(model, choice.edit, made_from, settings), materials)

@@ -100,27 +100,26 @@ def beside_paper_tables(results: Results) -> list[Table]:
 
 def setting_of(results: Results) -> Setting:
     """The setting that our numbers were measured in."""
-    settings, base = results.settings, results.scores.conditions[BASE]
+    used, base = results.instruments, results.scores.conditions[BASE]
     learn_prompts = results.explanation.contributions.before.about.get("prompts")
-    source = settings.get("neutral")
-    if source is None:
+    if used.neutral is None:
         neutral = "built-in"
-    elif not is_wikitext_2(source):
+    elif not is_wikitext_2(used.neutral):
         neutral = "other"
     else:
         # With fewer windows than allowed, the whole text was read; else it may be longer.
-        neutral = "whole" if base["logppl"].n < settings["max_windows"] else "cut"
+        neutral = "whole" if base["logppl"].n < used.max_windows else "cut"
     return Setting(
         model=results.lm.name,
         recognised=recognise(results.lm.name, results.lm.model.config.to_dict()),
         protocol=results.scores.protocol,
-        scorer=settings["scorer"],
+        scorer=used.scorer,
         prompts=base["toxicity"].n,
         learn_prompts=learn_prompts if isinstance(learn_prompts, int) else None,
         passages=base["f1"].n,
         neutral=neutral,
         direction=results.explanation.direction.kind,
-        token_judge=judge_model(settings["token_judge"]),
+        token_judge=judge_model(used.token_judge),
         training=_training(results.training),
     )
 

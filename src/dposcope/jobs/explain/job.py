@@ -146,11 +146,10 @@ def run_explain(
         scores = write_scores(job, outcomes, materials, about=about)
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
-            side.training, settings.model_dump(mode="json"), notes, stable, kinds.get("probe"),
-            Interchanged(sets, carriers),
+            side.training, settings.instruments, notes, stable, kinds.get("probe"), Interchanged(sets, carriers),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
-        _write(out, results, browser, raw=raw)
+        _write(out, results, browser, settings.model_dump(mode="json"), raw=raw)
         return ExplainRun(out, found, scores, results)
 
 
@@ -280,7 +279,7 @@ def _browser(job: Job, other: LanguageModel, found: Explanation, settings: Expla
     )
 
 
-def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) -> None:
+def _write(out: Path, results: Results, browser: NeuronBrowser, settings: dict[str, Any], *, raw: bool) -> None:
     run = {
         "model": results.lm.name,
         "fingerprint": results.lm.fingerprint,
@@ -299,16 +298,16 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, *, raw: bool) ->
     clear_others(out / "tables", {"neurons", *(table.name for table in tables)})
     clear_others(out / "figures", {picture.name for picture in pictures})
     write_json(out / "tables.json", [table.to_json() for table in tables])
-    write_json(out / "explain.json", _summary(results))
+    write_json(out / "explain.json", _summary(results, settings))
     write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
 
 
-def _summary(results: Results) -> dict[str, Any]:
+def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
     """The main numbers, for scripts."""
     found = results.explanation
     return {
         "kind": "dposcope explain",
-        "settings": results.settings,
+        "settings": settings,
         "base": results.lm.name,
         "fingerprint": results.lm.fingerprint,
         "tuned": results.scores.about["tuned"],

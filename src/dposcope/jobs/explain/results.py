@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
@@ -40,6 +39,7 @@ from dposcope.jobs.explain.interchange.tables import (
 )
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, toxic_patch
+from dposcope.jobs.explain.settings import Instruments
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,
     interventions_table,
@@ -95,8 +95,7 @@ class Results:
     """Patch → number of its neurons."""
     training: TrainingRecord | None
     """Record of the tuned model's training; None if there is none."""
-    settings: Mapping[str, Any]
-    """All settings of the run."""
+    instruments: Instruments
     notes: Sequence[str] = ()
     """Changes to the tuned model at loading; see `LanguageModel.notes`."""
     stability: NeuronStability = _NOTHING_REPEATED

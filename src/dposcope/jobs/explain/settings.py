@@ -30,6 +30,18 @@ class Repeats:
 
 
 @dataclass(frozen=True)
+class Instruments:
+    """What an explanation measures with, as it was named."""
+
+    scorer: str
+    token_judge: str
+    neutral: str | None
+    """Text for log-perplexity; None: the built-in text."""
+    max_windows: int
+    """Of that text."""
+
+
+@dataclass(frozen=True)
 class Strengths:
     """The strengths that the base is steered and edited at, and their controls."""
 
@@ -149,6 +161,11 @@ class ExplainSettings(MeasureSettings):
     def interchanges(self) -> bool:
         """Whether any interchange is measured; none with --neurons-only."""
         return self.interchange and not self.neurons_only
+
+    @property
+    def instruments(self) -> Instruments:
+        """What is measured with."""
+        return Instruments(self.scorer, self.token_judge, self.neutral, self.max_windows)
 
     @property
     def strengths(self) -> Strengths:

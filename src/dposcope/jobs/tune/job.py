@@ -84,9 +84,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
-        search_scorer = _search_scorer(data.report.scorer, settings)
-        prepared = _ready(job, ingredients, learned, search_scorer, learn_text, settings)
-        searched = search_edits(job, prepared, settings.tried, seed=settings.seed)
+        scorer = _search_scorer(data.report.scorer, settings)
+        searched = search_edits(job, _ready(job, ingredients, learned, scorer, learn_text, settings), settings.tried)
         found = choose(job, searched, learn_text, settings.recipe)
         asked = replace(data.report, protocol="strict", spread_windows=True)
         materials = with_ideal(job, asked, judge, seed=settings.seed)
@@ -100,7 +99,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         scores = write_scores(job, outcomes, materials, about=about)
         write_tune_report(
             job, ingredients, searched, found, outcomes, materials, scores, judge, settings.shown,
-            control=control, true_scorer=search_scorer, own_neutral=settings.report_neutral is not None,
+            control=control, true_scorer=scorer, own_neutral=settings.report_neutral is not None,
         )  # fmt: skip
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
@@ -141,7 +140,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
         scorer = _search_scorer(data.report.scorer, settings)
         prepared = _ready(job, ingredients, learned, scorer, learn_text, settings)
         reporter.stage(f"Searching with others: {settings.trials} trials")
-        return join_search(job, prepared, settings.trials, seed=settings.seed)
+        return join_search(job, prepared, settings.trials)
 
 
 def _described(model: str, settings: TuneSettings) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def _ready(
         batch_size=settings.batch_size,
         seed=settings.seed,
     )
-    return ready(job, prepared, bounds, seed=settings.seed)
+    return ready(job, prepared, bounds)
 
 
 def _bounds(settings: TuneSettings) -> Bounds:

@@ -134,6 +134,8 @@ class Prepared:
     """Everything that a trial depends on."""
     folder: Path
     """Folder of the journal. It depends on the inputs but not on the number of trials, so more trials continue it."""
+    seed: int
+    """Of harmless samples and of the order of trials."""
 
 
 def prepare_search(
@@ -184,7 +186,7 @@ def prepare_search(
         "batch_size": batch_size,
         "seed": seed,
     }
-    return Prepared(objective, inputs, _journal(run, inputs))
+    return Prepared(objective, inputs, _journal(run, inputs), seed)
 
 
 def _journal(run: Run, inputs: Mapping[str, Any]) -> Path:
@@ -218,7 +220,7 @@ def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
     return tuple(stored["texts"])
 
 
-def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText | None:
+def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
     """The stage `harmless-texts`: the ideal of the search prompts.
 
     Returns:
@@ -232,7 +234,7 @@ def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText |
             objective.prompts,
             objective.scorer,
             most=_MOST_HARMLESS,
-            seed=seed,
+            seed=prepared.seed,
             batch_size=objective.batch_size,
             progress=job.run.reporter.progress,
         )
@@ -251,11 +253,11 @@ def harmless_texts(job: Job, prepared: Prepared, *, seed: int) -> HarmlessText |
     return HarmlessText.read(objective.lm, Ideal.from_json(stored).written)
 
 
-def ready(job: Job, prepared: Prepared, bounds: Bounds, *, seed: int) -> "Ready":
+def ready(job: Job, prepared: Prepared, bounds: Bounds) -> "Ready":
     """The search with what the plain model writes, which bounds on texts and on harmless text compare with."""
     texts = plain_texts(job, prepared)
     plain = prepared.objective.measured(texts)
-    objective = replace(prepared.objective, harmless=harmless_texts(job, prepared, seed=seed), plain_texts=texts)
+    objective = replace(prepared.objective, harmless=harmless_texts(job, prepared), plain_texts=texts)
     return Ready(replace(prepared, objective=objective), bounds.on_texts(plain))
 
 
@@ -267,13 +269,13 @@ class Ready:
     text_bound: TextBound
 
 
-def search_edits(job: Job, ready: Ready, trials: int, *, seed: int) -> Searched:
+def search_edits(job: Job, ready: Ready, trials: int) -> Searched:
     """The stage `search`; writes `trials.json` and `trials.parquet`. With --quick there are no trials."""
     run, prepared = job.run, ready.prepared
     record, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
     def make() -> None:
-        made = _search(job, ready, trials, seed) if trials else []
+        made = _search(job, ready, trials) if trials else []
         write_parquet(table, trials_table(made))
         write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in made]})
 
@@ -287,7 +289,7 @@ def search_edits(job: Job, ready: Ready, trials: int, *, seed: int) -> Searched:
     )
 
 
-def join_search(job: Job, ready: Ready, trials: int, *, seed: int) -> list[Trial]:
+def join_search(job: Job, ready: Ready, trials: int) -> list[Trial]:
     """Run trials in another process than the one that owns the search, until all are done; writes only trials.
 
     Raises:
@@ -297,10 +299,10 @@ def join_search(job: Job, ready: Ready, trials: int, *, seed: int) -> list[Trial
         raise DposcopeError(
             f"no search with these options has begun in {job.run.folder}; wait until it has, or start it without --join"
         )
-    return _search(job, ready, trials, seed)
+    return _search(job, ready, trials)
 
 
-def _search(job: Job, ready: Ready, trials: int, seed: int) -> list[Trial]:
+def _search(job: Job, ready: Ready, trials: int) -> list[Trial]:
     objective = ready.prepared.objective
     return search(
         objective.try_out,
@@ -308,7 +310,7 @@ def _search(job: Job, ready: Ready, trials: int, seed: int) -> list[Trial]:
         folder=ready.prepared.folder,
         trials=trials,
         text_bound=ready.text_bound,
-        seed=seed,
+        seed=ready.prepared.seed,
         progress=job.run.reporter.progress,
     )
 
