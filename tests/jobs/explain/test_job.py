@@ -91,6 +91,9 @@ def test_the_folder_holds_what_the_command_promises(done):
     names = {path.name for path in out.iterdir()}
     assert {"report.html", "tables", "figures", "explain.json", "scores.json", "contributions.safetensors"} <= names
     assert not {name for name in names if name.startswith(".")} - {".lock"}
+    live = pl.read_parquet(out / "interchange.parquet")
+    assert {"set", "scorer", "share", "low", "high", "logppl"} <= set(live.columns)
+    assert {"TP+AN+TN+AP", "mlp", "attention", "neurons", "reverse-neurons"} <= set(live["set"])
     for folder, endings in (("tables", {".parquet", ".csv", ".md", ".tex"}), ("figures", {".svg", ".png", ".csv"})):
         stems = {}
         for path in (out / folder).iterdir():
