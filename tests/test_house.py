@@ -1,6 +1,7 @@
 """The house: which room may import which, no circles, no crowded folder, tests that mirror the code."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -46,6 +47,12 @@ ORDER = [
 """From the ground up: a room imports from itself and from rooms before it. `docs/architecture.md` draws it."""
 MOST_FILES = 15
 """In one folder, of its own."""
+NAME_SETTINGS = {
+    "jobs/ingredients.py",  # reads what they name
+    "jobs/dpo/training_record.py",  # keeps them
+    "jobs/tune/learning.py",  # makes those of other jobs from them
+}
+"""Files that name a class of settings, beside `settings.py`, `job.py`, the command line and a reproduction."""
 NOT_MIRRORED = {"benchmarks", "docs", "helpers", "real"}
 """Folders of tests that are of no room: of the scripts beside the package, of the documentation, of all rooms."""
 
@@ -133,6 +140,27 @@ def test_no_folder_is_crowded():
         for folder in folders
     }
     assert {name: number for name, number in count.items() if number > MOST_FILES} == {}
+
+
+def settings_named(path: Path) -> set[str]:
+    """Classes of settings that a file names, wherever it does."""
+    words = {
+        word
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for word in (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None))
+    }
+    return {word for word in words if isinstance(word, str) and re.fullmatch("[A-Z][A-Za-z]*Settings", word)}
+
+
+def test_settings_end_at_the_top():
+    below = [
+        path.relative_to(SOURCE).as_posix()
+        for path in modules().values()
+        if settings_named(path)
+        and path.name not in ("job.py", "settings.py")
+        and room_of(path) not in ("cli", "jobs/reproduce")
+    ]
+    assert set(below) == NAME_SETTINGS
 
 
 def test_tests_mirror_the_code():

@@ -154,7 +154,7 @@ def read_data(settings: MeasureSettings) -> Data:
         column=settings.prompt_column,
         limit=settings.limit,
     )
-    further = read_further(settings)
+    further = read_further(settings.also_score, scorer=settings.scorer, concept=concept)
     report = Materials(
         prompts=split.report,
         passages=load_passages(
@@ -197,15 +197,19 @@ _MEASURES = ("toxicity", "judge", *NO_SCORER, "f1", "logppl", "harmless_logppl",
 _COLUMNS = ("protocol", "model", "fingerprint", "condition", "measure", "row", "prompt", "continuation")
 
 
-def read_further(settings: MeasureSettings) -> FurtherScorers:
+def read_further(names: list[str] | None, *, scorer: str, concept: Concept) -> FurtherScorers:
     """The scorers of `--also-score`.
+
+    Args:
+        names: of them; None: the neural one, where it is in the cache and the concept is toxicity.
+        scorer: name of the first one.
+        concept: that is measured.
 
     Raises:
         DposcopeError: a name is given twice, scores already, is that of another measure, or names no scorer.
     """
-    names = settings.also_score
     if names is None:
-        if settings.meant != TOXICITY or settings.scorer == _NEURAL:
+        if concept != TOXICITY or scorer == _NEURAL:
             return FurtherScorers({})
         if not neural_folder().is_dir():
             note = "No further scorer: the neural one is not in the cache; dposcope models get neural adds it."
@@ -216,7 +220,7 @@ def read_further(settings: MeasureSettings) -> FurtherScorers:
     for name in names:
         if name == "none" or names.count(name) > 1:
             raise DposcopeError(f"--also-score {name} stands beside other scorers; give each name once, or none alone")
-        if name == settings.scorer:
+        if name == scorer:
             raise DposcopeError(f"--also-score {name} is the scorer already; name another one")
         if name in _MEASURES or name in _COLUMNS:
             raise DposcopeError(f"--also-score {name} has the name of another column; give the scorer another name")
