@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.reproduce import estimate
 from dposcope.jobs.reproduce.estimate import (
     DRAWING,
     GIB,
@@ -53,8 +55,9 @@ SLOW = Machine("one thread of another processor", 1.87e11, 24 * GIB, 2)
         ),
     ],
 )
-def test_what_was_measured_is_within_a_factor_of_two(preset, machine, minutes):
-    """With two threads and nothing else at work, and with one thread beside another run."""
+def test_what_was_measured_is_within_a_factor_of_two(preset, machine, minutes, monkeypatch):
+    """With two threads and nothing else at work, and with one thread beside another run; without interchange."""
+    monkeypatch.setattr(estimate, "interchanged_rows", lambda _settings: 0)
     found = estimates(preset, machine)
     assert all(not one.needs_gpu for one in found.values())
     for name, (least, most) in minutes.items():
@@ -179,3 +182,12 @@ def test_a_day_is_long():
     steps = [replace(one, size=size) for one in planned("cpu-gemma-3-270m")]
     for one in estimate_plan(steps, MACHINE):
         assert one.needs_gpu == (one.seconds > LONG or one.memory > MACHINE.memory)
+
+
+def test_a_condition_by_interchange_counts_twice():
+    """Both models read. Sets: patches, three whole parts, four rankings of three sizes, three in reverse."""
+    settings = ExplainSettings(toxic_neurons=[256], controls=False)
+    patches = 1 + estimate.GROUPS
+    assert estimate.interchanged_rows(settings) == patches + 3 + 12 + 3
+    for off in ({"interchange": False}, {"neurons_only": True}, {"protocol": "reference"}):
+        assert estimate.interchanged_rows(ExplainSettings(**off)) == 0

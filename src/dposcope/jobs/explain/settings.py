@@ -111,7 +111,7 @@ class ExplainSettings(MeasureSettings):
     interchange: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
         description="Measure the base with parts that take the tuned model's values on the same tokens: groups of "
-        "neurons, neurons ranked by attribution patching, all MLPs, all attention.",
+        "neurons, neurons ranked by attribution patching, all MLPs, all attention. Strict protocol only.",
     )
     edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Also measure the paper's edits: (α, β) by probe and probe-free, two rankings."
@@ -159,8 +159,8 @@ class ExplainSettings(MeasureSettings):
 
     @property
     def interchanges(self) -> bool:
-        """Whether any interchange is measured; none with --neurons-only."""
-        return self.interchange and not self.neurons_only
+        """Whether any interchange is measured: not with --neurons-only, nor by the reference protocol, which has none."""
+        return self.interchange and not self.neurons_only and self.protocol == "strict"
 
     @property
     def instruments(self) -> Instruments:

@@ -22,6 +22,8 @@ from dposcope.errors import plural
 from dposcope.evaluation.sampled.ideal import texts_read
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.conditions import FORMS, RANKINGS
+from dposcope.jobs.explain.interchange.carriers import RANKINGS as RANKED
+from dposcope.jobs.explain.interchange.sets import MEASURED
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import PlannedStep
@@ -259,14 +261,15 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     if settings.protocol == "strict":
         row += read
         once += _written(size, texts, PROMPT_TOKENS, share=DRAWING) + read
-    return rows * row + once
+    # Under an interchange the other model reads along.
+    return (rows + 2 * interchanged_rows(settings)) * row + once
 
 
-def _reported(settings: ExplainSettings, prompts: int) -> float:
+def _reported(settings: ExplainSettings, prompts: int) -> int:
     """About how many prompts are reported on, of `prompts`, or of a file of their own; planning downloads nothing."""
     own = settings.report_prompts
     if own is None or is_hub_spec(own):
-        return prompts if settings.split == "same" else prompts / 2
+        return prompts if settings.split == "same" else prompts // 2
     return len(load_prompts(own, column=settings.prompt_column))
 
 
@@ -284,6 +287,15 @@ def measured_rows(settings: ExplainSettings) -> int:
         rows += directions * len(RANKINGS[settings.protocol]) * cells
         rows += 1 if settings.controls and settings.edits_of("scale") else 0
     return rows
+
+
+def interchanged_rows(settings: ExplainSettings) -> int:
+    """The largest number of conditions by live interchange."""
+    if not settings.interchanges:
+        return 0
+    patches = len(settings.toxic_neurons) + GROUPS + (CONTROLS if settings.controls else 0)
+    whole, reverse = 3, 3
+    return patches + whole + len(RANKED) * len(MEASURED) + reverse
 
 
 def _hours(seconds: float | None) -> str:

@@ -145,7 +145,8 @@ def against_frozen(interchanged: Interchanged, outcomes: Mapping[str, Outcome]) 
     rows = [
         (one.label, frozen, live)
         for one in interchanged.sets
-        if one.patch in outcomes
+        if one.patch is not None
+        and one.patch in outcomes
         and (frozen := share_of(outcomes, one.patch, "toxicity")) is not None
         and (live := share_of(outcomes, one.condition, "toxicity")) is not None
     ]
