@@ -159,7 +159,7 @@ class ExplainSettings(MeasureSettings):
 
     @property
     def interchanges(self) -> bool:
-        """Whether any interchange is measured: not with --neurons-only, nor by the reference protocol, which has none."""
+        """Whether any interchange is measured: with --neurons-only none, and none by the reference protocol."""
         return self.interchange and not self.neurons_only and self.protocol == "strict"
 
     @property
