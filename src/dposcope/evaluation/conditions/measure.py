@@ -176,6 +176,29 @@ def measure(
     return _measure(lm, intervention, materials, plain=lm, progress=progress)
 
 
+def score_texts(
+    lm: LanguageModel,
+    intervention: Intervention | None,
+    materials: Materials,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """The greedy continuations of one condition, by every scorer, and nothing else.
+
+    Args:
+        lm: the model.
+        intervention: on the model; None for the plain model.
+        materials: prompts and scorers.
+        progress: called with (done, total) of the prompts.
+
+    Returns:
+        Scorer → one score a prompt, `[prompts]`, float64.
+    """
+    steps = _Steps(len(materials.prompts), 0, progress)
+    texts = [one.text for one in _continue(lm, intervention, materials, materials.prompts, 256, steps)]
+    return {name: scorer(texts) for name, scorer in materials.scorers.items()}
+
+
 def _measure(
     lm: LanguageModel,
     intervention: Intervention | None,
@@ -327,7 +350,7 @@ class _Steps:
 
     def texts(self, done: int, _total: int) -> None:
         if self._progress is not None:
-            self._progress(self._before + done, self._texts + (self._windows or 1))
+            self._progress(self._before + done, self._texts + (1 if self._windows is None else self._windows))
 
     def finished(self, count: int) -> None:
         self._before += count

@@ -17,7 +17,9 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
+from dposcope.jobs.explain.claims.over_directions import PatchedAlong, claims_along, claims_frame
 from dposcope.jobs.explain.conditions import explain_conditions
+from dposcope.jobs.explain.directions import Along, claim_directions, explained_along, patched_along
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.interchange.carriers import find_carriers
 from dposcope.jobs.explain.interchange.sets import InterchangeSet, interchange_conditions, interchange_sets
@@ -124,6 +126,12 @@ def run_explain(
         carriers = None
         if settings.interchanges:
             carriers = find_carriers(job, other, change, seed=settings.seed, batch_size=settings.batch_size)
+        others: list[Along] = []
+        if settings.patching and settings.claim_directions and not settings.neurons_only:
+            reporter.stage("Groups and toxic neurons along other directions")
+            directions = claim_directions(job, made.direction, spec)
+            sizes, seed = settings.toxic_neurons, settings.seed
+            others = explained_along(job, other, change, directions, judge, toxic_sets=sizes, seed=seed)
         # From here on the other model is loaded only for the conditions that need it.
         reversible = other.writer is None
         notes = (*other.notes, *side.notes)
@@ -144,9 +152,11 @@ def run_explain(
         materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)
+        along = [PatchedAlong(one, patched_along(job, one, materials)) for one in others]
         results = Results(
             lm, found, conditions, outcomes, scores, {patch.name: len(patch.neurons) for patch in chosen},
             side.training, settings.instruments, notes, stable, kinds.get("probe"), Interchanged(sets, carriers),
+            claims_along(along, outcomes, scores),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
         _write(out, results, browser, settings.model_dump(mode="json"), raw=raw)
@@ -158,6 +168,7 @@ _ROWS = {
         "neurons_only",
         "patching",
         "interchange",
+        "claim_directions",
         "edits",
         "edit_forms",
         "edit_grid",
@@ -290,6 +301,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, settings: dict[s
     for table in tables:
         table.save(out / "tables", raw=raw)
     write_parquet(out / "tables" / "neurons.parquet", of_run(results.explanation.contributions.to_polars(), **run))
+    write_parquet(out / "claims.parquet", of_run(claims_frame(results.all_claims), **run))
     if results.interchanged.sets:
         frame = interchange_frame(results.interchanged, results.outcomes, results.scores)
         write_parquet(out / "interchange.parquet", of_run(frame, **run))

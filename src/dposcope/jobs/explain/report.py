@@ -6,6 +6,7 @@ from pathlib import Path
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
+from dposcope.jobs.explain.claims.over_directions import OVER, TURNS, turning_claims
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.interchange.tables import NAME
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
@@ -44,11 +45,11 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
     ]
     effects, stable, live = ["toxicity", "shares-of-reduction"], ["stability"], ["interchange", "carriers"]
     repeated = ["stability-groups", "stability-ranks"]
-    first = {"claims", NAME, *measured, *tokens, *repeated, *BESIDE_PAPER}
+    first = {"claims", OVER, NAME, *measured, *tokens, *repeated, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
     sections = [
         Section("What was found", summary(results), _figures(drawn, effects), ()),
-        Section("The paper's claims, one by one", (), (), _tables(by_name, ["claims"])),
+        Section("The paper's claims, one by one", (), (), _tables(by_name, ["claims", OVER])),
         Section("Interventions", (), (), _tables(by_name, measured)),
         Section(
             "Where the reduction comes from",
@@ -94,10 +95,11 @@ def summary(results: Results) -> list[str]:
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     verdicts = [claim.verdict for claim in results.claims]
+    turning = [says for says, verdict in turning_claims(results.along).items() if verdict == TURNS]
     lines.append(
         f"Of the paper's {len(verdicts)} claims about DPO, {verdicts.count('held')} hold here, "
         f"{verdicts.count('not held')} do not hold, and {verdicts.count('open')} are open: an interval contains the "
-        "bound."
+        "bound." + (f" {len(turning)} of them turn with the direction." if turning else "")
     )
     return lines
 

@@ -16,8 +16,10 @@ from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
 from dposcope.jobs.explain.claims.editing import editing_claims
 from dposcope.jobs.explain.claims.neurons import neuron_claims
+from dposcope.jobs.explain.claims.over_directions import ClaimAlong, directions_of_claims_table
 from dposcope.jobs.explain.claims.patching import patching_claims
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
+from dposcope.jobs.explain.directions import name_of
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.jobs.explain.figures import (
     cumulative_curves,
@@ -104,6 +106,8 @@ class Results:
     """A probe to compare with, if the direction is of another kind."""
     interchanged: Interchanged = _NOTHING_INTERCHANGED
     """What was measured by live interchange."""
+    along: Sequence[ClaimAlong] = ()
+    """Claims about neurons and patches, along every direction and by every scorer; empty where not asked for."""
 
     @cached_property
     def shares(self) -> dict[str, Share | None]:
@@ -121,6 +125,14 @@ class Results:
         measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
         claims = [*neuron_claims(self.explanation), *patching_claims(measured), *editing_claims(measured)]
         return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
+
+    @cached_property
+    def all_claims(self) -> list[ClaimAlong]:
+        """Every claim along every direction; those that were tested along the run's own direction only come last."""
+        tested = {one.claim.says for one in self.along}
+        own = name_of(self.explanation.direction.kind)
+        rest = [ClaimAlong(claim, own, "toxicity") for claim in self.claims if claim.says not in tested]
+        return [*self.along, *rest]
 
     @property
     def agreement(self) -> tuple[str, EditAgreement] | None:
@@ -191,7 +203,8 @@ def tables_of(results: Results) -> list[Table]:
     tables.append(change_table(model, explanation.change, explanation.intervals))
     if results.stability.sources:
         tables += [group_stability_table(model, results.stability), rank_stability_table(model, results.stability)]
-    return [*tables, claims_table(model, scores.protocol, results.claims)]
+    tables.append(claims_table(model, scores.protocol, results.claims))
+    return [*tables, directions_of_claims_table(model, results.along)] if results.along else tables
 
 
 def _interchange_tables(results: Results) -> list[Table]:

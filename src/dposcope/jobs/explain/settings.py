@@ -113,6 +113,11 @@ class ExplainSettings(MeasureSettings):
         description="Measure the base with parts that take the tuned model's values on the same tokens: groups of "
         "neurons, neurons ranked by attribution patching, all MLPs, all attention. Strict protocol only.",
     )
+    claim_directions: Annotated[bool, Parameter(group=_MEASURES)] = Field(
+        default=True,
+        description="Judge the claims about neurons and patches along other directions too: the probe with three seeds "
+        "and on balanced comments, the difference of means, the contrast of seed words, three random directions.",
+    )
     edits: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True, description="Also measure the paper's edits: (α, β) by probe and probe-free, two rankings."
     )

@@ -25,8 +25,7 @@ STEERING = "the strongest steering that keeps log-PPL within +0.3 and F1 above 0
 def patching_claims(measured: Measured) -> list[Claim]:
     """Claims about patches and steering. Claims about conditions that were not measured are left out."""
     return [
-        *_little(measured, TOXIC_TOKENS, "Patching neurons with toxic tokens explains little", "0.41 to 19.7 %"),
-        *_little(measured, "patch-top-256", "Patching the 256 most toxic neurons explains little", "2.47 to 23.9 %"),
+        *_toxic(measured),
         *_all_groups(measured),
         *_each_adds(measured),
         *_beats_steering(measured),
@@ -35,6 +34,18 @@ def patching_claims(measured: Measured) -> list[Claim]:
         ),
         *_stronger_steering(measured),
         *_increasing(measured),
+    ]
+
+
+def toxicity_claims(measured: Measured) -> list[Claim]:
+    """Claims about patches that need no more than toxicity."""
+    return [*_toxic(measured), *_all_groups(measured), *_each_adds(measured), *_increasing(measured)]
+
+
+def _toxic(measured: Measured) -> list[Claim]:
+    return [
+        *_little(measured, TOXIC_TOKENS, "Patching neurons with toxic tokens explains little", "0.41 to 19.7 %"),
+        *_little(measured, "patch-top-256", "Patching the 256 most toxic neurons explains little", "2.47 to 23.9 %"),
     ]
 
 
