@@ -50,6 +50,8 @@ from helpers.training_facts import TRAINING
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
+PAPER = {"interchange": False, "claim_directions": False}
+"""Nothing beyond the paper's own conditions."""
 ONCE = {"folds": 0, "seeds": 0}
 """Nothing is repeated: most of the time goes into fitting probes again."""
 QUICK = {"neurons_only": True, "toxic_neurons": [4], **ONCE}
@@ -181,7 +183,7 @@ def test_started_again_it_makes_the_same(done, job, tuned):
 def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path, capsys):
     """A process of its own, killed in the middle of the conditions."""
     flags = job.flags(toxic_neurons=4, steer=0.2, **ONCE)
-    quick = ["--no-edits", "--quiet"]
+    quick = ["--no-edits", "--no-claim-directions", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
     while not list(cut.glob("conditions/patch-*.json")):
@@ -318,7 +320,7 @@ def test_an_edit_is_explained_with_its_gains_in_the_activations(family, patching
     lm = load(str(job.model), dtype="float32")
     edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7, blocks=(1,)))
     edit.save(tmp_path / "run" / "edit")
-    made = explained(job, tmp_path / "run", tmp_path / "a", steer=[], edits=False, patching=patching, **ONCE)
+    made = explained(job, tmp_path / "run", tmp_path / "a", steer=[], edits=False, patching=patching, **ONCE, **PAPER)
     for named, out in ((f"edit:{tmp_path / 'run'}", "b"), (tmp_path / "run" / "edit.safetensors", "c")):
         again = explained(job, named, tmp_path / out, **QUICK)
         assert torch.equal(again.explanation.contributions.total, made.explanation.contributions.total)
@@ -389,7 +391,7 @@ def by_reference(request, tmp_path_factory):
     """The family, and what the reference protocol finds."""
     folder = tmp_path_factory.mktemp(request.param)
     job = make_job(folder / "job", request.param)
-    given = {"protocol": "reference", "edit_forms": ["scale"], "controls": False, **ONCE}
+    given = {"protocol": "reference", "edit_forms": ["scale"], "controls": False, **ONCE, **PAPER}
     return request.param, explained(job, write_tuned(job, folder / "tuned"), folder / "out", **given)
 
 
