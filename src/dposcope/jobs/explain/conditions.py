@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.directions.direction import Direction
+from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.steer import Steer
@@ -18,6 +19,7 @@ from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.hooks import Intervention
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
+from dposcope.neurons.shifts import shift_of_gains
 from dposcope.protocols import Protocol
 
 TUNED = "tuned"
@@ -100,6 +102,14 @@ class ExplainCondition:
 def edit_among(conditions: Iterable[ExplainCondition], setting: EditSetting) -> ExplainCondition | None:
     """The edit with this setting; None if it was not measured."""
     return next((row for row in conditions if row.role == "edit" and row.edit == setting), None)
+
+
+def shift_of_edit(change: Contributions, edit: Intervention) -> Tensor:
+    """m_i^pre − m_i^edit, the shift that one of the paper's edits makes where it acts, `[L, d_mlp]`, float64."""
+    if isinstance(edit, Gains):
+        return shift_of_gains(change, edit.values)
+    assert isinstance(edit, Assign)
+    return (change.before.mean - edit.values.double()).where(edit.neurons.mask, 0.0)
 
 
 def explain_conditions(

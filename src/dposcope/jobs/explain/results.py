@@ -10,15 +10,13 @@ from dposcope.directions.direction import Direction
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Share
-from dposcope.interventions.assign import Assign
-from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
-from dposcope.jobs.explain.claims.editing import editing_claims
+from dposcope.jobs.explain.claims.editing import editing_claims, shift_claims
 from dposcope.jobs.explain.claims.neurons import neuron_claims
 from dposcope.jobs.explain.claims.over_directions import ClaimAlong, directions_of_claims_table
 from dposcope.jobs.explain.claims.patching import patching_claims
-from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
+from dposcope.jobs.explain.conditions import TUNED, ExplainCondition, shift_of_edit
 from dposcope.jobs.explain.directions import name_of
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.jobs.explain.figures import (
@@ -70,7 +68,7 @@ from dposcope.jobs.explain.tables.neuron import (
 from dposcope.jobs.explain.tables.setup import agreement_table, probe_table, training_table
 from dposcope.jobs.explain.tables.stability import group_stability_table, rank_stability_table
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.shifts import EditAgreement, edit_agreement, shift_of_gains
+from dposcope.neurons.shifts import EditAgreement, edit_agreement
 from dposcope.neurons.stability import NeuronStability
 from dposcope.report.figures import Picture, Row, interval_dots
 from dposcope.report.table import Table
@@ -124,6 +122,7 @@ class Results:
         """The paper's claims, in its order."""
         measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
         claims = [*neuron_claims(self.explanation), *patching_claims(measured), *editing_claims(measured)]
+        claims += shift_claims(measured, self.explanation.contributions)
         return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
 
     @cached_property
@@ -143,11 +142,7 @@ class Results:
         name = best_edit(edits, self.scores) or edits[-1].name
         intervention = next(row for row in edits if row.name == name).build()
         change = self.explanation.contributions
-        if isinstance(intervention, Gains):
-            return name, edit_agreement(change, shift_of_gains(change, intervention.values))
-        assert isinstance(intervention, Assign)
-        frozen = (change.before.mean - intervention.values.double()).where(intervention.neurons.mask, 0.0)
-        return name, edit_agreement(change, frozen)
+        return name, edit_agreement(change, shift_of_edit(change, intervention))
 
 
 def tables_of(results: Results) -> list[Table]:

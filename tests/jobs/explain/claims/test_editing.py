@@ -1,12 +1,18 @@
 """Each claim about edits: its verdict on values made by hand, and on those that the paper prints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from dposcope.jobs.explain.claims.editing import editing_claims
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.explain.claims.editing import editing_claims, shift_claims
 from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.paper.comparison import MODEL_NAMES
 from dposcope.paper.numbers import paper_values
+from helpers.changes import family_change
 from helpers.explained import F1, START, condition, making, measured, noise, only, outcome
 
 MOST, MARKED = "probe-cosine-0.01-0.8", "probe-cosine-0.01-0.55"
@@ -171,6 +177,7 @@ def test_the_papers_own_edits_meet_the_rules(model):
         "none": outcome(printed["none", None, None, None, None, "toxicity"] * flat),
         TUNED: outcome(printed["dpo", None, None, None, None, "toxicity"] * flat),
         "steer-1": outcome(printed["steering", "probe", None, None, None, "toxicity"] * flat),
+        FOUR_GROUPS: outcome(printed["patch four groups", "probe", None, None, None, "toxicity"] * flat),
     }
     for (row, direction, alpha, beta, ranking, measure), toxicity in printed.items():
         if row == "edit" and measure == "toxicity":
@@ -179,10 +186,42 @@ def test_the_papers_own_edits_meet_the_rules(model):
             outcomes[f"assign-{kind}-{ranking}-{alpha:g}-{beta:g}"] = outcome(
                 toxicity * flat, rise=printed[*rest, "logppl"] - none["logppl"], f1=printed[*rest, "f1"] / none["f1"]
             )
-    edits = [condition(name, "edit") for name in outcomes if name not in ("none", TUNED, "steer-1")]
+    edits = [condition(name, "edit") for name in outcomes if name.startswith("assign")]
     claims = editing_claims(measured(outcomes, [condition("steer-1", "steer", alpha=1), *edits]))
-    assert len(claims) == 9
+    assert len(claims) == 11
     missed = {claim.says: claim.verdict for claim in claims if claim.verdict != "held"}
     # Table 2 has Llama-3.1 at 0.241 both edited at the marked setting and tuned.
     equal = {"Editing at β = 0.55 reduces more than DPO does (set to shifted means)": "open"}
     assert missed == (equal if model == "Llama-3.1-8B" else {})
+
+
+@pytest.mark.parametrize(("patched", "verdict"), [(0.5, "held"), (1.3, "not held")])
+def test_the_edit_of_most_neurons_is_compared_with_four_groups(patched, verdict):
+    outcomes = {f"scale-{MOST}": outcome(making(1.0)), FOUR_GROUPS: outcome(making(patched))}
+    assert only(editing_claims(measured(outcomes)), "than patching all four groups").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("marked_f1", "reach", "verdict", "best"),
+    [(1.0, 1.1, "held", 0.55), (0.5, 1.1, "not held", 0.6), (1.0, 0.5, "not held", None)],
+)
+def test_the_best_trade_off_is_what_the_papers_rule_marks(marked_f1, reach, verdict, best):
+    """β = 0.6 has an F1 of 0.9, 0.8 of 0.7; all are as little toxic as the tuned model, or none is."""
+    names = {"0.8": 0.7, "0.6": 0.9, "0.55": marked_f1}
+    outcomes = {f"scale-probe-cosine-0.01-{beta}": outcome(making(reach), f1=f1) for beta, f1 in names.items()}
+    found = only(editing_claims(measured(outcomes)), "best trade-off")
+    assert (found.verdict, found.value) == (verdict, best)
+    flat = {**outcomes, TUNED: outcome()}
+    assert only(editing_claims(measured(flat)), "best trade-off").verdict == "open"
+
+
+@pytest.mark.parametrize(("alpha", "verdict"), [(0.001, "held"), (50.0, "not held")])
+def test_shifts_of_the_edit_against_those_of_tuning(alpha, verdict):
+    """Gains of 1 + α on all neurons shift each mean by α of itself."""
+    change = family_change("llama")
+    gains = Gains(torch.full(change.cosine.shape, 1 + alpha))
+    row = replace(condition(f"scale-{MARKED}", "edit"), build=lambda: gains)
+    found = only(shift_claims(measured({row.name: outcome()}, [row]), change), "shifts mean activations less")
+    before, after = change.before.mean, change.after.mean
+    assert found.value == pytest.approx(float(alpha * before.abs().mean() / (before - after).abs().mean()), rel=1e-3)
+    assert found.verdict == verdict

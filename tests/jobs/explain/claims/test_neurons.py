@@ -8,7 +8,7 @@ import torch
 from dposcope.jobs.explain.claims.claim import Claim
 from dposcope.jobs.explain.claims.neurons import neuron_claims
 from dposcope.neurons.groups import Group
-from dposcope.neurons.ranks import RankRangeShifts
+from dposcope.neurons.ranks import CumulativeReduction, RankRangeShifts
 from dposcope.neurons.shifts import Correlation
 from dposcope.paper.numbers import paper_values
 from helpers.explained import only, pair
@@ -237,3 +237,32 @@ def test_claims_about_neurons_carry_the_number_that_their_rule_is_about(found):
         assert claim.value == pytest.approx(number), words
         assert (claim.low, claim.high) == (None, None)
         assert claim.measured
+
+
+def cumulative(tp, an, *, last=100):
+    """Reduction by rank, TP↓ and AN↓ alone: the parts of the first tenth and of all ranks to `last`."""
+    ranks = torch.tensor([1, last // 10, last, 2 * last])
+    none = torch.zeros(4, dtype=torch.float64)
+    groups = {Group.TP: torch.tensor([0, *tp, 1.0]).double(), Group.AN: torch.tensor([0, *an, 1.0]).double()}
+    groups |= {Group.TN: none, Group.AP: none}
+    return CumulativeReduction(ranks, sum(groups.values()), groups, last)
+
+
+@pytest.mark.parametrize(
+    ("tp", "an", "verdict"),
+    [
+        ((0.30, 0.40), (0.10, 0.30), "held"),  # TP leads with 0.3 of 0.4; AN has 2/3 of the rest
+        ((0.30, 0.40), (0.10, 0.11), "not held"),  # AN loses
+        ((0.10, 0.20), (0.30, 0.60), "not held"),  # AN leads
+    ],
+)
+def test_ranks_are_led_as_the_figure_says(found, tp, an, verdict):
+    claim = about_neurons(replace(found, cumulative=cumulative(tp, an)), "leads the early ranks")
+    assert claim.verdict == verdict
+    early, later = an[0] / (tp[0] + an[0]), (an[1] - an[0]) / (tp[1] - tp[0] + an[1] - an[0])
+    assert claim.value == pytest.approx(later - early)
+
+
+def test_few_ranks_have_no_early_and_late(found):
+    claims = neuron_claims(replace(found, cumulative=cumulative((0.3, 0.4), (0.1, 0.3), last=10)))
+    assert not [claim for claim in claims if "early ranks" in claim.says]

@@ -4,13 +4,24 @@ In Tables 2 and 19, the paper marks one setting for each kind of edit. The best 
 edits, some pass any bound by chance.
 """
 
-from dposcope.jobs.explain.claims.claim import Claim, above, below, claim_on, within
+from dposcope.evaluation.numbers import RATIO
+from dposcope.jobs.explain.claims.claim import Claim, above, below, claim, claim_on, within
 from dposcope.jobs.explain.claims.patching import CLOSE_SHARE, STEERING, UNCERTAIN, quality_claims
-from dposcope.jobs.explain.conditions import FORMS, TUNED, EditDirection, EditSetting, edit_among
+from dposcope.jobs.explain.conditions import (
+    FORMS,
+    TUNED,
+    EditDirection,
+    EditSetting,
+    edit_among,
+    shift_of_edit,
+)
 from dposcope.jobs.explain.measured import Measured
+from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.explain.settings import Form
-from dposcope.jobs.explain.tables.intervention import strongest_steering, tuning_reduces
+from dposcope.jobs.explain.tables.intervention import best_edit, strongest_steering, tuning_reduces
+from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking
+from dposcope.neurons.shifts import edit_agreement
 
 ALPHA = 0.01
 """α of all printed settings except one, which the paper never marks."""
@@ -31,8 +42,10 @@ def editing_claims(measured: Measured) -> list[Claim]:
     """Claims about edits, one for each measured form. Claims about settings that were not measured are left out."""
     makers = (
         _more_than_tuning,
+        _more_than_patching,
         _more_than_steering,
         _quality,
+        _best_trade_off,
         _more_neurons,
         _by_activation,
         _probe_free,
@@ -65,6 +78,69 @@ def _more_than_tuning(measured: Measured, form: Form) -> list[Claim]:
                 step, "6", f"Editing at β = {beta:g} reduces more than DPO does{_form(form)}", paper, below(0),
                 "the paired interval lies below 0", measured="toxicity, minus the tuned model's",
                 here=UNCERTAIN if step is None else f"{step}, {name}",
+            )
+        )  # fmt: skip
+    return claims
+
+
+def _more_than_patching(measured: Measured, form: Form) -> list[Claim]:
+    name = edit_named(measured, form, MOST_BETA)
+    if name is None or FOUR_GROUPS not in measured.outcomes:
+        return []
+    step = measured.toxicity(name, FOUR_GROUPS)
+    return [
+        claim_on(
+            step, "6", f"Editing at β = {MOST_BETA:g} reduces more than patching all four groups does{_form(form)}",
+            "by 0.02 to 0.23", below(0), "the paired interval lies below 0",
+            measured="toxicity, minus that of patching four groups", here=f"{step}, {name}",
+        )
+    ]  # fmt: skip
+
+
+def _best_trade_off(measured: Measured, form: Form) -> list[Claim]:
+    betas = {edit_named(measured, form, beta): beta for beta in (MOST_BETA, MARKED_OTHERWISE, MARKED_BETA)}
+    edits = [row for row in measured.conditions if row.name in betas]
+    if len(edits) < len(betas):
+        return []
+    best = best_edit(edits, measured.scores)
+    if not tuning_reduces(measured.scores):
+        here, holds = UNCERTAIN, None
+    elif best is None:
+        here, holds = "no edit is as little toxic as the tuned model", False
+    else:
+        here, holds = f"β = {betas[best]:g} is marked", betas[best] == MARKED_BETA
+    return [
+        claim(
+            "6.1", f"β = {MARKED_BETA:g} gives the best trade-off of toxicity and F1{_form(form)}", "in every model",
+            here, holds, f"of β = {MOST_BETA:g}, {MARKED_OTHERWISE:g} and {MARKED_BETA:g}, the paper's rule marks "
+            f"{MARKED_BETA:g}: the highest F1 among edits not more toxic than the tuned model",
+            measured="β that the paper's rule marks", value=None if best is None else betas[best],
+        )
+    ]  # fmt: skip
+
+
+def shift_claims(measured: Measured, change: Contributions) -> list[Claim]:
+    """The claim that the paper's edit shifts mean activations less than tuning does, for each measured form.
+
+    Args:
+        measured: all conditions.
+        change: contributions of the tuned model.
+    """
+    claims: list[Claim] = []
+    for form in FORMS:
+        name = edit_named(measured, form, MARKED_BETA)
+        if name is None:
+            continue
+        built = next(row for row in measured.conditions if row.name == name).build()
+        sizes = edit_agreement(change, shift_of_edit(change, built)).overall
+        if not sizes.edit_size or not sizes.tuned_size:
+            continue
+        share = sizes.edit_size / sizes.tuned_size
+        claims.append(
+            claim(
+                "6", f"The edit shifts mean activations less than DPO does{_form(form)}", "without a number",
+                f"{RATIO.value(share)} of DPO's mean |shift|, {name}", share < 1, "its mean |shift| is the smaller one",
+                measured="mean |shift| over neurons, × DPO's", value=share,
             )
         )  # fmt: skip
     return claims

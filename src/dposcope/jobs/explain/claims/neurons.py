@@ -5,16 +5,19 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from dposcope.evaluation.numbers import MEAN, SHARE, fact, fixed, percent
+from dposcope.evaluation.numbers import MEAN, SHARE, count, fact, fixed, percent
 from dposcope.jobs.explain.claims.claim import Claim, claim
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.jobs.explain.tables.neuron import COSINE, FINE_SHARE, POINTS, with_interval
 from dposcope.neurons.contributions import Effect
 from dposcope.neurons.groups import Group
-from dposcope.neurons.ranks import RangeShifts
+from dposcope.neurons.ranks import CumulativeReduction, RangeShifts
 
 LEAST_ACCURACY = 0.905
 """The smallest accuracy that rounds to 91 %. The paper says "over 91 %", and prints 91.0 % for Mistral."""
+
+LEAST_RANKS = 20
+"""Fewest ranks to compare early and later ones."""
 
 FIRST_VECTORS, MORE_VECTORS = 128, 256
 """Number of value vectors of the paper's subspace, and twice that number."""
@@ -32,6 +35,7 @@ def neuron_claims(explanation: Explanation) -> list[Claim]:
         ),
         *_how_much_changed(explanation),
         *_groups(explanation),
+        *_ranks(explanation.cumulative),
         _oriented(explanation.ranges.ranges[0]),
         *_toxic_activations(explanation),
         *_subspace(explanation),
@@ -131,6 +135,34 @@ def _groups(explanation: Explanation) -> list[Claim]:
             "neurons ↓ of the later half of the blocks reduce more than those of the earlier",
             measured="Σ Δ over ↓ neurons, later half − earlier", value=late - early,
         ),
+    ]  # fmt: skip
+
+
+def _ranks(cumulative: CumulativeReduction) -> list[Claim]:
+    """Figures 2b and 6b. Early: the first tenth of the ranks that the figure shows."""
+    last = cumulative.paper_rank
+    if last < LEAST_RANKS:
+        return []
+    end = cumulative.ranks.tolist().index(last)
+    early = int((cumulative.ranks <= max(1, last // 10)).sum()) - 1
+    shares = {group: (float(part[early]), float(part[end] - part[early])) for group, part in cumulative.groups.items()}
+    first, later = (sum(pair[place] for pair in shares.values()) for place in (0, 1))
+    if first <= 0 or later <= 0:
+        return []
+    at_first = {group: pair[0] / first for group, pair in shares.items()}
+    gain = shares[Group.AN][1] / later - at_first[Group.AN]
+    leads = max(at_first, key=lambda group: at_first[group])
+    return [
+        claim(
+            "5.2", "TP↓ leads the early ranks, AN↓ gains in later ones", "in three of four models (Figures 2b and 6b)",
+            f"{leads}↓ leads the first {count(int(cumulative.ranks[early]))} with {percent(at_first[leads])}; AN↓ "
+            f"{percent(at_first[Group.AN])} there, {percent(shares[Group.AN][1] / later)} in the rest to rank "
+            f"{count(last)}",
+            leads is Group.TP and gain > 0,
+            "of the reduction by the figure's ranks, TP↓ has the largest part in the first tenth, and AN↓ a larger "
+            "part in the rest than there",
+            measured="AN↓'s part of the reduction, later minus early", value=gain,
+        )
     ]  # fmt: skip
 
 
