@@ -1,5 +1,7 @@
 """A redesign leaves the numbers as they were."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -60,3 +62,26 @@ def test_more_may_stand_beside_what_was_recorded(tmp_path):
     assert differences(now(tmp_path), before, exact=False) == ["a.parquet: other places or counts"]
     pl.DataFrame({**more, "condition": ["none"] * 6}).write_parquet(tmp_path / "a.parquet")
     assert differences(now(tmp_path), before, exact=True) == ["a.parquet:  off by 0.0e+00"]
+
+
+def test_more_entries_may_stand_in_a_list(tmp_path):
+    def write(*claims):
+        (tmp_path / "explain.json").write_text(json.dumps({"claims": [{"value": a, "low": b} for a, b in claims]}))
+
+    write((0.5, None), (0.25, 0.125))
+    before = held(tmp_path)
+    write((9.0, 8.0), (0.5, None), (7.0, None), (0.25, 0.125))
+    assert differences(now(tmp_path), before, exact=True) == []
+    write((9.0, 8.0), (0.5, None), (0.26, 0.125))
+    assert differences(now(tmp_path), before, exact=False) == ["explain.json: other places or counts"]
+
+
+def test_gaps_in_texts_do_not_hide_rows(tmp_path):
+    rows = {"value": [1.0, None, 2.0], "here": ["a", None, "b"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    before = held(tmp_path)
+    more = {"value": [1.0, 5.0, None, 2.0], "here": ["a", None, None, "b"]}
+    pl.DataFrame(more).write_parquet(tmp_path / "a.parquet")
+    assert differences(now(tmp_path), before, exact=True) == []
+    pl.DataFrame({**more, "value": [1.0, 5.0, None, 3.0]}).write_parquet(tmp_path / "a.parquet")
+    assert differences(now(tmp_path), before, exact=False) != []

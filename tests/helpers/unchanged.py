@@ -3,7 +3,8 @@
 `PYTHONPATH=tests python -m helpers.unchanged` prints how the working tree's numbers differ from the recorded ones, and
 the same with `--record` records them anew: after a change that is meant to move numbers, and only then.
 The commands are run as a user runs them, so nothing but the command line and the files of a run must stay.
-What was recorded must still be there and equal. Beside it there may be more: files, keys, columns and rows of tables.
+What was recorded must still be there and equal. Beside it there may be more: files, keys, columns, rows of tables, and
+entries of lists.
 """
 
 import gzip
@@ -81,12 +82,29 @@ class Found:
             for name, values in self.values.items()
             if name in wanted.values or all(isinstance(one, str) for one in values)
         }
-        rows = {len(values) for values in kept.values()}
-        recorded_rows = {len(values) for values in wanted.values.values()}
-        if not self.table or len(rows) != 1 or len(recorded_rows) != 1 or rows == recorded_rows:
-            return Found(kept, self.table)
-        places = _again(kept, wanted.values, rows.pop(), recorded_rows.pop())
-        return Found({name: [values[place] for place in places] for name, values in kept.items()}, self.table)
+        rows = max((len(values) for values in kept.values()), default=0)
+        recorded_rows = max((len(values) for values in wanted.values.values()), default=0)
+        if self.table and rows > recorded_rows:
+            # Of a column of texts with gaps only the gaps are held, so it does not tell rows apart.
+            whole = {name: values for name, values in wanted.values.items() if len(values) == recorded_rows}
+            places = _again(kept, whole, rows, recorded_rows)
+            kept = {
+                name: [values[place] for place in places]
+                if len(values) == rows
+                else _among(values, wanted.values.get(name))
+                for name, values in kept.items()
+            }
+        if not self.table:
+            kept = {name: _among(values, wanted.values.get(name)) for name, values in kept.items()}
+        return Found(kept, self.table)
+
+
+def _among(found: list[Any], wanted: list[float | None] | None) -> list[Any]:
+    """The recorded numbers of one place, in order, where more stand there now; fewer where one is gone."""
+    if wanted is None or len(found) <= len(wanted):
+        return found
+    left = iter(found)
+    return [here for number in wanted for here in [next((one for one in left if _near(one, number)), None)]]
 
 
 def _again(
