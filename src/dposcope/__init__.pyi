@@ -43,13 +43,13 @@ from .evaluation.statistics import (
 from .evaluation.trained_scorer import TrainedScorer as TrainedScorer
 from .interventions.ablate import Ablation as Ablation, ablate as ablate
 from .interventions.assign import Assign as Assign
-from .interventions.attribution import Attribution as Attribution, attribution as attribution
+from .interventions.paired.attribution import Attribution as Attribution, attribution as attribution
 from .interventions.edit import Edit as Edit
 from .interventions.edited import edited as edited
 from .interventions.fold import fold as fold, fold_ as fold_, folded as folded
 from .interventions.gains import Gains as Gains
 from .interventions.group_gains import gains_of as gains_of, group_assign as group_assign, group_gains as group_gains
-from .interventions.interchange import Interchange as Interchange, Parts as Parts
+from .interventions.paired.interchange import Interchange as Interchange, Parts as Parts
 from .interventions.least_squares import LeastSquares as LeastSquares
 from .interventions.shipped import shipped_edit as shipped_edit, shipped_edits as shipped_edits
 from .interventions.steer import Steer as Steer

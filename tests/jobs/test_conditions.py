@@ -13,7 +13,7 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.interchange import Interchange, Parts
+from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.conditions import parse_condition

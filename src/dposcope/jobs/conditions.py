@@ -38,7 +38,7 @@ from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of, group_assign
-from dposcope.interventions.interchange import InterchangeWith, Parts
+from dposcope.interventions.paired.interchange import InterchangeWith, Parts
 from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.tuned import edit_stem, tuned_model

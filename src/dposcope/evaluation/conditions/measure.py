@@ -21,7 +21,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.interchange import InterchangeWith
+from dposcope.interventions.paired.interchange import InterchangeWith
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
 from dposcope.model.frames import Positions

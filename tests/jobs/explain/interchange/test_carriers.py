@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dposcope.evaluation.scorers import function_scorer
-from dposcope.interventions.attribution import attribution
-from dposcope.interventions.interchange import Interchange, Parts
+from dposcope.interventions.paired.attribution import attribution
+from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Rankings, find_carriers
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients import Job, read_data

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dposcope.interventions.interchange import InterchangeWith
+from dposcope.interventions.paired.interchange import InterchangeWith
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Rankings
 from dposcope.jobs.explain.interchange.sets import MEASURED, interchange_conditions, interchange_sets
 from dposcope.jobs.explain.patches import patches

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dposcope.evaluation.conditions.scores import summarise
-from dposcope.interventions.interchange import Parts
+from dposcope.interventions.paired.interchange import Parts
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Carriers, CurvePoint, Rankings
 from dposcope.jobs.explain.interchange.sets import InterchangeSet
 from dposcope.jobs.explain.interchange.tables import (

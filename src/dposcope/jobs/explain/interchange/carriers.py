@@ -16,8 +16,8 @@ from dposcope.artefacts import tensor_fingerprint, text_digest
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
-from dposcope.interventions.attribution import Attribution, attribution
-from dposcope.interventions.interchange import Interchange, Parts
+from dposcope.interventions.paired.attribution import Attribution, attribution
+from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.jobs.ingredients import Job
 from dposcope.model.generate import Continuation
 from dposcope.model.language_model import LanguageModel

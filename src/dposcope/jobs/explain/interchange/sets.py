@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dposcope.interventions.interchange import InterchangeWith, Parts
+from dposcope.interventions.paired.interchange import InterchangeWith, Parts
 from dposcope.jobs.explain.conditions import ExplainCondition
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Rankings
 from dposcope.jobs.explain.patches import FOUR_GROUPS, Patch

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.interventions.attribution import attribution
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.paired.attribution import attribution
 from dposcope.model.generate import Continuation
 from helpers.families import bits, hook_count, random_gains, tiny, trace
 

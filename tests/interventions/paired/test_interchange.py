@@ -8,7 +8,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.interchange import Interchange, Parts
+from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.neurons.sets import NeuronSet

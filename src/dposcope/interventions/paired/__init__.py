@@ -1,0 +1,1 @@
+"""What needs two models on the same tokens: interchange, attribution patching, mediation."""

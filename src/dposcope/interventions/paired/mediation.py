@@ -1,0 +1,175 @@
+"""How much of a neuron's change is its own, and how much comes from before it.
+
+On one text, a neuron's activation differs between two models for two reasons: the MLP's weights before it (gate and up
+projection) differ, and what the MLP reads differs, because everything before it does. With m(weights, input):
+
+    own    = m(tuned, base's input) − m(base, base's input)
+    before = m(base, tuned's input) − m(base, base's input)
+    change = m(tuned, tuned's input) − m(base, base's input)
+
+Both are compared with the change over all positions: Σ own · change / Σ change² is the neuron's own share. What is left
+of 1 after both shares is their interaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dposcope.errors import DposcopeError
+from dposcope.model import layout as layouts
+from dposcope.model.batches import Batch, batches
+from dposcope.model.frames import Frame
+from dposcope.model.generate import Continuation, Progress
+from dposcope.model.hooks import Change, Site, hooked, neuron_site
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.tuned import check_models
+
+
+@dataclass(frozen=True, eq=False)
+class Mediation:
+    """Sums over all positions of all texts, `[L, d_mlp]`, float64."""
+
+    own: Tensor
+    """Σ own · change."""
+    before: Tensor
+    """Σ before · change."""
+    change: Tensor
+    """Σ change²."""
+
+    def shares(self, mask: Tensor | None = None) -> "MediationShares":
+        """Of all neurons together, each weighted by the size of its change.
+
+        Args:
+            mask: `[L, d_mlp]`, bool: of these neurons only.
+
+        Raises:
+            DposcopeError: none of them changes.
+        """
+        chosen = torch.ones_like(self.change, dtype=torch.bool) if mask is None else mask
+        total = float(self.change[chosen].sum())
+        if total <= 0:
+            raise DposcopeError("no neuron changes, so there is nothing to divide; give two models that differ")
+        own, before = (float(part[chosen].sum()) / total for part in (self.own, self.before))
+        return MediationShares(own, before, 1 - own - before)
+
+    @property
+    def by_block(self) -> list["MediationShares | None"]:
+        """Of each block's neurons; None for a block without a change."""
+        rows = torch.zeros_like(self.change, dtype=torch.bool)
+        found: list[MediationShares | None] = []
+        for block in range(len(rows)):
+            mask = rows.clone()
+            mask[block] = True
+            found.append(self.shares(mask) if float(self.change[block].sum()) > 0 else None)
+        return found
+
+
+@dataclass(frozen=True)
+class MediationShares:
+    """Parts of a change; together 1."""
+
+    own: float
+    before: float
+    interaction: float
+
+
+@torch.no_grad()
+def mediation(
+    base: LanguageModel,
+    tuned: LanguageModel,
+    written: Sequence[Continuation],
+    *,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Mediation:
+    """Divide every neuron's change into its own and what comes from before it.
+
+    Args:
+        base: the model before tuning.
+        tuned: the model after it, of the same architecture; an edited one (see `edited`) as well.
+        written: texts with their prompts, which both models read.
+        batch_size: texts at a time.
+        progress: called with texts read.
+
+    Raises:
+        DposcopeError: the models do not belong together, there is no text, or the architecture has no module that holds
+            its MLP.
+    """
+    check_models(base, tuned)
+    if not written:
+        raise DposcopeError("there is no text to read; give at least one")
+    sums = Mediation(*(torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64) for _ in range(3)))
+    rows, done = [[*one.prompt_ids, *one.ids] for one in written], 0
+    for batch in batches(base, rows, batch_size=batch_size, side="right"):
+        _add_batch(sums, base, tuned, batch)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(rows))
+    return sums
+
+
+def _add_batch(sums: Mediation, base: LanguageModel, tuned: LanguageModel, batch: Batch) -> None:
+    real = batch.mask.bool().unsqueeze(-1).cpu()
+
+    def double(activations: Tensor) -> Tensor:
+        return activations.detach().cpu().double().masked_fill(~real, 0)
+
+    mine, theirs = _run(base, batch), _run(tuned, batch)
+    for block in range(base.n_blocks):
+        start = double(mine.activations[block])
+        change = double(theirs.activations[block]) - start
+        own = double(_activations(tuned, block, mine.inputs[block])) - start
+        before = double(_activations(base, block, theirs.inputs[block])) - start
+        sums.own[block] += (own * change).sum((0, 1))
+        sums.before[block] += (before * change).sum((0, 1))
+        sums.change[block] += change.square().sum((0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What each block's MLP read and what its neurons were, block → `[B, T, …]`."""
+
+    inputs: dict[int, Tensor]
+    activations: dict[int, Tensor]
+
+
+def _run(lm: LanguageModel, batch: Batch) -> _Pass:
+    held = _Pass({}, {})
+
+    def keep(place: dict[int, Tensor], block: int) -> Change:
+        def change(tensor: Tensor, _frame: Frame) -> None:
+            place[block] = tensor
+
+        return change
+
+    sites: list[tuple[Site, Change]] = []
+    for block in range(lm.n_blocks):
+        reads = Site(f"mlp-input.{block}", _mlp(lm, block), "input")
+        sites += [(reads, keep(held.inputs, block)), (neuron_site(lm, block), keep(held.activations, block))]
+    with hooked(lm, sites):
+        lm.model.base_model(input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False)
+    return held
+
+
+def _activations(lm: LanguageModel, block: int, reads: Tensor) -> Tensor:
+    """The neurons of a block for an input of its MLP, after the hooks that are on the model."""
+    held: list[Tensor] = []
+
+    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        held.append(args[0])
+
+    handle = lm.mlp_outs[block].register_forward_pre_hook(look)
+    try:
+        _mlp(lm, block)(reads.to(lm.device, lm.dtype))
+    finally:
+        handle.remove()
+    return held[0]
+
+
+def _mlp(lm: LanguageModel, block: int) -> nn.Module:
+    parent = lm.layout.mlp_out.rpartition(".")[0]
+    if not parent:
+        raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
+    return layouts.submodule(lm.blocks[block], parent)
