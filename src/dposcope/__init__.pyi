@@ -51,6 +51,7 @@ from .interventions.gains import Gains as Gains
 from .interventions.group_gains import gains_of as gains_of, group_assign as group_assign, group_gains as group_gains
 from .interventions.paired.interchange import Interchange as Interchange, Parts as Parts
 from .interventions.least_squares import LeastSquares as LeastSquares
+from .interventions.paired.mediation import Mediation as Mediation, mediation as mediation
 from .interventions.shipped import shipped_edit as shipped_edit, shipped_edits as shipped_edits
 from .interventions.steer import Steer as Steer
 from .interventions.weights import OtherWeights as OtherWeights

@@ -13,10 +13,12 @@ of 1 after both shares is their interaction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.model import layout as layouts
 from dposcope.model.batches import Batch, batches
@@ -37,6 +39,16 @@ class Mediation:
     """Σ before · change."""
     change: Tensor
     """Σ change²."""
+
+    def save(self, stem: str | Path) -> None:
+        """Write `stem.safetensors` and `stem.json`."""
+        save_tensors(stem, "Mediation", {"own": self.own, "before": self.before, "change": self.change}, {})
+
+    @classmethod
+    def load(cls, stem: str | Path) -> "Mediation":
+        """Read what `save` wrote."""
+        tensors, _ = load_tensors(stem, "Mediation")
+        return cls(tensors["own"], tensors["before"], tensors["change"])
 
     def shares(self, mask: Tensor | None = None) -> "MediationShares":
         """Of all neurons together, each weighted by the size of its change.

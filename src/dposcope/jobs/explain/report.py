@@ -8,7 +8,7 @@ from dposcope.evaluation.numbers import fixed
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.explain.claims.over_directions import OVER, TURNS, turning_claims
 from dposcope.jobs.explain.conditions import TUNED
-from dposcope.jobs.explain.interchange.tables import NAME
+from dposcope.jobs.explain.interchange.tables import MEDIATION, NAME
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.stability import stability_sentences
@@ -45,7 +45,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
     ]
     effects, stable, live = ["toxicity", "shares-of-reduction"], ["stability"], ["interchange", "carriers"]
     repeated = ["stability-groups", "stability-ranks"]
-    first = {"claims", OVER, NAME, *measured, *tokens, *repeated, *BESIDE_PAPER}
+    first = {"claims", OVER, NAME, MEDIATION, *measured, *tokens, *repeated, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
     sections = [
         Section("What was found", summary(results), _figures(drawn, effects), ()),
@@ -61,7 +61,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
         Section("Comparison with the paper's numbers", (), (), _tables(by_name, BESIDE_PAPER)),
     ]
     if results.interchanged.sets:
-        section = Section("Which parts carry it", (), _figures(drawn, live), _tables(by_name, [NAME]))
+        section = Section("Which parts carry it", (), _figures(drawn, live), _tables(by_name, [NAME, MEDIATION]))
         sections.insert(3, section)
     if results.stability.sources:
         text = stability_sentences(results.stability)

@@ -6,6 +6,7 @@ import torch
 
 from dposcope.evaluation.conditions.scores import summarise
 from dposcope.interventions.paired.interchange import Parts
+from dposcope.interventions.paired.mediation import Mediation
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Carriers, CurvePoint, Rankings
 from dposcope.jobs.explain.interchange.sets import InterchangeSet
 from dposcope.jobs.explain.interchange.tables import (
@@ -14,6 +15,7 @@ from dposcope.jobs.explain.interchange.tables import (
     carriers_curve,
     interchange_frame,
     interchange_table,
+    mediation_table,
     share_of,
 )
 from dposcope.neurons.sets import NeuronSet
@@ -97,9 +99,24 @@ def test_the_figure_shows_sets_that_were_measured_both_ways(outcomes):
 def test_the_curve_has_a_line_a_ranking():
     points = [CurvePoint(name, fraction, 3, fraction) for name in RANKINGS for fraction in FRACTIONS]
     tensor = torch.zeros(2, 3)
-    figure = carriers_curve(Carriers(Rankings(tensor, tensor, 0), points, (3, 4)))
+    figure = carriers_curve(Carriers(Rankings(tensor, tensor, 0), points, Mediation(tensor, tensor, tensor), (3, 4)))
     lines = {line.get_label(): line for line in figure.axes[0].lines if not line.get_label().startswith("_")}
     assert set(lines) == set(RANKINGS.values())
     for line in lines.values():
         assert line.get_xdata() == pytest.approx([100 * fraction for fraction in FRACTIONS])
         assert line.get_ydata() == pytest.approx([100 * fraction for fraction in FRACTIONS])
+
+
+def test_mediation_is_told_of_all_of_groups_and_of_blocks():
+    own, before = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    change = torch.tensor([[4.0, 0.0], [4.0, 0.0]])
+    carriers = Carriers(Rankings(-change, change, 0), [], Mediation(own, before, change), (1, 1))
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    mask[1] = True
+    still = torch.zeros(2, 2, dtype=torch.bool)
+    still[0, 1] = True
+    table = mediation_table("m", carriers, {"TP↓": NeuronSet(mask), "AN↓": NeuronSet(still)})
+    lines = {name: numbers for name, *numbers in table.frame.iter_rows()}
+    assert lines["all neurons"] == pytest.approx((3 / 8, 2 / 8, 3 / 8))
+    assert lines["TP↓"] == lines["block 1"] == pytest.approx((0.5, 0.25, 0.25))
+    assert lines["AN↓"] == [None, None, None]

@@ -18,6 +18,7 @@ from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
 from dposcope.interventions.paired.attribution import Attribution, attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
+from dposcope.interventions.paired.mediation import Mediation, mediation
 from dposcope.jobs.ingredients import Job
 from dposcope.model.generate import Continuation
 from dposcope.model.language_model import LanguageModel
@@ -105,6 +106,8 @@ class Carriers:
 
     rankings: "Rankings"
     curve: Sequence[CurvePoint]
+    mediation: Mediation
+    """Of every neuron's change, on the texts of the curve: its own part, and what comes from before it."""
     texts: tuple[int, int]
     """Toxic and harmless texts that the curve is measured on."""
 
@@ -112,7 +115,9 @@ class Carriers:
 def find_carriers(
     job: Job, other: LanguageModel, change: Contributions, *, seed: int, batch_size: int
 ) -> Carriers | None:
-    """The stages `texts`, `attribution` and `curve`; None, with a note, where the base writes texts of one kind only.
+    """The stages `texts`, `attribution`, `curve` and `mediation`.
+
+    None, with a note, where the base writes texts of one kind only.
 
     Args:
         job: run, base model and data.
@@ -155,8 +160,21 @@ def find_carriers(
         },
         make=lambda: [asdict(point) for point in _curve(job, other, rankings, texts, batch_size)],
     )
+    divided = job.run.value(
+        "mediation",
+        "A neuron's own change, and what comes from before it",
+        Mediation,
+        inputs=inputs,
+        make=lambda: mediation(
+            job.lm,
+            other,
+            [*texts.toxic[1], *texts.harmless[1]],
+            batch_size=min(batch_size, 8),
+            progress=job.run.reporter.progress,
+        ),
+    )
     measured = len(texts.toxic[1]), len(texts.harmless[1])
-    return Carriers(rankings, [CurvePoint(**point) for point in stored], measured)
+    return Carriers(rankings, [CurvePoint(**point) for point in stored], divided, measured)
 
 
 def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:

@@ -1,7 +1,7 @@
 """What each set gives of tuning's reduction: by live interchange, and frozen at its means as the paper patches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -14,12 +14,14 @@ from dposcope.evaluation.numbers import COUNT, DIFFERENCE, SHARE, Format
 from dposcope.evaluation.statistics import Share, columns_of, paired_share
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Carriers
-from dposcope.jobs.explain.interchange.sets import InterchangeSet
+from dposcope.jobs.explain.interchange.sets import MEASURED, InterchangeSet
+from dposcope.neurons.sets import NeuronSet
 from dposcope.report.costs import scorer_label
 from dposcope.report.figures import COLOURS, INK, MARKERS, MUTED, house_style, name_rows, one_axes
 from dposcope.report.table import Column, Table, frame_of
 
-NAME = "interchange"
+NAME, MEDIATION = "interchange", "mediation"
+"""Of the tables."""
 
 _STYLES = {
     "attribution": (COLOURS["edit"], "D"),
@@ -136,6 +138,48 @@ def interchange_table(
             "3.3). Log-PPL: rise over the plain model, nats per token. Reverse: the tuned model takes the base's "
             "values, and the share is what that undoes. –: not measured, or tuning's own reduction is not "
             "significantly above 0.",
+        ),
+    )
+
+
+def mediation_table(model: str, carriers: Carriers, groups: Mapping[str, NeuronSet]) -> Table:
+    """How much of the neurons' change is their own, and how much comes from before them: all, groups, ranked, by block.
+
+    Args:
+        model: named in the title.
+        carriers: with the sums of every neuron.
+        groups: label → neurons.
+    """
+    found = carriers.mediation
+    sets = {
+        "all neurons": None,
+        **{label: neurons.mask for label, neurons in groups.items() if len(neurons)},
+        **{
+            f"{100 * fraction:g} % of neurons, {RANKINGS['attribution']}": carriers.rankings.first(
+                "attribution", fraction
+            ).mask
+            for fraction in MEASURED
+        },
+    }
+    lines: list[dict[str, object]] = []
+    for label, mask in sets.items():
+        changed = float(found.change.sum() if mask is None else found.change[mask].sum())
+        lines.append({"neurons": label} | ({} if changed <= 0 else asdict(found.shares(mask))))
+    for block, shares in enumerate(found.by_block):
+        lines.append({"neurons": f"block {block}"} | ({} if shares is None else asdict(shares)))
+    return Table(
+        MEDIATION,
+        f"How much of the change of {model}'s neurons is their own, and how much comes from before them.",
+        frame_of(lines),
+        (
+            Column("neurons", "neurons"),
+            Column("own", "own weights", SHARE),
+            Column("before", "from before", SHARE),
+            Column("interaction", "both together", SHARE),
+        ),
+        (
+            "Own: the tuned MLP's weights on the base's input. From before: the base's weights on the tuned model's "
+            "input. Parts of Σ change² over all positions of the texts; together 100 per cent.",
         ),
     )
 
