@@ -263,7 +263,7 @@ def test_trials_and_the_choice_are_held_to_harmless_texts(done):
     ("epochs", "teacher", "wanted"),
     [
         (None, Teacher("tuned", 1.5), (2.0, "linear", 1.5)),
-        (None, None, (3.0, "none", 1.0)),
+        (None, None, (1.0, "none", 1.0)),
         (1.0, Teacher("tuned", 1.5), (1.0, "linear", 1.5)),
         (1.0, None, (1.0, "none", 1.0)),
     ],
