@@ -183,8 +183,8 @@ class TuneSettings(MeasureSettings):
     epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
         default=None,
         gt=0,
-        description="Passes over the pairs. Default: 2 with a teacher, otherwise 1: short training, strengthened until a "
-        "bound is met, does more at the same cost than long training.",
+        description="Passes over the pairs. Default: 2 with a teacher, otherwise 1: short training, made "
+        "stronger until a bound is met, does more at the same cost than long training.",
     )
     micro_batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
         default=None,
