@@ -15,7 +15,7 @@ import pytest
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.reproduce.estimate import measured_rows
+from dposcope.jobs.reproduce.estimate import interchanged_rows, measured_rows
 from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.plan import plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
@@ -46,6 +46,7 @@ NOTHING_TO_SHOW = {
     "table-02-interventions": {_SHARE},
     "table-03-toxic-neurons": {_SHARE, "by the judge"},
     "table-19-interventions": {_SHARE},
+    "interchange": {"frozen at means (paper): share", "interchange: share", "interchange, by the judge"},
 }
 """Columns that may be: the direction is no value vector, and a random model's reduction cannot be told from 0."""
 PAPER_FIGURES = {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"}
@@ -152,8 +153,12 @@ def test_the_plan_counts_what_is_measured(inside):
     for planned in plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings()):
         if isinstance(planned.step.settings, ExplainSettings):
             measured = read_json(planned.step.folder / "scores.json")["conditions"]
+            live = [name for name in measured if name.startswith("interchange-")]
             # A random vocabulary may have no toxic token, and a group no neuron.
-            assert len(measured) <= measured_rows(planned.step.settings) <= len(measured) + 2
+            paper = len(measured) - len(live)
+            assert paper <= measured_rows(planned.step.settings) <= paper + 2
+            # Without texts of both kinds no neurons are ranked: twelve sets and one in reverse fewer.
+            assert 0 <= interchanged_rows(planned.step.settings) - len(live) <= 13 + 3
 
 
 def test_the_report_links_to_every_run_and_has_both_protocols(inside):
