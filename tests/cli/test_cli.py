@@ -341,7 +341,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
 }
 
 CONDITIONS: dict[str, tuple[list[str], str]] = {
-    "an unknown kind": (["bogus"], "no kind 'bogus'; choose from scale, assign, steer, ablate, edit"),
+    "an unknown kind": (["bogus"], "no kind 'bogus'; choose from scale, assign, steer, ablate, interchange, edit"),
     "an unknown key": (["scale:gamma=1"], r"scale takes alpha, beta, .*, not 'gamma=1'"),
     "a key of another kind": (["steer:beta=1"], "steer takes alpha, .*, not 'beta=1'"),
     "no value": (["scale:alpha"], "scale takes .*, not 'alpha'"),
