@@ -163,7 +163,7 @@ PatchScores = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def patched_along(job: Job, found: Along, materials: Materials) -> PatchScores:
-    """The stage `along-DIRECTION`: scores of the base's texts under each of the direction's patches; nothing else is
+    """The stage `measure-along-DIRECTION`: scores of the base's texts under each of the direction's patches; nothing else is
     measured of them.
 
     Args:
@@ -173,9 +173,10 @@ def patched_along(job: Job, found: Along, materials: Materials) -> PatchScores:
     """
     change = found.explanation.contributions
     masks = {patch.name: patch.neurons.mask for patch in found.patches}
+    name = f"along-{found.name.replace(' ', '-').replace(',', '')}"
     stored = job.run.json(
-        f"along-{found.name.replace(' ', '-').replace(',', '')}",
-        f"Patches along: {found.name}",
+        f"measure-{name}",
+        f"Measuring: patches along {found.name}",
         inputs={
             **job.model,
             "patches": tensor_fingerprint(masks | {"values": change.after.mean}),
@@ -194,6 +195,7 @@ def patched_along(job: Job, found: Along, materials: Materials) -> PatchScores:
             }
             for patch in found.patches
         },
+        file=job.run.folder / "conditions" / f"{name}.json",
     )
     return {
         patch: {scorer: np.array(values, dtype=np.float64) for scorer, values in by.items()}
