@@ -169,7 +169,7 @@ def test_no_job_reads_the_prompts_to_report_on_before_it_measures(files, tmp_pat
         assert prompts["report"]["count"] == 6
         assert set(prompts["report"]["read_by"]) == seen[REPORT]
         assert prompts["learn"]["count"] == 11, "one stands among those to report on"
-        assert prompts["learn"]["read_by"] == [one for one in ("means", "means-after") if one in seen[LEARN]]
+        assert prompts["learn"]["read_by"] == [one for one in ("means", "means-after", "texts") if one in seen[LEARN]]
         assert ("choose" in prompts) == (name in CHOOSING)
     if name in CHOOSING:
         assert told[0]["choose"]["count"] == 12

@@ -163,7 +163,7 @@ PatchScores = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def patched_along(job: Job, found: Along, materials: Materials) -> PatchScores:
-    """The stage `measure-along-DIRECTION`: scores of the base's texts under each of the direction's patches; nothing else is
+    """The stage `measure-along-DIRECTION`: scores of texts under each of the direction's patches; nothing else is
     measured of them.
 
     Args:
