@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -161,7 +162,7 @@ def mediation_table(model: str, carriers: Carriers, groups: Mapping[str, NeuronS
             for fraction in MEASURED
         },
     }
-    lines: list[dict[str, object]] = []
+    lines: list[dict[str, Any]] = []
     for label, mask in sets.items():
         changed = float(found.change.sum() if mask is None else found.change[mask].sum())
         lines.append({"neurons": label} | ({} if changed <= 0 else asdict(found.shares(mask))))
