@@ -315,10 +315,12 @@ def _interchange_pictures(results: Results) -> list[Picture]:
             )
         )
     if found.carriers is not None:
+        toxic, harmless = found.carriers.texts
         pictures.append(
             Picture(
                 "carriers",
-                f"Share of tuning's change of log-odds that the first neurons of {model} give by interchange",
+                f"Share of tuning's change of log-odds that the first neurons of {model} give by interchange, on {toxic} "
+                f"toxic and {harmless} harmless texts",
                 carriers_curve(found.carriers),
                 pl.DataFrame([asdict(point) for point in found.carriers.curve]),
             )
