@@ -319,8 +319,8 @@ def _interchange_pictures(results: Results) -> list[Picture]:
         pictures.append(
             Picture(
                 "carriers",
-                f"Share of tuning's change of log-odds that the first neurons of {model} give by interchange, on {toxic} "
-                f"toxic and {harmless} harmless texts",
+                f"Share of tuning's change of log-odds that the first neurons of {model} give by interchange, on "
+                f"{toxic} toxic and {harmless} harmless texts",
                 carriers_curve(found.carriers),
                 pl.DataFrame([asdict(point) for point in found.carriers.curve]),
             )
