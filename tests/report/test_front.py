@@ -21,10 +21,10 @@ def scores(against, *, ideal=0.1):
 
 def test_each_condition_stands_where_its_numbers_say():
     found = scores({"mine": comparison(0.3, 0.1), "other": comparison(0.5, 0.02)})
-    figure = front_figure(found, {"mine": "My edit"})
+    figure = front_figure(found)
     axes = figure.axes[0]
     dots = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if not line.get_label().startswith("_")}
-    assert dots["My edit"] == [[0.1, 0.3]]
+    assert dots["mine"] == [[0.1, 0.3]]
     assert dots["other"] == [[0.02, 0.5]]
     assert [y for _, y in dots["ideal"]] == pytest.approx([0.5, 0.5])
     bars = [line.get_xydata().tolist() for line in axes.lines]

@@ -1,6 +1,5 @@
 """Effect against price: toxicity left over the rise of log-perplexity on the plain model's own harmless text."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -26,29 +25,23 @@ class Spot:
     """Of harmless log-perplexity, nats per token."""
 
 
-def spots_of(scores: Scores, labels: Mapping[str, str] | None = None) -> list[Spot]:
-    """The conditions that have both numbers, in the order of the scores.
-
-    Args:
-        scores: of all conditions.
-        labels: condition → its name in the figure; one without a label keeps its name.
-    """
-    named = labels or {}
+def spots_of(scores: Scores) -> list[Spot]:
+    """The conditions that have both numbers, in the order of the scores."""
     found: list[Spot] = []
     for name, against in scores.against_none.items():
         rise = against.differences.get("harmless_logppl")
         if against.toxicity_ratio is not None and rise is not None:
-            found.append(Spot(named.get(name, name), against.toxicity_ratio, rise))
+            found.append(Spot(name, against.toxicity_ratio, rise))
     return found
 
 
-def front_figure(scores: Scores, labels: Mapping[str, str] | None = None) -> Figure | None:
+def front_figure(scores: Scores) -> Figure | None:
     """Each condition as a dot with both intervals, the ideal as a line; None where no condition has both numbers.
 
     Low and left is good. The ideal is the mean of the plain model's harmless samples over the plain model's greedy
     texts: a condition that is lower has gone beyond what leaving toxic text out gives.
     """
-    spots = spots_of(scores, labels)
+    spots = spots_of(scores)
     if not spots:
         return None
     with house_style():

@@ -71,7 +71,7 @@ def test_patches_along_a_direction_are_scored_as_any_condition(setting, directio
     change = contributions(job.lm, other, before, after, directions["difference of means"].vector)
     chosen = {name: directions[name] for name in ("probe", "random 1")}
     found = explained_along(job, other, change, chosen, WordListJudge(), toxic_sets=[4], seed=0)
-    assert [one.is_random for one in found] == [False, True]
+    assert [one.control for one in found] == [False, True]
     for one in found:
         again = contributions(job.lm, other, before, after, chosen[one.name].vector)
         assert torch.allclose(one.explanation.contributions.total, again.total)

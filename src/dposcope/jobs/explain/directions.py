@@ -51,11 +51,8 @@ class Along:
     name: str
     explanation: Explanation
     patches: Sequence[Patch]
-
-    @property
-    def is_random(self) -> bool:
-        """Whether it is a control."""
-        return self.name.startswith(RANDOM)
+    control: bool = False
+    """A random direction."""
 
 
 def claim_directions(job: Job, own: Direction, spec: DirectionSpec) -> dict[str, Direction]:
@@ -153,7 +150,8 @@ def explained_along(
     for name, direction in directions.items():
         here = along(change, job.lm, other, direction.vector)
         explanation = explanation_of(job.lm, other, direction, here, judge=judge, toxic_sets=toxic_sets, seed=seed)
-        found.append(Along(name, explanation, patches(here, toxic=explanation.patch_sets(), controls=False)))
+        chosen = patches(here, toxic=explanation.patch_sets(), controls=False)
+        found.append(Along(name, explanation, chosen, control=direction.kind == "random"))
         job.run.reporter.progress(len(found), len(directions))
     return found
 

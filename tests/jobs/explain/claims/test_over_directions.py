@@ -36,7 +36,8 @@ def test_a_verdict_turns_only_between_held_and_not_held(verdicts, one):
 
 
 def said(holds, direction, scorer="toxicity", says="A"):
-    return ClaimAlong(claim("4", says, "", "", holds, "", measured="m", value=1.0), direction, scorer)
+    made = claim("4", says, "", "", holds, "", measured="m", value=1.0)
+    return ClaimAlong(made, direction, scorer, control=direction.startswith("random"))
 
 
 def test_random_directions_and_other_scorers_turn_nothing():

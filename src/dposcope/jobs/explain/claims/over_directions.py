@@ -11,7 +11,7 @@ from dposcope.jobs.explain.claims.claim import Claim
 from dposcope.jobs.explain.claims.neurons import neuron_claims
 from dposcope.jobs.explain.claims.patching import toxicity_claims
 from dposcope.jobs.explain.conditions import TUNED
-from dposcope.jobs.explain.directions import RANDOM, Along, PatchScores
+from dposcope.jobs.explain.directions import Along, PatchScores
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.tables.intervention import shares_of_reduction
 from dposcope.report.table import Column, Table
@@ -31,6 +31,8 @@ class ClaimAlong:
     claim: Claim
     direction: str
     scorer: str
+    control: bool = False
+    """Along a random direction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,8 @@ def claims_along(found: Sequence[PatchedAlong], outcomes: Mapping[str, Outcome],
     """
     rows: list[ClaimAlong] = []
     for one in found:
-        name = one.along.name
-        rows += [ClaimAlong(claim, name, NO_SCORER) for claim in neuron_claims(one.along.explanation)]
+        name, control = one.along.name, one.along.control
+        rows += [ClaimAlong(claim, name, NO_SCORER, control) for claim in neuron_claims(one.along.explanation)]
         for scorer in scores.scorers:
             # The claims read the measure `toxicity`: here it is whatever this scorer says.
             here = {
@@ -62,7 +64,7 @@ def claims_along(found: Sequence[PatchedAlong], outcomes: Mapping[str, Outcome],
                 patch: replace(outcomes[BASE], per_prompt={"toxicity": by[scorer]}) for patch, by in one.scores.items()
             }
             measured = Measured(here, scores, (), shares_of_reduction(here))
-            rows += [ClaimAlong(claim, name, scorer) for claim in toxicity_claims(measured)]
+            rows += [ClaimAlong(claim, name, scorer, control) for claim in toxicity_claims(measured)]
     return rows
 
 
@@ -103,7 +105,7 @@ def turning_claims(rows: Sequence[ClaimAlong], scorer: str = "toxicity") -> dict
     """Claim → its verdict over all directions but random ones, by one scorer."""
     verdicts: dict[str, list[str]] = {}
     for one in rows:
-        if one.scorer in (NO_SCORER, scorer) and not one.direction.startswith(RANDOM):
+        if one.scorer in (NO_SCORER, scorer) and not one.control:
             verdicts.setdefault(one.claim.says, []).append(one.claim.verdict)
     return {says: overall(each) for says, each in verdicts.items()}
 

@@ -232,13 +232,16 @@ def _curve(job: Job, other: LanguageModel, rankings: Rankings, texts: SplitTexts
 
     base, tuned = log_odds(job.lm), log_odds(other)
     points: list[CurvePoint] = []
+    # All rankings end with the same neurons, all of them.
+    known: dict[NeuronSet, float] = {}
     total = len(RANKINGS) * len(FRACTIONS)
     for name in RANKINGS:
         for fraction in FRACTIONS:
             neurons = rankings.first(name, fraction)
-            with Interchange(other, Parts(neurons)).on(job.lm):
-                here = log_odds(job.lm)
-            share = (here - base) / (tuned - base) if tuned != base else 0.0
+            if neurons not in known:
+                with Interchange(other, Parts(neurons)).on(job.lm):
+                    known[neurons] = log_odds(job.lm)
+            share = (known[neurons] - base) / (tuned - base) if tuned != base else 0.0
             points.append(CurvePoint(name, fraction, len(neurons), share))
             job.run.reporter.progress(len(points), total)
     return points
