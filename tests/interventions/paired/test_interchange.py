@@ -1,5 +1,7 @@
 """Interchange: parts take the values that they have in another model on the same tokens."""
 
+from contextlib import ExitStack, contextmanager
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -8,7 +10,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.paired.interchange import Interchange, Parts
+from dposcope.interventions.paired.interchange import HeldModel, Interchange, InterchangeWith, Parts
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.neurons.sets import NeuronSet
@@ -280,3 +282,24 @@ def test_contexts_nest_with_other_interventions(lm):
     ).logits
     with edit.on(lm), Interchange(other, Parts(neurons)).on(lm):
         assert_close(logits_of(lm, IDS), expected)
+
+
+def test_a_held_model_is_loaded_once_and_let_go_with_its_stack(llama):
+    other, events = tuned(llama), []
+
+    class Source:
+        @contextmanager
+        def second_model(self, lm):
+            assert lm is llama
+            events.append("loaded")
+            yield other
+            events.append("let go")
+
+    with ExitStack() as stack:
+        held = HeldModel(Source(), stack)
+        assert events == []
+        for _ in range(3):
+            with InterchangeWith(held, lambda _: Parts(residuals=[0])).opened(llama) as opened:
+                assert opened.interchange.source is other
+        assert events == ["loaded"]
+    assert events == ["loaded", "let go"]

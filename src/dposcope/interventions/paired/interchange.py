@@ -7,9 +7,9 @@ frozen neuron no longer depends on the text. Here it does, so the text stays who
 """
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,8 +18,6 @@ from transformers import DynamicCache
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
-from dposcope.interventions.edited import EditedModel
-from dposcope.interventions.weights import OtherWeights
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -180,11 +178,35 @@ class Opened:
     interchange: Interchange
 
 
+class SecondModel(Protocol):
+    """What a second model is made from: `OtherWeights`, `EditedModel`, or one that is held."""
+
+    def second_model(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """The model, inside the context."""
+        ...
+
+
+@dataclass(eq=False)
+class HeldModel:
+    """A second model that is loaded when it is first asked for, and then held until a stack ends."""
+
+    of: SecondModel
+    stack: ExitStack
+    model: LanguageModel | None = None
+
+    @contextmanager
+    def second_model(self, lm: LanguageModel) -> Generator[LanguageModel]:
+        """The model, loaded once for all contexts."""
+        if self.model is None:
+            self.model = self.stack.enter_context(self.of.second_model(lm))
+        yield self.model
+
+
 @dataclass(frozen=True, eq=False)
 class InterchangeWith:
     """An interchange with a model that is loaded when it is measured."""
 
-    other: OtherWeights | EditedModel
+    other: SecondModel
     """The tuned model, or an edit."""
     parts: Callable[[LanguageModel], Parts]
     """What is taken from it, given the model."""

@@ -15,6 +15,7 @@ from dposcope.directions.endpoint import Price
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
+from dposcope.interventions.paired.interchange import HeldModel
 from dposcope.jobs.explain.beside_paper import beside_paper_tables
 from dposcope.jobs.explain.browser import browser_of
 from dposcope.jobs.explain.claims.over_directions import PatchedAlong, claims_along, claims_frame
@@ -105,6 +106,7 @@ def run_explain(
             out, "explain", of_run.settings, free=of_run.free, prompts=read, reporter=reporter, policy=policy
         ) as run,
         ExitStack() as beside,
+        ExitStack() as live,
     ):
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
@@ -148,7 +150,8 @@ def run_explain(
         if settings.interchanges:
             rankings = None if carriers is None else carriers.rankings
             sets = interchange_sets(lm, chosen, rankings, reverse=reversible)
-        conditions += interchange_conditions(sets, side, about["tuned_fingerprint"])
+        held = HeldModel(side.intervention(), live)
+        conditions += interchange_conditions(sets, held, about["tuned_fingerprint"])
         materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)

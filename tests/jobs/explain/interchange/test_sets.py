@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dposcope.interventions.paired.interchange import InterchangeWith
+from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Rankings
 from dposcope.jobs.explain.interchange.sets import MEASURED, interchange_conditions, interchange_sets
 from dposcope.jobs.explain.patches import patches
-from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.neurons.sets import NeuronSet
 from helpers.changes import family_change
 from helpers.families import tiny
@@ -56,7 +56,7 @@ def test_the_reverse_of_some(made):
 def test_each_set_is_a_condition_that_depends_on_its_parts(made, tmp_path):
     base, frozen, rankings = made
     sets = interchange_sets(base, frozen, rankings, reverse=True)
-    rows = interchange_conditions(sets, TunedSide(str(tmp_path)), "a-fingerprint")
+    rows = interchange_conditions(sets, OtherWeights(tmp_path), "a-fingerprint")
     assert [row.name for row in rows] == [one.condition for one in sets]
     assert len({row.name for row in rows}) == len(rows)
     assert {row.role for row in rows} == {"interchange"}

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dposcope.interventions.paired.interchange import InterchangeWith, Parts
+from dposcope.interventions.paired.interchange import InterchangeWith, Parts, SecondModel
 from dposcope.jobs.explain.conditions import ExplainCondition
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Rankings
 from dposcope.jobs.explain.patches import FOUR_GROUPS, Patch
-from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 
@@ -93,22 +92,21 @@ def interchange_sets(
     return found
 
 
-def interchange_conditions(sets: Sequence[InterchangeSet], side: TunedSide, tuned: str) -> list[ExplainCondition]:
+def interchange_conditions(sets: Sequence[InterchangeSet], source: SecondModel, tuned: str) -> list[ExplainCondition]:
     """The sets as conditions that are measured.
 
     Args:
         sets: see `interchange_sets`.
-        side: the tuned model or edit.
+        source: gives the tuned or the edited model; held, so that it is loaded once for all sets.
         tuned: its fingerprint.
     """
     rows: list[ExplainCondition] = []
     for one in sets:
         about = {"parts": one.parts.digest, "reverse": one.reverse, "tuned": tuned}
-        rows.append(
-            ExplainCondition(one.condition, one.label, "interchange", SECTION, partial(_with, side, one), about)
-        )
+        build = partial(_with, source, one)
+        rows.append(ExplainCondition(one.condition, one.label, "interchange", SECTION, build, about))
     return rows
 
 
-def _with(side: TunedSide, one: InterchangeSet) -> InterchangeWith:
-    return InterchangeWith(side.intervention(), lambda _: one.parts, one.reverse)
+def _with(source: SecondModel, one: InterchangeSet) -> InterchangeWith:
+    return InterchangeWith(source, lambda _: one.parts, one.reverse)
