@@ -40,6 +40,8 @@ NEW_TOKENS = 20
 WINDOW = 1024
 GROUPS, CONTROLS = 9, 2
 """Patches other than the top toxic neurons: toxic tokens, each group, three sums, all ↑; and the controls."""
+DIRECTIONS = 9
+"""Along which claims are judged; the texts of each one's patches are scored."""
 COPIES = 3
 """Copies of the comments' features in memory at a time: all, those fitted on, and those standardised."""
 BUILT_IN = 100
@@ -261,6 +263,8 @@ def _explain(settings: ExplainSettings, size: ModelSize) -> float:
     if settings.protocol == "strict":
         row += read
         once += _written(size, texts, PROMPT_TOKENS, share=DRAWING) + read
+    if settings.patching and settings.claim_directions and not settings.neurons_only:
+        once += DIRECTIONS * (len(settings.toxic_neurons) + GROUPS) * _written(size, reported, PROMPT_TOKENS)
     # Under an interchange the other model reads along.
     return (rows + 2 * interchanged_rows(settings)) * row + once
 
