@@ -24,7 +24,7 @@ from dposcope.jobs.explain.directions import Along, claim_directions, explained_
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.interchange.carriers import find_carriers
 from dposcope.jobs.explain.interchange.sets import InterchangeSet, interchange_conditions, interchange_sets
-from dposcope.jobs.explain.interchange.tables import Interchanged, interchange_frame
+from dposcope.jobs.explain.interchange.tables import Interchanged
 from dposcope.jobs.explain.patches import patches
 from dposcope.jobs.explain.repetitions import (
     fitted_comments,
@@ -306,8 +306,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, settings: dict[s
     write_parquet(out / "tables" / "neurons.parquet", of_run(results.explanation.contributions.to_polars(), **run))
     write_parquet(out / "claims.parquet", of_run(claims_frame(results.all_claims), **run))
     if results.interchanged.sets:
-        frame = interchange_frame(results.interchanged, results.outcomes, results.scores)
-        write_parquet(out / "interchange.parquet", of_run(frame, **run))
+        write_parquet(out / "interchange.parquet", of_run(results.interchange, **run))
     for picture in pictures:
         picture.save(out / "figures")
     clear_others(out / "tables", {"neurons", *(table.name for table in tables)})

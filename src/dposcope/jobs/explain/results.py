@@ -126,6 +126,11 @@ class Results:
         return sorted(claims, key=lambda claim: SECTIONS.index(claim.section))
 
     @cached_property
+    def interchange(self) -> pl.DataFrame:
+        """What every set gives by live interchange, by every scorer."""
+        return interchange_frame(self.interchanged, self.outcomes, self.scores)
+
+    @cached_property
     def all_claims(self) -> list[ClaimAlong]:
         """Every claim along every direction; those that were tested along the run's own direction only come last."""
         tested = {one.claim.says for one in self.along}
@@ -311,7 +316,7 @@ def _interchange_pictures(results: Results) -> list[Picture]:
                 "interchange",
                 f"Share of tuning's reduction that neurons of {model} give, frozen at their means and live",
                 figure,
-                interchange_frame(found, results.outcomes, results.scores),
+                results.interchange,
             )
         )
     if found.carriers is not None:
