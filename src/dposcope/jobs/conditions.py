@@ -127,10 +127,7 @@ def parse_condition(text: str) -> ConditionSpec:
     Raises:
         DposcopeError: a kind, key or value is unknown; the message lists the known ones.
     """
-    named = re.fullmatch(
-        r"([\w .αβ·-]+)=((?:scale|assign|steer|ablate|interchange|edit|gains-of|ablation-of|control|model)(?::.*)?)",
-        text,
-    )
+    named = re.fullmatch(rf"([\w .αβ·-]+)=((?:{'|'.join(_KEYS)})(?::.*)?)", text)
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name in (BASE, IDEAL):
         raise DposcopeError(f"the condition {name!r} is always measured; give yours another name")

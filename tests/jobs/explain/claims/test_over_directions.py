@@ -58,6 +58,12 @@ def test_the_table_has_a_column_a_direction():
     assert "| probe, seed 1 |" in table.markdown()
 
 
+def test_a_claim_that_only_random_directions_test_has_no_verdict_over_directions():
+    table = directions_of_claims_table("m", [said(True, "probe"), said(True, "random 1", says="B")])
+    lines = {line["claim"]: line["over"] for line in table.frame.iter_rows(named=True)}
+    assert lines == {"A": "held", "B": None}
+
+
 def test_the_frame_has_every_row():
     frame = claims_frame([said(True, "probe"), said(False, "probe", "judge")])
     assert {"claim", "direction", "scorer", "number", "low", "high", "verdict"} <= set(frame.columns)

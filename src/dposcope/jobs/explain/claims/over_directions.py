@@ -121,7 +121,8 @@ def directions_of_claims_table(model: str, rows: Sequence[ClaimAlong]) -> Table:
             line = lines.setdefault(one.claim.says, {"section": one.claim.section, "claim": one.claim.says})
             line[keys[one.direction]] = one.claim.verdict
     frame = pl.DataFrame(
-        [{**line, "over": found[says]} for says, line in lines.items()],
+        # A claim may be tested along random directions alone: theirs may have a toxic neuron where no other has one.
+        [{**line, "over": found.get(says)} for says, line in lines.items()],
         schema=dict.fromkeys(("section", "claim", *keys.values(), "over"), pl.String),
     )
     return Table(
