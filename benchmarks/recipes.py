@@ -123,14 +123,14 @@ class Measured:
     def from_json(cls, stored: dict[str, Any]) -> "Measured":
         """Read what `asdict` gave."""
         estimates = {
-            name: {key: Estimate(**value) for key, value in stored[name].items()}
+            name: {key: Estimate.from_dict(value) for key, value in stored[name].items()}
             for name in ("toxicity", "probability", "sampled")
         }
         rest = {name: stored[name] for name in ("strength", "pairs_kept", "phrase", "phrase_rise")}
         return cls(
-            rise=Difference(**stored["rise"]),
-            harmless=Difference(**stored["harmless"]),
-            relevance=Estimate(**stored["relevance"]),
+            rise=Difference.from_dict(stored["rise"]),
+            harmless=Difference.from_dict(stored["harmless"]),
+            relevance=Estimate.from_dict(stored["relevance"]),
             **estimates,
             **rest,
         )

@@ -1,5 +1,5 @@
 """Choices that are named in many places: the two protocols (what the paper's text says, and what its published code
-does), the ways to split prompts, and the ways to pair samples."""
+does), the ways to split prompts, the ways to pair samples, and the fewest items of an interval."""
 
 from typing import Literal
 
@@ -11,9 +11,11 @@ Protocol = Literal["strict", "reference"]
 Split = Literal["halves", "three-way", "same"]
 """How prompts are split; see `split_prompts`."""
 
-
 Pairing = Literal["random", "extremes"]
 """How samples become pairs; see `Pairer`."""
+
+LEAST_ITEMS = 10
+"""Fewest items with an interval: with fewer, none keeps its level (see `evaluation/bootstrap.py`)."""
 
 
 def check_protocol(protocol: str) -> None:

@@ -29,8 +29,8 @@ def test_a_sweep_has_a_row_for_each_setting_and_goes_on(tmp_path):
         about = read_json(out / f"step-{step}-fusion-1.json")
         assert (about["settings"]["step_size"], about["settings"]["seed"]) == (float(step), 1)
         found = about["statistics"]["scores"]
-        assert row[head.index("toxicity, greedy")] == str(Estimate(**found["preferred"]))
-        assert row[head.index("pushed")] == str(Estimate(**found["dispreferred"]))
+        assert row[head.index("toxicity, greedy")] == str(Estimate.from_dict(found["preferred"]))
+        assert row[head.index("pushed")] == str(Estimate.from_dict(found["dispreferred"]))
     assert (out / "strength.svg").is_file()
     made = {path: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
     assert script(*command).communicate()[0] == told

@@ -291,7 +291,11 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "three prompts": ({"prompts": "{three.jsonl}"}, [], "3 prompts cannot be split .*; give at least 4"),
     "broken JSONL": ({"prompts": "{broken.jsonl}"}, [], r"line 2 of .*broken\.jsonl is not JSON"),
     "unknown suffix": ({"prompts": "{list.xlsx}"}, [], r"unknown suffix '\.xlsx'; convert it"),
-    "short neutral text": ({"neutral": "{short.txt}"}, [], "neutral text gives no window .*; use a longer text"),
+    "short neutral text": (
+        {"neutral": "{short.txt}"},
+        [],
+        "neutral text has 0 windows .*; give a longer one",
+    ),
     "passages without gold": ({"passage_gold_column": "end"}, [], "choose with --passage-prompt-column and"),
     "a negative alpha": ({}, ["--alpha", "-0.1"], "--alpha: .*greater than or equal to 0, not -0.1"),
     "infinite alpha": ({}, ["--alpha", "inf"], "--alpha: .*finite"),

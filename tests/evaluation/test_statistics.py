@@ -1,12 +1,14 @@
 """The bootstrap against a loop over the same draws, and what it promises to whoever compares."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation import statistics
+from dposcope.evaluation import bootstrap
 from dposcope.evaluation.statistics import (
     Difference,
     Estimate,
@@ -14,6 +16,8 @@ from dposcope.evaluation.statistics import (
     Share,
     bootstrap_mean,
     bootstrap_ratio,
+    columns_of,
+    holm,
     paired_difference,
     paired_ratio,
     paired_share,
@@ -30,8 +34,9 @@ def naive_draws(n, resamples, seed):
     return [generator.integers(0, n, size=n) for _ in range(resamples)]
 
 
-def naive_interval(numbers, level):
-    ordered = sorted(numbers)
+def naive_interval(statistic, n, resamples, seed, level=0.95):
+    """BCa with Student's tails. `statistic`: rows → number."""
+    ordered = sorted(statistic(draw) for draw in naive_draws(n, resamples, seed))
 
     def quantile(share):
         place = share * (len(ordered) - 1)
@@ -39,14 +44,27 @@ def naive_interval(numbers, level):
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    return quantile((1 - level) / 2), quantile(1 - (1 - level) / 2)
+    here = statistic(range(n))
+    bias = norm.ppf(sum((number < here) + 0.5 * (number == here) for number in ordered) / resamples)
+    without = [statistic([row for row in range(n) if row != left_out]) for left_out in range(n)]
+    middle = sum(without) / n
+    skew = sum((middle - one) ** 3 for one in without) / (6 * sum((middle - one) ** 2 for one in without) ** 1.5)
+    ends = []
+    for side in (-1, 1):
+        z = side * math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1)
+        ends.append(quantile(norm.cdf(bias + (bias + z) / (1 - skew * (bias + z)))))
+    return tuple(ends)
+
+
+def mean_of(column):
+    return lambda rows: sum(column[row] for row in rows) / len(rows)
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_mean_is_the_naive_loop(level):
     values = sample()
     estimate = bootstrap_mean(values, level=level, resamples=300, seed=5)
-    low, high = naive_interval([sum(values[i] for i in draw) / 37 for draw in naive_draws(37, 300, 5)], level)
+    low, high = naive_interval(mean_of(values), 37, 300, 5, level)
     assert estimate.mean == pytest.approx(sum(values) / 37, rel=1e-14)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=1e-12)
     assert estimate.n == 37
@@ -55,8 +73,8 @@ def test_mean_is_the_naive_loop(level):
 def test_ratio_is_the_naive_loop():
     losses, tokens = sample(), np.arange(1, 38)
     estimate = bootstrap_ratio(losses, tokens, resamples=300, seed=1)
-    ratios = [sum(losses[i] for i in draw) / sum(tokens[i] for i in draw) for draw in naive_draws(37, 300, 1)]
-    assert (estimate.low, estimate.high) == pytest.approx(naive_interval(ratios, 0.95), rel=1e-12)
+    expected = naive_interval(lambda rows: sum(losses[i] for i in rows) / sum(tokens[i] for i in rows), 37, 300, 1)
+    assert (estimate.low, estimate.high) == pytest.approx(expected, rel=1e-12)
     assert estimate.mean == pytest.approx(losses.sum() / tokens.sum(), rel=1e-14)
 
 
@@ -68,14 +86,13 @@ def test_ratio_with_equal_denominators_is_the_mean():
 
 def test_difference_is_the_naive_loop():
     a, b, tokens = sample(seed=1), sample(seed=2), np.arange(1, 38)
-    draws = naive_draws(37, 300, 9)
     plain = paired_difference(a, b, resamples=300, seed=9)
-    expected = naive_interval([sum(a[i] for i in draw) / 37 - sum(b[i] for i in draw) / 37 for draw in draws], 0.95)
+    expected = naive_interval(lambda rows: mean_of(a)(rows) - mean_of(b)(rows), 37, 300, 9)
     assert (plain.low, plain.high) == pytest.approx(expected, rel=1e-10)
     assert plain.mean == pytest.approx(a.mean() - b.mean(), rel=1e-12)
 
     weighted = paired_difference(a, b, denominators=tokens, resamples=300, seed=9)
-    expected = naive_interval([sum(a[i] - b[i] for i in draw) / sum(tokens[i] for i in draw) for draw in draws], 0.95)
+    expected = naive_interval(lambda rows: sum(a[i] - b[i] for i in rows) / sum(tokens[i] for i in rows), 37, 300, 9)
     assert (weighted.low, weighted.high) == pytest.approx(expected, rel=1e-10)
     assert weighted.mean == pytest.approx((a.sum() - b.sum()) / tokens.sum(), rel=1e-12)
 
@@ -83,8 +100,8 @@ def test_difference_is_the_naive_loop():
 def test_paired_ratio_is_the_naive_loop():
     a, b = sample(seed=1), sample(seed=2)
     ratio = paired_ratio(a, b, resamples=300, seed=9)
-    ratios = [sum(a[i] for i in draw) / sum(b[i] for i in draw) for draw in naive_draws(37, 300, 9)]
-    assert (ratio.low, ratio.high) == pytest.approx(naive_interval(ratios, 0.95), rel=1e-12)
+    expected = naive_interval(lambda rows: mean_of(a)(rows) / mean_of(b)(rows), 37, 300, 9)
+    assert (ratio.low, ratio.high) == pytest.approx(expected, rel=1e-12)
     assert ratio.ratio == pytest.approx(a.mean() / b.mean(), rel=1e-14)
 
 
@@ -98,7 +115,7 @@ def test_share_is_the_naive_loop():
         return (start - middle) / (start - end)
 
     assert found.share == pytest.approx(share(range(37)), rel=1e-12)
-    expected = naive_interval([share(draw) for draw in naive_draws(37, 300, 4)], 0.95)
+    expected = naive_interval(share, 37, 300, 4)
     assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
     assert found.n == 37
 
@@ -107,11 +124,12 @@ def test_share_of_the_whole_is_one_and_of_nothing_zero():
     base = 1 + sample()
     assert paired_share(base, 0.5 * base, 0.5 * base) == Share(1.0, 1.0, 1.0, 37)
     assert paired_share(base, base, 0.5 * base) == Share(0.0, 0.0, 0.0, 37)
+    assert paired_share(base, 1.1 * base, 0.5 * base).high == pytest.approx(-0.2)
     worse = paired_share(base, 1.1 * base, 0.5 * base)
     assert worse.share == pytest.approx(-0.2)
     assert str(worse) == "−20.0 % (−20.0 to −20.0)"
     assert str(Share(0.239, 0.12, 0.361, 200)) == "23.9 % (12.0–36.1)"
-    assert Share(**worse.to_dict()) == worse
+    assert Share.from_dict(worse.to_dict()) == worse
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.2])
@@ -120,7 +138,7 @@ def test_share_of_no_reduction_is_refused(factor):
     with pytest.raises(DposcopeError, match="a share of it means nothing"):
         paired_share(base, 0.5 * base, factor * base)
     with pytest.raises(DposcopeError, match="a share of it means nothing"):
-        paired_share([0.0, 1.0, 0.5, 0.2], [0.0, 0.0, 0.0, 0.0], [0.1, 0.9, 0.4, 0.2])
+        paired_share([0.0, 1.0, 0.5, 0.2] * 5, [0.0] * 20, [0.1, 0.9, 0.4, 0.2] * 5)
     with pytest.raises(DposcopeError, match="part 2; give the same items"):
         paired_share([0.0, 1.0, 0.5], [0.0, 0.0], [0.0, 0.0, 0.0])
 
@@ -138,9 +156,9 @@ def test_pairing_removes_what_the_items_share():
 def test_chunks_change_nothing(monkeypatch):
     values = sample()
     whole = bootstrap_mean(values, resamples=1000)
-    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 37 * 7 + 5)
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 37 * 7 + 5)
     assert bootstrap_mean(values, resamples=1000) == whole
-    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 1)
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 1)
     assert bootstrap_mean(values, resamples=1000) == whole
 
 
@@ -152,18 +170,63 @@ def test_seed_decides_the_interval_alone():
     assert other.low != bootstrap_mean(values).low
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_too_few_items_have_no_interval(n):
+    values = sample(n)
+    estimate, difference = bootstrap_mean(values), paired_difference(values, values + 1)
+    assert (estimate.low, estimate.high) == (-math.inf, math.inf)
+    assert not estimate.known
+    assert estimate.to_dict() == {"mean": values.mean(), "low": None, "high": None, "n": n}
+    assert Estimate.from_dict(json.loads(json.dumps(estimate.to_dict()))) == estimate
+    assert str(Estimate(0.3, -math.inf, math.inf, n)) == "0.300 (no interval)"
+    assert columns_of("x", estimate) == {"x": values.mean(), "x_low": None, "x_high": None}
+    assert not difference.excludes_zero
+    assert difference.p == 1
+    assert bootstrap_mean(sample(10)).known
+
+
+@pytest.mark.parametrize("shift", [-0.4, -0.1, 0.0, 0.05, 0.3, 1.6])
+def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero(shift):
+    a, b = sample(seed=1) + shift, sample(seed=2)
+    p = paired_difference(a, b, resamples=100_000).p
+    for level, inside in ((1 - 1.1 * p, False), (1 - 0.9 * p, True)):
+        if 0 < level < 1:
+            found = paired_difference(a, b, level=level, resamples=100_000)
+            assert (found.low <= 0 <= found.high) is inside
+    assert 1e-4 <= p <= 1
+
+
+def test_a_difference_in_every_item_has_the_smallest_p_value_and_none_has_the_largest():
+    values = sample()
+    assert paired_difference(values, values).p == 1
+    # Half a resample, in Student's tail.
+    smallest = 2 * t.cdf(norm.ppf(0.5 / 1000) * math.sqrt(36 / 37), 36)
+    assert paired_difference(values, values - 1, resamples=1000).p == pytest.approx(smallest, rel=1e-12)
+
+
+def test_holm_is_the_definition():
+    """All hypotheses whose p-value, and every smaller one, is at most level over the number of those not smaller."""
     generator = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        estimate = bootstrap_mean(generator.gamma(2.0, size=60), resamples=400)
-        hits += estimate.low <= 2.0 <= estimate.high
-    # Three standard errors are 0.04; the percentile bootstrap of a skewed mean falls a little short.
-    assert 0.89 <= hits / 300 <= 0.985
+    for _ in range(200):
+        p = (generator.random(7) ** 4).tolist()
+        expected = [all(sorted(p)[rank] <= 0.05 / (7 - rank) for rank in range(sorted(p).index(one) + 1)) for one in p]
+        assert holm(p) == expected
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert holm([]) == []
 
 
-def test_one_item_has_an_interval_of_no_width():
-    assert bootstrap_mean([0.3]) == Estimate(0.3, 0.3, 0.3, 1)
+def test_one_in_twenty_tables_without_any_effect_has_a_star():
+    """Twelve conditions that differ from none by nothing: each is one test, and 46 % of such tables would have a star
+    without a correction."""
+    generator = np.random.default_rng(1)
+    starred = uncorrected = 0
+    for _ in range(200):
+        base = generator.beta(0.5, 2, size=60)
+        found = [paired_difference(base + generator.normal(0, 0.1, size=60), base, resamples=1000) for _ in range(12)]
+        starred += any(holm([one.p for one in found]))
+        uncorrected += any(one.excludes_zero for one in found)
+    assert starred / 200 <= 0.10
+    assert uncorrected / 200 >= 0.30
 
 
 def test_sums_are_float64_whatever_comes_in():
@@ -191,7 +254,7 @@ def test_they_survive_json():
         paired_difference(sample(), sample() / 2),
         paired_ratio(sample(), sample()),
     ):
-        assert type(value)(**json.loads(json.dumps(value.to_dict()))) == value
+        assert type(value).from_dict(json.loads(json.dumps(value.to_dict()))) == value
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from helpers.families import random_direction, tiny
 PROMPTS = 30
 START = np.linspace(0.3, 0.7, PROMPTS)
 """Toxicity of the plain model, prompt by prompt: 0.5 on average."""
-WINDOWS = np.array([300.0, 310.0, 290.0])
+WINDOWS = np.tile([300.0, 310.0, 290.0], 4)
 """Its losses, of 100 tokens each: log-PPL 3."""
-F1 = np.array([0.1, 0.2, 0.3, 0.2])
+F1 = np.tile([0.1, 0.2, 0.3, 0.2], 3)
 
 
 def noise(seed: int, scale: float = 1.0) -> np.ndarray:
@@ -53,7 +53,7 @@ def outcome(
             },
             "f1": (F1 * f1).tolist(),
             "window_nll": (WINDOWS + 100 * np.asarray(rise)).tolist(),
-            "window_tokens": [100, 100, 100],
+            "window_tokens": [100] * len(WINDOWS),
         }
     )
 

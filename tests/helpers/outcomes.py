@@ -1,10 +1,16 @@
-"""Outcomes of chosen toxicities, for tests of what is made of them."""
+"""Outcomes and differences of chosen numbers, for tests of what is made of them."""
 
 import numpy as np
 
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance
+from dposcope.evaluation.statistics import Difference
+
+
+def difference(mean: float, low: float, high: float, n: int = 200) -> Difference:
+    """A difference of a chosen interval, with a p-value that agrees with it."""
+    return Difference(mean, low, high, n, 5e-4 if low > 0 or high < 0 else 0.5)
 
 
 def outcome(toxicity, *, seed: int = 0, judge: bool = True, texts=None, further=None) -> Outcome:
@@ -18,12 +24,12 @@ def outcome(toxicity, *, seed: int = 0, judge: bool = True, texts=None, further=
     if judge:
         per_prompt["judge"] = draw.random(n)
     per_prompt |= {name: np.asarray(values, dtype=np.float64) for name, values in (further or {}).items()}
-    tokens = draw.integers(50, 128, 4)
+    tokens = draw.integers(50, 128, 12)
     return Outcome(
         texts or [f"text {place}" for place in range(n)],
         per_prompt,
-        draw.random(5),
-        WindowLosses(draw.random(4) * 300, tokens),
-        WindowLosses(draw.random(6) * 60, np.array([20, 20, 3, 20, 11, 20])),
+        draw.random(12),
+        WindowLosses(draw.random(12) * 300, tokens),
+        WindowLosses(draw.random(12) * 60, np.tile([20, 20, 3, 20, 11, 20], 2)),
         Relevance(draw.random(n) * 30, np.minimum(np.arange(n) + 1, 20)),
     )

@@ -6,8 +6,9 @@ from dposcope.data.masking import read_encoded
 from dposcope.directions.lens import Lens
 from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio
+from dposcope.evaluation.statistics import Estimate, Ratio
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
+from helpers.outcomes import difference
 
 STRONG = read_encoded("fuvg")
 """A word that is masked."""
@@ -43,7 +44,7 @@ def scores(conditions: dict[str, dict[str, float]], *, half: float = 0.02, n: in
         },
         {
             name: Comparison(
-                {m: Difference(by, by - half, by + half, counts[m]) for m, by in differences.items()},
+                {m: difference(by, by - half, by + half, counts[m]) for m, by in differences.items()},
                 ratio_of(BASE["toxicity"] + differences["toxicity"], n) if ratio else None,
             )
             for name, differences in conditions.items()
@@ -89,9 +90,9 @@ def page(
         "direction": {"kind": "mean_difference", "block": -1, "quality": {"roc_auc": 0.91234, "test_texts": 12345}},
         "groups": [GroupSize("TP", 10, 6), GroupSize("TN", 10, 5), GroupSize("AP", 12, 7), GroupSize("AN", 0, 0)],
         "search": [
-            SearchStep(1.0, Difference(0.11, 0.09, 0.13, 6)),
-            SearchStep(1.5, Difference(0.25, 0.2, 0.3, 6)),
-            SearchStep(1.25, Difference(0.17, 0.15, 0.195, 6)),
+            SearchStep(1.0, difference(0.11, 0.09, 0.13, 6)),
+            SearchStep(1.5, difference(0.25, 0.2, 0.3, 6)),
+            SearchStep(1.25, difference(0.17, 0.15, 0.195, 6)),
         ],
         "bound": 0.2,
         "chosen_strength": 1.25,
@@ -114,8 +115,8 @@ def whole_page(further: tuple[str, ...] = ("neural",)) -> EditPage:
     for name, comparison in against.items():
         rise = 0.35 if name == "edit" else 0.0
         differences = {
-            **dict.fromkeys(further, Difference(-0.01, -0.03, 0.01, 200)),
-            "harmless_logppl": Difference(rise, rise - 0.04, rise + 0.04, 180),
+            **dict.fromkeys(further, difference(-0.01, -0.03, 0.01, 200)),
+            "harmless_logppl": difference(rise, rise - 0.04, rise + 0.04, 180),
         }
         kept = Ratio(0.77, 0.7, 0.84, 80) if name == "edit" else Ratio(1.0, 0.9, 1.1, 80)
         against[name] = replace(comparison, differences=comparison.differences | differences, relevance_kept=kept)
@@ -128,7 +129,7 @@ def whole_page(further: tuple[str, ...] = ("neural",)) -> EditPage:
         further=further,
         distinct_kept={"none": 1.0, "edit": 0.72, "control": 1.01},
         phrases={
-            "edit": (Phrase(f"{STRONG} i remember", 0.52, 0.0, Difference(0.52, 0.45, 0.59, 200)),),
+            "edit": (Phrase(f"{STRONG} i remember", 0.52, 0.0, difference(0.52, 0.45, 0.59, 200)),),
             "control": (),
         },
     )

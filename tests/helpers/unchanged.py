@@ -143,7 +143,7 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     """An edit, a search and an explanation on tiny models, in a new folder, after what `reproduce` made."""
     job = make_job(folder / "job", windows=40)
     tuned_copy(tiny("llama")).save_pretrained(folder / "tuned")
-    small = ["--samples", "4", "--min-gap", "0.02", "--epochs", "2", "--search-windows", "4", "--second-scorer"]
+    small = ["--samples", "4", "--min-gap", "0.02", "--epochs", "2", "--search-windows", "10", "--second-scorer"]
     # What was learned from, and every bound, as when the numbers were recorded.
     learned = ["--pairing", "extremes", "--kl-on", "neutral", "--kl-weights", "1"]
     unbounded = ["--max-harmless-increase", "1000", "--max-phrase-rise", "1"]

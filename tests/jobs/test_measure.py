@@ -139,7 +139,7 @@ def outcomes(n: int) -> dict[str, Outcome]:
                     name: draw.random(n).tolist()
                     for name in ("toxicity", "repetition", "empty", *(["judge"] if judge else []))
                 },
-                "f1": draw.random(3).tolist(),
+                "f1": draw.random(12).tolist(),
                 "window_nll": draw.random(2).tolist(),
                 "window_tokens": [5, 5],
             }
@@ -156,9 +156,7 @@ def test_tables_hold_every_row_of_every_condition(parts, materials, tmp_path):
     assert table["condition"].unique(maintain_order=True).to_list() == ["none", "a:b=1"]
     for row in table.iter_rows(named=True):
         estimate = scores.conditions[row["condition"]][row["measure"]]
-        assert (row["mean"], row["low"], row["high"], row["n"]) == (
-            *(estimate.mean, estimate.low, estimate.high, estimate.n),
-        )
+        assert (row["mean"], row["low"], row["high"], row["n"]) == (*(estimate.mean, *estimate.ends, estimate.n),)
         assert (row["protocol"], row["model"], row["fingerprint"]) == ("strict", "model", lm.fingerprint)
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert len(samples) == 2 * len(materials.prompts)

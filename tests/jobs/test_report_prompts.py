@@ -49,10 +49,10 @@ class Marked:
         return self.job.settings(report_prompts=str(self.report), max_windows=1, max_passages=2, **others)
 
 
-def marked(folder: Path, *words: str) -> Job:
-    """A tiny job, its prompts marked in order: as many by each word."""
+def marked(folder: Path, *words: str, times: int = 1) -> Job:
+    """A tiny job, its prompts, or `times` as many, marked in order: as many by each word."""
     job = make_job(folder / "job", windows=40)
-    prompts = load_prompts(job.prompts)
+    prompts = load_prompts(job.prompts) * times
     each = len(prompts) // len(words)
     write_jsonl(
         job.prompts, [{"prompt": f"{words[row // each]} {row}, {prompt}"} for row, prompt in enumerate(prompts)]
@@ -88,7 +88,7 @@ def explain(files: Marked, out: Path) -> None:
 
 
 SEARCH = {
-    **{"trials": 4, "samples": 4, "pairing": "extremes", "min_gap": 0.02, "epochs": 1.0, "search_windows": 4},
+    **{"trials": 4, "samples": 4, "pairing": "extremes", "min_gap": 0.02, "epochs": 1.0, "search_windows": 10},
     # No bound keeps the search from an edit, so that its last stage writes, too.
     **{"max_logppl_increase": 0.5, "max_harmless_increase": 1000.0, "max_phrase_rise": 1.0},
 }
@@ -197,13 +197,13 @@ def test_pairs_are_made_from_no_prompt_to_report_on(files, tmp_path, use):
 
 
 def test_a_search_splits_a_single_file_three_ways(tmp_path):
-    job = marked(tmp_path, REPORT, REPORT, CHOOSE, LEARN)
+    job = marked(tmp_path, REPORT, REPORT, CHOOSE, LEARN, times=2)
     settings = TuneSettings(**job.settings(max_windows=1, **SEARCH))
     with readers(WORDS) as seen:
         run_tune(str(job.model), tmp_path / "out", settings)
     check(seen, chooses=True)
     told = read_json(tmp_path / "out/run.json")["prompts"]
-    assert {name: part["count"] for name, part in told.items()} == {"learn": 6, "choose": 6, "report": 12}
+    assert {name: part["count"] for name, part in told.items()} == {"learn": 12, "choose": 12, "report": 24}
 
 
 def leak_by_data(patch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ def outcome(toxicity, *, judge: bool = True, seed: int = 0) -> Outcome:
         {
             "continuations": ["a b c"] * n,
             "per_prompt": {"toxicity": list(toxicity)} | {name: draw.random(n).tolist() for name in names},
-            "f1": draw.random(5).tolist(),
-            "window_nll": [300.0, 310.0, 290.0],
-            "window_tokens": [100, 100, 100],
+            "f1": draw.random(12).tolist(),
+            "window_nll": [300.0, 310.0, 290.0] * 4,
+            "window_tokens": [100] * 12,
         }
     )
 
@@ -91,7 +91,7 @@ def test_title_and_note_say_model_protocol_and_counts(scores):
     table = scores_table(scores)
     assert "org/model" in table.title
     assert "strict protocol" in table.title
-    for words in ("toxicity 40", "log-PPL 3", "F1 5", "bootstrap", "*: differs"):
+    for words in ("toxicity 40", "log-PPL 12", "F1 12", "bootstrap", "*: differs"):
         assert words in table.note
 
 
@@ -103,14 +103,14 @@ def full(toxicity, *, third, texts, seed: int = 0) -> Outcome:
     stored["continuations"] = texts
     stored["per_prompt"]["third"] = list(third)
     n = len(texts)
-    stored["harmless"] = {"nll": [40.0 + seed] * 4, "tokens": [20] * 4}
+    stored["harmless"] = {"nll": [40.0 + seed] * 12, "tokens": [20] * 12}
     stored["relevance"] = {"nats": [20.0 - seed] * n, "tokens": [10] * n}
     return Outcome.from_json(stored)
 
 
 def ideal() -> IdealOutcome:
-    scores = {"toxicity": [0.1, 0.2], "judge": [0.3, 0.3], "third": [0.5, 0.4]}
-    relevance = {"nats": [10.0, 20.0], "tokens": [10, 10]}
+    scores = {"toxicity": [0.1, 0.2] * 6, "judge": [0.3, 0.3] * 6, "third": [0.5, 0.4] * 6}
+    relevance = {"nats": [10.0, 20.0] * 6, "tokens": [10] * 12}
     return IdealOutcome.from_json({"per_text": scores, "relevance": relevance})
 
 

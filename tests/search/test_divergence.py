@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost, NeutralText
@@ -87,10 +88,11 @@ def test_an_overflow_is_an_infinite_cost():
 
 
 def test_means_have_intervals_over_windows():
-    cost = Cost(np.array([0.1, 0.3]), np.array([-0.1, 0.2]))
+    cost = Cost(np.array([0.1, 0.3] * 8), np.array([-0.1, 0.2] * 8))
     assert cost.divergence.mean == pytest.approx(0.2)
     assert cost.increase.mean == pytest.approx(0.05)
-    assert cost.increase.low == pytest.approx(-0.1)
+    assert cost.divergence.low < 0.2 < cost.divergence.high
+    assert cost.increase == paired_difference([-0.1, 0.2] * 8, [0.0] * 16)
 
 
 def test_bad_input_says_what_to_give(llama):

@@ -33,12 +33,12 @@ def _rows(statistics: Mapping[str, Any], concept: Concept) -> Iterator[tuple[str
         yield f"tokens, {side}", shown
     if scores := statistics.get("scores"):
         yield "scorer", scores["scorer"]
-        yield f"dispreferred more {concept.adjective}", str(Estimate(**scores["more_toxic"]))
-        yield f"{concept.noun}, preferred", str(Estimate(**scores["preferred"]))
-        yield f"{concept.noun}, dispreferred", str(Estimate(**scores["dispreferred"]))
-        yield "dispreferred over preferred", "–" if scores["ratio"] is None else str(Ratio(**scores["ratio"]))
+        yield f"dispreferred more {concept.adjective}", str(Estimate.from_dict(scores["more_toxic"]))
+        yield f"{concept.noun}, preferred", str(Estimate.from_dict(scores["preferred"]))
+        yield f"{concept.noun}, dispreferred", str(Estimate.from_dict(scores["dispreferred"]))
+        yield "dispreferred over preferred", "–" if scores["ratio"] is None else str(Ratio.from_dict(scores["ratio"]))
     for side, estimate in statistics.get("fluency", {}).items():
-        yield f"log-PPL, {side}", f"{Estimate(**estimate)} nats per token"
+        yield f"log-PPL, {side}", f"{Estimate.from_dict(estimate)} nats per token"
     if leakage := statistics.get("leakage"):
         yield "validation pairs", f"{leakage['validation']:,}"
         yield "… with a prompt of these", f"{leakage['prompts']:,}"

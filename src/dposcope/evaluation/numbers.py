@@ -3,6 +3,7 @@
 All tables, reports and sentences format their numbers with this module.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
@@ -38,7 +39,12 @@ def percent(share: float, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def between(low: float, high: float, digits: int = 3, *, sign: bool = False) -> str:
-    """An interval: `0.187–0.251`, or `−0.102 to −0.061`, since a dash before a minus sign is hard to read."""
+    """An interval: `0.187–0.251`, or `−0.102 to −0.061`, since a dash before a minus sign is hard to read.
+
+    `no interval` if an end is infinite: there were too few items.
+    """
+    if math.isinf(low) or math.isinf(high):
+        return "no interval"
     shown = signed if sign else fixed
     first = shown(low, digits)
     return f"{first}{' to ' if sign or first.startswith('−') else '–'}{shown(high, digits)}"

@@ -98,6 +98,21 @@ def window_losses(
     return WindowLosses(nll, tokens)
 
 
+def longest_window(lm: LanguageModel, text: str, *, least: int) -> int:
+    """The longest window of 1,024, 512, 256 or 128 tokens of which the text has at least `least`, to search with.
+
+    Raises:
+        DposcopeError: it has too few of the shortest.
+    """
+    for window in (1024, 512, 256, 128):
+        if count_windows(lm, text, window=window) >= least:
+            return window
+    raise DposcopeError(
+        f"the neutral text has {count_windows(lm, text, window=128)} windows of 128 tokens; give a longer one, with at "
+        f"least {least}, so that the cost of an edit has an interval"
+    )
+
+
 def count_windows(lm: LanguageModel, text: str, *, protocol: Protocol = "strict", window: int = 1024) -> int:
     """How many windows `window_losses` would read."""
     return sum(1 for _ in _windows(lm, text, protocol, min(window, lm.context_length)))

@@ -1,23 +1,59 @@
-"""Means with percentile bootstrap intervals, and comparisons paired on the same items.
+"""Means with bootstrap intervals, comparisons paired on the same items, and Holm's correction for many of them.
 
-For the same number of items and the same seed, every function draws the same resamples. So conditions measured on the
-same prompts are always resampled together, also in separate calls.
+Intervals are those of `evaluation/bootstrap.py`. With fewer than ten items there is no interval: its ends are −∞ and
+∞, so that nothing counts as shown, and null where they are stored.
 """
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.bootstrap import Bootstrap
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE
 
-# Items drawn at a time: 8 MB of indices and as much of gathered values.
-_DRAWN_AT_ONCE = 1_000_000
+
+class _Interval:
+    """What all numbers with an interval have in common: how they are stored."""
+
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there were enough items for an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def ends(self) -> tuple[float, float] | tuple[None, None]:
+        """Low and high; None without an interval."""
+        return (self.low, self.high) if self.known else (None, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as `scores.json` holds them; the ends are None without an interval."""
+        return asdict(self, dict_factory=stored_fields)  # pyright: ignore — each kind is a dataclass
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave."""
+        return cls(**{**stored, "low": _end(stored["low"], -math.inf), "high": _end(stored["high"], math.inf)})
+
+
+def stored_fields(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A `dict_factory` for `dataclasses.asdict`: ends of an interval that is not known become None."""
+    return {name: None if name in ("low", "high") and math.isinf(value) else value for name, value in fields}
+
+
+def _end(stored: float | None, unknown: float) -> float:
+    return unknown if stored is None else stored
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(_Interval):
     """A mean with its bootstrap interval over `n` items."""
 
     mean: float
@@ -25,32 +61,27 @@ class Estimate:
     high: float
     n: int
 
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields as `scores.json` holds them; `Estimate(**d)` reads them back."""
-        return asdict(self)
-
     def __str__(self) -> str:
         """Like `0.219 (0.187–0.251)`."""
         return MEAN.with_interval(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(_Interval):
     """Mean of `a − b` over `n` pairs, with its bootstrap interval."""
 
     mean: float
     low: float
     high: float
     n: int
+    p: float = 1.0
+    """Two-sided p-value of no difference; it is below 0.05 where the interval of 95 % excludes 0. 1 without an
+    interval."""
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval excludes 0. Only then may a difference be called "better" or "worse"."""
         return self.low > 0 or self.high < 0
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields; `Difference(**d)` reads them back."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """Like `−0.088 (−0.102 to −0.061)`."""
@@ -58,7 +89,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(_Interval):
     """Mean of `a` over mean of `b`, both over the same `n` items, with its bootstrap interval."""
 
     ratio: float
@@ -66,17 +97,13 @@ class Ratio:
     high: float
     n: int
 
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields; `Ratio(**d)` reads them back."""
-        return asdict(self)
-
     def __str__(self) -> str:
         """Like `0.48 × (0.41–0.56)`."""
         return RATIO.with_interval(self.ratio, self.low, self.high)
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(_Interval):
     """One reduction as a share of another: `(mean(base) − mean(part)) / (mean(base) − mean(whole))`."""
 
     share: float
@@ -84,10 +111,6 @@ class Share:
     low: float
     high: float
     n: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields; `Share(**d)` reads them back."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """Like `23.9 % (12.0–36.1)`."""
@@ -111,22 +134,33 @@ def value_of(statistic: Statistic) -> float:
 
 def columns_of(name: str, statistic: Statistic | None) -> dict[str, float | None]:
     """A statistic as columns of a table: `NAME`, `NAME_low`, `NAME_high`; all None without a statistic."""
-    numbers = (None, None, None) if statistic is None else (value_of(statistic), statistic.low, statistic.high)
+    numbers = (None, None, None) if statistic is None else (value_of(statistic), *statistic.ends)
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
-def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean of `values` [n] with the percentile bootstrap interval over items.
+def holm(p_values: Sequence[float], *, level: float = 0.05) -> list[bool]:
+    """Which of several tests reject, if the chance that any of them rejects wrongly is to stay below `level`.
 
-    One item gives an interval of no width.
+    Holm's step-down: the smallest p-value is held against level / m, the next against level / (m − 1), and so on up to
+    the first that fails (Holm, *A simple sequentially rejective multiple test procedure*, 1979).
+    """
+    rejected = [False] * len(p_values)
+    for rank, test in enumerate(sorted(range(len(p_values)), key=lambda test: p_values[test])):
+        if p_values[test] > level / (len(p_values) - rank):
+            break
+        rejected[test] = True
+    return rejected
+
+
+def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Mean of `values` [n] with its bootstrap interval over items.
 
     Raises:
         DposcopeError: no value, a value that is not finite, or a level outside (0, 1).
     """
     column = _column(values, "values")
-    means = _resampled_means(column[None], resamples=resamples, seed=seed)
-    low, high = _interval(means[0], level)
-    return Estimate(float(column.mean()), low, high, len(column))
+    drawn = Bootstrap(column[None], resamples=resamples, seed=seed)
+    return Estimate(float(column.mean()), *drawn.interval(lambda means: means[0], level), len(column))
 
 
 def bootstrap_ratio(
@@ -145,11 +179,8 @@ def bootstrap_ratio(
     Raises:
         DposcopeError: as `bootstrap_mean`; unequal lengths; a denominator that is not positive.
     """
-    top, bottom = _pair(numerators, denominators, "numerators", "denominators")
-    _require_positive(bottom)
-    tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
-    low, high = _interval(tops / bottoms, level)
-    return Estimate(float(top.sum() / bottom.sum()), low, high, len(top))
+    drawn, mean = _weighted(numerators, denominators, resamples=resamples, seed=seed)
+    return Estimate(mean, *drawn.interval(_quotient, level), drawn.n)
 
 
 def paired_difference(
@@ -178,8 +209,8 @@ def paired_difference(
     left, right = _pair(a, b, "a", "b")
     # With denominators of 1, the ratio is a mean.
     counts = np.ones_like(left) if denominators is None else denominators
-    result = bootstrap_ratio(left - right, counts, level=level, resamples=resamples, seed=seed)
-    return Difference(result.mean, result.low, result.high, result.n)
+    drawn, mean = _weighted(left - right, counts, resamples=resamples, seed=seed)
+    return Difference(mean, *drawn.interval(_quotient, level), drawn.n, drawn.p_value(_quotient))
 
 
 def paired_ratio(
@@ -208,27 +239,23 @@ def paired_ratio(
             positive in some resample, so that the ratio has no interval.
     """
     top, bottom = _pair(a, b, "a", "b")
-    tops, bottoms = _resampled_means(np.stack([top, bottom]), resamples=resamples, seed=seed)
-    over, under = float(top.mean()), float(bottom.mean())
-    if a_counts is not None or b_counts is not None:
-        counts = np.stack(
-            [
-                np.ones_like(values) if given is None else _pair(values, given, name, f"{name}_counts")[1]
-                for values, given, name in ((top, a_counts, "a"), (bottom, b_counts, "b"))
-            ]
-        )
-        drawn = _resampled_means(counts, resamples=resamples, seed=seed)
-        if drawn.min() <= 0:
-            raise DposcopeError("a resample counts nothing; give more items, or leave out those that count nothing")
-        tops, bottoms = tops / drawn[0], bottoms / drawn[1]
-        over, under = over / float(counts[0].mean()), under / float(counts[1].mean())
-    if under <= 0 or bottoms.min() <= 0:
+    counts = [
+        np.ones_like(values) if given is None else _pair(values, given, name, f"{name}_counts")[1]
+        for values, given, name in ((top, a_counts, "a"), (bottom, b_counts, "b"))
+    ]
+    drawn = Bootstrap(np.stack([top, bottom, *counts]), resamples=resamples, seed=seed)
+    if drawn.least(lambda means: means[2:].min(axis=0)) <= 0:
+        raise DposcopeError("a resample counts nothing; give more items, or leave out those that count nothing")
+    if drawn.least(lambda means: means[1]) <= 0:
         raise DposcopeError(
             "a ratio needs a denominator whose mean is above 0 in every resample; give more items, or use the paired "
             "difference instead"
         )
-    low, high = _interval(tops / bottoms, level)
-    return Ratio(over / under, low, high, len(top))
+
+    def ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (means[0] / means[2]) / (means[1] / means[3])
+
+    return Ratio(drawn.value(ratio), *drawn.interval(ratio, level), drawn.n)
 
 
 def paired_share(
@@ -256,40 +283,32 @@ def paired_share(
     """
     start, end = _pair(base, whole, "base", "whole")
     middle = _pair(base, part, "base", "part")[1]
-    starts, middles, ends = _resampled_means(np.stack([start, middle, end]), resamples=resamples, seed=seed)
-    if start.mean() <= end.mean() or _interval(starts - ends, level)[0] <= 0:
+    drawn = Bootstrap(np.stack([start, middle, end]), resamples=resamples, seed=seed)
+    if start.mean() <= end.mean() or drawn.interval(lambda means: means[0] - means[2], level)[0] <= 0:
         raise DposcopeError(
             "the whole reduction is not significantly above 0, so a share of it means nothing; give more items, or "
             "report the paired differences instead"
         )
-    usable = starts > ends  # a share is undefined in the few resamples without a reduction
-    low, high = _interval((starts - middles)[usable] / (starts - ends)[usable], level)
-    share = (start.mean() - middle.mean()) / (start.mean() - end.mean())
-    return Share(float(share), low, high, len(start))
+
+    def share(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        starts, middles, ends = means
+        # A share is undefined in the few resamples without a reduction.
+        return np.where(starts > ends, starts - middles, np.nan) / np.where(starts > ends, starts - ends, 1.0)
+
+    return Share(drawn.value(share), *drawn.interval(share, level), drawn.n)
 
 
-def _resampled_means(columns: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means [k, resamples] of the columns [k, n], every column under the same draws of items."""
-    if resamples < 1:
-        raise DposcopeError(f"resamples is {resamples}; give at least 1")
-    n = columns.shape[1]
-    generator = np.random.default_rng(seed)
-    means = np.empty((len(columns), resamples))
-    step = max(1, _DRAWN_AT_ONCE // n)
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        drawn = generator.integers(0, n, size=(stop - start, n))
-        for column, out in zip(columns, means, strict=True):
-            out[start:stop] = column[drawn].mean(axis=1)
-    return means
+def _weighted(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> tuple[Bootstrap, float]:
+    """Resamples of both columns, and the quotient of their sums."""
+    top, bottom = _pair(numerators, denominators, "numerators", "denominators")
+    if bottom.min() <= 0:
+        raise DposcopeError("denominators must be above 0; leave out items that count nothing")
+    drawn = Bootstrap(np.stack([top, bottom]), resamples=resamples, seed=seed)
+    return drawn, float(top.sum() / bottom.sum())
 
 
-def _interval(statistics: NDArray[np.float64], level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise DposcopeError(f"level is {level}; give a share between 0 and 1, such as 0.95")
-    tail = (1 - level) / 2
-    low, high = np.quantile(statistics, [tail, 1 - tail])
-    return float(low), float(high)
+def _quotient(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    return means[0] / means[1]
 
 
 def _column(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -315,8 +334,3 @@ def _pair(a: ArrayLike, b: ArrayLike, a_name: str, b_name: str) -> tuple[NDArray
             "give the same items to both, in the same order"
         )
     return left, right
-
-
-def _require_positive(denominators: NDArray[np.float64]) -> None:
-    if denominators.min() <= 0:
-        raise DposcopeError("denominators must be above 0; leave out items that count nothing")

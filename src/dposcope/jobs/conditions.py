@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -48,7 +48,7 @@ from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.groups import Selection, select_fraction
+from dposcope.neurons.groups import Ranking, Selection, select_fraction
 from dposcope.neurons.sets import NeuronSet
 
 
@@ -115,7 +115,7 @@ _KEYS: dict[str, frozenset[str]] = {
     "interchange": frozenset({"with", "part", "neurons", "blocks", "random", "reverse"}),
     **dict.fromkeys(_SAVED, frozenset({"path"})),
 }
-_RANKINGS = ("cosine", "signed", "activation", "reference")
+_RANKINGS = get_args(Ranking)
 _PARTS = ("neurons", "heads", "mlp", "attention", "block", "residual")
 """What an interchange may take from the other model."""
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}

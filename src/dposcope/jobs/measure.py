@@ -185,8 +185,8 @@ _AFTER = {"logppl": "log-PPL", "f1": "F1", "repetition": "repetition", "empty": 
 def scores_table(scores: Scores) -> Table:
     """One line per condition: means with 95 % intervals, and the paired comparison with `none`.
 
-    A star marks a difference from `none` whose paired interval excludes 0, a double dagger one that another scorer does
-    not share.
+    A star marks a difference from `none` (see `Scores.differing`), a double dagger one that another scorer does not
+    share.
     """
     base = scores.conditions[BASE]
     further = {name: scorer_label(name) for name in scores.further}
@@ -197,8 +197,7 @@ def scores_table(scores: Scores) -> Table:
         against, unshared = scores.against_none.get(name), scores.unshared(name)
         line: dict[str, Any] = {"condition": name}
         for measured in labels:
-            differs = against is not None and against.differences[measured].excludes_zero
-            mark = ("*" if differs else "") + (UNSHARED if measured in unshared else "")
+            mark = ("*" if name in scores.differing(measured) else "") + (UNSHARED if measured in unshared else "")
             line |= columns_of(measured, values.get(measured)) | {f"{measured}_mark": mark}
         line |= columns_of("ratio", None if against is None else against.toxicity_ratio)
         line |= columns_of("rise", None if against is None else against.differences["logppl"])
@@ -216,8 +215,7 @@ def scores_table(scores: Scores) -> Table:
             *cost_columns(scores),
         ),
         (
-            f"Mean (95 % bootstrap interval); items: {counts}. *: differs from none, paired, with an interval that "
-            "excludes 0.",
+            f"Mean (95 % bootstrap interval); items: {counts}. *: {scores.holm_note}.",
             *cost_notes(scores),
         ),
     )

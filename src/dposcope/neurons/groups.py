@@ -93,9 +93,10 @@ def group_sets(cosine: Tensor, mean: Tensor) -> dict[Group, NeuronSet]:
     }
 
 
-Ranking = Literal["cosine", "signed", "activation", "reference"]
+Ranking = Literal["cosine", "signed", "activation", "reference", "random"]
 """Ranking within a group for an edit: by descending |cos| (our reading of the paper's "descending cosine
-similarity"), by descending signed cosine, by ascending |m^pre| (paper Table 19), or as the published code does."""
+similarity"), by descending signed cosine, by ascending |m^pre| (paper Table 19), as the published code does, or at
+random (a control: what does the choice within a group add?)."""
 
 _RANKINGS: dict[str, Callable[[Tensor, Tensor, Group], Tensor]] = {
     "cosine": lambda cosine, _mean, _group: cosine.abs(),
@@ -123,6 +124,7 @@ def select_fraction(
     beta: float,
     ranking: Ranking = "cosine",
     trim_percentile: float | None = None,
+    seed: int = 0,
 ) -> Selection:
     """The first ⌊β·n⌋ neurons of each group by a ranking (paper 6.1; SPEC section 4).
 
@@ -133,14 +135,15 @@ def select_fraction(
         ranking: how to order a group.
         trim_percentile: leave out neurons whose m^pre lies above this percentile of all neurons; the
             published code does so for GPT-2, at 80, which leaves nothing of TP and AP there.
+        seed: of the ranking `random`; no other uses it.
 
     Raises:
         DposcopeError: β or the percentile is out of range, or the ranking unknown.
     """
     if not 0 <= beta <= 1:
         raise DposcopeError(f"beta {beta} is outside [0, 1]; it is the fraction of each neuron group to edit")
-    if ranking not in _RANKINGS:
-        raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join(_RANKINGS)}")
+    if ranking != "random" and ranking not in _RANKINGS:
+        raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join([*_RANKINGS, 'random'])}")
     if cosine.shape != mean.shape:
         raise DposcopeError(
             f"cosines of {list(cosine.shape)} neurons and means of {list(mean.shape)}; take both from one model"
@@ -151,7 +154,8 @@ def select_fraction(
             raise DposcopeError(f"percentile {trim_percentile} is outside [0, 100]")
         limit = _percentile(mean, trim_percentile)
         whole = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in whole.items()}
-    score = _RANKINGS[ranking]
+    drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)
+    score = _RANKINGS.get(ranking, lambda *_: drawn)
     chosen = {
         group: neurons.top(math.floor(beta * len(neurons) + 1e-9), by=score(cosine, mean, group))
         for group, neurons in whole.items()

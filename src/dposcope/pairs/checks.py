@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio
+from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
 from dposcope.model.batches import batches
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -102,7 +102,7 @@ class PairStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """The measured fields as nested dictionaries."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in asdict(self, dict_factory=stored_fields).items() if value is not None}
 
 
 def check_pairs(

@@ -115,7 +115,7 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
                 va="center",
             )
         name_rows(axes, [row.label for row in rows])
-        axes.set_xlim(left=min([0.0, *(row.estimate.low for row in rows)]))
+        axes.set_xlim(left=min([0.0, *(row.estimate.low for row in rows if row.estimate.known)]))
         axes.grid(axis="x")
         axes.set_xlabel(axis)
         return figure

@@ -109,13 +109,15 @@ DISTINCT = Measure(
 TERMS = (
     Term(
         "Interval",
-        "95 per cent percentile bootstrap interval over items: prompts, passages or windows of text. It shows how much "
-        "the mean may differ on other items of the same kind. It says nothing about other kinds of text.",
+        "95 per cent bootstrap interval over items: prompts, passages or windows of text. It shows how much the mean "
+        "may differ on other items of the same kind. It says nothing about other kinds of text. It is corrected for "
+        "bias and skewness (BCa), and as wide as Student's t asks for few items. Fewer than 10 have no interval.",
     ),
     Term(
         "Difference",
-        "Condition minus unedited model, on the same items, resampled together. A difference is called better or worse "
-        "only if its interval excludes 0.",
+        "Condition minus unedited model, on the same items, resampled together. A difference is marked better or worse "
+        "only if p < 0.05 after Holm's correction for the number of conditions: among many, one often looks better by "
+        "chance.",
     ),
     Term("×", "Ratio of two means over the same items: 0.45 × is 45 per cent of the unedited model's."),
     Term(

@@ -29,18 +29,17 @@ def sampled_labels(scores: Scores) -> dict[str, str]:
 def sampled_table(scores: Scores) -> Table | None:
     """One line per condition: means with 95 % intervals over prompts; None where no samples were drawn.
 
-    A star marks a difference from `none` whose paired interval excludes 0.
+    A star marks a difference from `none` (see `Scores.differing`).
     """
     if not scores.distinct_sampled:
         return None
     labels, fluency = _by_scorers(scores), _fluency(scores)
     lines: list[dict[str, Any]] = []
     for name, dist in scores.distinct_sampled.items():
-        values, against = scores.conditions[name], scores.against_none.get(name)
+        values = scores.conditions[name]
         line: dict[str, Any] = {"condition": name}
         for measured in (*labels, *fluency):
-            differs = against is not None and measured in against.differences
-            differs = differs and against is not None and against.differences[measured].excludes_zero
+            differs = name in scores.differing(measured)
             line |= columns_of(measured, values[measured]) | {f"{measured}_mark": "*" if differs else ""}
         lines.append(line | {f"dist_{n}": value for n, value in enumerate(dist, start=1)})
     return Table(
@@ -57,7 +56,7 @@ def sampled_table(scores: Scores) -> Table | None:
             "Samples: temperature 1, top-p 0.9, 20 tokens. Expected maximum: mean over prompts of the largest score of "
             "a prompt's samples. Toxicity probability: share of prompts with a sample of 0.5 or more. Log-PPL of "
             "samples: nats per token under the plain model. dist-n: different n-grams over all n-grams of a prompt's "
-            "samples.",
+            f"samples. *: {scores.holm_note}.",
         ),
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from dposcope.evaluation.conditions.scores import BASE, Comparison, Scores, summarise
 from dposcope.evaluation.statistics import Difference, Estimate
+from helpers.intervals import interval
 from helpers.outcomes import outcome
 
 
@@ -46,34 +47,24 @@ def test_scores_without_a_ratio_read_back(scores):
     assert Scores.from_json(bare.to_json()) == bare
 
 
-def naive_interval(numbers: np.ndarray, below: np.ndarray | None = None) -> tuple[float, float]:
-    """Resample items, not tokens; percentiles of mean or of ratio of sums."""
-    draw = np.random.default_rng(0).integers(0, len(numbers), size=(10_000, len(numbers)))
-    values = numbers[draw].mean(1) if below is None else numbers[draw].sum(1) / below[draw].sum(1)
-    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
-
-
 def test_means_and_intervals():
     draw = np.random.default_rng(3)
     one = outcome(draw.random(30), seed=3)
     found = summarise({BASE: one}, protocol="strict", model="m").conditions[BASE]
     assert set(found) == {"toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"}
     for name, values in (*one.per_prompt.items(), ("f1", one.f1)):
-        low, high = naive_interval(values)
         assert found[name].mean == pytest.approx(values.mean())
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.01)
+        assert (found[name].low, found[name].high) == pytest.approx(interval(values), abs=0.01)
         assert found[name].n == len(values)
     losses = one.losses
     assert found["logppl"].mean == pytest.approx(losses.nll.sum() / losses.tokens.sum())
-    assert (found["logppl"].low, found["logppl"].high) == pytest.approx(
-        naive_interval(losses.nll, losses.tokens), abs=0.05
-    )
+    ends = interval(losses.nll, losses.tokens)
+    assert (found["logppl"].low, found["logppl"].high) == pytest.approx(ends, abs=0.05)
     assert isinstance(found["f1"], Estimate)
     harmless = one.harmless
     assert found["harmless_logppl"].mean == pytest.approx(harmless.nll.sum() / harmless.tokens.sum())
-    assert (found["harmless_logppl"].low, found["harmless_logppl"].high) == pytest.approx(
-        naive_interval(harmless.nll, harmless.tokens), abs=0.05
-    )
+    ends = interval(harmless.nll, harmless.tokens)
+    assert (found["harmless_logppl"].low, found["harmless_logppl"].high) == pytest.approx(ends, abs=0.05)
     explained = one.relevance
     assert found["relevance"].mean == pytest.approx(explained.nats.sum() / explained.tokens.sum())
 
@@ -85,12 +76,11 @@ def test_what_an_edit_costs_beyond_neutral_text():
     rise = found.differences["harmless_logppl"]
     difference, tokens = edit.harmless.nll - base.harmless.nll, base.harmless.tokens
     assert rise.mean == pytest.approx(difference.sum() / tokens.sum())
-    assert (rise.low, rise.high) == pytest.approx(naive_interval(difference, tokens), abs=1e-9)
-    draw = np.random.default_rng(0).integers(0, 12, size=(10_000, 12))
-    ours, theirs = (one.relevance.nats[draw].sum(1) / one.relevance.tokens[draw].sum(1) for one in (edit, base))
+    assert (rise.low, rise.high) == pytest.approx(interval(difference, tokens), abs=0.03)
     kept = found.relevance_kept
     assert kept.ratio == pytest.approx(edit.relevance.nats.sum() / base.relevance.nats.sum())
-    assert (kept.low, kept.high) == pytest.approx(tuple(np.quantile(ours / theirs, [0.025, 0.975])), abs=1e-9)
+    ours, theirs = (np.stack([one.relevance.nats, one.relevance.tokens]) for one in (edit, base))
+    assert (kept.low, kept.high) == pytest.approx(interval(*ours, *theirs), abs=0.03)
 
 
 def test_relevance_of_none_that_may_be_nothing_has_no_share():
@@ -115,6 +105,25 @@ def test_phrases_and_distinct_pairs_are_of_all_greedy_texts():
     assert len(found.phrases["edit"]) <= 5
     assert found.to_json()["phrases"]["edit"][0]["rise"]["n"] == 3
     assert Scores.from_json(found.to_json()) == found
+
+
+def test_marks_are_corrected_for_the_number_of_conditions():
+    """Of twelve conditions, one differs clearly; another only if it stood alone."""
+    draw = np.random.default_rng(5)
+    base, noise = draw.random(60), draw.normal(0, 0.1, (12, 60))
+    noise -= noise.mean(1, keepdims=True)
+    rises = [-0.2, 0.028, *[0.0] * 10]
+    outcomes = {BASE: outcome(base)} | {
+        f"edit-{place}": outcome(base + rise + noise[place]) for place, rise in enumerate(rises)
+    }
+    scores = summarise(outcomes, protocol="strict", model="m")
+    alone = {name for name, one in scores.against_none.items() if one.differences["toxicity"].excludes_zero}
+    assert alone == {"edit-0", "edit-1"}
+    assert scores.differing("toxicity") == {"edit-0"}
+    assert "for the 12 conditions of a column" in scores.holm_note
+    two = {name: outcomes[name] for name in (BASE, "edit-1")}
+    assert summarise(two, protocol="strict", model="m").differing("toxicity") == {"edit-1"}
+    assert scores.differing("never measured") == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from dposcope.jobs.edit.job import EditRun, run_edit
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
+from helpers.intervals import interval
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
 
 REPORTED = PROMPTS // 2
@@ -110,13 +111,6 @@ def plain(folder: Path):
     )
 
 
-def interval(values, seed: int = 0) -> tuple[float, float]:
-    """A percentile bootstrap interval of a mean."""
-    values = np.asarray(values)
-    drawn = np.random.default_rng(seed).integers(0, len(values), size=(10_000, len(values)))
-    return tuple(np.quantile(values[drawn].mean(1), [0.025, 0.975]))
-
-
 # What is left in the folder
 
 
@@ -183,7 +177,10 @@ def test_scores_have_the_documented_layout(done):
             assert list(estimate) == ["mean", "low", "high", "n"]
             if name != "relevance":  # of texts with a token
                 assert estimate["n"] == (harmless if condition == "ideal" else counts.get(name, REPORTED))
-            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+            if estimate["n"] < 10:
+                assert (estimate["low"], estimate["high"]) == (None, None)
+            else:
+                assert estimate["low"] <= estimate["mean"] <= estimate["high"]
 
 
 def test_tables_carry_protocol_model_and_condition(done):
@@ -235,7 +232,7 @@ def test_toxicity_judge_and_repetition_follow_from_the_samples(done):
             found = scores[condition][measure]
             assert found["mean"] == pytest.approx(np.mean(values), abs=1e-12)
             low, high = interval(rows.sort("row")[measure].to_numpy())
-            assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.02)
+            assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.09)
 
 
 def test_logppl_of_the_plain_model_equals_a_naive_pass(done):
@@ -259,7 +256,7 @@ def test_differences_are_paired(done):
             pairs = np.subtract(parts[name]["per_prompt"][measure], parts["none"]["per_prompt"][measure])
             found = comparison["difference"][measure]
             assert found["mean"] == pytest.approx(pairs.mean(), abs=1e-12)
-            assert (found["low"], found["high"]) == pytest.approx(interval(pairs), abs=0.02)
+            assert (found["low"], found["high"]) == pytest.approx(interval(pairs), abs=0.09)
         rise = np.subtract(parts[name]["window_nll"], parts["none"]["window_nll"]).sum() / (3 * 127)
         assert comparison["difference"]["logppl"]["mean"] == pytest.approx(rise, rel=1e-9)
         assert comparison["difference"]["f1"]["mean"] == pytest.approx(

@@ -13,6 +13,7 @@ from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Materials, measure
 from dposcope.evaluation.neural import neural_folder, neural_scorer
+from dposcope.evaluation.numbers import MEAN
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.sampled.ideal import draw_ideal, measure_ideal
 from dposcope.evaluation.scorers import load_scorer
@@ -162,7 +163,7 @@ def test_the_table_for_people_has_every_row(done):
     text = (out / "scores.md").read_text()
     for name in rows_of(protocol):
         assert f"| {name} |" in text
-        assert str(scores.conditions[name]["toxicity"]) in text
+        assert f"| {MEAN.value(scores.conditions[name]['toxicity'].mean)}" in text
     assert f"{protocol} protocol" in text
 
 

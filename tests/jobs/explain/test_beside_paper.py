@@ -207,7 +207,7 @@ def test_the_setting_is_that_of_the_run(change, field, expected):
 def test_the_setting_counts_what_was_measured(full):
     setting = setting_of(full)
     assert (setting.model, setting.recognised) == (full.lm.name, None)
-    assert (setting.protocol, setting.prompts, setting.passages) == ("reference", 30, 4)
+    assert (setting.protocol, setting.prompts, setting.passages) == ("reference", 30, 12)
     assert setting.learn_prompts == full.explanation.contributions.before.about.get("prompts")
     assert setting.direction == "probe"
     assert setting.training == Training(24_576, "full", "pairs", 0.02)

@@ -11,7 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.numbers import MEAN, Format
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio
+from dposcope.evaluation.statistics import Estimate, Ratio
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs, title_of
@@ -21,6 +21,7 @@ from dposcope.report.costs import UNSHARED
 from dposcope.report.table import Column, Table
 from helpers.chromium import chromium
 from helpers.jobs import command
+from helpers.outcomes import difference
 
 NUMBERS = ("measured", "value", "low", "high")
 MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
@@ -32,12 +33,12 @@ def finished(
     """A run with made-up numbers, read back from its folder."""
     estimate = {name: Estimate(0.3, 0.2, 0.4, 10) for name in MEASURES}
     tuned = {name: Estimate(after, after / 2, after * 2, 10) for name in MEASURES}
-    differences = {name: Difference(after - 0.3, -0.3, -0.1, 10) for name in MEASURES}
+    changes = {name: difference(after - 0.3, -0.3, -0.1, 10) for name in MEASURES}
     scores = Scores(
         protocol,
         base,
         {"none": estimate, "tuned": tuned},
-        {"tuned": Comparison(differences, Ratio(after / 0.3, 0.2, 0.5, 10))},
+        {"tuned": Comparison(changes, Ratio(after / 0.3, 0.2, 0.5, 10))},
         {"none": 0.5, "tuned": 0.5},
         concept=concept,
     )
@@ -99,7 +100,7 @@ def with_every_cost(run: FinishedRun) -> FinishedRun:
     """With a third scorer that shows no certain difference, where the judge shows one; and with all costs."""
     scores, made = run.scores, run.scores.against_none["tuned"]
     third = {"none": Estimate(0.4, 0.3, 0.5, 10), "tuned": Estimate(0.3, 0.2, 0.4, 10)}
-    more = {"third": Difference(-0.1, -0.3, 0.1, 10), "harmless_logppl": Difference(0.25, 0.2, 0.3, 9)}
+    more = {"third": difference(-0.1, -0.3, 0.1, 10), "harmless_logppl": difference(0.25, 0.2, 0.3, 9)}
     against = Comparison(made.differences | more, made.toxicity_ratio, Ratio(0.8, 0.7, 0.9, 10))
     whole = replace(
         scores,
@@ -107,7 +108,7 @@ def with_every_cost(run: FinishedRun) -> FinishedRun:
         against_none={"tuned": against},
         further=("third",),
         distinct_kept={"none": 1.0, "tuned": 0.72},
-        phrases={"tuned": (Phrase("i was", 0.2, 0.1, Difference(0.1, 0.0, 0.2, 10)),)},
+        phrases={"tuned": (Phrase("i was", 0.2, 0.1, difference(0.1, 0.0, 0.2, 10)),)},
     )
     return replace(run, scores=whole)
 

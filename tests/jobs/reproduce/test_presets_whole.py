@@ -65,9 +65,9 @@ def test_a_preset_of_the_paper_runs_to_its_report(name, tmp_path):
     for run in made.runs:
         training = pl.read_parquet(run.folder / "tables/table-09-training.parquet")
         assert training.height > 5
-        # Both readings of the paper's edit, both rankings, with the probe and without one.
+        # Both readings of the paper's edit, both rankings, with the probe and without one; and neurons at random.
         edits = {condition for condition in run.scores.conditions if condition.startswith(("scale-", "assign-"))}
-        assert len(edits) == 8
+        assert len(edits) == 10
 
 
 def test_the_papers_settings_reach_every_command():

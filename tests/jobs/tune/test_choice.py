@@ -49,7 +49,7 @@ class Neutral:
     share = 0.2
 
     def cost(self, _lm):
-        return Cost(np.full(4, self.share * Tracked.last.strength**2), np.zeros(4))
+        return Cost(np.full(12, self.share * Tracked.last.strength**2), np.zeros(12))
 
 
 @dataclass

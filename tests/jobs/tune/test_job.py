@@ -48,7 +48,7 @@ class Done:
 
 def settings_of(job: Job, **others) -> TuneSettings:
     """Small; the twelve prompts of the second half are learned from and chosen on, as a quarter of them is too few."""
-    small = {"search_windows": 4, "second_scorer": True, "split": "halves"}
+    small = {"search_windows": 10, "second_scorer": True, "split": "halves"}
     small |= {"max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
     if not others.get("quick"):
         small |= {"trials": TRIALS}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Outcome
 from dposcope.evaluation.repetition import distinct_n
 from dposcope.evaluation.sampled.continuations import Relevance
@@ -16,6 +16,7 @@ from dposcope.evaluation.statistics import (
     Ratio,
     bootstrap_mean,
     bootstrap_ratio,
+    holm,
     paired_difference,
     paired_ratio,
 )
@@ -70,16 +71,34 @@ class Scores:
         """Measures by a scorer, in the order of the tables."""
         return tuple(name for name in ("toxicity", "judge", *self.further) if name in self.conditions[BASE])
 
+    def differing(self, measure: str) -> frozenset[str]:
+        """Conditions that are shown to differ from `none` in a measure.
+
+        Each condition is one test of its paired difference. The chance that any of them is named wrongly is held below
+        5 per cent by Holm's correction for the number of conditions.
+        """
+        p_values = {
+            name: against.differences[measure].p
+            for name, against in self.against_none.items()
+            if measure in against.differences
+        }
+        return frozenset(name for name, shown in zip(p_values, holm([*p_values.values()]), strict=True) if shown)
+
+    @property
+    def holm_note(self) -> str:
+        """What a mark of a difference means, after the mark and a colon."""
+        tests = plural(len(self.against_none), "condition")
+        return f"differs from none: paired, p < 0.05 after Holm's correction for the {tests} of a column"
+
     def unshared(self, name: str) -> frozenset[str]:
         """Scorers that show a difference of a condition from `none` which another scorer does not share.
 
-        A scorer shows a difference if its paired interval excludes 0. Another one shares it if its own interval
-        excludes 0 on the same side.
+        A scorer shows a difference as `differing` says. Another one shares it if it shows one on the same side.
         """
         if name not in self.against_none:
             return frozenset()
-        found = {one: self.against_none[name].differences[one] for one in self.scorers}
-        sides = {one: 0 if not value.excludes_zero else 1 if value.low > 0 else -1 for one, value in found.items()}
+        found = {one: self.against_none[name].differences[one].mean for one in self.scorers}
+        sides = {one: (1 if mean > 0 else -1) if name in self.differing(one) else 0 for one, mean in found.items()}
         return frozenset(one for one, side in sides.items() if side and any(other != side for other in sides.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -116,12 +135,12 @@ class Scores:
             stored["protocol"],
             stored["model"],
             {
-                name: {measure: Estimate(**value) for measure, value in measures.items()}
+                name: {measure: Estimate.from_dict(value) for measure, value in measures.items()}
                 for name, measures in stored["conditions"].items()
             },
             {
                 name: Comparison(
-                    {measure: Difference(**value) for measure, value in comparison["difference"].items()},
+                    {measure: Difference.from_dict(value) for measure, value in comparison["difference"].items()},
                     _ratio(comparison["toxicity_ratio"]),
                     _ratio(comparison["relevance_kept"]),
                 )
@@ -143,7 +162,7 @@ def _plain(ratio: Ratio | None) -> dict[str, float | int] | None:
 
 
 def _ratio(stored: Mapping[str, Any] | None) -> Ratio | None:
-    return None if stored is None else Ratio(**stored)
+    return None if stored is None else Ratio.from_dict(stored)
 
 
 def summarise(

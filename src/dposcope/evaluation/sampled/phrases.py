@@ -12,7 +12,7 @@ import numpy as np
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
-from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.evaluation.statistics import Difference, paired_difference, stored_fields
 
 LENGTHS = (2, 3, 4)
 """Words of a phrase."""
@@ -33,12 +33,12 @@ class Phrase:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as `scores.json` holds them; the words as they are."""
-        return asdict(self)
+        return asdict(self, dict_factory=stored_fields)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Phrase":
         """Read what `to_dict` wrote."""
-        return cls(stored["words"], stored["share"], stored["base_share"], Difference(**stored["rise"]))
+        return cls(stored["words"], stored["share"], stored["base_share"], Difference.from_dict(stored["rise"]))
 
 
 def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int = 10) -> list[Phrase]:

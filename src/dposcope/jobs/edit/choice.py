@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dposcope.artefacts import read_json, value_digest, value_files, write_json
-from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
+from dposcope.evaluation.perplexity import WindowLosses, count_windows, longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
@@ -18,11 +18,12 @@ from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.settings import EditSpec, Mix
 from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
 from dposcope.neurons.groups import Selection
+from dposcope.protocols import LEAST_ITEMS
 
 GAIN_SHARE = 0.03
 """At strength s the default edit has w = s and α = 0.03 s; docs/results/edit-gemma-3-270m.md shows the choice."""
 
-SEARCH_WINDOWS = 8
+SEARCH_WINDOWS = 10
 """Windows of neutral text that each trial of the search reads."""
 
 
@@ -104,7 +105,7 @@ def choose_edit(
         files=value_files(stem).both if spec.given else [*value_files(stem).both, trace],
         make=make,
         load=lambda: Choice(Edit.load(stem), None if spec.given else _read(read_json(trace)), held_out, spec.mix),
-        revision=2,
+        revision=3,
     )
 
 
@@ -122,6 +123,8 @@ def _search(
 ) -> StrengthSearch:
     trials = 0
 
+    window = longest_window(job.lm, job.data.report.neutral, least=LEAST_ITEMS)
+
     def losses(edit: Edit | None) -> WindowLosses:
         nonlocal trials
         trials += 1
@@ -129,6 +132,7 @@ def _search(
             return window_losses(
                 job.lm,
                 job.data.report.neutral,
+                window=window,
                 skip_windows=skip_windows,
                 max_windows=SEARCH_WINDOWS,
                 progress=lambda done, total: job.run.reporter.progress((trials - 1) * total + done, 6 * total),
@@ -147,5 +151,5 @@ def _search(
 
 
 def _read(stored: dict[str, Any]) -> StrengthSearch:
-    steps = tuple(StrengthStep(step["strength"], Difference(**step["increase"])) for step in stored["steps"])
+    steps = tuple(StrengthStep(step["strength"], Difference.from_dict(step["increase"])) for step in stored["steps"])
     return StrengthSearch(steps, stored["chosen"], stored["bound"])

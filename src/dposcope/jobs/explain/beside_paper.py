@@ -155,9 +155,7 @@ def interventions_of(results: Results) -> list[OwnValue]:
     for name in (TOXIC_TOKENS, "patch-top-256"):
         share = results.shares.get(name)
         if share is not None:
-            values.append(
-                OwnValue("3", _PATCHES[name], "share_of_dpo", share.share, share.low, share.high, direction="probe")
-            )
+            values.append(OwnValue("3", _PATCHES[name], "share_of_dpo", share.share, *share.ends, direction="probe"))
     return values
 
 
@@ -214,7 +212,7 @@ def neurons_of(results: Results) -> list[OwnValue]:
 def _means(results: Results, condition: str, table: str, **where: Any) -> list[OwnValue]:
     estimates = results.scores.conditions[condition]
     return [
-        OwnValue(table, measure=name, value=estimate.mean, low=estimate.low, high=estimate.high, **where)
+        OwnValue(table, measure=name, value=estimate.mean, low=estimate.ends[0], high=estimate.ends[1], **where)
         for name in ("toxicity", "logppl", "f1")
         if (estimate := estimates.get(name)) is not None
     ]

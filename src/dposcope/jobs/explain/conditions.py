@@ -139,12 +139,12 @@ def explain_conditions(
     rows += [_patch(patch, contributions) for patch in patches]
     if not strengths.edits:
         return rows
-    edits = _edits(ingredients, "probe", ingredients.direction, strengths.edits, protocol)
+    edits = _edits(ingredients, "probe", ingredients.direction, strengths, protocol)
     rows += edits
     if strengths.controls is not None:
         rows += _shuffled(edits, strengths.controls)
     if free is not None:
-        rows += _edits(ingredients, "free", free, strengths.edits, protocol)
+        rows += _edits(ingredients, "free", free, replace(strengths, controls=None), protocol)
     return rows
 
 
@@ -219,11 +219,14 @@ def _edits(
     ingredients: Ingredients,
     kind: EditDirection,
     direction: Direction,
-    cells: Mapping[Form, list[tuple[float, float]]],
+    strengths: Strengths,
     protocol: Protocol,
 ) -> list[ExplainCondition]:
+    """All edits along a direction; with controls, each (α, β) also with neurons that were drawn from the groups."""
     cosine, means = cosines(ingredients.lm, direction.vector), ingredients.means
-    rankings = RANKINGS[protocol]
+    rankings = dict(RANKINGS[protocol])
+    if strengths.controls is not None:
+        rankings["random"] = "neurons drawn at random"
     section = f"Activation editing, {'probe-free' if kind == 'free' else _direction_name(direction)}"
     trim = TRIM if protocol == "reference" and ingredients.lm.model.config.model_type == "gpt2" else None
     facts = {
@@ -235,7 +238,12 @@ def _edits(
     def row(form: Form, ranking: Ranking, alpha: float, beta: float) -> ExplainCondition:
         def build() -> Intervention:
             selection = select_fraction(
-                cosine, ingredients.means.mean, beta=beta, ranking=ranking, trim_percentile=trim
+                cosine,
+                ingredients.means.mean,
+                beta=beta,
+                ranking=ranking,
+                trim_percentile=trim,
+                seed=strengths.controls or 0,
             )
             if form == "scale":
                 return gains_of(selection, alpha=alpha)
@@ -243,9 +251,13 @@ def _edits(
 
         setting = EditSetting(form, kind, ranking, alpha, beta)
         label = f"α = {alpha:g}, β = {beta:g}, {rankings[ranking]}, {FORMS[form]}"
-        return ExplainCondition(setting.name, label, "edit", section, build, facts, edit=setting, trim=trim)
+        role: ExplainRole = "control" if ranking == "random" else "edit"
+        drawn = {"drawn": strengths.controls} if ranking == "random" else {}
+        return ExplainCondition(setting.name, label, role, section, build, facts | drawn, edit=setting, trim=trim)
 
-    return [row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in cells.get(form, [])]
+    return [
+        row(form, ranking, *cell) for form in FORMS for ranking in rankings for cell in strengths.edits.get(form, [])
+    ]
 
 
 def _shuffled(edits: list[ExplainCondition], seed: int) -> list[ExplainCondition]:

@@ -144,7 +144,8 @@ class ExplainSettings(MeasureSettings):
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
         description="Also measure controls: as many random neurons patched, anywhere and layer by layer; steering "
-        "along a random direction; an edit's gains shuffled among the neurons of each block.",
+        "along a random direction; each edit with as many neurons drawn at random from its groups; an edit's gains "
+        "shuffled among the neurons of each block.",
     )
     max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
         default=16, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."

@@ -288,7 +288,7 @@ def measured_rows(settings: ExplainSettings) -> int:
     if settings.edits:
         cells = sum(len(settings.edits_of(form)) for form in FORMS)
         directions = 2 if settings.meant.seeds_with else 1
-        rows += directions * len(RANKINGS[settings.protocol]) * cells
+        rows += (directions * len(RANKINGS[settings.protocol]) + (1 if settings.controls else 0)) * cells
         rows += 1 if settings.controls and settings.edits_of("scale") else 0
     return rows
 

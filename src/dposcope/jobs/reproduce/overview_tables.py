@@ -50,7 +50,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
         parts: dict[str, float | None] = {}
         for name, (column, _) in patched.items():
-            parts |= columns_of(column, Share(**share) if (share := shares.get(name)) is not None else None)
+            parts |= columns_of(column, Share.from_dict(share) if (share := shares.get(name)) is not None else None)
         unshared, values = scores.unshared(TUNED), cost_values(scores, TUNED)
         marked = marked or bool(unshared)
         ratios = {f"{name}_ratio": _of_means(scores, name) for name in others}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
-from dposcope.evaluation.perplexity import WindowLosses, window_losses
+from dposcope.evaluation.perplexity import WindowLosses, longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
@@ -23,11 +23,12 @@ from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, searc
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.search import Searched, learned_digests, learned_stem
 from dposcope.jobs.tune.settings import Recipe, source_name
+from dposcope.protocols import LEAST_ITEMS
 from dposcope.search.family import Point
 from dposcope.search.trials import Objective, Written
 
 _WINDOWS = 32
-"""Windows of 1,024 tokens, spread over the text, on which the strength is set."""
+"""Windows of 1,024 tokens, or shorter ones of a short text, spread over it, on which the strength is set."""
 _READINGS = 5
 """Typical number of strengths that one trial is measured at, for the progress bar."""
 LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
@@ -109,7 +110,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
         files=[*value_files(stem).both, record],
         make=make,
         load=lambda: _from_json(stem, read_json(record)),
-        revision=3,
+        revision=4,
     )
 
 
@@ -191,6 +192,7 @@ class _Costs:
     def __init__(self, job: Job, objective: Objective, text: str) -> None:
         """`text`: the neutral text of the search."""
         self._job, self._objective, self._text = job, objective, text
+        self._window = longest_window(job.lm, text, least=LEAST_ITEMS)
         self._base: WindowLosses | None = None
         self._read = self._expected = 0
         self.bound = objective.bound.rise
@@ -232,6 +234,7 @@ class _Costs:
         return window_losses(
             self._job.lm,
             self._text,
+            window=self._window,
             max_windows=_WINDOWS,
             spread=True,
             progress=lambda part, total: self._job.run.reporter.progress(
@@ -296,16 +299,16 @@ def _from_json(stem: Path, stored: Mapping[str, Any]) -> ChosenEdit:
         None if stored["point"] is None else Point(**stored["point"]),
         None if stored["strength"] is None else _strength_search(stored["strength"]),
         Written(**stored["written"]),
-        None if stored["rise"] is None else Difference(**stored["rise"]),
+        None if stored["rise"] is None else Difference.from_dict(stored["rise"]),
         tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
         tuple(stored["by_kl"]),
         tuple(stored["by_harmless"]),
-        None if stored["harmless_rise"] is None else Difference(**stored["harmless_rise"]),
+        None if stored["harmless_rise"] is None else Difference.from_dict(stored["harmless_rise"]),
     )
 
 
 def _strength_search(stored: Mapping[str, Any]) -> StrengthSearch:
-    steps = tuple(StrengthStep(step["strength"], Difference(**step["increase"])) for step in stored["steps"])
+    steps = tuple(StrengthStep(step["strength"], Difference.from_dict(step["increase"])) for step in stored["steps"])
     return StrengthSearch(steps, stored["chosen"], stored["bound"])
 
 

@@ -24,6 +24,7 @@ from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.settings import Method
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
+from dposcope.protocols import LEAST_ITEMS
 from dposcope.report.table import write_parquet
 from dposcope.search.divergence import NeutralText
 from dposcope.search.family import Family, Source
@@ -164,6 +165,11 @@ def prepare_search(
         seed: of windows and samples.
     """
     run, lm = job.run, job.lm
+    if len(job.data.choose) < LEAST_ITEMS:
+        raise DposcopeError(
+            f"the search has {plural(len(job.data.choose), 'prompt')}; give more in --prompts, so that it has at least "
+            f"{LEAST_ITEMS} and their scores an interval"
+        )
     neutral = NeutralText.read(lm, learn_text, windows=windows, length=_LENGTH, seed=seed)
     objective = Objective(lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size)
     inputs = {
@@ -224,7 +230,7 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
     """The stage `harmless-texts`: the ideal of the search prompts.
 
     Returns:
-        None, with a note, where no sample is harmless.
+        None, with a note, where too few samples are harmless for an interval.
     """
     objective = prepared.objective
 
@@ -247,10 +253,14 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
         | {"most": _MOST_HARMLESS},
         make=make,
     )
-    if stored is None:
-        job.run.reporter.note("No sample of the plain model is harmless, so no cost is measured on harmless text.")
+    written = () if stored is None else Ideal.from_json(stored).written
+    if len(written) < LEAST_ITEMS:
+        job.run.reporter.note(
+            f"{plural(len(written), 'sample')} of the plain model {'is' if len(written) == 1 else 'are'} harmless, and "
+            f"an interval needs {LEAST_ITEMS}; so no cost is measured on harmless text."
+        )
         return None
-    return HarmlessText.read(objective.lm, Ideal.from_json(stored).written)
+    return HarmlessText.read(objective.lm, written)
 
 
 def ready(job: Job, prepared: Prepared, bounds: Bounds) -> "Ready":

@@ -13,7 +13,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.settings import Kind as Train
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import MeasureSettings
-from dposcope.protocols import Pairing, Split
+from dposcope.protocols import LEAST_ITEMS, Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -203,7 +203,7 @@ class TuneSettings(MeasureSettings):
         description="One learning run on half of the samples, with the strength by bisection and no search.",
     )
     search_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        default=32, ge=2, description="Windows of 128 tokens of neutral text that each trial reads."
+        default=32, ge=LEAST_ITEMS, description="Windows of 128 tokens of neutral text that each trial reads."
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,

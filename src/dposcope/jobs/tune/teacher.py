@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from dposcope.artefacts import text_digest
-from dposcope.evaluation.perplexity import window_losses
+from dposcope.evaluation.perplexity import longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import overflow, search_strength
 from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
+from dposcope.protocols import LEAST_ITEMS
 
 _WINDOWS = 32
-"""Windows of 1,024 tokens, spread over the text, on which the strength is set."""
+"""Windows of 1,024 tokens, or shorter ones of a short text, spread over it, on which the strength is set."""
 _NEAREST, _FURTHEST = 0.25, 4.0
 """Limits of the strength. Below, there is little to learn, and gains can be made weaker later. Above, the extrapolation
 has little to do with either model."""
@@ -45,11 +46,14 @@ def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: fl
     lm = load_native(model, dtype=dtype, device=device)
 
     def make() -> dict[str, Any]:
-        base = window_losses(lm, text, max_windows=_WINDOWS, spread=True)
+        window = longest_window(lm, text, least=LEAST_ITEMS)
+        base = window_losses(lm, text, window=window, max_windows=_WINDOWS, spread=True)
 
         def increase(strength: float) -> Difference:
             tuned = load_teacher(lm, teacher, strength)  # load it each time: scaling in place would round again
-            losses = window_losses(tuned, text, max_windows=_WINDOWS, spread=True, progress=run.reporter.progress)
+            losses = window_losses(
+                tuned, text, window=window, max_windows=_WINDOWS, spread=True, progress=run.reporter.progress
+            )
             if np.isfinite(losses.nll).all():
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
             return overflow(embedding_rows(lm), bound, len(losses.nll))

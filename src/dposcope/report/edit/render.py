@@ -78,6 +78,7 @@ def render_page(page: EditPage) -> str:
         explained=explained,
         unshared=UNSHARED_NOTE if any(page.scores.unshared(condition.name) for condition in page.conditions) else "",
         costs=costs,
+        holm_note=page.scores.holm_note,
         counts=_counts(page),
         figures=_figures(page, shown),
         samples=[_sample(page, sample) for sample in page.samples],
@@ -95,7 +96,7 @@ class _Cell:
     value: str
     interval: str = ""
     mark: str = ""
-    """better, worse, or empty if the interval contains 0."""
+    """better, worse, or empty if the difference may be chance."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +137,20 @@ def _difference_cells(page: EditPage, condition: Condition, measures: list[Measu
     first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
     unshared = page.scores.unshared(condition.name)
     cells = (
-        _difference_cell(comparison.differences[one.key], one, UNSHARED if one.key in unshared else "")
+        _difference_cell(
+            comparison.differences[one.key],
+            one,
+            UNSHARED if one.key in unshared else "",
+            shown=condition.name in page.scores.differing(one.key),
+        )
         for one in measures
     )
     return [first, *cells]
 
 
-def _difference_cell(difference: Difference, measure: Measure, sign: str) -> _Cell:
+def _difference_cell(difference: Difference, measure: Measure, sign: str, *, shown: bool) -> _Cell:
     mark = ""
-    if difference.excludes_zero:
+    if shown:
         mark = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
     return _Cell(f"{signed(difference.mean)}{sign}", between(difference.low, difference.high, sign=True), mark)
 

@@ -77,11 +77,11 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
             colour, marker = _METHODS[place % len(_METHODS)]
             own = [trial for trial in written if trial.method == method]
             xs, ys = [trial.rise for trial in own], [trial.concept.mean for trial in own if trial.concept is not None]
-            intervals = [trial.concept for trial in own if trial.concept is not None]
+            barred = [trial for trial in own if trial.concept is not None and trial.concept.known]
             axes.vlines(
-                xs,
-                [interval.low for interval in intervals],
-                [interval.high for interval in intervals],
+                [trial.rise for trial in barred],
+                [trial.concept.low for trial in barred if trial.concept is not None],
+                [trial.concept.high for trial in barred if trial.concept is not None],
                 color=colour,
                 linewidth=0.8,
                 alpha=0.4,

@@ -17,8 +17,8 @@ from helpers.explained import F1, START, condition, making, measured, noise, onl
 
 MOST, MARKED = "probe-cosine-0.01-0.8", "probe-cosine-0.01-0.55"
 BY_ACTIVATION, FREE = "probe-activation-0.01-0.6", "free-cosine-0.01-0.6"
-WIDE_RISE = np.array([-0.5, 0.5, 0.15])
-WIDE_F1 = np.array([0.1, 1.9, 0.5, 1.0])
+WIDE_RISE = np.tile([-0.5, 0.5, 0.15], 4)
+WIDE_F1 = np.tile([0.1, 1.9, 0.5, 1.0], 3)
 
 
 def claims_of(outcomes: dict, **others):

@@ -97,8 +97,8 @@ def test_the_rival_is_the_strongest_steering_that_keeps_the_text(toxicity, verdi
     assert claim.value == pytest.approx(np.mean(toxicity - making(0.3)))
 
 
-WIDE_RISE = np.array([-0.5, 0.5, 0.15])
-WIDE_F1 = np.array([0.1, 1.9, 0.5, 1.0])
+WIDE_RISE = np.tile([-0.5, 0.5, 0.15], 4)
+WIDE_F1 = np.tile([0.1, 1.9, 0.5, 1.0], 3)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def whole(toxicity, *, third, relevance: float) -> Outcome:
     """With a third scorer, and with costs: losses of harmless text are 2 nats a token over `relevance`."""
     told = outcome(toxicity).to_json()
     told["per_prompt"]["third"] = list(third)
-    told |= {"harmless": {"nll": [40.0 / relevance] * 4, "tokens": [20] * 4}}
+    told |= {"harmless": {"nll": [40.0 / relevance] * 12, "tokens": [20] * 12}}
     told |= {"relevance": {"nats": [20.0 * relevance] * len(START), "tokens": [10] * len(START)}}
     return Outcome.from_json(told)
 
@@ -185,10 +185,7 @@ def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
     for row, name in zip(table.rows, ("none", TUNED, "half", "wide"), strict=True):
         for cell, measure in zip(row[2:7], ("toxicity", "judge", "logppl", "f1", "repetition"), strict=True):
             estimate = made.scores.conditions[name][measure]
-            differs = False
-            if name != "none":
-                step = made.scores.against_none[name].differences[measure]
-                differs = step.low > 0 or step.high < 0
+            differs = name in made.scores.differing(measure)
             assert cell == f"{estimate}{'†' if differs else ''}", (name, measure)
     none, tuned, half, wide = table.rows
     assert [cell.endswith("†") for cell in half[2:7]] == [True, True, False, True, False]
@@ -205,8 +202,8 @@ def test_further_scorers_costs_and_the_ideal_stand_in_the_table():
         TUNED: whole(making(0.9), third=START, relevance=0.8),
         "half": whole(making(0.5), third=making(0.5), relevance=0.5),
     }
-    about = {"nats": [10.0, 10.0], "tokens": [10, 10]}
-    limit = IdealOutcome.from_json({"per_text": {name: [0.1, 0.2] for name in SCORERS}, "relevance": about})
+    about = {"nats": [10.0] * 12, "tokens": [10] * 12}
+    limit = IdealOutcome.from_json({"per_text": {name: [0.1, 0.2] * 6 for name in SCORERS}, "relevance": about})
     made = study(outcomes)
     scores = summarise(outcomes, protocol="strict", model="tiny", ideal=limit)
     shares = shares_of_reduction(made.outcomes)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from dposcope.errors import plural
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference, Ratio, Share, value_of
 from dposcope.report.table import Column, Table
 
@@ -99,9 +101,10 @@ def claim_on(
     shown = str(interval) if here is None else here
     if interval is None:
         return claim(section, says, paper, shown, None, rule, measured=measured)
+    low, high = interval.ends
     return claim(
         section, says, paper, shown, holds(interval), rule,
-        measured=measured, value=value_of(interval), low=interval.low, high=interval.high,
+        measured=measured, value=value_of(interval), low=low, high=high,
     )  # fmt: skip
 
 
@@ -149,7 +152,19 @@ def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
             Column("verdict", "verdict"),
             Column("rule", "counts as held if"),
         ),
-        ("The paper's claims about DPO are tested on the tuned model. open: the interval contains the rule's bound.",),
+        (
+            "The paper's claims about DPO are tested on the tuned model. open: the interval contains the rule's bound. "
+            f"{count_of_tests(claims)}",
+        ),
+    )
+
+
+def count_of_tests(claims: Sequence[Claim]) -> str:
+    """How many claims are decided by an interval, and how many of these decisions chance alone may have made."""
+    tests = sum(one.low is not None for one in claims)
+    return (
+        f"{plural(tests, 'claim')} {'is' if tests == 1 else 'are'} decided by a 95 % interval, without a correction "
+        f"for their number: of so many, chance alone decides up to {fixed(0.05 * tests, 1)} wrongly."
     )
 
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.jobs.explain.claims.claim import Claim
+from dposcope.jobs.explain.claims.claim import Claim, count_of_tests
 from dposcope.jobs.explain.claims.neurons import neuron_claims
 from dposcope.jobs.explain.claims.patching import toxicity_claims
 from dposcope.jobs.explain.conditions import TUNED
@@ -138,6 +138,7 @@ def directions_of_claims_table(model: str, rows: Sequence[ClaimAlong]) -> Table:
         (
             f"By the first scorer. {TURNS.capitalize()}: held along one and not held along another; random directions, "
             "which are controls, do not count. –: not tested along this direction. Claims that need editing, steering "
-            "or log-perplexity are tested along the run's own direction only.",
+            "or log-perplexity are tested along the run's own direction only. "
+            f"{count_of_tests([one.claim for one in rows if one.scorer in (NO_SCORER, 'toxicity')])}",
         ),
     )

@@ -116,7 +116,7 @@ def _each_adds(measured: Measured) -> list[Claim]:
         claim(
             "5.2", "Each group that is added reduces toxicity further", "in every model", here, holds,
             "every step's paired interval lies below 0",
-            measured="toxicity, the step that falls least", value=least.mean, low=least.low, high=least.high,
+            measured="toxicity, the step that falls least", value=least.mean, low=least.ends[0], high=least.ends[1],
         )
     ]  # fmt: skip
 

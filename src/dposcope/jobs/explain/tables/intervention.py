@@ -129,8 +129,8 @@ def interventions_table(
         ),
         (
             f"{scores.protocol} protocol; mean (95 % bootstrap interval); items: {counts}. "
-            "†: differs from None, paired, with an interval that excludes 0. Best: in its part of the table, the edit "
-            f"of highest F1 whose {scores.concept} is not above the tuned model's. {_NO_SHARE}",
+            f"†: {scores.holm_note}. Best: in its part of the table, the edit of highest F1 whose {scores.concept} is "
+            f"not above the tuned model's. {_NO_SHARE}",
             *cost_notes(scores),
         ),
         view=_with_labels(frame, ["None", *labels], scores, measures),
@@ -156,8 +156,7 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         frame,
         (Column("label", "intervention"), *_measured(scores, measures), *cost_columns(scores)),
         (
-            "†: differs from None, paired, with an interval that excludes 0. Chosen: the longest αW with log-PPL "
-            "within +0.3 and F1 above 0.95 × that of None.",
+            f"†: {scores.holm_note}. Chosen: the longest αW with log-PPL within +0.3 and F1 above 0.95 × that of None.",
             *cost_notes(scores),
         ),
         view=_with_labels(frame, ["None", *labels], scores, measures),
@@ -233,9 +232,8 @@ def _with_labels(frame: pl.DataFrame, labels: Sequence[str], scores: Scores, mea
     unshared = [scores.unshared(name) for name in frame["condition"]]
     marks = {
         f"{name}_mark": [
-            ("†" if one is not None and one.differences[name].excludes_zero else "")
-            + (UNSHARED if name in alone else "")
-            for one, alone in zip(against, unshared, strict=True)
+            ("†" if condition in scores.differing(name) else "") + (UNSHARED if name in alone else "")
+            for condition, alone in zip(frame["condition"], unshared, strict=True)
         ]
         for name in measures
     }

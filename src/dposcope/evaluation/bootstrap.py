@@ -1,0 +1,124 @@
+"""Bootstrap intervals: bias-corrected and accelerated (BCa), with tails as wide as Student's t.
+
+The percentile interval covers too little for few items or skewed ones: with 12 windows 91 % in the place of 95, with 2
+half. BCa corrects bias and skewness (Efron, *Better bootstrap confidence intervals*, 1987). The tails of its levels are
+widened by the quantile of Student's t with n − 1 degrees of freedom, as resamples vary too little by √((n−1)/n)
+(Hesterberg, *What teachers should know about the bootstrap*, 2015).
+
+For the same number of items and the same seed, every statistic is computed on the same resamples. So conditions that
+are measured on the same prompts are always resampled together, also in separate calls.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from dposcope.errors import DposcopeError
+from dposcope.protocols import LEAST_ITEMS
+
+# Items drawn at a time: 8 MB of indices and as much of gathered values.
+_DRAWN_AT_ONCE = 1_000_000
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Means of columns [k, m] → one number for each of m samples [m]; NaN where it is undefined."""
+
+
+class Bootstrap:
+    """Resamples of `n` items."""
+
+    def __init__(self, columns: NDArray[np.float64], *, resamples: int, seed: int) -> None:
+        """Draw the resamples.
+
+        Args:
+            columns: numbers of the items, [k, n]; all columns are resampled together.
+            resamples: how many.
+            seed: of the draws.
+        """
+        if resamples < 1:
+            raise DposcopeError(f"resamples is {resamples}; give at least 1")
+        self.n = columns.shape[1]
+        self._whole = columns.mean(axis=1, keepdims=True)
+        self._drawn = _resampled_means(columns, resamples, seed)
+        # Means without one of the items, for the acceleration.
+        self._without_one = (columns.sum(axis=1, keepdims=True) - columns) / max(self.n - 1, 1)
+
+    def value(self, statistic: Statistic) -> float:
+        """The statistic of all items."""
+        return float(statistic(self._whole)[0])
+
+    def least(self, statistic: Statistic) -> float:
+        """Its smallest value over all items and over the resamples."""
+        return min(self.value(statistic), float(statistic(self._drawn).min()))
+
+    def interval(self, statistic: Statistic, level: float = 0.95) -> tuple[float, float]:
+        """Both ends of its interval; −∞ and ∞ with fewer than `LEAST_ITEMS` items.
+
+        Raises:
+            DposcopeError: a level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise DposcopeError(f"level is {level}; give a share between 0 and 1, such as 0.95")
+        if self.n < LEAST_ITEMS:
+            return -math.inf, math.inf
+        values, bias, acceleration = self._shape(statistic)
+        normal = math.sqrt(self.n / (self.n - 1)) * stdtrit(self.n - 1, np.array([1 - level, 1 + level]) / 2)
+        shifted = bias + normal
+        low, high = np.quantile(values, [ndtr(bias + _accelerated(one, acceleration)) for one in shifted])
+        return float(low), float(high)
+
+    def p_value(self, statistic: Statistic) -> float:
+        """Two-sided p-value of the statistic being 0: 1 − the level at which an end of the interval is 0.
+
+        It is never below that of a single resample on the other side of 0. 1 without an interval.
+        """
+        if self.n < LEAST_ITEMS:
+            return 1.0
+        values, bias, acceleration = self._shape(statistic)
+        shifted = _normal_quantile(values, 0.0) - bias
+        normal = _accelerated(shifted, -acceleration) - bias
+        return max(float(2 * stdtr(self.n - 1, -abs(normal) * math.sqrt((self.n - 1) / self.n))), 1 / len(values))
+
+    def _shape(self, statistic: Statistic) -> tuple[NDArray[np.float64], float, float]:
+        """Its values in the resamples, with the corrections of bias (z₀) and skewness (a)."""
+        values = statistic(self._drawn)
+        values = values[np.isfinite(values)]
+        around = statistic(self._without_one)
+        around = around[np.isfinite(around)]
+        around = around.mean() - around
+        spread = float((around**2).sum())
+        # Equal items differ by rounding alone.
+        still = spread <= (1e-12 * self.value(statistic)) ** 2 * self.n
+        acceleration = 0.0 if still else float((around**3).sum()) / (6 * spread**1.5)
+        return values, 0.0 if still else _normal_quantile(values, self.value(statistic)), acceleration
+
+
+def _accelerated(normal: float, acceleration: float) -> float:
+    """`z / (1 − a z)`; infinite beyond its pole."""
+    under = 1 - acceleration * normal
+    return float(normal / under) if under > 0 else math.copysign(math.inf, normal)
+
+
+def _normal_quantile(values: NDArray[np.float64], at: float) -> float:
+    """The standard normal's quantile of the share of `values` below `at`, ties counted half.
+
+    The share is at least half a value away from 0 and 1, so that the quantile is finite.
+    """
+    below = (np.count_nonzero(values < at) + np.count_nonzero(values <= at)) / 2
+    return float(ndtri(min(max(below, 0.5), len(values) - 0.5) / len(values)))
+
+
+def _resampled_means(columns: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means [k, resamples] of the columns [k, n], every column under the same draws of items."""
+    n = columns.shape[1]
+    generator = np.random.default_rng(seed)
+    means = np.empty((len(columns), resamples))
+    step = max(1, _DRAWN_AT_ONCE // n)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn = generator.integers(0, n, size=(stop - start, n))
+        for column, out in zip(columns, means, strict=True):
+            out[start:stop] = column[drawn].mean(axis=1)
+    return means
