@@ -6,7 +6,8 @@ from pathlib import Path
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
-from dposcope.jobs.explain.claims.over_directions import OVER, TURNS, turning_claims
+from dposcope.jobs.explain.claims.claim import TURNS
+from dposcope.jobs.explain.claims.over_directions import OVER
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.interchange.tables import MEDIATION, NAME
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
@@ -95,11 +96,11 @@ def summary(results: Results) -> list[str]:
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     verdicts = [claim.verdict for claim in results.claims]
-    turning = [says for says, verdict in turning_claims(results.along).items() if verdict == TURNS]
+    turning = verdicts.count(TURNS)
     lines.append(
         f"Of the paper's {len(verdicts)} claims about DPO, {verdicts.count('held')} hold here, "
         f"{verdicts.count('not held')} do not hold, and {verdicts.count('open')} are open: an interval contains the "
-        "bound." + (f" {len(turning)} of them turn with the direction." if turning else "")
+        "bound." + (f" {turning} {'depends' if turning == 1 else 'depend'} on the direction." if turning else "")
     )
     return lines
 

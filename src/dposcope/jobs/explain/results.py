@@ -14,7 +14,7 @@ from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
 from dposcope.jobs.explain.claims.editing import editing_claims, shift_claims
 from dposcope.jobs.explain.claims.neurons import neuron_claims
-from dposcope.jobs.explain.claims.over_directions import ClaimAlong, directions_of_claims_table
+from dposcope.jobs.explain.claims.over_directions import ClaimAlong, directions_of_claims_table, over_directions
 from dposcope.jobs.explain.claims.patching import patching_claims
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition, shift_of_edit
 from dposcope.jobs.explain.directions import name_of
@@ -119,7 +119,12 @@ class Results:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The paper's claims, in its order."""
+        """The paper's claims, in its order; where a verdict turns with the direction, that is the verdict."""
+        return over_directions(self._own_claims, self.along)
+
+    @cached_property
+    def _own_claims(self) -> list[Claim]:
+        """The claims along the run's own direction."""
         measured = Measured(self.outcomes, self.scores, self.conditions, self.shares)
         claims = [*neuron_claims(self.explanation), *patching_claims(measured), *editing_claims(measured)]
         claims += shift_claims(measured, self.explanation.contributions)
@@ -135,7 +140,7 @@ class Results:
         """Every claim along every direction; those that were tested along the run's own direction only come last."""
         tested = {one.claim.says for one in self.along}
         own = name_of(self.explanation.direction.kind)
-        rest = [ClaimAlong(claim, own, "toxicity") for claim in self.claims if claim.says not in tested]
+        rest = [ClaimAlong(claim, own, "toxicity") for claim in self._own_claims if claim.says not in tested]
         return [*self.along, *rest]
 
     @property

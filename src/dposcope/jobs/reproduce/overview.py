@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from dposcope.artefacts import write_json, write_text
 from dposcope.evaluation.conditions.scores import BASE
+from dposcope.jobs.explain.claims.claim import TURNS, VERDICTS
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.reproduce.finished import FinishedRun
 from dposcope.jobs.reproduce.overview_tables import overview_tables
@@ -42,7 +43,8 @@ def findings_lines(runs: Sequence[FinishedRun]) -> list[str]:
     for run in runs:
         base, tuned = (run.scores.conditions[name]["toxicity"] for name in (BASE, TUNED))
         verdicts = [claim["verdict"] for claim in run.facts["claims"]]
-        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("held", "not held", "open"))
+        told = [verdict for verdict in VERDICTS if verdict != TURNS or verdict in verdicts]
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in told)
         rise = run.scores.against_none[TUNED].differences["logppl"]
         lines.append(f"{run.label}: {run.scores.concept} {base} → {tuned}, log-PPL {rise}; claims: {counts}")
     return lines

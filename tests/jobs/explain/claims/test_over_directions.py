@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from dposcope.jobs.explain.claims.claim import claim
+from dposcope.jobs.explain.claims.claim import TURNS, claim, claims_table
 from dposcope.jobs.explain.claims.over_directions import (
-    TURNS,
     ClaimAlong,
     PatchedAlong,
     claims_along,
     claims_frame,
     directions_of_claims_table,
+    over_directions,
     overall,
     turning_claims,
 )
@@ -45,6 +45,16 @@ def test_random_directions_and_other_scorers_turn_nothing():
     assert turning_claims(rows) == {"A": "held"}
     assert turning_claims([*rows, said(False, "balanced probe")]) == {"A": TURNS}
     assert turning_claims(rows, "judge") == {"A": "not held"}
+
+
+def test_a_claim_that_turns_says_so_and_keeps_its_numbers():
+    own = [said(True, "probe").claim, said(True, "probe", says="B").claim]
+    rows = [said(True, "probe"), said(False, "token contrast"), said(True, "probe", says="B")]
+    turned, steady = over_directions(own, rows)
+    assert (turned.verdict, turned.value) == (TURNS, own[0].value)
+    assert steady == own[1]
+    assert over_directions(own, []) == own
+    assert "depends on the direction: held along one direction" in claims_table("m", "strict", [turned, steady]).note
 
 
 def test_the_table_has_a_column_a_direction():

@@ -18,7 +18,10 @@ from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference, Ratio, Share, value_of
 from dposcope.report.table import Column, Table
 
-Verdict = Literal["held", "not held", "open"]
+TURNS = "depends on the direction"
+"""The verdict of a claim that holds along one direction and does not hold along another."""
+VERDICTS = ("held", "not held", "open", TURNS)
+Verdict = Literal["held", "not held", "open", "depends on the direction"]
 
 Interval = Difference | Ratio | Share
 """A paired number with its 95 % interval."""
@@ -154,6 +157,7 @@ def claims_table(model: str, protocol: str, claims: Sequence[Claim]) -> Table:
         ),
         (
             "The paper's claims about DPO are tested on the tuned model. open: the interval contains the rule's bound. "
+            f"{TURNS}: held along one direction and not held along another; the numbers are those of the run's own. "
             f"{count_of_tests(claims)}",
         ),
     )

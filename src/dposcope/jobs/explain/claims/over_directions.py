@@ -7,7 +7,7 @@ import polars as pl
 
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.jobs.explain.claims.claim import Claim, count_of_tests
+from dposcope.jobs.explain.claims.claim import TURNS, Claim, count_of_tests
 from dposcope.jobs.explain.claims.neurons import neuron_claims
 from dposcope.jobs.explain.claims.patching import toxicity_claims
 from dposcope.jobs.explain.conditions import TUNED
@@ -18,8 +18,6 @@ from dposcope.report.table import Column, Table
 
 OVER = "claims-over-directions"
 """Name of the table."""
-TURNS = "depends on the direction"
-"""The verdict of a claim that holds along one direction and does not hold along another."""
 NO_SCORER = ""
 """The scorer of a claim about neurons, which no text decides."""
 
@@ -108,6 +106,17 @@ def turning_claims(rows: Sequence[ClaimAlong], scorer: str = "toxicity") -> dict
         if one.scorer in (NO_SCORER, scorer) and not one.control:
             verdicts.setdefault(one.claim.says, []).append(one.claim.verdict)
     return {says: overall(each) for says, each in verdicts.items()}
+
+
+def over_directions(claims: Sequence[Claim], rows: Sequence[ClaimAlong]) -> list[Claim]:
+    """Claims with the verdict over all directions where it turns. The numbers stay those along the run's own direction.
+
+    Args:
+        claims: along the run's own direction.
+        rows: along all directions.
+    """
+    found = turning_claims(rows)
+    return [replace(one, verdict=TURNS) if found.get(one.says) == TURNS else one for one in claims]
 
 
 def directions_of_claims_table(model: str, rows: Sequence[ClaimAlong]) -> Table:
