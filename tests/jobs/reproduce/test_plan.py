@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.jobs.explain.conditions import GRID
 from dposcope.jobs.reproduce.plan import needed, plan
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
@@ -68,18 +69,18 @@ def test_sections_of_the_preset_go_from_general_to_particular(tmp_path):
     strict, reference, pplm = (
         steps[f"explain-{name}"].settings for name in ("sampled-strict", "sampled-reference", "pplm-strict")
     )
-    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 8, True)
-    assert strict.edits_of("assign") == [(0.01, 0.55)]
+    assert (strict.protocol, strict.max_windows, strict.controls) == ("strict", 32, True)
+    assert strict.edits_of("assign") == list(GRID)
     assert (0.3, 0.55) in strict.edits_of("scale")
     assert (reference.protocol, reference.edits_of("scale"), reference.controls) == ("reference", [], False)
     # Measured as the main study is, so that it shares that one's rows.
-    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 8, 400)
+    assert (pplm.edits, pplm.max_windows, pplm.limit) == (True, 32, 400)
     assert steps["dpo-pplm"].settings.preset == "paper"
     preset = load_preset("cpu-gemma-3-270m")
     *others, last = preset.study
     own = preset.model_copy(update={"study": [*others, last.model_copy(update={"explain": {"max_windows": 5}})]})
     found = {step.name: step.settings for step in plan("m", tmp_path, own, ReproduceSettings())}
-    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (5, 8)
+    assert (found["explain-pplm-strict"].max_windows, found["explain-sampled-strict"].max_windows) == (5, 32)
 
 
 def test_what_the_user_gives_wins(tmp_path):
