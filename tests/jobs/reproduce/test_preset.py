@@ -61,7 +61,7 @@ def test_what_two_cores_can_do(name):
     preset = load_preset(name)
     assert [study.name for study in preset.study] == ["sampled", "pplm"]
     assert all(study.dpo["max_examples"] <= 1600 for study in preset.study)
-    assert preset.study[-1].pairs["count"] <= 800
+    assert preset.study[-1].pairs["count"] <= 1200
     assert (preset.explain["limit"], preset.explain["max_windows"]) == (400, 32)
 
 
