@@ -9,6 +9,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.steer import Steer
+from dposcope.model.cache import cache_argument
 from dposcope.model.frames import Frame, Positions, Prompted, prompted
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, neuron_site, residual_site
@@ -155,7 +156,7 @@ def test_a_cache_without_a_mask_moves_positions_on(llama):
     frames = []
     with hooked(llama, [(residual_site(llama, 0), lambda x, frame: frames.append(frame))]):
         past = llama.model(input_ids=torch.tensor([[2, 41, 42]]), use_cache=True).past_key_values
-        llama.model(input_ids=torch.tensor([[60, 61]]), past_key_values=past)
+        llama.model(input_ids=torch.tensor([[60, 61]]), **{cache_argument(llama.model): past})
     assert frames[1].positions.tolist() == [[3, 4]]
 
 

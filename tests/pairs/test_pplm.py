@@ -10,7 +10,7 @@ from transformers.cache_utils import StaticLayer
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import batches, encode
-from dposcope.model.cache import cached_tensors
+from dposcope.model.cache import cache_argument, cached_tensors
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.pairs.pplm import Perturbation, _Draw, _Newest, _Steps, perturbed_continuations
@@ -54,7 +54,7 @@ def double(request, doubles):
 def memory_of(lm, ids):
     cache = DynamicCache()  # without a config: no layer forgets
     with torch.no_grad():
-        lm.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+        lm.model(input_ids=torch.tensor([ids]), use_cache=True, **{cache_argument(lm.model): cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -71,7 +71,7 @@ def one_more(lm, memory, embedding, block):
 
     handle = blocks[block].register_forward_hook(look)
     try:
-        out = lm.model(inputs_embeds=embedding[None, None], past_key_values=cache, use_cache=True)
+        out = lm.model(inputs_embeds=embedding[None, None], use_cache=True, **{cache_argument(lm.model): cache})
     finally:
         handle.remove()
     return out.logits[0, -1], seen[0].reshape(-1), [(layer.keys, layer.values) for layer in cache.layers]

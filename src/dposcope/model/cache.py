@@ -4,14 +4,35 @@ The tensors of a cache are a flat list: keys and values of the first layer, then
 """
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from dposcope.errors import DposcopeError
+
+_NAMES = ("cache", "past_key_values")
+"""Names of the argument that takes the cache: from transformers 5.24 on, and before. The old one is still taken."""
+
+
+def cache_argument(module: nn.Module) -> str:
+    """Name of the argument that takes the key-value cache of a model."""
+    parameters = inspect.signature(module.forward).parameters
+    return next((name for name in _NAMES if name in parameters), _NAMES[-1])
+
+
+def given_cache(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a call, by either name; None without one."""
+    return next((arguments[name] for name in _NAMES if arguments.get(name) is not None), None)
+
+
+def named_arguments(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call of a model, those given by position by their names, too."""
+    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
 
 
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
+from dposcope.model.cache import given_cache, named_arguments
 
 
 class Positions(StrEnum):
@@ -164,13 +165,14 @@ class FrameTracker:
                 handle.remove()
             self._frame = None
 
-    def _look(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens = kwargs.get("input_ids", args[0] if args else None)
+    def _look(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = named_arguments(module, args, kwargs)
+        tokens = given.get("input_ids")
         if tokens is None:
-            tokens = kwargs["inputs_embeds"]
+            tokens = given["inputs_embeds"]
         batch, length = tokens.shape[:2]
-        cache = kwargs.get("past_key_values")
-        mask = kwargs.get("attention_mask")
+        cache = given_cache(given)
+        mask = given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             # Left padding: a token's position is the number of real tokens before it.
             positions = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -length:]

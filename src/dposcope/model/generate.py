@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.cache import cache_argument
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
 
@@ -126,6 +127,7 @@ def _continue(
     lengths = batch.lengths
     running = torch.ones(len(batch.rows), dtype=torch.bool, device=ids.device)
     cache = DynamicCache(config=lm.model.config.get_text_config()) if use_cache else None
+    cached = cache_argument(lm.model)
     draw = _Draw(sampling, batch.rows) if sampling is not None else None
     steps: list[Tensor] = []
     alive: list[Tensor] = []
@@ -137,9 +139,9 @@ def _continue(
                 input_ids=step_ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=use_cache,
                 logits_to_keep=1,
+                **{cached: cache},
             ).logits[:, -1]
         token = likeliest(logits) if draw is None else draw(logits)
         running = running & ~torch.isin(token, ends)

@@ -30,7 +30,7 @@ from transformers import DynamicCache
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import Batch, batches, encode
-from dposcope.model.cache import cached_tensors, copied, positions_to_shift, row_norms, with_tensors
+from dposcope.model.cache import cache_argument, cached_tensors, copied, positions_to_shift, row_norms, with_tensors
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress, likeliest
 from dposcope.model.hooks import hooked, residual_site
@@ -223,8 +223,8 @@ class _Steps:
                     input_ids=batch.ids[:, :-1],
                     attention_mask=mask,
                     position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                    past_key_values=self.cache,
                     use_cache=True,
+                    **{cache_argument(lm.model.base_model): self.cache},
                 )
 
     def append(self, token: Tensor) -> None:
@@ -294,8 +294,8 @@ class _Steps:
             inputs_embeds=None if embedding is None else embedding.unsqueeze(1),
             attention_mask=mask,
             position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=grown,
             use_cache=True,
+            **{cache_argument(self.lm.model.base_model): grown},
         ).last_hidden_state
         return _Pass(states[:, -1], self._seen.stream, grown, mask)
 

@@ -11,6 +11,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.interchange import HeldModel, Interchange, InterchangeWith, Parts
+from dposcope.model.cache import cache_argument
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.neurons.sets import NeuronSet
@@ -228,12 +229,12 @@ def test_neither_model_is_changed_after_an_error_too(lm):
 def test_a_cache_from_outside_is_refused(llama):
     other = tuned(llama)
     cache = DynamicCache(config=llama.model.config)
-    llama.model(input_ids=torch.tensor([IDS]), past_key_values=cache, use_cache=True)
+    llama.model(input_ids=torch.tensor([IDS]), use_cache=True, **{cache_argument(llama.model): cache})
     match = "the key-value cache began outside the interchange"
     with Interchange(other, Parts(residuals=[0])).on(llama):
         logits_of(llama, IDS)
         with pytest.raises(DposcopeError, match=match):
-            llama.model(input_ids=torch.tensor([[5]]), past_key_values=cache, use_cache=True)
+            llama.model(input_ids=torch.tensor([[5]]), use_cache=True, **{cache_argument(llama.model): cache})
 
 
 def test_embeddings_are_refused(llama):

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
+from dposcope.model.cache import cache_argument, given_cache, named_arguments
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -288,16 +289,17 @@ class _Beside:
         if self.outer is not None:
             return
         self.outer = module
-        tokens = kwargs.get("input_ids", args[0] if args else None)
+        every = named_arguments(module, args, kwargs)
+        tokens = every.get("input_ids")
         if tokens is None:
             raise DposcopeError("an interchange needs tokens, not embeddings: call the model with input_ids")
-        given = {name: kwargs[name] for name in ("attention_mask", "position_ids") if kwargs.get(name) is not None}
+        given = {name: every[name] for name in ("attention_mask", "position_ids") if every.get(name) is not None}
         device = self.source.device
         with torch.no_grad():
             self.source.model.base_model(
                 input_ids=tokens.to(device),
                 **{name: tensor.to(device) for name, tensor in given.items()},
-                **self._cache(kwargs.get("past_key_values")),
+                **self._cache(given_cache(every)),
             )
 
     def _end(self, module: nn.Module, *_: Any) -> None:
@@ -314,4 +316,4 @@ class _Beside:
                     "begin the text inside the `with`"
                 )
             self.caches[theirs] = DynamicCache(config=self.source.model.config.get_text_config())
-        return {"past_key_values": self.caches[theirs], "use_cache": True}
+        return {cache_argument(self.source.model.base_model): self.caches[theirs], "use_cache": True}
