@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -283,6 +284,25 @@ def test_gguf_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr("dposcope.model.gguf.find_spec", lambda name: None)
     with pytest.raises(DposcopeError, match=r"needs the gguf package; install it with: pip install 'dposcope\[gguf\]'"):
         load_gguf(tmp_path / "a.gguf", dtype="float32")
+
+
+def test_nothing_beside_a_gguf_file_is_read(tmp_path, monkeypatch):
+    """A tokenizer_config.json could name code to run, an adapter_config.json a model to fetch."""
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    for name in ("tokenizer_config.json", "config.json", "adapter_config.json"):
+        (tmp_path / name).write_text('{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}')
+    seen = []
+
+    def fake(folder, **options):
+        seen.append(({path.name for path in Path(folder).iterdir()}, options))
+        assert (Path(folder) / "a.gguf").read_bytes() == b"GGUF"
+
+    for kind in ("AutoModelForCausalLM", "AutoTokenizer"):
+        monkeypatch.setattr(f"dposcope.model.gguf.{kind}.from_pretrained", fake)
+    monkeypatch.chdir(tmp_path)
+    load_gguf(Path("a.gguf"), dtype="float32")
+    assert [names for names, _ in seen] == [{"a.gguf"}] * 2
+    assert all(options["trust_remote_code"] is False and options["local_files_only"] for _, options in seen)
 
 
 def test_gguf_files_are_dequantised_to_float32_or_as_asked(tmp_path, monkeypatch, llama):

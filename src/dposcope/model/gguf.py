@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,7 +21,7 @@ class GgufModel:
 
 
 def load_gguf(path: Path, *, dtype: str) -> GgufModel:
-    """Read and dequantise a GGUF file.
+    """Read and dequantise a GGUF file, and nothing that stands beside it.
 
     Args:
         path: the file.
@@ -30,13 +32,15 @@ def load_gguf(path: Path, *, dtype: str) -> GgufModel:
     """
     if find_spec("gguf") is None:
         raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
-    folder, name = str(path.parent), path.name
+    strict: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with without_progress_bars():
+        # In a folder of its own: files beside it could name code to run, or an adapter to fetch.
+        with TemporaryDirectory() as alone, without_progress_bars():
+            (Path(alone) / path.name).symlink_to(path.resolve())
             model = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+                alone, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **strict
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name, **strict)
     except Exception as error:  # a damaged file may fail anywhere in two libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DposcopeError(f"cannot read {path} as GGUF: {reason}; is the file whole?") from error
