@@ -147,7 +147,7 @@ def work(arguments: argparse.Namespace) -> dict[str, float]:
     import dposcope as ds
     from dposcope.model.load import native_bfloat16
     from dposcope.pairs.pairs import load_pairs
-    from dposcope.training.examples import Example, tokenise
+    from dposcope.training.batches.examples import Example, tokenise
 
     lm = ds.load(arguments.model, dtype="float32")
     half = native_bfloat16(lm.device)

@@ -11,9 +11,9 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
 from dposcope.protocols import Protocol
-from dposcope.training.examples import Example, tokenise
+from dposcope.training.batches.examples import Example, tokenise
+from dposcope.training.batches.packing import fits_one_row, pack
 from dposcope.training.objective import Objective
-from dposcope.training.packing import fits_one_row, pack
 from dposcope.training.policy import Arm, PreferencePolicy
 from versus.bench import Bench
 from versus.rows import Row

@@ -104,7 +104,7 @@ from .shipping.checkpoint import fold_checkpoint as fold_checkpoint
 from .shipping.gguf import fold_gguf as fold_gguf
 from .shipping.result import Shipped as Shipped
 from .training.collator import Material as Material
-from .training.examples import neutral_windows as neutral_windows, tokenise as tokenise
+from .training.batches.examples import neutral_windows as neutral_windows, tokenise as tokenise
 from .training.loss import dpo_terms as dpo_terms
 from .training.objective import Objective as Objective
 from .training.schedule import Schedule as Schedule

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import norm, t, ttest_1samp
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import bootstrap
@@ -199,9 +199,17 @@ def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero(shift):
 def test_a_difference_in_every_item_has_the_smallest_p_value_and_none_has_the_largest():
     values = sample()
     assert paired_difference(values, values).p == 1
-    # Half a resample, in Student's tail.
-    smallest = 2 * t.cdf(norm.ppf(0.5 / 1000) * math.sqrt(36 / 37), 36)
-    assert paired_difference(values, values - 1, resamples=1000).p == pytest.approx(smallest, rel=1e-12)
+    assert paired_difference(values, values - 1).p == 0
+
+
+def test_a_p_value_is_smaller_than_a_share_of_resamples_can_show():
+    """About that of Student's t, however few the resamples are."""
+    values = np.random.default_rng(0).normal(0.5, 0.2, size=32)
+    expected = ttest_1samp(values, 0).pvalue
+    assert expected < 1e-12
+    for resamples in (500, 10_000):
+        found = paired_difference(values, 0 * values, resamples=resamples).p
+        assert -2 < math.log10(found) - math.log10(expected) < 2
 
 
 def test_holm_is_the_definition():

@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 
 from dposcope.model.language_model import LanguageModel
-from dposcope.training.examples import Example
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import PackedBatch, pack
+from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
-from dposcope.training.packing import PackedBatch, fits_one_row, pack
 from dposcope.training.policy import PreferencePolicy
 from dposcope.training.trainable import all_weights, low_rank, neuron_gains
 from helpers.families import CONFIGS, FAMILIES, VOCABULARY, build, tiny

@@ -16,8 +16,9 @@ from transformers import GPT2Config
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
-from dposcope.training.packing import fits_one_row, pack
 from dposcope.training.policy import Arm, PreferencePolicy, Weights
 from dposcope.training.token_statistics import Unembedding
 from dposcope.training.trainable import all_weights, neuron_gains

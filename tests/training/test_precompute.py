@@ -9,10 +9,10 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import precompute
+from dposcope.training.batches.examples import Example, neutral_windows, tokenise
+from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.collator import VALIDATION, Collator, Material
-from dposcope.training.examples import Example, neutral_windows, tokenise
 from dposcope.training.objective import Objective
-from dposcope.training.packing import PackedBatch
 from dposcope.training.policy import BatchLoss
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.processes import Processes

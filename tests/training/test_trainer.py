@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import trainer
+from dposcope.training.batches.examples import Example, neutral_windows, tokenise
 from dposcope.training.collator import Material
-from dposcope.training.examples import Example, neutral_windows, tokenise
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule, steps_for
 from dposcope.training.train import Trained, train_policy

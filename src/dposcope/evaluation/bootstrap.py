@@ -72,14 +72,19 @@ class Bootstrap:
     def p_value(self, statistic: Statistic) -> float:
         """Two-sided p-value of the statistic being 0: 1 − the level at which an end of the interval is 0.
 
-        It is never below that of a single resample on the other side of 0. 1 without an interval.
+        Where every resample is on one side of 0, their distance from 0 in standard deviations decides: many tests at
+        once need smaller p-values than a share of resamples can show. 1 without an interval.
         """
         if self.n < LEAST_ITEMS:
             return 1.0
         values, bias, acceleration = self._shape(statistic)
-        shifted = _normal_quantile(values, 0.0) - bias
-        normal = _accelerated(shifted, -acceleration) - bias
-        return max(float(2 * stdtr(self.n - 1, -abs(normal) * math.sqrt((self.n - 1) / self.n))), 1 / len(values))
+        at_zero = _normal_quantile(values, 0.0)
+        if values.min() > 0 or values.max() < 0:
+            spread = float(values.std())
+            distance = abs(float(values.mean())) / spread if spread > 0 else math.inf
+            at_zero = math.copysign(max(abs(at_zero), distance), at_zero)
+        normal = _accelerated(at_zero - bias, -acceleration) - bias
+        return float(2 * stdtr(self.n - 1, -abs(normal) * math.sqrt((self.n - 1) / self.n)))
 
     def _shape(self, statistic: Statistic) -> tuple[NDArray[np.float64], float, float]:
         """Its values in the resamples, with the corrections of bias (z₀) and skewness (a)."""

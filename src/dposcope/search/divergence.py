@@ -14,7 +14,7 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.model.language_model import LanguageModel
-from dposcope.training.examples import neutral_windows
+from dposcope.training.batches.examples import neutral_windows
 from dposcope.training.token_statistics import Reference, Unembedding, token_statistics
 
 _BATCH = 8

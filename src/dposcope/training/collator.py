@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dposcope.model.language_model import LanguageModel
-from dposcope.training.examples import Example, drawn
+from dposcope.training.batches.examples import Example, drawn
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
-from dposcope.training.packing import fits_one_row, pack
 from dposcope.training.precompute import ReferenceStates
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule

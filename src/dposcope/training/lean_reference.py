@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
-from dposcope.training.examples import Example
+from dposcope.training.batches.examples import Example
 from dposcope.training.policy import Arm
 from dposcope.training.token_statistics import Unembedding
 

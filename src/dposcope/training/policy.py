@@ -12,16 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import attention_kind
+from dposcope.training.batches.packing import PackedBatch
+from dposcope.training.batches.reading import read
 from dposcope.training.loss import DpoTerms, dpo_terms, likelihood_losses, mean_by, sum_by
 from dposcope.training.objective import Objective
-from dposcope.training.packing import PackedBatch
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
-
-REFERENCE_PADDING = 50256
-"""GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
-leaves it out of the log-probabilities and takes the attention mask from the tokenizer. The results differ only at
-padding positions."""
 
 
 @dataclass(frozen=True)
@@ -213,22 +208,8 @@ class PreferencePolicy(nn.Module):
 
 def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
     """Final-norm outputs at every place, `[R·T, d]`."""
-    shared = bool((batch.completion > 0).any()) or not _one_example_per_row(batch)
-    positions: Tensor | None = batch.positions
-    if published:
-        mask, positions = batch.ids != REFERENCE_PADDING, None
-    elif shared:
-        mask = _for_attention(batch.mask(), arm.model)
-    else:
-        mask = batch.example >= 0
     with arm.applied(), recomputed(arm.recompute):
-        states = arm.model.base_model(
-            input_ids=batch.ids,
-            attention_mask=mask.long() if mask.ndim == 2 else mask,
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state
-    return states.flatten(0, 1)
+        return read(arm.model, batch, published=published)
 
 
 @torch.no_grad()
@@ -236,18 +217,6 @@ def _teacher_states(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Referenc
     """The teacher's final-norm outputs at the places that predict tokens of pairs, which come first."""
     there = _states(teacher, batch, published=False)[batch.where[:of_pairs]]
     return Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
-
-
-def _one_example_per_row(batch: PackedBatch) -> bool:
-    first = batch.example[:, :1]
-    return bool(((batch.example == first) | (batch.example < 0)).all())
-
-
-def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
-    if attention_kind(model) == "sdpa":
-        return mask
-    kind = model.dtype
-    return torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
 
 
 def _frozen(head: Unembedding) -> Unembedding:

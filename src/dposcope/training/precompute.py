@@ -23,8 +23,9 @@ from dposcope.artefacts import write_atomically
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
-from dposcope.training.examples import Example
-from dposcope.training.packing import fits_one_row, pack
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.policy import PreferencePolicy
 from dposcope.training.processes import Processes
 

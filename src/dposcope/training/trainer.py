@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.training.packing import PackedBatch
+from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
 from dposcope.training.processes import Processes
 

@@ -15,8 +15,8 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
 from dposcope.pairs.pairs import PairSplit
+from dposcope.training.batches.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.collator import Material
-from dposcope.training.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.objective import Objective
 
 _HARMLESS_TO_A_WINDOW = 3

@@ -13,11 +13,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import attention_kind
-from dposcope.training.examples import Example
+from dposcope.training.batches.examples import Example
 
 ROW_TOKENS = 512
 """About how many tokens a row has. The cost of attention grows with the square of it."""
@@ -68,19 +66,6 @@ class _Piece:
     where: list[int]
     targets: list[int]
     sequence: list[int]
-
-
-def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
-    """Whether a row may hold several completions: no sliding window is shorter than a text, attention takes a mask."""
-    config = model.config.get_text_config()
-    if attention_kind(model) not in ("sdpa", "eager"):
-        return False
-    window = config.to_dict().get("sliding_window")
-    return window is None or max(map(_longest, examples), default=0) <= window
-
-
-def _longest(example: Example) -> int:
-    return len(example.prompt) + max((len(completion) - 1 for completion in example.completions), default=0)
 
 
 def pack(

@@ -9,7 +9,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.batches import encode
 from dposcope.pairs.harmless import HarmlessTexts
 from dposcope.pairs.pairs import Pair, Pairs
-from dposcope.training.examples import Example, drawn, harmless_windows, neutral_windows, tokenise
+from dposcope.training.batches.examples import Example, drawn, harmless_windows, neutral_windows, tokenise
 from helpers.families import TEXTS, WITHOUT_BOS, copied, gpt2_like_tokenizer
 
 LONG = " ".join(TEXTS)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from transformers import Gemma3TextConfig, MistralConfig
 
 from dposcope.errors import DposcopeError
-from dposcope.training.examples import Example
-from dposcope.training.packing import PackedBatch, fits_one_row, pack
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import PackedBatch, pack
+from dposcope.training.batches.reading import fits_one_row
 from helpers.families import CONFIGS, FAMILIES, VOCABULARY, WINDOW, build
 
 PAD = VOCABULARY  # an id that no example has, so that tests can tell padding; packing itself may not

@@ -1,0 +1,1 @@
+"""Pairs and texts as packed batches of token ids, and how a model reads them."""

@@ -1,0 +1,127 @@
+"""Run a model on a packed batch, and find out whether a row of it may hold several texts."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dposcope.model.layout import attention_kind
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import PackedBatch, pack
+
+REFERENCE_PADDING = 50256
+"""GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
+leaves it out of the log-probabilities and takes the attention mask from the tokenizer. The results differ only at
+padding positions."""
+
+_READ_PACKED = frozenset({"gpt2", "llama", "mistral", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3"})
+"""Types of models of which the tests show that a packed row gives the numbers of its texts one by one. Of any other it
+is measured."""
+_SLACK = 4.0
+"""Packed states may differ from those of separate rows by so many times as much as padding alone changes them."""
+_LEAST = 1e-3
+"""This relative difference is always allowed."""
+
+
+def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False) -> Tensor:
+    """Final-norm outputs at every place, `[R·T, d]`.
+
+    Args:
+        model: interventions on it apply.
+        batch: on its device.
+        published: with the mask and the positions of the published code.
+    """
+    shared = bool((batch.completion > 0).any()) or not _one_example_per_row(batch)
+    positions: Tensor | None = batch.positions
+    if published:
+        mask, positions = batch.ids != REFERENCE_PADDING, None
+    elif shared:
+        mask = _for_attention(batch.mask(), model)
+    else:
+        mask = batch.example >= 0
+    # Models with ALiBi have no positions.
+    placed: dict[str, Any] = {"position_ids": positions} if _takes_positions(model) else {}
+    states = model.base_model(
+        input_ids=batch.ids, attention_mask=mask.long() if mask.ndim == 2 else mask, use_cache=False, **placed
+    ).last_hidden_state
+    return states.flatten(0, 1)
+
+
+def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
+    """Whether a row may hold several texts of these, with the same numbers as one by one.
+
+    Attention must take a mask, and no sliding window may be shorter than a text. Of an architecture that the tests do
+    not cover, the longest and the shortest example are read both ways.
+    """
+    config = model.config.get_text_config()
+    if attention_kind(model) not in ("sdpa", "eager"):
+        return False
+    window = config.to_dict().get("sliding_window")
+    if window is not None and max(map(_length, examples), default=0) > window:
+        return False
+    return config.model_type in _READ_PACKED or not examples or _reads_packed(model, examples)
+
+
+@torch.no_grad()
+def _reads_packed(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
+    ordered = sorted(examples, key=_length)
+    chosen = sorted((ordered[-1], ordered[0]), key=lambda example: not example.completions)  # pairs come first
+    training = model.training
+    model.eval()
+    try:
+        packed = _predicting(model, pack(chosen, pad_id=0))
+        separate = _predicting(model, pack(chosen, pad_id=0, shared=False))
+        alone = _alone(model, chosen)
+    except Exception:  # a mask of our own can fail anywhere in the code of an architecture
+        return False
+    finally:
+        model.train(training)
+    # What padding alone changes is rounding.
+    return _apart(packed, separate) <= max(_LEAST, _SLACK * _apart(alone, separate))
+
+
+def _predicting(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    batch = batch.to(model.device)
+    return read(model, batch)[batch.where].float()
+
+
+def _alone(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """Each text in a batch of its own, in the order of a batch: preferred, dispreferred, windows."""
+    pairs = [example for example in examples if example.completions]
+    texts = [Example(one.prompt, (one.completions[side],) * 2) for side in (0, 1) for one in pairs]
+    found: list[Tensor] = []
+    for text in texts:
+        both = _predicting(model, pack([text], pad_id=0, shared=False))
+        found.append(both[: len(both) // 2])
+    found += [_predicting(model, pack([one], pad_id=0)) for one in examples if not one.completions]
+    return torch.cat(found)
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest relative difference of a token's state."""
+    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-12)).max())
+
+
+def _takes_positions(model: PreTrainedModel) -> bool:
+    parameters = inspect.signature(model.base_model.forward).parameters
+    return "position_ids" in parameters or model.config.get_text_config().model_type in _READ_PACKED
+
+
+def _length(example: Example) -> int:
+    """Tokens of the longest text that are read."""
+    return len(example.prompt) + max((len(completion) - 1 for completion in example.completions), default=0)
+
+
+def _one_example_per_row(batch: PackedBatch) -> bool:
+    first = batch.example[:, :1]
+    return bool(((batch.example == first) | (batch.example < 0)).all())
+
+
+def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
+    if attention_kind(model) == "sdpa":
+        return mask
+    kind = model.dtype
+    return torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
