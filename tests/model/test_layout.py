@@ -184,18 +184,53 @@ SCALED = {
 
 
 @pytest.mark.parametrize("name", [*RECOGNISED, *SCALED])
-def test_logits_are_the_models_own_or_the_architecture_is_refused(name):
+def test_logits_are_the_models_own(name):
     """Some models scale their logits after the unembedding; a perplexity that misses it is wrong in silence."""
     lm = unknown((RECOGNISED | SCALED)[name]())
     text = " ".join(TEXTS)
-    try:
-        losses = window_losses(lm, text, window=30, max_windows=1)
-        (read,) = lens(lm, random_direction(lm), k=1)
-    except DposcopeError:
-        assert name in SCALED
-        return
+    losses = window_losses(lm, text, window=30, max_windows=1)
+    (read,) = lens(lm, random_direction(lm), k=1)
     assert losses.nll[0] == pytest.approx(own_losses(lm, text, 30), rel=1e-5)
     assert len(read.top) == 1
+
+
+class Odd(transformers.LlamaForCausalLM):
+    """Multiplies its logits by what no config says."""
+
+    def forward(self, *args, **kwargs):
+        read = super().forward(*args, **kwargs)
+        read.logits = 1.5 * read.logits
+        return read
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_logits_of_a_kind_of_their_own_are_refused_registered_or_not(registered, monkeypatch):
+    lm = unknown(transformers.LlamaConfig(**_GATED))
+    lm.model.__class__ = Odd
+    lm.model.config.model_type = "odd"
+    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    if registered:
+        register_layout("odd", Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm"))
+    with pytest.raises(DposcopeError, match="odd computes logits by more than its final norm, unembedding, scale"):
+        _ = lm.layout
+
+
+class Codes(torch.nn.Linear):
+    """As layers of bitsandbytes and FP8: a Linear whose weight holds codes."""
+
+    def __init__(self, like: torch.nn.Linear, kind: torch.dtype) -> None:
+        super().__init__(like.in_features, like.out_features, bias=False)
+        self.weight = torch.nn.Parameter(torch.zeros(like.weight.shape).to(kind), requires_grad=False)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_weights_that_are_codes_are_refused(kind):
+    lm = unknown(transformers.LlamaConfig(**_GATED))
+    block = lm.model.model.layers[1]
+    block.mlp.down_proj = Codes(block.mlp.down_proj, kind)
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(DposcopeError, match=f"is a Codes with {name}, not a Linear .* load the model unquantised"):
+        _ = lm.layout
 
 
 NOT_RECOGNISED = {
@@ -287,7 +322,7 @@ def test_projections_of_either_class_have_one_orientation():
 def test_other_modules_are_no_projection():
     for module in (nn.Embedding(3, 5), nn.Identity()):
         with pytest.raises(
-            DposcopeError, match=f"is a {type(module).__name__}, not a Linear or Conv1D: load the model"
+            DposcopeError, match=f"is a {type(module).__name__}, not a Linear or Conv1D of plain numbers: load the model"
         ):
             projection_width(module)
 

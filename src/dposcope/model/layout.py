@@ -43,6 +43,9 @@ _LAYOUTS: dict[str, Layout] = {
     "smollm3": _LLAMA_LIKE,
 }
 
+_BUILT_IN = frozenset(_LAYOUTS)
+"""Types whose logits the tests check. Those of any other are checked where its layout is found."""
+
 _HOW_TO_REGISTER = (
     "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first"
 )
@@ -65,10 +68,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
         DposcopeError: no layout is known; the message says how to register one.
     """
     model_type = model.config.model_type
-    layout = _LAYOUTS.get(model_type)
-    recognised = layout is None
-    if layout is None:
-        layout = _recognise(model)
+    layout = _LAYOUTS.get(model_type) or _recognise(model)
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise DposcopeError(
@@ -81,23 +81,26 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if recognised and model.device.type != "meta":  # without weights there are no logits to check
+    if model_type not in _BUILT_IN and model.device.type != "meta":  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
 
 
 @torch.inference_mode()
 def _check_unembedding(model: PreTrainedModel) -> None:
-    """Refuse an architecture that scales its logits: the lens and log-perplexity would be wrong without an error."""
+    """Refuse an architecture that computes logits in a way of its own: the lens and log-perplexity would be wrong."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
     ours = unembed(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
-            f"{model.config.model_type} computes logits by more than its final norm and unembedding (with a "
-            f"scale, for example), "
+            f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
             "so the lens and log-perplexity would be wrong: not supported"
         )
+
+
+_PLAIN = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""Types of weights that are the numbers themselves."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,13 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
     Raises:
         DposcopeError: it is neither, for example a quantised layer.
     """
-    if isinstance(module, Conv1D):
-        return ProjectionWidth(module.weight.shape[0], module.weight.shape[1])
-    if isinstance(module, nn.Linear):
-        return ProjectionWidth(module.in_features, module.out_features)
+    # Quantised layers are subclasses of Linear, whose weights are codes.
+    if isinstance(module, nn.Linear | Conv1D) and module.weight.dtype in _PLAIN:
+        shape = module.weight.shape
+        return ProjectionWidth(*shape) if isinstance(module, Conv1D) else ProjectionWidth(shape[1], shape[0])
+    kind = f" with {str(module.weight.dtype).removeprefix('torch.')}" if isinstance(module, nn.Linear | Conv1D) else ""
     raise DposcopeError(
-        f"an output projection is a {type(module).__name__}, not a Linear or Conv1D: "
+        f"an output projection is a {type(module).__name__}{kind}, not a Linear or Conv1D of plain numbers: "
         "load the model unquantised (GGUF files are dequantised on loading), and without adapters"
     )
 
@@ -218,11 +222,18 @@ def logit_softcap(model: PreTrainedModel) -> float | None:
     return config.final_logit_softcapping if "final_logit_softcapping" in config.to_dict() else None
 
 
+def logit_scale(model: PreTrainedModel) -> float:
+    """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite, else 1."""
+    config = model.config.get_text_config().to_dict()
+    return float(config.get("logit_scale") or 1) / float(config.get("logits_scaling") or 1)
+
+
 def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
-    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's own dtype and with its soft-cap."""
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise DposcopeError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
     logits: Tensor = head(normed)
-    cap = logit_softcap(model)
+    scale, cap = logit_scale(model), logit_softcap(model)
+    logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -71,7 +71,7 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
     kept.requires_grad_(False)
     precision = dtype or reads.products or head.weight.dtype
     bias = None if head.bias is None else head.bias.detach().to(dtype or head.bias.dtype, copy=True)
-    return Arm(kept, head=Unembedding(head.weight.detach().to(precision, copy=True), bias, head.softcap))  # pyright: ignore[reportArgumentType]
+    return Arm(kept, head=Unembedding(head.weight.detach().to(precision, copy=True), bias, head.softcap, head.scale))  # pyright: ignore[reportArgumentType]
 
 
 class _Rows(nn.Module):

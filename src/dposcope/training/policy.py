@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -220,7 +220,7 @@ def _teacher_states(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Referenc
 
 
 def _frozen(head: Unembedding) -> Unembedding:
-    return Unembedding(head.weight.detach(), None if head.bias is None else head.bias.detach(), head.softcap)
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ computes a chunk's logits a second time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import logit_softcap
+from dposcope.model.layout import logit_scale, logit_softcap
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
@@ -30,7 +30,7 @@ would need a third of a gigabyte more."""
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """The head that turns final-norm outputs into logits: `cap·tanh((x Wᵀ + b)/cap)`."""
+    """The head that turns final-norm outputs into logits: `cap·tanh(s (x Wᵀ + b)/cap)`."""
 
     weight: Tensor
     """W, `[V, d]`."""
@@ -38,6 +38,8 @@ class Unembedding:
     """b, `[V]`."""
     softcap: float | None = None
     """Gemma 2's cap on logits."""
+    scale: float = 1.0
+    """s, a factor on logits (Cohere, Granite)."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Unembedding":
@@ -52,7 +54,7 @@ class Unembedding:
                 f"the unembedding of {type(model).__name__} is {type(head).__name__}, not one linear map; "
                 "leave the head out of what is adapted"
             )
-        return cls(head.weight, head.bias, logit_softcap(model))
+        return cls(head.weight, head.bias, logit_softcap(model), logit_scale(model))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,10 @@ def token_statistics(
     if kl and reference is None:
         raise DposcopeError("a KL needs a reference; give one, or set kl=False")
     tokens = max(1, logits_at_once // len(head.weight))
+    hidden, head = _unscaled(hidden, head)
+    reference, teacher = (
+        None if one is None else Reference(*_unscaled(one.hidden, one.head)) for one in (reference, teacher)
+    )
     request = _Request(head.softcap, reference, targets, kl_from if kl else None, teacher, tokens, _precision(hidden))
     logp, reference_logp, divergence, distillation = _TokenStatistics.apply(hidden, head.weight, head.bias, request)
     return TokenStatistics(
@@ -119,6 +125,14 @@ def token_statistics(
         divergence if kl else None,
         None if teacher is None else distillation,
     )
+
+
+def _unscaled(hidden: Tensor, head: Unembedding) -> tuple[Tensor, Unembedding]:
+    """The same logits from a head without a scale: it is moved to hidden states and bias."""
+    if head.scale == 1:
+        return hidden, head
+    bias = None if head.bias is None else head.bias * head.scale
+    return hidden * head.scale, replace(head, bias=bias, scale=1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,7 @@ def _teacher_arm(teacher: LanguageModel | None, objective: Objective) -> Arm | N
 
 def _cloned(head: Unembedding) -> Unembedding:
     bias = None if head.bias is None else head.bias.detach().clone()
-    return Unembedding(head.weight.detach().clone(), bias, head.softcap)
+    return Unembedding(head.weight.detach().clone(), bias, head.softcap, head.scale)
 
 
 @contextmanager
