@@ -35,6 +35,8 @@ LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
 """Costs of an edit."""
 _WEAKER = (0.85, 0.7, 0.5)
 """If the texts at every factor so far are too repetitive, try these shares of the strongest factor within bounds."""
+_NARROW = 1.1
+"""The strongest factor whose texts are within bounds is found to this ratio."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
         files=[*value_files(stem).both, record],
         make=make,
         load=lambda: _from_json(stem, read_json(record)),
-        revision=4,
+        revision=5,
     )
 
 
@@ -123,28 +125,22 @@ def _choose(job: Job, searched: Searched, learn_text: str) -> ChosenEdit:
         if best is not None and score >= best.written.concept:
             break
         line = _Line(costs, point)
-        for factor in line.allowed():
-            final = point.scaled(factor)
-            edit = searched.objective.family.edit(final)
-            with folded(job.lm, edit):
-                written = searched.objective.write()
-            useful, enough = written.concept < searched.base.concept, searched.text_bound.allows(written)
-            if not (useful and enough):
-                passed_over.append(PassedOver(final, written))
-            elif best is None or written.concept < best.written.concept:
-                cost = line.costs[factor]
-                best = ChosenEdit(
-                    edit,
-                    final,
-                    line.chosen(factor),
-                    written,
-                    cost.rise,
-                    by_kl=line.nearest(KL),
-                    by_harmless=line.nearest(HARMLESS),
-                    harmless_rise=cost.harmless,
-                )
-            if not useful or enough:
-                break  # weaker, it would do less
+        found = _strongest(job, searched, line, passed_over)
+        if found is None:
+            continue
+        factor, written = found
+        if best is None or written.concept < best.written.concept:
+            cost = line.costs[factor]
+            best = ChosenEdit(
+                searched.objective.family.edit(point.scaled(factor)),
+                point.scaled(factor),
+                line.chosen(factor),
+                written,
+                cost.rise,
+                by_kl=line.nearest(KL),
+                by_harmless=line.nearest(HARMLESS),
+                harmless_rise=cost.harmless,
+            )
     if best is not None:
         return replace(best, passed_over=tuple(passed_over))
     if line is None:
@@ -158,6 +154,50 @@ def _choose(job: Job, searched: Searched, learn_text: str) -> ChosenEdit:
         by_kl=line.nearest(KL),
         by_harmless=line.nearest(HARMLESS),
     )
+
+
+def _strongest(
+    job: Job, searched: Searched, line: "_Line", passed_over: list[PassedOver]
+) -> tuple[float, Written] | None:
+    """The strongest factor whose cost and texts are within all bounds, with its texts; None if there is none.
+
+    Args:
+        job: the model.
+        searched: the bound on texts.
+        line: one trial at several strengths.
+        passed_over: gets the edits whose cost is within bounds but whose texts are not.
+    """
+    refused: float | None = None
+
+    def within(factor: float) -> Written | None:
+        """Its texts if they are within bounds."""
+        nonlocal refused
+        final = line.point.scaled(factor)
+        with folded(job.lm, searched.objective.family.edit(final)):
+            written = searched.objective.write()
+        if written.concept < searched.base.concept and searched.text_bound.allows(written):
+            return written
+        passed_over.append(PassedOver(final, written))
+        refused = factor
+        return None
+
+    for factor in line.allowed():
+        written = within(factor)
+        if written is not None:
+            break
+        if passed_over[-1].written.concept >= searched.base.concept:
+            return None  # weaker, it would do less
+    else:
+        return None
+    # Factors so far are those that the costs were measured at, which may be far apart.
+    while refused is not None and refused > _NARROW * factor:
+        middle = (refused * factor) ** 0.5
+        finer = within(middle) if line.fits(middle) else None
+        if finer is None:
+            refused = middle
+        else:
+            factor, written = middle, finer
+    return factor, written
 
 
 def _candidates(searched: Searched) -> Iterator[tuple[Point, float]]:
@@ -248,7 +288,7 @@ class _Line:
 
     def __init__(self, costs: _Costs, point: Point) -> None:
         """Nothing is measured yet."""
-        self._costs, self._point = costs, point
+        self._costs, self.point = costs, point
         self.costs: dict[float, _Cost] = {}
         """Factor → cost, in the order of measuring."""
 
@@ -263,8 +303,12 @@ class _Line:
         within = sorted({step.strength for step in steps if step.increase.high <= bound}, reverse=True)
         yield from within
         for factor in [share * within[0] for share in _WEAKER if within]:
-            if factor < within[-1] and self._increase(factor).high <= bound:
+            if factor < within[-1] and self.fits(factor):
                 yield factor
+
+    def fits(self, factor: float) -> bool:
+        """Whether the upper ends of all costs are within their bounds; measured on demand."""
+        return self._increase(factor).high <= self._costs.bound
 
     def chosen(self, factor: float) -> StrengthSearch:
         """All measured factors, and the chosen one; 0: none."""
@@ -276,7 +320,7 @@ class _Line:
         return tuple(sorted(factor for factor, found in self.costs.items() if found.by == cost))
 
     def _increase(self, factor: float) -> Difference:
-        cost = self.costs[factor] = self._costs.of(self._point.scaled(factor))
+        cost = self.costs[factor] = self._costs.of(self.point.scaled(factor))
         return cost.increase
 
 
