@@ -322,7 +322,8 @@ def test_projections_of_either_class_have_one_orientation():
 def test_other_modules_are_no_projection():
     for module in (nn.Embedding(3, 5), nn.Identity()):
         with pytest.raises(
-            DposcopeError, match=f"is a {type(module).__name__}, not a Linear or Conv1D of plain numbers: load the model"
+            DposcopeError,
+            match=f"is a {type(module).__name__}, not a Linear or Conv1D of plain numbers: load the model",
         ):
             projection_width(module)
 

@@ -29,7 +29,7 @@ def some(n: int, *, prompts: int, seed: int = 0) -> Pairs:
     [
         (LEE | {"pert_gen_toks": "x"}, Pair("p", " good", " bad"), "prompt_text"),
         ({"prompt": "p", "chosen": " good", "rejected": " bad"}, Pair("p", " good", " bad"), "trl"),
-        ({"chosen": "p good", "rejected": "p bad"}, Pair("", "p good", "p bad"), "trl without prompts"),
+        ({"chosen": "p good", "rejected": "p bad"}, Pair("p", " good", " bad"), "trl without prompts"),
         ({"toxic": "bad", "neutral": "good"}, Pair("", "good", "bad"), "paradetox"),
         ({"en_toxic_comment": "bad", "en_neutral_comment": "good"}, Pair("", "good", "bad"), "paradetox of the hub"),
     ],
@@ -44,6 +44,25 @@ def test_columns_tell_which_side_is_preferred(tmp_path, row, pair, name, suffix)
     pairs = load_pairs(path)
     assert list(pairs) == [pair]
     assert (pairs.format, pairs.dropped) == (name, Dropped())
+
+
+TALK = "\n\nHuman: Is it far?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "pair"),
+    [
+        (f"{TALK} Not at all.", f"{TALK} No idea.", Pair(TALK, " Not at all.", " No idea.")),
+        (f"{TALK} Yes", f"{TALK} Yes indeed", Pair(TALK, " Yes", " Yes indeed")),
+        ("one two", "one two three", Pair("one", " two", " two three")),
+        ("Yes.", "No.", Pair("", "Yes.", "No.")),
+        ("wonder", "wonderful", Pair("", "wonder", "wonderful")),
+    ],
+)
+def test_what_both_sides_begin_with_is_the_prompt_where_no_column_holds_prompts(tmp_path, chosen, rejected, pair):
+    (found,) = load_pairs(write_jsonl(tmp_path / "pairs.jsonl", [{"chosen": chosen, "rejected": rejected}]))
+    assert found == pair
+    assert (found.prompt + found.preferred, found.prompt + found.dispreferred) == (chosen, rejected)
 
 
 def test_blank_and_identical_sides_are_left_out_and_counted(tmp_path):

@@ -7,6 +7,7 @@ side, is left out and counted, as nothing can be learned from it.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,8 @@ class PairFormat:
     """Column of the prompts; None: all prompts are empty."""
     preferred: str
     dispreferred: str
+    splits: bool = False
+    """Whether what both sides begin with, up to a whole word, becomes the prompt (HH-RLHF: a whole conversation)."""
 
     @property
     def columns(self) -> list[str]:
@@ -49,8 +52,7 @@ class PairFormat:
 PAIR_FORMATS: Final = (
     PairFormat("prompt_text", "prompt_text", "unpert_gen_text", "pert_gen_text"),
     PairFormat("trl", "prompt", "chosen", "rejected"),
-    # A common beginning of both sides cancels in the loss, so the prompt may be empty.
-    PairFormat("trl without prompts", None, "chosen", "rejected"),
+    PairFormat("trl without prompts", None, "chosen", "rejected", splits=True),
     PairFormat("paradetox", None, "neutral", "toxic"),
     PairFormat("paradetox of the hub", None, "en_neutral_comment", "en_toxic_comment"),
 )
@@ -122,6 +124,10 @@ class Pairs:
     def digest(self) -> str:
         """A digest of all texts in order."""
         return text_digest(*(text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred)))
+
+    def where(self, kept: Sequence[bool]) -> "Pairs":
+        """The pairs whose flag is set, in order."""
+        return self._take(row for row, keep in enumerate(kept) if keep)
 
     def first(self, n: int) -> "Pairs":
         """The first `n` pairs, or all if there are fewer."""
@@ -202,8 +208,8 @@ def load_pairs(source: str | Path) -> Pairs:
     """Read pairs from any table (`open_table`). The columns tell the format:
 
     `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and `write_pairs`); `prompt`,
-    `chosen`, `rejected` (TRL; without `prompt`, all prompts are empty); `toxic`, `neutral` (ParaDetox; neutral is
-    preferred). Other columns are ignored.
+    `chosen`, `rejected` (TRL; without `prompt`, what both sides begin with is the prompt); `toxic`, `neutral`
+    (ParaDetox; neutral is preferred, prompts are empty). Other columns are ignored.
 
     Raises:
         DposcopeError: the source cannot be read, has other columns, holds conversations, or has no usable pair.
@@ -247,6 +253,16 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
+def _split(pair: Pair) -> Pair:
+    """The same texts, with what both begin with as the prompt, up to the space before the first word that differs.
+
+    It cancels in the loss; but completions are cut to their first tokens, which would be these alone.
+    """
+    alike = takewhile(lambda both: both[0] == both[1], zip(pair.preferred, pair.dispreferred, strict=False))
+    start = max((place for place, (letter, _) in enumerate(alike) if letter.isspace()), default=0)
+    return Pair(pair.preferred[:start], pair.preferred[start:], pair.dispreferred[start:])
+
+
 def _shared_by(pair: Pair) -> list[str]:
     """Keys that keep pairs together: the prompt, or without a prompt the two texts."""
     prompt = normalised(pair.prompt)
@@ -266,6 +282,8 @@ def _read(table: RawTable, known: PairFormat) -> Pairs:
     rows = [Pair(*row) for row in zip(prompts, better, worse, strict=True)]
     whole = [pair for pair in rows if pair.preferred.strip() and pair.dispreferred.strip()]
     pairs = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
+    if known.splits:
+        pairs = [_split(pair) for pair in pairs]
     dropped = Dropped(blank=len(rows) - len(whole), identical=len(whole) - len(pairs))
     if not pairs:
         raise DposcopeError(

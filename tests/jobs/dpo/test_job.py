@@ -24,9 +24,9 @@ from dposcope.jobs.dpo import job as dpo
 from dposcope.jobs.dpo.job import DpoRun, run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
-from dposcope.jobs.run import RunPolicy
+from dposcope.jobs.run import Quiet, RunPolicy
 from dposcope.model.load import load
-from dposcope.pairs.pairs import Dropped
+from dposcope.pairs.pairs import Dropped, Pair, Pairs, write_pairs
 from dposcope.training import trainable
 from dposcope.training.objective import Objective
 from helpers.families import TEXTS, assert_close
@@ -103,6 +103,32 @@ class Stopped(BaseException):
 
 def stop(*_: Any, **__: Any) -> None:
     raise Stopped
+
+
+# Pairs that the cut makes equal
+
+
+def test_pairs_that_are_equal_up_to_the_cut_are_left_out_and_counted(job, tmp_path):
+    begin = " the river is long and the road is short"
+    alike = [Pair("a river", f"{begin} today", f"{begin} tomorrow")] * 3
+    path = tmp_path / "pairs.jsonl"
+    write_pairs(path, Pairs.of([*alike, *tiny_pairs()]))
+    said = []
+    reporter = type("Heard", (Quiet,), {"note": lambda _self, line: said.append(line)})()
+    settings = DpoSettings(**settings_of(job, path, max_completion_tokens=6))
+    done = run_dpo(str(job.model), tmp_path / "out", settings, reporter=reporter)
+    assert [line for line in said if "left out" in line] == [
+        "3 pairs with the same first 6 tokens on both sides are left out; --max-completion-tokens cuts later."
+    ]
+    assert done.record.pairs.train + done.record.pairs.validation == len(tiny_pairs())
+
+
+def test_where_the_cut_makes_all_pairs_equal_that_is_refused(job, tmp_path):
+    begin = " the river is long and the road is short"
+    path = tmp_path / "pairs.jsonl"
+    write_pairs(path, Pairs.of(Pair(f"river {row}", f"{begin} today", f"{begin} tomorrow") for row in range(12)))
+    with pytest.raises(DposcopeError, match="12 pairs have the same first 6 tokens on both sides"):
+        make(job, path, tmp_path / "out", max_completion_tokens=6)
 
 
 # A teacher

@@ -21,7 +21,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.dpo.setup import Base, KlTexts, load_base, load_start, material_of
+from dposcope.jobs.dpo.setup import Base, KlTexts, differing, load_base, load_start, material_of
 from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
@@ -96,6 +96,14 @@ def run_dpo(
             base = load_base(model, whole=settings.train == "full", dtype=settings.dtype, device=settings.device)
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
+        with processes.failing_together():
+            told = differing(lm, split, settings.cut)
+        split = told.split
+        if told.equal:
+            reporter.note(
+                f"{plural(told.equal, 'pair')} with the same first {settings.cut.completion} tokens on both sides "
+                f"{'is' if told.equal == 1 else 'are'} left out; --max-completion-tokens cuts later."
+            )
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=base.autocast)
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs

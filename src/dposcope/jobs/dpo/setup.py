@@ -6,7 +6,7 @@ import torch
 
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import load_neutral
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
@@ -14,7 +14,7 @@ from dposcope.jobs.dpo.settings import Cut, NeutralWindows
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
-from dposcope.pairs.pairs import PairSplit
+from dposcope.pairs.pairs import Pairs, PairSplit
 from dposcope.training.batches.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
@@ -98,6 +98,42 @@ class KlTexts:
             "neutral": text_digest(self.neutral),
             "harmless": None if self.harmless is None else self.harmless.digest,
         }
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Pairs whose completions still differ where they are cut."""
+
+    split: PairSplit
+    equal: int
+    """How many were left out, as they are equal up to the cut."""
+
+
+def differing(lm: LanguageModel, split: PairSplit, cut: Cut) -> Differing:
+    """Leave out pairs that the cut makes equal: their loss is the same whatever is learned.
+
+    Args:
+        lm: whose tokens.
+        split: the pairs.
+        cut: of their prompts and completions.
+
+    Raises:
+        DposcopeError: none, or none for validation, is left.
+    """
+    parts: list[Pairs] = []
+    equal = 0
+    for part in (split.train, split.validation):
+        examples = tokenise(lm, part, max_prompt_tokens=cut.prompt, max_completion_tokens=cut.completion)
+        kept = [len(set(example.completions)) > 1 for example in examples]
+        equal += kept.count(False)
+        parts.append(part.where(kept))
+    if not all(map(len, parts)):
+        raise DposcopeError(
+            f"{plural(equal, 'pair')} have the same first {cut.completion} tokens on both sides, and none is left to "
+            f"{'validate' if len(parts[0]) else 'learn from'}; raise --max-completion-tokens, or give what both sides "
+            "begin with in a column of prompts"
+        )
+    return Differing(PairSplit(*parts), equal)
 
 
 def material_of(
