@@ -12,3 +12,11 @@ class DposcopeError(Exception):
 def plural(count: int, noun: str) -> str:
     """`plural(1, "row")` is "1 row", `plural(3, "row")` is "3 rows"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its kind where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)

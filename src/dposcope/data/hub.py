@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 
 _SPEC: Final = re.compile(
     r"hub:(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<split>[\w.+-]+))?"
@@ -42,7 +42,7 @@ def read_hub(spec: str) -> dict[str, list[Any]]:
         splits = datasets.load_dataset(match["name"], match["config"])
     # Raised if the data set does not exist, is gated or cannot be reached, or if the config is wrong.
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise DposcopeError(
             f"cannot load {spec} ({reason}); check owner, name, config (hub:owner/name/config) and connection"
         ) from error

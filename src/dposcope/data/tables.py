@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import polars as pl
 
 from dposcope.data.hub import is_hub_spec, read_hub
-from dposcope.errors import DposcopeError, plural
+from dposcope.errors import DposcopeError, first_line, plural
 
 Columns = dict[str, list[Any]]
 """Name → cells, as the format gives them."""
@@ -225,7 +225,7 @@ def _read_parquet(data: bytes, path: Path) -> Columns:
     try:
         return pl.read_parquet(io.BytesIO(data)).to_dict(as_series=False)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DposcopeError(f"{path} is not Parquet ({reason}); write it again or check its suffix") from error
 
 

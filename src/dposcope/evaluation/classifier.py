@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint, text_digest
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
 
 
@@ -112,7 +112,7 @@ def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             ),
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DposcopeError(
             f"cannot load the classifier {source} ({reason}); name a folder or a hub id that holds a "
             "sequence classifier with its tokenizer and safetensors weights"

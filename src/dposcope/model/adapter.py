@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import read_json
-from dposcope.errors import DposcopeError, plural
+from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 
@@ -209,7 +209,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DposcopeError(
             f"cannot read the tokenizer in {folder}: {reason}; remove its tokenizer files to use the tokenizer of "
             f"the base"

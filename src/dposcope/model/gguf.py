@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.model.quiet import without_progress_bars
 
 
@@ -42,6 +42,6 @@ def load_gguf(path: Path, *, dtype: str) -> GgufModel:
             )
             tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name, **strict)
     except Exception as error:  # a damaged file may fail anywhere in two libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DposcopeError(f"cannot read {path} as GGUF: {reason}; is the file whole?") from error
     return GgufModel(model, tokenizer)

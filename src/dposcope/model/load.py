@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.gguf import load_gguf
@@ -72,7 +72,7 @@ def load(
     try:
         lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
     _ = lm.layout  # refuse an unknown architecture now, not after an hour
@@ -144,7 +144,7 @@ def _uncollected() -> Generator[None]:
 
 def _why(error: Exception, name: str, local: bool) -> str:
     text = str(error)
-    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if "Unrecognized configuration class" in text:
         return f"{name} is not a causal language model; dposcope reads decoders such as GPT-2, Llama, Gemma or Qwen"
     if "mismatched" in text.lower():

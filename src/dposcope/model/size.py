@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.model.bundled import BUNDLED
 
 
@@ -55,7 +55,7 @@ def size_of(source: str) -> ModelSize | None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DposcopeError(
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"
         ) from error

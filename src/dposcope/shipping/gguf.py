@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.shipping.compressed import only_gains
@@ -137,7 +137,7 @@ def _open(source: Path) -> Any:
     try:
         reader = GGUFReader(source)
     except Exception as error:  # a damaged file may fail anywhere in the reader
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DposcopeError(f"cannot read {source} as GGUF: {reason}; is the file whole?") from error
     if reader.endianess is not GGUFEndian.LITTLE:
         raise DposcopeError(f"{source} is big-endian; convert it with gguf-convert-endian first")

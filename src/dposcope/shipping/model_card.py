@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from dposcope.artefacts import current_umask
 from dposcope.data.masking import mask_offensive
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL
@@ -75,7 +75,7 @@ def write_model(
             shutil.rmtree(folder)
         scratch.rename(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        reason = first_line(error)
         raise DposcopeError(f"cannot write {folder}: {reason}; free some space and run again") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

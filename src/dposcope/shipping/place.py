@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from dposcope.artefacts import current_umask
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def fresh(out: Path) -> Generator[Path]:
     except Timeout as error:
         raise DposcopeError(f"another run is writing {out}; wait for it, or choose another --out") from error
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        reason = first_line(error)
         where = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
         raise DposcopeError(f"cannot write {out}: {reason}{where}; free some space or choose another --out") from error
 

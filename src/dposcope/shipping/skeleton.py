@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source
@@ -47,7 +47,7 @@ class Skeleton:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise DposcopeError(f"cannot read the architecture of {source}: {reason}") from error
         lm = LanguageModel(model, cast(Any, None), str(source))
         _ = lm.layout

@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from dposcope.artefacts import write_text
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
 from dposcope.training.processes import Processes
@@ -171,7 +171,7 @@ class PreferenceTrainer(Trainer):
                     self._remove_older_than(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            reason = first_line(error)
             raise DposcopeError(
                 f"cannot write {folder}: {reason}; {self._kept()}: free some space and run again"
             ) from error
