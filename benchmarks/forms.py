@@ -21,9 +21,11 @@ import json
 import math
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -173,11 +175,25 @@ def _from_file_to_file(form: str, source: Path, edit: ds.Edit, task: Task, scrat
     """What `dposcope fold` writes, beside the same source under hooks."""
     out = scratch / f"{form}-edited{source.suffix}"
     done = ship(source, edit, out)
-    lm = ds.load(str(source), dtype=dtype, device="cpu")
+    read = _decompressed if form == "int8" else partial(ds.load, dtype=dtype, device="cpu")
+    lm = read(str(source))
     hooked, plain = task.read(lm, edit), task.read(lm)
     del lm
-    found = task.read(ds.load(str(out), dtype=dtype, device="cpu"))
+    found = task.read(read(str(out)))
     return compared(form, found, hooked, plain, done.rounding)
+
+
+def _decompressed(folder: str) -> ds.LanguageModel:
+    """With plain weights: those of a compressed checkpoint are codes, which dposcope refuses to read."""
+    from transformers import CompressedTensorsConfig
+
+    plain = CompressedTensorsConfig(dequantize=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # the checkpoint has a config of its own, and only this attribute of ours counts
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=plain)
+    return ds.LanguageModel(model.eval(), AutoTokenizer.from_pretrained(folder), Path(folder).name)
 
 
 Made = tuple[PreTrainedModel, float | None]

@@ -12,7 +12,8 @@ from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
 from dposcope.protocols import Protocol
 from dposcope.training.batches.examples import Example, tokenise
-from dposcope.training.batches.packing import fits_one_row, pack
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy
 from versus.bench import Bench

@@ -5,6 +5,7 @@ from .data.masking import mask_offensive as mask_offensive
 from .data.prompts import load_prompts as load_prompts, split_prompts as split_prompts
 from .data.seeds import load_seeds as load_seeds
 from .data.text_prompts import cut_prompts as cut_prompts
+from .data.trust import trusting_files as trusting_files
 from .directions.direction import Direction as Direction
 from .directions.features import residual_features as residual_features
 from .directions.judge import TokenJudge as TokenJudge, WordListJudge as WordListJudge, load_judge as load_judge

@@ -616,7 +616,9 @@ def test_settings_from_a_file_stand_below_flags(job, tmp_path, capsys, kind):
         if kind == "json"
         else "".join(f"{name.replace('_', '-')} = {json.dumps(value)}\n" for name, value in lines.items())
     )
-    told = command(capsys, "edit", job.model, "--out", tmp_path / "out", f"--config={file}", "--beta", "0.4")
+    told = command(
+        capsys, "edit", job.model, "--out", tmp_path / "out", f"--config={file}", "--beta", "0.4", "--trust-code"
+    )
     assert told.code == 0, told.err
     stored = json.loads((tmp_path / "out/run.json").read_text())["settings"]
     assert stored["alpha"] == 0.3

@@ -14,7 +14,7 @@ from dposcope.evaluation.scorers import load_scorer
 
 OTHERS = [concept for concept in BUILTIN_CONCEPTS.values() if concept is not TOXICITY]
 
-WHOLE = {"comments": "texts.csv", "prompts": "prompts.txt", "scorer": "mine:score"}
+WHOLE = {"comments": "texts.csv", "prompts": "prompts.txt", "scorer": "mine/score"}
 
 
 def written(folder, **values):
@@ -132,7 +132,7 @@ def test_names_that_are_no_relative_paths_stay(tmp_path, source):
     assert Concept.load(written(tmp_path, **{**WHOLE, "prompts": source})).prompts == source
 
 
-@pytest.mark.parametrize("scorer", ["profanity", "vader", "mine:score", "unitary/toxic-bert"])
+@pytest.mark.parametrize("scorer", ["profanity", "vader", "unitary/toxic-bert"])
 def test_scorers_that_are_names_stay(tmp_path, scorer):
     assert Concept.load(written(tmp_path, **{**WHOLE, "scorer": scorer})).scorer == scorer
 

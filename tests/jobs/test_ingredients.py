@@ -198,10 +198,12 @@ def with_concept(job: Job, concept: str, **others) -> EvaluateSettings:
 CONCEPTS_OWN = ("comments", "prompts", "scorer")
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_concept_names_the_same_data_as_the_options(job, tmp_path):
     assert read_data(with_concept(job, concept_of(job, tmp_path))).digests == read_data(settings(job)).digests
 
 
+@pytest.mark.usefixtures("trusting")
 def test_too_few_texts_are_named_by_the_concept(job, tmp_path):
     few = write_csv(tmp_path / "few.csv", ["comment_text", "toxic"], [["wet", 1], ["dry", 0]] * 12)
     concept = concept_of(job, tmp_path, comments=str(few), adjective="wet")
@@ -209,6 +211,7 @@ def test_too_few_texts_are_named_by_the_concept(job, tmp_path):
         read_data(with_concept(job, concept))
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_contrast_takes_the_concepts_seeds(job, llama, tmp_path):
     from dposcope.directions.tokens import token_contrast
 

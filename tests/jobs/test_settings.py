@@ -148,6 +148,7 @@ def said(settings, names) -> dict:
     return {name: value for name, value in settings.model_dump().items() if name in names}
 
 
+@pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("settings", [EditSettings, EvaluateSettings, ExplainSettings, ProbeSettings])
 def test_a_concept_fills_what_is_not_given(settings, concept):
     file, filled = concept
@@ -157,12 +158,14 @@ def test_a_concept_fills_what_is_not_given(settings, concept):
     assert settings(**made.model_dump(mode="json")) == made
 
 
+@pytest.mark.usefixtures("trusting")
 def test_what_is_given_wins(concept):
     file, filled = concept
     made = EditSettings(concept=str(file), scorer="profanity", label_column="toxic")
     assert said(made, filled) == {**filled, "scorer": "profanity", "label_column": "toxic"}
 
 
+@pytest.mark.usefixtures("trusting")
 def test_columns_go_with_their_table(concept):
     """Those of a concept's comments say nothing about other comments."""
     file, filled = concept
@@ -174,6 +177,7 @@ def test_columns_go_with_their_table(concept):
     assert said(made, filled) == {**filled, "prompt_column": "prompt", "prompts": "mine.csv"}
 
 
+@pytest.mark.usefixtures("trusting")
 def test_pairs_take_what_their_method_reads(concept):
     file, filled = concept
     plain = PairsSettings()

@@ -5,8 +5,10 @@ Commands import heavy modules only when they run, so that `--help` is fast.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import cyclopts
 from cyclopts import App
@@ -24,6 +26,7 @@ from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
 from dposcope.cli.tune import tune
+from dposcope.data.trust import check_code, trusting_files
 from dposcope.errors import DposcopeError
 
 _EPILOGUE = """\
@@ -34,7 +37,8 @@ First steps:
     dposcope edit MODEL --prompts F --comments F --out DIR      the same from your own data
 
 Settings may also be in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), with one
-`name = value` per line and the names of the options. --debug shows the traceback of an error."""
+`name = value` per line and the names of the options. --debug shows the traceback of an error. --trust-code lets a
+concept spec, a preset or a settings file name a function as scorer (`module:function`): that is code that runs."""
 
 app = App(
     name="dposcope",
@@ -62,16 +66,11 @@ app.command(models)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 done, 2 bad input or a job that cannot be done, 130 interrupted."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
+    debug, trusting = "--debug" in tokens, "--trust-code" in tokens
+    tokens = [token for token in tokens if token not in ("--debug", "--trust-code")]
     try:
-        tokens = _read_config(tokens)
-        if os.environ.get("WORLD_SIZE", "1") != "1" and tokens[:1] != ["dpo"]:
-            raise DposcopeError(
-                "only the command dpo runs in several processes; start this one without torchrun or accelerate"
-            )
-        keep_freed_memory()
-        app(tokens, exit_on_error=False, print_error=False)
+        with trusting_files() if trusting else nullcontext():
+            _run(tokens)
     except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
         if debug:
             raise
@@ -79,6 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\ndposcope: interrupted; run the same command again to continue", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _run(tokens: list[str]) -> None:
+    tokens = _read_config(tokens)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and tokens[:1] != ["dpo"]:
+        raise DposcopeError(
+            "only the command dpo runs in several processes; start this one without torchrun or accelerate"
+        )
+    keep_freed_memory()
+    app(tokens, exit_on_error=False, print_error=False)
 
 
 def _read_config(tokens: list[str]) -> list[str]:
@@ -93,7 +102,11 @@ def _read_config(tokens: list[str]) -> list[str]:
             kinds = {".toml": cyclopts.config.Toml, ".json": cyclopts.config.Json}
             if path.suffix not in kinds:
                 raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
-            app.config = [kinds[path.suffix](path, must_exist=True, use_commands_as_keys=False)]
+            reader = kinds[path.suffix](path, must_exist=True, use_commands_as_keys=False)
+            held: Any = reader.config
+            if isinstance(held, Mapping):  # a list is refused later
+                check_code(cast(Mapping[str, Any], held), path)
+            app.config = [reader]
             return tokens[:place] + tokens[place + (1 if inline else 2) :]
     app.config = []
     return tokens

@@ -4,7 +4,6 @@ Nothing else in the library knows which concept is measured. A concept spec name
 options of the commands do. It sets the defaults of these options; an option that the user gives wins.
 """
 
-import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
+from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Concept:
             source: a name or a path ending in .toml; None: toxicity.
 
         Raises:
-            DposcopeError: there is no such concept, or the file is missing, is not TOML, or has other fields.
+            DposcopeError: there is no such concept, or the file is missing, is not TOML, has other fields, or names
+                code as its scorer outside `trusting_files`.
         """
         if source is None:
             return TOXICITY
@@ -202,6 +203,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     values.setdefault("adjective", str(values["name"]).replace("-", " "))
     values["comments"], values["prompts"] = (_resolved(path, values[name]) for name in ("comments", "prompts"))
     values["judge_comments"] = tuple(_resolved(path, source) for source in values.get("judge_comments", ()))
+    check_scorer(values["scorer"], path)
     values["scorer"] = _resolved_scorer(path, values["scorer"])
     return values
 
@@ -226,5 +228,4 @@ def _resolved_scorer(path: Path, scorer: str) -> str:
         return f"{WORDS}{_resolved(path, scorer.removeprefix(WORDS))}"
     # A name that is also a folder next to the file means that folder: a trained judge or a classifier.
     local = path.parent / scorer
-    is_name = re.fullmatch(r"[\w.]+:\w+", scorer) is not None
-    return str(local) if not is_name and local.exists() else scorer
+    return str(local) if FUNCTION.fullmatch(scorer) is None and local.exists() else scorer

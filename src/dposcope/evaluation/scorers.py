@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from dposcope.artefacts import file_digest, text_digest
 from dposcope.data.named import WORDS
+from dposcope.data.trust import FUNCTION
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.classifier import classifier_scorer
 from dposcope.evaluation.neural import neural_scorer
@@ -53,7 +53,7 @@ def load_scorer(
         return function_scorer(spec, str(spec.__qualname__) if inspect.isroutine(spec) else type(spec).__name__)
     path = Path(spec).expanduser()
     words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
-    is_function = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None
+    is_function = FUNCTION.fullmatch(spec) is not None
     stem = find_trained(path)
     if label is not None and (spec in _NAMED or words is not None or is_function or stem is not None):
         raise DposcopeError(f"scorer {spec} has no labels to choose from; leave the label out")

@@ -570,6 +570,7 @@ def test_a_run_repeated_elsewhere_with_the_model_elsewhere_is_the_same(done, job
 # Concepts
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_concept_gives_what_its_options_give_to_the_byte(done, tmp_path):
     """Called toxicity, it differs from the options that it fills by its own name in the settings alone."""
     given = done.job.settings()
@@ -585,6 +586,7 @@ def test_a_concept_gives_what_its_options_give_to_the_byte(done, tmp_path):
         assert plain[name] == other[name], name
 
 
+@pytest.mark.usefixtures("trusting")
 def test_another_concept_is_named_in_scores_and_report(job, tmp_path):
     given = job.settings(alpha=0.4, max_windows=1, max_passages=2, limit=8)
     own = {name: given.pop(name) for name in ("comments", "prompts", "scorer")}

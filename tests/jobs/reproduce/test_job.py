@@ -14,6 +14,7 @@ import pytest
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
+from dposcope.jobs.explain.claims.claim import VERDICTS
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.reproduce.estimate import interchanged_rows, measured_rows
 from dposcope.jobs.reproduce.job import run_reproduce
@@ -139,7 +140,7 @@ def test_the_tables_over_all_runs(inside):
         assert row["reducing"] == read_json(folder / "explain.json")["reducing"]
     assert (found["logppl_before"] != found["logppl_after"]).any(), "tuning changed nothing: this tests too little"
     claims = pl.read_parquet(inside / "tables/claims-over-runs.parquet")
-    assert set(claims["verdict"]) <= {"held", "not held", "open", "not testable"}
+    assert set(claims["verdict"]) <= {*VERDICTS, "not testable"}
     for row in claims.filter(pl.col("verdict") != "not testable").iter_rows(named=True):
         single = read_json(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
         kept = ("section", "claim", "verdict", "here", "measured", "value", "low", "high")

@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from dposcope.data.trust import check_code
 from dposcope.errors import DposcopeError
 from dposcope.jobs.settings import Settings
 
@@ -114,7 +115,9 @@ def load_preset(name: str) -> Preset:
     else:
         raise DposcopeError(f"no preset {name!r}; choose one of: {', '.join(preset_names())}, or a .toml file")
     try:
-        return Preset(name=Path(name).name.removesuffix(_SUFFIX), **tomllib.loads(text))
+        values = tomllib.loads(text)
+        check_code(values, f"preset {name}")
+        return Preset(name=Path(name).name.removesuffix(_SUFFIX), **values)
     except tomllib.TOMLDecodeError as error:
         raise DposcopeError(f"{name} is not TOML ({error}); mend it there") from error
     except (ValidationError, TypeError) as error:
