@@ -1,11 +1,15 @@
 """Put finished explanations into the documentation: their tables as one page each, their figures, their claims.
 
     python benchmarks/publish.py runs/explain docs/results/explain-gemma-3-270m
-    python benchmarks/publish.py runs/gemma runs/smollm2 docs/results/reproduce
+    python benchmarks/publish.py runs/gemma runs/smollm2 docs/results/reproduce --raw published
 
 Of reproductions every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
 stand in overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is
 published is what the run measured.
+
+With `--raw FOLDER` the numbers behind the pages go there, where `dposcope report` reads them: every table, the scores
+of every prompt under every condition with the texts (words starred), claims, interchanges, and how pairs and model were
+made.
 """
 
 import argparse
@@ -13,28 +17,43 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from dposcope.artefacts import write_text
+from dposcope.data.masking import mask_offensive
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs
 from dposcope.jobs.reproduce.overview_tables import overview_tables
-from dposcope.report.table import Table
+from dposcope.report.table import Table, write_parquet
 
 LEFT_OUT = BESIDE_PAPER
 """Tables that are long and say nothing that the others do not."""
+RAW = (
+    *("explain.json", "scores.json", "scores.parquet", "tables.json", "run.json", "claims.parquet"),
+    "interchange.parquet",
+)
+"""Of a run, beside its texts."""
+MADE = ("pairs/pairs.json", "dpo/training.json")
+"""Of a reproduction: how its pairs were made, with their digest, and how the model was trained."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--raw", type=Path, help="also the numbers behind the pages, here")
     arguments = parser.parse_args()
     first, *others = arguments.runs
     if not others and (first / "explain.json").is_file():
         publish(FinishedRun.read(first), arguments.folder)
+        if arguments.raw is not None:
+            keep_raw(first, arguments.raw)
         return
     runs = find_runs(arguments.runs, out=arguments.folder)
     for run in runs:
         publish(run, arguments.folder / run.model / f"{run.study}-{run.protocol}")
+        if arguments.raw is not None:
+            keep_raw(run.folder, arguments.raw / run.model / run.study / f"explain-{run.protocol}")
     write_text(arguments.folder / "overview.md", page("# All runs beside one another", overview_tables(runs), []))
 
 
@@ -50,6 +69,23 @@ def publish(run: FinishedRun, folder: Path) -> None:
     for figure in figures:
         shutil.copyfile(figure, folder / "figures" / figure.name)
     print(f"{len(chosen)} tables and {len(figures)} figures in {folder}")
+
+
+def keep_raw(run: Path, folder: Path) -> None:
+    """What `dposcope report` reads, the scores behind it, and how pairs and model were made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in RAW:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    texts = pl.read_parquet(run / "samples.parquet")
+    starred = [
+        pl.Series(name, [mask_offensive(text) for text in texts[name]], dtype=pl.String)
+        for name in ("prompt", "continuation")
+    ]
+    write_parquet(folder / "samples.parquet", texts.with_columns(starred))
+    for name in MADE:
+        if (run.parent / name).is_file():
+            shutil.copyfile(run.parent / name, folder / Path(name).name)
 
 
 def page(head: str, tables: Sequence[Table], figures: Sequence[Path]) -> str:
