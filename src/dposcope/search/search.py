@@ -165,8 +165,24 @@ def _done(study: Any) -> list[Trial]:
 def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
     if alone:
         _mend(journal)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=_JournalLock(journal))
+    storage = optuna.storages.JournalStorage(backend)
     return optuna.create_study(storage=storage, study_name="search", directions=_DIRECTIONS, load_if_exists=True)
+
+
+class _JournalLock:
+    """Held while a line is written. The system releases it when the process dies; Optuna's own would be waited for half
+    a minute after a kill."""
+
+    def __init__(self, journal: Path) -> None:
+        self._lock = FileLock(journal.with_name(".journal.lock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 def _mend(journal: Path) -> None:

@@ -34,6 +34,8 @@ def smaller(preset: Preset, protocols: list[Protocol]) -> Preset:
     )
     explain = {**preset.explain, "limit": 8, "max_windows": 2, "max_passages": 3, "toxic_neurons": [8], "steer": [0.1]}
     explain |= {"seeds": 0, "folds": 0, "edit_grid": ["0.05:0.5"]}  # one α and β of the paper's four
+    if preset.name != "paper-gemma-2-2b":  # what no preset changes is run whole once
+        explain |= {"interchange": False, "claim_directions": False}
     return preset.model_copy(update={"study": [study], "explain": explain})
 
 
