@@ -225,6 +225,19 @@ def test_shuffled_gains_have_the_same_values_in_each_layer(build):
     assert torch.equal(build("scale:alpha=0.3,shuffled=no").values, plain)
 
 
+@pytest.mark.parametrize("kind", ["scale", "assign"])
+def test_neurons_drawn_at_random_are_as_many_and_follow_the_seed(build, kind):
+    def touched(text: str, seed: int = 0) -> torch.Tensor:
+        made = build(f"{kind}:beta=0.5{text}", seed)
+        return made.touched.mask if kind == "scale" else made.neurons.mask
+
+    ranked, drawn = touched(""), touched(",ranking=random")
+    assert drawn.sum() == ranked.sum()
+    assert not torch.equal(drawn, ranked)
+    assert torch.equal(touched(",ranking=random"), drawn)
+    assert not torch.equal(touched(",ranking=random", 1), drawn)
+
+
 @pytest.mark.parametrize("strength", ["alpha=1.5", "relative=0.3"])
 def test_a_random_steer_is_as_long(build, strength):
     plain, random = build(f"steer:{strength}"), build(f"steer:{strength},random=yes")

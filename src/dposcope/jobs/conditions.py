@@ -229,19 +229,20 @@ def _value(key: str, value: str, whole: str) -> Any:
     return value
 
 
-def _select(values: Mapping[str, Any], made: Ingredients) -> Selection:
+def _select(values: Mapping[str, Any], made: Ingredients, seed: int) -> Selection:
     return select_fraction(
         made.cosine,
         made.means.mean,
         beta=values.get("beta", 0.55),
         ranking=values.get("ranking", "cosine"),
         trim_percentile=values.get("trim"),
+        seed=seed,
     )
 
 
 def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Gains:
     made = ingredients()
-    selection = _select(values, made)
+    selection = _select(values, made, seed)
     gains = gains_of(selection, alpha=values.get("alpha", 0.1))
     if "blocks" in values:
         _check_blocks(values["blocks"], made)
@@ -249,9 +250,9 @@ def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
     return gains.shuffled(seed) if values.get("shuffled") else gains
 
 
-def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], _seed: int) -> Intervention:
+def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
     made = ingredients()
-    selection = _select(values, made)
+    selection = _select(values, made, seed)
     return group_assign(made.means, selection, alpha=values.get("alpha", 0.01))
 
 

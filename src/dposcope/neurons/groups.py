@@ -154,8 +154,11 @@ def select_fraction(
             raise DposcopeError(f"percentile {trim_percentile} is outside [0, 100]")
         limit = _percentile(mean, trim_percentile)
         whole = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in whole.items()}
-    drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)
-    score = _RANKINGS.get(ranking, lambda *_: drawn)
+    if ranking == "random":
+        drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)
+        score = lambda *_: drawn  # noqa: E731
+    else:
+        score = _RANKINGS[ranking]
     chosen = {
         group: neurons.top(math.floor(beta * len(neurons) + 1e-9), by=score(cosine, mean, group))
         for group, neurons in whole.items()

@@ -124,7 +124,7 @@ def run_dpo(
         begun = text_digest(json.dumps([inputs, run.settings, deciding_versions()], sort_keys=True, default=str))
 
         def make() -> None:
-            material = material_of(lm, split, texts, objective, settings.cut, settings.neutral_windows)
+            material = material_of(lm, told, texts, objective, settings.cut, settings.neutral_windows)
             with _policy(base, objective, settings, material, start, teacher) as trainable:
                 reference = None
                 if settings.precompute_reference:

@@ -105,6 +105,9 @@ class Differing:
     """Pairs whose completions still differ where they are cut."""
 
     split: PairSplit
+    train: list[Example]
+    """Token ids of its pairs to learn from."""
+    validation: list[Example]
     equal: int
     """How many were left out, as they are equal up to the cut."""
 
@@ -121,38 +124,39 @@ def differing(lm: LanguageModel, split: PairSplit, cut: Cut) -> Differing:
         DposcopeError: none, or none for validation, is left.
     """
     parts: list[Pairs] = []
+    cuts: list[list[Example]] = []
     equal = 0
     for part in (split.train, split.validation):
         examples = tokenise(lm, part, max_prompt_tokens=cut.prompt, max_completion_tokens=cut.completion)
         kept = [len(set(example.completions)) > 1 for example in examples]
         equal += kept.count(False)
         parts.append(part.where(kept))
+        cuts.append([example for example, keep in zip(examples, kept, strict=True) if keep])
     if not all(map(len, parts)):
         raise DposcopeError(
             f"{plural(equal, 'pair')} have the same first {cut.completion} tokens on both sides, and none is left to "
             f"{'validate' if len(parts[0]) else 'learn from'}; raise --max-completion-tokens, or give what both sides "
             "begin with in a column of prompts"
         )
-    return Differing(PairSplit(*parts), equal)
+    return Differing(PairSplit(*parts), cuts[0], cuts[1], equal)
 
 
 def material_of(
-    lm: LanguageModel, split: PairSplit, texts: KlTexts, objective: Objective, cut: Cut, neutral: NeutralWindows
+    lm: LanguageModel, pairs: Differing, texts: KlTexts, objective: Objective, cut: Cut, neutral: NeutralWindows
 ) -> Material:
-    """Token ids of both parts of the pairs, and the windows that the KL is on, if it is on any.
+    """Both parts of the pairs, and the windows that the KL is on, if it is on any.
 
     Args:
         lm: whose tokens.
-        split: the pairs.
+        pairs: both parts, cut.
         texts: where windows come from.
         objective: says which windows are read.
-        cut: of pairs and of harmless texts.
+        cut: of harmless texts.
         neutral: how many windows of neutral text, without harmless texts.
     """
     limits = {"max_prompt_tokens": cut.prompt, "max_completion_tokens": cut.completion}
-    train, validation = (tokenise(lm, part, **limits) for part in (split.train, split.validation))
     if not objective.reads_windows:
-        return Material(train, validation)
+        return Material(pairs.train, pairs.validation)
     windows: list[Example] = []
     count = neutral.count
     if texts.harmless is not None:
@@ -160,4 +164,4 @@ def material_of(
         count = 0 if objective.kl_on == "harmless" else -(-len(windows) // _HARMLESS_TO_A_WINDOW)
     if count:
         windows += neutral_windows(lm, texts.neutral, count=count, length=neutral.tokens, seed=neutral.seed)
-    return Material(train, validation, windows)
+    return Material(pairs.train, pairs.validation, windows)
