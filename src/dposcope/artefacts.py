@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dposcope.durable import place
 from dposcope.errors import DposcopeError
 
 FORMAT_VERSION = 1
@@ -51,9 +52,7 @@ def write_atomically(path: str | Path) -> Generator[Path]:
         yield temporary
         # mkstemp makes files private; an artefact is as readable as any new file.
         temporary.chmod(0o666 & ~current_umask())
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
+        place(temporary, target)
     except OSError as error:
         raise DposcopeError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another --out"

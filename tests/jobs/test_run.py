@@ -250,7 +250,7 @@ def test_a_stage_of_another_revision_is_made_again_and_why_is_told(tmp_path):
 def test_one_changed_byte_of_any_file_is_noticed_told_and_mended(tmp_path, monkeypatch, large):
     """Files in folders, too. A large file is read where its time is another."""
     if large:
-        monkeypatch.setattr("dposcope.jobs.record.LARGE", 1)
+        monkeypatch.setattr("dposcope.marks.LARGE", 1)
     out = tmp_path / "out"
 
     def make() -> None:
@@ -283,11 +283,11 @@ def test_one_changed_byte_of_any_file_is_noticed_told_and_mended(tmp_path, monke
 
 
 def test_a_large_file_of_its_size_and_time_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("dposcope.jobs.record.LARGE", 1)
+    monkeypatch.setattr("dposcope.marks.LARGE", 1)
     calls: list[str] = []
     with open_run(tmp_path / "out", "test", {}) as run:
         run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
-    monkeypatch.setattr("dposcope.jobs.record.file_digest", None)
+    monkeypatch.setattr("dposcope.marks.file_digest", None)
     with open_run(tmp_path / "out", "test", {}) as run:
         run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
     assert calls == ["made"]

@@ -18,12 +18,13 @@ from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.training import trainer
 from dposcope.training.batches.examples import Example, neutral_windows, tokenise
+from dposcope.training.checkpoints import COMPLETE
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
-from dposcope.training.schedule import Schedule, steps_for
+from dposcope.training.schedule import Schedule
 from dposcope.training.train import Trained, train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
-from dposcope.training.trainer import COMPLETE, last_complete
+from helpers.damage import flip
 from helpers.families import TEXTS, assert_close
 from helpers.preferences import tiny_pairs
 
@@ -383,20 +384,21 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(llama, undisturbed, 
     stopped(StopAt(6))
     assert checkpoints(folder) == {4: True}
     with monkeypatch.context() as patch:  # while checkpoint 8 is written
-        patch.setattr(trainer, "write_text", _stop)
+        patch.setattr(trainer, "seal", _stop)
         stopped()
     assert checkpoints(folder) == {4: True, 8: False}
     for file in (folder / "checkpoint-8").iterdir():
         file.write_bytes(file.read_bytes()[:20])
-    with monkeypatch.context() as patch:  # while checkpoint 4, no longer needed, is removed
-        patch.setattr(trainer, "shutil", _HalfRemoves)
-        stopped()
-    assert checkpoints(folder) == {4: False, 8: True}
     stopped(StopAt(9))
+    assert checkpoints(folder) == {4: True, 8: True}
+    with monkeypatch.context() as patch:  # while checkpoint 4, no longer needed, is removed
+        patch.setattr("dposcope.training.checkpoints.shutil", _HalfRemoves)
+        stopped()
+    assert checkpoints(folder) == {4: False, 8: True, 10: True}
     resumed = run(llama, way, folder, objective=objective, **options)
     assert resumed.bits == expected.bits
     assert resumed.trained == expected.trained
-    assert checkpoints(folder) == {10: True}
+    assert checkpoints(folder) == {8: True, 10: True}
 
 
 def _stop(*_: Any) -> None:
@@ -408,9 +410,6 @@ class _HalfRemoves:
 
     @staticmethod
     def rmtree(path: Path, ignore_errors: bool = False) -> None:
-        if path.name == "checkpoint-8":  # cut short before, cleared on resuming
-            shutil.rmtree(path)
-            return
         (path / "optimizer.pt").unlink()
         raise Stopped
 
@@ -440,7 +439,7 @@ def test_early_stopping_takes_the_best(llama, tmp_path, way):
     best = min(losses, key=losses.__getitem__)
     assert done.trained.best_step == best
     assert done.trained.steps == best + 2 * 2 < 40
-    assert checkpoints(tmp_path / "a") == {best: True, done.trained.steps: True}
+    assert checkpoints(tmp_path / "a") == dict.fromkeys((best, best + 2, done.trained.steps), True)
     shorter = run(llama, way, tmp_path / "b", **stopping(learning_rate=rate, steps=best, patience=None))
     assert done.bits == shorter.bits
     assert shorter.trained.best_step is None
@@ -464,15 +463,16 @@ def test_interrupted_early_stopping_is_the_same(llama, tmp_path, monkeypatch):
 
 def test_a_stale_checkpoint_is_not_taken_when_the_best_is_kept(llama, tmp_path, monkeypatch):
     """Killed while a checkpoint between the best and the newest is removed."""
-    expected = run(llama, "gains", tmp_path / "undisturbed", **stopping(learning_rate=0.5))
+    settings = stopping(learning_rate=0.5, patience=3)
+    expected = run(llama, "gains", tmp_path / "undisturbed", **settings)
     best = expected.trained.best_step
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "shutil", _RemovesOnly(best))
+        patch.setattr("dposcope.training.checkpoints.shutil", _RemovesOnly(best))
         with pytest.raises(Stopped):
-            run(llama, "gains", folder, **stopping(learning_rate=0.5))
+            run(llama, "gains", folder, **settings)
     assert {step for step, whole in checkpoints(folder).items() if not whole} == {best + 2}
-    assert run(llama, "gains", folder, **stopping(learning_rate=0.5)).bits == expected.bits
+    assert run(llama, "gains", folder, **settings).bits == expected.bits
 
 
 @dataclass(frozen=True)
@@ -583,38 +583,13 @@ def test_checkpoints_of_another_shape_are_refused(llama, tmp_path):
         train_policy(llama, trainable, given, replace(schedule, steps=3), folder=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_told(llama, tmp_path):
+@pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "trainer_state.json", COMPLETE])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(llama, undisturbed, tmp_path, file):
+    expected = undisturbed("gains", "whole batches")
     with pytest.raises(Stopped):
-        run(llama, "gains", tmp_path, callbacks=(StopAt(6),))
-    (tmp_path / "checkpoint-4/trained.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DposcopeError, match=r"cannot read .*checkpoint-4: .*; delete that folder and run again"):
-        run(llama, "gains", tmp_path)
-
-
-def test_the_newest_whole_checkpoint_counts_by_number(tmp_path):
-    for step in (8, 10, 12, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    for step in (8, 9, 10):
-        (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert not (tmp_path / "checkpoint-12").exists()
-    assert last_complete(tmp_path / "none") is None
-
-
-def test_what_cannot_be_trained_on_is_refused(llama, tmp_path):
-    whole = material(llama)
-    for part in ("train", "validation"):
-        with pytest.raises(DposcopeError, match="at least one pair to learn from and one to validate on"):
-            run(llama, "gains", tmp_path, given=replace(whole, **{part: []}))
-    objective = Objective(kl_weight=1, kl_on="neutral")
-    with pytest.raises(DposcopeError, match="needs windows of it; give --neutral"):
-        run(llama, "gains", tmp_path, objective=objective, given=replace(whole, windows=()))
-    with pytest.raises(DposcopeError, match=r"a batch of 6 pairs .*micro-batches of 4; .*--micro-batch-size"):
-        Schedule(batch_size=6, micro_batch_size=4)
-    for rate in (0.0, -1.0, math.nan):
-        with pytest.raises(DposcopeError, match="trains nothing; give one above 0"):
-            Schedule(learning_rate=rate)
-
-
-def test_steps_see_at_least_the_examples():
-    assert [steps_for(examples, 8) for examples in (0, 1, 8, 9, 16, 3000)] == [1, 1, 1, 2, 2, 375]
+        run(llama, "gains", tmp_path, callbacks=(StopAt(9),))
+    flip(tmp_path / "checkpoint-8" / file)
+    seen: list[int] = []
+    again = run(llama, "gains", tmp_path, progress=lambda done, _: seen.append(done))
+    assert seen[0] == 5
+    assert again.bits == expected.bits

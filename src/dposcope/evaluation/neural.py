@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.cache import cache_folder
+from dposcope.durable import place
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 
@@ -147,7 +148,7 @@ def _convert(folder: Path) -> None:
         known = sorted((word for word, number in words.items() if number < _KNOWN), key=words.__getitem__)
         about = {"words": known, "requirement": REQUIREMENT, "licence": "MIT", "trained_on": TRAINED_ON}
         save_tensors(built / "network", _KIND, _network(files[_WEIGHTS]), about)
-        built.rename(folder)
+        place(built, folder)
 
 
 def _checked_files(scratch: Path) -> dict[str, bytes]:

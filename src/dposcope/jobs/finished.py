@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from dposcope.artefacts import library_versions, read_json
 from dposcope.jobs.named_files import code_digest, named_files
-from dposcope.jobs.record import FileMark, Record, damage, mark_json, marks, other_version
+from dposcope.jobs.record import Record, other_version
+from dposcope.marks import FileMark, damage, mark_json, marks
 
 ABOUT: Final = "run.json"
 _JOURNAL: Final = "journal.log"

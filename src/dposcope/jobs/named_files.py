@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
-from dposcope.jobs.record import LARGE
+from dposcope.marks import LARGE
 
 _FUNCTION: Final = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 

@@ -18,11 +18,13 @@ from typing import Any, Protocol, Self, TypeVar
 from filelock import FileLock, Timeout
 
 from dposcope.artefacts import library_versions, read_json, text_digest, value_files, write_atomically, write_json
+from dposcope.durable import flush
 from dposcope.errors import DposcopeError
 from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
 from dposcope.jobs.named_files import code_digest, named_files
 from dposcope.jobs.prompts_read import PromptSet, prompts_among, prompts_told
-from dposcope.jobs.record import OTHER_INPUTS, FileMark, Record, marks
+from dposcope.jobs.record import OTHER_INPUTS, Record
+from dposcope.marks import FileMark, marks
 
 __all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
 
@@ -163,6 +165,8 @@ class Run:
         path.unlink(missing_ok=True)
         start = time.monotonic()
         make()
+        for file in files:  # the record vouches for what is on the disk
+            flush(file)
         seconds = round(time.monotonic() - start, 2)
         read = prompts_among(inputs, self.prompts)
         self._enter(name, Record(key, revision, library_versions(), marks(self.folder, files), seconds, read))

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from dposcope.artefacts import file_digest
 from dposcope.cache import cache_folder
+from dposcope.durable import place
 from dposcope.errors import DposcopeError
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel
@@ -157,4 +158,4 @@ def _build(model: Bundled) -> None:
         built = Path(scratch) / "checkpoint"
         loaded = load_gguf(source, dtype="float32")
         LanguageModel(loaded.model, loaded.tokenizer).save_pretrained(built)
-        built.rename(model.folder)
+        place(built, model.folder)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from dposcope.artefacts import current_umask
 from dposcope.data.masking import mask_offensive
+from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
@@ -73,7 +74,7 @@ def write_model(
         scratch.chmod(readable | 0o111 & ~current_umask())
         if folder.exists():
             shutil.rmtree(folder)
-        scratch.rename(folder)
+        place(scratch, folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = first_line(error)
         raise DposcopeError(f"cannot write {folder}: {reason}; free some space and run again") from error

@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from dposcope.artefacts import current_umask
+from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
 
 
@@ -32,7 +33,7 @@ def fresh(out: Path) -> Generator[Path]:
             try:
                 yield part
                 _make_readable(part)
-                part.rename(out)
+                place(part, out)
             finally:
                 _remove(part)
                 Path(lock.lock_file).unlink(missing_ok=True)

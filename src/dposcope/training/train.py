@@ -17,13 +17,14 @@ from transformers import (
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.training.checkpoints import last_whole
 from dposcope.training.collator import VALIDATION, Collator, Indices, Material
 from dposcope.training.precompute import ReferenceStates
 from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable
-from dposcope.training.trainer import PreferenceTrainer, last_complete, load_trained
+from dposcope.training.trainer import PreferenceTrainer, load_trained
 
 _NO_BOUND = 1e12
 """A bound on the norm of a gradient that never acts."""
@@ -173,7 +174,8 @@ def train_policy(
     trainer.remove_callback(PrinterCallback)
     # The loss is a mean over pairs, so Trainer must divide by the number of micro-batches only.
     trainer.model_accepts_loss_kwargs = False
-    begun = processes.broadcast(processes.on_main(lambda: last_complete(folder)))
+    found = processes.on_main(lambda: last_whole(folder, needs_best=takes_best))
+    begun = processes.broadcast(None if found is None else str(found))
     state = None if begun is None else TrainerState.load_from_json(str(Path(begun) / "trainer_state.json"))
     if begun is not None and state is not None and _stopped(state):
         # Trainer would make one more step before it checks whether to stop.

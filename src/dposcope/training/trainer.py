@@ -16,14 +16,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError, first_line
 from dposcope.training.batches.packing import PackedBatch
+from dposcope.training.checkpoints import any_whole, remove_older, seal
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
 from dposcope.training.processes import Processes
 
-COMPLETE = "whole"
-"""A file of this name is written last into each checkpoint. A checkpoint without it is incomplete."""
 _WEIGHTS = "trained.safetensors"
 
 
@@ -105,8 +103,8 @@ class PreferenceTrainer(Trainer):
             )
 
     def _kept(self) -> str:
-        whole = next(Path(str(self.args.output_dir)).glob(f"checkpoint-*/{COMPLETE}"), None)
-        return "there is no checkpoint yet" if whole is None else "the last good checkpoint is kept"
+        kept = any_whole(Path(str(self.args.output_dir)))
+        return "the last good checkpoint is kept" if kept else "there is no checkpoint yet"
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Tensor, None, None]:
         """The loss alone; logits are never kept."""
@@ -167,25 +165,15 @@ class PreferenceTrainer(Trainer):
             with self._processes.failing_together():
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
-                    write_text(folder / COMPLETE, "")
-                    self._remove_older_than(folder)
+                    seal(folder)
+                    best = self.state.best_global_step if self.args.load_best_model_at_end else None
+                    remove_older(folder, best=best)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             reason = first_line(error)
             raise DposcopeError(
                 f"cannot write {folder}: {reason}; {self._kept()}: free some space and run again"
             ) from error
-
-    def _remove_older_than(self, newest: Path) -> None:
-        """Remove older checkpoints but keep the best one, if it will be loaded. Call it when `newest` is complete."""
-        kept = {newest.name}
-        if self.args.load_best_model_at_end:
-            kept.add(f"checkpoint-{self.state.best_global_step}")
-        for checkpoint in newest.parent.glob("checkpoint-*"):
-            if checkpoint.name not in kept:
-                # Remove the mark first: an interrupted removal must not leave a checkpoint that looks complete.
-                (checkpoint / COMPLETE).unlink(missing_ok=True)
-                shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the trained parameters only, as safetensors."""
@@ -233,14 +221,3 @@ def load_trained(policy: PreferencePolicy, checkpoint: Path) -> None:
         raise DposcopeError(f"{checkpoint} holds other parameters than this training; choose another --out")
     for name, value in trainable.items():
         value.copy_(stored[name])
-
-
-def last_complete(folder: Path) -> str | None:
-    """The newest complete checkpoint. Incomplete ones are removed."""
-    complete: list[tuple[int, Path]] = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / COMPLETE).exists():
-            complete.append((int(checkpoint.name.rpartition("-")[2]), checkpoint))
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return str(max(complete)[1]) if complete else None

@@ -16,11 +16,11 @@ from dposcope.jobs.named_files import named_files
 from dposcope.jobs.pairs.job import _CODE, KIND
 from dposcope.jobs.pairs.job import described as pairs_described
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.record import marks
 from dposcope.jobs.reproduce.plan import model_folder, plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import RunPolicy, open_run
+from dposcope.marks import marks
 
 NONE = ReproduceSettings()
 

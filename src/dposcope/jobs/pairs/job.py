@@ -15,6 +15,7 @@ from dposcope.data.comments import direction_and_judge
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_split
 from dposcope.data.text_prompts import cut_prompts
+from dposcope.durable import place
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.scorer import Scorer
@@ -32,8 +33,8 @@ from dposcope.jobs.pairs.parts import (
     make_parts,
 )
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.record import FileMark, damage
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.marks import FileMark, damage
 from dposcope.model.generate import Sampling
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -282,9 +283,9 @@ def _finish(
     }
     write_json(told, facts)
     if harmless:
-        texts.replace(beside)
-    told.replace(out.with_suffix(".json"))
-    whole.replace(out)
+        place(texts, beside)
+    place(told, out.with_suffix(".json"))
+    place(whole, out)
     return facts
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dposcope.data.corpus import load_neutral
+from dposcope.durable import place
 from dposcope.model.quiet import without_progress_bars
 
 TINY: Final = "tiny"
@@ -39,7 +40,7 @@ def tiny_model(folder: Path, *, seed: int = 0) -> Path:
             _random_llama(seed).save_pretrained(scratch)
             _tokenizer().save_pretrained(scratch)
         scratch.chmod(0o755)
-        scratch.replace(folder)
+        place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

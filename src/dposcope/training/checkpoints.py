@@ -1,0 +1,72 @@
+"""Checkpoints of a training that was interrupted: which are whole, and which of them it goes on from."""
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from dposcope.artefacts import read_json, write_json
+from dposcope.durable import flush
+from dposcope.errors import DposcopeError
+from dposcope.marks import FileMark, damage, mark_json, marks
+
+COMPLETE: Final = "whole"
+"""The file that is written last into each checkpoint: what its other files are. Without it a checkpoint is no use."""
+_STATE: Final = "trainer_state.json"
+_BEFORE: Final = 1
+"""How many checkpoints are kept beside the newest, in case that one is damaged."""
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole, once all of it is on the disk."""
+    flush(checkpoint)
+    found = {name: mark_json(mark) for name, mark in marks(checkpoint, [checkpoint]).items() if name != COMPLETE}
+    write_json(checkpoint / COMPLETE, found)
+
+
+def last_whole(folder: Path, *, needs_best: bool = False) -> Path | None:
+    """The newest checkpoint that is as it was written; what is cut short or damaged is removed.
+
+    Args:
+        folder: of the training.
+        needs_best: whether a checkpoint is of use only together with the best one at that time.
+    """
+    steps: dict[int, Path] = {}
+    for checkpoint in folder.glob("checkpoint-*"):
+        if _whole(checkpoint):
+            steps[int(checkpoint.name.rpartition("-")[2])] = checkpoint
+        else:
+            _remove(checkpoint)
+    for _, checkpoint in sorted(steps.items(), reverse=True):
+        if not needs_best or read_json(checkpoint / _STATE)["best_global_step"] in steps:
+            return checkpoint
+    return None
+
+
+def any_whole(folder: Path) -> bool:
+    """Whether a training could go on; the files are not read."""
+    return any(folder.glob(f"checkpoint-*/{COMPLETE}"))
+
+
+def remove_older(newest: Path, *, best: int | None) -> None:
+    """Keep the newest checkpoint, the one before, and the best if there is one; call it once `newest` is whole."""
+    older = sorted(
+        (one for one in newest.parent.glob("checkpoint-*") if one != newest),
+        key=lambda one: int(one.name.rpartition("-")[2]),
+    )
+    for checkpoint in older[: max(len(older) - _BEFORE, 0)]:
+        if checkpoint.name != f"checkpoint-{best}":
+            _remove(checkpoint)
+
+
+def _whole(checkpoint: Path) -> bool:
+    try:
+        files = {name: FileMark(**mark) for name, mark in read_json(checkpoint / COMPLETE).items()}
+    except (DposcopeError, AttributeError, TypeError):
+        return False
+    return bool(files) and damage(checkpoint, files) is None
+
+
+def _remove(checkpoint: Path) -> None:
+    # The mark goes first: a removal that is interrupted must not leave what looks whole.
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,0 +1,70 @@
+"""Which checkpoints are whole, which are kept, and which one a training goes on from."""
+
+import json
+
+import pytest
+
+from dposcope.training.checkpoints import COMPLETE, any_whole, last_whole, remove_older, seal
+from helpers.damage import flip
+
+
+def write(folder, step, *, best=None, sealed=True):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    (checkpoint / "trained.safetensors").write_bytes(bytes(range(100)))
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"best_global_step": best}))
+    if sealed:
+        seal(checkpoint)
+    return checkpoint
+
+
+def left(folder):
+    return sorted(int(one.name.rpartition("-")[2]) for one in folder.glob("checkpoint-*"))
+
+
+def test_the_newest_counts_by_number_and_what_is_cut_short_goes(tmp_path):
+    for step in (8, 10, 12, 9):
+        write(tmp_path, step, sealed=step != 12)
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert left(tmp_path) == [8, 9, 10]
+    assert last_whole(tmp_path / "none") is None
+    assert any_whole(tmp_path)
+    assert not any_whole(tmp_path / "none")
+
+
+@pytest.mark.parametrize("file", ["trained.safetensors", "trainer_state.json", COMPLETE])
+@pytest.mark.parametrize("how", ["flipped", "emptied", "gone"])
+def test_damage_to_any_file_is_noticed(tmp_path, file, how):
+    write(tmp_path, 4)
+    path = write(tmp_path, 8) / file
+    match how:
+        case "flipped":
+            flip(path)
+        case "emptied":
+            path.write_bytes(b"")
+        case _:
+            path.unlink()
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-4"
+    assert left(tmp_path) == [4]
+
+
+def test_a_mark_that_names_nothing_vouches_for_nothing(tmp_path):
+    (write(tmp_path, 4) / COMPLETE).write_text("{}")
+    assert last_whole(tmp_path) is None
+
+
+def test_without_its_best_a_checkpoint_is_no_use(tmp_path):
+    write(tmp_path, 2, best=2)
+    write(tmp_path, 4, best=4)
+    write(tmp_path, 6, best=4)
+    flip(tmp_path / "checkpoint-4/trained.safetensors")
+    assert last_whole(tmp_path, needs_best=True) == tmp_path / "checkpoint-2"
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-6"
+
+
+@pytest.mark.parametrize(("best", "kept"), [(None, [8, 10]), (2, [2, 8, 10]), (8, [8, 10]), (10, [8, 10])])
+def test_the_newest_the_one_before_and_the_best_are_kept(tmp_path, best, kept):
+    for step in (2, 4, 6, 8, 10):
+        newest = write(tmp_path, step)
+    remove_older(newest, best=best)
+    assert left(tmp_path) == kept
