@@ -20,8 +20,10 @@ from dposcope.artefacts import (
     load_tensors,
     read_json,
     save_tensors,
+    sealed,
     tensor_fingerprint,
     text_digest,
+    unsealed,
     write_atomically,
     write_json,
     write_text,
@@ -263,9 +265,27 @@ def test_damaged_and_torn_pairs_are_noticed(tmp_path, damage):
 def test_a_file_that_never_was_safetensors_is_told(tmp_path):
     save_tensors(tmp_path / "v", "Thing", {"a": torch.ones(5)}, {})
     (tmp_path / "v.safetensors").write_bytes(b"something else")
-    changed(tmp_path / "v.json", tensors_sha256=file_digest(tmp_path / "v.safetensors"))
+    about = json.loads((tmp_path / "v.json").read_text())
+    about = {**unsealed(about, "v"), "tensors_sha256": file_digest(tmp_path / "v.safetensors")}
+    write_json(tmp_path / "v.json", sealed(about))
     with pytest.raises(DposcopeError, match=r"v\.safetensors is damaged .*; delete it and make it again"):
         load_tensors(tmp_path / "v", "Thing")
+
+
+def test_a_sealed_value_comes_back_and_a_changed_one_does_not():
+    value = {"numbers": [0.1, 1e-300, 3], 7: {"deep": None, "é": "ß"}, "b": True}
+    written = json.loads(json.dumps(sealed(value)))
+    assert unsealed(written, "f") == json.loads(json.dumps(value))
+    for other in (
+        {**written, "b": False},
+        {**written, "more": 1},
+        {k: v for k, v in written.items() if k != "7"},
+        value,
+        [],
+        None,
+    ):
+        with pytest.raises(DposcopeError, match="f is not as it was written; delete it and make it again"):
+            unsealed(other, "f")
 
 
 def test_a_missing_half_is_told(tmp_path):

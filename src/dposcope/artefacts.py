@@ -28,6 +28,8 @@ from dposcope.errors import DposcopeError
 
 FORMAT_VERSION = 1
 
+_DIGEST = "digest"
+
 _LIBRARIES = ("dposcope", "torch", "transformers", "numpy", "scikit-learn")
 
 
@@ -97,6 +99,35 @@ def read_json(path: str | Path) -> Any:
         raise DposcopeError(f"{source} is not JSON ({error}); delete it and run again") from error
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with a digest of itself, so that a file that holds it cannot be changed unnoticed."""
+    return {**value, _DIGEST: _digest_of(value)}
+
+
+def unsealed(value: Any, path: str | Path) -> dict[str, Any]:
+    """What `sealed` was given.
+
+    Args:
+        value: as read from a file.
+        path: of that file, for the error.
+
+    Raises:
+        DposcopeError: it has no digest, or that of something else.
+    """
+    if not isinstance(value, dict) or value.get(_DIGEST) != _digest_of(found := _without_digest(value)):
+        raise DposcopeError(f"{path} is not as it was written; delete it and make it again")
+    return found
+
+
+def _without_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if name != _DIGEST}
+
+
+def _digest_of(value: Mapping[str, Any]) -> str:
+    # As JSON gives it back: numbers among the keys have become texts, and sort as such.
+    return text_digest(json.dumps(json.loads(json.dumps(value)), sort_keys=True))
+
+
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as stream:
@@ -143,16 +174,8 @@ def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
     with write_atomically(files.tensors) as temporary:
         save_file(stored, temporary, metadata={"kind": kind})  # a second key would stand in either order
         digest = file_digest(temporary)
-    write_json(
-        files.about,
-        {
-            "format_version": FORMAT_VERSION,
-            "kind": kind,
-            "tensors_sha256": digest,
-            "versions": library_versions(),
-            **about,
-        },
-    )
+    facts = {"format_version": FORMAT_VERSION, "kind": kind, "tensors_sha256": digest, "versions": library_versions()}
+    write_json(files.about, sealed({**facts, **about}))
 
 
 def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -171,6 +194,7 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise DposcopeError(
             f"{about_file} has format {about['format_version']}; this version reads {FORMAT_VERSION}: upgrade dposcope"
         )
+    about = unsealed(about, about_file)
     try:
         if file_digest(tensor_file) != about.get("tensors_sha256"):
             raise DposcopeError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dposcope.artefacts import library_versions, read_json
+from dposcope.errors import DposcopeError
 from dposcope.jobs.named_files import code_digest, named_files
 from dposcope.jobs.record import Record, other_version
 from dposcope.marks import FileMark, damage, mark_json, marks
@@ -91,6 +92,26 @@ def is_finished(folder: Path, command: str, settings: Mapping[str, Any]) -> bool
     records = [Record.read(path) for path in sorted((folder / "stages").glob("*.json"))]
     files = [found.files, *(one.files for one in records if one is not None)]
     return not any(damage(folder, one, may_be_gone=(CHECKPOINT,)) for one in files)
+
+
+def refuse_changed(folder: Path, names: Collection[str]) -> None:
+    """Refuse results that were changed after their run. A folder without `run.json`, as published ones are, passes.
+
+    Args:
+        folder: the run's.
+        names: of files below it that are about to be read.
+
+    Raises:
+        DposcopeError: one of them is not as the run left it.
+    """
+    about = folder / ABOUT
+    told = read_json(about).get("finished") if about.is_file() else None
+    if told is None:
+        return
+    left = Finished.from_json(told).files
+    wrong = damage(folder, {name: left[name] for name in names if name in left})
+    if wrong is not None:
+        raise DposcopeError(f"in {folder} {wrong}; run the same command there again")
 
 
 def own_files(folder: Path, *, but: set[str]) -> list[Path]:

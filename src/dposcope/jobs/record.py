@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json
+from dposcope.artefacts import library_versions, read_json, sealed, unsealed
 from dposcope.errors import DposcopeError
 from dposcope.marks import FileMark, damage, mark_json
 
@@ -59,7 +59,7 @@ class Record:
         """
         if not path.exists():
             return None
-        found = read_json(path)
+        found = unsealed(read_json(path), path)
         try:
             files = {name: FileMark(**mark) for name, mark in found["files"].items()}
             return cls(
@@ -76,7 +76,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """What `read` reads; `prompts` only where the stage depends on any."""
         told = asdict(self) | {"files": {name: mark_json(mark) for name, mark in self.files.items()}}
-        return {name: value for name, value in told.items() if name != "prompts" or value}
+        return sealed({name: value for name, value in told.items() if name != "prompts" or value})
 
     def fault(self, folder: Path, *, inputs: str, revision: int, files: Sequence[Path]) -> str | None:
         """Why the stage must be made again; None: what it left is what these inputs give.

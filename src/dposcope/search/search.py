@@ -6,10 +6,11 @@ So a search that was killed and restarted proposes the same points as one that w
 during a trial, the trial's number is used again.
 """
 
+import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.search.at_bound import at_the_bound
@@ -30,6 +32,8 @@ _WORST = 1.0
 Optuna ranks it by how far it exceeds the bounds, not by this score."""
 _TRIAL, _WORKER, _NUMBER = "trial", "worker", "number"
 """Attributes of a trial in the journal. We number trials ourselves: Optuna's numbers include trials that died."""
+_DIGEST = "digest"
+"""Of a line of the journal, in that line."""
 _HELD = {"RUNNING", "COMPLETE", "WAITING"}
 """States of a trial whose number is in use."""
 _DIRECTIONS = ["minimize", "minimize"]
@@ -166,6 +170,9 @@ def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
     if alone:
         _mend(journal)
     backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=_JournalLock(journal))
+    plain = backend.append_logs
+    # Every line carries a digest of itself, so that a changed one is noticed; Optuna reads past what it does not know.
+    backend.append_logs = lambda logs: plain([{**log, _DIGEST: _digest(log)} for log in logs])
     storage = optuna.storages.JournalStorage(backend)
     return optuna.create_study(storage=storage, study_name="search", directions=_DIRECTIONS, load_if_exists=True)
 
@@ -186,10 +193,32 @@ class _JournalLock:
 
 
 def _mend(journal: Path) -> None:
-    """Remove an incomplete last line, as a full disk leaves it; Optuna would refuse the whole journal."""
-    if journal.exists() and (content := journal.read_bytes()) and not content.endswith(b"\n"):
+    """Remove an incomplete last line, as a full disk leaves it. Where another line is damaged, remove the journal.
+
+    Optuna would refuse the whole journal for the one, and believe the other. A search that begins again proposes the
+    same trials.
+    """
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if not all(map(_undamaged, content[:whole].splitlines())):
+        journal.unlink()
+    elif whole < len(content):
         with journal.open("r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
+            stream.truncate(whole)
+
+
+def _undamaged(line: bytes) -> bool:
+    try:
+        log = json.loads(line)
+        return log.pop(_DIGEST) == _digest(log)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return False
+
+
+def _digest(log: Mapping[str, Any]) -> str:
+    return text_digest(json.dumps(log, sort_keys=True))
 
 
 def _forget_the_dead(optuna: Any, study: Any, folder: Path) -> None:

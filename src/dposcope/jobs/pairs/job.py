@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json, value_digest, write_json
+from dposcope.artefacts import library_versions, read_json, sealed, unsealed, value_digest, write_json
 from dposcope.data.comments import direction_and_judge
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_split
@@ -281,7 +281,7 @@ def _finish(
         "statistics": check_pairs(pairs, lm.tokenizer, scorer).to_json(),
         "finished": end.to_json(),
     }
-    write_json(told, facts)
+    write_json(told, sealed(facts))
     if harmless:
         place(texts, beside)
     place(told, out.with_suffix(".json"))
@@ -300,7 +300,10 @@ def _facts_of(out: Path, about: Path) -> dict[str, Any] | None:
         found = read_json(about)
         if not isinstance(found, dict) or found.get("kind") != KIND:
             raise DposcopeError(f"{about} would be overwritten and is not from dposcope pairs; choose another --out")
-        facts = found
+        try:
+            facts = unsealed(found, about)
+        except DposcopeError:
+            raise DposcopeError(f"{about} is not as it was written; delete it and {out}, and run again") from None
     if not out.exists():
         return None
     if not facts:

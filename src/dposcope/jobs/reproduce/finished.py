@@ -9,8 +9,10 @@ from typing import Any
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
+from dposcope.jobs.finished import refuse_changed
 from dposcope.report.table import Table
 
+_READ = ("explain.json", "scores.json", "tables.json")
 _PLAN = "plan.json"
 """A file that only the folder of a reproduction has."""
 
@@ -40,14 +42,15 @@ class FinishedRun:
             study: name of the run. Default: the folder's name.
 
         Raises:
-            DposcopeError: the folder holds no explanation, or an unfinished one.
+            DposcopeError: the folder holds no explanation, or an unfinished one, or was changed since.
         """
-        files = [folder / name for name in ("explain.json", "scores.json", "tables.json")]
+        files = [folder / name for name in _READ]
         for file in files:
             if not file.is_file():
                 raise DposcopeError(
                     f"{folder} is no finished run of dposcope explain ({file.name} is missing); run it there to its end"
                 )
+        refuse_changed(folder, _READ)
         facts, scores, tables = (read_json(file) for file in files)
         if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
             raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
