@@ -42,8 +42,10 @@ def probe(
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
     from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
+    from dposcope.jobs.ownership import refuse_foreign_value
     from dposcope.model.load import load_native
 
+    refuse_foreign_value(out)
     check_direction(settings.direction, settings.meant)
     comments = read_comments(settings).first(settings.direction_rows)
     with reporting(quiet=quiet) as bars:

@@ -113,11 +113,12 @@ def report(
         Write offensive words in tables without stars.
     """
     from dposcope.cli.console import out as console
-    from dposcope.jobs.reproduce.finished import check_place, find_runs, title_of
+    from dposcope.jobs.ownership import refuse_foreign_report
+    from dposcope.jobs.reproduce.finished import find_runs, title_of
     from dposcope.jobs.reproduce.overview import write_overview
 
     target = out if out is not None else runs[0]
     finished = find_runs(runs, out=out)
-    check_place(target)
+    refuse_foreign_report(target)
     write_overview(target, finished, title=title or title_of(runs), raw=raw)
     console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from dposcope.durable import flush
 from dposcope.errors import DposcopeError
 from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
 from dposcope.jobs.named_files import code_digest, named_files
+from dposcope.jobs.ownership import RUN, marked, refuse_foreign_folder
 from dposcope.jobs.prompts_read import PromptSet, prompts_among, prompts_told
 from dposcope.jobs.record import OTHER_INPUTS, Record
 from dposcope.marks import FileMark, marks
@@ -352,7 +353,7 @@ def open_run(
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
         _clear_scraps(folder)
-        told = {"command": command, "settings": wanted, "free": others, "versions": library_versions()}
+        told = marked(RUN, {"command": command, "settings": wanted, "free": others, "versions": library_versions()})
         if about.exists() and _begun(folder):
             before = read_json(about)
             if not policy.adopt:
@@ -391,14 +392,10 @@ def check_folder(folder: Path, command: str) -> None:
     Raises:
         DposcopeError: it is a file, holds something else, or another command's run.
     """
-    if folder.is_file():
-        raise DposcopeError(f"{folder} is a file; choose a folder for --out")
+    refuse_foreign_folder(folder)
     about = folder / ABOUT
-    if about.exists():
-        if _begun(folder):
-            _of_command(folder, read_json(about), command)
-    elif folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
-        raise DposcopeError(f"{folder} holds files that are not a run's; choose an empty or new folder for --out")
+    if about.exists() and _begun(folder):
+        _of_command(folder, read_json(about), command)
 
 
 def _begun(folder: Path) -> bool:

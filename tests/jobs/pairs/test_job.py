@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dposcope.artefacts import file_digest
+from dposcope.artefacts import file_digest, read_json, unsealed
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
@@ -70,6 +70,10 @@ def flags(job: Job, method: str, **others) -> list[str]:
     return [part for name, value in given for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
+def facts_in(folder: Path) -> dict:
+    return unsealed(read_json(folder / "pairs.json"), folder)
+
+
 def make(job: Job, out: Path, method: str, reporter=None, **others):
     return run_pairs(str(job.model), out, PairsSettings(**settings_of(job, method, **others)), reporter)
 
@@ -114,7 +118,7 @@ def test_the_file_and_its_facts_and_nothing_else(finished, job, method):
     folder, made = finished[method]
     harmless = {"pairs.harmless.jsonl"} if method == "sample" else set()
     assert {path.name for path in folder.iterdir()} == {"pairs.json", "pairs.jsonl"} | harmless
-    assert made.facts == json.loads((folder / "pairs.json").read_text("utf-8"))
+    assert made.facts == facts_in(folder)
     assert not made.made_before
     assert made.facts["settings"]["method"] == method
     assert {"model", "left_out", "statistics", "data", "finished"} <= set(made.facts)
@@ -363,7 +367,7 @@ def test_finished_pairs_are_not_made_again(job, tmp_path, monkeypatch):
     monkeypatch.setattr("dposcope.jobs.pairs.job.load_native", None)  # no model is needed
     again = make(job, out, "sample", count=3)
     assert again.made_before
-    assert again.facts == json.loads((tmp_path / "pairs.json").read_text("utf-8"))
+    assert again.facts == facts_in(tmp_path)
     assert contents(tmp_path) == before
     assert not (tmp_path / ".pairs.jsonl.making").exists()
 

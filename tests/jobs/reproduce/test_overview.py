@@ -361,7 +361,7 @@ def test_a_report_goes_into_no_folder_of_somebody_elses(runs, tmp_path, capsys):
     (foreign / "mine.txt").write_text("mine")
     told = command(capsys, "report", runs[0].folder, "--out", foreign)
     assert (told.code, told.out) == (2, "")
-    assert "no report's" in told.err
+    assert "choose an empty or new folder for --out" in told.err
     assert [path.name for path in foreign.iterdir()] == ["mine.txt"]
     for _ in range(2):  # an empty folder is free, and an earlier report's is one's own
         assert command(capsys, "report", runs[0].folder, "--out", tmp_path / "new").code == 0

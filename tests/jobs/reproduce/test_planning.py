@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dposcope.artefacts import library_versions, write_json, write_text
+from dposcope.artefacts import library_versions, sealed, write_json, write_text
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import described as dpo_described
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -70,7 +70,7 @@ def finish(out: Path, models: Sequence[str] = (), preset: str = "smoke", **given
                 asked = pairs_described(step.model, step.settings)
                 end = Finished(named_files(asked), _CODE, library_versions(), marks(step.folder, [step.pairs]))
                 about = {"kind": KIND, "settings": asked, "finished": end.to_json()}
-                write_json(step.pairs.with_suffix(".json"), about)
+                write_json(step.pairs.with_suffix(".json"), sealed(about))
             case DpoSettings():
                 with open_run(step.folder, "dpo", dpo_described(step.model, step.settings), policy=ADOPT):
                     for file in (step.product, step.folder / "training.json"):

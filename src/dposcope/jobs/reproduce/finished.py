@@ -108,17 +108,6 @@ def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]
     return _distinguished(list({run.folder.resolve(): run for run in runs}.values()))
 
 
-def check_place(out: Path) -> None:
-    """Refuse to write a report into a folder with other files.
-
-    Raises:
-        DposcopeError: the folder is not empty, and holds neither an earlier report nor a reproduction.
-    """
-    own = ("overview.json", _PLAN, "run.json")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
-        raise DposcopeError(f"{out} holds files that are no report's; choose an empty or new folder for --out")
-
-
 def _distinguished(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """Give runs with equal names a longer study name: as many of the last parts of their paths as needed."""
 

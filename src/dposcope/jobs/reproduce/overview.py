@@ -10,6 +10,7 @@ from dposcope.artefacts import write_json, write_text
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.explain.claims.claim import TURNS, VERDICTS
 from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.ownership import REPORT, marked
 from dposcope.jobs.reproduce.finished import FinishedRun
 from dposcope.jobs.reproduce.overview_tables import overview_tables
 from dposcope.report.masked_text import ShownText
@@ -33,7 +34,7 @@ def write_overview(out: Path, runs: Sequence[FinishedRun], *, title: str, raw: b
     for table in tables:
         table.save(out / "tables", raw=raw)
     clear_others(out / "tables", {table.name for table in tables})
-    write_json(out / "overview.json", {table.name: table.to_polars().to_dicts() for table in tables})
+    write_json(out / "overview.json", marked(REPORT, {table.name: table.to_polars().to_dicts() for table in tables}))
     write_text(out / "report.html", overview_page(runs, tables, title=title, root=out))
 
 
