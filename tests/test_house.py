@@ -14,6 +14,7 @@ TESTS = ROOT / "tests"
 
 ORDER = [
     "errors",
+    "memory",
     "cache",
     "protocols",
     "durable",

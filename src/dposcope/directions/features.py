@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
@@ -41,6 +42,7 @@ class _BlockReached(Exception):
     """Ends a forward pass after the block that is read."""
 
 
+@halving_batches
 @torch.inference_mode()
 def residual_features(
     lm: LanguageModel,

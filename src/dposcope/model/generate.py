@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.cache import cache_argument
 from dposcope.model.frames import prompted
@@ -59,6 +60,7 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) after each batch."""
 
 
+@halving_batches
 @torch.inference_mode()
 def generate(
     lm: LanguageModel,

@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches, unrepeated
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, generate
@@ -147,10 +148,11 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
 
         return look
 
-    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]), unrepeated():
         yield accumulator
 
 
+@halving_batches
 def collect_means(
     lm: LanguageModel,
     prompts: Sequence[str],

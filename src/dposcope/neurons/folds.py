@@ -9,6 +9,7 @@ import torch
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError, plural
+from dposcope.memory import halving_batches
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, accumulate, collected_how
@@ -81,6 +82,7 @@ def _fold(stem: str | Path, number: int) -> Path:
     return Path(f"{stem}-fold-{number}")
 
 
+@halving_batches
 def collect_by_fold(
     lm: LanguageModel,
     prompts: Sequence[str],

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 
 
+@halving_batches
 @torch.inference_mode()
 def trace(
     lm: LanguageModel, texts: Sequence[Sequence[int]], neurons: Sequence[int], *, batch_size: int = 8

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
+from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -147,6 +148,7 @@ def check_pairs(
     )
 
 
+@halving_batches
 @torch.inference_mode()
 def completion_logppl(
     lm: LanguageModel,

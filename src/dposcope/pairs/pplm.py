@@ -29,6 +29,7 @@ from transformers import DynamicCache
 
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
 from dposcope.model.cache import cache_argument, cached_tensors, copied, positions_to_shift, row_norms, with_tensors
 from dposcope.model.frames import Frame, prompted
@@ -81,6 +82,7 @@ class Perturbation:
             )
 
 
+@halving_batches
 def perturbed_continuations(
     lm: LanguageModel,
     prompts: Sequence[str],

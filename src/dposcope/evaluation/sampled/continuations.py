@@ -14,12 +14,14 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, token_losses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
+from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.frames import prompted
 from dposcope.model.generate import Continuation, Progress
 from dposcope.model.language_model import LanguageModel
 
 
+@halving_batches
 @torch.inference_mode()
 def continuation_losses(
     lm: LanguageModel,
@@ -106,6 +108,7 @@ class Relevance:
         return cls(np.array(stored["nats"], dtype=np.float64), np.array(stored["tokens"], dtype=np.int64))
 
 
+@halving_batches
 def relevance(
     lm: LanguageModel,
     written: Sequence[Continuation],

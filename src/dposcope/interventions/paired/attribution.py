@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress
@@ -48,6 +49,7 @@ class Attribution:
         return cls(tensors["effect"], about["log_odds"])
 
 
+@halving_batches
 def attribution(
     base: LanguageModel,
     tuned: LanguageModel,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.memory import halving_batches
 from dposcope.model import layout as layouts
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
@@ -87,6 +88,7 @@ class MediationShares:
     interaction: float
 
 
+@halving_batches
 @torch.no_grad()
 def mediation(
     base: LanguageModel,

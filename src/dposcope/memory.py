@@ -1,0 +1,89 @@
+"""When the memory is too small for a batch: the work is done again with half of it, down to one text at a time."""
+
+import gc
+import inspect
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from dposcope.errors import DposcopeError, first_line
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OUTER: ContextVar[bool] = ContextVar("outer", default=False)
+"""Whether a caller further out repeats the work, or nobody may."""
+
+
+def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
+    """Let a function with a keyword `batch_size` repeat itself with half of it whenever memory is too small.
+
+    The function must begin from nothing at each call. It is then done again as a whole, so nothing is counted twice,
+    and the result is that of the smaller batches. Little is lost: the longest texts come first.
+
+    Raises:
+        DposcopeError: the memory is too small for one text.
+    """
+    default: int = inspect.signature(work).parameters["batch_size"].default
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if _OUTER.get():
+            return work(*args, **kwargs)
+        size = kwargs.get("batch_size", default)
+        assert isinstance(size, int)
+        while True:
+            try:
+                with unrepeated():
+                    return work(*args, **{**kwargs, "batch_size": size})  # pyright: ignore[reportCallIssue]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                told = first_line(error)
+            # Outside of `except`: the exception keeps the tensors of all its frames.
+            release()
+            if size <= 1:
+                raise DposcopeError(
+                    f"the memory is too small for a single text ({told}); use --dtype bfloat16, shorter texts, a "
+                    "smaller model, or another --device"
+                )
+            warnings.warn(
+                f"out of memory with batches of {size}; going on with {size // 2}: --batch-size {size // 2} saves the "
+                "first try",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            size //= 2
+
+    return run
+
+
+@contextmanager
+def unrepeated() -> Generator[None]:
+    """Within, no function repeats itself: someone counts what the model computes."""
+    before = _OUTER.set(True)
+    try:
+        yield
+    finally:
+        _OUTER.reset(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too small: of a GPU, or of the machine where the system says so and does not kill."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "not enough memory")
+    )
+
+
+def release() -> None:
+    """Give back what a failed try still held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
