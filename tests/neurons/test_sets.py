@@ -24,6 +24,39 @@ def members(neurons):
     return {tuple(pair) for pair in neurons.mask.nonzero().tolist()}
 
 
+@given(pairs, pairs, pairs)
+def test_laws_of_the_algebra(a, b, c):
+    one, two, three = made(a), made(b), made(c)
+    nothing, everything = NeuronSet.empty(BLOCKS, WIDTH), NeuronSet.all(BLOCKS, WIDTH)
+    assert ~(one | two) == ~one & ~two
+    assert ~(one & two) == ~one | ~two
+    assert one & (two | three) == (one & two) | (one & three)
+    assert one | (two & three) == (one | two) & (one | three)
+    assert (one | two) - three == (one - three) | (two - three)
+    assert ~~one == one
+    assert one | ~one == everything
+    assert one & ~one == nothing == one - one
+    assert len(one | two) + len(one & two) == len(one) + len(two)
+    assert len(one) + len(~one) == len(everything) == BLOCKS * WIDTH
+    assert sum(one.per_block) == len(one)
+
+
+@given(pairs, pairs, st.integers(0, 2**20), st.data())
+def test_the_top_is_cut_from_one_ranking(a, b, seed, data):
+    """The top of more holds the top of fewer; all of them are the set; and a part's best are the whole's if in it."""
+    one, two = made(a), made(b)
+    by = torch.randn(BLOCKS, WIDTH, generator=torch.Generator().manual_seed(seed))
+    few, more = sorted(data.draw(st.lists(st.integers(0, len(one)), min_size=2, max_size=2)))
+    assert one.top(few, by=by) - one.top(more, by=by) == made(set())
+    assert len(one.top(few, by=by)) == few
+    assert one.top(len(one), by=by) == one
+    inside = one.top(few, by=by) & two
+    assert (one & two).top(len(inside), by=by) == inside
+    blocks = data.draw(st.sets(st.integers(0, BLOCKS - 1)))
+    assert one.in_blocks(blocks) | two.in_blocks(blocks) == (one | two).in_blocks(blocks)
+    assert len(one.in_blocks(blocks)) == sum(one.per_block[block] for block in blocks)
+
+
 @given(pairs, pairs)
 def test_algebra_is_that_of_sets(a, b):
     one, two = made(a), made(b)
