@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import dposcope as ds
+from helpers.public_names import KEPT, public_names
 
 
 def test_importing_the_library_waits_for_nothing_heavy():
@@ -19,3 +20,8 @@ def test_names_are_listed_and_no_other_is_there():
     assert "load" in ds.__all__
     with pytest.raises(AttributeError, match="lode"):
         ds.lode  # noqa: B018
+
+
+def test_names_signatures_commands_and_options_are_those_of_the_committed_list():
+    """A change of what users can name shows in review. If it is meant: `make names`, and commit the list."""
+    assert public_names().splitlines() == KEPT.read_text(encoding="utf-8").splitlines()
