@@ -6,12 +6,14 @@ Signatures are read from the source, so the text is the same for every version o
 """
 
 import ast
+import importlib.util
 import types
 import typing
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dposcope.cli.app import app
 
@@ -38,22 +40,25 @@ def _library() -> Iterator[str]:
         for one in node.names
     }
     for name, (module, own) in sorted(listed.items()):
-        yield from _described(str(name), _definition(SOURCE / f"{module.replace('.', '/')}.py", own))
+        yield from _described(str(name), _definition(f"dposcope.{module}", own))
 
 
-def _definition(file: Path, name: str) -> ast.stmt:
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+def _definition(module: str, name: str) -> ast.stmt:
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    for node in ast.parse(cast(SourceFileLoader, found.loader).get_source(module) or "").body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return node
-    raise LookupError(f"{file} does not define {name}")
+    raise LookupError(f"{module} does not define {name}")
 
 
 def _described(name: str, node: ast.stmt) -> Iterator[str]:
     if isinstance(node, ast.FunctionDef):
         yield f"{name}{_signature(node)}"
     elif isinstance(node, ast.ClassDef):
+        yield from (f"@{ast.unparse(one)}" for one in node.decorator_list)
         yield f"{name}({', '.join(ast.unparse(base) for base in node.bases)})"
         for one in node.body:
             if isinstance(one, ast.FunctionDef) and (one.name[0] != "_" or one.name in ("__init__", "__call__")):

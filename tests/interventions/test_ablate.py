@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_refused(llama):
         ablate(torch.ones(5)).on(llama).__enter__()
     for block in (3, -1):
         with pytest.raises(DposcopeError, match=f"no block {block} in a model of 3 blocks"):
-            ablate(torch.ones(16), blocks=(0, block)).on(llama).__enter__()
+            ablate(torch.ones(16), blocks=(0, block, 7)).on(llama).__enter__()
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

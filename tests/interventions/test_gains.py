@@ -67,6 +67,12 @@ def test_the_gains_furthest_from_1_and_those_alone():
         gains.furthest(7)
 
 
+def test_gains_of_some_blocks():
+    gains = Gains(torch.tensor([[1.5, 0.5], [0.2, 3.0], [0.7, 0.0]]))
+    assert torch.equal(gains.in_blocks([2, 0]).values, torch.tensor([[1.5, 0.5], [1.0, 1.0], [0.7, 0.0]]))
+    assert len(gains.in_blocks([]).touched) == 0
+
+
 @given(st.floats(-3, 3), st.integers(0, 1000))
 def test_strength_moves_along_the_line_through_one(factor, seed):
     values = 1 + torch.randn(2, 7, generator=torch.Generator().manual_seed(seed))

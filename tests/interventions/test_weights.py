@@ -6,8 +6,9 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.generate import generate
+from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from helpers.families import TEXTS, bits, copied, tiny
+from helpers.families import TEXTS, bits, bos_tokenizer, copied, tiny
 
 
 def tuned(lm, folder, scale=1.3):
@@ -52,3 +53,40 @@ def test_another_architecture_is_refused(llama, gpt2, tmp_path):
     with pytest.raises(DposcopeError, match="differ in architecture"), OtherWeights(tmp_path).on(llama):
         pass
     assert bits(llama.model) == before
+
+
+def test_a_model_with_more_tokens_is_refused_by_the_first_tensor_that_differs(llama, tmp_path):
+    tokenizer = bos_tokenizer()
+    tokenizer.add_tokens(["river"])
+    other = copied(llama)
+    other.model.resize_token_embeddings(97, mean_resizing=False)
+    LanguageModel(other.model, tokenizer, "wide").save_pretrained(tmp_path)
+    with (
+        pytest.raises(DposcopeError, match=r"cannot stand in the place of tiny-llama \(lm_head.weight differs\)"),
+        OtherWeights(tmp_path).on(llama),
+    ):
+        pass
+
+
+def test_a_model_that_spells_otherwise_is_refused(llama, tmp_path):
+    spelt = llama.tokenizer.backend_tokenizer.to_str().replace('"<unk>"', '"<user>"')
+    tokenizer = type(llama.tokenizer)(tokenizer_object=type(llama.tokenizer.backend_tokenizer).from_str(spelt))
+    other = copied(llama)
+    other.model.resize_token_embeddings(99, mean_resizing=False)
+    LanguageModel(other.model, tokenizer, "renamed").save_pretrained(tmp_path)
+    with (
+        pytest.raises(DposcopeError, match=r"\(1 token under another name than in tiny-llama\); run it beside"),
+        OtherWeights(tmp_path).on(llama),
+    ):
+        pass
+
+
+def test_a_head_of_its_own_is_refused(family_lm, tmp_path):
+    """A parameter that the base does not have, since its head is its embedding."""
+    lm = family_lm("smollm")
+    other = copied(lm)
+    other.model.lm_head.weight = torch.nn.Parameter(other.model.lm_head.weight.detach().clone())
+    other.model.config.tie_word_embeddings = False
+    other.save_pretrained(tmp_path)
+    with pytest.raises(DposcopeError, match=r"\(lm_head.weight differs\)"), OtherWeights(tmp_path).on(lm):
+        pass

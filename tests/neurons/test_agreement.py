@@ -91,6 +91,9 @@ def test_one_label_alone_says_nothing():
     ones = torch.ones(3, dtype=torch.int64)
     found = agreement(Labels.GROUP, Among.ALL, ones, ones, torch.tensor([0.1, 0.2, 0.7]))
     assert (found.chance, found.kappa) == (1, None)
+    first, second = torch.tensor([2, 1, 1]), torch.tensor([0, 1, 1])
+    apart = agreement(Labels.GROUP, Among.ALL, first, second, torch.tensor([0, 0.2, 0.7]))
+    assert (apart.chance, apart.kappa) == (1, None)  # a neuron without weight has no label
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "zeros"])

@@ -10,6 +10,11 @@ from helpers.families import copied, naive_vectors, random_direction
 from helpers.naive import ranked_naively
 
 
+def test_one_is_enough(llama):
+    W = random_direction(llama)
+    assert most_aligned(llama, W, 1).cosine.tolist() == most_aligned(llama, W, 2).cosine.tolist()[:1]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_they_are_the_first_of_a_sorted_list(lm, sign):
     W = sign * 50 * random_direction(lm)

@@ -133,6 +133,16 @@ def test_a_model_and_its_copy_differ_in_nothing(lm):
     assert all(len(neurons) == 0 for neurons in found.groups().values())
 
 
+def test_a_vector_that_is_turned_round_has_cosine_minus_one(llama):
+    base, tuned = copied(llama), copied(llama)
+    with torch.no_grad():
+        tuned.value_vectors(1)[4] *= -3
+    means = random_means(shape_of(base), seed=0)
+    cosine = contributions(base, tuned, means, means, random_direction(base)).vector_cosine
+    assert cosine[1, 4].item() == pytest.approx(-1, abs=1e-12)
+    assert (cosine != 1).sum() == 1
+
+
 def test_vectors_of_zeros_have_no_angle_but_with_themselves(llama):
     base = copied(llama)
     with torch.no_grad():

@@ -1,11 +1,13 @@
 """Means by folds of prompts: the whole to the bit, each fold as if it stood alone, and their sum."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.neurons.activations import collect_means
-from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files, pooled
+from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files, joined, pooled
 from helpers.families import TEXTS, assert_close
 
 NEW = 5
@@ -76,6 +78,17 @@ def test_parts_pool_to_fewer_folds(llama, protocol):
         torch.testing.assert_close(one.second_moment, other.second_moment, rtol=1e-12, atol=1e-12)
         assert (one.count, one.about) == (other.count, other.about)
     assert pooled(parts, 4) == parts
+    (whole,) = pooled(parts, 1)
+    assert whole.count == sum(part.count for part in parts)
+    assert whole.about["prompts"] == 4
+
+
+def test_one_part_joins_to_itself(llama):
+    (part, _) = collect_by_fold(llama, TEXTS[:2], 2, new_tokens=NEW).folds
+    alone = joined([replace(part, about={})], {"mine": 1})
+    assert torch.equal(alone.mean, part.mean)
+    assert torch.equal(alone.second_moment, part.second_moment)
+    assert (alone.count, alone.about) == (part.count, {"prompts": 0, "mine": 1})
 
 
 def test_folds_must_divide_the_parts(llama):

@@ -136,3 +136,4 @@ def test_what_cannot_be_compared_is_refused():
         Repetitions("prompts", ("a", "b"), (change, random_change(1, (2, 5))))
     with pytest.raises(DposcopeError, match="ask for at least one"):
         stability([], toxic=0)
+    assert stability([], toxic=1).sources == ()

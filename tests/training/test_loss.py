@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dposcope.training.loss import dpo_terms, mean_by, sum_by
+from dposcope.training.loss import dpo_terms, likelihood_losses, mean_by, sum_by
 
 LOGP = st.floats(-200, 0)
 
@@ -61,6 +61,28 @@ def test_hopeless_and_certain_pairs_stay_finite():
     terms.losses.sum().backward()
     assert terms.losses.tolist() == [5000.0, 0.0]
     assert far.grad.tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("unlikelihood", [0.0, 0.5, 2.0])
+def test_likelihood_is_a_mean_over_each_completion_in_plain_python(unlikelihood):
+    """−mean log π of what is preferred − κ mean log(1 − π) of what is not, pair by pair."""
+    preferred, others = [[-0.5, -2.0, -3.0], [-1.0]], [[-0.25], [-4.0, -0.125]]
+    tokens = [(number, logp) for number, some in enumerate([*preferred, *others]) for logp in some]
+    order = [3, 0, 6, 1, 5, 2, 4]
+    sequence = torch.tensor([tokens[place][0] for place in order])
+    found = likelihood_losses(tensor(*(tokens[place][1] for place in order)), sequence, 2, unlikelihood=unlikelihood)
+    for pair in range(2):
+        wanted = -math.fsum(preferred[pair]) / len(preferred[pair])
+        against = -math.fsum(math.log(1 - math.exp(logp)) for logp in others[pair]) / len(others[pair])
+        assert found[pair].item() == pytest.approx(wanted + unlikelihood * against, rel=1e-12)
+
+
+def test_a_certain_token_that_is_not_preferred_costs_much_and_not_infinity():
+    logp = tensor(-1.0, 0.0).requires_grad_()
+    found = likelihood_losses(logp, torch.tensor([0, 1]), 1, unlikelihood=1.0)
+    assert found.item() == pytest.approx(1 - math.log(1e-6), rel=1e-6)
+    found.sum().backward()
+    assert logp.grad.isfinite().all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(-100, 100)), min_size=1, max_size=30))

@@ -82,7 +82,7 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
     return [(one.projection, _projected(one)) for one in projection_edits(lm, edit)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProjectionEdit:
     """The edit of one output projection."""
 

@@ -12,7 +12,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_choice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Padded rows of token ids."""
 

@@ -38,7 +38,7 @@ class Positions(StrEnum):
         raise DposcopeError(f"positions {value!r} are unknown; choose from {', '.join(cls)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompted:
     """What the generator knows of its batch and a hook cannot see."""
 
@@ -71,7 +71,7 @@ def prompted(
         _prompted.reset(token)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One forward pass: T tokens of each of B texts."""
 

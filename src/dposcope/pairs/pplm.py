@@ -186,7 +186,7 @@ class _Newest:
         self.stream = stream[:, -1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pass:
     """The result of one pass over one more token per row."""
 

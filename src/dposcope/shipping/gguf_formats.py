@@ -48,7 +48,7 @@ BLOCKS = {
 FLOATS = ("F32", "F16", "BF16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaled:
     """Bytes of a tensor after scaling."""
 

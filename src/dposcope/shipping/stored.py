@@ -154,7 +154,7 @@ Parts = Iterator[tuple[Tensor, Tensor]]
 """Views that together cover the old tensor, each with its new values in float64."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Written:
     """A changed tensor, ready to be stored."""
 
@@ -164,7 +164,7 @@ class Written:
     """Largest |stored − exact| over the largest |exact|."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rewriting:
     """The change of a stored tensor; a call reads and computes it."""
 
