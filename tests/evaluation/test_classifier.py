@@ -144,7 +144,9 @@ def test_a_decoder_judges_the_last_token_with_and_without_padding(tmp_path, pad_
         ids = torch.tensor([[WORDS.index(word) + 4 for word in text.split()]])
         with torch.no_grad():
             expected.append(model(input_ids=ids).logits[0].double().softmax(-1)[1].item())
-    np.testing.assert_allclose(classifier_scorer(tmp_path)(TEXTS), expected, atol=1e-6)
+    scorer = classifier_scorer(tmp_path, batch_size=7)
+    np.testing.assert_allclose(scorer(TEXTS), expected, atol=1e-6)
+    assert scorer.score.batch_size == (7 if pad_token is not None and pad_id is not None else 1)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,13 @@ def test_scores_are_a_rising_function_of_the_projection(family):
     assert low < np.interp(0.5, scores, projections[order]) < high
 
 
+def test_comments_that_project_alike_say_nothing():
+    lm = tiny("llama")
+    direction = mean_difference(lm, COMMENTS.texts, COMMENTS.labels)
+    alike = Comments(("sun falls",) * 6, np.array([True, False] * 3))
+    np.testing.assert_allclose(direction_scorer(lm, direction, alike)(TEXTS), 0.5, atol=1e-6)
+
+
 def test_texts_without_a_token_of_their_own_score_0():
     lm = tiny("llama")
     scorer = direction_scorer(lm, mean_difference(lm, COMMENTS.texts, COMMENTS.labels), COMMENTS)

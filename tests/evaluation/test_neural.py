@@ -104,7 +104,20 @@ def test_a_batch_is_its_texts_one_by_one(classifier):
     together = classifier(TEXTS, batch_size=3)
     assert together.tolist() == [classifier([text])[0] for text in TEXTS], "one score, whatever it is scored beside"
     assert together.dtype == np.float64
+    assert (together == together.round(9)).all()
     assert classifier([]).shape == (0,)
+
+
+def test_nothing_is_kept_for_a_gradient(classifier):
+    modules = (classifier.lstm, classifier.hidden, classifier.output)
+    assert not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+
+
+def test_without_what_reads_its_weights_it_says_what_to_install(weights, tmp_path, monkeypatch):
+    data = stored(weights, tmp_path / "w.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DposcopeError, match=r"needs h5py once; run: pip install 'dposcope\[neural\]'"):
+        neural._network(data)
 
 
 def test_a_word_that_is_too_far_in_front_is_not_read(classifier):
