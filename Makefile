@@ -14,10 +14,10 @@ DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types docs clean
+.PHONY: help demo test lint types docs names coverage mutants soak clean
 
 help: ## say what can be made (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## edit the embedded model with the built-in data: a report in runs/demo
 	$(BIN)/dposcope edit gemma-3-270m --out runs/demo
@@ -31,6 +31,23 @@ lint: $(DEV) ## check style and formatting
 
 types: $(DEV) ## check types, strictly in src
 	$(BIN)/pyright
+
+names: $(DEV) ## write anew the list of public names that a test compares
+	$(BIN)/python tests/helpers/public_names.py
+
+coverage: $(DEV) ## run every test and measure branches of src: 95 % at least; pages in build/coverage/html
+	rm -rf build/coverage
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet --fail-under=0
+	$(BIN)/python -m coverage report --fail-under=95
+
+mutants: $(DEV) ## change the numeric code in small ways, one at a time: do the tests notice? An hour; goes on where it stopped
+	nice -n 15 $(BIN)/python benchmarks/mutants.py
+
+soak: $(DEV) ## 200 edits in one process, and 50 kills of commands: is nothing left, is nothing lost? Minutes
+	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/kills.py
 
 docs: $(DEV) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

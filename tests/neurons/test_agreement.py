@@ -29,6 +29,7 @@ def test_labels_tell_apart_what_the_paper_tells_apart(name, labels):
     found = random_change() if name == "zeros" else family_change(name)
     numbers, words = labels_of(found)[labels].tolist(), named(found, labels)
     assert len(set(zip(numbers, words, strict=True))) == len(set(numbers)) == len(set(words))
+    assert set(numbers) <= set(range({Labels.MOVED: 9, Labels.GROUP: 5, Labels.EFFECT: 3}[labels]))
     if name == "zeros":
         assert None in words
         assert len(set(words)) == {Labels.MOVED: len(MOVED), Labels.GROUP: len(GROUPS), Labels.EFFECT: 2}[labels] + 1

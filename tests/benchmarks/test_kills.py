@@ -1,0 +1,75 @@
+"""What is damaged and compared between kills."""
+
+import json
+import random
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from helpers.jobs import contents
+from kills import Command, damage, made, mend, one_study, prepare
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A command's folder in which it has worked."""
+    (tmp_path / "shared/job").mkdir(parents=True)
+    (tmp_path / "shared/job/prompts.jsonl").write_text("{}")
+    (tmp_path / "shared/pairs.jsonl").write_text("{}")
+    folder = prepare(tmp_path / "own", tmp_path / "shared")
+    (folder / "out/stages").mkdir(parents=True)
+    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 1.5, "inputs": 3}))
+    (folder / "out/edit.safetensors").write_bytes(b"12345678")
+    (folder / "out/.lock").touch()
+    return folder
+
+
+def test_one_file_that_the_command_wrote_is_damaged_and_no_other(folder):
+    shared = folder.parent / "shared"
+    given = contents(shared)
+    seen = set()
+    for seed in range(40):
+        before = contents(folder / "out")
+        path = damage(folder, shared, random.Random(seed))
+        after = contents(folder / "out")
+        differ = {name for name in before if before[name] != after[name]}
+        assert {str(path.relative_to(folder / "out"))} == differ
+        seen |= differ
+        for name, data in before.items():
+            (folder / "out" / name).write_bytes(data)
+    assert seen == {"stages/one.json", "edit.safetensors"}
+    assert contents(shared) == given
+
+
+def test_clocks_and_locks_are_not_compared(folder):
+    shared = folder.parent / "shared"
+    first = made(folder, shared)
+    assert set(first) == {"out/stages/one.json", "out/edit.safetensors"}
+    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 3}))
+    assert made(folder, shared) == first
+    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 4}))
+    assert made(folder, shared) != first
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "deleted"),
+    [
+        (2, "dposcope: out/edit.safetensors is damaged (header); delete it and make it again\n", True),
+        (2, "dposcope: something else is wrong\n", False),
+        (1, "Traceback\n  of out/edit.safetensors\n", False),
+    ],
+)
+def test_a_refusal_that_names_a_file_is_followed_and_all_else_is_a_failure(folder, code, told, deleted):
+    command = Command("edit", ["edit"], "out")
+    assert mend(command, folder, code, told) is deleted
+    assert (folder / "out/edit.safetensors").exists() is not deleted
+    assert bool(command.differ) is not deleted
+
+
+def test_the_short_reproduction_is_a_preset():
+    preset = tomllib.loads(one_study())
+    assert len(preset["study"]) == 1
