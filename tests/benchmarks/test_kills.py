@@ -11,48 +11,40 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from helpers.jobs import contents
-from kills import Command, damage, made, mend, one_study, prepare
+from kills import Command, damage, made, mend, one_study
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A command's folder in which it has worked."""
-    (tmp_path / "shared/job").mkdir(parents=True)
-    (tmp_path / "shared/job/prompts.jsonl").write_text("{}")
-    (tmp_path / "shared/pairs.jsonl").write_text("{}")
-    folder = prepare(tmp_path / "own", tmp_path / "shared")
-    (folder / "out/stages").mkdir(parents=True)
-    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 1.5, "inputs": 3}))
-    (folder / "out/edit.safetensors").write_bytes(b"12345678")
-    (folder / "out/.lock").touch()
-    return folder
+    (tmp_path / "out/stages").mkdir(parents=True)
+    (tmp_path / "out/stages/one.json").write_text(json.dumps({"seconds": 1.5, "inputs": 3, "digest": "a"}))
+    (tmp_path / "out/edit.safetensors").write_bytes(b"12345678")
+    (tmp_path / "out/.lock").write_text("1")
+    return tmp_path
 
 
-def test_one_file_that_the_command_wrote_is_damaged_and_no_other(folder):
-    shared = folder.parent / "shared"
-    given = contents(shared)
+def test_one_file_is_damaged_and_no_lock(folder):
     seen = set()
     for seed in range(40):
-        before = contents(folder / "out")
-        path = damage(folder, shared, random.Random(seed))
-        after = contents(folder / "out")
+        before = contents(folder)
+        path = damage(folder, random.Random(seed))
+        after = contents(folder)
         differ = {name for name in before if before[name] != after[name]}
-        assert {str(path.relative_to(folder / "out"))} == differ
+        assert {str(path.relative_to(folder))} == differ
         seen |= differ
         for name, data in before.items():
-            (folder / "out" / name).write_bytes(data)
-    assert seen == {"stages/one.json", "edit.safetensors"}
-    assert contents(shared) == given
+            (folder / name).write_bytes(data)
+    assert seen == {"out/stages/one.json", "out/edit.safetensors"}
 
 
 def test_clocks_and_locks_are_not_compared(folder):
-    shared = folder.parent / "shared"
-    first = made(folder, shared)
+    first = made(folder)
     assert set(first) == {"out/stages/one.json", "out/edit.safetensors"}
-    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 3}))
-    assert made(folder, shared) == first
-    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 4}))
-    assert made(folder, shared) != first
+    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 3, "digest": "b"}))
+    assert made(folder) == first
+    (folder / "out/stages/one.json").write_text(json.dumps({"seconds": 9, "inputs": 4, "digest": "b"}))
+    assert made(folder) != first
 
 
 @pytest.mark.parametrize(
@@ -70,6 +62,6 @@ def test_a_refusal_that_names_a_file_is_followed_and_all_else_is_a_failure(folde
     assert bool(command.differ) is not deleted
 
 
-def test_the_short_reproduction_is_a_preset():
-    preset = tomllib.loads(one_study())
+def test_the_short_reproduction_is_a_preset(tmp_path):
+    preset = tomllib.loads(one_study(tmp_path).read_text(encoding="utf-8"))
     assert len(preset["study"]) == 1
