@@ -15,6 +15,7 @@ TESTS = ROOT / "tests"
 ORDER = [
     "errors",
     "memory",
+    "files",
     "cache",
     "protocols",
     "durable",

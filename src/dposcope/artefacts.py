@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
+from dposcope.files import check_regular, read_regular
 
 FORMAT_VERSION = 1
 
@@ -92,7 +93,7 @@ def read_json(path: str | Path) -> Any:
     """
     source = Path(path)
     try:
-        return json.loads(source.read_text(encoding="utf-8"))
+        return json.loads(read_regular(source).decode("utf-8"))
     except OSError as error:
         raise DposcopeError(f"cannot read {source}: {error.strerror or error}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -196,6 +197,7 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         )
     about = unsealed(about, about_file)
     try:
+        check_regular(tensor_file)
         if file_digest(tensor_file) != about.get("tensors_sha256"):
             raise DposcopeError(
                 f"{tensor_file} and {about_file} do not belong together; delete both and make them again"

@@ -243,10 +243,10 @@ def test_a_text_is_read_whole(tmp_path):
 def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     path = write(tmp_path / "rows.csv")
 
-    def refuse(_):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    monkeypatch.setattr(type(path), "open", refuse)
     fails(path, re.escape(f"cannot read {path}: Permission denied; check its permissions"))
 
 

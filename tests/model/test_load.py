@@ -1,6 +1,7 @@
 """From a name to a model; and every wrong name told in one line."""
 
 import json
+import struct
 import warnings
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_wrong_paths(tmp_path):
 @pytest.mark.parametrize("content", ['{"model_type":', "{}", '{"model_type": "nonsense"}', "[]"])
 def test_configs_that_say_nothing(checkpoint, content):
     (checkpoint / "config.json").write_text(content)
-    refused(checkpoint, "cannot load")
+    refused(checkpoint, r"cannot load .*: its config\.json is .*; (download it again|check the folder)")
 
 
 ENCODER = {
@@ -269,6 +270,9 @@ def test_only_hub_ids_may_reach_the_network(checkpoint, monkeypatch, llama):
 
 # GGUF
 
+EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
+"""A header without fields and tensors."""
+
 
 def test_gguf_paths(tmp_path):
     refused(tmp_path / "none.gguf", "no file .*none.gguf; check the path")
@@ -288,14 +292,15 @@ def test_gguf_without_its_package(tmp_path, monkeypatch):
 
 def test_nothing_beside_a_gguf_file_is_read(tmp_path, monkeypatch):
     """A tokenizer_config.json could name code to run, an adapter_config.json a model to fetch."""
-    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "a.gguf").write_bytes(EMPTY_GGUF)
     for name in ("tokenizer_config.json", "config.json", "adapter_config.json"):
         (tmp_path / name).write_text('{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}')
     seen = []
 
     def fake(folder, **options):
         seen.append(({path.name for path in Path(folder).iterdir()}, options))
-        assert (Path(folder) / "a.gguf").read_bytes() == b"GGUF"
+        assert (Path(folder) / "a.gguf").read_bytes() == EMPTY_GGUF
+        return None, {"missing_keys": []}
 
     for kind in ("AutoModelForCausalLM", "AutoTokenizer"):
         monkeypatch.setattr(f"dposcope.model.gguf.{kind}.from_pretrained", fake)

@@ -3,15 +3,18 @@
 Commands import heavy modules only when they run, so that `--help` is fast.
 """
 
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import cyclopts
 from cyclopts import App
+from cyclopts.config import Dict
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -28,6 +31,7 @@ from dposcope.cli.reproduce import report, reproduce
 from dposcope.cli.tune import tune
 from dposcope.data.trust import check_code, trusting_files
 from dposcope.errors import DposcopeError
+from dposcope.files import MOST_SETTINGS, read_regular
 
 _EPILOGUE = """\
 First steps:
@@ -96,20 +100,33 @@ def _read_config(tokens: list[str]) -> list[str]:
         if token == "--config" or token.startswith("--config="):
             inline = token.partition("=")[2]
             name = inline or (tokens[place + 1] if place + 1 < len(tokens) else "")
-            path = Path(name)
-            if not name or not path.is_file():
-                raise DposcopeError(f"there is no settings file {name!r}; --config takes a .toml or .json file")
-            kinds = {".toml": cyclopts.config.Toml, ".json": cyclopts.config.Json}
-            if path.suffix not in kinds:
-                raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
-            reader = kinds[path.suffix](path, must_exist=True, use_commands_as_keys=False)
-            held: Any = reader.config
-            if isinstance(held, Mapping):  # a list is refused later
-                check_code(cast(Mapping[str, Any], held), path)
-            app.config = [reader]
+            app.config = [_settings_in(name)]
             return tokens[:place] + tokens[place + (1 if inline else 2) :]
     app.config = []
     return tokens
+
+
+def _settings_in(name: str) -> Dict:
+    """The settings in a file, before any of them is checked."""
+    path = Path(name)
+    try:
+        data = read_regular(path, most=MOST_SETTINGS) if name else None
+    except FileNotFoundError:
+        data = None
+    if data is None:
+        raise DposcopeError(f"there is no settings file {name!r}; --config takes a .toml or .json file")
+    readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
+    if path.suffix not in readers:
+        raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
+    try:
+        held = readers[path.suffix](data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DposcopeError(f"{path} is not {path.suffix[1:].upper()} ({error}); correct it there") from error
+    if not isinstance(held, dict):
+        raise DposcopeError(f'{path} is JSON but not an object; write its settings as {{"name": value, …}}')
+    settings = cast(dict[str, Any], held)
+    check_code(settings, path)
+    return Dict(settings, source=str(path.absolute()), use_commands_as_keys=False)
 
 
 def _one_line(error: Exception) -> str:

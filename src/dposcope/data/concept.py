@@ -15,6 +15,7 @@ from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
 from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
+from dposcope.files import MOST_SETTINGS, read_regular
 
 if TYPE_CHECKING:
     from dposcope.data.comments import Comments
@@ -182,7 +183,7 @@ BUILTIN_CONCEPTS: Final = {concept.name: concept for concept in (TOXICITY, NEGAT
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(read_regular(path, most=MOST_SETTINGS).decode("utf-8"))
     except FileNotFoundError as error:
         raise DposcopeError(f"there is no concept file {path}; check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

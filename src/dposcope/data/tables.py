@@ -18,6 +18,7 @@ import polars as pl
 
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, first_line, plural
+from dposcope.files import read_regular
 
 Columns = dict[str, list[Any]]
 """Name → cells, as the format gives them."""
@@ -137,10 +138,8 @@ def read_text(path: str | Path) -> str:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise DposcopeError(f"{path} is a folder; name a file in it")
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         raise DposcopeError(f"there is no file {path}{_mend_missing(path)}") from error
     except OSError as error:
@@ -206,12 +205,16 @@ def _read_json(data: bytes, path: Path) -> Columns:
 def _read_csv(data: bytes, path: Path) -> Columns:
     # newline="" lets the csv module keep line breaks that are quoted.
     reader = csv.reader(io.StringIO(_decode(data, path), newline=""), strict=True)
+    # Its own limit on the length of a field is that of the process; a text may be as long as the file.
+    limit = csv.field_size_limit(max(len(data), csv.field_size_limit()))
     try:
         records = [(reader.line_num, record) for record in reader if record]
     except csv.Error as error:
         raise DposcopeError(
             f"line {reader.line_num:,} of {path} is not CSV ({error}); look for a quotation mark that never closes"
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     return _with_header(records, path, mend="quote the fields that hold commas")
 
 

@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from dposcope.artefacts import tensor_fingerprint, text_digest
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
+from dposcope.model.checks.config import CONFIG, check_files, read_config
 
 
 def classifier_scorer(
@@ -102,7 +103,12 @@ class _Label:
 
 
 def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options = {"local_files_only": Path(source).is_dir(), "trust_remote_code": False}
+    local = Path(source).is_dir()
+    options = {"local_files_only": local, "trust_remote_code": False}
+    if local:
+        check_files(Path(source))
+        if (Path(source) / CONFIG).is_file():
+            read_config(Path(source))  # refuses what would take hours to build
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model, info = cast(

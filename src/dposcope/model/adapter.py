@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError, first_line, plural
+from dposcope.model.checks.config import check_files
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 
@@ -57,6 +58,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     Raises:
         DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or `peft` is missing.
     """
+    check_files(folder)
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind in _WITHOUT_WEIGHTS:

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError, first_line
+from dposcope.files import check_regular
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.checks.config import check_files, read_config
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
@@ -89,9 +91,11 @@ def check_source(source: str | Path) -> None:
     if name in BUNDLED and not path.exists():
         return
     if path.suffix == ".gguf" and not path.is_dir():
-        if not path.is_file():
+        if not path.exists():
             raise DposcopeError(f"there is no file {path}; check the path")
+        check_regular(path)
     elif path.is_dir():
+        check_files(path)
         if is_adapter(path):
             raise DposcopeError(
                 f"{path} is an adapter, which needs its base model: give it as the tuned model of a base, or "
@@ -104,6 +108,8 @@ def check_source(source: str | Path) -> None:
 
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
+    if local:
+        read_config(Path(source))  # refuses what would take hours to build
     try:
         with without_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

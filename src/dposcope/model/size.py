@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from dposcope.errors import DposcopeError, first_line
 from dposcope.model.bundled import BUNDLED
+from dposcope.model.checks.config import read_config
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ def size_of(source: str) -> ModelSize | None:
     folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else Path(source).expanduser()
     if not (folder / "config.json").is_file():
         return None
+    config = read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a stranger's config may fail anywhere in the library
         reason = first_line(error)
         raise DposcopeError(
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dposcope.errors import DposcopeError, first_line
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.model.checks.gguf import check_gguf
 from dposcope.shipping.compressed import only_gains
 from dposcope.shipping.gguf_formats import FLOATS, Scaled, scale_columns, scale_rows
 from dposcope.shipping.origin import gguf_origin
@@ -41,7 +42,7 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
             mixture of experts; the file is damaged or split; `out` exists; the disk is full.
     """
     source, out = Path(source), Path(out)
-    if not source.is_file():
+    if not source.exists():
         raise DposcopeError(f"there is no file {source}; check the path")
     gains = only_gains(edit if isinstance(edit, Edit) else Edit.of(edit), "a GGUF file", _ALTERNATIVE)
     reader = _open(source)
@@ -134,6 +135,7 @@ def _open(source: Path) -> Any:
         raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
     from gguf import GGUFEndian, GGUFReader
 
+    check_gguf(source)
     try:
         reader = GGUFReader(source)
     except Exception as error:  # a damaged file may fail anywhere in the reader

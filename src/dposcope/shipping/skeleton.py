@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from dposcope.errors import DposcopeError, first_line
 from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.checks.config import read_config
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source
 
@@ -39,14 +40,14 @@ class Skeleton:
             DposcopeError: it is not a checkpoint folder, or its architecture is unknown.
         """
         folder = checkpoint_folder(source)
+        config = read_config(folder)
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             quantisation = config.to_dict().get("quantization_config")
             if quantisation is not None:
                 del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — to build unquantised modules
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:  # a stranger's config may fail anywhere in the library
             reason = first_line(error)
             raise DposcopeError(f"cannot read the architecture of {source}: {reason}") from error
         lm = LanguageModel(model, cast(Any, None), str(source))

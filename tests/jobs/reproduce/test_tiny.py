@@ -30,7 +30,7 @@ def test_scratch_of_a_killed_process_goes(tmp_path):
 
 def test_a_config_of_something_else_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DposcopeError, match=r"config.json is not the config of a causal language model"):
+    with pytest.raises(DposcopeError, match=r"config.json is that of no known model"):
         size_of(str(tmp_path))
 
 

@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from dposcope.data.trust import check_code
 from dposcope.errors import DposcopeError
+from dposcope.files import MOST_SETTINGS, read_regular
 from dposcope.jobs.settings import Settings
 
 Protocol = Literal["strict", "reference"]
@@ -106,10 +107,14 @@ def load_preset(name: str) -> Preset:
         DposcopeError: there is no such preset, or the file is not one.
     """
     if name.endswith(_SUFFIX):
-        path = Path(name)
-        if not path.is_file():
-            raise DposcopeError(f"no preset file {name}; name a .toml file, or one of: {', '.join(preset_names())}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = read_regular(Path(name), most=MOST_SETTINGS).decode("utf-8")
+        except FileNotFoundError as error:
+            raise DposcopeError(
+                f"no preset file {name}; name a .toml file, or one of: {', '.join(preset_names())}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DposcopeError(f"{name} is not UTF-8 ({error.reason}, byte {error.start:,}); mend it there") from error
     elif name in preset_names():
         text = _folder().joinpath(name + _SUFFIX).read_text(encoding="utf-8")
     else:

@@ -1,0 +1,1 @@
+"""What a model on disk must be before anything of it is built."""

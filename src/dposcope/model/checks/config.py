@@ -1,0 +1,119 @@
+"""The config of a model that may come from a stranger: its sizes are checked before a model is built from them.
+
+A million blocks take hours to build, even without weights, and a width of 0 fails somewhere within two libraries.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig
+
+from dposcope.errors import DposcopeError, first_line, plural
+from dposcope.files import check_regular, read_regular
+
+CONFIG: Final = "config.json"
+MOST_CONFIG: Final = 64 << 20
+"""Bytes. A classifier may name a hundred thousand labels in it."""
+
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
+"""A model without experts may say that it has none."""
+_MOST: Final[dict[str, int]] = {
+    # The deepest models that are published have some 130 blocks, the widest a residual stream of 20,000.
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), 1_000),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 1_000_000),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"), 10_000_000),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads"), 10_000),
+    **dict.fromkeys(_EXPERTS, 10_000),
+    "head_dim": 1_000_000,
+    "vocab_size": 10_000_000,  # published: a million
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 1 << 31),  # published: ten million
+}
+"""Names of sizes in the configs of all families → the largest number that can be meant. The smallest is 1, or 0 of
+experts."""
+_BLOCK: Final = re.compile(r"\.(\d+)\.")
+"""A block's number in the name of a tensor."""
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder of a model that holds a pipe, a socket or a device, before a library opens it.
+
+    Raises:
+        DposcopeError: it does.
+    """
+    for path in [*folder.iterdir(), *folder.glob("*/*")]:
+        if path.exists() and not path.is_dir():  # a link may lead nowhere
+            check_regular(path)
+
+
+def check_sizes(config: Mapping[str, Any], where: object) -> None:
+    """Refuse sizes that no model has.
+
+    Args:
+        config: by name; those of the text part of a larger model are below `text_config`.
+        where: they are from, for the message.
+
+    Raises:
+        DposcopeError: a size is no whole number, below 1, or too large.
+    """
+    for name, most in _MOST.items():
+        given = config.get(name)
+        for size in cast(list[Any], given) if isinstance(given, list) else [given]:
+            least = 0 if name in _EXPERTS else 1
+            if size is not None and (type(size) is not int or not least <= size <= most):
+                raise DposcopeError(
+                    f"{where} has {name} {str(size)[:40]!r}, and a model has {least} to {most:,}; download it again"
+                )
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        check_sizes(cast(Mapping[str, Any], text), where)
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The config of a checkpoint's folder, whose sizes a model can have.
+
+    Raises:
+        DposcopeError: it is damaged or of an unknown architecture; a size is out of range; or there are weights, which
+            have fewer blocks than it says.
+    """
+    try:
+        raw = json.loads(read_regular(folder / CONFIG, most=MOST_CONFIG))
+    except OSError as error:
+        raise DposcopeError(f"cannot load {folder}: its {CONFIG} cannot be read ({first_line(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise DposcopeError(f"cannot load {folder}: its {CONFIG} is not JSON ({error}); download it again") from error
+    if not isinstance(raw, dict):
+        raise DposcopeError(f"cannot load {folder}: its {CONFIG} is JSON but not an object; download it again")
+    check_sizes(cast(dict[str, Any], raw), folder / CONFIG)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a stranger's config may fail anywhere in the library
+        reason = " ".join(str(error).split())[:200]  # its first line may only say which check failed
+        raise DposcopeError(
+            f"cannot load {folder}: its {CONFIG} is that of no known model ({reason}); check the folder"
+        ) from error
+    text = config.get_text_config().to_dict()  # every family's names are the usual ones here
+    check_sizes(text, folder / CONFIG)
+    promised, stored = text.get("num_hidden_layers"), _stored_blocks(folder)
+    if promised is not None and stored is not None and promised > stored:
+        raise DposcopeError(
+            f"cannot load {folder}: its {CONFIG} says {plural(promised, 'block')}, but its weights hold {stored:,}; "
+            "download it again"
+        )
+    return config
+
+
+def _stored_blocks(folder: Path) -> int | None:
+    """How many blocks the headers of the weights name; None where they name none, or cannot be read."""
+    numbers: list[int] = []
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                found = (_BLOCK.search(name) for name in opened.keys())  # noqa: SIM118 — it is no dictionary
+                numbers += [int(one[1]) for one in found if one is not None]
+        except (OSError, SafetensorError):
+            return None
+    return max(numbers) + 1 if numbers else None
