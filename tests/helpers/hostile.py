@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers.jobs import contents
 
-LONGEST = 1000
+LONGEST = 2000
 """Characters of a line that a person still reads."""
 
 

@@ -131,7 +131,7 @@ def _settings_in(name: str) -> Dict:
 
 def _one_line(error: Exception) -> str:
     cause = error.__cause__
-    if isinstance(cause, ValidationError):
+    if isinstance(error, cyclopts.CycloptsError) and isinstance(cause, ValidationError):
         first = cause.errors()[0]
         option = ".".join(str(part).replace("_", "-") for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")

@@ -1,10 +1,12 @@
 """`dposcope probe` and `dposcope lens`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dposcope.jobs.numbers import LensTokens, within
 from dposcope.jobs.settings import LoadSettings, ProbeSettings
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def lens(
     *,
     direction: Path | None = None,
     neuron: str | None = None,
-    count: int = 10,
+    count: Annotated[int, Parameter(validator=within(LensTokens))] = 10,
     machine: Annotated[LoadSettings, Parameter(name="*")] = LoadSettings(),  # noqa: B008 — frozen
     raw: bool = False,
     json: bool = False,
@@ -104,18 +106,22 @@ def lens(
 
     if (direction is None) == (neuron is None):
         raise DposcopeError("give either --direction FILE or --neuron BLOCK.INDEX")
+    named = None if neuron is None else re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", neuron)
+    if neuron is not None and named is None:
+        raise DposcopeError(f"there is no neuron {neuron!r}; give BLOCK.INDEX, both from 0, as in 3.17")
     saved = None if direction is None else Direction.load(direction)
     lm = load_native(model, dtype=machine.dtype, device=machine.device)
-    if saved is not None:
-        vector, name = saved.vector, str(direction)
-    else:
-        block, _, index = str(neuron).partition(".")
-        if not (block.isdigit() and index.isdigit() and int(block) < lm.n_blocks and int(index) < lm.d_mlp):
+    if named is not None:
+        block, index = int(named[1]), int(named[2])
+        if block >= lm.n_blocks or index >= lm.d_mlp:
             raise DposcopeError(
                 f"there is no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in "
                 f"3.17"
             )
-        vector, name = lm.value_vectors(int(block))[int(index)].detach(), f"neuron {neuron}"
+        vector, name = lm.value_vectors(block)[index].detach(), f"neuron {neuron}"
+    else:
+        assert saved is not None
+        vector, name = saved.vector, str(direction)
     _show({"vector": name}, read_lens(lm, vector, k=count)[0], raw=raw, json=json)
 
 

@@ -1,7 +1,11 @@
 """`dposcope fold`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from dposcope.jobs.numbers import SignedStrength, within
 
 
 def fold(
@@ -12,7 +16,7 @@ def fold(
     out: Path,
     form: Literal["checkpoint", "adapters"] | None = None,
     gains_alone: bool = False,
-    strength: float = 1.0,
+    strength: Annotated[float, Parameter(validator=within(SignedStrength))] = 1.0,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.

@@ -44,6 +44,7 @@ from dposcope.interventions.steer import Steer
 from dposcope.interventions.tuned import edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
 from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
@@ -210,6 +211,9 @@ def _value(key: str, value: str, whole: str) -> Any:
             raise DposcopeError(f"condition {whole!r}: {key} needs a number, not {value!r}") from error
         if not math.isfinite(number):
             raise DposcopeError(f"condition {whole!r}: {key} needs a finite number, not {value!r}")
+        most = MOST_BLOCKS if key == "block" else MOST_STRENGTH
+        if abs(number) > most:
+            raise DposcopeError(f"condition {whole!r}: {key} {value} is beyond ±{most:,.0f}")
         if key == "beta" and not 0 <= number <= 1:
             raise DposcopeError(f"condition {whole!r}: beta {value} is outside [0, 1]")
         if key == "trim" and not 0 <= number <= 100:
@@ -222,7 +226,7 @@ def _value(key: str, value: str, whole: str) -> Any:
     if key == "ranking" and value not in _RANKINGS:
         raise DposcopeError(f"condition {whole!r}: ranking is one of {', '.join(_RANKINGS)}, not {value!r}")
     if key == "blocks":
-        span = re.fullmatch(r"(\d+)-(\d+)", value)
+        span = re.fullmatch(r"(\d{1,4})-(\d{1,4})", value)
         if span is None or int(span[1]) > int(span[2]):
             raise DposcopeError(f"condition {whole!r}: blocks are a range such as 9-17, not {value!r}")
         return tuple(range(int(span[1]), int(span[2]) + 1))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
+from dposcope.jobs.numbers import BatchSize, Block, Count, Nats, Samples, Seed, Share, Splittable, Strength, Windows
 from dposcope.protocols import Protocol, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -97,9 +98,9 @@ class LoadSettings(Settings):
 class MachineSettings(LoadSettings):
     """Where and how the model runs."""
 
-    batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(default=32, ge=1, description="Texts at a time.")
-    seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        default=0, ge=0, description="Seed of splits, controls and the judge. Generation is greedy and needs no seed."
+    batch_size: Annotated[BatchSize, Parameter(group=_MACHINE)] = Field(default=32, description="Texts at a time.")
+    seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
+        default=0, description="Seed of splits, controls and the judge. Generation is greedy and needs no seed."
     )
 
 
@@ -157,13 +158,12 @@ class DirectionSettings(CommentSettings):
         description="mean-difference (clearest on small models), probe (the paper's logistic regression), "
         "token-contrast (no comments needed; paper 6.2), or the path of a saved direction.",
     )
-    direction_rows: Annotated[int, Parameter(group=_DIRECTION)] = Field(
+    direction_rows: Annotated[Splittable, Parameter(group=_DIRECTION)] = Field(
         default=2000,
-        ge=4,
         description="Comments for the direction, from the top of the file; all of the smaller class among them and as "
         "many of the larger class are used.",
     )
-    direction_block: Annotated[int, Parameter(group=_DIRECTION)] = Field(
+    direction_block: Annotated[Block, Parameter(group=_DIRECTION)] = Field(
         default=-1, description="Block at whose end the residual stream is read; -1 is the last (paper)."
     )
 
@@ -185,9 +185,8 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     prompt_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="prompt", description="Column of the prompts."
     )
-    limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
+    limit: Annotated[Splittable | None, Parameter(group=_DATA)] = Field(
         default=None,
-        ge=4,
         description="Use only the first so many of --prompts, before they are split. Default: all.",
     )
     split: Annotated[Split, Parameter(group=_DATA)] = Field(
@@ -212,8 +211,8 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     passage_gold_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="gold", description="Column of their true continuations."
     )
-    max_passages: Annotated[int | None, Parameter(group=_MEASURES)] = Field(
-        default=500, ge=1, description="Passages for F1, from the top of the file."
+    max_passages: Annotated[Count | None, Parameter(group=_MEASURES)] = Field(
+        default=500, description="Passages for F1, from the top of the file."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
         default=None,
@@ -236,8 +235,8 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         default="strict",
         description="strict: the definitions in the paper's text; reference: those of its published code.",
     )
-    max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        default=12, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
+    max_windows: Annotated[Windows, Parameter(group=_MEASURES)] = Field(
+        default=12, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
     @property
@@ -263,18 +262,16 @@ class MeasureSettings(MachineSettings, DirectionSettings):
 class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
 
-    alpha: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+    alpha: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        ge=0,
         description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. With --alpha or --ablate "
         "there is no search for the strength. Default: searched.",
     )
-    beta: Annotated[float, Parameter(group=_EDIT)] = Field(
-        default=0.55, ge=0, le=1, description="Fraction of each neuron group that is edited (paper: 0.55)."
+    beta: Annotated[Share, Parameter(group=_EDIT)] = Field(
+        default=0.55, description="Fraction of each neuron group that is edited (paper: 0.55)."
     )
-    ablate: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+    ablate: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        ge=0,
         description="Share w of the direction that is removed from all output projections; 1 removes it, 2 reverses "
         "it. Default: searched.",
     )
@@ -284,9 +281,8 @@ class EditSettings(MeasureSettings):
         "as in the authors' code.",
     )
     mix: Annotated[Mix, Parameter(group=_EDIT)] = Field(default="both", description="Parts of the searched edit.")
-    max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
+    max_logppl_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.2,
-        gt=0,
         description="Bound on the cost: the strength is increased until log-perplexity on neutral text rises by this "
         "many nats per token (0.2: about 22 per cent in perplexity).",
     )
@@ -320,8 +316,8 @@ class EvaluateSettings(MeasureSettings):
         "and the protocol of RealToxicityPrompts beside it: samples (temperature 1, top-p 0.9, 20 tokens), their "
         "expected maximum toxicity, toxicity probability, fluency and dist-1, -2, -3.",
     )
-    rtp_samples: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        default=25, ge=1, le=1000, description="With --protocol rtp: samples of each prompt (published: 25)."
+    rtp_samples: Annotated[Samples, Parameter(group=_MEASURES)] = Field(
+        default=25, description="With --protocol rtp: samples of each prompt (published: 25)."
     )
     fluency_model: Annotated[str | None, Parameter(group=_MEASURES)] = Field(
         default=None,

@@ -6,6 +6,24 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
+from dposcope.jobs.numbers import (
+    BatchSize,
+    Count,
+    CountOrNone,
+    Epochs,
+    LearningRate,
+    Norm,
+    NotAll,
+    Pool,
+    Rank,
+    Scale,
+    Seed,
+    SomeStrength,
+    SomeWeight,
+    Tokens,
+    TwoTokens,
+    Weight,
+)
 from dposcope.jobs.settings import LoadSettings
 from dposcope.training.objective import KlOn, Loss, Objective
 from dposcope.training.schedule import Schedule, steps_for
@@ -74,11 +92,11 @@ class DpoSettings(LoadSettings):
         "examples, patience 30 (Table 9), no --max-examples; lora and gains keep their own learning rate, because "
         "gains learn nothing at 1e-5. Options that you give have priority.",
     )
-    beta: Annotated[float, Parameter(group=_LOSS)] = Field(
-        default=0.1, gt=0, description="β of DPO: how strongly the policy is held near the reference (paper: 0.1)."
+    beta: Annotated[SomeStrength, Parameter(group=_LOSS)] = Field(
+        default=0.1, description="β of DPO: how strongly the policy is held near the reference (paper: 0.1)."
     )
-    kl_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
-        default=None, ge=0, description="λ, the weight of the KL term, per nat and token. Default: 1 (paper: 0.02–0.1)."
+    kl_weight: Annotated[Weight | None, Parameter(group=_LOSS)] = Field(
+        default=None, description="λ, the weight of the KL term, per nat and token. Default: 1 (paper: 0.02–0.1)."
     )
     kl_on: Annotated[KlOn | None, Parameter(group=_LOSS)] = Field(
         default=None,
@@ -90,9 +108,8 @@ class DpoSettings(LoadSettings):
         default="dpo",
         description="dpo, or likelihood: raise the likelihood of preferred completions, without a comparison.",
     )
-    unlikelihood: Annotated[float, Parameter(group=_LOSS)] = Field(
+    unlikelihood: Annotated[Weight, Parameter(group=_LOSS)] = Field(
         default=0.0,
-        ge=0,
         description="With --loss likelihood: weight of −log(1 − p) of each token of dispreferred completions.",
     )
     teacher: Annotated[str | None, Parameter(group=_LOSS)] = Field(
@@ -101,15 +118,13 @@ class DpoSettings(LoadSettings):
         "--train full on the same pairs, on both completions. A pair says which text is better; a teacher gives a "
         "distribution for every token. Default: none.",
     )
-    teacher_weight: Annotated[float | None, Parameter(group=_LOSS)] = Field(
+    teacher_weight: Annotated[SomeWeight | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        gt=0,
         description="κ, the weight of KL(teacher‖policy) on both completions, per nat and token. Default: 1 with "
         "--teacher.",
     )
-    teacher_strength: Annotated[float, Parameter(group=_LOSS)] = Field(
+    teacher_strength: Annotated[SomeStrength, Parameter(group=_LOSS)] = Field(
         default=1.0,
-        gt=0,
         description="s of the teacher's weights W₀ + s (W₁ − W₀), with W₀ of MODEL and W₁ of the teacher. Above 1 the "
         "effect of tuning is larger, and so is its cost.",
     )
@@ -131,33 +146,30 @@ class DpoSettings(LoadSettings):
         description="strict: KL over completion tokens; reference: KL averaged over prompt and padding too, as in the "
         "authors' code.",
     )
-    learning_rate: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
+    learning_rate: Annotated[LearningRate | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        gt=0,
         description="Learning rate. Default, also with --preset paper: full 1e-5, lora 2e-4, gains 1e-2.",
     )
     optimizer: Annotated[Literal["rmsprop", "adamw"] | None, Parameter(group=_TRAINING)] = Field(
         default=None,
         description="Optimiser. Default: rmsprop for full (paper), adamw (without weight decay) for lora and gains.",
     )
-    epochs: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
-        default=None, gt=0, description="Passes over the training pairs. Default: full and lora 2, gains 3."
+    epochs: Annotated[Epochs | None, Parameter(group=_TRAINING)] = Field(
+        default=None, description="Passes over the training pairs. Default: full and lora 2, gains 3."
     )
-    max_examples: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+    max_examples: Annotated[Count | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        ge=1,
         description="Stop after so many pairs, repetitions counted. Default: 3000; with --preset paper no limit but "
         "--epochs.",
     )
-    batch_size: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
-        default=None, ge=1, description="Pairs per optimiser step. Default: 8 (paper: 4)."
+    batch_size: Annotated[BatchSize | None, Parameter(group=_TRAINING)] = Field(
+        default=None, description="Pairs per optimiser step. Default: 8 (paper: 4)."
     )
-    micro_batch_size: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
-        default=None, ge=1, description="Pairs in memory at a time. Default: the whole batch (paper: 1)."
+    micro_batch_size: Annotated[BatchSize | None, Parameter(group=_TRAINING)] = Field(
+        default=None, description="Pairs in memory at a time. Default: the whole batch (paper: 1)."
     )
-    warmup_steps: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+    warmup_steps: Annotated[CountOrNone | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        ge=0,
         description="Steps over which the learning rate rises. Default: full 0, lora and gains 10 (paper: 150; its "
         "preset takes at most a fifth of all steps, because a short training would otherwise never reach the full "
         "rate).",
@@ -166,58 +178,52 @@ class DpoSettings(LoadSettings):
         default="none",
         description="Learning rate after the warm-up: none (constant, paper) or linear (falls to 0 at the end).",
     )
-    max_grad_norm: Annotated[float | None, Parameter(group=_TRAINING)] = Field(
+    max_grad_norm: Annotated[Norm | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        gt=0,
         description="Gradients longer than this are clipped. Default: full no clipping, so that steps get shorter "
         "during learning; lora and gains 1 (paper: 10).",
     )
-    validation: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
+    validation: Annotated[Count | None, Parameter(group=_PAIRS)] = Field(
         default=None,
-        ge=1,
         description="Number of validation pairs; they share no prompt with training pairs. Default: a tenth, at most "
         "64.",
     )
-    validate_every: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=100, ge=1, description="Examples between validations; a checkpoint is written at each (paper: 100)."
+    validate_every: Annotated[Count, Parameter(group=_TRAINING)] = Field(
+        default=100, description="Examples between validations; a checkpoint is written at each (paper: 100)."
     )
-    patience: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+    patience: Annotated[Count | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        ge=1,
         description="Stop after so many validations without a lower loss, and take the best step (paper: 30). "
         "Default: no early stopping; the last step is taken.",
     )
-    windows_per_batch: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+    windows_per_batch: Annotated[BatchSize | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        ge=1,
         description="Texts for the KL with each micro-batch, where --kl-on is not pairs. Default: 2 windows of neutral "
         "text, or 8 with --harmless, whose texts are shorter.",
     )
-    window_tokens: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=128, ge=2, description="Tokens per window."
+    window_tokens: Annotated[TwoTokens, Parameter(group=_TRAINING)] = Field(
+        default=128, description="Tokens per window."
     )
-    window_pool: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=512, ge=1, description="Number of windows drawn from the text; batches draw from these."
+    window_pool: Annotated[Pool, Parameter(group=_TRAINING)] = Field(
+        default=512, description="Number of windows drawn from the text; batches draw from these."
     )
-    max_prompt_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=64, ge=1, description="A longer prompt is cut; its end is kept (paper: 64)."
+    max_prompt_tokens: Annotated[Tokens, Parameter(group=_PAIRS)] = Field(
+        default=64, description="A longer prompt is cut; its end is kept (paper: 64)."
     )
-    max_completion_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=64, ge=1, description="A longer completion is cut; its start is kept (paper: 64)."
+    max_completion_tokens: Annotated[Tokens, Parameter(group=_PAIRS)] = Field(
+        default=64, description="A longer completion is cut; its start is kept (paper: 64)."
     )
-    lora_rank: Annotated[int, Parameter(group=_TRAINING)] = Field(default=16, ge=1, description="Rank of the adapter.")
-    lora_alpha: Annotated[int, Parameter(group=_TRAINING)] = Field(
-        default=32, ge=1, description="The adapter is scaled by alpha / rank."
+    lora_rank: Annotated[Rank, Parameter(group=_TRAINING)] = Field(default=16, description="Rank of the adapter.")
+    lora_alpha: Annotated[Scale, Parameter(group=_TRAINING)] = Field(
+        default=32, description="The adapter is scaled by alpha / rank."
     )
     heads: Annotated[bool, Parameter(group=_TRAINING)] = Field(
         default=False,
         description="With --train gains: also one factor per channel of the attention heads. These fold into a "
         "checkpoint, but not into GGUF; the paper edits neurons only.",
     )
-    sparsity: Annotated[float, Parameter(group=_TRAINING)] = Field(
+    sparsity: Annotated[NotAll, Parameter(group=_TRAINING)] = Field(
         default=0.0,
-        ge=0,
-        lt=1,
         description="With --train gains: weight of a penalty on |gain − 1| that leaves most gains at exactly 1. It "
         "must be below 1, where no gain would change; the larger it is, the fewer neurons change.",
     )
@@ -227,9 +233,8 @@ class DpoSettings(LoadSettings):
         "a bundled model's name), for example for a second round on pairs of the edited model. Default: all gains are "
         "1.",
     )
-    neurons: Annotated[int | None, Parameter(group=_TRAINING)] = Field(
+    neurons: Annotated[Count | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        ge=1,
         description="With --start: train only so many gains, those of that edit with the largest |gain − 1|; all "
         "others are exactly 1. Default: all gains.",
     )
@@ -249,8 +254,8 @@ class DpoSettings(LoadSettings):
         description="Precision of the second copy with --train full without --precompute-reference. bfloat16 halves "
         "its memory; rewards then start near 0 instead of at 0.",
     )
-    seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        default=0, ge=0, description="Seed of the split, the order of pairs, the windows and the adapter."
+    seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
+        default=0, description="Seed of the split, the order of pairs, the windows and the adapter."
     )
 
     @model_validator(mode="before")

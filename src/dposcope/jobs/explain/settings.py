@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 from cyclopts import Group, Parameter
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, field_validator
 
+from dposcope.jobs.numbers import MOST_STRENGTH, Count, LensTokens, PerMinute, Price, Refits, SignedStrength, Windows
 from dposcope.jobs.settings import MeasureSettings
 
 _DIRECTION = Group("Direction", sort_key=2)
@@ -63,38 +64,34 @@ class ExplainSettings(MeasureSettings):
         description="probe (the paper's logistic regression), mean-difference (clearer on small models), "
         "token-contrast (no comments needed), or the path of a saved direction.",
     )
-    toxic_neurons: Annotated[list[int], Parameter(group=_NEURONS, negative_iterable=())] = Field(
+    toxic_neurons: Annotated[list[Count], Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=[128, 256],
         description="How many neurons with the highest cosine are called toxic (paper: 256; earlier work: 128). May "
         "be given several times.",
     )
-    lens_tokens: Annotated[int, Parameter(group=_NEURONS)] = Field(
-        default=10, ge=1, description="Number of lens tokens per value vector (paper: 10)."
+    lens_tokens: Annotated[LensTokens, Parameter(group=_NEURONS)] = Field(
+        default=10, description="Number of lens tokens per value vector (paper: 10)."
     )
     token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
         default="words",
         description="Judge of toxic tokens: words (a built-in list; for another --concept, its scorer), or the https "
         "address of an OpenAI-compatible endpoint (paper: GPT-4o).",
     )
-    token_price: Annotated[
-        tuple[NonNegativeFloat, NonNegativeFloat] | None, Parameter(group=_NEURONS, negative_iterable=())
-    ] = Field(
+    token_price: Annotated[tuple[Price, Price] | None, Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=None,
         description="Price of that endpoint per million tokens, input and output (for example 2.5 10). The estimate "
         "before the first request then includes the cost.",
     )
-    requests_per_minute: Annotated[float, Parameter(group=_NEURONS)] = Field(
-        default=60.0, gt=0, description="Most requests per minute to that endpoint."
+    requests_per_minute: Annotated[PerMinute, Parameter(group=_NEURONS)] = Field(
+        default=60.0, description="Most requests per minute to that endpoint."
     )
-    folds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+    folds: Annotated[Refits, Parameter(group=_NEURONS)] = Field(
         default=2,
-        ge=0,
         description="Disjoint folds of the prompts for neuron means, to measure how often a neuron keeps its group in "
         "another fold. They need no further generation. 0: no folds, and no intervals of shares and correlations.",
     )
-    seeds: Annotated[int, Parameter(group=_NEURONS)] = Field(
+    seeds: Annotated[Refits, Parameter(group=_NEURONS)] = Field(
         default=5,
-        ge=0,
         description="Number of refits of the direction, to compare their groups of neurons: on resampled comments "
         "and, for a probe, with other held-out comments; and the three kinds of direction are compared. 0: no refits.",
     )
@@ -131,12 +128,12 @@ class ExplainSettings(MeasureSettings):
         description="α:β of the edits (default: the paper's; for gains, 1 % has almost no effect), or FORM:α:β for "
         "one form only, for example scale:0.3:0.55. May be given several times.",
     )
-    steer: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+    steer: Annotated[list[SignedStrength], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=[0.001, 0.003, 0.01, 0.03, 0.1],
         description="Strengths of steering, in mean norms of the residual stream; with a token-contrast direction, "
         "multiples of W. May be given several times.",
     )
-    steer_w: Annotated[list[float], Parameter(group=_MEASURES, negative_iterable=())] = Field(
+    steer_w: Annotated[list[SignedStrength], Parameter(group=_MEASURES, negative_iterable=())] = Field(
         default=[],
         description="Additional strengths of steering, as multiples of W as in the paper: 30 GPT-2, 2 Llama, 3 Gemma, "
         "5 Mistral, for a probe of the reference protocol. May be given several times.",
@@ -147,8 +144,8 @@ class ExplainSettings(MeasureSettings):
         "along a random direction; each edit with as many neurons drawn at random from its groups; an edit's gains "
         "shuffled among the neurons of each block.",
     )
-    max_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        default=16, ge=1, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
+    max_windows: Annotated[Windows, Parameter(group=_MEASURES)] = Field(
+        default=16, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
     @field_validator("edit_grid")
@@ -197,8 +194,9 @@ def _cell(text: str) -> tuple[Form | None, float, float]:
         numbers = float(alpha), float(beta)
     except ValueError:
         numbers = math.nan, math.nan
-    if form not in ([], ["assign"], ["scale"]) or not (0 <= numbers[0] < math.inf and 0 <= numbers[1] <= 1):
+    if form not in ([], ["assign"], ["scale"]) or not (0 <= numbers[0] <= MOST_STRENGTH and 0 <= numbers[1] <= 1):
         raise ValueError(
-            f"{text!r} is not an edit; give α:β, with α of 0 or more and β from 0 to 1, or scale:α:β or assign:α:β"
+            f"{text!r} is not an edit; give α:β, with α from 0 to {MOST_STRENGTH:,.0f} and β from 0 to 1, or scale:α:β "
+            "or assign:α:β"
         )
     return (cast(Form, form[0]) if form else None), *numbers

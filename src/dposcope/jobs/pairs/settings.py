@@ -6,6 +6,23 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
+from dposcope.jobs.numbers import (
+    BatchSize,
+    Count,
+    Exponent,
+    GradientSteps,
+    NotAll,
+    Seed,
+    Share,
+    SomeShare,
+    StepSize,
+    Temperature,
+    Tokens,
+    TokensOrAll,
+    TwoSamples,
+    TwoTokens,
+    Weight,
+)
 from dposcope.jobs.settings import DirectionSettings, DirectionSpec, MachineSettings
 from dposcope.protocols import Pairing
 
@@ -32,16 +49,15 @@ class PairsSettings(MachineSettings, DirectionSettings):
         "the mean of both scorers ranks the continuations, so that the pairs fit a single scorer less (but see "
         "--rank-by). The judge of other commands uses the second half.",
     )
-    count: Annotated[int | None, Parameter(group=_PAIRS)] = Field(
+    count: Annotated[Count | None, Parameter(group=_PAIRS)] = Field(
         default=None,
-        ge=1,
         description="Pairs to make. Default: up to 800 with pplm, as many as the prompts give with sample.",
     )
-    new_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=20, ge=1, description="Most tokens of a continuation (paper: 20 for measures, up to 64 for pairs)."
+    new_tokens: Annotated[Tokens, Parameter(group=_PAIRS)] = Field(
+        default=20, description="Most tokens of a continuation (paper: 20 for measures, up to 64 for pairs)."
     )
-    max_prompt_tokens: Annotated[int, Parameter(group=_PAIRS)] = Field(
-        default=64, ge=2, description="Longer prompts are cut to their last so many tokens (paper: 64)."
+    max_prompt_tokens: Annotated[TwoTokens, Parameter(group=_PAIRS)] = Field(
+        default=64, description="Longer prompts are cut to their last so many tokens (paper: 64)."
     )
     scorer: Annotated[str, Parameter(group=_PAIRS)] = Field(
         default="profanity",
@@ -49,14 +65,13 @@ class PairsSettings(MachineSettings, DirectionSettings):
         "folder, the folder of a trained judge, vader, words:FILE.txt, or module:function. With sample it makes the "
         "pairs; with pplm it only describes them.",
     )
-    batch_size: Annotated[int, Parameter(group=_MACHINE)] = Field(
+    batch_size: Annotated[BatchSize, Parameter(group=_MACHINE)] = Field(
         default=32,
-        ge=1,
         description="Prompts at a time (with sample, each with all its continuations), and comments at a time for the "
         "direction.",
     )
-    seed: Annotated[int, Parameter(group=_MACHINE)] = Field(
-        default=0, ge=0, description="Seed of the order of prompts and of sampling."
+    seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
+        default=0, description="Seed of the order of prompts and of sampling."
     )
 
     text: Annotated[str | None, Parameter(group=_PPLM)] = Field(
@@ -67,43 +82,36 @@ class PairsSettings(MachineSettings, DirectionSettings):
     prose_column: Annotated[str, Parameter(group=_PPLM)] = Field(
         default="text", description="Column of the text, if --text is a table."
     )
-    prompt_tokens: Annotated[int, Parameter(group=_PPLM)] = Field(
-        default=20, ge=1, description="Tokens of each prompt."
-    )
-    step_size: Annotated[float, Parameter(group=_PPLM)] = Field(
+    prompt_tokens: Annotated[Tokens, Parameter(group=_PPLM)] = Field(default=20, description="Tokens of each prompt.")
+    step_size: Annotated[StepSize, Parameter(group=_PPLM)] = Field(
         default=0.02,
-        ge=0,
         description="Length of a step, as a share of the norm of each layer's cached keys and values (published code: "
         "0.02 to 0.04 in another unit). Larger: more toxic, less fluent.",
     )
-    iterations: Annotated[int, Parameter(group=_PPLM)] = Field(
+    iterations: Annotated[GradientSteps, Parameter(group=_PPLM)] = Field(
         default=2,
-        ge=0,
         description="Gradient steps before each token (Dathathri et al. 2020: 3, with a discriminator 10).",
     )
-    horizon: Annotated[int, Parameter(group=_PPLM)] = Field(
-        default=1, ge=0, description="Tokens to look ahead, with their expected embedding as input (published: 1)."
+    horizon: Annotated[GradientSteps, Parameter(group=_PPLM)] = Field(
+        default=1, description="Tokens to look ahead, with their expected embedding as input (published: 1)."
     )
-    window: Annotated[int, Parameter(group=_PPLM)] = Field(
-        default=0, ge=0, description="Perturb only so many of the most recent cached tokens; 0: all (published: 0)."
+    window: Annotated[TokensOrAll, Parameter(group=_PPLM)] = Field(
+        default=0, description="Perturb only so many of the most recent cached tokens; 0: all (published: 0)."
     )
-    gamma: Annotated[float, Parameter(group=_PPLM)] = Field(
-        default=1.0, ge=0, description="Exponent of the gradient's norm (published: 1.0 to 1.5)."
+    gamma: Annotated[Exponent, Parameter(group=_PPLM)] = Field(
+        default=1.0, description="Exponent of the gradient's norm (published: 1.0 to 1.5)."
     )
-    gm_scale: Annotated[float, Parameter(group=_PPLM)] = Field(
+    gm_scale: Annotated[Share, Parameter(group=_PPLM)] = Field(
         default=0.8,
-        ge=0,
-        le=1,
         description="Weight of the perturbed distribution in the mixture (published: 0.9 to 0.95).",
     )
-    kl_scale: Annotated[float, Parameter(group=_PPLM)] = Field(
+    kl_scale: Annotated[Weight, Parameter(group=_PPLM)] = Field(
         default=0.01,
-        ge=0,
         description="Weight of the KL to the unperturbed distribution, per nat, relative to the projection on the "
         "direction in distances of the class means (published: 0.01).",
     )
-    top_k: Annotated[int, Parameter(group=_PPLM)] = Field(
-        default=10, ge=0, description="Tokens kept of the mixture; 0: all (published: 10)."
+    top_k: Annotated[TokensOrAll, Parameter(group=_PPLM)] = Field(
+        default=10, description="Tokens kept of the mixture; 0: all (published: 10)."
     )
     draw: Annotated[bool, Parameter(group=_PPLM)] = Field(
         default=False, description="Sample steered tokens; otherwise they are greedy."
@@ -133,14 +141,12 @@ class PairsSettings(MachineSettings, DirectionSettings):
         "residual stream on a direction made from --comments, without a scorer (--scorer then only describes the "
         "pairs).",
     )
-    samples: Annotated[int, Parameter(group=_SAMPLE)] = Field(
+    samples: Annotated[TwoSamples, Parameter(group=_SAMPLE)] = Field(
         default=16,
-        ge=2,
         description="Continuations per prompt.",
     )
-    pairs_per_prompt: Annotated[int, Parameter(group=_SAMPLE)] = Field(
+    pairs_per_prompt: Annotated[Count, Parameter(group=_SAMPLE)] = Field(
         default=4,
-        ge=1,
         description="Most pairs from one prompt.",
     )
     pairing: Annotated[Pairing, Parameter(group=_SAMPLE)] = Field(
@@ -149,27 +155,23 @@ class PairsSettings(MachineSettings, DirectionSettings):
         "least against most toxic, second least against second most … (training then also learns the manner that the "
         "scorer likes best).",
     )
-    preferred_below: Annotated[float, Parameter(group=_SAMPLE)] = Field(
+    preferred_below: Annotated[SomeShare, Parameter(group=_SAMPLE)] = Field(
         default=0.2,
-        gt=0,
-        le=1,
         description="A preferred continuation of a random pair scores below this. All continuations that do are also "
         "written beside the pairs, as NAME.harmless.jsonl, for dposcope dpo --harmless.",
     )
-    dispreferred_from: Annotated[float, Parameter(group=_SAMPLE)] = Field(
-        default=0.5, gt=0, le=1, description="A dispreferred continuation of a random pair scores this or more."
+    dispreferred_from: Annotated[SomeShare, Parameter(group=_SAMPLE)] = Field(
+        default=0.5, description="A dispreferred continuation of a random pair scores this or more."
     )
-    min_gap: Annotated[float, Parameter(group=_SAMPLE)] = Field(
+    min_gap: Annotated[NotAll, Parameter(group=_SAMPLE)] = Field(
         default=0.3,
-        ge=0,
-        lt=1,
         description="With --pairing extremes: the two scores of a pair differ by more.",
     )
-    top_p: Annotated[float, Parameter(group=_SAMPLE)] = Field(
-        default=0.95, gt=0, le=1, description="Sample from the fewest tokens whose probabilities reach this sum."
+    top_p: Annotated[SomeShare, Parameter(group=_SAMPLE)] = Field(
+        default=0.95, description="Sample from the fewest tokens whose probabilities reach this sum."
     )
-    temperature: Annotated[float, Parameter(group=_SAMPLE)] = Field(
-        default=1.0, gt=0, description="Divides the logits before sampling; below 1: more probable tokens."
+    temperature: Annotated[Temperature, Parameter(group=_SAMPLE)] = Field(
+        default=1.0, description="Divides the logits before sampling; below 1: more probable tokens."
     )
     shuffled: Annotated[bool | None, Parameter(group=_SAMPLE)] = Field(
         default=None,

@@ -32,6 +32,7 @@ from pydantic import Field, ValidationError, field_validator
 from dposcope.data.trust import check_code
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_SETTINGS, read_regular
+from dposcope.jobs.numbers import Blocks, Parameters, Tokens, Width
 from dposcope.jobs.settings import Settings
 
 Protocol = Literal["strict", "reference"]
@@ -43,12 +44,12 @@ _SUFFIX: Final = ".toml"
 class SizePreset(Settings):
     """A model's size, see `model/size.py`."""
 
-    parameters: int = Field(gt=0)
-    vocabulary: int = Field(gt=0)
-    width: int = Field(gt=0)
-    blocks: int = Field(gt=0)
-    mlp: int = Field(gt=0)
-    key_width: int = Field(gt=0)
+    parameters: Parameters
+    vocabulary: Tokens
+    width: Width
+    blocks: Blocks
+    mlp: Width
+    key_width: Width
 
 
 class StudyPreset(Settings):

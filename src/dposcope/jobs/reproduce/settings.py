@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field
 
+from dposcope.jobs.numbers import BatchSize, Refits, Seed, Splittable
 from dposcope.jobs.settings import Settings
 
 _DATA = Group("Data", sort_key=1)
@@ -74,14 +75,14 @@ class ReproduceSettings(Settings):
         description="Judge of toxic tokens: words (a built-in list), or the https address of an OpenAI-compatible "
         "endpoint (paper: GPT-4o). Default: words.",
     )
-    limit: Annotated[int | None, Parameter(group=_DATA)] = Field(
-        default=None, ge=4, description="Use only the first so many prompts. Default: that of the preset."
+    limit: Annotated[Splittable | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Use only the first so many prompts. Default: that of the preset."
     )
-    folds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
-        default=None, ge=0, description="Folds of the prompts whose groups of neurons are compared. Default: 2."
+    folds: Annotated[Refits | None, Parameter(group=_STABILITY)] = Field(
+        default=None, description="Folds of the prompts whose groups of neurons are compared. Default: 2."
     )
-    seeds: Annotated[int | None, Parameter(group=_STABILITY)] = Field(
-        default=None, ge=0, description="Refits of the direction whose groups of neurons are compared. Default: 5."
+    seeds: Annotated[Refits | None, Parameter(group=_STABILITY)] = Field(
+        default=None, description="Refits of the direction whose groups of neurons are compared. Default: 5."
     )
     bootstrap: Annotated[bool | None, Parameter(group=_STABILITY)] = Field(
         default=None, description="Also refit on resampled comments. Default: yes."
@@ -92,11 +93,11 @@ class ReproduceSettings(Settings):
     device: Annotated[str | None, Parameter(group=_MACHINE)] = Field(
         default=None, description="cpu, cuda …. Default: a GPU if there is one."
     )
-    batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
-        default=None, ge=1, description="Texts at a time in measurements. Default: that of the preset."
+    batch_size: Annotated[BatchSize | None, Parameter(group=_MACHINE)] = Field(
+        default=None, description="Texts at a time in measurements. Default: that of the preset."
     )
-    seed: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
-        default=None, ge=0, description="Seed of everything random. Default: that of the preset, usually 0."
+    seed: Annotated[Seed | None, Parameter(group=_MACHINE)] = Field(
+        default=None, description="Seed of everything random. Default: that of the preset, usually 0."
     )
 
     def given(self) -> dict[str, Any]:

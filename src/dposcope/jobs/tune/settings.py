@@ -11,9 +11,21 @@ from pydantic import Field, model_validator
 from dposcope.interventions.origin import Control
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.settings import Kind as Train
+from dposcope.jobs.numbers import (
+    BatchSize,
+    EnoughWindows,
+    Epochs,
+    Nats,
+    NotAll,
+    Share,
+    SomeStrength,
+    Trials,
+    TwoSamples,
+    Weight,
+)
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import MeasureSettings
-from dposcope.protocols import LEAST_ITEMS, Pairing, Split
+from dposcope.protocols import Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
 _EDIT = Group("Edit", sort_key=3)
@@ -89,35 +101,28 @@ class TuneSettings(MeasureSettings):
     report_neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Other neutral text, only for the reported log-perplexity; same format as --neutral."
     )
-    max_logppl_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
+    max_logppl_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.05,
-        gt=0,
         description="Bound on the cost of the edit: the rise of log-perplexity on neutral text, in nats per token, at "
         "the upper end of its interval (0.05: 5 per cent in perplexity, which F1 and readers hardly notice).",
     )
-    max_kl: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+    max_kl: Annotated[Nats | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        gt=0,
         description="A second bound on the cost: KL(base‖edited) on neutral text, in nats per token, at the upper end "
         "of its interval. Default: 1.5 × --max-logppl-increase; it seldom decides.",
     )
-    max_harmless_increase: Annotated[float, Parameter(group=_EDIT)] = Field(
+    max_harmless_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.1,
-        gt=0,
         description="Bound on the cost where users are: the rise of log-perplexity on the base model's own harmless "
         "samples for the prompts, in nats per token, at the upper end of its interval.",
     )
-    max_phrase_rise: Annotated[float, Parameter(group=_EDIT)] = Field(
+    max_phrase_rise: Annotated[Share, Parameter(group=_EDIT)] = Field(
         default=0.06,
-        ge=0,
-        le=1,
         description="Bound on a favourite phrase: no phrase of 2 to 4 words may stand in more of the greedy texts than "
         "of the base model's by this share of all texts.",
     )
-    least_distinct: Annotated[float, Parameter(group=_EDIT)] = Field(
+    least_distinct: Annotated[Share, Parameter(group=_EDIT)] = Field(
         default=0.5,
-        ge=0,
-        le=1,
         description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
         "edit must keep (and no edit may repeat more within a text).",
     )
@@ -136,7 +141,7 @@ class TuneSettings(MeasureSettings):
         description="Also learn gains of the channels of the attention heads. They fold into a checkpoint, not into "
         "GGUF.",
     )
-    kl_weights: Annotated[list[float] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
+    kl_weights: Annotated[list[Weight] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="λ of each learning run, the weight of its KL. One run gives a whole range of strengths; each "
         "further run takes the same time again. --quick takes one. Default: 6 with a teacher, otherwise 2.",
@@ -152,9 +157,8 @@ class TuneSettings(MeasureSettings):
         "same pairs, with the time and memory of dposcope dpo), or the name of a model that was tuned from MODEL. "
         "Default: none, gains are learned from the pairs alone.",
     )
-    teacher_strength: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+    teacher_strength: Annotated[SomeStrength | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        gt=0,
         description="s of the teacher's weights W₀ + s (W₁ − W₀). Above 1 the effect of its training is larger, and "
         "so is its cost. Default: the largest s from a quarter to 4 at which the teacher itself costs at most "
         "--max-logppl-increase.",
@@ -164,9 +168,8 @@ class TuneSettings(MeasureSettings):
         description="Rank samples and trials by the mean of --scorer and a scorer trained on the first half of "
         "--comments (which it needs), so that the edit fits a single scorer less. The judge uses the second half.",
     )
-    samples: Annotated[int | None, Parameter(group=_EDIT)] = Field(
+    samples: Annotated[TwoSamples | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        ge=2,
         description=f"Continuations sampled per prompt. Default: {_SAMPLES}, with --quick {_QUICK_SAMPLES}.",
     )
     pairing: Annotated[Pairing, Parameter(group=_EDIT)] = Field(
@@ -174,36 +177,31 @@ class TuneSettings(MeasureSettings):
         description="random: a harmless sample against a toxic one, both drawn at random; extremes: least against "
         "most toxic.",
     )
-    min_gap: Annotated[float, Parameter(group=_EDIT)] = Field(
+    min_gap: Annotated[NotAll, Parameter(group=_EDIT)] = Field(
         default=0.3,
-        ge=0,
-        lt=1,
         description="With --pairing extremes: the two scores of a sampled pair differ by more than this.",
     )
-    epochs: Annotated[float | None, Parameter(group=_EDIT)] = Field(
+    epochs: Annotated[Epochs | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        gt=0,
         description="Passes over the pairs. Default: 2 with a teacher, otherwise 1: short training, made "
         "stronger until a bound is met, does more at the same cost than long training.",
     )
-    micro_batch_size: Annotated[int | None, Parameter(group=_MACHINE)] = Field(
+    micro_batch_size: Annotated[BatchSize | None, Parameter(group=_MACHINE)] = Field(
         default=None,
-        ge=1,
         description="Pairs in memory at a time in the training of the teacher and the gains. Default: a whole batch "
         "of 8. --batch-size is for everything else: prompts at a time (with all their samples while pairs are "
         "sampled).",
     )
-    trials: Annotated[int, Parameter(group=_EDIT)] = Field(
+    trials: Annotated[Trials, Parameter(group=_EDIT)] = Field(
         default=_TRIALS,
-        ge=1,
         description="Number of edits to try; with a larger number a finished run continues from its trials.",
     )
     quick: Annotated[bool, Parameter(group=_EDIT)] = Field(
         default=False,
         description="One learning run on half of the samples, with the strength by bisection and no search.",
     )
-    search_windows: Annotated[int, Parameter(group=_MEASURES)] = Field(
-        default=32, ge=LEAST_ITEMS, description="Windows of 128 tokens of neutral text that each trial reads."
+    search_windows: Annotated[EnoughWindows, Parameter(group=_MEASURES)] = Field(
+        default=32, description="Windows of 128 tokens of neutral text that each trial reads."
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
