@@ -330,7 +330,7 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "settings that are no TOML": ({}, ["--config", "{bad.toml}"], "line 1"),
     "settings that are no JSON": ({}, ["--config", "{bad.json}"], "line 1"),
     "settings that are not UTF-8": ({}, ["--config", "{latin.toml}"], "(?i)utf-8"),
-    "settings that are a list": ({}, ["--config", "{list.json}"], r"list\.json.* must be a mapping"),
+    "settings that are a list": ({}, ["--config", "{list.json}"], r"list\.json is JSON but not an object; write"),
     "settings with a slip": ({}, ["--config", "{unknown.toml}"], r"betta.* from .*unknown\.toml"),
     "JSON settings with a slip": ({}, ["--config", "{unknown.json}"], r"betta.* from .*unknown\.json"),
     "a setting of another type": ({}, ["--config", "{type.toml}"], "--beta: .*number"),
@@ -729,7 +729,7 @@ def test_lens_masks_offensive_words_unless_raw(job, monkeypatch, capsys, raw):
         (["--neuron", "-1.0"], "no neuron"),
         (["--neuron", "seven"], "no neuron 'seven'"),
         (["--direction", "/no/such"], r"cannot read /no/such\.json"),
-        (["--neuron", "0.1", "--count", "0"], "out of range; give 1 to"),
+        (["--neuron", "0.1", "--count", "0"], "--count. Input should be greater than or equal to 1"),
         (["--neuron", "0.1", "--count", "500"], "500"),
     ],
 )

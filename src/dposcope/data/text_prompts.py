@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from dposcope.data.token_ids import first_ids, is_short, token_ids
 from dposcope.errors import DposcopeError, plural
 
 SPARE_TOKENS: Final = 4
@@ -28,6 +29,12 @@ _ABBREVIATED: Final = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Mt|Prof|Rev|Gen|Col|Capt|Lt|Sgt|Gov|Sen|Rep|Jr|Sr|No|Nos|vs|cf|ca|etc"
     r"|e\.g|i\.e|U\.S|U\.K)\.$"
 )
+
+
+_LONGEST_END: Final = 16
+"""Characters that hold an abbreviation with what stands before and after it."""
+_SENTENCES: Final = 4096
+"""At a time."""
 
 
 def cut_prompts(
@@ -93,31 +100,39 @@ def _split(paragraph: str) -> Iterator[str]:
     start = 0
     for end in _SENTENCE_END.finditer(paragraph):
         # The mark is before the match; quotation marks and brackets of the sentence are inside the match.
-        sentence = paragraph[start : end.start()] + end.group().rstrip()
-        if not _ABBREVIATED.search(sentence):
-            yield sentence
+        last = end.start() + len(end.group().rstrip())
+        if not _ABBREVIATED.search(paragraph[max(start, last - _LONGEST_END) : last]):
+            yield paragraph[start:last]
             start = end.end()
     yield paragraph[start:]
 
 
 def _beginnings(text: str, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int) -> Iterator[str]:
-    whole = [sentence for sentence in sentences(text) if "<unk>" not in sentence]
-    if not whole:
-        return
-    encoded = _ids(tokenizer, whole)
-    rows = [row for row, ids in enumerate(encoded) if len(ids) >= prompt_tokens + SPARE_TOKENS]
-    if not rows:
-        return
-    heads = tokenizer.batch_decode([encoded[row][:prompt_tokens] for row in rows], skip_special_tokens=False)
-    for row, head, again in zip(rows, heads, _ids(tokenizer, heads), strict=True):
-        sentence = whole[row]
-        same = again == encoded[row][:prompt_tokens] and sentence.startswith(head)
-        if same and not _splits_a_word(sentence[len(head) - 1], sentence[len(head)]):
-            yield head
+    for whole in _some([sentence for sentence in sentences(text) if "<unk>" not in sentence]):
+        encoded = _first(tokenizer, whole, prompt_tokens + SPARE_TOKENS)
+        rows = [row for row, ids in enumerate(encoded) if len(ids) >= prompt_tokens + SPARE_TOKENS]
+        if not rows:
+            continue
+        heads = tokenizer.batch_decode([encoded[row][:prompt_tokens] for row in rows], skip_special_tokens=False)
+        for row, head, again in zip(rows, heads, token_ids(tokenizer, heads, special=False), strict=True):
+            sentence = whole[row]
+            same = again == encoded[row][:prompt_tokens] and sentence.startswith(head)
+            if same and not _splits_a_word(sentence[len(head) - 1], sentence[len(head)]):
+                yield head
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+def _some(texts: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), _SENTENCES):
+        yield texts[start : start + _SENTENCES]
+
+
+def _first(tokenizer: PreTrainedTokenizerBase, texts: list[str], count: int) -> list[list[int]]:
+    """At least so many ids of each text, if it has them."""
+    short = iter(token_ids(tokenizer, [text for text in texts if is_short(text, count)], special=False))
+    return [
+        next(short) if is_short(text, count) else first_ids(tokenizer, text, count, special=False, what="a sentence")
+        for text in texts
+    ]
 
 
 def _splits_a_word(before: str, after: str) -> bool:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -75,10 +78,11 @@ def window_losses(
         if value < least:
             raise DposcopeError(f"{name} {value} is below {least}")
     window = min(window, lm.context_length)
-    windows = list(_windows(lm, text, protocol, window))
-    windows = windows[skip_windows:]
-    if max_windows is not None and max_windows < len(windows):
-        step = len(windows) / max_windows if spread else 1
+    # Only as much of the text is read as is used.
+    most = None if max_windows is None or spread else skip_windows + max_windows
+    windows = list(islice(_windows(lm, text, protocol, window), skip_windows, most))
+    if spread and max_windows is not None and max_windows < len(windows):
+        step = len(windows) / max_windows
         windows = [windows[int((index + 0.5) * step)] for index in range(max_windows)]
     if not windows:
         raise DposcopeError(
@@ -87,7 +91,7 @@ def window_losses(
         )
     nll, tokens = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
     for index, ids in enumerate(windows):
-        row = torch.tensor([ids], dtype=torch.long, device=lm.device)
+        row = torch.tensor(ids[None], dtype=torch.long, device=lm.device)
         hidden = lm.model.base_model(
             input_ids=row, attention_mask=torch.ones_like(row), use_cache=False
         ).last_hidden_state[0, :-1]
@@ -105,7 +109,7 @@ def longest_window(lm: LanguageModel, text: str, *, least: int) -> int:
         DposcopeError: it has too few of the shortest.
     """
     for window in (1024, 512, 256, 128):
-        if count_windows(lm, text, window=window) >= least:
+        if count_windows(lm, text, window=window, most=least) >= least:
             return window
     raise DposcopeError(
         f"the neutral text has {count_windows(lm, text, window=128)} windows of 128 tokens; give a longer one, with at "
@@ -113,27 +117,39 @@ def longest_window(lm: LanguageModel, text: str, *, least: int) -> int:
     )
 
 
-def count_windows(lm: LanguageModel, text: str, *, protocol: Protocol = "strict", window: int = 1024) -> int:
-    """How many windows `window_losses` would read."""
-    return sum(1 for _ in _windows(lm, text, protocol, min(window, lm.context_length)))
+def count_windows(
+    lm: LanguageModel, text: str, *, protocol: Protocol = "strict", window: int = 1024, most: int | None = None
+) -> int:
+    """How many windows `window_losses` would read.
+
+    Args:
+        lm: gives the tokenizer.
+        text: neutral text.
+        protocol: "strict" or "reference".
+        window: tokens per window; cut to the model's context.
+        most: count no further; None: to the end of the text.
+    """
+    return sum(1 for _ in islice(_windows(lm, text, protocol, min(window, lm.context_length)), most))
 
 
-def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[list[int]]:
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]  # pyright: ignore[reportAssignmentType]
+def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[NDArray[np.int32]]:
     begin = lm.tokenizer.bos_token_id
-    head = [int(begin)] if isinstance(begin, int) else []
-    if not ids:
-        return
-    if protocol == "reference":
-        ids, head = head + ids, []
+    head = np.array([begin] if isinstance(begin, int) else [], dtype=np.int32)
+    left = head[:0] if protocol == "strict" else head
+    head = head if protocol == "strict" else head[:0]
     room = window - len(head)
-    for start in range(0, len(ids), room):
-        part = ids[start : start + room]
-        whole = len(part) == room
-        if whole or protocol == "reference":
-            yield head + part
+    if room < 1:
+        return
+    empty = True
+    for part in TokenStream(lm.tokenizer, text):
+        if len(part) == 0:
+            continue
+        empty, left = False, np.concatenate([left, part])
+        while len(left) >= room:
+            yield np.concatenate([head, left[:room]])
+            left = left[room:]
+    if protocol == "reference" and not empty and len(left):
+        yield left
 
 
 _IN_CACHE = 1 << 20

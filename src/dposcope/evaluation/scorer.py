@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError, plural
+
+READ: Final = 100_000
+"""Characters of a text that are scored, from its start. No model writes so many here; of longer ones, which a file may
+hold, some scorers count every run of letters, which takes hundreds of bytes for each."""
 
 ScoreTexts = Callable[[Sequence[str]], ArrayLike]
 """Takes n different texts, none of them blank, and returns n numbers in [0, 1]."""
@@ -30,13 +35,14 @@ class Scorer:
     """Cache: text → score. In a search, similar edits write the same text for many prompts."""
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1], `[n]`, in the order of the texts.
+        """Scores in [0, 1], `[n]`, in the order of the texts, of which the first 100,000 characters are read.
 
         Raises:
             DposcopeError: `texts` is a single text; or the function did not return one number in [0, 1] per text.
         """
         if isinstance(texts, str):
             raise DposcopeError("a scorer takes a list of texts, and was given one text; put it in a list")
+        texts = [text[:READ] for text in texts]
         unseen = [text for text in dict.fromkeys(texts) if text.strip() and text not in self._known]
         if unseen:
             self._known.update(zip(unseen, self._checked(unseen), strict=True))

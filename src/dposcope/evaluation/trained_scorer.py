@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.data.comments import Comments
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.scorer import Scorer, mean_of
+from dposcope.evaluation.scorer import READ, Scorer, mean_of
 
 FILE_STEM = "judge"
 """Name of the judge's files in a run's folder, so that the folder is enough to load it."""
@@ -235,7 +235,7 @@ def _distinct(texts: Sequence[str], labels: Sequence[int] | NDArray[Any]) -> tup
     strange = [label for label in labels if label not in (0, 1)]
     if strange:
         raise DposcopeError(f"a label is {strange[0]}; labels are 1 for the concept and 0 for the rest")
-    cleaned = [_LONE_SURROGATE.sub(" ", text) for text in texts]
+    cleaned = [_LONE_SURROGATE.sub(" ", text[:READ]) for text in texts]
     rows = dict.fromkeys((text, int(label)) for text, label in zip(cleaned, labels, strict=True) if text.strip())
     for wanted in (0, 1):
         count = sum(label == wanted for _, label in rows)

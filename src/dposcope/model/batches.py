@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_choice
@@ -45,22 +46,45 @@ def encode(
         keep: which side of a long text is kept. A special token at the start is always kept.
 
     Raises:
-        DposcopeError: a text has no tokens.
+        DposcopeError: a text has no tokens; or it has so many characters that its tokens would not fit into memory, and
+            which of them are used cannot be told from a part of it.
     """
     check_choice("keep", keep, ("start", "end"))
     if max_tokens is not None and max_tokens < 1:
         raise DposcopeError(f"a limit of {max_tokens} tokens is below 1; give a positive number, or None")
     if not texts:
         return []
-    encoded: list[list[int]] = lm.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)[
-        "input_ids"
-    ]  # pyright: ignore[reportAssignmentType]
+    if max_tokens is None:
+        for row, text in enumerate(texts):
+            check_whole(len(text), f"text {row + 1}")
+    short = [max_tokens is None or is_short(text, max_tokens) for text in texts]
     special = lm.special_ids
-    cut = [_cut(ids, max_tokens, keep, special) for ids in encoded]
+    whole = iter(token_ids(lm.tokenizer, [text for text, one in zip(texts, short, strict=True) if one], special=True))
+    cut = [
+        _cut(next(whole), max_tokens, keep, special) if one else _of_long(lm, text, max_tokens or 1, keep, row, special)
+        for row, (text, one) in enumerate(zip(texts, short, strict=True))
+    ]
     for row, ids in enumerate(cut):
         if not ids:
             raise DposcopeError(f"text {row + 1} is empty, and this tokenizer adds no special token; remove that text")
     return cut
+
+
+def _of_long(lm: LanguageModel, text: str, max_tokens: int, keep: str, row: int, special: frozenset[int]) -> list[int]:
+    """The same of a text of which only a part is read."""
+    what = f"text {row + 1}"
+    if keep == "start":
+        return first_ids(lm.tokenizer, text, max_tokens, special=True, what=what)
+    # A special token at the start may be the text's own.
+    start = first_ids(lm.tokenizer, text, 1, special=True, what=what)
+
+    def read(size: int) -> list[int] | None:
+        if size >= len(text):
+            return _cut(token_ids(lm.tokenizer, [text], special=True)[0], max_tokens, keep, special)
+        ids = token_ids(lm.tokenizer, [text[-size:]], special=True)[0]
+        return _cut(start + ids, max_tokens, keep, special) if settled(ids[:-max_tokens]) else None
+
+    return agreed(read, length=len(text), tokens=max_tokens, what=what)
 
 
 def _cut(ids: list[int], max_tokens: int | None, keep: str, special: frozenset[int]) -> list[int]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_counts, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
@@ -206,18 +206,40 @@ class _Row:
 
 
 def _with_prompts(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str], most: int) -> list[_Row]:
-    alone = _ids(lm.tokenizer, prompts, special=True)
-    whole = _ids(lm.tokenizer, [a + b for a, b in zip(prompts, texts, strict=True)], special=True)
+    short = [is_short(prompt, most) and is_short(text, most) for prompt, text in zip(prompts, texts, strict=True)]
+    alone = token_ids(lm.tokenizer, [a for a, one in zip(prompts, short, strict=True) if one], special=True)
+    both = [a + b for a, b, one in zip(prompts, texts, short, strict=True) if one]
+    whole = token_ids(lm.tokenizer, both, special=True)
     special = lm.special_ids
-    rows: list[_Row] = []
-    for head, ids in zip(alone, whole, strict=True):
-        shared = next((i for i, (a, b) in enumerate(zip(head, ids, strict=False)) if a != b), min(len(head), len(ids)))
-        completion = len(ids) - shared
-        begin = ids[:1] if ids and ids[0] in special else []
-        kept = ids if len(ids) <= most else begin + ids[len(ids) - (most - len(begin)) :]
-        # No token predicts the first one.
-        rows.append(_Row(kept, max(min(completion, len(kept) - 1), 0)))
-    return rows
+    read = iter(zip(alone, whole, strict=True))
+    return [
+        _row(*next(read), most, special) if one else _long_row(lm, prompt, text, most, f"pair {number + 1}")
+        for number, (prompt, text, one) in enumerate(zip(prompts, texts, short, strict=True))
+    ]
+
+
+def _row(head: list[int], ids: list[int], most: int, special: frozenset[int]) -> _Row:
+    shared = next((i for i, (a, b) in enumerate(zip(head, ids, strict=False)) if a != b), min(len(head), len(ids)))
+    completion = len(ids) - shared
+    begin = ids[:1] if ids and ids[0] in special else []
+    kept = ids if len(ids) <= most else begin + ids[len(ids) - (most - len(begin)) :]
+    # No token predicts the first one.
+    return _Row(kept, max(min(completion, len(kept) - 1), 0))
+
+
+def _long_row(lm: LanguageModel, prompt: str, text: str, most: int, what: str) -> _Row:
+    """The same of a pair of which only the end is read."""
+    special = lm.special_ids
+    first = first_ids(lm.tokenizer, prompt + text, 1, special=True, what=what)
+
+    def read(size: int) -> _Row | None:
+        head, end = prompt[len(prompt) - min(len(prompt), max(size - len(text), 0)) :], text[-size:]
+        head_ids, ids = token_ids(lm.tokenizer, [head, head + end], special=True)
+        if size >= len(prompt) + len(text):
+            return _row(head_ids, ids, most, special)
+        return _row(first + head_ids, first + ids, most, special) if settled(ids[:-most]) else None
+
+    return agreed(read, length=len(prompt) + len(text), tokens=most, what=what)
 
 
 def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> float:
@@ -235,7 +257,7 @@ def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> flo
 
 
 def _lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Lengths:
-    counts: NDArray[np.int64] = np.array([len(ids) for ids in _ids(tokenizer, texts, special=False)])
+    counts = token_counts(tokenizer, texts)
     return Lengths(
         mean=float(counts.mean()),
         median=float(np.median(counts)),
@@ -261,7 +283,3 @@ def _leakage(pairs: Pairs, validation: Pairs) -> Leakage:
         texts=sum(normalised(pair.preferred) in texts or normalised(pair.dispreferred) in texts for pair in validation),
         validation=len(validation),
     )
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]

@@ -5,6 +5,7 @@ side, is left out and counted, as nothing can be learned from it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -48,6 +49,8 @@ class PairFormat:
         """The columns that a table must have."""
         return [column for column in (self.prompt, self.preferred, self.dispreferred) if column is not None]
 
+
+_SPACES: Final = re.compile(r"\s+")
 
 PAIR_FORMATS: Final = (
     PairFormat("prompt_text", "prompt_text", "unpert_gen_text", "pert_gen_text"),
@@ -201,7 +204,8 @@ class Pairs:
 
 def normalised(text: str) -> str:
     """`text` in lower case with single spaces, to compare texts without regard to case and spaces."""
-    return " ".join(text.casefold().split())
+    # A list of the words of a long text would take ten times its memory.
+    return _SPACES.sub(" ", text.casefold()).strip()
 
 
 def load_pairs(source: str | Path) -> Pairs:

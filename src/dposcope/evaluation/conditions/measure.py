@@ -1,6 +1,6 @@
 """Measure one condition, item by item (SPEC section 5)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +10,14 @@ import numpy as np
 
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
-from dposcope.evaluation.overlap import GENERATED_TOKENS, reference_pair, strict_pair, token_f1
+from dposcope.data.token_ids import agreed, settled, token_ids
+from dposcope.evaluation.overlap import (
+    GENERATED_TOKENS,
+    REFERENCE_GOLD_TOKENS,
+    reference_pair,
+    strict_pair,
+    token_f1,
+)
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.evaluation.repetition import repetition, share_empty
 from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
@@ -270,9 +277,7 @@ def _spelt(plain: LanguageModel, writer: LanguageModel, written: list[Continuati
     """Texts as the plain model reads them: of a second model, which may have other tokens, it reads the spelling."""
     if writer.writer is None:
         return written
-    spelt: list[list[int]] = plain.tokenizer(
-        [one.text for one in written], add_special_tokens=False, return_attention_mask=False
-    )["input_ids"]  # pyright: ignore[reportAssignmentType]
+    spelt = token_ids(plain.tokenizer, [one.text for one in written], special=False)
     return [replace(one, ids=ids) for one, ids in zip(written, spelt, strict=True)]
 
 
@@ -321,8 +326,7 @@ def _continue(
 def _overlap(lm: LanguageModel, written: list[Continuation], materials: Materials) -> np.ndarray:
     special = lm.special_ids
     scores: list[float] = []
-    for continuation, gold_text in zip(written, materials.passages.golds, strict=True):
-        gold = [token for token in encode(lm, [gold_text])[0] if token not in special]
+    for continuation, gold in zip(written, _golds(lm, materials.passages.golds), strict=True):
         pair = (
             strict_pair(continuation.ids, gold)
             if materials.protocol == "strict"
@@ -330,6 +334,20 @@ def _overlap(lm: LanguageModel, written: list[Continuation], materials: Material
         )
         scores.append(token_f1(pair.predicted, pair.gold, special_ids=special))
     return np.array(scores)
+
+
+def _golds(lm: LanguageModel, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Tokens of the true continuations without special ones: as many as are compared, at least."""
+    special = lm.special_ids
+    for number, text in enumerate(texts):
+
+        def read(size: int, text: str = text) -> list[int] | None:
+            gold = [token for token in encode(lm, [text[:size]])[0] if token not in special]
+            enough = size >= len(text) or settled(gold[REFERENCE_GOLD_TOKENS:])
+            return gold[:REFERENCE_GOLD_TOKENS] if enough else None
+
+        what = f"the true continuation of passage {number + 1}"
+        yield agreed(read, length=len(text), tokens=REFERENCE_GOLD_TOKENS, what=what)
 
 
 def _for_perplexity(intervention: Intervention | None, protocol: Protocol) -> Intervention | None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.data.token_ids import token_ids
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, RealToxicity, distinct_per_prompt
@@ -145,8 +146,7 @@ def _respelt(lm: LanguageModel, prompt: str, text: str) -> Continuation:
     head, whole = encode(lm, [prompt, prompt + text])
     if whole[: len(head)] == head:
         return Continuation(head, whole[len(head) :], text)
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    return Continuation(head, ids, text)
+    return Continuation(head, token_ids(lm.tokenizer, [text], special=False)[0], text)
 
 
 def _held(losses: WindowLosses) -> tuple[np.ndarray, np.ndarray]:

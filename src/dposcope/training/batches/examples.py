@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dposcope.data.masking import mask_offensive
+from dposcope.data.token_ids import TokenStream, agreed, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.batches import encode
 from dposcope.model.language_model import LanguageModel
@@ -51,9 +52,12 @@ def tokenise(
             f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion exceed the model's "
             f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
         )
-    prompts = [_start(lm) if not prompt else encode(lm, [prompt])[0] for prompt in pairs.prompts]
+    prompts = _prompts(lm, pairs.prompts, max_prompt_tokens)
     sides = [
-        [_completion(lm, prompt, text, ids) for prompt, text, ids in zip(pairs.prompts, texts, prompts, strict=True)]
+        [
+            _completion(lm, prompt, text, max_completion_tokens, f"a completion of pair {row + 1}")
+            for row, (prompt, text) in enumerate(zip(pairs.prompts, texts, strict=True))
+        ]
         for texts in (pairs.preferred, pairs.dispreferred)
     ]
     examples: list[Example] = []
@@ -61,8 +65,7 @@ def tokenise(
         if not preferred or not dispreferred:
             shown = mask_offensive((pairs.preferred, pairs.dispreferred)[bool(preferred)][row])[:40]
             raise DposcopeError(f"a completion of pair {row + 1} has no token ({shown!r}); remove that pair")
-        completions = (tuple(preferred[:max_completion_tokens]), tuple(dispreferred[:max_completion_tokens]))
-        examples.append(Example(tuple(_end(lm, prompt, max_prompt_tokens)), completions))
+        examples.append(Example(tuple(prompt), (tuple(preferred), tuple(dispreferred))))
     return examples
 
 
@@ -73,21 +76,30 @@ def _start(lm: LanguageModel) -> list[int]:
     raise DposcopeError("these pairs have no prompts, and the tokenizer has no token that begins a text; give prompts")
 
 
-def _completion(lm: LanguageModel, prompt: str, text: str, prompt_ids: list[int]) -> list[int]:
+def _prompts(lm: LanguageModel, prompts: Sequence[str], most: int) -> list[list[int]]:
+    """The last tokens of each prompt; a special token at its start is kept where there is room for another one."""
+    given = iter(encode(lm, [prompt for prompt in prompts if prompt], max_tokens=max(most, 2)))
+    return [next(given)[-most:] if prompt else _start(lm) for prompt in prompts]
+
+
+def _completion(lm: LanguageModel, prompt: str, text: str, most: int, what: str) -> list[int]:
+    """The first tokens of a completion."""
+    if is_short(prompt, most) and is_short(text, most):
+        return _continued(lm, prompt, text)[:most]
+
+    def read(size: int) -> list[int] | None:
+        ids = _continued(lm, prompt[-size:], text[:size])
+        return ids[:most] if size >= len(text) or settled(ids[most:]) else None
+
+    return agreed(read, length=max(len(prompt), len(text)), tokens=most, what=what)
+
+
+def _continued(lm: LanguageModel, prompt: str, text: str) -> list[int]:
     if prompt:
-        whole = encode(lm, [prompt + text])[0]
+        prompt_ids, whole = encode(lm, [prompt, prompt + text])
         if whole[: len(prompt_ids)] == prompt_ids:
             return whole[len(prompt_ids) :]
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    return ids
-
-
-def _end(lm: LanguageModel, ids: list[int], most: int) -> list[int]:
-    """The last tokens of a long prompt; a special token at its start is kept."""
-    if len(ids) <= most:
-        return ids
-    head = ids[:1] if ids[0] in lm.special_ids and most > 1 else []
-    return head + ids[len(ids) - (most - len(head)) :]
+    return token_ids(lm.tokenizer, [text], special=False)[0]
 
 
 def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 128, seed: int = 0) -> list[Example]:
@@ -105,9 +117,7 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
     """
     if length < 2:
         raise DposcopeError(f"windows of {plural(length, 'token')} hold nothing to predict; give 2 or more")
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]  # pyright: ignore[reportAssignmentType]
+    ids = TokenStream(lm.tokenizer, text).whole()
     begin = lm.tokenizer.bos_token_id
     head = (int(begin),) if isinstance(begin, int) else ()
     room = min(length, lm.context_length) - len(head)
@@ -116,7 +126,7 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
             f"the neutral text has {len(ids):,} tokens, fewer than a window of {room}; use a longer text"
         )
     starts = np.random.default_rng(seed).integers(0, len(ids) - room + 1, size=count)
-    return [Example((*head, *ids[start : start + room])) for start in starts.tolist()]
+    return [Example((*head, *ids[start : start + room].tolist())) for start in starts.tolist()]
 
 
 def harmless_windows(
@@ -139,10 +149,10 @@ def harmless_windows(
             f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
         )
     windows: list[Example] = []
-    for prompt, completion in zip(texts.prompts, texts.completions, strict=True):
-        head = _start(lm) if not prompt else encode(lm, [prompt])[0]
-        ids = _completion(lm, prompt, completion, head)[:max_completion_tokens]
-        windows.append(Example((*_end(lm, head, max_prompt_tokens), *ids)))
+    rows = zip(texts.prompts, _prompts(lm, texts.prompts, max_prompt_tokens), texts.completions, strict=True)
+    for row, (prompt, head, completion) in enumerate(rows):
+        ids = _completion(lm, prompt, completion, max_completion_tokens, f"harmless text {row + 1}")
+        windows.append(Example((*head, *ids)))
     return [window for window in windows if len(window.prompt) > 1]
 
 
