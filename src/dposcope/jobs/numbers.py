@@ -77,8 +77,8 @@ SomeWeight = Annotated[float, Field(gt=0, le=_MOST_WEIGHT)]
 Strength = Annotated[float, Field(ge=0, le=MOST_STRENGTH)]
 SomeStrength = Annotated[float, Field(gt=0, le=MOST_STRENGTH)]
 SignedStrength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)]
-Nats = Annotated[float, Field(gt=0, le=100)]
-"""Per token: to guess among all tokens of a vocabulary costs 13."""
+Nats = Annotated[float, Field(gt=0, le=1_000)]
+"""Per token: to guess among all tokens of a vocabulary costs 13, so that the largest bounds nothing."""
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 """A step of either optimiser moves every number by about the rate, and gains begin at 1."""
 Epochs = Annotated[float, Field(gt=0, le=10_000)]

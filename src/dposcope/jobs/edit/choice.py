@@ -72,9 +72,10 @@ def choose_edit(
         made_by: settings by name, all that decide the edit; it tells some of them.
     """
     stem, trace = job.run.folder / "edit", job.run.folder / "search.json"
-    windows = count_windows(job.lm, job.data.report.neutral, protocol="strict")
+    enough = spec.reported + SEARCH_WINDOWS
+    windows = count_windows(job.lm, job.data.report.neutral, protocol="strict", most=enough)
     # Trials read the windows after the reported ones, if the text is long enough.
-    held_out = windows >= spec.reported + SEARCH_WINDOWS
+    held_out = windows >= enough
     about = {
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
