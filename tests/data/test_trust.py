@@ -3,7 +3,7 @@
 import pytest
 
 from dposcope.data.concept import Concept
-from dposcope.data.trust import check_code, trusting_files
+from dposcope.data.trust import check_settings, trusting_files
 from dposcope.errors import DposcopeError
 from dposcope.jobs.reproduce.preset import load_preset
 from helpers.jobs import command
@@ -41,13 +41,29 @@ def test_a_concept_spec_names_no_code_unless_trusted(tmp_path):
 )
 def test_code_is_found_at_any_depth(values):
     with pytest.raises(DposcopeError, match=REFUSED):
-        check_code(values, "a.toml")
+        check_settings(values, "a.toml")
     with trusting_files():
-        check_code(values, "a.toml")
+        check_settings(values, "a.toml")
+
+
+SERVER = "https://judge.example/v1#m"
+
+
+@pytest.mark.parametrize(
+    "values", [{"token_judge": SERVER}, {"token-judge": "HTTP://x"}, {"study": [{"explain": {"token_judge": SERVER}}]}]
+)
+def test_a_server_is_sent_no_key_because_a_file_names_it(values):
+    with pytest.raises(DposcopeError, match=r"server as its token judge .*, which would be sent your key; if you"):
+        check_settings(values, "a.toml")
+    with trusting_files():
+        check_settings(values, "a.toml")
+    check_settings({"token_judge": "words"}, "a.toml")
 
 
 def test_what_is_no_scorer_is_no_code():
-    check_code({"condition": ["gains:x", "scale:alpha=0.1"], "edit_grid": ["scale:0.3:0.55"], "name": "a:b"}, "a.toml")
+    check_settings(
+        {"condition": ["gains:x", "scale:alpha=0.1"], "edit_grid": ["scale:0.3:0.55"], "name": "a:b"}, "a.toml"
+    )
 
 
 def test_a_preset_names_no_code(tmp_path):

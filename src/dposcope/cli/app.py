@@ -29,7 +29,7 @@ from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
 from dposcope.cli.tune import tune
-from dposcope.data.trust import check_code, trusting_files
+from dposcope.data.trust import check_settings, trusting_files
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_SETTINGS, read_regular
 
@@ -42,7 +42,8 @@ First steps:
 
 Settings may also be in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), with one
 `name = value` per line and the names of the options. --debug shows the traceback of an error. --trust-code lets a
-concept spec, a preset or a settings file name a function as scorer (`module:function`): that is code that runs."""
+concept spec, a preset or a settings file name a function as scorer (`module:function`), which is code that runs, or a
+server as token judge, which is sent your key."""
 
 app = App(
     name="dposcope",
@@ -125,7 +126,7 @@ def _settings_in(name: str) -> Dict:
     if not isinstance(held, dict):
         raise DposcopeError(f'{path} is JSON but not an object; write its settings as {{"name": value, …}}')
     settings = cast(dict[str, Any], held)
-    check_code(settings, path)
+    check_settings(settings, path)
     return Dict(settings, source=str(path.absolute()), use_commands_as_keys=False)
 
 

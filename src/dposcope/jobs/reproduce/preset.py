@@ -29,7 +29,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from dposcope.data.trust import check_code
+from dposcope.data.trust import check_settings
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_SETTINGS, read_regular
 from dposcope.jobs.numbers import Blocks, Parameters, Tokens, Width
@@ -122,7 +122,7 @@ def load_preset(name: str) -> Preset:
         raise DposcopeError(f"no preset {name!r}; choose one of: {', '.join(preset_names())}, or a .toml file")
     try:
         values = tomllib.loads(text)
-        check_code(values, f"preset {name}")
+        check_settings(values, f"preset {name}")
         return Preset(name=Path(name).name.removesuffix(_SUFFIX), **values)
     except tomllib.TOMLDecodeError as error:
         raise DposcopeError(f"{name} is not TOML ({error}); mend it there") from error
