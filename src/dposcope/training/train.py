@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from transformers import (
@@ -182,7 +183,12 @@ def train_policy(
         best = f"checkpoint-{state.best_global_step}"
         load_trained(trainable.policy, folder / best if takes_best else Path(begun))
     else:
-        trainer.train(resume_from_checkpoint=begun)
+        try:
+            trainer.train(resume_from_checkpoint=begun)
+        except UnpicklingError as error:
+            raise DposcopeError(
+                f"{begun} holds more than numbers, so reading it could run code; delete that folder and run again"
+            ) from error
         state = trainer.state
     return Trained(_history(state), state.global_step, state.best_global_step if takes_best else None)
 
