@@ -16,6 +16,8 @@ ORDER = [
     "errors",
     "memory",
     "files",
+    "foreign_text",
+    "launcher",
     "cache",
     "protocols",
     "durable",

@@ -26,6 +26,7 @@ from torch import Tensor
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
 from dposcope.files import check_regular, read_regular
+from dposcope.foreign_text import json_text
 
 FORMAT_VERSION = 1
 
@@ -75,14 +76,14 @@ def current_umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; half of a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
     with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

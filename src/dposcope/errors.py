@@ -1,5 +1,10 @@
 """The one exception a user meets: what is wrong, and how to mend it."""
 
+from typing import Final
+
+INTERRUPTED: Final = "interrupted; run the same command again to continue"
+"""What Ctrl-C is answered with."""
+
 
 class DposcopeError(Exception):
     """Bad input, or a request that cannot be met.

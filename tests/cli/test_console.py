@@ -1,7 +1,6 @@
 """What people see: bars where there is a terminal, tables that fit 80 columns."""
 
 import io
-import json
 import re
 from dataclasses import replace
 
@@ -10,8 +9,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dposcope.cli import console
-from dposcope.cli.console import Bars, Lines, Pace, print_json, print_scores, reporting
+from dposcope.cli import console, terminal
+from dposcope.cli.console import Bars, Lines, Pace, print_scores, reporting
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 
@@ -42,7 +41,7 @@ def scores(*names: str, low: float = 0.2) -> Scores:
 def printed(monkeypatch):
     """`printed(scores)`: what stands on a terminal of 80 columns."""
     stream = io.StringIO()
-    monkeypatch.setattr(console, "out", Console(file=stream, width=80, highlight=False))
+    monkeypatch.setattr(terminal, "out", Console(file=stream, width=80, highlight=False))
 
     def show(of: Scores) -> str:
         print_scores(of)
@@ -106,18 +105,11 @@ def test_names_are_no_markup(printed):
     assert "[red]x" in printed(scores("[red]x"))
 
 
-def test_json_is_json(capsys):
-    print_json({"a": [1, None, "ü"], "b": {"c": 0.1}})
-    text = capsys.readouterr().out
-    assert json.loads(text) == {"a": [1, None, "ü"], "b": {"c": 0.1}}
-    assert "ü" in text
-
-
 # Bars
 
 
 @pytest.fixture
-def terminal(monkeypatch):
+def drawn(monkeypatch):
     """A stream that passes for a terminal."""
     stream = io.StringIO()
     monkeypatch.setattr(
@@ -136,18 +128,18 @@ def work(bars: Bars | Lines) -> None:
         bars.stage("Measuring")
 
 
-def test_bars_name_their_stages(terminal):
+def test_bars_name_their_stages(drawn):
     work(Bars(quiet=False))
-    text = terminal.getvalue()
+    text = drawn.getvalue()
     for title in ("Reading", "Means [x] (done before)", "Measuring"):
         assert title in text
     assert "4/4" in text  # a stage that is over is full, and never more than full
     assert "9/4" not in text
 
 
-def test_quiet_draws_nothing(terminal):
+def test_quiet_draws_nothing(drawn):
     work(Bars(quiet=True))
-    assert terminal.getvalue() == ""
+    assert drawn.getvalue() == ""
 
 
 def test_without_a_terminal_nothing_is_drawn(capsys):
@@ -238,7 +230,7 @@ def test_lines_are_for_streams_that_are_no_terminal(monkeypatch):
     assert begun == [Lines, Bars, Bars]
 
 
-def test_an_error_stops_the_bars_and_passes(terminal):
+def test_an_error_stops_the_bars_and_passes(drawn):
     def fail() -> None:
         with Bars(quiet=False) as bars:
             bars.stage("Reading")
@@ -246,7 +238,7 @@ def test_an_error_stops_the_bars_and_passes(terminal):
 
     with pytest.raises(RuntimeError, match="boom"):
         fail()
-    assert "1/1" not in terminal.getvalue()  # what failed is not shown as done
+    assert "1/1" not in drawn.getvalue()  # what failed is not shown as done
 
 
 @pytest.mark.parametrize(

@@ -137,11 +137,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(given, words):
         sharing(**given)
 
 
+MASTER = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 BAD = {
     "FSDP": ({"ACCELERATE_USE_FSDP": "true"}, "auto", r"\(FSDP\) cannot be trained, as the loss reads the whole"),
     "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "auto", r"\(DeepSpeed\) cannot be trained"),
-    "machines": ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "auto", "runs on one machine"),
-    "one GPU": ({"WORLD_SIZE": "2"}, "cuda:0", "--device cuda:0 is one device for 2 processes"),
+    "machines": ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", **MASTER}, "auto", "runs on one machine"),
+    "one GPU": ({"WORLD_SIZE": "2", **MASTER}, "cuda:0", "--device cuda:0 is one device for 2 processes"),
+    "no launcher": ({"WORLD_SIZE": "2"}, "auto", "RANK and MASTER_ADDR and MASTER_PORT are not set: no launcher"),
 }
 
 
@@ -158,15 +160,19 @@ def test_what_cannot_be_done_in_several_is_told_in_one_line(tmp_path, capsys, mo
 
 
 def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", **MASTER}.items():
+        monkeypatch.setenv(name, value)
     told = command(capsys, "evaluate", "m", "--out", tmp_path / "out")
     assert (told.code, told.out) == (2, "")
     assert told.err == (
-        "dposcope: only the command dpo runs in several processes; start this one without torchrun or accelerate\n"
+        "dposcope: only the command dpo runs in several processes; start this one without torchrun or accelerate, "
+        "or unset WORLD_SIZE\n"
     )
     monkeypatch.setenv("RANK", "1")
     assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == type(told)(2, "", "")
     # A RANK that no launcher has set silences nobody.
+    monkeypatch.delenv("MASTER_ADDR")
+    assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == told
     monkeypatch.delenv("WORLD_SIZE")
     assert command(capsys, "evaluate", tmp_path / "m", "--out", tmp_path / "out").err.startswith("dposcope: ")
 

@@ -16,7 +16,6 @@ import cyclopts
 from cyclopts import App
 from cyclopts.config import Dict
 from pydantic import ValidationError
-from rich.console import Console
 
 from dposcope.cli.allocator import keep_freed_memory
 from dposcope.cli.directions import lens, probe
@@ -28,10 +27,12 @@ from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
+from dposcope.cli.terminal import complain, lenient_streams, only_our_words, show_traceback
 from dposcope.cli.tune import tune
 from dposcope.data.trust import check_settings, trusting_files
-from dposcope.errors import DposcopeError
+from dposcope.errors import INTERRUPTED, DposcopeError
 from dposcope.files import MOST_SETTINGS, read_regular
+from dposcope.launcher import Launched, world_size
 
 _EPILOGUE = """\
 First steps:
@@ -73,23 +74,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug, trusting = "--debug" in tokens, "--trust-code" in tokens
     tokens = [token for token in tokens if token not in ("--debug", "--trust-code")]
+    lenient_streams()
+    if debug:
+        sys.excepthook = show_traceback
     try:
-        with trusting_files() if trusting else nullcontext():
+        with nullcontext() if debug else only_our_words(), trusting_files() if trusting else nullcontext():
             _run(tokens)
     except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
         if debug:
             raise
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        print("\ndposcope: interrupted; run the same command again to continue", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("\n")  # below the ^C of a terminal
+        complain(INTERRUPTED)
         sys.exit(130)
 
 
 def _run(tokens: list[str]) -> None:
     tokens = _read_config(tokens)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and tokens[:1] != ["dpo"]:
+    if tokens[:1] != ["dpo"] and world_size() > 1:
         raise DposcopeError(
-            "only the command dpo runs in several processes; start this one without torchrun or accelerate"
+            "only the command dpo runs in several processes; start this one without torchrun or accelerate, or unset "
+            "WORLD_SIZE"
         )
     keep_freed_memory()
     app(tokens, exit_on_error=False, print_error=False)
@@ -145,11 +151,17 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    # If several processes fail, only rank zero prints the reason. RANK without WORLD_SIZE is not set by a launcher.
-    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
-        sys.exit(2)
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, no_color=True).print(f"dposcope: {message}")
+    if _tells():
+        complain(message)
     # At exit the interpreter would flush standard output, which fails on a closed pipe.
     if sys.stdout.closed:
         os._exit(2)
     sys.exit(2)
+
+
+def _tells() -> bool:
+    """If several processes fail, only rank zero prints the reason."""
+    try:
+        return Launched.here().rank == 0
+    except DposcopeError:  # no launcher started them
+        return True

@@ -1,13 +1,12 @@
 """What people see while a job runs and when it is done."""
 
-import json
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -24,15 +23,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dposcope.cli import terminal
 from dposcope.cli.allocator import GivingBack
+from dposcope.cli.terminal import cell, say
 from dposcope.data.masking import mask_offensive
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
+from dposcope.foreign_text import one_line, visible
 
 if TYPE_CHECKING:
     from dposcope.report.table import Table as StudyTable
-
-out = Console(highlight=False, soft_wrap=False)
 
 MEASURES = {
     "logppl": "log-PPL",
@@ -87,12 +87,12 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
-        self._task = self._bars.add_task(title, total=None)
+        self._task = self._bars.add_task(visible(title), total=None)
 
     def reused(self, title: str) -> None:
         """A full bar, marked as done before."""
         self._finish()
-        self._bars.add_task(f"{title} (done before)", total=1, completed=1)
+        self._bars.add_task(f"{visible(title)} (done before)", total=1, completed=1)
 
     def progress(self, done: int, total: int) -> None:
         """Move the current bar."""
@@ -102,7 +102,7 @@ class Bars:
     def note(self, line: str) -> None:
         """A line above the bars."""
         if self._shown:
-            self._bars.console.print(line, markup=False, soft_wrap=True)
+            self._bars.console.print(Text(visible(line)), soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is not None:
@@ -160,7 +160,7 @@ class Lines:
 
     def note(self, line: str) -> None:
         """A line of its own."""
-        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {' '.join(line.split())}\n")
+        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {one_line(line)}\n")
         sys.stderr.flush()
 
     def _finish(self) -> None:
@@ -169,8 +169,7 @@ class Lines:
         self._title = None
 
     def _tell(self, what: str) -> None:
-        title = " ".join((self._title or "").split())
-        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {title}: {what}\n")
+        sys.stderr.write(f"{datetime.now():%H:%M:%S}  {one_line(self._title or '')}: {what}\n")
         sys.stderr.flush()
 
 
@@ -188,21 +187,26 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def print_json(value: Any) -> None:
-    """A result for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def print_table(shown: "StudyTable") -> None:
     """A table with its title and notes; columns wrap where the terminal is narrow."""
-    table = Table(title=shown.title, title_justify="left", box=SIMPLE)
+    table = Table(title=cell(shown.title), title_justify="left", box=SIMPLE)
     for name in shown.head:
-        table.add_column(name, overflow="fold")
+        table.add_column(cell(name), overflow="fold")
     for row in shown.rows:
-        table.add_row(*map(Text, row))
-    out.print(table)
+        table.add_row(*map(cell, row))
+    terminal.out.print(table)
     for note in shown.notes:
-        out.print(note, markup=False, soft_wrap=True)
+        say(note)
+
+
+def print_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values side by side."""
+    table = Table(box=SIMPLE, show_header=False)
+    table.add_column("", overflow="fold")
+    table.add_column("", overflow="fold")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    terminal.out.print(table)
 
 
 def print_scores(scores: Scores) -> None:
@@ -215,28 +219,28 @@ def print_scores(scores: Scores) -> None:
     for start in range(0, max(len(others), 1), 3):
         names = [BASE, *others[start : start + 3]]
         table = Table(
-            title=f"{scores.model}, {scores.protocol} protocol", title_justify="left", box=SIMPLE, show_lines=True
+            title=cell(f"{scores.model}, {scores.protocol} protocol"), title_justify="left", box=SIMPLE, show_lines=True
         )
         table.add_column("", overflow="fold", max_width=16)
         for name in names:
-            table.add_column(Text(name), justify="right", overflow="fold", min_width=13)
+            table.add_column(cell(name), justify="right", overflow="fold", min_width=13)
         for measure, label in named.items():
             if measure in scores.conditions[BASE]:
-                table.add_row(Text(label), *(_stacked(_shown(scores, name, measure)) for name in names))
-        shares = ["1 ×" if name == BASE else _stacked(_ratio(scores, name)) for name in names]
-        table.add_row(Text(f"{scores.concept},\nshare of none"), *shares)
+                table.add_row(cell(label), *(_stacked(_shown(scores, name, measure)) for name in names))
+        shares = ["1 ×" if name == BASE else _ratio(scores, name) for name in names]
+        table.add_row(cell(f"{scores.concept},\nshare of none"), *map(_stacked, shares))
         for column in cost_columns(scores):
-            cells = (mask_offensive(str(column.cell(cost_values(scores, name)))) for name in names)
-            table.add_row(Text(column.label), *(Text(_stacked(cell)) for cell in cells))
+            values = (mask_offensive(str(column.cell(cost_values(scores, name)))) for name in names)
+            table.add_row(cell(column.label), *map(_stacked, values))
         for measure, label in sampled_labels(scores).items():
-            table.add_row(Text(label), *(_stacked(_shown(scores, name, measure)) for name in names))
-        out.print(table)
+            table.add_row(cell(label), *(_stacked(_shown(scores, name, measure)) for name in names))
+        terminal.out.print(table)
         if any(scores.unshared(name) for name in names):
-            out.print(UNSHARED_NOTE, markup=False, soft_wrap=True)
+            say(UNSHARED_NOTE)
 
 
-def _stacked(estimate: str) -> str:
-    return estimate.replace(" (", "\n(")
+def _stacked(estimate: str) -> Text:
+    return cell(estimate.replace(" (", "\n("))
 
 
 def _shown(scores: Scores, name: str, measure: str) -> str:

@@ -126,8 +126,7 @@ def lens(
 
 
 def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json
+    from dposcope.cli.terminal import print_json, say
     from dposcope.data.masking import mask_offensive
 
     def shown(words: list[str]) -> list[str]:
@@ -137,6 +136,6 @@ def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) ->
         print_json({**facts, "top": shown(tokens.top), "bottom": shown(tokens.bottom)})
         return
     for name, value in facts.items():
-        console.print(f"{name.replace('_', ' ')}: {value}", markup=False, soft_wrap=True)
-    console.print("top tokens:    " + "  ".join(map(repr, shown(tokens.top))), markup=False, soft_wrap=True)
-    console.print("bottom tokens: " + "  ".join(map(repr, shown(tokens.bottom))), markup=False, soft_wrap=True)
+        say(f"{name.replace('_', ' ')}: {value}")
+    say("top tokens:    " + "  ".join(map(repr, shown(tokens.top))))
+    say("bottom tokens: " + "  ".join(map(repr, shown(tokens.bottom))))

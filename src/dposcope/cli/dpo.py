@@ -42,8 +42,8 @@ def dpo(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.evaluation.numbers import fixed
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.training.processes import Processes
@@ -60,15 +60,13 @@ def dpo(
         return
     checked = [entry for entry in record.curves if "eval_loss" in entry]
     taken = next((entry for entry in checked if entry["step"] == record.best_step), checked[-1])
-    console.print(
+    say(
         f"{record.steps:,} steps of {record.schedule.batch_size} pairs; on {record.pairs.validation:,} "
         f"validation pairs: loss {fixed(taken['eval_loss'])}, "
         f"accuracy {taken['eval_accuracy']:.0%}, "
-        f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}",
-        markup=False,
-        soft_wrap=True,
+        f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}"
     )
-    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
+    say(f"checkpoint: {out / 'model'}")
     if (out / "edit.safetensors").exists():
-        console.print(f"edit:       {out / 'edit.safetensors'}", markup=False, soft_wrap=True)
-    console.print(f"curves:     {out / 'training.svg'}", markup=False, soft_wrap=True)
+        say(f"edit:       {out / 'edit.safetensors'}")
+    say(f"curves:     {out / 'training.svg'}")

@@ -36,8 +36,8 @@ def edit(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, print_scores, reporting
+    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.edit.job import run_edit
 
     with reporting(quiet=quiet) as bars:
@@ -46,6 +46,6 @@ def edit(
         print_json(done.scores.to_json())
         return
     print_scores(done.scores)
-    console.print(f"edit:       {done.edit}", markup=False)
-    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
-    console.print(f"report:     {out / 'report.html'}", markup=False, soft_wrap=True)
+    say(f"edit:       {done.edit}")
+    say(f"checkpoint: {out / 'model'}")
+    say(f"report:     {out / 'report.html'}")

@@ -52,8 +52,8 @@ def evaluate(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, print_scores, reporting
+    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.evaluate.job import run_evaluate
     from dposcope.jobs.run import RunPolicy, lenders
 
@@ -63,4 +63,4 @@ def evaluate(
         print_json(scores.to_json())
         return
     print_scores(scores)
-    console.print(f"scores: {out / 'scores.json'}", markup=False, soft_wrap=True)
+    say(f"scores: {out / 'scores.json'}")

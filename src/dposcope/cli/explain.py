@@ -52,8 +52,8 @@ def explain(
         No progress bars.
     """
     from dposcope.artefacts import read_json
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
@@ -66,5 +66,5 @@ def explain(
         print_json(read_json(out / "explain.json"))
         return
     for line in summary(made.results):
-        console.print(line, markup=False)
-    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+        say(line)
+    say(f"report: {out / 'report.html'}")

@@ -50,8 +50,7 @@ def fold(
     json
         Print the result as JSON.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json
+    from dposcope.cli.terminal import print_json, say
     from dposcope.shipping.ship import load_edit, ship
 
     loaded = load_edit(edit)
@@ -63,10 +62,10 @@ def fold(
     if json:
         print_json(done.to_json())
         return
-    console.print(f"edit:     {loaded}", markup=False, soft_wrap=True)
+    say(f"edit:     {loaded}")
     verb = "written" if done.form == "adapters" else "changed"
-    console.print(f"{done.form}: {done.path}", markup=False, soft_wrap=True)
-    console.print(f"tensors:  {done.tensors:,} {verb}", markup=False)
-    console.print(f"rounding: {done.rounding:.1e} of the largest value", markup=False)
+    say(f"{done.form}: {done.path}")
+    say(f"tensors:  {done.tensors:,} {verb}")
+    say(f"rounding: {done.rounding:.1e} of the largest value")
     for note in done.notes:
-        console.print(f"note:     {note}", markup=False, soft_wrap=True)
+        say(f"note:     {note}")

@@ -17,7 +17,7 @@ def show(*, json: bool = False) -> None:
     json
         Print the list as JSON.
     """
-    from dposcope.cli.console import out, print_json
+    from dposcope.cli.terminal import print_json, say
     from dposcope.model.bundled import BUNDLED
 
     if json:
@@ -30,7 +30,9 @@ def show(*, json: bool = False) -> None:
         return
     for model in BUNDLED.values():
         state = "in the cache" if model.ready else model.mend
-        out.print(f"{model.name}\n    {model.about}\n    licence: {model.licence}\n    {state}", markup=False)
+        say(model.name)
+        for line in (model.about, f"licence: {model.licence}", state):
+            say(f"    {line}")
 
 
 @app.command
@@ -42,10 +44,10 @@ def path(name: str, /) -> None:
     name
         Name of the model, such as gemma-3-270m.
     """
-    from dposcope.cli.console import out
+    from dposcope.cli.terminal import say
     from dposcope.model.bundled import bundled_folder
 
-    out.print(str(bundled_folder(name)), markup=False, soft_wrap=True)
+    say(str(bundled_folder(name)))
 
 
 @app.command
@@ -57,12 +59,12 @@ def get(name: str, /) -> None:
     name
         Name of the model, such as smollm2-135m-instruct; or neural, the scorer that reads words in order.
     """
-    from dposcope.cli.console import out
+    from dposcope.cli.terminal import say
     from dposcope.evaluation.neural import load_neural, neural_folder
     from dposcope.model.bundled import bundled_folder
 
     if name == "neural":
         load_neural()
-        out.print(str(neural_folder()), markup=False, soft_wrap=True)
+        say(str(neural_folder()))
         return
-    out.print(str(bundled_folder(name, download=True)), markup=False, soft_wrap=True)
+    say(str(bundled_folder(name, download=True)))

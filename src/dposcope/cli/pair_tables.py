@@ -3,23 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-from rich.text import Text
-
-from dposcope.cli.console import out
+from dposcope.cli.console import print_facts
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.evaluation.statistics import Estimate, Ratio
 
 
 def print_statistics(statistics: Mapping[str, Any], concept: Concept = TOXICITY) -> None:
     """Print pair statistics (from `PairStatistics.to_json`) in 80 columns; `concept` is what was scored."""
-    table = Table(box=SIMPLE, show_header=False)
-    table.add_column("", overflow="fold")
-    table.add_column("", overflow="fold")
-    for name, value in _rows(statistics, concept):
-        table.add_row(Text(name), value)
-    out.print(table)
+    print_facts(_rows(statistics, concept))
 
 
 def _rows(statistics: Mapping[str, Any], concept: Concept) -> Iterator[tuple[str, str]]:

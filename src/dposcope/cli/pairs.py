@@ -49,9 +49,9 @@ def make(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, reporting
+    from dposcope.cli.console import reporting
     from dposcope.cli.pair_tables import print_statistics
+    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.pairs.job import run_pairs
 
     with reporting(quiet=quiet) as bars:
@@ -61,7 +61,7 @@ def make(
         return
     print_statistics(made.facts["statistics"], settings.meant)
     done = "made before by the same settings" if made.made_before else "made"
-    console.print(f"pairs: {made.path} ({done})", markup=False, soft_wrap=True)
+    say(f"pairs: {made.path} ({done})")
 
 
 @app.command
@@ -100,8 +100,9 @@ def check(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import print_json, reporting
+    from dposcope.cli.console import reporting
     from dposcope.cli.pair_tables import print_statistics
+    from dposcope.cli.terminal import print_json
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.load import load_native
@@ -145,8 +146,7 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     json
         Print the result as JSON.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json
+    from dposcope.cli.terminal import print_json, say
     from dposcope.errors import DposcopeError, plural
     from dposcope.pairs.pairs import load_pairs, write_pairs
 
@@ -160,10 +160,8 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     if json:
         print_json({"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out})
         return
-    console.print(
+    say(
         f"{plural(len(pairs), 'pair')} of the format {pairs.format}; left out: {left_out['identical']:,} identical, "
-        f"{left_out['blank']:,} blank",
-        markup=False,
-        soft_wrap=True,
+        f"{left_out['blank']:,} blank"
     )
-    console.print(f"pairs: {out}", markup=False, soft_wrap=True)
+    say(f"pairs: {out}")

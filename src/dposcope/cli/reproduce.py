@@ -53,8 +53,8 @@ def reproduce(
         No progress bars.
     """
     from dposcope.artefacts import read_json
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, print_table, reporting
+    from dposcope.cli.console import print_table, reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.reproduce.job import run_reproduce
     from dposcope.jobs.reproduce.overview import findings_lines
     from dposcope.jobs.reproduce.plan import plan_reproduction
@@ -83,10 +83,10 @@ def reproduce(
         print_json(read_json(out / "overview.json"))
         return
     for planned in made.steps:
-        console.print(f"{planned.name}: {planned.step.folder}", markup=False, soft_wrap=True)
+        say(f"{planned.name}: {planned.step.folder}")
     for line in findings_lines(made.runs):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+        say(line)
+    say(f"report: {out / 'report.html'}")
 
 
 def report(
@@ -112,7 +112,7 @@ def report(
     raw
         Write offensive words in tables without stars.
     """
-    from dposcope.cli.console import out as console
+    from dposcope.cli.terminal import say
     from dposcope.jobs.ownership import refuse_foreign_report
     from dposcope.jobs.reproduce.finished import find_runs, title_of
     from dposcope.jobs.reproduce.overview import write_overview
@@ -121,4 +121,4 @@ def report(
     finished = find_runs(runs, out=out)
     refuse_foreign_report(target)
     write_overview(target, finished, title=title or title_of(runs), raw=raw)
-    console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)
+    say(f"report: {target / 'report.html'}")

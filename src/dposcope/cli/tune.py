@@ -48,15 +48,15 @@ def tune(
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import out as console
-    from dposcope.cli.console import print_json, print_scores, reporting
+    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.terminal import print_json, say
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
 
     if join:
         with reporting(quiet=quiet) as bars:
             trials = join_tune(model, out, settings, reporter=bars)
-        console.print(f"{len(trials)} trials are done; the run in {out} continues with them", markup=False)
+        say(f"{len(trials)} trials are done; the run in {out} continues with them")
         return
     with reporting(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)
@@ -64,8 +64,8 @@ def tune(
         print_json(done.scores.to_json())
         return
     if settings.negative_control is not None:
-        console.print(warning(settings.negative_control), markup=False)
+        say(warning(settings.negative_control))
     print_scores(done.scores)
-    console.print(f"edit:       {done.edit}", markup=False)
-    console.print(f"checkpoint: {out / 'model'}", markup=False, soft_wrap=True)
-    console.print(f"report:     {out / 'report.html'}", markup=False, soft_wrap=True)
+    say(f"edit:       {done.edit}")
+    say(f"checkpoint: {out / 'model'}")
+    say(f"report:     {out / 'report.html'}")

@@ -2,7 +2,6 @@
 
 import difflib
 import gc
-import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.errors import DposcopeError, first_line
 from dposcope.files import check_regular
+from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import check_files, read_config
@@ -190,9 +190,9 @@ def _device(device: str | torch.device) -> torch.device:
         raise DposcopeError("device meta holds no weights; use auto, cpu or cuda")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise DposcopeError("no CUDA device is available here; use device cpu or auto")
-    own = os.environ.get("LOCAL_RANK", "")
+    own = local_rank()
     # If a launcher started several processes, each uses the GPU with its number.
-    return torch.device("cuda", int(own)) if place == torch.device("cuda") and own.isdigit() else place
+    return torch.device("cuda", own) if place == torch.device("cuda") and own is not None else place
 
 
 def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:

@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dposcope.data.masking import mask_offensive
+from dposcope.foreign_text import mark_of
 
-_LINE_BREAK, _TAB, _SPACE = "↵", "⇥", "␣"
+_SPACE = "␣"
 
 # Joiners are part of emoji and of several scripts, so texts keep them. A token that is a joiner is shown as a mark.
 _JOINERS = frozenset("\u200c\u200d")
@@ -103,16 +104,9 @@ def _visible(text: str, *, token: bool) -> Markup:
 
 def _mark(char: str, *, token: bool) -> str | None:
     """The mark to show for an invisible character; None for a visible one."""
-    code, category = ord(char), unicodedata.category(char)
-    if char == "\n":
-        return _LINE_BREAK
-    if char == "\t":
-        return _TAB
-    if code < 0x20:
-        return chr(0x2400 + code)
+    category = unicodedata.category(char)
     if token and char == " ":
         return _SPACE
-    invisible = category in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} or (token and category == "Zs")
-    if invisible and (token or char not in _JOINERS):
-        return f"U+{code:04X}"
-    return None
+    if category in {"Co", "Cn"} or (token and category == "Zs"):  # what a font may lack, and what looks like a space
+        return f"U+{ord(char):04X}"
+    return None if char in _JOINERS and not token else mark_of(char)

@@ -2,7 +2,6 @@
 it."""
 
 import io
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from dposcope.artefacts import write_atomically, write_text
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import NOTHING, TEXT, Format
+from dposcope.foreign_text import blanked, json_text, markdown
 
 
 @dataclass(frozen=True)
@@ -265,19 +265,8 @@ def _shown(raw: bool) -> Callable[[str], str]:
     return str if raw else mask_offensive
 
 
-_UNSAFE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    r"\U000e0000-\U000e007f]"
-)
-"""Characters that break a line, change the writing direction, are invisible or cannot be encoded."""
-
-
-def _printable(text: str) -> str:
-    return _UNSAFE.sub("\ufffd", text)
-
-
 def _markdown_cell(text: str) -> str:
-    return re.sub(r"([\\|`*_~$<>\[\]&])", r"\\\1", _printable(text))
+    return markdown(text, most=None)
 
 
 _LATEX = {
@@ -316,7 +305,7 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     # Two hyphens would become a dash.
-    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(letter, letter) for letter in _printable(text)))
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(letter, letter) for letter in blanked(text)))
 
 
 def _csv_cell(value: str | list[object] | None, show: Callable[[str], str]) -> str | None:
@@ -324,15 +313,11 @@ def _csv_cell(value: str | list[object] | None, show: Callable[[str], str]) -> s
         case None:
             return None
         case str():
-            return _printable(show(value))
+            return blanked(show(value))
         case _:
             # Mask each word before JSON: the letter of an escape such as \n would join the next word.
             shown = [show(part) if isinstance(part, str) else part for part in value]
-            return _UNSAFE.sub(_json_escape, json.dumps(shown, ensure_ascii=False))
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    return json.dumps(match.group())[1:-1]
+            return json_text(shown, indent=None)
 
 
 def clear_others(folder: Path, names: set[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from dposcope.errors import DposcopeError
+from dposcope.launcher import Launched, local_rank
 
 T = TypeVar("T")
 
@@ -45,7 +46,8 @@ class Processes:
         """Read from the launcher's environment variables; one process without them.
 
         Raises:
-            DposcopeError: the launcher asks for one model over several GPUs, or for several machines.
+            DposcopeError: the launcher asks for one model over several GPUs, or for several machines; or there are
+                several processes and no launcher.
         """
         for name, what in _SHARDING.items():
             if os.environ.get(name, "false").lower() in ("true", "1"):
@@ -53,15 +55,15 @@ class Processes:
                     f"a model split over GPUs ({what}) cannot be trained, as the loss reads the whole unembedding; "
                     "start one process per GPU with the whole model: torchrun --nproc-per-node N -m dposcope dpo …"
                 )
-        count = _number("WORLD_SIZE", 1)
-        if count == 1:
+        launched = Launched.here()
+        if launched.count == 1:
             return cls()
         # Once processes are joined, accelerate may have set LOCAL_WORLD_SIZE to 1 where it was not set.
-        if not distributed.is_initialized() and _number("LOCAL_WORLD_SIZE", count) != count:
+        if not distributed.is_initialized() and launched.on_this_machine != launched.count:
             raise DposcopeError(
                 "training in several processes runs on one machine; start them all on one, or one process alone"
             )
-        return cls(_number("RANK", 0), count)
+        return cls(launched.rank, launched.count)
 
     @property
     def alone(self) -> bool:
@@ -96,7 +98,8 @@ class Processes:
             )
         if not distributed.is_initialized():
             if on_gpu:
-                torch.cuda.set_device(_number("LOCAL_RANK", self.rank))
+                local = local_rank()
+                torch.cuda.set_device(self.rank if local is None else local)
             # Gradients go over NCCL, objects over gloo, which needs no GPU.
             distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
 
@@ -148,8 +151,3 @@ class Processes:
         """
         with self.failing_together():
             return make() if self.is_main else None
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else default

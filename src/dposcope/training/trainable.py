@@ -5,7 +5,6 @@ Each is a context that yields a policy and its export. On leaving the context th
 """
 
 import copy
-import os
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
+from dposcope.launcher import world_size
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Change, heads_site, hooked, is_hooked, neuron_site
@@ -117,7 +117,7 @@ def _embedding_gradient_in_rows(model: PreTrainedModel) -> Generator[None]:
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     # Several processes exchange gradients, and all must have them in the same form.
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    alone = world_size() == 1
     if not alone or not isinstance(embedding, nn.Embedding) or head is None or head.weight is not embedding.weight:
         yield
         return

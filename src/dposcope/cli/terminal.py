@@ -1,0 +1,89 @@
+"""The one way out to a terminal: lines, tables and JSON. What is not ours is made inert here, see `foreign_text.py`.
+
+Beside it only `console.py` draws. `tests/cli/test_terminal.py` sees to it that no other file writes to a stream.
+"""
+
+import codecs
+import io
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from dposcope.foreign_text import json_text, one_line, visible
+
+out = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+_PLAIN: Final = {
+    **{"×": "x", "·": ".", "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "←": "<-", "↑": "^", "↓": "v"},
+    **{"“": '"', "”": '"', "‘": "'", "’": "'", "≤": "<=", "≥": ">=", "≠": "!=", "‖": "||", "°": " deg", "∞": "inf"},
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "κ": "kappa", "λ": "lambda", "σ": "sigma", "Δ": "delta", "Σ": "sum"},
+    **{"†": "+", "‡": "++", "²": "^2", "␣": "_", "↵": "\\n", "⇥": "\\t", "␛": "\\x1b"},
+}
+"""What our own texts hold, for a terminal that has ASCII alone."""
+_LENIENT: Final = "dposcope-lenient"
+
+
+def say(line: str) -> None:
+    """A line of the result."""
+    out.print(Text(visible(line)), soft_wrap=True)
+
+
+def cell(words: str) -> Text:
+    """The content of a table's cell, title or heading; it breaks where the words do."""
+    return Text("\n").join(Text(visible(line)) for line in words.split("\n"))
+
+
+def print_json(value: Any) -> None:
+    """A result for programs."""
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def complain(message: str) -> None:
+    """The line of an error."""
+    sys.stderr.write(f"dposcope: {one_line(message)}\n")
+
+
+def show_traceback(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """Where an error was raised and what it says, in the place of `sys.excepthook`."""
+    told = "".join(traceback.format_exception(error))
+    sys.stderr.write("".join(f"{visible(line)}\n" for line in told.splitlines()))
+
+
+@contextmanager
+def only_our_words() -> Generator[None]:
+    """Inside, libraries say nothing on their own: no warning and no log message stands beside our lines."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _unsaid
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _unsaid(*_: object, **__: object) -> None:
+    """A warning that nobody hears."""
+
+
+def lenient_streams() -> None:
+    """Both streams write a character that they lack, as in a terminal of ASCII, as another one or as its escape."""
+    codecs.register_error(_LENIENT, _instead)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # a pipe took the place of the stream's file
+                stream.reconfigure(errors=_LENIENT)
+
+
+def _instead(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode() for char in lacking), error.end
