@@ -18,6 +18,7 @@ ORDER = [
     "files",
     "foreign_text",
     "launcher",
+    "model_folder",
     "cache",
     "protocols",
     "durable",

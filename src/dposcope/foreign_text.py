@@ -27,8 +27,6 @@ _NOT_PLAIN: Final = re.compile(r"[^ -~]")
 
 MOST: Final = 2000
 """Characters of one line; a longer one loses its middle."""
-_END: Final = 600
-"""Of these, the last: a message ends with what to do."""
 
 
 @lru_cache(4096)
@@ -66,10 +64,11 @@ def one_line(text: str, *, most: int | None = MOST) -> str:
 
     Args:
         text: any.
-        most: characters of the line; a longer one loses its middle. None: no limit.
+        most: characters of the line; a longer one loses its middle, since a message ends with what to do. None: no
+            limit.
     """
     line = visible(" ".join(text.split()))
-    return line if most is None or len(line) <= most else f"{line[: most - _END - 3]} … {line[-_END:]}"
+    return line if most is None or len(line) <= most else f"{line[: most - most // 3 - 3]} … {line[-(most // 3) :]}"
 
 
 def markdown(text: str, *, most: int | None = MOST) -> str:
@@ -79,7 +78,8 @@ def markdown(text: str, *, most: int | None = MOST) -> str:
         text: any.
         most: see `one_line`.
     """
-    escaped = re.sub(r"([\\|`*_~$<>\[\]&])", r"\\\1", one_line(text, most=most))
+    # Within a word an underscore is no mark.
+    escaped = re.sub(r"([\\|`*~$<>\[\]&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", one_line(text, most=most))
     # Readers make links of bare addresses.
     return re.sub(r"(?i)(?<=www)\.|:(?=//)", lambda found: f"\\{found[0]}", escaped)
 

@@ -5,11 +5,14 @@ Commands import heavy modules only when they run, so that `--help` is fast.
 
 import json
 import os
+import signal
 import sys
+import threading
 import tomllib
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import cyclopts
@@ -78,7 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if debug:
         sys.excepthook = show_traceback
     try:
-        with nullcontext() if debug else only_our_words(), trusting_files() if trusting else nullcontext():
+        with (
+            _interruptible(),
+            nullcontext() if debug else only_our_words(),
+            trusting_files() if trusting else nullcontext(),
+        ):
             _run(tokens)
     except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
         if debug:
@@ -87,7 +94,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\n")  # below the ^C of a terminal
         complain(INTERRUPTED)
+        # Python dies of SIGINT at its end if the exception passed through an `exec` on its way; another one makes it
+        # forget that.
+        exec("")
         sys.exit(130)
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Ctrl-C inside becomes KeyboardInterrupt, whatever a library makes of it, such as a failed import."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _run(tokens: list[str]) -> None:

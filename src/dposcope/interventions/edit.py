@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import load_tensors, save_tensors, value_files
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
-from dposcope.interventions.origin import Trained
+from dposcope.interventions.origin import Trained, checked_facts
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
@@ -141,15 +141,20 @@ class Edit:
 
     @classmethod
     def load(cls, stem: str | Path) -> "Edit":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            DposcopeError: it is missing, damaged, or says of its making what no edit says; see `checked_facts`.
+        """
         tensors, about = load_tensors(stem, "Edit")
+        facts, trained = checked_facts(about.get("about"), about.get("trained"), value_files(stem).about)
         gains = Gains(tensors["gains"]) if "gains" in tensors else None
         of_heads = Gains(tensors["head_gains"], of="heads") if "head_gains" in tensors else None
         ablations = tuple(
             _stored_ablation(tensors[f"ablation.{index}"], settings)
             for index, settings in enumerate(about["ablations"])
         )
-        return cls(gains, ablations, about["about"], of_heads, about["trained"])
+        return cls(gains, ablations, facts, of_heads, trained)
 
     def __str__(self) -> str:
         """A summary in one line."""

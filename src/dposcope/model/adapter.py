@@ -20,6 +20,7 @@ from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.model.checks.config import check_files
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
+from dposcope.model_folder import own_files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -56,9 +57,11 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     """The adapter's config, if dposcope can merge the adapter.
 
     Raises:
-        DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or `peft` is missing.
+        DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or has a link that leads out;
+            or `peft` is missing.
     """
     check_files(folder)
+    own_files(folder)
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind in _WITHOUT_WEIGHTS:

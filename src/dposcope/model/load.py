@@ -22,6 +22,7 @@ from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
+from dposcope.model_folder import own_files
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -85,7 +86,8 @@ def check_source(source: str | Path) -> None:
     """Refuse a source that is clearly not a model, without loading it. A hub id is not looked up.
 
     Raises:
-        DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id.
+        DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id; or a file
+            of the folder is a link that leads out of it.
     """
     name, path = str(source), Path(source).expanduser()
     if name in BUNDLED and not path.exists():
@@ -103,6 +105,7 @@ def check_source(source: str | Path) -> None:
             )
         if not (path / "config.json").is_file():
             raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
+        own_files(path)
     elif path.exists() or not _HUB_ID.fullmatch(name):
         raise DposcopeError(f"{name!r} is not a model; give a folder, a .gguf file, a bundled name or a hub id")
 

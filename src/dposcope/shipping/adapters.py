@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.foreign_text import code, front_matter
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
@@ -139,21 +140,16 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
         edit: the whole edit.
         kinds: the folders of adapters.
     """
-    quoted = base.replace("\\", "\\\\").replace('"', '\\"')
     rows = {
         GAINS: "IA³: factors for the inputs of the output projections of MLPs (and of attention heads)",
         ABLATION: "LoRA: output projections lose a share of their component along directions",
     }
     lines = [
-        "---",
-        "library_name: peft",
-        f'base_model: "{quoted}"',
-        "tags: [dposcope, activation-editing]",
-        "---",
+        *front_matter({"library_name": "peft", "base_model": base, "tags": ["dposcope", "activation-editing"]}),
         "",
         "# An edit as adapters",
         "",
-        f"For `{base}`: {edit}. {edit.origin}",
+        f"For {code(base)}: {edit}. {edit.origin}",
         "",
         "| folder | what it holds |",
         "| --- | --- |",

@@ -5,7 +5,7 @@ index stay the same. The result is that of `fold`, computed in float64 and round
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
+from dposcope.model_folder import own_files
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
 from dposcope.shipping.origin import checkpoint_origin
@@ -29,21 +30,6 @@ from dposcope.shipping.stored import FLOATS, Rewriting, Stored, Weights, find
 
 ROWS = 4096
 """Value vectors computed at a time, as float64 copies of a whole tensor would need much memory."""
-
-OTHER_WEIGHTS = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".h5",
-    ".msgpack",
-    ".ot",
-    ".onnx",
-    ".onnx_data",
-    ".gguf",
-    ".safetensors",
-    ".tflite",
-)
-"""Suffixes of other weight files. They are not copied, as they hold the model without the edit."""
 
 
 def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
@@ -67,6 +53,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
     weights = Weights(skeleton.folder)
     names = skeleton.stored_names(weights)
     # All checks come before anything is copied.
+    files = own_files(skeleton.folder)
     changes = _changes(skeleton, weights, names, edit)
     quantised = skeleton.quantisation is not None
     # The fingerprint of an edit is that of unquantised weights, which a quantised checkpoint does not have.
@@ -77,7 +64,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         notes += compressed_notes(skeleton, names)
     rounding = 0.0
     with fresh(out) as part:
-        left_out = _copy(skeleton.folder, part, weights.files)
+        _copy(skeleton.folder, part, [*files.side, *weights.files])
         for change in changes:
             written = change()
             rounding = max(rounding, written.rounding)
@@ -86,8 +73,11 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         edit.save(part / EDIT)
     if (skeleton.folder / f"{EDIT}.json").exists():
         notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds the new edit only",)
-    if left_out:
-        notes += (f"not copied, as they hold the weights without the edit: {', '.join(left_out)}",)
+    unedited = [path for path in files.weights if path not in weights.files and path.stem != EDIT]
+    strangers = [path for path in files.others if path.name != "README.md" and path.stem != EDIT]
+    for left_out, why in ((unedited, "they hold the weights without the edit"), (strangers, "no checkpoint has them")):
+        if left_out:
+            notes += (f"not copied, as {why}: {_listed(left_out, skeleton.folder)}",)
     return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)
 
 
@@ -133,20 +123,17 @@ class _Folding:
             yield vectors[rows], part.rows(vectors[rows].double())
 
 
-def _copy(source: Path, target: Path, files: list[Path]) -> list[str]:
-    """Copy a folder without other weight files; returns their names."""
-    left_out: list[str] = []
+def _copy(source: Path, target: Path, files: Iterable[Path]) -> None:
     target.mkdir()
-    for path in sorted(source.rglob("*")):
-        place = path.relative_to(source)
-        if any(name.startswith(".") for name in place.parts) or not path.is_file() or path.stem == EDIT:
-            continue
-        if path not in files and path.suffix.lower() in OTHER_WEIGHTS:
-            left_out.append(str(place))
-            continue
-        (target / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / place)
-    return left_out
+    for path in files:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def _listed(paths: Sequence[Path], folder: Path, most: int = 8) -> str:
+    names = [str(path.relative_to(folder)) for path in paths]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Parameters(Mapping[str, Tensor]):

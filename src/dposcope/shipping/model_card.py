@@ -2,8 +2,9 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from safetensors import SafetensorError
 
@@ -14,6 +15,7 @@ from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL
+from dposcope.foreign_text import code, front_matter, markdown
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.origin import warning
@@ -22,6 +24,9 @@ from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_value
 
 EDIT = "dposcope_edit"
 """Name of the files of an edit, next to the weights that it is folded into."""
+
+_LONGEST_FACT: Final = 800
+"""Characters of one fact in a card."""
 
 
 def write_checkpoint(
@@ -86,31 +91,34 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
     """The README of a checkpoint: what was done, the scores, and what was not tested."""
     facts = edit.about
     control = facts.get("negative_control")
-    alert = [] if control is None else [f"> **{warning(control)}**", ""]
+    alert = [] if control is None else [f"> **{markdown(warning(control))}**", ""]
     lines = [
-        "---",
-        "library_name: transformers",
-        f"base_model: {_yaml(lm.name)}",
-        "tags: [dposcope, activation-editing]",
-        "---",
+        *front_matter(
+            {"library_name": "transformers", "base_model": lm.name, "tags": ["dposcope", "activation-editing"]}
+        ),
         "",
         "# Edited checkpoint" if control is None else "# A negative control: not for use",
         "",
         *alert,
-        f"`{lm.name}` with a dposcope edit folded into its weights: {edit}.",
+        f"{code(lm.name)} with a dposcope edit folded into its weights: {edit}.",
         edit.origin,
         "It is an ordinary checkpoint; no other software is needed to run it.",
         "",
         "## What was done",
         "",
         *_what_was_done(edit),
-        *(f"- {name}: {_listed(value)}" for name, value in facts.items()),
         "",
+        *_told(facts),
     ]
     if scores is not None and "edit" in scores.conditions:
         lines += _score_table(scores)
     if figure is not None:
-        lines += ["## The search", "", f"![Every edit of the search, with its effect and its cost]({figure})", ""]
+        lines += [
+            "## The search",
+            "",
+            f"![Every edit of the search, with its effect and its cost]({figure})",
+            "",
+        ]
     lines += [
         "## What was not tested",
         "",
@@ -120,6 +128,21 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "",
     ]
     return "\n".join(lines)
+
+
+def _told(facts: Mapping[str, Any]) -> list[str]:
+    """What the edit's file says: a stranger may have written it."""
+    if not facts:
+        return []
+    return [
+        "The edit's file says of its making (told by whoever made it, not measured here):",
+        "",
+        *(
+            f"- {markdown(name, most=80)}: {markdown(_listed(value), most=_LONGEST_FACT)}"
+            for name, value in facts.items()
+        ),
+        "",
+    ]
 
 
 def _listed(value: Any) -> str:
@@ -153,7 +176,7 @@ def _score_table(scores: Scores) -> list[str]:
     beside = [(name, f" {ideal.get(name, NOTHING)} |" if ideal else "") for name in edited]
     rows = [f"| {_row(scores, name)} | {base[name]} | {edited[name]} | {base[name].n} |{last}" for name, last in beside]
     return [
-        f"## Measured ({scores.protocol} protocol; mean and 95 % bootstrap interval)",
+        f"## Measured ({markdown(scores.protocol)} protocol; mean and 95 % bootstrap interval)",
         "",
         f"| measure | before | after | n |{' ideal |' if ideal else ''}",
         f"| --- | --- | --- | --- |{' --- |' if ideal else ''}",
@@ -165,18 +188,17 @@ def _score_table(scores: Scores) -> list[str]:
 
 def _row(scores: Scores, name: str) -> str:
     sign = f" {UNSHARED}" if name in scores.unshared("edit") else ""
-    return f"{scorer_label(name) if name in scores.further else name}{sign}"
+    return f"{markdown(scorer_label(name) if name in scores.further else name)}{sign}"
 
 
 def _cost_lines(scores: Scores) -> list[str]:
     values = cost_values(scores, "edit")
-    lines = [f"- {column.label}: {mask_offensive(str(column.cell(values)))}" for column in cost_columns(scores)]
+    lines = [
+        f"- {markdown(column.label)}: {markdown(mask_offensive(str(column.cell(values))))}"
+        for column in cost_columns(scores)
+    ]
     if not lines:
         return []
     notes = mask_offensive(" ".join(cost_notes(scores)))
     limit = ["", "Ideal: the plain model's own samples that score below 0.5."] if IDEAL in scores.conditions else []
     return ["What the edit costs beyond neutral text:", "", *lines, "", notes, *limit, ""]
-
-
-def _yaml(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

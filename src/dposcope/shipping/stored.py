@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
+from dposcope.model_folder import check_link
 
 _DTYPES = {
     "F64": torch.float64,
@@ -71,11 +72,12 @@ class Weights(Mapping[str, Stored]):
         """Find the files as transformers does: `model.safetensors`, or else the files of the index.
 
         Raises:
-            DposcopeError: there are none, one is missing, or one is damaged.
+            DposcopeError: there are none, one is missing, damaged, or a link that leads out of the folder.
         """
         self.files = _files(folder)
         self._places: dict[str, Stored] = {}
         for file in self.files:
+            check_link(folder, file)
             self._places |= _header(file)
 
     def __getitem__(self, name: str) -> Stored:

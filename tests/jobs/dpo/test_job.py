@@ -393,7 +393,7 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
     words = {"full": "all weights", "lora": "a LoRA adapter, merged", "gains": "one gain per MLP neuron"}
     for way, run in finished.items():
         card = (run.folder / "model/README.md").read_text("utf-8")
-        assert card.startswith("---\nlibrary_name: transformers\n")
+        assert card.startswith('---\nlibrary_name: "transformers"\n')
         assert f'base_model: "{job.model.name}"' in card
         assert words[way] in card
         assert "21 preference pairs (prompt_text), 5 kept for validation" in card

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
@@ -64,6 +65,6 @@ def test_an_edit_tells_of_its_training():
 
 def test_a_name_cannot_leave_its_quotation_in_the_card():
     card = tuned_card(replace(TRAINING, model='a"b`c\\d\ne'))
-    assert 'base_model: "abcde"' in card
-    assert "`abcde` after DPO" in card
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == 'a"b`c\\d e'
+    assert '`` a"b`c\\d e `` after DPO' in card
     assert "- 5 preference pairs (prompt_text), 1 kept for validation." in card

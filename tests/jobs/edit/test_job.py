@@ -494,7 +494,7 @@ def test_the_card_says_what_was_done_and_measured(done):
     card = (done.folder / "model/README.md").read_text()
     assert card.startswith("---\n")
     assert f'base_model: "{done.job.model.name}"' in card
-    assert "library_name: transformers" in card
+    assert 'library_name: "transformers"' in card
     assert str(done.run.edit) in card
     for measure in MEASURES:
         for condition in ("none", "edit"):

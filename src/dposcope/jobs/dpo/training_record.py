@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from dposcope.artefacts import read_json, write_json
 from dposcope.errors import DposcopeError
+from dposcope.foreign_text import code, front_matter, markdown
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.pairs.pairs import Dropped
 from dposcope.training.objective import Objective
@@ -177,22 +178,17 @@ def tuned_card(record: TrainingRecord) -> str:
         loss = "−log likelihood of preferred completions"
         if objective.unlikelihood:
             loss += f", {objective.unlikelihood:g} × unlikelihood of dispreferred ones"
-    base = _quotable(record.model)
     return "\n".join(
         [
-            "---",
-            "library_name: transformers",
-            f'base_model: "{base}"',
-            "tags: [dposcope, dpo]",
-            "---",
+            *front_matter({"library_name": "transformers", "base_model": record.model, "tags": ["dposcope", "dpo"]}),
             "",
             "# Tuned checkpoint",
             "",
-            f"`{base}` after DPO with dposcope: {trained}. An ordinary checkpoint.",
+            f"{code(record.model)} after DPO with dposcope: {trained}. An ordinary checkpoint.",
             "",
             "## How",
             "",
-            f"- {pairs.train:,} preference pairs ({pairs.format}), {pairs.validation:,} kept for validation.",
+            f"- {pairs.train:,} preference pairs ({markdown(pairs.format)}), {pairs.validation:,} kept for validation.",
             f"- Loss: {loss}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
             f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
             *_taught(record),
@@ -214,11 +210,6 @@ def _taught(record: TrainingRecord) -> list[str]:
     teacher, strength = record.settings.teacher, record.settings.teacher_strength
     if teacher is None:
         return []
-    whom = f"`{_quotable(teacher)}`" if strength == 1 else f"`{_quotable(teacher)}` at strength {strength:g}"
+    whom = code(teacher) if strength == 1 else f"{code(teacher)} at strength {strength:g}"
     weight = record.objective.teacher_weight
     return [f"- And {weight:g} × KL(teacher‖tuned) on both completions; the teacher: {whom}."]
-
-
-def _quotable(text: str) -> str:
-    """A name that cannot end its quotation in YAML or Markdown."""
-    return "".join(letter for letter in text if letter.isprintable() and letter not in '"`\\')
