@@ -19,6 +19,7 @@ ORDER = [
     "foreign_text",
     "launcher",
     "model_folder",
+    "terminal",
     "cache",
     "protocols",
     "durable",

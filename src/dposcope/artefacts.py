@@ -68,6 +68,20 @@ def write_atomically(path: str | Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_path(path: str | Path) -> None:
+    """Refuse a path that holds bytes other than UTF-8: the libraries that read tensors and tokenizers do.
+
+    Raises:
+        DposcopeError: it does.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DposcopeError(
+            f"the name {path} is not UTF-8, and files of tensors cannot be read there; rename it, or choose another"
+        ) from error
+
+
 def current_umask() -> int:
     """The process's umask, which can only be read by setting it."""
     umask = os.umask(0)
@@ -171,6 +185,7 @@ def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
         tensors: name → tensor, of any device; stored contiguous and on the CPU.
         about: JSON-able facts: model, protocol, seed, settings.
     """
+    check_path(stem)
     files = value_files(stem)
     stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     with write_atomically(files.tensors) as temporary:
@@ -186,6 +201,7 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     Raises:
         DposcopeError: a file is missing or damaged, of another kind or a newer format.
     """
+    check_path(stem)
     files = value_files(stem)
     tensor_file, about_file = files.tensors, files.about
     about = read_json(about_file)

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dposcope.cli import console, terminal
+from dposcope import terminal
+from dposcope.cli import console
 from dposcope.cli.console import Bars, Lines, Pace, print_scores, reporting
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise

@@ -30,12 +30,12 @@ from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
-from dposcope.cli.terminal import complain, lenient_streams, only_our_words, show_traceback
 from dposcope.cli.tune import tune
 from dposcope.data.trust import check_settings, trusting_files
 from dposcope.errors import INTERRUPTED, DposcopeError
 from dposcope.files import MOST_SETTINGS, read_regular
 from dposcope.launcher import Launched, world_size
+from dposcope.terminal import complain, lenient_streams, only_our_words, show_traceback
 
 _EPILOGUE = """\
 First steps:

@@ -23,13 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dposcope.cli import terminal
+from dposcope import terminal
 from dposcope.cli.allocator import GivingBack
-from dposcope.cli.terminal import cell, say
 from dposcope.data.masking import mask_offensive
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.foreign_text import one_line, visible
+from dposcope.terminal import cell, say
 
 if TYPE_CHECKING:
     from dposcope.report.table import Table as StudyTable

@@ -40,13 +40,14 @@ def probe(
     quiet
         No progress bars.
     """
-    from dposcope.artefacts import value_files
+    from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
     from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
     from dposcope.jobs.ownership import refuse_foreign_value
     from dposcope.model.load import load_native
 
+    check_path(out)
     refuse_foreign_value(out)
     check_direction(settings.direction, settings.meant)
     comments = read_comments(settings).first(settings.direction_rows)
@@ -126,8 +127,8 @@ def lens(
 
 
 def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:
-    from dposcope.cli.terminal import print_json, say
     from dposcope.data.masking import mask_offensive
+    from dposcope.terminal import print_json, say
 
     def shown(words: list[str]) -> list[str]:
         return words if raw else [mask_offensive(word) for word in words]

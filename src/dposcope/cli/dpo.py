@@ -43,9 +43,9 @@ def dpo(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.evaluation.numbers import fixed
     from dposcope.jobs.dpo.job import run_dpo
+    from dposcope.terminal import print_json, say
     from dposcope.training.processes import Processes
 
     processes = Processes.here()

@@ -37,8 +37,8 @@ def edit(
         No progress bars.
     """
     from dposcope.cli.console import print_scores, reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.edit.job import run_edit
+    from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
         done = run_edit(model, out, settings, reporter=bars)

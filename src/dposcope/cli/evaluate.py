@@ -53,9 +53,9 @@ def evaluate(
         No progress bars.
     """
     from dposcope.cli.console import print_scores, reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.evaluate.job import run_evaluate
     from dposcope.jobs.run import RunPolicy, lenders
+    from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
         scores = run_evaluate(model, out, settings, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or [])))

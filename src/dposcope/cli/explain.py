@@ -53,10 +53,10 @@ def explain(
     """
     from dposcope.artefacts import read_json
     from dposcope.cli.console import reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
+    from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
         made = run_explain(

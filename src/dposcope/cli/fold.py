@@ -50,8 +50,8 @@ def fold(
     json
         Print the result as JSON.
     """
-    from dposcope.cli.terminal import print_json, say
     from dposcope.shipping.ship import load_edit, ship
+    from dposcope.terminal import print_json, say
 
     loaded = load_edit(edit)
     if gains_alone:

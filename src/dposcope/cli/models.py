@@ -17,8 +17,8 @@ def show(*, json: bool = False) -> None:
     json
         Print the list as JSON.
     """
-    from dposcope.cli.terminal import print_json, say
     from dposcope.model.bundled import BUNDLED
+    from dposcope.terminal import print_json, say
 
     if json:
         rows = [
@@ -44,8 +44,8 @@ def path(name: str, /) -> None:
     name
         Name of the model, such as gemma-3-270m.
     """
-    from dposcope.cli.terminal import say
     from dposcope.model.bundled import bundled_folder
+    from dposcope.terminal import say
 
     say(str(bundled_folder(name)))
 
@@ -59,9 +59,9 @@ def get(name: str, /) -> None:
     name
         Name of the model, such as smollm2-135m-instruct; or neural, the scorer that reads words in order.
     """
-    from dposcope.cli.terminal import say
     from dposcope.evaluation.neural import load_neural, neural_folder
     from dposcope.model.bundled import bundled_folder
+    from dposcope.terminal import say
 
     if name == "neural":
         load_neural()

@@ -51,8 +51,8 @@ def make(
     """
     from dposcope.cli.console import reporting
     from dposcope.cli.pair_tables import print_statistics
-    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.pairs.job import run_pairs
+    from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
         made = run_pairs(model, out, settings, bars)
@@ -102,12 +102,12 @@ def check(
     """
     from dposcope.cli.console import reporting
     from dposcope.cli.pair_tables import print_statistics
-    from dposcope.cli.terminal import print_json
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.load import load_native
     from dposcope.pairs.checks import check_pairs, completion_logppl
     from dposcope.pairs.pairs import load_pairs
+    from dposcope.terminal import print_json
 
     if logppl and model is None:
         raise DposcopeError("--logppl needs a model; give --model")
@@ -146,9 +146,9 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     json
         Print the result as JSON.
     """
-    from dposcope.cli.terminal import print_json, say
     from dposcope.errors import DposcopeError, plural
     from dposcope.pairs.pairs import load_pairs, write_pairs
+    from dposcope.terminal import print_json, say
 
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, but {out} does not end in .jsonl; choose another --out")

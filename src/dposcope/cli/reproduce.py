@@ -54,12 +54,12 @@ def reproduce(
     """
     from dposcope.artefacts import read_json
     from dposcope.cli.console import print_table, reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.jobs.reproduce.job import run_reproduce
     from dposcope.jobs.reproduce.overview import findings_lines
     from dposcope.jobs.reproduce.plan import plan_reproduction
     from dposcope.jobs.reproduce.preset import load_preset
     from dposcope.jobs.run import lenders
+    from dposcope.terminal import print_json, say
 
     chosen = load_preset(preset)
     if dry_run:
@@ -112,10 +112,10 @@ def report(
     raw
         Write offensive words in tables without stars.
     """
-    from dposcope.cli.terminal import say
     from dposcope.jobs.ownership import refuse_foreign_report
     from dposcope.jobs.reproduce.finished import find_runs, title_of
     from dposcope.jobs.reproduce.overview import write_overview
+    from dposcope.terminal import say
 
     target = out if out is not None else runs[0]
     finished = find_runs(runs, out=out)

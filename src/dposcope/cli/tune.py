@@ -49,9 +49,9 @@ def tune(
         No progress bars.
     """
     from dposcope.cli.console import print_scores, reporting
-    from dposcope.cli.terminal import print_json, say
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
+    from dposcope.terminal import print_json, say
 
     if join:
         with reporting(quiet=quiet) as bars:

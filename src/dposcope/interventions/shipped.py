@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dposcope.artefacts import value_files
+from dposcope.artefacts import check_path, value_files
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 
@@ -36,8 +36,12 @@ def edit_file(named: str | Path) -> Path:
 
     Args:
         named: `runs/mine/edit.safetensors`, `runs/mine/edit`, `runs/mine`, or `gemma-3-270m`.
+
+    Raises:
+        DposcopeError: see `check_path`.
     """
     path = Path(named).expanduser()
+    check_path(path)
     if value_files(path / "edit").about.exists():
         return path / "edit"
     if not value_files(path).about.exists() and str(named) in shipped_edits():

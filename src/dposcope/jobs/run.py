@@ -17,7 +17,15 @@ from typing import Any, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from dposcope.artefacts import library_versions, read_json, text_digest, value_files, write_atomically, write_json
+from dposcope.artefacts import (
+    check_path,
+    library_versions,
+    read_json,
+    text_digest,
+    value_files,
+    write_atomically,
+    write_json,
+)
 from dposcope.durable import flush
 from dposcope.errors import DposcopeError
 from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
@@ -392,6 +400,7 @@ def check_folder(folder: Path, command: str) -> None:
     Raises:
         DposcopeError: it is a file, holds something else, or another command's run.
     """
+    check_path(folder)
     refuse_foreign_folder(folder)
     about = folder / ABOUT
     if about.exists() and _begun(folder):

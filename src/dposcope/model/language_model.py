@@ -11,17 +11,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
+from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.layout import Layout
 from dposcope.model.quiet import without_progress_bars
 
 
 def short_name(source: str | Path) -> str:
-    """What a model is called that is loaded from `source`: a folder's name, a GGUF file's without suffix, or itself."""
+    """What a model is called that is loaded from `source`: a folder's name, a GGUF file's without suffix, or itself.
+
+    A name is text: bytes of a path that are not UTF-8, and what is not seen, stand in it as marks.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        return path.resolve().name  # "." and ".." are no names
-    return path.stem if path.suffix == ".gguf" else str(source)
+        return visible(path.resolve().name)  # "." and ".." are no names
+    return visible(path.stem if path.suffix == ".gguf" else str(source))
 
 
 @dataclass(frozen=True, eq=False)

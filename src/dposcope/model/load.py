@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line
 from dposcope.files import check_regular
 from dposcope.launcher import local_rank
@@ -92,6 +93,7 @@ def check_source(source: str | Path) -> None:
     name, path = str(source), Path(source).expanduser()
     if name in BUNDLED and not path.exists():
         return
+    check_path(path)
     if path.suffix == ".gguf" and not path.is_dir():
         if not path.exists():
             raise DposcopeError(f"there is no file {path}; check the path")

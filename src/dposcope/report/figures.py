@@ -20,10 +20,13 @@ import polars as pl
 from markupsafe import Markup
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Estimate
+from dposcope.foreign_text import visible
+from dposcope.report.table import csv_text
 
 INK, MUTED, RULE, GROUND = "#24292f", "#69707a", "#d4d8de", "#fcfcfd"
 COLOURS = {
@@ -134,9 +137,7 @@ def figure_svg(figure: Figure, *, name: str, description: str) -> Markup:
         description: text for screen readers.
     """
     buffer = io.BytesIO()
-    with house_style(), warnings.catch_warnings():
-        # The page's fonts draw the text, so matplotlib's font may lack a letter.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
+    with _drawing(figure):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
     for child in list(root):
@@ -149,15 +150,30 @@ def figure_svg(figure: Figure, *, name: str, description: str) -> Markup:
     _, _, width, height = root.attrib["viewBox"].split()
     shape = {"viewBox": root.attrib["viewBox"], "width": _pixels(width), "height": _pixels(height)}
     root.attrib.clear()
-    root.attrib.update({**shape, "role": "img", "aria-label": description})
+    root.attrib.update({**shape, "role": "img", "aria-label": visible(description)})
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as SVG or PNG, by the path's ending, atomically; the same figure gives the same bytes."""
     facts = {".svg": {"Date": None}, ".png": {"Software": None}}[path.suffix]
-    with house_style(), write_atomically(path) as temporary:
+    with _drawing(figure), write_atomically(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], metadata=facts, facecolor="white", dpi=160)
+
+
+@contextmanager
+def _drawing(figure: Figure) -> Generator[None]:
+    """In the house style, and with texts that a file of XML can hold, which may be names from anywhere."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        words = text.get_text()
+        shown = "\n".join(map(visible, words.split("\n")))
+        if shown != words:
+            text.set_text(shown)
+    with house_style(), warnings.catch_warnings():
+        # The reader's fonts draw the text of an SVG, so matplotlib's font may lack a letter; in a PNG it is a box.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
+        yield
 
 
 def _drop_styles(root: ElementTree.Element) -> None:
@@ -255,4 +271,4 @@ class Picture:
         """Write NAME.svg, .png and .csv."""
         save_figure(self.figure, folder / f"{self.name}.svg")
         save_figure(self.figure, folder / f"{self.name}.png")
-        write_text(folder / f"{self.name}.csv", self.data.write_csv())
+        write_text(folder / f"{self.name}.csv", csv_text(self.data))

@@ -176,15 +176,7 @@ class Table:
 
     def csv(self, *, raw: bool = False) -> str:
         """The numbers as text; lists as JSON, control characters escaped. Offensive words are starred unless `raw`."""
-        show = _shown(raw)
-        flat = self.frame.with_columns(
-            [
-                pl.Series(name, [_csv_cell(value, show) for value in self.frame[name].to_list()], dtype=pl.String)
-                for name, kind in self.frame.schema.items()
-                if isinstance(kind, pl.String | pl.List)
-            ]
-        )
-        return flat.write_csv()
+        return csv_text(self.frame, _shown(raw))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: every number, and how it is shown."""
@@ -259,6 +251,18 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     frame.write_parquet(buffer)
     with write_atomically(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
+
+
+def csv_text(frame: pl.DataFrame, show: Callable[[str], str] = str) -> str:
+    """A frame as CSV; `show` turns each word into what is written of it. See `Table.csv`."""
+    flat = frame.with_columns(
+        [
+            pl.Series(name, [_csv_cell(value, show) for value in frame[name].to_list()], dtype=pl.String)
+            for name, kind in frame.schema.items()
+            if isinstance(kind, pl.String | pl.List)
+        ]
+    )
+    return flat.write_csv()
 
 
 def _shown(raw: bool) -> Callable[[str], str]:

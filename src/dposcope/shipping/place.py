@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from dposcope.artefacts import current_umask
+from dposcope.artefacts import check_path, current_umask
 from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
 
@@ -23,6 +23,7 @@ def fresh(out: Path) -> Generator[Path]:
     Raises:
         DposcopeError: `out` exists, another run is writing it, or the disk is full.
     """
+    check_path(out)
     if out.exists() or out.is_symlink():
         raise DposcopeError(f"{out} exists already; choose another --out, or remove it first")
     part, lock = out.with_name(f".{out.name}.part"), FileLock(out.with_name(f".{out.name}.lock"))

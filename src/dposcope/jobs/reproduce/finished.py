@@ -9,6 +9,7 @@ from typing import Any
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
+from dposcope.foreign_text import visible
 from dposcope.jobs.finished import refuse_changed
 from dposcope.report.table import Table
 
@@ -55,9 +56,9 @@ class FinishedRun:
         if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
             raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
         try:
-            name = model or str(facts["base"]).rpartition("/")[2]
+            name = visible(model or str(facts["base"]).rpartition("/")[2])
             read = [Table.from_json(one) for one in tables]
-            return cls(folder, name, study or folder.resolve().name, facts, Scores.from_json(scores), read)
+            return cls(folder, name, visible(study or folder.resolve().name), facts, Scores.from_json(scores), read)
         except (KeyError, TypeError, AttributeError) as error:
             raise DposcopeError(
                 f"{folder} was written by another version ({error!r}); run dposcope explain there once more"
@@ -121,7 +122,7 @@ def _distinguished(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
         if len(paths) == 1:
             return run
         enough = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
-        return replace(run, study="/".join(run.folder.resolve().parts[-enough:]))
+        return replace(run, study=visible("/".join(run.folder.resolve().parts[-enough:])))
 
     return [renamed(run) for run in runs]
 

@@ -85,6 +85,6 @@ def _of_run(run: FinishedRun, root: Path) -> _RunTables:
 
 def _link(file: Path, root: Path) -> str:
     try:
-        return quote(Path(os.path.relpath(file, root)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(file, root)).as_posix()))  # as bytes, which need not be UTF-8
     except ValueError:  # two drives of Windows have no path between them
         return file.resolve().as_uri()

@@ -1,6 +1,6 @@
 """The one way out to a terminal: lines, tables and JSON. What is not ours is made inert here, see `foreign_text.py`.
 
-Beside it only `console.py` draws. `tests/cli/test_terminal.py` sees to it that no other file writes to a stream.
+Beside it only `cli/console.py` draws. `tests/test_terminal.py` sees to it that no other file writes to a stream.
 """
 
 import codecs

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dposcope.cli import terminal
-from dposcope.cli.terminal import cell, complain, lenient_streams, only_our_words, print_json, say, show_traceback
+from dposcope import terminal
+from dposcope.terminal import cell, complain, lenient_streams, only_our_words, print_json, say, show_traceback
 
-SOURCE = Path(terminal.__file__).parents[1]
+SOURCE = Path(terminal.__file__).parent
 WRITERS = {
-    "cli/terminal.py",
+    "terminal.py",
     "cli/console.py",
     "cli/app.py",  # a line break below the ^C, and whether the reader is gone
     "model/quiet.py",  # what libraries write goes nowhere
 }
 """Files that may name a stream."""
-DRAWERS = {"cli/terminal.py", "cli/console.py"}
+DRAWERS = {"terminal.py", "cli/console.py"}
 """Files that may use rich, whose strings are markup."""
 
 
@@ -61,7 +61,7 @@ def test_no_other_file_writes_to_a_stream(written):
     assert {name for name, found in written.items() if "stream" in found} == WRITERS
     assert {name for name, found in written.items() if "descriptor" in found} == {"__main__.py"}
     assert {name for name, found in written.items() if "rich" in found} == DRAWERS
-    assert {name for name, found in written.items() if "logging" in found} == {"cli/terminal.py"}
+    assert {name for name, found in written.items() if "logging" in found} == {"terminal.py"}
 
 
 def test_a_way_round_would_be_seen(tmp_path):
