@@ -18,7 +18,6 @@ ORDER = [
     "files",
     "foreign_text",
     "launcher",
-    "model_folder",
     "terminal",
     "cache",
     "protocols",

@@ -25,7 +25,7 @@ _BYTES: Final = range(0xDC80, 0xDD00)
 
 _NOT_PLAIN: Final = re.compile(r"[^ -~]")
 
-MOST: Final = 2000
+MOST: Final = 1500
 """Characters of one line; a longer one loses its middle."""
 
 

@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.model.checks.config import check_files
+from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
-from dposcope.model_folder import own_files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -19,11 +19,11 @@ from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import check_files, read_config
+from dposcope.model.checks.own_files import own_files
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
-from dposcope.model_folder import own_files
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")

@@ -19,7 +19,7 @@ from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
-from dposcope.model_folder import own_files
+from dposcope.model.checks.own_files import own_files
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
 from dposcope.shipping.origin import checkpoint_origin

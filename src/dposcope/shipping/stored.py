@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
-from dposcope.model_folder import check_link
+from dposcope.model.checks.own_files import check_link
 
 _DTYPES = {
     "F64": torch.float64,
