@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from dposcope import terminal
+from dposcope.memory import SmallerBatches
 from dposcope.terminal import cell, complain, lenient_streams, only_our_words, print_json, say, show_traceback
 
 SOURCE = Path(terminal.__file__).parent
@@ -148,6 +149,13 @@ def test_libraries_say_nothing_and_are_heard_again_after(capsys):
         assert "asked" in capsys.readouterr().err
     finally:
         loud.removeHandler(handler)
+
+
+def test_that_batches_became_smaller_is_said(capsys):
+    with only_our_words(), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn("out of memory with batches of 8\x1b[2J", SmallerBatches, stacklevel=1)
+    assert capsys.readouterr().err == "dposcope: out of memory with batches of 8␛[2J\n"
 
 
 def test_a_warning_that_is_an_error_stays_one():

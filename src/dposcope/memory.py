@@ -20,6 +20,10 @@ _OUTER: ContextVar[bool] = ContextVar("outer", default=False)
 """Whether a caller further out repeats the work, or nobody may."""
 
 
+class SmallerBatches(RuntimeWarning):
+    """Work was begun again with smaller batches."""
+
+
 def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
     """Let a function with a keyword `batch_size` repeat itself with half of it whenever memory is too small.
 
@@ -55,7 +59,7 @@ def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
             warnings.warn(
                 f"out of memory with batches of {size}; going on with {size // 2}: --batch-size {size // 2} saves the "
                 "first try",
-                RuntimeWarning,
+                SmallerBatches,
                 stacklevel=2,
             )
             size //= 2

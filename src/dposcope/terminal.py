@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dposcope.foreign_text import json_text, one_line, visible
+from dposcope.memory import SmallerBatches
 
 out = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
 
@@ -59,19 +60,21 @@ def show_traceback(_kind: type[BaseException], error: BaseException, _trace: Tra
 
 @contextmanager
 def only_our_words() -> Generator[None]:
-    """Inside, libraries say nothing on their own: no warning and no log message stands beside our lines."""
+    """Inside, libraries say nothing on their own: no warning of theirs and no log message stands beside our lines."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _unsaid
+            warnings.showwarning = _ours_alone
             yield
     finally:
         logging.disable(before)
 
 
-def _unsaid(*_: object, **__: object) -> None:
-    """A warning that nobody hears."""
+def _ours_alone(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Nobody hears a library's warning."""
+    if issubclass(category, SmallerBatches):
+        complain(str(message))
 
 
 def lenient_streams() -> None:
