@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -16,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from dposcope.artefacts import tensor_fingerprint, text_digest
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
-from dposcope.model.checks.config import CONFIG, check_files, read_config
+from dposcope.model.checks.config import CONFIG, check_files, check_loadable
 
 
 def classifier_scorer(
@@ -108,7 +107,7 @@ def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if local:
         check_files(Path(source))
         if (Path(source) / CONFIG).is_file():
-            read_config(Path(source))  # refuses what would take hours to build
+            check_loadable(Path(source), AutoModelForSequenceClassification)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model, info = cast(
@@ -117,7 +116,9 @@ def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
                 source, use_safetensors=True, output_loading_info=True, **options
             ),
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a stranger's files may fail anywhere in three libraries
         reason = first_line(error)
         raise DposcopeError(
             f"cannot load the classifier {source} ({reason}); name a folder or a hub id that holds a "

@@ -85,10 +85,7 @@ def window_losses(
         step = len(windows) / max_windows
         windows = [windows[int((index + 0.5) * step)] for index in range(max_windows)]
     if not windows:
-        raise DposcopeError(
-            f"the neutral text gives no window of {window} tokens after the first {skip_windows}; "
-            "use a longer text, or a smaller window"
-        )
+        raise _no_window(window, skip_windows)
     nll, tokens = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
     for index, ids in enumerate(windows):
         row = torch.tensor(ids[None], dtype=torch.long, device=lm.device)
@@ -100,6 +97,27 @@ def window_losses(
         if progress is not None:
             progress(index + 1, len(windows))
     return WindowLosses(nll, tokens)
+
+
+def check_window(lm: LanguageModel, text: str, *, protocol: Protocol = "strict", skip_windows: int = 0) -> None:
+    """Refuse a text that gives `window_losses` nothing, before anything else is computed.
+
+    Args:
+        lm: gives the tokenizer.
+        text: neutral text.
+        protocol: "strict" or "reference".
+        skip_windows: leave out the first windows.
+
+    Raises:
+        DposcopeError: the text is too short for one window after those skipped.
+    """
+    if count_windows(lm, text, protocol=protocol, most=skip_windows + 1) <= skip_windows:
+        raise _no_window(min(1024, lm.context_length), skip_windows)
+
+
+def _no_window(window: int, skip_windows: int) -> DposcopeError:
+    after = f" after the first {skip_windows}" if skip_windows else ""
+    return DposcopeError(f"the neutral text gives no window of {window:,} tokens{after}; give a longer text")
 
 
 def longest_window(lm: LanguageModel, text: str, *, least: int) -> int:

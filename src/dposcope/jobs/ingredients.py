@@ -20,6 +20,7 @@ from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import NO_SCORER, Materials
 from dposcope.evaluation.neural import neural_folder
+from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
@@ -32,6 +33,7 @@ from dposcope.model.load import load_native
 from dposcope.neurons.activations import NeuronMeans, collect_means
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold, folded_files
 from dposcope.neurons.groups import cosines
+from dposcope.protocols import LEAST_ITEMS
 
 DIRECTIONS = ("mean-difference", "probe", "token-contrast")
 """Kinds of direction that can be made; any other name is a file."""
@@ -46,10 +48,25 @@ class Job:
     data: "Data"
 
     @classmethod
-    def begin(cls, run: Run, model: str, data: "Data", *, dtype: str, device: str) -> "Job":
-        """Load the model."""
+    def begin(
+        cls, run: Run, model: str, data: "Data", *, dtype: str, device: str, searched: str | None = None
+    ) -> "Job":
+        """Load the model, and check what only its tokenizer can tell.
+
+        Args:
+            run: open.
+            model: its name.
+            data: read.
+            dtype: see `load_native`.
+            device: see `load`.
+            searched: neutral text that a strength is searched on, if there is a search.
+
+        Raises:
+            DposcopeError: the model cannot be loaded, or neutral text is too short.
+        """
         run.reporter.stage(f"Loading {model}")
         job = cls(run, load_native(model, dtype=dtype, device=device), data)
+        check_neutral(job.lm, data.report, searched)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
 
@@ -57,6 +74,22 @@ class Job:
     def model(self) -> dict[str, Any]:
         """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
         return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type}
+
+
+def check_neutral(lm: LanguageModel, report: Materials, searched: str | None = None) -> None:
+    """Refuse neutral text that is too short, now and not after the stages before it is read.
+
+    Args:
+        lm: gives the tokenizer.
+        report: what is measured.
+        searched: text that a strength is searched on, if there is a search.
+
+    Raises:
+        DposcopeError: `window_losses` would find no window, or a search too few for an interval.
+    """
+    if searched is not None:
+        longest_window(lm, searched, least=LEAST_ITEMS)
+    check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -350,6 +350,7 @@ def open_run(
     check_folder(folder, command)
     try:
         made = _made(folder)
+        empty = made or not any(folder.iterdir())
     except OSError as error:
         raise DposcopeError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
     lock = FileLock(folder / ".lock")
@@ -375,8 +376,8 @@ def open_run(
         try:
             yield Run(folder, settings, reporter or Quiet(), policy, prompts=prompts)
         except DposcopeError:
-            if made:
-                _forget(folder)
+            if empty:
+                _forget(folder, made=made)
             raise
         _finish(folder, read, prompts or {})
     finally:
@@ -422,13 +423,19 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def _forget(folder: Path) -> None:
-    """Remove the folder of a run that was refused before it did anything, such as for a model that is not there."""
+def _forget(folder: Path, *, made: bool) -> None:
+    """Remove what a run left that was refused before it did anything, such as for a model that is not there.
+
+    Args:
+        folder: of the run.
+        made: by it, so that the folder goes, too.
+    """
     with suppress(OSError):  # it may be gone: what is told is why the run was refused
         if {file.name for file in folder.iterdir()} == {ABOUT, ".lock"}:
             for name in (ABOUT, ".lock"):
                 (folder / name).unlink()
-            folder.rmdir()
+            if made:
+                folder.rmdir()
 
 
 def _of_command(folder: Path, found: Mapping[str, Any], command: str) -> None:

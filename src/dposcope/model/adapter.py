@@ -46,7 +46,7 @@ def is_adapter(folder: Path) -> bool:
     Raises:
         DposcopeError: it holds both.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).exists():
         return False
     if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         raise DposcopeError(f"{folder} holds a whole model and an adapter; move the adapter_* files to another folder")

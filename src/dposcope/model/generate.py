@@ -107,7 +107,7 @@ def generate(
     if longest + new_tokens > lm.context_length:
         raise DposcopeError(
             f"a prompt of {longest:,} tokens and {new_tokens} new ones exceed the model's context of "
-            f"{lm.context_length:,}; lower max_prompt_tokens or new_tokens"
+            f"{lm.context_length:,}; shorten the prompts, or lower max_prompt_tokens or new_tokens"
         )
     ends = torch.tensor(sorted(lm.end_ids) if stop_at_end else [], dtype=torch.long, device=lm.device)
     written: list[list[int]] = [[] for _ in encoded]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.artefacts import check_path
@@ -18,7 +17,7 @@ from dposcope.files import check_regular
 from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
-from dposcope.model.checks.config import check_files, read_config
+from dposcope.model.checks.config import check_files, check_loadable
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
@@ -114,7 +113,7 @@ def check_source(source: str | Path) -> None:
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
     if local:
-        read_config(Path(source))  # refuses what would take hours to build
+        check_loadable(Path(source))  # refuses what would take hours to build, or more memory than there is
     try:
         with without_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -127,7 +126,9 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
             )
             with _uncollected():
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a stranger's files may fail anywhere in three libraries
         raise DposcopeError(_why(error, name, local)) from error
     model, loading = loaded
     if loading["missing_keys"]:

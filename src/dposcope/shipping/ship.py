@@ -49,6 +49,6 @@ def load_edit(path: str | Path) -> Edit:
         DposcopeError: there is none, or it is damaged.
     """
     stem = edit_file(path)
-    if not value_files(stem).tensors.is_file():
+    if not value_files(stem).tensors.exists():
         raise DposcopeError(f"there is no edit at {path}; give edit.safetensors, or the folder of a finished run")
     return Edit.load(stem)

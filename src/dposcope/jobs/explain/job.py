@@ -43,6 +43,7 @@ from dposcope.jobs.ingredients import (
     Data,
     Ingredients,
     Job,
+    check_neutral,
     means_stage,
     prepare,
     prepare_judge,
@@ -111,6 +112,7 @@ def run_explain(
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
         lm = load_native(base, dtype=settings.dtype, device=settings.device)
+        check_neutral(lm, data.report)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)

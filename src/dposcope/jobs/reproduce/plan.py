@@ -212,7 +212,8 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
             pairs_of[asked] = Step(model, study, "pairs", None, made, place / "pairs")
             yield pairs_of[asked]
         pairs = pairs_of[asked]
-        for_dpo = {**data, "pairs": str(pairs.pairs), "neutral": data.get("text")}
+        of_text = {"neutral": data.get("text"), "neutral_column": data.get("prose_column", "text")}
+        for_dpo = {**data, "pairs": str(pairs.pairs), **of_text}
         dpo = Step(
             model, study, "dpo", None, _made(DpoSettings, preset, "dpo", for_dpo, study.dpo), place / "dpo", (pairs,)
         )

@@ -61,6 +61,12 @@ class ReproduceSettings(Settings):
         default=None,
         description="The label that means the concept. Default: 1, true, toxic, or a score of 0.5 and more.",
     )
+    prose_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the text, if --text is a table. Default: text."
+    )
+    neutral_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the text, if --neutral is a table. Default: text."
+    )
     passage_prompt_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Column of the prompts of the passages. Default: prompt."
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.corpus import load_neutral, split_neutral
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.trained_scorer import with_trained
@@ -22,6 +22,7 @@ from dposcope.jobs.ingredients import (
     Data,
     Ingredients,
     Job,
+    check_neutral,
     prepare,
     prepare_judge,
     read_comments,
@@ -44,7 +45,8 @@ from dposcope.jobs.tune.search import (
 )
 from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
-from dposcope.model.load import check_source
+from dposcope.model.load import check_source, load_native
+from dposcope.protocols import LEAST_ITEMS
 from dposcope.search.family import Family
 from dposcope.search.trials import Bound, Trial
 from dposcope.shipping.model_card import write_checkpoint
@@ -80,8 +82,11 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     free = {"trials": settings.trials}
     read = data.read_prompts(chooses=True)
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
+        if settings.learned:  # each step of learning loads the model for itself, and the first takes long
+            reporter.stage(f"Loading {model}")
+            check_neutral(load_native(model, dtype=settings.dtype, device=settings.device), data.report, learn_text)
         learned = learn_gains(model, run, data.learn, learn_text, settings)
-        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
+        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device, searched=learn_text)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = _search_scorer(data.report.scorer, settings)
@@ -190,6 +195,11 @@ def _read(settings: TuneSettings) -> tuple[Data, str]:
     if settings.teacher not in (None, NO_TEACHER, *TRAINED) and not is_adapter(Path(settings.teacher)):
         check_source(settings.teacher)  # now, not after an hour of sampling
     data = read_data(settings)
+    if len(data.choose) < LEAST_ITEMS:
+        raise DposcopeError(
+            f"the search has {plural(len(data.choose), 'prompt')}; give more in --prompts, so that it has at least "
+            f"{LEAST_ITEMS} and their scores an interval"
+        )
     if settings.report_neutral is not None:
         other = load_neutral(settings.report_neutral, column=settings.neutral_column)
         return data.reporting_on(other), data.report.neutral

@@ -165,11 +165,6 @@ def prepare_search(
         seed: of windows and samples.
     """
     run, lm = job.run, job.lm
-    if len(job.data.choose) < LEAST_ITEMS:
-        raise DposcopeError(
-            f"the search has {plural(len(job.data.choose), 'prompt')}; give more in --prompts, so that it has at least "
-            f"{LEAST_ITEMS} and their scores an interval"
-        )
     neutral = NeutralText.read(lm, learn_text, windows=windows, length=_LENGTH, seed=seed)
     objective = Objective(lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size)
     inputs = {

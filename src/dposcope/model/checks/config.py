@@ -4,13 +4,16 @@ A million blocks take hours to build, even without weights, and a width of 0 fai
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.files import check_regular, read_regular
@@ -97,23 +100,70 @@ def read_config(folder: Path) -> PreTrainedConfig:
         ) from error
     text = config.get_text_config().to_dict()  # every family's names are the usual ones here
     check_sizes(text, folder / CONFIG)
-    promised, stored = text.get("num_hidden_layers"), _stored_blocks(folder)
-    if promised is not None and stored is not None and promised > stored:
+    promised, stored = text.get("num_hidden_layers"), _Stored.of(folder)
+    if promised is not None and stored is not None and stored.blocks and promised > stored.blocks:
         raise DposcopeError(
-            f"cannot load {folder}: its {CONFIG} says {plural(promised, 'block')}, but its weights hold {stored:,}; "
-            "download it again"
+            f"cannot load {folder}: its {CONFIG} says {plural(promised, 'block')}, but its weights hold "
+            f"{stored.blocks:,}; download it again"
         )
     return config
 
 
-def _stored_blocks(folder: Path) -> int | None:
-    """How many blocks the headers of the weights name; None where they name none, or cannot be read."""
-    numbers: list[int] = []
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                found = (_BLOCK.search(name) for name in opened.keys())  # noqa: SIM118 — it is no dictionary
-                numbers += [int(one[1]) for one in found if one is not None]
-        except (OSError, SafetensorError):
-            return None
-    return max(numbers) + 1 if numbers else None
+def check_loadable(folder: Path, kind: type[Any] = AutoModelForCausalLM) -> None:
+    """Refuse a checkpoint whose config promises more weights than it has, before they are made.
+
+    transformers makes those that have another shape, and only then tells that they have.
+
+    Args:
+        folder: of a checkpoint.
+        kind: of model that it is loaded as.
+
+    Raises:
+        DposcopeError: see `read_config`; or the weights are too few.
+    """
+    config, stored = read_config(folder), _Stored.of(folder)
+    if stored is None:
+        return
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config, trust_remote_code=False)
+    except Exception:  # why it cannot be built, the loader tells in its own words
+        return
+    promised = sum(parameter.numel() for parameter in model.parameters())
+    most = _PACKED if "quantization_config" in config.to_dict() else _TWICE
+    if promised > most * stored.numbers:
+        raise DposcopeError(
+            f"cannot load {folder}: its {CONFIG} says {promised:,} weights, but it holds {stored.numbers:,}; "
+            "download it again"
+        )
+
+
+_TWICE: Final = 2
+"""Weights that the model shares may be stored once."""
+_PACKED: Final = 16
+"""Numbers of two bits that are stored as one of 32."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the headers of a checkpoint's weights say."""
+
+    blocks: int
+    """How many are named; 0 where none has a number."""
+    numbers: int
+    """In all tensors."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Stored | None":
+        """None where there are no weights, or a header cannot be read."""
+        blocks, numbers = 0, 0
+        for file in folder.glob("*.safetensors"):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 — it is no dictionary
+                        found = _BLOCK.search(name)
+                        blocks = max(blocks, int(found[1]) + 1 if found is not None else 0)
+                        numbers += math.prod(opened.get_slice(name).get_shape())
+            except (OSError, SafetensorError):
+                return None
+        return cls(blocks, numbers) if numbers else None
