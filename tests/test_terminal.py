@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from dposcope import terminal
-from dposcope.memory import SmallerBatches
+from dposcope.errors import SmallerBatches
 from dposcope.terminal import cell, complain, lenient_streams, only_our_words, print_json, say, show_traceback
 
 SOURCE = Path(terminal.__file__).parent

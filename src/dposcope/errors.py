@@ -1,4 +1,4 @@
-"""The one exception a user meets: what is wrong, and how to mend it."""
+"""The one exception a user meets: what is wrong, and how to mend it; and the one warning."""
 
 from typing import Final
 
@@ -12,6 +12,10 @@ class DposcopeError(Exception):
     The message is one line that names the fault and the mend. The command line
     prints it without a traceback and exits with code 2.
     """
+
+
+class SmallerBatches(RuntimeWarning):
+    """The memory was too small, and work was begun again with smaller batches."""
 
 
 def plural(count: int, noun: str) -> str:

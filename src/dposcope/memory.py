@@ -11,17 +11,13 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from dposcope.errors import DposcopeError, first_line
+from dposcope.errors import DposcopeError, SmallerBatches, first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _OUTER: ContextVar[bool] = ContextVar("outer", default=False)
 """Whether a caller further out repeats the work, or nobody may."""
-
-
-class SmallerBatches(RuntimeWarning):
-    """Work was begun again with smaller batches."""
 
 
 def halving_batches(work: Callable[P, T]) -> Callable[P, T]:

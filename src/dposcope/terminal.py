@@ -17,8 +17,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from dposcope.errors import SmallerBatches
 from dposcope.foreign_text import json_text, one_line, visible
-from dposcope.memory import SmallerBatches
 
 out = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
 

@@ -231,7 +231,7 @@ def test_only_the_gains_that_an_edit_moved_furthest_are_trained(job, pairs, fini
 
 def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished, tmp_path):
     """Or a bound on it would shorten the steps of a few for what all others want."""
-    given = {"start": str(finished["gains"].folder), "epochs": 0.2, "warmup_steps": 0, "max_grad_norm": 1e9}
+    given = {"start": str(finished["gains"].folder), "epochs": 0.2, "warmup_steps": 0, "max_grad_norm": 1e6}
     few, every = (make(job, pairs, tmp_path / str(n), neurons=n, **given) for n in (1, None))
     lengths = [[entry["grad_norm"] for entry in run.record.curves if "grad_norm" in entry] for run in (few, every)]
     assert lengths[0]
@@ -725,10 +725,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no neutral file": ({"neutral": "{}/no.txt"}, r"there is no file .*no\.txt; (check the path|did you mean)"),
     "another way": ({"train": "head"}, "full"),
     "a teacher that is not a model": ({"teacher": "{}/nothing"}, "is not a model"),
-    "far too fast": (
-        {"train": "full", "learning_rate": "1e30", "warmup_steps": 0},
-        "became .*; .*lower --learning-rate",
-    ),
 }
 
 

@@ -209,10 +209,10 @@ def check_explain(settings: ExplainSettings) -> None:
     """Refuse numbers that mean nothing.
 
     Raises:
-        DposcopeError: a number of toxic neurons below 1; one fold or one seed, which gives nothing to compare.
+        DposcopeError: no number of toxic neurons; one fold or one seed, which gives nothing to compare.
     """
-    if not settings.toxic_neurons or min(settings.toxic_neurons) < 1:
-        raise DposcopeError(f"--toxic-neurons {settings.toxic_neurons} names no number of neurons; give such as 256")
+    if not settings.toxic_neurons:
+        raise DposcopeError("--toxic-neurons is empty; give a number of neurons, such as 256")
     for name, count in (("folds", settings.folds), ("seeds", settings.seeds)):
         if count == 1:
             raise DposcopeError(f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none")
