@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
+from dposcope.artefacts import write_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
@@ -28,6 +29,8 @@ from dposcope.jobs.settings import (
     MachineSettings,
     ProbeSettings,
 )
+from dposcope.marks import FileMark, mark_json
+from dposcope.model import bundled
 from helpers.families import bos_tokenizer
 from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
 
@@ -747,7 +750,9 @@ def test_models_are_listed(capsys, monkeypatch, tmp_path):
         assert Path(row["folder"]).is_relative_to(tmp_path)
         assert row["ready"] is False
         assert row["licence"]
-    Path(rows[0]["folder"]).mkdir(parents=True)
+    folder = Path(rows[0]["folder"])
+    write_json(folder / "config.json", {})
+    write_json(folder / bundled._MARKS, {"config.json": mark_json(FileMark.of(folder / "config.json"))})
     assert [row["ready"] for row in json.loads(command(capsys, "models", "--json").out)] == [True, False]
     text = command(capsys, "models").out
     assert "in the cache" in text
