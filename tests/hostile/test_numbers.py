@@ -143,6 +143,16 @@ def test_a_settings_file_has_the_same_bounds(tmp_path, settings, told):
     assert refused([*command, "--out", tmp_path / "out", "--config", tmp_path / "s.json"]).startswith(told)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "-" + "9" * 5000, "1e" + "9" * 5000, "0." + "0" * 5000 + "1", "x" * 5000])
+@pytest.mark.parametrize("option", ["--batch-size", "--seed", "--beta", "--max-logppl-increase", "--direction-block"])
+def test_numbers_of_thousands_of_digits(tmp_path, option, text):
+    """What is told of them is cut in the middle."""
+    if option == "--beta" and text.startswith("0."):
+        pytest.skip("it is a share, however small")
+    line = refused(["edit", "m", "--out", tmp_path / "out", f"{option}={text}"])
+    assert line.startswith(f"{option}: ")
+
+
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999", "-Infinity"])
 def test_a_settings_file_may_hold_no_other_numbers(tmp_path, text):
     (tmp_path / "s.json").write_text(f'{{"alpha": {text}}}')
