@@ -1,14 +1,19 @@
 """Sizes that no model has, texts that are too long or too short, and fields that are long but good."""
 
+import io
 import json
 import os
 import shutil
 import struct
 from pathlib import Path
 
+import polars as pl
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
+from dposcope.model.adapter import WEIGHTS
 from helpers.families import bos_tokenizer, tiny
 from helpers.gguf_models import write_llama
 from helpers.hostile import refused
@@ -177,6 +182,56 @@ def test_counts_of_a_gguf_file(tmp_path, name):
 def test_a_gguf_file_that_lacks_a_tensor(tmp_path):
     model = write_llama(tiny("llama"), tmp_path / "a.gguf", leave_out=["blk.0.attn_q"])
     assert "has no model.layers.0.self_attn.q_proj.weight" in refused(["lens", model, "--neuron", "0.0"])
+
+
+@pytest.mark.parametrize("rank", [0, -1, 10**9, "8", 2.5, True])
+@pytest.mark.parametrize("name", ["r", "rank_pattern"])
+def test_ranks_of_an_adapter(job, tmp_path, rank, name):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    where = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    save_file({where: torch.zeros(2, 24), where.replace("_A", "_B"): torch.zeros(16, 2)}, adapter / WEIGHTS)
+    ranks = {"r": rank} if name == "r" else {"r": 2, "rank_pattern": {"down_proj": rank}}
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "target_modules": ["down_proj"], "lora_alpha": 4, **ranks})
+    )
+    given = ["explain", job.model, adapter, "--out", tmp_path / "out", *job.flags()]
+    assert f"has the rank {str(rank)!r}, and its tensors have at most 24" in refused(given)
+
+
+# Tables
+
+
+def repeated(text: str, rows: int) -> bytes:
+    """A table of equal rows as Parquet: a few kilobytes, whatever it holds."""
+    stream = io.BytesIO()
+    pl.DataFrame({"prompt": pl.Series([text]).new_from_index(0, rows)}).write_parquet(stream)
+    return stream.getvalue()
+
+
+def test_a_small_file_of_many_rows(job, tmp_path):
+    path = tmp_path / "prompts.parquet"
+    path.write_bytes(repeated("a", 10_000_001))
+    assert path.stat().st_size < 1_000_000
+    line = refused(["edit", job.model, "--out", tmp_path / "out", *job.flags(prompts=path)])
+    assert "has 10,000,001 rows or more, and at most 10,000,000 are read; give a part of it" in line
+
+
+def test_a_small_file_of_many_bytes(job, tmp_path):
+    path = tmp_path / "prompts.parquet"
+    path.write_bytes(repeated("a" * 10_000, 110_000))
+    assert path.stat().st_size < 1_000_000
+    line = refused(["edit", job.model, "--out", tmp_path / "out", *job.flags(prompts=path)])
+    assert "bytes of data, and at most 1,073,741,824 are read; give a part" in line
+
+
+@pytest.mark.parametrize(("suffix", "row"), [(".jsonl", "{}\n"), (".csv", "\n"), (".txt", "\n"), (".json", "{{{,")])
+def test_rows_that_are_too_many(job, tmp_path, suffix, row, monkeypatch):
+    monkeypatch.setattr("dposcope.data.tables.MOST_ROWS", 1000)
+    path = tmp_path / f"prompts{suffix}"
+    path.write_text("prompt" + row * 1001)
+    line = refused(["edit", job.model, "--out", tmp_path / "out", *job.flags(prompts=path)])
+    assert "has 1,001 rows or more, and at most 1,000 are read; give a part of it" in line
 
 
 # Texts

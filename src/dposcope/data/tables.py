@@ -18,7 +18,12 @@ import polars as pl
 
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, first_line, plural
-from dposcope.files import read_regular
+from dposcope.files import MOST_DATA, read_regular
+
+MOST_ROWS: Final = 10_000_000
+"""Of a table; each takes hundreds of bytes of memory, however short it is. Those of the field have up to 2 million."""
+_BRACES: Final = 3
+"""Opening braces for a row of JSON: RealToxicityPrompts has two objects within each."""
 
 Columns = dict[str, list[Any]]
 """Name → cells, as the format gives them."""
@@ -122,7 +127,15 @@ def open_table(source: str | Path) -> RawTable:
         )
     if not data.strip():
         raise DposcopeError(f"{path} is empty; give a file with at least one row")
+    if path.suffix.lower() != ".parquet":
+        # JSON may have all its objects in one line.
+        _check_rows(max(data.count(b"\n"), data.count(b"{") // _BRACES if path.suffix.lower() == ".json" else 0), path)
     return RawTable(str(path), read(data, path))
+
+
+def _check_rows(count: int, path: Path) -> None:
+    if count > MOST_ROWS:
+        raise DposcopeError(f"{path} has {count:,} rows or more, and at most {MOST_ROWS:,} are read; give a part of it")
 
 
 def read_text(path: str | Path) -> str:
@@ -226,7 +239,13 @@ def _read_tsv(data: bytes, path: Path) -> Columns:
 
 def _read_parquet(data: bytes, path: Path) -> Columns:
     try:
-        return pl.read_parquet(io.BytesIO(data)).to_dict(as_series=False)
+        # A thousand million equal rows take a few bytes in such a file, and are told by its last ones.
+        _check_rows(int(pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item()), path)
+        frame = pl.read_parquet(io.BytesIO(data))
+        size = frame.estimated_size()  # equal texts are still kept once
+        if size > MOST_DATA:
+            raise DposcopeError(f"{path} holds {size:,} bytes of data, and at most {MOST_DATA:,} are read; give a part")
+        return frame.to_dict(as_series=False)
     except pl.exceptions.PolarsError as error:
         reason = first_line(error)
         raise DposcopeError(f"{path} is not Parquet ({reason}); write it again or check its suffix") from error

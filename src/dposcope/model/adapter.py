@@ -7,7 +7,7 @@ import copy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 KINDS = ("LORA", "IA3", "ADALORA", "LOHA", "LOKR", "OFT")
 """Kinds of adapter that merge into weights exactly."""
+
+_RANKED = ("LORA", "ADALORA", "LOHA")
+"""Kinds whose matrices have the rank of the config."""
 
 _WITHOUT_WEIGHTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
 """Kinds that learn inputs and change no weight."""
@@ -104,6 +107,7 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise DposcopeError(f"cannot read {folder / WEIGHTS}: {error}; is the file whole?") from error
+    _check_ranks(config, tensors, folder)
     model: PreTrainedModel = copy.deepcopy(base.model)
     for module in model.modules():
         # Hooks of an active intervention on the base do not belong to the adapter.
@@ -127,6 +131,21 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
     merged.generation_config = _ending(base, tokenizer)
     note = f"{config['peft_type']} adapter, merged into {base.name} in float32"
     return LanguageModel(merged.requires_grad_(True).eval(), tokenizer, short_name(folder), notes=(note,))
+
+
+def _check_ranks(config: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuse a rank that no stored tensor has room for; peft would make matrices of it first."""
+    if config["peft_type"] not in _RANKED:
+        return
+    widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    pattern = config.get("rank_pattern")
+    given = [config.get(name) for name in ("r", "init_r", "target_r")]
+    for rank in [*given, *(cast(dict[str, Any], pattern).values() if isinstance(pattern, dict) else ())]:
+        if rank is not None and (type(rank) is not int or not 1 <= rank <= widest):
+            raise DposcopeError(
+                f"{folder / CONFIG} has the rank {_quoted(rank)}, and its tensors have at most {widest}; download it "
+                "again"
+            )
 
 
 def _merged(model: PreTrainedModel, folder: Path, tensors: dict[str, Tensor]) -> PreTrainedModel:
