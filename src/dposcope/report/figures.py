@@ -166,10 +166,7 @@ def _drawing(figure: Figure) -> Generator[None]:
     """In the house style, and with texts that a file of XML can hold, which may be names from anywhere."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        words = text.get_text()
-        shown = "\n".join(map(visible, words.split("\n")))
-        if shown != words:
-            text.set_text(shown)
+        text.set_text(visible(text.get_text()))
     with house_style(), warnings.catch_warnings():
         # The reader's fonts draw the text of an SVG, so matplotlib's font may lack a letter; in a PNG it is a box.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
@@ -234,7 +231,7 @@ def name_rows(axes: Any, labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
     for place, label in enumerate(labels):
-        lines = textwrap.wrap(label, 21, max_lines=2, placeholder=" …")
+        lines = textwrap.wrap(visible(label), 21, max_lines=2, placeholder=" …")
         for line, text in enumerate(lines):
             # One text per line: several lines in one text are placed by matplotlib's font, not by the page's.
             axes.annotate(
