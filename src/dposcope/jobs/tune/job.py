@@ -78,6 +78,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         DposcopeError: bad input, or a folder that holds something else.
     """
     reporter = reporter or Quiet()
+    check_source(model)
     data, learn_text = _read(settings)
     free = {"trials": settings.trials}
     read = data.read_prompts(chooses=True)
