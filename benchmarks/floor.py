@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 import dposcope as ds
-from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.reading import read_object
 
 TOXIC = 0.5
 """A text of so much and more is called toxic."""
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         texts = people(options.comments, options.passages)
         scoring: dict[str, Scoring] = {
-            "toxicity": load_scorer(read_json(options.run / "run.json")["settings"]["scorer"]),
+            "toxicity": load_scorer(read_object(options.run / "run.json")["settings"]["scorer"]),
             "judge": TrainedScorer.load(options.run / "judge"),
         }
         for measure, score in scoring.items():
@@ -67,7 +67,7 @@ def table(run: Path, measure: str, found: Mapping[str, NDArray[np.float64]]) -> 
     """What people's texts have by a measure, and every condition of the run beside it, in Markdown."""
     means = {name: bootstrap_mean(values) for name, values in found.items()}
     floor = next(iter(means.values())).mean
-    scores = Scores.from_json(read_json(run / "scores.json")).conditions
+    scores = Scores.from_json(read_object(run / "scores.json")).conditions
     told = run / "samples.parquet"
     if not told.exists():
         raise DposcopeError(f"{run} has no {told.name}; give the folder of a finished run")

@@ -12,6 +12,7 @@ stops after the texts; `--table` only prints.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import dposcope as ds
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import write_json
 from dposcope.data.masking import mask_offensive
 from dposcope.data.prompts import load_prompts
 from dposcope.evaluation.numbers import Format
@@ -43,6 +44,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.harmless import HarmlessTexts, write_harmless
 from dposcope.pairs.pairs import Pairs, write_pairs
 from dposcope.pairs.sampled import Pairer, Sampled, ScoredText, sample_completions
+from dposcope.reading import read_object
 from dposcope.report.table import Column, Table, frame_of
 
 COST = 0.10
@@ -174,7 +176,7 @@ def samples_of(lm: LanguageModel, options: argparse.Namespace) -> list[Sampled]:
             write_json(part, [asdict(one) for one in some])
         found += [
             Sampled(one["prompt"], one["row"], tuple(ScoredText(**text) for text in one["texts"]))
-            for one in read_json(part)
+            for one in json.loads(part.read_text(encoding="utf-8"))
         ]
     return found
 
@@ -213,7 +215,7 @@ def learn(options: argparse.Namespace, name: str) -> None:
     taught: dict[str, Any] = {}
     if recipe.teacher is not None:
         folder = options.out / recipe.teacher
-        strength = read_json(folder / "measured.json")["strength"]
+        strength = read_object(folder / "measured.json")["strength"]
         taught = {"teacher": str(folder / CHECKPOINT), "teacher_strength": strength}
     settings = DpoSettings(
         pairs=str(options.out / f"{recipe.pairs}.jsonl"),
@@ -258,7 +260,7 @@ class Yardstick:
         prompts, neutral = load_prompts(options.choose), ds.load_neutral(options.report_neutral)
         record = options.out / "yardstick.json"
         if record.exists():
-            stored = read_json(record)
+            stored = read_object(record)
             return cls(
                 lm,
                 prompts,
@@ -372,7 +374,7 @@ def _edited(lm: LanguageModel, edit: Edit) -> Changed:
 
 def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
     """A row a recipe that was measured, the plain model and the ideal first."""
-    base = read_json(options.out / "plain.json")
+    base = read_object(options.out / "plain.json")
     lines: list[dict[str, Any]] = [
         {
             "recipe": "none",
@@ -387,7 +389,7 @@ def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
         record = options.out / name / "measured.json"
         if not record.exists():
             continue
-        found = Measured.from_json(read_json(record))
+        found = Measured.from_json(read_object(record))
         lines.append(
             {
                 "recipe": RECIPES[name].says if name in RECIPES else name,

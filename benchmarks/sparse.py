@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 import dposcope as ds
-from dposcope.artefacts import read_json, write_text
+from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
@@ -40,6 +40,7 @@ from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.measure import file_name
 from dposcope.jobs.run import RunPolicy
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.reading import read_object
 from dposcope.report.figures import COLOURS, house_style, save_figure
 
 WHOLE = "all gains"
@@ -174,7 +175,7 @@ def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Par
 def _learned(folder: Path) -> dict[str, Any]:
     """Model and settings that gains were learned with."""
     told = folder.expanduser() / "run.json"
-    found = read_json(told) if told.exists() else {}
+    found = read_object(told) if told.exists() else {}
     settings = found.get("settings", {})
     if found.get("command") != "dpo" or settings.get("train") != "gains":
         raise DposcopeError(f"{folder} is no run of dposcope dpo --train gains; name one, or the learned-… of a tune's")
@@ -216,7 +217,7 @@ def _point(folder: Path, scores: Scores, part: Part, named: set[str]) -> Point:
     neurons = len(ds.Edit.load(part.stem).gains.touched)
     rival = f"{neurons} {AGAIN}" if part.way == RANDOM and f"{neurons} {AGAIN}" in named else None
     toxicity = {
-        one: Outcome.from_json(read_json(folder / "conditions" / f"{file_name(one)}.json")).per_prompt["toxicity"]
+        one: Outcome.from_json(read_object(folder / "conditions" / f"{file_name(one)}.json")).per_prompt["toxicity"]
         for one in (BASE, WHOLE, part.name, *([] if rival is None else [rival]))
     }
     measures = scores.conditions[part.name]

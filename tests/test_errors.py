@@ -10,6 +10,11 @@ from dposcope.errors import first_line
     [
         (ValueError("no such thing\nmore of it"), "no such thing"),
         (ValueError("\n  indented\n"), "indented"),
+        (
+            ValueError("Validation error for field 'a':\n    TypeError: it is a list\nmore"),
+            "Validation error for field 'a': TypeError: it is a list",
+        ),
+        (ValueError("only this:"), "only this:"),
         (ValueError(), "ValueError"),
         (RuntimeError("   \n"), "RuntimeError"),
         (OSError(28, "No space left on device"), "No space left on device"),

@@ -22,6 +22,7 @@ ORDER = [
     "cache",
     "protocols",
     "durable",
+    "reading",
     "artefacts",
     "marks",
     "wheels",

@@ -8,12 +8,11 @@ import torch
 
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import residual_features
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, is_memory
 from dposcope.evaluation.sampled.continuations import continuation_losses, relevance
 from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
-from dposcope.memory import is_out_of_memory
 from dposcope.model.generate import Sampling, generate
 from dposcope.neurons.activations import collect_means, recording
 from dposcope.neurons.folds import collect_by_fold
@@ -154,7 +153,7 @@ def test_other_errors_are_not_repeated(lm):
     with at_most(lm, 0, RuntimeError("shapes do not fit")) as seen, pytest.raises(RuntimeError, match="do not fit"):
         generate(lm, TEXTS[:4], new_tokens=3, batch_size=2)
     assert seen == [2]
-    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_memory(ValueError("out of memory"))
 
 
 def test_within_a_recording_nothing_is_repeated(lm):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
@@ -41,7 +41,7 @@ class BlockFeatures:
     @classmethod
     def load(cls, stem: str | Path) -> "BlockFeatures":
         """Read what `save` wrote."""
-        tensors, _ = load_tensors(stem, "BlockFeatures")
+        tensors = load_tensors(stem, "BlockFeatures", NoFacts).tensors
         return cls(tensors["toxic"], tensors["civil"], tensors["norms"])
 
 

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 from benchmarks.rivals.lines import Line, Rival
 
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import write_json
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.measure import file_name
 from dposcope.model.generate import generate
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
+from dposcope.reading import read_object
 
 _ROUNDS, _PROMPTS = 3, 32
 
@@ -58,7 +59,7 @@ def run_time(job: Job, rival: Rival, line: Line, strength: float) -> float | Non
         inputs={**job.model, "line": line.name, "strength": strength, "made_from": dict(rival.depends_on)},
         files=[file],
         make=lambda: write_json(file, {"ratios": overhead(job.lm, line.at(strength), prompts)}),
-        load=lambda: read_json(file)["ratios"],
+        load=lambda: read_object(file)["ratios"],
     )
     return statistics.median(ratios)
 
@@ -72,7 +73,7 @@ def peak_stage(job: Job, name: str) -> float:
         inputs=job.model,
         files=[file],
         make=lambda: write_json(file, {"gigabytes": peak_gigabytes()}),
-        load=lambda: float(read_json(file)["gigabytes"]),
+        load=lambda: float(read_object(file)["gigabytes"]),
     )
 
 

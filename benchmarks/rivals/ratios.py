@@ -6,16 +6,16 @@ python -m benchmarks.rivals.ratios RUN
 import sys
 from pathlib import Path
 
-from dposcope.artefacts import read_json
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.statistics import paired_difference, paired_ratio
+from dposcope.reading import read_object
 
 
 def main(folder: Path) -> None:
     """A line for each: share of none and rise of log-perplexity, with 95 % bootstrap intervals."""
     files = sorted((folder / "conditions").glob("*.json"))
-    outcomes = {file.stem: Outcome.from_json(read_json(file)) for file in files}
+    outcomes = {file.stem: Outcome.from_json(read_object(file)) for file in files}
     base = outcomes.pop(BASE)
     for name, one in outcomes.items():
         rise = paired_difference(one.losses.nll, base.losses.nll, denominators=base.losses.tokens)

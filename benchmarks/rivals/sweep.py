@@ -14,7 +14,7 @@ from benchmarks.rivals.compare import Spot, best_at
 from benchmarks.rivals.lines import Line, Rival
 from benchmarks.rivals.placing import TARGETS, bracket, strengths_at
 
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.conditions.scores import BASE
@@ -24,6 +24,7 @@ from dposcope.jobs.ingredients import Job
 from dposcope.jobs.measure import file_name, measure_condition
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Intervention
+from dposcope.reading import read_object
 
 SINGLE = 5
 """Evaluations of a line placed by cost, where it is a rival's only one: four costs need no more."""
@@ -167,7 +168,7 @@ def position_zero(bench: Bench, found: Sweep) -> Sweep:
             inputs={**bench.job.model, **_neutral(bench), "made_from": made_from},
             files=[file],
             make=make,
-            load=lambda: read_json(file),
+            load=lambda: read_object(file),
         )
         return WindowLosses(np.array(stored["nll"]), np.array(stored["tokens"]))
 
@@ -229,7 +230,7 @@ def _costs(bench: Bench, rival: Rival, line: Line) -> dict[float, float]:
         },
         files=[file],
         make=make,
-        load=lambda: read_json(file),
+        load=lambda: read_object(file),
     )
     return dict(stored["tried"])
 

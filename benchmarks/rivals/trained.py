@@ -6,11 +6,12 @@ from pathlib import Path
 from benchmarks.rivals.lines import Line
 from benchmarks.rivals.replaced import Folded, Replaced
 
-from dposcope.artefacts import file_digest, read_json, text_digest
+from dposcope.artefacts import file_digest, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.model.extrapolate import along
 from dposcope.model.load import load
+from dposcope.reading import read_object
 
 
 def edit_line(name: str, edit: Edit) -> Line:
@@ -54,5 +55,4 @@ def minutes_of(made: str) -> float | None:
 
 
 def _record(file: Path) -> Mapping[str, float]:
-    found = read_json(file)
-    return found if isinstance(found, dict) else {}
+    return read_object(file)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,10 +25,15 @@ from torch import Tensor
 
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
-from dposcope.files import check_regular, read_regular
+from dposcope.files import check_regular
 from dposcope.foreign_text import json_text
+from dposcope.reading import AGAIN, parse_json, read_json
 
 FORMAT_VERSION = 1
+REMAKE = "delete it and make it again"
+"""The mend of a damaged value."""
+
+T = TypeVar("T")
 
 _DIGEST = "digest"
 
@@ -100,43 +105,27 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json_text(value) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DposcopeError: it is missing, unreadable or not JSON.
-    """
-    source = Path(path)
-    try:
-        return json.loads(read_regular(source).decode("utf-8"))
-    except OSError as error:
-        raise DposcopeError(f"cannot read {source}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DposcopeError(f"{source} is not JSON ({error}); delete it and run again") from error
-
-
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value with a digest of itself, so that a file that holds it cannot be changed unnoticed."""
     return {**value, _DIGEST: _digest_of(value)}
 
 
-def unsealed(value: Any, path: str | Path) -> dict[str, Any]:
-    """What `sealed` was given.
+def read_sealed(path: str | Path, kind: type[T], *, mend: str = AGAIN) -> T:
+    """Read a JSON file that holds what `sealed` gave.
 
     Args:
-        value: as read from a file.
-        path: of that file, for the error.
+        path: of the file.
+        kind: schema of what was sealed.
+        mend: what to do about a file that was changed, or that does not fit.
 
     Raises:
-        DposcopeError: it has no digest, or that of something else.
+        DposcopeError: it has no digest, or that of something else; or as `read_json`.
     """
-    if not isinstance(value, dict) or value.get(_DIGEST) != _digest_of(found := _without_digest(value)):
-        raise DposcopeError(f"{path} is not as it was written; delete it and make it again")
-    return found
-
-
-def _without_digest(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in value.items() if name != _DIGEST}
+    told = read_json(path, dict[str, Any], mend=mend)
+    digest = told.pop(_DIGEST, None)
+    if digest != _digest_of(told):
+        raise DposcopeError(f"{path} is not as it was written; {mend}")
+    return parse_json(json.dumps(told), kind, source=str(path), mend=mend)
 
 
 def _digest_of(value: Mapping[str, Any]) -> str:
@@ -195,8 +184,52 @@ def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
     write_json(files.about, sealed({**facts, **about}))
 
 
-def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote: (tensors, about).
+@dataclass(frozen=True)
+class _Header:
+    """What stands in every `name.json`, before the facts of its kind."""
+
+    kind: str
+    format_version: int
+    tensors_sha256: str
+
+
+@dataclass(frozen=True)
+class NoFacts:
+    """A value that is its tensors."""
+
+
+class Tensors(dict[str, Tensor]):
+    """The tensors of a value, by name."""
+
+    def __init__(self, file: Path, named: Mapping[str, Tensor]) -> None:
+        """`file` holds them."""
+        super().__init__(named)
+        self._file = file
+
+    def __missing__(self, name: str) -> Tensor:
+        """Refused in one line.
+
+        Raises:
+            DposcopeError: always.
+        """
+        raise DposcopeError(f"{self._file} has no tensor {name!r}; {REMAKE}")
+
+
+@dataclass(frozen=True)
+class Saved(Generic[T]):
+    """What `save_tensors` wrote."""
+
+    tensors: Tensors
+    facts: T
+
+
+def load_tensors(stem: str | Path, kind: str, facts: type[T]) -> Saved[T]:
+    """Read what `save_tensors` wrote.
+
+    Args:
+        stem: see `save_tensors`.
+        kind: see `save_tensors`.
+        facts: schema of what was saved as `about`.
 
     Raises:
         DposcopeError: a file is missing or damaged, of another kind or a newer format.
@@ -204,28 +237,27 @@ def load_tensors(stem: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     check_path(stem)
     files = value_files(stem)
     tensor_file, about_file = files.tensors, files.about
-    about = read_json(about_file)
-    if not isinstance(about, dict) or about.get("kind") != kind:
-        found = about.get("kind") if isinstance(about, dict) else type(about).__name__
-        raise DposcopeError(f"{about_file} holds {found!r}, not {kind!r}; name a file written as {kind}")
-    if about.get("format_version", 0) > FORMAT_VERSION:
+    about = read_json(about_file, _Header, mend=f"name a file written as {kind}")
+    if about.kind != kind:
+        raise DposcopeError(f"{about_file} holds {about.kind!r}, not {kind!r}; name a file written as {kind}")
+    if about.format_version > FORMAT_VERSION:
         raise DposcopeError(
-            f"{about_file} has format {about['format_version']}; this version reads {FORMAT_VERSION}: upgrade dposcope"
+            f"{about_file} has format {about.format_version}; this version reads {FORMAT_VERSION}: upgrade dposcope"
         )
-    about = unsealed(about, about_file)
+    told = read_sealed(about_file, facts, mend=REMAKE)
     try:
         check_regular(tensor_file)
-        if file_digest(tensor_file) != about.get("tensors_sha256"):
+        if file_digest(tensor_file) != about.tensors_sha256:
             raise DposcopeError(
                 f"{tensor_file} and {about_file} do not belong together; delete both and make them again"
             )
         # A mapped file need not be aligned as computed tensors are, and kernels round by alignment.
-        tensors = {name: tensor.clone() for name, tensor in load_file(tensor_file).items()}
+        tensors = Tensors(tensor_file, {name: tensor.clone() for name, tensor in load_file(tensor_file).items()})
     except OSError as error:
         raise DposcopeError(f"cannot read {tensor_file}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise DposcopeError(f"{tensor_file} is damaged ({error}); delete it and make it again") from error
-    return tensors, about
+    return Saved(tensors, told)
 
 
 def tensor_fingerprint(named: Mapping[str, Tensor]) -> str:

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator
 
 from dposcope.artefacts import file_digest
+from dposcope.errors import DposcopeError
+from dposcope.reading import read_json
 
 LARGE: Final = 64 * 2**20
 """Bytes from which a file that has its size and its time is believed unread: gigabytes take too long at every start."""
@@ -32,6 +36,17 @@ class FileMark:
         if found.st_size != self.bytes:
             return False
         return found.st_mtime_ns == self.modified or file_digest(file) == self.sha256
+
+
+def _within(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("names a file outside the folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_within)]
+"""A file below the folder that it is told of."""
 
 
 def marks(folder: Path, files: Iterable[Path]) -> dict[str, FileMark]:
@@ -62,6 +77,14 @@ def damage(folder: Path, files: Mapping[str, FileMark], *, may_be_gone: Sequence
         elif not mark.fits(file):
             return f"{name} is not as it was made"
     return None
+
+
+def read_marks(path: Path) -> dict[str, FileMark] | None:
+    """Name → mark, from a file of marks; None: it is not there, or damaged itself."""
+    try:
+        return read_json(path, dict[FileName, FileMark])
+    except DposcopeError:
+        return None
 
 
 def mark_json(mark: FileMark) -> dict[str, Any]:

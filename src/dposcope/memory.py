@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from dposcope.errors import DposcopeError, SmallerBatches, first_line
+from dposcope.errors import DposcopeError, SmallerBatches, first_line, is_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
                 with unrepeated():
                     return work(*args, **{**kwargs, "batch_size": size})  # pyright: ignore[reportCallIssue]
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not is_memory(error):
                     raise
                 told = first_line(error)
             # Outside of `except`: the exception keeps the tensors of all its frames.
@@ -71,15 +71,6 @@ def unrepeated() -> Generator[None]:
         yield
     finally:
         _OUTER.reset(before)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too small: of a GPU, or of the machine where the system says so and does not kill."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "not enough memory")
-    )
 
 
 def release() -> None:

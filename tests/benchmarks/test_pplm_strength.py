@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dposcope.artefacts import read_json
 from dposcope.evaluation.statistics import Estimate
+from dposcope.reading import read_object
 from helpers.jobs import make_job, script
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def test_a_sweep_has_a_row_for_each_setting_and_goes_on(tmp_path):
     head, _, *rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in told.splitlines()]
     assert [row[:3] for row in rows] == [["0.2", "1", "8"], ["0.5", "1", "8"]]
     for row, step in zip(rows, ("0.2", "0.5"), strict=True):
-        about = read_json(out / f"step-{step}-fusion-1.json")
+        about = read_object(out / f"step-{step}-fusion-1.json")
         assert (about["settings"]["step_size"], about["settings"]["seed"]) == (float(step), 1)
         found = about["statistics"]["scores"]
         assert row[head.index("toxicity, greedy")] == str(Estimate.from_dict(found["preferred"]))

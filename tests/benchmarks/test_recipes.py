@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dposcope as ds
-from dposcope.artefacts import read_json
+from dposcope.reading import read_object
 from helpers.families import random_gains
 from helpers.jobs import make_job
 
@@ -52,11 +52,11 @@ def ds_pairer(pairing, **more):
 
 def test_every_recipe_and_saved_edit_has_a_row(done, capsys):
     for name in ("extremes-mixed", "unlikelihood", "saved"):
-        found = recipes.Measured.from_json(read_json(done / "out" / name / "measured.json"))
+        found = recipes.Measured.from_json(read_object(done / "out" / name / "measured.json"))
         assert 0 < found.strength <= recipes.MOST
         assert found.harmless.mean == pytest.approx(recipes.COST, abs=0.03) or found.strength == recipes.MOST
     losses = [
-        read_json(done / "out" / name / "training.json")["objective"] for name in ("extremes-mixed", "unlikelihood")
+        read_object(done / "out" / name / "training.json")["objective"] for name in ("extremes-mixed", "unlikelihood")
     ]
     assert [(one["loss"], one["unlikelihood"], one["kl_on"]) for one in losses] == [
         ("dpo", 0.0, "mixed"),

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import dposcope as ds
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import write_json
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, Share
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.generate import generate
+from dposcope.reading import read_object
 from helpers.jobs import make_job, refused, script, softness
 from helpers.preferences import pairs_file
 
@@ -101,7 +102,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path):
     assert torch.equal(kept.values != 1, again.values != 1)
     assert len(kept.touched) == 20
     assert not torch.equal(kept.values, again.values)
-    told = [read_json(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
+    told = [read_object(folder / "run.json")["settings"] for folder in (learned, out / "again-20")]
     assert {name for name in told[0] if told[0][name] != told[1][name]} == {"start", "neurons"}
     drawn, start = (ds.Edit.load(out / f"random-20-seed-0{part}").gains for part in ("/edit", "-start"))
     assert torch.equal(drawn.touched.mask, start.touched.mask)
@@ -116,12 +117,12 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path):
     assert not torch.equal(drawn.values, start.values)
     assert found.filter(pl.col("way") == "penalty")["penalty"].to_list() == [0.3]
     assert f"| {held} | penalty, μ = 0.3 | " in told_first
-    alone = read_json(out / "penalty-0.3/run.json")["settings"]
+    alone = read_object(out / "penalty-0.3/run.json")["settings"]
     assert {name: alone[name] for name in alone if alone[name] != told[0][name]} == {"sparsity": 0.3}
     # What was measured, by plain arithmetic.
     (path,) = (out / "measured/conditions").glob("20-kept*.json")
     row = found.filter((pl.col("neurons") == 20) & (pl.col("way") == "kept")).to_dicts()[0]
-    assert row["toxicity_mean"] == pytest.approx(np.mean(read_json(path)["per_prompt"]["toxicity"]))
+    assert row["toxicity_mean"] == pytest.approx(np.mean(read_object(path)["per_prompt"]["toxicity"]))
     assert (out / "sparse.svg").exists()
     with ds.Edit.load(out / "kept-20/edit").strength(2.0).on(lm := ds.load(str(job.model), dtype="float32")):
         prompts = list(split_prompts(load_prompts(str(job.prompts))).report)

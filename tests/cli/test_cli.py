@@ -1,6 +1,5 @@
 """The command line: what it teaches, what it refuses and how, and what it prints."""
 
-import errno
 import json
 import os
 import pty
@@ -333,7 +332,11 @@ EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "settings that are no TOML": ({}, ["--config", "{bad.toml}"], "line 1"),
     "settings that are no JSON": ({}, ["--config", "{bad.json}"], "line 1"),
     "settings that are not UTF-8": ({}, ["--config", "{latin.toml}"], "(?i)utf-8"),
-    "settings that are a list": ({}, ["--config", "{list.json}"], r"list\.json is JSON but not an object; write"),
+    "settings that are a list": (
+        {},
+        ["--config", "{list.json}"],
+        r"list\.json holds a list where an object belongs; write one option",
+    ),
     "settings with a slip": ({}, ["--config", "{unknown.toml}"], r"betta.* from .*unknown\.toml"),
     "JSON settings with a slip": ({}, ["--config", "{unknown.json}"], r"betta.* from .*unknown\.json"),
     "a setting of another type": ({}, ["--config", "{type.toml}"], "--beta: .*number"),
@@ -488,26 +491,6 @@ def test_an_unknown_command_lists_the_known(capsys):
 # Faults of other kinds
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        DposcopeError("what is wrong; how to mend it"),
-        OSError(errno.ENOSPC, "No space left on device", "/full/disk"),
-        PermissionError(errno.EACCES, "Permission denied", "/closed"),
-    ],
-)
-def test_debug_shows_where(job, tmp_path, monkeypatch, capsys, error):
-    def fail(*_args, **_options):
-        raise error
-
-    monkeypatch.setattr("dposcope.jobs.edit.job.run_edit", fail)
-    arguments = ["edit", job.model, "--out", tmp_path / "out"]
-    told = command(capsys, *arguments)
-    assert (told.code, told.err.count("\n")) == (2, 1)
-    with pytest.raises(type(error)):  # the interpreter prints it whole
-        command(capsys, *arguments, "--debug")
-
-
 def test_a_message_is_one_line_whatever_it_holds(job, tmp_path, monkeypatch, capsys):
     def fail(*_args, **_options):
         raise DposcopeError("first [bold]line[/bold]\nsecond\tline")
@@ -515,16 +498,6 @@ def test_a_message_is_one_line_whatever_it_holds(job, tmp_path, monkeypatch, cap
     monkeypatch.setattr("dposcope.jobs.edit.job.run_edit", fail)
     told = command(capsys, "edit", job.model, "--out", tmp_path / "out")
     assert told.err == "dposcope: first [bold]line[/bold] second line\n"
-
-
-def test_ctrl_c_says_that_nothing_is_lost(job, tmp_path, monkeypatch, capsys):
-    def stop(*_args, **_options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dposcope.jobs.edit.job.run_edit", stop)
-    told = command(capsys, "edit", job.model, "--out", tmp_path / "out")
-    assert told.code == 130
-    assert "interrupted; run the same command again to continue" in told.err
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, message):
 def test_what_is_no_toml_is_refused(tmp_path, content):
     file = tmp_path / "rain.toml"
     file.write_bytes(content)
-    with pytest.raises(DposcopeError, match=r"rain\.toml is not TOML"):
+    with pytest.raises(DposcopeError, match=r"rain\.toml is not (TOML|UTF-8)"):
         Concept.load(file)
 
 

@@ -198,7 +198,7 @@ def test_what_will_be_asked_is_announced_once_and_progress_after_each_batch(tmp_
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "does not hold a judge's answers; delete it, or name another"),
+        ("[]", "holds a list where an object belongs; delete it, or name another file"),
         ('{"kind": "other", "answers": {}}', "does not hold a judge's answers"),
         ('{"kind": "TokenAnswers", "format_version": 1}', "does not hold a judge's answers"),
         ('{"kind": "TokenAnswers", "format_version": 1, "answers": {"j": {"a": 1}}}', "does not hold a judge's"),

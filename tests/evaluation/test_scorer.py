@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer, drawn_scores, mean_of
@@ -54,11 +55,30 @@ def test_each_different_text_is_asked_about_once_and_the_order_kept():
         (lambda texts: [0.5, 1.5], r"gave a score outside \[0, 1\]; rescale its answers"),
         (lambda texts: [-0.1, 0.5], "outside"),
         (lambda texts: [float("nan"), 0.5], "outside"),
+        (lambda texts: ["0.5", "0.5"], "scorer mine gave something other than numbers; return one number per text"),
+        (lambda texts: [None, 0.5], "something other than numbers"),
+        (lambda texts: [0.5j, 0.5], "something other than numbers"),
+        (lambda texts: (0.5 for _ in texts), "something other than numbers"),
+        (lambda texts: None, "something other than numbers"),
+        (lambda texts: [[0.5], 0.5], r"scorer mine failed \(ValueError: .*\); mend it, --debug shows where"),
+        (lambda texts: {}["a"], r"scorer mine failed \(KeyError: 'a'\); mend it, --debug shows where"),
+        (lambda texts: torch.ones(2, requires_grad=True) / 2, r"failed \(RuntimeError: Can't call numpy"),
+        (lambda: [0.5], r"failed \(TypeError: .*takes 0 positional arguments"),
     ],
 )
 def test_a_functions_answers_are_checked(function, message):
     with pytest.raises(DposcopeError, match=message):
         Scorer("mine", "", function)(["a", "b"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), DposcopeError("a; b")])
+def test_too_little_memory_is_no_fault_of_the_function(error):
+    def function(_texts):
+        raise error
+
+    with pytest.raises(type(error)) as told:
+        Scorer("mine", "", function)(["a"])
+    assert told.value is error
 
 
 def test_one_text_instead_of_a_list_is_refused():

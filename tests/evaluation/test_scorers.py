@@ -86,6 +86,23 @@ def test_load_scorer_finds_functions_beside_the_caller(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_judging")
 
 
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("def half(", r"SyntaxError: '\(' was never closed"),
+        ("raise ValueError('no model here')", "ValueError: no model here"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_is_told(tmp_path, monkeypatch, source, fault):
+    (tmp_path / "failing_module.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    with pytest.raises(DposcopeError, match=rf"failing_module failed while it was imported \({fault}.*\); mend it"):
+        load_scorer("failing_module:half")
+
+
 def test_load_scorer_refuses_a_label_where_there_are_none(saved_judge, tmp_path):
     for spec in ("profanity", "json:loads", str(tmp_path)):
         with pytest.raises(DposcopeError, match="has no labels to choose from; leave the label out"):

@@ -1,6 +1,7 @@
 """The judge trained from comments: it learns, it agrees with scikit-learn's own parts, it comes back whole."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from dposcope.artefacts import read_json, sealed, unsealed, write_json
+from dposcope.artefacts import sealed, write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import trained_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained
@@ -158,8 +159,14 @@ def test_it_is_found_by_folder_stem_and_file(judge, tmp_path):
 
 def test_a_file_with_a_part_missing_is_refused(judge, tmp_path):
     judge.save(tmp_path / "judge")
-    whole = unsealed(read_json(tmp_path / "judge.json"), "judge")
-    for damage in ({"quality": None}, {"vocabularies": {}}, {"vocabularies": whole["vocabularies"] | {"word": ["a"]}}):
+    whole = read_sealed(tmp_path / "judge.json", dict[str, Any])
+    write_json(tmp_path / "judge.json", sealed(whole | {"quality": None}))
+    with pytest.raises(
+        DposcopeError,
+        match=r"judge\.json is damaged or of another version: quality should be an object; delete it and make",
+    ):
+        TrainedScorer.load(tmp_path / "judge")
+    for damage in ({"vocabularies": {}}, {"vocabularies": whole["vocabularies"] | {"word": ["a"]}}):
         write_json(tmp_path / "judge.json", sealed(whole | damage))
         with pytest.raises(DposcopeError, match=r"not a whole trained scorer .*; delete it and train it again"):
             TrainedScorer.load(tmp_path / "judge")

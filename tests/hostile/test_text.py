@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from dposcope import terminal
-from dposcope.artefacts import read_json, write_json, write_text
+from dposcope.artefacts import write_json, write_text
 from dposcope.cli import console
 from dposcope.cli.console import Bars, Lines, print_facts, print_scores, print_table
 from dposcope.cli.pair_tables import print_statistics
@@ -24,6 +24,8 @@ from dposcope.foreign_text import MOST, code, front_matter, json_text, markdown,
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.training_record import tuned_card
+from dposcope.pairs.checks import PairScores, PairStatistics
+from dposcope.reading import read_object
 from dposcope.report.edit.render import render_page
 from dposcope.report.figures import Row, figure_svg, interval_dots, save_figure
 from dposcope.report.front import front_figure
@@ -65,11 +67,9 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def statistics(text: str) -> dict[str, Any]:
-    counts = dict.fromkeys(("count", "identical", "blank", "repeated_prompts", "prompt_in_text"), 1)
-    numbers = estimate(0.5, 0.1, 20).to_dict()
-    scores = {"scorer": text, "more_toxic": numbers, "preferred": numbers, "dispreferred": numbers, "ratio": None}
-    return {**counts, "scores": scores}
+def statistics(text: str) -> PairStatistics:
+    number = estimate(0.5, 0.1, 20)
+    return PairStatistics(1, 1, 1, 1, 1, scores=PairScores(text, number, number, number, None))
 
 
 def logged(text: str) -> None:
@@ -172,7 +172,7 @@ def test_json_keeps_the_value_and_acts_on_no_terminal(what, tmp_path):
         assert json.loads(text) == value
         assert_inert(text)
     write_json(tmp_path / "x.json", value)
-    assert read_json(tmp_path / "x.json") == value
+    assert read_object(tmp_path / "x.json") == value
     write_text(tmp_path / "x.txt", HOSTILE[what])
 
 

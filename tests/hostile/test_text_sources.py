@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
-from dposcope.artefacts import read_json, sealed, unsealed, write_json
+from dposcope.artefacts import read_sealed, sealed, write_json
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
@@ -76,7 +77,7 @@ def edited(ground: Ground, folder: Path, **values: object) -> Path:
     for suffix in (".safetensors", ".json"):
         shutil.copy(ground.edit.with_suffix(suffix), folder / f"edit{suffix}")
     about = folder / "edit.json"
-    write_json(about, sealed({**unsealed(read_json(about), about), **values}))
+    write_json(about, sealed({**read_sealed(about, dict[str, Any]), **values}))
     return folder / "edit"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dposcope.artefacts import read_json
 from dposcope.data.prompts import PromptSplit, load_prompts
 from dposcope.jobs import ingredients
 from dposcope.jobs.edit import job as edit_job
@@ -25,6 +24,7 @@ from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate
+from dposcope.reading import read_object
 from helpers.changes import tuned_copy
 from helpers.families import tiny
 from helpers.jobs import Job, make_job, write_jsonl
@@ -161,10 +161,10 @@ def test_no_job_reads_the_prompts_to_report_on_before_it_measures(files, tmp_pat
         JOBS[name](files, tmp_path / "out")
     check(seen, chooses=name in CHOOSING)
     if name == "reproduce":
-        told = [read_json(file)["prompts"] for file in tmp_path.rglob("explain-strict/run.json")]
+        told = [read_object(file)["prompts"] for file in tmp_path.rglob("explain-strict/run.json")]
         assert len(told) == 2
     else:
-        told = [read_json(tmp_path / "out/run.json")["prompts"]]
+        told = [read_object(tmp_path / "out/run.json")["prompts"]]
     for prompts in told:
         assert prompts["report"]["count"] == 6
         assert set(prompts["report"]["read_by"]) == seen[REPORT]
@@ -202,7 +202,7 @@ def test_a_search_splits_a_single_file_three_ways(tmp_path):
     with readers(WORDS) as seen:
         run_tune(str(job.model), tmp_path / "out", settings)
     check(seen, chooses=True)
-    told = read_json(tmp_path / "out/run.json")["prompts"]
+    told = read_object(tmp_path / "out/run.json")["prompts"]
     assert {name: part["count"] for name, part in told.items()} == {"learn": 12, "choose": 12, "report": 24}
 
 
@@ -255,7 +255,7 @@ def test_every_look_at_the_prompts_to_report_on_is_counted(files, tmp_path):
     """Those of an earlier start of the same run, too."""
     for condition in ("scale:alpha=0.3", "ablate:weight=1"):
         run_evaluate(str(files.job.model), tmp_path, EvaluateSettings(**files.settings(condition=[condition])))
-    read_by = read_json(tmp_path / "run.json")["prompts"]["report"]["read_by"]
+    read_by = read_object(tmp_path / "run.json")["prompts"]["report"]["read_by"]
     assert [name.rpartition("measure-")[2].split("-")[0] for name in read_by] == ["ideal", "ablate", "none", "scale"]
 
 

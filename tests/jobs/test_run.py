@@ -7,13 +7,14 @@ import signal
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dposcope.artefacts import library_versions, read_json, write_json, write_text
+from dposcope.artefacts import library_versions, write_json, write_text
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
@@ -22,6 +23,7 @@ from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.finished import is_finished
 from dposcope.jobs.run import Quiet, RunPolicy, open_run
 from dposcope.jobs.settings import EditSettings, EvaluateSettings
+from dposcope.reading import read_object
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
 
 CLOCKS = "stages/"
@@ -221,7 +223,7 @@ def test_versions_of_what_decides_nothing_repeat_nothing(tmp_path, monkeypatch):
 
 def test_run_json_names_the_versions_that_made_what_is_there(tmp_path, monkeypatch):
     def told() -> str:
-        return read_json(tmp_path / "out/run.json")["versions"]["torch"]
+        return read_object(tmp_path / "out/run.json")["versions"]["torch"]
 
     versions(monkeypatch, torch="1.0")
     with open_run(tmp_path / "out", "test", {}) as run:
@@ -241,7 +243,7 @@ def test_a_stage_of_another_revision_is_made_again_and_why_is_told(tmp_path):
     reporter = Noting()
     for revision in (1, 2, 2):
         with open_run(tmp_path / "out", "test", {}, reporter=reporter) as run:
-            run.json("first", "First", inputs={}, make=lambda: calls.append("made"), revision=revision)
+            run.json("first", "First", Any, inputs={}, make=lambda: calls.append("made"), revision=revision)
     assert calls == ["made"] * 2
     assert reporter.notes == ["First, once more: made by revision 1 of its code, this is 2"]
 
@@ -286,10 +288,10 @@ def test_a_large_file_of_its_size_and_time_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("dposcope.marks.LARGE", 1)
     calls: list[str] = []
     with open_run(tmp_path / "out", "test", {}) as run:
-        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+        run.json("first", "First", Any, inputs={}, make=lambda: calls.append("made"))
     monkeypatch.setattr("dposcope.marks.file_digest", None)
     with open_run(tmp_path / "out", "test", {}) as run:
-        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+        run.json("first", "First", Any, inputs={}, make=lambda: calls.append("made"))
     assert calls == ["made"]
 
 
@@ -305,12 +307,12 @@ def test_a_stage_of_one_value_saves_and_loads_it(tmp_path):
             found = run.value("w", "W", Direction, inputs={}, make=make)
     assert calls == ["made"]
     assert torch.equal(found.vector, Direction.load(tmp_path / "out/w").vector)
-    assert sorted(read_json(tmp_path / "out/stages/w.json")["files"]) == ["w.json", "w.safetensors"]
+    assert sorted(read_object(tmp_path / "out/stages/w.json")["files"]) == ["w.json", "w.safetensors"]
 
 
 def test_scratch_that_is_released_leaves_its_time(tmp_path):
     with open_run(tmp_path / "out", "test", {}) as run:
-        run.json("first", "First", inputs={}, make=lambda: 1)
+        run.json("first", "First", Any, inputs={}, make=lambda: 1)
         took = run.seconds()
         run.release("first")
         (tmp_path / "out/first.json").unlink()
@@ -318,7 +320,7 @@ def test_scratch_that_is_released_leaves_its_time(tmp_path):
     assert is_finished(tmp_path / "out", "test", {})
     calls: list[str] = []
     with open_run(tmp_path / "out", "test", {}) as run:
-        run.json("first", "First", inputs={}, make=lambda: calls.append("made"))
+        run.json("first", "First", Any, inputs={}, make=lambda: calls.append("made"))
     assert calls == ["made"]
 
 
@@ -401,7 +403,7 @@ def test_what_a_setting_named_and_is_gone_has_not_changed(tmp_path):
 def test_settings_and_command_are_written_down(tmp_path):
     with open_run(tmp_path / "out", "test", {"alpha": 0.1, "path": Path("x")}):
         pass
-    about = read_json(tmp_path / "out/run.json")
+    about = read_object(tmp_path / "out/run.json")
     assert about["command"] == "test"
     assert about["settings"] == {"alpha": 0.1, "path": "x"}
     assert "torch" in about["versions"]
@@ -491,7 +493,7 @@ def test_settings_that_did_nothing_yet_may_be_mended(tmp_path):
         raise KeyboardInterrupt
     with open_run(tmp_path / "out", "test", {"model": "right"}) as run:
         assert stage(run, "first", "v") == "v"
-    assert read_json(tmp_path / "out/run.json")["settings"] == {"model": "right"}
+    assert read_object(tmp_path / "out/run.json")["settings"] == {"model": "right"}
 
 
 def test_a_run_refused_before_it_did_anything_leaves_no_folder(tmp_path):
@@ -821,7 +823,7 @@ def test_other_settings_may_be_adopted(tmp_path):
         with open_run(tmp_path / "out", "test", {"alpha": alpha}, policy=RunPolicy(adopt=True)) as run:
             stage(run, "first", str(alpha), inputs={"alpha": alpha}, calls=calls)
             stage(run, "second", "same", calls=calls)
-        assert read_json(tmp_path / "out/run.json")["settings"] == {"alpha": alpha}
+        assert read_object(tmp_path / "out/run.json")["settings"] == {"alpha": alpha}
     assert calls == ["first", "second", "first"]
 
 
@@ -886,6 +888,20 @@ def test_a_stage_of_another_run_is_not_taken_where_something_differs(tmp_path, t
     (theirs / "parts/first.txt").unlink()
     assert borrowing(tmp_path, calls, x=1) == "made anew"
     assert calls == ["made anew"] * 2
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "parts/../../escaped.txt", "/escaped.txt"])
+def test_a_record_that_names_a_file_outside_its_folder_is_refused(tmp_path, theirs, name):
+    """Else a stranger's run could have a file written anywhere."""
+    record = theirs / "stages/first.json"
+    told = json.loads(record.read_text())
+    told["files"][name] = told["files"]["parts/first.txt"]
+    record.write_text(json.dumps(told))
+    with pytest.raises(
+        DposcopeError, match=r"first\.json is damaged .* names a file outside the folder; delete it and"
+    ):
+        borrowing(tmp_path, [], x=1)
+    assert not (tmp_path / "escaped.txt").exists()
 
 
 def test_a_stage_that_its_owner_begins_to_replace_is_not_believed(tmp_path, theirs, monkeypatch):

@@ -226,11 +226,16 @@ def test_adapters_that_change_no_weights(kind, llama, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"peft_type": "X\\nY"}', '{"peft_type": ["LORA"]}', '{"peft_type": "XLORA"}']
+    "content", ["{}", '{"peft_type": "X\\nY"}', '{"peft_type": ["LORA"]}', '{"peft_type": "XLORA"}']
 )
 def test_configs_of_no_known_kind(written, llama, content):
     (written / "adapter_config.json").write_text(content)
     refused(written, llama, "holds an adapter of kind .*, which dposcope cannot merge; give one of LORA, IA3")
+
+
+def test_a_config_that_is_no_object(written, llama):
+    (written / "adapter_config.json").write_text("[]")
+    refused(written, llama, "holds a list where an object belongs; save the adapter again with peft's save_pretrained")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
+from dposcope.reading import parse_json
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import REPETITION_NOISE, TextBound, Trial, Written
@@ -226,9 +228,44 @@ def test_the_front_holds_what_nothing_beats_and_leaves_out_what_says_too_little(
     assert front([worse, dear, good], text_bound=TEXT_BOUND, cost=lambda one: one.rise) == [good]
 
 
+def changed_lines(folder, change):
+    """Every line of a journal, changed; those that stay as they are, left out."""
+    lines = (folder / "journal.log").read_text().splitlines()
+    for place, line in enumerate(lines):
+        for other in change(line):
+            if other != line:
+                yield "\n".join([*lines[:place], other, *lines[place + 1 :]]) + "\n"
+
+
+def other_shapes(line):
+    """Other JSON, and every name of the line removed or of another type."""
+    told = json.loads(line)
+    yield from ("", "{", "[]", "null", "7", '"x"', "[" * 100_000, "9" * 5_000)
+    for name, value in told.items():
+        yield json.dumps({key: one for key, one in told.items() if key != name})
+        yield json.dumps(told | {name: "x" if not isinstance(value, str) else [7]})
+
+
+def test_a_journal_of_any_other_shape_is_refused_in_one_line_or_goes_on(tmp_path):
+    run(tmp_path / "whole", trials=3)
+    refused: list[str] = []
+    for number, content in enumerate(list(changed_lines(tmp_path / "whole", other_shapes))[::5]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "journal.log").write_text(content)
+        try:
+            assert len(run(folder, trials=3)) == 3
+        except DposcopeError as error:
+            refused.append(str(error))
+    assert len(refused) > 20, "most of them are"
+    for line in refused:
+        assert line.isprintable()
+        assert re.search(r"journal\.log is damaged.*; delete .* and run again", line)
+
+
 def test_an_infinite_cost_is_kept_as_such():
     trial = Trial(1, Point("learned"), float("inf"), float("inf"), float("inf"), float("inf"), None, 0.1)
-    assert Trial.from_json(json.loads(json.dumps(trial.to_json(), allow_nan=False))) == trial
+    assert parse_json(json.dumps(trial.to_json(), allow_nan=False), Trial, source="a trial") == trial
 
 
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):

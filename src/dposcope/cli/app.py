@@ -3,22 +3,16 @@
 Commands import heavy modules only when they run, so that `--help` is fast.
 """
 
-import json
-import os
 import signal
 import sys
 import threading
-import tomllib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
 
-import cyclopts
 from cyclopts import App
 from cyclopts.config import Dict
-from pydantic import ValidationError
 
 from dposcope.cli.allocator import keep_freed_memory
 from dposcope.cli.directions import lens, probe
@@ -26,16 +20,18 @@ from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
 from dposcope.cli.evaluate import evaluate
 from dposcope.cli.explain import explain
+from dposcope.cli.failure import debugging, fail
 from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
 from dposcope.cli.tune import tune
 from dposcope.data.trust import check_settings, trusting_files
-from dposcope.errors import INTERRUPTED, DposcopeError
-from dposcope.files import MOST_SETTINGS, read_regular
-from dposcope.launcher import Launched, world_size
-from dposcope.terminal import complain, lenient_streams, only_our_words, show_traceback
+from dposcope.errors import DposcopeError
+from dposcope.files import MOST_SETTINGS
+from dposcope.launcher import world_size
+from dposcope.reading import read_object, read_toml
+from dposcope.terminal import lenient_streams, only_our_words
 
 _EPILOGUE = """\
 First steps:
@@ -45,9 +41,12 @@ First steps:
     dposcope edit MODEL --prompts F --comments F --out DIR      the same from your own data
 
 Settings may also be in a file: dposcope edit MODEL --out DIR --config settings.toml (or .json), with one
-`name = value` per line and the names of the options. --debug shows the traceback of an error. --trust-code lets a
-concept spec, a preset or a settings file name a function as scorer (`module:function`), which is code that runs, or a
-server as token judge, which is sent your key."""
+`name = value` per line and the names of the options. Every command also takes two options: --debug (or the
+environment variable DPOSCOPE_DEBUG=1) shows the traceback of an error; --trust-code lets a concept spec, a preset or a
+settings file name a function as scorer (`module:function`), which is code that runs, or a server as token judge, which
+is sent your key.
+
+Exit codes: 0 done; 2 bad input, or a job that cannot be done; 70 an error of the program itself; 130 interrupted."""
 
 app = App(
     name="dposcope",
@@ -73,13 +72,11 @@ app.command(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 2 bad input or a job that cannot be done, 130 interrupted."""
+    """Run the program and exit; see `dposcope.cli.failure` for the codes."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    debug, trusting = "--debug" in tokens, "--trust-code" in tokens
+    debug, trusting = "--debug" in tokens or debugging(), "--trust-code" in tokens
     tokens = [token for token in tokens if token not in ("--debug", "--trust-code")]
     lenient_streams()
-    if debug:
-        sys.excepthook = show_traceback
     try:
         with (
             _interruptible(),
@@ -87,17 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trusting_files() if trusting else nullcontext(),
         ):
             _run(tokens)
-    except (DposcopeError, cyclopts.CycloptsError, OSError) as error:
-        if debug:
-            raise
-        _fail(_one_line(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")  # below the ^C of a terminal
-        complain(INTERRUPTED)
-        # Python dies of SIGINT at its end if the exception passed through an `exec` on its way; another one makes it
-        # forget that.
-        exec("")
-        sys.exit(130)
+    except SystemExit:
+        raise
+    except BaseException as error:  # the last resort: libraries raise what is no Exception, too
+        fail(error, debug=debug)
 
 
 @contextmanager
@@ -151,52 +141,15 @@ def _read_config(tokens: list[str]) -> list[str]:
 def _settings_in(name: str) -> Dict:
     """The settings in a file, before any of them is checked."""
     path = Path(name)
-    try:
-        data = read_regular(path, most=MOST_SETTINGS) if name else None
-    except FileNotFoundError:
-        data = None
-    if data is None:
+    if not name or not path.exists():
         raise DposcopeError(f"there is no settings file {name!r}; --config takes a .toml or .json file")
-    readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
-    if path.suffix not in readers:
-        raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
-    try:
-        held = readers[path.suffix](data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DposcopeError(f"{path} is not {path.suffix[1:].upper()} ({error}); correct it there") from error
-    if not isinstance(held, dict):
-        raise DposcopeError(f'{path} is JSON but not an object; write its settings as {{"name": value, …}}')
-    settings = cast(dict[str, Any], held)
+    mend = "write one option with its value per line"
+    match path.suffix:
+        case ".toml":
+            settings = read_toml(path, mend=mend)
+        case ".json":
+            settings = read_object(path, mend=mend, most=MOST_SETTINGS)
+        case _:
+            raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
     check_settings(settings, path)
     return Dict(settings, source=str(path.absolute()), use_commands_as_keys=False)
-
-
-def _one_line(error: Exception) -> str:
-    cause = error.__cause__
-    if isinstance(error, cyclopts.CycloptsError) and isinstance(cause, ValidationError):
-        first = cause.errors()[0]
-        option = ".".join(str(part).replace("_", "-") for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        given = f", not {first['input']}" if option else ""
-        return f"--{option}: {reason[0].lower()}{reason[1:]}{given}" if option else reason
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}; check the path and the free space"
-    return " ".join(str(error).split())
-
-
-def _fail(message: str) -> None:
-    if _tells():
-        complain(message)
-    # At exit the interpreter would flush standard output, which fails on a closed pipe.
-    if sys.stdout.closed:
-        os._exit(2)
-    sys.exit(2)
-
-
-def _tells() -> bool:
-    """If several processes fail, only rank zero prints the reason."""
-    try:
-        return Launched.here().rank == 0
-    except DposcopeError:  # no launcher started them
-        return True

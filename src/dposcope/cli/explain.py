@@ -51,11 +51,11 @@ def explain(
     quiet
         No progress bars.
     """
-    from dposcope.artefacts import read_json
     from dposcope.cli.console import reporting
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
+    from dposcope.reading import read_object
     from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
@@ -63,7 +63,7 @@ def explain(
             base, tuned, out, settings, raw=raw, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or []))
         )
     if json:
-        print_json(read_json(out / "explain.json"))
+        print_json(read_object(out / "explain.json"))
         return
     for line in summary(made.results):
         say(line)

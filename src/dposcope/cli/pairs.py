@@ -59,7 +59,7 @@ def make(
     if json:
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
         return
-    print_statistics(made.facts["statistics"], settings.meant)
+    print_statistics(made.statistics, settings.meant)
     done = "made before by the same settings" if made.made_before else "made"
     say(f"pairs: {made.path} ({done})")
 
@@ -124,11 +124,10 @@ def check(
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
         bars.stage("Checking pairs")
         statistics = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
-    facts = statistics.to_json()
     if json:
-        print_json({"file": file, "format": pairs.format, "digest": pairs.digest, **facts})
+        print_json({"file": file, "format": pairs.format, "digest": pairs.digest, **statistics.to_json()})
         return
-    print_statistics(facts)
+    print_statistics(statistics)
 
 
 @app.command(name="import")

@@ -52,13 +52,13 @@ def reproduce(
     quiet
         No progress bars.
     """
-    from dposcope.artefacts import read_json
     from dposcope.cli.console import print_table, reporting
     from dposcope.jobs.reproduce.job import run_reproduce
     from dposcope.jobs.reproduce.overview import findings_lines
     from dposcope.jobs.reproduce.plan import plan_reproduction
     from dposcope.jobs.reproduce.preset import load_preset
     from dposcope.jobs.run import lenders
+    from dposcope.reading import read_object
     from dposcope.terminal import print_json, say
 
     chosen = load_preset(preset)
@@ -80,7 +80,7 @@ def reproduce(
     with reporting(quiet=quiet) as bars:
         made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars, borrow=lenders(borrow or []))
     if json:
-        print_json(read_json(out / "overview.json"))
+        print_json(read_object(out / "overview.json"))
         return
     for planned in made.steps:
         say(f"{planned.name}: {planned.step.folder}")

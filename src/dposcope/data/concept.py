@@ -4,7 +4,6 @@ Nothing else in the library knows which concept is measured. A concept spec name
 options of the commands do. It sets the defaults of these options; an option that the user gives wins.
 """
 
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
 from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
-from dposcope.files import MOST_SETTINGS, read_regular
+from dposcope.reading import read_toml
 
 if TYPE_CHECKING:
     from dposcope.data.comments import Comments
@@ -182,12 +181,9 @@ BUILTIN_CONCEPTS: Final = {concept.name: concept for concept in (TOXICITY, NEGAT
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        given = tomllib.loads(read_regular(path, most=MOST_SETTINGS).decode("utf-8"))
-    except FileNotFoundError as error:
-        raise DposcopeError(f"there is no concept file {path}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DposcopeError(f'{path} is not TOML ({error}); write one `name = "value"` per line') from error
+    if not path.exists():
+        raise DposcopeError(f"there is no concept file {path}; check the path")
+    given = read_toml(path, mend='write one `name = "value"` per line')
     known = {field.name for field in fields(Concept)}
     values: dict[str, Any] = {"name": path.stem}
     for key, value in given.items():

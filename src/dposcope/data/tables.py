@@ -19,6 +19,7 @@ import polars as pl
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.files import MOST_DATA, read_regular
+from dposcope.reading import reason
 
 MOST_ROWS: Final = 10_000_000
 """Of a table; each takes hundreds of bytes of memory, however short it is. Those of the field have up to 2 million."""
@@ -188,13 +189,13 @@ def _read_jsonl(data: bytes, path: Path) -> Columns:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 mend = (
                     "; is it a JSON array? name the file .json"
                     if line.strip() == "["
                     else "; each line must be one object"
                 )
-                raise DposcopeError(f"line {number:,} of {path} is not JSON ({error.msg}){mend}") from error
+                raise DposcopeError(f"line {number:,} of {path} is not JSON ({_fault(error)}){mend}") from error
             if not isinstance(rows[-1], dict):
                 raise DposcopeError(
                     f"line {number:,} of {path} is JSON but not an object; each line must be one object"
@@ -210,9 +211,16 @@ def _read_json(data: bytes, path: Path) -> Columns:
             "; is it one object per line? name the file .jsonl" if error.msg == "Extra data" else "; correct that line"
         )
         raise DposcopeError(f"line {error.lineno:,} of {path} is not JSON ({error.msg}){mend}") from error
+    except (ValueError, RecursionError) as error:
+        raise DposcopeError(f"{path} is not JSON ({_fault(error)}); correct it") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in cast(list[Any], rows)):
         raise DposcopeError(f"{path} is JSON but not an array of objects; write it as [{{…}}, {{…}}]")
     return _transpose(cast(list[dict[str, Any]], rows))
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    """In a line that is named beside it."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
 
 
 def _read_csv(data: bytes, path: Path) -> Columns:

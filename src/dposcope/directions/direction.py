@@ -3,13 +3,42 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.reading import known
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Quality(TypedDict, total=False):
+    """What is read of a `ProbeQuality`."""
+
+    accuracy: _Share
+    majority: _Share
+    balanced_accuracy: float
+    roc_auc: float
+    test_texts: Annotated[int, Field(ge=1)]
+    strength: Annotated[float, Field(gt=0)]
+
+
+DirectionFacts = Annotated[dict[str, Any], known(residual_norm=float, seed=int, quality=_Quality)]
+"""How a direction was made. What is read of it has its type, and the rest is for people."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensor."""
+
+    direction: str
+    block: int
+    about: DirectionFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,5 +93,5 @@ class Direction:
     @classmethod
     def load(cls, stem: str | Path) -> "Direction":
         """Read what `save` wrote."""
-        tensors, about = load_tensors(stem, "Direction")
-        return cls(tensors["vector"], about["direction"], about["block"], about["about"])
+        saved = load_tensors(stem, "Direction", _Facts)
+        return cls(saved.tensors["vector"], saved.facts.direction, saved.facts.block, saved.facts.about)

@@ -18,6 +18,13 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol, check_protocol
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors."""
+
+    residual_norm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """Averaged residual streams of texts."""
@@ -34,8 +41,8 @@ class Features:
     @classmethod
     def load(cls, stem: str | Path) -> "Features":
         """Read what `save` wrote."""
-        tensors, about = load_tensors(stem, "Features")
-        return cls(tensors["vectors"], about["residual_norm"])
+        saved = load_tensors(stem, "Features", _Facts)
+        return cls(saved.tensors["vectors"], saved.facts.residual_norm)
 
 
 class _BlockReached(Exception):

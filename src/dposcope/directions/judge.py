@@ -7,7 +7,7 @@ from typing import Protocol
 
 from filelock import FileLock
 
-from dposcope.artefacts import read_json, write_text
+from dposcope.artefacts import write_text
 from dposcope.cache import cache_folder
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.masking import contains_offensive
@@ -15,6 +15,7 @@ from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.generate import Progress
+from dposcope.reading import read_object
 
 
 class TokenJudge(Protocol):
@@ -231,8 +232,9 @@ def _read_answers(path: Path) -> dict[str, dict[str, bool]]:
     """Judge name → token → answer; empty if there is no file."""
     if not path.exists():
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("kind") != _KIND:
+    # Not by a schema: its texts may hold halves of characters, as a tokenizer gives them.
+    content = read_object(path, mend="delete it, or name another file, and run again")
+    if content.get("kind") != _KIND:
         raise _not_answers(path)
     if content.get("format_version") != _FORMAT:
         raise DposcopeError(f"{path} has another format version; upgrade dposcope, or name another file")

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.directions.direction import Direction
 from dposcope.directions.means import class_difference
 from dposcope.directions.probe import TEST_SHARE, fit_rows, split_rows
@@ -34,7 +34,7 @@ class Refits:
     @classmethod
     def load(cls, stem: str | Path) -> "Refits":
         """Read what `save` wrote."""
-        tensors, _ = load_tensors(stem, "Refits")
+        tensors = load_tensors(stem, "Refits", NoFacts).tensors
         return cls(tensors["resampled"], tensors["reseeded"])
 
 
@@ -84,6 +84,8 @@ def refit(
             f"a direction of kind {direction.kind!r} is not fitted on comments; give a probe or a mean_difference"
         )
     probe = direction.kind == "probe"
+    if probe and ("seed" not in direction.about or "strength" not in direction.about.get("quality", {})):
+        raise DposcopeError("the probe does not say with which seed and strength it was fitted; fit it again")
     x = vectors.numpy()
     total = len(seeds) * (int(bootstrap) + int(probe))
     resampled: list[Tensor] = []

@@ -49,6 +49,13 @@ _SEPARATORS: Final = re.compile(r"""[!"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~\t\n ]+"
 _KIND: Final = "NeuralClassifier"
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors."""
+
+    words: list[str]
+
+
 @dataclass(frozen=True, eq=False)
 class NeuralClassifier:
     """Word numbers → embeddings → bidirectional LSTM → largest value over words → two layers."""
@@ -133,9 +140,9 @@ def load_neural(*, download: bool = True) -> NeuralClassifier:
             f"cannot write the cache {folder.parent}: {error.strerror or error}; free some space, "
             "or choose another folder with the variable DPOSCOPE_CACHE"
         ) from error
-    tensors, about = load_tensors(folder / "network", _KIND)
-    words = dict(zip(about["words"], range(1, len(about["words"]) + 1), strict=True))
-    return NeuralClassifier.of(words, tensors)
+    saved = load_tensors(folder / "network", _KIND, _Facts)
+    words = {word: number for number, word in enumerate(saved.facts.words, start=1)}
+    return NeuralClassifier.of(words, saved.tensors)
 
 
 def _convert(folder: Path) -> None:

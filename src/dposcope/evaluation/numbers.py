@@ -106,7 +106,7 @@ class Format:
         """
         sign, rest = name.startswith("signed "), name.removeprefix("signed ")
         kind, _, digits = rest.partition(" ")
-        if kind not in get_args(Kind) or (digits and not digits.isdecimal()):
+        if kind not in get_args(Kind) or (digits and not (digits.isdecimal() and len(digits) <= 2)):
             raise DposcopeError(f"no format is called {name!r}; give such as 'text', 'count' or 'signed fixed 3'")
         return cls(cast("Kind", kind), int(digits or 0), sign)
 

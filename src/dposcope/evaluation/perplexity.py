@@ -1,6 +1,6 @@
 """Log-perplexity over windows of neutral text. Logits of a whole window are never in memory (SPEC section 5)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -8,12 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.tokens import check_ids
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol, check_protocol
+
+
+class StoredLosses(TypedDict):
+    """`WindowLosses` in a file."""
+
+    nll: list[float]
+    tokens: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,7 @@ class WindowLosses:
         return {"nll": self.nll.tolist(), "tokens": self.tokens.tolist()}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, list[float]]) -> "WindowLosses":
+    def from_json(cls, stored: StoredLosses) -> "WindowLosses":
         """Read what `to_json` wrote."""
         return cls(np.array(stored["nll"], dtype=np.float64), np.array(stored["tokens"], dtype=np.int64))
 
@@ -162,6 +171,7 @@ def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> I
     for part in TokenStream(lm.tokenizer, text):
         if len(part) == 0:
             continue
+        check_ids(lm, part.tolist())
         empty, left = False, np.concatenate([left, part])
         while len(left) >= room:
             yield np.concatenate([head, left[:room]])

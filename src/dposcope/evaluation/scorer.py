@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
-from dposcope.errors import DposcopeError, plural
+from dposcope.errors import DposcopeError, first_line, is_memory, plural
 
 READ: Final = 100_000
 """Characters of a text that are scored, from its start. No model writes so many here; of longer ones, which a file may
@@ -38,7 +38,8 @@ class Scorer:
         """Scores in [0, 1], `[n]`, in the order of the texts, of which the first 100,000 characters are read.
 
         Raises:
-            DposcopeError: `texts` is a single text; or the function did not return one number in [0, 1] per text.
+            DposcopeError: `texts` is a single text; or the function failed, or did not return one number in [0, 1] per
+                text.
         """
         if isinstance(texts, str):
             raise DposcopeError("a scorer takes a list of texts, and was given one text; put it in a list")
@@ -49,7 +50,19 @@ class Scorer:
         return np.array([self._known.get(text, 0.0) for text in texts], dtype=np.float64)
 
     def _checked(self, texts: Sequence[str]) -> list[float]:
-        scores = np.asarray(self.score(texts), dtype=np.float64)
+        try:
+            found = np.asarray(self.score(texts))
+        except DposcopeError:
+            raise
+        except Exception as error:  # it may be anybody's function
+            if is_memory(error):
+                raise
+            raise DposcopeError(
+                f"scorer {self.name} failed ({type(error).__name__}: {first_line(error)}); mend it, --debug shows where"
+            ) from error
+        if found.dtype.kind not in "biuf":
+            raise DposcopeError(f"scorer {self.name} gave something other than numbers; return one number per text")
+        scores = found.astype(np.float64)
         if scores.shape != (len(texts),):
             raise DposcopeError(
                 f"scorer {self.name} gave shape {scores.shape} for {plural(len(texts), 'text')}; "

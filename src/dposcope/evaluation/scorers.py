@@ -12,7 +12,7 @@ import torch
 from dposcope.artefacts import file_digest, text_digest
 from dposcope.data.named import WORDS
 from dposcope.data.trust import FUNCTION
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.classifier import classifier_scorer
 from dposcope.evaluation.neural import neural_scorer
 from dposcope.evaluation.perspective.scorer import perspective_scorer
@@ -104,6 +104,10 @@ def _imported_function(spec: str) -> ScoreTexts:
     except ImportError as error:
         raise DposcopeError(
             f"cannot import {module_name} ({error}); run where {module_name} can be imported"
+        ) from error
+    except (Exception, SystemExit) as error:  # a module may do anything
+        raise DposcopeError(
+            f"{module_name} failed while it was imported ({type(error).__name__}: {first_line(error)}); mend it"
         ) from error
     finally:
         if added:

@@ -7,14 +7,60 @@ Intervals are those of `evaluation/bootstrap.py`. With fewer than ten items ther
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BeforeValidator
+from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.bootstrap import Bootstrap
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE
+
+
+class _StoredInterval(TypedDict):
+    low: float | None
+    high: float | None
+    n: int
+
+
+class StoredEstimate(_StoredInterval):
+    """An `Estimate` in a file; its ends are null without an interval."""
+
+    mean: float
+
+
+class StoredDifference(_StoredInterval):
+    """A `Difference` in a file."""
+
+    mean: float
+    p: float
+
+
+class StoredRatio(_StoredInterval):
+    """A `Ratio` in a file."""
+
+    ratio: float
+
+
+class StoredShare(_StoredInterval):
+    """A `Share` in a file."""
+
+    share: float
+
+
+def _unknown(end: float) -> BeforeValidator:
+    """Reads null, which stands for an end that is not known."""
+
+    def read(stored: float | None) -> float:
+        return _end(stored, end)
+
+    return BeforeValidator(read)
+
+
+_Low = Annotated[float, _unknown(-math.inf)]
+_High = Annotated[float, _unknown(math.inf)]
 
 
 class _Interval:
@@ -57,8 +103,8 @@ class Estimate(_Interval):
     """A mean with its bootstrap interval over `n` items."""
 
     mean: float
-    low: float
-    high: float
+    low: _Low
+    high: _High
     n: int
 
     def __str__(self) -> str:
@@ -71,8 +117,8 @@ class Difference(_Interval):
     """Mean of `a − b` over `n` pairs, with its bootstrap interval."""
 
     mean: float
-    low: float
-    high: float
+    low: _Low
+    high: _High
     n: int
     p: float = 1.0
     """Two-sided p-value of no difference; it is below 0.05 where the interval of 95 % excludes 0. 1 without an
@@ -93,8 +139,8 @@ class Ratio(_Interval):
     """Mean of `a` over mean of `b`, both over the same `n` items, with its bootstrap interval."""
 
     ratio: float
-    low: float
-    high: float
+    low: _Low
+    high: _High
     n: int
 
     def __str__(self) -> str:
@@ -108,8 +154,8 @@ class Share(_Interval):
 
     share: float
     """1: equal reductions; below 0: an increase."""
-    low: float
-    high: float
+    low: _Low
+    high: _High
     n: int
 
     def __str__(self) -> str:

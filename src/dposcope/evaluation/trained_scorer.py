@@ -70,6 +70,17 @@ class Quality:
     held_out: int
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """Beside the tensors of a `TrainedScorer`."""
+
+    name: str
+    seed: int
+    data_digest: str
+    quality: Quality
+    vocabularies: dict[str, list[str]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Features:
     """One fitted analysis: its terms, in column order, and their inverse document frequencies."""
@@ -183,23 +194,23 @@ class TrainedScorer(Scorer):
         Raises:
             DposcopeError: the files are missing, damaged or of another kind.
         """
-        tensors, about = load_tensors(stem, "TrainedScorer")
+        saved = load_tensors(stem, "TrainedScorer", _Facts)
+        tensors, facts = saved.tensors, saved.facts
         try:
             features = tuple(
                 _Features(
                     analysis,
-                    tuple(about["vocabularies"][analysis.name]),
+                    tuple(facts.vocabularies[analysis.name]),
                     tensors[f"idf.{analysis.name}"].numpy(),
                 )
                 for analysis in _ANALYSES
             )
             fitted = _Fitted(features, tensors["coefficients"].numpy(), float(tensors["intercept"]))
-            quality = Quality(**about["quality"])
             lengths = [len(part.terms) for part in features]
             if lengths != [len(part.idf) for part in features] or sum(lengths) != len(fitted.coefficients):
                 raise ValueError("vocabularies and weights differ in length")
-            return cls(about["name"], about["data_digest"], fitted.probabilities, quality, about["seed"], fitted)
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(facts.name, facts.data_digest, fitted.probabilities, facts.quality, facts.seed, fitted)
+        except (KeyError, RuntimeError, ValueError) as error:
             raise DposcopeError(
                 f"{stem} is not a whole trained scorer ({error}); delete it and train it again"
             ) from error

@@ -58,7 +58,8 @@ class Ablation:
         """
         if self.direction.shape != (lm.d_model,):
             raise DposcopeError(
-                f"the direction has shape {list(self.direction.shape)}, the model's residual stream [{lm.d_model}]"
+                f"the direction has shape {list(self.direction.shape)}, the model's residual stream [{lm.d_model}]; "
+                "give an edit that was made for this model"
             )
         blocks = range(lm.n_blocks) if self.blocks is None else self.blocks
         missing = [block for block in blocks if not 0 <= block < lm.n_blocks]

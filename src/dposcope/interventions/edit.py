@@ -20,6 +20,25 @@ from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
 
 
+@dataclass(frozen=True)
+class _AblationFacts:
+    """An ablation beside its tensor."""
+
+    weight: float
+    blocks: tuple[int, ...] | None
+    mlp: bool
+    attention: bool
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors; see `checked_facts`."""
+
+    ablations: list[_AblationFacts]
+    about: dict[str, Any]
+    trained: str
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """An edit of a model: gains act on the inputs of output projections, then ablations act in turn on the outputs."""
@@ -146,15 +165,15 @@ class Edit:
         Raises:
             DposcopeError: it is missing, damaged, or says of its making what no edit says; see `checked_facts`.
         """
-        tensors, about = load_tensors(stem, "Edit")
-        facts, trained = checked_facts(about.get("about"), about.get("trained"), value_files(stem).about)
+        saved = load_tensors(stem, "Edit", _Facts)
+        tensors, facts = saved.tensors, saved.facts
+        about, trained = checked_facts(facts.about, facts.trained, value_files(stem).about)
         gains = Gains(tensors["gains"]) if "gains" in tensors else None
         of_heads = Gains(tensors["head_gains"], of="heads") if "head_gains" in tensors else None
         ablations = tuple(
-            _stored_ablation(tensors[f"ablation.{index}"], settings)
-            for index, settings in enumerate(about["ablations"])
+            _stored_ablation(tensors[f"ablation.{index}"], settings) for index, settings in enumerate(facts.ablations)
         )
-        return cls(gains, ablations, facts, of_heads, trained)
+        return cls(gains, ablations, about, of_heads, trained)
 
     def __str__(self) -> str:
         """A summary in one line."""
@@ -168,9 +187,8 @@ class Edit:
         return " + ".join(parts) or "no change"
 
 
-def _stored_ablation(direction: Tensor, settings: Mapping[str, Any]) -> Ablation:
-    blocks = None if settings["blocks"] is None else tuple(settings["blocks"])
-    ablation = Ablation(direction, settings["weight"], blocks, settings["mlp"], settings["attention"])
+def _stored_ablation(direction: Tensor, settings: _AblationFacts) -> Ablation:
+    ablation = Ablation(direction, settings.weight, settings.blocks, settings.mlp, settings.attention)
     # Normalising a unit vector again may change its last bit, so restore the saved vector.
     object.__setattr__(ablation, "direction", direction.to(torch.float32))
     return ablation

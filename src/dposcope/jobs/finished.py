@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json
+from dposcope.artefacts import library_versions
 from dposcope.errors import DposcopeError
 from dposcope.jobs.named_files import code_digest, named_files
+from dposcope.jobs.ownership import RUN, marked
 from dposcope.jobs.record import Record, other_version
-from dposcope.marks import FileMark, damage, mark_json, marks
+from dposcope.marks import FileMark, FileName, damage, mark_json, marks
+from dposcope.reading import read_json
 
 ABOUT: Final = "run.json"
 _JOURNAL: Final = "journal.log"
@@ -33,19 +35,13 @@ class Finished:
     """Of what made it: a digest of the package, or a revision."""
     versions: Mapping[str, str]
     """Of the libraries."""
-    files: Mapping[str, FileMark]
+    files: Mapping[FileName, FileMark]
     """What it left beside its stages' files, which their records mark."""
 
     @classmethod
     def of(cls, folder: Path, files: Iterable[Path], *, read: Mapping[str, str], code: str) -> "Finished":
         """At the end of a run in `folder`."""
         return cls(read, code, library_versions(), marks(folder, files))
-
-    @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Finished":
-        """What `to_json` gave."""
-        files = {name: FileMark(**mark) for name, mark in told["files"].items()}
-        return cls(told["read"], told["code"], told["versions"], files)
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
@@ -72,6 +68,37 @@ class Finished:
         return "made by other code" if self.code != code else other_version(self.versions)
 
 
+@dataclass(frozen=True)
+class About:
+    """`run.json`."""
+
+    command: str
+    settings: dict[str, Any]
+    """What decides the results, and may be no other in one folder."""
+    free: dict[str, Any]
+    """Settings with other ones of which the run may be started again."""
+    versions: dict[str, str]
+    """Of the libraries that made what is there."""
+    prompts: dict[str, Any] | None = None
+    """How many prompts there were, and what read them; see `prompts_told`."""
+    finished: Finished | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "About | None":
+        """That of a run's folder; None: it has none.
+
+        Raises:
+            DposcopeError: it is not as a run writes it.
+        """
+        path = folder / ABOUT
+        return read_json(path, cls, mend="choose another folder, or delete that one") if path.exists() else None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `read` reads, with the mark of this program; what is not known yet is left out."""
+        told = asdict(self) | {"finished": None if self.finished is None else self.finished.to_json()}
+        return marked(RUN, {name: value for name, value in told.items() if value is not None})
+
+
 def is_finished(folder: Path, command: str, settings: Mapping[str, Any]) -> bool:
     """Whether a run of these settings ended in a folder, and all that it left is as it was; its checkpoint may be gone.
 
@@ -80,14 +107,11 @@ def is_finished(folder: Path, command: str, settings: Mapping[str, Any]) -> bool
         command: `explain`, …
         settings: all of them, those included that a run may be started again with.
     """
-    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
-    if about.get("command") != command or "finished" not in about:
+    about = About.read(folder)
+    if about is None or about.command != command or about.finished is None:
         return False
-    try:
-        found, before = Finished.from_json(about["finished"]), {**about["settings"], **about["free"]}
-    except (KeyError, TypeError, AttributeError):  # not as a run writes it
-        return False
-    if found.fault(before, plain(settings), code=code_digest()):
+    found = about.finished
+    if found.fault({**about.settings, **about.free}, plain(settings), code=code_digest()):
         return False
     records = [Record.read(path) for path in sorted((folder / "stages").glob("*.json"))]
     files = [found.files, *(one.files for one in records if one is not None)]
@@ -104,11 +128,10 @@ def refuse_changed(folder: Path, names: Collection[str]) -> None:
     Raises:
         DposcopeError: one of them is not as the run left it.
     """
-    about = folder / ABOUT
-    told = read_json(about).get("finished") if about.is_file() else None
-    if told is None:
+    about = About.read(folder)
+    if about is None or about.finished is None:
         return
-    left = Finished.from_json(told).files
+    left = about.finished.files
     wrong = damage(folder, {name: left[name] for name in names if name in left})
     if wrong is not None:
         raise DposcopeError(f"in {folder} {wrong}; run the same command there again")

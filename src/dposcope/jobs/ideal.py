@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dposcope.evaluation.conditions.measure import Materials
-from dposcope.evaluation.sampled.ideal import Ideal, draw_ideal, texts_read
+from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, draw_ideal, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.ingredients import Job
@@ -40,6 +40,7 @@ def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
     stored = run.json(
         "ideal",
         "Harmless samples of the plain model",
+        MAYBE_IDEAL,
         inputs={
             **job.model,
             "prompts": materials.digests["prompts"],

@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
-from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Materials, Outcome, measure
+from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Materials, Outcome, StoredOutcome, measure
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
-from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, measure_ideal
+from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOutcome, measure_ideal
 from dposcope.evaluation.statistics import columns_of
 from dposcope.jobs.ingredients import Job
 from dposcope.model.hooks import Intervention
@@ -54,6 +54,7 @@ def measure_condition(
     told = run.json(
         f"measure-{file_name(name)}",
         f"Measuring: {name}",
+        StoredOutcome,
         inputs=inputs,
         make=lambda: measure(job.lm, intervention, materials, progress=run.reporter.progress).to_json(),
         file=run.folder / "conditions" / f"{file_name(name)}.json",
@@ -79,6 +80,7 @@ def measure_limit(job: Job, base: Outcome, materials: Materials) -> IdealOutcome
     told = run.json(
         f"measure-{IDEAL}",
         "Measuring: the ideal",
+        StoredIdealOutcome,
         inputs={
             **job.model,
             "ideal": ideal.digest,

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import read_json, value_files
+from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
+from dposcope.reading import read_object
 
 FORMAT: Final = 1
 """Of `run.json` and `overview.json`, and with them of their folders."""
@@ -54,8 +55,7 @@ def refuse_foreign_value(stem: Path) -> None:
     if not present:
         return
     try:
-        told = read_json(files.about)
-        own = isinstance(told, dict) and {"kind", "tensors_sha256", "format_version"} <= told.keys()
+        own = {"kind", "tensors_sha256", "format_version"} <= read_object(files.about).keys()
     except DposcopeError:
         own = False
     if not own:
@@ -70,8 +70,8 @@ def _owned(file: Path, kind: str) -> bool:
     """
     if not file.is_file():
         return False
-    told = read_json(file)
-    if not isinstance(told, dict) or told.get("kind") != kind:
+    told = read_object(file, mend="choose another --out, or delete it")
+    if told.get("kind") != kind:
         return False
     found = told.get("format_version")
     if found != FORMAT:

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json, sealed, unsealed
-from dposcope.errors import DposcopeError
-from dposcope.marks import FileMark, damage, mark_json
+from dposcope.artefacts import library_versions, read_sealed, sealed
+from dposcope.marks import FileMark, FileName, damage, mark_json
 
 DECIDING: Final = ("dposcope", "torch", "transformers")
 """Libraries of another version may give other numbers: what one of them made is then made again."""
@@ -43,7 +42,7 @@ class Record:
     """Of its code."""
     versions: Mapping[str, str]
     """Of the libraries that made it."""
-    files: Mapping[str, FileMark]
+    files: Mapping[FileName, FileMark]
     """What it left, by names within the run's folder."""
     seconds: float
     """How long that took: the only clock in a run."""
@@ -57,21 +56,7 @@ class Record:
         Raises:
             DposcopeError: it holds no record.
         """
-        if not path.exists():
-            return None
-        found = unsealed(read_json(path), path)
-        try:
-            files = {name: FileMark(**mark) for name, mark in found["files"].items()}
-            return cls(
-                found["inputs"],
-                found["revision"],
-                found["versions"],
-                files,
-                found["seconds"],
-                tuple(found.get("prompts", ())),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DposcopeError(f"{path} is no record of a stage; delete it and run again") from error
+        return read_sealed(path, cls) if path.exists() else None
 
     def to_json(self) -> dict[str, Any]:
         """What `read` reads; `prompts` only where the stage depends on any."""

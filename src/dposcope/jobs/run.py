@@ -16,24 +16,18 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
-from dposcope.artefacts import (
-    check_path,
-    library_versions,
-    read_json,
-    text_digest,
-    value_files,
-    write_atomically,
-    write_json,
-)
+from dposcope.artefacts import check_path, library_versions, text_digest, value_files, write_atomically, write_json
 from dposcope.durable import flush
 from dposcope.errors import DposcopeError
-from dposcope.jobs.finished import ABOUT, CHECKPOINT, Finished, other_setting, own_files, plain
+from dposcope.jobs.finished import ABOUT, CHECKPOINT, About, Finished, other_setting, own_files, plain
 from dposcope.jobs.named_files import code_digest, named_files
-from dposcope.jobs.ownership import RUN, marked, refuse_foreign_folder
+from dposcope.jobs.ownership import refuse_foreign_folder
 from dposcope.jobs.prompts_read import PromptSet, prompts_among, prompts_told
 from dposcope.jobs.record import OTHER_INPUTS, Record
 from dposcope.marks import FileMark, marks
+from dposcope.reading import read_json
 
 __all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
 
@@ -216,17 +210,19 @@ class Run:
         self,
         name: str,
         title: str,
+        kind: type[T] | TypeAdapter[T],
         *,
         inputs: Mapping[str, Any],
         make: Callable[[], Any],
         file: Path | None = None,
         revision: int = 1,
-    ) -> Any:
+    ) -> T:
         """What a stage made that is written as JSON, read back.
 
         Args:
             name: of the record.
             title: for people.
+            kind: schema of the file.
             inputs: see `stage`.
             make: computes it.
             file: that holds it. Default: `NAME.json`.
@@ -239,7 +235,7 @@ class Run:
             inputs=inputs,
             files=[place],
             make=lambda: write_json(place, make()),
-            load=lambda: read_json(place),
+            load=lambda: read_json(place, kind),
             revision=revision,
         )
 
@@ -258,9 +254,9 @@ class Run:
 
     def _enter(self, name: str, record: Record) -> None:
         write_json(self._record(name), record.to_json())
-        about = self.folder / ABOUT
-        if about.exists() and read_json(about)["versions"] != record.versions:
-            _tell_versions(self.folder)
+        about = About.read(self.folder)
+        if about is not None and about.versions != record.versions:
+            _tell_versions(self.folder, about)
 
     def _copied(self, other: Path, name: str, *, inputs: str, revision: int, files: Sequence[Path]) -> bool:
         """Whether a stage could be taken from another run's folder, files first and its record last."""
@@ -287,15 +283,13 @@ def _records(folder: Path) -> dict[str, Record]:
     return {name: record for name, record in found.items() if record is not None}
 
 
-def _tell_versions(folder: Path) -> None:
+def _tell_versions(folder: Path, about: About) -> None:
     """`run.json` names the libraries that made what is there: where stages differ, all of them."""
-    about = folder / ABOUT
-    told = read_json(about)
     made_by = [record.versions for record in _records(folder).values()]
     names = dict.fromkeys(name for one in made_by for name in one)
     versions = {name: ", ".join(sorted({one[name] for one in made_by if name in one})) for name in names}
-    if versions and told["versions"] != versions:
-        write_json(about, {**told, "versions": versions})
+    if versions and about.versions != versions:
+        write_json(folder / ABOUT, replace(about, versions=versions).to_json())
 
 
 def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
@@ -339,12 +333,12 @@ def open_run(
         DposcopeError: the folder holds something else, another run's results, or is in use. One that is raised within,
             before anything was done, takes the new folder with it.
     """
-    about = folder / ABOUT
     wanted, others = plain(settings), plain(free or {})
     if policy.join:
-        if not about.exists():
+        joined = About.read(folder)
+        if joined is None:
             raise DposcopeError(f"{folder} holds no run to join; start it first, without --join")
-        _check_settings(folder, read_json(about), command, wanted)
+        _check_settings(folder, joined, command, wanted)
         yield Run(folder, settings, reporter or Quiet(), policy)
         return
     check_folder(folder, command)
@@ -362,16 +356,16 @@ def open_run(
         raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
     try:
         _clear_scraps(folder)
-        told = marked(RUN, {"command": command, "settings": wanted, "free": others, "versions": library_versions()})
-        if about.exists() and _begun(folder):
-            before = read_json(about)
+        before = About.read(folder)
+        told = About(command, wanted, others, library_versions())
+        if before is not None and _begun(folder):
             if not policy.adopt:
                 _check_settings(folder, before, command, wanted)
             _of_command(folder, before, command)
-            told["versions"] = before["versions"]  # of what is there
-        if not about.exists() or read_json(about) != told:
-            write_json(about, told)
-        _tell_versions(folder)  # a process may have been killed between a record and this
+            told = replace(told, versions=before.versions)  # of what is there
+        if before != told:
+            write_json(folder / ABOUT, told.to_json())
+        _tell_versions(folder, told)  # a process may have been killed between a record and this
         read = named_files({**wanted, **others})
         try:
             yield Run(folder, settings, reporter or Quiet(), policy, prompts=prompts)
@@ -386,13 +380,14 @@ def open_run(
 
 def _finish(folder: Path, read: Mapping[str, str], prompts: Mapping[str, PromptSet]) -> None:
     """`run.json` says that the run is finished, what it left, and what read its prompts."""
-    if not (folder / ABOUT).exists():  # somebody removed the folder meanwhile
+    about = About.read(folder)
+    if about is None:  # somebody removed the folder meanwhile
         return
     records = _records(folder)
     recorded = {file for record in records.values() for file in record.files}
     end = Finished.of(folder, own_files(folder, but=recorded), read=read, code=code_digest())
-    counted = {"prompts": prompts_told(prompts, records)} if prompts else {}
-    write_json(folder / ABOUT, {**read_json(folder / ABOUT), **counted, "finished": end.to_json()})
+    counted = prompts_told(prompts, records) if prompts else None
+    write_json(folder / ABOUT, replace(about, prompts=counted, finished=end).to_json())
 
 
 def check_folder(folder: Path, command: str) -> None:
@@ -403,9 +398,9 @@ def check_folder(folder: Path, command: str) -> None:
     """
     check_path(folder)
     refuse_foreign_folder(folder)
-    about = folder / ABOUT
-    if about.exists() and _begun(folder):
-        _of_command(folder, read_json(about), command)
+    about = About.read(folder)
+    if about is not None and _begun(folder):
+        _of_command(folder, about, command)
 
 
 def _begun(folder: Path) -> bool:
@@ -438,11 +433,9 @@ def _forget(folder: Path, *, made: bool) -> None:
                 folder.rmdir()
 
 
-def _of_command(folder: Path, found: Mapping[str, Any], command: str) -> None:
-    if found.get("command") != command:
-        raise DposcopeError(
-            f"{folder} holds a run of '{found.get('command')}'; choose another --out, or delete that folder"
-        )
+def _of_command(folder: Path, found: About, command: str) -> None:
+    if found.command != command:
+        raise DposcopeError(f"{folder} holds a run of '{found.command}'; choose another --out, or delete that folder")
 
 
 def _clear_scraps(folder: Path) -> None:
@@ -454,14 +447,14 @@ def _clear_scraps(folder: Path) -> None:
             scrap.unlink(missing_ok=True)
 
 
-def _check_settings(folder: Path, found: Mapping[str, Any], command: str, wanted: Mapping[str, Any]) -> None:
+def _check_settings(folder: Path, found: About, command: str, wanted: Mapping[str, Any]) -> None:
     """Refuse settings that are not those of the run that is there.
 
     Raises:
         DposcopeError: they are others, or it is a run of another command.
     """
     _of_command(folder, found, command)
-    other = other_setting(found["settings"], wanted)
+    other = other_setting(found.settings, wanted)
     if other is not None:
         raise DposcopeError(
             f"{folder} holds another run's results ({other}); choose another --out, or delete that folder"

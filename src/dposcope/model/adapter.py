@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dposcope.artefacts import read_json
-from dposcope.errors import DposcopeError, first_line, plural
+from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.model.checks.config import check_files
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
+from dposcope.reading import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -65,8 +65,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     """
     check_files(folder)
     own_files(folder)
-    config = read_json(folder / CONFIG)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    config = read_object(folder / CONFIG, mend="save the adapter again with peft's save_pretrained")
+    kind = str(config.get("peft_type"))
     if kind in _WITHOUT_WEIGHTS:
         raise DposcopeError(
             f"{folder} holds an adapter of kind {kind}, which changes no weights, so no neuron differs from the "
@@ -120,6 +120,8 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
             _resize(model, tensors)
             merged = _merged(model, folder, tensors)
     except Exception as error:  # an adapter of another model may fail anywhere in two libraries
+        if is_memory(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # The first line of such an error of torch names no fault.
         reason = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
@@ -232,7 +234,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+    except Exception as error:  # damaged files may fail anywhere in two libraries
         reason = first_line(error)
         raise DposcopeError(
             f"cannot read the tokenizer in {folder}: {reason}; remove its tokenizer files to use the tokenizer of "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_choice
 
@@ -109,10 +111,11 @@ def batches(
         side: where padding goes: left to generate, right to read.
 
     Raises:
-        DposcopeError: `batch_size` is below 1.
+        DposcopeError: `batch_size` is below 1, or the model has no embedding for a token.
     """
     if batch_size < 1:
         raise DposcopeError(f"batch size {batch_size} is below 1; give a positive number")
+    check_ids(lm, chain.from_iterable(encoded))
     order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -14,11 +14,11 @@ from typing import Final
 
 from filelock import FileLock
 
-from dposcope.artefacts import file_digest, read_json, write_json
+from dposcope.artefacts import file_digest, write_json
 from dposcope.cache import cache_folder
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
-from dposcope.marks import FileMark, damage, mark_json, marks
+from dposcope.marks import damage, mark_json, marks, read_marks
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel
 from dposcope.wheels import downloaded_wheel
@@ -53,10 +53,7 @@ class Bundled:
     @property
     def ready(self) -> bool:
         """Whether the checkpoint is in the cache, with every file as it was made."""
-        try:
-            files = {name: FileMark(**mark) for name, mark in read_json(self.folder / _MARKS).items()}
-        except (DposcopeError, AttributeError, TypeError):  # it is not there, or it is damaged itself
-            return False
+        files = read_marks(self.folder / _MARKS)
         return bool(files) and damage(self.folder, files) is None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dposcope.errors import DposcopeError, first_line
+from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.checks.gguf import check_gguf
 from dposcope.model.quiet import without_progress_bars
 
@@ -49,6 +49,8 @@ def load_gguf(path: Path, *, dtype: str) -> GgufModel:
             )
             tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name, **strict)
     except Exception as error:  # a damaged file may fail anywhere in two libraries
+        if is_memory(error):
+            raise
         reason = first_line(error)
         raise DposcopeError(f"cannot read {path} as GGUF: {reason}; is the file whole?") from error
     model, loading = loaded

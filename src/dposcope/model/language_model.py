@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.layout import Layout
@@ -201,9 +201,17 @@ class LanguageModel:
 
         Raises:
             DposcopeError: an edit of the model is not in its weights.
+            OSError: a file cannot be written, as on a full disk.
         """
         if self.variant:
             raise DposcopeError(f"the gains of {self.name} are not in its weights; save fold(base, edit) instead")
-        with without_progress_bars():
-            self.model.save_pretrained(folder)
-            (self.writer or self.tokenizer).save_pretrained(folder)
+        try:
+            with without_progress_bars():
+                self.model.save_pretrained(folder)
+                (self.writer or self.tokenizer).save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # safetensors has its own error for a full disk, and tokenizers the most general
+            if is_memory(error):
+                raise
+            raise OSError(f"cannot write {folder}: {first_line(error)}") from error

@@ -12,13 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dposcope.artefacts import check_path
-from dposcope.errors import DposcopeError, first_line
+from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.files import check_regular
 from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
-from dposcope.model.checks.config import check_files, check_loadable
+from dposcope.model.checks.config import MEND, check_files, check_loadable
+from dposcope.model.checks.numbers import check_forward, check_weights
 from dposcope.model.checks.own_files import own_files
+from dposcope.model.checks.tokens import check_tokens
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
@@ -79,7 +81,13 @@ def load(
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
     _ = lm.layout  # refuse an unknown architecture now, not after an hour
-    return lm if base is None else comparable(base, lm)
+    check_weights(lm, name)
+    if base is not None:
+        lm = comparable(base, lm)
+    else:
+        check_tokens(lm, name)
+    check_forward(lm, name)
+    return lm
 
 
 def check_source(source: str | Path) -> None:
@@ -126,9 +134,9 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
             )
             with _uncollected():
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except MemoryError:
-        raise
     except Exception as error:  # a stranger's files may fail anywhere in three libraries
+        if is_memory(error):
+            raise
         raise DposcopeError(_why(error, name, local)) from error
     model, loading = loaded
     if loading["missing_keys"]:
@@ -167,7 +175,7 @@ def _why(error: Exception, name: str, local: bool) -> str:
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
     if local:
-        return f"cannot load {name}: {first}"
+        return f"cannot load {name}: {first}; {MEND}"
     if "gated" in text.lower() or "401" in first or "403" in first:
         return (
             f"cannot load {name!r} from the Hugging Face hub: {first}; if it is gated, accept its licence on its page "

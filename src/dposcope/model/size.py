@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from dposcope.errors import DposcopeError, first_line
+from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import read_config
 
@@ -56,6 +56,8 @@ def size_of(source: str) -> ModelSize | None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # a stranger's config may fail anywhere in the library
+        if is_memory(error):
+            raise
         reason = first_line(error)
         raise DposcopeError(
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import torch
@@ -20,6 +20,15 @@ from dposcope.model.generate import Progress, generate
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_protocol
+from dposcope.reading import known
+
+
+@dataclass(frozen=True)
+class MeansFacts:
+    """Beside the tensors of `NeuronMeans`. What is read of `about` has its type."""
+
+    count: int
+    about: Annotated[dict[str, Any], known(model=str, fingerprint=str, prompts=int)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +62,8 @@ class NeuronMeans:
     @classmethod
     def load(cls, stem: str | Path) -> "NeuronMeans":
         """Read what `save` wrote."""
-        tensors, about = load_tensors(stem, "NeuronMeans")
-        return cls(tensors["mean"], tensors["second_moment"], about["count"], about["about"])
+        saved = load_tensors(stem, "NeuronMeans", MeansFacts)
+        return cls(saved.tensors["mean"], saved.tensors["second_moment"], saved.facts.count, saved.facts.about)
 
     def to_polars(self) -> pl.DataFrame:
         """One row per neuron: block, neuron, mean, second_moment."""

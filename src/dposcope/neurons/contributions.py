@@ -14,7 +14,7 @@ from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
-from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.activations import MeansFacts, NeuronMeans
 from dposcope.neurons.groups import Group, cosines, group_sets, projections
 from dposcope.neurons.sets import NeuronSet
 
@@ -41,6 +41,15 @@ class MovedGroup:
     def __str__(self) -> str:
         """As the paper writes it."""
         return f"{self.group}{self.effect}"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors."""
+
+    before: MeansFacts
+    after: MeansFacts
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,17 +169,13 @@ class Contributions:
     @classmethod
     def load(cls, stem: str | Path) -> "Contributions":
         """Read what `save` wrote."""
-        tensors, about = load_tensors(stem, "Contributions")
+        saved = load_tensors(stem, "Contributions", _Facts)
+        tensors, facts = saved.tensors, saved.facts
         before, after = (
-            NeuronMeans(
-                tensors[f"{side}.mean"],
-                tensors[f"{side}.second_moment"],
-                about[side]["count"],
-                about[side]["about"],
-            )
-            for side in ("before", "after")
+            NeuronMeans(tensors[f"{side}.mean"], tensors[f"{side}.second_moment"], means.count, means.about)
+            for side, means in (("before", facts.before), ("after", facts.after))
         )
-        return cls(**{name: tensors[name] for name in _TABLES}, before=before, after=after, about=about["about"])
+        return cls(**{name: tensors[name] for name in _TABLES}, before=before, after=after, about=facts.about)
 
     def to_polars(self) -> pl.DataFrame:
         """One row per neuron, block by block: block, index, group, effect, certain, and a column per table.

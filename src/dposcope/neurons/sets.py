@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 
 
@@ -164,8 +164,7 @@ class NeuronSet:
         Raises:
             DposcopeError: the files are missing, damaged or of another kind.
         """
-        tensors, _ = load_tensors(stem, "NeuronSet")
-        return cls(tensors["mask"])
+        return cls(load_tensors(stem, "NeuronSet", NoFacts).tensors["mask"])
 
     def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         if self.mask.shape != other.mask.shape:

@@ -16,7 +16,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
-from dposcope.directions.direction import Direction
+from dposcope.directions.direction import Direction, DirectionFacts
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.aligned import most_aligned
@@ -25,6 +25,24 @@ from dposcope.neurons.sets import NeuronSet
 
 SIZES = (32, 64, 128, 256)
 """Numbers of value vectors between which `subspace_stability` compares."""
+
+
+@dataclass(frozen=True)
+class _DirectionFacts:
+    """The direction that a subspace was made for."""
+
+    kind: str
+    block: int
+    about: DirectionFacts
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors."""
+
+    vectors: int
+    direction: _DirectionFacts
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +94,11 @@ class Subspace:
     @classmethod
     def load(cls, stem: str | Path) -> "Subspace":
         """Read what `save` wrote."""
-        tensors, facts = load_tensors(stem, "Subspace")
-        made = facts["direction"]
-        direction = Direction(tensors["direction"], made["kind"], made["block"], made["about"])
-        return cls(tensors["axes"], tensors["singular_values"], direction, facts["vectors"], facts["about"])
+        saved = load_tensors(stem, "Subspace", _Facts)
+        tensors, facts = saved.tensors, saved.facts
+        made = facts.direction
+        direction = Direction(tensors["direction"], made.kind, made.block, made.about)
+        return cls(tensors["axes"], tensors["singular_values"], direction, facts.vectors, facts.about)
 
 
 def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128, axes: int = 3) -> Subspace:

@@ -92,11 +92,11 @@ class PairStatistics:
     """Pairs with the prompt of an earlier pair; blank prompts do not count."""
     prompt_in_text: int
     """Pairs with a side that begins with the whole prompt: it may be a full text, not a completion."""
-    lengths: SideLengths | None
+    lengths: SideLengths | None = None
     """None without a tokenizer."""
-    scores: PairScores | None
+    scores: PairScores | None = None
     """None without a scorer."""
-    leakage: Leakage | None
+    leakage: Leakage | None = None
     """None without validation pairs."""
     fluency: Fluency | None = None
     """From `completion_logppl`; None if it was not computed."""

@@ -10,12 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.exceptions import PolarsError
+from typing_extensions import TypedDict
 
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.data.masking import mask_offensive
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.numbers import NOTHING, TEXT, Format
 from dposcope.foreign_text import blanked, json_text, markdown
+
+
+class StoredColumn(TypedDict):
+    """A `Column` in a file."""
+
+    name: str
+    label: str
+    format: str
+    interval: tuple[str, str] | None
+    mark: str | None
+    formats: str | None
+
+
+class _StoredSeries(TypedDict):
+    type: str
+    values: list[Any]
+
+
+class StoredTable(TypedDict):
+    """A `Table` in a file."""
+
+    name: str
+    title: str
+    number: int | None
+    columns: list[StoredColumn]
+    notes: list[str]
+    frame: dict[str, _StoredSeries]
+    view: dict[str, _StoredSeries] | None
 
 
 @dataclass(frozen=True)
@@ -71,10 +101,10 @@ class Column:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Column":
+    def from_json(cls, stored: StoredColumn) -> "Column":
         """What `to_json` wrote."""
         form, ends = Format.named(stored["format"]), stored["interval"]
-        interval = None if ends is None else (str(ends[0]), str(ends[1]))
+        interval = None if ends is None else (ends[0], ends[1])
         return cls(stored["name"], stored["label"], form, interval, stored["mark"], stored["formats"])
 
 
@@ -191,17 +221,26 @@ class Table:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Table":
-        """The same table."""
-        return cls(
-            stored["name"],
-            stored["title"],
-            _frame_from_json(stored["frame"]),
-            tuple(map(Column.from_json, stored["columns"])),
-            tuple(stored["notes"]),
-            None if stored["view"] is None else _frame_from_json(stored["view"]),
-            stored["number"],
-        )
+    def from_json(cls, stored: StoredTable) -> "Table":
+        """The same table.
+
+        Raises:
+            DposcopeError: its values are not those that its columns show.
+        """
+        try:
+            table = cls(
+                stored["name"],
+                stored["title"],
+                _frame_from_json(stored["frame"]),
+                tuple(map(Column.from_json, stored["columns"])),
+                tuple(stored["notes"]),
+                None if stored["view"] is None else _frame_from_json(stored["view"]),
+                stored["number"],
+            )
+            _ = table.cells  # each is formatted by its kind
+        except (KeyError, TypeError, ValueError, OverflowError, PolarsError) as error:
+            raise DposcopeError(f"table {stored['name']!r} is damaged ({first_line(error)})") from error
+        return table
 
     def save(self, folder: Path, *, raw: bool = False) -> None:
         """Write NAME.parquet, .csv, .md and .tex. Words in the Parquet file are never masked."""
@@ -228,7 +267,7 @@ def _frame_to_json(frame: pl.DataFrame) -> dict[str, Any]:
     return {name: {"type": str(kind), "values": frame[name].to_list()} for name, kind in frame.schema.items()}
 
 
-def _frame_from_json(stored: Mapping[str, Any]) -> pl.DataFrame:
+def _frame_from_json(stored: Mapping[str, _StoredSeries]) -> pl.DataFrame:
     return pl.DataFrame(
         [pl.Series(name, one["values"], dtype=_TYPES[one["type"]], strict=True) for name, one in stored.items()]
     )

@@ -19,8 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dposcope.artefacts import text_digest
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, first_line
 from dposcope.model.generate import Progress
+from dposcope.reading import parse_json
 from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
 from dposcope.search.trials import TextBound, Trial
@@ -30,6 +31,7 @@ TrialOf = Callable[[Point, int], Trial]
 _WORST = 1.0
 """Score that Optuna gets for a trial that has no texts, because it cost too much. Such a trial is infeasible, and
 Optuna ranks it by how far it exceeds the bounds, not by this score."""
+_JOURNAL = "journal.log"
 _TRIAL, _WORKER, _NUMBER = "trial", "worker", "number"
 """Attributes of a trial in the journal. We number trials ourselves: Optuna's numbers include trials that died."""
 _DIGEST = "digest"
@@ -74,7 +76,7 @@ def search(
 
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet(optuna), _worker(folder) as worker:
-        study = _study(optuna, folder / "journal.log", alone=not _others(folder, worker))
+        study = _study(optuna, folder / _JOURNAL, alone=not _others(folder, worker))
         while (done := len(_done(study))) < trials:
             if progress is not None:
                 progress(done, trials)
@@ -162,7 +164,7 @@ def _point(parameters: dict[str, Any], family: Family) -> Point:
 
 def _done(study: Any) -> list[Trial]:
     complete = [attempt for attempt in study.get_trials(deepcopy=False) if attempt.state.name == "COMPLETE"]
-    trials = [Trial.from_json(attempt.user_attrs[_TRIAL]) for attempt in complete]
+    trials = [parse_json(json.dumps(attempt.user_attrs.get(_TRIAL)), Trial, source=_JOURNAL) for attempt in complete]
     return sorted(trials, key=lambda trial: trial.number)
 
 
@@ -173,8 +175,20 @@ def _study(optuna: Any, journal: Path, *, alone: bool) -> Any:
     plain = backend.append_logs
     # Every line carries a digest of itself, so that a changed one is noticed; Optuna reads past what it does not know.
     backend.append_logs = lambda logs: plain([{**log, _DIGEST: _digest(log)} for log in logs])
-    storage = optuna.storages.JournalStorage(backend)
-    return optuna.create_study(storage=storage, study_name="search", directions=_DIRECTIONS, load_if_exists=True)
+    try:
+        storage = optuna.storages.JournalStorage(backend)
+        study = optuna.create_study(storage=storage, study_name="search", directions=_DIRECTIONS, load_if_exists=True)
+        _done(study)
+        for attempt in study.get_trials(deepcopy=False):
+            if attempt.state.name in _HELD and not isinstance(attempt.user_attrs.get(_NUMBER), int):
+                raise DposcopeError("a trial has no number")
+    except OSError:
+        raise
+    except Exception as error:  # a line that a stranger wrote may fail anywhere in Optuna
+        raise DposcopeError(
+            f"{journal} is damaged ({first_line(error)}); delete {journal.parent} and run again: the search starts anew"
+        ) from error
+    return study
 
 
 class _JournalLock:

@@ -8,7 +8,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.evaluation.sampled.phrases import risen_phrases
@@ -106,20 +108,28 @@ class TextBound:
         return all(excess <= 0 for excess in self.excess(written).values())
 
 
+def _number(stored: Any) -> Any:
+    """Infinity is a text in a file, since JSON has no infinity."""
+    return float(stored) if stored in ("inf", "-inf", "nan") else stored
+
+
+_Number = Annotated[float, BeforeValidator(_number)]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One edit, tried."""
 
     number: int
     point: Point
-    kl: float
+    kl: _Number
     """Mean KL(base‖edited) on neutral text, nats per token; infinite where the model overflowed."""
-    rise: float
+    rise: _Number
     """Mean rise of log-perplexity there."""
-    harmless: float | None
+    harmless: _Number | None
     """Mean rise of log-perplexity on harmless texts, nats per token; None where it was not measured, as the search has
     none, or the cost on neutral text is out of bounds."""
-    excess: float
+    excess: _Number
     """See `Bound.excess`."""
     written: Written | None
     """None where the cost was out of bounds."""
@@ -131,24 +141,9 @@ class Trial:
         return self.written is not None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; infinity as text, since JSON has no infinity."""
+        """As plain data; infinity as text."""
         fields = asdict(self)
         return fields | {name: _to_json(fields[name]) for name in ("kl", "rise", "harmless", "excess")}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Trial":
-        """Read what `to_json` gave."""
-        written = stored["written"]
-        return cls(
-            stored["number"],
-            Point(**stored["point"]),
-            float(stored["kl"]),
-            float(stored["rise"]),
-            None if stored["harmless"] is None else float(stored["harmless"]),
-            float(stored["excess"]),
-            None if written is None else Written(**written),
-            stored["seconds"],
-        )
 
 
 def _to_json(value: float | None) -> float | str | None:

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from dposcope.errors import DposcopeError, first_line
+from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED, bundled_folder
-from dposcope.model.checks.config import read_config
+from dposcope.model.checks.config import MEND, read_config
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source
 
@@ -44,12 +44,17 @@ class Skeleton:
         try:
             quantisation = config.to_dict().get("quantization_config")
             if quantisation is not None:
+                if not isinstance(quantisation, dict):
+                    raise DposcopeError(f"quantization_config in the config.json of {source} is no object; {MEND}")
                 del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] — to build unquantised modules
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except DposcopeError:
+            raise
         except Exception as error:  # a stranger's config may fail anywhere in the library
-            reason = first_line(error)
-            raise DposcopeError(f"cannot read the architecture of {source}: {reason}") from error
+            if is_memory(error):
+                raise
+            raise DposcopeError(f"cannot read the architecture of {source}: {first_line(error)}; {MEND}") from error
         lm = LanguageModel(model, cast(Any, None), str(source))
         _ = lm.layout
         return cls(folder, lm, quantisation)

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.own_files import check_link
+from dposcope.reading import parse_json, parse_object, read_json
 
 _DTYPES = {
     "F64": torch.float64,
@@ -33,6 +33,24 @@ _DTYPES = {
 }
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INDEX = "model.safetensors.index.json"
+_MEND = "download it again"
+
+
+@dataclass(frozen=True)
+class _Index:
+    """`model.safetensors.index.json`."""
+
+    weight_map: dict[str, str]
+    """Tensor → file."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -118,11 +136,8 @@ def _files(folder: Path) -> list[Path]:
         raise DposcopeError(
             f"{folder} has no safetensors weights; convert it first (model.save_pretrained writes them)"
         )
-    index = read_json(folder / INDEX)
-    names: set[object] = (
-        set(index["weight_map"].values()) if isinstance(index, dict) and "weight_map" in index else set()
-    )
-    files = [folder / str(name) for name in sorted(names, key=str)]
+    index = read_json(folder / INDEX, _Index, mend=_MEND)
+    files = [folder / name for name in sorted(set(index.weight_map.values()))]
     missing = [file.name for file in files if Path(file.name) != file.relative_to(folder) or not file.is_file()]
     if missing or not files:
         raise DposcopeError(
@@ -137,18 +152,18 @@ def _header(file: Path) -> dict[str, Stored]:
             pass  # checks lengths and types, and that no tensors overlap or exceed the file
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
+            header = stream.read(length).decode()
     except (OSError, ValueError, SafetensorError) as error:
-        raise DposcopeError(f"{file} is damaged ({error}); download it again") from error
-    header.pop("__metadata__", None)
+        raise DposcopeError(f"{file} is damaged ({error}); {_MEND}") from error
+    source = f"the header of {file}"
+    found = parse_object(header, source=source, mend=_MEND)
+    found.pop("__metadata__", None)
     places: dict[str, Stored] = {}
-    for name, about in header.items():
-        if about["dtype"] not in _DTYPES:
-            raise DposcopeError(f"{file} holds {name} as {about['dtype']}, which is not supported")
-        start, end = about["data_offsets"]
-        places[name] = Stored(
-            file, name, _DTYPES[about["dtype"]], tuple(about["shape"]), 8 + length + start, end - start
-        )
+    for name, about in parse_json(json.dumps(found), dict[str, _Place], source=source, mend=_MEND).items():
+        if about.dtype not in _DTYPES:
+            raise DposcopeError(f"{file} holds {name} as {about.dtype}, which is not supported")
+        start, end = about.data_offsets
+        places[name] = Stored(file, name, _DTYPES[about.dtype], about.shape, 8 + length + start, end - start)
     return places
 
 

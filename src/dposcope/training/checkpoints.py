@@ -1,19 +1,27 @@
 """Checkpoints of a training that was interrupted: which are whole, and which of them it goes on from."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dposcope.artefacts import read_json, write_json
+from dposcope.artefacts import write_json
 from dposcope.durable import flush
-from dposcope.errors import DposcopeError
-from dposcope.marks import FileMark, damage, mark_json, marks
+from dposcope.marks import damage, mark_json, marks, read_marks
+from dposcope.reading import read_json
 
 COMPLETE: Final = "whole"
 """The file that is written last into each checkpoint: what its other files are. Without it a checkpoint is no use."""
 _STATE: Final = "trainer_state.json"
 _BEFORE: Final = 1
 """How many checkpoints are kept beside the newest, in case that one is damaged."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is read of transformers' own record of a training."""
+
+    best_global_step: int | None
 
 
 def seal(checkpoint: Path) -> None:
@@ -37,7 +45,7 @@ def last_whole(folder: Path, *, needs_best: bool = False) -> Path | None:
         else:
             _remove(checkpoint)
     for _, checkpoint in sorted(steps.items(), reverse=True):
-        if not needs_best or read_json(checkpoint / _STATE)["best_global_step"] in steps:
+        if not needs_best or read_json(checkpoint / _STATE, _State).best_global_step in steps:
             return checkpoint
     return None
 
@@ -59,10 +67,7 @@ def remove_older(newest: Path, *, best: int | None) -> None:
 
 
 def _whole(checkpoint: Path) -> bool:
-    try:
-        files = {name: FileMark(**mark) for name, mark in read_json(checkpoint / COMPLETE).items()}
-    except (DposcopeError, AttributeError, TypeError):
-        return False
+    files = read_marks(checkpoint / COMPLETE)
     return bool(files) and damage(checkpoint, files) is None
 
 

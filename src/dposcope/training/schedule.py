@@ -39,7 +39,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use."""
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
             raise DposcopeError(
                 f"a batch of {self.batch_size} pairs cannot be divided into micro-batches of {self.micro_batch_size}; "
                 "choose a divisor for --micro-batch-size"

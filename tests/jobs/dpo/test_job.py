@@ -289,7 +289,7 @@ def test_the_folder_holds_what_the_command_promises(finished, way):
 def test_training_json_says_what_was_done(finished, job, pairs, way):
     facts = json.loads((finished[way].folder / "training.json").read_text("utf-8"))
     assert facts == finished[way].record.to_json()
-    assert TrainingRecord.from_json(facts) == finished[way].record
+    assert TrainingRecord.load(finished[way].folder / "training.json") == finished[way].record
     assert facts["kind"] == "dposcope dpo"
     assert facts["model"] == {
         "name": job.model.name,

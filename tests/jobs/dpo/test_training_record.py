@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
 from helpers.training_facts import GAINS_TRAINING, TRAINING
@@ -35,24 +36,35 @@ def test_the_file_has_plain_names(record):
     assert told["settings"] == record.settings.model_dump(mode="json")
 
 
+def reread(told, folder):
+    write_json(folder / "training.json", told)
+    return TrainingRecord.load(folder / "training.json")
+
+
 @pytest.mark.parametrize("gone", ["kind", "model", "pairs", "objective", "settings", "curves"])
-def test_what_lacks_something_is_refused(gone):
+def test_what_lacks_something_is_refused(gone, tmp_path):
     told = TRAINING.to_json()
     del told[gone]
-    with pytest.raises(DposcopeError, match="this is no record of a training"):
-        TrainingRecord.from_json(told)
+    with pytest.raises(DposcopeError, match=rf"training\.json is damaged or of another version: {gone} is missing; "):
+        reread(told, tmp_path)
 
 
-def test_another_kind_is_refused():
-    with pytest.raises(DposcopeError, match="told by dposcope dpo, not by dposcope tune"):
-        TrainingRecord.from_json({**TRAINING.to_json(), "kind": "dposcope tune"})
+def test_another_kind_is_refused(tmp_path):
+    with pytest.raises(DposcopeError, match="told by 'dposcope tune', not by dposcope dpo; name the folder of a train"):
+        reread({**TRAINING.to_json(), "kind": "dposcope tune"}, tmp_path)
 
 
-def test_a_setting_that_is_none_is_refused():
+def test_a_setting_that_is_none_is_refused(tmp_path):
     told = TRAINING.to_json()
     told["settings"]["train"] = "everything"
-    with pytest.raises(DposcopeError, match="this is no record of a training"):
-        TrainingRecord.from_json(told)
+    with pytest.raises(DposcopeError, match=r"settings\.train should be 'full', .*; run dposcope dpo once more"):
+        reread(told, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [{"loss": 0.5}, {"step": 9, "eval_loss": 0.5}])
+def test_a_curve_without_its_step_or_its_measures_is_refused(entry, tmp_path):
+    with pytest.raises(DposcopeError, match=r"curves\[0\] has no (step|eval_accuracy)"):
+        reread({**TRAINING.to_json(), "curves": [entry]}, tmp_path)
 
 
 def test_an_edit_tells_of_its_training():

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -27,6 +26,7 @@ from dposcope.jobs.edit.job import EditRun, run_edit
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
+from dposcope.reading import read_object
 from helpers.intervals import interval
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
 
@@ -561,7 +561,7 @@ def test_a_run_repeated_elsewhere_with_the_model_elsewhere_is_the_same(done, job
     assert mine.keys() == other.keys()
     differing = {name for name in mine if mine[name] != other[name]}
     assert {name for name in differing if not name.startswith("stages/")} <= {"run.json"}
-    scores = read_json(again.folder / "scores.json")
+    scores = read_object(again.folder / "scores.json")
     assert (scores["model"], scores["fingerprint"]) == ("model", load(str(job.model), dtype="float32").fingerprint)
     for name in ("scores.parquet", "samples.parquet"):
         assert set(pl.read_parquet(again.folder / name)["fingerprint"]) == {scores["fingerprint"]}

@@ -9,11 +9,12 @@ import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from dposcope.artefacts import file_digest, read_json, unsealed
+from dposcope.artefacts import file_digest, read_sealed
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.data.text_prompts import cut_prompts
@@ -71,7 +72,7 @@ def flags(job: Job, method: str, **others) -> list[str]:
 
 
 def facts_in(folder: Path) -> dict:
-    return unsealed(read_json(folder / "pairs.json"), folder)
+    return read_sealed(folder / "pairs.json", dict[str, Any])
 
 
 def make(job: Job, out: Path, method: str, reporter=None, **others):
@@ -455,9 +456,13 @@ def test_strangers_files_are_left_alone(job, tmp_path):
     with pytest.raises(DposcopeError, match="exists already and is not from dposcope pairs; choose another --out"):
         make(job, out, "sample")
     out.unlink()
-    for text in ('{"kind": "other"}', "[1]"):
+    told = {
+        '{"kind": "other"}': "would be overwritten and is not from dposcope pairs",
+        "[1]": "holds a list where an object belongs",
+    }
+    for text, fault in told.items():
         (tmp_path / "pairs.json").write_text(text, encoding="utf-8")
-        with pytest.raises(DposcopeError, match="would be overwritten and is not from dposcope pairs; choose another"):
+        with pytest.raises(DposcopeError, match=rf"pairs\.json {fault}; choose another --out"):
             make(job, out, "sample")
         assert contents(tmp_path) == {"pairs.json": text.encode()}
 

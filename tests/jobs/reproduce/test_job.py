@@ -12,7 +12,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dposcope.artefacts import read_json
 from dposcope.errors import DposcopeError
 from dposcope.jobs.explain.claims.claim import VERDICTS
 from dposcope.jobs.explain.settings import ExplainSettings
@@ -22,7 +21,8 @@ from dposcope.jobs.reproduce.plan import plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import Quiet, open_run
-from dposcope.report.table import Table
+from dposcope.reading import read_json, read_object
+from dposcope.report.table import StoredTable, Table
 from helpers.jobs import blank, command, contents
 from helpers.unchanged import portable
 
@@ -81,7 +81,7 @@ def inside(reproduced, monkeypatch) -> Path:
 
 def test_every_step_is_done(inside):
     planned = plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings())
-    assert [one.name for one in planned] == read_json(inside / "plan.json")["steps"] == STEPS
+    assert [one.name for one in planned] == read_object(inside / "plan.json")["steps"] == STEPS
     assert all(one.done for one in planned)
 
 
@@ -112,7 +112,7 @@ def test_one_changed_byte_in_any_file_of_any_step_is_noticed(inside, tmp_path):
 @pytest.mark.parametrize("protocol", ["strict", "reference"])
 def test_every_table_and_figure_of_the_paper_is_there(inside, protocol):
     folder = inside / f"tiny/sampled/explain-{protocol}"
-    tables = [Table.from_json(one) for one in read_json(folder / "tables.json")]
+    tables = [Table.from_json(one) for one in read_json(folder / "tables.json", list[StoredTable])]
     assert {int(one.name.split("-")[1]) for one in tables if one.name.startswith("table-")} >= PAPER_TABLES
     for one in tables:
         empty = set(blank(one))
@@ -133,16 +133,16 @@ def test_the_tables_over_all_runs(inside):
     ]
     for row in found.iter_rows(named=True):
         folder = inside / f"tiny/{row['study']}/explain-{row['protocol']}"
-        scores = read_json(folder / "scores.json")["conditions"]
+        scores = read_object(folder / "scores.json")["conditions"]
         for measure in ("toxicity", "judge", "logppl", "f1", "repetition"):
             assert row[f"{measure}_before"] == scores["none"][measure]["mean"]
             assert row[f"{measure}_after"] == scores["tuned"][measure]["mean"]
-        assert row["reducing"] == read_json(folder / "explain.json")["reducing"]
+        assert row["reducing"] == read_object(folder / "explain.json")["reducing"]
     assert (found["logppl_before"] != found["logppl_after"]).any(), "tuning changed nothing: this tests too little"
     claims = pl.read_parquet(inside / "tables/claims-over-runs.parquet")
     assert set(claims["verdict"]) <= {*VERDICTS, "not testable"}
     for row in claims.filter(pl.col("verdict") != "not testable").iter_rows(named=True):
-        single = read_json(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
+        single = read_object(inside / f"tiny/{row['study']}/explain-{row['protocol']}/explain.json")["claims"]
         kept = ("section", "claim", "verdict", "here", "measured", "value", "low", "high")
         assert [row[name] for name in kept] in [[one[name] for name in kept] for one in single]
         own = pl.read_parquet(inside / f"tiny/{row['study']}/explain-{row['protocol']}/tables/claims.parquet")
@@ -153,7 +153,7 @@ def test_the_tables_over_all_runs(inside):
 def test_the_plan_counts_what_is_measured(inside):
     for planned in plan_reproduction([], inside, load_preset("smoke"), ReproduceSettings()):
         if isinstance(planned.step.settings, ExplainSettings):
-            measured = read_json(planned.step.folder / "scores.json")["conditions"]
+            measured = read_object(planned.step.folder / "scores.json")["conditions"]
             live = [name for name in measured if name.startswith("interchange-")]
             # A random vocabulary may have no toxic token, and a group no neuron.
             paper = len(measured) - len(live)

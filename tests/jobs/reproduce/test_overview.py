@@ -14,7 +14,7 @@ from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Estimate, Ratio
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
-from dposcope.jobs.reproduce.finished import FinishedRun, find_runs, title_of
+from dposcope.jobs.reproduce.finished import FinishedRun, Plan, find_runs, title_of
 from dposcope.jobs.reproduce.overview import findings_lines, overview_page
 from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
 from dposcope.report.costs import UNSHARED
@@ -24,6 +24,8 @@ from helpers.jobs import command
 from helpers.outcomes import difference
 
 NUMBERS = ("measured", "value", "low", "high")
+ABOUT = {"command": "explain", "settings": {}, "free": {}}
+"""A `run.json`, but for its versions."""
 MEASURES = ("toxicity", "judge", "logppl", "f1", "repetition")
 
 
@@ -53,7 +55,9 @@ def finished(
     facts = {
         "kind": "dposcope explain",
         "base": base,
+        "tuned": "",
         "protocol": protocol,
+        "settings": {},
         "reducing": 0.512,
         "share_of_dpo": shares or {},
         "claims": [dict(zip(("section", "claim", "here", "verdict", *NUMBERS), one, strict=True)) for one in claims],
@@ -72,7 +76,7 @@ CLAIMS = [
     [
         ("4", "Few", "2 %", "not held", "share", 0.02, None, None),
         ("6", "Keeps", "–", "open", "F1", None, None, None),
-        ("K", "Rises", "x", "held", None, None, None, None),
+        ("K", "Rises", "x", "held", "score", None, None, None),
     ],
 ]
 
@@ -217,7 +221,7 @@ def test_claims_over_runs_carry_their_numbers(runs):
         ("Keeps", "a", "F1", 0.1, 0.0, 0.2),
         ("Keeps", "b", "F1", None, None, None),
         ("Rises", "a", None, None, None, None),
-        ("Rises", "b", None, None, None, None),
+        ("Rises", "b", "score", None, None, None),
     ]
     without = claims_over_runs([finished(runs[0].folder.parent / "empty")]).to_polars()
     assert without.is_empty()
@@ -273,7 +277,7 @@ def test_runs_are_found_by_what_folders_hold(runs, tmp_path):
     assert [(run.model, run.study) for run in single] == [("model", "explain-strict")]
     with pytest.raises(DposcopeError, match="needs a place of its own; give --out"):
         find_runs([tmp_path], out=None)
-    (tmp_path / "plan.json").write_text("{}")
+    Plan("smoke", "", [], []).save(tmp_path)
     assert len(find_runs([tmp_path], out=None)) == 2
 
 
@@ -311,7 +315,7 @@ def test_the_same_study_of_two_reproductions_is_told_apart(tmp_path):
 def test_a_whole_reproduction_keeps_its_order_and_title(runs, tmp_path):
     assert title_of([tmp_path]) == "Several explanations"
     named = ["m/b/explain-reference", "m/a/explain-strict"]
-    write_json(tmp_path / "plan.json", {"title": "Mine", "runs": named})
+    Plan("smoke", "Mine", [], named).save(tmp_path)
     assert [run.study for run in find_runs([tmp_path], out=tmp_path / "out")] == ["b", "a"]
     assert title_of([tmp_path]) == "Mine"
     assert title_of([tmp_path, tmp_path]) == "Several explanations"
@@ -322,13 +326,15 @@ def test_a_report_does_not_replace_that_of_a_run(runs, tmp_path):
     write_json(folder / "run.json", {"command": "explain"})
     with pytest.raises(DposcopeError, match=r"whose own report.html this one would replace"):
         find_runs([folder], out=folder)
-    write_json(folder / "plan.json", {})
+    Plan("smoke", "", [], []).save(folder)
     assert len(find_runs([folder], out=folder)) == 1
 
 
 def test_a_run_of_another_version_is_told(runs):
     write_json(runs[0].folder / "scores.json", {"protocol": "strict"})
-    with pytest.raises(DposcopeError, match="was written by another version"):
+    with pytest.raises(
+        DposcopeError, match=r"scores\.json is damaged or of another version: model is missing; run dposcope explain"
+    ):
         FinishedRun.read(runs[0].folder)
 
 
@@ -379,7 +385,7 @@ def test_it_says_what_each_run_was_made_of(runs, tmp_path):
     }
     facts["tuned"] = "/runs/dpo/model"
     write_json(runs[0].folder / "explain.json", facts)
-    write_json(runs[0].folder / "run.json", {"versions": {"torch": "2.0"}})
+    write_json(runs[0].folder / "run.json", ABOUT | {"versions": {"torch": "2.0"}})
     again = FinishedRun.read(runs[0].folder, study="a")
     table = overview_tables([again, runs[1]])[-1]
     assert table.name == "made-of"

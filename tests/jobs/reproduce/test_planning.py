@@ -21,6 +21,7 @@ from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import RunPolicy, open_run
 from dposcope.marks import marks
+from dposcope.pairs.checks import PairStatistics
 
 NONE = ReproduceSettings()
 
@@ -69,7 +70,8 @@ def finish(out: Path, models: Sequence[str] = (), preset: str = "smoke", **given
                 write_text(step.pairs, "product")
                 asked = pairs_described(step.model, step.settings)
                 end = Finished(named_files(asked), _CODE, library_versions(), marks(step.folder, [step.pairs]))
-                about = {"kind": KIND, "settings": asked, "finished": end.to_json()}
+                none = PairStatistics(count=0, identical=0, blank=0, repeated_prompts=0, prompt_in_text=0).to_json()
+                about = {"kind": KIND, "settings": asked, "statistics": none, "finished": end.to_json()}
                 write_json(step.pairs.with_suffix(".json"), sealed(about))
             case DpoSettings():
                 with open_run(step.folder, "dpo", dpo_described(step.model, step.settings), policy=ADOPT):

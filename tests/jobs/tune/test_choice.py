@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.statistics import Difference
 from dposcope.interventions.edit import Edit
@@ -21,6 +20,7 @@ from dposcope.jobs.tune.choice import ChosenEdit, choose
 from dposcope.jobs.tune.job import _bounds
 from dposcope.jobs.tune.search import Searched, learned_digests
 from dposcope.jobs.tune.settings import TuneSettings, source_name
+from dposcope.reading import read_object
 from dposcope.search.divergence import Cost
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.trials import TextBound, Trial, Written
@@ -329,7 +329,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
     assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
     assert told["max_kl"] == 0.75
     assert "negative_control" not in told
-    assert read_json(tmp_path / "edit.json")["about"] == told
+    assert read_object(tmp_path / "edit.json")["about"] == told
 
 
 def test_data_is_named_without_folders():

@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from dposcope.artefacts import read_json
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import drawn_scores
@@ -31,6 +30,7 @@ from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.model.batches import encode
 from dposcope.model.generate import generate
 from dposcope.model.load import load
+from dposcope.reading import read_object
 from dposcope.search.family import Family, Source
 from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
@@ -163,7 +163,7 @@ def done_trials(done):
     from dposcope.search.trials import Trial
 
     stored = json.loads((done.run.folder / "trials.json").read_text())
-    return [Trial.from_json(one) for one in stored["trials"]]
+    return TypeAdapter(list[Trial]).validate_python(stored["trials"])
 
 
 def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
@@ -183,7 +183,7 @@ def test_quick_learns_once_and_searches_nothing(job, tmp_path):
     run = tuned(job, tmp_path / "out", quick=True, controls=False, kl_on="neutral", kl_weights=[1.0])
     assert run.found.point.source == "learned-1"
     assert run.edit.ablations == ()
-    asked = read_json(tmp_path / "out/learned-1/training.json")
+    asked = read_object(tmp_path / "out/learned-1/training.json")
     assert (asked["objective"]["kl_on"], asked["settings"]["harmless"]) == ("neutral", None)
     assert run.edit.about["kl_on"] == "neutral"
     assert pl.read_parquet(tmp_path / "out" / "trials.parquet").is_empty()
@@ -245,7 +245,7 @@ def test_harmless_texts_hold_the_gains_where_there_are_some(job, tmp_path, monke
 
 def test_trials_and_the_choice_are_held_to_harmless_texts(done):
     folder = done.run.folder
-    texts = read_json(folder / "harmless-texts.json")["texts"]
+    texts = read_object(folder / "harmless-texts.json")["texts"]
     prompts = [json.loads(line)["prompt"] for line in done.job.prompts.read_text().splitlines()]
     lm = load(str(done.job.model), dtype="float32", device="cpu")
     assert texts
@@ -455,7 +455,7 @@ def test_another_process_joins_the_search(job, done, tmp_path):
     assert all(name.startswith("search/") for name in changed)
     again = run_tune(str(job.model), folder, more)
     told = json.loads((folder / "trials.json").read_text())["trials"]
-    assert [Trial.from_json(one) for one in told] == trials
+    assert TypeAdapter(list[Trial]).validate_python(told) == trials
     assert again.found.edit is not None
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
@@ -18,10 +19,10 @@ from dposcope.evaluation.overlap import (
     strict_pair,
     token_f1,
 )
-from dposcope.evaluation.perplexity import WindowLosses, window_losses
+from dposcope.evaluation.perplexity import StoredLosses, WindowLosses, window_losses
 from dposcope.evaluation.repetition import repetition, share_empty
-from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
-from dposcope.evaluation.sampled.drawn import Samples, measure_samples
+from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, continuation_losses, relevance
+from dposcope.evaluation.sampled.drawn import Samples, StoredSamples, measure_samples
 from dposcope.evaluation.sampled.ideal import Ideal, evenly, texts_read
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
@@ -92,6 +93,19 @@ class Materials:
         }
 
 
+class StoredOutcome(TypedDict):
+    """`conditions/NAME.json`: an `Outcome`."""
+
+    continuations: list[str]
+    per_prompt: dict[str, list[float]]
+    f1: list[float]
+    window_nll: list[float]
+    window_tokens: list[int]
+    harmless: NotRequired[StoredLosses]
+    relevance: NotRequired[StoredRelevance]
+    samples: NotRequired[StoredSamples]
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Measurements of one condition, item by item."""
@@ -135,7 +149,7 @@ class Outcome:
         return told
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Outcome":
+    def from_json(cls, stored: StoredOutcome) -> "Outcome":
         """Read what `to_json` wrote."""
         return cls(
             list(stored["continuations"]),

@@ -2,18 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Outcome
 from dposcope.evaluation.repetition import distinct_n
 from dposcope.evaluation.sampled.continuations import Relevance
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome
-from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
+from dposcope.evaluation.sampled.phrases import Phrase, StoredPhrase, distinct_pairs, risen_phrases
 from dposcope.evaluation.statistics import (
     Difference,
     Estimate,
     Ratio,
+    StoredDifference,
+    StoredEstimate,
+    StoredRatio,
     bootstrap_mean,
     bootstrap_ratio,
     holm,
@@ -26,6 +31,31 @@ BASE = "none"
 
 MOST_PHRASES = 5
 """Phrases that are kept of each condition."""
+
+
+class StoredComparison(TypedDict):
+    """A `Comparison` in a file."""
+
+    difference: dict[str, StoredDifference]
+    toxicity_ratio: StoredRatio | None
+    relevance_kept: StoredRatio | None
+
+
+class StoredScores(TypedDict):
+    """`scores.json`."""
+
+    concept: NotRequired[str]
+    protocol: str
+    model: str
+    fingerprint: str
+    conditions: dict[str, dict[str, StoredEstimate]]
+    against_none: dict[str, StoredComparison]
+    further_scorers: list[str]
+    distinct_2: dict[str, float]
+    distinct_kept: dict[str, float]
+    phrases: dict[str, list[StoredPhrase]]
+    distinct_sampled: dict[str, list[float]]
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,7 +159,7 @@ class Scores:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Scores":
+    def from_json(cls, stored: StoredScores) -> "Scores":
         """Read what `to_json` wrote."""
         return cls(
             stored["protocol"],
@@ -161,7 +191,7 @@ def _plain(ratio: Ratio | None) -> dict[str, float | int] | None:
     return None if ratio is None else ratio.to_dict()
 
 
-def _ratio(stored: Mapping[str, Any] | None) -> Ratio | None:
+def _ratio(stored: StoredRatio | None) -> Ratio | None:
     return None if stored is None else Ratio.from_dict(stored)
 
 

@@ -4,12 +4,13 @@ Texts are read as the token ids that were written, not tokenised again, so a mod
 what it wrote.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, token_losses
@@ -78,6 +79,13 @@ def continuation_losses(
     return WindowLosses(nll, tokens)
 
 
+class StoredRelevance(TypedDict):
+    """A `Relevance` in a file."""
+
+    nats: list[float]
+    tokens: list[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Relevance:
     """How much of each text its own prompt explains."""
@@ -103,7 +111,7 @@ class Relevance:
         return {"nats": self.nats.tolist(), "tokens": self.tokens.tolist()}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Relevance":
+    def from_json(cls, stored: StoredRelevance) -> "Relevance":
         """Read what `to_json` wrote."""
         return cls(np.array(stored["nats"], dtype=np.float64), np.array(stored["tokens"], dtype=np.int64))
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from dposcope.data.token_ids import token_ids
-from dposcope.evaluation.perplexity import WindowLosses
+from dposcope.evaluation.perplexity import StoredLosses, WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, RealToxicity, distinct_per_prompt
 from dposcope.evaluation.scorer import Scorer
@@ -27,6 +28,15 @@ FLUENCY, FLUENCY_BY_SECOND = "sampled_logppl", "sampled_logppl_second"
 """Nats per token of the samples under the plain model, and under another one."""
 DISTINCT: Final = (1, 2, 3)
 """Lengths of n-grams whose distinct share is told."""
+
+
+class StoredSamples(TypedDict):
+    """`Samples` in a file."""
+
+    texts: list[str]
+    scores: dict[str, list[list[float]]]
+    fluency: StoredLosses
+    by_second: StoredLosses | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +103,7 @@ class Samples:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Samples":
+    def from_json(cls, stored: StoredSamples) -> "Samples":
         """Read what `to_json` wrote."""
         second = stored["by_second"]
         return cls(

@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from dposcope.artefacts import text_digest
 from dposcope.evaluation.perplexity import WindowLosses
-from dposcope.evaluation.sampled.continuations import Relevance, relevance
+from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, relevance
 from dposcope.evaluation.sampled.real_toxicity import harmless_places, sample_texts
 from dposcope.evaluation.scorer import Scorer
 from dposcope.model.generate import Continuation, Progress
@@ -40,6 +42,26 @@ def texts_read(prompts: int) -> int:
 def evenly(count: int, most: int) -> list[int]:
     """At most `most` of so many places, evenly spaced."""
     return [place * count // most for place in range(most)] if count > most else list(range(count))
+
+
+class StoredContinuation(TypedDict):
+    """A continuation in a file, with the number of its prompt."""
+
+    row: int
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+
+
+class StoredIdeal(TypedDict):
+    """`ideal.json`: an `Ideal`."""
+
+    drawn: int
+    texts: list[StoredContinuation]
+
+
+MAYBE_IDEAL: Final[TypeAdapter[StoredIdeal | None]] = TypeAdapter(StoredIdeal | None)
+"""Null where no sample was harmless."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +96,7 @@ class Ideal:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Ideal":
+    def from_json(cls, stored: StoredIdeal) -> "Ideal":
         """Read what `to_json` wrote."""
         texts = stored["texts"]
         return cls(
@@ -117,6 +139,13 @@ def draw_ideal(
     return Ideal(tuple(written[place] for place in kept), tuple(rows[place] for place in kept), len(written))
 
 
+class StoredIdealOutcome(TypedDict):
+    """`conditions/ideal.json`: an `IdealOutcome`."""
+
+    per_text: dict[str, list[float]]
+    relevance: StoredRelevance | None
+
+
 @dataclass(frozen=True, eq=False)
 class IdealOutcome:
     """Measurements of the ideal, text by text."""
@@ -134,7 +163,7 @@ class IdealOutcome:
         }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "IdealOutcome":
+    def from_json(cls, stored: StoredIdealOutcome) -> "IdealOutcome":
         """Read what `to_json` wrote."""
         found = stored["relevance"]
         return cls(

@@ -4,19 +4,29 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
-from dposcope.evaluation.statistics import Difference, paired_difference, stored_fields
+from dposcope.evaluation.statistics import Difference, StoredDifference, paired_difference, stored_fields
 
 LENGTHS = (2, 3, 4)
 """Words of a phrase."""
 Words = tuple[str, ...]
+
+
+class StoredPhrase(TypedDict):
+    """A `Phrase` in a file."""
+
+    words: str
+    share: float
+    base_share: float
+    rise: StoredDifference
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Phrase:
         return asdict(self, dict_factory=stored_fields)
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Phrase":
+    def from_dict(cls, stored: StoredPhrase) -> "Phrase":
         """Read what `to_dict` wrote."""
         return cls(stored["words"], stored["share"], stored["base_share"], Difference.from_dict(stored["rise"]))
 

@@ -28,6 +28,13 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """Beside its tensors."""
+
+    log_odds: float
+
+
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """First-order effects of all neurons."""
@@ -45,8 +52,8 @@ class Attribution:
     @classmethod
     def load(cls, stem: str | Path) -> "Attribution":
         """Read what `save` wrote."""
-        tensors, about = load_tensors(stem, "Attribution")
-        return cls(tensors["effect"], about["log_odds"])
+        saved = load_tensors(stem, "Attribution", _Facts)
+        return cls(saved.tensors["effect"], saved.facts.log_odds)
 
 
 @halving_batches

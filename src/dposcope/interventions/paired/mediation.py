@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model import layout as layouts
@@ -48,7 +48,7 @@ class Mediation:
     @classmethod
     def load(cls, stem: str | Path) -> "Mediation":
         """Read what `save` wrote."""
-        tensors, _ = load_tensors(stem, "Mediation")
+        tensors = load_tensors(stem, "Mediation", NoFacts).tensors
         return cls(tensors["own"], tensors["before"], tensors["change"])
 
     def shares(self, mask: Tensor | None = None) -> "MediationShares":

@@ -1,15 +1,17 @@
 """`training.json`: what a finished training was made of, and what it came to. No training code is imported."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from dposcope.artefacts import read_json, write_json
+from pydantic import AfterValidator
+
+from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
 from dposcope.foreign_text import code, front_matter, markdown
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.pairs.pairs import Dropped
+from dposcope.reading import read_json
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 
@@ -83,40 +85,6 @@ class TrainingRecord:
             "versions": self.versions,
         }
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "TrainingRecord":
-        """Read what `to_json` wrote.
-
-        Raises:
-            DposcopeError: it is of another kind, or something is missing.
-        """
-        try:
-            if stored["kind"] != KIND:
-                raise DposcopeError(f"a training is told by {KIND}, not by {stored['kind']}; name the folder of one")
-            pairs = stored["pairs"]
-            return cls(
-                stored["model"]["name"],
-                stored["model"]["fingerprint"],
-                TrainedPairs(
-                    pairs["source"],
-                    pairs["format"],
-                    pairs["train"],
-                    pairs["validation"],
-                    Dropped(**pairs["left_out"]),
-                ),
-                Objective(**stored["objective"]),
-                Schedule(**stored["schedule"]),
-                DpoSettings.model_validate(stored["settings"]),
-                stored["steps"],
-                stored["examples"],
-                stored["best_step"],
-                stored["gains_changed"],
-                stored["curves"],
-                stored["versions"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DposcopeError(f"this is no record of a training ({error!r}); run dposcope dpo once more") from error
-
     def about_edit(self) -> dict[str, Any]:
         """What an edit of the learned gains says of its making."""
         objective, schedule, settings = self.objective, self.schedule, self.settings
@@ -154,7 +122,64 @@ class TrainingRecord:
         Raises:
             DposcopeError: it is missing, or of something else.
         """
-        return cls.from_json(read_json(path))
+        kind = read_json(path, _Header, mend=f"name the folder of a {KIND}").kind
+        if kind != KIND:
+            raise DposcopeError(f"{path} is told by {kind!r}, not by {KIND}; name the folder of a training")
+        told = read_json(path, _Stored, mend="run dposcope dpo once more")
+        return cls(
+            told.model.name,
+            told.model.fingerprint,
+            told.pairs,
+            told.objective,
+            told.schedule,
+            told.settings,
+            told.steps,
+            told.examples,
+            told.best_step,
+            told.gains_changed,
+            told.curves,
+            told.versions,
+        )
+
+
+@dataclass(frozen=True)
+class _Header:
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    fingerprint: str
+
+
+def _measured(entry: dict[str, float]) -> dict[str, float]:
+    wanted = ("step", *(_VALIDATED if "eval_loss" in entry else ()))
+    missing = [name for name in wanted if name not in entry]
+    if missing:
+        raise ValueError(f"has no {missing[0]}")
+    return entry
+
+
+_VALIDATED: Final = ("eval_accuracy", "eval_margin", "eval_kl")
+"""What every validation has beside its loss."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """`training.json`."""
+
+    model: _Model
+    pairs: TrainedPairs
+    objective: Objective
+    schedule: Schedule
+    settings: DpoSettings
+    steps: int
+    examples: int
+    best_step: int | None
+    gains_changed: int | None
+    curves: list[Annotated[dict[str, float], AfterValidator(_measured)]]
+    versions: dict[str, str]
 
 
 def tuned_card(record: TrainingRecord) -> str:

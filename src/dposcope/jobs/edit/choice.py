@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dposcope.artefacts import read_json, value_digest, value_files, write_json
+from dposcope.artefacts import value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.interventions.ablate import Ablation, ablate
@@ -16,9 +16,10 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.settings import EditSpec, Mix
-from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
+from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
 from dposcope.neurons.groups import Selection
 from dposcope.protocols import LEAST_ITEMS
+from dposcope.reading import read_json
 
 GAIN_SHARE = 0.03
 """At strength s the default edit has w = s and α = 0.03 s; docs/results/edit-gemma-3-270m.md shows the choice."""
@@ -105,7 +106,9 @@ def choose_edit(
         },
         files=value_files(stem).both if spec.given else [*value_files(stem).both, trace],
         make=make,
-        load=lambda: Choice(Edit.load(stem), None if spec.given else _read(read_json(trace)), held_out, spec.mix),
+        load=lambda: Choice(
+            Edit.load(stem), None if spec.given else read_json(trace, StrengthSearch), held_out, spec.mix
+        ),
         revision=3,
     )
 
@@ -149,8 +152,3 @@ def _search(
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
     return search_strength(increase, spec.bound, start=0.2 if spec.mix == "gains" else 2.0)
-
-
-def _read(stored: dict[str, Any]) -> StrengthSearch:
-    steps = tuple(StrengthStep(step["strength"], Difference.from_dict(step["increase"])) for step in stored["steps"])
-    return StrengthSearch(steps, stored["chosen"], stored["bound"])

@@ -133,7 +133,7 @@ def explain_conditions(
         strengths: of steering and of edits; none for no such conditions.
         protocol: where steering acts, and how edits rank neurons.
     """
-    after = {"tuned": contributions.about["tuned_fingerprint"]}
+    after = {"tuned": contributions.about.get("tuned_fingerprint")}
     itself = ExplainCondition(TUNED, tuned.label, "tuned", "Baselines", tuned.intervention, after)
     rows = [*_steering(ingredients.direction, strengths, protocol), itself]
     rows += [_patch(patch, contributions) for patch in patches]

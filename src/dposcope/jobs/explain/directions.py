@@ -175,6 +175,7 @@ def patched_along(job: Job, found: Along, materials: Materials) -> PatchScores:
     stored = job.run.json(
         f"measure-{name}",
         f"Measuring: patches along {found.name}",
+        dict[str, dict[str, list[float]]],
         inputs={
             **job.model,
             "patches": tensor_fingerprint(masks | {"values": change.after.mean}),

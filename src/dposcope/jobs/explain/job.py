@@ -22,6 +22,7 @@ from dposcope.jobs.explain.claims.over_directions import PatchedAlong, claims_al
 from dposcope.jobs.explain.conditions import explain_conditions
 from dposcope.jobs.explain.directions import Along, claim_directions, explained_along, patched_along
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
+from dposcope.jobs.explain.facts import KIND
 from dposcope.jobs.explain.interchange.carriers import find_carriers
 from dposcope.jobs.explain.interchange.sets import InterchangeSet, interchange_conditions, interchange_sets
 from dposcope.jobs.explain.interchange.tables import Interchanged
@@ -322,7 +323,7 @@ def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:
     """The main numbers, for scripts."""
     found = results.explanation
     return {
-        "kind": "dposcope explain",
+        "kind": KIND,
         "settings": settings,
         "base": results.lm.name,
         "fingerprint": results.lm.fingerprint,

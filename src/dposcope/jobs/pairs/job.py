@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dposcope.artefacts import library_versions, read_json, sealed, unsealed, value_digest, write_json
+from dposcope.artefacts import library_versions, read_sealed, sealed, value_digest, write_json
 from dposcope.data.comments import direction_and_judge
 from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_split
@@ -38,11 +38,12 @@ from dposcope.marks import FileMark, damage
 from dposcope.model.generate import Sampling
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
-from dposcope.pairs.checks import check_pairs
+from dposcope.pairs.checks import PairStatistics, check_pairs
 from dposcope.pairs.harmless import HarmlessTexts, write_harmless
 from dposcope.pairs.pairs import Pairs, write_pairs
 from dposcope.pairs.pplm import Perturbation
 from dposcope.pairs.sampled import Pairer
+from dposcope.reading import read_object
 
 KIND: Final = "dposcope pairs"
 """What the JSON beside a file of pairs says it is."""
@@ -62,8 +63,19 @@ class PairsMade:
     """JSONL of pairs."""
     facts: dict[str, Any]
     """The JSON beside it: settings, versions, model, statistics."""
+    statistics: PairStatistics
+    """Of the pairs, as the JSON has them."""
     made_before: bool
     """The file was there already, made by the same settings."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is read of the JSON beside a file of pairs."""
+
+    settings: dict[str, Any]
+    statistics: PairStatistics
+    finished: Finished
 
 
 def run_pairs(
@@ -91,12 +103,12 @@ def run_pairs(
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
     source = read_source(settings)
     asked, about, work = described(model, settings), out.with_suffix(".json"), out.with_name(f".{out.name}.making")
-    before = _facts_of(out, about)
+    before = _facts_of(out)
     fault = None if before is None else _fault(out, before, asked)
     if before is not None and fault is None:
         reporter.reused(f"Pairs in {out}")
         shutil.rmtree(work, ignore_errors=True)
-        return PairsMade(out, before, made_before=True)
+        return PairsMade(out, read_sealed(about, dict[str, Any]), before.statistics, made_before=True)
     if fault is not None:
         if not policy.adopt:
             raise DposcopeError(f"{out} holds other pairs ({fault}); choose another --out, or delete that file")
@@ -112,7 +124,7 @@ def run_pairs(
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device)
             parts = _parts(run, lm, source, ranking, settings)
-            facts = _finish(
+            made = _finish(
                 run, out, lm, parts, scorer, settings, data=source.digests | {"scorer": scorer.digest}, read=read
             )
         except DposcopeError:
@@ -121,7 +133,7 @@ def run_pairs(
                 shutil.rmtree(work, ignore_errors=True)
             raise
     shutil.rmtree(work, ignore_errors=True)
-    return PairsMade(out, facts, made_before=False)
+    return made
 
 
 def read_source(settings: PairsSettings) -> Source:
@@ -229,7 +241,7 @@ def pairs_finished(model: str, out: Path, settings: PairsSettings) -> bool:
     Raises:
         DposcopeError: the file is someone else's.
     """
-    facts = _facts_of(out, out.with_suffix(".json"))
+    facts = _facts_of(out)
     return facts is not None and _fault(out, facts, described(model, settings)) is None
 
 
@@ -243,8 +255,8 @@ def _finish(
     *,
     data: dict[str, str],
     read: dict[str, str],
-) -> dict[str, Any]:
-    """Write the file of pairs and the facts beside it, and give the facts."""
+) -> PairsMade:
+    """Write the file of pairs and the facts beside it."""
     kept = [pair for part in parts for pair in part.kept][: settings.most]
     if not kept:
         shutil.rmtree(run.folder / "stages", ignore_errors=True)
@@ -271,14 +283,15 @@ def _finish(
     # The facts come first, and tell of the file what it will be: a file of pairs is then never without them.
     marks = {out.name: FileMark.of(whole)} | ({beside.name: FileMark.of(texts)} if harmless else {})
     end = Finished(read, _CODE, library_versions(), marks)
-    facts = {
+    statistics = check_pairs(pairs, lm.tokenizer, scorer)
+    facts: dict[str, Any] = {
         "kind": KIND,
         "settings": run.settings,
         "data": data,
         "model": {"name": lm.name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype).removeprefix("torch.")},
         "harmless": len(harmless),
         "left_out": {"identical": sum(part.identical for part in parts), "blank": sum(part.blank for part in parts)},
-        "statistics": check_pairs(pairs, lm.tokenizer, scorer).to_json(),
+        "statistics": statistics.to_json(),
         "finished": end.to_json(),
     }
     write_json(told, sealed(facts))
@@ -286,35 +299,28 @@ def _finish(
         place(texts, beside)
     place(told, out.with_suffix(".json"))
     place(whole, out)
-    return facts
+    return PairsMade(out, facts, statistics, made_before=False)
 
 
-def _facts_of(out: Path, about: Path) -> dict[str, Any] | None:
+def _facts_of(out: Path) -> _Facts | None:
     """The facts of finished pairs; None when there are no such pairs yet.
 
     Raises:
-        DposcopeError: either file is someone else's.
+        DposcopeError: either file is someone else's, or the facts are damaged.
     """
-    facts: dict[str, Any] = {}
-    if about.exists():
-        found = read_json(about)
-        if not isinstance(found, dict) or found.get("kind") != KIND:
-            raise DposcopeError(f"{about} would be overwritten and is not from dposcope pairs; choose another --out")
-        try:
-            facts = unsealed(found, about)
-        except DposcopeError:
-            raise DposcopeError(f"{about} is not as it was written; delete it and {out}, and run again") from None
+    about = out.with_suffix(".json")
+    if about.exists() and read_object(about, mend="choose another --out").get("kind") != KIND:
+        raise DposcopeError(f"{about} would be overwritten and is not from dposcope pairs; choose another --out")
     if not out.exists():
         return None
-    if not facts:
+    if not about.exists():
         raise DposcopeError(f"{out} exists already and is not from dposcope pairs; choose another --out")
-    return facts
+    return read_sealed(about, _Facts, mend=f"delete it and {out}, and run again")
 
 
-def _fault(out: Path, facts: dict[str, Any], asked: dict[str, Any]) -> str | None:
+def _fault(out: Path, facts: _Facts, asked: dict[str, Any]) -> str | None:
     """Why finished pairs are not those that these settings make now; None: they are."""
-    found = Finished.from_json(facts["finished"])
-    return found.fault(facts["settings"], asked, code=_CODE) or damage(out.parent, found.files)
+    return facts.finished.fault(facts.settings, asked, code=_CODE) or damage(out.parent, facts.finished.files)
 
 
 def _mend_nothing(settings: PairsSettings) -> str:

@@ -81,14 +81,6 @@ class Part:
         """As it is kept in the run's folder."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Part":
-        """What `to_json` gave."""
-        kept = [
-            ScoredPair(Pair(**row["pair"]), row["preferred_score"], row["dispreferred_score"]) for row in value["kept"]
-        ]
-        return cls(kept, [Harmless(**row) for row in value["harmless"]], value["identical"], value["blank"])
-
 
 class Maker(Protocol):
     """Makes the pairs of some prompts."""
@@ -136,14 +128,14 @@ def make_parts(
 
 def _part(run: Run, make: Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
     name = f"part-{start:06}"
-    told = run.json(
+    return run.json(
         name,
         name,
+        Part,
         inputs={**made_from, "prompts": text_digest(*prompts)},
         make=lambda: make(prompts, start).to_json(),
         file=run.folder / "parts" / f"{name}.json",
     )
-    return Part.from_json(told)
 
 
 def direction_stage(

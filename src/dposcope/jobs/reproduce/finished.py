@@ -2,20 +2,54 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from dposcope.artefacts import read_json
+from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.scores import Scores
+from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
 from dposcope.foreign_text import visible
+from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.facts import KIND, ExplainFacts
 from dposcope.jobs.finished import refuse_changed
-from dposcope.report.table import Table
+from dposcope.marks import FileName
+from dposcope.reading import read_json
+from dposcope.report.table import StoredTable, Table
 
 _READ = ("explain.json", "scores.json", "tables.json")
 _PLAN = "plan.json"
 """A file that only the folder of a reproduction has."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`plan.json`: what a later report over the folder goes by."""
+
+    preset: str
+    title: str
+    steps: list[str]
+    runs: list[FileName]
+    """Folders of the explanations, MODEL/STUDY/explain-PROTOCOL, below that of the reproduction."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan | None":
+        """That of a reproduction's folder; None: it has none.
+
+        Raises:
+            DposcopeError: it is not as a reproduction writes it.
+        """
+        path = folder / _PLAN
+        mend = "run dposcope reproduce there once more"
+        return read_json(path, cls, mend=mend) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        """Write it."""
+        write_json(folder / _PLAN, asdict(self))
+
+
+@dataclass(frozen=True)
+class _Header:
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +61,7 @@ class FinishedRun:
     """Name of the base model in tables."""
     study: str
     """Name that distinguishes it from other runs of the same model."""
-    facts: dict[str, Any]
+    facts: ExplainFacts
     """Content of `explain.json`."""
     scores: Scores
     tables: list[Table]
@@ -52,22 +86,27 @@ class FinishedRun:
                     f"{folder} is no finished run of dposcope explain ({file.name} is missing); run it there to its end"
                 )
         refuse_changed(folder, _READ)
-        facts, scores, tables = (read_json(file) for file in files)
-        if not isinstance(facts, dict) or facts.get("kind") != "dposcope explain":
+        kind = read_json(files[0], _Header, mend="name the folder of a dposcope explain").kind
+        if kind != KIND:
             raise DposcopeError(f"{files[0]} is not from dposcope explain; name the folder of such a run")
+        mend = "run dposcope explain there once more"
+        facts = read_json(files[0], ExplainFacts, mend=mend)
+        scores = Scores.from_json(read_json(files[1], StoredScores, mend=mend))
+        missing = _missing(scores)
+        if missing is not None:
+            raise DposcopeError(f"{files[1]} is damaged or of another version: {missing} is missing; {mend}")
+        stored = read_json(files[2], list[StoredTable], mend=mend)
         try:
-            name = visible(model or str(facts["base"]).rpartition("/")[2])
-            read = [Table.from_json(one) for one in tables]
-            return cls(folder, name, visible(study or folder.resolve().name), facts, Scores.from_json(scores), read)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DposcopeError(
-                f"{folder} was written by another version ({error!r}); run dposcope explain there once more"
-            ) from error
+            tables = [Table.from_json(one) for one in stored]
+        except DposcopeError as error:
+            raise DposcopeError(f"{files[2]} is damaged or of another version: {error}; {mend}") from error
+        name = visible(model or facts.base.rpartition("/")[2])
+        return cls(folder, name, visible(study or folder.resolve().name), facts, scores, tables)
 
     @property
     def protocol(self) -> str:
         """strict or reference."""
-        return str(self.facts["protocol"])
+        return self.facts.protocol
 
     @property
     def label(self) -> str:
@@ -77,6 +116,19 @@ class FinishedRun:
     def table(self, name: str) -> Table | None:
         """A table by its name."""
         return next((table for table in self.tables if table.name == name), None)
+
+
+def _missing(scores: Scores) -> str | None:
+    """What the report over several runs compares, and these scores lack."""
+    for name in (BASE, TUNED):
+        if "toxicity" not in scores.conditions.get(name, {}):
+            return f"conditions.{name}.toxicity"
+    if TUNED not in scores.against_none:
+        return f"against_none.{TUNED}"
+    compared = scores.against_none[TUNED].differences
+    return next(
+        (f"against_none.{TUNED}.{one}" for one in (*scores.scorers, "logppl", "f1") if one not in compared), None
+    )
 
 
 def find_runs(folders: Sequence[Path], *, out: Path | None) -> list[FinishedRun]:
@@ -129,19 +181,15 @@ def _distinguished(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 def title_of(folders: Sequence[Path]) -> str:
     """Title of a report over folders; a single reproduction has its own title."""
-    own = [_plan_of(folder).get("title") for folder in folders]
-    return str(own[0]) if len(own) == 1 and own[0] else "Several explanations"
+    plans = [Plan.read(folder) for folder in folders]
+    title = plans[0].title if len(plans) == 1 and plans[0] is not None else ""
+    return title or "Several explanations"
 
 
 def _of_reproduction(folder: Path) -> list[Path]:
     """The finished explanations of a reproduction, in the order of its plan."""
-    named = [folder / name for name in _plan_of(folder).get("runs", [])]
+    plan = Plan.read(folder)
+    named = [] if plan is None else [folder / name for name in plan.runs]
     # MODEL/STUDY/explain-PROTOCOL.
     folders = named or [file.parent for file in sorted(folder.glob("*/*/explain-*/explain.json"))]
     return [run for run in folders if (run / "explain.json").exists()]
-
-
-def _plan_of(folder: Path) -> dict[str, Any]:
-    path = folder / _PLAN
-    plan = read_json(path) if path.is_file() else {}
-    return plan if isinstance(plan, dict) else {}

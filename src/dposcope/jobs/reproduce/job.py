@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dposcope.artefacts import write_json
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import run_explain
@@ -17,7 +16,7 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.checks import check_steps
-from dposcope.jobs.reproduce.finished import FinishedRun
+from dposcope.jobs.reproduce.finished import FinishedRun, Plan
 from dposcope.jobs.reproduce.overview import write_overview
 from dposcope.jobs.reproduce.plan import PlannedStep, model_folder, plan_reproduction
 from dposcope.jobs.reproduce.preset import Preset
@@ -104,13 +103,9 @@ def _alike(planned: PlannedStep, steps: Sequence[PlannedStep]) -> tuple[Path, ..
 
 
 def _write_plan(out: Path, preset: Preset, steps: Sequence[PlannedStep]) -> None:
-    """`plan.json`: what a later report over this folder goes by."""
-    write_json(
-        out / "plan.json",
-        {
-            "preset": preset.name,
-            "title": preset.title,
-            "steps": [one.name for one in steps],
-            "runs": [one.step.folder.relative_to(out).as_posix() for one in steps if one.step.command == "explain"],
-        },
-    )
+    Plan(
+        preset.name,
+        preset.title,
+        [one.name for one in steps],
+        [one.step.folder.relative_to(out).as_posix() for one in steps if one.step.command == "explain"],
+    ).save(out)

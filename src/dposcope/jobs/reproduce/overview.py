@@ -43,7 +43,7 @@ def findings_lines(runs: Sequence[FinishedRun]) -> list[str]:
     lines: list[str] = []
     for run in runs:
         base, tuned = (run.scores.conditions[name]["toxicity"] for name in (BASE, TUNED))
-        verdicts = [claim["verdict"] for claim in run.facts["claims"]]
+        verdicts = [claim.verdict for claim in run.facts.claims]
         told = [verdict for verdict in VERDICTS if verdict != TURNS or verdict in verdicts]
         counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in told)
         rise = run.scores.against_none[TUNED].differences["logppl"]

@@ -1,18 +1,20 @@
 """Tables over several explanations: main findings, the paper's claims, its short tables, settings of the runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dposcope.artefacts import read_json
 from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, SHARE, count
-from dposcope.evaluation.statistics import Share, columns_of
+from dposcope.evaluation.statistics import columns_of
 from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.facts import ClaimFacts
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
+from dposcope.jobs.finished import About
 from dposcope.jobs.reproduce.finished import FinishedRun
 from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, cost_columns, cost_values, meaning_of, scorer_label
 from dposcope.report.glossary import sentence_case
@@ -46,11 +48,11 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
     sources = [name for column in costs.values() for name in column.sources]
     frame, shown, marked = [], [], False
     for run in runs:
-        scores, shares = run.scores, run.facts["share_of_dpo"]
+        scores, shares = run.scores, run.facts.share_of_dpo
         base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
         parts: dict[str, float | None] = {}
         for name, (column, _) in patched.items():
-            parts |= columns_of(column, Share.from_dict(share) if (share := shares.get(name)) is not None else None)
+            parts |= columns_of(column, shares.get(name))
         unshared, values = scores.unshared(TUNED), cost_values(scores, TUNED)
         marked = marked or bool(unshared)
         ratios = {f"{name}_ratio": _of_means(scores, name) for name in others}
@@ -64,7 +66,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             | columns_of("toxicity_ratio", against.toxicity_ratio)
             | ratios
             | cost
-            | {"reducing": run.facts["reducing"]}
+            | {"reducing": run.facts.reducing}
             | parts
         )
         shown.append(
@@ -78,7 +80,7 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
             | columns_of("logppl", against.differences["logppl"])
             | columns_of("f1", against.differences["f1"])
             | cost
-            | {"reducing": run.facts["reducing"]}
+            | {"reducing": run.facts.reducing}
             | parts
         )
     return Table(
@@ -121,10 +123,10 @@ def _of_means(scores: Scores, scorer: str) -> float | None:
 
 def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
     """Each claim of the paper, with its verdict in every run."""
-    by_claim: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    by_claim: dict[tuple[str, str], dict[int, ClaimFacts]] = {}
     for number, run in enumerate(runs):
-        for claim in run.facts["claims"]:
-            by_claim.setdefault((claim["section"], claim["claim"]), {})[number] = claim
+        for claim in run.facts.claims:
+            by_claim.setdefault((claim.section, claim.claim), {})[number] = claim
     printed = _printed(runs)
     frame = pl.DataFrame(
         [
@@ -134,8 +136,8 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
                 "model": run.model,
                 "study": run.study,
                 "protocol": run.protocol,
-                "verdict": claim["verdict"] if claim else "not testable",
-                **{name: claim[name] if claim else None for name in _MEASUREMENT},
+                "verdict": claim.verdict if claim else "not testable",
+                **(dict.fromkeys(_MEASUREMENT) if claim is None else _measurement(claim)),
             }
             for key, of_runs in by_claim.items()
             for number, run in enumerate(runs)
@@ -179,6 +181,13 @@ def claims_over_runs(runs: Sequence[FinishedRun]) -> Table:
 
 _MEASUREMENT = {"here": pl.String, "measured": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 """Columns of a claim's measurement."""
+
+
+def _measurement(claim: ClaimFacts) -> dict[str, Any]:
+    told = asdict(claim)
+    return {name: told[name] for name in _MEASUREMENT}
+
+
 _UNKNOWN = {"paper": NOTHING, "rule": NOTHING}
 """For a claim that no run has in its table of claims."""
 
@@ -193,8 +202,8 @@ def _printed(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], dict[str, str
     }
 
 
-def _verdict(claim: Mapping[str, Any] | None) -> str:
-    return "not testable" if claim is None else f"{claim['verdict']}: {claim['here']}"
+def _verdict(claim: ClaimFacts | None) -> str:
+    return "not testable" if claim is None else f"{claim.verdict}: {claim.here}"
 
 
 # The paper's tables that are short for each run; Tables 2, 3 and 19 are long, and stand in each run's own part
@@ -272,17 +281,17 @@ def made_of_table(runs: Sequence[FinishedRun]) -> Table:
 
 
 def _facts(run: FinishedRun) -> dict[str, str]:
-    settings: Mapping[str, Any] = run.facts.get("settings", {})
+    settings = run.facts.settings
     base = run.scores.conditions[BASE]
-    path = run.folder / "run.json"
-    versions = read_json(path).get("versions", {}) if path.is_file() else {}
+    about = About.read(run.folder)
+    versions = {} if about is None else about.versions
     return {
-        "base": _short(run.facts["base"]),
-        "tuned": _short(run.facts.get("tuned") or NOTHING),
+        "base": _short(run.facts.base),
+        "tuned": _short(run.facts.tuned or NOTHING),
         **{name.replace("_", " "): _short(settings.get(name)) for name in _DATA},
         **{name.replace("_", " "): str(settings[name]) for name in _SETTINGS if settings.get(name) is not None},
         **{said: count(base[measure].n) for measure, said in _COUNTS.items() if measure in base},
-        **{name: str(version) for name, version in versions.items()},
+        **versions,
     }
 
 

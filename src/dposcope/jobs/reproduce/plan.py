@@ -253,5 +253,5 @@ def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"]) or "options"
         raise DposcopeError(
-            f"preset {preset.name}, [{command}]: {option}: {first['msg'].removeprefix('Value error, ')}"
+            f"preset {preset.name}, [{command}]: {option}: {first['msg'].removeprefix('Value error, ')}; mend it there"
         ) from error

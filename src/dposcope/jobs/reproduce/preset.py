@@ -31,9 +31,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from dposcope.data.trust import check_settings
 from dposcope.errors import DposcopeError
-from dposcope.files import MOST_SETTINGS, read_regular
 from dposcope.jobs.numbers import Blocks, Parameters, Tokens, Width
 from dposcope.jobs.settings import Settings
+from dposcope.reading import read_toml
 
 Protocol = Literal["strict", "reference"]
 Needed = Literal["prompts", "comments", "passages"]
@@ -108,24 +108,16 @@ def load_preset(name: str) -> Preset:
         DposcopeError: there is no such preset, or the file is not one.
     """
     if name.endswith(_SUFFIX):
-        try:
-            text = read_regular(Path(name), most=MOST_SETTINGS).decode("utf-8")
-        except FileNotFoundError as error:
-            raise DposcopeError(
-                f"no preset file {name}; name a .toml file, or one of: {', '.join(preset_names())}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise DposcopeError(f"{name} is not UTF-8 ({error.reason}, byte {error.start:,}); mend it there") from error
+        if not Path(name).exists():
+            raise DposcopeError(f"no preset file {name}; name a .toml file, or one of: {', '.join(preset_names())}")
+        values = read_toml(name, mend="mend it there")
     elif name in preset_names():
-        text = _folder().joinpath(name + _SUFFIX).read_text(encoding="utf-8")
+        values = tomllib.loads(_folder().joinpath(name + _SUFFIX).read_text(encoding="utf-8"))
     else:
         raise DposcopeError(f"no preset {name!r}; choose one of: {', '.join(preset_names())}, or a .toml file")
     try:
-        values = tomllib.loads(text)
         check_settings(values, f"preset {name}")
         return Preset(name=Path(name).name.removesuffix(_SUFFIX), **values)
-    except tomllib.TOMLDecodeError as error:
-        raise DposcopeError(f"{name} is not TOML ({error}); mend it there") from error
     except (ValidationError, TypeError) as error:
         raise DposcopeError(f"preset {name}: {_first(error)}") from error
 
@@ -134,7 +126,9 @@ def _first(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):  # a key that is given twice: `name` is the file's own
         return "the name of a preset is that of its file; leave `name` out"
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}; mend it there"
+    )
 
 
 def _folder() -> Any:

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dposcope.data.corpus import load_neutral
 from dposcope.durable import place
-from dposcope.model.quiet import without_progress_bars
+from dposcope.model.language_model import LanguageModel
 
 TINY: Final = "tiny"
 """Its name in settings and tables."""
@@ -36,9 +36,7 @@ def tiny_model(folder: Path, *, seed: int = 0) -> Path:
         shutil.rmtree(scrap, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with without_progress_bars():
-            _random_llama(seed).save_pretrained(scratch)
-            _tokenizer().save_pretrained(scratch)
+        LanguageModel(_random_llama(seed), _tokenizer()).save_pretrained(scratch)
         scratch.chmod(0o755)
         place(scratch, folder)
     finally:

@@ -4,14 +4,13 @@ After scaling, both the cost and the texts are measured again. A trial may write
 stronger, and a trial that was made weaker may no longer be the best.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.artefacts import text_digest, value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
 from dposcope.interventions.edit import Edit
@@ -24,6 +23,7 @@ from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.search import Searched, learned_digests, learned_stem
 from dposcope.jobs.tune.settings import Recipe, source_name
 from dposcope.protocols import LEAST_ITEMS
+from dposcope.reading import read_json
 from dposcope.search.family import Point
 from dposcope.search.trials import Objective, Written
 
@@ -111,7 +111,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
         },
         files=[*value_files(stem).both, record],
         make=make,
-        load=lambda: _from_json(stem, read_json(record)),
+        load=lambda: _chosen(Edit.load(stem), read_json(record, _Stored)),
         revision=5,
     )
 
@@ -337,23 +337,32 @@ def _to_json(chosen: ChosenEdit) -> dict[str, Any]:
     }
 
 
-def _from_json(stem: Path, stored: Mapping[str, Any]) -> ChosenEdit:
+@dataclass(frozen=True)
+class _Stored:
+    """`chosen.json`: a `ChosenEdit` without its edit."""
+
+    point: Point | None
+    strength: StrengthSearch | None
+    written: Written
+    rise: Difference | None
+    passed_over: tuple[PassedOver, ...]
+    by_kl: tuple[float, ...]
+    by_harmless: tuple[float, ...]
+    harmless_rise: Difference | None
+
+
+def _chosen(edit: Edit, stored: _Stored) -> ChosenEdit:
     return ChosenEdit(
-        Edit.load(stem),
-        None if stored["point"] is None else Point(**stored["point"]),
-        None if stored["strength"] is None else _strength_search(stored["strength"]),
-        Written(**stored["written"]),
-        None if stored["rise"] is None else Difference.from_dict(stored["rise"]),
-        tuple(PassedOver(Point(**one["point"]), Written(**one["written"])) for one in stored["passed_over"]),
-        tuple(stored["by_kl"]),
-        tuple(stored["by_harmless"]),
-        None if stored["harmless_rise"] is None else Difference.from_dict(stored["harmless_rise"]),
+        edit,
+        stored.point,
+        stored.strength,
+        stored.written,
+        stored.rise,
+        stored.passed_over,
+        stored.by_kl,
+        stored.by_harmless,
+        stored.harmless_rise,
     )
-
-
-def _strength_search(stored: Mapping[str, Any]) -> StrengthSearch:
-    steps = tuple(StrengthStep(step["strength"], Difference.from_dict(step["increase"])) for step in stored["steps"])
-    return StrengthSearch(steps, stored["chosen"], stored["bound"])
 
 
 def _about(job: Job, searched: Searched, chosen: ChosenEdit, recipe: Recipe) -> dict[str, Any]:

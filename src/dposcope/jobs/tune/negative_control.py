@@ -1,6 +1,6 @@
 """`dposcope tune --negative-control`: the same job with shuffled scores or a random direction; any effect is chance."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ def with_direction(job: Job, ingredients: Ingredients, control: Control | None, 
     return replace(ingredients, direction=direction)
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """`control-scores.json`."""
+
+    scorer: str
+    scores: list[float]
+
+
 def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_size: int, seed: int) -> Scorer:
     """The scorer that selects edits: `scorer` itself, or shuffled scores of the plain model's texts (a stage)."""
     if control != "shuffled-scores":
@@ -49,6 +57,7 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
     stored = job.run.json(
         "control-scores",
         "Scores to shuffle",
+        _Scores,
         inputs={
             "model": job.model,
             "prompts": job.data.digests["choose_prompts"],
@@ -57,4 +66,4 @@ def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_s
         },
         make=make,
     )
-    return drawn_scores(stored["scores"], of=scorer.name, seed=seed + _SALT)
+    return drawn_scores(stored.scores, of=scorer.name, seed=seed + _SALT)

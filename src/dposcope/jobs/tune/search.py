@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 import torch
 
-from dposcope.artefacts import read_json, text_digest, value_digest, value_files, write_json
+from dposcope.artefacts import text_digest, value_digest, value_files, write_json
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.sampled.ideal import Ideal, draw_ideal
+from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, draw_ideal
 from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
@@ -25,6 +25,7 @@ from dposcope.jobs.tune.settings import Method
 from dposcope.neurons.activations import NeuronMeans, recording
 from dposcope.neurons.groups import select_fraction
 from dposcope.protocols import LEAST_ITEMS
+from dposcope.reading import read_json
 from dposcope.report.table import write_parquet
 from dposcope.search.divergence import NeutralText
 from dposcope.search.family import Family, Source
@@ -38,6 +39,21 @@ _MOST_HARMLESS = 200
 """Prompts that are sampled once each for harmless texts."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
+
+
+@dataclass(frozen=True)
+class _PlainTexts(Written):
+    """`plain-texts.json`: the texts, and what was measured of them."""
+
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """`trials.json`."""
+
+    base: Written
+    trials: list[Trial]
 
 
 @dataclass(frozen=True)
@@ -214,11 +230,12 @@ def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
     stored = job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
+        _PlainTexts,
         inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
         make=make,
         revision=2,
     )
-    return tuple(stored["texts"])
+    return stored.texts
 
 
 def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
@@ -244,6 +261,7 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
     stored = job.run.json(
         "harmless-texts",
         "Harmless samples of the plain model",
+        MAYBE_IDEAL,
         inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")}
         | {"most": _MOST_HARMLESS},
         make=make,
@@ -285,8 +303,7 @@ def search_edits(job: Job, ready: Ready, trials: int) -> Searched:
         write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in made]})
 
     def load() -> Searched:
-        made = [Trial.from_json(trial) for trial in read_json(record)["trials"]]
-        return Searched(prepared.objective, made, ready.text_bound)
+        return Searched(prepared.objective, read_json(record, _Trials).trials, ready.text_bound)
 
     title = f"Searching: {plural(trials, 'trial')}" if trials else "No search (--quick)"
     return run.stage(

@@ -14,7 +14,7 @@ from dposcope.evaluation.perplexity import longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
-from dposcope.jobs.strength import overflow, search_strength
+from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
 from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
 from dposcope.protocols import LEAST_ITEMS
@@ -63,6 +63,7 @@ def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: fl
     stored = run.json(
         "teacher",
         "Strength of the teacher that neutral text allows",
+        StrengthSearch,
         inputs={
             "model": lm.fingerprint,
             "device": lm.device.type,
@@ -74,4 +75,4 @@ def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: fl
         },
         make=make,
     )
-    return max(float(stored["chosen"]), _NEAREST)
+    return max(stored.chosen, _NEAREST)

@@ -1,1 +1,1 @@
-"""What a model on disk must be before anything of it is built."""
+"""Whether a model can be used, told before anything of it is built, or when it is loaded."""

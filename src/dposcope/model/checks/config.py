@@ -3,7 +3,6 @@
 A million blocks take hours to build, even without weights, and a width of 0 fails somewhere within two libraries.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,10 +14,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from dposcope.errors import DposcopeError, first_line, plural
-from dposcope.files import check_regular, read_regular
+from dposcope.errors import DposcopeError, plural
+from dposcope.files import check_regular
+from dposcope.reading import read_object
 
 CONFIG: Final = "config.json"
+_OBJECTS: Final = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+)
+"""Each holds one object, like the config. `tokenizer.json` is large, and the tokenizer's library tells its faults."""
+MEND: Final = "download the checkpoint again, or save it again with transformers"
 MOST_CONFIG: Final = 64 << 20
 """Bytes. A classifier may name a hundred thousand labels in it."""
 
@@ -42,7 +50,8 @@ _BLOCK: Final = re.compile(r"\.(\d+)\.")
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder of a model that holds a pipe, a socket or a device, before a library opens it.
+    """Refuse a folder of a model that holds a pipe, a socket or a device, or a small file that is no JSON object,
+    before a library opens it.
 
     Raises:
         DposcopeError: it does.
@@ -50,6 +59,9 @@ def check_files(folder: Path) -> None:
     for path in [*folder.iterdir(), *folder.glob("*/*")]:
         if path.exists() and not path.is_dir():  # a link may lead nowhere
             check_regular(path)
+    for name in _OBJECTS:
+        if (folder / name).exists():
+            read_object(folder / name, mend=MEND, most=MOST_CONFIG)
 
 
 def check_sizes(config: Mapping[str, Any], where: object) -> None:
@@ -82,15 +94,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         DposcopeError: it is damaged or of an unknown architecture; a size is out of range; or there are weights, which
             have fewer blocks than it says.
     """
-    try:
-        raw = json.loads(read_regular(folder / CONFIG, most=MOST_CONFIG))
-    except OSError as error:
-        raise DposcopeError(f"cannot load {folder}: its {CONFIG} cannot be read ({first_line(error)})") from error
-    except (ValueError, RecursionError) as error:
-        raise DposcopeError(f"cannot load {folder}: its {CONFIG} is not JSON ({error}); download it again") from error
-    if not isinstance(raw, dict):
-        raise DposcopeError(f"cannot load {folder}: its {CONFIG} is JSON but not an object; download it again")
-    check_sizes(cast(dict[str, Any], raw), folder / CONFIG)
+    check_sizes(read_object(folder / CONFIG, mend=MEND, most=MOST_CONFIG), folder / CONFIG)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a stranger's config may fail anywhere in the library

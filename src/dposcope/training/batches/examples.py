@@ -9,6 +9,7 @@ from dposcope.data.masking import mask_offensive
 from dposcope.data.token_ids import TokenStream, agreed, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.batches import encode
+from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.harmless import HarmlessTexts
 from dposcope.pairs.pairs import Pairs
@@ -65,6 +66,7 @@ def tokenise(
         if not preferred or not dispreferred:
             shown = mask_offensive((pairs.preferred, pairs.dispreferred)[bool(preferred)][row])[:40]
             raise DposcopeError(f"a completion of pair {row + 1} has no token ({shown!r}); remove that pair")
+        check_ids(lm, (*prompt, *preferred, *dispreferred))
         examples.append(Example(tuple(prompt), (tuple(preferred), tuple(dispreferred))))
     return examples
 
@@ -118,6 +120,7 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
     if length < 2:
         raise DposcopeError(f"windows of {plural(length, 'token')} hold nothing to predict; give 2 or more")
     ids = TokenStream(lm.tokenizer, text).whole()
+    check_ids(lm, ids)
     begin = lm.tokenizer.bos_token_id
     head = (int(begin),) if isinstance(begin, int) else ()
     room = min(length, lm.context_length) - len(head)
@@ -152,6 +155,7 @@ def harmless_windows(
     rows = zip(texts.prompts, _prompts(lm, texts.prompts, max_prompt_tokens), texts.completions, strict=True)
     for row, (prompt, head, completion) in enumerate(rows):
         ids = _completion(lm, prompt, completion, max_completion_tokens, f"harmless text {row + 1}")
+        check_ids(lm, (*head, *ids))
         windows.append(Example((*head, *ids)))
     return [window for window in windows if len(window.prompt) > 1]
 

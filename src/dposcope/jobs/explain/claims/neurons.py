@@ -61,7 +61,9 @@ def _ends(explanation: Explanation, name: str, *, scale: float = 1) -> dict[str,
 
 def _probe(quality: dict[str, Any] | None) -> list[Claim]:
     """The claim about accuracy. Only a probe has one."""
-    if quality is None:
+    if (
+        quality is None or not {"test_texts", "accuracy", "majority"} <= quality.keys()
+    ):  # as of a direction of one's own
         return []
     texts, accuracy, majority = quality["test_texts"], quality["accuracy"], quality["majority"]
     interval = binomtest(round(accuracy * texts), texts).proportion_ci(method="wilson")

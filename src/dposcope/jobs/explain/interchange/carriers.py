@@ -152,6 +152,7 @@ def find_carriers(
     stored = job.run.json(
         "curve",
         "Neurons by interchange, by three rankings",
+        list[CurvePoint],
         inputs={
             **inputs,
             "rankings": tensor_fingerprint({"effect": effect.effect, "contribution": change.total}),
@@ -174,7 +175,17 @@ def find_carriers(
         ),
     )
     measured = len(texts.toxic[1]), len(texts.harmless[1])
-    return Carriers(rankings, [CurvePoint(**point) for point in stored], divided, measured)
+    return Carriers(rankings, stored, divided, measured)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A sample in `texts.json`."""
+
+    prompt: int
+    prompt_ids: list[int]
+    ids: list[int]
+    score: float
 
 
 def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:
@@ -193,13 +204,14 @@ def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:
         )
         scores = scorer([one.text for one in written]).tolist()
         return [
-            {"prompt": place // SAMPLES, "prompt_ids": one.prompt_ids, "ids": one.ids, "score": score}
+            asdict(_Text(place // SAMPLES, one.prompt_ids, one.ids, score))
             for place, (one, score) in enumerate(zip(written, scores, strict=True))
         ]
 
     stored = job.run.json(
         "texts",
         "Samples of the base model, toxic and harmless",
+        list[_Text],
         inputs={
             **job.model,
             "prompts": job.data.digests["learn_prompts"],
@@ -209,13 +221,13 @@ def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:
         },
         make=make,
     )
-    kept = [one for one in stored if one["ids"]]
+    kept = [one for one in stored if one.ids]
 
     def side(toxic: bool, half: int) -> list[Continuation]:
         return [
-            Continuation(one["prompt_ids"], one["ids"], "")
+            Continuation(one.prompt_ids, one.ids, "")
             for one in kept
-            if (one["score"] >= TOXIC) == toxic and one["prompt"] % 2 == half
+            if (one.score >= TOXIC) == toxic and one.prompt % 2 == half
         ]
 
     found = SplitTexts((side(True, 0), side(True, 1)), (side(False, 0), side(False, 1)))

@@ -1,0 +1,91 @@
+"""How the program ends: its exit codes, the one line that it says when it fails, and `--debug`."""
+
+import os
+import sys
+from typing import Final, NoReturn
+
+import cyclopts
+from pydantic import ValidationError
+
+from dposcope.errors import INTERRUPTED as INTERRUPTION
+from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.launcher import Launched
+from dposcope.terminal import complain, show_traceback
+
+REFUSED: Final = 2
+"""Bad input, or a job that cannot be done; also where the reader of the output has gone."""
+UNFORESEEN: Final = 70
+"""An error of the program itself."""
+INTERRUPTED: Final = 130
+"""By Ctrl-C."""
+
+DEBUG: Final = "DPOSCOPE_DEBUG"
+"""An environment variable: any value but 0 is like `--debug`, for a program that is started by another one."""
+
+
+def debugging() -> bool:
+    """Whether the environment asks for tracebacks."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
+
+
+def fail(error: BaseException, *, debug: bool) -> NoReturn:
+    """Say why, in one line, and exit.
+
+    Args:
+        error: what ended the command.
+        debug: show its traceback first.
+    """
+    line, code = _told(error)
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("\n")  # below the ^C of a terminal
+    if code == INTERRUPTED or _tells():
+        if debug:
+            show_traceback(type(error), error, error.__traceback__)
+        complain(line)
+    # Python dies of SIGINT at its end if the exception passed through an `exec` on its way; another one makes it forget
+    # that.
+    exec("")
+    # At exit the interpreter would flush standard output, which fails on a closed pipe.
+    if sys.stdout.closed:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _tells() -> bool:
+    """If several processes fail, only rank zero prints the reason."""
+    try:
+        return Launched.here().rank == 0
+    except DposcopeError:  # no launcher started them
+        return True
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTION, INTERRUPTED
+    if is_memory(error):
+        return (
+            f"not enough memory ({first_line(error)}); close other programs, take a smaller model or fewer data, lower "
+            "--batch-size where the command has it, or use a machine with more memory",
+            REFUSED,
+        )
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}; check the path and the free space", REFUSED
+    if isinstance(error, DposcopeError | cyclopts.CycloptsError | OSError):
+        return _refusal(error), REFUSED
+    return (
+        f"internal error: {type(error).__name__}: {first_line(error)}; please report it, with what the same command "
+        "prints with --debug",
+        UNFORESEEN,
+    )
+
+
+def _refusal(error: Exception) -> str:
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError) or isinstance(error, DposcopeError):
+        return str(error)
+    first = cause.errors()[0]
+    option = ".".join(str(part).replace("_", "-") for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"--{option}: {reason[0].lower()}{reason[1:]}, not {first['input']}" if option else reason
