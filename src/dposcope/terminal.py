@@ -5,6 +5,7 @@ Beside it only `cli/console.py` draws. `tests/test_terminal.py` sees to it that 
 
 import codecs
 import io
+import json
 import logging
 import sys
 import traceback
@@ -43,8 +44,13 @@ def cell(words: str) -> Text:
 
 
 def print_json(value: Any) -> None:
-    """A result for programs."""
-    sys.stdout.write(json_text(value) + "\n")
+    """A result for programs; in ASCII where the stream has no more."""
+    text = json_text(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def complain(message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -409,9 +410,13 @@ def test_a_strangers_run_is_reported_inert(reproduced, tmp_path, capsys, text):
     source = next(reproduced.glob("*/*/explain-*"))
     shutil.copytree(source, tmp_path / "theirs")
     (tmp_path / "theirs" / "run.json").unlink()
+    changed = 0
     for name in ("explain.json", "scores.json", "tables.json"):
         file = tmp_path / "theirs" / name
-        file.write_text(json.dumps(poisoned(json.loads(file.read_text("utf-8")), text)))
+        written = json.dumps(poisoned(json.loads(file.read_text("utf-8")), text))
+        changed += written.count(json.dumps(text)[1:-1])
+        file.write_text(written)
+    assert changed > 20
     told = told_by(capsys, ["report", tmp_path / "theirs", "--out", tmp_path / "out", "--title", text])
     assert told.code == 0, told.err
     files = [file for file in (tmp_path / "out").rglob("*") if file.suffix in {".html", ".md", ".csv", ".tex", ".json"}]
@@ -419,7 +424,7 @@ def test_a_strangers_run_is_reported_inert(reproduced, tmp_path, capsys, text):
     for file in files:
         written = file.read_text("utf-8")
         assert_inert(written.replace("\u200c", "").replace("\u200d", ""))
-        assert "<img src=x" not in written or file.suffix in {".csv", ".json"}
+        assert not re.search(r"(?<!\\)<img src=x", written) or file.suffix in {".csv", ".json"}
 
 
 def poisoned(value: object, text: str) -> object:
@@ -429,7 +434,7 @@ def poisoned(value: object, text: str) -> object:
             return {key: poisoned(one, text) for key, one in value.items()}
         case list():
             return [poisoned(one, text) for one in value]
-        case str() if " " in value:
+        case str() if value.count(" ") > 5:  # shorter ones name formats and kinds
             return value + text
         case _:
             return value
