@@ -10,14 +10,17 @@ BIN := $(VENV)/bin
 # One stamp for each set of extras: the demo needs no developer's tools.
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
+# What checks and releases the package stands apart from what it runs with.
+TOOLS := build/tools/.installed
+TOOLS_BIN := build/tools/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types docs names coverage mutants soak clean
+.PHONY: help demo test lint types docs names coverage mutants soak test-versions audit release clean
 
 help: ## say what can be made (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## edit the embedded model with the built-in data: a report in runs/demo
 	$(BIN)/dposcope edit gemma-3-270m --out runs/demo
@@ -52,9 +55,19 @@ soak: $(DEV) ## 200 edits in one process, and 50 kills of commands: is nothing l
 docs: $(DEV) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+test-versions: $(TOOLS) ## run every test with the lowest and the newest packages, on Python 3.11 to 3.13; takes hours
+	$(TOOLS_BIN)/python tools/versions.py --uv $(TOOLS_BIN)/uv $(if $(PYTHONS),--python $(PYTHONS)) \
+		$(if $(CHOICE),--choice $(CHOICE)) $(if $(TESTS),--tests "$(TESTS)")
+
+audit: $(DEV) $(TOOLS) ## list licences and known vulnerabilities of all packages, and write build/bom.json
+	$(BIN)/python tools/audit.py --tools $(TOOLS_BIN) --bill build/bom.json
+
+release: $(TOOLS) ## build wheel and sdist into dist/, check them, and use the wheel in a new environment
+	$(TOOLS_BIN)/python tools/release.py --uv $(TOOLS_BIN)/uv
+
 clean: ## remove the environment, caches and built documentation; keep runs/
 	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -68,4 +81,9 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+$(TOOLS): tools/requirements.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear build/tools
+	$(TOOLS_BIN)/python -m pip install --quiet --only-binary :all: -r tools/requirements.txt
 	@touch $@

@@ -62,7 +62,7 @@ NAME_SETTINGS = {
     "jobs/tune/learning.py",  # makes those of other jobs from them
 }
 """Files that name a class of settings, beside `settings.py`, `job.py`, the command line and a reproduction."""
-NOT_MIRRORED = {"benchmarks", "docs", "helpers", "hostile", "properties", "real"}
+NOT_MIRRORED = {"benchmarks", "docs", "helpers", "hostile", "properties", "real", "tools"}
 """Folders of tests that are of no room: of the scripts beside the package, of the documentation, of all rooms."""
 
 

@@ -22,6 +22,9 @@ from typing import Any
 
 import torch
 
+NETWORK = ("socket.", "urllib.", "http.client.", "ftplib.", "smtplib.")
+"""How events of the network begin."""
+PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile"}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "shutil.move", "tempfile.mkstemp"}
 
 
@@ -113,6 +116,23 @@ def without_space(arguments: list[str], limits: list[int], out: str) -> list[dic
     return tries
 
 
+def forbid_network() -> None:
+    """From now on no socket opens, no name is looked up and no other program starts: it is said, and an error."""
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event.startswith(NETWORK) or event in PROGRAMS:
+            os.write(2, f"forbidden: {event} {arguments}\n".encode(errors="replace"))
+            raise PermissionError(f"{event} is forbidden here")
+
+    sys.addaudithook(hook)
+
+
+def unconnected(commands: list[list[str]], cwd: str) -> list[dict]:
+    """Each command once, one after another, in a folder, without a network."""
+    os.chdir(cwd)
+    return [in_child(arguments, before=forbid_network) for arguments in commands]
+
+
 def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
     """The command line in this process; its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs the tests may have had ignored
@@ -145,7 +165,8 @@ def script(path: str, arguments: list[str], environment: dict[str, str], ignored
 
 def crashes(what: str, options: dict[str, Any]) -> int:
     """Several tries, told as JSON."""
-    tries = {"killed": killed_until_done, "space": without_space, "refused": refused}[what](**options)
+    ways = {"killed": killed_until_done, "space": without_space, "refused": refused, "unconnected": unconnected}
+    tries = ways[what](**options)
     sys.stdout.write(json.dumps(tries))
     return 0
 

@@ -177,9 +177,9 @@ def script(path: Path, *arguments: object, ignored: Sequence[str] = (), **enviro
     return Forked({"run": "script", "with": {**options, "environment": environment}})
 
 
-def crashes(what: str, **options) -> list[dict]:
-    """Tries in processes of their own: `killed`, `space` or `refused`, see `forked_server.py`."""
-    with Forked({"run": "crashes", "with": {"what": what, "options": options}}) as running:
+def crashes(what: str, *, born_with: tuple[tuple[str, str], ...] = (), **options) -> list[dict]:
+    """Tries in processes of their own: `killed`, `space`, `refused` or `unconnected`, see `forked_server.py`."""
+    with Forked({"run": "crashes", "with": {"what": what, "options": options}}, born_with=born_with) as running:
         out, err = running.communicate()
     assert running.returncode == 0, err[-2000:]
     return json.loads(out)

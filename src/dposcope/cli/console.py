@@ -73,7 +73,8 @@ class Bars:
 
     def __enter__(self) -> "Bars":
         """Start drawing."""
-        self._bars.start()
+        if self._shown:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -82,7 +83,8 @@ class Bars:
         """Stop drawing, and leave the bars on the screen."""
         if kind is None:
             self._finish()
-        self._bars.stop()
+        if self._shown:  # some versions of rich print an empty line even for bars that are not drawn
+            self._bars.stop()
 
     def stage(self, title: str) -> None:
         """A new bar."""
