@@ -10,7 +10,6 @@ the clocks of stages. Prints a table; exits with 1 where a file differs.
 """
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -24,9 +23,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+from helpers.damage import results
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.forked import Forked
-from helpers.jobs import contents
 from helpers.unchanged import portable
 
 DAMAGE_EVERY = 3
@@ -75,19 +74,13 @@ def start(command: Command, folder: Path) -> Forked:
     return portable(command.arguments, folder=folder)
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """All that a command wrote, without the clocks of its stages and without locks."""
+def made(folder: Path) -> dict[str, object]:
+    """All that a command wrote and that tells no time, without locks."""
     return {
-        name: without_clock(data) if "stages/" in name else data
-        for name, data in contents(folder).items()
+        name: found
+        for name, found in results(folder).items()
         if not any(part.startswith(".") for part in Path(name).parts)
     }
-
-
-def without_clock(record: bytes) -> bytes:
-    """A stage's record, whatever time the stage took; and the digest of the record, which the time is part of."""
-    told = json.loads(record)
-    return json.dumps({name: value for name, value in told.items() if name not in ("seconds", "digest")}).encode()
 
 
 def damage(folder: Path, draw: random.Random) -> Path | None:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from dposcope.artefacts import sealed, write_json
+from dposcope.artefacts import read_sealed, sealed, write_json
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import trained_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained

@@ -1,7 +1,6 @@
 """Results that a disk or a hand has changed are made again, or refused; none of them is believed."""
 
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Callable, Generator
@@ -9,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from dposcope.artefacts import write_json
 from dposcope.jobs.finished import Finished, own_files
-from helpers.damage import flip
+from helpers.damage import flip, results
 from helpers.every_command import ORDERS, Ground, make_ground
-from helpers.jobs import command, contents
+from helpers.jobs import command
 
 RESUMED = ["edit", "evaluate", "tune", "pairs", "dpo-gains", "dpo-full"]
 """Commands that load what they find, beside `explain`. `probe` and `fold` always compute."""
@@ -63,22 +61,6 @@ def finished(ground, tmp_path_factory) -> Callable[..., Whole]:
         return made[name]
 
     return of
-
-
-def results(folder: Path) -> dict[str, object]:
-    """All files but records and the journal of a search; of trials, all but the seconds that they took."""
-    found: dict[str, object] = {}
-    for name, content in contents(folder).items():
-        if "stages/" in name or "journal" in name:
-            continue
-        match Path(name).name:
-            case "trials.json":
-                found[name] = [one | {"seconds": 0} for one in json.loads(content)["trials"]]
-            case "trials.parquet":
-                found[name] = pl.read_parquet(content).drop("seconds").write_json()
-            case _:
-                found[name] = content
-    return found
 
 
 def result_files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dposcope.artefacts import library_versions, write_json, write_text
+from dposcope.artefacts import library_versions, sealed, write_json, write_text
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
@@ -528,7 +528,7 @@ def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
         out.mkdir()
     with pytest.raises(DposcopeError, match="no such model"):
         refused()
-    assert (out / "run.json").exists()
+    assert (out / "run.json").exists() == (there != "the folder")
     assert (out / "stages/first.json").exists() == (there == "a stage")
     assert (out / "pairs.making").exists() == (there == "another command's beginnings")
     with open_run(out, "test", {}) as run:
@@ -896,7 +896,7 @@ def test_a_record_that_names_a_file_outside_its_folder_is_refused(tmp_path, thei
     record = theirs / "stages/first.json"
     told = json.loads(record.read_text())
     told["files"][name] = told["files"]["parts/first.txt"]
-    record.write_text(json.dumps(told))
+    write_json(record, sealed({key: value for key, value in told.items() if key != "digest"}))
     with pytest.raises(
         DposcopeError, match=r"first\.json is damaged .* names a file outside the folder; delete it and"
     ):

@@ -106,6 +106,7 @@ def check_source(source: str | Path) -> None:
             raise DposcopeError(f"there is no file {path}; check the path")
         check_regular(path)
     elif path.is_dir():
+        own_files(path)  # before any of them is read
         check_files(path)
         if is_adapter(path):
             raise DposcopeError(
@@ -114,7 +115,6 @@ def check_source(source: str | Path) -> None:
             )
         if not (path / "config.json").is_file():
             raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
-        own_files(path)
     elif path.exists() or not _HUB_ID.fullmatch(name):
         raise DposcopeError(f"{name!r} is not a model; give a folder, a .gguf file, a bundled name or a hub id")
 
