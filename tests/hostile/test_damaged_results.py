@@ -12,6 +12,7 @@ import pytest
 
 from dposcope.artefacts import write_json
 from dposcope.jobs.finished import Finished, own_files
+from dposcope.jobs.ownership import RUN, marked
 from helpers.damage import flip, results
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.jobs import command
@@ -127,7 +128,8 @@ def test_a_report_does_not_repeat_changed_numbers(tmp_path, capsys, file):
     for name in ("explain.json", "scores.json", "tables.json"):
         write_json(folder / name, {"kind": "dposcope explain", "toxicity": 0.25})
     end = Finished.of(folder, own_files(folder, but=set()), read={}, code="")
-    write_json(folder / "run.json", {"command": "explain", "finished": end.to_json()})
+    told = {"command": "explain", "settings": {}, "free": {}, "versions": {}, "finished": end.to_json()}
+    write_json(folder / "run.json", marked(RUN, told))
     (folder / file).write_text((folder / file).read_text().replace("0.25", "0.00"))
     told = command(capsys, "report", folder, "--out", tmp_path / "report")
     assert (told.code, told.err.count("\n")) == (2, 1)

@@ -143,6 +143,8 @@ READERS: dict[str, Callable[[Path], object]] = {
 """Kind of a file → what reads it."""
 KINDS_OF_VALUES: dict[str, str] = {}
 """File → kind of the value in it, before it was changed."""
+SOMETIMES = "curve.json"
+"""Made only where tiny models, which are random, wrote texts enough of both kinds."""
 NOT_READ = "not read"
 """The kind of what no command reads: the scores of an edit, which are for people and their programs."""
 
@@ -179,7 +181,7 @@ def all_files(runs: Runs) -> Iterator[Path]:
 
 def test_every_file_of_a_run_has_a_reader(runs):
     kinds = {kind_of(path) for path in all_files(runs)}
-    assert kinds == {*READERS, NOT_READ}
+    assert kinds | {SOMETIMES} == {*READERS, NOT_READ}
     values = {json.loads(path.read_bytes())["kind"] for path in all_files(runs) if kind_of(path) == "values"}
     assert values == VALUES.keys() - {"NeuronSet", "Subspace"}, "those two are for Python alone"
 
@@ -188,7 +190,7 @@ def test_every_file_of_a_run_has_a_reader(runs):
 def test_a_reader_gives_a_value_or_one_line(runs, tmp_path, kind):
     """A few files of each kind: one for each set of names that such files have."""
     differing = {frozenset(_names(path)): path for path in all_files(runs) if kind_of(path) == kind}
-    assert differing, "no run has such a file"
+    assert differing or kind == SOMETIMES, "no run has such a file"
     faults: list[str] = []
     for number, path in enumerate(differing.values()):
         place = _copied(path, tmp_path / str(number), kind)

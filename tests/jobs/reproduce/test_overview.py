@@ -14,6 +14,7 @@ from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Estimate, Ratio
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
+from dposcope.jobs.ownership import RUN, marked
 from dposcope.jobs.reproduce.finished import FinishedRun, Plan, find_runs, title_of
 from dposcope.jobs.reproduce.overview import findings_lines, overview_page
 from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
@@ -323,7 +324,7 @@ def test_a_whole_reproduction_keeps_its_order_and_title(runs, tmp_path):
 
 def test_a_report_does_not_replace_that_of_a_run(runs, tmp_path):
     folder = runs[0].folder
-    write_json(folder / "run.json", {"command": "explain"})
+    write_json(folder / "run.json", marked(RUN, {"command": "explain", "settings": {}, "free": {}, "versions": {}}))
     with pytest.raises(DposcopeError, match=r"whose own report.html this one would replace"):
         find_runs([folder], out=folder)
     Plan("smoke", "", [], []).save(folder)
