@@ -120,7 +120,9 @@ def a_record(draw):
         examples=draw(counts),
         best_step=draw(st.none() | counts),
         gains_changed=draw(st.none() | counts),
-        curves=draw(st.lists(st.dictionaries(names, numbers, max_size=3), max_size=3)),
+        curves=[
+            {**one, "step": 1.0} for one in draw(st.lists(st.dictionaries(names, numbers, max_size=3), max_size=3))
+        ],
         versions=draw(st.dictionaries(names, names, max_size=3)),
     )
 

@@ -1,9 +1,9 @@
 """The small files of a checkpoint: told before transformers fails on them."""
 
 import pytest
-from dposcope.model.checks.files import check_files
 
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.config import check_files
 from dposcope.model.load import load
 from dposcope.model.size import size_of
 from dposcope.shipping.skeleton import Skeleton
