@@ -19,7 +19,7 @@ SOURCE = Path(terminal.__file__).parent
 WRITERS = {
     "terminal.py",
     "cli/console.py",
-    "cli/app.py",  # a line break below the ^C, and whether the reader is gone
+    "cli/failure.py",  # a line break below the ^C, and whether the reader is gone
     "model/quiet.py",  # what libraries write goes nowhere
 }
 """Files that may name a stream."""

@@ -215,7 +215,7 @@ class Tensors(dict[str, Tensor]):
         raise DposcopeError(f"{self._file} has no tensor {name!r}; {REMAKE}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Saved(Generic[T]):
     """What `save_tensors` wrote."""
 

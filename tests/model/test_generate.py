@@ -249,7 +249,9 @@ def test_the_context_is_respected(lm):
     length = len(lm.tokenizer(prompt)["input_ids"])
     fits = CONTEXT - length
     assert len(generate(lm, [prompt], new_tokens=fits, stop_at_end=False)[0].ids) == fits
-    with pytest.raises(DposcopeError, match=rf"{length} tokens and {fits + 1} new ones exceed .* 128; lower"):
+    with pytest.raises(
+        DposcopeError, match=rf"{length} tokens and {fits + 1} new ones exceed .* 128; shorten the prompts, or lower"
+    ):
         generate(lm, [prompt, "a"], new_tokens=fits + 1)
 
 

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import re
 import signal
 import time
 from dataclasses import replace
@@ -246,21 +245,13 @@ def other_shapes(line):
         yield json.dumps(told | {name: "x" if not isinstance(value, str) else [7]})
 
 
-def test_a_journal_of_any_other_shape_is_refused_in_one_line_or_goes_on(tmp_path):
-    run(tmp_path / "whole", trials=3)
-    refused: list[str] = []
+def test_a_journal_of_any_other_shape_begins_again(tmp_path):
+    whole = run(tmp_path / "whole", trials=3)
     for number, content in enumerate(list(changed_lines(tmp_path / "whole", other_shapes))[::5]):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "journal.log").write_text(content)
-        try:
-            assert len(run(folder, trials=3)) == 3
-        except DposcopeError as error:
-            refused.append(str(error))
-    assert len(refused) > 20, "most of them are"
-    for line in refused:
-        assert line.isprintable()
-        assert re.search(r"journal\.log is damaged.*; delete .* and run again", line)
+        assert [trial.point for trial in run(folder, trials=3)] == [trial.point for trial in whole]
 
 
 def test_an_infinite_cost_is_kept_as_such():

@@ -227,7 +227,7 @@ def _undamaged(line: bytes) -> bool:
     try:
         log = json.loads(line)
         return log.pop(_DIGEST) == _digest(log)
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -15,7 +15,8 @@ def test_each_is_named_with_its_fault(llama, tmp_path, name, content, fault):
     llama.save_pretrained(tmp_path)
     check_files(tmp_path)
     (tmp_path / name).write_text(content)
-    for read in (load, Skeleton.of, lambda folder: size_of(str(folder))):
+    sizes = [lambda folder: size_of(str(folder))] if name == "config.json" else []  # they follow from the config alone
+    for read in (load, Skeleton.of, *sizes):
         with pytest.raises(DposcopeError, match=rf"{name} {fault}.*; download the checkpoint again, or save it again"):
             read(tmp_path)
 
@@ -24,5 +25,5 @@ def test_a_quantisation_that_is_no_object_is_told(llama, tmp_path):
     llama.save_pretrained(tmp_path)
     config = (tmp_path / "config.json").read_text().replace("{", '{"quantization_config": [1],', 1)
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(DposcopeError, match=r"(quantization_config|architecture).*; download the checkpoint again"):
+    with pytest.raises(DposcopeError, match=r"its config\.json is that of no known model .*; check the folder"):
         Skeleton.of(tmp_path)

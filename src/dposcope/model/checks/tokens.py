@@ -12,8 +12,8 @@ from dposcope.model.tuned import embedding_rows
 def check_tokens(lm: LanguageModel, name: str) -> None:
     """Refuse a tokenizer that makes such tokens.
 
-    The tokens for begin, end, padding and what is unknown are not meant: transformers adds them to some tokenizers by
-    itself, those of GGUF files among them. `check_ids` refuses a text that holds one.
+    The tokens for padding and for what is unknown are not meant: transformers adds them to some tokenizers by itself,
+    and texts hardly ever hold them. `check_ids` refuses a text that does.
 
     Args:
         lm: the model.
@@ -26,8 +26,7 @@ def check_tokens(lm: LanguageModel, name: str) -> None:
     if not all(isinstance(token, int) for token in ends):
         raise DposcopeError(f"{name} has an end-of-text token (eos_token_id) that is no number; {MEND}")
     rows, vocabulary = embedding_rows(lm), lm.tokenizer.get_vocab()
-    tokenizer = lm.tokenizer
-    own = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token]
+    own = [lm.tokenizer.pad_token, lm.tokenizer.unk_token]
     beyond = sorted(token for token, number in vocabulary.items() if number >= rows and token not in own)
     if beyond:
         raise DposcopeError(
