@@ -183,7 +183,8 @@ def test_every_file_of_a_run_has_a_reader(runs):
     kinds = {kind_of(path) for path in all_files(runs)}
     assert kinds | {SOMETIMES} == {*READERS, NOT_READ}
     values = {json.loads(path.read_bytes())["kind"] for path in all_files(runs) if kind_of(path) == "values"}
-    assert values == VALUES.keys() - {"NeuronSet", "Subspace"}, "those two are for Python alone"
+    with_texts = {"Attribution", "Mediation"}  # as the curve
+    assert values | with_texts == VALUES.keys() - {"NeuronSet", "Subspace"}, "those two are for Python alone"
 
 
 @pytest.mark.parametrize("kind", READERS)
