@@ -137,6 +137,8 @@ def chromium():
         process = subprocess.Popen(
             ["bash", "-c", renumber, path, *_FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(browser_reads, browser_writes),
+            # Its own: a long TMPDIR, for example, is too long for the name of its socket, and it ends with code 21.
+            env={"PATH": os.environ["PATH"], "HOME": profile, "TMPDIR": "/tmp", "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
