@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+_NO_PROFILE = 21
+"""Its exit code where its profile cannot be made or is in use."""
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -106,6 +108,8 @@ class Page:
             ready, _, _ = select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, "Chromium has not answered for a minute"
             piece = os.read(self._from, 1 << 20)
+            if not piece and self._process.wait(timeout=20) == _NO_PROFILE:
+                pytest.skip("Chromium could not make its profile in this process")
             assert piece, f"Chromium went away (exit code {self._process.poll()})"
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\0")
