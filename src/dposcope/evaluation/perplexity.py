@@ -162,6 +162,7 @@ def count_windows(
 def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[NDArray[np.int32]]:
     begin = lm.tokenizer.bos_token_id
     head = np.array([begin] if isinstance(begin, int) else [], dtype=np.int32)
+    check_ids(lm, head.tolist())
     left = head[:0] if protocol == "strict" else head
     head = head if protocol == "strict" else head[:0]
     room = window - len(head)

@@ -120,9 +120,9 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
     if length < 2:
         raise DposcopeError(f"windows of {plural(length, 'token')} hold nothing to predict; give 2 or more")
     ids = TokenStream(lm.tokenizer, text).whole()
-    check_ids(lm, ids)
     begin = lm.tokenizer.bos_token_id
     head = (int(begin),) if isinstance(begin, int) else ()
+    check_ids(lm, (*head, *ids))
     room = min(length, lm.context_length) - len(head)
     if len(ids) < room:
         raise DposcopeError(
