@@ -73,6 +73,16 @@ def test_a_text_that_holds_one_is_refused_by_its_name(padded, name):
         READERS[name](padded)
 
 
+def test_a_begin_of_text_token_without_an_embedding_is_refused_before_it_is_read(llama):
+    lm = with_tokens(llama, bos_token="<mybos>")
+    for read in (
+        lambda: window_losses(lm, "the river is long " * 200),
+        lambda: neutral_windows(lm, "the river " * 99, count=2, length=8),
+    ):
+        with pytest.raises(DposcopeError, match=r"a text holds the token '<mybos>' \(number 96\)"):
+            read()
+
+
 @pytest.mark.parametrize("token", [-1, 96, 10**30])
 def test_ids_of_a_file_are_checked_too(llama, token):
     check_ids(llama, [0, 95])
