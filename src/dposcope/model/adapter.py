@@ -63,8 +63,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         DposcopeError: it is damaged, of a kind that does not merge, stored as a pickle, or has a link that leads out;
             or `peft` is missing.
     """
-    check_files(folder)
     own_files(folder)
+    check_files(folder)
     config = read_object(folder / CONFIG, mend="save the adapter again with peft's save_pretrained")
     kind = str(config.get("peft_type"))
     if kind in _WITHOUT_WEIGHTS:
