@@ -16,6 +16,8 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 WORK: Final = ROOT / "build" / "versions"
+NOT_FOR_TESTS: Final = {"cosmic-ray", "mkdocs-material", "mkdocstrings-python", "pyright", "ruff"}
+"""What developers need for other things; it is not installed."""
 CHOICES: Final = {"lowest": "lowest-direct", "newest": "highest"}
 """Our name of a choice of versions → uv's."""
 
@@ -45,9 +47,10 @@ class Outcome:
 
 
 def requirements(pyproject: Path) -> list[str]:
-    """All of the project, those of extras too."""
+    """All that tests need, those of extras too."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    found = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    return [one for one in found if one.partition(">=")[0] not in NOT_FOR_TESTS]
 
 
 def bounds(pyproject: Path) -> list[Bound]:
@@ -78,7 +81,7 @@ def _numbers(version: str) -> list[str]:
 def interpreter(uv: str, asked: str) -> str | None:
     """The path of a Python on this machine, by its version or its path; None: it is not there."""
     done = subprocess.run(
-        [uv, "python", "find", "--no-project", "--no-python-downloads", asked],
+        [uv, "python", "find", "--system", "--no-project", "--no-python-downloads", asked],
         capture_output=True,
         text=True,
         check=False,
@@ -88,13 +91,15 @@ def interpreter(uv: str, asked: str) -> str | None:
 
 def install(uv: str, python: str, choice: str, folder: Path) -> str:
     """Make or renew an environment; what was installed, as lines of `name==version`."""
-    resolved = folder.with_suffix(".txt")
+    resolved = folder.parent / f"{folder.name}.txt"
     wheels = ["--only-binary", ":all:"]
     subprocess.run(
         [
-            *(uv, "pip", "compile", "--quiet", "--python", python, "--resolution", CHOICES[choice], "--all-extras"),
-            *(*wheels, "--upgrade", "--no-annotate", "--no-header", "--output-file", resolved, ROOT / "pyproject.toml"),
+            *(uv, "pip", "compile", "--quiet", "--python", python, "--resolution", CHOICES[choice], *wheels),
+            *("--upgrade", "--no-annotate", "--no-header", "--output-file", resolved, "-"),
         ],
+        input="\n".join(requirements(ROOT / "pyproject.toml")),
+        text=True,
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -108,7 +113,7 @@ def install(uv: str, python: str, choice: str, folder: Path) -> str:
 
 def test(folder: Path, arguments: list[str]) -> tuple[bool, str]:
     """Run the tests, with their output in a file beside the environment; whether they passed, and their last line."""
-    log = folder.with_suffix(".log")
+    log = folder.parent / f"{folder.name}.log"
     command = [folder / "bin" / "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     with log.open("w") as stream:
         done = subprocess.run([*command, *arguments], cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False)

@@ -24,6 +24,8 @@ import torch
 
 NETWORK = ("socket.", "urllib.", "http.client.", "ftplib.", "smtplib.")
 """How events of the network begin."""
+FORBIDDEN = 77
+"""Exit code of a command that reached for the network."""
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile"}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "shutil.move", "tempfile.mkstemp"}
 
@@ -117,12 +119,12 @@ def without_space(arguments: list[str], limits: list[int], out: str) -> list[dic
 
 
 def forbid_network() -> None:
-    """From now on no socket opens, no name is looked up and no other program starts: it is said, and an error."""
+    """From now on a socket, a look-up of a name and the start of another program are told, and end this process."""
 
     def hook(event: str, arguments: tuple) -> None:
         if event.startswith(NETWORK) or event in PROGRAMS:
             os.write(2, f"forbidden: {event} {arguments}\n".encode(errors="replace"))
-            raise PermissionError(f"{event} is forbidden here")
+            os._exit(FORBIDDEN)  # an error would be tried again, or caught
 
     sys.addaudithook(hook)
 

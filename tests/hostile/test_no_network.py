@@ -9,6 +9,7 @@ from dposcope.interventions.gains import Gains
 from helpers.adapters import lora, write_adapter
 from helpers.every_command import ORDERS, make_ground
 from helpers.families import random_gains, tiny
+from helpers.forked_server import FORBIDDEN
 from helpers.gguf_files import wide, write
 from helpers.jobs import crashes, write_csv, write_jsonl
 
@@ -74,7 +75,7 @@ def test_a_command_with_local_things_needs_no_network(told, name):
     assert (told[name]["code"], told[name]["err"]) == (0, "")
 
 
-def test_a_command_that_names_the_hub_would_be_caught():
+def test_a_command_that_reaches_for_the_network_is_caught():
     (told,) = crashes("unconnected", born_with=ONLINE, commands=[["lens", "owner/name", "--neuron", "0.1"]], cwd=".")
-    assert told["code"] == 2
+    assert told["code"] == FORBIDDEN
     assert told["err"].startswith("forbidden: socket.")
