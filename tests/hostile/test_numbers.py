@@ -110,7 +110,7 @@ def cases() -> Iterator[tuple[str, str, str]]:
             assert bounds.least is not None
             assert bounds.most is not None
             # Seeds reach beyond a thousand million; NumPy takes them up to 2³² − 1.
-            above = 2**32 if bounds.most > 10**9 else 10**9
+            above = 10**9 if bounds.most < 10**9 else 2**32 if bounds.whole else 10**13
             wrong = [str(above), "1e308", "nan", str(int(bounds.least) - 1)]
             for text in dict.fromkeys(wrong):
                 option = f"--{name.replace('_', '-')}"

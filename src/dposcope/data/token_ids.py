@@ -1,6 +1,6 @@
 """Token ids of texts of any length, in bounded memory.
 
-A tokenizer takes some 350 bytes for every character that it reads at once, so a line of 50 MB would take 17 GB. Where
+A tokenizer takes 60 to 350 bytes for every character that it reads at once, so a line of 50 MB takes up to 17 GB. Where
 only the first or the last tokens of a text are used, a part of the text is read (`agreed`); where all are, a text is
 read in pieces that overlap (`TokenStream`). Both give the ids of the whole text: what a tokenizer makes of a place
 depends on what is near it. Neither takes that on trust. `agreed` compares two parts of different lengths, and a stream
@@ -20,7 +20,7 @@ from dposcope.errors import DposcopeError
 T = TypeVar("T")
 
 AT_ONCE: Final = 1 << 20
-"""Characters that a tokenizer reads at once, in one text or several: some 350 MB of memory."""
+"""Characters that a tokenizer reads at once, in one text or several: up to 350 MB of memory."""
 LEAST: Final = 1 << 13
 """Characters of the shorter of two parts."""
 PER_TOKEN: Final = 16
@@ -225,12 +225,13 @@ def _seam(piece: _Piece, following: _Piece) -> _Seam | None:
     ours = np.flatnonzero((piece.starts >= first) & (piece.starts < last))
     for at in ours[: max(0, len(ours) - SEAM + 1)]:
         run = slice(at, at + SEAM)
-        for other in np.flatnonzero(following.starts == piece.starts[at]):
+        same = (np.searchsorted(following.starts, piece.starts[at], side) for side in ("left", "right"))
+        for other in range(*same):  # several tokens may begin at one character
             theirs = slice(other, other + SEAM)
             if np.array_equal(piece.ids[run], following.ids[theirs]) and np.array_equal(
                 piece.starts[run], following.starts[theirs]
             ):
-                return _Seam(int(at), int(other))
+                return _Seam(int(at), other)
     return None
 
 

@@ -92,8 +92,8 @@ PerMinute = Annotated[float, Field(ge=0.01, le=100_000)]
 """Requests: one in a hundred minutes, up to what no endpoint answers."""
 Scale = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of an adapter."""
-Norm = Annotated[float, Field(gt=0, le=_MOST_WEIGHT)]
-"""Of a gradient that is not clipped; a longer one never is."""
+Norm = Annotated[float, Field(gt=0, le=1e12)]
+"""Of a gradient that is not clipped: the largest clips none."""
 
 
 def within(kind: Any) -> Callable[[Any, Any], None]:
