@@ -29,6 +29,15 @@ def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
     Raises:
         DposcopeError: the memory is too small for one text.
     """
+    return _repeating(work, hint=": --batch-size {} saves the first try")
+
+
+def halving_own_batches(work: Callable[P, T]) -> Callable[P, T]:
+    """As `halving_batches`, for batches whose size no option of a command sets."""
+    return _repeating(work, hint="")
+
+
+def _repeating(work: Callable[P, T], *, hint: str) -> Callable[P, T]:
     default: int = inspect.signature(work).parameters["batch_size"].default
 
     @wraps(work)
@@ -53,8 +62,7 @@ def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
                     "smaller model, or another --device"
                 )
             warnings.warn(
-                f"out of memory with batches of {size}; going on with {size // 2}: --batch-size {size // 2} saves the "
-                "first try",
+                f"out of memory with batches of {size}; going on with {size // 2}{hint.format(size // 2)}",
                 SmallerBatches,
                 stacklevel=2,
             )

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, SmallerBatches
 from dposcope.evaluation.classifier import classifier_scorer
 from dposcope.evaluation.scorers import load_scorer
 
@@ -224,3 +224,22 @@ def test_load_scorer_reads_a_classifier_folder(classifier):
     folder = classifier(["neutral", "toxic"])
     assert load_scorer(str(folder)).name == "classifier:toxic"
     assert load_scorer(str(folder), label="neutral", device="cpu").name == "classifier:neutral"
+
+
+def test_too_little_memory_for_a_batch_gives_the_same_scores(classifier, monkeypatch):
+    folder = classifier(["neutral", "toxic"])
+    expected = classifier_scorer(folder, batch_size=4)(TEXTS)
+    scorer = classifier_scorer(folder, batch_size=4)
+    model = scorer.score.model
+    forward, seen = model.forward, []
+
+    def at_most_one(input_ids, **others):
+        seen.append(input_ids.shape)
+        if len(input_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(model, "forward", at_most_one)
+    with pytest.warns(SmallerBatches, match=r"batches of \d; going on with \d$"):
+        np.testing.assert_allclose(scorer(TEXTS), expected, atol=1e-6)
+    assert seen[0][1] == max(shape[1] for shape in seen)

@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from dposcope.artefacts import tensor_fingerprint, text_digest
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
+from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
 
 
@@ -81,24 +82,29 @@ class _Label:
     max_length: int
     batch_size: int
 
-    @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        # Sort by length, so that batches need little padding.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        scores = np.empty(len(texts))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            encoded = self.tokenizer(
-                [texts[index] for index in chosen],
-                padding=self.batch_size > 1,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.device)
-            logits = self.model(**encoded).logits.double()
-            probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=-1)
-            scores[chosen] = probabilities[:, self.index].cpu().numpy()
-        return scores
+        return _probabilities(self, texts, batch_size=self.batch_size)
+
+    @torch.inference_mode()
+    def batch(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities of texts that are padded to the longest."""
+        encoded = self.tokenizer(
+            list(texts), padding=len(texts) > 1, truncation=True, max_length=self.max_length, return_tensors="pt"
+        ).to(self.device)
+        logits = self.model(**encoded).logits.double()
+        probabilities = logits.sigmoid() if self.sigmoid else logits.softmax(dim=-1)
+        return probabilities[:, self.index].cpu().numpy()
+
+
+@halving_own_batches
+def _probabilities(label: _Label, texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float64]:
+    # Sorted by length, so that batches need little padding; the longest batch first, which needs the most memory.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    scores = np.empty(len(texts))
+    for start in reversed(range(0, len(order), batch_size)):
+        chosen = order[start : start + batch_size]
+        scores[chosen] = label.batch([texts[index] for index in chosen])
+    return scores
 
 
 def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
