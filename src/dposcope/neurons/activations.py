@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
 from dposcope.model.batches import batches, encode
@@ -228,6 +229,7 @@ def accumulate(
     Raises:
         DposcopeError: no prompt, or an unknown protocol.
     """
+    check_texts("prompts", prompts)
     check_protocol(protocol)
     if not prompts:
         raise DposcopeError("no prompt to collect means on; give at least one")

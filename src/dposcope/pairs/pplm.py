@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
@@ -118,6 +119,7 @@ def perturbed_continuations(
         DposcopeError: the direction does not fit the model, prompt and continuation exceed the context, a prompt is
             empty, the model is in training mode, or its inputs are not a scaled embedding.
     """
+    check_texts("prompts", prompts)
     if new_tokens < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.directions.judge import TokenJudge, WordListJudge
 from dposcope.errors import DposcopeError
@@ -142,6 +143,7 @@ def explain(
     Raises:
         DposcopeError: the models do not belong together, or the direction does not fit.
     """
+    check_texts("prompts", prompts)
     parts = PARTS if len(prompts) >= PARTS else 0
     how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
     before, after = (collect_by_fold(lm, prompts, parts, **how) for lm in (base, tuned))
