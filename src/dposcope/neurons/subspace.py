@@ -16,7 +16,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
-from dposcope.directions.direction import Direction, DirectionFacts
+from dposcope.directions.direction import Direction, DirectionFacts, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.aligned import most_aligned
@@ -101,7 +101,7 @@ class Subspace:
         return cls(tensors["axes"], tensors["singular_values"], direction, facts.vectors, facts.about)
 
 
-def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128, axes: int = 3) -> Subspace:
+def svd_subspace(lm: LanguageModel, direction: Direction | Tensor, *, vectors: int = 128, axes: int = 3) -> Subspace:
     """The main axes of the value vectors of highest cosine with W, each normalised (appendix G; SPEC section 2).
 
     Nothing is centred: the first axis is close to the mean vector. An axis is signed so that its dot product
@@ -109,14 +109,15 @@ def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128,
 
     Args:
         lm: the model.
-        direction: W.
+        direction: W, or a vector `[d]`.
         vectors: N, value vectors (paper: 128).
         axes: r, singular vectors kept (paper: 3).
 
     Raises:
         DposcopeError: W does not fit, or the value vectors span fewer dimensions than axes.
     """
-    aligned = most_aligned(lm, direction.vector, vectors)
+    direction = as_direction(direction, lm)
+    aligned = most_aligned(lm, direction, vectors)
     return _subspace(lm, direction, aligned.vectors, axes)
 
 

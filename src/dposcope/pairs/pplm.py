@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dposcope.data.texts import check_texts
-from dposcope.directions.direction import Direction
+from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
@@ -87,7 +87,7 @@ class Perturbation:
 def perturbed_continuations(
     lm: LanguageModel,
     prompts: Sequence[str],
-    direction: Direction,
+    direction: Direction | Tensor,
     settings: Perturbation = Perturbation(),
     *,
     new_tokens: int = 20,
@@ -106,7 +106,8 @@ def perturbed_continuations(
     Args:
         lm: the model.
         prompts: texts.
-        direction: the attribute; the residual stream is read at its block, before the final norm.
+        direction: the attribute; the residual stream is read at its block, before the final norm. A vector `[d]` is
+            read at the last block.
         settings: strength and trade-offs.
         new_tokens: most new tokens per prompt (paper: 20); a row stops at its end-of-text token.
         max_prompt_tokens: longer prompts are cut; None: never.
@@ -124,10 +125,11 @@ def perturbed_continuations(
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
-    if direction.vector.shape != (lm.d_model,) or not -lm.n_blocks <= direction.block < lm.n_blocks:
+    direction = as_direction(direction, lm)
+    if not -lm.n_blocks <= direction.block < lm.n_blocks:
         raise DposcopeError(
-            f"a direction of width {len(direction.vector)} at block {direction.block} does not fit a model of width "
-            f"{lm.d_model} and {lm.n_blocks} blocks; make the direction with this model"
+            f"the direction is of block {direction.block}, and the model has {lm.n_blocks} blocks; make the direction "
+            "from this model"
         )
     if not prompts:
         return []
