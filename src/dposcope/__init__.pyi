@@ -7,6 +7,14 @@ from .data.seeds import load_seeds as load_seeds
 from .data.text_prompts import cut_prompts as cut_prompts
 from .data.trust import trusting_files as trusting_files
 from .directions.direction import Direction as Direction
+from .directions.exchange import (
+    from_repeng as from_repeng,
+    from_steering_vectors as from_steering_vectors,
+    read_control_vector as read_control_vector,
+    to_repeng as to_repeng,
+    to_steering_vectors as to_steering_vectors,
+    write_control_vector as write_control_vector,
+)
 from .directions.features import residual_features as residual_features
 from .directions.judge import TokenJudge as TokenJudge, WordListJudge as WordListJudge, load_judge as load_judge
 from .directions.lens import Lens as Lens, lens as lens
