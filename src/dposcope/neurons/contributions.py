@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -54,7 +55,7 @@ class _Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Contributions:
+class Contributions(ToPandas):
     """Δ_i of every neuron, with the values that it is computed from (paper 3.2, Eq. 2; SPEC section 3).
 
     Tensors are `[L, d_mlp]`, float64, on the CPU. W is the direction and points towards toxicity. v_i^pre and v_i^post

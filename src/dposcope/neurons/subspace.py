@@ -16,6 +16,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.directions.direction import Direction, DirectionFacts, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -46,7 +47,7 @@ class _Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Subspace:
+class Subspace(ToPandas):
     """The first left singular vectors of N normalised value vectors as columns (paper appendix G)."""
 
     axes: Tensor
@@ -145,7 +146,7 @@ def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: in
 
 
 @dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(ToPandas):
     """Principal angles between the subspaces of growing numbers of value vectors (paper appendix G: "stable")."""
 
     sizes: tuple[int, ...]
@@ -217,7 +218,7 @@ def random_axes(width: int, axes: int, *, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class AxisSigns:
+class AxisSigns(ToPandas):
     """Each neuron's sign along each axis, and how often they conflict (paper appendix G: 74.7 % and 74.3 %)."""
 
     of: Literal["cosine", "change"]

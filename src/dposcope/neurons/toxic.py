@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.directions.judge import TokenJudge, judge_each
 from dposcope.directions.lens import lens
@@ -72,7 +73,7 @@ Side = Literal["toxic", "anti-toxic"]
 
 
 @dataclass(frozen=True, eq=False)
-class ToxicNeurons:
+class ToxicNeurons(ToPandas):
     """The neurons of highest cosine, ranked, with the tokens that they promote (Tables 3, 6, 14 and 15)."""
 
     aligned: AlignedVectors
