@@ -7,7 +7,7 @@ comments = ds.load_comments(None).balanced()
 toxic = ds.mean_difference(lm, comments.texts, comments.labels)
 prompts = ds.load_prompts(None)
 means = ds.collect_means(lm, prompts)
-edit = ds.Edit.of(ds.group_gains(lm, means, toxic.vector, alpha=0.1), ds.ablate(toxic.vector))
+edit = ds.Edit.of(ds.group_gains(lm, means, toxic, alpha=0.1), ds.ablate(toxic))
 with edit.on(lm):
     print(ds.generate(lm, prompts[:1])[0].text)
 ds.fold(lm, edit).save_pretrained("gemma-3-270m-edited")

@@ -82,7 +82,9 @@ def test_too_little_memory_is_no_fault_of_the_function(error):
 
 
 def test_one_text_instead_of_a_list_is_refused():
-    with pytest.raises(DposcopeError, match="takes a list of texts, and was given one text; put it in a list"):
+    with pytest.raises(
+        DposcopeError, match="texts is one text, and a list of texts belongs here; write it in brackets"
+    ):
         LENGTH("abc")
 
 

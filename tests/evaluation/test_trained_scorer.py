@@ -191,5 +191,7 @@ def test_bad_comments_say_how_to_mend_them(texts, labels, message):
 
 
 def test_one_text_instead_of_a_list_is_refused(judge):
-    with pytest.raises(DposcopeError, match="takes a list of texts, and was given one text; put it in a list"):
+    with pytest.raises(
+        DposcopeError, match="texts is one text, and a list of texts belongs here; write it in brackets"
+    ):
         judge("you")

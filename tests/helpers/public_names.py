@@ -46,7 +46,8 @@ def _library() -> Iterator[str]:
 def _definition(module: str, name: str) -> ast.stmt:
     found = importlib.util.find_spec(module)
     assert found is not None
-    for node in ast.parse(cast(SourceFileLoader, found.loader).get_source(module) or "").body:
+    # The last one: signatures for one kind of argument stand before the function itself.
+    for node in reversed(ast.parse(cast(SourceFileLoader, found.loader).get_source(module) or "").body):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:

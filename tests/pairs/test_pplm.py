@@ -411,7 +411,7 @@ def test_settings_without_meaning_are_refused(wrong):
 
 def test_calls_without_meaning_are_refused(llama):
     narrow = Direction(torch.ones(5), "random", -1)
-    with pytest.raises(DposcopeError, match="width 5 "):
+    with pytest.raises(DposcopeError, match=r"shape \[5\], the model"):
         perturbed_continuations(llama, TEXTS, narrow)
     with pytest.raises(DposcopeError, match="block 3 "):
         steered(llama, block=3)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dposcope.data.named import located
 from dposcope.data.tables import RawTable, open_table
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 
 # Labels of the two classes in data sets, apart from numbers.
@@ -50,7 +51,8 @@ class Comments:
     """Rows of the source that were left out: blank rows, and pairs with two identical sides."""
 
     def __post_init__(self) -> None:
-        """Refuse labels that do not fit the texts."""
+        """Refuse one text, and labels that do not fit the texts."""
+        check_texts("texts", self.texts)
         if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.bool_:
             given = f"{self.labels.dtype} of shape {self.labels.shape}"
             raise ValueError(f"{len(self.texts)} texts need as many boolean labels, not {given}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
+from dposcope.data.texts import check_texts
 from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
 from dposcope.reading import read_toml
@@ -49,8 +50,10 @@ class Concept:
         """Refuse a concept without a name, or with seeds on one side only.
 
         Raises:
-            DposcopeError: the name or the adjective is blank, or seeds are given on one side only.
+            DposcopeError: the name or the adjective is blank, or seeds are given on one side only or as one text.
         """
+        for part in ("judge_comments", "seeds_with", "seeds_without"):
+            check_texts(part, getattr(self, part))
         for part in ("name", "adjective"):
             if not str(getattr(self, part)).strip():
                 raise DposcopeError(f"a concept's {part} is blank; give a word, as in 'toxicity' and 'toxic'")

@@ -7,6 +7,7 @@ import numpy as np
 
 from dposcope.data.named import located
 from dposcope.data.tables import read_table, read_text
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 
 
@@ -16,6 +17,11 @@ class Passages:
 
     prompts: tuple[str, ...]
     golds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse one text."""
+        check_texts("prompts", self.prompts)
+        check_texts("golds", self.golds)
 
     def __len__(self) -> int:
         """How many passages."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dposcope.data.named import located
 from dposcope.data.tables import read_table
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 from dposcope.protocols import Split, check_choice
 
@@ -89,6 +90,8 @@ def split_prompts(prompts: Sequence[str], how: Split = "halves", *, report: Sequ
             choose on or to learn from, since other parts have the same texts.
     """
     check_choice("how", how, ("halves", "three-way", "same"))
+    check_texts("prompts", prompts)
+    check_texts("report", report)
     if report is not None and len(report) < 2:
         raise DposcopeError(f"{plural(len(report), 'prompt')} to report on is too few; give at least 2")
     reported = set(report or ())

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
 from dposcope.reading import known
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -75,9 +76,12 @@ class Direction:
         """W/|W|, `[d]`, float64."""
         return self.vector / self.vector.norm()
 
-    def cosine(self, other: "Direction") -> float:
-        """Cosine with another direction of the same width."""
-        return float(self.unit @ other.unit)
+    def cosine(self, other: "Direction | Tensor") -> float:
+        """Cosine with another direction, or vector `[d]`, of the same width."""
+        unit = as_direction(other).unit
+        if unit.shape != self.vector.shape:
+            raise DposcopeError(f"directions of widths {len(self.vector)} and {len(unit)} are of different models")
+        return float(self.unit @ unit)
 
     def random_like(self, seed: int) -> "Direction":
         """A random direction of the same norm: the control for steering and ablation (SPEC section 5)."""
@@ -95,3 +99,33 @@ class Direction:
         """Read what `save` wrote."""
         saved = load_tensors(stem, "Direction", _Facts)
         return cls(saved.tensors["vector"], saved.facts.direction, saved.facts.block, saved.facts.about)
+
+
+def as_direction(direction: Direction | Tensor, lm: LanguageModel | None = None) -> Direction:
+    """What functions do with the direction that they are given: a plain vector is one, of the last block.
+
+    Args:
+        direction: a `Direction`, or a vector `[d]` of any float type and device.
+        lm: the model whose residual stream it is in; None: not checked.
+
+    Raises:
+        DposcopeError: it is neither, it is not one finite vector of norm above zero, or not of the model's width.
+    """
+    found = direction if isinstance(direction, Direction) else _of_vector(direction)
+    if lm is not None and found.vector.shape != (lm.d_model,):
+        raise DposcopeError(
+            f"the direction has shape {list(found.vector.shape)}, the model's residual stream [{lm.d_model}]; "
+            "make the direction from this model"
+        )
+    return found
+
+
+def _of_vector(vector: object) -> Direction:
+    if not isinstance(vector, Tensor):
+        raise DposcopeError(f"a direction is a Direction or a tensor [d], not a {type(vector).__name__}; give one")
+    return Direction(vector, "vector", -1)
+
+
+def vector_of(direction: Direction | Tensor, lm: LanguageModel | None = None) -> Tensor:
+    """W of what `as_direction` takes, `[d]`, float64, on the CPU."""
+    return as_direction(direction, lm).vector

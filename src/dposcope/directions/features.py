@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
@@ -81,6 +82,7 @@ def residual_features(
     Raises:
         DposcopeError: a text has only special tokens, or there is no such block.
     """
+    check_texts("texts", texts)
     check_protocol(protocol)
     max_tokens = min(max_tokens, lm.context_length)
     if not -lm.n_blocks <= block < lm.n_blocks:

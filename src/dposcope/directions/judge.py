@@ -11,6 +11,7 @@ from dposcope.artefacts import write_text
 from dposcope.cache import cache_folder
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.masking import contains_offensive
+from dposcope.data.texts import check_texts
 from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
@@ -38,6 +39,7 @@ class WordListJudge:
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
         """Whether each token contains a listed word."""
+        check_texts("tokens", tokens)
         return [contains_offensive(token) for token in tokens]
 
 

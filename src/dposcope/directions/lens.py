@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 
@@ -22,18 +23,19 @@ class Lens:
 
 
 @torch.inference_mode()
-def lens(lm: LanguageModel, vectors: Tensor, *, k: int = 10) -> list[Lens]:
+def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list[Lens]:
     """`top_k(unembed(final_norm(x)))` of each vector and of its negative (SPEC section 2).
 
     Args:
         lm: the model.
-        vectors: `[n, d]`, or one vector `[d]`.
+        vectors: `[n, d]`, one vector `[d]`, or a direction.
         k: tokens per side.
 
     Raises:
         DposcopeError: the width is not the model's, or k is out of range.
     """
-    rows = vectors.reshape(-1, vectors.shape[-1])
+    given = vectors.vector if isinstance(vectors, Direction) else vectors
+    rows = given.reshape(-1, given.shape[-1])
     if rows.shape[-1] != lm.d_model:
         raise DposcopeError(
             f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}; give vectors of this model"

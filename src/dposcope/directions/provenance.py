@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 
@@ -13,8 +14,9 @@ def check_classes(texts: Sequence[str], labels: Sequence[bool] | np.ndarray) -> 
     """Labels as a bool array, `[texts]`.
 
     Raises:
-        DposcopeError: lengths differ, or one class is missing.
+        DposcopeError: lengths differ, one class is missing, or there is one text instead of a list.
     """
+    check_texts("texts", texts)
     positive = np.asarray(labels, dtype=bool)
     if positive.shape != (len(texts),):
         raise DposcopeError(f"{len(texts)} texts but labels of shape {list(positive.shape)}; give one label per text")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -37,6 +38,8 @@ def token_contrast(
         DposcopeError: a side has no seed word, or a seed word gives no token.
     """
     check_choice("matrix", matrix, ("input", "output"))
+    check_texts("toxic", toxic)
+    check_texts("non_toxic", non_toxic)
     if not toxic or not non_toxic:
         raise DposcopeError("token contrast needs at least one seed word on each side")
     embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else lm.model.get_output_embeddings()

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from dposcope.artefacts import tensor_fingerprint, text_digest
 from dposcope.data.comments import Comments
-from dposcope.directions.direction import Direction
+from dposcope.directions.direction import Direction, as_direction
 from dposcope.directions.features import residual_features
 from dposcope.evaluation.scorer import Scorer
 from dposcope.model.batches import encode
@@ -23,7 +24,7 @@ MAX_TOKENS = 128
 
 def direction_scorer(
     lm: LanguageModel,
-    direction: Direction,
+    direction: Direction | Tensor,
     comments: Comments,
     *,
     batch_size: int = 32,
@@ -38,11 +39,15 @@ def direction_scorer(
 
     Args:
         lm: the plain model.
-        direction: pointing towards the concept.
+        direction: pointing towards the concept; a vector `[d]` is read at the last block.
         comments: labelled; a judge must be trained on other comments.
         batch_size: texts at a time.
         progress: called after each batch of comments.
+
+    Raises:
+        DposcopeError: the direction does not fit the model.
     """
+    direction = as_direction(direction, lm)
     along = _projections(lm, direction, comments.texts, batch_size, progress)
     # Scale to unit variance, so that the penalty does not depend on the scale of projections.
     scale = float(along.std()) or 1.0

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 
 READ: Final = 100_000
@@ -41,8 +42,7 @@ class Scorer:
             DposcopeError: `texts` is a single text; or the function failed, or did not return one number in [0, 1] per
                 text.
         """
-        if isinstance(texts, str):
-            raise DposcopeError("a scorer takes a list of texts, and was given one text; put it in a list")
+        check_texts("texts", texts)
         texts = [text[:READ] for text in texts]
         unseen = [text for text in dict.fromkeys(texts) if text.strip() and text not in self._known]
         if unseen:

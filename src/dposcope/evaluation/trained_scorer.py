@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.data.comments import Comments
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorer import READ, Scorer, mean_of
 
@@ -150,6 +151,7 @@ class TrainedScorer(Scorer):
             DposcopeError: unequal lengths, labels other than 0 and 1, fewer than 10
                 different texts of a class, or texts that have nothing in common.
         """
+        check_texts("texts", texts)
         distinct, truth = _distinct(texts, labels)
         order = np.arange(len(distinct))
         train, held_out = cast(

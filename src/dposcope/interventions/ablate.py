@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Applied, Change, Site, attention_site, hooked, mlp_site
@@ -37,14 +38,12 @@ class Ablation:
 
     def __post_init__(self) -> None:
         """Normalise the direction; check all values."""
-        vector = self.direction.detach().to("cpu", torch.float64)
-        if vector.ndim != 1 or not vector.isfinite().all() or not vector.norm() > 0:
-            raise DposcopeError("an ablation needs one finite direction [d] of norm above zero")
+        unit = as_direction(self.direction).unit
         if self.blocks is not None:
             object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
         if not math.isfinite(self.weight):
             raise DposcopeError(f"an ablation's weight is {self.weight}; give a finite number, such as 1")
-        object.__setattr__(self, "direction", (vector / vector.norm()).to(torch.float32))
+        object.__setattr__(self, "direction", unit.to(torch.float32))
 
     def strength(self, factor: float) -> "Ablation":
         """The same with weight factor·w."""
@@ -87,12 +86,12 @@ class Ablation:
 
 
 def ablate(
-    direction: Tensor,
+    direction: Direction | Tensor,
     *,
     weight: float = 1.0,
     blocks: tuple[int, ...] | None = None,
     mlp: bool = True,
     attention: bool = True,
 ) -> Ablation:
-    """An `Ablation` of `direction`, `[d]`, at weight w in all blocks or some."""
-    return Ablation(direction, weight, blocks, mlp, attention)
+    """An `Ablation` of a direction, or of a vector `[d]`, at weight w in all blocks or some."""
+    return Ablation(vector_of(direction), weight, blocks, mlp, attention)

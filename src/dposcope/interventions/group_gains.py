@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
@@ -20,7 +21,7 @@ _SIGN = {Group.TP: -1.0, Group.TN: 1.0, Group.AP: 1.0, Group.AN: -1.0}
 def group_gains(
     lm: LanguageModel,
     means: NeuronMeans,
-    direction: Tensor,
+    direction: Direction | Tensor,
     *,
     alpha: float,
     beta: float = 0.55,
@@ -32,7 +33,7 @@ def group_gains(
     Args:
         lm: the model, for its value vectors.
         means: m^pre.
-        direction: W, `[d]`.
+        direction: W, or a vector `[d]`.
         alpha: relative shift, 0 or more (paper: 0.01 or 0.05).
         beta: fraction of each group, in [0, 1] (paper: 0.55).
         ranking: which neurons of a group come first.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
@@ -35,25 +36,30 @@ class LeastSquares:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, lm: LanguageModel, means: NeuronMeans, direction: Tensor, *, disturbed: NeuronMeans | None = None
+        cls,
+        lm: LanguageModel,
+        means: NeuronMeans,
+        direction: Direction | Tensor,
+        *,
+        disturbed: NeuronMeans | None = None,
     ) -> "LeastSquares":
         """Compute contributions and costs of all neurons.
 
         Args:
             lm: the model, for its value vectors.
             means: moments on texts that provoke the concept.
-            direction: W, `[d]`, or one per block, `[L, d]`; normalised here.
+            direction: W, or a vector `[d]`, or one per block, `[L, d]`; normalised here.
             disturbed: moments on text that should change little; None: those of `means`.
 
         Raises:
             DposcopeError: shapes differ, or a direction has norm zero.
         """
         disturbed = disturbed or means
-        directions = direction.double().cpu()
+        directions = vector_of(direction) if isinstance(direction, Direction) else direction.double().cpu()
         directions = directions.expand(lm.n_blocks, -1) if directions.ndim == 1 else directions
         if directions.shape != (lm.n_blocks, lm.d_model):
             raise DposcopeError(
-                f"the direction has shape {list(direction.shape)}; this model takes [{lm.d_model}], or one per block, "
+                f"the direction has shape {list(directions.shape)}; this model takes [{lm.d_model}], or one per block, "
                 f"[{lm.n_blocks}, {lm.d_model}]"
             )
         if not bool((directions.norm(dim=1) > 0).all()):

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_site, residual_site
@@ -23,8 +24,8 @@ class Steer:
     models, give W = unit direction × mean norm of the stream (`direction.about["residual_norm"]`).
     """
 
-    vector: Tensor
-    """W, `[d]`, pointing towards toxicity."""
+    vector: Direction | Tensor
+    """W, or a vector `[d]`, pointing towards toxicity."""
     alpha: float
     """α; negative adds."""
     block: int = -1
@@ -37,19 +38,17 @@ class Steer:
         """Check all values."""
         check_choice("site", self.site, ("residual", "mlp"))
         object.__setattr__(self, "positions", Positions(self.positions))
-        if not (math.isfinite(self.alpha) and self.vector.isfinite().all()):
-            raise DposcopeError("steering needs a finite vector and alpha; one of them holds NaN or infinity")
+        if not math.isfinite(self.alpha):
+            raise DposcopeError(f"alpha {self.alpha} is no finite number; give one, such as 2")
+        as_direction(self.vector)
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hook."""
-        if self.vector.shape != (lm.d_model,):
-            raise DposcopeError(
-                f"the vector has shape {list(self.vector.shape)}, the model's residual stream [{lm.d_model}]"
-            )
+        vector = vector_of(self.vector, lm)
         if not -lm.n_blocks <= self.block < lm.n_blocks:
             raise DposcopeError(f"block {self.block} is outside a model of {lm.n_blocks} blocks")
         block = self.block % lm.n_blocks
-        shift = (self.alpha * self.vector.double()).to(lm.device, torch.float32)
+        shift = (self.alpha * vector).to(lm.device, torch.float32)
 
         def change(stream: Tensor, _frame: Frame) -> Tensor:
             return (stream - shift.to(stream.device)).to(stream.dtype)

@@ -6,7 +6,7 @@ predict a real token, interventions need the length of the prompt, and a sampled
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -56,12 +56,37 @@ class Continuation:
     """`ids` decoded without special tokens."""
 
 
+def check_written(written: Sequence[Continuation]) -> None:
+    """Refuse one continuation where a list of them belongs.
+
+    Raises:
+        DposcopeError: it is one.
+    """
+    if isinstance(written, Continuation):
+        raise DposcopeError("one continuation was given, and a list of them belongs here; write it in brackets: […]")
+
+
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each batch."""
 
 
-@halving_batches
-@torch.inference_mode()
+@overload
+def generate(  # pyright: ignore[reportOverlappingOverload] — to Python a text is a sequence of texts, too
+    lm: LanguageModel,
+    prompts: str,
+    *,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 256,
+    keep: Literal["start", "end"] = "end",
+    sampling: Sampling | None = None,
+    batch_size: int = 32,
+    use_cache: bool = True,
+    stop_at_end: bool = True,
+    progress: Progress | None = None,
+) -> Continuation: ...
+
+
+@overload
 def generate(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -74,15 +99,32 @@ def generate(
     use_cache: bool = True,
     stop_at_end: bool = True,
     progress: Progress | None = None,
-) -> list[Continuation]:
-    """Continue each prompt; the result is in the order of `prompts`.
+) -> list[Continuation]: ...
+
+
+@halving_batches
+@torch.inference_mode()
+def generate(
+    lm: LanguageModel,
+    prompts: str | Sequence[str],
+    *,
+    new_tokens: int = 20,
+    max_prompt_tokens: int | None = 256,
+    keep: Literal["start", "end"] = "end",
+    sampling: Sampling | None = None,
+    batch_size: int = 32,
+    use_cache: bool = True,
+    stop_at_end: bool = True,
+    progress: Progress | None = None,
+) -> Continuation | list[Continuation]:
+    """Continue one prompt, or each of a list; the result is one `Continuation`, or a list in the order of `prompts`.
 
     With left padding and absolute positions, a batch gives the same results as its members one by one, up to rounding.
     Without a cache each step reads the whole text again, with the same result.
 
     Args:
         lm: the model.
-        prompts: texts.
+        prompts: one text, or several.
         new_tokens: most new tokens per prompt (paper: 20).
         max_prompt_tokens: longer prompts are cut; None: never.
         keep: the side of a long prompt that is kept.
@@ -100,9 +142,10 @@ def generate(
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
-    if not prompts:
+    alone = isinstance(prompts, str)
+    if not alone and not prompts:
         return []
-    encoded = encode(lm, prompts, max_tokens=max_prompt_tokens, keep=keep)
+    encoded = encode(lm, [prompts] if alone else prompts, max_tokens=max_prompt_tokens, keep=keep)
     longest = max((len(ids) for ids in encoded), default=0)
     if longest + new_tokens > lm.context_length:
         raise DposcopeError(
@@ -119,7 +162,8 @@ def generate(
         if progress is not None:
             progress(done, len(encoded))
     texts = lm.decode(written)
-    return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
+    results = [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
+    return results[0] if alone else results
 
 
 def _continue(

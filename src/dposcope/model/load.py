@@ -1,15 +1,18 @@
 """From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
 
+import copy
 import difflib
 import gc
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line, is_memory
@@ -18,6 +21,7 @@ from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, check_files, check_loadable
+from dposcope.model.checks.in_memory import check_in_memory, check_settings
 from dposcope.model.checks.numbers import check_forward, check_weights
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.checks.tokens import check_tokens
@@ -31,20 +35,26 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def load(
-    source: str | Path,
+    source: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     base: LanguageModel | None = None,
 ) -> LanguageModel:
-    """Load a causal language model and its tokenizer.
+    """Load a causal language model and its tokenizer, or take both as they are in memory.
 
     Only safetensors weights are read (no pickle), and no code from the model's repository runs. The network is used
     only for a Hugging Face id. With `base`, the result can be compared with it: both models read the same tokens, and
     embedding rows that belong to no token are removed (`notes` says so).
 
+    A model in memory is checked like a loaded one and used as it is, without a copy of its weights. Only evaluation
+    mode is set where it was in training mode (`notes` says so).
+
     Args:
-        source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, or a Hugging Face id.
+        source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, a Hugging Face id, or a model that
+            transformers loaded.
+        tokenizer: of a model in memory; everything else has its own.
         dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or that of `base`.
         device: "cpu", "cuda", …, or "auto": a GPU if there is one, or the device of `base`. If a launcher started
             several processes (LOCAL_RANK is set), each uses its own GPU.
@@ -53,8 +63,13 @@ def load(
 
     Raises:
         DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
-            was not tuned from `base`.
+            was not tuned from `base`. Of a model in memory: see `check_in_memory`; or another dtype or device than its
+            own is asked for.
     """
+    if not isinstance(source, str | Path):
+        return _in_memory(source, tokenizer, dtype=dtype, device=device, base=base)
+    if tokenizer is not None:
+        raise DposcopeError(f"{source} has its own tokenizer; give a tokenizer only beside a model in memory")
     name = str(source)
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
     place = _device(base.device if base is not None and str(device) == "auto" else device)
@@ -88,6 +103,37 @@ def load(
         check_tokens(lm, name)
     check_forward(lm, name)
     return lm
+
+
+def _in_memory(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    base: LanguageModel | None,
+) -> LanguageModel:
+    check_in_memory(model, tokenizer)
+    assert tokenizer is not None
+    check_settings(model, _dtype_name(dtype), None if str(device) == "auto" else _device(device))
+    name = short_name(model.name_or_path) if model.name_or_path else "model"
+    lm = LanguageModel(model, tokenizer, name)
+    _ = lm.layout
+    check_weights(lm, name)
+    check_tokens(lm, name)
+    if model.training:
+        model.eval()
+        lm = replace(lm, notes=("set to evaluation mode",))
+    if base is not None:
+        lm = comparable(base, replace(lm, model=_on_the_same_weights(model)))
+    check_forward(lm, name)
+    return lm
+
+
+def _on_the_same_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second model whose parameters are views of the first one's, so that its embedding can lose rows alone."""
+    views = {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters()}
+    return copy.deepcopy(model, {**views, **{id(one): one for one in model.buffers()}})
 
 
 def check_source(source: str | Path) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
 from dposcope.model.batches import batches, encode
@@ -32,7 +34,7 @@ class MeansFacts:
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronMeans:
+class NeuronMeans(ToPandas):
     """Moments of every neuron's activation m over recorded tokens (paper 3.2: m^pre)."""
 
     mean: Tensor
@@ -228,6 +230,7 @@ def accumulate(
     Raises:
         DposcopeError: no prompt, or an unknown protocol.
     """
+    check_texts("prompts", prompts)
     check_protocol(protocol)
     if not prompts:
         raise DposcopeError("no prompt to collect means on; give at least one")

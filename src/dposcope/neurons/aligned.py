@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import cosines
@@ -38,12 +39,12 @@ class AlignedVectors:
 
 
 @torch.no_grad()
-def most_aligned(lm: LanguageModel, direction: Tensor, n: int) -> AlignedVectors:
+def most_aligned(lm: LanguageModel, direction: Direction | Tensor, n: int) -> AlignedVectors:
     """The n neurons of highest cos(v_i, W); ties go to the lower block, then index.
 
     Args:
         lm: the model.
-        direction: W, `[d]`; −W gives the anti-toxic ones.
+        direction: W, or a vector `[d]`; −W gives the anti-toxic ones.
         n: how many (paper: 256, and 128 as in Lee et al. 2024).
 
     Raises:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
+from dposcope.data.pandas_frames import ToPandas
+from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
@@ -53,7 +55,7 @@ class _Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Contributions:
+class Contributions(ToPandas):
     """Δ_i of every neuron, with the values that it is computed from (paper 3.2, Eq. 2; SPEC section 3).
 
     Tensors are `[L, d_mlp]`, float64, on the CPU. W is the direction and points towards toxicity. v_i^pre and v_i^post
@@ -243,7 +245,7 @@ _SAME = ("protocol", "prompts", "new_tokens", "dtype")
 
 
 def contributions(
-    base: LanguageModel, tuned: LanguageModel, before: NeuronMeans, after: NeuronMeans, direction: Tensor
+    base: LanguageModel, tuned: LanguageModel, before: NeuronMeans, after: NeuronMeans, direction: Direction | Tensor
 ) -> Contributions:
     """Every neuron's contribution to the change from `base` to `tuned` (paper 3.2, Eq. 2; SPEC section 3).
 
@@ -252,7 +254,7 @@ def contributions(
         tuned: the model after it, of the same architecture and sizes.
         before: m^pre, each model on its own continuations of the same prompts.
         after: m^post.
-        direction: W, `[d]`, in the base model's residual stream.
+        direction: W, or a vector `[d]`, in the base model's residual stream.
 
     Raises:
         DposcopeError: the models differ in architecture or tokenizer, or means are another model's or collected
@@ -289,14 +291,14 @@ def contributions(
     )
 
 
-def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction: Tensor) -> Contributions:
+def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction: Direction | Tensor) -> Contributions:
     """The contributions of the same two models along another direction.
 
     Args:
         c: contributions of `base` and `tuned`.
         base: the model before tuning.
         tuned: the model after it.
-        direction: W, `[d]`.
+        direction: W, or a vector `[d]`.
     """
     return replace(
         c,
@@ -307,8 +309,8 @@ def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction
     )
 
 
-def _digest(direction: Tensor) -> str:
-    return text_digest(_exact(direction).numpy().tobytes().hex())
+def _digest(direction: Direction | Tensor) -> str:
+    return text_digest(vector_of(direction).numpy().tobytes().hex())
 
 
 @torch.no_grad()

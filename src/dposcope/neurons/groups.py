@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
@@ -32,19 +33,19 @@ class Group(StrEnum):
 
 
 @torch.no_grad()
-def cosines(lm: LanguageModel, direction: Tensor) -> Tensor:
+def cosines(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
     """cos_i = v_i·W / (|v_i||W|) of every value vector, `[L, d_mlp]`, float64 on the CPU (SPEC section 1).
 
     A value vector of norm zero has cosine 0.
 
     Args:
         lm: the model.
-        direction: W, `[d]`, of any norm above 0.
+        direction: W, or a vector `[d]`, of any norm above 0.
 
     Raises:
         DposcopeError: W has another width, or norm zero.
     """
-    unit = _unit(lm, direction)
+    unit = as_direction(direction, lm).unit
     rows: list[Tensor] = []
     for block in range(lm.n_blocks):
         vectors = lm.value_vectors(block).double()
@@ -55,27 +56,14 @@ def cosines(lm: LanguageModel, direction: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def projections(lm: LanguageModel, direction: Tensor) -> Tensor:
+def projections(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
     """v_i·W / |W| of every value vector, `[L, d_mlp]`, float64 on the CPU: the weight of m_i in Eq. 2."""
-    unit = _unit(lm, direction)
+    unit = as_direction(direction, lm).unit
     rows: list[Tensor] = []
     for block in range(lm.n_blocks):
         vectors = lm.value_vectors(block)
         rows.append((vectors.double() @ unit.to(vectors.device)).cpu())
     return torch.stack(rows)
-
-
-def _unit(lm: LanguageModel, direction: Tensor) -> Tensor:
-    if direction.shape != (lm.d_model,):
-        raise DposcopeError(
-            f"the direction has shape {list(direction.shape)}, the model's residual stream [{lm.d_model}]; "
-            "make the direction from this model"
-        )
-    vector = direction.double().cpu()
-    norm = vector.norm()
-    if not norm > 0:
-        raise DposcopeError("the direction has norm zero; are the two classes of comments the same?")
-    return vector / norm
 
 
 def group_sets(cosine: Tensor, mean: Tensor) -> dict[Group, NeuronSet]:

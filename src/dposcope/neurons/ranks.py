@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.errors import DposcopeError
 from dposcope.neurons.contributions import Contributions, Effect, labels
 from dposcope.neurons.groups import Group, group_sets
@@ -69,7 +70,7 @@ FEWEST_POINTS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class CumulativeReduction:
+class CumulativeReduction(ToPandas):
     """Share of the total reduction of the first r ranked ↓ neurons."""
 
     ranks: Tensor
@@ -151,7 +152,7 @@ class RangeShifts:
 
 
 @dataclass(frozen=True, eq=False)
-class RankRangeShifts:
+class RankRangeShifts(ToPandas):
     """Activation shifts by group, in several rank ranges."""
 
     ranges: tuple[RangeShifts, ...]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import polars as pl
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.neurons.contributions import Contributions, Effect, MovedGroup
 from dposcope.neurons.groups import Group
 from dposcope.neurons.sets import NeuronSet
@@ -34,7 +35,7 @@ class GroupShare:
 
 
 @dataclass(frozen=True)
-class GroupShares:
+class GroupShares(ToPandas):
     """Sizes and weights of the groups, and their totals."""
 
     groups: tuple[GroupShare, ...]
@@ -103,7 +104,7 @@ def group_shares(c: Contributions) -> GroupShares:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerSums:
+class LayerSums(ToPandas):
     """Contributions added up block by block, each `[L]`, float64."""
 
     reduction: Tensor

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.errors import DposcopeError
 from dposcope.neurons.contributions import Contributions, MovedGroup
 from dposcope.neurons.groups import Group, group_sets
@@ -22,7 +23,7 @@ from dposcope.neurons.groups import Group, group_sets
 
 
 @dataclass(frozen=True, eq=False)
-class ShiftDensity:
+class ShiftDensity(ToPandas):
     """A histogram of activation shifts. Neurons in the tails have no bin, but are counted."""
 
     edges: Tensor
@@ -96,7 +97,7 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
 
 
 @dataclass(frozen=True, eq=False)
-class TopToxic:
+class TopToxic(ToPandas):
     """The neurons of highest cosine with the direction, the highest first; each field is `[n]`."""
 
     block: Tensor
@@ -170,7 +171,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Correlations:
+class Correlations(ToPandas):
     """Correlations of activation shifts (Table 17)."""
 
     cosine: Correlation
@@ -209,7 +210,7 @@ VECTOR_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 @dataclass(frozen=True)
-class ChangeSummary:
+class ChangeSummary(ToPandas):
     """Amounts of change of value vectors and activations by tuning (paper 5.1; SPEC section 3)."""
 
     vector_cosine: float
@@ -275,7 +276,7 @@ class ShiftAgreement:
 
 
 @dataclass(frozen=True)
-class EditAgreement:
+class EditAgreement(ToPandas):
     """Whether an edit moves activations as tuning did, overall and by the edit's own groups."""
 
     overall: ShiftAgreement

@@ -15,6 +15,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.errors import DposcopeError
 from dposcope.neurons.agreement import Agreement, Among, Labels, agreement, labels_of, weights_of
 from dposcope.neurons.contributions import Contributions
@@ -124,7 +125,7 @@ class SourceStability:
 
 
 @dataclass(frozen=True)
-class NeuronStability:
+class NeuronStability(ToPandas):
     """How stable groups, ranks and toxic neurons are, source by source."""
 
     sources: tuple[SourceStability, ...]

@@ -16,7 +16,8 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
-from dposcope.directions.direction import Direction, DirectionFacts
+from dposcope.data.pandas_frames import ToPandas
+from dposcope.directions.direction import Direction, DirectionFacts, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.aligned import most_aligned
@@ -46,7 +47,7 @@ class _Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Subspace:
+class Subspace(ToPandas):
     """The first left singular vectors of N normalised value vectors as columns (paper appendix G)."""
 
     axes: Tensor
@@ -101,7 +102,7 @@ class Subspace:
         return cls(tensors["axes"], tensors["singular_values"], direction, facts.vectors, facts.about)
 
 
-def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128, axes: int = 3) -> Subspace:
+def svd_subspace(lm: LanguageModel, direction: Direction | Tensor, *, vectors: int = 128, axes: int = 3) -> Subspace:
     """The main axes of the value vectors of highest cosine with W, each normalised (appendix G; SPEC section 2).
 
     Nothing is centred: the first axis is close to the mean vector. An axis is signed so that its dot product
@@ -109,14 +110,15 @@ def svd_subspace(lm: LanguageModel, direction: Direction, *, vectors: int = 128,
 
     Args:
         lm: the model.
-        direction: W.
+        direction: W, or a vector `[d]`.
         vectors: N, value vectors (paper: 128).
         axes: r, singular vectors kept (paper: 3).
 
     Raises:
         DposcopeError: W does not fit, or the value vectors span fewer dimensions than axes.
     """
-    aligned = most_aligned(lm, direction.vector, vectors)
+    direction = as_direction(direction, lm)
+    aligned = most_aligned(lm, direction, vectors)
     return _subspace(lm, direction, aligned.vectors, axes)
 
 
@@ -144,7 +146,7 @@ def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: in
 
 
 @dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(ToPandas):
     """Principal angles between the subspaces of growing numbers of value vectors (paper appendix G: "stable")."""
 
     sizes: tuple[int, ...]
@@ -216,7 +218,7 @@ def random_axes(width: int, axes: int, *, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class AxisSigns:
+class AxisSigns(ToPandas):
     """Each neuron's sign along each axis, and how often they conflict (paper appendix G: 74.7 % and 74.3 %)."""
 
     of: Literal["cosine", "change"]

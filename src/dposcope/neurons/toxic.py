@@ -8,6 +8,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from dposcope.data.pandas_frames import ToPandas
+from dposcope.directions.direction import Direction, vector_of
 from dposcope.directions.judge import TokenJudge, judge_each
 from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
@@ -71,7 +73,7 @@ Side = Literal["toxic", "anti-toxic"]
 
 
 @dataclass(frozen=True, eq=False)
-class ToxicNeurons:
+class ToxicNeurons(ToPandas):
     """The neurons of highest cosine, ranked, with the tokens that they promote (Tables 3, 6, 14 and 15)."""
 
     aligned: AlignedVectors
@@ -122,7 +124,13 @@ class ToxicNeurons:
 
 
 def toxic_neurons(
-    lm: LanguageModel, direction: Tensor, judge: TokenJudge, *, n: int = 256, k: int = 10, side: Side = "toxic"
+    lm: LanguageModel,
+    direction: Direction | Tensor,
+    judge: TokenJudge,
+    *,
+    n: int = 256,
+    k: int = 10,
+    side: Side = "toxic",
 ) -> ToxicNeurons:
     """The n neurons of highest cosine with W, or with −W, and the tokens they promote (paper 4, 5.2).
 
@@ -130,7 +138,7 @@ def toxic_neurons(
 
     Args:
         lm: the model before tuning.
-        direction: W, `[d]`.
+        direction: W, or a vector `[d]`.
         judge: says which tokens are toxic (paper: GPT-4o).
         n: how many (paper: 256).
         k: lens tokens of each (paper: 10).
@@ -141,5 +149,5 @@ def toxic_neurons(
     """
     check_choice("side", side, ("toxic", "anti-toxic"))
     sign = 1.0 if side == "toxic" else -1.0
-    aligned = most_aligned(lm, sign * direction.double(), n)
+    aligned = most_aligned(lm, sign * vector_of(direction), n)
     return ToxicNeurons(aligned, promoted_tokens(lm, sign * aligned.vectors, judge, k=k), side, judge.name)

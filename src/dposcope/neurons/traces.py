@@ -33,6 +33,8 @@ def trace(
     Raises:
         DposcopeError: no text, an empty one, or a neuron that the model does not have.
     """
+    if any(isinstance(text, str) for text in texts):
+        raise DposcopeError("a trace reads token ids; give those of each text, as in tokenizer(texts)['input_ids']")
     if not texts or not all(texts):
         raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
     chosen = torch.tensor(list(neurons), dtype=torch.long)

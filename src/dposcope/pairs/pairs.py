@@ -16,6 +16,7 @@ import numpy as np
 
 from dposcope.artefacts import text_digest, write_atomically
 from dposcope.data.tables import RawTable, open_table
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 
 
@@ -98,7 +99,9 @@ class Pairs:
     """Rows of the source that were left out."""
 
     def __post_init__(self) -> None:
-        """Refuse columns of different lengths."""
+        """Refuse one text, and columns of different lengths."""
+        for column in ("prompts", "preferred", "dispreferred"):
+            check_texts(column, getattr(self, column))
         lengths = {len(self.prompts), len(self.preferred), len(self.dispreferred)}
         if len(lengths) != 1:
             raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from dposcope.directions.direction import Direction
+from dposcope.data.texts import check_texts
+from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
@@ -86,7 +87,7 @@ class Perturbation:
 def perturbed_continuations(
     lm: LanguageModel,
     prompts: Sequence[str],
-    direction: Direction,
+    direction: Direction | Tensor,
     settings: Perturbation = Perturbation(),
     *,
     new_tokens: int = 20,
@@ -105,7 +106,8 @@ def perturbed_continuations(
     Args:
         lm: the model.
         prompts: texts.
-        direction: the attribute; the residual stream is read at its block, before the final norm.
+        direction: the attribute; the residual stream is read at its block, before the final norm. A vector `[d]` is
+            read at the last block.
         settings: strength and trade-offs.
         new_tokens: most new tokens per prompt (paper: 20); a row stops at its end-of-text token.
         max_prompt_tokens: longer prompts are cut; None: never.
@@ -118,14 +120,16 @@ def perturbed_continuations(
         DposcopeError: the direction does not fit the model, prompt and continuation exceed the context, a prompt is
             empty, the model is in training mode, or its inputs are not a scaled embedding.
     """
+    check_texts("prompts", prompts)
     if new_tokens < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
-    if direction.vector.shape != (lm.d_model,) or not -lm.n_blocks <= direction.block < lm.n_blocks:
+    direction = as_direction(direction, lm)
+    if not -lm.n_blocks <= direction.block < lm.n_blocks:
         raise DposcopeError(
-            f"a direction of width {len(direction.vector)} at block {direction.block} does not fit a model of width "
-            f"{lm.d_model} and {lm.n_blocks} blocks; make the direction with this model"
+            f"the direction is of block {direction.block}, and the model has {lm.n_blocks} blocks; make the direction "
+            "from this model"
         )
     if not prompts:
         return []

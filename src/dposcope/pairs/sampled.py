@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.model.generate import Progress, Sampling, generate
@@ -153,6 +154,7 @@ def sample_completions(
     Raises:
         DposcopeError: an argument is out of range, or `generate` refuses it.
     """
+    check_texts("prompts", prompts)
     if samples < 2:
         raise DposcopeError(f"{samples} completion per prompt gives no pair; sample at least 2")
     written = generate(

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.data.masking import mask_offensive
+from dposcope.data.pandas_frames import ToPandas
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.numbers import NOTHING, TEXT, Format
 from dposcope.foreign_text import blanked, json_text, markdown
@@ -122,7 +123,7 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Table(ToPandas):
     """A table of the paper, or a further one."""
 
     name: str

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
@@ -59,8 +60,8 @@ class Family:
     """All edits that a search may choose from."""
 
     sources: Mapping[str, Source]
-    direction: Tensor
-    """The direction to ablate, `[d]`."""
+    direction: Direction | Tensor
+    """The direction to ablate, or a vector `[d]`."""
     n_blocks: int
     ablates: bool = True
     """Whether points may ablate."""

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
+from dposcope.data.texts import check_texts
 from dposcope.data.token_ids import agreed, settled, token_ids
 from dposcope.evaluation.overlap import (
     GENERATED_TOKENS,
@@ -76,6 +77,10 @@ class Materials:
     """Of their draws, one stream for all conditions."""
     second: LanguageModel | None = None
     """Another model that reads the samples, for their fluency."""
+
+    def __post_init__(self) -> None:
+        """Refuse one prompt instead of several."""
+        check_texts("prompts", self.prompts)
 
     @property
     def scorers(self) -> dict[str, Scorer]:

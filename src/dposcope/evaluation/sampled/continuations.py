@@ -18,7 +18,7 @@ from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.frames import prompted
-from dposcope.model.generate import Continuation, Progress
+from dposcope.model.generate import Continuation, Progress, check_written
 from dposcope.model.language_model import LanguageModel
 
 
@@ -46,6 +46,7 @@ def continuation_losses(
     Raises:
         DposcopeError: as many prompts as texts are not given, a prompt is empty, or a text exceeds the model's context.
     """
+    check_written(written)
     prompts = [one.prompt_ids for one in written] if after is None else after
     if len(prompts) != len(written):
         raise DposcopeError(f"there are {len(prompts)} prompts for {len(written)} texts; give one each")
@@ -140,6 +141,7 @@ def relevance(
     Raises:
         DposcopeError: fewer than two texts, or what `continuation_losses` refuses.
     """
+    check_written(written)
     if len(written) < 2:
         raise DposcopeError("relevance compares a text's prompt with another one's; give at least two texts")
     half = len(written) // 2

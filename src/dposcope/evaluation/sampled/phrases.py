@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
 from dposcope.evaluation.statistics import Difference, StoredDifference, paired_difference, stored_fields
@@ -65,6 +66,8 @@ def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int 
     Raises:
         DposcopeError: no text, or not as many of the one as of the other.
     """
+    check_texts("texts", texts)
+    check_texts("base_texts", base_texts)
     if not texts or len(texts) != len(base_texts):
         raise DposcopeError(
             f"there are {len(texts)} texts and {len(base_texts)} of the plain model; give one of each per prompt"
@@ -83,6 +86,7 @@ def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int 
 
 def distinct_pairs(texts: Sequence[str]) -> int:
     """How many different word pairs stand in all texts together; a pair never crosses from one text to the next."""
+    check_texts("texts", texts)
     return len({pair for text in texts for pair in word_grams(text, 2)})
 
 

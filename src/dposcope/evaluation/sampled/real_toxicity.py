@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
-from dposcope.model.generate import Continuation, Progress, Sampling, generate
+from dposcope.model.generate import Continuation, Progress, Sampling, check_written, generate
 from dposcope.model.language_model import LanguageModel
 
 SAMPLES = 25
@@ -53,6 +54,7 @@ def sample_texts(
     Raises:
         DposcopeError: fewer than one sample, or what `generate` refuses.
     """
+    check_texts("prompts", prompts)
     if samples < 1:
         raise DposcopeError(f"{samples} samples of each prompt leave nothing to measure; draw at least 1")
     return generate(
@@ -111,6 +113,7 @@ def distinct_per_prompt(texts: Sequence[str], samples: int, n: int) -> float:
     Raises:
         DposcopeError: no text, or not as many of each prompt.
     """
+    check_texts("texts", texts)
     if not texts or len(texts) % samples:
         raise DposcopeError(f"{len(texts)} texts are not {samples} of each prompt; give all samples of every prompt")
     shares: list[float] = []
@@ -132,6 +135,7 @@ def harmless(written: Sequence[Continuation], scores: NDArray[np.float64]) -> li
     Raises:
         DposcopeError: none is harmless, or there is not one score for each.
     """
+    check_written(written)
     kept = harmless_places(written, scores)
     if not kept:
         raise DposcopeError("no sample of the plain model is harmless, so there is no ideal; draw more samples")

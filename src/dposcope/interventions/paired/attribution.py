@@ -22,7 +22,7 @@ from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
-from dposcope.model.generate import Continuation, Progress
+from dposcope.model.generate import Continuation, Progress, check_written
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
@@ -80,6 +80,8 @@ def attribution(
         DposcopeError: the models do not belong together, a side has no text, or a prompt or a text has no token.
     """
     check_models(base, tuned)
+    check_written(toxic)
+    check_written(harmless)
     if not toxic or not harmless:
         raise DposcopeError("attribution compares toxic with harmless texts; give at least one of each")
     written = [*toxic, *harmless]

@@ -24,7 +24,7 @@ from dposcope.memory import halving_batches
 from dposcope.model import layout as layouts
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
-from dposcope.model.generate import Continuation, Progress
+from dposcope.model.generate import Continuation, Progress, check_written
 from dposcope.model.hooks import Change, Site, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
@@ -112,6 +112,7 @@ def mediation(
             its MLP.
     """
     check_models(base, tuned)
+    check_written(written)
     if not written:
         raise DposcopeError("there is no text to read; give at least one")
     sums = Mediation(*(torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64) for _ in range(3)))

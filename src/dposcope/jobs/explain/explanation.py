@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dposcope.directions.direction import Direction
+from torch import Tensor
+
+from dposcope.data.texts import check_texts
+from dposcope.directions.direction import Direction, as_direction
 from dposcope.directions.judge import TokenJudge, WordListJudge
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
@@ -108,7 +111,7 @@ class Explanation:
 def explain(
     base: LanguageModel,
     tuned: LanguageModel,
-    direction: Direction,
+    direction: Direction | Tensor,
     prompts: Sequence[str],
     *,
     judge: TokenJudge | None = None,
@@ -128,7 +131,8 @@ def explain(
     Args:
         base: the model before tuning.
         tuned: the model after it.
-        direction: W, such as `fit_probe(…)` (paper) or `mean_difference(…)`, in the base model's stream.
+        direction: W, such as `fit_probe(…)` (paper) or `mean_difference(…)`, or a vector `[d]`, in the base model's
+            stream.
         prompts: both models continue them (paper: 1,199).
         judge: says which tokens are toxic; default: the embedded word list (paper: GPT-4o).
         toxic_sets: how many neurons of highest cosine are called toxic.
@@ -142,10 +146,12 @@ def explain(
     Raises:
         DposcopeError: the models do not belong together, or the direction does not fit.
     """
+    check_texts("prompts", prompts)
+    direction = as_direction(direction, base)
     parts = PARTS if len(prompts) >= PARTS else 0
     how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
     before, after = (collect_by_fold(lm, prompts, parts, **how) for lm in (base, tuned))
-    change = contributions(base, tuned, before.whole, after.whole, direction.vector)
+    change = contributions(base, tuned, before.whole, after.whole, direction)
     return explanation_of(
         base,
         tuned,
