@@ -1,6 +1,7 @@
 """What a name stands for: a model, a run, an edit; and one line where it stands for nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,6 @@ def run(job, tmp_path_factory) -> Path:
 @pytest.fixture
 def changed(run, tmp_path):
     """A copy of the run, with its `run.json` changed."""
-    import shutil
 
     def make(change) -> Path:
         copy = tmp_path / "copy"
@@ -53,20 +53,20 @@ def test_a_model_alone_has_no_edit(job):
     found = Subject.find(str(job.model))
     assert (found.model, found.edit) == (str(job.model), None)
     with pytest.raises(DposcopeError, match=r"no edit comes with dposcope for .*--edit.*dposcope edit"):
-        found.with_edit()
+        Subject.find(str(job.model), needed=True)
 
 
 @pytest.mark.parametrize("named", ["gemma-3-270m", "smollm2-135m-instruct"])
 def test_a_bundled_model_has_the_edit_that_comes_with_it(named):
     found = Subject.find(named)
     assert found.named == named
-    assert found.with_edit().gains is not None
+    assert found.edit.gains is not None
 
 
 @pytest.mark.parametrize("spelt", ["{}", "{}.safetensors", "edit:{}"])
 def test_an_edit_by_its_file(job, saved, spelt):
     found = Subject.find(str(job.model), spelt.format(saved))
-    assert found.with_edit().gains.values.equal(Edit.load(saved).gains.values)
+    assert found.edit.gains.values.equal(Edit.load(saved).gains.values)
 
 
 def test_a_run_names_its_model_its_edit_and_its_scorer(job, run, saved):

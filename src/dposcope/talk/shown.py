@@ -13,6 +13,11 @@ def shown(text: str, *, raw: bool = False) -> str:
     return "\n".join(visible(line) for line in words.split("\n"))
 
 
+def whole_words(text: str) -> str:
+    """The text up to its last space or line break: the word after it may still grow, and be another one then."""
+    return text[: max(text.rfind(" "), text.rfind("\n"), 0)]
+
+
 class Stream:
     """A text that grows where nothing can be taken back: whole words are given on, so that they can be masked."""
 
@@ -27,8 +32,7 @@ class Stream:
         Args:
             text: all that there is so far.
         """
-        end = max(text.rfind(" "), text.rfind("\n"), 0)
-        return self._new(text[:end])
+        return self._new(whole_words(text))
 
     def end(self, text: str) -> str:
         """The rest.

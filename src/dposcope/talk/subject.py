@@ -29,16 +29,18 @@ class Subject:
     """The scorer that a run was made with."""
 
     @classmethod
-    def find(cls, named: str, edit: str | None = None) -> "Subject":
+    def find(cls, named: str, edit: str | None = None, *, needed: bool = False) -> "Subject":
         """Find both by name; the model is not loaded.
 
         Args:
             named: a model, or the folder of a finished run of `edit`, `tune` or `dpo --train gains`.
             edit: see `edit_stem`, with or without the prefix; None: of a run, its own; of a bundled model, the one that
                 comes with dposcope.
+            needed: whether there must be an edit.
 
         Raises:
-            DposcopeError: there is no such model, run or edit; or the run is not finished, was changed, or made none.
+            DposcopeError: there is no such model, run or edit; or the run is not finished, was changed, or made none;
+                or there is no edit, and one is needed.
         """
         about = None if named.startswith(PREFIX) else About.read(Path(named).expanduser())
         if about is not None:
@@ -46,20 +48,14 @@ class Subject:
         check_source(named)
         if edit is None and named in shipped_edits() and not Path(named).expanduser().exists():
             edit = named
-        return cls(named, None) if edit is None else cls(named, _loaded(edit), edit)
-
-    def with_edit(self) -> Edit:
-        """The edit.
-
-        Raises:
-            DposcopeError: there is none.
-        """
-        if self.edit is None:
+        if edit is not None:
+            return cls(named, _loaded(edit), edit)
+        if needed:
             raise DposcopeError(
-                f"no edit comes with dposcope for {self.model}; give one with --edit, or make one with: "
-                f"dposcope edit {self.model} --out runs/first"
+                f"no edit comes with dposcope for {named}; give one with --edit, or make one with: "
+                f"dposcope edit {named} --out runs/first"
             )
-        return self.edit
+        return cls(named, None)
 
     @classmethod
     def _of_run(cls, folder: Path, about: About, edit: str | None) -> "Subject":

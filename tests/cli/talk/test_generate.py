@@ -11,6 +11,7 @@ from dposcope.model.load import load
 from helpers.edits import gains_of
 from helpers.families import TEXTS
 from helpers.jobs import Job, command, make_job
+from helpers.pages import STARRED, STRONG
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,6 @@ def test_without_a_prompt_it_has_its_own(capsys, job):
 
 
 def test_words_are_starred_in_both_forms(capsys, job, monkeypatch):
-    from helpers.pages import STARRED, STRONG
-
     for form in ([], ["--json"]):
         shown = told(capsys, job, "--prompt", f"{STRONG} the cat", *form).out
         assert STARRED in shown

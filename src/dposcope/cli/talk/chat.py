@@ -51,11 +51,12 @@ def chat(
     """
     from dposcope.cli.console import reporting
     from dposcope.talk.conversation import Conversation
+    from dposcope.talk.subject import Subject
     from dposcope.terminal import say, typed
 
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
-        session = opened(model, settings, edited=True)
+        session = opened(Subject.find(model, settings.edit, needed=True), settings)
     say(f"{session.lm.name} {session.manner}; edit: {session.edit}; /help lists commands, /quit leaves")
     conversation = Conversation(session, strength)
     try:

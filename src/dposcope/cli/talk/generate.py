@@ -67,12 +67,13 @@ def generate(
     from dposcope.data.prompts import load_prompts
     from dposcope.talk.prompts import own_prompts
     from dposcope.talk.shown import shown
+    from dposcope.talk.subject import Subject
     from dposcope.terminal import print_json, say
 
     given = [*(prompt or []), *([] if prompts is None else load_prompts(prompts, column=prompt_column, limit=limit))]
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
-        session = opened(model, settings)
+        session = opened(Subject.find(model, settings.edit), settings)
         strengths = list(dict.fromkeys(strength or ([0.0] if session.edit is None else [0.0, 1.0])))
         bars.stage("Writing")
         texts = session.answers(
