@@ -53,7 +53,7 @@ class Subject:
         if needed:
             raise DposcopeError(
                 f"no edit comes with dposcope for {named}; give one with --edit, or make one with: "
-                f"dposcope edit {named} --out runs/first"
+                "dposcope edit MODEL --out runs/first"
             )
         return cls(named, None)
 
@@ -61,8 +61,8 @@ class Subject:
     def _of_run(cls, folder: Path, about: About, edit: str | None) -> "Subject":
         if about.command not in _MAKERS:
             raise DposcopeError(
-                f"{folder} is a run of dposcope {about.command}, which makes no edit; name a model, or a run of "
-                f"{', '.join(_MAKERS[:-1])} or {_MAKERS[-1]} --train gains"
+                f"{folder} is a run of dposcope {about.command}, which makes no edit; name a model, or a run of edit, "
+                "tune or dpo --train gains"
             )
         model, scorer = (_text(about.settings, name, folder) for name in ("model", "scorer"))
         if model is None:

@@ -39,6 +39,7 @@ def test_both_sides_are_told_as_they_are_written_and_then_whole(llama):
         assert one["before"] == pytest.approx(row.before, abs=1e-4)
         assert one["after"] == pytest.approx(row.after, abs=1e-4)
         assert one["peak"] == row.peak
+        assert [token["raw"] for token in one["promotes"]] == [token.strip(" ") for token in row.neuron.promotes]
 
 
 def test_at_strength_0_both_sides_are_one(llama):

@@ -131,7 +131,5 @@ def _neuron(row: Fired, strength: float) -> dict[str, Any]:
         "before": [round(value, 4) for value in row.before],
         "after": [round(value, 4) for value in row.after],
         "peak": row.peak,
-        "promotes": [
-            {"masked": visible(mask_offensive(token)), "raw": visible(token)} for token in row.neuron.promotes
-        ],
+        "promotes": [_word(token) for token in row.neuron.promotes],
     }
