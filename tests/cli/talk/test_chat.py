@@ -1,7 +1,12 @@
 """`dposcope chat`: lines of a pipe, and Ctrl-C."""
 
 import io
+import os
+import pty
+import select
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -112,3 +117,46 @@ def test_an_edit_is_needed(capsys, job):
     told = command(capsys, "chat", job.model, "--quiet")
     assert told.code == 2
     assert "give one with --edit, or make one with: dposcope edit" in told.err
+
+
+_OWN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Takes the terminal, so that its Ctrl-C arrives, and becomes the program."""
+
+
+def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    """Exit code and screen of a person at a terminal, who presses keys when some words have come."""
+    plain = ("--edit", str(edit), "--dtype", "float32", "--device", "cpu", "--new-tokens", "4", "--quiet")
+    screen, its_side = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", _OWN_TERMINAL, sys.executable, "-m", "dposcope", "chat", str(job.model), *plain],
+        stdin=its_side,
+        stdout=its_side,
+        stderr=its_side,
+        start_new_session=True,
+    )
+    os.close(its_side)
+    seen, looked, left, deadline = b"", 0, list(keys), time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if select.select([screen], [], [], 0.1)[0]:
+            try:
+                seen += os.read(screen, 4096)
+            except OSError:  # the program has ended
+                break
+        if left and left[0][0] in seen[looked:]:
+            looked = len(seen)
+            os.write(screen, left.pop(0)[1])
+    code = child.wait(timeout=20)
+    os.close(screen)
+    return code, seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [b"\x03", b"\x04", b"/quit\n"])
+def test_a_person_at_a_terminal_leaves_quietly(job, edit, last):
+    code, seen = on_a_terminal(job, edit, (b"> ", b"the cat\n"), (b"\r\n> ", last))
+    assert code == 0
+    assert b"plain: " in seen
+    assert b"Traceback" not in seen
+    assert b"dposcope: " not in seen
