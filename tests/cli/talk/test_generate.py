@@ -113,6 +113,7 @@ def test_all_strengths_draw_with_the_same_numbers(capsys, job, edit):
         (["--edit", "none/here"], "edit:none/here names no edit; give its edit.safetensors"),
         (["--new-tokens", "128"], "do not fit into the 128 that"),
         (["--prompts", "none.txt"], "none.txt"),
+        (["--limit", "2"], "--limit is for --prompts; give that, or leave --limit out"),
     ],
 )
 def test_bad_input_gets_one_line(capsys, job, options, line):

@@ -1,6 +1,7 @@
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.foreign_text import visible
 from dposcope.talk.fired import fired
 from dposcope.talk.session import Session
 from dposcope.talk.web.answering import Question
@@ -39,7 +40,8 @@ def test_both_sides_are_told_as_they_are_written_and_then_whole(llama):
         assert one["before"] == pytest.approx(row.before, abs=1e-4)
         assert one["after"] == pytest.approx(row.after, abs=1e-4)
         assert one["peak"] == row.peak
-        assert [token["raw"] for token in one["promotes"]] == [token.strip(" ") for token in row.neuron.promotes]
+        tokens = [visible(token.strip(" ") or "␣") for token in row.neuron.promotes]
+        assert [token["raw"] for token in one["promotes"]] == tokens
 
 
 def test_at_strength_0_both_sides_are_one(llama):

@@ -36,7 +36,7 @@ def generate(
 
     dposcope generate runs/first --prompt "He said that" --prompt "Well," --new-tokens 60
 
-    Without a prompt, a few built-in ones are used.
+    A base model continues the prompts; a chat model answers them through its chat template (--chat).
 
     Parameters
     ----------
@@ -44,9 +44,10 @@ def generate(
         A bundled name (see dposcope models), a folder, a .gguf file, a Hugging Face id, or the folder of a finished run
         of edit, tune or dpo --train gains.
     prompt
-        A prompt; may be given several times.
+        A prompt; may be given several times. Default: those of --prompts, or a few built-in ones.
     prompts
         More prompts: a text file with one prompt a line, JSONL, CSV, TSV, JSON, Parquet, or hub:owner/name.
+        Default: none.
     prompt_column
         Column of --prompts, if it is a table.
     limit
@@ -65,11 +66,14 @@ def generate(
     """
     from dposcope.cli.console import print_beside, reporting
     from dposcope.data.prompts import load_prompts
+    from dposcope.errors import DposcopeError
     from dposcope.talk.prompts import own_prompts
     from dposcope.talk.shown import shown
     from dposcope.talk.subject import Subject
     from dposcope.terminal import print_json, say
 
+    if limit is not None and prompts is None:
+        raise DposcopeError("--limit is for --prompts; give that, or leave --limit out")
     given = [*(prompt or []), *([] if prompts is None else load_prompts(prompts, column=prompt_column, limit=limit))]
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
