@@ -49,6 +49,7 @@ ORDER = [
     "jobs/tune",
     "jobs/explain",
     "jobs/reproduce",
+    "talk",
     "cli",
     "__init__",
     "__main__",

@@ -9,7 +9,7 @@ from benchmarks.rivals.replaced import Folded, Replaced
 from dposcope.artefacts import file_digest, text_digest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
-from dposcope.model.extrapolate import along
+from dposcope.interventions.extrapolate import along
 from dposcope.model.load import load
 from dposcope.reading import read_object
 

@@ -10,7 +10,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final
@@ -41,6 +41,35 @@ def say(line: str) -> None:
 def cell(words: str) -> Text:
     """The content of a table's cell, title or heading; it breaks where the words do."""
     return Text("\n").join(Text(visible(line)) for line in words.split("\n"))
+
+
+def say_on(piece: str) -> None:
+    """A part of a result, as it comes; its line breaks are real ones."""
+    sys.stdout.write("\n".join(visible(line) for line in piece.split("\n")))
+    sys.stdout.flush()
+
+
+def typed(prompt: str) -> Iterator[str]:
+    """Lines that a person types, up to the end of the input. `prompt` stands before each.
+
+    Lines of a pipe are repeated behind the prompt, so that what is printed can be read alone.
+    """
+    source = sys.stdin
+    if source is None:  # pyright: ignore[reportUnnecessaryComparison] — closed by who started the program
+        return
+    if isinstance(source, io.TextIOWrapper):
+        source.reconfigure(errors="replace")
+    if not source.isatty():
+        for line in source:
+            say(f"{prompt}{line.rstrip()}")
+            yield line
+        return
+    with suppress(ImportError):  # not on every system; with it, arrow keys work
+        import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    with suppress(EOFError):
+        while True:
+            yield input(prompt)
+    say("")  # below the prompt
 
 
 def print_json(value: Any) -> None:

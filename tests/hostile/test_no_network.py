@@ -32,6 +32,7 @@ OTHERS = {
     "--validation 4 --window-tokens 12 --window-pool 9 --batch-size 4 --device cpu --out lora",
     "fold a GGUF file": "fold model.gguf --edit gains-of-gguf --out folded.gguf",
     "lens": "lens {model} --neuron 0.1 --device cpu",
+    "generate": "generate {model} --edit {edit} --strength 0 1 --new-tokens 2 --device cpu --quiet",
     "pairs check": "pairs check trl.jsonl --model {model} --logppl",
     "pairs import": "pairs import trl.jsonl --out imported.jsonl",
     "reproduce, planned": "reproduce --preset smoke --dry-run --out planned",

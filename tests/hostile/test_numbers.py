@@ -17,6 +17,7 @@ from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings, Settings
 from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.talk.settings import TalkSettings
 from helpers.hostile import refused
 
 COMMANDS: dict[str, tuple[type[Settings], list[str]]] = {
@@ -28,8 +29,13 @@ COMMANDS: dict[str, tuple[type[Settings], list[str]]] = {
     "dpo": (DpoSettings, ["m", "--pairs", "p.jsonl"]),
     "probe": (ProbeSettings, ["m"]),
     "reproduce": (ReproduceSettings, []),
+    "generate": (TalkSettings, ["m", "--sample"]),
+    "chat": (TalkSettings, ["m", "--sample"]),
+    "serve": (TalkSettings, ["m", "--sample"]),
 }
 """Command → its settings, and what it needs beside `--out`."""
+WITHOUT_OUT = ("generate", "chat", "serve")
+"""Commands that leave nothing."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ def cases() -> Iterator[tuple[str, str, str]]:
 def test_no_option_takes_what_is_beyond_its_bounds(tmp_path, command, option):
     _, needed = COMMANDS[command]
     for text in [text for one, other, text in cases() if (one, other) == (command, option)]:
-        line = refused([command, *needed, "--out", tmp_path / "out", option, *text.split(" ")])
+        out = [] if command in WITHOUT_OUT else ["--out", tmp_path / "out"]
+        line = refused([command, *needed, *out, option, *text.split(" ")])
         assert option in line, f"{text!r}: {line}"
 
 
@@ -171,6 +178,12 @@ def test_a_settings_file_may_hold_no_other_numbers(tmp_path, text):
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "-1e308"],
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "nan"],
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "inf"],
+        ["generate", "m", "--strength", "1e308"],
+        ["generate", "m", "--batch-size", "0"],
+        ["generate", "m", "--limit", "0"],
+        ["chat", "m", "--strength", "nan"],
+        ["serve", "m", "--port", str(10**9)],
+        ["serve", "m", "--port", "-1"],
     ],
     ids=lambda arguments: " ".join(arguments[-2:]),
 )

@@ -45,6 +45,11 @@ ROOMS = {
     "cli/fold.py": ("fold",),
     "cli/directions.py": ("probe", "lens"),
     "cli/reproduce.py": ("reproduce", "report"),
+    "cli/talk/generate.py": ("generate",),
+    "cli/talk/chat.py": ("chat",),
+    "cli/talk/serve.py": ("serve",),
+    "talk": ("generate", "chat", "serve"),
+    "model/chat.py": ("generate", "chat", "serve"),
     "shipping": ("fold",),
     "training": ("dpo",),
 }

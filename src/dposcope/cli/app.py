@@ -25,6 +25,9 @@ from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
+from dposcope.cli.talk.chat import chat
+from dposcope.cli.talk.generate import generate
+from dposcope.cli.talk.serve import serve
 from dposcope.cli.tune import tune
 from dposcope.data.trust import check_settings, trusting_files
 from dposcope.errors import DposcopeError
@@ -64,6 +67,9 @@ app.command(evaluate)
 app.command(explain)
 app.command(pairs)
 app.command(dpo)
+app.command(generate)
+app.command(chat)
+app.command(serve)
 app.command(fold)
 app.command(report)
 app.command(probe)

@@ -1,7 +1,7 @@
 """What people see while a job runs and when it is done."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -209,6 +210,24 @@ def print_facts(rows: Iterable[tuple[str, str]]) -> None:
     for row in rows:
         table.add_row(*map(cell, row))
     terminal.out.print(table)
+
+
+_NARROWEST = 26
+"""Columns of a text beside others; below, texts stand one under the other."""
+
+
+def print_beside(texts: Mapping[str, str]) -> None:
+    """Texts side by side under their names, or one under the other where the terminal is narrow."""
+    if terminal.out.width >= _NARROWEST * len(texts):
+        table = Table(box=SIMPLE, padding=(0, 2, 0, 0), expand=True)
+        for name in texts:
+            table.add_column(cell(name), ratio=1, overflow="fold")
+        table.add_row(*map(cell, texts.values()))
+        terminal.out.print(table)
+        return
+    for name, text in texts.items():
+        terminal.out.print(Padding(cell(f"{name}:"), (1, 0, 0, 2)))
+        terminal.out.print(Padding(cell(text), (0, 0, 0, 4)))
 
 
 def print_scores(scores: Scores) -> None:

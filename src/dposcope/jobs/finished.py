@@ -113,9 +113,14 @@ def is_finished(folder: Path, command: str, settings: Mapping[str, Any]) -> bool
     found = about.finished
     if found.fault({**about.settings, **about.free}, plain(settings), code=code_digest()):
         return False
-    records = [Record.read(path) for path in sorted((folder / "stages").glob("*.json"))]
-    files = [found.files, *(one.files for one in records if one is not None)]
+    files = [found.files, *(one.files for one in _records(folder))]
     return not any(damage(folder, one, may_be_gone=(CHECKPOINT,)) for one in files)
+
+
+def _records(folder: Path) -> list[Record]:
+    """Those of a run's stages."""
+    read = (Record.read(path) for path in sorted((folder / "stages").glob("*.json")))
+    return [one for one in read if one is not None]
 
 
 def refuse_changed(folder: Path, names: Collection[str]) -> None:
@@ -131,7 +136,7 @@ def refuse_changed(folder: Path, names: Collection[str]) -> None:
     about = About.read(folder)
     if about is None or about.finished is None:
         return
-    left = about.finished.files
+    left = {**about.finished.files, **{name: mark for one in _records(folder) for name, mark in one.files.items()}}
     wrong = damage(folder, {name: left[name] for name in names if name in left})
     if wrong is not None:
         raise DposcopeError(f"in {folder} {wrong}; run the same command there again")

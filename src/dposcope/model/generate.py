@@ -68,6 +68,8 @@ def check_written(written: Sequence[Continuation]) -> None:
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each batch."""
+Watch = Callable[[int, int], None]
+"""Called with (prompt, token id) for each token as it is written; its end-of-text token is left out."""
 
 
 @overload
@@ -102,8 +104,6 @@ def generate(
 ) -> list[Continuation]: ...
 
 
-@halving_batches
-@torch.inference_mode()
 def generate(
     lm: LanguageModel,
     prompts: str | Sequence[str],
@@ -138,36 +138,91 @@ def generate(
     Raises:
         DposcopeError: prompt and continuation exceed the model's context, or a prompt is empty.
     """
-    if new_tokens < 1:
-        raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
-    if lm.model.training:
-        raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
+    _check(lm, new_tokens)
     alone = isinstance(prompts, str)
     if not alone and not prompts:
         return []
     encoded = encode(lm, [prompts] if alone else prompts, max_tokens=max_prompt_tokens, keep=keep)
-    longest = max((len(ids) for ids in encoded), default=0)
+    written = continue_ids(
+        lm,
+        encoded,
+        new_tokens=new_tokens,
+        sampling=sampling,
+        batch_size=batch_size,
+        use_cache=use_cache,
+        stop_at_end=stop_at_end,
+        progress=progress,
+    )
+    return written[0] if alone else written
+
+
+@halving_batches
+@torch.inference_mode()
+def continue_ids(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    new_tokens: int = 20,
+    sampling: Sampling | None = None,
+    batch_size: int = 32,
+    use_cache: bool = True,
+    stop_at_end: bool = True,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> list[Continuation]:
+    """Continue prompts that are token ids already, as a chat template makes them; see `generate`.
+
+    Args:
+        lm: the model.
+        prompts: token ids, with the special ones; none empty.
+        new_tokens: see `generate`.
+        sampling: see `generate`.
+        batch_size: prompts at a time.
+        use_cache: see `generate`.
+        stop_at_end: see `generate`.
+        progress: called after each batch.
+        watch: called for each token as it is written. What it raises ends the generation.
+
+    Raises:
+        DposcopeError: see `generate`.
+    """
+    _check(lm, new_tokens)
+    longest = max((len(ids) for ids in prompts), default=0)
     if longest + new_tokens > lm.context_length:
         raise DposcopeError(
             f"a prompt of {longest:,} tokens and {new_tokens} new ones exceed the model's context of "
             f"{lm.context_length:,}; shorten the prompts, or lower max_prompt_tokens or new_tokens"
         )
     ends = torch.tensor(sorted(lm.end_ids) if stop_at_end else [], dtype=torch.long, device=lm.device)
-    written: list[list[int]] = [[] for _ in encoded]
+    written: list[list[int]] = [[] for _ in prompts]
     done = 0
-    for batch in batches(lm, encoded, batch_size=batch_size, side="left"):
-        for row, ids in zip(batch.rows, _continue(lm, batch, new_tokens, sampling, use_cache, ends), strict=True):
+    for batch in batches(lm, prompts, batch_size=batch_size, side="left"):
+        for row, ids in zip(
+            batch.rows, _continue(lm, batch, new_tokens, sampling, use_cache, ends, watch), strict=True
+        ):
             written[row] = ids
         done += len(batch.rows)
         if progress is not None:
-            progress(done, len(encoded))
+            progress(done, len(prompts))
     texts = lm.decode(written)
-    results = [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
-    return results[0] if alone else results
+    return [Continuation(list(p), c, t) for p, c, t in zip(prompts, written, texts, strict=True)]
+
+
+def _check(lm: LanguageModel, new_tokens: int) -> None:
+    if new_tokens < 1:
+        raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
+    if lm.model.training:
+        raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")
 
 
 def _continue(
-    lm: LanguageModel, batch: Batch, new_tokens: int, sampling: Sampling | None, use_cache: bool, ends: Tensor
+    lm: LanguageModel,
+    batch: Batch,
+    new_tokens: int,
+    sampling: Sampling | None,
+    use_cache: bool,
+    ends: Tensor,
+    watch: Watch | None,
 ) -> list[list[int]]:
     ids, mask = batch.ids, batch.mask
     lengths = batch.lengths
@@ -193,6 +248,10 @@ def _continue(
         running = running & ~torch.isin(token, ends)
         steps.append(token)
         alive.append(running)
+        if watch is not None:
+            for row, one, kept in zip(batch.rows, token.tolist(), running.tolist(), strict=True):
+                if kept:
+                    watch(row, one)
         if step + 1 == new_tokens or not running.any():
             break
         token = torch.where(running, token, lm.pad_id)

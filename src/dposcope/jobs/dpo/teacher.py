@@ -1,7 +1,7 @@
 """The tuned model that learned gains imitate: distillation."""
 
 from dposcope.errors import DposcopeError
-from dposcope.model.extrapolate import extrapolate
+from dposcope.interventions.extrapolate import extrapolate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.model.tuned import embedding_rows

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.model.extrapolate import along, extrapolate, stochastically_rounded
+from dposcope.interventions.extrapolate import along, extrapolate, stochastically_rounded
 from helpers.families import FAMILIES, bits, tiny
 
 

@@ -1,0 +1,32 @@
+"""From the settings of a command to a session."""
+
+from typing import TYPE_CHECKING
+
+from dposcope.talk.settings import TalkSettings
+
+if TYPE_CHECKING:
+    from dposcope.talk.session import Session
+    from dposcope.talk.subject import Subject
+
+
+def opened(subject: "Subject", settings: TalkSettings) -> "Session":
+    """Load the model.
+
+    Args:
+        subject: model and edit.
+        settings: of the command.
+
+    Raises:
+        DposcopeError: see `Session.open`.
+    """
+    from dposcope.talk.session import Session
+
+    return Session.open(
+        subject,
+        dtype=settings.dtype,
+        device=settings.device,
+        chat=settings.chat,
+        system=settings.system,
+        new_tokens=settings.new_tokens,
+        sampling=settings.sampling,
+    )

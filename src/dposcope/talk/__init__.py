@@ -1,0 +1,1 @@
+"""A person, a model and an edit of it: the plain and the edited model answer side by side."""

@@ -1,0 +1,38 @@
+"""A conversation with the plain model beside one with the edited model: each remembers its own answers."""
+
+from dataclasses import dataclass, field
+
+from dposcope.model.chat import Turn
+from dposcope.talk.session import PLAIN, Answer, Heard, Session
+
+
+@dataclass(eq=False)
+class Conversation:
+    """Two conversations with the same questions. Without a chat template nothing is remembered."""
+
+    session: Session
+    strength: float = 1.0
+    """Of the edit on the edited side; the other side is the plain model."""
+    _said: dict[bool, list[Turn]] = field(init=False, default_factory=lambda: {False: [], True: []})
+
+    def ask(self, line: str, *, edited: bool, heard: Heard | None = None) -> Answer:
+        """The answer of one side. It is remembered only when it is complete.
+
+        Args:
+            line: what the user says.
+            edited: which side answers.
+            heard: told the text so far after each token.
+
+        Raises:
+            DposcopeError: the conversation has grown too long for the model.
+        """
+        turns = [*self._said[edited], Turn("user", line)]
+        answer = self.session.answer(turns, self.strength if edited else PLAIN, heard=heard)
+        if self.session.chat.on:
+            self._said[edited] = [*turns, Turn("assistant", answer.text)]
+        return answer
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        for said in self._said.values():
+            said.clear()

@@ -1,0 +1,1 @@
+"""The local web page: a server for one person on this machine."""

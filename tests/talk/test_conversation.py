@@ -1,0 +1,52 @@
+import pytest
+
+from dposcope.model.chat import Chat, Turn
+from dposcope.talk.conversation import Conversation
+from dposcope.talk.session import Session
+from helpers.chats import BEGINS, with_template
+from helpers.edits import both_of
+from helpers.families import hook_count
+
+
+def conversation_with(lm) -> Conversation:
+    return Conversation(Session(lm, both_of(lm), Chat.of(lm), 6))
+
+
+def test_each_side_remembers_its_own_answers(llama):
+    talk = conversation_with(with_template(llama, BEGINS))
+    first = {edited: talk.ask("the cat", edited=edited) for edited in (False, True)}
+    assert first[False].ids != first[True].ids
+    second = {edited: talk.ask("who", edited=edited) for edited in (False, True)}
+    for edited, answer in second.items():
+        turns = [Turn("user", "the cat"), Turn("assistant", first[edited].text), Turn("user", "who")]
+        assert answer.prompt_ids == talk.session.chat.encode_turns(turns)
+    assert [second[edited].strength for edited in (False, True)] == [0, 1]
+
+
+def test_what_was_said_can_be_forgotten(llama):
+    talk = conversation_with(with_template(llama, BEGINS))
+    before = talk.ask("the cat", edited=True)
+    talk.reset()
+    talk.strength = 0.5
+    again = talk.ask("the cat", edited=True)
+    assert again.prompt_ids == before.prompt_ids
+    assert again.strength == 0.5
+
+
+def test_an_answer_that_was_broken_off_is_not_remembered(llama):
+    talk = conversation_with(with_template(llama, BEGINS))
+
+    def leave(_text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.ask("the cat", edited=True, heard=leave)
+    assert talk.ask("who", edited=True).prompt_ids == talk.session.chat.encode(["who"])[0]
+    assert hook_count(llama.model) == 0
+
+
+def test_without_a_template_every_line_stands_alone(llama):
+    talk = conversation_with(llama)
+    first = talk.ask("the cat", edited=False)
+    talk.ask("who", edited=False)
+    assert talk.ask("the cat", edited=False).prompt_ids == first.prompt_ids
