@@ -105,6 +105,18 @@ def test_paired_ratio_is_the_naive_loop():
     assert ratio.ratio == pytest.approx(a.mean() / b.mean(), rel=1e-14)
 
 
+def test_paired_ratio_of_counted_means_is_the_naive_loop():
+    a, b, a_counts, b_counts = (sample(seed=seed) for seed in (1, 2, 3, 4))
+    found = paired_ratio(a, b, a_counts=a_counts, b_counts=b_counts, resamples=300, seed=9)
+
+    def ratio(rows):
+        top, bottom, top_counts, bottom_counts = (sum(one[i] for i in rows) for one in (a, b, a_counts, b_counts))
+        return (top / top_counts) / (bottom / bottom_counts)
+
+    assert found.ratio == pytest.approx(ratio(range(37)), rel=1e-12)
+    assert (found.low, found.high) == pytest.approx(naive_interval(ratio, 37, 300, 9), rel=1e-10)
+
+
 def test_share_is_the_naive_loop():
     base, noise = 1 + sample(), sample(seed=8)
     part, whole = 0.8 * base + 0.02 * noise, 0.3 * base

@@ -52,6 +52,12 @@ def test_a_favourite_beginning_is_first_and_named_once():
     assert first.rise.n == 4
 
 
+def test_a_part_of_a_longer_phrase_is_not_named_wherever_it_stands():
+    (first, *others) = risen_phrases(["so the sea was"], ["x"])
+    assert first.words == "so the sea was"
+    assert others == []
+
+
 def test_the_list_is_as_long_as_is_wished_and_empty_where_nothing_rose():
     assert len(risen_phrases(["a b c d e f"], ["x"], most=2)) == 2
     assert risen_phrases(["the sea"], ["the sea"]) == []
