@@ -194,7 +194,10 @@ def change_table(model: str, change: ChangeSummary, intervals: Intervals = NO_IN
         "change",
         f"How much tuning changed {model} (paper, section 5.1).",
         frame_of([{**row, **over} for row in change.to_polars().iter_rows(named=True)]),
-        (Column("what", "", TEXT), Column("value", "value", interval=("value_low", "value_high"), formats="format")),
+        (
+            Column("what", "measure", TEXT),
+            Column("value", "value", interval=("value_low", "value_high"), formats="format"),
+        ),
         _notes(intervals),
         view=frame_of(
             [
