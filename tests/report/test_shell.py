@@ -36,7 +36,7 @@ def test_every_variable_that_is_used_is_defined(name):
 
 
 def test_all_styles_are_looked_at():
-    found = [path for path in PACKAGE.joinpath("report").rglob("*.css")]  # type: ignore[attr-defined]
+    found = PACKAGE.joinpath("report").rglob("*.css")  # type: ignore[attr-defined]
     assert {path.name for path in found} == {name.rsplit("/", 1)[1] for name in STYLES if name.startswith("report")}
 
 

@@ -1,8 +1,8 @@
 """Figures of reports. Each function returns a matplotlib figure; `figure_svg` makes it an element of a page.
 
-Colours are Okabe and Ito's or near them, which colour-blind readers can distinguish, and every role has its own marker. In a page
-the colours become CSS variables, so figures follow its light or dark theme. In files they are as written here. This
-module does not use pyplot and leaves no setting changed.
+Colours are Okabe and Ito's or near them, which colour-blind readers can distinguish, and every role has its own marker.
+In a page the colours become CSS variables, so figures follow its light or dark theme. In files they are as written
+here. This module does not use pyplot and leaves no setting changed.
 """
 
 import io

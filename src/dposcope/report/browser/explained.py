@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 from dposcope.report.edit.verdict import Finding
 from dposcope.report.section import SectionFigure
@@ -21,7 +20,9 @@ class TextPair:
     @property
     def shared(self) -> str:
         """The words that both continuations begin with."""
-        same = commonprefix([self.before, self.after])
+        pairs = enumerate(zip(self.before, self.after, strict=False))
+        shortest = min(len(self.before), len(self.after))
+        same = self.before[: next((place for place, (one, other) in pairs if one != other), shortest)]
         if same in (self.before, self.after):
             return same
         # A word that only begins alike is no shared word.

@@ -45,9 +45,16 @@ def headline(results: Results) -> str:
     if share is None:
         return f"{effect}; {price}."
     carried = f"The four neuron groups carry {percent(share.share, 0)} of the reduction"
-    if control is not None:
+    if control is not None and _beyond(share, control):
         carried += f", as many random neurons {percent(control.share, 0)}"
+    elif control is not None:
+        carried += f", but so do as many random neurons ({percent(control.share, 0)}): no group is shown to carry it"
     return f"{effect}; {price}. {carried}."
+
+
+def _beyond(share: Share, control: Share) -> bool:
+    """Whether a share is shown to exceed its control: the intervals do not meet."""
+    return share.low > control.high
 
 
 def remarks(results: Results) -> list[str]:
@@ -97,7 +104,7 @@ def _carrier(shares: Mapping[str, Share | None]) -> list[Finding]:
         return []
     if control is None:
         return [Finding("Four groups carry", percent(share.share, 0), str(share), "no control was measured", "open")]
-    beyond = share.low > control.high
+    beyond = _beyond(share, control)
     return [
         Finding(
             "Four groups carry",

@@ -61,9 +61,8 @@ def _balance(layers: LayerSums, first: int) -> str:
 
 
 def _cumulative(results: Results) -> str:
-    ranks, share = (
-        np.asarray(one) for one in (results.explanation.cumulative.ranks, results.explanation.cumulative.share)
-    )
+    found = results.explanation.cumulative
+    ranks, share = np.asarray(found.ranks), np.asarray(found.share)
     if not len(ranks):
         return "No neuron reduces."
     halves = int(ranks[int(np.argmax(share >= share[-1] / 2))])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, TEXT, Format
+from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, Format
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.resampling import NO_INTERVALS, Intervals
 from dposcope.neurons.shares import GroupShares
@@ -195,7 +195,7 @@ def change_table(model: str, change: ChangeSummary, intervals: Intervals = NO_IN
         f"How much tuning changed {model} (paper, section 5.1).",
         frame_of([{**row, **over} for row in change.to_polars().iter_rows(named=True)]),
         (
-            Column("what", "measure", TEXT),
+            Column("what", "measure"),
             Column("value", "value", interval=("value_low", "value_high"), formats="format"),
         ),
         _notes(intervals),
