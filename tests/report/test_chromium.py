@@ -162,7 +162,7 @@ def test_filters_and_order_are_in_the_address(tab, folder, explain):
 
 def test_the_bars_of_blocks_list_their_neurons(explain):
     go(explain, "neurons")
-    explain.run("document.querySelectorAll('.net a')[2].click()")
+    explain.run("document.querySelectorAll('.net-bars a')[2].click()")
     explain.run("new Promise((done) => setTimeout(done, 60))")
     assert state(explain).startswith("400 of 1,200 neurons")
     assert explain.run("document.getElementById('by-neuron').value") == "2"

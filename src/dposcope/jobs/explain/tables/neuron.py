@@ -52,10 +52,11 @@ def model_table(lm: LanguageModel) -> Table:
         "gated": lm.gated,
         "neurons": lm.n_neurons,
     }
+    frame = pl.DataFrame([facts])
     return Table(
         "table-08-model",
         "MLPs of the model (paper, Table 8).",
-        pl.DataFrame([facts]),
+        frame,
         (
             Column("model", "model"),
             Column("blocks", "l", COUNT),
@@ -65,6 +66,7 @@ def model_table(lm: LanguageModel) -> Table:
             Column("gated", "gated", FACT),
             Column("neurons", "neurons", COUNT),
         ),
+        view=frame.with_columns(pl.col("activation").str.replace_all("_", " ")),
         number=8,
     )
 
