@@ -71,7 +71,7 @@ def test_a_probe_stands_beside_the_majority():
 def test_a_direction_that_was_not_tested_has_dashes():
     table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), None)
     assert table.rows == (("m", "mean difference", "by the run", "–", "–", "–", "–", "–"),)
-    assert table.to_polars().rows() == [("m", "mean difference", "by the run", None, None, None, None, None)]
+    assert table.to_polars().rows() == [("m", "mean_difference", "by the run", None, None, None, None, None)]
     assert [str(kind) for kind in table.to_polars().dtypes[3:]] == ["Float64"] * 4 + ["String"]
 
 
