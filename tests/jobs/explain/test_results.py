@@ -48,6 +48,7 @@ def test_every_table_of_the_paper_is_there_in_its_order(full):
 
 def test_tables_have_content(full):
     assert {one.name: blank(one) for one in tables_of(full) if blank(one)} == {}
+    assert [one.name for one in tables_of(full) if not all(one.head)] == []
 
 
 def test_a_probe_fitted_to_compare_has_its_row(full):
