@@ -37,6 +37,9 @@ ROLES: tuple[tuple[Role, str], ...] = (
 _AMONG_COSTS = ("harmless_logppl", "relevance")
 """Measures that stand in the table of costs, beside neutral text."""
 
+_FEW_SAMPLES = 8
+"""How many samples are unfolded."""
+
 _SMALL_CHANGE = 0.05
 """Smallest change of a prompt's score that counts as a fall or a rise."""
 
@@ -83,6 +86,7 @@ def render_page(page: EditPage) -> str:
         counts=_counts(page),
         figures=_figures(page, shown),
         samples=[_sample(page, sample) for sample in page.samples],
+        few=_FEW_SAMPLES,
         direction=flatten(page.direction),
         judge=flatten(page.judge or {}),
         concept=page.scores.concept,

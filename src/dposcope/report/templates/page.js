@@ -24,6 +24,7 @@
   const narrow = () => {
     index ??= made();
     const wanted = fold(filter.value.trim());
+    for (const rest of document.querySelectorAll(".rest")) rest.open ||= wanted !== "";
     let kept = 0;
     for (const { sample, texts } of index) {
       sample.hidden = wanted !== "" && !texts.some((text) => text.includes(wanted));
