@@ -316,4 +316,9 @@ def _changes_figure(page: EditPage, shown: ShownText, before: list[float], after
     )
     names = (shown.plain(page.base.label), shown.plain(page.edit_condition.label))
     figure = change_scatter(before, after, axis=concept, names=names)
-    return _PageFigure(figure_svg(figure, name="changes", description=caption), caption)
+    description = (
+        f"One dot a prompt, its {concept} before across and after up: {fell:,} dots lie below the diagonal, {rose:,} "
+        f"above it, {len(changes) - fell - rose:,} near it. Means {fixed(sum(before) / len(before))} and "
+        f"{fixed(sum(after) / len(after))}."
+    )
+    return _PageFigure(figure_svg(figure, name="changes", description=description), caption)
