@@ -14,8 +14,9 @@ STYLES = [
     "report/browser/explained.css",
     "report/browser/browser.css",
     "jobs/reproduce/overview.css",
+    "talk/web/talk.css",
 ]
-SET_BY_SCRIPTS = {"share", "bar"}
+SET_BY_SCRIPTS = {"share", "bar", "tint", "value"}
 """Lengths that scripts set on single elements."""
 
 
