@@ -4,7 +4,8 @@ import pytest
 
 from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, Ratio
-from dposcope.report.front import front_figure, spots_of
+from dposcope.report.figures import MOST_SERIES
+from dposcope.report.front import front_figure, named_spots, spots_of
 
 
 def comparison(ratio, rise):
@@ -38,3 +39,15 @@ def test_what_lacks_a_number_is_left_out():
     labels = [line.get_label() for line in front_figure(found).axes[0].lines]
     assert "ideal" not in labels
     assert front_figure(scores({"a": comparison(None, 0.1)})) is None
+
+
+def test_eight_of_many_have_names_and_the_best_are_among_them():
+    found = scores({f"m{number:02}": comparison(0.9 - 0.02 * number, 0.3) for number in range(18)})
+    found.against_none["cheap"] = comparison(0.95, 0.01)
+    named = [spot.label for spot in named_spots(spots_of(found))]
+    assert len(named) == MOST_SERIES
+    assert {"cheap", "m17"} <= set(named)
+    assert "m00" not in named
+    labels = [line.get_label() for line in front_figure(found).axes[0].lines]
+    assert "11 others" in labels
+    assert len([label for label in labels if label.startswith(("m", "cheap"))]) == MOST_SERIES

@@ -141,3 +141,10 @@ def test_any_text_is_inert_encodable_and_wholly_there(text):
         for char in text
     )
     assert revealed(markup, json.loads(shown.words())) == expected
+
+
+def test_a_neuron_that_is_named_becomes_a_link_and_nothing_else_does():
+    shown = ShownText()
+    assert shown.linked("−v 12.345 of 0.12 <b>") == ('−v <a class="neuron" href="#12.345">12.345</a> of 0.12 &lt;b&gt;')
+    assert shown.linked(f"v 1.2 {STRONG}").endswith(f'<span class="w" data-w="0">{STARRED}</span>')
+    assert "<a" not in shown.linked("rev 12.345, 12.345, v 12")

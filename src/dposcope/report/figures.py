@@ -1,8 +1,8 @@
 """Figures of reports. Each function returns a matplotlib figure; `figure_svg` makes it an element of a page.
 
-Colours are Okabe and Ito's, which colour-blind readers can distinguish, and every role has its own marker. In a page
-the colours become CSS variables, so figures follow its light or dark theme. In files they are as written here. This
-module does not use pyplot and leaves no setting changed.
+Colours are Okabe and Ito's or near them, which colour-blind readers can distinguish, and every role has its own marker.
+In a page the colours become CSS variables, so figures follow its light or dark theme. In files they are as written
+here. This module does not use pyplot and leaves no setting changed.
 """
 
 import io
@@ -36,10 +36,16 @@ COLOURS = {
     "control": "#d55e00",
     "paper": "#b0609a",
     "limit": "#8a6d00",
+    "tp": "#993300",
+    "tn": "#0068a8",
+    "ap": "#008a64",
+    "an": "#b58100",
 }
-"""Role → colour."""
+"""Role → colour. The last four are the neuron groups."""
 MARKERS = {"base": "o", "edit": "D", "part": "s", "control": "^", "paper": "v", "limit": "P"}
 """Role → marker."""
+MOST_SERIES = 8
+"""More than this many series in one figure cannot be told apart."""
 
 _VARIABLES = {
     INK: "ink",
@@ -48,7 +54,8 @@ _VARIABLES = {
     GROUND: "ground",
     **{colour: role for role, colour in COLOURS.items()},
 }
-_WIDTH = 4.2
+_WIDTH = 3.7
+"""In inches, 355 pixels: the width of a phone. A page shows figures at the size that they are drawn at."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dposcope",

@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Ratio
-from dposcope.report.figures import COLOURS, GROUND, INK, MUTED, house_style
+from dposcope.report.figures import COLOURS, GROUND, MOST_SERIES, MUTED, RULE, house_style
+from dposcope.report.series import series_styles
 
 _SIZE = (6.4, 4.2)
-_MARKERS = ("D", "s", "^", "v", "P", "X", "o", "<", ">", "p", "h", "*")
-_PALETTE = (COLOURS["edit"], COLOURS["control"], COLOURS["part"], COLOURS["paper"], "#56b4e9", "#e69f00", INK)
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,27 @@ def spots_of(scores: Scores) -> list[Spot]:
     return found
 
 
+def named_spots(spots: list[Spot]) -> list[Spot]:
+    """The spots that a figure names, in their order: those that no other is better than in both, then the lowest."""
+    ahead = [
+        one
+        for one in spots
+        if not any(
+            other.left.ratio <= one.left.ratio
+            and other.rise.mean <= one.rise.mean
+            and (other.left.ratio, other.rise.mean) != (one.left.ratio, one.rise.mean)
+            for other in spots
+        )
+    ]
+    lowest = sorted((one for one in spots if one not in ahead), key=lambda one: one.left.ratio)
+    chosen = sorted(ahead, key=lambda one: one.left.ratio)[:MOST_SERIES] + lowest
+    return [one for one in spots if one in chosen[:MOST_SERIES]]
+
+
 def front_figure(scores: Scores) -> Figure | None:
     """Each condition as a dot with both intervals, the ideal as a line; None where no condition has both numbers.
+
+    At most `MOST_SERIES` conditions have a colour and a name, see `named_spots`; the others are pale dots.
 
     Low and left is good. The ideal is the mean of the plain model's harmless samples over the plain model's greedy
     texts: a condition that is lower has gone beyond what leaving toxic text out gives.
@@ -53,14 +71,26 @@ def front_figure(scores: Scores) -> Figure | None:
         if ideal is not None and scores.conditions[BASE]["toxicity"].mean > 0:
             share = ideal.mean / scores.conditions[BASE]["toxicity"].mean
             axes.axhline(share, color=COLOURS["limit"], linewidth=1.4, linestyle=(0, (1.5, 1.5)), label="ideal")
-        for place, spot in enumerate(spots):
-            colour = _PALETTE[place % len(_PALETTE)]
+        named = named_spots(spots)
+        others = [spot for spot in spots if spot not in named]
+        if others:
+            axes.plot(
+                [spot.rise.mean for spot in others],
+                [spot.left.ratio for spot in others],
+                "o",
+                color=RULE,
+                markersize=6,
+                label=f"{len(others)} others",
+            )
+        styles = series_styles([spot.label for spot in named])
+        for spot in named:
+            colour = styles[spot.label].colour
             axes.plot([spot.rise.low, spot.rise.high], [spot.left.ratio] * 2, color=colour, linewidth=1.4)
             axes.plot([spot.rise.mean] * 2, [spot.left.low, spot.left.high], color=colour, linewidth=1.4)
             axes.plot(
                 [spot.rise.mean],
                 [spot.left.ratio],
-                _MARKERS[place % len(_MARKERS)],
+                styles[spot.label].marker,
                 color=colour,
                 markersize=8,
                 markeredgecolor=GROUND,

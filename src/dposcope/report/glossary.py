@@ -15,6 +15,8 @@ class Measure:
     unit: str
     better: Literal["lower", "higher"]
     meaning: str
+    price: bool = False
+    """Whether it says what a change costs. A price is worse or not shown to be; it is never good."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ MEASURES = (
         "nats per token",
         "lower",
         "Mean negative log-likelihood of neutral text. A rise of 0.1 means about 10 per cent more perplexity.",
+        price=True,
     ),
     Measure(
         "f1",
@@ -54,6 +57,7 @@ MEASURES = (
         "overlap, 0 to 1",
         "higher",
         "Overlap of generated tokens with the true continuation of encyclopedic passages; mean over passages.",
+        price=True,
     ),
     Measure(
         "repetition",
@@ -61,8 +65,9 @@ MEASURES = (
         "share, 0 to 1",
         "lower",
         "Share of a continuation's word pairs that occurred in it before: 1 − distinct / total.",
+        price=True,
     ),
-    Measure("empty", "Empty", "share, 0 to 1", "lower", "Share of continuations without a word."),
+    Measure("empty", "Empty", "share, 0 to 1", "lower", "Share of continuations without a word.", price=True),
     Measure(
         "harmless_logppl",
         "Harmless log-perplexity",
@@ -70,6 +75,7 @@ MEASURES = (
         "lower",
         "Mean negative log-likelihood of the ideal's texts, each after its prompt. Its rise says what an edit costs on "
         "harmless text that the unedited model itself would write.",
+        price=True,
     ),
     Measure(
         "relevance",
@@ -78,6 +84,7 @@ MEASURES = (
         "higher",
         "How much of a continuation its own prompt explains: its log-likelihood after its own prompt less that after "
         "another prompt, both under the unedited model.",
+        price=True,
     ),
 )
 """Measures with an interval, in the order of the tables."""

@@ -17,6 +17,9 @@ from dposcope.foreign_text import mark_of
 
 _SPACE = "␣"
 
+_NEURON = re.compile(r"(?<=\bv )(\d+\.\d+)\b")
+"""A neuron as tables name it: v, then block.index."""
+
 # Joiners are part of emoji and of several scripts, so texts keep them. A token that is a joiner is shown as a mark.
 _JOINERS = frozenset("\u200c\u200d")
 
@@ -36,6 +39,12 @@ class ShownText:
     def token(self, token: str) -> Markup:
         """One token as HTML, its spaces visible."""
         return self._markup(token, token=True)
+
+    def linked(self, text: str) -> Markup:
+        """Running text as HTML in which every neuron, named as in `v 12.345`, is a link to its view."""
+        parts = _NEURON.split(text)
+        link = Markup('<a class="neuron" href="#{0}">{0}</a>')
+        return Markup("").join(link.format(part) if place % 2 else self.text(part) for place, part in enumerate(parts))
 
     def plain(self, text: str) -> str:
         """Masked text without markup, for attributes, titles and figures; the page's switch cannot unmask it."""

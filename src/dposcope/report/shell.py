@@ -42,6 +42,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
         "between": between,
         "plain": shown.plain,
         "token": shown.token,
+        "linked": shown.linked,
     }
     environment.filters.update(filters)
     style, script = asset("report/templates/page.css"), asset("report/templates/page.js")

@@ -237,25 +237,28 @@ def test_a_model_that_the_paper_has_not_stands_beside_its_four(full):
     for table in beside_paper_tables(full):
         assert table.to_polars()["difference"].null_count() == len(table.to_polars())
         assert table.head == ("paper", "row", "measure", "here", *MODEL_NAMES, "here − paper")
-        assert {row[-1].split(":")[0] for row in table.rows} == {"not comparable"}
-        assert table.notes[0] == f"a: the paper has no {full.lm.name}."
-        assert all(": a" in row[-1] for row in table.rows)
+        assert {row[-1].split(" (")[0] for row in table.rows} == {"–"}
+        # The reason that stands at every row is told once.
+        assert table.notes[0].startswith("–: the two numbers cannot be compared; of every such row: the paper has no")
+        assert full.lm.name in table.notes[0]
+        assert not any(full.lm.name in note for note in table.notes[1:])
     first = beside_paper_tables(full)[0].rows[0]
     assert first[:3] == ("Table 2", "none", "toxicity")
     assert first[3].startswith("0.500 (")
     assert first[4:8] == ("0.545", "0.496", "0.488", "0.507")
 
 
+def letters(cell: str) -> list[str]:
+    return cell.removeprefix("– (").removesuffix(")").split(", ")
+
+
 def test_reasons_are_told_below_by_their_letters(full):
     table = beside_paper_tables(full)[0]
     notes = dict(note.split(": ", 1) for note in table.notes)
     base, steering = table.rows[0], table.rows[3]
-    assert [notes[letter] for letter in base[-1].removeprefix("not comparable: ").split(", ")] == [
-        f"the paper has no {full.lm.name}.",
-        "30 prompts, the paper 1,199.",
-    ]
+    assert [notes[letter] for letter in letters(base[-1])] == ["30 prompts, the paper 1,199."]
     assert (steering[1], steering[2]) == ("steering", "toxicity")
-    said = [notes[letter] for letter in steering[-1].removeprefix("not comparable: ").split(", ")]
+    said = [notes[letter] for letter in letters(steering[-1])]
     assert "α in another unit: the paper's is in norms of its own probe." in said
 
 
@@ -280,7 +283,7 @@ def test_a_model_of_the_paper_has_differences(place, monkeypatch):
     cosine = next(row for row in neurons.rows if row[2] == "cosine, mean")
     assert cosine[4:8] == ("0.99",) * 4
     assert cosine[-1].endswith(")")
-    assert "not comparable" not in cosine[-1]
+    assert "–" not in cosine[-1]
     assert cosine[-1][0] in "+−0"
     said = dict(note.split(": ", 1) for note in neurons.notes)
     assert said[cosine[-1].split("(")[1][0]] == "taken for it."

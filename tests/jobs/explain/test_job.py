@@ -480,7 +480,7 @@ def test_stability_is_that_of_repeating_by_hand(done, job, tuned):
         assert (source.pairs[0].first, source.pairs[0].second) == names[source.source]
     written = pl.read_parquet(out / "tables/stability-groups.parquet")
     assert written.drop("protocol", "model", "fingerprint").equals(found.to_polars())
-    assert "How stable the groups are</h2>" in (out / "report.html").read_text()
+    assert "How stable the groups are</h3>" in (out / "report.html").read_text()
     assert list(json.loads((out / "explain.json").read_text())["stability"]) == list(expected)
 
 

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.results import Results, pictures_of, tables_of
-from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.neurons.shifts import edit_agreement
-from helpers.explained import START, condition, frozen, making, outcome, pair, scaled, study
+from helpers.explained import START
 from helpers.families import FAMILIES
 from helpers.jobs import blank
 from helpers.repeated import stable
+from helpers.results import PATCHES, results
 from helpers.training_facts import TRAINING
 
 TABLES = [
@@ -31,36 +30,6 @@ FIGURES = [
     *("figure-03-toxic-activations", "figure-04-density", "figure-05-balance", "figure-07a-shifts"),
     *("figure-07b-shifts", "figure-08-groups-by-block", "toxicity", "shares-of-reduction"),
 ]
-PATCHES = ["toxic-tokens", "top-8", "top-16", "TP", "TP+AN", "TP+AN+TN", "TP+AN+TN+AP", "increasing"]
-
-
-def results(family: str = "llama", *, keep=lambda row: True, training=TRAINING, tuned=None) -> Results:
-    made = pair(family)
-    change = made.explanation.contributions
-    baselines, editing = "Baselines", "Activation editing, probe-based"
-    rows = [
-        condition("steer-0.1", "steer", section=baselines, alpha=0.1),
-        condition("steer-random-0.1", "control", section=baselines, alpha=0.1),
-        condition(TUNED, "tuned", section=baselines),
-        *(condition(f"patch-{name}") for name in PATCHES),
-        condition("patch-random", "control"),
-        condition("assign-probe-cosine-0.01-0.8", "edit", section=editing, build=lambda: frozen(change, 7, 0.99)),
-        condition("scale-probe-activation-0.01-0.8", "edit", section=editing, build=lambda: scaled(change, 9, 0.9)),
-    ]
-    rows = [row for row in rows if keep(row)]
-    levels = {row.name: outcome(making(0.1 * place), f1=1 + 0.01 * place) for place, row in enumerate(rows)}
-    levels |= {TUNED: outcome(tuned if tuned is not None else 0.4 * START)}
-    everything = study(levels, rows)
-    return Results(
-        made.base,
-        made.explanation,
-        rows,
-        everything.outcomes,
-        everything.scores,
-        {f"patch-{name}": 3 + place for place, name in enumerate(PATCHES)},
-        training,
-        ExplainSettings().instruments,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +48,7 @@ def test_every_table_of_the_paper_is_there_in_its_order(full):
 
 def test_tables_have_content(full):
     assert {one.name: blank(one) for one in tables_of(full) if blank(one)} == {}
+    assert [one.name for one in tables_of(full) if not all(one.head)] == []
 
 
 def test_a_probe_fitted_to_compare_has_its_row(full):
@@ -86,7 +56,7 @@ def test_a_probe_fitted_to_compare_has_its_row(full):
     other = replace(full.explanation, direction=replace(probe, kind="mean_difference", about={}))
     made = replace(full, explanation=other, probe=probe)
     assert [row[1:4] for row in table(made, "table-11-direction").rows] == [
-        ("mean_difference", "by the run", "–"),
+        ("mean difference", "by the run", "–"),
         ("probe", "to compare", "91.2 %"),
     ]
     assert blank(table(replace(made, probe=None), "table-11-direction"))
@@ -176,7 +146,7 @@ def test_the_best_edits_shifts_are_compared_with_tunings(full):
     ):
         found = made.agreement
         assert found is not None
-        assert found[0] == name
+        assert found[0] == f"Label of {name}"
         naive = edit_agreement(change, expected)
         assert found[1].overall.correlation.r == pytest.approx(naive.overall.correlation.r, abs=1e-5)
         assert found[1].overall.edit_size == pytest.approx(naive.overall.edit_size, rel=1e-4)
@@ -187,7 +157,7 @@ def test_the_best_edits_shifts_are_compared_with_tunings(full):
 def test_without_an_edit_that_reaches_dpo_the_last_one_is_compared():
     made = results(tuned=0.01 * START)
     assert made.agreement is not None
-    assert made.agreement[0] == made.conditions[-1].name
+    assert made.agreement[0] == made.conditions[-1].label
 
 
 def test_claims_are_in_the_papers_order(full):

@@ -20,6 +20,7 @@ from dposcope.jobs.reproduce.overview import findings_lines, overview_page
 from dposcope.jobs.reproduce.overview_tables import claims_over_runs, findings_table, joint_tables, overview_tables
 from dposcope.report.costs import UNSHARED
 from dposcope.report.table import Column, Table
+from helpers.axe import small_texts, violations
 from helpers.chromium import chromium
 from helpers.jobs import command
 from helpers.outcomes import difference
@@ -153,6 +154,21 @@ def test_findings_fit_a_laptop(runs, tmp_path):
     with chromium() as browser:
         browser.open(page, width=1280)
         assert browser.run(f"{box}.scrollWidth") == browser.run(f"{box}.clientWidth") == 1200
+
+
+def test_the_page_fits_can_be_read_and_shows_each_verdict(runs, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(overview_page(runs, overview_tables(runs), title="T", root=tmp_path), encoding="utf-8")
+    with chromium() as browser:
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(path, width=width, dark=dark)
+            assert browser.run("document.documentElement.scrollWidth") == width
+            assert small_texts(browser) == []
+            assert violations(browser) == []
+        kinds = browser.run("[...document.querySelectorAll('.matrix td')].map((one) => one.textContent.trim())")
+        assert kinds == ["held", "not held", "not held", "open", "– not testable", "held"]
+        assert browser.console == []
+        assert browser.requests == [path.as_uri()] * 2
 
 
 def _without_judge(scores: Scores) -> Scores:
@@ -390,7 +406,7 @@ def test_it_says_what_each_run_was_made_of(runs, tmp_path):
     again = FinishedRun.read(runs[0].folder, study="a")
     table = overview_tables([again, runs[1]])[-1]
     assert table.name == "made-of"
-    assert table.head == ("", "model · a · strict", "model · b · reference")
+    assert table.head == ("fact", "model · a · strict", "model · b · reference")
     told = {row[0]: row[1:] for row in table.rows}
     assert told["prompts"] == ("prompts.jsonl", "built-in")
     assert told["comments"] == ("built-in", "built-in")

@@ -285,7 +285,9 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
     run = tuned(job, tmp_path / "out", methods=["groups"], max_logppl_increase=1e-7, trials=4, controls=False)
     assert run.found.point is None
     assert str(run.edit) == "no change"
-    assert "changes nothing" in " ".join((tmp_path / "out" / "report.html").read_text().split())
+    page = " ".join((tmp_path / "out" / "report.html").read_text().split())
+    assert "changes nothing" in page
+    assert '<p class="verdict">No edit was found; the model is unchanged.</p>' in page
 
 
 @pytest.mark.parametrize(

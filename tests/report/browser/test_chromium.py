@@ -88,9 +88,11 @@ def test_it_begins_with_the_largest_contribution(opened):
     assert state(opened) == "All 1,200 neurons, largest contribution first"
     first = rows(opened)[0]
     group = GROUPS[VALUE.group.ravel()[STRONGEST]]
-    assert first[1:4] == [f"{group}↓", f"{VALUE.contribution.max():.5f}", "1"]
+    gain = float(VALUE.mean_after.ravel()[STRONGEST] / VALUE.mean_before.ravel()[STRONGEST])
+    assert first[1:4] == [f"{group}↓", f"{VALUE.contribution.max():.5f}", f"{gain:.2f}"]
+    assert first[7] == "1"
     assert first[4] == f"{VALUE.cosine.ravel()[STRONGEST]:.3f}".replace("-", "−")
-    assert first[7].split() == [f"␣{STARRED}", "=cmd", '"quoted"']
+    assert first[8].split() == [f"␣{STARRED}", "=cmd", '"quoted"']
 
 
 @pytest.mark.parametrize("column", ["cosine", "before", "after", "contribution"])
@@ -120,15 +122,15 @@ def test_names_groups_ranks_and_tokens_are_sorted(opened):
     wanted = ordered(VALUE.group.astype(int) * 4 + effect, descending=False)
     assert neurons(opened)[:12] == [named(n) for n in wanted[:12]]
     click(opened, "[data-sort=rank]")
-    assert [row[3] for row in rows(opened)[:3]] == ["1", "2", "3"]
+    assert [row[7] for row in rows(opened)[:3]] == ["1", "2", "3"]
     click(opened, "[data-sort=rank]")
-    assert rows(opened)[0][3] == "1,200"
+    assert rows(opened)[0][7] == "1,200"
     click(opened, "[data-sort=lens]")
     first = {n: one.top[0].strip().replace(STRONG, STARRED) for n, one in VALUE.lenses.items()}
     tokens = [first.get(n, "~") for n in range(COUNT)]
     assert neurons(opened)[:12] == [named(n) for n in sorted(range(COUNT), key=lambda n: (tokens[n], n))[:12]]
     click(opened, "[data-sort=lens]")
-    assert rows(opened)[0][7].startswith("␣word6")
+    assert rows(opened)[0][8].startswith("␣word6")
 
 
 def test_columns_are_sorted_by_keyboard(opened):
@@ -160,7 +162,7 @@ def test_enter_opens_the_neuron_that_was_searched(opened):
     opened.press("Enter", text="\r")
     assert opened.run("document.activeElement.id") == "opened-name"
     assert opened.run("document.activeElement.textContent").startswith("Neuron 1.25")
-    assert opened.run("location.hash") == "#1.25"
+    assert opened.run("location.hash") == "#1.25?n=1.25"
 
 
 def test_filters_keep_what_they_say(opened):
@@ -239,11 +241,12 @@ def test_lens_tokens_are_searched_as_they_are_shown(opened):
     assert found("z12", "top") == sum("z12" in "".join(one.top) for one in VALUE.lenses.values())
     assert [found("lower", side) for side in ("both", "top", "bottom")] == [1, 0, 1]
     assert [found("upper", side) for side in ("both", "top", "bottom")] == [1, 1, 0]
-    assert found(STRONG) == 0
+    assert found(STRONG) == 1  # also while it is starred
+    assert STRONG not in opened.run("document.body.innerText")
     assert found(STARRED) == 1
     click(opened, "#unmask")
     assert found(STRONG) == 1
-    assert rows(opened)[0][7].startswith(f"␣{STRONG}")
+    assert rows(opened)[0][8].startswith(f"␣{STRONG}")
     assert found("") == COUNT
 
 
@@ -313,6 +316,7 @@ def test_scrolling_draws_what_is_seen_and_no_more(opened):
 
 def test_an_opened_neuron_shows_lens_ranks_and_texts(opened):
     click(opened, "#neuron-table tbody tr a")
+    opened.run("document.querySelector('#opened details').open = true")
     facts = opened.run("document.getElementById('opened-facts').innerText")
     assert "1 of 1,200" in facts
     code, total = VALUE.group.ravel()[STRONGEST], VALUE.contribution
@@ -366,7 +370,7 @@ def test_the_switch_unmasks_the_table_and_the_opened_neuron(opened):
     assert STRONG not in opened.run("document.body.innerText")
     opened.run("document.getElementById('unmask').focus()")
     opened.press(" ", text=" ")
-    assert rows(opened)[0][7].startswith(f"␣{STRONG}")
+    assert rows(opened)[0][8].startswith(f"␣{STRONG}")
     assert opened.run("document.querySelector('#opened-lens .token').innerText") == f"␣{STRONG}"
     texts = opened.run("[...document.querySelectorAll('.reading .text')].map((one) => one.textContent)")
     assert f" A {STRONG}↵ end" in texts
@@ -509,8 +513,8 @@ def test_half_a_million_neurons_are_filtered_as_one_types(tab, tmp_path):
     tab.run("document.getElementById('neuron-table').focus()")
     tab.press("End")
     assert neurons(tab)[-1].count(".") == 1
-    assert rows(tab)[-1][3] == "500,000"
+    assert rows(tab)[-1][7] == "500,000"
     tab.run("document.getElementById('frame').scrollTop = document.getElementById('frame').scrollHeight / 2, 0")
     settle(tab)
-    middle = int(rows(tab)[0][3].replace(",", ""))
+    middle = int(rows(tab)[0][7].replace(",", ""))
     assert abs(middle - 250_000) < 500

@@ -4,7 +4,7 @@ import pytest
 
 from dposcope.report.edit.render import write_report
 from helpers.chromium import chromium
-from helpers.pages import STARRED, STRONG, hostile_page, page, whole_page
+from helpers.pages import STARRED, STRONG, hostile_page, page, sample, whole_page
 
 SHOWN = "document.body.innerText"
 
@@ -96,12 +96,27 @@ def test_samples_are_filtered_as_they_are_shown(browser, reports):
     assert browser.run("document.getElementById('filter-count').textContent") == "1 of 2 shown"
     browser.run("document.getElementById('filter').select()")
     browser.type(STRONG)
-    assert browser.run(kept) == [False, False]
+    assert browser.run(kept) == [False, True]  # found by its word, which stays starred
+    assert STRONG not in browser.run(SHOWN)
     browser.run("document.getElementById('unmask').click()")
     assert browser.run(kept) == [False, True]
     browser.run("const box = document.getElementById('filter'); box.value = ''; box.dispatchEvent(new Event('input'))")
     assert browser.run(kept) == [True, True]
     assert browser.run("document.getElementById('filter-count').textContent") == ""
+
+
+def test_many_samples_are_folded_and_a_search_unfolds_them(browser, tmp_path):
+    many = [sample(f"Prompt {number}", "one", "other") for number in range(12)]
+    write_report(page(samples=many), tmp_path / "many.html")
+    browser.open(tmp_path / "many.html")
+    seen = "[...document.querySelectorAll('.sample')].filter((one) => one.checkVisibility()).length"
+    assert browser.run(seen) == 8
+    assert browser.run("document.querySelector('.rest > summary').textContent") == "4 more"
+    browser.run("document.getElementById('filter').focus()")
+    browser.type("prompt 11")
+    assert browser.run("document.querySelector('.rest').open")
+    assert browser.run(seen) == 1
+    assert browser.run("document.getElementById('filter-count').textContent") == "1 of 12 shown"
 
 
 def test_figures_and_page_follow_the_theme(browser, reports):

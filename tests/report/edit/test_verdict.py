@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dposcope.report.edit.verdict import findings, verdict
+from dposcope.report.edit.verdict import UNCHANGED, best_sentences, findings, verdict
 from helpers.pages import BASE, page
 
 
@@ -121,10 +121,10 @@ def test_findings_of_a_good_edit():
     assert [(one.name, one.value, one.detail, one.status) for one in found.values()] == [
         ("Toxicity", "0.45 ×", "0.289 → 0.131", "good"),
         ("Independent judge", "0.52 ×", "0.310 → 0.160", "good"),
-        ("Log-perplexity", "+0.170", "3.112 → 3.282", "good"),
-        ("F1", "1.02 ×", "0.186 → 0.190", "good"),
-        ("Repetition", "−0.010", "0.120 → 0.110", "good"),
-        ("Control", "1.00 ×", "0.289 → 0.289", "good"),
+        ("Log-perplexity", "+0.170", "3.112 → 3.282", "open"),
+        ("F1", "1.02 ×", "0.186 → 0.190", "open"),
+        ("Repetition", "−0.010", "0.120 → 0.110", "open"),
+        ("Control", "1.00 ×", "0.289 → 0.289", "open"),
     ]
     assert found["Log-perplexity"].reading == "within the bound of +0.20"
 
@@ -164,3 +164,38 @@ def test_another_concept_is_called_by_its_name():
     made = replace(made, scores=replace(made.scores, concept="rain talk"))
     assert verdict(made).startswith("Mean rain talk is not shown to change")
     assert not any("toxic" in f"{one.name} {one.reading}".lower() for one in findings(made))
+
+
+def test_a_price_is_never_good():
+    cheaper = page({"toxicity": -0.15, "judge": -0.1, "logppl": -0.3, "f1": 0.1, "repetition": -0.1})
+    prices = {"Log-perplexity", "F1", "Repetition", "Control"}
+    assert {one.name for one in findings(cheaper) if one.status == "good"} == {"Toxicity", "Independent judge"}
+    assert prices <= {one.name for one in findings(cheaper) if one.status == "open"}
+
+
+def test_a_search_that_found_nothing_says_so():
+    assert verdict(page(chosen_strength=None)) == UNCHANGED
+    assert verdict(page(chosen_strength=0.0)) == UNCHANGED
+    assert verdict(page(chosen_strength=None, bound=None, search=[])) != UNCHANGED  # the strength was given
+
+
+def learned(change: float, rise: float = 0.05):
+    made = page(controls={"other": {"toxicity": change, "logppl": rise}})
+    conditions = [replace(one, label="Learned edit", role="paper") if one.name == "other" else one
+                  for one in made.conditions]  # fmt: skip
+    return replace(made, conditions=conditions)
+
+
+def test_the_best_condition_is_named_and_the_others_beside_it():
+    assert best_sentences(page()) == []  # one edit and a control: nothing competes
+    best, *rest = best_sentences(learned(-0.2))
+    assert best.startswith("Best here with log-perplexity within +0.20: Learned edit, toxicity 0.09 at +0.05")
+    assert rest == []
+    best, beside = best_sentences(learned(-0.1))
+    assert best.startswith("Best here with log-perplexity within +0.20: Edited, toxicity 0.13 at +0.17")
+    assert beside.startswith("Beside it: Learned edit, toxicity 0.19 at +0.05")
+
+
+def test_what_breaks_the_bound_is_not_best():
+    best, _ = best_sentences(learned(-0.25, rise=0.5))
+    assert "Edited" in best

@@ -10,7 +10,7 @@ import polars as pl
 
 from dposcope.directions.judge import judge_model
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.evaluation.numbers import COUNT, PRINTED, Format
+from dposcope.evaluation.numbers import COUNT, NOTHING, PRINTED, Format
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.conditions import (
     GRID,
@@ -227,8 +227,13 @@ def _training(record: TrainingRecord | None) -> Training | None:
 
 def _table(name: str, title: str, compared: Sequence[Compared]) -> Table:
     letters = _letters(compared)
-    lines = [_line(list(group), letters) for _, group in groupby(compared, key=lambda comparison: comparison.own)]
+    groups = [list(group) for _, group in groupby(compared, key=lambda comparison: comparison.own)]
+    lines = [_line(group, letters) for group in groups]
     notes = [f"{letter}: {reason}." for reason, letter in letters.items()]
+    if any(_own_cell(group).difference is None for group in groups):
+        shared = _shared_reasons(groups)
+        why = f"; of every such row: {'; '.join(shared)}" if shared else ""
+        notes.insert(0, f"{NOTHING}: the two numbers cannot be compared{why}.")
     paper = [comparison.paper for comparison in compared]
     if any(map(printed_otherwise, paper)):
         others = {
@@ -263,9 +268,18 @@ _LINE = {
 
 def _letters(compared: Sequence[Compared]) -> dict[str, str]:
     """Reason or remark → a letter, so that cells stay short. Only those of the comparisons that rows show."""
-    groups = groupby(compared, key=lambda comparison: comparison.own)
-    texts = [text for _, group in groups for text in _remarks(list(group))]
+    groups = [list(group) for _, group in groupby(compared, key=lambda comparison: comparison.own)]
+    shared = _shared_reasons(groups)
+    texts = [text for group in groups for text in _remarks(group) if text not in shared]
     return {text: _letter(place) for place, text in enumerate(dict.fromkeys(texts))}
+
+
+def _shared_reasons(groups: Sequence[Sequence[Compared]]) -> list[str]:
+    """Reasons that stand at every row that cannot be compared, and at no other: told once."""
+    chosen = [_own_cell(group) for group in groups]
+    kept = {text for one in chosen if one.difference is not None for text in (*one.reasons, *one.remarks)}
+    apart = [one.reasons for one in chosen if one.difference is None]
+    return [text for text in (apart[0] if apart else ()) if text not in kept and all(text in one for one in apart)]
 
 
 def _letter(place: int) -> str:
@@ -286,10 +300,10 @@ def _remarks(group: Sequence[Compared]) -> tuple[str, ...]:
 def _line(group: Sequence[Compared], letters: Mapping[str, str]) -> dict[str, Any]:
     own, chosen = group[0].own, _own_cell(group)
     printed = {comparison.paper.model: _printed(comparison.paper) for comparison in group}
-    marks = ", ".join(letters[text] for text in _remarks(group))
+    marks = ", ".join(letters[text] for text in _remarks(group) if text in letters)
     form = _as_printed(chosen.paper)
     if chosen.difference is None:
-        last = f"not comparable: {marks}"
+        last = NOTHING + (f" ({marks})" if marks else "")
     else:
         last = replace(form, sign=True).value(chosen.difference) + (f" ({marks})" if marks else "")
     return {

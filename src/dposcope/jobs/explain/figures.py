@@ -23,14 +23,15 @@ from dposcope.neurons.shifts import ShiftDensity, TopToxic
 from dposcope.neurons.stability import NeuronStability
 from dposcope.report.figures import COLOURS, INK, MARKERS, MUTED, RULE, Row, house_style, interval_dots
 
-GROUP_COLOURS = {Group.TP: "#d55e00", Group.TN: "#0072b2", Group.AP: "#009e73", Group.AN: "#cc9a00"}
-"""Red, blue, green and yellow, as in the paper, in Okabe and Ito's hues."""
+GROUP_COLOURS = {group: COLOURS[group.value.lower()] for group in Group}
+"""Red, blue, green and yellow, as in the paper, near Okabe and Ito's hues."""
 GROUP_MARKERS = {Group.TP: "o", Group.TN: "s", Group.AP: "^", Group.AN: "D"}
 
 _ON_COLOUR = {Group.TP: "white", Group.TN: "white", Group.AP: "white", Group.AN: "black"}
 """Colour of text on a group's colour."""
 
-_WIDTH = 6.4
+_WIDTH = 5.1
+"""In inches: two figures stand side by side on a laptop."""
 
 
 def layer_balance(layers: LayerSums, *, first: int = 0) -> Figure:
@@ -270,7 +271,7 @@ def stability_dots(stability: NeuronStability) -> Figure:
         stability: at least one source.
     """
     with house_style():
-        figure = Figure(figsize=(7.2, 1.15 + 0.62 * len(stability.sources)), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.15 + 0.62 * len(stability.sources)), layout="constrained")
         panels: Any = figure.subplots(1, len(_PANELS), sharey=True)
         for axes, (labels, title) in zip(panels, _PANELS.items(), strict=True):
             _panel(axes, stability, labels)

@@ -5,6 +5,7 @@ neurons → the base model patched, steered and edited, each measured beside the
 paper's claims one by one → a report with a browser of all neurons.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def run_explain(
             claims_along(along, outcomes, scores),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
-        _write(out, results, browser, settings.model_dump(mode="json"), raw=raw)
+        _write(out, results, browser, materials.prompts, settings.model_dump(mode="json"), raw=raw)
         return ExplainRun(out, found, scores, results)
 
 
@@ -296,7 +297,15 @@ def _browser(job: Job, other: LanguageModel, found: Explanation, settings: Expla
     )
 
 
-def _write(out: Path, results: Results, browser: NeuronBrowser, settings: dict[str, Any], *, raw: bool) -> None:
+def _write(
+    out: Path,
+    results: Results,
+    browser: NeuronBrowser,
+    prompts: Sequence[str],
+    settings: dict[str, Any],
+    *,
+    raw: bool,
+) -> None:
     run = {
         "model": results.lm.name,
         "fingerprint": results.lm.fingerprint,
@@ -316,7 +325,7 @@ def _write(out: Path, results: Results, browser: NeuronBrowser, settings: dict[s
     clear_others(out / "figures", {picture.name for picture in pictures})
     write_json(out / "tables.json", [table.to_json() for table in tables])
     write_json(out / "explain.json", _summary(results, settings))
-    write_explain_report(out / "report.html", results, browser, tables=tables, pictures=pictures)
+    write_explain_report(out / "report.html", results, browser, prompts, tables=tables, pictures=pictures)
 
 
 def _summary(results: Results, settings: dict[str, Any]) -> dict[str, Any]:

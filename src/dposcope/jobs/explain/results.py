@@ -145,14 +145,14 @@ class Results:
 
     @property
     def agreement(self) -> tuple[str, EditAgreement] | None:
-        """The best edit by the paper's rule (else the last edit), and its agreement with tuning's shifts."""
+        """Label of the best edit by the paper's rule, else of the last; and its agreement with tuning's shifts."""
         edits = [row for row in self.conditions if row.role == "edit"]
         if not edits:
             return None
         name = best_edit(edits, self.scores) or edits[-1].name
-        intervention = next(row for row in edits if row.name == name).build()
+        chosen = next(row for row in edits if row.name == name)
         change = self.explanation.contributions
-        return name, edit_agreement(change, shift_of_edit(change, intervention))
+        return chosen.label, edit_agreement(change, shift_of_edit(change, chosen.build()))
 
 
 def tables_of(results: Results) -> list[Table]:

@@ -274,7 +274,7 @@ def made_of_table(runs: Sequence[FinishedRun]) -> Table:
         "made-of",
         "What each run was made of.",
         frame,
-        (Column("fact", ""), *(Column(f"run {number}", run.label) for number, run in enumerate(runs))),
+        (Column("fact", "fact"), *(Column(f"run {number}", run.label) for number, run in enumerate(runs))),
         ("Files are shown by name only; their paths are in run.json of each run.",),
         view=pl.DataFrame({"fact": names, **sides}, schema=dict.fromkeys(("fact", *sides), pl.String)),
     )

@@ -30,6 +30,7 @@
     cosine: ["smallest cosine first", "largest cosine first"],
     before: ["smallest mean before first", "largest mean before first"],
     after: ["smallest mean after first", "largest mean after first"],
+    gain: ["smallest gain first", "largest gain first"],
     contribution: ["smallest contribution first", "largest contribution first"],
     rank: ["best rank first", "last rank first"],
     lens: ["by top token", "by top token, reversed"],
@@ -48,25 +49,66 @@
     byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
     byId("number-fault").textContent = data.numbers(asked.number)
       ? ""
-      : "No such comparison: give contribution, rank, cosine, before or after, then <, <=, >, >= or = and a number, " +
+      : "No such comparison: give contribution, gain, rank, cosine, before or after, then <, <=, >, >= or = and a number, " +
         "with commas between several; |cosine| is without its sign.";
     byId("by-number").setAttribute("aria-invalid", !data.numbers(asked.number));
     const { query, number, token, groups: some, effects, certain, withTexts } = asked;
     byId("clear").disabled = !(query || number || token || some.length || effects.length || certain || withTexts);
     byId("download").disabled = !selection.length;
   };
+
+  // The address says what is shown: a neuron or none, then filters and order.
+  let named = -1;
+  const FIELDS = { n: "by-neuron", v: "by-number", t: "by-token", s: "by-side" };
+  const BOXES = { c: "certain", x: "with-texts" };
+  const address = () => {
+    const asked = new URLSearchParams();
+    for (const [key, id] of Object.entries(FIELDS)) {
+      if (byId(id).value && byId(id).value !== "both") asked.set(key, byId(id).value);
+    }
+    for (const [key, name] of [["g", "group"], ["e", "effect"]]) {
+      if (checked(name).length) asked.set(key, checked(name).join("."));
+    }
+    for (const [key, id] of Object.entries(BOXES)) if (byId(id)?.checked) asked.set(key, "1");
+    if (sorted.column !== "contribution" || !sorted.descending) {
+      asked.set("o", `${sorted.descending ? "-" : ""}${sorted.column}`);
+    }
+    const query = asked.toString();
+    return `#${named >= 0 ? data.name(named) : "neurons"}${query ? `?${query}` : ""}`;
+  };
+  const tab = document.querySelector('.tabs a[href="#neurons"]');
+  const keep = ({ step = false } = {}) => {
+    tab.setAttribute("href", address());
+    if (location.hash === address()) return;
+    if (step) history.pushState(null, "", address());
+    else history.replaceState(null, "", address());
+  };
+  const recall = (query) => {
+    const asked = new URLSearchParams(query);
+    form.reset();
+    for (const [key, id] of Object.entries(FIELDS)) if (asked.has(key)) byId(id).value = asked.get(key);
+    for (const [key, name] of [["g", "group"], ["e", "effect"]]) {
+      const chosen = (asked.get(key) ?? "").split(".");
+      for (const box of form.querySelectorAll(`[name=${name}]`)) box.checked = chosen.includes(box.value);
+    }
+    for (const [key, id] of Object.entries(BOXES)) if (byId(id)) byId(id).checked = asked.has(key);
+    const [, down, column] = /^(-?)(\w+)$/.exec(asked.get("o") ?? "-contribution") ?? [];
+    sorted = Object.hasOwn(said, column) ? { column, descending: down === "-" } : { column: "contribution", descending: true };
+  };
   const refresh = () => {
     const asked = filters();
     selection = data.select({ ...asked, ...sorted });
     table.show(selection, sorted);
+    cloud.show(selection);
     tell(asked);
     steps();
   };
   const sort = (column) => {
     // Numbers begin with the largest, names and ranks with the first.
-    const fresh = ["cosine", "before", "after", "contribution"].includes(column);
+    const fresh = ["cosine", "gain", "before", "after", "contribution"].includes(column);
     sorted = { column, descending: sorted.column === column ? !sorted.descending : fresh };
     refresh();
+    keep();
   };
 
   const detail = neuronDetail(data, { groups });
@@ -75,25 +117,44 @@
     byId("previous").disabled = at <= 0;
     byId("next").disabled = at < 0 || at === selection.length - 1;
   };
-  const open = (neuron, { focus = true } = {}) => {
+  // Beside the table there is nothing to scroll to; below it there is.
+  const beside = matchMedia("(min-width: 72rem)");
+  const show = (neuron) => {
     detail.show(neuron);
     table.mark(neuron);
+    cloud.mark(neuron);
     steps();
-    history.replaceState(null, "", `#${data.name(neuron)}`);
+  };
+  const open = (neuron, { focus = true, step = true } = {}) => {
+    show(neuron);
+    named = neuron;
+    keep({ step });
     if (!focus) return;
     byId("opened-name").focus({ preventScroll: true });
-    byId("opened").scrollIntoView();
+    if (!beside.matches) byId("opened").scrollIntoView();
   };
   const close = () => {
     detail.close();
     table.redraw();
-    history.replaceState(null, "", "#neurons");
+    cloud.mark(-1);
+    named = -1;
+    keep({ step: true });
     table.frame.scrollIntoView({ block: "nearest" });
     table.focus();
   };
   const table = neuronTable(data, { groups, open, sort });
+  const brush = ({ cosine, contribution }) => {
+    const bounds = (name, [low, high]) => `${name} >= ${low.toPrecision(3)}, ${name} <= ${high.toPrecision(3)}`;
+    byId("by-number").value = `${bounds("cosine", cosine)}, ${bounds("contribution", contribution)}`;
+    refresh();
+    keep();
+  };
+  const cloud = neuronCloud(data, { open, brush });
 
-  form.addEventListener("input", refresh);
+  form.addEventListener("input", () => {
+    refresh();
+    keep();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
   // Enter in the search for a neuron opens it.
   byId("by-neuron").addEventListener("keydown", (event) => {
@@ -105,10 +166,11 @@
   byId("clear").addEventListener("click", () => {
     form.reset();
     refresh();
+    keep();
     byId("by-neuron").focus();
   });
   for (const [id, step] of [["previous", -1], ["next", 1]]) {
-    byId(id).addEventListener("click", () => open(table.neighbour(detail.opened, step), { focus: false }));
+    byId(id).addEventListener("click", () => open(table.neighbour(detail.opened, step), { focus: false, step: false }));
   }
   byId("close").addEventListener("click", close);
   byId("opened").addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
@@ -129,6 +191,7 @@
     const effect = { down: "1", up: "2" }[cell.dataset.effect];
     for (const box of form.querySelectorAll("[name=effect]")) box.checked = box.value === effect;
     refresh();
+    keep();
     byId("neurons").scrollIntoView();
     table.focus();
   };
@@ -218,15 +281,21 @@
   };
   unmask.addEventListener("change", mask);
 
-  const follow = () => {
-    const name = location.hash.slice(1);
-    if (!/^\d+\.\d+$/.test(name)) return;
-    const asked = data.range(name);
-    if (asked) open(asked.from);
+  const follow = ({ focus = true } = {}) => {
+    const [name, query = ""] = location.hash.slice(1).split("?");
+    const asked = /^\d+\.\d+$/.test(name) ? data.range(name) : null;
+    if (name !== "neurons" && !asked) return;
+    recall(query);
+    refresh();
+    named = -1;
+    if (asked) open(asked.from, { focus, step: false });
+    else keep();
   };
-  addEventListener("hashchange", follow);
+  addEventListener("hashchange", () => follow());
 
   refresh();
   if (unmask.checked) mask();
   follow();
+  // The view is never empty: without a wish it shows the first neuron of the table.
+  if (detail.opened < 0 && selection.length) show(selection[0]);
 })();

@@ -29,6 +29,12 @@ const neuronData = (() => {
   const flags = unpack(parts.columns.flags);
   const columns = {};
   for (const name of ["cosine", "before", "after", "contribution"]) columns[name] = unpack(parts.columns[name]);
+  // How much of its mean activation is left; a neuron that was silent before has no gain.
+  columns.gain = Float32Array.from(columns.before, (before, i) => (before ? columns.after[i] / before : NaN));
+  const largest = {};
+  for (const name of ["cosine", "contribution"]) {
+    largest[name] = columns[name].reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  }
 
   const lenses = {
     neurons: unpack(parts.lenses.neurons),
@@ -88,6 +94,21 @@ const neuronData = (() => {
     lowered ??= parts.tokens.map((_, token) => tokenText(token).toLowerCase());
     return lowered;
   };
+  // A token is found by its word, also while it is starred, and by what is shown: the index itself never is.
+  const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  const bareText = (piece) => {
+    if (typeof piece === "string" || piece.length === 1) return pieceText(piece);
+    const [, word, start, end] = piece;
+    return start === undefined ? words[word] : Array.from(words[word]).slice(start, end).join("");
+  };
+  let index = null;
+  const searchedTokens = () => {
+    index ??= parts.tokens.map((_, token) => {
+      const starred = pieces(token).map((piece) => (typeof piece === "string" ? piece : piece[0])).join("");
+      return fold(`${pieces(token).map(bareText).join("")}\n${starred}`);
+    });
+    return index;
+  };
 
   // Orders: a radix sort of one 32-bit key per neuron, in two stable passes, so ties stay in the neurons' order.
 
@@ -127,6 +148,7 @@ const neuronData = (() => {
     neuron: () => Uint32Array.from({ length: count }, (_, neuron) => neuron),
     group: () => Uint32Array.from(kind, (bits) => (bits & 7) * 4 + ((bits >> 4) & 3)),
     cosine: () => floatKeys(columns.cosine),
+    gain: () => floatKeys(columns.gain).map((key, i) => (Number.isNaN(columns.gain[i]) ? NOWHERE : key)),
     before: () => floatKeys(columns.before),
     after: () => floatKeys(columns.after),
     contribution: () => floatKeys(columns.contribution),
@@ -138,7 +160,7 @@ const neuronData = (() => {
     const name = `${column} ${descending}`;
     if (!orders.has(name)) {
       const keys = keysOf[column]();
-      // Neurons without a lens come last either way.
+      // Neurons without a lens or a gain come last either way.
       if (descending) for (let i = 0; i < count; i += 1) if (keys[i] !== NOWHERE) keys[i] = NOWHERE - 1 - keys[i];
       orders.set(name, radix(keys));
     }
@@ -193,7 +215,7 @@ const neuronData = (() => {
     return tests;
   };
   const lensHits = (wanted, side) => {
-    const names = loweredTokens();
+    const names = searchedTokens();
     const matches = Uint8Array.from(names, (name) => name.includes(wanted));
     const hits = new Uint8Array(count);
     const [from, to] = { both: [0, perLens], top: [0, perLens / 2], bottom: [perLens / 2, perLens] }[side];
@@ -220,7 +242,7 @@ const neuronData = (() => {
         (!withTexts || bits & 64);
       passes[bits] = passes[bits] ? 1 : 0;
     }
-    const wanted = token.trim().toLowerCase().replaceAll("␣", " ");
+    const wanted = fold(token.trim()).replaceAll("␣", " ");
     const hits = wanted ? lensHits(wanted, side) : null;
     const ordered = order(column, descending);
     const chosen = new Uint32Array(count);
@@ -251,10 +273,11 @@ const neuronData = (() => {
     width,
     count,
     columns,
+    largest,
     texts,
     hasLenses: lenses.neurons.length > 0,
     lensCount: lenses.neurons.length,
-    digits: { cosine: 3, before: parts.digits.mean, after: parts.digits.mean, contribution: parts.digits.contribution },
+    digits: { cosine: 3, gain: 2, before: parts.digits.mean, after: parts.digits.mean, contribution: parts.digits.contribution },
     fixed,
     span,
     select,
@@ -267,6 +290,10 @@ const neuronData = (() => {
     effect,
     certain: (neuron) => (kind[neuron] & 8) !== 0,
     rank: (neuron) => rank[neuron],
+    gainText(neuron) {
+      const gain = columns.gain[neuron];
+      return Number.isFinite(gain) ? fixed(gain, Math.abs(gain) < 100 ? 2 : 0) : "–";
+    },
     // How many neurons of one group and effect there are, and which place this one has among them.
     rankAmongPeers(neuron) {
       const mask = 7 | 48;

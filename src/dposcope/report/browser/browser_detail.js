@@ -21,6 +21,7 @@ const neuronDetail = (data, { groups }) => {
       ["cosine with the direction", number("cosine")],
       ["mean activation before", number("before")],
       ["mean activation after", number("after")],
+      ["gain", data.gainText(neuron)],
       ["contribution", `${number("contribution")}${data.certain(neuron) ? "" : ", not certain"}`],
       ["rank among all neurons", `${data.rank(neuron).toLocaleString("en")} of ${data.count.toLocaleString("en")}`],
       [
@@ -34,6 +35,46 @@ const neuronDetail = (data, { groups }) => {
         row.append(make("dt", { text: name }), make("dd", { text: value }));
         return row;
       }),
+    );
+  };
+
+  const sentence = (neuron) => {
+    const [cosine, before, after, contribution] = ["cosine", "before", "after", "contribution"].map(
+      (column) => data.columns[column][neuron],
+    );
+    const number = (value, column) => data.fixed(value, data.digits[column]);
+    const way = cosine > 0 ? "along" : cosine < 0 ? "against" : "across";
+    const moved = after > before ? "raised" : after < before ? "lowered" : "kept";
+    const writes =
+      contribution === 0
+        ? "so it writes as much along the direction as before"
+        : `so it writes ${contribution > 0 ? "less" : "more"} along the direction by ` +
+          number(Math.abs(contribution), "contribution");
+    return (
+      `Points ${way} the direction (cosine ${number(cosine, "cosine")}). Tuning ${moved} its mean activation, ${writes}: ` +
+      `number ${data.rank(neuron).toLocaleString("en")} of ${data.count.toLocaleString("en")}` +
+      `${data.certain(neuron) ? "." : ", and sampling error may explain the sign."}`
+    );
+  };
+  const means = (neuron) => {
+    const row = (name, value, text, role) => {
+      const made = make("div", { of: role });
+      const bar = make("span", { of: "mean-bar", "aria-hidden": "true" });
+      const most = Math.max(Math.abs(data.columns.before[neuron]), Math.abs(data.columns.after[neuron]));
+      bar.style.setProperty("--share", `${most ? (100 * Math.abs(value)) / most : 0}%`);
+      const told = make("dd");
+      told.append(bar, make("span", { of: "mean-value", text }));
+      made.append(make("dt", { text: name }), told);
+      return made;
+    };
+    const value = (column) => data.columns[column][neuron];
+    const text = (column) => data.fixed(value(column), data.digits[column]);
+    const gain = make("div", { of: "gain" });
+    gain.append(make("dt", { text: "Gain" }), make("dd", { text: `${data.gainText(neuron)} ×` }));
+    byId("opened-means").replaceChildren(
+      row("Before", value("before"), text("before"), "base"),
+      row("After", value("after"), text("after"), "edit"),
+      gain,
     );
   };
 
@@ -111,8 +152,11 @@ const neuronDetail = (data, { groups }) => {
   };
   const readings = () => {
     const made = data.activations(opened);
-    const { before, after, largest } = made;
+    const { before, after } = made;
     const values = shown === "change" ? after.map((value, i) => value - before[i]) : made[shown];
+    // Changes are small beside activations, so they have a scale of their own.
+    const largest = shown === "change" ? values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) : made.largest;
+    document.querySelector(".scale-bar").replaceWith(scaleBar(largest));
     let start = 0;
     const items = data.texts.map((text, i) => {
       const part = values.subarray(start, start + text.tokens.length);
@@ -148,6 +192,8 @@ const neuronDetail = (data, { groups }) => {
       `Neuron ${data.name(neuron)} `,
       data.span("quiet", `${groups[data.group(neuron)]}${effects[data.effect(neuron)]}`),
     );
+    byId("opened-says").textContent = sentence(neuron);
+    means(neuron);
     facts(neuron);
     lens(neuron);
     texts(neuron);

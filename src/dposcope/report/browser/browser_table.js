@@ -43,13 +43,23 @@ const neuronTable = (data, { groups, open, sort }) => {
     const arrow = data.span(["", "down-word", "up-word"][effect], ["", "↓", "↑"][effect]);
     group.append(groups[data.group(neuron)], arrow);
     const number = (column) => cell(row, "number", data.fixed(data.columns[column][neuron], data.digits[column]));
-    const contribution = number("contribution");
+    // A bar from the middle of the cell, as long as the number is large among all.
+    const barred = (column) => {
+      const made = number(column);
+      const share = data.largest[column] ? data.columns[column][neuron] / data.largest[column] : 0;
+      made.classList.add("barred", share < 0 ? "under" : "over");
+      made.style.setProperty("--bar", `${Math.abs(50 * share).toFixed(1)}%`);
+      return made;
+    };
+    const contribution = barred("contribution");
     if (!data.certain(neuron)) {
       contribution.classList.add("quiet");
       contribution.append(data.span("spoken", ", not certain"));
     }
+    cell(row, "number", data.gainText(neuron));
+    barred("cosine");
+    ["before", "after"].forEach(number);
     cell(row, "number", data.rank(neuron).toLocaleString("en"));
-    ["cosine", "before", "after"].forEach(number);
     const tokens = cell(row, "c-lens");
     const lens = data.lens(neuron);
     for (const { token } of lens ? lens.top.slice(0, TOKENS) : []) {
@@ -95,7 +105,7 @@ const neuronTable = (data, { groups, open, sort }) => {
       const row = body.insertRow();
       while (body.rows.length > 1) body.deleteRow(0);
       row.className = "nothing";
-      cell(row, "", "No neuron passes these filters.").colSpan = 8;
+      cell(row, "", "No neuron passes these filters.").colSpan = 9;
       sizer.style.height = layer.style.height = "";
       return;
     }

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from dposcope.evaluation.numbers import fact
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
 
+_USUAL = 0.95
+"""Share of the cells that stay below the strongest shade where the others tower over them."""
+_TOWERING = 2.0
+"""The largest cells tower if they are more than so many times as large as those."""
+
 
 @dataclass(frozen=True)
 class MapCell:
@@ -18,14 +23,34 @@ class MapCell:
     block: int
     value: float
     shade: str
-    """Opacity, 0 … 1: |sum| over the largest of the map."""
+    """Opacity, 0 … 1: |sum| over that of the strongest shade."""
     kind: str
     """down: it reduces; up: it adds; nothing."""
+    beyond: bool
+    """Whether its |sum| is beyond the strongest shade."""
+    bar: float
+    """The sum over the largest |sum| of its row, −1 … 1."""
 
     @property
     def signed(self) -> str:
         """The sum with its sign."""
         return f"+{fact(self.value)}" if self.value > 0 else fact(self.value)
+
+    @property
+    def short(self) -> str:
+        """The sum with its sign and two significant digits."""
+        text = f"{self.value:.2g}".replace("-", "−")
+        return f"+{text}" if self.value > 0 else text
+
+    @property
+    def bar_from(self) -> str:
+        """Where its bar begins, on an axis from −50 to 50."""
+        return f"{min(0.0, 50 * self.bar):.1f}"
+
+    @property
+    def bar_width(self) -> str:
+        """How long its bar is there."""
+        return f"{abs(50 * self.bar):.1f}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,8 @@ class HeatMap:
     """The axis has a number at every so many blocks."""
     largest: str
     """|sum| of the strongest shade."""
+    beyond: int
+    """How many cells are beyond it."""
     described: str
     """Its strongest cell, in words."""
 
@@ -68,32 +95,42 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
         place.ravel(), weights=value.contribution.astype(np.float64).ravel(), minlength=2 * len(GROUPS) * blocks
     ).reshape(blocks, 2 * len(GROUPS))
     net = sums.sum(axis=1)
-    largest = max(float(np.abs(sums).max()), float(np.abs(net).max()))
     # Neurons of no group have cosine or mean 0; most models have none.
     first = 0 if (value.group == 0).any() else 1
+    scale = _scale(np.concatenate([np.abs(sums[:, 2 * first :]).ravel(), np.abs(net)]))
     rows = [
-        _map_row(f"{GROUPS[group]}{'↑' if increase else '↓'}", group, increase, sums[:, 2 * group + increase], largest)
+        _map_row(f"{GROUPS[group]}{'↑' if increase else '↓'}", group, increase, sums[:, 2 * group + increase], scale)
         for increase in (0, 1)
         for group in range(first, len(GROUPS))
     ]
-    rows.append(_map_row("net", None, None, net, largest))
+    rows.append(_map_row("net", None, None, net, scale))
     strongest = max(rows[:-1], key=lambda row: abs(row.strongest.value))
     return HeatMap(
         rows,
         label_every=max(1, math.ceil(blocks / 40)),
-        largest=fact(largest),
+        largest=fact(scale),
+        beyond=sum(cell.beyond for row in rows for cell in row.cells),
         described=f"The strongest cell is {strongest.label} of block {strongest.strongest.block}, "
         f"{strongest.strongest.signed}",
     )
 
 
-def _map_row(label: str, group: int | None, increase: int | None, sums: NDArray[Any], largest: float) -> MapRow:
+def _scale(sizes: NDArray[Any]) -> float:
+    """|sum| of the strongest shade: the largest, unless a few cells tower over the rest and would leave it pale."""
+    largest, usual = float(sizes.max()), float(np.quantile(sizes, _USUAL))
+    return usual if usual and largest > _TOWERING * usual else largest
+
+
+def _map_row(label: str, group: int | None, increase: int | None, sums: NDArray[Any], scale: float) -> MapRow:
+    own = float(np.abs(sums).max())
     cells = [
         MapCell(
             block,
             float(total),
-            f"{abs(total) / largest if largest else 0:.3f}",
+            f"{min(1.0, abs(total) / scale) if scale else 0:.3f}",
             "down" if total > 0 else "up" if total < 0 else "",
+            abs(total) > scale,
+            total / own if own else 0.0,
         )
         for block, total in enumerate(sums.tolist())
     ]

@@ -1,7 +1,8 @@
 """The neuron browser as a page: every neuron of a base and a tuned model, in one self-contained HTML file.
 
-The page has the shell of the reports, then the caller's sections, a heat map, and a table that a script draws from
-packed arrays. Without scripts, everything except that table can be read.
+The page has the shell of the reports and tabs: what the caller found, the neurons in three panes that scripts draw from
+packed arrays, and the caller's sections folded under Method. Without scripts the parts stand one after the other, and
+everything except the table, the cloud of dots and the opened neuron can be read.
 """
 
 import json
@@ -13,6 +14,7 @@ import numpy as np
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.numbers import fact, fixed
+from dposcope.report.browser.explained import Explained
 from dposcope.report.browser.heat_map import heat_map
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
 from dposcope.report.browser.packing import in_script, packed_parts
@@ -24,10 +26,11 @@ from dposcope.report.shell import asset, render
 MAX_BYTES = 20_000_000
 """A larger page is refused, since browsers on phones cannot open it."""
 
-_STYLES = ("report/templates/page.css", "report/browser/browser.css")
+_STYLES = ("report/templates/page.css", "report/browser/explained.css", "report/browser/browser.css")
+_PARTS = ("tabs", "browser_data", "browser_table", "browser_cloud", "browser_detail", "browser")
 _SCRIPTS = (
     "report/templates/page.js",
-    *(f"report/browser/{name}.js" for name in ("browser_data", "browser_table", "browser_detail", "browser")),
+    *(f"report/browser/{name}.js" for name in _PARTS),
 )
 
 TERMS = (
@@ -42,6 +45,7 @@ TERMS = (
     ),
     Term("↓, ↑", "↓: the contribution is positive, tuning reduced what the neuron writes along the direction; "
          "↑: it is negative, tuning raised it."),
+    Term("Gain", "Mean activation after tuning, divided by that before; 1 means no change. Below 0 the sign turned."),
     Term("Rank", "Place among all neurons by contribution, the largest first."),
     Term(
         "TP, TN, AP, AN",
@@ -55,21 +59,24 @@ TERMS = (
 """Words that a reader of the browser may not know."""
 
 
-def write_browser(value: NeuronBrowser, path: str | Path, *, sections: Sequence[Section] = ()) -> None:
+def write_browser(
+    value: NeuronBrowser, path: str | Path, *, sections: Sequence[Section] = (), explained: Explained | None = None
+) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         DposcopeError: the file cannot be written, or would be larger than `MAX_BYTES`.
     """
-    write_text(path, browser_html(value, sections=sections))
+    write_text(path, browser_html(value, sections=sections, explained=explained))
 
 
-def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> str:
+def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), explained: Explained | None = None) -> str:
     """The page as HTML; the same values give the same text. For the precision of its numbers see `packed_parts`.
 
     Args:
         value: the neurons.
-        sections: set before the browser, in order.
+        sections: folded under Method, in order.
+        explained: what the tabs beside the neurons say; None for a page of neurons alone.
 
     Raises:
         DposcopeError: it would be larger than `MAX_BYTES`.
@@ -89,6 +96,8 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
         blocks=value.shape[0],
         width=value.shape[1],
         sections=sections,
+        explained=explained,
+        tabs=_tabs(explained),
         # Code → name, in the order of the paper; a neuron without a group only where there is one.
         groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
         summary=_summary(value),
@@ -105,6 +114,12 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = ()) -> s
             "give fewer lenses, texts or neurons with activations"
         )
     return html
+
+
+def _tabs(explained: Explained | None) -> list[tuple[str, str]]:
+    """Anchor and name of each part of the page, in order."""
+    told = [("result", "Result"), *([("texts", "Texts")] if explained.texts else [])] if explained else []
+    return [*told, ("neurons", "Neurons"), *([("claims", "Claims")] if explained else []), ("method", "Method")]
 
 
 def _summary(value: NeuronBrowser) -> str:

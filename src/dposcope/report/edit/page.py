@@ -193,6 +193,11 @@ class EditPage:
         return [condition for condition in self.conditions if condition.role == role]
 
     @property
+    def unchanged(self) -> bool:
+        """Whether a search found no edit, so that the model is as it was."""
+        return self.bound is not None and not self.chosen_strength
+
+    @property
     def changes(self) -> tuple[list[float], list[float]]:
         """Scores under the base and under the edit, prompt by prompt: of all prompts, or of the samples."""
         base, edit = self.base.name, self.edit_condition.name

@@ -18,7 +18,7 @@ from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, costs_table
 from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import Condition, EditPage, Role, Sample, Tradeoff
 from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg
-from dposcope.report.edit.verdict import findings, verdict
+from dposcope.report.edit.verdict import best_sentences, findings, verdict
 from dposcope.report.figures import Row, figure_svg, interval_dots
 from dposcope.report.glossary import DISTINCT, TERMS, Measure, measures_of, sentence_case
 from dposcope.report.masked_text import ShownText
@@ -36,6 +36,9 @@ ROLES: tuple[tuple[Role, str], ...] = (
 
 _AMONG_COSTS = ("harmless_logppl", "relevance")
 """Measures that stand in the table of costs, beside neutral text."""
+
+_FEW_SAMPLES = 8
+"""How many samples are unfolded."""
 
 _SMALL_CHANGE = 0.05
 """Smallest change of a prompt's score that counts as a fall or a rise."""
@@ -65,6 +68,7 @@ def render_page(page: EditPage) -> str:
         shown,
         page=page,
         verdict=_unbroken(verdict(page), shown),
+        best=[_unbroken(sentence, shown) for sentence in best_sentences(page)],
         findings=numbers,
         columns=_columns(len(numbers)),
         measures=measures,
@@ -82,6 +86,7 @@ def render_page(page: EditPage) -> str:
         counts=_counts(page),
         figures=_figures(page, shown),
         samples=[_sample(page, sample) for sample in page.samples],
+        few=_FEW_SAMPLES,
         direction=flatten(page.direction),
         judge=flatten(page.judge or {}),
         concept=page.scores.concept,
@@ -151,7 +156,8 @@ def _difference_cells(page: EditPage, condition: Condition, measures: list[Measu
 def _difference_cell(difference: Difference, measure: Measure, sign: str, *, shown: bool) -> _Cell:
     mark = ""
     if shown:
-        mark = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+        better = (difference.mean > 0) == (measure.better == "higher")
+        mark = "worse" if not better else "" if measure.price else "better"
     return _Cell(f"{signed(difference.mean)}{sign}", between(difference.low, difference.high, sign=True), mark)
 
 
@@ -222,7 +228,7 @@ def _figures(page: EditPage, shown: ShownText) -> dict[str, _PageFigure]:
             figure_svg(
                 strength_curve(page.search, bound=page.bound, chosen=page.chosen_strength),
                 name="search",
-                description=f"{steps} of the strength, and the rise of log-perplexity at each: see the table.",
+                description=f"{steps} of the strength and the rise of log-perplexity: {_steps_seen(page)}.",
             ),
             "Rise of log-perplexity at each strength tried, with intervals over windows. Diamond: the chosen strength.",
         )
@@ -269,14 +275,32 @@ def _tradeoff_figure(page: EditPage, search: Tradeoff, shown: ShownText) -> _Pag
         tradeoff_svg(
             search,
             tradeoff_of(page, search),
-            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(search.trials), 'trial')}: "
-            "see the table.",
+            description=f"Mean {concept} against the rise of log-perplexity, {plural(len(search.trials), 'trial')}. "
+            f"{_tradeoff_seen(search)}",
         ),
         f"What each trial gives ({concept} by the {search.scorer}, lower is better) and costs (log-perplexity, left is "
         "better), with its interval over prompts. Lines join the best trials of each method. The wide pale line is the "
         "front: no other trial with texts within the bound is better in both. Circle: the chosen edit on the search "
         f"prompts; diamond: on the table's prompts and text{by}, with both intervals. Dotted: the bound. Point at a "
         "mark to see its settings.",
+    )
+
+
+def _steps_seen(page: EditPage) -> str:
+    steps = sorted(page.search, key=lambda step: step.strength)
+    return "; ".join(f"at {fixed(step.strength, 2)} {signed(step.increase.mean)}" for step in steps)
+
+
+def _tradeoff_seen(search: Tradeoff) -> str:
+    written = [trial for trial in search.trials if trial.concept is not None]
+    scores = [trial.concept.mean for trial in written if trial.concept is not None]
+    if not written:
+        return "None wrote."
+    rises = [trial.rise for trial in written]
+    return (
+        f"The {len(written):,} that wrote score {fixed(min(scores))} to {fixed(max(scores))} at rises of "
+        f"{signed(min(rises))} to {signed(max(rises))}; unedited {fixed(search.base)}; the chosen edit "
+        f"{fixed(search.chosen.mean)} at {signed(search.chosen_rise)}."
     )
 
 
@@ -292,4 +316,9 @@ def _changes_figure(page: EditPage, shown: ShownText, before: list[float], after
     )
     names = (shown.plain(page.base.label), shown.plain(page.edit_condition.label))
     figure = change_scatter(before, after, axis=concept, names=names)
-    return _PageFigure(figure_svg(figure, name="changes", description=caption), caption)
+    description = (
+        f"One dot a prompt, its {concept} before across and after up: {fell:,} dots lie below the diagonal, {rose:,} "
+        f"above it, {len(changes) - fell - rose:,} near it. Means {fixed(sum(before) / len(before))} and "
+        f"{fixed(sum(after) / len(after))}."
+    )
+    return _PageFigure(figure_svg(figure, name="changes", description=description), caption)

@@ -13,12 +13,8 @@ from dposcope.evaluation.numbers import fixed, signed
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, figure_svg, house_style
+from dposcope.report.series import series_styles
 
-_METHODS = (
-    *((COLOURS[role], MARKERS[role]) for role in ("part", "control", "paper")),
-    *(("#e69f00", "P"), ("#56b4e9", "X")),
-)
-"""Colour and marker of each method; either is enough to distinguish methods. Blue is for the chosen edit."""
 _WIDTH, _HEIGHT = 6.4, 4.4
 _FRONT = "front: none is better in both"
 _CHOSEN, _UNSEEN = "chosen, as the search saw it", "chosen, on reported prompts and text"
@@ -73,8 +69,8 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 label=_FRONT,
                 zorder=1.5,
             )
-        for place, method in enumerate(dict.fromkeys(trial.method for trial in written)):
-            colour, marker = _METHODS[place % len(_METHODS)]
+        for method, style in series_styles([trial.method for trial in written]).items():
+            colour, marker = style.colour, style.marker
             own = [trial for trial in written if trial.method == method]
             xs, ys = [trial.rise for trial in own], [trial.concept.mean for trial in own if trial.concept is not None]
             barred = [trial for trial in own if trial.concept is not None and trial.concept.known]
@@ -122,7 +118,7 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}")
         # Above the axes, since any corner may have marks.
-        axes.legend(*_legend(axes), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        axes.legend(*_legend(axes), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return figure
 
 

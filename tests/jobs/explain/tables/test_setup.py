@@ -70,7 +70,7 @@ def test_a_probe_stands_beside_the_majority():
 
 def test_a_direction_that_was_not_tested_has_dashes():
     table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), None)
-    assert table.rows == (("m", "mean_difference", "by the run", "–", "–", "–", "–", "–"),)
+    assert table.rows == (("m", "mean difference", "by the run", "–", "–", "–", "–", "–"),)
     assert table.to_polars().rows() == [("m", "mean_difference", "by the run", None, None, None, None, None)]
     assert [str(kind) for kind in table.to_polars().dtypes[3:]] == ["Float64"] * 4 + ["String"]
 
@@ -78,7 +78,7 @@ def test_a_direction_that_was_not_tested_has_dashes():
 def test_a_probe_that_was_fitted_to_compare_stands_below_such_a_direction():
     table = probe_table("m", Direction(torch.ones(3), "mean_difference", -1), "Steering, α = 0.07", probe=PROBE)
     assert table.rows == (
-        ("m", "mean_difference", "by the run", "–", "–", "–", "–", "Steering, α = 0.07"),
+        ("m", "mean difference", "by the run", "–", "–", "–", "–", "Steering, α = 0.07"),
         ("m", "probe", "to compare", "91.2 %", "90.4 %", "70.0 %", "95.0 %", "–"),
     )
     assert table.to_polars().select("used", "accuracy", "steering").rows() == [

@@ -94,7 +94,7 @@ def conflicts_table(model: str, explanation: Explanation) -> Table:
         f"Neurons of {model} whose signs along the axes of the toxic subspace conflict (paper, appendix G).",
         frame,
         (
-            Column("sign", ""),
+            Column("sign", "sign of what"),
             Column("share", "conflicting", SHARE),
             Column("random_share", "along random axes", SHARE),
             Column("chance", "chance", SHARE),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, TEXT, Format
+from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, Format
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.resampling import NO_INTERVALS, Intervals
 from dposcope.neurons.shares import GroupShares
@@ -52,10 +52,11 @@ def model_table(lm: LanguageModel) -> Table:
         "gated": lm.gated,
         "neurons": lm.n_neurons,
     }
+    frame = pl.DataFrame([facts])
     return Table(
         "table-08-model",
         "MLPs of the model (paper, Table 8).",
-        pl.DataFrame([facts]),
+        frame,
         (
             Column("model", "model"),
             Column("blocks", "l", COUNT),
@@ -65,6 +66,7 @@ def model_table(lm: LanguageModel) -> Table:
             Column("gated", "gated", FACT),
             Column("neurons", "neurons", COUNT),
         ),
+        view=frame.with_columns(pl.col("activation").str.replace_all("_", " ")),
         number=8,
     )
 
@@ -194,7 +196,10 @@ def change_table(model: str, change: ChangeSummary, intervals: Intervals = NO_IN
         "change",
         f"How much tuning changed {model} (paper, section 5.1).",
         frame_of([{**row, **over} for row in change.to_polars().iter_rows(named=True)]),
-        (Column("what", "", TEXT), Column("value", "value", interval=("value_low", "value_high"), formats="format")),
+        (
+            Column("what", "measure"),
+            Column("value", "value", interval=("value_low", "value_high"), formats="format"),
+        ),
         _notes(intervals),
         view=frame_of(
             [

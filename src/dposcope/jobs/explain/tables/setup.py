@@ -103,16 +103,18 @@ def probe_table(model: str, direction: Direction, steering: str | None, *, probe
             "(for a difference of means: equal numbers of both classes). The run uses it only here and to measure how "
             "stable groups are.",
         )
+    frame = pl.DataFrame(rows, schema_overrides={**dict.fromkeys(names, pl.Float64), "steering": pl.String})
     return Table(
         "table-11-direction",
         f"Quality of the direction of {model} on comments it was not fitted to (paper, Table 11).",
-        pl.DataFrame(rows, schema_overrides={**dict.fromkeys(names, pl.Float64), "steering": pl.String}),
+        frame,
         (
             *(Column(name, name) for name in ("model", "kind", "used")),
             *(Column(name, label, SHARE) for name, label in names.items()),
             Column("steering", "steering chosen"),
         ),
         notes,
+        view=frame.with_columns(pl.col("kind").str.replace_all("_", " ")),
         number=11,
     )
 

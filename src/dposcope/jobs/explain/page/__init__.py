@@ -1,0 +1,1 @@
+"""The page of `dposcope explain`: result, texts, claims, method."""

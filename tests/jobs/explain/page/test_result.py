@@ -1,0 +1,66 @@
+"""The first screen: the finding in words and numbers, from results made by hand."""
+
+import pytest
+
+from dposcope.jobs.explain.conditions import TUNED
+from dposcope.jobs.explain.page.result import four_findings, headline, interval_chart
+from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK
+from helpers.explained import START, condition, making, measured, outcome
+from helpers.results import results
+
+
+def made(four: float, random: float, *, tuned=0.4 * START, rise: float = 0.0):
+    rows = [
+        condition(TUNED, "tuned", section="Baselines"),
+        condition(FOUR_GROUPS),
+        condition(RANDOM_BY_BLOCK, "control"),
+    ]
+    found = measured(
+        {
+            TUNED: outcome(tuned, rise=rise),
+            FOUR_GROUPS: outcome(making(four)),
+            RANDOM_BY_BLOCK: outcome(making(random)),
+        },
+        rows,
+    )
+    whole = results()
+    return type(whole)(
+        whole.lm, whole.explanation, rows, found.outcomes, found.scores, {}, None, whole.instruments
+    )  # fmt: skip
+
+
+def test_the_headline_says_effect_price_and_what_carries_it():
+    assert headline(made(0.9, 0.1, rise=0.2)) == (
+        "Tuning lowered toxicity from 0.50 to 0.20; text got harder to predict by 0.20 nats per token. "
+        "The four neuron groups carry 90 % of the reduction, as many random neurons 10 %."
+    )
+
+
+def test_a_control_that_does_as_much_is_said():
+    assert headline(made(0.9, 0.9)).endswith(
+        "carry 90 % of the reduction, but so do as many random neurons (90 %): no group is shown to carry it."
+    )
+    carrier = four_findings(made(0.9, 0.9))[-1]
+    assert (carrier.status, carrier.reading) == ("open", "not shown to exceed the control")
+
+
+def test_an_effect_that_is_not_shown_is_not_claimed():
+    said = headline(made(0.9, 0.1, tuned=START))
+    assert said.startswith("Tuning is not shown to change toxicity: 0.50 before, 0.50 after;")
+    assert "carry" not in said
+
+
+@pytest.mark.parametrize(("rise", "status"), [(0.2, "bad"), (0.0, "open"), (-0.2, "open")])
+def test_a_price_is_never_good(rise, status):
+    price = next(one for one in four_findings(made(0.9, 0.1, rise=rise)) if one.name.startswith("Price"))
+    assert price.status == status
+
+
+def test_there_are_four_tiles_and_one_chart():
+    found = made(0.9, 0.1)
+    assert [one.name for one in four_findings(found)] == [
+        "Toxicity", "Independent judge", "Price, log-perplexity", "Four groups carry"
+    ]  # fmt: skip
+    chart = interval_chart(found)
+    assert "Random neurons 0.47" in chart.svg
+    assert "Tuned 0.2" in chart.svg
