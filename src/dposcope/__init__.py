@@ -2,15 +2,13 @@
 
 import dposcope as ds
 
-lm = ds.load("gemma-3-270m")
+lm, prompts, scorer = ds.load("gemma-3-270m"), ds.load_prompts(None), ds.load_scorer("profanity")
+print("before", scorer([one.text for one in ds.generate(lm, prompts)]).mean())
 comments = ds.load_comments(None).balanced()
 toxic = ds.mean_difference(lm, comments.texts, comments.labels)
-prompts = ds.load_prompts(None)
-means = ds.collect_means(lm, prompts)
-edit = ds.Edit.of(ds.group_gains(lm, means, toxic, alpha=0.1), ds.ablate(toxic))
+edit = ds.Edit.of(ds.group_gains(lm, ds.collect_means(lm, prompts), toxic, alpha=0.1), ds.ablate(toxic))
 with edit.on(lm):
-    print(ds.generate(lm, prompts[:1])[0].text)
-ds.fold(lm, edit).save_pretrained("gemma-3-270m-edited")
+    print("after", scorer([one.text for one in ds.generate(lm, prompts)]).mean())
 """
 
 import lazy_loader

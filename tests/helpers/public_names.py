@@ -71,7 +71,7 @@ def _described(name: str, node: ast.stmt) -> Iterator[str]:
             elif isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_"):
                 given = "" if one.value is None else f" = {ast.unparse(one.value)}"
                 yield f"    {ast.unparse(one.target)}: {ast.unparse(one.annotation)}{given}"
-            elif isinstance(one, ast.Assign):
+            elif isinstance(one, ast.Assign) and not ast.unparse(one.targets[0]).startswith("_"):
                 yield f"    {ast.unparse(one)}"
     else:
         yield ast.unparse(node)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dposcope.data.named import located
+from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
@@ -49,6 +50,8 @@ class Comments:
     """[n], True: toxic."""
     dropped: int = 0
     """Rows of the source that were left out: blank rows, and pairs with two identical sides."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse one text, and labels that do not fit the texts."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
@@ -45,6 +46,8 @@ class Concept:
     seeds_with: tuple[str, ...] = ()
     """Seed words for a direction by token contrast. Without them the concept has no such direction."""
     seeds_without: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse a concept without a name, or with seeds on one side only.

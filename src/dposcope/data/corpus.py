@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dposcope.data.named import located
+from dposcope.data.short import short_repr
 from dposcope.data.tables import read_table, read_text
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
@@ -17,6 +18,8 @@ class Passages:
 
     prompts: tuple[str, ...]
     golds: tuple[str, ...]
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse one text."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dposcope.data.named import located
+from dposcope.data.short import short_repr
 from dposcope.data.tables import read_table
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
@@ -23,6 +24,8 @@ class PromptSplit:
     """To sample pairs and to average over."""
     left_out: int = 0
     """Prompts that are not learned from or chosen on, because a file of prompts to report on has them, too."""
+
+    __repr__ = short_repr
 
 
 def load_prompts(source: str | Path | None, *, column: str = "prompt", limit: int | None = None) -> list[str]:

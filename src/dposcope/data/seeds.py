@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from dposcope.data.masking import read_encoded
+from dposcope.data.short import short_repr
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,8 @@ class Seeds:
 
     toxic: tuple[str, ...]
     non_toxic: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 def load_seeds() -> Seeds:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
 from dposcope.reading import known
@@ -54,6 +55,8 @@ class Direction:
     """The block at whose end the residual stream is read, 0 … L−1; −1 for the last."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, protocol, numbers of texts, quality."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse a vector that is not a direction."""

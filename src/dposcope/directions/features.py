@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
@@ -34,6 +35,8 @@ class Features:
     """`[texts, d]`, float64, on the CPU."""
     residual_norm: float
     """Mean |x| over these tokens: the scale of the residual stream at this block."""
+
+    __repr__ = short_repr
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""

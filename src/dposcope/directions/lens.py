@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -20,6 +21,8 @@ class Lens:
     """Tokens of −x. With an RMSNorm, or a LayerNorm without bias, they have the lowest logits of x."""
     top_logits: list[float]
     bottom_logits: list[float]
+
+    __repr__ = short_repr
 
 
 @torch.inference_mode()

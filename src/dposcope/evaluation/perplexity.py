@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from dposcope.data.short import short_repr
 from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.tokens import check_ids
@@ -33,6 +34,8 @@ class WindowLosses:
     """Summed over a window's predicted tokens, natural log, `[windows]`, float64."""
     tokens: np.ndarray
     """Number of tokens that each window's sum is divided by, `[windows]`."""
+
+    __repr__ = short_repr
 
     @property
     def mean(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 
@@ -34,6 +35,8 @@ class Scorer:
     score: ScoreTexts = field(repr=False)
     _known: dict[str, float] = field(init=False, repr=False, default_factory=dict[str, float])
     """Cache: text → score. In a search, similar edits write the same text for many prompts."""
+
+    __repr__ = short_repr
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores in [0, 1], `[n]`, in the order of the texts, of which the first 100,000 characters are read.

@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.data.comments import Comments
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorer import READ, Scorer, mean_of
@@ -129,6 +130,8 @@ class TrainedScorer(Scorer):
     quality: Quality
     seed: int
     fitted: _Fitted
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(

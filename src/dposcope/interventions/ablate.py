@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame
@@ -35,6 +36,8 @@ class Ablation:
     """Whether it acts on MLP output projections."""
     attention: bool = True
     """Whether it acts on attention output projections."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise the direction; check all values."""

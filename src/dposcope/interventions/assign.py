@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_site
@@ -21,6 +22,8 @@ class Assign:
     """c, `[L, d_mlp]`, float32; only entries of `neurons` are read."""
     neurons: NeuronSet
     positions: Positions = Positions.LAST
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise types; check shapes and values."""

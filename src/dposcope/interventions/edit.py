@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors, value_files
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
@@ -52,6 +53,8 @@ class Edit:
     """Gains of channels of attention heads."""
     trained: Trained = "nothing"
     """What was trained to make it."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check that gains act at all positions, since an edit must fold."""

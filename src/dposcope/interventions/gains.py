@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_site
@@ -32,6 +33,8 @@ class Gains:
     of: Of = "neurons"
     """What is scaled: neurons; or channels of the outputs of attention heads, `[L, heads · width]`, which the paper
     does not edit. Both are inputs of an output projection, so both fold."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise types; check shapes and values."""

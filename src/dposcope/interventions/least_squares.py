@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
@@ -32,6 +33,8 @@ class LeastSquares:
     """E[m_i] p_i: a neuron's mean contribution to the projection, `[L, d_mlp]`, float64."""
     cost: Tensor
     """E[m_i²] |v_i|²: the squared change of the output for a relative change of 100 %, `[L, d_mlp]`, float64."""
+
+    __repr__ = short_repr
 
     @classmethod
     @torch.no_grad()

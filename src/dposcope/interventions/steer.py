@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
@@ -33,6 +34,8 @@ class Steer:
     site: Literal["residual", "mlp"] = "residual"
     """`residual`: the stream itself. `mlp`: the MLP's output, before Gemma's post-norm, as in the published code."""
     positions: Positions = Positions.ALL
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Check all values."""

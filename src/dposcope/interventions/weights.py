@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
@@ -17,6 +18,8 @@ class OtherWeights:
 
     source: str | Path
     """A folder, that of an adapter among them, a bundled name or a hub id."""
+
+    __repr__ = short_repr
 
     @contextmanager
     def second_model(self, lm: LanguageModel) -> Generator[LanguageModel]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import given_cache, named_arguments
 
@@ -51,6 +52,8 @@ class Prompted:
     rows: Sequence[int] | None = None
     """Which prompt each row is, B of them; None: unknown."""
 
+    __repr__ = short_repr
+
 
 _prompted: ContextVar[Prompted | None] = ContextVar("prompted", default=None)
 
@@ -80,6 +83,8 @@ class Frame:
     prompt: Prompted | None
     cached: bool = False
     """Whether a key-value cache was handed in, as when generating."""
+
+    __repr__ = short_repr
 
     def select(self, where: Positions) -> Tensor | None:
         """Mask `[B, T]` of tokens at `where`; None where that is every token, padding too.

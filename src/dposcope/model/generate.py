@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
@@ -54,6 +55,8 @@ class Continuation:
     """Generated tokens without the end-of-text token."""
     text: str
     """`ids` decoded without special tokens."""
+
+    __repr__ = short_repr
 
 
 def check_written(written: Sequence[Continuation]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
@@ -32,6 +33,8 @@ class Site:
     """For people and counts: `neurons.3`, `attention.0`, `residual.17`."""
     module: nn.Module
     side: Literal["input", "output"]
+
+    __repr__ = short_repr
 
 
 def neuron_site(lm: LanguageModel, block: int) -> Site:
@@ -66,6 +69,8 @@ class Applied:
 
     fired: dict[str, int] = field(default_factory=dict[str, int])
     """Site name → forward passes in which its hook ran."""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         """For a glance at a console."""

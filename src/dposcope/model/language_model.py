@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint
-from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.layout import Layout
@@ -46,6 +46,12 @@ class LanguageModel:
     """What loading changed, in sentences for reports."""
     variant: str = ""
     """Digest of an edit of the activations, which no weight shows; set by `edited` only. A part of `fingerprint`."""
+
+    def __repr__(self) -> str:
+        """Name, kind and size; torch would print every module."""
+        config, dtype = self.model.config, str(self.dtype).removeprefix("torch.")
+        blocks = plural(config.get_text_config().num_hidden_layers, "block")
+        return f"LanguageModel({self.name[:60]!r}, {config.model_type}, {blocks}, {dtype} on {self.device})"
 
     @cached_property
     def layout(self) -> Layout:

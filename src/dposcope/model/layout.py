@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 
 
@@ -26,6 +27,8 @@ class Layout:
     """The attention's output projection."""
     final_norm: str
     """The norm between the last block and the unembedding."""
+
+    __repr__ = short_repr
 
 
 _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")

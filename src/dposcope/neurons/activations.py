@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
@@ -45,6 +46,8 @@ class NeuronMeans(ToPandas):
     """Tokens recorded, equal for all neurons."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, fingerprint, protocol, number of prompts and the like."""
+
+    __repr__ = short_repr
 
     @property
     def variance(self) -> Tensor:

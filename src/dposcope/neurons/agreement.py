@@ -6,6 +6,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.neurons.contributions import Contributions
 
 
@@ -47,6 +48,8 @@ class Agreement:
     """Share of neurons with equal labels, weighted; None if no neuron counts."""
     chance: float | None
     """The share expected if both labellings were independent: Σ_k p_k q_k, with the shares p and q of the labels."""
+
+    __repr__ = short_repr
 
     @property
     def kappa(self) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -26,6 +27,8 @@ class AlignedVectors:
     """v_i, `[n, d]`, float64."""
     shape: tuple[int, int]
     """(L, d_mlp) of the model."""
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """N."""

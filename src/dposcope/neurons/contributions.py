@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -39,6 +40,8 @@ class MovedGroup:
 
     group: Group
     effect: Effect
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         """As the paper writes it."""
@@ -76,6 +79,8 @@ class Contributions(ToPandas):
     """m_i^post."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Both models and their fingerprints, the direction's digest, protocol, numbers of prompts and tokens."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise types; check that shapes fit and that no value is NaN."""

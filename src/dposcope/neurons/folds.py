@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dposcope.artefacts import value_files
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
 from dposcope.memory import halving_batches
@@ -24,6 +25,8 @@ class FoldedMeans:
     """Means over all prompts, equal to those of `collect_means` to the bit."""
     folds: tuple[NeuronMeans, ...]
     """Over prompts k, k + K, k + 2K … for k = 0 … K−1; their moments, weighted by `count`, add up to the whole's."""
+
+    __repr__ = short_repr
 
     def save(self, stem: str | Path) -> None:
         """Write the whole at `stem`, the folds at `stem-fold-1` …"""

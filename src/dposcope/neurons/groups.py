@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -103,6 +104,8 @@ class Selection:
     """The chosen fraction per group."""
     sizes: dict[Group, int]
     """Neurons in each whole group, before choosing."""
+
+    __repr__ = short_repr
 
 
 def select_fraction(

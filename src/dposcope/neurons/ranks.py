@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.neurons.contributions import Contributions, Effect, labels
 from dposcope.neurons.groups import Group, group_sets
@@ -82,6 +83,8 @@ class CumulativeReduction(ToPandas):
     paper_rank: int
     """The r that stands for the paper's 40,000; one of `ranks` where there are any, else 0."""
 
+    __repr__ = short_repr
+
     def to_polars(self) -> pl.DataFrame:
         """One row per point: rank, share, TP↓, TN↓, AP↓, AN↓ (parts of the share)."""
         return pl.DataFrame(
@@ -146,6 +149,8 @@ class RangeShifts:
     groups: Mapping[Group, Tensor]
     """Which of them are in each group, `[n]`, bool."""
 
+    __repr__ = short_repr
+
     def of(self, group: Group) -> Tensor:
         """Shifts of one group's neurons, by rank."""
         return self.shift[self.groups[group]]
@@ -156,6 +161,8 @@ class RankRangeShifts(ToPandas):
     """Activation shifts by group, in several rank ranges."""
 
     ranges: tuple[RangeShifts, ...]
+
+    __repr__ = short_repr
 
     def to_polars(self) -> pl.DataFrame:
         """One row per range and neuron: printed, used (`2000–2500`), rank, block, index, group, shift, contribution.

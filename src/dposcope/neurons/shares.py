@@ -10,6 +10,7 @@ import polars as pl
 from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.neurons.contributions import Contributions, Effect, MovedGroup
 from dposcope.neurons.groups import Group
 from dposcope.neurons.sets import NeuronSet
@@ -33,6 +34,8 @@ class GroupShare:
     certain: float
     """Share of its neurons whose sign is certain (see `Contributions.certain`)."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class GroupShares(ToPandas):
@@ -53,6 +56,8 @@ class GroupShares(ToPandas):
     """Σ Δ_i over ↑, 0 or negative."""
     negative_before: float
     """Share of all neurons with m_i^pre < 0: Table 13."""
+
+    __repr__ = short_repr
 
     @property
     def share_reducing(self) -> float:
@@ -113,6 +118,8 @@ class LayerSums(ToPandas):
     """Σ Δ_i over ↑, 0 or negative: the orange dots."""
     groups: Mapping[Group, Tensor]
     """Σ Δ_i over each of the four groups ↓: Figure 8."""
+
+    __repr__ = short_repr
 
     @property
     def net(self) -> Tensor:

@@ -15,6 +15,7 @@ from scipy.stats import pearsonr
 from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.neurons.contributions import Contributions, MovedGroup
 from dposcope.neurons.groups import Group, group_sets
@@ -40,6 +41,8 @@ class ShiftDensity(ToPandas):
     """Of all neurons, the cut ones too."""
     deviation: float
     """Population standard deviation, of all neurons."""
+
+    __repr__ = short_repr
 
     @property
     def density(self) -> Tensor:
@@ -111,6 +114,8 @@ class TopToxic(ToPandas):
     after: Tensor
     """m_i^post."""
 
+    __repr__ = short_repr
+
     @property
     def negative_before(self) -> float:
         """Share of them with m_i^pre < 0."""
@@ -179,6 +184,8 @@ class Correlations(ToPandas):
     activation: Correlation
     """With m_i^pre. Regression to the mean alone makes it positive, as the paper says."""
 
+    __repr__ = short_repr
+
     def to_polars(self) -> pl.DataFrame:
         """One row per property: with (cosine, activation), r, p, neurons."""
         rows = [{"with": "cosine", **asdict(self.cosine)}, {"with": "activation", **asdict(self.activation)}]
@@ -222,6 +229,8 @@ class ChangeSummary(ToPandas):
     """100 · mean |m_i^pre − m_i^post| / mean |m_i^pre| (the paper's 0.66 to 16.71 %, undefined there)."""
     median_shift_percent: float
     """Median of 100 · |m_i^pre − m_i^post| / |m_i^pre| over neurons with m_i^pre ≠ 0."""
+
+    __repr__ = short_repr
 
     def to_polars(self) -> pl.DataFrame:
         """One row: vector_cosine, vector_cosine_min, vector_cosine_p1 …, shift_percent, median_shift_percent."""
@@ -274,6 +283,8 @@ class ShiftAgreement:
     tuned_size: float | None
     """Mean |m_i^pre − m_i^post|."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class EditAgreement(ToPandas):
@@ -282,6 +293,8 @@ class EditAgreement(ToPandas):
     overall: ShiftAgreement
     groups: Mapping[Group, ShiftAgreement]
     """Of TP, TN, AP and AN: neurons by the signs of cos_i and m_i^pre, whichever way they moved (paper 6.1)."""
+
+    __repr__ = short_repr
 
     def to_polars(self) -> pl.DataFrame:
         """One row for all neurons and one per group: group (all, TP …), neurons, r, p, moved_by_both, same_sign,

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.neurons.agreement import Agreement, Among, Labels, agreement, labels_of, weights_of
 from dposcope.neurons.contributions import Contributions
@@ -52,6 +53,8 @@ class PairAgreement:
     top: Overlap
     """Of the neurons of largest |Δ_i|."""
 
+    __repr__ = short_repr
+
     def of(self, labels: Labels, among: Among) -> Agreement:
         """One of the agreements."""
         return next(one for one in self.agreements if (one.labels, one.among) == (labels, among))
@@ -79,6 +82,8 @@ class Repetitions:
     """Of each repetition."""
     changes: tuple[Contributions, ...]
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Check that the repetitions can be compared."""
         if len(self.changes) < 2 or len(self.names) != len(self.changes):
@@ -102,6 +107,8 @@ class SourceStability:
     neurons: int
     """L·d_mlp."""
     pairs: tuple[PairAgreement, ...]
+
+    __repr__ = short_repr
 
     def kept(self, labels: Labels, among: Among) -> Spread | None:
         """Share of neurons that keep their label, over pairs."""
@@ -129,6 +136,8 @@ class NeuronStability(ToPandas):
     """How stable groups, ranks and toxic neurons are, source by source."""
 
     sources: tuple[SourceStability, ...]
+
+    __repr__ = short_repr
 
     def to_polars(self) -> pl.DataFrame:
         """One row per source, pair, labels and among: source, first, second, labels, among, neurons, kept, chance,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, DirectionFacts, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -60,6 +61,8 @@ class Subspace(ToPandas):
     """N (paper: 128)."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model and fingerprint."""
+
+    __repr__ = short_repr
 
     @property
     def combined(self) -> Direction:
@@ -156,6 +159,8 @@ class Stability(ToPandas):
     random_angles: Tensor
     """The same between two random subspaces of that width, for comparison, `[r]`."""
 
+    __repr__ = short_repr
+
     def to_polars(self) -> pl.DataFrame:
         """One row per two sizes, the last for random subspaces (sizes null): vectors, next, angle_1 … angle_r."""
         table = torch.cat([self.angles, self.random_angles.unsqueeze(0)])
@@ -227,6 +232,8 @@ class AxisSigns(ToPandas):
     """−1, 0 or 1, `[r, L, d_mlp]`, int8."""
     random_signs: Tensor
     """The same along as many random orthonormal axes: the control, `[r, L, d_mlp]`, int8."""
+
+    __repr__ = short_repr
 
     @property
     def conflicting(self) -> NeuronSet:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.directions.judge import TokenJudge, judge_each
 from dposcope.directions.lens import lens
@@ -27,6 +28,8 @@ class PromotedTokens:
     """`[k]`."""
     toxic: tuple[bool, ...]
     """`[k]`."""
+
+    __repr__ = short_repr
 
     @property
     def hold_toxic(self) -> bool:
@@ -83,6 +86,8 @@ class ToxicNeurons(ToPandas):
     side: Side
     judge: str
     """Name of the judge."""
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """N."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from dposcope.data.short import short_repr
 from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_counts, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
@@ -39,6 +40,8 @@ class SideLengths:
     preferred: Lengths
     dispreferred: Lengths
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class PairScores:
@@ -54,6 +57,8 @@ class PairScores:
     """Mean score of the dispreferred sides."""
     ratio: Ratio | None
     """Mean of the dispreferred over mean of the preferred; None if a resample has a preferred mean of 0."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Fluency:
     preferred: Estimate
     dispreferred: Estimate
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class PairStatistics:
@@ -100,6 +107,8 @@ class PairStatistics:
     """None without validation pairs."""
     fluency: Fluency | None = None
     """From `completion_logppl`; None if it was not computed."""
+
+    __repr__ = short_repr
 
     def to_json(self) -> dict[str, Any]:
         """The measured fields as nested dictionaries."""

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from dposcope.artefacts import text_digest, write_atomically
+from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
@@ -30,6 +31,8 @@ class Pair:
     """The better completion, without the prompt, with its leading space."""
     dispreferred: str
     """The worse completion."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class PairSplit:
     train: "Pairs"
     validation: "Pairs"
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -97,6 +102,8 @@ class Pairs:
     """Name of their `PairFormat`."""
     dropped: Dropped = field(default_factory=Dropped)
     """Rows of the source that were left out."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse one text, and columns of different lengths."""

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
@@ -66,6 +67,8 @@ class Perturbation:
     """Sample a token; otherwise generation is greedy (published: both)."""
     seed: int = 0
     """With `sample`, row r has its own random generator, seeded by (seed, r)."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
@@ -34,6 +35,8 @@ class ScoredPair:
     dispreferred_score: float
     """In [0, 1]."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class ScoredText:
@@ -42,6 +45,8 @@ class ScoredText:
     text: str
     score: float
     """In [0, 1]."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Sampled:
     row: int
     """The prompt's number in the whole list."""
     texts: tuple[ScoredText, ...]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class Pairer:
     """Most pairs from one prompt."""
     seed: int = 0
     """random: of the draw; each prompt has its own stream."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse values that give no pairs."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.model.language_model import LanguageModel
@@ -29,6 +30,8 @@ class Cost:
     """KL(base‖edited), nats per token, `[windows]`."""
     rise: np.ndarray
     """Log-perplexity of the edited model minus that of the base, nats per token, `[windows]`."""
+
+    __repr__ = short_repr
 
     @property
     def divergence(self) -> Estimate:
@@ -53,6 +56,8 @@ class NeutralText:
     """`[W, T]`, on the model's device."""
     hidden: Tensor
     """The base's final-norm outputs where a token is predicted, `[W, T−1, d]`, in the model's precision."""
+
+    __repr__ = short_repr
 
     @classmethod
     @torch.no_grad()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
@@ -31,6 +32,8 @@ class Point:
     strength · (1 + tilt · (2 b / (L − 1) − 1))."""
     ablate: float = 0.0
     """w, the share of the direction that is ablated from the MLPs of the later half of the blocks."""
+
+    __repr__ = short_repr
 
     def scaled(self, factor: float) -> "Point":
         """The same point with gains and ablation multiplied by a factor."""
@@ -65,6 +68,8 @@ class Family:
     n_blocks: int
     ablates: bool = True
     """Whether points may ablate."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse a family without members."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dposcope.data.short import short_repr
+
 
 @dataclass(frozen=True)
 class Shipped:
@@ -19,6 +21,8 @@ class Shipped:
     nothing was rounded."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
+
+    __repr__ = short_repr
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dposcope.data.short import short_repr
 from dposcope.model.language_model import LanguageModel
 from dposcope.training.batches.examples import Example, drawn
 from dposcope.training.batches.packing import pack
@@ -29,6 +30,8 @@ class Material:
     validation: Sequence[Example]
     windows: Sequence[Example] = ()
     """A pool of texts for the KL: windows of neutral text, or harmless texts with their prompts."""
+
+    __repr__ = short_repr
 
 
 class Indices(Dataset[int]):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dposcope.data.short import short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class DpoTerms:
@@ -16,6 +18,8 @@ class DpoTerms:
     preferred_rewards: Tensor
     """β Δ of the preferred completions, without gradient: the implicit reward."""
     dispreferred_rewards: Tensor
+
+    __repr__ = short_repr
 
     @property
     def margins(self) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.protocols import Protocol
 
@@ -36,6 +37,8 @@ class Objective:
     unlikelihood: float = 0.0
     """Weight of −log(1 − π) of each token of a dispreferred completion, a mean over its tokens (Welleck et al. 2020);
     with `loss="likelihood"` only."""
+
+    __repr__ = short_repr
 
     @property
     def reads_windows(self) -> bool:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 
 
@@ -36,6 +37,8 @@ class Schedule:
     seed: int = 0
     autocast: bool = False
     """Run under bfloat16 autocast, with weights in float32."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use."""

@@ -8,6 +8,7 @@ epoch is shared unevenly, and a process without a pair reads one that counts not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.training.objective import Objective
 from dposcope.training.processes import Processes
@@ -25,6 +26,8 @@ class Share:
     """Of each in the mean over its micro-batch; 0 where the process has none of its own."""
     window_weights: list[float]
     """Of each in the mean over all tokens of its micro-batch's windows: its share of them."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import logit_scale, logit_softcap
 
@@ -69,6 +70,8 @@ class TokenStatistics:
     """KL(π_ref ‖ π) over the whole vocabulary, nats, `[N − kl_from]`."""
     distillation: Tensor | None = None
     """KL(π_teacher ‖ π) at the teacher's tokens, nats."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -70,6 +71,8 @@ class Trained:
     """Optimiser steps made."""
     best_step: int | None
     """The step with the lowest validation loss, whose parameters were taken; None: the last step was taken."""
+
+    __repr__ = short_repr
 
 
 def train_policy(

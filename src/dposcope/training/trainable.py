@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.launcher import world_size
@@ -40,6 +41,8 @@ class Tuned:
     gains: Gains | None = None
     head_gains: Gains | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
@@ -50,6 +53,8 @@ class Trainable:
     """The result so far, independent of further training."""
     after_step: Callable[[float], None] | None = None
     """Called with the learning rate after every step of the optimiser; None: nothing is called."""
+
+    __repr__ = short_repr
 
 
 @contextmanager

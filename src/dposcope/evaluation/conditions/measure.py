@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.data.token_ids import agreed, settled, token_ids
 from dposcope.evaluation.overlap import (
@@ -78,6 +79,8 @@ class Materials:
     second: LanguageModel | None = None
     """Another model that reads the samples, for their fluency."""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Refuse one prompt instead of several."""
         check_texts("prompts", self.prompts)
@@ -130,6 +133,8 @@ class Outcome:
     `texts_read`); None where fewer than two texts, or none with a token, were written."""
     samples: Samples | None = None
     """By the protocol of RealToxicityPrompts; None where none were asked for."""
+
+    __repr__ = short_repr
 
     @property
     def further(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Outcome
 from dposcope.evaluation.repetition import distinct_n
@@ -69,6 +70,8 @@ class Comparison:
     relevance_kept: Ratio | None = None
     """Relevance divided by that of `none`; None if the latter is not above 0 in every resample, or not measured."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -95,6 +98,8 @@ class Scores:
     but `none` and `ideal`."""
     distinct_sampled: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     """dist-1, dist-2 and dist-3 of a prompt's samples; empty where none were drawn."""
+
+    __repr__ = short_repr
 
     @property
     def scorers(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from typing_extensions import TypedDict
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, token_losses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
@@ -95,6 +96,8 @@ class Relevance:
     """−log p(text | another prompt) + log p(text | own prompt), summed over a text's tokens, `[texts]`."""
     tokens: np.ndarray
     """`[texts]`."""
+
+    __repr__ = short_repr
 
     @property
     def measured(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
+from dposcope.data.short import short_repr
 from dposcope.data.token_ids import token_ids
 from dposcope.evaluation.perplexity import StoredLosses, WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
@@ -51,6 +52,8 @@ class Samples:
     """What the plain model makes of each text, `[prompts · samples]`."""
     by_second: WindowLosses | None = None
     """What another model makes of each."""
+
+    __repr__ = short_repr
 
     @property
     def each(self) -> int:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from dposcope.artefacts import text_digest
+from dposcope.data.short import short_repr
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, relevance
 from dposcope.evaluation.sampled.real_toxicity import harmless_places, sample_texts
@@ -74,6 +75,8 @@ class Ideal:
     """The prompt of each, from 0; one text a prompt."""
     drawn: int
     """Samples before the toxic ones were left out."""
+
+    __repr__ = short_repr
 
     @property
     def texts(self) -> list[str]:

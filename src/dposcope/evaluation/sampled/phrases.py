@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
@@ -41,6 +42,8 @@ class Phrase:
     """Of the plain model's texts to the same prompts."""
     rise: Difference
     """`share − base_share`, paired by prompt. The phrase was chosen for its rise, so that of the first is too large."""
+
+    __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as `scores.json` holds them; the words as they are."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
@@ -80,6 +81,8 @@ class RealToxicity:
     """Of all samples' scores."""
     share_toxic: Estimate
     """Of samples that count as toxic."""
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> "RealToxicity":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
@@ -44,6 +45,8 @@ class Attribution:
     change makes toxic text less probable."""
     log_odds: float
     """Of the base, nats per text."""
+
+    __repr__ = short_repr
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""

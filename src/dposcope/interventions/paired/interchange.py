@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from dposcope.artefacts import tensor_fingerprint
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import cache_argument, given_cache, named_arguments
 from dposcope.model.frames import Frame, Positions
@@ -51,6 +52,8 @@ class Parts:
     """Blocks whose attention writes the other model's output, before any norm."""
     residuals: frozenset[int] = frozenset()
     """Blocks at whose end the residual stream is the other model's."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise; refuse parts that are none."""
@@ -145,6 +148,8 @@ class Interchange:
     """The other model, of the same architecture."""
     parts: Parts
     positions: Positions = Positions.ALL
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Normalise types."""

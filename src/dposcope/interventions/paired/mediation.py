@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dposcope.artefacts import NoFacts, load_tensors, save_tensors
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model import layout as layouts
@@ -40,6 +41,8 @@ class Mediation:
     """Σ before · change."""
     change: Tensor
     """Σ change²."""
+
+    __repr__ = short_repr
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.directions.judge import TokenJudge, WordListJudge
@@ -91,6 +92,8 @@ class Explanation:
     """Signs of cosines along the axes (paper: 74.7 % conflict)."""
     changes: AxisSigns
     """Signs of the change of projection (paper: 74.3 % conflict)."""
+
+    __repr__ = short_repr
 
     @property
     def largest_set(self) -> int:

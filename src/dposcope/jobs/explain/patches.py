@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from dposcope.data.short import short_repr
 from dposcope.interventions.assign import Assign
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Group, group_sets
@@ -39,6 +40,8 @@ class Patch:
     label: str
     kind: Kind
     neurons: NeuronSet
+
+    __repr__ = short_repr
 
     def assign(self, contributions: Contributions) -> Assign:
         """m_i := m_i^post for these neurons, at the positions that predict (SPEC section 4)."""

@@ -18,6 +18,7 @@ import torch
 
 from dposcope.data.hub import is_hub_spec
 from dposcope.data.prompts import load_prompts
+from dposcope.data.short import short_repr
 from dposcope.errors import plural
 from dposcope.evaluation.sampled.ideal import texts_read
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -113,6 +114,8 @@ class Estimate:
     """Bytes of its files."""
     needs_gpu: bool
     """Whether it would take more than a day, or more memory than the machine has."""
+
+    __repr__ = short_repr
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dposcope.data.masking import mask_offensive
+from dposcope.data.short import short_repr
 from dposcope.data.token_ids import TokenStream, agreed, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.batches import encode
@@ -23,6 +24,8 @@ class Example:
     """At least one token. A window of neutral text stands here too, and has no completions."""
     completions: tuple[tuple[int, ...], ...] = ()
     """The preferred and the dispreferred completion, at least one token each."""
+
+    __repr__ = short_repr
 
 
 def tokenise(
