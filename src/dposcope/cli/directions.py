@@ -25,6 +25,8 @@ def probe(
 ) -> None:
     """Fit a direction, and show its quality and its tokens.
 
+    dposcope probe gemma-3-270m --out toxic
+
     The default is the paper's logistic probe; --direction chooses another method.
 
     Parameters
@@ -85,14 +87,18 @@ def lens(
 ) -> None:
     """Read a direction or a neuron's value vector through the logit lens: the tokens that it promotes and suppresses.
 
+    dposcope lens gemma-3-270m --neuron 12.345
+
+    dposcope lens gemma-3-270m --direction toxic
+
     Parameters
     ----------
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     direction
-        A saved direction.
+        A saved direction. Default: none, as --neuron is given.
     neuron
-        A neuron as BLOCK.INDEX, such as 12.345, both from 0.
+        A neuron as BLOCK.INDEX, such as 12.345, both from 0. Default: none, as --direction is given.
     count
         Tokens per side.
     raw

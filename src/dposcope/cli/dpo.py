@@ -19,11 +19,11 @@ def dpo(
 ) -> None:
     """Tune a model on preference pairs: DPO with a KL term that preserves other text.
 
-    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
+    dposcope pairs gemma-3-270m --out pairs.jsonl
 
-    dposcope dpo MODEL --pairs pairs.jsonl --out DIR
+    dposcope dpo gemma-3-270m --pairs pairs.jsonl --out runs/dpo
 
-    dposcope evaluate MODEL --condition tuned=model:DIR/model --prompts F --out DIR2
+    dposcope evaluate gemma-3-270m --condition model:runs/dpo/model --out runs/scores
 
     DIR gets model/ (an ordinary checkpoint), training.json (settings, versions, curves), training.svg, and with
     --train gains edit.safetensors. After an interruption, the same command resumes from the last checkpoint and ends

@@ -19,6 +19,10 @@ def edit(
 ) -> None:
     """Make a model less toxic (or --concept) without training, prove it, and write an ordinary checkpoint and a report.
 
+    dposcope edit gemma-3-270m --out runs/first
+
+    dposcope edit gemma-3-270m --prompts prompts.jsonl --comments comments.csv --out runs/own
+
     A direction is computed from labelled comments, and neuron means from continuations of the model. MLP neurons get
     gains by the paper's four groups, and the direction is ablated. The strength is the largest within the bound on
     neutral text. After an interruption, the same command continues the run.

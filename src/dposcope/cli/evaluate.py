@@ -20,6 +20,8 @@ def evaluate(
 ) -> None:
     """Measure a model without change and under any number of conditions, on the same prompts.
 
+    dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores
+
     Conditions, each with --condition:
 
     scale:alpha=0.3,beta=0.55 — the paper's edit as gains;
@@ -46,7 +48,7 @@ def evaluate(
         Folder of the run: new, empty, or that of an earlier start of the same run.
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
-        copied instead of computed again. May be given several times.
+        copied instead of computed again. May be given several times. Default: none.
     json
         Print the scores as JSON instead of a table.
     quiet

@@ -21,11 +21,11 @@ def fold(
 ) -> None:
     """Put an edit into a model's files, without loading the model.
 
-    dposcope fold FOLDER --edit runs/tune/edit.safetensors --out FOLDER      an ordinary checkpoint
+    dposcope fold gemma-3-270m --edit gemma-3-270m --out edited
 
-    dposcope fold FOLDER --edit F --form adapters --out FOLDER      PEFT adapters, to be switched at run time
+    dposcope fold model.gguf --edit runs/tune --gains-alone --out edited.gguf
 
-    dposcope fold model.gguf --edit F --out edited.gguf      only scale factors change
+    --form adapters writes PEFT adapters, to be switched at run time. In a GGUF file only scale factors change.
 
     A checkpoint may be larger than memory; it keeps its shards, names and precision. A GGUF file, or a checkpoint
     quantised by compressed-tensors, can hold gains of neurons only: they go into the scales of up projections, and no
@@ -41,7 +41,7 @@ def fold(
     out
         The new folder, or the new .gguf file; must not exist.
     form
-        For a folder: checkpoint (default) or adapters.
+        For a folder: checkpoint or adapters. Default: checkpoint.
     gains_alone
         Leave out ablations and gains of heads, which GGUF cannot hold.
     strength

@@ -22,21 +22,19 @@ def make(
 ) -> None:
     """Make preference pairs for dposcope dpo from a model itself; check or convert existing pairs.
 
+    dposcope pairs gemma-3-270m --out pairs.jsonl
+
     --method pplm (the paper's method): prompts are the beginnings of sentences of a text. The preferred completion is
     the model's own; for the dispreferred one its key-value cache is steered towards the toxic side of a direction.
 
     --method sample: the model continues each prompt several times; the least toxic completion is preferred to the most
     toxic.
 
-    dposcope pairs MODEL --text F --comments F --count N --out pairs.jsonl
-
-    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
-
     The file has one pair per line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
     preferred_score, dispreferred_score; pairs.json next to it records the settings. After an interruption, the same
     command continues.
 
-    dposcope pairs check FILE and dposcope pairs import FILE read existing pairs (dposcope pairs check --help).
+    Existing pairs are read by dposcope pairs check FILE and dposcope pairs import FILE.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def make(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.pair_tables import print_statistics
+    from dposcope.cli.shown.pair_tables import print_statistics
     from dposcope.jobs.pairs.job import run_pairs
     from dposcope.terminal import print_json, say
 
@@ -78,6 +76,8 @@ def check(
 ) -> None:
     """Show statistics of pairs before training: sizes, faults, scores, leakage.
 
+    dposcope pairs check pairs.jsonl
+
     The columns are prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt, chosen,
     rejected (TRL; prompt may be missing); or toxic, neutral (ParaDetox). The file is JSONL, CSV, TSV, Parquet or
     hub:owner/name.
@@ -87,9 +87,10 @@ def check(
     file
         The pairs.
     against
-        Validation pairs, to count how many of them share a prompt or a text with FILE.
+        Validation pairs, to count how many of them share a prompt or a text with FILE. Default: none.
     model
         A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging Face id.
+        Default: none.
     logppl
         Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred side far above the
         preferred one is broken text.
@@ -101,7 +102,7 @@ def check(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.pair_tables import print_statistics
+    from dposcope.cli.shown.pair_tables import print_statistics
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.load import load_native
@@ -133,6 +134,8 @@ def check(
 @app.command(name="import")
 def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     """Convert existing pairs (formats: dposcope pairs check --help) to JSONL of one format.
+
+    dposcope pairs import pairs.csv --out pairs.jsonl
 
     Pairs with two equal sides, or with a blank side, are left out and counted.
 

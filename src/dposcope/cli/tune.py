@@ -20,11 +20,9 @@ def tune(
 ) -> None:
     """Find the edit that removes most of a concept within a bound on cost, measure it, and write the edited model.
 
-    dposcope tune MODEL --prompts F --comments F --neutral F --out DIR
+    dposcope tune gemma-3-270m --quick --out runs/quick
 
-    dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      no search
-
-    dposcope tune MODEL --negative-control shuffled-scores … --out DIR              a negative control
+    dposcope tune gemma-3-270m --prompts prompts.jsonl --comments comments.csv --out runs/tune
 
     The model continues some of the prompts several times, a scorer ranks the continuations, and one gain per MLP neuron
     is learned from these pairs, with KL on neutral text. Optuna then searches over these gains, the paper's groups,

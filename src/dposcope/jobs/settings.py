@@ -217,7 +217,7 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
         default=None,
         description="Further comment files for the independent judge, in addition to the second half of --comments; "
-        "also tables with columns toxic and neutral (ParaDetox). May be given several times.",
+        "also tables with columns toxic and neutral (ParaDetox). May be given several times. Default: none.",
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
@@ -328,7 +328,7 @@ class EvaluateSettings(MeasureSettings):
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="A condition to measure in addition to the unchanged model; may be given several times. See the "
-        "examples.",
+        "examples. Default: none.",
     )
     spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(
         default=False,

@@ -695,7 +695,7 @@ def test_the_numbers_told_are_those_of_the_step_that_was_taken(job, pairs, tmp_p
 
 
 def test_help_names_every_option(capsys):
-    told = command(capsys, "dpo", "--help")
+    told = command(capsys, "dpo", "--help-all")
     assert told.code == 0
     for name in DpoSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in told.out, name

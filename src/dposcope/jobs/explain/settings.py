@@ -80,7 +80,7 @@ class ExplainSettings(MeasureSettings):
     token_price: Annotated[tuple[Price, Price] | None, Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=None,
         description="Price of that endpoint per million tokens, input and output (for example 2.5 10). The estimate "
-        "before the first request then includes the cost.",
+        "before the first request then includes the cost. Default: none.",
     )
     requests_per_minute: Annotated[PerMinute, Parameter(group=_NEURONS)] = Field(
         default=60.0, description="Most requests per minute to that endpoint."

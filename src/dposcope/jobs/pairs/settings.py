@@ -45,9 +45,10 @@ class PairsSettings(MachineSettings, DirectionSettings):
     comments: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. With pplm the direction is "
-        "made from the first half (default: built-in, mild ones). With sample a second scorer is trained on it, and "
+        "made from the first half. With sample a second scorer is trained on it, and "
         "the mean of both scorers ranks the continuations, so that the pairs fit a single scorer less (but see "
-        "--rank-by). The judge of other commands uses the second half.",
+        "--rank-by). The judge of other commands uses the second half. Default: built-in, mild ones with "
+        "pplm, none with sample.",
     )
     count: Annotated[Count | None, Parameter(group=_PAIRS)] = Field(
         default=None,

@@ -35,7 +35,7 @@ class ReproduceSettings(Settings):
         default=None, description="Labelled comments, for the direction and the judge. Default: built-in."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
-        default=None, description="Additional comments for the judge. May be given several times."
+        default=None, description="Additional comments for the judge. May be given several times. Default: none."
     )
     text: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,

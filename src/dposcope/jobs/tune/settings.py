@@ -99,7 +99,9 @@ class TuneSettings(MeasureSettings):
         "a table. Without --report-neutral, its last fifth is held out for the report. Default: built-in text.",
     )
     report_neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Other neutral text, only for the reported log-perplexity; same format as --neutral."
+        default=None,
+        description="Other neutral text, only for the reported log-perplexity; same format as --neutral. "
+        "Default: the last fifth of --neutral.",
     )
     max_logppl_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.05,
@@ -213,7 +215,7 @@ class TuneSettings(MeasureSettings):
         description="Run the whole job with noise in the place of the signal, and measure it with the true scores: "
         "shuffled-scores (pairs are made and edits are chosen by scores that were shuffled among the texts) or "
         "random-direction (for groups, least squares and ablation; learned gains use no direction). The edit is not "
-        "for use.",
+        "for use. Default: none.",
     )
 
     @model_validator(mode="after")
