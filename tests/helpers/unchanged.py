@@ -148,11 +148,11 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     learned = ["--pairing", "extremes", "--kl-on", "neutral", "--kl-weights", "1"]
     unbounded = ["--max-harmless-increase", "1000", "--max-phrase-rise", "1"]
     searched = ["--split", "halves", "--trials", "12", "--max-logppl-increase", "0.5", *small, *learned, *unbounded]
-    shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
+    shown = ["--direction", "probe", "--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
     commands = {
-        "edit": ["edit", "job/model", *flags(job)],
-        "tune": ["tune", "job/model", *flags(job), *searched],
-        "explain": ["explain", "job/model", "tuned", *flags(job), *shown],
+        "edit": ["edit", "job/model", *flags(job, job.flags())],
+        "tune": ["tune", "job/model", *flags(job, job.learn_flags()), *searched],
+        "explain": ["explain", "job/model", "tuned", *flags(job, job.flags()), *shown],
     }
     for name, arguments in commands.items():
         _run(folder, [*arguments, "--out", name])
@@ -160,9 +160,8 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     return {f"{one.name}/{place}": found for one in made for place, found in artefacts(one)}
 
 
-def flags(job: Job) -> list[str]:
+def flags(job: Job, given: list[str]) -> list[str]:
     """Relative paths: what a file says of another must not depend on where the test runs."""
-    given = job.flags()
     root = f"{job.model.parent.parent}{os.sep}"
     return [one.removeprefix(root) for one in given]
 

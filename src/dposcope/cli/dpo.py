@@ -43,7 +43,9 @@ def dpo(
         No progress bars.
     """
     from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import next_evaluate
     from dposcope.evaluation.numbers import fixed
+    from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.terminal import print_json, say
     from dposcope.training.processes import Processes
@@ -63,10 +65,11 @@ def dpo(
     say(
         f"{record.steps:,} steps of {record.schedule.batch_size} pairs; on {record.pairs.validation:,} "
         f"validation pairs: loss {fixed(taken['eval_loss'])}, "
-        f"accuracy {taken['eval_accuracy']:.0%}, "
+        f"accuracy {wilson(taken['eval_accuracy'], record.pairs.validation)}, "
         f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}"
     )
     say(f"checkpoint: {out / 'model'}")
     if (out / "edit.safetensors").exists():
         say(f"edit:       {out / 'edit.safetensors'}")
     say(f"curves:     {out / 'training.svg'}")
+    next_evaluate(model, out / "model", out)

@@ -14,6 +14,7 @@ def edit(
     *,
     out: Path,
     settings: Annotated[EditSettings, Parameter(name="*")] = EditSettings(),  # noqa: B008 — frozen
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -35,12 +36,15 @@ def edit(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run: new, empty, or that of an earlier start of the same run.
+    raw
+        Show offensive words in the texts without stars.
     json
-        Print the scores as JSON instead of a table.
+        Print the scores as JSON instead of a summary.
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_texts
     from dposcope.jobs.edit.job import run_edit
     from dposcope.terminal import print_json, say
 
@@ -49,7 +53,9 @@ def edit(
     if json:
         print_json(done.scores.to_json())
         return
-    print_scores(done.scores)
-    say(f"edit:       {done.edit}")
-    say(f"checkpoint: {out / 'model'}")
-    say(f"report:     {out / 'report.html'}")
+    say(f"edit:    {done.edit}")
+    say_effect(done.scores, "edit")
+    say_texts(most_changed(out, "edit"), raw=raw)
+    say(f"model:   {out / 'model'}")
+    say(f"report:  {out / 'report.html'}")
+    next_explain(model, f"edit:{out}", out, settings)

@@ -52,6 +52,8 @@ def explain(
         No progress bars.
     """
     from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_edit, say_effect, say_texts
+    from dposcope.jobs.explain.conditions import TUNED
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
@@ -65,6 +67,9 @@ def explain(
     if json:
         print_json(read_object(out / "explain.json"))
         return
-    for line in summary(made.results):
+    say_effect(made.results.scores, TUNED)
+    for line in summary(made.results)[1:]:
         say(line)
-    say(f"report: {out / 'report.html'}")
+    say_texts(most_changed(out, TUNED), raw=raw)
+    say(f"report:  {out / 'report.html'}")
+    next_edit(base, out, settings)

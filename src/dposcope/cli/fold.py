@@ -50,6 +50,7 @@ def fold(
     json
         Print the result as JSON.
     """
+    from dposcope.cli.shown.ends import next_evaluate
     from dposcope.shipping.ship import load_edit, ship
     from dposcope.terminal import print_json, say
 
@@ -69,3 +70,7 @@ def fold(
     say(f"rounding: {done.rounding:.1e} of the largest value")
     for note in done.notes:
         say(f"note:     {note}")
+    if done.form == "gguf":
+        next_evaluate(str(done.path), None, done.path.with_suffix(""))
+    elif done.form == "checkpoint":
+        next_evaluate(model, done.path, done.path)

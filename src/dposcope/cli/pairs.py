@@ -17,6 +17,7 @@ def make(
     *,
     out: Path,
     settings: Annotated[PairsSettings, Parameter(name="*")] = PairsSettings(),  # noqa: B008 — frozen
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -42,14 +43,18 @@ def make(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         The file of pairs; its name must end in .jsonl.
+    raw
+        Show offensive words in the texts without stars.
     json
         Print the result as JSON.
     quiet
         No progress bars.
     """
     from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import next_dpo, say_pairs
     from dposcope.cli.shown.pair_tables import print_statistics
-    from dposcope.jobs.pairs.job import run_pairs
+    from dposcope.jobs.pairs.job import harmless_file, run_pairs
+    from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
@@ -58,8 +63,11 @@ def make(
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
         return
     print_statistics(made.statistics, settings.meant)
+    say_pairs(load_pairs(str(made.path)), raw=raw)
     done = "made before by the same settings" if made.made_before else "made"
-    say(f"pairs: {made.path} ({done})")
+    say(f"file:    {made.path} ({done})")
+    beside = harmless_file(made.path)
+    next_dpo(model, made.path, beside if beside.exists() else None)
 
 
 @app.command

@@ -15,6 +15,7 @@ def tune(
     out: Path,
     settings: Annotated[TuneSettings, Parameter(name="*")] = TuneSettings(),  # noqa: B008 — frozen
     join: bool = False,
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -41,12 +42,15 @@ def tune(
     join
         Run trials for another process that runs the same command without --join, until there are enough. With
         CUDA_VISIBLE_DEVICES=1 before the command, this process uses another GPU.
+    raw
+        Show offensive words in the texts without stars.
     json
-        Print the scores as JSON instead of a table.
+        Print the scores as JSON instead of a summary.
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_texts
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
     from dposcope.terminal import print_json, say
@@ -63,7 +67,14 @@ def tune(
         return
     if settings.negative_control is not None:
         say(warning(settings.negative_control))
-    print_scores(done.scores)
-    say(f"edit:       {done.edit}")
-    say(f"checkpoint: {out / 'model'}")
-    say(f"report:     {out / 'report.html'}")
+    if done.advice is not None:
+        say(f"No edit was found that lowers {done.scores.concept} within the bounds; the model is unchanged.")
+        say(done.advice)
+        say(f"report:  {out / 'report.html'}")
+        return
+    say(f"edit:    {done.edit}")
+    say_effect(done.scores, "edit")
+    say_texts(most_changed(out, "edit"), raw=raw)
+    say(f"model:   {out / 'model'}")
+    say(f"report:  {out / 'report.html'}")
+    next_explain(model, f"edit:{out}", out, settings)

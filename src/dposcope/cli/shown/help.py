@@ -16,15 +16,25 @@ _FLAGS = (HELP, "-h", HELP_ALL)
 
 MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     "reproduce": (
-        *("--out", "--preset", "--dry-run", "--borrow", "--raw", "--concept", "--prompts", "--comments", "--text"),
+        *(
+            "--out",
+            "--preset",
+            "--dry-run",
+            "--borrow",
+            "--raw",
+            "--concept",
+            "--prompts",
+            "--comments",
+            "--learn-text",
+        ),
         *("--neutral", "--passages", "--scorer", "--device"),
     ),
     "edit": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--alpha"),
-        *("--ablate", "--max-logppl-increase", "--scorer", "--device"),
+        *("--ablate", "--logppl-budget", "--scorer", "--device"),
     ),
     "tune": (
-        *("--out", "--concept", "--prompts", "--report-prompts", "--comments", "--neutral", "--report-neutral"),
+        *("--out", "--concept", "--prompts", "--report-prompts", "--comments", "--learn-text", "--neutral"),
         *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--device"),
     ),
     "evaluate": (
@@ -36,15 +46,25 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
         *("--neurons-only", "--limit", "--raw", "--borrow", "--device"),
     ),
     "pairs": (
-        *("--out", "--method", "--count", "--concept", "--prompts", "--text", "--comments", "--scorer", "--samples"),
+        *(
+            "--out",
+            "--method",
+            "--count",
+            "--concept",
+            "--prompts",
+            "--learn-text",
+            "--comments",
+            "--scorer",
+            "--samples",
+        ),
         *("--pairing", "--device"),
     ),
     "dpo": (
-        *("--out", "--pairs", "--neutral", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
+        *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
         *("--epochs", "--max-examples", "--teacher", "--batch-size", "--device"),
     ),
     "probe": (
-        *("--out", "--concept", "--comments", "--direction", "--direction-rows", "--direction-block", "--protocol"),
+        *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
         *("--raw", "--json", "--device"),
     ),
 }

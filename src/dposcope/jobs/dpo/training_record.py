@@ -94,7 +94,7 @@ class TrainingRecord:
             "made by": "dposcope dpo --train gains",
             "pairs": self.pairs.source,
             "pairs_trained_on": self.pairs.train,
-            "neutral": settings.neutral or "built-in",
+            "learn_text": settings.learn_text or "built-in",
             "beta": objective.beta,
             "kl_weight": objective.kl_weight,
             "kl_on": objective.kl_on,
