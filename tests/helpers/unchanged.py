@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -48,6 +49,8 @@ _NO_RESULT = {"run.json", "plan.json", "tables.json", "learn-prompts.jsonl"}
 """Clocks and paths; tables whose numbers the Parquet files beside hold; and prompts, which are no results."""
 _NOT_COMPARED = ("seconds", "format_version", "bytes", "report_prompts")
 """Clocks and sizes; and a setting that the record does not have, in files that repeat all settings."""
+_RECORDED_AS = {"pairs.json": {"learn_text": "text"}, "training.json": {"learn_text": "neutral"}}
+"""File → setting that it repeats → its name when the numbers were recorded."""
 _TEXTS = {"continuation", "prompt", "prompt_text", "unsuffixed_prompt", "preferred", "dispreferred", "condition"}
 
 
@@ -187,7 +190,7 @@ def artefacts(folder: Path) -> Iterator[tuple[str, Found]]:
             continue
         match path.suffix:
             case ".json":
-                found = dict(_of_json(json.loads(path.read_text())))
+                found = dict(_of_json(json.loads(path.read_text()), names=_RECORDED_AS.get(path.name, {})))
             case ".jsonl":
                 found = dict(_of_json([json.loads(line) for line in path.read_text().splitlines()]))
             case ".parquet":
@@ -215,7 +218,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.{DIGITS - 1}e}") + 0.0
 
 
-def _of_json(value: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
+def _of_json(value: Any, place: str = "", *, names: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[str, list[Any]]]:
     """Place → numbers, and texts where they are results. Rows of a list are gathered under one place."""
     gathered: dict[str, list[Any]] = {}
 
@@ -226,7 +229,7 @@ def _of_json(value: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
         match value:
             case dict():
                 for key, inner in value.items():
-                    walk(inner, f"{place}/{key}")
+                    walk(inner, f"{place}/{names.get(key, key)}")
             case list():
                 for inner in value:
                     walk(inner, place)
