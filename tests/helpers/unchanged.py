@@ -218,7 +218,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.{DIGITS - 1}e}") + 0.0
 
 
-def _of_json(value: Any, place: str = "", *, names: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[str, list[Any]]]:
+def _of_json(
+    value: Any, place: str = "", *, names: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, list[Any]]]:
     """Place → numbers, and texts where they are results. Rows of a list are gathered under one place."""
     gathered: dict[str, list[Any]] = {}
 

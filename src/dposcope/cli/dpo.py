@@ -14,6 +14,8 @@ def dpo(
     *,
     out: Path,
     settings: Annotated[DpoSettings, Parameter(name="*")],
+    push: str | None = None,
+    public: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -37,26 +39,34 @@ def dpo(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run: new, empty, or that of an earlier start of the same run.
+    push
+        Upload the model to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
     json
         Print training.json instead of a summary.
     quiet
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import next_evaluate
+    from dposcope.cli.shown.ends import next_evaluate, say_pushed
     from dposcope.evaluation.numbers import fixed
     from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
+    from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
     from dposcope.training.processes import Processes
 
     processes = Processes.here()
+    check_push(push, public=public)
     with reporting(quiet=quiet or not processes.is_main) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
     processes.leave()
     if not processes.is_main:
         return
     record = done.record
+    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
     if json:
         print_json(record.to_json())
         return
@@ -71,5 +81,6 @@ def dpo(
     say(f"checkpoint: {out / 'model'}")
     if (out / "edit.safetensors").exists():
         say(f"edit:       {out / 'edit.safetensors'}")
+    say_pushed(pushed, base=model)
     say(f"curves:     {out / 'training.svg'}")
     next_evaluate(model, out / "model", out)

@@ -17,6 +17,8 @@ def fold(
     form: Literal["checkpoint", "adapters"] | None = None,
     gains_alone: bool = False,
     strength: Annotated[float, Parameter(validator=within(SignedStrength))] = 1.0,
+    push: str | None = None,
+    public: bool = False,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.
@@ -47,19 +49,30 @@ def fold(
     strength
         Strength of the edit: at 0.5 every gain is half as far from 1, and half of a direction is ablated; above 1:
         stronger.
+    push
+        Upload the new folder to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
     json
         Print the result as JSON.
     """
-    from dposcope.cli.shown.ends import next_evaluate
+    from dposcope.cli.shown.ends import next_evaluate, say_pushed
+    from dposcope.errors import DposcopeError
+    from dposcope.shipping.push import check_push, upload
     from dposcope.shipping.ship import load_edit, ship
     from dposcope.terminal import print_json, say
 
+    check_push(push, public=public)
+    if push is not None and out.suffix == ".gguf":
+        raise DposcopeError("--push is for a folder, and --out is a .gguf file; leave --push out")
     loaded = load_edit(edit)
     if gains_alone:
         loaded = loaded.gains_alone()
     if strength != 1:
         loaded = loaded.strength(strength)
     done = ship(model, loaded, out, form=form)
+    pushed = None if push is None else upload(done.path, push, base=model, public=public)
     if json:
         print_json(done.to_json())
         return
@@ -70,6 +83,7 @@ def fold(
     say(f"rounding: {done.rounding:.1e} of the largest value")
     for note in done.notes:
         say(f"note:     {note}")
+    say_pushed(pushed, base=model)
     if done.form == "gguf":
         next_evaluate(str(done.path), None, done.path.with_suffix(""))
     elif done.form == "checkpoint":

@@ -15,6 +15,8 @@ def tune(
     out: Path,
     settings: Annotated[TuneSettings, Parameter(name="*")] = TuneSettings(),  # noqa: B008 — frozen
     join: bool = False,
+    push: str | None = None,
+    public: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -42,6 +44,11 @@ def tune(
     join
         Run trials for another process that runs the same command without --join, until there are enough. With
         CUDA_VISIBLE_DEVICES=1 before the command, this process uses another GPU.
+    push
+        Upload the model to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
     raw
         Show offensive words in the texts without stars.
     json
@@ -50,9 +57,10 @@ def tune(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_texts
+    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
+    from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
     if join:
@@ -60,15 +68,17 @@ def tune(
             trials = join_tune(model, out, settings, reporter=bars)
         say(f"{len(trials)} trials are done; the run in {out} continues with them")
         return
+    check_push(push, public=public)
     with reporting(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)
+    pushed = None if push is None or done.advice is not None else upload(out / "model", push, base=model, public=public)
     if json:
         print_json(done.scores.to_json())
         return
     if settings.negative_control is not None:
         say(warning(settings.negative_control))
     if done.advice is not None:
-        say(f"No edit was found that lowers {done.scores.concept} within the bounds; the model is unchanged.")
+        say(f"No edit was found that lowers {done.scores.concept} within the bounds. The model is unchanged.")
         say(done.advice)
         say(f"report:  {out / 'report.html'}")
         return
@@ -76,5 +86,6 @@ def tune(
     say_effect(done.scores, "edit")
     say_texts(most_changed(out, "edit"), raw=raw)
     say(f"model:   {out / 'model'}")
+    say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
     next_explain(model, f"edit:{out}", out, settings)

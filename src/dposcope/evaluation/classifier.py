@@ -17,7 +17,7 @@ from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
 from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
-from dposcope.model.hub import hub_answers
+from dposcope.model.checks.hub import hub_answers
 
 
 def classifier_scorer(

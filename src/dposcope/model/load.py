@@ -19,12 +19,12 @@ from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, check_files, check_loadable
+from dposcope.model.checks.hub import check_hub_name, hub_answers, hub_id
 from dposcope.model.checks.in_memory import check_in_memory, check_settings
 from dposcope.model.checks.numbers import check_forward, check_weights
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.checks.tokens import check_tokens
 from dposcope.model.gguf import load_gguf
-from dposcope.model.hub import check_hub_name, hub_answers, hub_id
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable

@@ -17,6 +17,7 @@ from dposcope.terminal import say
 
 if TYPE_CHECKING:
     from dposcope.pairs.pairs import Pairs
+    from dposcope.shipping.push import Pushed
 
 TEXTS: Final = 3
 _LONGEST: Final = 110
@@ -125,6 +126,15 @@ def say_pairs(pairs: "Pairs", *, raw: bool) -> None:
         say(f"  {_short(prompt, raw=raw)} …")
         say(f"    dispreferred: {_short(dispreferred, raw=raw)}")
         say(f"    preferred:    {_short(preferred, raw=raw)}")
+
+
+def say_pushed(done: "Pushed | None", *, base: str) -> None:
+    """Say where a folder is on the hub, if it was uploaded."""
+    if done is None:
+        return
+    say(f"hub:     {done.url} ({'public' if done.public else 'private'})")
+    if done.licence is None:
+        say(f"note:    no licence of {base} is known; name one in the model card before others use it")
 
 
 def next_explain(base: str, tuned: str, out: Path, settings: Settings) -> None:

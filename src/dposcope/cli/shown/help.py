@@ -31,11 +31,11 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "edit": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--alpha"),
-        *("--ablate", "--logppl-budget", "--scorer", "--device"),
+        *("--ablate", "--logppl-budget", "--scorer", "--push", "--device"),
     ),
     "tune": (
         *("--out", "--concept", "--prompts", "--report-prompts", "--comments", "--learn-text", "--neutral"),
-        *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--device"),
+        *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--push", "--device"),
     ),
     "evaluate": (
         *("--out", "--condition", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--scorer"),
@@ -61,7 +61,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "dpo": (
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
-        *("--epochs", "--max-examples", "--teacher", "--batch-size", "--device"),
+        *("--epochs", "--max-examples", "--teacher", "--batch-size", "--push", "--device"),
     ),
     "probe": (
         *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
