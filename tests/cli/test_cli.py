@@ -260,7 +260,7 @@ def bad(job, tmp_path_factory) -> dict[str, Path]:
 # name → (settings or flags, words that the line must hold). A list is added to the command line; a dictionary
 # replaces settings; "model" replaces the model; names of files in `bad` are put in as {name}.
 EDITS: dict[str, tuple[dict[str, str], list[str], str]] = {
-    "unknown model": ({"model": "no-such/model"}, [], r"cannot load 'no-such/model' .*check the id and the network"),
+    "unknown model": ({"model": "no-such/model"}, [], r"cannot load 'no-such/model': .*check the network"),
     "slip in a bundled name": ({"model": "gemma-3-270"}, [], r"Did you mean the bundled 'gemma-3-270m'\?"),
     "no such folder": ({"model": "/no/such/folder"}, [], "give a folder, a .gguf file, a bundled name or a hub id"),
     "no such gguf": ({"model": "/no/such.gguf"}, [], r"no file /no/such\.gguf; check the path"),
