@@ -16,6 +16,9 @@ MEANT: dict[str, str] = {
     "--teacher-strength": "tune finds it",
     "--samples": "tune halves it with --quick",
     "--direction": "lens takes a saved one, and has no default",
+    "--strength": "generate shows several side by side",
+    "--new-tokens": "of pairs: as many as are measured; of a conversation: an answer",
+    "--top-p": "of pairs: without the least probable tokens, which read as noise",
     "--batch-size": "of dpo: pairs, and the preset says how many",
 }
 """Options whose default differs between commands, and why."""

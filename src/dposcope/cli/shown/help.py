@@ -63,6 +63,10 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
         *("--epochs", "--max-examples", "--teacher", "--batch-size", "--push", "--device"),
     ),
+    "generate": (
+        *("--edit", "--prompt", "--prompts", "--limit", "--strength", "--chat", "--system", "--new-tokens", "--sample"),
+        *("--raw", "--json", "--device"),
+    ),
     "probe": (
         *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
         *("--raw", "--json", "--device"),
