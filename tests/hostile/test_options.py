@@ -17,6 +17,7 @@ GLOBAL = {"--config", "--debug", "--trust-code", "--help", "--help-all", "--vers
 OF_OTHERS = {
     "--nproc-per-node": "torchrun",
     "--merge": "llama-gguf-split",
+    "--control-vector-scaled": "llama.cpp",
     "--local-dir": "hf download",
     "--force-reinstall": "pip",
     "--only-binary": "pip",
