@@ -102,7 +102,7 @@ def _as_output(output: Mapping[str, Any]) -> str:
         # polars names the shape and the type of each column, which the page leaves out; without a class,
         # the theme draws the table as its own.
         html = re.sub(r"<style.*?</style>|<small>.*?</small>", "", "".join(data["text/html"]), flags=re.S)
-        html = re.sub(r"</tr><tr>(<td>[^<]*</td>)+</tr></thead>", "</tr></thead>", html.replace("\n", ""))
+        html = re.sub(r"</tr><tr>(<td>[^<]*</td>)+</tr></thead>", "</tr></thead>", html.replace("\n", "").replace("&quot;", ""))
         return re.sub(r"<table[^>]*>", "<table>", html)
     return f"```text\n{''.join(data['text/plain'])}\n```"
 
@@ -123,9 +123,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"(\]\([^)\s]+)\.ipynb([)#])", r"\1.md\2", markdown)
 
 
-def main() -> None:
-    """Run every tutorial again and keep its outputs."""
-    for path in sorted(TUTORIALS.glob("*.ipynb")):
+def main(*names: str) -> None:
+    """Run the tutorials of these names again, all where there is none, and keep their outputs."""
+    for path in [TUTORIALS / f"{name}.ipynb" for name in names] or sorted(TUTORIALS.glob("*.ipynb")):
         print(path.relative_to(ROOT), file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # for the files that the cells write
             notebook = run(json.loads(path.read_text("utf-8")))
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
