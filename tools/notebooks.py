@@ -99,10 +99,11 @@ def _as_output(output: Mapping[str, Any]) -> str:
     if "image/png" in data:
         return f'<img alt="Figure of the cell above" src="data:image/png;base64,{data["image/png"]}" />'
     if "text/html" in data:
-        # polars names the shape and the type of each column, which the page leaves out; without a class,
+        # polars names the shape and the type of each column, and quotes words: the page does not. Without a class,
         # the theme draws the table as its own.
         html = re.sub(r"<style.*?</style>|<small>.*?</small>", "", "".join(data["text/html"]), flags=re.S)
-        html = re.sub(r"</tr><tr>(<td>[^<]*</td>)+</tr></thead>", "</tr></thead>", html.replace("\n", "").replace("&quot;", ""))
+        html = html.replace("\n", "").replace("&quot;", "")
+        html = re.sub(r"</tr><tr>(<td>[^<]*</td>)+</tr></thead>", "</tr></thead>", html)
         return re.sub(r"<table[^>]*>", "<table>", html)
     return f"```text\n{''.join(data['text/plain'])}\n```"
 
