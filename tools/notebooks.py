@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "start"
 PARAMETERS = "parameters"
 """Tag of the cell that names the model. A test runs other lines in its place."""
+PRINTED = "``` {.text .printed}"
+"""Opens what a cell printed, whose long lines docs/pages.css breaks."""
 
 
 def run(notebook: Mapping[str, Any], *, parameters: str | None = None) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def as_markdown(notebook: Mapping[str, Any]) -> str:
 
 def _as_output(output: Mapping[str, Any]) -> str:
     if output["output_type"] == "stream":
-        return f"```text\n{''.join(output['text']).rstrip()}\n```"
+        return f"{PRINTED}\n{''.join(output['text']).rstrip()}\n```"
     data = output["data"]
     if "image/png" in data:
         return f'<img alt="Figure of the cell above" src="data:image/png;base64,{data["image/png"]}" />'
@@ -105,7 +107,7 @@ def _as_output(output: Mapping[str, Any]) -> str:
         html = html.replace("\n", "").replace("&quot;", "")
         html = re.sub(r"</tr><tr>(<td>[^<]*</td>)+</tr></thead>", "</tr></thead>", html)
         return re.sub(r"<table[^>]*>", "<table>", html)
-    return f"```text\n{''.join(data['text/plain'])}\n```"
+    return f"{PRINTED}\n{''.join(data['text/plain'])}\n```"
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tools.notebooks import PARAMETERS, TUTORIALS, as_markdown, run
+from tools.notebooks import PARAMETERS, PRINTED, TUTORIALS, as_markdown, run
 
 from helpers.jobs import Job, make_job
 
@@ -63,10 +63,10 @@ def test_a_cell_prints_and_shows_its_last_value():
         "```python\na = 2\n```",
         "# Two",
         "```python\nprint(a)\na + 1\n```",
-        "```text\n2\n```",
-        "```text\n3\n```",
+        f"{PRINTED}\n2\n```",
+        f"{PRINTED}\n3\n```",
     ]
-    assert "```text\n5\n```" in as_markdown(run(notebook, parameters="a = 5"))
+    assert f"{PRINTED}\n5\n```" in as_markdown(run(notebook, parameters="a = 5"))
 
 
 def test_a_cell_that_fails_is_told():

@@ -21,7 +21,7 @@ MOST_FINDINGS, MOST_FRONT = 900, 450
 def in_nav() -> list[str]:
     # The file also names classes of Python, which this reading leaves alone.
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
-    nav = yaml.safe_load(text[text.index("nav:") : text.index("hooks:")])["nav"]
+    nav = yaml.safe_load(text[text.index("nav:") : text.index("extra_css:")])["nav"]
 
     def pages(part: object) -> list[str]:
         if isinstance(part, str):
