@@ -1,12 +1,15 @@
 """The pages of the commands are those that the program's own help makes."""
 
+import re
+from importlib.metadata import version
+
 import pytest
 from tools.commands import PAGES, pages
 
 from dposcope.cli.app import app
 
-MADE = pages()
-NAMES = sorted(MADE)
+NAMES = sorted(f"{name}.md" for name in app if not name.startswith("-"))
+PINNED = re.findall(r"^cyclopts==(.+)$", (PAGES.parents[1] / "constraints.txt").read_text("utf-8"), flags=re.M)
 
 
 def test_every_command_has_a_page_and_is_in_the_list():
@@ -15,9 +18,13 @@ def test_every_command_has_a_page_and_is_in_the_list():
     assert [name for name in NAMES if f"| [`{name.removesuffix('.md')}`]({name})" not in index] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_page_says_what_the_help_says(name):
-    assert (PAGES / name).read_text("utf-8") == MADE[name], "run: python tools/commands.py"
+@pytest.mark.skipif([version("cyclopts")] != PINNED, reason="the pages are written with the pinned version of cyclopts")
+def test_a_page_says_what_the_help_says():
+    made = pages()
+    assert sorted(made) == NAMES
+    assert [name for name in NAMES if (PAGES / name).read_text("utf-8") != made[name]] == [], (
+        "run: PYTHONPATH=. python tools/commands.py"
+    )
 
 
 def test_a_page_has_every_option_of_its_command_and_of_those_below():
