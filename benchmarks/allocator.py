@@ -1,6 +1,6 @@
 """What it saves that a command keeps the memory it has freed, paired in one run.
 
-    python benchmarks/allocator.py gemma-3-270m --pairs RUN/pairs.jsonl --neutral RUN/neutral.jsonl \\
+    python benchmarks/allocator.py gemma-3-270m --pairs RUN/pairs.jsonl --learn-text RUN/neutral.jsonl \\
         [--teacher RUN/teacher/model] [--train gains] [--examples 40] [--rounds 3]
 
 The same training steps in a process of its own each, in turn: as a command does them (what is freed is kept, and goes
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--pairs", required=True)
-    parser.add_argument("--neutral")
+    parser.add_argument("--learn-text")
     parser.add_argument("--teacher")
     parser.add_argument("--train", default="gains")
     parser.add_argument("--examples", type=int, default=40)
@@ -71,7 +71,7 @@ def work(arguments: argparse.Namespace) -> None:
         sys.exit("this allocator is not glibc's, or was set by an environment variable")
     settings = DpoSettings(
         pairs=arguments.pairs,
-        neutral=arguments.neutral,
+        learn_text=arguments.learn_text,
         teacher=arguments.teacher,
         train=arguments.train,
         max_examples=arguments.examples,

@@ -1,7 +1,7 @@
 """Checkpoints in EleutherAI's harness, on a local task: what edits cost by somebody else's measure.
 
     pip install lm-eval
-    python benchmarks/harness.py base=MODEL edited=runs/tuned/model --text wikitext2_test.txt --limit 200
+    python benchmarks/harness.py base=MODEL edited=runs/tuned/model --neutral wikitext2_test.txt --limit 200
 
 Nothing is downloaded: the task is made from the text file, one document a paragraph, and the harness loads each folder
 as any other Hugging Face model. MODEL is a folder or a bundled name, which is first written out as a folder.
@@ -43,7 +43,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--text", help="neutral text; default: the built-in")
+    parser.add_argument("--neutral", help="neutral text; default: the built-in")
     parser.add_argument("--limit", type=int, default=200, help="paragraphs")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, scratch: Path) -> str:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise DposcopeError("the harness is not installed; pip install lm-eval") from error
-    paragraphs = [part.strip() for part in ds.load_neutral(options.text).split("\n\n")]
+    paragraphs = [part.strip() for part in ds.load_neutral(options.neutral).split("\n\n")]
     kept = [part for part in paragraphs if len(part) >= SHORTEST][: options.limit]
     (scratch / "text.jsonl").write_text("".join(json.dumps({"text": part}) + "\n" for part in kept))
     (scratch / f"{TASK}.yaml").write_text(_YAML.format(task=TASK, file=scratch / "text.jsonl"))

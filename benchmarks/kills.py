@@ -54,7 +54,7 @@ def commands(ground: Ground) -> list[Command]:
     """Every command that leaves files."""
     given = {name: (order.arguments(ground), order.out) for name, order in ORDERS.items()}
     plain = ["--scorer", "helpers.jobs:softness", "--dtype", "float32", "--device", "cpu", "--new-tokens", "6"]
-    texts = ["--method", "pplm", "--text", ground.job.neutral, "--comments", ground.job.comments]
+    texts = ["--method", "pplm", "--learn-text", ground.job.neutral, "--comments", ground.job.comments]
     steered = ["--count", "40", "--prompt-tokens", "4", "--step-size", "0.5"]
     given["pairs-pplm"] = ["pairs", ground.job.model, *texts, *steered, *plain], "pairs.jsonl"
     given["reproduce"] = ["reproduce", "--preset", one_study(ground.job.model.parent)], "out"

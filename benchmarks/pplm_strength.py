@@ -1,6 +1,6 @@
 """How toxic and how fluent PPLM's text is at each step size and share of fusion: the trade-off as a table and a figure.
 
-    python benchmarks/pplm_strength.py --text F --comments F --out DIR [--model gemma-3-270m] [--dtype bfloat16]
+    python benchmarks/pplm_strength.py --learn-text F --comments F --out DIR [--model gemma-3-270m] [--dtype bfloat16]
         [--steps 0.005,0.01,0.02,0.04] [--fusions 0.8,0.9] [--count 100] [--seed 1] [--batch-size 32]
 
 Each setting is one run of `dposcope pairs`, so what was made stays in DIR and an interrupted sweep goes on. Prompts
@@ -48,7 +48,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="gemma-3-270m")
-    parser.add_argument("--text")
+    parser.add_argument("--learn-text")
     parser.add_argument("--comments")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", default="bfloat16")
@@ -77,7 +77,7 @@ def main() -> None:
 def measured(lm: LanguageModel, scorer: Scorer, step: float, fusion: float, options: argparse.Namespace) -> Point:
     """The pairs of one setting, made where they are not there yet, and their statistics."""
     settings = PairsSettings(
-        text=options.text,
+        learn_text=options.learn_text,
         comments=options.comments,
         count=options.count,
         seed=options.seed,

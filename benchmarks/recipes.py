@@ -1,7 +1,7 @@
 """Ways to learn an edit, side by side: pairs, what the KL is on, the loss, and what is trained.
 
-    python benchmarks/recipes.py gemma-3-270m --learn learn.jsonl --choose choose.jsonl --neutral train.txt \\
-        --report-neutral test.txt --out DIR [--recipe NAME ...]
+    python benchmarks/recipes.py gemma-3-270m --learn learn.jsonl --choose choose.jsonl --learn-text train.txt \\
+        --neutral test.txt --out DIR [--recipe NAME ...]
 
 The model continues each prompt of `--learn` 16 times (top-p 0.95, 20 tokens). Every recipe learns from these texts. It
 is measured on the prompts of `--choose`: greedily, and by samples (top-p 0.9, one stream of draws for all). Learned
@@ -219,7 +219,7 @@ def learn(options: argparse.Namespace, name: str) -> None:
         taught = {"teacher": str(folder / CHECKPOINT), "teacher_strength": strength}
     settings = DpoSettings(
         pairs=str(options.out / f"{recipe.pairs}.jsonl"),
-        neutral=options.neutral,
+        learn_text=options.learn_text,
         harmless=str(options.out / "harmless.jsonl") if recipe.harmless else None,
         validate_every=400,
         max_examples=options.examples,
@@ -257,7 +257,7 @@ class Yardstick:
     @classmethod
     def read(cls, lm: LanguageModel, options: argparse.Namespace) -> "Yardstick":
         """The plain model; its numbers go to `plain.json`, its texts to `yardstick.json`."""
-        prompts, neutral = load_prompts(options.choose), ds.load_neutral(options.report_neutral)
+        prompts, neutral = load_prompts(options.choose), ds.load_neutral(options.neutral)
         record = options.out / "yardstick.json"
         if record.exists():
             stored = read_object(record)
@@ -430,8 +430,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model")
     parser.add_argument("--learn", required=True, help="prompts to learn on")
     parser.add_argument("--choose", required=True, help="prompts to measure on")
-    parser.add_argument("--neutral", required=True, help="neutral text for the KL")
-    parser.add_argument("--report-neutral", required=True, help="neutral text to measure on")
+    parser.add_argument("--learn-text", required=True, help="neutral text for the KL")
+    parser.add_argument("--neutral", required=True, help="neutral text to measure on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", action="append", choices=list(RECIPES))
     parser.add_argument(

@@ -1,7 +1,7 @@
 """How few neurons carry an edit's effect: its strongest gains alone, as they are and learned again.
 
     python benchmarks/sparse.py runs/tune/learned-6 --prompts F --comments F --judge-comments F \\
-        --report-neutral wikitext_test.txt --passages F --out DIR [--strength 1] [--numbers 10,100,1000,10000]
+        --neutral wikitext_test.txt --passages F --out DIR [--strength 1] [--numbers 10,100,1000,10000]
         [--random 1000] [--penalties 0.3,0.5] [--max-windows 32] [--dtype bfloat16] [--batch-size 50]
 
 The first argument is the folder of `dposcope dpo --train gains`, such as `dposcope tune` leaves for each λ. For every
@@ -198,7 +198,7 @@ def _measuring(options: argparse.Namespace, conditions: list[str]) -> EvaluateSe
         "prompts": options.prompts,
         "comments": options.comments,
         "judge_comments": options.judge_comments,
-        "neutral": options.report_neutral,
+        "neutral": options.neutral,
         "passages": options.passages,
     }
     return EvaluateSettings(
@@ -326,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gains", type=Path, help="folder of dposcope dpo --train gains")
     parser.add_argument("--out", type=Path, required=True)
-    for name in ("prompts", "comments", "report-neutral", "passages"):
+    for name in ("prompts", "comments", "neutral", "passages"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--strength", type=_strength, default=1.0, help="s of 1 + s (g − 1), for all of them")
     parser.add_argument("--judge-comments", nargs="*")

@@ -16,14 +16,14 @@ _BETA = 0.55
 """Fraction of each group that `dposcope edit` takes."""
 
 
-def default_line(made: Ingredients, mix: str) -> tuple[Line, ...]:
+def default_line(made: Ingredients, parts: str) -> tuple[Line, ...]:
     """The family of `dposcope edit` over its strength: `both` (gains and an ablation) or `ablation`, w = s."""
     selection = select_fraction(made.cosine, made.means.mean, beta=_BETA)
 
     def at(strength: float) -> Folded:
-        return Folded(default_edit(made, selection, mix=mix, strength=strength))
+        return Folded(default_edit(made, selection, parts=parts, strength=strength))
 
-    return (Line("", at, symbol="w" if mix == "ablation" else "s", start=2.0, most=8.0),)
+    return (Line("", at, symbol="w" if parts == "ablation" else "s", start=2.0, most=8.0),)
 
 
 def least_squares_line(made: Ingredients, disturbed: NeuronMeans) -> tuple[Line, ...]:

@@ -91,19 +91,23 @@ def code(text: str) -> str:
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"
 
 
-def front_matter(fields: Mapping[str, str | Sequence[str]]) -> list[str]:
+def front_matter(fields: Mapping[str, Any]) -> list[str]:
     """The lines of YAML at the head of a model card.
 
     Args:
-        fields: our own keys, which are written as they are → a text or a list of texts.
+        fields: our own keys, which are written as they are → a text, a list of texts, or anything that is JSON, which
+            YAML reads too.
     """
 
     def scalar(text: str) -> str:
         escaped = one_line(text).replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
 
-    def written(value: str | Sequence[str]) -> str:
-        return scalar(value) if isinstance(value, str) else f"[{', '.join(map(scalar, value))}]"
+    def written(value: Any) -> str:
+        if isinstance(value, str):
+            return scalar(value)
+        texts = all(isinstance(one, str) for one in value)
+        return f"[{', '.join(map(scalar, value))}]" if texts else json_text(value, indent=None)
 
     return ["---", *(f"{key}: {written(value)}" for key, value in fields.items()), "---"]
 

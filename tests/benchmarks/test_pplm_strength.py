@@ -17,7 +17,7 @@ def test_a_sweep_has_a_row_for_each_setting_and_goes_on(tmp_path):
     job, out = make_job(tmp_path / "job", windows=24), tmp_path / "out"
     command = [
         *(BENCHMARKS / "pplm_strength.py", "--model", str(job.model)),
-        *("--text", str(job.neutral), "--comments", str(job.comments), "--dtype", "float32"),
+        *("--learn-text", str(job.neutral), "--comments", str(job.comments), "--dtype", "float32"),
         *("--steps", "0.2,0.5", "--fusions", "1", "--count", "8", "--out", str(out)),
     ]
     first = script(*command)

@@ -29,7 +29,7 @@ def done(tmp_path_factory):
     ds.Edit.of(ds.Gains(1 + 0.05 * (random_gains(lm) - 1))).save(folder / "saved")
     arguments = [
         *(str(job.model), "--learn", folder / "learn.jsonl", "--choose", folder / "choose.jsonl"),
-        *("--neutral", job.neutral, "--report-neutral", job.neutral, "--out", folder / "out", "--dtype", "float32"),
+        *("--learn-text", job.neutral, "--neutral", job.neutral, "--out", folder / "out", "--dtype", "float32"),
         *("--recipe", "extremes-mixed", "--recipe", "unlikelihood", "--edit", f"saved={folder / 'saved'}"),
         *("--scorers", "helpers.jobs:softness"),
     ]

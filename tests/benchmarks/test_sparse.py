@@ -62,14 +62,14 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path):
     job = make_job(tmp_path / "job", windows=24)
     pairs, learned = pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "run"
     settings = DpoSettings(
-        pairs=str(pairs), neutral=str(job.neutral), train="gains", max_examples=24, kl_weight=2.0, decay="linear"
+        pairs=str(pairs), learn_text=str(job.neutral), train="gains", max_examples=24, kl_weight=2.0, decay="linear"
     )
     run_dpo(str(job.model), learned, settings.model_copy(update={"dtype": "float32"}))
     out = tmp_path / "out"
     command = [
         *(BENCHMARKS / "sparse.py", str(learned)),
         *("--prompts", str(job.prompts), "--comments", str(job.comments), "--passages", str(job.passages)),
-        *("--report-neutral", str(job.neutral), "--scorer", "helpers.jobs:softness", "--dtype", "float32"),
+        *("--neutral", str(job.neutral), "--scorer", "helpers.jobs:softness", "--dtype", "float32"),
         *(
             "--numbers",
             "20",

@@ -57,7 +57,7 @@ def _explain(ground: Ground) -> list[object]:
 
 
 def _tune(ground: Ground) -> list[object]:
-    flags = ground.job.flags(search_windows=10, split="halves", max_harmless_increase=2.0, max_phrase_rise=1.0)
+    flags = ground.job.learn_flags(search_windows=10, split="halves", max_harmless_increase=2.0, max_phrase_rise=1.0)
     learning = ["--trials", "2", "--samples", "4", "--epochs", "2", "--pairing", "extremes", "--min-gap", "0.02"]
     return ["tune", ground.job.model, *flags, *learning, "--max-logppl-increase", "0.5", *_QUIET]
 
@@ -70,7 +70,7 @@ def _pairs(ground: Ground) -> list[object]:
 
 def _dpo(train: str) -> Callable[[Ground], list[object]]:
     def arguments(ground: Ground) -> list[object]:
-        given = {"pairs": ground.pairs, "neutral": ground.job.neutral, "train": train, "epochs": 2, "batch-size": 4}
+        given = {"pairs": ground.pairs, "learn-text": ground.job.neutral, "train": train, "epochs": 2, "batch-size": 4}
         given |= {"micro-batch-size": 2, "warmup-steps": 2, "validation": 5, "validate-every": 16}
         given |= {"window-tokens": 12, "window-pool": 9}
         flags = [part for name, value in given.items() for part in (f"--{name}", value)]

@@ -43,7 +43,7 @@ class Job:
 
     def settings(self, **others) -> dict:
         """Keyword arguments for `EditSettings` and `EvaluateSettings`: float32, small, and no download."""
-        return {
+        given = {
             "prompts": str(self.prompts),
             "comments": str(self.comments),
             "neutral": str(self.neutral),
@@ -55,10 +55,22 @@ class Job:
             "max_windows": 3,
             **others,
         }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def learning(self, **others) -> dict:
+        """The same for `TuneSettings`: the neutral text is learned from, and its last fifth is measured on."""
+        return self.settings(**{"learn_text": str(self.neutral), "neutral": None, **others})
 
     def flags(self, **others) -> list[str]:
-        """The same for the command line."""
-        given = {name: value if isinstance(value, list) else [value] for name, value in self.settings(**others).items()}
+        """The settings for the command line."""
+        return self._flags(self.settings(**others))
+
+    def learn_flags(self, **others) -> list[str]:
+        """Those of `learning` for the command line."""
+        return self._flags(self.learning(**others))
+
+    def _flags(self, settings: dict) -> list[str]:
+        given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
         return [
             part
             for name, values in given.items()

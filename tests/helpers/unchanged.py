@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -48,6 +49,8 @@ _NO_RESULT = {"run.json", "plan.json", "tables.json", "learn-prompts.jsonl"}
 """Clocks and paths; tables whose numbers the Parquet files beside hold; and prompts, which are no results."""
 _NOT_COMPARED = ("seconds", "format_version", "bytes", "report_prompts")
 """Clocks and sizes; and a setting that the record does not have, in files that repeat all settings."""
+_RECORDED_AS = {"pairs.json": {"learn_text": "text"}, "training.json": {"learn_text": "neutral"}}
+"""File → setting that it repeats → its name when the numbers were recorded."""
 _TEXTS = {"continuation", "prompt", "prompt_text", "unsuffixed_prompt", "preferred", "dispreferred", "condition"}
 
 
@@ -148,11 +151,11 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     learned = ["--pairing", "extremes", "--kl-on", "neutral", "--kl-weights", "1"]
     unbounded = ["--max-harmless-increase", "1000", "--max-phrase-rise", "1"]
     searched = ["--split", "halves", "--trials", "12", "--max-logppl-increase", "0.5", *small, *learned, *unbounded]
-    shown = ["--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
+    shown = ["--direction", "probe", "--toxic-neurons", "8", "--folds", "2", "--seeds", "2", "--steer", "0.1"]
     commands = {
-        "edit": ["edit", "job/model", *flags(job)],
-        "tune": ["tune", "job/model", *flags(job), *searched],
-        "explain": ["explain", "job/model", "tuned", *flags(job), *shown],
+        "edit": ["edit", "job/model", *flags(job, job.flags())],
+        "tune": ["tune", "job/model", *flags(job, job.learn_flags()), *searched],
+        "explain": ["explain", "job/model", "tuned", *flags(job, job.flags()), *shown],
     }
     for name, arguments in commands.items():
         _run(folder, [*arguments, "--out", name])
@@ -160,9 +163,8 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
     return {f"{one.name}/{place}": found for one in made for place, found in artefacts(one)}
 
 
-def flags(job: Job) -> list[str]:
+def flags(job: Job, given: list[str]) -> list[str]:
     """Relative paths: what a file says of another must not depend on where the test runs."""
-    given = job.flags()
     root = f"{job.model.parent.parent}{os.sep}"
     return [one.removeprefix(root) for one in given]
 
@@ -188,7 +190,7 @@ def artefacts(folder: Path) -> Iterator[tuple[str, Found]]:
             continue
         match path.suffix:
             case ".json":
-                found = dict(_of_json(json.loads(path.read_text())))
+                found = dict(_of_json(json.loads(path.read_text()), names=_RECORDED_AS.get(path.name, {})))
             case ".jsonl":
                 found = dict(_of_json([json.loads(line) for line in path.read_text().splitlines()]))
             case ".parquet":
@@ -216,7 +218,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.{DIGITS - 1}e}") + 0.0
 
 
-def _of_json(value: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
+def _of_json(
+    value: Any, place: str = "", *, names: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, list[Any]]]:
     """Place → numbers, and texts where they are results. Rows of a list are gathered under one place."""
     gathered: dict[str, list[Any]] = {}
 
@@ -227,7 +231,7 @@ def _of_json(value: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
         match value:
             case dict():
                 for key, inner in value.items():
-                    walk(inner, f"{place}/{key}")
+                    walk(inner, f"{place}/{names.get(key, key)}")
             case list():
                 for inner in value:
                     walk(inner, place)

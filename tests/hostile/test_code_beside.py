@@ -174,7 +174,7 @@ def half_done(tmp_path_factory) -> HalfDone:
     job = make_job(folder / "job")
     settings = DpoSettings(
         pairs=str(pairs_file(folder / "pairs.jsonl")),
-        neutral=str(job.neutral),
+        learn_text=str(job.neutral),
         train="gains",
         epochs=2,
         batch_size=4,

@@ -84,7 +84,7 @@ NAMES: dict[str, tuple[str, list[str]]] = {
     "pairs import": (".json", ["pairs", "import", "ODD"]),
     "--against": (".json", ["pairs", "check", "PAIRS", "--against", "ODD"]),
     "--harmless": (".jsonl", ["dpo", "MODEL", "--pairs", "PAIRS", "--harmless", "ODD"]),
-    "--text": (".txt", ["pairs", "MODEL", "--text", "ODD"]),
+    "--learn-text": (".txt", ["pairs", "MODEL", "--method", "pplm", "--learn-text", "ODD"]),
     "--comments of probe": (".csv", ["probe", "MODEL", "--comments", "ODD"]),
     "--direction": (".json", ["lens", "MODEL", "--direction", "ODD"]),
     "a GGUF model": (".gguf", ["lens", "ODD", "--neuron", "0.0"]),

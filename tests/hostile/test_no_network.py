@@ -28,7 +28,7 @@ OTHERS = {
     "--ablate 0.5 --max-windows 2 --also-score none --device cpu --out concept",
     "evaluate a tuned model": "evaluate {model} {data} --condition tuned=model:{tuned} --out tuned-scores",
     "explain an adapter": "explain {model} adapter {data} --neurons-only --toxic-neurons 4 --out explained",
-    "dpo of a LoRA adapter": "dpo {model} --pairs {pairs} --neutral {neutral} --train lora --max-examples 8 "
+    "dpo of a LoRA adapter": "dpo {model} --pairs {pairs} --learn-text {neutral} --train lora --max-examples 8 "
     "--validation 4 --window-tokens 12 --window-pool 9 --batch-size 4 --device cpu --out lora",
     "fold a GGUF file": "fold model.gguf --edit gains-of-gguf --out folded.gguf",
     "lens": "lens {model} --neuron 0.1 --device cpu",

@@ -104,7 +104,15 @@ def test_the_walk_finds_numbers_where_they_stand():
 
 
 def test_the_commands_are_all_that_take_settings():
-    shared = {"Settings", "LoadSettings", "MachineSettings", "CommentSettings", "DirectionSettings", "MeasureSettings"}
+    shared = {
+        "Settings",
+        "LoadSettings",
+        "MachineSettings",
+        "CommentSettings",
+        "FitSettings",
+        "DirectionSettings",
+        "MeasureSettings",
+    }
     presets = {"Preset", "SizePreset", "StudyPreset"}
     others = {one.__name__ for one in all_settings() - {one for one, _ in COMMANDS.values()}}
     assert others == shared | presets
@@ -151,7 +159,7 @@ def test_a_settings_file_has_the_same_bounds(tmp_path, settings, told):
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "-" + "9" * 5000, "1e" + "9" * 5000, "0." + "0" * 5000 + "1", "x" * 5000])
-@pytest.mark.parametrize("option", ["--batch-size", "--seed", "--beta", "--max-logppl-increase", "--direction-block"])
+@pytest.mark.parametrize("option", ["--batch-size", "--seed", "--beta", "--logppl-budget", "--direction-block"])
 def test_numbers_of_thousands_of_digits(tmp_path, option, text):
     """What is told of them is cut in the middle."""
     if option == "--beta" and text.startswith("0."):
@@ -170,10 +178,10 @@ def test_a_settings_file_may_hold_no_other_numbers(tmp_path, text):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["lens", "m", "--neuron", "0.0", "--count", "0"],
-        ["lens", "m", "--neuron", "0.0", "--count", "-1"],
-        ["lens", "m", "--neuron", "0.0", "--count", str(10**9)],
-        ["lens", "m", "--neuron", "0.0", "--count", "nan"],
+        ["lens", "m", "--neuron", "0.0", "--tokens", "0"],
+        ["lens", "m", "--neuron", "0.0", "--tokens", "-1"],
+        ["lens", "m", "--neuron", "0.0", "--tokens", str(10**9)],
+        ["lens", "m", "--neuron", "0.0", "--tokens", "nan"],
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "1e308"],
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "-1e308"],
         ["fold", "m", "--edit", "e", "--out", "o", "--strength", "nan"],

@@ -12,7 +12,7 @@ from dposcope.cli.app import app
 
 SOURCE = Path(__file__).parents[2] / "src" / "dposcope"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-GLOBAL = {"--config", "--debug", "--trust-code", "--help", "--version"}
+GLOBAL = {"--config", "--debug", "--trust-code", "--help", "--help-all", "--version"}
 """Options that every command takes."""
 OF_OTHERS = {
     "--nproc-per-node": "torchrun",

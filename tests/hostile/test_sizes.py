@@ -272,7 +272,18 @@ def test_a_quotation_mark_that_never_closes_is_still_told(job, tmp_path):
 @pytest.mark.slow
 def test_long_texts_cost_what_short_ones_do(job, long, tmp_path, capsys):
     """Each of these took a gigabyte and more, and most of a minute."""
-    learn = ["--max-examples", 8, "--train", "gains", "--neutral", job.neutral, "--dtype", "float32", "--device", "cpu"]
+    learn = [
+        "--max-examples",
+        8,
+        "--train",
+        "gains",
+        "--learn-text",
+        job.neutral,
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    ]
     told = command(capsys, "dpo", job.model, "--pairs", long["pairs"], "--out", tmp_path / "dpo", *learn, "--quiet")
     assert told.code == 0, told.err
     told = command(capsys, "pairs", "check", long["pairs"], "--json")
@@ -314,13 +325,13 @@ def test_neutral_text_that_is_too_short_is_told_at_once(job, tmp_path, order):
     if order == "dpo":
         rows = [{"prompt": f"the {n}", "chosen": " river is long", "rejected": " stupid man"} for n in range(8)]
         pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
-        given += ["--pairs", pairs, "--neutral", short, "--train", "gains", "--dtype", "float32", "--device", "cpu"]
+        given += ["--pairs", pairs, "--learn-text", short, "--train", "gains", "--dtype", "float32", "--device", "cpu"]
+    elif order == "tune":
+        given += job.learn_flags(learn_text=short, split="halves")
+    elif order == "tune with a text of its own":
+        given += job.learn_flags(learn_text=short, neutral=str(job.neutral), split="halves")
     else:
         given += job.flags(neutral=short)
-    if order.startswith("tune"):
-        given += ["--split", "halves"]
-    if order == "tune with a text of its own":
-        given += ["--report-neutral", job.neutral]
     assert told in refused([*given, *flags, "--out", tmp_path / "out"])
     assert not (tmp_path / "out").exists()
 
@@ -341,5 +352,5 @@ def test_the_mended_command_is_accepted_in_the_folder(job, tmp_path, capsys, ord
 
 def test_too_few_prompts_for_a_search_are_told_at_once(job, tmp_path):
     few = write_jsonl(tmp_path / "few.jsonl", [{"prompt": f"the river {n}"} for n in range(12)])
-    line = refused(["tune", job.model, "--out", tmp_path / "out", *job.flags(prompts=few)])
+    line = refused(["tune", job.model, "--out", tmp_path / "out", *job.learn_flags(prompts=few)])
     assert "the search has 3 prompts; give more in --prompts" in line

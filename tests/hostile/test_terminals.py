@@ -54,7 +54,7 @@ def arguments_of(job: Job, folder: Path) -> dict[str, list[object]]:
         "help": ["--help"],
         "help of a command": ["edit", "--help"],
         "models": ["models"],
-        "tokens": ["lens", model, "--neuron", "0.1", "--count", "96"],
+        "tokens": ["lens", model, "--neuron", "0.1", "--tokens", "96"],
         "tokens as JSON": ["lens", model, "--neuron", "0.1", "--json"],
         "a table": ["pairs", "check", pairs],
         "a path": ["pairs", "import", pairs, "--out", folder / "été.jsonl"],

@@ -18,7 +18,7 @@ from dposcope import terminal
 from dposcope.artefacts import write_json, write_text
 from dposcope.cli import console
 from dposcope.cli.console import Bars, Lines, print_facts, print_scores, print_table
-from dposcope.cli.pair_tables import print_statistics
+from dposcope.cli.shown.pair_tables import print_statistics
 from dposcope.data.concept import TOXICITY
 from dposcope.foreign_text import MOST, code, front_matter, json_text, markdown, one_line
 from dposcope.interventions.edit import Edit

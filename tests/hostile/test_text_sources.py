@@ -337,7 +337,7 @@ def test_tokens_are_shown_inert(ground, tmp_path, capsys, text, form):
         path.write_text(json.dumps(told))
 
     found = model(ground, tmp_path, tokenizer__json=rename)
-    told = told_by(capsys, [*lens(found), "--count", 96, *form])
+    told = told_by(capsys, [*lens(found), "--tokens", 96, *form])
     assert told.code == 0, told.err
     if form:
         assert text in json.loads(told.out)["top"]

@@ -95,7 +95,7 @@ SEARCH = {
 
 
 def tune(files: Marked, out: Path, **others) -> None:
-    settings = TuneSettings(**files.settings(**{**SEARCH, **others}))
+    settings = TuneSettings(**files.settings(learn_text=str(files.job.neutral), neutral=None, **SEARCH, **others))
     run_tune(str(files.job.model), out, settings)
 
 
@@ -125,7 +125,7 @@ def reproduce(files: Marked, out: Path) -> None:
     preset = Preset(name="two", title="Two studies", models=["tiny"], explain=shown, study=studies)
     given = {name: str(getattr(files.job, name)) for name in ("prompts", "comments", "neutral", "passages")}
     quick = {"scorer": "helpers.jobs:softness", "dtype": "float32", "device": "cpu", "folds": 0, "seeds": 0}
-    settings = ReproduceSettings(report_prompts=str(files.report), text=given["neutral"], **given, **quick)
+    settings = ReproduceSettings(report_prompts=str(files.report), learn_text=given["neutral"], **given, **quick)
     run_reproduce([str(files.job.model)], out, preset, settings)
 
 
@@ -198,7 +198,7 @@ def test_pairs_are_made_from_no_prompt_to_report_on(files, tmp_path, use):
 
 def test_a_search_splits_a_single_file_three_ways(tmp_path):
     job = marked(tmp_path, REPORT, REPORT, CHOOSE, LEARN, times=2)
-    settings = TuneSettings(**job.settings(max_windows=1, **SEARCH))
+    settings = TuneSettings(**job.learning(max_windows=1, **SEARCH))
     with readers(WORDS) as seen:
         run_tune(str(job.model), tmp_path / "out", settings)
     check(seen, chooses=True)

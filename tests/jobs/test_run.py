@@ -663,20 +663,20 @@ def test_other_prompts_redo_what_rests_on_their_half(own_job, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mix", ["both", "ablation"])
-def test_other_neutral_text_redoes_the_search_and_the_checkpoint(tmp_path, mix):
+@pytest.mark.parametrize("parts", ["both", "ablation"])
+def test_other_neutral_text_redoes_the_search_and_the_checkpoint(tmp_path, parts):
     """With ablation alone the strength is a number in edit.json, and the tensors stay as they are."""
     own_job = make_job(tmp_path / "job", "mistral")  # one whose search ends inside its range
     out = tmp_path / "out"
-    edit(own_job, out, mix=mix)
+    edit(own_job, out, parts=parts)
     old = Edit.load(out / "edit").about["strength"]
     words = own_job.neutral.read_text().split()
     random.Random(3).shuffle(words)
     lines = [" ".join(words[start : start + 9]) for start in range(0, len(words), 9)]
     own_job.neutral.write_text("\n".join(lines) + "\n")
-    edit(own_job, out, mix=mix)
+    edit(own_job, out, parts=parts)
     assert Edit.load(out / "edit").about["strength"] != old
-    edit(own_job, tmp_path / "new", mix=mix)
+    edit(own_job, tmp_path / "new", parts=parts)
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 

@@ -41,7 +41,7 @@ def test_the_papers_numbers_are_the_defaults():
     assert made.beta == 0.55
     assert made.alpha is None
     assert made.ablate is None
-    assert made.max_logppl_increase == 0.2
+    assert made.logppl_budget == 0.2
     assert made.protocol == "strict"
     assert made.direction == "mean-difference"  # SPEC section 2: of `edit`; the probe that of the rest
     assert made.direction_rows == 2000
@@ -50,7 +50,7 @@ def test_the_papers_numbers_are_the_defaults():
 
 
 def test_probe_fits_a_probe():
-    assert ProbeSettings().direction == "probe"
+    assert ProbeSettings().kind == "probe"
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_probe_fits_a_probe():
         {"beta": -0.01},
         {"beta": 1.01},
         {"beta": float("nan")},
-        {"max_logppl_increase": 0},
-        {"max_logppl_increase": float("inf")},
+        {"logppl_budget": 0},
+        {"logppl_budget": float("inf")},
         {"batch_size": 0},
         {"seed": -1},
         {"limit": 3},
@@ -75,9 +75,9 @@ def test_probe_fits_a_probe():
         {"dtype": "int8"},
         {"protocol": "loose"},
         {"ranking": "best"},
-        {"mix": "half"},
-        {"alpha": 0.1, "mix": "gains"},
-        {"ablate": 0.1, "mix": "ablation"},
+        {"parts": "half"},
+        {"alpha": 0.1, "parts": "gains"},
+        {"ablate": 0.1, "parts": "ablation"},
     ],
 )
 def test_what_makes_no_sense_is_refused(bad):
@@ -97,8 +97,8 @@ def test_what_makes_no_sense_is_refused(bad):
         {"limit": None},
         {"max_passages": None},
         {"alpha": 0.1, "ablate": 0.5},
-        {"alpha": 0.1, "mix": "both"},
-        {"mix": "gains"},
+        {"alpha": 0.1, "parts": "both"},
+        {"parts": "gains"},
     ],
 )
 def test_the_edges_are_allowed(good):
@@ -184,7 +184,7 @@ def test_pairs_take_what_their_method_reads(concept):
     sampled = PairsSettings(concept=str(file), method="sample")
     assert (sampled.prompts, sampled.prompt_column, sampled.scorer) == (filled["prompts"], "start", "mine:score")
     assert (sampled.comments, sampled.label_column) == (plain.comments, plain.label_column)
-    steered = PairsSettings(concept=str(file))
+    steered = PairsSettings(concept=str(file), method="pplm")
     assert steered.prompts is None
     assert (steered.comments, steered.label_column, steered.scorer) == (filled["comments"], "wet", "mine:score")
 

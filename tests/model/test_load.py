@@ -230,16 +230,27 @@ def failing(error):
 def test_an_unknown_id_names_the_mend(monkeypatch):
     reason = "nobody/nothing is not a local folder and is not a valid model identifier\nmore lines"
     monkeypatch.setattr(loading, "AutoModelForCausalLM", failing(OSError(reason)))
+    monkeypatch.setattr(loading, "hub_answers", lambda _name: True)
     message = refused(
         "nobody/nothing", "cannot load 'nobody/nothing' from the Hugging Face hub: nobody/nothing is not a"
     )
-    assert message.endswith("check the id and the network.")
+    assert message.endswith("check the id and the network")
 
 
-def test_a_misspelt_bundled_name_is_noticed(monkeypatch):
-    monkeypatch.setattr(loading, "AutoModelForCausalLM", failing(OSError("no")))
-    refused("gemma-3-270", "Did you mean the bundled 'gemma-3-270m'")
-    refused("smollm2-135m", "Did you mean the bundled 'smollm2-135m-instruct'")
+def test_where_the_hub_does_not_answer_its_cache_is_read(monkeypatch, checkpoint):
+    asked = []
+
+    class Spy:
+        @staticmethod
+        def from_pretrained(source, **settings):
+            asked.append((source, settings["local_files_only"]))
+            raise OSError("not there")
+
+    monkeypatch.setattr(loading, "AutoModelForCausalLM", Spy)
+    monkeypatch.setattr(loading, "hub_answers", lambda _name: False)
+    refused("some-org/some-model", "the Hugging Face hub does not answer, and the model is not in its cache")
+    assert refused("hf:gpt2", "cannot load 'gpt2': .*or give a folder or a bundled name").count("gemma-3-270m") == 1
+    assert asked == [("some-org/some-model", True), ("gpt2", True)]
 
 
 def test_only_hub_ids_may_reach_the_network(checkpoint, monkeypatch, llama):
@@ -262,6 +273,7 @@ def test_only_hub_ids_may_reach_the_network(checkpoint, monkeypatch, llama):
     load(checkpoint)
     assert [call["local_files_only"] for call in calls] == [True, True]
     calls.clear()
+    monkeypatch.setattr(loading, "hub_answers", lambda _name: True)
     assert load("some-org/some-model").name == "some-org/some-model"
     assert [call["local_files_only"] for call in calls] == [False, False]
     assert all(call["trust_remote_code"] is False for call in calls)

@@ -25,6 +25,7 @@ from dposcope.cli.fold import fold
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
+from dposcope.cli.shown.help import set_help
 from dposcope.cli.talk.chat import chat
 from dposcope.cli.talk.generate import generate
 from dposcope.cli.talk.serve import serve
@@ -55,7 +56,6 @@ app = App(
     name="dposcope",
     help="See what preference tuning did to a language model, neuron by neuron. Get part of its effect without "
     "training, and most of it by training one number per neuron.",
-    help_epilogue=_EPILOGUE,
     help_format="markdown",
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
@@ -129,6 +129,7 @@ def _run(tokens: list[str]) -> None:
             "WORLD_SIZE"
         )
     keep_freed_memory()
+    tokens = set_help(app, tokens, _EPILOGUE)
     app(tokens, exit_on_error=False, print_error=False)
 
 

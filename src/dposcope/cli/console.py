@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -27,6 +27,7 @@ from rich.text import Text
 from dposcope import terminal
 from dposcope.cli.allocator import GivingBack
 from dposcope.data.masking import mask_offensive
+from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.foreign_text import one_line, visible
@@ -54,14 +55,31 @@ class Pace(ProgressColumn):
         return Text(f"{pace}, {_clock(left)} left")
 
 
-class Bars:
-    """A `Reporter` that draws one bar per stage on the error stream; silent where that is no terminal."""
+class _Whole(Progress):
+    """Bars below one line about all that is over."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        """`quiet` draws nothing anywhere."""
+    above = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The line, where there is one, and the bars."""
+        if self.above:
+            yield Text(self.above)
+        yield self.make_tasks_table(self.tasks)
+
+
+class Bars:
+    """A `Reporter` that draws the stage at work as a bar on the error stream; silent where that is no terminal.
+
+    A stage that is over leaves its bar: one line counts them, so that a run of fifty stages does not fill the screen.
+    """
+
+    def __init__(self, *, quiet: bool, time: Callable[[], float] = monotonic) -> None:
+        """`quiet` draws nothing anywhere; `time` is the clock, in seconds."""
         console = Console(stderr=True)
         self._shown = not quiet and console.is_terminal
-        self._bars = Progress(
+        self._time = time
+        self._began, self._done, self._before = time(), 0, 0
+        self._bars = _Whole(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -81,7 +99,7 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing, and leave the bars on the screen."""
+        """Stop drawing, and leave the line on the screen; where something failed, the bar of its stage too."""
         if kind is None:
             self._finish()
         if self._shown:  # some versions of rich print an empty line even for bars that are not drawn
@@ -91,11 +109,13 @@ class Bars:
         """A new bar."""
         self._finish()
         self._task = self._bars.add_task(visible(title), total=None)
+        self._draw()
 
-    def reused(self, title: str) -> None:
-        """A full bar, marked as done before."""
+    def reused(self, title: str) -> None:  # noqa: ARG002 — a part of `Reporter`
+        """One more in the line, as done before."""
         self._finish()
-        self._bars.add_task(f"{visible(title)} (done before)", total=1, completed=1)
+        self._before += 1
+        self._draw()
 
     def progress(self, done: int, total: int) -> None:
         """Move the current bar."""
@@ -109,10 +129,18 @@ class Bars:
 
     def _finish(self) -> None:
         if self._task is not None:
-            task = next(task for task in self._bars.tasks if task.id == self._task)
-            total = task.total or 1
-            self._bars.update(self._task, completed=total, total=total)
+            self._bars.remove_task(self._task)
             self._task = None
+            self._done += 1
+            self._draw()
+
+    def _draw(self) -> None:
+        parts = [f"{plural(self._done, 'stage')} done in {_clock(self._time() - self._began)}"] if self._done else []
+        if self._before:
+            parts.append(f"{self._before} done before")
+        self._bars.above = ", ".join(parts)
+        if self._shown:
+            self._bars.refresh()
 
 
 class Lines:

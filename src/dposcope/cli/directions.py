@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -25,7 +25,9 @@ def probe(
 ) -> None:
     """Fit a direction, and show its quality and its tokens.
 
-    The default is the paper's logistic probe; --direction chooses another method.
+    dposcope probe gemma-3-270m --out toxic
+
+    The default is the paper's logistic probe; --kind chooses another.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def probe(
 
     check_path(out)
     refuse_foreign_value(out)
-    check_direction(settings.direction, settings.meant)
+    check_direction(settings.kind, settings.meant)
     comments = read_comments(settings).first(settings.direction_rows)
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
@@ -57,13 +59,14 @@ def probe(
         bars.stage("Direction from comments")
         direction = make_direction(lm, comments, settings.direction_spec, progress=bars.progress)
     direction.save(out)
+    quality = dict(direction.about.get("quality", {}))
     _show(
         {
             "direction": direction.kind,
             "block": direction.block,
             "norm": direction.norm,
             **{name: value for name, value in direction.about.items() if name != "quality"},
-            **dict(direction.about.get("quality", {})),
+            **(quality if json else _told(quality)),
             "file": str(value_files(out).tensors),
         },
         read_lens(lm, direction.vector)[0],
@@ -78,22 +81,26 @@ def lens(
     *,
     direction: Path | None = None,
     neuron: str | None = None,
-    count: Annotated[int, Parameter(validator=within(LensTokens))] = 10,
+    tokens: Annotated[int, Parameter(validator=within(LensTokens))] = 10,
     machine: Annotated[LoadSettings, Parameter(name="*")] = LoadSettings(),  # noqa: B008 — frozen
     raw: bool = False,
     json: bool = False,
 ) -> None:
     """Read a direction or a neuron's value vector through the logit lens: the tokens that it promotes and suppresses.
 
+    dposcope lens gemma-3-270m --neuron 12.345
+
+    dposcope lens gemma-3-270m --direction toxic
+
     Parameters
     ----------
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     direction
-        A saved direction.
+        A saved direction. Default: none, as --neuron is given.
     neuron
-        A neuron as BLOCK.INDEX, such as 12.345, both from 0.
-    count
+        A neuron as BLOCK.INDEX, such as 12.345, both from 0. Default: none, as --direction is given.
+    tokens
         Tokens per side.
     raw
         Show offensive words without stars.
@@ -123,7 +130,19 @@ def lens(
     else:
         assert saved is not None
         vector, name = saved.vector, str(direction)
-    _show({"vector": name}, read_lens(lm, vector, k=count)[0], raw=raw, json=json)
+    _show({"vector": name}, read_lens(lm, vector, k=tokens)[0], raw=raw, json=json)
+
+
+def _told(quality: dict[str, Any]) -> dict[str, Any]:
+    """The quality of a probe for people: how many texts it was tried on stands beside the number."""
+    from dposcope.evaluation.numbers import percent
+    from dposcope.evaluation.statistics import wilson
+
+    if not quality:
+        return {}
+    texts = quality["test_texts"]
+    accuracy = f"{wilson(quality['accuracy'], texts)} on {texts:,} held-out texts"
+    return {"accuracy": f"{accuracy}; the larger class alone: {percent(quality['majority'])}"}
 
 
 def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:

@@ -14,16 +14,18 @@ def dpo(
     *,
     out: Path,
     settings: Annotated[DpoSettings, Parameter(name="*")],
+    push: str | None = None,
+    public: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Tune a model on preference pairs: DPO with a KL term that preserves other text.
 
-    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
+    dposcope pairs gemma-3-270m --out pairs.jsonl
 
-    dposcope dpo MODEL --pairs pairs.jsonl --out DIR
+    dposcope dpo gemma-3-270m --pairs pairs.jsonl --out runs/dpo
 
-    dposcope evaluate MODEL --condition tuned=model:DIR/model --prompts F --out DIR2
+    dposcope evaluate gemma-3-270m --condition model:runs/dpo/model --out runs/scores
 
     DIR gets model/ (an ordinary checkpoint), training.json (settings, versions, curves), training.svg, and with
     --train gains edit.safetensors. After an interruption, the same command resumes from the last checkpoint and ends
@@ -37,24 +39,34 @@ def dpo(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run: new, empty, or that of an earlier start of the same run.
+    push
+        Upload the model to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
     json
         Print training.json instead of a summary.
     quiet
         No progress bars.
     """
     from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import next_evaluate, say_pushed
     from dposcope.evaluation.numbers import fixed
+    from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
+    from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
     from dposcope.training.processes import Processes
 
     processes = Processes.here()
+    check_push(push, public=public)
     with reporting(quiet=quiet or not processes.is_main) as bars:
         done = run_dpo(model, out, settings, reporter=bars)
     processes.leave()
     if not processes.is_main:
         return
     record = done.record
+    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
     if json:
         print_json(record.to_json())
         return
@@ -63,10 +75,12 @@ def dpo(
     say(
         f"{record.steps:,} steps of {record.schedule.batch_size} pairs; on {record.pairs.validation:,} "
         f"validation pairs: loss {fixed(taken['eval_loss'])}, "
-        f"accuracy {taken['eval_accuracy']:.0%}, "
+        f"accuracy {wilson(taken['eval_accuracy'], record.pairs.validation)}, "
         f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}"
     )
     say(f"checkpoint: {out / 'model'}")
     if (out / "edit.safetensors").exists():
         say(f"edit:       {out / 'edit.safetensors'}")
+    say_pushed(pushed, base=model)
     say(f"curves:     {out / 'training.svg'}")
+    next_evaluate(model, out / "model", out)

@@ -14,10 +14,17 @@ def edit(
     *,
     out: Path,
     settings: Annotated[EditSettings, Parameter(name="*")] = EditSettings(),  # noqa: B008 — frozen
+    push: str | None = None,
+    public: bool = False,
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Make a model less toxic (or --concept) without training, prove it, and write an ordinary checkpoint and a report.
+
+    dposcope edit gemma-3-270m --out runs/first
+
+    dposcope edit gemma-3-270m --prompts prompts.jsonl --comments comments.csv --out runs/own
 
     A direction is computed from labelled comments, and neuron means from continuations of the model. MLP neurons get
     gains by the paper's four groups, and the direction is ablated. The strength is the largest within the bound on
@@ -31,21 +38,35 @@ def edit(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Folder of the run: new, empty, or that of an earlier start of the same run.
+    push
+        Upload the model to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
+    raw
+        Show offensive words in the texts without stars.
     json
-        Print the scores as JSON instead of a table.
+        Print the scores as JSON instead of a summary.
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
     from dposcope.jobs.edit.job import run_edit
+    from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
+    check_push(push, public=public)
     with reporting(quiet=quiet) as bars:
         done = run_edit(model, out, settings, reporter=bars)
+    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
     if json:
         print_json(done.scores.to_json())
         return
-    print_scores(done.scores)
-    say(f"edit:       {done.edit}")
-    say(f"checkpoint: {out / 'model'}")
-    say(f"report:     {out / 'report.html'}")
+    say(f"edit:    {done.edit}")
+    say_effect(done.scores, "edit")
+    say_texts(most_changed(out, "edit"), raw=raw)
+    say(f"model:   {out / 'model'}")
+    say_pushed(pushed, base=model)
+    say(f"report:  {out / 'report.html'}")
+    next_explain(model, f"edit:{out}", out, settings)

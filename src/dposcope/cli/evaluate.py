@@ -15,10 +15,13 @@ def evaluate(
     out: Path,
     settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),  # noqa: B008 — frozen
     borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Measure a model without change and under any number of conditions, on the same prompts.
+
+    dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores
 
     Conditions, each with --condition:
 
@@ -46,13 +49,17 @@ def evaluate(
         Folder of the run: new, empty, or that of an earlier start of the same run.
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
-        copied instead of computed again. May be given several times.
+        copied instead of computed again. May be given several times. Default: none.
+    raw
+        Show offensive words in the texts without stars.
     json
         Print the scores as JSON instead of a table.
     quiet
         No progress bars.
     """
     from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.shown.ends import most_changed, next_edit, next_explain, say_effect, say_texts
+    from dposcope.evaluation.conditions.scores import BASE
     from dposcope.jobs.evaluate.job import run_evaluate
     from dposcope.jobs.run import RunPolicy, lenders
     from dposcope.terminal import print_json, say
@@ -63,4 +70,15 @@ def evaluate(
         print_json(scores.to_json())
         return
     print_scores(scores)
-    say(f"scores: {out / 'scores.json'}")
+    named = [name for name in scores.against_none if name != BASE]
+    if len(named) == 1:  # of several the table says more
+        say_effect(scores, named[0])
+        say_texts(most_changed(out, named[0]), raw=raw)
+    elif scores.no_verdict is not None:
+        say(scores.no_verdict)
+    say(f"scores:  {out / 'scores.json'}")
+    tuned = next((one for one in settings.condition or [] if one.startswith(("edit:", "model:"))), None)
+    if tuned is None or "," in tuned or "+" in tuned:
+        next_edit(model, out, settings)
+    else:
+        next_explain(model, tuned.removeprefix("model:"), out, settings)

@@ -22,15 +22,15 @@ def explain(
 ) -> None:
     """Explain what tuning changed in a model, neuron by neuron, and prove it by patching.
 
-    dposcope explain BASE TUNED --prompts F --comments F --out DIR
+    dposcope explain gemma-3-270m edit:gemma-3-270m --out runs/explained
+
+    dposcope explain gemma-3-270m runs/dpo/model --prompts prompts.jsonl --out runs/own
 
     DIR gets report.html (findings, the paper's claims one by one, figures, a browser of all neurons), tables/*
     (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. After an
     interruption, the same command continues the run.
 
     For a quick look without patching, steering and edits: --neurons-only.
-
-    dposcope explain gemma-3-270m edit:gemma-3-270m --out DIR      the same tables for an edit
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def explain(
         Folder of the run: new, empty, or that of an earlier start of the same run.
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
-        copied instead of computed again. May be given several times.
+        copied instead of computed again. May be given several times. Default: none.
     raw
         Write offensive words in tables without stars (Parquet files never have stars).
     json
@@ -52,6 +52,8 @@ def explain(
         No progress bars.
     """
     from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_edit, say_effect, say_texts
+    from dposcope.jobs.explain.conditions import TUNED
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
@@ -65,6 +67,9 @@ def explain(
     if json:
         print_json(read_object(out / "explain.json"))
         return
-    for line in summary(made.results):
+    say_effect(made.results.scores, TUNED)
+    for line in summary(made.results)[1:]:
         say(line)
-    say(f"report: {out / 'report.html'}")
+    say_texts(most_changed(out, TUNED), raw=raw)
+    say(f"report:  {out / 'report.html'}")
+    next_edit(base, out, settings)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dposcope.errors import INTERRUPTED as INTERRUPTION
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.jobs.renamed import other_name
 from dposcope.launcher import Launched
 from dposcope.terminal import complain, show_traceback
 
@@ -82,6 +83,8 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 
 def _refusal(error: Exception) -> str:
+    if isinstance(error, cyclopts.UnknownOptionError) and (told := _renamed(error)):
+        return told
     cause = error.__cause__
     if not isinstance(cause, ValidationError) or isinstance(error, DposcopeError):
         return str(error)
@@ -89,3 +92,12 @@ def _refusal(error: Exception) -> str:
     option = ".".join(str(part).replace("_", "-") for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     return f"--{option}: {reason[0].lower()}{reason[1:]}, not {first['input']}" if option else reason
+
+
+def _renamed(error: cyclopts.UnknownOptionError) -> str | None:
+    """Where the command has the option by another name: that name."""
+    command = " ".join(error.command_chain or ())
+    written = (error.token.keyword or error.token.value).strip("[]")  # in brackets if a file names it
+    other = other_name(written, (command,))
+    where = "" if error.token.source == "cli" else f" (from {error.token.source})"
+    return None if other is None else f"{command} has no option {written.partition('=')[0]}{where}; give {other}"

@@ -17,15 +17,17 @@ def fold(
     form: Literal["checkpoint", "adapters"] | None = None,
     gains_alone: bool = False,
     strength: Annotated[float, Parameter(validator=within(SignedStrength))] = 1.0,
+    push: str | None = None,
+    public: bool = False,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.
 
-    dposcope fold FOLDER --edit runs/tune/edit.safetensors --out FOLDER      an ordinary checkpoint
+    dposcope fold gemma-3-270m --edit gemma-3-270m --out edited
 
-    dposcope fold FOLDER --edit F --form adapters --out FOLDER      PEFT adapters, to be switched at run time
+    dposcope fold model.gguf --edit runs/tune --gains-alone --out edited.gguf
 
-    dposcope fold model.gguf --edit F --out edited.gguf      only scale factors change
+    --form adapters writes PEFT adapters, to be switched at run time. In a GGUF file only scale factors change.
 
     A checkpoint may be larger than memory; it keeps its shards, names and precision. A GGUF file, or a checkpoint
     quantised by compressed-tensors, can hold gains of neurons only: they go into the scales of up projections, and no
@@ -41,24 +43,36 @@ def fold(
     out
         The new folder, or the new .gguf file; must not exist.
     form
-        For a folder: checkpoint (default) or adapters.
+        For a folder: checkpoint or adapters. Default: checkpoint.
     gains_alone
         Leave out ablations and gains of heads, which GGUF cannot hold.
     strength
         Strength of the edit: at 0.5 every gain is half as far from 1, and half of a direction is ablated; above 1:
         stronger.
+    push
+        Upload the new folder to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
     json
         Print the result as JSON.
     """
+    from dposcope.cli.shown.ends import next_evaluate, say_pushed
+    from dposcope.errors import DposcopeError
+    from dposcope.shipping.push import check_push, upload
     from dposcope.shipping.ship import load_edit, ship
     from dposcope.terminal import print_json, say
 
+    check_push(push, public=public)
+    if push is not None and out.suffix == ".gguf":
+        raise DposcopeError("--push is for a folder, and --out is a .gguf file; leave --push out")
     loaded = load_edit(edit)
     if gains_alone:
         loaded = loaded.gains_alone()
     if strength != 1:
         loaded = loaded.strength(strength)
     done = ship(model, loaded, out, form=form)
+    pushed = None if push is None else upload(done.path, push, base=model, public=public)
     if json:
         print_json(done.to_json())
         return
@@ -69,3 +83,8 @@ def fold(
     say(f"rounding: {done.rounding:.1e} of the largest value")
     for note in done.notes:
         say(f"note:     {note}")
+    say_pushed(pushed, base=model)
+    if done.form == "gguf":
+        next_evaluate(str(done.path), None, done.path.with_suffix(""))
+    elif done.form == "checkpoint":
+        next_evaluate(model, done.path, done.path)

@@ -4,7 +4,9 @@ from cyclopts import App
 
 app = App(
     name="models",
-    help="Models that come as Python packages, for a first run without a hub.",
+    help="Models that come as Python packages, for a first run without a hub.\n\n"
+    "dposcope models\n\n"
+    "dposcope models path gemma-3-270m",
 )
 
 
@@ -39,6 +41,8 @@ def show(*, json: bool = False) -> None:
 def path(name: str, /) -> None:
     """Print the folder of a model's checkpoint, which from_pretrained loads; the first call builds it.
 
+    dposcope models path gemma-3-270m
+
     Parameters
     ----------
     name
@@ -53,6 +57,8 @@ def path(name: str, /) -> None:
 @app.command
 def get(name: str, /) -> None:
     """Download a model's package from the package index if necessary, and put its checkpoint into the cache.
+
+    dposcope models get smollm2-135m-instruct
 
     Parameters
     ----------

@@ -17,10 +17,13 @@ def make(
     *,
     out: Path,
     settings: Annotated[PairsSettings, Parameter(name="*")] = PairsSettings(),  # noqa: B008 — frozen
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Make preference pairs for dposcope dpo from a model itself; check or convert existing pairs.
+
+    dposcope pairs gemma-3-270m --out pairs.jsonl
 
     --method pplm (the paper's method): prompts are the beginnings of sentences of a text. The preferred completion is
     the model's own; for the dispreferred one its key-value cache is steered towards the toxic side of a direction.
@@ -28,15 +31,11 @@ def make(
     --method sample: the model continues each prompt several times; the least toxic completion is preferred to the most
     toxic.
 
-    dposcope pairs MODEL --text F --comments F --count N --out pairs.jsonl
-
-    dposcope pairs MODEL --method sample --prompts F --out pairs.jsonl
-
     The file has one pair per line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
     preferred_score, dispreferred_score; pairs.json next to it records the settings. After an interruption, the same
     command continues.
 
-    dposcope pairs check FILE and dposcope pairs import FILE read existing pairs (dposcope pairs check --help).
+    Existing pairs are read by dposcope pairs check FILE and dposcope pairs import FILE.
 
     Parameters
     ----------
@@ -44,14 +43,18 @@ def make(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         The file of pairs; its name must end in .jsonl.
+    raw
+        Show offensive words in the texts without stars.
     json
         Print the result as JSON.
     quiet
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.pair_tables import print_statistics
-    from dposcope.jobs.pairs.job import run_pairs
+    from dposcope.cli.shown.ends import next_dpo, say_pairs
+    from dposcope.cli.shown.pair_tables import print_statistics
+    from dposcope.jobs.pairs.job import harmless_file, run_pairs
+    from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
@@ -60,8 +63,11 @@ def make(
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
         return
     print_statistics(made.statistics, settings.meant)
+    say_pairs(load_pairs(str(made.path)), raw=raw)
     done = "made before by the same settings" if made.made_before else "made"
-    say(f"pairs: {made.path} ({done})")
+    say(f"file:    {made.path} ({done})")
+    beside = harmless_file(made.path)
+    next_dpo(model, made.path, beside if beside.exists() else None)
 
 
 @app.command
@@ -78,6 +84,8 @@ def check(
 ) -> None:
     """Show statistics of pairs before training: sizes, faults, scores, leakage.
 
+    dposcope pairs check pairs.jsonl
+
     The columns are prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt, chosen,
     rejected (TRL; prompt may be missing); or toxic, neutral (ParaDetox). The file is JSONL, CSV, TSV, Parquet or
     hub:owner/name.
@@ -87,9 +95,10 @@ def check(
     file
         The pairs.
     against
-        Validation pairs, to count how many of them share a prompt or a text with FILE.
+        Validation pairs, to count how many of them share a prompt or a text with FILE. Default: none.
     model
         A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging Face id.
+        Default: none.
     logppl
         Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred side far above the
         preferred one is broken text.
@@ -101,7 +110,7 @@ def check(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.pair_tables import print_statistics
+    from dposcope.cli.shown.pair_tables import print_statistics
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.load import load_native
@@ -133,6 +142,8 @@ def check(
 @app.command(name="import")
 def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     """Convert existing pairs (formats: dposcope pairs check --help) to JSONL of one format.
+
+    dposcope pairs import pairs.csv --out pairs.jsonl
 
     Pairs with two equal sides, or with a blank side, are left out and counted.
 

@@ -21,9 +21,9 @@ def reproduce(
 ) -> None:
     """Run the whole paper on a model: pairs, DPO, every neuron explained, patching, editing, one report.
 
-    dposcope reproduce --preset cpu-gemma-3-270m --out DIR
+    dposcope reproduce --preset smoke --out runs/smoke
 
-    dposcope reproduce MODEL [MODEL …] --preset NAME --prompts F --comments F --text F --neutral F --out DIR
+    dposcope reproduce --preset short --dry-run --out runs/short
 
     DIR gets report.html (all models, studies and protocols side by side), tables/*, and per model and study pairs/,
     dpo/ and explain-PROTOCOL/, each with the files of the command of that name. After an interruption, the same command
@@ -42,7 +42,7 @@ def reproduce(
         The studies to run: a name from above, or your own .toml file.
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
-        copied instead of computed again. May be given several times.
+        copied instead of computed again. May be given several times. Default: none.
     dry_run
         Show the plan: steps, finished steps, and time, memory and disk on this machine. Nothing is written.
     raw
@@ -99,7 +99,7 @@ def report(
 ) -> None:
     """Write the report of finished runs again, or compare several runs, without a model.
 
-    dposcope report DIR [DIR …] --out DIR
+    dposcope report runs/explained --out runs/report
 
     Parameters
     ----------

@@ -15,16 +15,17 @@ def tune(
     out: Path,
     settings: Annotated[TuneSettings, Parameter(name="*")] = TuneSettings(),  # noqa: B008 — frozen
     join: bool = False,
+    push: str | None = None,
+    public: bool = False,
+    raw: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Find the edit that removes most of a concept within a bound on cost, measure it, and write the edited model.
 
-    dposcope tune MODEL --prompts F --comments F --neutral F --out DIR
+    dposcope tune gemma-3-270m --quick --out runs/quick
 
-    dposcope tune MODEL --quick --prompts F --comments F --neutral F --out DIR      no search
-
-    dposcope tune MODEL --negative-control shuffled-scores … --out DIR              a negative control
+    dposcope tune gemma-3-270m --prompts prompts.jsonl --comments comments.csv --out runs/tune
 
     The model continues some of the prompts several times, a scorer ranks the continuations, and one gain per MLP neuron
     is learned from these pairs, with KL on neutral text. Optuna then searches over these gains, the paper's groups,
@@ -43,14 +44,23 @@ def tune(
     join
         Run trials for another process that runs the same command without --join, until there are enough. With
         CUDA_VISIBLE_DEVICES=1 before the command, this process uses another GPU.
+    push
+        Upload the model to the Hugging Face hub as OWNER/NAME, private, with its model card. Prompts, texts and
+        records of the run stay here. Default: nothing is uploaded.
+    public
+        With --push: everyone may read it.
+    raw
+        Show offensive words in the texts without stars.
     json
-        Print the scores as JSON instead of a table.
+        Print the scores as JSON instead of a summary.
     quiet
         No progress bars.
     """
-    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.console import reporting
+    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
+    from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
     if join:
@@ -58,14 +68,24 @@ def tune(
             trials = join_tune(model, out, settings, reporter=bars)
         say(f"{len(trials)} trials are done; the run in {out} continues with them")
         return
+    check_push(push, public=public)
     with reporting(quiet=quiet) as bars:
         done = run_tune(model, out, settings, reporter=bars)
+    pushed = None if push is None or done.advice is not None else upload(out / "model", push, base=model, public=public)
     if json:
         print_json(done.scores.to_json())
         return
     if settings.negative_control is not None:
         say(warning(settings.negative_control))
-    print_scores(done.scores)
-    say(f"edit:       {done.edit}")
-    say(f"checkpoint: {out / 'model'}")
-    say(f"report:     {out / 'report.html'}")
+    if done.advice is not None:
+        say(f"No edit was found that lowers {done.scores.concept} within the bounds. The model is unchanged.")
+        say(done.advice)
+        say(f"report:  {out / 'report.html'}")
+        return
+    say(f"edit:    {done.edit}")
+    say_effect(done.scores, "edit")
+    say_texts(most_changed(out, "edit"), raw=raw)
+    say(f"model:   {out / 'model'}")
+    say_pushed(pushed, base=model)
+    say(f"report:  {out / 'report.html'}")
+    next_explain(model, f"edit:{out}", out, settings)

@@ -17,6 +17,7 @@ from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
 from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
+from dposcope.model.checks.hub import hub_answers
 
 
 def classifier_scorer(
@@ -109,7 +110,7 @@ def _probabilities(label: _Label, texts: Sequence[str], *, batch_size: int = 32)
 
 def _load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = Path(source).is_dir()
-    options = {"local_files_only": local, "trust_remote_code": False}
+    options = {"local_files_only": local or not hub_answers(source), "trust_remote_code": False}
     if local:
         check_files(Path(source))
         if (Path(source) / CONFIG).is_file():

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BeforeValidator
+from scipy.stats import binomtest
 from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
@@ -207,6 +208,15 @@ def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 1
     column = _column(values, "values")
     drawn = Bootstrap(column[None], resamples=resamples, seed=seed)
     return Estimate(float(column.mean()), *drawn.interval(lambda means: means[0], level), len(column))
+
+
+def wilson(share: float, n: int) -> Estimate:
+    """A share of `n` items with its Wilson interval of 95 per cent.
+
+    A bootstrap of n hits in n gives an interval of no width; this one tells how little few items say.
+    """
+    interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return Estimate(share, float(interval.low), float(interval.high), n)
 
 
 def bootstrap_ratio(

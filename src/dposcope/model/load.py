@@ -1,9 +1,7 @@
 """From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
 
 import copy
-import difflib
 import gc
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +19,7 @@ from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, check_files, check_loadable
+from dposcope.model.checks.hub import check_hub_name, hub_answers, hub_id
 from dposcope.model.checks.in_memory import check_in_memory, check_settings
 from dposcope.model.checks.numbers import check_forward, check_weights
 from dposcope.model.checks.own_files import own_files
@@ -31,7 +30,6 @@ from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def load(
@@ -52,8 +50,8 @@ def load(
     mode is set where it was in training mode (`notes` says so).
 
     Args:
-        source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, a Hugging Face id, or a model that
-            transformers loaded.
+        source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, a Hugging Face id (`hf:NAME` where it
+            looks like a bundled name), or a model that transformers loaded.
         tokenizer: of a model in memory; everything else has its own.
         dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or that of `base`.
         device: "cpu", "cuda", …, or "auto": a GPU if there is one, or the device of `base`. If a launcher started
@@ -88,7 +86,7 @@ def load(
     elif path.is_dir():
         lm = _from_folder(str(path), name, precision, local=True)
     else:
-        lm = _from_folder(name, name, precision, local=False)
+        lm = _from_hub(hub_id(name), precision)
     try:
         lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
@@ -140,8 +138,8 @@ def check_source(source: str | Path) -> None:
     """Refuse a source that is clearly not a model, without loading it. A hub id is not looked up.
 
     Raises:
-        DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id; or a file
-            of the folder is a link that leads out of it.
+        DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id; it is
+            nearly a bundled name, and not written as `hf:NAME`; or a file of the folder is a link that leads out of it.
     """
     name, path = str(source), Path(source).expanduser()
     if name in BUNDLED and not path.exists():
@@ -161,12 +159,28 @@ def check_source(source: str | Path) -> None:
             )
         if not (path / "config.json").is_file():
             raise DposcopeError(f"{path} holds no config.json; name a folder written by save_pretrained")
-    elif path.exists() or not _HUB_ID.fullmatch(name):
+    elif path.exists():
         raise DposcopeError(f"{name!r} is not a model; give a folder, a .gguf file, a bundled name or a hub id")
+    else:
+        check_hub_name(name)
+
+
+def _from_hub(name: str, dtype: str) -> LanguageModel:
+    """From the hub, or from its cache where it does not answer."""
+    if hub_answers(name):
+        return _from_folder(name, name, dtype, local=False)
+    try:
+        return _from_folder(name, name, dtype, local=True)
+    except DposcopeError as error:
+        own = "" if "/" in name else f", or give a folder or a bundled name ({', '.join(BUNDLED)})"
+        raise DposcopeError(
+            f"cannot load {name!r}: the Hugging Face hub does not answer, and the model is not in its cache; check the "
+            f"network{own}"
+        ) from error
 
 
 def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
-    if local:
+    if local and Path(source).is_dir():
         check_loadable(Path(source))  # refuses what would take hours to build, or more memory than there is
     try:
         with without_progress_bars():
@@ -227,9 +241,7 @@ def _why(error: Exception, name: str, local: bool) -> str:
             f"cannot load {name!r} from the Hugging Face hub: {first}; if it is gated, accept its licence on its page "
             "there and log in with: hf auth login"
         )
-    near = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
-    hint = f" Did you mean the bundled {near[0]!r}?" if near else ""
-    return f"cannot load {name!r} from the Hugging Face hub: {first}; check the id and the network.{hint}"
+    return f"cannot load {name!r} from the Hugging Face hub: {first}; check the id and the network"
 
 
 def _dtype_name(dtype: str | torch.dtype) -> str:

@@ -15,13 +15,14 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
-from dposcope.foreign_text import code, front_matter
+from dposcope.foreign_text import code
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
+from dposcope.shipping.metadata import card_head
 from dposcope.shipping.model_card import EDIT
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
@@ -145,7 +146,7 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
         ABLATION: "LoRA: output projections lose a share of their component along directions",
     }
     lines = [
-        *front_matter({"library_name": "peft", "base_model": base, "tags": ["dposcope", "activation-editing"]}),
+        *card_head(base, library="peft", tags=["activation-editing"]),
         "",
         "# An edit as adapters",
         "",

@@ -15,12 +15,13 @@ from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.foreign_text import code, front_matter, markdown
+from dposcope.foreign_text import code, markdown
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.origin import warning
 from dposcope.model.language_model import LanguageModel
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
+from dposcope.shipping.metadata import card_head
 
 EDIT = "dposcope_edit"
 """Name of the files of an edit, next to the weights that it is folded into."""
@@ -93,9 +94,7 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
     control = facts.get("negative_control")
     alert = [] if control is None else [f"> **{markdown(warning(control))}**", ""]
     lines = [
-        *front_matter(
-            {"library_name": "transformers", "base_model": lm.name, "tags": ["dposcope", "activation-editing"]}
-        ),
+        *card_head(lm.name, tags=["activation-editing"], scores=scores),
         "",
         "# Edited checkpoint" if control is None else "# A negative control: not for use",
         "",

@@ -111,7 +111,7 @@ def train_policy(
     if not material.train or not material.validation:
         raise DposcopeError("training needs at least one pair to learn from and one to validate on")
     if objective.reads_windows and not material.windows:
-        raise DposcopeError(f"a KL on {objective.kl_on} text needs windows of it; give --neutral or --harmless")
+        raise DposcopeError(f"a KL on {objective.kl_on} text needs windows of it; give --learn-text or --harmless")
     sharing = Sharing.of(schedule, objective, processes)
     optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]
     takes_best = save and schedule.patience is not None

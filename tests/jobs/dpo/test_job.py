@@ -55,7 +55,7 @@ def pairs(tmp_path_factory) -> Path:
 def settings_of(job: Job, pairs: Path, train: str = "gains", **others) -> dict[str, Any]:
     return {
         "pairs": str(pairs),
-        "neutral": str(job.neutral),
+        "learn_text": str(job.neutral),
         "train": train,
         "learning_rate": RATES[train],
         "epochs": 2,
@@ -409,7 +409,7 @@ def test_an_edit_of_gains_says_how_it_was_learned(finished, job):
     assert about["kl_weight"] == facts["objective"]["kl_weight"] == 1
     assert about["learning_rate"] == RATES["gains"]
     assert (about["steps"], about["pairs_trained_on"]) == (facts["steps"], facts["pairs"]["train"])
-    assert (about["heads"], about["neutral"]) == (False, str(job.neutral))
+    assert (about["heads"], about["learn_text"]) == (False, str(job.neutral))
 
 
 def test_the_card_names_gains_of_heads_where_there_are_some(finished):
@@ -695,7 +695,7 @@ def test_the_numbers_told_are_those_of_the_step_that_was_taken(job, pairs, tmp_p
 
 
 def test_help_names_every_option(capsys):
-    told = command(capsys, "dpo", "--help")
+    told = command(capsys, "dpo", "--help-all")
     assert told.code == 0
     for name in DpoSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in told.out, name
@@ -721,8 +721,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "exceed the model's context of 128; lower --max-prompt-tok",
     ),
     "no such model": ({}, "is not a model"),
-    "too little neutral text": ({"neutral": "{}/short.txt", "window_tokens": 100}, "fewer than a window of .*longer"),
-    "no neutral file": ({"neutral": "{}/no.txt"}, r"there is no file .*no\.txt; (check the path|did you mean)"),
+    "too little neutral text": (
+        {"learn_text": "{}/short.txt", "window_tokens": 100},
+        "fewer than a window of .*longer",
+    ),
+    "no neutral file": ({"learn_text": "{}/no.txt"}, r"there is no file .*no\.txt; (check the path|did you mean)"),
     "another way": ({"train": "head"}, "full"),
     "a teacher that is not a model": ({"teacher": "{}/nothing"}, "is not a model"),
 }

@@ -69,7 +69,7 @@ def test_a_curve_without_its_step_or_its_measures_is_refused(entry, tmp_path):
 
 def test_an_edit_tells_of_its_training():
     about = GAINS_TRAINING.about_edit()
-    assert (about["made by"], about["pairs_trained_on"], about["neutral"]) == (
+    assert (about["made by"], about["pairs_trained_on"], about["learn_text"]) == (
         *("dposcope dpo --train gains", 24_566, "built-in"),
     )
     assert (about["kl_weight"], about["kl_on"], about["optimizer"], about["steps"]) == (0.05, "neutral", "adamw", 1234)

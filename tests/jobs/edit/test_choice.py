@@ -38,7 +38,7 @@ def selected(made: Ingredients, beta: float = 0.55):
 @pytest.mark.parametrize("strength", [0.3, 1.0, 2.5])
 def test_the_default_family(made, strength):
     """Ablation in the later half, gains in the earlier: the docstring's words, as numbers."""
-    edit = default_edit(made, selected(made), mix="both", strength=strength)
+    edit = default_edit(made, selected(made), parts="both", strength=strength)
     whole = gains_of(selected(made), alpha=GAIN_SHARE * strength).values
     assert torch.equal(edit.gains.values[0], whole[0])
     assert (edit.gains.values[1:] == 1).all()
@@ -47,21 +47,21 @@ def test_the_default_family(made, strength):
 
 
 def test_gains_alone_are_the_papers_in_every_block(made):
-    edit = default_edit(made, selected(made), mix="gains", strength=0.4)
+    edit = default_edit(made, selected(made), parts="gains", strength=0.4)
     assert edit.ablations == ()
     assert torch.equal(edit.gains.values, gains_of(selected(made), alpha=0.4).values)
 
 
 def test_ablation_alone_is_that_of_the_family(made):
-    alone, both = (default_edit(made, selected(made), mix=mix, strength=0.4) for mix in ("ablation", "both"))
+    alone, both = (default_edit(made, selected(made), parts=parts, strength=0.4) for parts in ("ablation", "both"))
     assert alone.gains is None
     assert alone.ablations[0].blocks == both.ablations[0].blocks
     assert alone.ablations[0].weight == both.ablations[0].weight == 0.4
 
 
-@pytest.mark.parametrize("mix", ["both", "gains", "ablation"])
-def test_strength_zero_is_no_change(made, mix):
-    edit = default_edit(made, selected(made), mix=mix, strength=0.0)
+@pytest.mark.parametrize("parts", ["both", "gains", "ablation"])
+def test_strength_zero_is_no_change(made, parts):
+    edit = default_edit(made, selected(made), parts=parts, strength=0.0)
     ids = torch.arange(4, 30).unsqueeze(0)
     with torch.no_grad(), edit.on(made.lm):
         changed = made.lm.model(ids).logits
@@ -101,14 +101,14 @@ def choosing(tmp_path):
 
 @pytest.mark.parametrize(("windows", "apart"), [(14, True), (11, False)])
 def test_trials_read_the_windows_after_the_reported_ones_where_there_are_enough(choosing, windows, apart, tmp_path):
-    choice, study, ingredients = choosing(windows, max_logppl_increase=0.05)
+    choice, study, ingredients = choosing(windows, logppl_budget=0.05)
     assert choice.held_out is apart
     lm, text = study.lm, study.data.report.neutral
     skip = 3 if apart else 0
     plain = window_losses(lm, text, skip_windows=skip, max_windows=SEARCH_WINDOWS)
     assert len(plain.nll) == SEARCH_WINDOWS
     for step in choice.search.steps:
-        edit = default_edit(ingredients, selected(ingredients), mix="both", strength=step.strength)
+        edit = default_edit(ingredients, selected(ingredients), parts="both", strength=step.strength)
         with edit.on(lm):
             changed = window_losses(lm, text, skip_windows=skip, max_windows=SEARCH_WINDOWS)
         assert step.increase == paired_difference(changed.nll, plain.nll, denominators=plain.tokens)
@@ -148,7 +148,7 @@ def test_trials_that_break_the_model_are_steps_too_far(choosing, monkeypatch):
 
     monkeypatch.setattr(choose, "default_edit", noting)
     monkeypatch.setattr(choose, "window_losses", losses)
-    choice, _, _ = choosing(14, max_logppl_increase=5.0)
+    choice, _, _ = choosing(14, logppl_budget=5.0)
     assert 0 < choice.search.chosen <= 1.0
 
 

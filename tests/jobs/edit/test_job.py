@@ -359,27 +359,27 @@ def test_alpha_zero_changes_nothing(job, tmp_path):
         assert torch.equal(tensor, load_file(job.model / "model.safetensors")[name])
 
 
-@pytest.mark.parametrize("mix", ["both", "gains", "ablation"])
-def test_the_searched_edit_is_of_its_family_and_within_the_bound(job, done, tmp_path, mix):
-    run = done.run if mix == "both" else edited(job, tmp_path / "out", mix=mix)
+@pytest.mark.parametrize("parts", ["both", "gains", "ablation"])
+def test_the_searched_edit_is_of_its_family_and_within_the_bound(job, done, tmp_path, parts):
+    run = done.run if parts == "both" else edited(job, tmp_path / "out", parts=parts)
     search = json.loads((run.folder / "search.json").read_text())
     s = search["chosen"]
     assert search["bound"] == 0.2
     assert s > 0
     chosen = [step for step in search["steps"] if step["strength"] == s]
     assert chosen[0]["increase"]["high"] <= 0.2
-    alpha = {"both": GAIN_SHARE * s, "gains": s, "ablation": 0.0}[mix]
-    if mix == "ablation":
+    alpha = {"both": GAIN_SHARE * s, "gains": s, "ablation": 0.0}[parts]
+    if parts == "ablation":
         assert run.edit.gains is None
     else:
-        blocks = [0] if mix == "both" else [0, 1, 2]  # the earlier half of three blocks
+        blocks = [0] if parts == "both" else [0, 1, 2]  # the earlier half of three blocks
         expected = torch.ones(3, 24, dtype=torch.float64)
         for group, members in naive_groups(run, job.model).items():
             for block, neuron in members[: math.floor(0.55 * len(members))]:
                 if block in blocks:
                     expected[block, neuron] = 1 - alpha if group in ("TP", "AN") else 1 + alpha
         assert torch.allclose(run.edit.gains.values.double(), expected, atol=1e-7)
-    if mix == "gains":
+    if parts == "gains":
         assert run.edit.ablations == ()
     else:
         (ablation,) = run.edit.ablations
@@ -499,7 +499,7 @@ def test_the_card_says_what_was_done_and_measured(done):
     for measure in MEASURES:
         for condition in ("none", "edit"):
             assert str(done.run.scores.conditions[condition][measure]) in card
-    for fact in ("mix: both", "ranking: cosine", f"strength: {done.run.edit.about['strength']}", "seed: 0"):
+    for fact in ("parts: both", "ranking: cosine", f"strength: {done.run.edit.about['strength']}", "seed: 0"):
         assert fact in card
     assert "What was not tested" in card
     beside = Edit.load(done.folder / "model/dposcope_edit")
@@ -527,7 +527,7 @@ def page(job, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("settings", [{}, {"mix": "gains"}, {"alpha": 0.2}], ids=["both", "gains", "given"])
+@pytest.mark.parametrize("settings", [{}, {"parts": "gains"}, {"alpha": 0.2}], ids=["both", "gains", "given"])
 def test_the_report_counts_the_neurons_that_are_edited(page, settings, job):
     run, shown = page(controls=False, **settings)
     gains = run.edit.gains.values

@@ -50,7 +50,7 @@ def settings_of(job: Job, method: str, **others) -> dict:
     common = {"method": method, "scorer": "helpers.jobs:softness", "dtype": "float32", "device": "cpu", "new_tokens": 6}
     if method == "pplm":
         own = {
-            "text": str(job.neutral),
+            "learn_text": str(job.neutral),
             "comments": str(job.comments),
             "prompt_tokens": 4,
             "count": COUNT,
@@ -483,13 +483,16 @@ BAD = {
         ["--method", "sample", "--prompts", "{}/no.jsonl"],
         "there is no file .*no.jsonl; (check the path|did you mean)",
     ),
-    "text for sampling": (["--method", "sample", "--text", "x.txt"], "--text is for --method pplm; with"),
+    "text for sampling": (["--method", "sample", "--learn-text", "x.txt"], "--learn-text is for --method pplm; with"),
     "prompts for pplm": (["--prompts", "x.txt"], "--prompts is for --method sample; with"),
     "another method": (["--method", "magic"], "pplm"),
     "a gap of one": (["--method", "sample", "--min-gap", "1"], "--min-gap.*less than 1"),
     "no direction": (["--direction", "sideways"], "--direction 'sideways' is neither"),
     "too little text": (["--prompt-tokens", "4", "--count", "5000"], "5,000 are needed; give a longer text"),
-    "no column": (["--text", "{}/rows.jsonl"], "no column 'text', only 'prompt'; choose with --prose-column"),
+    "no column": (
+        ["--learn-text", "{}/rows.jsonl"],
+        "no column 'text', only 'prompt'; choose with --learn-text-column",
+    ),
     "no such model": (["--method", "sample"], "is not a model"),
 }
 

@@ -18,7 +18,7 @@ def test_what_is_there_passes(tmp_path):
     check_steps(steps(tmp_path))
 
 
-@pytest.mark.parametrize("option", ["prompts", "comments", "text", "neutral", "passages"])
+@pytest.mark.parametrize("option", ["prompts", "comments", "learn_text", "neutral", "passages"])
 def test_every_file_is_looked_for(tmp_path, option):
     with pytest.raises(DposcopeError, match="there is no file"):
         check_steps(steps(tmp_path, **{option: str(tmp_path / "nothing.jsonl")}))

@@ -14,7 +14,7 @@ from dposcope.jobs.reproduce.settings import ReproduceSettings
 @pytest.fixture
 def files(tmp_path):
     """Data files that differ."""
-    names = ("prompts", "report_prompts", "comments", "text", "neutral", "passages")
+    names = ("prompts", "report_prompts", "comments", "learn_text", "neutral", "passages")
     for name in names:
         (tmp_path / f"{name}.txt").write_text(name)
     return {name: str(tmp_path / f"{name}.txt") for name in names}
@@ -40,15 +40,15 @@ def test_the_steps_in_their_order(tmp_path):
 def test_every_file_goes_where_it_belongs(tmp_path, files):
     steps = steps_of(tmp_path, **files)
     sampled, pplm = steps["pairs-sampled"].settings, steps["pairs-pplm"].settings
-    assert (sampled.prompts, sampled.text, sampled.comments) == (files["prompts"], None, None)
-    assert (pplm.prompts, pplm.text, pplm.comments) == (None, files["text"], files["comments"])
+    assert (sampled.prompts, sampled.learn_text, sampled.comments) == (files["prompts"], None, None)
+    assert (pplm.prompts, pplm.learn_text, pplm.comments) == (None, files["learn_text"], files["comments"])
     # What is measured on is named to whatever reads prompts, which leaves it out.
     assert (sampled.report_prompts, pplm.report_prompts) == (files["report_prompts"], None)
     for study in ("sampled", "pplm"):
         dpo = steps[f"dpo-{study}"].settings
         assert dpo.pairs == str(tmp_path / f"out/{study}/pairs/pairs.jsonl")
         # The KL is on the text to learn from, never on the one that log-perplexity is measured on.
-        assert dpo.neutral == files["text"]
+        assert dpo.learn_text == files["learn_text"]
         explained = steps[f"explain-{study}-strict"].settings
         for name in ("neutral", "prompts", "report_prompts", "passages"):
             assert getattr(explained, name) == files[name]
@@ -124,9 +124,15 @@ def test_what_a_preset_needs_a_concept_may_bring():
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ("pairs = { surprise = 1 }", r"preset own, \[pairs\]: surprise: Extra inputs"),
+        ("pairs = { surprise = 1 }", r"preset own, \[pairs\]: there is no option surprise; mend it there"),
+        ('dpo = { neutral = "x" }', r"\[dpo\]: there is no option neutral; its name is --learn-text"),
+        (
+            'pairs = {}\n[shared]\ntext = "x"',
+            r"preset own, \[shared\]: there is no option text; its name is --learn-text",
+        ),
+        ("pairs = {}\n[shared]\nsed = 1", r"preset own, \[shared\]: there is no option sed; mend it there"),
         ("dpo = { epochs = -1 }", r"preset own, \[dpo\]: epochs: Input should be greater than 0"),
-        ('pairs = { method = "sample", text = "x" }', r"\[pairs\]: options: --text is for --method pplm"),
+        ('pairs = { method = "sample", learn_text = "x" }', r"\[pairs\]: options: --learn-text is for --method pplm"),
     ],
 )
 def test_options_that_a_command_does_not_have_are_told(tmp_path, section, said):

@@ -140,7 +140,7 @@ def test_changed_pairs_are_noticed_and_all_that_rests_on_them(whole):
 @pytest.fixture
 def files(tmp_path) -> dict[str, str]:
     """Data files that differ."""
-    names = ("prompts", "comments", "text", "neutral", "passages")
+    names = ("prompts", "comments", "learn_text", "neutral", "passages")
     for name in names:
         (tmp_path / f"{name}.txt").write_text(name)
     return {name: str(tmp_path / f"{name}.txt") for name in names}
@@ -166,7 +166,7 @@ def test_one_setting_changes_only_what_rests_on_it(tmp_path, files, changed, aga
 @pytest.mark.parametrize(
     ("file", "again"),
     [
-        ("text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
+        ("learn_text", {"dpo-sampled", "pairs-pplm", "dpo-pplm"}),
         ("neutral", set()),
         ("prompts", {"pairs-sampled", "dpo-sampled"}),
     ],

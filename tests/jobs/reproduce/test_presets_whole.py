@@ -43,7 +43,7 @@ def data(job: Job) -> ReproduceSettings:
     return ReproduceSettings(
         prompts=str(job.prompts),
         comments=str(job.comments),
-        text=str(job.neutral),
+        learn_text=str(job.neutral),
         neutral=str(job.neutral),
         passages=str(job.passages),
         scorer="helpers.jobs:softness",

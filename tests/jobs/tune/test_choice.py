@@ -253,7 +253,7 @@ def test_advice_names_what_stood_in_the_way(tmp_path, rule, first, quick):
     dear = type("Dear", (), {"cost": lambda *_: Cost(np.full(4, 9.0), np.zeros(4))})()
     settings = TuneSettings(max_logppl_increase=0.5, quick=quick)
     found, _ = chosen(tmp_path, rule, settings=settings, neutral=dear if rule is None else None)
-    said = tune_report._advice(Searched(None, trials_of(settings), TextBound(BASE, 0.9)), found)
+    said = tune_report.advice(Searched(None, trials_of(settings), TextBound(BASE, 0.9)), found)
     last = "search without --quick" if quick else "raise --trials"
     assert said == (f"{first}{last}." if first else f"{last.capitalize()}.")
 
@@ -310,7 +310,11 @@ def test_the_edit_says_how_it_was_made(tmp_path):
     )
     training.save(tmp_path / "learned-1" / "training.json")
     settings = TuneSettings(
-        max_logppl_increase=0.5, prompts="/home/somebody/prompts.jsonl", neutral="hub:owner/name", samples=6, epochs=4
+        max_logppl_increase=0.5,
+        prompts="/home/somebody/prompts.jsonl",
+        learn_text="hub:owner/name",
+        samples=6,
+        epochs=4,
     )
     found, _ = chosen(tmp_path, lambda _: 0.0, settings=settings)
     told = dict(found.edit.about)
@@ -326,7 +330,7 @@ def test_the_edit_says_how_it_was_made(tmp_path):
     }
     wanted |= {"teacher": "tuned", "teacher_strength": 2.0}
     assert {name: told[name] for name in wanted} == wanted
-    assert (told["prompts"], told["comments"], told["neutral"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
+    assert (told["prompts"], told["comments"], told["learn_text"]) == ("prompts.jsonl", "built-in", "hub:owner/name")
     assert told["max_kl"] == 0.75
     assert "negative_control" not in told
     assert read_object(tmp_path / "edit.json")["about"] == told

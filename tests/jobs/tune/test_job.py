@@ -52,9 +52,9 @@ def settings_of(job: Job, **others) -> TuneSettings:
     small |= {"max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
     if not others.get("quick"):
         small |= {"trials": TRIALS}
-    if others.get("form") != "ablation" and "learned" in others.get("methods", ["learned"]):
+    if others.get("parts") != "ablation" and "learned" in others.get("methods", ["learned"]):
         small |= {"samples": 4, "epochs": 2.0, "pairing": "extremes", "min_gap": 0.02}
-    return TuneSettings(**job.settings(**{**small, "max_logppl_increase": 0.5, **others}))
+    return TuneSettings(**job.learning(**{**small, "max_logppl_increase": 0.5, **others}))
 
 
 def tuned(job: Job, folder: Path, **others) -> TuneRun:
@@ -218,7 +218,7 @@ def test_a_run_with_a_teacher_learns_by_other_defaults(job):
     assert of() == of(quick=True) == of(teacher="none") == {"learned-2": 2.0}
     assert of(teacher="org/tuned") == of(teacher="full") == of(quick=True, teacher="full") == {"learned-6": 6.0}
     assert of(kl_weights=[0.5, 3.0]) == {"learned-0.5": 0.5, "learned-3": 3.0}
-    assert of(form="ablation") == of(methods=["groups"]) == {}
+    assert of(parts="ablation") == of(methods=["groups"]) == {}
 
 
 def test_harmless_texts_hold_the_gains_where_there_are_some(job, tmp_path, monkeypatch):
@@ -276,7 +276,7 @@ def test_gains_with_a_teacher_learn_for_less_long_and_with_decay(job, epochs, te
 
 
 def test_an_ablation_alone_needs_no_learning(job, tmp_path):
-    run = tuned(job, tmp_path / "out", form="ablation", trials=4, controls=False)
+    run = tuned(job, tmp_path / "out", parts="ablation", trials=4, controls=False)
     assert run.edit.gains is None
     assert not (tmp_path / "out" / "pairs.jsonl").exists()
 
@@ -293,7 +293,7 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
     [
         ({"split": "same"}, "that it did not choose on; leave --split same out, or give --report-prompts"),
         ({"protocol": "reference"}, "strict"),
-        ({"quick": True, "form": "ablation"}, "leave one of them out"),
+        ({"quick": True, "parts": "ablation"}, "leave one of them out"),
         ({"kl_weights": [1.0, 1.0]}, "twice"),
         ({"kl_weights": []}, "--kl-weights is empty"),
         ({"methods": []}, "--methods is empty"),
@@ -301,7 +301,7 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
         ({"quick": True, "kl_weights": [1.0, 5.0]}, "has 2 weights; give one"),
         ({"negative_control": "random-direction"}, "use no direction"),
         ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
-        ({"teacher": "full", "form": "ablation"}, "leave --teacher out"),
+        ({"teacher": "full", "parts": "ablation"}, "leave --teacher out"),
         ({"teacher_strength": 2.0}, "there is none; leave it out"),
         ({"second_scorer": True, "comments": None}, "--second-scorer needs --comments"),
         ({"quick": True, "methods": ["groups", "learned"]}, "only learns gains; leave --methods out"),

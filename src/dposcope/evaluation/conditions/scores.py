@@ -1,5 +1,6 @@
 """Compare the conditions of a run: means with intervals, and each condition against none (SPEC section 5)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired
@@ -8,6 +9,7 @@ from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Outcome
+from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.repetition import distinct_n
 from dposcope.evaluation.sampled.continuations import Relevance
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome
@@ -31,6 +33,10 @@ BASE = "none"
 
 MOST_PHRASES = 5
 """Phrases that are kept of each condition."""
+
+LEAST_BELOW_CHANCE = 0.5
+"""Nats per token: a model whose log-perplexity is not this far below that of a guess among all tokens has learned no
+text. Every trained language model is several nats below, a random one is at it or above."""
 
 
 class StoredComparison(TypedDict):
@@ -56,6 +62,7 @@ class StoredScores(TypedDict):
     phrases: dict[str, list[StoredPhrase]]
     distinct_sampled: dict[str, list[float]]
     about: dict[str, Any]
+    vocabulary: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,21 @@ class Scores:
     but `none` and `ideal`."""
     distinct_sampled: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     """dist-1, dist-2 and dist-3 of a prompt's samples; empty where none were drawn."""
+    vocabulary: int | None = None
+    """Tokens that the model chooses among; None where nobody said."""
+
+    @property
+    def no_verdict(self) -> str | None:
+        """Why nothing can be judged of this model: it does no better than a guess. None: it does."""
+        if self.vocabulary is None:
+            return None
+        logppl, chance = self.conditions[BASE]["logppl"].mean, math.log(self.vocabulary)
+        if logppl < chance - LEAST_BELOW_CHANCE:
+            return None
+        return (
+            f"This model predicts no text, as with random weights: its log-perplexity is {fixed(logppl, 2)}, and a "
+            f"guess among its {self.vocabulary:,} tokens has {fixed(chance, 2)}. No verdict."
+        )
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -156,6 +178,7 @@ class Scores:
             "phrases": {name: [one.to_dict() for one in phrases] for name, phrases in self.phrases.items()},
             "distinct_sampled": {name: list(values) for name, values in self.distinct_sampled.items()},
             "about": self.about,
+            **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
         }
 
     @classmethod
@@ -184,6 +207,7 @@ class Scores:
             dict(stored["distinct_kept"]),
             {name: tuple(map(Phrase.from_dict, phrases)) for name, phrases in stored["phrases"].items()},
             {name: tuple(values) for name, values in stored["distinct_sampled"].items()},
+            stored.get("vocabulary"),
         )
 
 
@@ -204,6 +228,7 @@ def summarise(
     concept: str = CONCEPT,
     fingerprint: str = "",
     ideal: IdealOutcome | None = None,
+    vocabulary: int | None = None,
 ) -> Scores:
     """Means, intervals and paired comparisons.
 
@@ -215,6 +240,7 @@ def summarise(
         concept: what the scorer measured.
         fingerprint: of the model.
         ideal: what was measured of the ideal, the last row.
+        vocabulary: tokens that the model chooses among.
     """
     base = outcomes[BASE]
     others = {name: outcome for name, outcome in outcomes.items() if name != BASE}
@@ -236,6 +262,7 @@ def summarise(
             for name, one in others.items()
         },
         {name: tuple(one.samples.distinct()) for name, one in outcomes.items() if one.samples is not None},
+        vocabulary,
     )
 
 

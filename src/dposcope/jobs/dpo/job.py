@@ -86,7 +86,7 @@ def run_dpo(
         if len(pairs) < 2:
             raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
         split = pairs.split(kept, seed=settings.seed)
-        texts = KlTexts.read(settings.neutral, column=settings.neutral_column, harmless=settings.harmless)
+        texts = KlTexts.read(settings.learn_text, column=settings.learn_text_column, harmless=settings.harmless)
         start = None if settings.start is None else load_start(settings.start)
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy

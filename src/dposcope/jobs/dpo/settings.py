@@ -100,9 +100,9 @@ class DpoSettings(LoadSettings):
     )
     kl_on: Annotated[KlOn | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        description="Text for KL(base‖tuned): neutral (windows of --neutral), harmless (the texts of --harmless with "
-        "their prompts), mixed (the texts of --harmless and a third as many windows of --neutral) or pairs (both "
-        "completions, as in the paper). Default: mixed with --harmless, else neutral.",
+        description="Text for KL(base‖tuned): neutral (windows of --learn-text), harmless (the texts of --harmless "
+        "with their prompts), mixed (the texts of --harmless and a third as many windows of --learn-text) or pairs "
+        "(both completions, as in the paper). Default: mixed with --harmless, else neutral.",
     )
     loss: Annotated[Loss, Parameter(group=_LOSS)] = Field(
         default="dpo",
@@ -128,18 +128,18 @@ class DpoSettings(LoadSettings):
         description="s of the teacher's weights W₀ + s (W₁ − W₀), with W₀ of MODEL and W₁ of the teacher. Above 1 the "
         "effect of tuning is larger, and so is its cost.",
     )
-    neutral: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
+    learn_text: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
-        description="Neutral text for --kl-on neutral: TXT (WikiText-like), or a table. Use another text than the one "
-        "for log-perplexity. Default: built-in text.",
+        description="Neutral text to learn from, for --kl-on neutral: TXT (WikiText-like), or a table. Measure on "
+        "another text. Default: built-in text.",
     )
     harmless: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Harmless texts of the model's own, which the KL keeps as they are: a table with the columns "
         "prompt and text, such as the NAME.harmless.jsonl of dposcope pairs --method sample. Default: none.",
     )
-    neutral_column: Annotated[str, Parameter(group=_PAIRS)] = Field(
-        default="text", description="Column of the neutral text, if it is a table."
+    learn_text_column: Annotated[str, Parameter(group=_PAIRS)] = Field(
+        default="text", description="Column of the text, if --learn-text is a table."
     )
     protocol: Annotated[Literal["strict", "reference"], Parameter(group=_LOSS)] = Field(
         default="strict",

@@ -88,7 +88,7 @@ class KlTexts:
         Raises:
             DposcopeError: a file cannot be read.
         """
-        text = load_neutral(neutral, column=column)
+        text = load_neutral(neutral, column=column, option="--learn-text-column")
         return cls(text, None if harmless is None else load_harmless(harmless))
 
     @property

@@ -8,10 +8,11 @@ from pydantic import AfterValidator
 
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
-from dposcope.foreign_text import code, front_matter, markdown
+from dposcope.foreign_text import code, markdown
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.pairs.pairs import Dropped
 from dposcope.reading import read_json
+from dposcope.shipping.metadata import card_head
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 
@@ -94,7 +95,7 @@ class TrainingRecord:
             "made by": "dposcope dpo --train gains",
             "pairs": self.pairs.source,
             "pairs_trained_on": self.pairs.train,
-            "neutral": settings.neutral or "built-in",
+            "learn_text": settings.learn_text or "built-in",
             "beta": objective.beta,
             "kl_weight": objective.kl_weight,
             "kl_on": objective.kl_on,
@@ -205,7 +206,7 @@ def tuned_card(record: TrainingRecord) -> str:
             loss += f", {objective.unlikelihood:g} × unlikelihood of dispreferred ones"
     return "\n".join(
         [
-            *front_matter({"library_name": "transformers", "base_model": record.model, "tags": ["dposcope", "dpo"]}),
+            *card_head(record.model, tags=["dpo"]),
             "",
             "# Tuned checkpoint",
             "",

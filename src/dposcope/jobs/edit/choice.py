@@ -15,7 +15,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.ingredients import Ingredients, Job
-from dposcope.jobs.settings import EditSpec, Mix
+from dposcope.jobs.settings import EditSpec, Parts
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
 from dposcope.neurons.groups import Selection
 from dposcope.protocols import LEAST_ITEMS
@@ -37,11 +37,11 @@ class Choice:
     """None if the settings give the strength."""
     held_out: bool
     """Whether the reported windows are held out from the search."""
-    mix: Mix
+    parts: Parts
     """Parts of a searched edit."""
 
 
-def default_edit(ingredients: Ingredients, selection: Selection, *, mix: Mix, strength: float) -> Edit:
+def default_edit(ingredients: Ingredients, selection: Selection, *, parts: Parts, strength: float) -> Edit:
     """The default family at strength s: the direction is ablated from the MLPs of the later half of the blocks with
     weight w = s, and the earlier half gets the paper's gains with α = 0.03 s. Or gains only, in all blocks (α = s), or
     that ablation only.
@@ -52,9 +52,9 @@ def default_edit(ingredients: Ingredients, selection: Selection, *, mix: Mix, st
     n_blocks = ingredients.lm.n_blocks
     later = tuple(range(n_blocks // 2, n_blocks))
     ablation = ablate(ingredients.direction.vector, weight=strength, blocks=later, attention=False)
-    if mix == "ablation":
+    if parts == "ablation":
         return Edit.of(ablation)
-    if mix == "gains":
+    if parts == "gains":
         return Edit.of(gains_of(selection, alpha=strength))
     gains = gains_of(selection, alpha=GAIN_SHARE * strength).in_blocks(range(n_blocks // 2))
     return Edit.of(gains, ablation)
@@ -90,8 +90,8 @@ def choose_edit(
             return
         search = _search(job, ingredients, selection, spec, skip_windows=spec.reported if held_out else 0)
         write_json(trace, asdict(search))
-        facts = {"mix": spec.mix, "strength": search.chosen, "max_logppl_increase": search.bound}
-        edit = default_edit(ingredients, selection, mix=spec.mix, strength=search.chosen)
+        facts = {"parts": spec.parts, "strength": search.chosen, "max_logppl_increase": search.bound}
+        edit = default_edit(ingredients, selection, parts=spec.parts, strength=search.chosen)
         Edit.of(edit, about={**about, **facts}).save(stem)
 
     return job.run.stage(
@@ -107,7 +107,7 @@ def choose_edit(
         files=value_files(stem).both if spec.given else [*value_files(stem).both, trace],
         make=make,
         load=lambda: Choice(
-            Edit.load(stem), None if spec.given else read_json(trace, StrengthSearch), held_out, spec.mix
+            Edit.load(stem), None if spec.given else read_json(trace, StrengthSearch), held_out, spec.parts
         ),
         revision=3,
     )
@@ -145,10 +145,10 @@ def _search(
     base = losses(None)
 
     def increase(strength: float) -> Difference:
-        edited = losses(default_edit(ingredients, selection, mix=spec.mix, strength=strength))
+        edited = losses(default_edit(ingredients, selection, parts=spec.parts, strength=strength))
         if not np.isfinite(edited.nll).all():
             vocabulary = int(job.lm.model.config.get_text_config().vocab_size)
             return overflow(vocabulary, spec.bound, len(edited.nll))
         return paired_difference(edited.nll, base.nll, denominators=base.tokens)
 
-    return search_strength(increase, spec.bound, start=0.2 if spec.mix == "gains" else 2.0)
+    return search_strength(increase, spec.bound, start=0.2 if spec.parts == "gains" else 2.0)

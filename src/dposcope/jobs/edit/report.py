@@ -126,7 +126,7 @@ def _notes(choice: Choice, materials: Materials, *, built_in: bool) -> list[str]
             f"The strength was set on {where}, at most {SEARCH_WINDOWS}. The upper end of the interval of the increase "
             "is within the bound."
         )
-        if choice.mix == "both":
+        if choice.parts == "both":
             notes.append(
                 f"At strength s, the direction is ablated with weight w = s from the MLPs of the later half of the "
                 f"blocks, and neurons of the earlier half get gains with α = {GAIN_SHARE} s."

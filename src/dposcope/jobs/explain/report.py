@@ -79,10 +79,10 @@ def summary(results: Results) -> list[str]:
     shares = explanation.shares
     certain = len(explanation.contributions.certain) / shares.neurons
     lines = [
-        f"Tuning changed mean {scores.concept} from {base} to {tuned}, and log-perplexity by {rise}. "
+        f"Tuning changed mean {scores.concept} from {base} to {tuned}, and log-perplexity by {rise}.",
         f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
         f"direction after tuning, the others write more. For {fixed(100 * certain, 1)} per cent, sampling error does "
-        "not explain the sign."
+        "not explain the sign.",
     ]
     named = {
         TOXIC_TOKENS: "the neurons that promote toxic tokens",
@@ -95,6 +95,8 @@ def summary(results: Results) -> list[str]:
         lines.append("Patching gives this share of tuning's reduction: " + "; ".join(parts) + ".")
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
+    if scores.no_verdict is not None:
+        return [*lines, scores.no_verdict]
     verdicts = [claim.verdict for claim in results.claims]
     turning = verdicts.count(TURNS)
     lines.append(

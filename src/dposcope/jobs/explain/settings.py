@@ -8,10 +8,9 @@ from typing import Annotated, Literal, cast
 from cyclopts import Group, Parameter
 from pydantic import Field, field_validator
 
-from dposcope.jobs.numbers import MOST_STRENGTH, Count, LensTokens, PerMinute, Price, Refits, SignedStrength, Windows
+from dposcope.jobs.numbers import MOST_STRENGTH, Count, LensTokens, PerMinute, Price, Refits, SignedStrength
 from dposcope.jobs.settings import MeasureSettings
 
-_DIRECTION = Group("Direction", sort_key=2)
 _NEURONS = Group("Neurons", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 
@@ -59,11 +58,6 @@ class Strengths:
 class ExplainSettings(MeasureSettings):
     """Settings of `dposcope explain`."""
 
-    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
-        default="probe",
-        description="probe (the paper's logistic regression), mean-difference (clearer on small models), "
-        "token-contrast (no comments needed), or the path of a saved direction.",
-    )
     toxic_neurons: Annotated[list[Count], Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=[128, 256],
         description="How many neurons with the highest cosine are called toxic (paper: 256; earlier work: 128). May "
@@ -80,7 +74,7 @@ class ExplainSettings(MeasureSettings):
     token_price: Annotated[tuple[Price, Price] | None, Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=None,
         description="Price of that endpoint per million tokens, input and output (for example 2.5 10). The estimate "
-        "before the first request then includes the cost.",
+        "before the first request then includes the cost. Default: none.",
     )
     requests_per_minute: Annotated[PerMinute, Parameter(group=_NEURONS)] = Field(
         default=60.0, description="Most requests per minute to that endpoint."
@@ -143,9 +137,6 @@ class ExplainSettings(MeasureSettings):
         description="Also measure controls: as many random neurons patched, anywhere and layer by layer; steering "
         "along a random direction; each edit with as many neurons drawn at random from its groups; an edit's gains "
         "shuffled among the neurons of each block.",
-    )
-    max_windows: Annotated[Windows, Parameter(group=_MEASURES)] = Field(
-        default=16, description="Windows of 1,024 tokens for log-perplexity (2 seconds each for 270M on 2 cores)."
     )
 
     @field_validator("edit_grid")

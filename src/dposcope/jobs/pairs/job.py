@@ -150,7 +150,7 @@ def read_source(settings: PairsSettings) -> Source:
             second = None if settings.comments is None else read_comments(settings).half("first")
             return Source(texts, second=second)
     else:
-        texts = (load_neutral(settings.text, column=settings.prose_column, option="--prose-column"),)
+        texts = (load_neutral(settings.learn_text, column=settings.learn_text_column, option="--learn-text-column"),)
     check_direction(settings.direction, settings.meant)
     comments = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows).direction
     saved = None if settings.direction in DIRECTIONS else value_digest(settings.direction)

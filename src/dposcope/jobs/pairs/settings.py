@@ -38,16 +38,17 @@ class PairsSettings(MachineSettings, DirectionSettings):
     """Settings of `dposcope pairs`. The defaults of PPLM are those of `Perturbation`, which explains them."""
 
     method: Annotated[Method, Parameter(group=_PAIRS)] = Field(
-        default="pplm",
-        description="pplm: the model's greedy text against text steered along the direction (the paper's method); "
-        "sample: harmless against toxic continuations of the model's own (no comments needed, and the better pairs).",
+        default="sample",
+        description="sample: harmless against toxic continuations of the model's own (better pairs, and no comments "
+        "needed); pplm: the model's greedy text against text steered along the direction (the paper's method).",
     )
     comments: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
         description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name. With pplm the direction is "
-        "made from the first half (default: built-in, mild ones). With sample a second scorer is trained on it, and "
+        "made from the first half. With sample a second scorer is trained on it, and "
         "the mean of both scorers ranks the continuations, so that the pairs fit a single scorer less (but see "
-        "--rank-by). The judge of other commands uses the second half.",
+        "--rank-by). The judge of other commands uses the second half. Default: built-in, mild ones with "
+        "pplm, none with sample.",
     )
     count: Annotated[Count | None, Parameter(group=_PAIRS)] = Field(
         default=None,
@@ -74,13 +75,13 @@ class PairsSettings(MachineSettings, DirectionSettings):
         default=0, description="Seed of the order of prompts and of sampling."
     )
 
-    text: Annotated[str | None, Parameter(group=_PPLM)] = Field(
+    learn_text: Annotated[str | None, Parameter(group=_PPLM)] = Field(
         default=None,
         description="Running text; the beginnings of its sentences are the prompts: TXT (WikiText-like), a table, or "
         "hub:owner/name. Default: built-in text, enough for some 200 prompts.",
     )
-    prose_column: Annotated[str, Parameter(group=_PPLM)] = Field(
-        default="text", description="Column of the text, if --text is a table."
+    learn_text_column: Annotated[str, Parameter(group=_PPLM)] = Field(
+        default="text", description="Column of the text, if --learn-text is a table."
     )
     prompt_tokens: Annotated[Tokens, Parameter(group=_PPLM)] = Field(default=20, description="Tokens of each prompt.")
     step_size: Annotated[StepSize, Parameter(group=_PPLM)] = Field(
@@ -183,18 +184,18 @@ class PairsSettings(MachineSettings, DirectionSettings):
     @classmethod
     def read_sources(cls, given: Mapping[str, Any]) -> set[str]:
         """PPLM takes its prompts from running text; sampled pairs need no direction."""
-        if given.get("method") != "sample":
+        if given.get("method") == "pplm":
             return {"comments"}
         return {"prompts", "comments"} if given.get("rank_by") == "direction" else {"prompts"}
 
     @model_validator(mode="after")
     def _sources_fit(self) -> "PairsSettings":
-        if self.method == "sample" and self.text is not None:
-            raise ValueError("--text is for --method pplm; with --method sample give --prompts")
+        if self.method == "sample" and self.learn_text is not None:
+            raise ValueError("--learn-text is for --method pplm; with --method sample give --prompts")
         if self.method == "pplm" and self.shuffled:
             raise ValueError("--shuffled is for --method sample, as pplm makes pairs without scores; leave it out")
         if self.method == "pplm" and self.prompts is not None:
-            raise ValueError("--prompts is for --method sample; with --method pplm give --text")
+            raise ValueError("--prompts is for --method sample; with --method pplm give --learn-text")
         if self.method == "pplm" and self.report_prompts is not None:
             raise ValueError("--report-prompts is for --method sample, as pplm has no --prompts; leave it out")
         if self.method == "pplm" and self.rank_by == "direction":

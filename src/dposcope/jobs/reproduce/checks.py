@@ -38,7 +38,9 @@ def check_steps(steps: Sequence[Step]) -> None:
             case PairsSettings():
                 read_source(step.settings)
             case DpoSettings():
-                load_neutral(step.settings.neutral, column=step.settings.neutral_column)
+                load_neutral(
+                    step.settings.learn_text, column=step.settings.learn_text_column, option="--learn-text-column"
+                )
                 if step.settings.train == "lora" and find_spec("peft") is None:
                     raise DposcopeError("train = 'lora' needs the package peft; run: pip install 'dposcope[train]'")
             case ExplainSettings():

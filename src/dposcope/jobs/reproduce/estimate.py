@@ -146,7 +146,7 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
     else:
         rest = f", and {plural(unknown, 'step')} of unknown size" if unknown else ""
         notes = [
-            f"{to_do}: about {_hours(sum(known))}, {_gigabytes(peak)} of memory and "
+            f"{to_do}: about {hours(sum(known))}, {_gigabytes(peak)} of memory and "
             f"{_gigabytes(disk)} of disk (free: {_gigabytes(_free(out))}){rest}. {accuracy}"
         ]
     if unknown:
@@ -158,7 +158,7 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
         {
             "step": [step.name for step in estimates],
             "state": ["done" if step.done else "to do" for step in estimates],
-            "time": [None if step.done else _hours(step.seconds) for step in estimates],
+            "time": [None if step.done else hours(step.seconds) for step in estimates],
             "memory": [_gigabytes(step.memory) for step in estimates],
             "disk": [_gigabytes(step.disk) for step in estimates],
             "": ["a GPU is advised" if step.needs_gpu and not step.done else "" for step in estimates],
@@ -302,7 +302,8 @@ def interchanged_rows(settings: ExplainSettings) -> int:
     return patches + whole + len(RANKED) * len(MEASURED) + reverse
 
 
-def _hours(seconds: float | None) -> str:
+def hours(seconds: float | None) -> str:
+    """Like `40 s`, `12 min`, `3.5 h` and `4 days`."""
     if seconds is None:
         return "?"
     if seconds < 90:

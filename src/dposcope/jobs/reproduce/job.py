@@ -16,11 +16,13 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.checks import check_steps
+from dposcope.jobs.reproduce.estimate import Machine, estimate_plan, hours
 from dposcope.jobs.reproduce.finished import FinishedRun, Plan
 from dposcope.jobs.reproduce.overview import write_overview
 from dposcope.jobs.reproduce.plan import PlannedStep, model_folder, plan_reproduction
 from dposcope.jobs.reproduce.preset import Preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
+from dposcope.jobs.reproduce.time_left import TimeLeft
 from dposcope.jobs.reproduce.tiny import TINY, tiny_model
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 
@@ -68,12 +70,15 @@ def run_reproduce(
             tiny_model(out / model_folder(TINY) / "model")
         steps = plan_reproduction(models, out, preset, settings, raw=raw)
         _write_plan(out, preset, steps)
+        left = _time_left(steps)
         for number, planned in enumerate(steps, 1):
             step, title = planned.step, f"{number} of {len(steps)}: {planned.name}"
             if planned.done:
                 reporter.reused(title)
                 continue
             reporter.stage(title)
+            if left is not None and left.seconds is not None:
+                reporter.note(f"{title}; about {hours(left.seconds)} left in all")
             policy = RunPolicy(adopt=True, borrow=_alike(planned, steps) + borrow)
             match step.settings:
                 case PairsSettings():
@@ -85,6 +90,8 @@ def run_reproduce(
                     run_explain(
                         step.model, dpo.explained, step.folder, step.settings, raw=raw, reporter=reporter, policy=policy
                     )
+            if left is not None:
+                left.finished(planned.name)
         reporter.stage("Report over all")
         explained = [one for one in steps if one.step.command == "explain"]
         runs = [
@@ -93,6 +100,12 @@ def run_reproduce(
         ]
         write_overview(out, runs, title=preset.title, raw=raw)
     return Reproduction(out, plan_reproduction(models, out, preset, settings, raw=raw), runs)
+
+
+def _time_left(steps: Sequence[PlannedStep]) -> TimeLeft | None:
+    """None where nothing is left: to measure the machine takes a second."""
+    to_do = [one.step for one in steps if not one.done]
+    return TimeLeft(estimate_plan(steps, Machine.measured(to_do[0].settings.device))) if to_do else None
 
 
 def _alike(planned: PlannedStep, steps: Sequence[PlannedStep]) -> tuple[Path, ...]:

@@ -45,9 +45,11 @@ def findings_lines(runs: Sequence[FinishedRun]) -> list[str]:
         base, tuned = (run.scores.conditions[name]["toxicity"] for name in (BASE, TUNED))
         verdicts = [claim.verdict for claim in run.facts.claims]
         told = [verdict for verdict in VERDICTS if verdict != TURNS or verdict in verdicts]
-        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in told)
+        counts = "claims: " + ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in told)
         rise = run.scores.against_none[TUNED].differences["logppl"]
-        lines.append(f"{run.label}: {run.scores.concept} {base} → {tuned}, log-PPL {rise}; claims: {counts}")
+        lines.append(
+            f"{run.label}: {run.scores.concept} {base} → {tuned}, log-PPL {rise}; {run.scores.no_verdict or counts}"
+        )
     return lines
 
 

@@ -22,6 +22,7 @@ from dposcope.jobs.finished import CHECKPOINT, is_finished
 from dposcope.jobs.measure import file_name
 from dposcope.jobs.pairs.job import pairs_finished
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.renamed import other_name
 from dposcope.jobs.reproduce.preset import Preset, Protocol, StudyPreset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.reproduce.tiny import TINY
@@ -195,6 +196,7 @@ def plan(model: str, folder: Path, preset: Preset, settings: ReproduceSettings) 
 
 
 def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings) -> Iterator[Step]:
+    _check_shared(preset)
     given = settings.given()
     # These mean something else to other commands: DPO's batches are of pairs.
     measuring = {name: given.pop(name) for name in _MEASURING if name in given}
@@ -203,7 +205,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
     for study in preset.study:
         place = folder / study.name
         # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
-        others = ("text", "comments") if study.pairs.get("method") == "sample" else ("prompts", "report_prompts")
+        others = ("learn_text", "comments") if study.pairs.get("method") == "sample" else ("prompts", "report_prompts")
         of_pairs = {name: value for name, value in data.items() if name not in others}
         made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
         # A study that asks for the same pairs as an earlier one reads those.
@@ -212,8 +214,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
             pairs_of[asked] = Step(model, study, "pairs", None, made, place / "pairs")
             yield pairs_of[asked]
         pairs = pairs_of[asked]
-        of_text = {"neutral": data.get("text"), "neutral_column": data.get("prose_column", "text")}
-        for_dpo = {**data, "pairs": str(pairs.pairs), **of_text}
+        for_dpo = {**data, "pairs": str(pairs.pairs)}
         dpo = Step(
             model, study, "dpo", None, _made(DpoSettings, preset, "dpo", for_dpo, study.dpo), place / "dpo", (pairs,)
         )
@@ -244,6 +245,19 @@ def _of_concept(preset: Preset, concept: str | None) -> dict[str, Any]:
     return {name: value for name, value in preset.shared.items() if name not in Concept.load(concept).options()}
 
 
+def _check_shared(preset: Preset) -> None:
+    """A slip there would be taken for an option of another command, and be left out."""
+    known = {name for kind in (PairsSettings, DpoSettings, ExplainSettings) for name in kind.model_fields}
+    for name in preset.shared:
+        if name not in known:
+            raise DposcopeError(f"preset {preset.name}, [shared]: {_unknown(name, 'pairs', 'dpo', 'explain')}")
+
+
+def _unknown(name: str, *commands: str) -> str:
+    other = other_name(name, commands)
+    return f"there is no option {name}; " + ("mend it there" if other is None else f"its name is {other}")
+
+
 def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> _S:
     """A command's settings: of what is shared, only what it knows; of its own, everything."""
     known = {name: value for name, value in shared.items() if name in kind.model_fields}
@@ -252,6 +266,8 @@ def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"]) or "options"
+        if first["type"] == "extra_forbidden":
+            raise DposcopeError(f"preset {preset.name}, [{command}]: {_unknown(option, command)}") from error
         raise DposcopeError(
             f"preset {preset.name}, [{command}]: {option}: {first['msg'].removeprefix('Value error, ')}; mend it there"
         ) from error

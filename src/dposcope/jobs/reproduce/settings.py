@@ -35,15 +35,15 @@ class ReproduceSettings(Settings):
         default=None, description="Labelled comments, for the direction and the judge. Default: built-in."
     )
     judge_comments: Annotated[list[str] | None, Parameter(group=_DATA, negative_iterable=())] = Field(
-        default=None, description="Additional comments for the judge. May be given several times."
+        default=None, description="Additional comments for the judge. May be given several times. Default: none."
     )
-    text: Annotated[str | None, Parameter(group=_DATA)] = Field(
+    learn_text: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
         description="Running text to learn from: for the prompts of PPLM, and for the KL on neutral text. Default: "
         "built-in.",
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Other running text, for log-perplexity. Default: built-in."
+        default=None, description="Other text, which is only measured on: for log-perplexity. Default: built-in."
     )
     passages: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Encyclopedic prompts with their true continuations, for F1. Default: built-in."
@@ -61,8 +61,8 @@ class ReproduceSettings(Settings):
         default=None,
         description="The label that means the concept. Default: 1, true, toxic, or a score of 0.5 and more.",
     )
-    prose_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Column of the text, if --text is a table. Default: text."
+    learn_text_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None, description="Column of the text, if --learn-text is a table. Default: text."
     )
     neutral_column: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None, description="Column of the text, if --neutral is a table. Default: text."

@@ -33,7 +33,7 @@ from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import ChosenEdit, choose
 from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
-from dposcope.jobs.tune.report import FIGURE, write_tune_report
+from dposcope.jobs.tune.report import FIGURE, advice, write_tune_report
 from dposcope.jobs.tune.search import (
     Bounds,
     Ready,
@@ -63,6 +63,8 @@ class TuneRun:
     scores: Scores
     edit: Edit
     found: ChosenEdit
+    advice: str | None = None
+    """What to try where no edit was found; None where one was."""
 
 
 def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> TuneRun:
@@ -105,7 +107,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         scores = write_scores(job, outcomes, materials, about=about)
         write_tune_report(
             job, ingredients, searched, found, outcomes, materials, scores, judge, settings.shown,
-            control=control, true_scorer=scorer, own_neutral=settings.report_neutral is not None,
+            control=control, true_scorer=scorer, own_neutral=settings.neutral is not None,
         )  # fmt: skip
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
@@ -117,7 +119,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
             load=lambda: None,
         )
-        return TuneRun(out, scores, found.edit, found)
+        return TuneRun(out, scores, found.edit, found, None if found.point else advice(searched, found))
 
 
 def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> list[Trial]:
@@ -201,10 +203,10 @@ def _read(settings: TuneSettings) -> tuple[Data, str]:
             f"the search has {plural(len(data.choose), 'prompt')}; give more in --prompts, so that it has at least "
             f"{LEAST_ITEMS} and their scores an interval"
         )
-    if settings.report_neutral is not None:
-        other = load_neutral(settings.report_neutral, column=settings.neutral_column)
-        return data.reporting_on(other), data.report.neutral
-    learn, report = split_neutral(data.report.neutral, _LEARN_SHARE)
+    text = load_neutral(settings.learn_text, column=settings.learn_text_column, option="--learn-text-column")
+    if settings.neutral is not None:
+        return data, text
+    learn, report = split_neutral(text, _LEARN_SHARE)
     return data.reporting_on(report), learn
 
 

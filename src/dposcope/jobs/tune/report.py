@@ -62,7 +62,7 @@ def write_tune_report(
         shown: of the run's settings.
         control: None for an edit that is for use.
         true_scorer: the scorer of the search; in a negative control, the scorer whose scores were shuffled.
-        own_neutral: whether the report has neutral text of its own, and not a part of --neutral.
+        own_neutral: whether the report has neutral text of its own, and not a part of --learn-text.
     """
     direction, gains = ingredients.direction, chosen.edit.gains
     sets = group_sets(ingredients.cosine, ingredients.means.mean)
@@ -154,7 +154,7 @@ def point_settings(point: Point) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _advice(searched: Searched, chosen: ChosenEdit) -> str:
+def advice(searched: Searched, chosen: ChosenEdit) -> str:
     """Options to try if no edit is shipped."""
     helps = ["raise --trials" if searched.trials else "search without --quick"]
     if not chosen.passed_over:
@@ -186,7 +186,7 @@ def _notes(
         notes.append(
             "No edit that was tried is within every bound and scores lower than the plain model, so the edit changes "
             "nothing. "
-            f"{_advice(searched, chosen)}"
+            f"{advice(searched, chosen)}"
         )
     repetitive = [edit.written for edit in chosen.passed_over if not text_bound.allows(edit.written)]
     if repetitive:
@@ -217,7 +217,7 @@ def _notes(
                 "shows it, scaled to the bound on log-perplexity."
             )
     if not own_neutral:
-        notes.append("Log-perplexity is reported on the last fifth of --neutral, which the search did not use.")
+        notes.append("Log-perplexity is reported on the last fifth of --learn-text, which the search did not use.")
     if built_in:
         notes.append(BUILT_IN_NOTE)
     if searched.objective.scorer.name != materials.scorer.name:

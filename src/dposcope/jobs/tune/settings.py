@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     Weight,
 )
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import MeasureSettings
+from dposcope.jobs.settings import MeasureSettings, Parts
 from dposcope.protocols import Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -32,7 +32,6 @@ _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 
-EditParts = Literal["gains", "ablation", "both"]
 Method = Literal["learned", "groups", "least-squares"]
 _QUICK_SAMPLES, _SAMPLES = 8, 16
 _TRIALS = 24
@@ -95,11 +94,16 @@ class TuneSettings(MeasureSettings):
     )
     neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
-        description="Neutral text that the edit must not change, for learning and searching: TXT (WikiText-like), or "
-        "a table. Without --report-neutral, its last fifth is held out for the report. Default: built-in text.",
+        description="Other neutral text, only for the reported log-perplexity: TXT (WikiText-like), or a table. "
+        "Default: the last fifth of --learn-text, which is then not learned from.",
     )
-    report_neutral: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Other neutral text, only for the reported log-perplexity; same format as --neutral."
+    learn_text: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Neutral text that the edit must not change, for learning and searching: TXT (WikiText-like), or "
+        "a table. Default: built-in text.",
+    )
+    learn_text_column: Annotated[str, Parameter(group=_DATA)] = Field(
+        default="text", description="Column of the text, if --learn-text is a table."
     )
     max_logppl_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.05,
@@ -126,7 +130,7 @@ class TuneSettings(MeasureSettings):
         description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
         "edit must keep (and no edit may repeat more within a text).",
     )
-    form: Annotated[EditParts, Parameter(group=_EDIT)] = Field(
+    parts: Annotated[Parts, Parameter(group=_EDIT)] = Field(
         default="both",
         description="Parts of the edit: gains (fold into every format, without --heads), ablation (of a direction, in "
         "MLP outputs), or both (folds into a checkpoint; GGUF takes only the gains).",
@@ -149,7 +153,7 @@ class TuneSettings(MeasureSettings):
     kl_on: Annotated[Literal["neutral", "harmless", "mixed"], Parameter(group=_EDIT)] = Field(
         default="mixed",
         description="Text for the KL of learning: mixed (the base model's own harmless samples and windows of "
-        "--neutral), harmless or neutral (one of them alone).",
+        "--learn-text), harmless or neutral (one of them alone).",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,
@@ -213,7 +217,7 @@ class TuneSettings(MeasureSettings):
         description="Run the whole job with noise in the place of the signal, and measure it with the true scores: "
         "shuffled-scores (pairs are made and edits are chosen by scores that were shuffled among the texts) or "
         "random-direction (for groups, least squares and ablation; learned gains use no direction). The edit is not "
-        "for use.",
+        "for use. Default: none.",
     )
 
     @model_validator(mode="after")
@@ -228,13 +232,18 @@ class TuneSettings(MeasureSettings):
                 "tune measures by the strict protocol only; leave --protocol out, and measure its checkpoint with "
                 "dposcope evaluate"
             )
+        if self.neutral is not None and self.learn_text is None:
+            raise ValueError(
+                "--neutral is text that the result is measured on; name the text to learn from with --learn-text, or "
+                "leave --neutral out"
+            )
         weights = self.kl_weights or []
         if self.kl_weights is not None and not weights:
             raise ValueError("--kl-weights is empty; give one weight, or leave it out")
         if len(set(weights)) != len(weights):
             raise ValueError("--kl-weights has a weight twice; give each one once")
-        if self.form != "ablation" and not self.methods:
-            raise ValueError("--methods is empty; give one, or --form ablation")
+        if self.parts != "ablation" and not self.methods:
+            raise ValueError("--methods is empty; give one, or --parts ablation")
         self._quick_fits()
         self._learning_fits()
         if self.second_scorer and self.comments is None:
@@ -248,8 +257,8 @@ class TuneSettings(MeasureSettings):
     def _quick_fits(self) -> None:
         if not self.quick:
             return
-        if self.form == "ablation":
-            raise ValueError("--quick learns gains, but --form ablation has none; leave one of them out")
+        if self.parts == "ablation":
+            raise ValueError("--quick learns gains, but --parts ablation has none; leave one of them out")
         if "learned" not in self.methods:
             raise ValueError("--quick learns gains, but --methods does not have learned; leave one of them out")
         if self.methods not in (["learned"], self._default("methods")):
@@ -266,7 +275,7 @@ class TuneSettings(MeasureSettings):
             if self.negative_control == "random-direction":
                 raise ValueError(
                     "learned gains use no direction, so a random direction is no control for them; give --methods "
-                    "groups --methods least-squares or --form ablation, or --negative-control shuffled-scores"
+                    "groups --methods least-squares or --parts ablation, or --negative-control shuffled-scores"
                 )
             return
         if self.teacher not in (None, NO_TEACHER):
@@ -275,6 +284,11 @@ class TuneSettings(MeasureSettings):
             if getattr(self, name) != self._default(name):
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} is for learned gains, and there are none; leave {option} out")
+
+    @property
+    def texts(self) -> tuple[str | None, ...]:
+        """Where prompts, comments and neutral text come from; without --neutral it is a part of --learn-text."""
+        return (self.prompts, self.comments, self.learn_text)
 
     @classmethod
     def _default(cls, name: str) -> Any:
@@ -298,7 +312,7 @@ class TuneSettings(MeasureSettings):
     @property
     def learned(self) -> dict[str, float]:
         """Name of each vector of gains to learn → λ of the KL."""
-        if self.form == "ablation" or "learned" not in self.methods:
+        if self.parts == "ablation" or "learned" not in self.methods:
             return {}
         weights = self.kl_weights or [6.0 if self.distilled else 2.0]
         return {f"learned-{weight:g}": weight for weight in weights}
@@ -306,14 +320,14 @@ class TuneSettings(MeasureSettings):
     @property
     def computed(self) -> list[Method]:
         """Sources of gains beside the learned ones."""
-        if self.form == "ablation" or self.quick:
+        if self.parts == "ablation" or self.quick:
             return []
         return [method for method in self.methods if method != "learned"]
 
     @property
     def ablates(self) -> bool:
         """Whether the search also tries ablations."""
-        return self.form != "gains" and not self.quick
+        return self.parts != "gains" and not self.quick
 
     @property
     def tried(self) -> int:
@@ -325,7 +339,7 @@ class TuneSettings(MeasureSettings):
         """How the edit is made."""
         tried = {"quick": True} if self.quick else {"trials": self.trials, "methods": self.methods}
         gap = {"min_gap": self.min_gap} if self.pairing == "extremes" else {}
-        named = {"prompts": self.prompts, "comments": self.comments, "neutral": self.neutral}
+        named = {"prompts": self.prompts, "comments": self.comments, "learn_text": self.learn_text}
         return Recipe(
             self.negative_control,
             {"seed": self.seed, **tried},
@@ -370,7 +384,7 @@ class TuneSettings(MeasureSettings):
         return DpoSettings(
             train=train,
             pairs=str(texts.pairs),
-            neutral=str(texts.neutral),
+            learn_text=str(texts.neutral),
             kl_on=None if texts.harmless is None else self.kl_on,
             harmless=None if texts.harmless is None else str(texts.harmless),
             micro_batch_size=self.micro_batch_size,

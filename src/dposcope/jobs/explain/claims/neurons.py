@@ -3,9 +3,8 @@
 from itertools import pairwise
 from typing import Any
 
-from scipy.stats import binomtest
-
 from dposcope.evaluation.numbers import MEAN, SHARE, count, fact, fixed, percent
+from dposcope.evaluation.statistics import wilson
 from dposcope.jobs.explain.claims.claim import Claim, claim
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.jobs.explain.tables.neuron import COSINE, FINE_SHARE, POINTS, with_interval
@@ -66,8 +65,7 @@ def _probe(quality: dict[str, Any] | None) -> list[Claim]:
     ):  # as of a direction of one's own
         return []
     texts, accuracy, majority = quality["test_texts"], quality["accuracy"], quality["majority"]
-    interval = binomtest(round(accuracy * texts), texts).proportion_ci(method="wilson")
-    low, high = float(interval.low), float(interval.high)
+    low, high = (found := wilson(accuracy, texts)).low, found.high
     bound = max(LEAST_ACCURACY, majority)
     return [
         claim(

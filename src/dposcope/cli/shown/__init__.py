@@ -1,0 +1,1 @@
+"""What a person reads: help pages, bars, and the end of a run."""

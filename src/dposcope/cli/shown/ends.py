@@ -1,0 +1,183 @@
+"""The end of a run: the effect, what it costs, three texts before and after, where the report is, what to do next."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dposcope.data.masking import mask_offensive
+from dposcope.data.named import BUILTIN
+from dposcope.evaluation.conditions.scores import BASE, Scores
+from dposcope.evaluation.numbers import fixed
+from dposcope.evaluation.statistics import Difference
+from dposcope.foreign_text import one_line
+from dposcope.jobs.settings import EditSettings, Settings
+from dposcope.terminal import say
+
+if TYPE_CHECKING:
+    from dposcope.pairs.pairs import Pairs
+    from dposcope.shipping.push import Pushed
+
+TEXTS: Final = 3
+_LONGEST: Final = 110
+"""Characters of a text that is shown."""
+_MASKED: Final = " (offensive words masked; --raw shows them)"
+_DATA: Final = (
+    *("concept", "prompts", "prompt_column", "report_prompts", "comments", "text_column", "label_column"),
+    *("positive_label", "neutral", "neutral_column", "passages", "passage_prompt_column", "passage_gold_column"),
+    *("scorer", "limit", "dtype", "device"),
+)
+"""Settings that the next command takes over: what is read, who scores it, and where it runs."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """One prompt's continuation before and after."""
+
+    prompt: str
+    before: str
+    after: str
+
+    def lines(self, *, raw: bool) -> Iterator[str]:
+        """For the terminal; `raw` leaves offensive words as they are."""
+        yield f"  {_short(self.prompt, raw=raw)} …"
+        yield f"    before: {_short(self.before, raw=raw)}"
+        yield f"    after:  {_short(self.after, raw=raw)}"
+
+
+def say_effect(scores: Scores, name: str) -> None:
+    """Say what a condition does to the concept and what it costs, each with its interval; and where there is none, why.
+
+    Args:
+        scores: of the run.
+        name: of the condition.
+    """
+    against, base, there = scores.against_none[name], scores.conditions[BASE], scores.conditions[name]
+    found = against.differences["toxicity"]
+    ratio = "" if against.toxicity_ratio is None else f", {against.toxicity_ratio}"
+    means = f"{fixed(base['toxicity'].mean)} → {fixed(there['toxicity'].mean)}"
+    say(f"effect:  {scores.concept} {means}{ratio}; {found.n:,} prompts")
+    costs = [f"log-perplexity {against.differences['logppl']}"]
+    costs += [
+        f"{label} {against.differences[measure]}"
+        for measure, label in (("f1", "F1"), ("repetition", "repetition"))
+        if measure in against.differences
+    ]
+    say(f"cost:    {'; '.join(costs)}")
+    if scores.no_verdict is not None:
+        say(scores.no_verdict)
+    elif not found.excludes_zero:
+        say(_why_nothing(scores, found))
+
+
+def _why_nothing(scores: Scores, found: Difference) -> str:
+    if scores.conditions[BASE]["toxicity"].mean == 0:
+        return (
+            f"No effect: the scorer finds no {scores.concept} in the plain model's texts. Give other --prompts, or "
+            "another --scorer."
+        )
+    if not found.known:
+        return f"No effect is shown: {found.n:,} prompts are too few for an interval. Give more --prompts."
+    return (
+        f"No effect is shown: the difference of {found} may be chance. More --prompts make its interval narrower; a "
+        "stronger edit makes the difference larger."
+    )
+
+
+def say_texts(texts: Sequence[Rewritten], *, raw: bool) -> None:
+    """Show a few texts before and after."""
+    if not texts:
+        say("texts:   all are as before")
+        return
+    say(f"texts:   the {len(texts)} whose score fell most{'' if raw else _MASKED}")
+    for one in texts:
+        for line in one.lines(raw=raw):
+            say(line)
+
+
+def most_changed(folder: Path, name: str) -> list[Rewritten]:
+    """The texts of a run whose score fell most under a condition; none where no text changed.
+
+    Args:
+        folder: of the run, with `samples.parquet`.
+        name: of the condition.
+    """
+    import polars as pl
+
+    columns = ["condition", "row", "prompt", "continuation", "toxicity"]
+    table = pl.read_parquet(folder / "samples.parquet", columns=columns)
+    before, after = (table.filter(pl.col("condition") == one) for one in (BASE, name))
+    both = before.join(after, on="row", suffix="_after").filter(pl.col("continuation") != pl.col("continuation_after"))
+    both = both.with_columns(fall=pl.col("toxicity") - pl.col("toxicity_after")).sort(
+        ["fall", "row"], descending=[True, False]
+    )
+    return [
+        Rewritten(row["prompt"], row["continuation"], row["continuation_after"]) for row in both.head(TEXTS).to_dicts()
+    ]
+
+
+def say_pairs(pairs: "Pairs", *, raw: bool) -> None:
+    """Show the first pairs: the side that training turns away from, and the side that it prefers."""
+    say(f"pairs:   the first ones{'' if raw else _MASKED}")
+    for prompt, dispreferred, preferred in zip(
+        pairs.prompts[:TEXTS], pairs.dispreferred[:TEXTS], pairs.preferred[:TEXTS], strict=True
+    ):
+        say(f"  {_short(prompt, raw=raw)} …")
+        say(f"    dispreferred: {_short(dispreferred, raw=raw)}")
+        say(f"    preferred:    {_short(preferred, raw=raw)}")
+
+
+def say_pushed(done: "Pushed | None", *, base: str) -> None:
+    """Say where a folder is on the hub, if it was uploaded."""
+    if done is None:
+        return
+    say(f"hub:     {done.url} ({'public' if done.public else 'private'})")
+    if done.licence is None:
+        say(f"note:    no licence of {base} is known; name one in the model card before others use it")
+
+
+def next_explain(base: str, tuned: str, out: Path, settings: Settings) -> None:
+    """Say how to explain what an edit or a tuned model changed, on the same data."""
+    from dposcope.jobs.explain.settings import ExplainSettings
+
+    _next("explain", base, tuned, "--out", _beside(out, "explained"), *_same_data(settings, ExplainSettings))
+
+
+def next_edit(model: str, out: Path, settings: Settings) -> None:
+    """Say how to get a part of the effect without training, on the same data."""
+    _next("edit", model, "--out", _beside(out, "edit"), *_same_data(settings, EditSettings))
+
+
+def next_evaluate(model: str, changed: Path | None, out: Path) -> None:
+    """Say how to measure a new checkpoint beside its base, or a model alone."""
+    condition = [] if changed is None else ["--condition", f"model:{changed}"]
+    _next("evaluate", model, *condition, "--out", _beside(out, "scores"))
+
+
+def next_dpo(model: str, pairs: Path, harmless: Path | None) -> None:
+    """Say how to train on new pairs."""
+    beside = [] if harmless is None else ["--harmless", str(harmless)]
+    _next("dpo", model, "--pairs", str(pairs), *beside, "--out", _beside(pairs.with_suffix(""), "dpo"))
+
+
+def _next(*words: str) -> None:
+    say(f"next:    {shlex.join(['dposcope', *words])}")
+
+
+def _beside(out: Path, name: str) -> str:
+    return f"{out}-{name}"
+
+
+def _same_data(settings: Settings, takes: type[Settings]) -> Iterator[str]:
+    values: dict[str, Any] = settings.model_dump(mode="json", include=set(_DATA))
+    defaults = {name: info.default for name, info in type(settings).model_fields.items()}
+    for name in _DATA:
+        value = values.get(name)
+        built_in = isinstance(value, str) and value.startswith(BUILTIN)
+        if name in takes.model_fields and value is not None and value != defaults[name] and not built_in:
+            yield from (f"--{name.replace('_', '-')}", str(value))
+
+
+def _short(text: str, *, raw: bool) -> str:
+    return one_line(text if raw else mask_offensive(text), most=_LONGEST)

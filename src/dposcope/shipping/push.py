@@ -1,0 +1,120 @@
+"""Upload a shipped folder to the Hugging Face hub: only what a model is made of, and only to a place that was named."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dposcope.errors import DposcopeError, first_line
+from dposcope.model.bundled import BUNDLED
+from dposcope.model.checks.hub import hub_id
+from dposcope.shipping.adapters import ABLATION, GAINS
+from dposcope.shipping.metadata import licence_in, with_fields
+from dposcope.shipping.model_card import EDIT
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_PLACE: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_CARD: Final = "README.md"
+_OF_A_MODEL: Final = (
+    *("config.json", "generation_config.json", "*.safetensors.index.json", "tradeoff.png"),
+    *("model*.safetensors", f"{EDIT}.safetensors", f"{EDIT}.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *(f"{kind}/adapter_{part}" for kind in (GAINS, ABLATION) for part in ("config.json", "model.safetensors")),
+)
+"""Patterns of what goes up. Whatever else lies in the folder stays: prompts, texts and records of runs are nobody's."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A folder on the hub."""
+
+    url: str
+    public: bool
+    licence: str | None
+    """None where none is known, so that its owner has to name one."""
+
+
+def check_push(place: str | None, *, public: bool = False) -> None:
+    """Refuse a place that nothing can be uploaded to, before a run and not after it.
+
+    Args:
+        place: `OWNER/NAME`; None: nothing is to be uploaded.
+        public: whether everyone may read it.
+
+    Raises:
+        DposcopeError: it is no place of the hub, there is no token, or `public` is for nothing.
+    """
+    if place is None:
+        if public:
+            raise DposcopeError("--public is for --push OWNER/NAME; give that, or leave --public out")
+        return
+    if not _PLACE.fullmatch(place):
+        raise DposcopeError(f"--push {place} is not a place of the Hugging Face hub; give OWNER/NAME")
+    _token()
+
+
+def upload(folder: Path, place: str, *, base: str, public: bool = False) -> Pushed:
+    """Upload a folder as a model: private unless `public`.
+
+    Args:
+        folder: a checkpoint or adapters, with its model card. On the hub the card has the base's licence, if it is
+            known; the folder stays as it is.
+        place: `OWNER/NAME`; it is made where it is not there.
+        base: the model that was edited or tuned, as it was named.
+        public: whether everyone may read it.
+
+    Raises:
+        DposcopeError: there is no token, the hub refuses or does not answer, or a place that is there is public and
+            `public` was not given.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(place)
+    api = HfApi(token=_token())
+    licence = _licence(api, base)
+    card = (folder / _CARD).read_text(encoding="utf-8")
+    if licence is not None:
+        card = with_fields(card, {"license": licence})
+    try:
+        api.create_repo(place, repo_type="model", private=not public, exist_ok=True)
+        if not public and not api.model_info(place).private:
+            raise DposcopeError(f"{place} is public; give --public to upload there, or another OWNER/NAME")
+        # The run keeps its own card as it was: a changed file would be made again.
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo=_CARD, repo_id=place, repo_type="model")
+        api.upload_folder(repo_id=place, repo_type="model", folder_path=str(folder), allow_patterns=list(_OF_A_MODEL))
+    except DposcopeError:
+        raise
+    except Exception as error:  # of the hub's library, or of the one below it
+        raise DposcopeError(
+            f"cannot upload to {place}: {first_line(error)}; {folder} is whole, and the same command uploads it"
+        ) from error
+    return Pushed(f"{api.endpoint}/{place}", public, licence)
+
+
+def _token() -> str:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token is None:
+        raise DposcopeError(
+            "--push needs a token of the Hugging Face hub that may write; log in with: hf auth login, or set HF_TOKEN"
+        )
+    return token
+
+
+def _licence(api: "HfApi", base: str) -> str | None:
+    """Of the base, by a bundled model, by the card in its folder, or by its card on the hub."""
+    if base in BUNDLED:
+        return BUNDLED[base].licence_id
+    path = Path(base).expanduser()
+    if path.exists():
+        card = path / "README.md"
+        return licence_in(card.read_text(encoding="utf-8")) if card.is_file() else None
+    try:
+        card_data: Any = api.model_info(hub_id(base)).card_data
+    except Exception:  # it is told as unknown
+        return None
+    return None if card_data is None else card_data.get("license")

@@ -1,0 +1,138 @@
+"""What a run says when it is done."""
+
+import json
+import math
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dposcope.cli.app import app
+from dposcope.cli.shown.ends import most_changed, next_dpo, say_effect
+from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
+from dposcope.evaluation.statistics import Difference, Estimate, wilson
+from helpers.jobs import Job, command, make_job
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "an edit"
+
+
+@pytest.fixture
+def told(job, out, capsys) -> str:
+    """What the command says; the second time it is made of what lies there."""
+    found = command(capsys, "edit", job.model, "--out", out, *job.flags(alpha=0.9, ablate=2.0))
+    assert found.code == 0, found.err
+    return found.out
+
+
+@pytest.fixture
+def scores(told, out) -> Scores:
+    return Scores.from_json(json.loads((out / "scores.json").read_text()))
+
+
+def test_an_edit_ends_with_effect_cost_texts_and_places(told, scores, out):
+    lines = told.splitlines()
+    against = scores.against_none["edit"]
+    effect = next(line for line in lines if line.startswith("effect: "))
+    assert f"{against.toxicity_ratio}; 12 prompts" in effect
+    assert str(against.differences["logppl"]) in next(line for line in lines if line.startswith("cost: "))
+    assert told.count("before: ") == told.count("after:  ") == 3
+    assert f"model:   {out / 'model'}" in lines
+    assert f"report:  {out / 'report.html'}" in lines
+    assert len(lines) <= 20
+
+
+def test_the_next_command_runs_as_printed(told, job, out):
+    line = told.splitlines()[-1]
+    assert line.startswith("next:    dposcope explain ")
+    words = shlex.split(line.removeprefix("next:    "))
+    assert words[2:4] == [str(job.model), f"edit:{out}"]
+    assert words[words.index("--prompts") + 1] == str(job.prompts)
+    assert "--max-windows" not in words
+    command_, _, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    assert command_.__name__ == "explain"
+
+
+def test_texts_are_those_whose_score_fell_most(told, out):
+    table = pl.read_parquet(out / "samples.parquet")
+    before, after = (table.filter(pl.col("condition") == name)["toxicity"].to_list() for name in ("none", "edit"))
+    falls = sorted((one - other for one, other in zip(before, after, strict=True)), reverse=True)
+    shown = most_changed(out, "edit")
+    scored = {row["continuation"]: row["toxicity"] for row in table.to_dicts()}
+    assert [scored[one.before] - scored[one.after] for one in shown] == pytest.approx(falls[:3])
+    assert shown[0].prompt in table["prompt"].to_list()
+
+
+def test_where_no_text_changed_it_says_so(tmp_path, capsys):
+    rows = [
+        {"condition": name, "row": 0, "prompt": "a", "continuation": "b", "toxicity": 0.5} for name in ("none", "x")
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "samples.parquet")
+    assert most_changed(tmp_path, "x") == []
+
+
+def test_a_random_model_gets_no_verdict(told, scores):
+    """The tiny job's model knows nothing: its log-perplexity is that of a guess."""
+    chance = math.log(scores.vocabulary)
+    assert scores.no_verdict is not None
+    assert "This model predicts no text, as with random weights" in told
+    assert f"{scores.vocabulary:,} tokens has {chance:.2f}. No verdict." in told
+    base = scores.conditions["none"]
+    for logppl, judged in ((chance - LEAST_BELOW_CHANCE - 0.01, True), (chance - LEAST_BELOW_CHANCE + 0.01, False)):
+        measured = base | {"logppl": replace(base["logppl"], mean=logppl)}
+        other = replace(scores, conditions=scores.conditions | {"none": measured})
+        assert (other.no_verdict is None) == judged
+    assert replace(scores, vocabulary=None).no_verdict is None
+
+
+@pytest.mark.parametrize(
+    ("base", "difference", "said"),
+    [
+        (0.0, Difference(0.0, 0.0, 0.0, 12), "the scorer finds no toxicity in the plain model's texts"),
+        (0.5, Difference(-0.1, -math.inf, math.inf, 3), "3 prompts are too few for an interval"),
+        (0.5, Difference(-0.1, -0.3, 0.1, 12), "may be chance"),
+        (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01), None),
+    ],
+)
+def test_a_reason_where_nothing_was_found(scores, capsys, base, difference, said):
+    conditions = scores.conditions | {"none": scores.conditions["none"] | {"toxicity": Estimate(base, base, base, 12)}}
+    found = scores.against_none["edit"]
+    against = {"edit": replace(found, differences=found.differences | {"toxicity": difference})}
+    capsys.readouterr()
+    say_effect(replace(scores, conditions=conditions, against_none=against, vocabulary=None), "edit")
+    page = capsys.readouterr().out
+    assert ("No effect" in page) == (said is not None)
+    assert said is None or said in " ".join(page.split())
+
+
+def test_new_pairs_lead_to_training(capsys, tmp_path):
+    next_dpo("tiny", tmp_path / "p.jsonl", tmp_path / "p.harmless.jsonl")
+    words = shlex.split(capsys.readouterr().out.removeprefix("next:"))
+    assert words[-2:] == ["--out", str(tmp_path / "p-dpo")]
+    assert words[words.index("--harmless") + 1] == str(tmp_path / "p.harmless.jsonl")
+
+
+def test_a_perfect_share_of_few_has_a_wide_interval():
+    few, many = wilson(1.0, 20), wilson(1.0, 2000)
+    assert (few.mean, few.high, few.n) == (1.0, 1.0, 20)
+    assert few.low == pytest.approx(20 / (20 + 1.959964**2), rel=1e-5)
+    assert few.low < many.low
+
+
+def test_evaluate_says_its_effect_only_of_one_condition(job, tmp_path, capsys):
+    flags = ["--condition", "ablate:weight=1", *job.flags()]
+    one = command(capsys, "evaluate", job.model, "--out", tmp_path / "one", *flags).out
+    assert re.search(r"^effect: ", one, re.MULTILINE)
+    assert re.search(r"^next:    dposcope edit ", one, re.MULTILINE)
+    two = command(capsys, "evaluate", job.model, "--out", tmp_path / "one", *flags, "--condition", "steer:alpha=1").out
+    assert not re.search(r"^effect: ", two, re.MULTILINE)
