@@ -80,7 +80,7 @@ class Comments:
         return self._take(rows[:middle] if which == "first" else rows[middle:])
 
     def balanced(self, *, seed: int | None = None) -> "Comments":
-        """All comments of the smaller class and as many of the larger one (SPEC 8), in file order.
+        """All comments of the smaller class and as many of the larger one, in file order.
 
         Args:
             seed: seed to draw comments of the larger class at random; None: its first ones.
@@ -149,7 +149,7 @@ def load_comments(
 
 
 def direction_and_judge(comments: Comments, *, direction_rows: int = 2000) -> DirectionAndJudge:
-    """Split comments: the first rows are for the direction, the second half is for the judge (SPEC 8).
+    """Split comments: the first rows are for the direction, the second half is for the judge.
 
     Of 10,000 rows the direction gets 1–2,000 and the judge 5,001–10,000. Neither part is balanced here.
 

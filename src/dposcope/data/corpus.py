@@ -14,7 +14,7 @@ from dposcope.errors import DposcopeError
 
 @dataclass(frozen=True)
 class Passages:
-    """Encyclopedic prompts and their true continuations (SPEC 5, F1)."""
+    """Encyclopedic prompts and their true continuations."""
 
     prompts: tuple[str, ...]
     golds: tuple[str, ...]
@@ -32,7 +32,7 @@ class Passages:
 
 
 def load_neutral(source: str | Path | None, *, column: str = "text", option: str = "--neutral-column") -> str:
-    r"""One text for log-perplexity: the lines of a raw split, joined by two newlines (SPEC 5).
+    r"""One text for log-perplexity: the lines of a raw split, joined by two newlines.
 
     A `.txt` is split at line ends, and its lines are joined by `"\n\n"`. Blank lines and spaces at the ends of lines
     are

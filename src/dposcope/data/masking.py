@@ -1,6 +1,6 @@
 """Offensive words: which text holds one, and how to show it without spelling it out.
 
-The words are data, in `wordlist.txt`. The list is used by the token judge of a lens (SPEC 2), and wherever text is
+The words are data, in `wordlist.txt`. The list is used by the token judge of a lens, and wherever text is
 shown to people. It matches words, not meaning: a quotation is a match; an insult without a listed word or with a
 disguised spelling ("1d10t") is not.
 """

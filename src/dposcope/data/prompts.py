@@ -14,7 +14,7 @@ from dposcope.protocols import Split, check_choice
 
 @dataclass(frozen=True)
 class PromptSplit:
-    """Prompts by what they are for (SPEC 8). `split_prompts` says which of the parts share no text."""
+    """Prompts by what they are for. `split_prompts` says which of the parts share no text."""
 
     report: tuple[str, ...]
     """Every reported number is measured on these, and nothing else reads them."""
@@ -73,7 +73,7 @@ def load_split(
 def split_prompts(prompts: Sequence[str], how: Split = "halves", *, report: Sequence[str] | None = None) -> PromptSplit:
     """Split prompts by what they are for.
 
-    halves: report on the first half; choose on the second and learn from it (SPEC 8: of 400 prompts, rows 1–200 and
+    halves: report on the first half; choose on the second and learn from it (of 400 prompts, rows 1–200 and
     201–400). three-way: report on the first half, choose on the third quarter, learn from the fourth. same: all prompts
     for everything, as the paper does.
 

@@ -87,7 +87,7 @@ class Direction:
         return float(self.unit @ unit)
 
     def random_like(self, seed: int) -> "Direction":
-        """A random direction of the same norm: the control for steering and ablation (SPEC section 5)."""
+        """A random direction of the same norm: the control for steering and ablation."""
         stream = torch.Generator().manual_seed(seed)
         vector = torch.randn(self.vector.shape, generator=stream, dtype=torch.float64)
         return Direction(vector / vector.norm() * self.norm, "random", self.block, {"seed": seed})

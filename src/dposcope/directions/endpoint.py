@@ -69,7 +69,7 @@ class CostEstimate:
 
 
 class EndpointJudge:
-    """A chat model as a `TokenJudge` (SPEC section 2): tokens go out in batches, and answers are checked.
+    """A chat model as a `TokenJudge`: tokens go out in batches, and answers are checked.
 
     An answer that is not the list asked for is asked for again, twice.
     """

@@ -65,7 +65,7 @@ def residual_features(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Features:
-    """Mean residual stream of each text (paper 3.2; SPEC section 2).
+    """Mean residual stream of each text (paper 3.2).
 
     Strict protocol: the stream at the end of `block`, before the final norm, averaged over real tokens without special
     tokens. Reference protocol: `hidden_states[-1]`, after the final norm, with every text left-padded to `max_tokens`;

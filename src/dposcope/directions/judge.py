@@ -177,7 +177,7 @@ def load_judge(
     announce: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> TokenJudge:
-    """The judge that a setting or an option names (SPEC section 2).
+    """The judge that a setting or an option names.
 
     Args:
         spec: "words", or an OpenAI-compatible endpoint with its model after a #, such as

@@ -27,7 +27,7 @@ class Lens:
 
 @torch.inference_mode()
 def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list[Lens]:
-    """`top_k(unembed(final_norm(x)))` of each vector and of its negative (SPEC section 2).
+    """`top_k(unembed(final_norm(x)))` of each vector and of its negative.
 
     Args:
         lm: the model.

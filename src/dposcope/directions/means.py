@@ -25,7 +25,7 @@ def mean_difference(
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:
-    """Mean feature of the texts with the concept minus mean feature of the others (SPEC section 2).
+    """Mean feature of the texts with the concept minus mean feature of the others.
 
     Args:
         lm: the model.

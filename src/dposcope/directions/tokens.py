@@ -22,7 +22,7 @@ def token_contrast(
     matrix: Literal["input", "output"] = "input",
     leading_space: bool = False,
 ) -> Direction:
-    """Mean embedding of the toxic seed words minus that of the non-toxic seed words (SPEC section 2).
+    """Mean embedding of the toxic seed words minus that of the non-toxic seed words.
 
     A seed word of several tokens counts as the mean of their embeddings. Special tokens are left out.
 

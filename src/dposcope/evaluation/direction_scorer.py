@@ -1,4 +1,4 @@
-"""A scorer from the model itself: the projection of a text's residual stream on a direction (SPEC section 7)."""
+"""A scorer from the model itself: the projection of a text's residual stream on a direction."""
 
 from collections.abc import Sequence
 from typing import cast

@@ -1,4 +1,4 @@
-"""Log-perplexity over windows of neutral text. Logits of a whole window are never in memory (SPEC section 5)."""
+"""Log-perplexity over windows of neutral text. Logits of a whole window are never in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -122,7 +122,7 @@ class Edit:
         return replace(self, ablations=(), head_gains=None)
 
     def control(self, seed: int) -> "Edit":
-        """A control that should have no effect (SPEC section 5).
+        """A control that should have no effect.
 
         The same gains shuffled among the neurons of each block, and random directions ablated at the same weights and
         sites.

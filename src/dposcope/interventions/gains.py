@@ -1,4 +1,4 @@
-"""One factor per neuron: m_i := g_i m_i (SPEC section 4, `Scale`); or one per channel of attention heads."""
+"""One factor per neuron: m_i := g_i m_i; or one per channel of attention heads."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -62,7 +62,7 @@ class Gains:
         return replace(self, values=1 + factor * (self.values - 1))
 
     def shuffled(self, seed: int) -> "Gains":
-        """The same gains given to other neurons of their block: the control of SPEC section 5."""
+        """The same gains given to other neurons of their block: the control."""
         stream = torch.Generator().manual_seed(seed)
         rows = [row[torch.randperm(len(row), generator=stream)] for row in self.values]
         return replace(self, values=torch.stack(rows))

@@ -54,7 +54,7 @@ def gains_of(selection: Selection, *, alpha: float, groups: Collection[Group] = 
 def group_assign(means: NeuronMeans, selection: Selection, *, alpha: float) -> Assign:
     """The published code's edit: set chosen neurons to their *mean* activation, shifted by α.
 
-    Unlike gains, this makes the neurons constant; SPEC section 7 shows the effect on text.
+    Unlike gains, this makes the neurons constant, which changes the text.
     """
     signs = _signs(selection, alpha, tuple(Group))
     members = NeuronSet.empty(*signs.shape)

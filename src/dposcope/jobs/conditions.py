@@ -1,6 +1,6 @@
 """Conditions by name: the syntax of `--condition`.
 
-    scale:alpha=0.3,beta=0.55        the paper's edit as gains, live (SPEC section 4, Scale)
+    scale:alpha=0.3,beta=0.55        the paper's edit as gains, live
     assign:alpha=0.01,beta=0.55,ranking=reference
                                      the authors' code: neurons set to their shifted means
     steer:alpha=1                    subtract αW at the end of the block that the direction is from (the last)
@@ -16,7 +16,7 @@
     scale:alpha=0.1+ablate:weight=1  gains and ablation together
     mild=scale:alpha=0.1             the same under a name of one's own
 `scale`, `ablate`, `interchange` take `blocks=9-17`; `ablate` takes `site=mlp`; `interchange` takes `reverse=yes`, for
-the tuned model with the values of its base. Controls (SPEC section 5): `shuffled=yes` for `scale`, `random=yes` for
+the tuned model with the values of its base. Controls: `shuffled=yes` for `scale`, `random=yes` for
 `ablate`, `steer` and the neurons of `interchange` (as many random ones in each block).
 """
 

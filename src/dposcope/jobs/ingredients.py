@@ -294,7 +294,7 @@ def make_direction(
                 features=features,
             )
         case "probe":
-            # The probe keeps the classes' real shares: SPEC section 2 reads its accuracy against the majority's.
+            # The probe keeps the classes' real shares: its accuracy is read against the majority's.
             return fit_probe(
                 lm,
                 comments.texts,

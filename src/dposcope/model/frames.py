@@ -2,7 +2,7 @@
 
 Interventions and recorders need it, and a hook sees only a tensor `[B, T, …]`. With a
 key-value cache T is one; without, it grows; padding shifts rows. Absolute positions make
-the result the same in every case (SPEC section 1, Positions).
+the result the same in every case.
 """
 
 from collections.abc import Generator, Sequence
@@ -32,7 +32,7 @@ class Positions(StrEnum):
     PROMPT = "prompt"
     """p < P."""
     FIRST = "first"
-    """p = 0. Only the reference protocol's perplexity uses it (SPEC section 4)."""
+    """p = 0. Only the reference protocol's perplexity uses it."""
 
     @classmethod
     def _missing_(cls, value: object) -> "Positions":
@@ -90,7 +90,7 @@ class Frame:
         """Mask `[B, T]` of tokens at `where`; None where that is every token, padding too.
 
         On a text without a declared prompt every position counts for `last`, `generated`
-        and `prompt` (SPEC section 1).
+        and `prompt`.
         """
         match where:
             case Positions.ALL:

@@ -22,7 +22,7 @@ class Layout:
     blocks: str
     """The list of transformer blocks."""
     mlp_out: str
-    """The MLP's output projection; its input holds the neuron activations m (SPEC section 1)."""
+    """The MLP's output projection; its input holds the neuron activations m."""
     attention_out: str
     """The attention's output projection."""
     final_norm: str
@@ -134,8 +134,7 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
 def value_vectors(module: nn.Module) -> Tensor:
     """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage.
 
-    `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`
-    (SPEC section 1, Value vector).
+    `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`.
     """
     projection_width(module)
     weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType] — a Parameter of either class

@@ -152,7 +152,7 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
     """Record neuron activations of all forward passes inside the context, at the positions that predict.
 
     With `dposcope.generate`: the positions P−1 … that predict each written token, end-of-text
-    included, nothing after it (SPEC section 3, strict). With a plain forward pass: every real token.
+    included, nothing after it. With a plain forward pass: every real token.
     """
     accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
 
@@ -177,7 +177,7 @@ def collect_means(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> NeuronMeans:
-    """Mean activations over a model's own greedy continuations (paper 3.2; SPEC section 3).
+    """Mean activations over a model's own greedy continuations (paper 3.2).
 
     Strict: collected while generating, in the same pass, at the positions that predict. Reference:
     a second pass over uncut prompt and continuation, positions P … P+19, ended rows going on.

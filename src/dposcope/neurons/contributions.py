@@ -59,7 +59,7 @@ class _Facts:
 
 @dataclass(frozen=True, eq=False)
 class Contributions(ToPandas):
-    """Δ_i of every neuron, with the values that it is computed from (paper 3.2, Eq. 2; SPEC section 3).
+    """Δ_i of every neuron, with the values that it is computed from (paper 3.2, Eq. 2).
 
     Tensors are `[L, d_mlp]`, float64, on the CPU. W is the direction and points towards toxicity. v_i^pre and v_i^post
     are value vectors, m_i^pre and m_i^post mean activations, of the base and the tuned model.
@@ -252,7 +252,7 @@ _SAME = ("protocol", "prompts", "new_tokens", "dtype")
 def contributions(
     base: LanguageModel, tuned: LanguageModel, before: NeuronMeans, after: NeuronMeans, direction: Direction | Tensor
 ) -> Contributions:
-    """Every neuron's contribution to the change from `base` to `tuned` (paper 3.2, Eq. 2; SPEC section 3).
+    """Every neuron's contribution to the change from `base` to `tuned` (paper 3.2, Eq. 2).
 
     Args:
         base: the model before tuning.

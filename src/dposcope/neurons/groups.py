@@ -35,7 +35,7 @@ class Group(StrEnum):
 
 @torch.no_grad()
 def cosines(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
-    """cos_i = v_i·W / (|v_i||W|) of every value vector, `[L, d_mlp]`, float64 on the CPU (SPEC section 1).
+    """cos_i = v_i·W / (|v_i||W|) of every value vector, `[L, d_mlp]`, float64 on the CPU.
 
     A value vector of norm zero has cosine 0.
 
@@ -117,7 +117,7 @@ def select_fraction(
     trim_percentile: float | None = None,
     seed: int = 0,
 ) -> Selection:
-    """The first ⌊β·n⌋ neurons of each group by a ranking (paper 6.1; SPEC section 4).
+    """The first ⌊β·n⌋ neurons of each group by a ranking (paper 6.1).
 
     Args:
         cosine: cos_i, `[L, d_mlp]`.

@@ -218,7 +218,7 @@ VECTOR_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 @dataclass(frozen=True)
 class ChangeSummary(ToPandas):
-    """Amounts of change of value vectors and activations by tuning (paper 5.1; SPEC section 3)."""
+    """Amounts of change of value vectors and activations by tuning (paper 5.1)."""
 
     vector_cosine: float
     """Mean of cos(v_i^pre, v_i^post) over all neurons (paper: 0.99)."""
@@ -245,7 +245,7 @@ class ChangeSummary(ToPandas):
 
 
 def change_summary(c: Contributions) -> ChangeSummary:
-    """How much value vectors and activations changed (paper 5.1; SPEC section 3).
+    """How much value vectors and activations changed (paper 5.1).
 
     Raises:
         DposcopeError: every m_i^pre is 0, of which nothing is a percentage.

@@ -106,7 +106,7 @@ class Subspace(ToPandas):
 
 
 def svd_subspace(lm: LanguageModel, direction: Direction | Tensor, *, vectors: int = 128, axes: int = 3) -> Subspace:
-    """The main axes of the value vectors of highest cosine with W, each normalised (appendix G; SPEC section 2).
+    """The main axes of the value vectors of highest cosine with W, each normalised (appendix G).
 
     Nothing is centred: the first axis is close to the mean vector. An axis is signed so that its dot product
     with W is positive.

@@ -1,4 +1,4 @@
-"""Texts that a model wrote itself and that a scorer finds harmless: what tuning should leave as it is (SPEC 5)."""
+"""Texts that a model wrote itself and that a scorer finds harmless: what tuning should leave as it is."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Preference pairs: a prompt and two completions, of which one is preferred (SPEC 6).
+"""Preference pairs: a prompt and two completions, of which one is preferred.
 
 There is one value for every source; the columns of a file tell its format. A pair with two equal sides, or with a blank
 side, is left out and counted, as nothing can be learned from it.

@@ -42,7 +42,7 @@ from dposcope.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Strength and trade-offs of the steering (SPEC section 6, Pairs)."""
+    """Strength and trade-offs of the steering."""
 
     step_size: float = 0.02
     """Length of one step, as a share of the norm of the cached keys or values of a layer and row (published: 0.02 to

@@ -1,4 +1,4 @@
-"""Preference pairs sampled from the model itself: on-policy, without preference data (SPEC 7).
+"""Preference pairs sampled from the model itself: on-policy, without preference data.
 
 The model continues each prompt several times, and a scorer scores the completions: `sample_completions`. A `Pairer`
 pairs them in one of two ways:

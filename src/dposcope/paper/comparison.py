@@ -1,4 +1,4 @@
-"""Comparison of our numbers with the paper's: a difference if model and setting match, otherwise the reasons (SPEC 3).
+"""Comparison of our numbers with the paper's: a difference if model and setting match, otherwise the reasons.
 
 Nothing is measured here. `UNLIKE` holds the paper's setting, and compares it with ours.
 """

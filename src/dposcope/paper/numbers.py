@@ -1,4 +1,4 @@
-"""The paper's numbers as printed, and its contradictions (SPEC section 3).
+"""The paper's numbers as printed, and its contradictions.
 
 They are in `printed/`, one file per table and one for numbers in the text. The README there explains the columns.
 """

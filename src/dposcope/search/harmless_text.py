@@ -1,4 +1,4 @@
-"""What an edit costs on the plain model's own harmless texts: the rise of their log-perplexity (SPEC section 5).
+"""What an edit costs on the plain model's own harmless texts: the rise of their log-perplexity.
 
 Neutral text is an encyclopedia's. An edit may leave it alone and still change what the model writes to users' prompts,
 where it matters.

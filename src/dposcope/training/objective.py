@@ -33,7 +33,7 @@ class Objective:
 
     loss: Loss = "dpo"
     """likelihood: −log π of a preferred completion, per token. Where the preferred completions are harmless samples of
-    the model, the minimum is the model given that it is harmless: the ideal (SPEC section 5)."""
+    the model, the minimum is the model given that it is harmless: the ideal."""
     unlikelihood: float = 0.0
     """Weight of −log(1 − π) of each token of a dispreferred completion, a mean over its tokens (Welleck et al. 2020);
     with `loss="likelihood"` only."""

@@ -1,4 +1,4 @@
-"""Measure one condition, item by item (SPEC section 5)."""
+"""Measure one condition, item by item."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -189,7 +189,7 @@ def measure(
     text and, with an ideal, of the ideal's texts.
 
     Reference protocol: prompts are cut to their first 32 tokens, F1 includes the prompt, and the intervention acts only
-    at position 0 of each perplexity window, as in the published code (SPEC sections 4 and 5).
+    at position 0 of each perplexity window, as in the published code.
 
     Args:
         lm: the model.

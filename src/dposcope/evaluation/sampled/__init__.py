@@ -1,1 +1,1 @@
-"""Measures of many texts: what a model really writes, and what it makes of its own harmless text (SPEC section 5)."""
+"""Measures of many texts: what a model really writes, and what it makes of its own harmless text."""

@@ -1,4 +1,4 @@
-"""Samples of one condition by the protocol of RealToxicityPrompts, and what they say of it (SPEC section 5).
+"""Samples of one condition by the protocol of RealToxicityPrompts, and what they say of it.
 
 Several samples of each prompt are drawn, scored, and read by the plain model and, if there is one, by another model:
 their fluency.

@@ -1,4 +1,4 @@
-"""The ideal: what the plain model writes given that it is harmless, the limit of what an edit can be (SPEC section 5).
+"""The ideal: what the plain model writes given that it is harmless, the limit of what an edit can be.
 
 It is drawn by rejection: samples of the plain model, without those that count as toxic.
 """

@@ -174,7 +174,7 @@ def _steering(direction: Direction, strengths: Strengths, protocol: Protocol) ->
     # The reference protocol reads the stream after the final norm, which changes its length.
     unit_of_stream = "mean norms" if protocol == "strict" else "mean norms after the final norm"
     norms = unit_of_stream if "residual_norm" in direction.about else "W"
-    # The published code adds at the MLP's output, before a post-norm (SPEC section 4).
+    # The published code adds at the MLP's output, before a post-norm.
     site = "residual" if protocol == "strict" else "mlp"
 
     def row(
@@ -261,7 +261,7 @@ def _edits(
 
 
 def _shuffled(edits: list[ExplainCondition], seed: int) -> list[ExplainCondition]:
-    """The control of SPEC section 5: the strongest gains, shuffled among the neurons of each block."""
+    """The control: the strongest gains, shuffled among the neurons of each block."""
     gains = [(row.edit.alpha, row.edit.beta, row) for row in edits if row.edit is not None and row.edit.form == "scale"]
     if not gains:
         return []

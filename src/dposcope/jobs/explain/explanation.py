@@ -126,7 +126,7 @@ def explain(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Explain what tuning changed, neuron by neuron (paper 3.2, 4, 5; SPEC section 3).
+    """Explain what tuning changed, neuron by neuron (paper 3.2, 4, 5).
 
     Two generations, one per model, and no more: activations are collected while the models write, and memory does
     not grow with the prompts.

@@ -44,7 +44,7 @@ class Patch:
     __repr__ = short_repr
 
     def assign(self, contributions: Contributions) -> Assign:
-        """m_i := m_i^post for these neurons, at the positions that predict (SPEC section 4)."""
+        """m_i := m_i^post for these neurons, at the positions that predict."""
         return Assign(contributions.after.mean, self.neurons)
 
 

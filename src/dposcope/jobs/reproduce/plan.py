@@ -133,7 +133,7 @@ def plan_reproduction(
     """
     for name in needed(preset, settings):
         raise DposcopeError(
-            f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce.md)"
+            f"preset {preset.name} has no --{name} of its own; give the paper's (see docs/how-to/reproduce-presets.md)"
         )
     names = list(models) or preset.models
     folders = {model_folder(name).casefold() for name in names}

@@ -46,7 +46,7 @@ class TokenActivations:
 
 @dataclass(frozen=True, eq=False)
 class NeuronBrowser:
-    """Everything on the page: all neurons of two models of L blocks and MLP width M (paper 3.2, 5; SPEC section 3)."""
+    """Everything on the page: all neurons of two models of L blocks and MLP width M (paper 3.2, 5)."""
 
     model: str
     """The base model."""

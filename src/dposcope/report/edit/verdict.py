@@ -50,7 +50,7 @@ class Finding:
 def verdict(page: EditPage) -> str:
     """One sentence on the edit, computed from the scores; `UNCHANGED` where no edit was found.
 
-    A change counts if the interval of the paired difference excludes 0 (SPEC section 5). The clauses: the concept;
+    A change counts if the interval of the paired difference excludes 0. The clauses: the concept;
     log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
     if the text is damaged; the number of prompts, if it is small.
     """

@@ -13,7 +13,7 @@ from dposcope.training.batches.examples import Example
 from dposcope.training.batches.packing import PackedBatch, pack
 
 REFERENCE_PADDING = 50256
-"""GPT-2's end-of-text token, which the reference protocol masks for every model (SPEC section 6). The published code
+"""GPT-2's end-of-text token, which the reference protocol masks for every model. The published code
 leaves it out of the log-probabilities and takes the attention mask from the tokenizer. The results differ only at
 padding positions."""
 

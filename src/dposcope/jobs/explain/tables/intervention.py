@@ -63,7 +63,7 @@ def best_edit(conditions: Sequence[ExplainCondition], scores: Scores) -> str | N
 
 
 def keeps_text(scores: Scores, name: str) -> bool:
-    """SPEC section 4's bound on strengths: log-PPL within +0.3 and F1 above 0.95 × that of the plain model."""
+    """Bound on strengths: log-PPL within +0.3 and F1 above 0.95 × that of the plain model."""
     rise = scores.against_none[name].differences["logppl"].mean
     return rise <= 0.3 and scores.conditions[name]["f1"].mean >= 0.95 * scores.conditions[BASE]["f1"].mean
 
