@@ -485,7 +485,7 @@ def test_missing_arguments_are_named(capsys, arguments):
 def test_an_unknown_command_lists_the_known(capsys):
     told = command(capsys, "tidy")
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "reproduce, edit, tune, evaluate, explain, pairs, dpo, fold" in told.err
+    assert "reproduce, edit, tune, evaluate, explain, pairs, dpo, generate" in told.err
 
 
 # Faults of other kinds

@@ -15,7 +15,7 @@ MEANT: dict[str, str] = {
     "--kl-on": "tune has harmless samples, dpo only where it is given some",
     "--teacher-strength": "tune finds it",
     "--samples": "tune halves it with --quick",
-    "--direction": "lens takes a saved one, and has no default",
+    "--direction": "explain begins with the paper's; an edit with the clearest on small models; lens takes a saved one",
     "--strength": "generate shows several side by side",
     "--new-tokens": "of pairs: as many as are measured; of a conversation: an answer",
     "--top-p": "of pairs: without the least probable tokens, which read as noise",

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from dposcope.jobs.numbers import MOST_STRENGTH, Count, LensTokens, PerMinute, Price, Refits, SignedStrength
 from dposcope.jobs.settings import MeasureSettings
 
+_DIRECTION = Group("Direction", sort_key=2)
 _NEURONS = Group("Neurons", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 
@@ -58,6 +59,12 @@ class Strengths:
 class ExplainSettings(MeasureSettings):
     """Settings of `dposcope explain`."""
 
+    direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
+        default="probe",
+        description="probe (the paper's logistic regression), mean-difference (clearest on small models), "
+        "token-contrast (no comments needed; paper 6.2), or the path of a saved direction. Claims are judged along all "
+        "of them.",
+    )
     toxic_neurons: Annotated[list[Count], Parameter(group=_NEURONS, negative_iterable=())] = Field(
         default=[128, 256],
         description="How many neurons with the highest cosine are called toxic (paper: 256; earlier work: 128). May "
