@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dposcope
 
 ARRAYS = ("Tensor", "ndarray", "NDArray")
-CHANGING = {"Applied", "HeldModel", "_Beside", "_Piece"}
+CHANGING = {"Answering", "Applied", "Conversation", "HeldModel", "_Beside", "_Piece"}
 """What counts, keeps or grows while something runs; no value."""
 
 

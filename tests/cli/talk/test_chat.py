@@ -120,9 +120,11 @@ def test_an_edit_is_needed(capsys, job):
 
 
 _OWN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Takes the terminal, so that its Ctrl-C arrives, and becomes the program."""
+"""Takes the terminal, so that its Ctrl-C arrives, which what runs the tests may have had ignored, and becomes the
+program."""
 
 
 def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
@@ -147,8 +149,12 @@ def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
         if left and left[0][0] in seen[looked:]:
             looked = len(seen)
             os.write(screen, left.pop(0)[1])
-    code = child.wait(timeout=20)
-    os.close(screen)
+    try:
+        code = child.wait(timeout=20)
+    finally:
+        child.kill()
+        child.wait()
+        os.close(screen)
     return code, seen
 
 
