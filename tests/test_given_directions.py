@@ -93,7 +93,7 @@ def test_a_direction_and_its_vector_are_one(lm, name):
     assert not same(results[0], other)
 
 
-@pytest.mark.parametrize("name", CALLS.keys() - {"LeastSquares.of", "lens"})
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("LeastSquares.of", "lens")])
 def test_what_is_no_direction_is_refused_in_one_line(llama, name):
     wrong = {
         "norm zero": torch.zeros(llama.d_model),
