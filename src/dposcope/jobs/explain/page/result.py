@@ -46,7 +46,7 @@ def headline(results: Results) -> str:
         return f"{effect}; {price}."
     carried = f"The four neuron groups carry {percent(share.share, 0)} of the reduction"
     if control is not None and _beyond(share, control):
-        carried += f", as many random neurons {percent(control.share, 0)}"
+        carried += f"; as many random neurons carry {percent(control.share, 0)}"
     elif control is not None:
         carried += f", but so do as many random neurons ({percent(control.share, 0)}): no group is shown to carry it"
     return f"{effect}; {price}. {carried}."
