@@ -77,6 +77,7 @@ def main() -> None:
 def measured(lm: LanguageModel, scorer: Scorer, step: float, fusion: float, options: argparse.Namespace) -> Point:
     """The pairs of one setting, made where they are not there yet, and their statistics."""
     settings = PairsSettings(
+        method="pplm",
         learn_text=options.learn_text,
         comments=options.comments,
         count=options.count,

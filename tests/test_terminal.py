@@ -23,7 +23,7 @@ WRITERS = {
     "model/quiet.py",  # what libraries write goes nowhere
 }
 """Files that may name a stream."""
-DRAWERS = {"terminal.py", "cli/console.py"}
+DRAWERS = {"terminal.py", "cli/console.py", "cli/shown/help.py"}
 """Files that may use rich, whose strings are markup."""
 
 

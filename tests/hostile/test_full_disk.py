@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[Callable[[Job, Path], list[object]], list[int]]] = {
     "probe": (
         lambda job, out: [
             *("probe", job.model, "--out", out / "w", "--comments", job.comments, "--dtype", "float32"),
-            *("--direction", "mean-difference"),
+            *("--kind", "mean-difference"),
         ],
         [10, 250],
     ),

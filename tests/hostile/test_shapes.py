@@ -73,7 +73,7 @@ class Runs:
             "tune": [
                 *("--quick", "--no-controls", "--samples", "4", "--min-gap", "0.02", "--epochs", "1"),
                 *("--search-windows", "10", "--pairing", "extremes", "--max-logppl-increase", "0.5"),
-                *("--split", "halves"),
+                *("--split", "halves", "--learn-text", str(self.job.neutral)),
             ],
         }
         return [name, str(self.job.model), "--out", str(out), *self.job.flags(), "--quiet", *more[name]]

@@ -413,7 +413,7 @@ def test_calls_without_meaning_are_refused(llama):
     narrow = Direction(torch.ones(5), "random", -1)
     with pytest.raises(DposcopeError, match=r"shape \[5\], the model"):
         perturbed_continuations(llama, TEXTS, narrow)
-    with pytest.raises(DposcopeError, match="block 3 "):
+    with pytest.raises(DposcopeError, match="block 3,"):
         steered(llama, block=3)
     with pytest.raises(DposcopeError, match="new_tokens"):
         steered(llama, new_tokens=0)

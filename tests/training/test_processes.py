@@ -55,7 +55,7 @@ def test_two_processes_end_as_one(tmp_path):
     job, pairs = make_job(tmp_path / "job"), pairs_file(tmp_path / "pairs.jsonl", count=10)
     settings = {
         "pairs": str(pairs),
-        "neutral": str(job.neutral),
+        "learn_text": str(job.neutral),
         **{"train": "gains", "learning_rate": 5e-2, "warmup_steps": 0, "epochs": 2, "precompute_reference": True},
         **{"batch_size": 4, "micro_batch_size": 2, "validation": 3, "validate_every": 8},
         **{"window_tokens": 12, "window_pool": 9, "dtype": "float32", "device": "cpu"},

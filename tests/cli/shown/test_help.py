@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cyclopts import App
+from rich.console import Console
 
 from dposcope.cli.app import app
 from dposcope.cli.shown.help import MATTER, option_names
@@ -28,8 +29,8 @@ COMMANDS = dict(commands(app))
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
-    """Texts are not broken where a terminal would end."""
-    monkeypatch.setenv("COLUMNS", "4000")
+    """Texts are not broken where a terminal would end, whatever width an earlier test had."""
+    monkeypatch.setattr(app, "_console", Console(width=4000))
 
 
 def shown(page: str) -> dict[str, str]:

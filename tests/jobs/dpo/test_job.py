@@ -661,7 +661,7 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     lines = told.splitlines()
     assert lines[0].startswith("11 steps of 4 pairs; on 5 validation pairs: loss ")
     last = finished["gains"].record.curves[-1]
-    assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.0%}" in lines[0]
+    assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.3f} (" in lines[0]
     assert lines[1:] == [
         f"checkpoint: {out}/model",
         f"edit:       {out}/edit.safetensors",

@@ -484,7 +484,7 @@ BAD = {
         "there is no file .*no.jsonl; (check the path|did you mean)",
     ),
     "text for sampling": (["--method", "sample", "--learn-text", "x.txt"], "--learn-text is for --method pplm; with"),
-    "prompts for pplm": (["--prompts", "x.txt"], "--prompts is for --method sample; with"),
+    "prompts for pplm": (["--method", "pplm", "--prompts", "x.txt"], "--prompts is for --method sample; with"),
     "another method": (["--method", "magic"], "pplm"),
     "a gap of one": (["--method", "sample", "--min-gap", "1"], "--min-gap.*less than 1"),
     "no direction": (["--direction", "sideways"], "--direction 'sideways' is neither"),

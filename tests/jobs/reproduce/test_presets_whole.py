@@ -93,4 +93,4 @@ def test_the_papers_settings_reach_every_command():
             protocol,
         )
         assert explained.scorer == "unitary/toxic-bert"
-    assert steps["pairs-pplm"].text == "hub:Salesforce/wikitext/wikitext-2-raw-v1@train"
+    assert steps["pairs-pplm"].learn_text == "hub:Salesforce/wikitext/wikitext-2-raw-v1@train"
