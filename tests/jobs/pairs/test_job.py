@@ -487,10 +487,13 @@ BAD = {
     "prompts for pplm": (["--method", "pplm", "--prompts", "x.txt"], "--prompts is for --method sample; with"),
     "another method": (["--method", "magic"], "pplm"),
     "a gap of one": (["--method", "sample", "--min-gap", "1"], "--min-gap.*less than 1"),
-    "no direction": (["--direction", "sideways"], "--direction 'sideways' is neither"),
-    "too little text": (["--prompt-tokens", "4", "--count", "5000"], "5,000 are needed; give a longer text"),
+    "no direction": (["--method", "pplm", "--direction", "sideways"], "--direction 'sideways' is neither"),
+    "too little text": (
+        ["--method", "pplm", "--prompt-tokens", "4", "--count", "5000"],
+        "5,000 are needed; give a longer text",
+    ),
     "no column": (
-        ["--learn-text", "{}/rows.jsonl"],
+        ["--method", "pplm", "--learn-text", "{}/rows.jsonl"],
         "no column 'text', only 'prompt'; choose with --learn-text-column",
     ),
     "no such model": (["--method", "sample"], "is not a model"),
