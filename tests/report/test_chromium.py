@@ -155,7 +155,7 @@ def test_filters_and_order_are_in_the_address(tab, folder, explain):
     explain.run("new Promise((done) => setTimeout(done, 60))")
     assert (explain.run("location.href"), state(explain)) == (address, told_state)
     tab.open(folder / "edit.html")
-    tab.run(f"location.href = {address!r}, 0")
+    tab.visit(address)
     tab.run("new Promise((done) => setTimeout(done, 700))")
     assert state(explain) == told_state
 
