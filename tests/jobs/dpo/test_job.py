@@ -662,11 +662,13 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     assert lines[0].startswith("11 steps of 4 pairs; on 5 validation pairs: loss ")
     last = finished["gains"].record.curves[-1]
     assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.3f} (" in lines[0]
-    assert lines[1:] == [
+    assert lines[1:4] == [
         f"checkpoint: {out}/model",
         f"edit:       {out}/edit.safetensors",
         f"curves:     {out}/training.svg",
     ]
+    (following,) = lines[4:]
+    assert re.fullmatch(rf"next: +dposcope evaluate {job.model} .*{out}/model .*--out .*", following)
 
 
 @pytest.mark.parametrize("way", ["full", "lora"])
