@@ -94,6 +94,14 @@ def test_another_strength(base, tmp_path, capsys):
     assert (told.code, told.err.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize("nowhere", ["", ".", "/"])
+def test_a_folder_without_an_edit_is_told_whatever_it_is_called(base, tmp_path, capsys, monkeypatch, nowhere):
+    monkeypatch.chdir(tmp_path)
+    told = command(capsys, "fold", base, "--edit", nowhere, "--out", tmp_path / "none")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "give edit.safetensors, or the folder of a finished run" in told.err
+
+
 def test_a_gguf_file(capsys, tmp_path):
     lm = wide("llama")
     write(lm, tmp_path / "base.gguf", "Q4_0")

@@ -42,7 +42,8 @@ def edit_file(named: str | Path) -> Path:
     """
     path = Path(named).expanduser()
     check_path(path)
-    if value_files(path / "edit").about.exists():
+    # The folder that one is in has no name, and is no file.
+    if not path.name or value_files(path / "edit").about.exists():
         return path / "edit"
     if not value_files(path).about.exists() and str(named) in shipped_edits():
         return _FOLDER / str(named)

@@ -36,8 +36,7 @@ def edit_stem(source: str | Path) -> Path | None:
     """
     name = str(source)
     if name.startswith(PREFIX):
-        named = name.removeprefix(PREFIX)
-        stem = edit_file(named) if Path(named).name else Path(named) / "edit"
+        stem = edit_file(name.removeprefix(PREFIX))
         if not _is_edit(stem):
             own = ", ".join(f"{PREFIX}{model}" for model in shipped_edits())
             raise DposcopeError(
