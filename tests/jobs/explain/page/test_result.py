@@ -38,7 +38,7 @@ def test_the_headline_says_effect_price_and_what_carries_it():
 
 def test_a_control_that_does_as_much_is_said():
     assert headline(made(0.9, 0.9)).endswith(
-        "carry 90 % of the reduction, but so do as many random neurons (90 %): no group is shown to carry it."
+        "carry 90 % of the reduction; as many random neurons carry 90 %, and the groups are not shown to carry more."
     )
     carrier = four_findings(made(0.9, 0.9))[-1]
     assert (carrier.status, carrier.reading) == ("open", "not shown to exceed the control")

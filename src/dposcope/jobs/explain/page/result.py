@@ -48,7 +48,9 @@ def headline(results: Results) -> str:
     if control is not None and _beyond(share, control):
         carried += f"; as many random neurons carry {percent(control.share, 0)}"
     elif control is not None:
-        carried += f", but so do as many random neurons ({percent(control.share, 0)}): no group is shown to carry it"
+        carried += (
+            f"; as many random neurons carry {percent(control.share, 0)}, and the groups are not shown to carry more"
+        )
     return f"{effect}; {price}. {carried}."
 
 
