@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from dposcope.cli.app import app
-from dposcope.cli.shown.ends import most_changed, next_dpo, say_effect
+from dposcope.cli.shown.ends import most_changed, next_dpo, say_effect, say_texts
 from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, wilson
 from helpers.jobs import Job, command, make_job
@@ -73,12 +73,15 @@ def test_texts_are_those_whose_score_fell_most(told, out):
     assert shown[0].prompt in table["prompt"].to_list()
 
 
-def test_where_no_text_changed_it_says_so(tmp_path, capsys):
+@pytest.mark.parametrize("after", [("b", 0.5), ("c", 0.5), ("c", 0.6)])
+def test_where_no_score_fell_it_says_so(tmp_path, capsys, after):
     rows = [
-        {"condition": name, "row": 0, "prompt": "a", "continuation": "b", "toxicity": 0.5} for name in ("none", "x")
+        {"condition": name, "row": 0, "prompt": "a", "continuation": text, "toxicity": score}
+        for name, (text, score) in (("none", ("b", 0.5)), ("x", after))
     ]
     pl.DataFrame(rows).write_parquet(tmp_path / "samples.parquet")
-    assert most_changed(tmp_path, "x") == []
+    say_texts(most_changed(tmp_path, "x"), raw=False)
+    assert capsys.readouterr().out == "texts:   none scores lower than before\n"
 
 
 def test_a_random_model_gets_no_verdict(told, scores):

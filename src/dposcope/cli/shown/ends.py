@@ -88,7 +88,7 @@ def _why_nothing(scores: Scores, found: Difference) -> str:
 def say_texts(texts: Sequence[Rewritten], *, raw: bool) -> None:
     """Show a few texts before and after."""
     if not texts:
-        say("texts:   all are as before")
+        say("texts:   none scores lower than before")
         return
     say(f"texts:   the {len(texts)} whose score fell most{'' if raw else _MASKED}")
     for one in texts:
@@ -97,7 +97,7 @@ def say_texts(texts: Sequence[Rewritten], *, raw: bool) -> None:
 
 
 def most_changed(folder: Path, name: str) -> list[Rewritten]:
-    """The texts of a run whose score fell most under a condition; none where no text changed.
+    """The texts of a run whose score fell most under a condition; fewer than three where fewer fell.
 
     Args:
         folder: of the run, with `samples.parquet`.
@@ -108,13 +108,10 @@ def most_changed(folder: Path, name: str) -> list[Rewritten]:
     columns = ["condition", "row", "prompt", "continuation", "toxicity"]
     table = pl.read_parquet(folder / "samples.parquet", columns=columns)
     before, after = (table.filter(pl.col("condition") == one) for one in (BASE, name))
-    both = before.join(after, on="row", suffix="_after").filter(pl.col("continuation") != pl.col("continuation_after"))
-    both = both.with_columns(fall=pl.col("toxicity") - pl.col("toxicity_after")).sort(
-        ["fall", "row"], descending=[True, False]
-    )
-    return [
-        Rewritten(row["prompt"], row["continuation"], row["continuation_after"]) for row in both.head(TEXTS).to_dicts()
-    ]
+    fall = pl.col("toxicity") - pl.col("toxicity_after")
+    both = before.join(after, on="row", suffix="_after").with_columns(fall=fall).filter(pl.col("fall") > 0)
+    most = both.sort(["fall", "row"], descending=[True, False]).head(TEXTS)
+    return [Rewritten(row["prompt"], row["continuation"], row["continuation_after"]) for row in most.to_dicts()]
 
 
 def say_pairs(pairs: "Pairs", *, raw: bool) -> None:

@@ -16,18 +16,8 @@ _FLAGS = (HELP, "-h", HELP_ALL)
 
 MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     "reproduce": (
-        *(
-            "--out",
-            "--preset",
-            "--dry-run",
-            "--borrow",
-            "--raw",
-            "--concept",
-            "--prompts",
-            "--comments",
-            "--learn-text",
-        ),
-        *("--neutral", "--passages", "--scorer", "--device"),
+        *("--out", "--preset", "--dry-run", "--borrow", "--raw", "--concept", "--prompts", "--comments"),
+        *("--learn-text", "--neutral", "--passages", "--scorer", "--device"),
     ),
     "edit": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--alpha"),
@@ -46,18 +36,8 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
         *("--neurons-only", "--limit", "--raw", "--borrow", "--device"),
     ),
     "pairs": (
-        *(
-            "--out",
-            "--method",
-            "--count",
-            "--concept",
-            "--prompts",
-            "--learn-text",
-            "--comments",
-            "--scorer",
-            "--samples",
-        ),
-        *("--pairing", "--device"),
+        *("--out", "--method", "--count", "--concept", "--prompts", "--learn-text", "--comments", "--scorer"),
+        *("--samples", "--pairing", "--device"),
     ),
     "dpo": (
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
