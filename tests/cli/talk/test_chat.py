@@ -128,7 +128,11 @@ program."""
 
 
 def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
-    """Exit code and screen of a person at a terminal, who presses keys when some words have come."""
+    """Exit code and screen of a person at a terminal, who presses keys when some words have come.
+
+    The last keys are pressed again after each ten seconds in which the program has not ended. A Ctrl-C between Python's
+    writing of the prompt and its waiting for a line is kept until the next key: no person is so quick, a test is.
+    """
     plain = ("--edit", str(edit), "--dtype", "float32", "--device", "cpu", "--new-tokens", "4", "--quiet")
     screen, its_side = pty.openpty()
     child = subprocess.Popen(
@@ -139,7 +143,7 @@ def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
         start_new_session=True,
     )
     os.close(its_side)
-    seen, looked, left, deadline = b"", 0, list(keys), time.monotonic() + 120
+    seen, looked, left, pressed, deadline = b"", 0, list(keys), 0.0, time.monotonic() + 120
     while time.monotonic() < deadline:
         if select.select([screen], [], [], 0.1)[0]:
             try:
@@ -147,8 +151,11 @@ def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
             except OSError:  # the program has ended
                 break
         if left and left[0][0] in seen[looked:]:
-            looked = len(seen)
+            looked, pressed = len(seen), time.monotonic()
             os.write(screen, left.pop(0)[1])
+        elif not left and time.monotonic() > pressed + 10:
+            pressed = time.monotonic()
+            os.write(screen, keys[-1][1])
     try:
         code = child.wait(timeout=20)
     finally:
