@@ -26,7 +26,7 @@ demo: $(DEMO) ## edit the embedded model with the built-in data: a report in run
 	$(BIN)/dposcope edit gemma-3-270m --out runs/demo
 
 test: $(DEV) ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 3
 
 lint: $(DEV) ## check style and formatting
 	$(BIN)/ruff check .

@@ -45,6 +45,9 @@ class Lines:
     def progress(self, done: int, total: int) -> None:
         """Nothing."""
 
+    def ahead(self, stages: int) -> None:
+        """Nothing."""
+
     def note(self, line: str) -> None:
         self.stage(line)
 

@@ -100,13 +100,17 @@ class Clocked(Quiet):
     def progress(self, done: int, total: int) -> None:
         self.told.append(("progress", done, total))
 
+    def ahead(self, stages: int) -> None:
+        self.told.append(("ahead", stages))
+
 
 def test_everything_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked = Clocked(monkeypatch)
     clocked.reporter.stage("one")
     clocked.reporter.progress(1, 2)
+    clocked.reporter.ahead(2)
     clocked.reporter.reused("two")
-    assert clocked.told == [("stage", "one"), ("progress", 1, 2), ("reused", "two")]
+    assert clocked.told == [("stage", "one"), ("progress", 1, 2), ("ahead", 2), ("reused", "two")]
     assert clocked.given == []
 
 

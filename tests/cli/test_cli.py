@@ -715,6 +715,12 @@ def test_lens_refuses(job, capsys, flags, words):
     assert re.search(words, told.err)
 
 
+def make_ready(folder: Path) -> None:
+    """What a bundled model's folder is known by."""
+    write_json(folder / "config.json", {})
+    write_json(folder / bundled._MARKS, {"config.json": mark_json(FileMark.of(folder / "config.json"))})
+
+
 def test_models_are_listed(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path))
     rows = json.loads(command(capsys, "models", "--json").out)
@@ -723,9 +729,7 @@ def test_models_are_listed(capsys, monkeypatch, tmp_path):
         assert Path(row["folder"]).is_relative_to(tmp_path)
         assert row["ready"] is False
         assert row["licence"]
-    folder = Path(rows[0]["folder"])
-    write_json(folder / "config.json", {})
-    write_json(folder / bundled._MARKS, {"config.json": mark_json(FileMark.of(folder / "config.json"))})
+    make_ready(Path(rows[0]["folder"]))
     assert [row["ready"] for row in json.loads(command(capsys, "models", "--json").out)] == [True, False]
     text = command(capsys, "models").out
     assert "in the cache" in text
@@ -735,7 +739,7 @@ def test_models_are_listed(capsys, monkeypatch, tmp_path):
 def test_models_path_prints_the_folder_alone(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path))
     folder = Path(json.loads(command(capsys, "models", "--json").out)[0]["folder"])
-    folder.mkdir(parents=True)
+    make_ready(folder)
     told = command(capsys, "models", "path", "gemma-3-270m")
     assert (told.code, told.out, told.err) == (0, f"{folder}\n", "")
 

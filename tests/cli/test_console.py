@@ -12,6 +12,7 @@ from rich.progress import Progress
 from dposcope import terminal
 from dposcope.cli import console
 from dposcope.cli.console import Bars, Lines, Pace, print_scores, reporting
+from dposcope.cli.shown.ahead import Ahead
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 
@@ -152,6 +153,39 @@ def test_what_is_over_is_one_line(drawn):
         assert title not in last
 
 
+def test_the_time_that_stages_like_those_before_still_take(drawn):
+    clock = [0.0]
+    with Bars(quiet=False, time=lambda: clock[0]) as bars:
+        bars.stage("Loading")
+        clock[0] = 500.0
+        for ahead in (5, 4):
+            bars.ahead(ahead)
+            bars.stage("Measuring")
+            clock[0] += 40.0 * (6 - ahead)
+        bars.stage("Direction")  # not one of them
+        clock[0] += 1_000
+        bars.ahead(3)
+        bars.reused("Measuring")
+        bars.ahead(2)
+        bars.stage("Last but one")
+        clock[0] += 60.0
+    assert "5 stages done in 28:00, 1 done before, 1 more in about 1:00" in drawn.getvalue()
+
+
+def test_stages_of_another_length_begin_anew():
+    clock = [0.0]
+    ahead = Ahead(lambda: clock[0])
+
+    def one(stages: int, seconds: float) -> float | None:
+        ahead.expect(stages)
+        ahead.begin()
+        clock[0] += seconds
+        ahead.end()
+        return ahead.seconds
+
+    assert [one(2, 10.0), one(1, 30.0), one(4, 7.0), one(3, 9.0)] == [10.0, None, 21.0, 16.0]
+
+
 def test_quiet_draws_nothing(drawn):
     work(Bars(quiet=True))
     assert drawn.getvalue() == ""
@@ -217,6 +251,20 @@ def test_what_takes_long_is_told_now_and_then(log):
         "Measuring: [x]: 130 of 400, 9:00 left",
         "Measuring: [x]: 280 of 400, 4:00 left",
         "Measuring: [x]: done in 12:05",
+    ]
+
+
+def test_a_long_stage_ends_with_the_time_that_those_like_it_take(log):
+    told = log(
+        (0, "ahead", (4,)),
+        (0, "stage", ("Measuring: a",)),
+        (100, "ahead", (3,)),
+        (100, "stage", ("Measuring: b",)),
+        (160, "end", ()),
+    )
+    assert told == [
+        "Measuring: a: done in 1:40, 3 more in about 5:00",
+        "Measuring: b: done in 1:00, 2 more in about 2:40",
     ]
 
 

@@ -84,6 +84,10 @@ class GivingBack:
         """Passed on."""
         self._reporter.reused(title)
 
+    def ahead(self, stages: int) -> None:
+        """Passed on."""
+        self._reporter.ahead(stages)
+
     def note(self, line: str) -> None:
         """Passed on."""
         self._reporter.note(line)

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from dposcope import terminal
 from dposcope.cli.allocator import GivingBack
+from dposcope.cli.shown.ahead import Ahead
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
@@ -79,6 +80,7 @@ class Bars:
         self._shown = not quiet and console.is_terminal
         self._time = time
         self._began, self._done, self._before = time(), 0, 0
+        self._ahead = Ahead(time)
         self._bars = _Whole(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -108,12 +110,14 @@ class Bars:
     def stage(self, title: str) -> None:
         """A new bar."""
         self._finish()
+        self._ahead.begin()
         self._task = self._bars.add_task(visible(title), total=None)
         self._draw()
 
     def reused(self, title: str) -> None:  # noqa: ARG002 — a part of `Reporter`
         """One more in the line, as done before."""
         self._finish()
+        self._ahead.pass_over()
         self._before += 1
         self._draw()
 
@@ -121,6 +125,11 @@ class Bars:
         """Move the current bar."""
         if self._task is not None:
             self._bars.update(self._task, completed=min(done, total), total=total)
+
+    def ahead(self, stages: int) -> None:
+        """For the time left in the line."""
+        self._finish()
+        self._ahead.expect(stages)
 
     def note(self, line: str) -> None:
         """A line above the bars."""
@@ -132,12 +141,15 @@ class Bars:
             self._bars.remove_task(self._task)
             self._task = None
             self._done += 1
+            self._ahead.end()
             self._draw()
 
     def _draw(self) -> None:
         parts = [f"{plural(self._done, 'stage')} done in {_clock(self._time() - self._began)}"] if self._done else []
         if self._before:
             parts.append(f"{self._before} done before")
+        if (left := self._ahead.seconds) is not None:
+            parts.append(f"{self._ahead.stages} more in about {_clock(left)}")
         self._bars.above = ", ".join(parts)
         if self._shown:
             self._bars.refresh()
@@ -155,6 +167,7 @@ class Lines:
         self._title: str | None = None
         self._began = self._due = 0.0
         self._counted: tuple[float, int] | None = None
+        self._ahead = Ahead(time)
 
     def __enter__(self) -> "Lines":
         """Nothing is told yet."""
@@ -170,12 +183,14 @@ class Lines:
     def stage(self, title: str) -> None:
         """Another stage begins."""
         self._finish()
+        self._ahead.begin()
         self._title, self._began, self._counted = title, self._time(), None
         self._due = self._began + self.FIRST
 
     def reused(self, title: str) -> None:  # noqa: ARG002 — a part of `Reporter`
         """What was done before takes no time and no line."""
         self._finish()
+        self._ahead.pass_over()
 
     def progress(self, done: int, total: int) -> None:
         """A line, where one is due. What a resumed run finds done at its first step counts for no speed."""
@@ -189,14 +204,24 @@ class Lines:
         left = f", {_clock((now - since) * (total - done) / (done - before))} left" if before < done < total else ""
         self._tell(f"{min(done, total)} of {total}{left}")
 
+    def ahead(self, stages: int) -> None:
+        """For the time left, told at the end of a long stage."""
+        self._finish()
+        self._ahead.expect(stages)
+
     def note(self, line: str) -> None:
         """A line of its own."""
         sys.stderr.write(f"{datetime.now():%H:%M:%S}  {one_line(line)}\n")
         sys.stderr.flush()
 
     def _finish(self) -> None:
-        if self._title is not None and (took := self._time() - self._began) >= self.FIRST:
-            self._tell(f"done in {_clock(took)}")
+        if self._title is None:
+            return
+        self._ahead.end()
+        if (took := self._time() - self._began) >= self.FIRST:
+            left, stages = self._ahead.seconds, self._ahead.stages
+            more = "" if left is None else f", {stages} more in about {_clock(left)}"
+            self._tell(f"done in {_clock(took)}{more}")
         self._title = None
 
     def _tell(self, what: str) -> None:

@@ -1,6 +1,6 @@
 """Stages that measure conditions, and the files that hold what was measured."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,19 +104,21 @@ def measure_limit(job: Job, base: Outcome, materials: Materials) -> IdealOutcome
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition that is to be measured beside the plain model."""
+    """A condition that is to be measured."""
 
     name: str
-    build: Callable[[], Intervention]
-    """Called when its turn comes: interventions of large models are not all held at once."""
+    build: Callable[[], Intervention | None]
+    """Called when its turn comes: interventions of large models are not all held at once. None: the plain model."""
     depends_on: Mapping[str, Any]
     """See `measure_condition`."""
 
 
-def measure_all(job: Job, conditions: Iterable[Condition], materials: Materials) -> dict[str, Outcome]:
+def measure_all(job: Job, conditions: Sequence[Condition], materials: Materials) -> dict[str, Outcome]:
     """Measure the plain model, then every condition; each is a stage."""
-    outcomes = {BASE: measure_condition(job, BASE, None, materials)}
-    for one in conditions:
+    every = (Condition(BASE, lambda: None, {}), *conditions)
+    outcomes: dict[str, Outcome] = {}
+    for row, one in enumerate(every):
+        job.run.reporter.ahead(len(every) - row)
         outcomes[one.name] = measure_condition(job, one.name, one.build(), materials, depends_on=one.depends_on)
     return outcomes
 

@@ -65,6 +65,10 @@ class Reporter(Protocol):
         """Steps within the current stage."""
         ...
 
+    def ahead(self, stages: int) -> None:
+        """So many stages of about the same length are ahead, the next one among them."""
+        ...
+
     def note(self, line: str) -> None:
         """Something that a person should know."""
         ...
@@ -80,6 +84,9 @@ class Quiet:
         """Nothing."""
 
     def progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def ahead(self, stages: int) -> None:
         """Nothing."""
 
     def note(self, line: str) -> None:

@@ -62,7 +62,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         choice = choose_edit(job, ingredients, selection, settings.edit_spec, made_by=made_by)
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
-        outcomes = measure_all(job, _conditions(model, choice.edit, made_from, settings), materials)
+        outcomes = measure_all(job, [*_conditions(model, choice.edit, made_from, settings)], materials)
         scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})
         run.stage(
             "fold",

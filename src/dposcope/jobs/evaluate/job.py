@@ -67,15 +67,16 @@ def run_evaluate(
         def ingredients() -> Ingredients:
             return prepare(job, settings.direction_spec)
 
+        reporter.ahead(1 + len(specs))
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials)}
-        for spec in specs:
+        for row, spec in enumerate(specs):
+            # First, since what it depends on is made with it.
+            intervention = spec.build(ingredients, settings.seed)
+            reporter.ahead(len(specs) - row)
             outcomes[spec.name] = measure_condition(
-                job,
-                spec.name,
-                spec.build(ingredients, settings.seed),
-                materials,
-                depends_on=spec.depends_on(out, settings.seed),
+                job, spec.name, intervention, materials, depends_on=spec.depends_on(out, settings.seed)
             )
+            del intervention  # those of a large model are not held two at once
         about = {"conditions": dict(zip(names, settings.condition or [], strict=True))}
         scores = write_scores(job, outcomes, materials, about=about)
         tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
