@@ -406,6 +406,8 @@ def test_the_selection_is_downloaded(opened):
     assert first["group"] == GROUPS[VALUE.group.ravel()[STRONGEST]]
     assert (first["effect"], first["rank"]) == ("reduces", "1")
     assert np.float32(first["contribution"]) == np.float32(VALUE.contribution.max())
+    gain = np.float32(VALUE.mean_after.ravel()[STRONGEST]) / np.float32(VALUE.mean_before.ravel()[STRONGEST])
+    assert np.float32(first["gain"]) == pytest.approx(gain, rel=1e-6)
     assert first["lens_top"] == f' {STARRED} | =cmd | "quoted"'
     assert first["lens_bottom"] == f'"quoted" | =cmd |  {STARRED}'
 

@@ -236,7 +236,7 @@
     return `"${inert.replaceAll('"', '""')}"`;
   };
   const csv = () => {
-    const names = "neuron,block,index,group,effect,certain,cosine,mean_before,mean_after,contribution,rank";
+    const names = "neuron,block,index,group,effect,certain,cosine,mean_before,mean_after,contribution,gain,rank";
     const lines = [`${names},lens_top,lens_bottom\r\n`];
     const tokens = (side) => (side ? quoted(side.map(({ token }) => data.tokenText(token)).join(" | ")) : "");
     for (const neuron of selection) {
@@ -244,6 +244,8 @@
       // Nine digits are all that the page's 32 bits hold.
       const number = (column) => Number(data.columns[column][neuron].toPrecision(9));
       const numbers = ["cosine", "before", "after", "contribution"].map(number);
+      // A neuron that was silent before has none.
+      const gain = Number.isFinite(data.columns.gain[neuron]) ? number("gain") : "";
       lines.push(
         [
           // Quoted, or a spreadsheet would take 1.10 for 1.1.
@@ -254,6 +256,7 @@
           ["none", "reduces", "increases"][data.effect(neuron)],
           data.certain(neuron),
           ...numbers,
+          gain,
           data.rank(neuron),
           tokens(lens?.top),
           tokens(lens?.bottom),
