@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dposcope.evaluation.scorer import Scorer
-from dposcope.model.chat import Chat
+from dposcope.model.chat.prompts import with_chat
 from dposcope.talk.fired import edited_neurons
 from dposcope.talk.scores import OfflineScorers
 from dposcope.talk.session import Session
@@ -22,7 +22,7 @@ QUESTION = {"prompt": "the cat sat", "strength": 1.0, "new_tokens": 6}
 
 def answering_of(lm, *, edit=None, **changes) -> Answering:
     """Scored by a share of letters."""
-    session = Session(lm, edit or both_of(lm), Chat.of(lm), 8)
+    session = Session(with_chat(lm), edit or both_of(lm), 8)
     fields = {
         "session": session,
         "scorers": OfflineScorers({"softness": Scorer("softness", "", softness)}),

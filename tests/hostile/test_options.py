@@ -50,7 +50,7 @@ ROOMS = {
     "cli/talk/chat.py": ("chat",),
     "cli/talk/serve.py": ("serve",),
     "talk": ("generate", "chat", "serve"),
-    "model/chat.py": ("generate", "chat", "serve"),
+    "model/chat": ("generate", "chat", "serve", "pairs", "dpo", "edit", "tune", "evaluate", "explain"),
     "shipping": ("fold",),
     "training": ("dpo",),
 }

@@ -99,19 +99,6 @@ def test_plain_lines_are_no_pairs(tmp_path):
         load_pairs(tmp_path / "pairs.txt")
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"},
-        {"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]},
-    ],
-)
-def test_conversations_are_refused_with_the_mend(tmp_path, row):
-    path = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}, row])
-    with pytest.raises(DposcopeError, match="holds conversations; apply the model's chat template first"):
-        load_pairs(path)
-
-
 def test_a_number_in_a_column_of_labels_is_read_as_text_not_as_a_pair_of_lists(tmp_path):
     path = write_jsonl(tmp_path / "pairs.jsonl", [{"chosen": 1, "rejected": "b"}])
     assert list(load_pairs(path)) == [Pair("", "1", "b")]

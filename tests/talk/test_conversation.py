@@ -1,6 +1,7 @@
 import pytest
 
-from dposcope.model.chat import Chat, Turn
+from dposcope.model.chat.asking import Turn
+from dposcope.model.chat.prompts import encode_prompts, with_chat
 from dposcope.talk.conversation import Conversation
 from dposcope.talk.session import Session
 from helpers.chats import BEGINS, with_template
@@ -9,7 +10,7 @@ from helpers.families import hook_count
 
 
 def conversation_with(lm) -> Conversation:
-    return Conversation(Session(lm, both_of(lm), Chat.of(lm), 6))
+    return Conversation(Session(with_chat(lm), both_of(lm), 6))
 
 
 def test_each_side_remembers_its_own_answers(llama):
@@ -19,7 +20,7 @@ def test_each_side_remembers_its_own_answers(llama):
     second = {edited: talk.ask("who", edited=edited) for edited in (False, True)}
     for edited, answer in second.items():
         turns = [Turn("user", "the cat"), Turn("assistant", first[edited].text), Turn("user", "who")]
-        assert answer.prompt_ids == talk.session.chat.encode_turns(turns)
+        assert answer.prompt_ids == encode_prompts(talk.session.lm, [tuple(turns)])[0]
     assert [second[edited].strength for edited in (False, True)] == [0, 1]
 
 
@@ -41,7 +42,7 @@ def test_an_answer_that_was_broken_off_is_not_remembered(llama):
 
     with pytest.raises(KeyboardInterrupt):
         talk.ask("the cat", edited=True, heard=leave)
-    assert talk.ask("who", edited=True).prompt_ids == talk.session.chat.encode(["who"])[0]
+    assert talk.ask("who", edited=True).prompt_ids == encode_prompts(talk.session.lm, ["who"])[0]
     assert hook_count(llama.model) == 0
 
 

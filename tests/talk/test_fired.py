@@ -3,7 +3,7 @@ import torch
 
 from dposcope.directions.lens import lens
 from dposcope.interventions.edit import Edit
-from dposcope.model.chat import Chat
+from dposcope.model.chat.prompts import with_chat
 from dposcope.model.hooks import hooked, neuron_site
 from dposcope.talk.fired import edited_neurons, fired
 from dposcope.talk.session import Session
@@ -14,7 +14,7 @@ IDS = [2, 40, 41, 55, 60]
 
 
 def session_of(lm, edit) -> Session:
-    return Session(lm, edit, Chat.of(lm))
+    return Session(with_chat(lm), edit)
 
 
 def test_the_neurons_are_those_whose_gains_are_furthest_from_1(lm):

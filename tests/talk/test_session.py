@@ -9,7 +9,8 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
-from dposcope.model.chat import Chat, Turn
+from dposcope.model.chat.asking import Turn
+from dposcope.model.chat.prompts import encode_prompts, with_chat
 from dposcope.model.generate import Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.talk.session import Session
@@ -21,7 +22,7 @@ SAMPLING = Sampling(0.9, 0.8, 3)
 
 
 def session_of(lm, **changes) -> Session:
-    fields = {"lm": lm, "edit": both_of(lm), "chat": Chat.of(lm), "new_tokens": 8}
+    fields = {"lm": with_chat(lm), "edit": both_of(lm), "new_tokens": 8}
     return Session(**(fields | changes))
 
 
@@ -86,9 +87,9 @@ def test_a_listener_can_end_an_answer_and_leaves_no_hook(llama):
 def test_a_chat_model_reads_its_template(llama):
     lm = with_template(llama, BEGINS)
     session = session_of(lm)
-    assert session.answer("hi", 0).prompt_ids == session.chat.encode(["hi"])[0]
-    turns = [Turn("user", "hi"), Turn("assistant", "a cat"), Turn("user", "who")]
-    assert session.answer(turns, 0).prompt_ids == session.chat.encode_turns(turns)
+    assert session.answer("hi", 0).prompt_ids == encode_prompts(session.lm, ["hi"])[0]
+    turns = (Turn("user", "hi"), Turn("assistant", "a cat"), Turn("user", "who"))
+    assert session.answer(turns, 0).prompt_ids == encode_prompts(session.lm, [turns])[0]
 
 
 def test_progress_is_told_over_all_strengths(llama):

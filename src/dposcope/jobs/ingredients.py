@@ -27,6 +27,7 @@ from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run
 from dposcope.jobs.settings import CommentSettings, DirectionSpec, MeasureSettings
+from dposcope.model.chat.prompts import asked_by, asked_how
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -49,7 +50,7 @@ class Job:
 
     @classmethod
     def begin(
-        cls, run: Run, model: str, data: "Data", *, dtype: str, device: str, searched: str | None = None
+        cls, run: Run, model: str, data: "Data", settings: MeasureSettings, *, searched: str | None = None
     ) -> "Job":
         """Load the model, and check what only its tokenizer can tell.
 
@@ -57,15 +58,15 @@ class Job:
             run: open.
             model: its name.
             data: read.
-            dtype: see `load_native`.
-            device: see `load`.
+            settings: say how the model is loaded and asked.
             searched: neutral text that a strength is searched on, if there is a search.
 
         Raises:
-            DposcopeError: the model cannot be loaded, or neutral text is too short.
+            DposcopeError: the model cannot be loaded or asked so, or neutral text is too short.
         """
         run.reporter.stage(f"Loading {model}")
-        job = cls(run, load_native(model, dtype=dtype, device=device), data)
+        lm = load_native(model, dtype=settings.dtype, device=settings.device)
+        job = cls(run, asked_by(lm, settings.chat_options), data)
         check_neutral(job.lm, data.report, searched)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
@@ -73,7 +74,7 @@ class Job:
     @cached_property
     def model(self) -> dict[str, Any]:
         """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
-        return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type}
+        return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type, **asked_how(self.lm)}
 
 
 def check_neutral(lm: LanguageModel, report: Materials, searched: str | None = None) -> None:

@@ -13,7 +13,9 @@ from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOutcome, measure_ideal
 from dposcope.evaluation.statistics import columns_of
 from dposcope.jobs.ingredients import Job
+from dposcope.model.chat.prompts import asked_how
 from dposcope.model.hooks import Intervention
+from dposcope.model.language_model import LanguageModel
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of, write_parquet
 
@@ -49,7 +51,7 @@ def measure_condition(
         "batch_size": materials.batch_size,
         "intervention": dict(depends_on or {}),
         "samples": [materials.samples, materials.sample_seed] if materials.samples else None,
-        "second": None if materials.second is None else materials.second.fingerprint,
+        "second": None if materials.second is None else _identity(materials.second),
     }
     told = run.json(
         f"measure-{file_name(name)}",
@@ -60,6 +62,10 @@ def measure_condition(
         file=run.folder / "conditions" / f"{file_name(name)}.json",
     )
     return Outcome.from_json(told)
+
+
+def _identity(lm: LanguageModel) -> dict[str, Any]:
+    return {"fingerprint": lm.fingerprint, **asked_how(lm)}
 
 
 def _further(materials: Materials) -> dict[str, list[str]]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
 from dposcope.jobs.numbers import BatchSize, Block, Count, Nats, Samples, Seed, Share, Splittable, Strength, Windows
+from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
 from dposcope.protocols import Protocol, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -17,6 +18,7 @@ _DIRECTION = Group("Direction", sort_key=2)
 _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
+_CHAT = Group("Chat models", sort_key=2)
 
 
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
@@ -80,6 +82,37 @@ class Settings(BaseModel):
     """Base of all settings: frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ChatSettings(Settings):
+    """How prompts are put to the model."""
+
+    chat: Annotated[ChatMode, Parameter(group=_CHAT)] = Field(
+        default="auto",
+        description="Whether a prompt is a message to a chat model. on: the prompt goes through the chat template of "
+        "the tokenizer; off: the model continues the text; auto: on where the tokenizer has a template.",
+    )
+    system: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None, description="System prompt of a chat model. Default: that of its template, or none."
+    )
+    wrap: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None,
+        description="What a chat model is asked, with {prompt} once in it, such as: Continue this text. Write only "
+        "what comes next.\\n\\n{prompt} (\\n begins a new line). Default: the prompt itself.",
+    )
+
+    @field_validator("wrap")
+    @classmethod
+    def _one_place(cls, given: str | None) -> str | None:
+        if given is None:
+            return None
+        check_wrap(given)
+        return given.replace("\\n", "\n")
+
+    @property
+    def chat_options(self) -> ChatOptions:
+        """The three as one value."""
+        return ChatOptions(self.chat, self.system, self.wrap)
 
 
 class LoadSettings(Settings):
@@ -173,7 +206,7 @@ class DirectionSettings(FitSettings):
     )
 
 
-class MeasureSettings(MachineSettings, DirectionSettings):
+class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
     """The data, the scorer and the protocol of measurements."""
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(

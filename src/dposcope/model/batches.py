@@ -51,9 +51,7 @@ def encode(
         DposcopeError: a text has no tokens; or it has so many characters that its tokens would not fit into memory, and
             which of them are used cannot be told from a part of it.
     """
-    check_choice("keep", keep, ("start", "end"))
-    if max_tokens is not None and max_tokens < 1:
-        raise DposcopeError(f"a limit of {max_tokens} tokens is below 1; give a positive number, or None")
+    check_cut(max_tokens, keep)
     if not texts:
         return []
     if max_tokens is None:
@@ -70,6 +68,17 @@ def encode(
         if not ids:
             raise DposcopeError(f"text {row + 1} is empty, and this tokenizer adds no special token; remove that text")
     return cut
+
+
+def check_cut(max_tokens: int | None, keep: str) -> None:
+    """Refuse a limit below one token, and a side that is none.
+
+    Raises:
+        DposcopeError: it is so.
+    """
+    check_choice("keep", keep, ("start", "end"))
+    if max_tokens is not None and max_tokens < 1:
+        raise DposcopeError(f"a limit of {max_tokens} tokens is below 1; give a positive number, or None")
 
 
 def _of_long(lm: LanguageModel, text: str, max_tokens: int, keep: str, row: int, special: frozenset[int]) -> list[int]:

@@ -16,8 +16,9 @@ from transformers import DynamicCache
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
-from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.batches import Batch, batches
 from dposcope.model.cache import cache_argument
+from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
 
@@ -122,6 +123,7 @@ def generate(
 ) -> Continuation | list[Continuation]:
     """Continue one prompt, or each of a list; the result is one `Continuation`, or a list in the order of `prompts`.
 
+    A model that is asked through its chat template (`with_chat`) answers instead.
     With left padding and absolute positions, a batch gives the same results as its members one by one, up to rounding.
     Without a cache each step reads the whole text again, with the same result.
 
@@ -129,7 +131,7 @@ def generate(
         lm: the model.
         prompts: one text, or several.
         new_tokens: most new tokens per prompt (paper: 20).
-        max_prompt_tokens: longer prompts are cut; None: never.
+        max_prompt_tokens: longer prompts are cut (see `encode_prompts`); None: never.
         keep: the side of a long prompt that is kept.
         sampling: how tokens are sampled; None: greedy.
         batch_size: prompts at a time.
@@ -145,7 +147,7 @@ def generate(
     alone = isinstance(prompts, str)
     if not alone and not prompts:
         return []
-    encoded = encode(lm, [prompts] if alone else prompts, max_tokens=max_prompt_tokens, keep=keep)
+    encoded = encode_prompts(lm, [prompts] if alone else prompts, max_tokens=max_prompt_tokens, keep=keep)
     written = continue_ids(
         lm,
         encoded,

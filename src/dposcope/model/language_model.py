@@ -13,6 +13,7 @@ from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
+from dposcope.model.chat.asking import Asking
 from dposcope.model.layout import Layout
 from dposcope.model.quiet import without_progress_bars
 
@@ -46,6 +47,8 @@ class LanguageModel:
     """What loading changed, in sentences for reports."""
     variant: str = ""
     """Digest of an edit of the activations, which no weight shows; set by `edited` only. A part of `fingerprint`."""
+    asking: Asking | None = None
+    """How prompts are put to it; None: as text that it continues. Set by `with_chat`. No part of `fingerprint`."""
 
     def __repr__(self) -> str:
         """Name, kind and size; torch would print every module."""

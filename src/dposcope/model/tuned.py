@@ -1,6 +1,7 @@
 """Comparing a tuned model with its base: which properties must be equal, and how different vocabularies are handled.
 
-Both models read ids of the base's tokenizer, so that everything is measured on the same tokens. The tuned model may
+Both models read ids of the base's tokenizer, and are asked as the base is, so that everything is measured on the same
+tokens. The tuned model may
 write tokens that the base does not have (chat markers, for example); its own tokenizer decodes them.
 """
 
@@ -40,7 +41,7 @@ def _check_sizes(base: LanguageModel, tuned: LanguageModel) -> None:
 
 
 def comparable(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
-    """`tuned` with the tokenizer of `base`; embedding rows that belong to no token are removed.
+    """`tuned` with the tokenizer of `base`, and asked like it; embedding rows that belong to no token are removed.
 
     Training frameworks round the size of a vocabulary up. The added rows are not tokens. After removal the model cannot
     generate them, and they take no probability from the others.
@@ -68,7 +69,7 @@ def comparable(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
         with without_progress_bars():
             tuned.model.resize_token_embeddings(kept, mean_resizing=False)
     if not vocabulary.added and not vocabulary.renamed:
-        return replace(tuned, tokenizer=base.tokenizer, notes=tuple(notes))
+        return replace(tuned, tokenizer=base.tokenizer, asking=base.asking, notes=tuple(notes))
     if vocabulary.added:
         notes.append(
             f"{plural(vocabulary.added, 'token')} that {base.name} lacks: both models read by the base's tokenizer, "
@@ -76,7 +77,7 @@ def comparable(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:
         )
     if vocabulary.renamed:
         notes.append(f"{plural(vocabulary.renamed, 'token')} under another name than in {base.name}")
-    return replace(tuned, tokenizer=base.tokenizer, writer=tuned.tokenizer, notes=tuple(notes))
+    return replace(tuned, tokenizer=base.tokenizer, asking=base.asking, writer=tuned.tokenizer, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
-from dposcope.model.batches import batches, encode
+from dposcope.model.batches import batches
+from dposcope.model.chat.prompts import asked_how, encode_prompts
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, generate
 from dposcope.model.hooks import Change, hooked, neuron_site
@@ -214,6 +215,7 @@ def collected_how(lm: LanguageModel, prompts: int, *, new_tokens: int, protocol:
         "protocol": protocol,
         "prompts": prompts,
         "new_tokens": new_tokens,
+        **asked_how(lm),
     }
 
 
@@ -281,7 +283,7 @@ def _second_pass(
     progress: Progress | None,
 ) -> None:
     """As in the published code: read prompt and continuation again, and count all `new_tokens` positions."""
-    encoded = encode(lm, prompts)
+    encoded = encode_prompts(lm, prompts)
     written = generate(
         lm,
         prompts,

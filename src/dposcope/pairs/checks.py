@@ -16,6 +16,8 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
+from dposcope.model.chat.asking import Prompt
+from dposcope.model.chat.prompts import adds_special, prompt_texts
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pairs, normalised
@@ -137,7 +139,7 @@ def check_pairs(
     """
     if not len(pairs):
         raise DposcopeError("there is no pair to check; give at least one")
-    prompts = Counter(prompt for prompt in map(normalised, pairs.prompts) if prompt)
+    prompts = Counter(prompt for prompt in map(normalised, pairs.said) if prompt)
     return PairStatistics(
         count=len(pairs),
         identical=pairs.dropped.identical + sum(pair.preferred.strip() == pair.dispreferred.strip() for pair in pairs),
@@ -150,7 +152,7 @@ def check_pairs(
         ),
         lengths=None
         if tokenizer is None
-        else SideLengths(*(_lengths(tokenizer, part) for part in (pairs.prompts, pairs.preferred, pairs.dispreferred))),
+        else SideLengths(*(_lengths(tokenizer, part) for part in (pairs.said, pairs.preferred, pairs.dispreferred))),
         scores=None if scorer is None else _scores(pairs, scorer),
         leakage=None if validation is None else _leakage(pairs, validation),
         fluency=fluency,
@@ -188,7 +190,7 @@ def completion_logppl(
     total = 2 * len(pairs)
     sides: list[Estimate] = []
     for number, texts in enumerate((pairs.preferred, pairs.dispreferred)):
-        rows = _with_prompts(lm, pairs.prompts, texts, min(max_tokens, lm.context_length))
+        rows = _with_prompts(lm, pairs.asked, texts, min(max_tokens, lm.context_length))
         rows = [row for row in rows if row.predicted]
         if not rows:
             raise DposcopeError("no text has a token that the model predicts; give longer texts")
@@ -214,11 +216,14 @@ class _Row:
     """How many of the last tokens belong to the completion and are predicted."""
 
 
-def _with_prompts(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str], most: int) -> list[_Row]:
+def _with_prompts(lm: LanguageModel, asked: Sequence[Prompt], texts: Sequence[str], most: int) -> list[_Row]:
+    # Behind a template the frame must stay whole: prompts are cut to leave it, and half of the room, free.
+    prompts = prompt_texts(lm, asked, max_tokens=max(most // 2, 1))
+    begins = adds_special(lm)
     short = [is_short(prompt, most) and is_short(text, most) for prompt, text in zip(prompts, texts, strict=True)]
-    alone = token_ids(lm.tokenizer, [a for a, one in zip(prompts, short, strict=True) if one], special=True)
+    alone = token_ids(lm.tokenizer, [a for a, one in zip(prompts, short, strict=True) if one], special=begins)
     both = [a + b for a, b, one in zip(prompts, texts, short, strict=True) if one]
-    whole = token_ids(lm.tokenizer, both, special=True)
+    whole = token_ids(lm.tokenizer, both, special=begins)
     special = lm.special_ids
     read = iter(zip(alone, whole, strict=True))
     return [
@@ -239,11 +244,12 @@ def _row(head: list[int], ids: list[int], most: int, special: frozenset[int]) ->
 def _long_row(lm: LanguageModel, prompt: str, text: str, most: int, what: str) -> _Row:
     """The same of a pair of which only the end is read."""
     special = lm.special_ids
-    first = first_ids(lm.tokenizer, prompt + text, 1, special=True, what=what)
+    begins = adds_special(lm)
+    first = first_ids(lm.tokenizer, prompt + text, 1, special=begins, what=what)
 
     def read(size: int) -> _Row | None:
         head, end = prompt[len(prompt) - min(len(prompt), max(size - len(text), 0)) :], text[-size:]
-        head_ids, ids = token_ids(lm.tokenizer, [head, head + end], special=True)
+        head_ids, ids = token_ids(lm.tokenizer, [head, head + end], special=begins)
         if size >= len(prompt) + len(text):
             return _row(head_ids, ids, most, special)
         return _row(first + head_ids, first + ids, most, special) if settled(ids[:-most]) else None
@@ -285,10 +291,10 @@ def _scores(pairs: Pairs, scorer: Scorer) -> PairScores:
 
 
 def _leakage(pairs: Pairs, validation: Pairs) -> Leakage:
-    prompts = {normalised(prompt) for prompt in pairs.prompts} - {""}
+    prompts = {normalised(prompt) for prompt in pairs.said} - {""}
     texts = {normalised(text) for text in (*pairs.preferred, *pairs.dispreferred)} - {""}
     return Leakage(
-        prompts=sum(normalised(pair.prompt) in prompts for pair in validation),
+        prompts=sum(normalised(pair.said) in prompts for pair in validation),
         texts=sum(normalised(pair.preferred) in texts or normalised(pair.dispreferred) in texts for pair in validation),
         validation=len(validation),
     )

@@ -7,7 +7,7 @@ side, is left out and counted, as nothing can be learned from it.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,8 @@ from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError, plural
+from dposcope.model.chat.asking import Prompt, Turn, conversation_told
+from dposcope.pairs.conversations import holds_messages, messages, of_labels, of_safety, sides
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Pair:
     """The better completion, without the prompt, with its leading space."""
     dispreferred: str
     """The worse completion."""
+    before: tuple[Turn, ...] = ()
+    """What was said before the prompt, where that is the last message of a conversation."""
+
+    @property
+    def asked(self) -> Prompt:
+        """The prompt with what was said before it."""
+        return (*self.before, Turn("user", self.prompt)) if self.before else self.prompt
+
+    @property
+    def said(self) -> str:
+        """The texts of that, to compare prompts."""
+        return conversation_told([*self.before, Turn("user", self.prompt)])
 
     __repr__ = short_repr
 
@@ -63,7 +77,15 @@ PAIR_FORMATS: Final = (
     PairFormat("paradetox", None, "neutral", "toxic"),
     PairFormat("paradetox of the hub", None, "en_neutral_comment", "en_toxic_comment"),
 )
-"""The formats of `load_pairs`; the first that fits is used: Lee et al. 2024, TRL, ParaDetox."""
+"""The formats of `load_pairs`; the first that fits is used: Lee et al. 2024, TRL and UltraFeedback, ParaDetox."""
+
+_RESHAPED: Final = {
+    "safe-rlhf": (("prompt", "response_0", "response_1"), of_safety),
+    "kto": (("prompt", "completion", "label"), of_labels),
+}
+"""Formats that are read as TRL's: name → columns, and how. They are tried after the others."""
+_BEFORE: Final = "before"
+"""Column of what was said before the prompts, in files of `write_pairs`."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +96,15 @@ class Dropped:
     """A side is null or blank."""
     identical: int = 0
     """Both sides are equal, apart from spaces at their ends."""
+    unpaired: int = 0
+    """Nothing says which answer is better, or there is no worse one to the same prompt."""
+    apart: int = 0
+    """The sides are not two answers to one conversation."""
 
     @property
     def total(self) -> int:
         """Number of all these rows."""
-        return self.blank + self.identical
+        return self.blank + self.identical + self.unpaired + self.apart
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,8 @@ class Pairs:
     """Name of their `PairFormat`."""
     dropped: Dropped = field(default_factory=Dropped)
     """Rows of the source that were left out."""
+    before: tuple[tuple[Turn, ...], ...] = ()
+    """What was said before each prompt; empty where no prompt is a part of a longer conversation."""
 
     __repr__ = short_repr
 
@@ -110,6 +138,8 @@ class Pairs:
         for column in ("prompts", "preferred", "dispreferred"):
             check_texts(column, getattr(self, column))
         lengths = {len(self.prompts), len(self.preferred), len(self.dispreferred)}
+        if self.before:
+            lengths.add(len(self.before))
         if len(lengths) != 1:
             raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")
 
@@ -123,6 +153,7 @@ class Pairs:
             tuple(pair.dispreferred for pair in rows),
             format,
             dropped,
+            tuple(pair.before for pair in rows) if any(pair.before for pair in rows) else (),
         )
 
     def __len__(self) -> int:
@@ -131,12 +162,25 @@ class Pairs:
 
     def __iter__(self) -> Iterator[Pair]:
         """The pairs in order."""
-        return (Pair(*row) for row in zip(self.prompts, self.preferred, self.dispreferred, strict=True))
+        before = self.before or [()] * len(self)
+        return (Pair(*row) for row in zip(self.prompts, self.preferred, self.dispreferred, before, strict=True))
+
+    @property
+    def asked(self) -> list[Prompt]:
+        """The prompts, each with what was said before it."""
+        return [pair.asked for pair in self]
+
+    @property
+    def said(self) -> list[str]:
+        """The texts of that, to compare prompts and to count their tokens."""
+        return [pair.said for pair in self]
 
     @property
     def digest(self) -> str:
         """A digest of all texts in order."""
-        return text_digest(*(text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred)))
+        turns = [f"{turn.role}: {turn.content}" for pair in self for turn in (*pair.before, Turn("user", ""))]
+        texts = (text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred))
+        return text_digest(*texts, *(turns if self.before else ()))
 
     def where(self, kept: Sequence[bool]) -> "Pairs":
         """The pairs whose flag is set, in order."""
@@ -209,6 +253,7 @@ class Pairs:
             tuple(self.preferred[row] for row in order),
             tuple(self.dispreferred[row] for row in order),
             self.format,
+            before=tuple(self.before[row] for row in order) if self.before else (),
         )
 
 
@@ -223,15 +268,24 @@ def load_pairs(source: str | Path) -> Pairs:
 
     `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and `write_pairs`); `prompt`,
     `chosen`, `rejected` (TRL; without `prompt`, what both sides begin with is the prompt); `toxic`, `neutral`
-    (ParaDetox; neutral is preferred, prompts are empty). Other columns are ignored.
+    (ParaDetox; neutral is preferred, prompts are empty); `prompt`, `response_0`, `response_1` (PKU-SafeRLHF, see
+    `of_safety`); `prompt`, `completion`, `label` (KTO, see `of_labels`). Other columns are ignored.
+
+    Cells of TRL's and KTO's columns may be lists of messages (TRL's conversations, UltraFeedback): the answers are then
+    the last messages, the prompt is the user's message before them, and the turns before that stay beside it.
 
     Raises:
-        DposcopeError: the source cannot be read, has other columns, holds conversations, or has no usable pair.
+        DposcopeError: the source cannot be read, has other columns, or has no usable pair.
     """
     table = open_table(source)
     fits = [known for known in PAIR_FORMATS if set(known.columns) <= set(table.columns)]
+    for name, (columns, reshape) in _RESHAPED.items():
+        if not fits and set(columns) <= set(table.columns):
+            made = reshape(table)
+            return _read(made.table, PairFormat(name, "prompt", "chosen", "rejected"), unpaired=made.unpaired)
     if not fits:
-        accepted = "; ".join(", ".join(known.columns) for known in PAIR_FORMATS)
+        known = [format.columns for format in PAIR_FORMATS] + [columns for columns, _ in _RESHAPED.values()]
+        accepted = "; ".join(map(", ".join, known))
         given = ", ".join(table.columns) or "none"
         raise DposcopeError(
             f"{table.source} has no columns of pairs, only {given}; rename them to one of these sets: {accepted}"
@@ -240,8 +294,9 @@ def load_pairs(source: str | Path) -> Pairs:
 
 
 def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[str | float]] | None = None) -> None:
-    """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`. The file is written whole or not
-    at all.
+    """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`; where a prompt is the last
+    message of a conversation, also `before`, the list of the messages before it. The file is written whole or not at
+    all.
 
     Args:
         path: the file.
@@ -256,6 +311,7 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
                 "prompt_text": pair.prompt,
                 "unpert_gen_text": pair.preferred,
                 "pert_gen_text": pair.dispreferred,
+                **({_BEFORE: [asdict(turn) for turn in pair.before]} if pairs.before else {}),
                 **dict(zip(more, cells, strict=True)),
             },
             ensure_ascii=False,
@@ -279,29 +335,52 @@ def _split(pair: Pair) -> Pair:
 
 def _shared_by(pair: Pair) -> list[str]:
     """Keys that keep pairs together: the prompt, or without a prompt the two texts."""
-    prompt = normalised(pair.prompt)
+    prompt = normalised(pair.said)
     return [f"prompt {prompt}"] if prompt else [f"text {normalised(t)}" for t in (pair.preferred, pair.dispreferred)]
 
 
-def _read(table: RawTable, known: PairFormat) -> Pairs:
-    for column in known.columns:
-        if any(isinstance(cell, list | dict) for cell in table.columns[column]):
-            raise DposcopeError(
-                f"column {column!r} of {table.source} holds conversations; apply the model's chat template first "
-                "(tokenizer.apply_chat_template), so that each cell is plain text"
-            )
+def _read(table: RawTable, known: PairFormat, *, unpaired: int = 0) -> Pairs:
+    rows = _rows(table, known)
+    found = [pair for pair in rows if pair is not None]
+    whole = [pair for pair in found if pair.preferred.strip() and pair.dispreferred.strip()]
+    pairs = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
+    if known.splits and not _conversational(table, known):
+        pairs = [_split(pair) for pair in pairs]
+    dropped = Dropped(len(found) - len(whole), len(whole) - len(pairs), unpaired, len(rows) - len(found))
+    if not pairs:
+        beyond = {
+            "give no pair of a better and a worse answer": unpaired,
+            "have sides that are not two answers to one conversation": dropped.apart,
+        }
+        also = "".join(f", {count:,} {what}" for what, count in beyond.items() if count)
+        raise DposcopeError(
+            f"{table.source} holds no usable pair: of {plural(len(rows) + unpaired, 'row')} {dropped.blank:,} have a "
+            f"blank side and {dropped.identical:,} have two equal sides{also}; give pairs that differ"
+        )
+    return Pairs.of(pairs, format=known.name, dropped=dropped)
+
+
+def _rows(table: RawTable, known: PairFormat) -> list[Pair | None]:
+    """The pairs of a table; None where the sides are not two answers to one conversation."""
+    columns = table.columns
+    if _conversational(table, known):
+        prompts = [None] * len(columns[known.preferred]) if known.prompt is None else columns[known.prompt]
+        cells = zip(prompts, columns[known.preferred], columns[known.dispreferred], strict=True)
+        read = [sides(*row, f"row {number} of {table.source}") for number, row in enumerate(cells, start=1)]
+        return [None if one is None else Pair(one.prompt, one.preferred, one.dispreferred, one.before) for one in read]
+    if not len(columns[known.preferred]):  # reshaped, and nothing was left
+        return []
     selected = table.select(known.columns, option="other names in the file", keep_blank=True)
     better, worse = selected.texts(known.preferred), selected.texts(known.dispreferred)
     prompts = [""] * len(better) if known.prompt is None else selected.texts(known.prompt)
-    rows = [Pair(*row) for row in zip(prompts, better, worse, strict=True)]
-    whole = [pair for pair in rows if pair.preferred.strip() and pair.dispreferred.strip()]
-    pairs = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
-    if known.splits:
-        pairs = [_split(pair) for pair in pairs]
-    dropped = Dropped(blank=len(rows) - len(whole), identical=len(whole) - len(pairs))
-    if not pairs:
-        raise DposcopeError(
-            f"{table.source} holds no usable pair: of {plural(len(rows), 'row')} {dropped.blank:,} have a blank side "
-            f"and {dropped.identical:,} have two equal sides; give pairs that differ"
-        )
-    return Pairs.of(pairs, format=known.name, dropped=dropped)
+    before: Sequence[tuple[Turn, ...]] = [()] * len(better)
+    if known == PAIR_FORMATS[0] and _BEFORE in columns:
+        before = [
+            messages(cell, f"{_BEFORE!r} in row {number} of {table.source}")
+            for number, cell in enumerate(columns[_BEFORE], start=1)
+        ]
+    return [Pair(*row) for row in zip(prompts, better, worse, before, strict=True)]
+
+
+def _conversational(table: RawTable, known: PairFormat) -> bool:
+    return any(holds_messages(table.columns[column]) for column in known.columns)

@@ -32,8 +32,9 @@ from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
-from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.batches import Batch, batches
 from dposcope.model.cache import cache_argument, cached_tensors, copied, positions_to_shift, row_norms, with_tensors
+from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress, likeliest
 from dposcope.model.hooks import hooked, residual_site
@@ -136,7 +137,7 @@ def perturbed_continuations(
         )
     if not prompts:
         return []
-    encoded = encode(lm, prompts, max_tokens=max_prompt_tokens, keep=keep)
+    encoded = encode_prompts(lm, prompts, max_tokens=max_prompt_tokens, keep=keep)
     longest = max(len(ids) for ids in encoded)
     ahead = max(settings.horizon - 1, 0)
     if longest + new_tokens + ahead > lm.context_length:

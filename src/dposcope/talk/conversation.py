@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dposcope.model.chat import Turn
+from dposcope.model.chat.asking import Turn
 from dposcope.talk.session import PLAIN, Answer, Heard, Session
 
 
@@ -26,9 +26,9 @@ class Conversation:
         Raises:
             DposcopeError: the conversation has grown too long for the model.
         """
-        turns = [*self._said[edited], Turn("user", line)]
+        turns = (*self._said[edited], Turn("user", line))
         answer = self.session.answer(turns, self.strength if edited else PLAIN, heard=heard)
-        if self.session.chat.on:
+        if self.session.lm.asking is not None:
             self._said[edited] = [*turns, Turn("assistant", answer.text)]
         return answer
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from dposcope.data.prompts import load_prompts
-from dposcope.model.chat import Chat
+from dposcope.model.language_model import LanguageModel
 
 QUESTIONS: Final = (
     "What is the capital of France?",
@@ -13,6 +13,7 @@ QUESTIONS: Final = (
 """For chat models. Base models continue built-in beginnings, whose continuations are often rude."""
 
 
-def own_prompts(chat: Chat) -> list[str]:
-    """A few prompts of the kind that the model takes."""
-    return list(QUESTIONS) if chat.on else load_prompts(None, limit=len(QUESTIONS))
+def own_prompts(lm: LanguageModel) -> list[str]:
+    """A few prompts of the kind that the model takes: behind a wrapper, beginnings of texts."""
+    answers = lm.asking is not None and lm.asking.wrap is None
+    return list(QUESTIONS) if answers else load_prompts(None, limit=len(QUESTIONS))

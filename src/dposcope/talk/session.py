@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.interventions.edit import Edit
-from dposcope.model.chat import Chat, ChatMode, Turn
+from dposcope.model.chat.asking import ChatOptions, Prompt
+from dposcope.model.chat.prompts import asked_by, encode_prompts
 from dposcope.model.generate import Continuation, Progress, Sampling, continue_ids
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
@@ -50,7 +51,6 @@ class Session:
 
     lm: LanguageModel
     edit: Edit | None
-    chat: Chat
     new_tokens: int = 40
     """Most tokens of an answer."""
     sampling: Sampling | None = None
@@ -69,8 +69,7 @@ class Session:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        chat: ChatMode = "auto",
-        system: str | None = None,
+        chat: ChatOptions = ChatOptions(),  # noqa: B008 — frozen
         new_tokens: int = 40,
         sampling: Sampling | None = None,
     ) -> "Session":
@@ -80,21 +79,20 @@ class Session:
             subject: model and edit.
             dtype: see `load_native`.
             device: see `load_native`.
-            chat: see `Chat.of`.
-            system: see `Chat.of`.
+            chat: how the model is asked.
             new_tokens: see the field.
             sampling: see the field.
 
         Raises:
-            DposcopeError: the model cannot be loaded, the edit does not fit it, or see `Chat.of`.
+            DposcopeError: the model cannot be loaded, the edit does not fit it, or it cannot be asked so.
         """
         lm = load_native(subject.model, dtype=dtype, device=device)
-        return cls(lm, subject.edit, Chat.of(lm, chat, system=system), new_tokens, sampling)
+        return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling)
 
     @property
     def manner(self) -> str:
         """How the model is asked, in a few words."""
-        return "answers through its chat template" if self.chat.on else "continues the text"
+        return "answers through its chat template" if self.lm.asking is not None else "continues the text"
 
     def at(self, strength: float) -> AbstractContextManager[Applied]:
         """The model at a strength, inside a context; at 0 it has no hook and is the plain one, to the bit.
@@ -110,7 +108,7 @@ class Session:
 
     def answer(
         self,
-        prompt: str | Sequence[Turn],
+        prompt: Prompt,
         strength: float,
         *,
         new_tokens: int | None = None,
@@ -127,7 +125,7 @@ class Session:
         Raises:
             DposcopeError: the prompt is too long for the model, or has no token.
         """
-        ids = self.chat.encode([prompt])[0] if isinstance(prompt, str) else self.chat.encode_turns(prompt)
+        ids = encode_prompts(self.lm, [prompt])[0]
         new_tokens = self.new_tokens if new_tokens is None else new_tokens
         self._check_room([ids], new_tokens)
         written: list[int] = []
@@ -163,7 +161,7 @@ class Session:
         Raises:
             DposcopeError: see `answer`.
         """
-        ids = self.chat.encode(prompts)
+        ids = encode_prompts(self.lm, prompts)
         self._check_room(ids, self.new_tokens)
         total = len(ids) * len(strengths)
         rows: list[list[Answer]] = [[] for _ in prompts]

@@ -1,12 +1,12 @@
 """The settings of `dposcope generate`, `chat` and `serve`."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
 from dposcope.jobs.numbers import Seed, SomeShare, Temperature
-from dposcope.jobs.settings import LoadSettings
+from dposcope.jobs.settings import ChatSettings, LoadSettings
 
 if TYPE_CHECKING:
     from dposcope.model.generate import Sampling
@@ -18,7 +18,7 @@ MOST_NEW_TOKENS: Final = 4_096
 NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 
 
-class TalkSettings(LoadSettings):
+class TalkSettings(LoadSettings, ChatSettings):
     """How a model is asked, and how it writes."""
 
     edit: Annotated[str | None, Parameter(group=_WRITING)] = Field(
@@ -26,14 +26,6 @@ class TalkSettings(LoadSettings):
         description="edit.safetensors of dposcope edit, tune or dpo --train gains, the folder of the run, or the name "
         "of a bundled model, for the edit that comes with dposcope. Default: the edit that comes with dposcope for "
         "MODEL, where there is one; of a run: its own.",
-    )
-    chat: Annotated[Literal["auto", "on", "off"], Parameter(group=_WRITING)] = Field(
-        default="auto",
-        description="Whether a prompt is a message to a chat model. on: the prompt goes through the chat template of "
-        "the tokenizer; off: the model continues the text; auto: on where the tokenizer has a template.",
-    )
-    system: Annotated[str | None, Parameter(group=_WRITING)] = Field(
-        default=None, description="System prompt of a chat model. Default: that of its template, or none."
     )
     new_tokens: Annotated[NewTokens, Parameter(group=_WRITING)] = Field(
         default=40, description="Most tokens of an answer."

@@ -2,14 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.model.batches import encode
+from dposcope.model.chat.asking import Turn
+from dposcope.model.chat.cut import shortened
+from dposcope.model.chat.prompts import with_chat
+from dposcope.model.generate import Continuation
 from dposcope.pairs.harmless import HarmlessTexts
 from dposcope.pairs.pairs import Pair, Pairs
 from dposcope.training.batches.examples import Example, drawn, harmless_windows, neutral_windows, tokenise
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row, read
+from helpers.chats import BEGINS, PLAIN, with_template
 from helpers.families import TEXTS, WITHOUT_BOS, copied, gpt2_like_tokenizer
 
 LONG = " ".join(TEXTS)
@@ -30,6 +39,13 @@ def plain(lm, text) -> list[int]:
 def special(lm) -> list[int]:
     """What this family's tiny tokenizer puts before a text."""
     return [] if lm.name.removeprefix("tiny-") in WITHOUT_BOS else [lm.tokenizer.bos_token_id]
+
+
+def frame(lm, turns) -> list[int]:
+    """A conversation in the chat template, by the library."""
+    said = [{"role": turn.role, "content": turn.content} for turn in turns]
+    made = lm.tokenizer.apply_chat_template(said, tokenize=True, add_generation_prompt=True, return_dict=True)
+    return made["input_ids"]
 
 
 # Pairs
@@ -298,3 +314,64 @@ def test_long_harmless_texts_are_cut_as_pairs_are(llama):
     assert window.prompt == (*pair.prompt, *pair.completions[0])
     with pytest.raises(DposcopeError, match=r"exceed the model's context of .*; lower --max-prompt-tokens"):
         harmless_windows(llama, texts, max_prompt_tokens=10**6)
+
+
+# Chat models
+
+
+def test_a_chat_models_prompt_is_its_frame_and_its_completions_follow_it(lm):
+    lm = with_chat(with_template(lm, BEGINS), wrap="go on: {prompt}")
+    before = (Turn("user", "hi"), Turn("assistant", "a cat"))
+    pairs = Pairs.of([Pair("who is there", " the cat", " an idiot"), Pair("why", " a mat", " a fool", before)])
+    expected = [[Turn("user", "go on: who is there")], [*before, Turn("user", "go on: why")]]
+    for example, pair, turns in zip(tokenise(lm, pairs), pairs, expected, strict=True):
+        head = frame(lm, turns)
+        assert list(example.prompt) == head
+        told = "".join(f"{turn.role}: {turn.content}\n" for turn in turns)
+        for completion, text in zip(example.completions, (pair.preferred, pair.dispreferred), strict=True):
+            whole = plain(lm, f"{lm.tokenizer.bos_token}{told}assistant:{text}")
+            assert [*head, *completion] == whole
+
+
+def test_a_chat_models_long_prompt_and_completion_are_cut_inside_the_frame(llama):
+    lm = with_chat(with_template(llama, BEGINS))
+    example = one(lm, LONG, f" {LONG}", " a", max_prompt_tokens=5, max_completion_tokens=7)
+    assert list(example.prompt) == frame(lm, [Turn("user", shortened(lm.tokenizer, [LONG], 5, keep="end")[0])])
+    assert list(example.completions[0]) == plain(lm, f" {LONG}")[:7]
+    with pytest.raises(DposcopeError, match=r"pair 1 has \d+ tokens in the chat template, and the model's context is"):
+        one(lm, LONG, f" {LONG}", " a", max_prompt_tokens=64, max_completion_tokens=64)
+
+
+def test_a_chat_model_takes_pairs_without_prompts_as_blank_messages(llama):
+    lm = with_chat(with_template(llama, PLAIN))
+    assert list(one(lm, "", "a cat", "idiot").prompt) == frame(lm, [Turn("user", "")])
+
+
+def test_a_conversation_and_a_model_without_a_template_do_not_meet(llama):
+    pairs = Pairs.of([Pair("why", " a", " b", (Turn("user", "hi"), Turn("assistant", "a cat")))])
+    with pytest.raises(DposcopeError, match=r"conversation of 3 messages, and .* is asked without a chat template"):
+        tokenise(llama, pairs)
+
+
+def test_a_chat_models_harmless_texts_stand_in_the_frame(llama):
+    lm = with_chat(with_template(llama, BEGINS))
+    (window,) = harmless_windows(lm, HarmlessTexts(("who",), (" the cat",)))
+    assert list(window.prompt) == [*frame(lm, [Turn("user", "who")]), *plain(lm, " the cat")]
+    assert window.completions == ()
+
+
+def test_log_probabilities_after_a_shared_prompt_are_those_of_each_text_alone(lm):
+    """Packed, with the frame read once for both answers, against one text at a time."""
+    lm = with_chat(with_template(lm, PLAIN))
+    examples = tokenise(lm, Pairs.of([Pair(TEXTS[0], " kind words", " you idiot"), Pair("a", " quiet", " dumb")]))
+    batch = pack(examples, pad_id=lm.pad_id, shared=fits_one_row(lm.model, examples))
+    with torch.no_grad():
+        states = read(lm.model, batch)[batch.where]
+        rows = torch.log_softmax(lm.unembed(states).double(), -1).gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+    sums = [float(rows[batch.sequence == number].sum()) for number in range(4)]
+    naive = [
+        -float(continuation_losses(lm, [Continuation(list(one.prompt), list(one.completions[side]), "")]).nll[0])
+        for side in (0, 1)
+        for one in examples
+    ]
+    assert sums == pytest.approx(naive, abs=1e-4)

@@ -81,7 +81,7 @@ def generate(
         strengths = list(dict.fromkeys(strength or ([0.0] if session.edit is None else [0.0, 1.0])))
         bars.stage("Writing")
         texts = session.answers(
-            given or own_prompts(session.chat), strengths, batch_size=batch_size, progress=bars.progress
+            given or own_prompts(session.lm), strengths, batch_size=batch_size, progress=bars.progress
         )
     if json:
         print_json(_told(session, texts, settings, raw=raw))
@@ -107,7 +107,7 @@ def _told(session: "Session", texts: "list[Answered]", settings: TalkSettings, *
     return {
         "model": session.lm.name,
         "edit": None if session.edit is None else str(session.edit),
-        "chat": session.chat.on,
+        "chat": session.lm.asking is not None,
         "new_tokens": session.new_tokens,
         "sampling": settings.model_dump(include={"temperature", "top_p", "seed"}) if settings.sample else None,
         "texts": [

@@ -25,8 +25,7 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
         subject,
         dtype=settings.dtype,
         device=settings.device,
-        chat=settings.chat,
-        system=settings.system,
+        chat=settings.chat_options,
         new_tokens=settings.new_tokens,
         sampling=settings.sampling,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NotRequired
+from typing import Any, Final, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -42,6 +42,9 @@ from dposcope.protocols import Protocol
 
 CONCEPT = "toxicity"
 """The default concept."""
+
+_REFERENCE_PROMPT: Final = 32
+"""Tokens of a prompt that the published code reads."""
 
 NO_SCORER = ("repetition", "empty")
 """Measures with one value per prompt that no scorer gives."""
@@ -338,7 +341,7 @@ def _continue(
             lm,
             prompts,
             new_tokens=GENERATED_TOKENS,
-            max_prompt_tokens=strict_tokens if strict else 32,
+            max_prompt_tokens=strict_tokens if strict else _REFERENCE_PROMPT,
             keep="end" if strict else "start",
             batch_size=materials.batch_size,
             progress=steps.texts,
@@ -348,13 +351,17 @@ def _continue(
 
 
 def _overlap(lm: LanguageModel, written: list[Continuation], materials: Materials) -> np.ndarray:
-    special = lm.special_ids
+    special, passages = lm.special_ids, materials.passages
     scores: list[float] = []
-    for continuation, gold in zip(written, _golds(lm, materials.passages.golds), strict=True):
+    # Of a chat model, the words of the template's frame are no part of the passage.
+    alone = [one.prompt_ids for one in written]
+    if lm.asking is not None and materials.protocol == "reference":
+        alone = encode(lm, passages.prompts, max_tokens=_REFERENCE_PROMPT, keep="start")
+    for continuation, prompt, gold in zip(written, alone, _golds(lm, passages.golds), strict=True):
         pair = (
             strict_pair(continuation.ids, gold)
             if materials.protocol == "strict"
-            else reference_pair(continuation.prompt_ids, continuation.ids, gold)
+            else reference_pair(prompt, continuation.ids, gold)
         )
         scores.append(token_f1(pair.predicted, pair.gold, special_ids=special))
     return np.array(scores)

@@ -19,7 +19,7 @@ from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, RealToxicity, distinct_per_prompt
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_ratio, paired_difference
-from dposcope.model.batches import encode
+from dposcope.model.chat.prompts import adds_special, encode_prompts, prompt_texts
 from dposcope.model.generate import Continuation, Progress
 from dposcope.model.language_model import LanguageModel
 
@@ -156,7 +156,8 @@ def measure_samples(
 
 def _respelt(lm: LanguageModel, prompt: str, text: str) -> Continuation:
     """Prompt and sample in the tokens of another model; where the boundary is no boundary of tokens, apart."""
-    head, whole = encode(lm, [prompt, prompt + text])
+    head, asked = encode_prompts(lm, [prompt])[0], prompt_texts(lm, [prompt])[0]
+    whole = token_ids(lm.tokenizer, [asked + text], special=adds_special(lm))[0]
     if whole[: len(head)] == head:
         return Continuation(head, whole[len(head) :], text)
     return Continuation(head, token_ids(lm.tokenizer, [text], special=False)[0], text)

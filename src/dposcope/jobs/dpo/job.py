@@ -27,6 +27,7 @@ from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
 from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
+from dposcope.model.chat.prompts import asked_how
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import load_pairs
 from dposcope.report.figures import save_figure
@@ -93,7 +94,13 @@ def run_dpo(
     ) as run:
         reporter.stage(f"Loading {model}")
         with processes.failing_together():
-            base = load_base(model, whole=settings.train == "full", dtype=settings.dtype, device=settings.device)
+            base = load_base(
+                model,
+                settings.chat_options,
+                whole=settings.train == "full",
+                dtype=settings.dtype,
+                device=settings.device,
+            )
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
         with processes.failing_together():
@@ -111,6 +118,7 @@ def run_dpo(
         inputs = {
             "model": fingerprint,
             "device": lm.device.type,
+            **asked_how(lm),
             "pairs": pairs.digest,
             **texts.digests,
             "objective": vars(objective),

@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     TwoTokens,
     Weight,
 )
-from dposcope.jobs.settings import LoadSettings
+from dposcope.jobs.settings import ChatSettings, LoadSettings
 from dposcope.training.objective import KlOn, Loss, Objective
 from dposcope.training.schedule import Schedule, steps_for
 
@@ -72,7 +72,7 @@ class NeutralWindows:
     """Of their places in the text."""
 
 
-class DpoSettings(LoadSettings):
+class DpoSettings(LoadSettings, ChatSettings):
     """Settings of `dposcope dpo`. An option that is None has the value of the preset."""
 
     pairs: Annotated[str, Parameter(group=_PAIRS)] = Field(

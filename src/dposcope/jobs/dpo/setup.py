@@ -11,6 +11,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.settings import Cut, NeutralWindows
+from dposcope.model.chat.asking import ChatOptions
+from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
@@ -34,19 +36,20 @@ class Base:
     """Whether training multiplies in bfloat16 with weights in float32."""
 
 
-def load_base(model: str, *, whole: bool, dtype: str, device: str) -> Base:
+def load_base(model: str, chat: ChatOptions, *, whole: bool, dtype: str, device: str) -> Base:
     """The base in the precision that its training needs.
 
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
+        chat: how it is asked.
         whole: whether all weights are trained.
         dtype: of what is computed: auto, float32 or bfloat16.
         device: see `load`.
     """
     if not whole:
-        lm = load_native(model, dtype=dtype, device=device)
+        lm = asked_by(load_native(model, dtype=dtype, device=device), chat)
         return Base(lm, lm.dtype, autocast=False)
-    lm = load(model, dtype="auto", device=device)
+    lm = asked_by(load(model, dtype="auto", device=device), chat)
     stored = lm.dtype
     # Small updates vanish in half precision; what is computed in it is decided by autocast.
     lm.model.to(torch.float32)  # pyright: ignore[reportArgumentType]

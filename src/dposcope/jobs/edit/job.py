@@ -52,7 +52,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     described = {"model": model, **settings.model_dump(mode="json")}
     with open_run(out, "edit", described, prompts=data.read_prompts(chooses=False), reporter=reporter) as run:
         searched = None if settings.edit_spec.given else data.report.neutral
-        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device, searched=searched)
+        job = Job.begin(run, model, data, settings, searched=searched)
         ingredients = prepare(job, settings.direction_spec)
         judge = prepare_judge(job, settings.seed)
         selection = select_fraction(

@@ -14,6 +14,7 @@ from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, 
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.chat.prompts import asked_like
 from dposcope.model.load import load_native
 from dposcope.report.figures import save_figure
 from dposcope.report.front import front_figure
@@ -54,12 +55,13 @@ def run_evaluate(
     free = settings.model_dump(mode="json", include={"condition"})
     read = data.read_prompts(chooses=False)
     with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
-        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
+        job = Job.begin(run, model, data, settings)
         judge = prepare_judge(job, settings.seed)
         asked = replace(data.report, spread_windows=settings.spread_windows)
         if settings.protocol == "rtp":
-            named = settings.fluency_model
-            second = None if named is None else load_native(named, dtype=settings.dtype, device=settings.device)
+            named, second = settings.fluency_model, None
+            if named is not None:
+                second = asked_like(load_native(named, dtype=settings.dtype, device=settings.device), job.lm)
             asked = replace(asked, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
         materials = with_ideal(job, asked, judge, seed=settings.seed)
 

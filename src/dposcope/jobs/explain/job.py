@@ -53,6 +53,7 @@ from dposcope.jobs.ingredients import (
 )
 from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.neurons.contributions import Contributions, contributions
@@ -113,7 +114,7 @@ def run_explain(
     ):
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
-        lm = load_native(base, dtype=settings.dtype, device=settings.device)
+        lm = asked_by(load_native(base, dtype=settings.dtype, device=settings.device), settings.chat_options)
         check_neutral(lm, data.report)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))

@@ -35,6 +35,7 @@ from dposcope.jobs.pairs.parts import (
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.marks import FileMark, damage
+from dposcope.model.chat.prompts import asked_by, asked_how
 from dposcope.model.generate import Sampling
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -51,6 +52,7 @@ _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
     *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
+    *("chat", "system", "wrap"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
@@ -122,7 +124,7 @@ def run_pairs(
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
-            lm = load_native(model, dtype=settings.dtype, device=settings.device)
+            lm = asked_by(load_native(model, dtype=settings.dtype, device=settings.device), settings.chat_options)
             parts = _parts(run, lm, source, ranking, settings)
             made = _finish(
                 run, out, lm, parts, scorer, settings, data=source.digests | {"scorer": scorer.digest}, read=read
@@ -167,6 +169,7 @@ def _parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings
     made_from: dict[str, Any] = {
         "model": lm.fingerprint,
         "device": lm.device.type,
+        **asked_how(lm),
         "scorer": scorer.name,
         "scorer_digest": scorer.digest,
         "settings": settings.model_dump(mode="json", exclude=_ELSEWHERE),
@@ -288,7 +291,12 @@ def _finish(
         "kind": KIND,
         "settings": run.settings,
         "data": data,
-        "model": {"name": lm.name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype).removeprefix("torch.")},
+        "model": {
+            "name": lm.name,
+            "fingerprint": lm.fingerprint,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            **asked_how(lm),
+        },
         "harmless": len(harmless),
         "left_out": {"identical": sum(part.identical for part in parts), "blank": sum(part.blank for part in parts)},
         "statistics": statistics.to_json(),

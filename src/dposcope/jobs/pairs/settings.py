@@ -23,7 +23,7 @@ from dposcope.jobs.numbers import (
     TwoTokens,
     Weight,
 )
-from dposcope.jobs.settings import DirectionSettings, DirectionSpec, MachineSettings
+from dposcope.jobs.settings import ChatSettings, DirectionSettings, DirectionSpec, MachineSettings
 from dposcope.protocols import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
@@ -34,7 +34,7 @@ _MACHINE = Group("Machine", sort_key=5)
 Method = Literal["pplm", "sample"]
 
 
-class PairsSettings(MachineSettings, DirectionSettings):
+class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
     """Settings of `dposcope pairs`. The defaults of PPLM are those of `Perturbation`, which explains them."""
 
     method: Annotated[Method, Parameter(group=_PAIRS)] = Field(

@@ -7,10 +7,12 @@ from pydantic import Field
 
 from dposcope.jobs.numbers import BatchSize, Refits, Seed, Splittable
 from dposcope.jobs.settings import Settings
+from dposcope.model.chat.asking import ChatMode
 
 _DATA = Group("Data", sort_key=1)
 _STABILITY = Group("Stability", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
+_CHAT = Group("Chat models", sort_key=2)
 
 
 class ReproduceSettings(Settings):
@@ -80,6 +82,19 @@ class ReproduceSettings(Settings):
         default=None,
         description="Judge of toxic tokens: words (a built-in list), or the https address of an OpenAI-compatible "
         "endpoint (paper: GPT-4o). Default: words.",
+    )
+    chat: Annotated[ChatMode | None, Parameter(group=_CHAT)] = Field(
+        default=None,
+        description="Whether a prompt is a message to a chat model: on, off or auto (on where the tokenizer has a "
+        "template). Default: that of the preset, or auto.",
+    )
+    system: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None, description="System prompt of a chat model. Default: that of the preset, or of the template."
+    )
+    wrap: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None,
+        description="What a chat model is asked, with {prompt} once in it. Default: that of the preset, or the prompt "
+        "itself.",
     )
     limit: Annotated[Splittable | None, Parameter(group=_DATA)] = Field(
         default=None, description="Use only the first so many prompts. Default: that of the preset."

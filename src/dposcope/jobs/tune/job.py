@@ -87,9 +87,12 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
-            check_neutral(load_native(model, dtype=settings.dtype, device=settings.device), data.report, learn_text)
+            lm = load_native(model, dtype=settings.dtype, device=settings.device)
+            check_neutral(lm, data.report, learn_text)
+            settings.chat_options.asking(lm.tokenizer, name=lm.name)  # now: what cannot be is told at once
+            del lm
         learned = learn_gains(model, run, data.learn, learn_text, settings)
-        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device, searched=learn_text)
+        job = Job.begin(run, model, data, settings, searched=learn_text)
         ingredients = _ingredients(job, settings)
         judge = prepare_judge(job, settings.seed)
         scorer = _search_scorer(data.report.scorer, settings)
@@ -143,7 +146,7 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     data, learn_text = _read(settings)
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
         learned = already_learned(run, settings.learned)
-        job = Job.begin(run, model, data, dtype=settings.dtype, device=settings.device)
+        job = Job.begin(run, model, data, settings)
         ingredients = _ingredients(job, settings)
         scorer = _search_scorer(data.report.scorer, settings)
         prepared = _ready(job, ingredients, learned, scorer, learn_text, settings)

@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     Weight,
 )
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import MeasureSettings, Parts
+from dposcope.jobs.settings import ChatSettings, MeasureSettings, Parts
 from dposcope.protocols import Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -353,7 +353,7 @@ class TuneSettings(MeasureSettings):
 
     def of_pairs(self, prompts: Path) -> PairsSettings:
         """The settings of the pairs to learn from."""
-        names = ["concept", "scorer"]
+        names = ["concept", "scorer", *ChatSettings.model_fields]
         if self.second_scorer:
             names += ["comments", "text_column", "label_column", "positive_label"]
         given = {name: value for name, value in self.model_dump(include=set(names)).items() if value is not None}
@@ -390,6 +390,9 @@ class TuneSettings(MeasureSettings):
             micro_batch_size=self.micro_batch_size,
             # The validation loss selects nothing here, and each validation costs as much as eight steps.
             validate_every=400,
+            chat=self.chat,
+            system=self.system,
+            wrap=self.wrap,
             dtype=self.dtype,
             device=self.device,
             seed=self.seed,

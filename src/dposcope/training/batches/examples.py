@@ -9,7 +9,8 @@ from dposcope.data.masking import mask_offensive
 from dposcope.data.short import short_repr
 from dposcope.data.token_ids import TokenStream, agreed, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
-from dposcope.model.batches import encode
+from dposcope.model.chat.asking import Prompt
+from dposcope.model.chat.prompts import adds_special, encode_prompts, prompt_texts
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.harmless import HarmlessTexts
@@ -37,6 +38,10 @@ def tokenise(
     Where this would change the prompt's tokens, the completion is tokenised alone. An empty prompt becomes the
     beginning-of-text token, or the end-of-text token if the tokenizer has no other.
 
+    A model that is asked through its chat template gets every prompt as a message, an empty one too; its limit is on
+    what is said, and the frame of the template comes on top. A completion ends with its text, without the token that
+    ends an answer.
+
     Args:
         lm: gives the tokenizer.
         pairs: the texts.
@@ -56,11 +61,12 @@ def tokenise(
             f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion exceed the model's "
             f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
         )
-    prompts = _prompts(lm, pairs.prompts, max_prompt_tokens)
+    prompts = _prompts(lm, pairs.asked, max_prompt_tokens)
+    heads = prompt_texts(lm, pairs.asked, max_tokens=max_prompt_tokens)
     sides = [
         [
-            _completion(lm, prompt, text, max_completion_tokens, f"a completion of pair {row + 1}")
-            for row, (prompt, text) in enumerate(zip(pairs.prompts, texts, strict=True))
+            _completion(lm, head, text, max_completion_tokens, f"a completion of pair {row + 1}")
+            for row, (head, text) in enumerate(zip(heads, texts, strict=True))
         ]
         for texts in (pairs.preferred, pairs.dispreferred)
     ]
@@ -69,6 +75,7 @@ def tokenise(
         if not preferred or not dispreferred:
             shown = mask_offensive((pairs.preferred, pairs.dispreferred)[bool(preferred)][row])[:40]
             raise DposcopeError(f"a completion of pair {row + 1} has no token ({shown!r}); remove that pair")
+        _check_length(lm, len(prompt) + max(len(preferred), len(dispreferred)), f"pair {row + 1}")
         check_ids(lm, (*prompt, *preferred, *dispreferred))
         examples.append(Example(tuple(prompt), (tuple(preferred), tuple(dispreferred))))
     return examples
@@ -81,14 +88,25 @@ def _start(lm: LanguageModel) -> list[int]:
     raise DposcopeError("these pairs have no prompts, and the tokenizer has no token that begins a text; give prompts")
 
 
-def _prompts(lm: LanguageModel, prompts: Sequence[str], most: int) -> list[list[int]]:
+def _check_length(lm: LanguageModel, tokens: int, what: str) -> None:
+    """Of a chat model the template's frame comes on top of both limits."""
+    if tokens > lm.context_length:
+        raise DposcopeError(
+            f"{what} has {tokens:,} tokens in the chat template, and the model's context is {lm.context_length:,}; "
+            "lower --max-prompt-tokens or --max-completion-tokens"
+        )
+
+
+def _prompts(lm: LanguageModel, prompts: Sequence[Prompt], most: int) -> list[list[int]]:
     """The last tokens of each prompt; a special token at its start is kept where there is room for another one."""
-    given = iter(encode(lm, [prompt for prompt in prompts if prompt], max_tokens=max(most, 2)))
+    if lm.asking is not None:
+        return encode_prompts(lm, prompts, max_tokens=most)
+    given = iter(encode_prompts(lm, [prompt for prompt in prompts if prompt], max_tokens=max(most, 2)))
     return [next(given)[-most:] if prompt else _start(lm) for prompt in prompts]
 
 
 def _completion(lm: LanguageModel, prompt: str, text: str, most: int, what: str) -> list[int]:
-    """The first tokens of a completion."""
+    """The first tokens of a completion after a prompt as the model reads it."""
     if is_short(prompt, most) and is_short(text, most):
         return _continued(lm, prompt, text)[:most]
 
@@ -101,7 +119,7 @@ def _completion(lm: LanguageModel, prompt: str, text: str, most: int, what: str)
 
 def _continued(lm: LanguageModel, prompt: str, text: str) -> list[int]:
     if prompt:
-        prompt_ids, whole = encode(lm, [prompt, prompt + text])
+        prompt_ids, whole = token_ids(lm.tokenizer, [prompt, prompt + text], special=adds_special(lm))
         if whole[: len(prompt_ids)] == prompt_ids:
             return whole[len(prompt_ids) :]
     return token_ids(lm.tokenizer, [text], special=False)[0]
@@ -155,9 +173,11 @@ def harmless_windows(
             f"context of {lm.context_length:,}; lower --max-prompt-tokens or --max-completion-tokens"
         )
     windows: list[Example] = []
-    rows = zip(texts.prompts, _prompts(lm, texts.prompts, max_prompt_tokens), texts.completions, strict=True)
+    asked = prompt_texts(lm, texts.prompts, max_tokens=max_prompt_tokens)
+    rows = zip(asked, _prompts(lm, texts.prompts, max_prompt_tokens), texts.completions, strict=True)
     for row, (prompt, head, completion) in enumerate(rows):
         ids = _completion(lm, prompt, completion, max_completion_tokens, f"harmless text {row + 1}")
+        _check_length(lm, len(head) + len(ids), f"harmless text {row + 1}")
         check_ids(lm, (*head, *ids))
         windows.append(Example((*head, *ids)))
     return [window for window in windows if len(window.prompt) > 1]

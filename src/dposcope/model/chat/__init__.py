@@ -1,0 +1,1 @@
+"""Chat models: prompts as messages in the chat template of a tokenizer."""
