@@ -95,6 +95,8 @@ from .interventions.shipped import shipped_edit as shipped_edit, shipped_edits a
 from .interventions.weights import OtherWeights as OtherWeights
 from .jobs.explain.explanation import Explanation as Explanation
 from .jobs.explain.patches import Patch as Patch, patches as patches
+from .model.chat.asking import Turn as Turn
+from .model.chat.prompts import with_chat as with_chat
 from .model.frames import Positions as Positions, prompted as prompted
 from .model.generate import Continuation as Continuation, Sampling as Sampling
 from .model.hooks import Intervention as Intervention

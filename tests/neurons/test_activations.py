@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model.batches import batches, encode
+from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.generate import Sampling, generate
 from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
+from helpers.chats import BEGINS, with_template
 from helpers.families import TEXTS, assert_close, copied, greedy, random_gains, trace
 
 NEW = 8
@@ -122,6 +124,27 @@ def test_reference_means_are_those_of_a_second_pass(lm, batch_size):
     means = collect_means(lm, TEXTS, new_tokens=NEW, protocol="reference", batch_size=batch_size)
     assert means.count == NEW * len(TEXTS)
     assert_moments(means, torch.stack(rows), ROUNDING)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_a_chat_models_means_are_at_positions_after_its_frame(llama, protocol):
+    lm = with_chat(with_template(llama, BEGINS), wrap="go on: {prompt}")
+    rows = []
+    for text in TEXTS:
+        said = [{"role": "user", "content": f"go on: {text}"}]
+        prompt = lm.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
+        ids = greedy(lm, prompt, NEW)
+        if protocol == "reference":
+            ids = []
+            for _ in range(NEW):
+                ids.append(int(trace(lm, prompt + ids).logits[-1].argmax()))
+        seen = torch.stack(trace(lm, prompt + ids).neurons)
+        first = len(prompt) - (protocol == "strict")
+        rows += [seen[:, first + step] for step in range(len(ids))]
+    means = collect_means(lm, TEXTS, new_tokens=NEW, protocol=protocol, batch_size=3)
+    assert_moments(means, torch.stack(rows), ROUNDING)
+    assert means.about["asking"] == {**asked_how(lm)["asking"], "wrap": "go on: {prompt}"}
+    assert "asking" not in collect_means(llama, TEXTS[:1], new_tokens=1).about
 
 
 def test_reference_does_not_cut_prompts(llama):

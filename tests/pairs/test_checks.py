@@ -9,8 +9,11 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.evaluation.statistics import bootstrap_mean, bootstrap_ratio, paired_ratio
+from dposcope.model.chat.asking import Turn
+from dposcope.model.chat.prompts import with_chat
 from dposcope.pairs.checks import check_pairs, completion_logppl
 from dposcope.pairs.pairs import Dropped, Pair, Pairs
+from helpers.chats import PLAIN, with_template
 from helpers.families import CIVIL, RUDE, TEXTS, bos_tokenizer, gpt2_like_tokenizer, trace
 from helpers.jobs import softness
 
@@ -153,6 +156,21 @@ def test_log_perplexity_is_that_of_the_naive_loop(lm, options):
         assert estimate.n == 6
         for part in ("mean", "low", "high"):
             assert getattr(estimate, part) == pytest.approx(getattr(expected, part), rel=1e-5)
+
+
+def test_a_chat_models_log_perplexity_is_after_its_frame(lm):
+    asked = with_chat(with_template(lm, PLAIN), wrap="go on: {prompt}")
+    before = (Turn("user", "hi"), Turn("assistant", "ho"))
+    pairs = Pairs.of([Pair("who", " a cat", " idiot"), Pair("why", " a mat", " a fool", before)])
+    told = ["user: go on: who\nassistant:", "user: hi\nassistant: ho\nuser: go on: why\nassistant:"]
+    losses, counts = 0.0, 0
+    for head, text in zip(told, pairs.preferred, strict=True):
+        alone, ids = (lm.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, head + text))
+        assert ids[: len(alone)] == alone
+        logits = torch.log_softmax(trace(lm, ids).logits.double(), -1)
+        losses -= sum(float(logits[place - 1, ids[place]]) for place in range(len(alone), len(ids)))
+        counts += len(ids) - len(alone)
+    assert completion_logppl(asked, pairs).preferred.mean == pytest.approx(losses / counts, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -11,9 +11,11 @@ from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import batches, encode
 from dposcope.model.cache import cache_argument, cached_tensors
+from dposcope.model.chat.prompts import encode_prompts, with_chat
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.pairs.pplm import Perturbation, _Draw, _Newest, _Steps, perturbed_continuations
+from helpers.chats import BEGINS, with_template
 from helpers.families import FAMILIES, TEXTS, WINDOW, assert_close, bits, copied, random_direction, tiny, trace
 
 NEW = 5
@@ -382,6 +384,13 @@ def test_prompts_are_cut(llama):
     kept = llama.tokenizer(TEXTS[3])["input_ids"]
     assert steered(llama, prompts=TEXTS[3:4], max_prompt_tokens=4)[0].prompt_ids == [kept[0], *kept[-3:]]
     assert steered(llama, prompts=TEXTS[3:4], max_prompt_tokens=4, keep="start")[0].prompt_ids == kept[:4]
+
+
+def test_a_chat_model_is_steered_behind_its_template(llama):
+    lm = with_chat(with_template(llama, BEGINS))
+    settings = Perturbation(iterations=0, gm_scale=1.0)
+    assert steered(lm, settings, new_tokens=4) == generate(lm, TEXTS, new_tokens=4)
+    assert [one.prompt_ids for one in steered(lm, new_tokens=2)] == encode_prompts(lm, TEXTS)
 
 
 # Refusals

@@ -1,13 +1,23 @@
 """`dposcope pairs`, `dposcope pairs check` and `dposcope pairs import`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.settings import ChatSettings
 
 app = App(name="pairs")
+
+_LEFT_OUT = {
+    "identical": "identical",
+    "blank": "blank",
+    "unpaired": "without a better and a worse answer",
+    "apart": "not two answers to one conversation",
+}
+"""Rows that make no pair; the last two are told where there are any."""
 
 
 @app.default
@@ -78,6 +88,7 @@ def check(
     against: str | None = None,
     model: str | None = None,
     logppl: bool = False,
+    settings: Annotated[ChatSettings, Parameter(name="*")] = ChatSettings(),  # noqa: B008 — frozen
     scorer: str = "profanity",
     json: bool = False,
     quiet: bool = False,
@@ -87,8 +98,9 @@ def check(
     dposcope pairs check pairs.jsonl
 
     The columns are prompt_text, unpert_gen_text, pert_gen_text (Lee et al. 2024, and dposcope pairs); prompt, chosen,
-    rejected (TRL; prompt may be missing); or toxic, neutral (ParaDetox). The file is JSONL, CSV, TSV, Parquet or
-    hub:owner/name.
+    rejected (TRL; prompt may be missing); toxic, neutral (ParaDetox); prompt, response_0, response_1 (PKU-SafeRLHF); or
+    prompt, completion, label (KTO). Cells of chosen, rejected, completion and their prompts may be lists of messages
+    (TRL, UltraFeedback). The file is JSONL, CSV, TSV, Parquet or hub:owner/name.
 
     Parameters
     ----------
@@ -113,6 +125,7 @@ def check(
     from dposcope.cli.shown.pair_tables import print_statistics
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
+    from dposcope.model.chat.prompts import asked_by
     from dposcope.model.load import load_native
     from dposcope.pairs.checks import check_pairs, completion_logppl
     from dposcope.pairs.pairs import load_pairs
@@ -120,6 +133,8 @@ def check(
 
     if logppl and model is None:
         raise DposcopeError("--logppl needs a model; give --model")
+    if settings != ChatSettings() and not logppl:
+        raise DposcopeError("--chat, --system and --wrap are for --logppl; give that, or leave them out")
     pairs = load_pairs(file)
     validation = None if against is None else load_pairs(against)
     judge = load_scorer(scorer)
@@ -127,7 +142,7 @@ def check(
         lm = fluency = None
         if model is not None:
             bars.stage(f"Loading {model}")
-            lm = load_native(model)
+            lm = asked_by(load_native(model), settings.chat_options)
         if lm is not None and logppl:
             bars.stage("Reading both sides")
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
@@ -145,7 +160,8 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
 
     dposcope pairs import pairs.csv --out pairs.jsonl
 
-    Pairs with two equal sides, or with a blank side, are left out and counted.
+    Rows that make no pair are left out and counted: two equal sides, a blank side, no word on which answer is better
+    (or no worse one to the same prompt), or sides that are not two answers to one conversation.
 
     Parameters
     ----------
@@ -166,12 +182,12 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
         raise DposcopeError(f"{out} exists already; choose another --out, or delete it")
     pairs = load_pairs(file)
     write_pairs(out, pairs, extra={"method": [pairs.format] * len(pairs)})
-    left_out = {"identical": pairs.dropped.identical, "blank": pairs.dropped.blank}
+    left_out = asdict(pairs.dropped)
     if json:
         print_json({"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out})
         return
     say(
-        f"{plural(len(pairs), 'pair')} of the format {pairs.format}; left out: {left_out['identical']:,} identical, "
-        f"{left_out['blank']:,} blank"
+        f"{plural(len(pairs), 'pair')} of the format {pairs.format}; left out: "
+        + ", ".join(f"{left_out[name]:,} {told}" for name, told in _LEFT_OUT.items() if left_out[name] or name == told)
     )
     say(f"pairs: {out}")

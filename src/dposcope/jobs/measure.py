@@ -148,7 +148,7 @@ def write_scores(
         outcomes,
         protocol=protocol,
         model=model,
-        about=about,
+        about={**about, **asked_how(job.lm)},
         concept=materials.concept,
         fingerprint=fingerprint,
         ideal=measure_limit(job, outcomes[BASE], materials),
@@ -216,7 +216,8 @@ def scores_table(scores: Scores) -> Table:
     counts = ", ".join(f"{label} {base[name].n}" for name, label in labels.items())
     return Table(
         "scores",
-        f"Conditions of {scores.model}, {scores.protocol} protocol.",
+        f"Conditions of {scores.model}, {scores.protocol} protocol"
+        f"{', prompts as messages in the chat template' if 'asking' in scores.about else ''}.",
         frame_of(lines),
         (
             Column("condition", "condition"),

@@ -10,6 +10,8 @@ from dposcope.evaluation.sampled.drawn import Samples, measure_name, measure_sam
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import paired_difference
+from dposcope.model.chat.prompts import with_chat
+from helpers.chats import PLAIN, with_template
 from helpers.families import TEXTS, tiny
 from helpers.jobs import softness
 
@@ -58,6 +60,19 @@ def test_a_second_model_reads_prompt_and_sample_in_its_own_tokens(llama):
     for row, one in enumerate(written):
         head = second.tokenizer(PROMPTS[row // EACH])["input_ids"]
         whole = second.tokenizer(PROMPTS[row // EACH] + one.text)["input_ids"]
+        ids = whole[len(head) :] if whole[: len(head)] == head else second.tokenizer(one.text)["input_ids"]
+        total, tokens = total + nats(second, head, ids), tokens + len(ids)
+    assert found.estimates()["sampled_logppl_second"].mean == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_a_second_chat_model_reads_them_behind_its_own_template(llama):
+    second = with_chat(with_template(tiny("gpt2"), PLAIN))
+    written = drawn(llama)
+    found = measure_samples(written, PROMPTS, SCORERS, llama, second=second)
+    total, tokens = 0.0, 0
+    for row, one in enumerate(written):
+        asked = f"user: {PROMPTS[row // EACH]}\nassistant:"
+        head, whole = (second.tokenizer(text)["input_ids"] for text in (asked, asked + one.text))
         ids = whole[len(head) :] if whole[: len(head)] == head else second.tokenizer(one.text)["input_ids"]
         total, tokens = total + nats(second, head, ids), tokens + len(ids)
     assert found.estimates()["sampled_logppl_second"].mean == pytest.approx(total / tokens, rel=1e-4)

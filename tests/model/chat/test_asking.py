@@ -19,11 +19,10 @@ def test_a_wrapper_is_of_the_last_message_alone(llama):
 def test_what_results_depend_on_names_all_parts(llama):
     asking = ChatOptions("on", "be kind", "x {prompt}").asking(with_template(llama, PLAIN).tokenizer, name="it")
     assert asking == Asking(PLAIN, "be kind", "x {prompt}")
-    assert asking.to_json() == {"template": PLAIN, "system": "be kind", "wrap": "x {prompt}"}
     assert str(asking) == (
-        "prompts are messages in the model's chat template, with the system prompt “be kind”, as “x {prompt}”"
+        "Prompts are messages in the model's chat template, with the system prompt “be kind”, as “x {prompt}”"
     )
-    assert str(Asking(PLAIN)) == "prompts are messages in the model's chat template"
+    assert str(Asking(PLAIN)) == "Prompts are messages in the model's chat template"
 
 
 def test_a_text_is_what_the_user_says():

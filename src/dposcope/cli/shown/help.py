@@ -17,31 +17,31 @@ _FLAGS = (HELP, "-h", HELP_ALL)
 MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     "reproduce": (
         *("--out", "--preset", "--dry-run", "--borrow", "--raw", "--concept", "--prompts", "--comments"),
-        *("--learn-text", "--neutral", "--passages", "--scorer", "--device"),
+        *("--learn-text", "--neutral", "--passages", "--scorer", "--chat", "--device"),
     ),
     "edit": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--alpha"),
-        *("--ablate", "--logppl-budget", "--scorer", "--push", "--device"),
+        *("--ablate", "--logppl-budget", "--scorer", "--push", "--chat", "--device"),
     ),
     "tune": (
         *("--out", "--concept", "--prompts", "--report-prompts", "--comments", "--learn-text", "--neutral"),
-        *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--push", "--device"),
+        *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--push", "--chat", "--device"),
     ),
     "evaluate": (
         *("--out", "--condition", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--scorer"),
-        *("--also-score", "--protocol", "--limit", "--device"),
+        *("--also-score", "--protocol", "--limit", "--chat", "--device"),
     ),
     "explain": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--scorer"),
-        *("--neurons-only", "--limit", "--raw", "--borrow", "--device"),
+        *("--neurons-only", "--limit", "--raw", "--borrow", "--chat", "--device"),
     ),
     "pairs": (
         *("--out", "--method", "--count", "--concept", "--prompts", "--learn-text", "--comments", "--scorer"),
-        *("--samples", "--pairing", "--device"),
+        *("--samples", "--pairing", "--chat", "--device"),
     ),
     "dpo": (
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
-        *("--epochs", "--max-examples", "--teacher", "--batch-size", "--push", "--device"),
+        *("--epochs", "--max-examples", "--teacher", "--batch-size", "--push", "--chat", "--device"),
     ),
     "generate": (
         *("--edit", "--prompt", "--prompts", "--limit", "--strength", "--chat", "--system", "--new-tokens", "--sample"),

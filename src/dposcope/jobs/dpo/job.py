@@ -166,6 +166,7 @@ def run_dpo(
                 gains_changed=None if tuned.gains is None else len(tuned.gains.touched),
                 curves=trained.history,
                 versions=library_versions(),
+                asking=asked_how(lm).get("asking"),
             )
             reporter.stage("Writing the checkpoint")
             _write(out, tuned, base.stored, record, checkpoint=checkpoint)

@@ -65,6 +65,8 @@ class TrainingRecord:
     """Step by step, in the names of the trainer; see docs/reference/files.md."""
     versions: dict[str, str]
     """Of libraries."""
+    asking: dict[str, str | None] | None = None
+    """How prompts were put to the model, see `asked_how`; None without a chat template."""
 
     def to_json(self) -> dict[str, Any]:
         """The layout of `training.json`."""
@@ -84,7 +86,12 @@ class TrainingRecord:
             "gains_changed": self.gains_changed,
             "curves": self.curves,
             "versions": self.versions,
+            **self._asked,
         }
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {} if self.asking is None else {"asking": self.asking}
 
     def about_edit(self) -> dict[str, Any]:
         """What an edit of the learned gains says of its making."""
@@ -92,6 +99,7 @@ class TrainingRecord:
         return {
             "model": self.model,
             "fingerprint": self.fingerprint,
+            **self._asked,
             "made by": "dposcope dpo --train gains",
             "pairs": self.pairs.source,
             "pairs_trained_on": self.pairs.train,
@@ -140,6 +148,7 @@ class TrainingRecord:
             told.gains_changed,
             told.curves,
             told.versions,
+            told.asking,
         )
 
 
@@ -181,6 +190,7 @@ class _Stored:
     gains_changed: int | None
     curves: list[Annotated[dict[str, float], AfterValidator(_measured)]]
     versions: dict[str, str]
+    asking: dict[str, str | None] | None = None
 
 
 def tuned_card(record: TrainingRecord) -> str:
@@ -215,6 +225,7 @@ def tuned_card(record: TrainingRecord) -> str:
             "## How",
             "",
             f"- {pairs.train:,} preference pairs ({markdown(pairs.format)}), {pairs.validation:,} kept for validation.",
+            *(["- Prompts are messages in the model's chat template."] if record.asking else []),
             f"- Loss: {loss}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
             f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
             *_taught(record),

@@ -17,6 +17,7 @@ from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.settings import EditSpec, Parts
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
+from dposcope.model.chat.prompts import asked_how
 from dposcope.neurons.groups import Selection
 from dposcope.protocols import LEAST_ITEMS
 from dposcope.reading import read_json
@@ -80,6 +81,7 @@ def choose_edit(
     about = {
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
+        **asked_how(job.lm),
         "direction": ingredients.direction.kind,
         **{name: made_by[name] for name in ("beta", "ranking", "protocol", "seed")},
     }

@@ -14,6 +14,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
 from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.settings import Shown
+from dposcope.model.chat.prompts import asked_notes
 from dposcope.neurons.groups import Selection
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from dposcope.report.edit.render import write_report
@@ -90,7 +91,7 @@ def write_edit_report(
             "seed": str(shown.seed),
             **library_versions(),
         },
-        notes=_notes(choice, materials, built_in=shown.built_in),
+        notes=[*_notes(choice, materials, built_in=shown.built_in), *asked_notes(job.lm)],
     )
     write_report(page, job.run.folder / "report.html")
 

@@ -17,6 +17,7 @@ from dposcope.jobs.explain.page.texts import fell_most, text_lists, text_pairs
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results
 from dposcope.jobs.explain.tables.stability import stability_sentences
+from dposcope.model.chat.prompts import asked_notes
 from dposcope.report.browser.explained import Explained
 from dposcope.report.browser.neurons import NeuronBrowser
 from dposcope.report.browser.page import write_browser
@@ -92,7 +93,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
     first = {"claims", OVER, NAME, MEDIATION, *measured, *tokens, *repeated, *BESIDE_PAPER}
     rest = [name for name in by_name if name not in first]
     sections = [
-        Section("Interventions", (), _figures(drawn, effects, words), _tables(by_name, measured)),
+        Section("Interventions", asked_notes(results.lm), _figures(drawn, effects, words), _tables(by_name, measured)),
         Section(
             "Where the reduction comes from",
             (),
@@ -134,6 +135,7 @@ def summary(results: Results) -> list[str]:
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
     if parts:
         lines.append("Patching gives this share of tuning's reduction: " + "; ".join(parts) + ".")
+    lines += asked_notes(results.lm)
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     if scores.no_verdict is not None:

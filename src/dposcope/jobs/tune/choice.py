@@ -22,6 +22,7 @@ from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, searc
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.search import Searched, learned_digests, learned_stem
 from dposcope.jobs.tune.settings import Recipe, source_name
+from dposcope.model.chat.prompts import asked_how
 from dposcope.protocols import LEAST_ITEMS
 from dposcope.reading import read_json
 from dposcope.search.family import Point
@@ -372,6 +373,7 @@ def _about(job: Job, searched: Searched, chosen: ChosenEdit, recipe: Recipe) -> 
         "made by": "dposcope tune",
         "model": job.lm.name,
         "fingerprint": job.model["fingerprint"],
+        **asked_how(job.lm),
         **({} if recipe.control is None else {"negative_control": recipe.control}),
         **({} if point is None else asdict(point)),
         "max_logppl_increase": bound.rise,

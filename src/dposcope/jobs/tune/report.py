@@ -20,6 +20,7 @@ from dposcope.jobs.ingredients import Ingredients, Job
 from dposcope.jobs.settings import Shown
 from dposcope.jobs.tune.choice import HARMLESS, KL, ChosenEdit
 from dposcope.jobs.tune.search import Searched
+from dposcope.model.chat.prompts import asked_notes
 from dposcope.neurons.groups import group_sets
 from dposcope.report.edit.page import EditPage, GroupSize, SearchStep, Tradeoff, TriedEdit
 from dposcope.report.edit.render import tradeoff_of, write_report
@@ -95,7 +96,10 @@ def write_tune_report(
             "seed": str(shown.seed),
             **library_versions(),
         },
-        notes=_notes(searched, chosen, materials, control=control, own_neutral=own_neutral, built_in=shown.built_in),
+        notes=[
+            *_notes(searched, chosen, materials, control=control, own_neutral=own_neutral, built_in=shown.built_in),
+            *asked_notes(job.lm),
+        ],
         command="dposcope tune",
         tradeoff=_tradeoff(searched, chosen, outcomes, true_scorer),
         passed_over=bool(chosen.passed_over),

@@ -6,7 +6,7 @@ tokenizer adds none: a prompt then begins as the template says, with one begin-o
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.protocols import check_choice
@@ -76,13 +76,9 @@ class Asking:
         assert isinstance(text, str)
         return text
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
-
     def __str__(self) -> str:
         """In a few words, for reports."""
-        parts = ["prompts are messages in the model's chat template"]
+        parts = ["Prompts are messages in the model's chat template"]
         if self.system is not None:
             parts.append(f"with the system prompt “{self.system}”")
         if self.wrap is not None:

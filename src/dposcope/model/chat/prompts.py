@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dposcope.artefacts import text_digest
 from dposcope.data.token_ids import check_whole, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import check_cut, encode
@@ -45,8 +46,17 @@ def asked_like(lm: LanguageModel, other: LanguageModel) -> LanguageModel:
 
 
 def asked_how(lm: LanguageModel) -> Mapping[str, Any]:
-    """What results depend on beside data and weights: a part of what identifies a model; empty without a template."""
-    return {} if lm.asking is None else {"asking": lm.asking.to_json()}
+    """What results depend on beside data and weights, for stages and records: digest of the template, system prompt,
+    wrapper. Empty without a template."""
+    asking = lm.asking
+    if asking is None:
+        return {}
+    return {"asking": {"template": text_digest(asking.template), "system": asking.system, "wrap": asking.wrap}}
+
+
+def asked_notes(lm: LanguageModel) -> list[str]:
+    """The same in a sentence for reports; none without a template."""
+    return [] if lm.asking is None else [f"{lm.asking}."]
 
 
 def encode_prompts(
