@@ -25,7 +25,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "tune": (
         *("--out", "--concept", "--prompts", "--report-prompts", "--comments", "--learn-text", "--neutral"),
-        *("--max-logppl-increase", "--teacher", "--trials", "--quick", "--scorer", "--push", "--chat", "--device"),
+        *("--max-logppl-increase", "--teacher", "--quick", "--scorer", "--push", "--chat", "--device"),
     ),
     "evaluate": (
         *("--out", "--condition", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--scorer"),
@@ -41,7 +41,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "dpo": (
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
-        *("--epochs", "--max-examples", "--teacher", "--batch-size", "--push", "--chat", "--device"),
+        *("--epochs", "--teacher", "--batch-size", "--push", "--chat", "--device"),
     ),
     "generate": (
         *("--edit", "--prompt", "--prompts", "--limit", "--strength", "--chat", "--system", "--new-tokens", "--sample"),
