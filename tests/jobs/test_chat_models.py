@@ -33,7 +33,7 @@ from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.pairs.pairs import load_pairs
 from helpers.chats import BEGINS, PLAIN, with_template
-from helpers.jobs import Job, make_job
+from helpers.jobs import Job, command, make_job, write_jsonl
 
 WRAP = "go on: {prompt}"
 ASKED = {"system": "be kind", "wrap": WRAP}
@@ -183,6 +183,18 @@ def test_the_report_and_the_edit_say_how_the_model_was_asked(plain, chat, tmp_pa
     explained = run_explain(chat, str(tmp_path / "edit/model"), tmp_path / "explain", ExplainSettings(**options))
     assert told in unescape((tmp_path / "explain/report.html").read_text(encoding="utf-8"))
     assert explained.scores.about["asking"] == run.edit.about["asking"]
+
+
+def test_chat_data_is_imported_and_what_is_left_out_is_told(capsys, tmp_path):
+    rows = [
+        {"prompt": "who", "completion": text, "label": good} for text, good in (("a", True), ("b", False), ("c", 0))
+    ]
+    file = write_jsonl(tmp_path / "kto.jsonl", rows)
+    told = command(capsys, "pairs", "import", file, "--out", tmp_path / "pairs.jsonl")
+    assert "1 pair of the format kto; left out: 0 identical, 0 blank, 1 without a better and a worse answer" in told.out
+    refused = command(capsys, "pairs", "check", file, "--chat", "on")
+    assert refused.code == 2
+    assert "--chat, --system and --wrap are for --logppl; give that, or leave them out" in refused.err
 
 
 def test_tune_and_reproduce_ask_alike_in_every_step(tmp_path):
