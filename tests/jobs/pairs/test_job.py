@@ -485,6 +485,7 @@ BAD = {
     ),
     "text for sampling": (["--method", "sample", "--learn-text", "x.txt"], "--learn-text is for --method pplm; with"),
     "prompts for pplm": (["--method", "pplm", "--prompts", "x.txt"], "--prompts is for --method sample; with"),
+    "a direction for no use": (["--method", "sample", "--direction", "probe"], "--direction is for --method pplm and"),
     "another method": (["--method", "magic"], "pplm"),
     "a gap of one": (["--method", "sample", "--min-gap", "1"], "--min-gap.*less than 1"),
     "no direction": (["--method", "pplm", "--direction", "sideways"], "--direction 'sideways' is neither"),
@@ -578,7 +579,7 @@ def test_import_writes_one_form(ready, tmp_path, capsys):
         "file": str(out),
         "format": "trl",
         "count": 6,
-        "left_out": {"identical": 1, "blank": 0},
+        "left_out": {"identical": 1, "blank": 0, "unpaired": 0, "apart": 0},
     }
     assert list(load_pairs(out)) == list(load_pairs(ready))
     assert json.loads(out.read_text("utf-8").splitlines()[0])["method"] == "trl"

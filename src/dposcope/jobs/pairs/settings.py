@@ -200,6 +200,12 @@ class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
             raise ValueError("--report-prompts is for --method sample, as pplm has no --prompts; leave it out")
         if self.method == "pplm" and self.rank_by == "direction":
             raise ValueError("--rank-by is for --method sample, as pplm makes pairs without a ranking; leave it out")
+        unread = {"direction", "direction_block", "direction_rows"} & self.model_fields_set
+        if unread and self.method == "sample" and self.rank_by == "scorer":
+            option = f"--{min(unread).replace('_', '-')}"
+            raise ValueError(
+                f"{option} is for --method pplm and for --rank-by direction; give one of them, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
