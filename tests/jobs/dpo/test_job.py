@@ -301,7 +301,7 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
         "format": "prompt_text",
         "train": PAIRS - KEPT,
         "validation": KEPT,
-        "left_out": {"blank": 0, "identical": 0},
+        "left_out": {"blank": 0, "identical": 0, "unpaired": 0, "apart": 0},
     }
     assert facts["objective"] == vars(Objective(0.1, 1.0, "neutral", "strict", teacher_weight=0.0))
     assert facts["schedule"]["learning_rate"] == RATES[way]
