@@ -62,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
-    from dposcope.cli.allocator import GivingBack, keep_freed_memory
+    from dposcope.cli.machine.allocator import GivingBack, keep_freed_memory
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.jobs.dpo.settings import DpoSettings
     from dposcope.jobs.run import Quiet

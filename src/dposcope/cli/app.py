@@ -14,7 +14,6 @@ from types import FrameType
 from cyclopts import App
 from cyclopts.config import Dict
 
-from dposcope.cli.allocator import keep_freed_memory
 from dposcope.cli.directions import lens, probe
 from dposcope.cli.dpo import dpo
 from dposcope.cli.edit import edit
@@ -22,6 +21,8 @@ from dposcope.cli.evaluate import evaluate
 from dposcope.cli.explain import explain
 from dposcope.cli.failure import debugging, fail
 from dposcope.cli.fold import fold
+from dposcope.cli.machine.allocator import keep_freed_memory
+from dposcope.cli.machine.threads import share_cores
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
 from dposcope.cli.reproduce import report, reproduce
@@ -128,6 +129,7 @@ def _run(tokens: list[str]) -> None:
             "only the command dpo runs in several processes; start this one without torchrun or accelerate, or unset "
             "WORLD_SIZE"
         )
+    share_cores()
     keep_freed_memory()
     tokens = set_help(app, tokens, _EPILOGUE)
     app(tokens, exit_on_error=False, print_error=False)

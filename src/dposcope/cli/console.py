@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dposcope import terminal
-from dposcope.cli.allocator import GivingBack
+from dposcope.cli.machine.allocator import GivingBack
 from dposcope.cli.shown.ahead import Ahead
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import plural

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from dposcope.cli import allocator
-from dposcope.cli.allocator import GivingBack
+from dposcope.cli.machine import allocator
+from dposcope.cli.machine.allocator import GivingBack
 from dposcope.jobs.run import Quiet
 
 _TOUCHES = """
 import ctypes, resource, sys
-from dposcope.cli.allocator import keep_freed_memory
+from dposcope.cli.machine.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else False
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -32,7 +32,7 @@ print(int(kept), faults() - before)
 
 _LEAVES = """
 import ctypes
-from dposcope.cli.allocator import give_back, keep_freed_memory
+from dposcope.cli.machine.allocator import give_back, keep_freed_memory
 keep_freed_memory()
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

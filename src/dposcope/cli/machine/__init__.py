@@ -1,0 +1,1 @@
+"""What the program, and never the library, asks of the machine: freed memory, threads."""
