@@ -67,6 +67,7 @@ def make(
     from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json, say
 
+    settings.check_direction()
     with reporting(quiet=quiet) as bars:
         made = run_pairs(model, out, settings, bars)
     if json:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
+from dposcope.errors import DposcopeError
 from dposcope.jobs.numbers import (
     BatchSize,
     Count,
@@ -200,12 +201,6 @@ class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
             raise ValueError("--report-prompts is for --method sample, as pplm has no --prompts; leave it out")
         if self.method == "pplm" and self.rank_by == "direction":
             raise ValueError("--rank-by is for --method sample, as pplm makes pairs without a ranking; leave it out")
-        unread = {"direction", "direction_block", "direction_rows"} & self.model_fields_set
-        if unread and self.method == "sample" and self.rank_by == "scorer":
-            option = f"--{min(unread).replace('_', '-')}"
-            raise ValueError(
-                f"{option} is for --method pplm and for --rank-by direction; give one of them, or leave it out"
-            )
         return self
 
     @model_validator(mode="after")
@@ -216,6 +211,19 @@ class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
                 "that one text could be both; give --preferred-below the smaller value"
             )
         return self
+
+    def check_direction(self) -> None:
+        """Refuse options of a direction that nothing reads. A preset may set them for all commands: a person asks.
+
+        Raises:
+            DposcopeError: one is given, and pairs are sampled and ranked by a scorer.
+        """
+        unread = {"direction", "direction_block", "direction_rows"} & self.model_fields_set
+        if unread and self.method == "sample" and self.rank_by == "scorer":
+            option = f"--{min(unread).replace('_', '-')}"
+            raise DposcopeError(
+                f"{option} is for --method pplm and for --rank-by direction; give one of them, or leave it out"
+            )
 
     @property
     def direction_spec(self) -> DirectionSpec:
