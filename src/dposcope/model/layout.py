@@ -23,8 +23,9 @@ class Layout:
     """The list of transformer blocks."""
     mlp_out: str
     """The MLP's output projection; its input holds the neuron activations m."""
-    attention_out: str
-    """The attention's output projection."""
+    attention_out: str | tuple[str, ...]
+    """The attention's output projection. Several where blocks differ, as where some have linear attention or a
+    convolution in place of attention: each block has one of them."""
     final_norm: str
     """The norm between the last block and the unembedding."""
 
@@ -32,7 +33,8 @@ class Layout:
 
 
 _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")
-_GEMMA3_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
+_WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
+_QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
 
 _LAYOUTS: dict[str, Layout] = {
     "gpt2": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", "transformer.ln_f"),
@@ -40,10 +42,21 @@ _LAYOUTS: dict[str, Layout] = {
     "mistral": _LLAMA_LIKE,
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
-    "gemma3": _GEMMA3_VISION,
+    "gemma3": _WITH_VISION,
+    "gemma3n_text": _LLAMA_LIKE,
+    "gemma4_text": _LLAMA_LIKE,
+    "gemma4": _WITH_VISION,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "qwen3_5_text": _QWEN_HYBRID,
+    "qwen3_next": _QWEN_HYBRID,
     "smollm3": _LLAMA_LIKE,
+    "granite": _LLAMA_LIKE,
+    "cohere": _LLAMA_LIKE,
+    "cohere2": _LLAMA_LIKE,
+    "lfm2": Layout("model.layers", "feed_forward.w2", ("self_attn.out_proj", "conv.out_proj"), "model.embedding_norm"),
+    "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
+    "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
 }
 
 _BUILT_IN = frozenset(_LAYOUTS)
@@ -78,7 +91,16 @@ def find_layout(model: PreTrainedModel) -> Layout:
             f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
-    projections = [_module(block, path) for block in blocks for path in (layout.mlp_out, layout.attention_out)]
+    if model_type in _BUILT_IN and _has_other_experts(blocks, layout):
+        raise DposcopeError(
+            f"blocks of this {model_type} model have experts beside their MLP, whose neurons would be left out: not "
+            "supported"
+        )
+    projections = [
+        module
+        for block in blocks
+        for module in (_module(block, layout.mlp_out), _module(block, attention_path(block, layout)))
+    ]
     for projection in projections:
         projection_width(projection)
     if len(set(map(id, projections))) != len(projections):
@@ -87,6 +109,11 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if model_type not in _BUILT_IN and model.device.type != "meta":  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
+
+
+def _has_other_experts(blocks: nn.ModuleList, layout: Layout) -> bool:
+    names = (name for block in blocks for name, _ in block.named_modules())
+    return "expert" not in layout.mlp_out and any("expert" in name for name in names)
 
 
 @torch.inference_mode()
@@ -159,6 +186,14 @@ def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
     return list(blocks)
 
 
+def attention_path(block: nn.Module, layout: Layout) -> str:
+    """Where a block has its attention output projection, or that of what it has in place of attention."""
+    if isinstance(layout.attention_out, str):
+        return layout.attention_out
+    names = {name for name, _ in block.named_modules()}
+    return next((path for path in layout.attention_out if path in names), layout.attention_out[0])
+
+
 def submodule(parent: nn.Module, path: str) -> nn.Module:
     """The module at a dotted path, or an error that says how to register a layout."""
     return _module(parent, path)
@@ -186,17 +221,23 @@ def _recognise(model: PreTrainedModel) -> Layout:
     if len(lists) != 1 or width is None:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     blocks_path, blocks = lists[0]
-    writers = [(name, module) for name, module in _projections(blocks[0]) if projection_width(module).outputs == width]
-    attention = [name for name, _ in writers if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
-    mlp = [name for name, _ in writers if not _names_attention(name)]
+    writers = [_writers(block, width) for block in blocks]
+    attention = [
+        [name for name in names if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
+        for names in writers
+    ]
+    mlp = [name for name in writers[0] if not _names_attention(name)]
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     if any("expert" in name for name, _ in blocks[0].named_modules()):
         mlp = []  # in a mixture of experts the neurons are in several projections
-    if len(attention) != 1 or len(mlp) != 1 or len(norms) != 1:
+    if any(len(names) != 1 for names in attention) or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
-    return Layout(blocks_path, mlp[0], attention[0], f"{stem}.{norms[0]}" if stem else norms[0])
+    paths = tuple(dict.fromkeys(names[0] for names in attention))
+    return Layout(
+        blocks_path, mlp[0], paths[0] if len(paths) == 1 else paths, f"{stem}.{norms[0]}" if stem else norms[0]
+    )
 
 
 # Query, key and value projections may also be d × d, so the output projection is found by its name.
@@ -207,10 +248,21 @@ def _names_attention(name: str) -> bool:
     return any("attn" in part or "attention" in part for part in name.lower().split("."))
 
 
+def _writers(block: nn.Module, width: int) -> list[str]:
+    """Names of a block's projections that write `width` numbers."""
+    return [name for name, module in _projections(block) if projection_width(module).outputs == width]
+
+
 def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             yield name, module
+
+
+def active_stream(model: PreTrainedModel) -> int | None:
+    """Which of several residual streams the MLP and attention read, where blocks pass on several (Gemma 3n: AltUp), as
+    `[streams, B, T, d]`; None for a model with one."""
+    return model.config.get_text_config().to_dict().get("altup_active_idx")
 
 
 def attention_kind(model: PreTrainedModel) -> str:
