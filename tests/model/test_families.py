@@ -14,6 +14,7 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
@@ -23,8 +24,10 @@ from dposcope.model.load import load
 from dposcope.model.size import size_of
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
+from dposcope.neurons.sets import NeuronSet
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.trainable import neuron_gains
 from helpers.changes import tuned_copy
@@ -146,6 +149,30 @@ def test_batches_and_cache_change_no_token(name):
             for options in ({"batch_size": 1}, {"use_cache": False}, {"batch_size": 1, "use_cache": False}):
                 assert generate(lm, TEXTS, new_tokens=6, stop_at_end=False, **options) == together
         assert len({tuple(one.ids) for one in together}) > 3, "texts that are all one would prove nothing"
+
+
+def test_an_interchange_takes_what_the_other_model_has(name):
+    """Everything that its last block writes, and the embedding before: the texts are then the other model's."""
+    base = made(name)
+    tuned = LanguageModel(copy.deepcopy(base.model), base.tokenizer, base.name)
+    with torch.no_grad():
+        MORE[name].mlp_out(tuned, 3).weight.mul_(-3)
+    here, there = (generate(lm, TEXTS, new_tokens=5) for lm in (base, tuned))
+    assert here != there
+    for parts in (Parts(mlps=frozenset([3])), Parts(neurons=NeuronSet.all(4, base.d_mlp))):
+        with Interchange(tuned, parts).on(base):
+            written = generate(base, TEXTS, new_tokens=5)
+        # Its neurons are the base's, as only what block 3 writes with them differs.
+        assert written == (there if parts.mlps else here)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4_text", "bloom"])
+def test_a_reference_keeps_the_rows_of_the_embedding_that_it_reads(name):
+    lm = made(name)
+    kept = lean_reference(lm.model, Reads(frozenset({*IDS, 3})))
+    expected = lm.model.base_model(input_ids=torch.tensor([IDS]), use_cache=False).last_hidden_state
+    found = kept.model.base_model(input_ids=torch.tensor([IDS]), use_cache=False).last_hidden_state
+    assert torch.equal(found, expected)
 
 
 def test_means_and_contributions(name):

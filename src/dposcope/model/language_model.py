@@ -199,7 +199,8 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter, the architecture and `variant`. It changes when any weight changes.
+        """A digest of every parameter, the architecture, a layout that was registered for it, and `variant`. It changes
+        when any weight changes.
 
         It is computed again only after a parameter was replaced or written to.
         """
@@ -208,7 +209,8 @@ class LanguageModel:
         if state not in self._fingerprints:
             self._fingerprints.clear()
             self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(named)}"
-        return self._fingerprints[state] + (f"-{self.variant}" if self.variant else "")
+        marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
+        return "-".join([self._fingerprints[state], *(mark for mark in marks if mark)])
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[object, ...], str]:

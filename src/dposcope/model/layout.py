@@ -3,14 +3,16 @@
 First a table by `model_type`, then recognition by structure, then `register_layout`.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 
@@ -28,6 +30,12 @@ class Layout:
     convolution in place of attention: each block has one of them."""
     final_norm: str
     """The norm between the last block and the unembedding."""
+    unembedding: str | None = None
+    """The linear map from the final norm's output to logits, from the model; None: what the model says is its own."""
+    logit_scale: float | None = None
+    """A factor on all logits; None: that of the config, see `logit_scale`."""
+    logit_softcap: float | None = None
+    """c of a soft-cap `c·tanh(logits/c)`; None: that of the config, or none."""
 
     __repr__ = short_repr
 
@@ -59,12 +67,16 @@ _LAYOUTS: dict[str, Layout] = {
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
 }
 
-_BUILT_IN = frozenset(_LAYOUTS)
-"""Types whose logits the tests check. Those of any other are checked where its layout is found."""
+_OWN = dict(_LAYOUTS)
+"""Layouts of types whose logits the tests check. Those of any other are checked where its layout is found."""
 
 _HOW_TO_REGISTER = (
-    "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first"
+    "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first, or "
+    "give a command --layout FILE"
 )
+
+_expected: set[str] = set()
+"""The type of model that a layout was given for, until a model of it is there."""
 
 
 def register_layout(model_type: str, layout: Layout) -> None:
@@ -77,6 +89,26 @@ def register_layout(model_type: str, layout: Layout) -> None:
     _LAYOUTS[model_type] = layout
 
 
+def expect_layout(model_type: str | None) -> None:
+    """Refuse the next model unless it is of this type: a layout was given for it, and would be left out in silence.
+
+    Args:
+        model_type: as in `model.config.model_type`; None: any will do.
+    """
+    _expected.clear()
+    if model_type is not None:
+        _expected.add(model_type)
+
+
+def layout_mark(model_type: str) -> str:
+    """A digest of a layout that was registered for a type; empty for one that comes with dposcope or is recognised.
+
+    It belongs to what identifies a model: another layout reads other neurons from the same weights.
+    """
+    layout = _LAYOUTS.get(model_type)
+    return "" if layout is None or layout is _OWN.get(model_type) else text_digest(json.dumps(asdict(layout)))[:8]
+
+
 def find_layout(model: PreTrainedModel) -> Layout:
     """The layout of `model`: registered, or recognised by structure.
 
@@ -84,6 +116,12 @@ def find_layout(model: PreTrainedModel) -> Layout:
         DposcopeError: no layout is known; the message says how to register one.
     """
     model_type = model.config.model_type
+    if _expected and model_type not in _expected:
+        raise DposcopeError(
+            f"the layout is for model_type {min(_expected)!r}, and this model has {model_type!r}; mend model_type in "
+            "it, or leave --layout out"
+        )
+    _expected.clear()
     layout = _LAYOUTS.get(model_type) or _recognise(model)
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
@@ -91,7 +129,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
             f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
-    if model_type in _BUILT_IN and _has_other_experts(blocks, layout):
+    if layout is _OWN.get(model_type) and _has_other_experts(blocks, layout):
         raise DposcopeError(
             f"blocks of this {model_type} model have experts beside their MLP, whose neurons would be left out: not "
             "supported"
@@ -106,7 +144,9 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if model_type not in _BUILT_IN and model.device.type != "meta":  # without weights there are no logits to check
+    if (
+        layout is not _OWN.get(model_type) and model.device.type != "meta"
+    ):  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
 
@@ -125,7 +165,8 @@ def _check_unembedding(model: PreTrainedModel) -> None:
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
-            "so the lens and log-perplexity would be wrong: not supported"
+            "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
+            "logit_softcap"
         )
 
 
@@ -272,22 +313,44 @@ def attention_kind(model: PreTrainedModel) -> str:
 
 def logit_softcap(model: PreTrainedModel) -> float | None:
     """Gemma 2's final soft-cap c (logits become `c·tanh(logits/c)`), or None."""
+    given = _registered(model)
+    if given is not None and given.logit_softcap is not None:
+        return given.logit_softcap
     config = model.config.get_text_config()
     return config.final_logit_softcapping if "final_logit_softcapping" in config.to_dict() else None
 
 
 def logit_scale(model: PreTrainedModel) -> float:
     """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite, else 1."""
+    given = _registered(model)
+    if given is not None and given.logit_scale is not None:
+        return given.logit_scale
     config = model.config.get_text_config().to_dict()
     return float(config.get("logit_scale") or 1) / float(config.get("logits_scaling") or 1)
 
 
-def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
-    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
+def unembedding(model: PreTrainedModel) -> nn.Module:
+    """The module that turns final-norm outputs into logits, before scale and soft-cap.
+
+    Raises:
+        DposcopeError: the model has none.
+    """
+    given = _registered(model)
+    if given is not None and given.unembedding is not None:
+        return _module(model, given.unembedding)
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise DposcopeError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
-    logits: Tensor = head(normed)
+    return head
+
+
+def _registered(model: PreTrainedModel) -> Layout | None:
+    return _LAYOUTS.get(model.config.model_type)
+
+
+def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
+    logits: Tensor = unembedding(model)(normed)
     scale, cap = logit_scale(model), logit_softcap(model)
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap
