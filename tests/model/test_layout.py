@@ -223,6 +223,10 @@ NOT_RECOGNISED = {
         **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
     ),
     "mamba": lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
+    # Some blocks read images in place of the text, and do nothing without them.
+    "mllama_text_model": lambda: transformers.MllamaConfig(
+        text_config={**_GATED, "pad_token_id": None, "cross_attention_layers": [1], "model_type": "mllama_text_model"}
+    ),
 }
 
 
@@ -230,6 +234,14 @@ NOT_RECOGNISED = {
 def test_architectures_without_one_mlp_projection_are_refused_with_the_mend(name):
     lm = unknown(NOT_RECOGNISED[name]())
     with pytest.raises(DposcopeError, match=rf"no layout for model_type '{name}'; call dposcope\.register_layout"):
+        _ = lm.layout
+
+
+def test_a_model_whose_final_norm_cannot_be_read_apart_is_refused(registry):
+    lm = unknown(NOT_RECOGNISED["mllama_text_model"]())
+    paths = ("self_attn.o_proj", "cross_attn.o_proj")
+    register_layout("mllama_text_model", Layout("model.layers", "mlp.down_proj", paths, "model.norm"))
+    with pytest.raises(DposcopeError, match="mllama_text_model gives no final-norm output apart from its logits: not"):
         _ = lm.layout
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ModelOutput
 
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
@@ -161,7 +162,12 @@ def _check_unembedding(model: PreTrainedModel) -> None:
     """Refuse an architecture that computes logits in a way of its own: the lens and log-perplexity would be wrong."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
-    ours = unembed(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+    if "last_hidden_state" not in read:
+        raise DposcopeError(
+            f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
+        )
+    ours = unembed(model, read["last_hidden_state"])
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
@@ -286,7 +292,9 @@ _ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_pr
 
 
 def _names_attention(name: str) -> bool:
-    return any("attn" in part or "attention" in part for part in name.lower().split("."))
+    """Whether a projection is one of self-attention, by its name."""
+    parts = name.lower().split(".")
+    return any("attn" in part or "attention" in part for part in parts) and not any("cross" in part for part in parts)
 
 
 def _writers(block: nn.Module, width: int) -> list[str]:
