@@ -155,7 +155,10 @@ WITHOUT_BOS = {"gpt2", "qwen2"}
 def randomise(model: PreTrainedModel, seed: int) -> None:
     """Give every parameter random values at a scale that keeps activations alive through the blocks."""
     stream = torch.Generator().manual_seed(seed)
-    zero_centred = model.config.model_type.startswith("gemma")  # their norms multiply by 1 + weight
+    kind = model.config.model_type
+    zero_centred = kind.startswith("gemma") and not kind.startswith(
+        ("gemma3n", "gemma4")
+    )  # norms multiply by 1 + weight
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=stream)
         if name.endswith("bias"):
@@ -175,7 +178,7 @@ def build(config: PreTrainedConfig, *, seed: int = 0, dtype: torch.dtype = torch
     """A random model in evaluation mode, several tokens ending its texts so that rows end at different steps."""
     model = AutoModelForCausalLM.from_config(config)
     randomise(model, seed)
-    model.generation_config.eos_token_id = [config.eos_token_id, 20, 33, 46, 59, 72, 85]
+    model.generation_config.eos_token_id = [config.get_text_config().eos_token_id, 20, 33, 46, 59, 72, 85]
     return model.to(dtype).eval()
 
 

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from helpers.families import naive_vectors
+from dposcope.model.generate import generate
+from helpers.families import logits_of, naive_vectors
 
 
 def ranked_naively(lm, W: torch.Tensor) -> list[tuple[float, int, int]]:
@@ -16,3 +17,21 @@ def ranked_naively(lm, W: torch.Tensor) -> list[tuple[float, int, int]]:
             norms = math.sqrt(sum(a * a for a in v.tolist())) * math.sqrt(sum(b * b for b in W.tolist()))
             rows.append((dot / norms, block, i))
     return sorted(rows, reverse=True)
+
+
+def naive_means(lm, texts, new_tokens=4):
+    """Neuron means of both protocols over plain passes, by a hook on whatever projection dposcope found."""
+    strict, reference = [], []
+    for continuation in generate(lm, texts, new_tokens=new_tokens, stop_at_end=False, batch_size=1):
+        ids, start = continuation.prompt_ids + continuation.ids, len(continuation.prompt_ids)
+        rows = []
+        handles = [m.register_forward_pre_hook(lambda _m, args, rows=rows: rows.append(args[0])) for m in lm.mlp_outs]
+        logits_of(lm, ids)
+        for handle in handles:
+            handle.remove()
+        seen = torch.stack([row.reshape(-1, lm.d_mlp) for row in rows]).double()
+        ends = [place for place, token in enumerate(continuation.ids) if token in lm.end_ids]
+        steps = ends[0] + 1 if ends else new_tokens
+        strict.append(seen[:, start - 1 : start - 1 + steps])
+        reference.append(seen[:, start : start + new_tokens])
+    return torch.cat(strict, 1).mean(1), torch.cat(reference, 1).mean(1)

@@ -47,6 +47,7 @@ def probe(
     from dposcope.directions.lens import lens as read_lens
     from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
     from dposcope.jobs.ownership import refuse_foreign_value
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.model.load import load_native
 
     check_path(out)
@@ -55,6 +56,7 @@ def probe(
     comments = read_comments(settings).first(settings.direction_rows)
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
+        use_layout(settings.layout)
         lm = load_native(model, dtype=settings.dtype, device=settings.device)
         bars.stage("Direction from comments")
         direction = make_direction(lm, comments, settings.direction_spec, progress=bars.progress)
@@ -110,6 +112,7 @@ def lens(
     from dposcope.directions.direction import Direction
     from dposcope.directions.lens import lens as read_lens
     from dposcope.errors import DposcopeError
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.model.load import load_native
 
     if (direction is None) == (neuron is None):
@@ -118,6 +121,7 @@ def lens(
     if neuron is not None and named is None:
         raise DposcopeError(f"there is no neuron {neuron!r}; give BLOCK.INDEX, both from 0, as in 3.17")
     saved = None if direction is None else Direction.load(direction)
+    use_layout(machine.layout)
     lm = load_native(model, dtype=machine.dtype, device=machine.device)
     if named is not None:
         block, index = int(named[1]), int(named[2])

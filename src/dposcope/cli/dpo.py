@@ -54,6 +54,7 @@ def dpo(
     from dposcope.evaluation.numbers import fixed
     from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
     from dposcope.training.processes import Processes
@@ -61,6 +62,7 @@ def dpo(
     processes = Processes.here()
     check_push(push, public=public)
     with reporting(quiet=quiet or not processes.is_main) as bars:
+        use_layout(settings.layout)
         done = run_dpo(model, out, settings, reporter=bars)
     processes.leave()
     if not processes.is_main:

@@ -53,11 +53,13 @@ def edit(
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
     from dposcope.jobs.edit.job import run_edit
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
     check_push(push, public=public)
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         done = run_edit(model, out, settings, reporter=bars)
     pushed = None if push is None else upload(out / "model", push, base=model, public=public)
     if json:

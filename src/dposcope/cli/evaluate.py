@@ -62,9 +62,11 @@ def evaluate(
     from dposcope.evaluation.conditions.scores import BASE
     from dposcope.jobs.evaluate.job import run_evaluate
     from dposcope.jobs.run import RunPolicy, lenders
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         scores = run_evaluate(model, out, settings, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or [])))
     if json:
         print_json(scores.to_json())

@@ -57,10 +57,12 @@ def explain(
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
     from dposcope.jobs.run import RunPolicy, lenders
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.reading import read_object
     from dposcope.terminal import print_json, say
 
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         made = run_explain(
             base, tuned, out, settings, raw=raw, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or []))
         )

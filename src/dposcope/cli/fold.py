@@ -16,6 +16,7 @@ def fold(
     out: Path,
     form: Literal["checkpoint", "adapters"] | None = None,
     gains_alone: bool = False,
+    layout: Path | None = None,
     strength: Annotated[float, Parameter(validator=within(SignedStrength))] = 1.0,
     push: str | None = None,
     public: bool = False,
@@ -46,6 +47,9 @@ def fold(
         For a folder: checkpoint or adapters. Default: checkpoint.
     gains_alone
         Leave out ablations and gains of heads, which GGUF cannot hold.
+    layout
+        A .toml file that says where a model of an unknown type keeps its blocks, projections and final norm; see
+        docs/how-to/own-model.md. Default: what dposcope knows or recognises.
     strength
         Strength of the edit: at 0.5 every gain is half as far from 1, and half of a direction is ablated; above 1:
         stronger.
@@ -59,6 +63,7 @@ def fold(
     """
     from dposcope.cli.shown.ends import next_evaluate, say_pushed
     from dposcope.errors import DposcopeError
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
     from dposcope.shipping.ship import load_edit, ship
     from dposcope.terminal import print_json, say
@@ -71,6 +76,7 @@ def fold(
         loaded = loaded.gains_alone()
     if strength != 1:
         loaded = loaded.strength(strength)
+    use_layout(layout)
     done = ship(model, loaded, out, form=form)
     pushed = None if push is None else upload(done.path, push, base=model, public=public)
     if json:

@@ -64,11 +64,13 @@ def make(
     from dposcope.cli.shown.ends import next_dpo, say_pairs
     from dposcope.cli.shown.pair_tables import print_statistics
     from dposcope.jobs.pairs.job import harmless_file, run_pairs
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json, say
 
     settings.check_direction()
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         made = run_pairs(model, out, settings, bars)
     if json:
         print_json({"file": str(made.path), "made_before": made.made_before, **made.facts})
@@ -88,6 +90,7 @@ def check(
     *,
     against: str | None = None,
     model: str | None = None,
+    layout: Path | None = None,
     logppl: bool = False,
     settings: Annotated[ChatSettings, Parameter(name="*")] = ChatSettings(),  # noqa: B008 — frozen
     scorer: str = "profanity",
@@ -112,6 +115,9 @@ def check(
     model
         A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging Face id.
         Default: none.
+    layout
+        With --model: a .toml file that says where a model of an unknown type keeps its parts. Default: what dposcope
+        knows or recognises.
     logppl
         Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred side far above the
         preferred one is broken text.
@@ -127,6 +133,7 @@ def check(
     from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.chat.prompts import asked_by
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.model.load import load_native
     from dposcope.pairs.checks import check_pairs, completion_logppl
     from dposcope.pairs.pairs import load_pairs
@@ -143,6 +150,7 @@ def check(
         lm = fluency = None
         if model is not None:
             bars.stage(f"Loading {model}")
+            use_layout(layout)
             lm = asked_by(load_native(model), settings.chat_options)
         if lm is not None and logppl:
             bars.stage("Reading both sides")

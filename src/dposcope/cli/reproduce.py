@@ -58,6 +58,7 @@ def reproduce(
     from dposcope.jobs.reproduce.plan import plan_reproduction
     from dposcope.jobs.reproduce.preset import load_preset
     from dposcope.jobs.run import lenders
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.reading import read_object
     from dposcope.terminal import print_json, say
 
@@ -78,6 +79,7 @@ def reproduce(
         print_table(plan_table(chosen.title, estimates, out=out, gpu=machine.gpu))
         return
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         made = run_reproduce(models, out, chosen, settings, raw=raw, reporter=bars, borrow=lenders(borrow or []))
     if json:
         print_json(read_object(out / "overview.json"))

@@ -60,16 +60,19 @@ def tune(
     from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
     if join:
         with reporting(quiet=quiet) as bars:
+            use_layout(settings.layout)
             trials = join_tune(model, out, settings, reporter=bars)
         say(f"{len(trials)} trials are done; the run in {out} continues with them")
         return
     check_push(push, public=public)
     with reporting(quiet=quiet) as bars:
+        use_layout(settings.layout)
         done = run_tune(model, out, settings, reporter=bars)
     pushed = None if push is None or done.advice is not None else upload(out / "model", push, base=model, public=public)
     if json:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
@@ -78,6 +79,25 @@ class EditSpec:
         return self.alpha is not None or self.ablate is not None
 
 
+LAYOUT: Final = (
+    "A .toml file that says where a model of an unknown type keeps its blocks, projections and final norm; see "
+    "docs/how-to/own-model.md. Default: what dposcope knows or recognises."
+)
+
+
+def _content(given: Any) -> Any:
+    """What a layout file says, in one line: a run keeps that, wherever the file goes."""
+    if not isinstance(given, str | Path):
+        return given
+    from dposcope.model.checks.layout_file import read_layout  # torch comes with it, and --help need not wait for that
+
+    return read_layout(given).to_json()
+
+
+LayoutOption = Annotated[str | None, Parameter(group=_MACHINE), BeforeValidator(_content)]
+"""A layout file by its path; afterwards, what it says."""
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen; unknown names are refused."""
 
@@ -126,6 +146,7 @@ class LoadSettings(Settings):
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
         default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one."
     )
+    layout: LayoutOption = Field(default=None, description=LAYOUT)
 
 
 class MachineSettings(LoadSettings):

@@ -8,7 +8,7 @@ the result the same in every case.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -85,6 +85,10 @@ class Frame:
     """Whether a key-value cache was handed in, as when generating."""
 
     __repr__ = short_repr
+
+    def last(self, tokens: int) -> "Frame":
+        """The frame of the last tokens. Gemma 4's last blocks read only those whose logits are asked for."""
+        return self if tokens == self.positions.shape[1] else replace(self, positions=self.positions[:, -tokens:])
 
     def select(self, where: Positions) -> Tensor | None:
         """Mask `[B, T]` of tokens at `where`; None where that is every token, padding too.

@@ -20,6 +20,7 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import active_stream
 
 Change = Callable[[Tensor, Frame], Tensor | None]
 """Takes the tensor at a site, returns its replacement, or None to leave it."""
@@ -33,6 +34,8 @@ class Site:
     """For people and counts: `neurons.3`, `attention.0`, `residual.17`."""
     module: nn.Module
     side: Literal["input", "output"]
+    stream: int | None = None
+    """Which of several residual streams; see `active_stream`."""
 
     __repr__ = short_repr
 
@@ -58,9 +61,13 @@ def attention_site(lm: LanguageModel, block: int) -> Site:
 
 
 def residual_site(lm: LanguageModel, block: int) -> Site:
-    """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads."""
-    following = lm.blocks[block + 1] if block + 1 < lm.n_blocks else lm.final_norm
-    return Site(f"residual.{block}", following, "input")
+    """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads.
+
+    Where blocks pass on several streams, it is the one that attention and MLP read. The final norm reads one in all.
+    """
+    if block + 1 == lm.n_blocks:
+        return Site(f"residual.{block}", lm.final_norm, "input")
+    return Site(f"residual.{block}", lm.blocks[block + 1], "input", active_stream(lm.model))
 
 
 @dataclass
@@ -156,6 +163,7 @@ def _register(
         # OPT's MLP sees all tokens of a batch in one row.
         flat = tensor.ndim == 2
         shaped = tensor.unflatten(0, frame.positions.shape) if flat else tensor
+        frame = frame.last(shaped.shape[1])
         result: Tensor | None = None
         for change in changes:
             new = change(shaped, frame)
@@ -175,9 +183,12 @@ def _register(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # Blocks take the stream as their first argument or, in a few models, by name.
-        new = run(args[0] if args else kwargs["hidden_states"])
+        given: Tensor = args[0] if args else kwargs["hidden_states"]
+        new = run(given if site.stream is None else given[site.stream])
         if new is None:
             return None
+        if site.stream is not None:
+            new = torch.stack([new if stream == site.stream else one for stream, one in enumerate(given)])
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     return site.module.register_forward_pre_hook(before, with_kwargs=True)

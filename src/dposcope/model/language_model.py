@@ -77,8 +77,8 @@ class LanguageModel:
 
     @cached_property
     def attention_outs(self) -> list[nn.Module]:
-        """Each block's attention output projection."""
-        return [layouts.submodule(block, self.layout.attention_out) for block in self.blocks]
+        """Each block's attention output projection, or that of what it has in place of attention."""
+        return [layouts.submodule(block, layouts.attention_path(block, self.layout)) for block in self.blocks]
 
     @cached_property
     def final_norm(self) -> nn.Module:
@@ -117,8 +117,9 @@ class LanguageModel:
         """Channels of all heads of a block: the input width of its attention output projection.
 
         Raises:
-            DposcopeError: blocks differ in width.
+            DposcopeError: blocks differ in width, or some have no heads.
         """
+        self._check_heads()
         widths = {layouts.projection_width(module).inputs for module in self.attention_outs}
         if len(widths) != 1:
             raise DposcopeError(f"blocks have attentions of different widths {sorted(widths)}: not supported")
@@ -126,8 +127,20 @@ class LanguageModel:
 
     @property
     def n_heads(self) -> int:
-        """Attention heads per block, by the config."""
+        """Attention heads per block, by the config.
+
+        Raises:
+            DposcopeError: some blocks have none.
+        """
+        self._check_heads()
         return int(self.model.config.get_text_config().num_attention_heads)
+
+    def _check_heads(self) -> None:
+        if len({layouts.attention_path(block, self.layout) for block in self.blocks}) > 1:
+            raise DposcopeError(
+                f"some blocks of {self.name} have no attention heads, but linear attention or a convolution: leave "
+                "out what is done by head"
+            )
 
     @property
     def gated(self) -> bool:
@@ -186,7 +199,8 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter, the architecture and `variant`. It changes when any weight changes.
+        """A digest of every parameter, the architecture, a layout that was registered for it, and `variant`. It changes
+        when any weight changes.
 
         It is computed again only after a parameter was replaced or written to.
         """
@@ -195,7 +209,8 @@ class LanguageModel:
         if state not in self._fingerprints:
             self._fingerprints.clear()
             self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(named)}"
-        return self._fingerprints[state] + (f"-{self.variant}" if self.variant else "")
+        marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
+        return "-".join([self._fingerprints[state], *(mark for mark in marks if mark)])
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[object, ...], str]:

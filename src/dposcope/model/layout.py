@@ -3,14 +3,17 @@
 First a table by `model_type`, then recognition by structure, then `register_layout`.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ModelOutput
 
+from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 
@@ -23,16 +26,24 @@ class Layout:
     """The list of transformer blocks."""
     mlp_out: str
     """The MLP's output projection; its input holds the neuron activations m."""
-    attention_out: str
-    """The attention's output projection."""
+    attention_out: str | tuple[str, ...]
+    """The attention's output projection. Several where blocks differ, as where some have linear attention or a
+    convolution in place of attention: each block has one of them."""
     final_norm: str
     """The norm between the last block and the unembedding."""
+    unembedding: str | None = None
+    """The linear map from the final norm's output to logits, from the model; None: what the model says is its own."""
+    logit_scale: float | None = None
+    """A factor on all logits; None: that of the config, see `logit_scale`."""
+    logit_softcap: float | None = None
+    """c of a soft-cap `c·tanh(logits/c)`; None: that of the config, or none."""
 
     __repr__ = short_repr
 
 
 _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")
-_GEMMA3_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
+_WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
+_QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
 
 _LAYOUTS: dict[str, Layout] = {
     "gpt2": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", "transformer.ln_f"),
@@ -40,18 +51,33 @@ _LAYOUTS: dict[str, Layout] = {
     "mistral": _LLAMA_LIKE,
     "gemma2": _LLAMA_LIKE,
     "gemma3_text": _LLAMA_LIKE,
-    "gemma3": _GEMMA3_VISION,
+    "gemma3": _WITH_VISION,
+    "gemma3n_text": _LLAMA_LIKE,
+    "gemma4_text": _LLAMA_LIKE,
+    "gemma4": _WITH_VISION,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "qwen3_5_text": _QWEN_HYBRID,
+    "qwen3_next": _QWEN_HYBRID,
     "smollm3": _LLAMA_LIKE,
+    "granite": _LLAMA_LIKE,
+    "cohere": _LLAMA_LIKE,
+    "cohere2": _LLAMA_LIKE,
+    "lfm2": Layout("model.layers", "feed_forward.w2", ("self_attn.out_proj", "conv.out_proj"), "model.embedding_norm"),
+    "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
+    "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
 }
 
-_BUILT_IN = frozenset(_LAYOUTS)
-"""Types whose logits the tests check. Those of any other are checked where its layout is found."""
+_OWN = dict(_LAYOUTS)
+"""Layouts of types whose logits the tests check. Those of any other are checked where its layout is found."""
 
 _HOW_TO_REGISTER = (
-    "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first"
+    "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first, or "
+    "give a command --layout FILE"
 )
+
+_expected: set[str] = set()
+"""The type of model that a layout was given for, until a model of it is there."""
 
 
 def register_layout(model_type: str, layout: Layout) -> None:
@@ -64,6 +90,26 @@ def register_layout(model_type: str, layout: Layout) -> None:
     _LAYOUTS[model_type] = layout
 
 
+def expect_layout(model_type: str | None) -> None:
+    """Refuse the next model unless it is of this type: a layout was given for it, and would be left out in silence.
+
+    Args:
+        model_type: as in `model.config.model_type`; None: any will do.
+    """
+    _expected.clear()
+    if model_type is not None:
+        _expected.add(model_type)
+
+
+def layout_mark(model_type: str) -> str:
+    """A digest of a layout that was registered for a type; empty for one that comes with dposcope or is recognised.
+
+    It belongs to what identifies a model: another layout reads other neurons from the same weights.
+    """
+    layout = _LAYOUTS.get(model_type)
+    return "" if layout is None or layout is _OWN.get(model_type) else text_digest(json.dumps(asdict(layout)))[:8]
+
+
 def find_layout(model: PreTrainedModel) -> Layout:
     """The layout of `model`: registered, or recognised by structure.
 
@@ -71,6 +117,12 @@ def find_layout(model: PreTrainedModel) -> Layout:
         DposcopeError: no layout is known; the message says how to register one.
     """
     model_type = model.config.model_type
+    if _expected and model_type not in _expected:
+        raise DposcopeError(
+            f"the layout is for model_type {min(_expected)!r}, and this model has {model_type!r}; mend model_type in "
+            "it, or leave --layout out"
+        )
+    _expected.clear()
     layout = _LAYOUTS.get(model_type) or _recognise(model)
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
@@ -78,15 +130,31 @@ def find_layout(model: PreTrainedModel) -> Layout:
             f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
-    projections = [_module(block, path) for block in blocks for path in (layout.mlp_out, layout.attention_out)]
+    if layout is _OWN.get(model_type) and _has_other_experts(blocks, layout):
+        raise DposcopeError(
+            f"blocks of this {model_type} model have experts beside their MLP, whose neurons would be left out: not "
+            "supported"
+        )
+    projections = [
+        module
+        for block in blocks
+        for module in (_module(block, layout.mlp_out), _module(block, attention_path(block, layout)))
+    ]
     for projection in projections:
         projection_width(projection)
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if model_type not in _BUILT_IN and model.device.type != "meta":  # without weights there are no logits to check
+    if (
+        layout is not _OWN.get(model_type) and model.device.type != "meta"
+    ):  # without weights there are no logits to check
         _check_unembedding(model)
     return layout
+
+
+def _has_other_experts(blocks: nn.ModuleList, layout: Layout) -> bool:
+    names = (name for block in blocks for name, _ in block.named_modules())
+    return "expert" not in layout.mlp_out and any("expert" in name for name in names)
 
 
 @torch.inference_mode()
@@ -94,11 +162,17 @@ def _check_unembedding(model: PreTrainedModel) -> None:
     """Refuse an architecture that computes logits in a way of its own: the lens and log-perplexity would be wrong."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
-    ours = unembed(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+    if "last_hidden_state" not in read:
+        raise DposcopeError(
+            f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
+        )
+    ours = unembed(model, read["last_hidden_state"])
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
-            "so the lens and log-perplexity would be wrong: not supported"
+            "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
+            "logit_softcap"
         )
 
 
@@ -159,6 +233,14 @@ def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
     return list(blocks)
 
 
+def attention_path(block: nn.Module, layout: Layout) -> str:
+    """Where a block has its attention output projection, or that of what it has in place of attention."""
+    if isinstance(layout.attention_out, str):
+        return layout.attention_out
+    names = {name for name, _ in block.named_modules()}
+    return next((path for path in layout.attention_out if path in names), layout.attention_out[0])
+
+
 def submodule(parent: nn.Module, path: str) -> nn.Module:
     """The module at a dotted path, or an error that says how to register a layout."""
     return _module(parent, path)
@@ -186,17 +268,23 @@ def _recognise(model: PreTrainedModel) -> Layout:
     if len(lists) != 1 or width is None:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     blocks_path, blocks = lists[0]
-    writers = [(name, module) for name, module in _projections(blocks[0]) if projection_width(module).outputs == width]
-    attention = [name for name, _ in writers if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
-    mlp = [name for name, _ in writers if not _names_attention(name)]
+    writers = [_writers(block, width) for block in blocks]
+    attention = [
+        [name for name in names if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
+        for names in writers
+    ]
+    mlp = [name for name in writers[0] if not _names_attention(name)]
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     if any("expert" in name for name, _ in blocks[0].named_modules()):
         mlp = []  # in a mixture of experts the neurons are in several projections
-    if len(attention) != 1 or len(mlp) != 1 or len(norms) != 1:
+    if any(len(names) != 1 for names in attention) or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
-    return Layout(blocks_path, mlp[0], attention[0], f"{stem}.{norms[0]}" if stem else norms[0])
+    paths = tuple(dict.fromkeys(names[0] for names in attention))
+    return Layout(
+        blocks_path, mlp[0], paths[0] if len(paths) == 1 else paths, f"{stem}.{norms[0]}" if stem else norms[0]
+    )
 
 
 # Query, key and value projections may also be d × d, so the output projection is found by its name.
@@ -204,13 +292,26 @@ _ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_pr
 
 
 def _names_attention(name: str) -> bool:
-    return any("attn" in part or "attention" in part for part in name.lower().split("."))
+    """Whether a projection is one of self-attention, by its name."""
+    parts = name.lower().split(".")
+    return any("attn" in part or "attention" in part for part in parts) and not any("cross" in part for part in parts)
+
+
+def _writers(block: nn.Module, width: int) -> list[str]:
+    """Names of a block's projections that write `width` numbers."""
+    return [name for name, module in _projections(block) if projection_width(module).outputs == width]
 
 
 def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             yield name, module
+
+
+def active_stream(model: PreTrainedModel) -> int | None:
+    """Which of several residual streams the MLP and attention read, where blocks pass on several (Gemma 3n: AltUp), as
+    `[streams, B, T, d]`; None for a model with one."""
+    return model.config.get_text_config().to_dict().get("altup_active_idx")
 
 
 def attention_kind(model: PreTrainedModel) -> str:
@@ -220,22 +321,44 @@ def attention_kind(model: PreTrainedModel) -> str:
 
 def logit_softcap(model: PreTrainedModel) -> float | None:
     """Gemma 2's final soft-cap c (logits become `c·tanh(logits/c)`), or None."""
+    given = _registered(model)
+    if given is not None and given.logit_softcap is not None:
+        return given.logit_softcap
     config = model.config.get_text_config()
     return config.final_logit_softcapping if "final_logit_softcapping" in config.to_dict() else None
 
 
 def logit_scale(model: PreTrainedModel) -> float:
     """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite, else 1."""
+    given = _registered(model)
+    if given is not None and given.logit_scale is not None:
+        return given.logit_scale
     config = model.config.get_text_config().to_dict()
     return float(config.get("logit_scale") or 1) / float(config.get("logits_scaling") or 1)
 
 
-def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
-    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
+def unembedding(model: PreTrainedModel) -> nn.Module:
+    """The module that turns final-norm outputs into logits, before scale and soft-cap.
+
+    Raises:
+        DposcopeError: the model has none.
+    """
+    given = _registered(model)
+    if given is not None and given.unembedding is not None:
+        return _module(model, given.unembedding)
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise DposcopeError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
-    logits: Tensor = head(normed)
+    return head
+
+
+def _registered(model: PreTrainedModel) -> Layout | None:
+    return _LAYOUTS.get(model.config.model_type)
+
+
+def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
+    logits: Tensor = unembedding(model)(normed)
     scale, cap = logit_scale(model), logit_softcap(model)
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap

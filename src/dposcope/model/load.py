@@ -93,7 +93,7 @@ def load(
         reason = first_line(error)
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
     lm.model.eval()
-    _ = lm.layout  # refuse an unknown architecture now, not after an hour
+    _ = lm.d_mlp  # refuse an architecture that is not supported now, not after an hour
     check_weights(lm, name)
     if base is not None:
         lm = comparable(base, lm)
@@ -116,7 +116,7 @@ def _in_memory(
     check_settings(model, _dtype_name(dtype), None if str(device) == "auto" else _device(device))
     name = short_name(model.name_or_path) if model.name_or_path else "model"
     lm = LanguageModel(model, tokenizer, name)
-    _ = lm.layout
+    _ = lm.d_mlp
     check_weights(lm, name)
     check_tokens(lm, name)
     if model.training:

@@ -63,14 +63,15 @@ def size_of(source: str) -> ModelSize | None:
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"
         ) from error
     text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+    told = text.to_dict()  # where blocks differ, as in Gemma 4, the config itself answers with an error
+    heads = told.get("num_key_value_heads") or text.num_attention_heads
+    head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
+    mlp = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.vocab_size,
         text.hidden_size,
         text.num_hidden_layers,
-        int(mlp),
+        max(mlp) if isinstance(mlp, list) else int(mlp),  # Gemma 3n names it for each block
         int(heads * head),
     )

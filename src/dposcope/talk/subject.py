@@ -27,6 +27,8 @@ class Subject:
     """What the edit is called: its path, or the bundled model that it comes with."""
     scorer: str | None = None
     """The scorer that a run was made with."""
+    layout: str | None = None
+    """The layout that a run was made with, see `read_layout`."""
 
     @classmethod
     def find(cls, named: str, edit: str | None = None, *, needed: bool = False) -> "Subject":
@@ -64,11 +66,11 @@ class Subject:
                 f"{folder} is a run of dposcope {about.command}, which makes no edit; name a model, or a run of edit, "
                 "tune or dpo --train gains"
             )
-        model, scorer = (_text(about.settings, name, folder) for name in ("model", "scorer"))
+        model, scorer, layout = (_text(about.settings, name, folder) for name in ("model", "scorer", "layout"))
         if model is None:
             raise DposcopeError(f"{folder / ABOUT} names no model; run the same command there again")
         if edit is not None:
-            return cls(model, _loaded(edit), edit, scorer)
+            return cls(model, _loaded(edit), edit, scorer, layout)
         if about.finished is None:
             raise DposcopeError(f"the run in {folder} is not finished; run the same command again to continue")
         files = value_files(folder / "edit")
@@ -77,7 +79,7 @@ class Subject:
             mend = f"talk to its model: {tuned}" if tuned.exists() else "give one with --edit"
             raise DposcopeError(f"the run in {folder} left no edit; {mend}")
         refuse_changed(folder, [file.name for file in files.both])
-        return cls(model, _loaded(str(folder)), str(folder), scorer)
+        return cls(model, _loaded(str(folder)), str(folder), scorer, layout)
 
 
 def _loaded(edit: str) -> Edit:

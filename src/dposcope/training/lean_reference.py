@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.layout import unembedding
 from dposcope.training.batches.examples import Example
 from dposcope.training.policy import Arm
 from dposcope.training.token_statistics import Unembedding
@@ -39,9 +40,9 @@ class Reads:
 
 
 def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype | None = None) -> Arm:
-    """A frozen copy of `model` with only the embedding rows in `reads`.
+    """A frozen copy of `model` with only the embedding rows in `reads`; for an id outside `reads` it raises IndexError.
 
-    For an id outside `reads` it raises IndexError.
+    Of a model that reads images too, the copy has the whole embedding.
 
     Args:
         model: the base; the copy shares no memory with it.
@@ -57,11 +58,13 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
             f"the embedding of {type(model).__name__} is {type(embedding).__name__}, not a table of rows; "
             "train a copy (in_place=False)"
         )
-    projection = model.get_output_embeddings()
+    projection = unembedding(model)
     # deepcopy does not copy a module that is in its memo: it takes the replacement given there.
-    kept: nn.Module = copy.deepcopy(
-        model, {id(embedding): _Rows(embedding, sorted(reads.ids)), id(projection): nn.Identity()}
-    )
+    replaced: dict[int, nn.Module] = {id(projection): nn.Identity()}
+    if model.config.get_text_config() is model.config:
+        replaced[id(embedding)] = _Rows(embedding, sorted(reads.ids))
+    # else a model with images, which looks up rows of the embedding's weight itself (Gemma 4)
+    kept: nn.Module = copy.deepcopy(model, replaced)
     if dtype is not None:
         kept.to(dtype)  # pyright: ignore[reportArgumentType]
     elif reads.products is not None:

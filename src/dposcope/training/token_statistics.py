@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import logit_scale, logit_softcap
+from dposcope.model.layout import logit_scale, logit_softcap, unembedding
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
@@ -49,7 +49,7 @@ class Unembedding:
         Raises:
             DposcopeError: its head is not one linear map.
         """
-        head: nn.Module | None = model.get_output_embeddings()
+        head = unembedding(model)
         if not isinstance(head, nn.Linear):
             raise DposcopeError(
                 f"the unembedding of {type(model).__name__} is {type(head).__name__}, not one linear map; "

@@ -19,8 +19,10 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
     Raises:
         DposcopeError: see `Session.open`.
     """
+    from dposcope.model.checks.layout_file import use_layout
     from dposcope.talk.session import Session
 
+    use_layout(settings.layout or subject.layout)
     return Session.open(
         subject,
         dtype=settings.dtype,

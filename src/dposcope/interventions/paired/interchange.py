@@ -262,7 +262,8 @@ def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Ch
 
 def _replace(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
     def change(tensor: Tensor, _frame: Frame) -> Tensor:
-        value = values.pop(name).to(tensor.device, tensor.dtype)
+        # The source reads every token; Gemma 4's last blocks only those whose logits are asked for.
+        value = values.pop(name)[:, -tensor.shape[1] :].to(tensor.device, tensor.dtype)
         if channels is None:
             return value.expand_as(tensor)
         return tensor.index_copy(-1, channels.to(tensor.device), value)

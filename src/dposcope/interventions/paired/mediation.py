@@ -11,6 +11,7 @@ Both are compared with the change over all positions: Σ own · change / Σ chan
 of 1 after both shares is their interaction.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,9 @@ def _activations(lm: LanguageModel, block: int, reads: Tensor) -> Tensor:
 
     handle = lm.mlp_outs[block].register_forward_pre_hook(look)
     try:
-        _mlp(lm, block)(reads.to(lm.device, lm.dtype))
+        mlp = _mlp(lm, block)
+        # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
+        mlp(*[reads.to(lm.device, lm.dtype)] * len(inspect.signature(mlp.forward).parameters))
     finally:
         handle.remove()
     return held[0]

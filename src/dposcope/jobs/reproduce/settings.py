@@ -6,7 +6,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field
 
 from dposcope.jobs.numbers import BatchSize, Refits, Seed, Splittable
-from dposcope.jobs.settings import Settings
+from dposcope.jobs.settings import LAYOUT, LayoutOption, Settings
 from dposcope.model.chat.asking import ChatMode
 
 _DATA = Group("Data", sort_key=1)
@@ -114,6 +114,7 @@ class ReproduceSettings(Settings):
     device: Annotated[str | None, Parameter(group=_MACHINE)] = Field(
         default=None, description="cpu, cuda …. Default: a GPU if there is one."
     )
+    layout: LayoutOption = Field(default=None, description=LAYOUT)
     batch_size: Annotated[BatchSize | None, Parameter(group=_MACHINE)] = Field(
         default=None, description="Texts at a time in measurements. Default: that of the preset."
     )

@@ -20,6 +20,8 @@ padding positions."""
 _READ_PACKED = frozenset({"gpt2", "llama", "mistral", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3"})
 """Types of models of which the tests show that a packed row gives the numbers of its texts one by one. Of any other it
 is measured."""
+_ATTENTION = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of blocks that a mask keeps from reading another text. Linear attention and convolutions read on."""
 _SLACK = 4.0
 """Packed states may differ from those of separate rows by so many times as much as padding alone changes them."""
 _LEAST = 1e-3
@@ -57,9 +59,10 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
     not cover, the longest and the shortest example are read both ways.
     """
     config = model.config.get_text_config()
-    if attention_kind(model) not in ("sdpa", "eager"):
+    told = config.to_dict()
+    if attention_kind(model) not in ("sdpa", "eager") or not _ATTENTION.issuperset(told.get("layer_types") or ()):
         return False
-    window = config.to_dict().get("sliding_window")
+    window = told.get("sliding_window")
     if window is not None and max(map(_length, examples), default=0) > window:
         return False
     return config.model_type in _READ_PACKED or not examples or _reads_packed(model, examples)

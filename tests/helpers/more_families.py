@@ -1,0 +1,207 @@
+"""Tiny random models of families whose blocks, residual stream or logits are of a kind of their own.
+
+Beside them stands where each keeps its parts, written out by hand, and a plain way of reading and changing those parts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    BloomConfig,
+    Cohere2Config,
+    CohereConfig,
+    Gemma3nTextConfig,
+    Gemma4Config,
+    Gemma4TextConfig,
+    GraniteConfig,
+    Lfm2Config,
+    MptConfig,
+    OlmoHybridConfig,
+    PreTrainedConfig,
+    Qwen3_5TextConfig,
+    Qwen3NextConfig,
+)
+
+from dposcope.model.language_model import LanguageModel
+from helpers.families import CONTEXT, VOCABULARY, WINDOW, bos_tokenizer, build
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 3,
+}
+_OLD = {"vocab_size": VOCABULARY, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 3}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+}
+_WINDOWS = {
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    "num_kv_shared_layers": 2,  # the last two read the keys and values of the first two
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "final_logit_softcapping": 1.5,
+    "head_dim": 8,
+}
+
+
+def _gemma4() -> Gemma4TextConfig:
+    return Gemma4TextConfig(**_COMMON, **_WINDOWS, per_layer_config={"01": {"head_dim": 12}, "03": {"head_dim": 12}})
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family, and where it keeps its parts."""
+
+    config: Callable[[], PreTrainedConfig]
+    blocks: str = "model.layers"
+    norm: str = "model.norm"
+    mlp: str = "mlp.down_proj"
+    attention: tuple[str, ...] = ("self_attn.o_proj",)
+    """Each block has one of these."""
+    scale: float = 1.0
+    """Of logits."""
+    cap: float | None = None
+    """On logits."""
+    streams: bool = False
+    """Whether blocks pass on several residual streams; the first is read."""
+    seed: int = 0
+    """With which greedy texts wander."""
+
+    def build(self) -> LanguageModel:
+        """Its model."""
+        config = self.config()
+        lm = LanguageModel(build(config, seed=self.seed), bos_tokenizer(), f"tiny-{config.model_type}")
+        with torch.no_grad():
+            for name, buffer in lm.model.named_buffers():
+                if name.endswith("layer_scalar"):  # of Gemma 4, which is 1 until it is loaded
+                    buffer.fill_(0.8)
+        return lm
+
+    def block(self, lm: LanguageModel, number: int) -> nn.Module:
+        """One of its blocks."""
+        return lm.model.get_submodule(f"{self.blocks}.{number}")
+
+    def mlp_out(self, lm: LanguageModel, number: int) -> nn.Module:
+        """A block's MLP output projection."""
+        return self.block(lm, number).get_submodule(self.mlp)
+
+    def attention_out(self, lm: LanguageModel, number: int) -> nn.Module:
+        """A block's output projection of attention, or of what it has instead."""
+        names = dict(self.block(lm, number).named_modules())
+        (path,) = [path for path in self.attention if path in names]
+        return names[path]
+
+    def unembed(self, lm: LanguageModel, x: torch.Tensor) -> torch.Tensor:
+        """Logits of what stands before the final norm."""
+        logits = self.scale * lm.model.lm_head(lm.model.get_submodule(self.norm)(x))
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def logits(self, lm: LanguageModel, ids: list[int], gains: torch.Tensor | None = None, ablated=None):
+        """Logits `[T, vocabulary]` of one text with gains, and a direction taken out of what each block writes."""
+
+        def scale(block):
+            return lambda _module, args: (args[0] * gains[block].to(args[0].dtype),)
+
+        def remove(_module, _args, output):
+            unit = (ablated / ablated.norm()).to(output.dtype)
+            return output - (output @ unit).unsqueeze(-1) * unit
+
+        handles = []
+        for number in range(4):
+            out = self.mlp_out(lm, number)
+            if gains is not None:
+                handles.append(out.register_forward_pre_hook(scale(number)))
+            if ablated is not None:
+                handles += [one.register_forward_hook(remove) for one in (out, self.attention_out(lm, number))]
+        try:
+            return lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+MORE = {
+    "gemma4_text": Family(_gemma4, cap=1.5, seed=1),
+    "gemma4": Family(
+        lambda: Gemma4Config(text_config=_gemma4().to_dict(), vision_config=None, audio_config=None),
+        blocks="model.language_model.layers",
+        norm="model.language_model.norm",
+        cap=1.5,
+        seed=1,
+    ),
+    "gemma3n_text": Family(
+        lambda: Gemma3nTextConfig(
+            **_COMMON, **_WINDOWS, laurel_rank=3, activation_sparsity_pattern=[0.9, 0.8, 0.0, 0.0]
+        ),
+        cap=1.5,
+        streams=True,
+    ),
+    "granite": Family(
+        lambda: GraniteConfig(
+            **_COMMON,
+            logits_scaling=4.0,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.4,
+            attention_multiplier=0.3,
+        ),
+        scale=1 / 4,
+    ),
+    "cohere": Family(lambda: CohereConfig(**_COMMON, logit_scale=0.25, use_qk_norm=True), scale=0.25),
+    "cohere2": Family(
+        lambda: Cohere2Config(
+            **_COMMON,
+            logit_scale=0.25,
+            sliding_window=WINDOW,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        scale=0.25,
+    ),
+    "qwen3_5_text": Family(
+        lambda: Qwen3_5TextConfig(**_COMMON, **_LINEAR, head_dim=8),
+        attention=("self_attn.o_proj", "linear_attn.out_proj"),
+    ),
+    "qwen3_next": Family(
+        lambda: Qwen3NextConfig(**_COMMON, **_LINEAR, head_dim=8, num_experts=0),
+        attention=("self_attn.o_proj", "linear_attn.out_proj"),
+    ),
+    "olmo_hybrid": Family(  # in no table: recognised by its structure
+        lambda: OlmoHybridConfig(**_COMMON, **_LINEAR),
+        attention=("self_attn.o_proj", "linear_attn.o_proj"),
+    ),
+    "lfm2": Family(
+        lambda: Lfm2Config(
+            **_COMMON, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention", "conv", "conv"]
+        ),
+        norm="model.embedding_norm",
+        mlp="feed_forward.w2",
+        attention=("self_attn.out_proj", "conv.out_proj"),
+    ),
+    "bloom": Family(
+        lambda: BloomConfig(**_OLD, hidden_size=16, n_layer=4, n_head=4),
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        mlp="mlp.dense_4h_to_h",
+        attention=("self_attention.dense",),
+    ),
+    "mpt": Family(
+        lambda: MptConfig(**_OLD, d_model=16, n_layers=4, n_heads=4, max_seq_len=CONTEXT),
+        blocks="transformer.blocks",
+        norm="transformer.norm_f",
+        mlp="ffn.down_proj",
+        attention=("attn.out_proj",),
+    ),
+}

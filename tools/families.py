@@ -1,0 +1,463 @@
+"""Which model types work, step by step: docs/reference/families.md.
+
+    python tools/families.py              tries every causal type of transformers, and writes the page; some minutes
+    python tools/families.py llama bloom  tries these, and prints their rows
+
+Of each type a tiny random model is built from its config. Every step is compared with the plain model, run by
+transformers alone. Each type has a process of its own, which ends after some seconds.
+"""
+
+import contextlib
+import copy
+import inspect
+import io
+import multiprocessing
+import os
+import resource
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+
+from dposcope.errors import DposcopeError, first_line
+from dposcope.interventions.ablate import ablate
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.fold import fold
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.explain.explanation import explain
+from dposcope.model.generate import generate
+from dposcope.model.hooks import hooked, mlp_site, neuron_site
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load
+from dposcope.neurons.activations import collect_means
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.objective import Objective
+from dposcope.training.trainable import neuron_gains
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "families.md"
+STEPS: Final = ("load", "means", "edit", "fold", "dpo", "explain")
+SECONDS: Final = 20
+"""Of one core, for one type."""
+PATIENCE: Final = 300
+"""Seconds of waiting for one type, on a machine that does other things too."""
+MOST_WEIGHTS: Final = 20_000_000
+VOCABULARY: Final = 96
+TEXTS: Final = ["w5 w7 w11 w12 w30 w31", "w40", "w8 w9 w60 w61", "w33 w34 w35 w36 w37 w38 w39 w41 w42"]
+NEW: Final = 4
+NEAR: Final = 2e-4
+"""Of the largest value: linear attention adds up in another order with a cache."""
+
+_SMALL: Final[dict[str, Any]] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size"), 16),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim", "encoder_ffn_dim", "dff"), 24),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions"), 128),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 12),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "linear_key_head_dim", "linear_value_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("state_size", "mamba_d_state", "mamba_d_head", "hidden_size_per_layer_input"), 8),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "laurel_rank", "rotary_dim", "patch_size"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "max_window_layers", "num_key_value_heads", "linear_num_key_heads"), 2),
+    **dict.fromkeys(("mamba_n_groups", "n_groups", "n_group", "topk_group", "num_channels"), 1),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **{"head_dim": 8, "linear_num_value_heads": 4, "mamba_n_heads": 4, "sliding_window": 5, "image_size": 16},
+    **{"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 3, "num_kv_shared_layers": 0, "layer_types": None},
+}
+"""Sizes of a tiny model, by the names that configs give them."""
+_WHOLE: Final = {"num_key_value_heads": 4}
+_VARIANTS: Final[tuple[dict[str, Any], ...]] = (
+    *({}, _WHOLE, {"head_dim": 4}, {**_WHOLE, "head_dim": ...}, {"head_dim": ...}, {"layer_types": ...}),
+    *({**_WHOLE, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}, {"layer_types": ..., "num_hidden_layers": ...}),
+)
+"""What is tried in turn where sizes do not fit together; `...` leaves a name at its default."""
+
+
+# A model and a tokenizer, from nothing
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, and one that begins every text."""
+    words = {word: place for place, word in enumerate(["<unk>", "<eos>", "<bos>", "<pad>"])}
+    words |= {f"w{place}": place for place in range(len(words), VOCABULARY)}
+    own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    own.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    special = {"unk_token": "<unk>", "eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=own, clean_up_tokenization_spaces=False, **special)
+
+
+def tiny(model_type: str) -> PreTrainedModel:
+    """A random model of a type, in evaluation mode.
+
+    Raises:
+        ValueError: none so small can be built, or it computes nothing.
+    """
+    faults: list[str] = []
+    for variant in _VARIANTS:
+        try:
+            config = _shrunk(CONFIG_MAPPING[model_type], {**_SMALL, **variant})
+            with torch.device("meta"):
+                weights = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+            if weights > MOST_WEIGHTS:
+                faults.append(f"{weights / 1e6:,.0f} million weights at the least")
+                continue
+            model = AutoModelForCausalLM.from_config(config).eval()
+            _randomise(model)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([[2, 5, 7]]), use_cache=False).logits
+            if logits.isfinite().all():
+                return model
+            faults.append("random weights give no numbers")
+        except Exception as error:  # each type fails in its own way
+            faults.append(_one_line(error))
+    raise ValueError(faults[0])
+
+
+def _shrunk(kind: type[PreTrainedConfig], small: dict[str, Any]) -> PreTrainedConfig:
+    usual = kind()
+    parts = {name: vars(usual).get(name) for name in kind.sub_configs}
+    known = set(inspect.signature(kind.__init__).parameters) | set(usual.to_dict())
+    given = {name: value for name, value in small.items() if name in known and value is not ...}
+    for name, part in parts.items():
+        if isinstance(part, PreTrainedConfig):  # the decoder is told by its number of blocks
+            own = small if "text" in name or "decoder" in name else {**small, "num_hidden_layers": 3}
+            given[name] = _shrunk(type(part), own)
+    return kind(**given)
+
+
+@torch.no_grad()
+def _randomise(model: PreTrainedModel) -> None:
+    stream = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=stream)
+        if name.endswith("bias"):
+            parameter.copy_(0.2 * noise)
+        elif parameter.ndim < 2:
+            parameter.copy_(1 + 0.2 * noise)
+        else:
+            parameter.copy_(2 * noise / max(parameter[0].numel(), 1) ** 0.5)
+
+
+# What is tried
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one type."""
+
+    model_type: str
+    passed: tuple[str, ...]
+    """Steps that give what the plain model gives."""
+    why: str = ""
+    """Why the next step does not; empty where all do."""
+
+    def line(self) -> str:
+        """Of the table."""
+        marks = ["yes" if step in self.passed else "–" for step in STEPS]
+        return f"| `{self.model_type}` | {' | '.join(marks)} | {self.why} |"
+
+
+@dataclass
+class _Tried:
+    """A tiny model, and what earlier steps left."""
+
+    model: PreTrainedModel
+    lm: LanguageModel | None = None
+
+    @property
+    def loaded(self) -> LanguageModel:
+        assert self.lm is not None
+        return self.lm
+
+
+def examine(model_type: str) -> Row:
+    """Try all steps on a type, in this process."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tried = _Tried(tiny(model_type))
+            passed: list[str] = []
+            for name, step in _TRIES.items():
+                try:
+                    step(tried)
+                except Exception as error:  # what it is, is what the table tells
+                    return Row(model_type, tuple(passed), _reason(tried.model, error))
+                passed.append(name)
+            return Row(model_type, tuple(passed))
+    except ValueError as error:
+        return Row(model_type, (), f"not tried: no tiny model can be built ({error})")
+
+
+def _load(tried: _Tried) -> None:
+    tried.lm = lm = load(tried.model, tokenizer())
+    hidden = tried.model.base_model(input_ids=_ids(lm), use_cache=False).last_hidden_state
+    _same(lm.unembed(hidden), _logits(lm), "logits")
+
+
+def _means(tried: _Tried) -> None:
+    """Greedy texts are those of transformers, and means those of plain passes over them."""
+    lm, settings = tried.loaded, tried.model.generation_config
+    settings.eos_token_id = None  # random texts go on
+    written = generate(lm, TEXTS, new_tokens=NEW, stop_at_end=False)
+    rows: list[torch.Tensor] = []
+    for one in written:
+        ids = torch.tensor([one.prompt_ids])
+        plain = tried.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+        _check(plain[0].tolist() == [*one.prompt_ids, *one.ids], "other greedy texts than transformers writes")
+        rows.append(_activations(lm, plain[:, :-1])[:, -NEW:])
+    settings.eos_token_id = []  # nor does the tokenizer's end them
+    _same(collect_means(lm, TEXTS, new_tokens=NEW).mean, torch.cat(rows, 1).mean(1), "means")
+
+
+def _edit(tried: _Tried) -> None:
+    """Hooks that change nothing change no bit; those that do act the same with a batch, alone, and without a cache."""
+    lm, plain = tried.loaded, _logits(tried.loaded)
+    sites = [site(lm, block) for block in range(lm.n_blocks) for site in (neuron_site, mlp_site)]
+    with hooked(lm, [(site, lambda tensor, _frame: tensor.clone()) for site in sites]):
+        _check(torch.equal(_logits(lm), plain), "hooks change its numbers")
+    with _some_edit(lm).on(lm):
+        _check(not torch.allclose(_logits(lm), plain, atol=1e-3), "an edit has no effect")
+        together = generate(lm, TEXTS, new_tokens=NEW)
+        for options in ({"batch_size": 1}, {"use_cache": False}):
+            _check(generate(lm, TEXTS, new_tokens=NEW, **options) == together, f"other texts with {options}")
+
+
+def _fold(tried: _Tried) -> None:
+    lm = tried.loaded
+    edit = _some_edit(lm)
+    folded = fold(lm, edit)
+    logits, texts = _logits(folded), generate(folded, TEXTS, new_tokens=NEW)
+    with edit.on(lm):
+        _same(logits, _logits(lm), "folded logits")
+        _check(generate(lm, TEXTS, new_tokens=NEW) == texts, "other texts once it is folded")
+
+
+def _dpo(tried: _Tried) -> None:
+    """The loss of gains is that of whole logits, text by text; and they have a gradient."""
+    lm, gains = tried.loaded, _some_gains(tried.loaded)
+    pairs = [Example((2, 5, 7), ((9, 11), (30, 31, 32))), Example((2, 40), ((41,), (12, 13)))]
+
+    def likelihood(prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+        told = lm.model(input_ids=torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0].log_softmax(-1)
+        return sum((told[len(prompt) - 1 + place, one] for place, one in enumerate(completion)), torch.zeros(()))
+
+    def margins() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [
+                likelihood(pair.prompt, pair.completions[0]) - likelihood(pair.prompt, pair.completions[1])
+                for pair in pairs
+            ]
+
+    before = margins()
+    with gains.on(lm):
+        after = margins()
+    losses = [nn.functional.softplus(-0.1 * (b - a)) for a, b in zip(before, after, strict=True)]
+    with neuron_gains(lm, Objective(0.1), start=gains) as trainable:
+        batch = pack(pairs, pad_id=lm.pad_id, shared=fits_one_row(lm.model, pairs))
+        loss = trainable.policy(batch).loss
+        _same(loss.detach(), torch.stack(losses).mean(), "the preference loss")
+        (factors,) = trainable.policy.trainable.values()
+        (gradient,) = torch.autograd.grad(loss, factors)
+        _check(bool(gradient.isfinite().all() and gradient.abs().max() > 0), "gains have no gradient")
+
+
+def _explain(tried: _Tried) -> None:
+    """Contributions are those of its definition."""
+    base = tried.loaded
+    tuned = replace(base, model=copy.deepcopy(base.model))
+    with torch.no_grad():
+        for parameter in tuned.model.parameters():
+            parameter.mul_(1 + 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    direction = torch.randn(base.d_model, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    told = explain(base, tuned, direction, TEXTS, new_tokens=NEW, toxic_sets=[8])
+    total = torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64)
+    for lm, sign in ((base, 1), (tuned, -1)):
+        means = collect_means(lm, TEXTS, new_tokens=NEW).mean
+        for block in range(lm.n_blocks):
+            along = lm.value_vectors(block).detach().double() @ direction / direction.norm()
+            total[block] += sign * means[block] * along
+    _same(told.contributions.total, total, "contributions")
+
+
+_TRIES: Final[dict[str, Callable[[_Tried], None]]] = dict(
+    zip(STEPS, (_load, _means, _edit, _fold, _dpo, _explain), strict=True)
+)
+
+
+class _OtherError(Exception):
+    """A step gives something else than the plain model."""
+
+
+def _check(holds: bool, fault: str) -> None:
+    if not holds:
+        raise _OtherError(fault)
+
+
+def _same(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+    apart = (found.double() - expected.double()).abs().max().item()
+    _check(apart <= NEAR * max(1.0, expected.abs().max().item()), f"{what} are off by {apart:.1e}")
+
+
+def _ids(lm: LanguageModel) -> torch.Tensor:
+    return torch.tensor([lm.tokenizer(TEXTS[3])["input_ids"]])
+
+
+@torch.no_grad()
+def _logits(lm: LanguageModel) -> torch.Tensor:
+    return lm.model(input_ids=_ids(lm), use_cache=False).logits[0]
+
+
+@torch.no_grad()
+def _activations(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+    """Inputs of all MLP output projections in a plain pass, `[L, T, d_mlp]`, float64."""
+    rows: list[torch.Tensor] = []
+    plain = all(isinstance(module, nn.Linear | Conv1D) for module in lm.mlp_outs)
+    if not plain:  # experts, which only our own sites spread over all neurons
+        sites = [neuron_site(lm, block) for block in range(lm.n_blocks)]
+        with hooked(lm, [(site, lambda tensor, _frame: rows.append(tensor)) for site in sites]):
+            lm.model(input_ids=ids, use_cache=False)
+    else:
+        handles = [one.register_forward_pre_hook(lambda _m, args: rows.append(args[0])) for one in lm.mlp_outs]
+        lm.model(input_ids=ids, use_cache=False)
+        for handle in handles:
+            handle.remove()
+    return torch.stack([row.reshape(-1, row.shape[-1]) for row in rows]).double()
+
+
+def _some_gains(lm: LanguageModel) -> Gains:
+    return Gains(1 + 0.5 * torch.randn(lm.n_blocks, lm.d_mlp, generator=torch.Generator().manual_seed(3)))
+
+
+def _some_edit(lm: LanguageModel) -> Edit:
+    direction = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(4))
+    return Edit.of(_some_gains(lm), ablate(direction, weight=0.7))
+
+
+# Why a type is refused, in a few words
+
+
+def _reason(model: PreTrainedModel, error: Exception) -> str:
+    told = _one_line(error)
+    if not isinstance(error, DposcopeError):
+        return f"{told if isinstance(error, _OtherError) else f'fails ({told})'}"
+    names = [name for name, _ in model.named_modules()]
+    if any("encoder_attn" in name or "encoder_attention" in name or "cross_attn" in name for name in names):
+        return "reads the output of an encoder or of images"
+    if any("expert" in name or name.endswith(".router") for name in names):
+        return "a mixture of experts of a kind that is not supported"
+    if any(name.endswith(("attention.self", "attention.output.dense")) for name in names):
+        return "an encoder, whose head has several layers"
+    if not any(part in name for name in names for part in ("mlp", "feed_forward", "attn", "attention")):
+        return "blocks without an MLP"
+    if not any("attn" in name or "attention" in name for name in names):
+        return "recurrent blocks in place of attention: needs a layout"
+    if "no layout" in told or "has no module" in told:
+        return "its blocks differ in kind, or their MLP is not one projection: needs a layout"
+    return told
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(first_line(error).split("; ")[0].split()).replace("|", "/")
+    text = text.rpartition("ValueError: ")[2].partition(", so the lens")[0]
+    return text if len(text) <= 110 else f"{text[:109]}…"
+
+
+# All types
+
+
+def rows_of(model_types: Sequence[str]) -> Iterator[Row]:
+    """The rows of these types, each tried in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    for model_type in model_types:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_answer, args=(model_type, there))
+        process.start()
+        there.close()
+        try:
+            yield here.recv() if here.poll(PATIENCE) else _too_long(model_type)
+        except EOFError:  # the system ended it
+            yield _too_long(model_type)
+        process.kill()
+        process.join()
+
+
+def _too_long(model_type: str) -> Row:
+    return Row(model_type, (), f"not tried: takes more than {SECONDS} s")
+
+
+def _answer(model_type: str, there: Any) -> None:
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    there.send(examine(model_type))
+
+
+@cache
+def every_type() -> tuple[str, ...]:
+    """Causal types of the installed transformers, by name."""
+    return tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The page."""
+    whole = sum(len(row.passed) == len(STEPS) for row in rows)
+    return "\n".join(
+        [
+            "# Model families",
+            "",
+            f"Every type of causal language model in transformers {transformers.__version__}, tried by "
+            "`python tools/families.py` on a tiny random model.",
+            f"Of {len(rows)} types, {whole} work in every step.",
+            "",
+            "| step | what is compared with the plain model, run by transformers alone |",
+            "| --- | --- |",
+            "| load | logits from the final norm's output |",
+            "| means | greedy texts, and mean activations of neurons in plain passes over them |",
+            "| edit | hooks that change nothing change no bit; a batch, single texts and no cache write the same |",
+            "| fold | logits and greedy texts of the folded model are those of the hooks |",
+            "| dpo | the preference loss of gains, and that they have a gradient |",
+            "| explain | contributions, by their definition |",
+            "",
+            "A type with – in a step is refused there in one line, or was not tried: the last column says why. Some of",
+            "those can be read with a [layout of your own](../how-to/own-model.md).",
+            "",
+            f"| type | {' | '.join(STEPS)} | why not |",
+            f"| --- |{' --- |' * (len(STEPS) + 1)}",
+            *(row.line() for row in rows),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Write the page, or print some rows."""
+    chosen = sys.argv[1:]
+    rows: list[Row] = []
+    for row in rows_of(chosen or every_type()):
+        print(row.line(), flush=True)
+        rows.append(row)
+    if not chosen:
+        PAGE.write_text(page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
