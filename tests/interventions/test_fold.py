@@ -29,6 +29,7 @@ from helpers.families import (
     random_direction,
     random_gains,
 )
+from helpers.mixtures import MIXTURES, shared_mixture, vectors_of
 
 
 def assign_of(lm):
@@ -127,6 +128,52 @@ def test_blocks_without_an_edit_keep_their_weights(lm):
     assert len(touched) == 1
     assert ".1." in touched[0]
     assert int((before[touched[0]] != after[touched[0]]).sum()) == lm.d_model
+
+
+# Mixtures of experts
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_of_a_mixture_folds_into_its_3d_weights_and_reloads_in_plain_transformers(family, kind, tmp_path):
+    lm = shared_mixture(family)
+    edit = EDITS[kind](lm)
+    with edit.on(lm):
+        hooked, hooked_texts = logits_of(lm, IDS), texts_of(lm)
+    assert not torch.allclose(hooked, logits_of(lm, IDS), atol=1e-2)
+    other = fold(lm, edit)
+    assert_close(logits_of(other, IDS), hooked, 2e-5)
+    assert texts_of(other) == hooked_texts
+    with folded(lm, edit):
+        assert torch.equal(logits_of(lm, IDS), logits_of(other, IDS))
+    other.save_pretrained(tmp_path)
+    loaded = LanguageModel(loaded_plainly(tmp_path), lm.tokenizer)
+    assert torch.equal(logits_of(loaded, IDS), logits_of(other, IDS))
+    assert texts_of(loaded) == hooked_texts
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_the_weights_of_experts_are_those_of_the_formula(family):
+    lm = shared_mixture(family)
+    values, direction, weight = random_gains(lm), random_direction(lm), 0.7
+    u = (direction / direction.norm()).float().double()
+    shrink = torch.eye(lm.d_model, dtype=torch.float64) - weight * torch.outer(u, u)
+    other = fold(lm, Edit.of(Gains(values), ablate(direction, weight=weight)))
+    width = lm.experts.width
+    for block in range(lm.n_blocks):
+        for expert in range(lm.experts.count):
+            gains = values[block, expert * width : (expert + 1) * width].double()
+            expected = torch.diag(gains) @ vectors_of(lm, block, expert) @ shrink
+            assert torch.equal(vectors_of(other, block, expert).float(), expected.float())
+    before, after = lm.model.state_dict(), other.model.state_dict()
+    touched = {name for name in before if not torch.equal(before[name], after[name])}
+    assert touched == {name for name in before if any(part in name for part in ("down_proj", "o_proj"))}
+
+
+def test_assigned_constants_do_not_fold_into_a_mixture():
+    lm = shared_mixture("gpt_oss")
+    with pytest.raises(DposcopeError, match="do not fold into a mixture of experts, as the router decides"):
+        fold(lm, assign_of(lm))
 
 
 # Half precision

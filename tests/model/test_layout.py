@@ -217,23 +217,37 @@ def test_weights_that_are_codes_are_refused(kind):
 
 
 NOT_RECOGNISED = {
-    # Experts are no Linear, or there are many; a shared expert alone is not the MLP.
-    "mixtral": lambda: transformers.MixtralConfig(**_GATED, num_local_experts=4),
-    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
-        **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
+    "mamba": (
+        lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
+        r"no layout for model_type 'mamba'; call dposcope\.register_layout",
     ),
-    "mamba": lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
+    # A shared expert alone is not the MLP.
+    "qwen2_moe": (
+        lambda: transformers.Qwen2MoeConfig(
+            **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
+        ),
+        "qwen2_moe is a mixture of experts of a kind that is not supported, such as one with shared experts",
+    ),
     # Some blocks read images in place of the text, and do nothing without them.
-    "mllama_text_model": lambda: transformers.MllamaConfig(
-        text_config={**_GATED, "pad_token_id": None, "cross_attention_layers": [1], "model_type": "mllama_text_model"}
+    "mllama_text_model": (
+        lambda: transformers.MllamaConfig(
+            text_config={
+                **_GATED,
+                "pad_token_id": None,
+                "cross_attention_layers": [1],
+                "model_type": "mllama_text_model",
+            }
+        ),
+        r"no layout for model_type 'mllama_text_model'; call dposcope\.register_layout",
     ),
 }
 
 
 @pytest.mark.parametrize("name", NOT_RECOGNISED)
 def test_architectures_without_one_mlp_projection_are_refused_with_the_mend(name):
-    lm = unknown(NOT_RECOGNISED[name]())
-    with pytest.raises(DposcopeError, match=rf"no layout for model_type '{name}'; call dposcope\.register_layout"):
+    config, message = NOT_RECOGNISED[name]
+    lm = unknown(config())
+    with pytest.raises(DposcopeError, match=message):
         _ = lm.layout
 
 

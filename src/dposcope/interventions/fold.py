@@ -1,7 +1,8 @@
 """Fold an edit into the weights, so that the result is an ordinary checkpoint.
 
 With V the value vectors `[n, d]` of an output projection (of an MLP or of heads), gains g and an ablation (u, w):
-V := diag(g) V (I − w u uᵀ), and a bias b := b (I − w u uᵀ). Computed in float64 and rounded once.
+V := diag(g) V (I − w u uᵀ), and a bias b := b (I − w u uᵀ). Computed in float64 and rounded once. In a mixture of
+experts this holds for each expert: the router's weight multiplies what the expert writes, its bias too.
 
 Weights are replaced by new parameters and never changed in place, so storage that modules or the caller share keeps its
 values.
@@ -25,6 +26,7 @@ from dposcope.model.frames import Positions
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
+from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
 
 Foldable = Gains | Ablation | Edit | Assign
 """Interventions that can be written into weights."""
@@ -87,6 +89,7 @@ class ProjectionEdit:
     """The edit of one output projection."""
 
     projection: nn.Module
+    """A `Linear` or `Conv1D`, or the experts of a block."""
     factors: Tensor | None
     """Gains g of its inputs, `[n]`, float32 on the CPU; None for no gains."""
     ablations: tuple[Ablation, ...]
@@ -97,6 +100,12 @@ class ProjectionEdit:
         return self.through(
             vectors if self.factors is None else self.factors.to(vectors.device, vectors.dtype).unsqueeze(1) * vectors
         )
+
+    def of_expert(self, experts: Experts, expert: int) -> "ProjectionEdit":
+        """The same of one expert, whose value vectors are `[I, d]`."""
+        width = experts.sizes.width
+        here = slice(expert * width, (expert + 1) * width)
+        return replace(self, factors=None if self.factors is None else self.factors[here])
 
     def through(self, rows: Tensor) -> Tensor:
         """Output vectors, `[k, d]`, such as a bias, after the ablations."""
@@ -131,11 +140,29 @@ def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
 
 def _projected(edit: ProjectionEdit) -> dict[str, nn.Parameter]:
     module = edit.projection
+    experts = Experts.of(module)
+    if experts is not None:
+        return _projected_experts(experts, edit)
     new = {"weight": _as_weight(module, edit.rows(_readable(value_vectors(module)).double()))}
     bias = _bias(module)
     if bias is not None and edit.ablations:
         written = edit.through(bias.double().unsqueeze(0)).squeeze(0)
         new["bias"] = nn.Parameter(written.to(bias.dtype), requires_grad=bias.requires_grad)
+    return new
+
+
+def _projected_experts(experts: Experts, edit: ProjectionEdit) -> dict[str, nn.Parameter]:
+    old = _readable(experts.weight)
+    weight = torch.empty_like(old)
+    for expert in range(experts.sizes.count):  # float64 copies of all experts would need much memory
+        part = edit.of_expert(experts, expert)
+        vectors = old[expert] if experts.transposed else old[expert].T
+        rows = part.rows(vectors.double())
+        weight[expert] = rows if experts.transposed else rows.T
+    new = {WEIGHT: nn.Parameter(weight, requires_grad=old.requires_grad)}
+    bias = experts.bias
+    if bias is not None and edit.ablations:
+        new[BIAS] = nn.Parameter(edit.through(bias.double()).to(bias.dtype), requires_grad=bias.requires_grad)
     return new
 
 
@@ -145,6 +172,11 @@ def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[s
         raise DposcopeError(f"constants at positions {assign.positions.value!r} do not fold; weights act at all")
     assign.changes(lm)
     plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+    if lm.experts is not None:
+        raise DposcopeError(
+            "assigned constants do not fold into a mixture of experts, as the router decides what an expert writes; "
+            "keep the hooks, or use gains"
+        )
     for block in assign.neurons.mask.any(1).nonzero().squeeze(1).tolist():
         module = lm.mlp_outs[block]
         bias = _bias(module)

@@ -4,6 +4,7 @@ With δ = g − 1, p_i = v_i·u for a unit direction u, and moments of the activ
 
     minimise  Σ E[m_i²] |v_i|² δ_i²   subject to  Σ δ_i E[m_i] p_i = −c,   a ≤ δ_i ≤ b,
 
+In a mixture of experts m_i stands for r m_i, with r the router's weight, and 0 for a token that was not sent to it.
 The solution is δ_i = clip(−λ E[m_i] p_i / (E[m_i²] |v_i|²), a, b), with λ set by c. It needs one pass and no training.
 """
 
@@ -77,8 +78,8 @@ class LeastSquares:
         for block in range(lm.n_blocks):
             vectors = lm.value_vectors(block).double()
             unit = (directions[block] / directions[block].norm()).to(vectors.device)
-            pull[block] = means.mean[block] * (vectors @ unit).cpu()
-            cost[block] = disturbed.second_moment[block] * vectors.square().sum(1).cpu()
+            pull[block] = means.written[block] * (vectors @ unit).cpu()
+            cost[block] = disturbed.written_second_moment[block] * vectors.square().sum(1).cpu()
         return cls(pull, cost)
 
     def gains(self, share: float, *, least: float = 0.0, most: float = 2.0) -> Gains:

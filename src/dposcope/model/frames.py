@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import given_cache, named_arguments
+from dposcope.model.mixtures.routing import Routing
 
 
 class Positions(StrEnum):
@@ -83,6 +84,8 @@ class Frame:
     prompt: Prompted | None
     cached: bool = False
     """Whether a key-value cache was handed in, as when generating."""
+    routing: Routing | None = None
+    """At the neurons of a mixture: which experts each token was sent to."""
 
     __repr__ = short_repr
 

@@ -2,7 +2,8 @@
 
 A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
 inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
-final norm, so a hook never meets a tuple.
+final norm, so a hook never meets a tuple. The neurons of a mixture are read between the two
+projections of its experts (`mixtures/`); a hook meets them as `[B, T, d_mlp]` like any other.
 """
 
 import copy
@@ -21,6 +22,8 @@ from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import active_stream
+from dposcope.model.mixtures.experts import Experts
+from dposcope.model.mixtures.routing import Pairs, Routing, listen
 
 Change = Callable[[Tensor, Frame], Tensor | None]
 """Takes the tensor at a site, returns its replacement, or None to leave it."""
@@ -41,7 +44,10 @@ class Site:
 
 
 def neuron_site(lm: LanguageModel, block: int) -> Site:
-    """Neuron activations m of a block, `[B, T, d_mlp]`: the MLP output projection's input."""
+    """Neuron activations m of a block, `[B, T, d_mlp]`: the MLP output projection's input.
+
+    In a mixture, activations are 0 where a token was not sent to an expert; what a change gives there has no effect.
+    """
     return Site(f"neurons.{block}", lm.mlp_outs[block], "input")
 
 
@@ -112,7 +118,7 @@ def hooked(
         stack.enter_context(tracker.following())
         for name, site in sites.items():
             at_site = [change for other, change in changes if other.name == name]
-            stack.callback(_register(site, at_site, positions, tracker, applied).remove)
+            stack.callback(_register(site, at_site, positions, tracker, applied))
         _hooked_models.append(lm.model)
         stack.callback(_hooked_models.remove, lm.model)
         yield applied
@@ -122,6 +128,28 @@ def hooked(
             f"never fired: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}; "
             "run the model inside the context (or it bypasses these modules)"
         )
+
+
+@contextmanager
+def watching(lm: LanguageModel, block: int, seen: Callable[[Tensor], None]) -> Generator[None]:
+    """Give neuron activations of a block, `[…, d_mlp]`, to `seen`, also where its MLP runs alone, outside the model.
+
+    They are those after the hooks that are on the model.
+    """
+    module = lm.mlp_outs[block]
+    experts = Experts.of(module)
+
+    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen(args[0])
+
+    def between(rows: Tensor, pairs: Pairs) -> None:
+        seen(pairs.spread(rows))
+
+    end = module.register_forward_pre_hook(look).remove if experts is None else listen(experts, between)
+    try:
+        yield
+    finally:
+        end()
 
 
 _hooked_models: list[PreTrainedModel] = []
@@ -156,10 +184,16 @@ def _refuse_compiled(lm: LanguageModel) -> None:
 
 def _register(
     site: Site, changes: Sequence[Change], positions: Positions, tracker: FrameTracker, applied: Applied
-) -> torch.utils.hooks.RemovableHandle:
-    def run(tensor: Tensor) -> Tensor | None:
+) -> Callable[[], None]:
+    """Begin to apply changes at a site; what it returns ends it."""
+
+    def run(tensor: Tensor, routing: Routing | None = None) -> Tensor | None:
         applied.fired[site.name] += 1
         frame = tracker.frame
+        if routing is not None:
+            shape = frame.positions.shape
+            by_token = Routing(routing.sent.unflatten(0, shape), routing.weights.unflatten(0, shape))
+            frame = replace(frame, routing=by_token)
         # OPT's MLP sees all tokens of a batch in one row.
         flat = tensor.ndim == 2
         shaped = tensor.unflatten(0, frame.positions.shape) if flat else tensor
@@ -177,7 +211,16 @@ def _register(
         def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
             return run(output)
 
-        return site.module.register_forward_hook(after)
+        return site.module.register_forward_hook(after).remove
+
+    experts = Experts.of(site.module)
+    if experts is not None:
+
+        def between(rows: Tensor, pairs: Pairs) -> Tensor | None:
+            new = run(pairs.spread(rows), pairs.routing)
+            return None if new is None else pairs.gather(new)
+
+        return listen(experts, between)
 
     def before(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -191,4 +234,4 @@ def _register(
             new = torch.stack([new if stream == site.stream else one for stream, one in enumerate(given)])
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
-    return site.module.register_forward_pre_hook(before, with_kwargs=True)
+    return site.module.register_forward_pre_hook(before, with_kwargs=True).remove

@@ -15,6 +15,7 @@ from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.layout import Layout
+from dposcope.model.mixtures.experts import Experts, ExpertSizes
 from dposcope.model.quiet import without_progress_bars
 
 
@@ -72,7 +73,7 @@ class LanguageModel:
 
     @cached_property
     def mlp_outs(self) -> list[nn.Module]:
-        """Each block's MLP output projection; its input is the neuron activation m."""
+        """Each block's MLP output projection, whose input is the neuron activation m; of a mixture, its experts."""
         return [layouts.submodule(block, self.layout.mlp_out) for block in self.blocks]
 
     @cached_property
@@ -106,6 +107,12 @@ class LanguageModel:
         if len(widths) != 1:
             raise DposcopeError(f"blocks have MLPs of different widths {sorted(widths)}: not supported")
         return widths.pop()
+
+    @property
+    def experts(self) -> ExpertSizes | None:
+        """Sizes of each block's experts; None for a model that is no mixture."""
+        experts = Experts.of(self.mlp_outs[0])
+        return None if experts is None else experts.sizes
 
     @property
     def n_neurons(self) -> int:
@@ -158,7 +165,7 @@ class LanguageModel:
         return self.model.dtype
 
     def value_vectors(self, block: int) -> Tensor:
-        """Value vectors of one block, `[d_mlp, d]`: a view on its output projection."""
+        """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but of most mixtures a copy."""
         return layouts.value_vectors(self.mlp_outs[block])
 
     def unembed(self, normed: Tensor) -> Tensor:

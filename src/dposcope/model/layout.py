@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.mixtures.experts import Experts
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Layout:
     blocks: str
     """The list of transformer blocks."""
     mlp_out: str
-    """The MLP's output projection; its input holds the neuron activations m."""
+    """The MLP's output projection, whose input holds the neuron activations m; the module of a mixture's experts."""
     attention_out: str | tuple[str, ...]
     """The attention's output projection. Several where blocks differ, as where some have linear attention or a
     convolution in place of attention: each block has one of them."""
@@ -42,6 +43,7 @@ class Layout:
 
 
 _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")
+_MIXTURE = Layout("model.layers", "mlp.experts", "self_attn.o_proj", "model.norm")
 _WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
 _QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
 
@@ -66,6 +68,10 @@ _LAYOUTS: dict[str, Layout] = {
     "lfm2": Layout("model.layers", "feed_forward.w2", ("self_attn.out_proj", "conv.out_proj"), "model.embedding_norm"),
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
+    "mixtral": _MIXTURE,
+    "qwen3_moe": _MIXTURE,
+    "olmoe": _MIXTURE,
+    "gpt_oss": _MIXTURE,
 }
 
 _OWN = dict(_LAYOUTS)
@@ -142,6 +148,9 @@ def find_layout(model: PreTrainedModel) -> Layout:
     ]
     for projection in projections:
         projection_width(projection)
+        experts = Experts.of(projection)
+        if experts is not None:
+            experts.check()
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
@@ -189,11 +198,14 @@ class ProjectionWidth:
 
 
 def projection_width(module: nn.Module) -> ProjectionWidth:
-    """Sizes of a `Linear` or `Conv1D`, which store their weights transposed to each other.
+    """Sizes of a `Linear` or `Conv1D`, which store their weights transposed to each other, or of all experts together.
 
     Raises:
-        DposcopeError: it is neither, for example a quantised layer.
+        DposcopeError: it is none of these, for example a quantised layer.
     """
+    experts = Experts.of(module)
+    if experts is not None and experts.weight.dtype in _PLAIN:
+        return ProjectionWidth(experts.sizes.count * experts.sizes.width, experts.outputs)
     # Quantised layers are subclasses of Linear, whose weights are codes.
     if isinstance(module, nn.Linear | Conv1D) and module.weight.dtype in _PLAIN:
         shape = module.weight.shape
@@ -206,17 +218,22 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
 
 
 def value_vectors(module: nn.Module) -> Tensor:
-    """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage.
+    """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage, but of most experts a copy.
 
     `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`.
     """
     projection_width(module)
+    experts = Experts.of(module)
+    if experts is not None:
+        return experts.vectors()
     weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType] — a Parameter of either class
     return weight if isinstance(module, Conv1D) else weight.T
 
 
 def is_gated(block: nn.Module, layout: Layout) -> bool:
     """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
+    if Experts.of(_module(block, layout.mlp_out)) is not None:
+        return True
     path, _, own = layout.mlp_out.rpartition(".")
     # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
     children = [module for name, module in _module(block, path).named_children() if name != own]
@@ -278,7 +295,13 @@ def _recognise(model: PreTrainedModel) -> Layout:
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     if any("expert" in name for name, _ in blocks[0].named_modules()):
-        mlp = []  # in a mixture of experts the neurons are in several projections
+        # In a mixture of experts the neurons are in one module, unless some are in shared experts.
+        experts = [name for name, module in blocks[0].named_modules() if Experts.of(module) is not None]
+        if len(experts) != 1 or mlp:
+            raise DposcopeError(
+                f"{model_type} is a mixture of experts of a kind that is not supported, such as one with shared experts"
+            )
+        mlp = experts
     if any(len(names) != 1 for names in attention) or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     paths = tuple(dict.fromkeys(names[0] for names in attention))

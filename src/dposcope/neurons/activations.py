@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.pandas_frames import ToPandas
@@ -23,6 +22,9 @@ from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, generate
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.mixtures.routing import Routing
+from dposcope.neurons.mixtures.means import RoutedMeans
+from dposcope.neurons.mixtures.sums import RoutedSums, add_by_fold
 from dposcope.protocols import check_protocol
 from dposcope.reading import known
 
@@ -33,6 +35,8 @@ class MeansFacts:
 
     count: int
     about: Annotated[dict[str, Any], known(model=str, fingerprint=str, prompts=int)]
+    experts: int | None = None
+    """Per block of a mixture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +44,33 @@ class NeuronMeans(ToPandas):
     """Moments of every neuron's activation m over recorded tokens (paper 3.2: m^pre)."""
 
     mean: Tensor
-    """E[m], `[L, d_mlp]`, float64."""
+    """E[m], `[L, d_mlp]`, float64; in a mixture over the tokens that were sent to the neuron's expert."""
     second_moment: Tensor
-    """E[m²], `[L, d_mlp]`, float64."""
+    """E[m²], `[L, d_mlp]`, float64, over the same tokens."""
     count: int
     """Tokens recorded, equal for all neurons."""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, fingerprint, protocol, number of prompts and the like."""
+    routed: RoutedMeans | None = field(default=None, repr=False)
+    """What a mixture of experts has beside; None for any other model."""
 
     __repr__ = short_repr
+
+    @property
+    def written(self) -> Tensor:
+        """What multiplies the value vector, averaged over all tokens, `[L, d_mlp]`: E[m], or E[r m] in a mixture."""
+        return self.mean if self.routed is None else self.routed.written
+
+    @property
+    def written_second_moment(self) -> Tensor:
+        """E[m²], or E[(r m)²] in a mixture, over all tokens, `[L, d_mlp]`."""
+        return self.second_moment if self.routed is None else self.routed.written_second_moment
+
+    @property
+    def written_standard_error(self) -> Tensor:
+        """Standard error of `written`, assuming independent tokens, `[L, d_mlp]`."""
+        variance = (self.written_second_moment - self.written.square()).clamp(min=0)
+        return (variance / max(self.count - 1, 1)).sqrt()
 
     @property
     def variance(self) -> Tensor:
@@ -58,28 +80,49 @@ class NeuronMeans(ToPandas):
     @property
     def standard_error(self) -> Tensor:
         """Standard error of the mean, assuming independent tokens, `[L, d_mlp]`."""
+        if self.routed is not None:
+            return (self.variance / (self.routed.counts - 1).clamp(min=1)).sqrt()
         return (self.variance / max(self.count - 1, 1)).sqrt()
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""
-        tensors = {"mean": self.mean, "second_moment": self.second_moment}
-        save_tensors(stem, "NeuronMeans", tensors, {"count": self.count, "about": dict(self.about)})
+        tensors = self.tensors()
+        save_tensors(stem, "NeuronMeans", tensors, self.facts())
 
     @classmethod
     def load(cls, stem: str | Path) -> "NeuronMeans":
         """Read what `save` wrote."""
         saved = load_tensors(stem, "NeuronMeans", MeansFacts)
-        return cls(saved.tensors["mean"], saved.tensors["second_moment"], saved.facts.count, saved.facts.about)
+        return cls.of(saved.tensors, saved.facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside them."""
+        experts = {} if self.routed is None else {"experts": self.routed.experts}
+        return {"count": self.count, "about": dict(self.about), **experts}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, by the names that files use."""
+        routed = {} if self.routed is None else self.routed.tensors()
+        return {"mean": self.mean, "second_moment": self.second_moment, **routed}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], facts: MeansFacts) -> "NeuronMeans":
+        """From what `tensors` gave."""
+        return cls(
+            tensors["mean"], tensors["second_moment"], facts.count, facts.about, RoutedMeans.of(tensors, facts.experts)
+        )
 
     def to_polars(self) -> pl.DataFrame:
-        """One row per neuron: block, neuron, mean, second_moment."""
+        """One row per neuron: block, neuron, mean, second_moment; of a mixture also expert, count and written."""
         blocks, width = self.mean.shape
+        routed = {} if self.routed is None else self.routed.columns()
         return pl.DataFrame(
             {
                 "block": torch.arange(blocks).repeat_interleave(width).numpy(),
                 "neuron": torch.arange(width).repeat(blocks).numpy(),
                 "mean": self.mean.flatten().numpy(),
                 "second_moment": self.second_moment.flatten().numpy(),
+                **routed,
             }
         )
 
@@ -91,20 +134,30 @@ class ActivationAccumulator:
     the model needs to generate.
     """
 
-    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0) -> None:
+    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None) -> None:
         self.folds = folds
+        self._routed = None if experts is None else RoutedSums(n_blocks, d_mlp, folds=folds, experts=experts)
         # Row 0 is of all tokens, row 1 + k of fold k.
         self._sum = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
         self._squares = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
         self._counts = [torch.zeros(1 + folds, dtype=torch.float64) for _ in range(n_blocks)]
 
-    def update(self, block: int, activations: Tensor, fold_of: Tensor | None = None) -> None:
+    @classmethod
+    def of(cls, lm: LanguageModel, *, folds: int = 0) -> "ActivationAccumulator":
+        """Of a model's neurons."""
+        experts = lm.experts
+        return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=None if experts is None else experts.count)
+
+    def update(
+        self, block: int, activations: Tensor, fold_of: Tensor | None = None, routing: Routing | None = None
+    ) -> None:
         """Add tokens of one block.
 
         Args:
             block: its index.
             activations: `[n, d_mlp]` in any precision; summed in float64.
             fold_of: the fold of each token, `[n]`, int64 from 0; only where there are folds.
+            routing: of these tokens; only of a mixture.
         """
         # Sums made inside torch.inference_mode could not be added to outside it.
         with torch.inference_mode(mode=False), torch.no_grad():
@@ -114,8 +167,11 @@ class ActivationAccumulator:
                 total = sums[block].to(rows.device)
                 total[0] += added.sum(0)
                 if fold_of is not None:
-                    _add_by_fold(total[1:], fold_of, added)
+                    add_by_fold(total[1:], fold_of, added)
                 sums[block] = total
+            if self._routed is not None:
+                assert routing is not None  # the hooks of a mixture give it
+                self._routed.update(block, rows, routing, fold_of)
 
     def value(self, about: Mapping[str, Any] | None = None, *, fold: int | None = None) -> NeuronMeans:
         """The moments so far.
@@ -134,18 +190,13 @@ class ActivationAccumulator:
         if len(counts) > 1:
             raise DposcopeError("blocks recorded different numbers of tokens; a pass was cut short, record again")
         count = counts.pop()
-        mean = torch.stack([total[row].cpu() for total in self._sum]) / count
-        second = torch.stack([total[row].cpu() for total in self._squares]) / count
-        return NeuronMeans(mean, second, count, dict(about or {}))
-
-
-def _add_by_fold(sums: Tensor, fold_of: Tensor, added: Tensor) -> None:
-    """Add each row of `added`, `[n, …]`, to the row of `sums`, `[K, …]`, of its fold, `[n]`."""
-    if sums.device.type == "cpu":
-        sums.index_add_(0, fold_of, added)
-    else:
-        # A matrix product is deterministic; scattered additions on a GPU are not.
-        sums += one_hot(fold_of, len(sums)).T.double() @ added
+        totals, squares = (torch.stack([total[row].cpu() for total in sums]) for sums in (self._sum, self._squares))
+        facts = dict(about or {})
+        if self._routed is None:
+            return NeuronMeans(totals / count, squares / count, count, facts)
+        routed = self._routed.value(row, count)
+        sent = routed.counts.clamp(min=1)
+        return NeuronMeans(totals / sent, squares / sent, count, facts, routed)
 
 
 @contextmanager
@@ -155,11 +206,12 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
     With `dposcope.generate`: the positions P−1 … that predict each written token, end-of-text
     included, nothing after it. With a plain forward pass: every real token.
     """
-    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+    accumulator = ActivationAccumulator.of(lm)
 
     def observe(block: int) -> Change:
         def look(activations: Tensor, frame: Frame) -> None:
-            accumulator.update(block, activations[frame.predicting()])
+            counted = frame.predicting()
+            accumulator.update(block, activations[counted], routing=_routing(frame, counted))
 
         return look
 
@@ -192,7 +244,7 @@ def collect_means(
         batch_size: prompts at a time.
         progress: called after each batch.
     """
-    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp)
+    accumulator = ActivationAccumulator.of(lm)
     accumulate(
         lm,
         prompts,
@@ -247,7 +299,7 @@ def accumulate(
         def look(activations: Tensor, frame: Frame) -> None:
             assert frame.prompt is not None  # generate declares its batch
             assert frame.prompt.rows is not None
-            _add(accumulator, block, activations, frame.predicting(), frame.prompt.rows)
+            _add(accumulator, block, activations, frame, frame.predicting(), frame.prompt.rows)
 
         return look
 
@@ -263,14 +315,24 @@ def accumulate(
 
 
 def _add(
-    accumulator: ActivationAccumulator, block: int, activations: Tensor, counted: Tensor, rows: Sequence[int]
+    accumulator: ActivationAccumulator,
+    block: int,
+    activations: Tensor,
+    frame: Frame,
+    counted: Tensor,
+    rows: Sequence[int],
 ) -> None:
     """Add a block's activations, `[B, T, d_mlp]`, at the tokens that count, `[B, T]`; `rows`, B, says which prompts."""
+    routing = _routing(frame, counted)
     if not accumulator.folds:
-        accumulator.update(block, activations[counted])
+        accumulator.update(block, activations[counted], routing=routing)
         return
     fold_of = torch.tensor(rows, device=counted.device) % accumulator.folds
-    accumulator.update(block, activations[counted], fold_of.unsqueeze(1).expand_as(counted)[counted])
+    accumulator.update(block, activations[counted], fold_of.unsqueeze(1).expand_as(counted)[counted], routing)
+
+
+def _routing(frame: Frame, counted: Tensor) -> Routing | None:
+    return None if frame.routing is None else frame.routing.at(counted)
 
 
 @torch.inference_mode()
@@ -302,8 +364,8 @@ def _second_pass(
         continued = (place >= ends - new_tokens) & (place < ends)
 
         def observe(block: int, continued: Tensor = continued, rows: Sequence[int] = batch.rows) -> Change:
-            def look(activations: Tensor, _frame: Frame) -> None:
-                _add(accumulator, block, activations, continued, rows)
+            def look(activations: Tensor, frame: Frame) -> None:
+                _add(accumulator, block, activations, frame, continued, rows)
 
             return look
 

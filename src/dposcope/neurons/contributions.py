@@ -110,18 +110,19 @@ class Contributions(ToPandas):
     @property
     def from_activations(self) -> Tensor:
         """The part of Δ_i that the activation's change makes, (m_i^pre − m_i^post) v_i^pre·W/|W|, `[L, d_mlp]`."""
-        return self.activation_shift * self.projection_before
+        return (self.before.written - self.after.written) * self.projection_before
 
     @property
     def from_vectors(self) -> Tensor:
         """The part that the value vector's change makes, m_i^post (v_i^pre − v_i^post)·W/|W|, `[L, d_mlp]`."""
-        return self.after.mean * (self.projection_before - self.projection_after)
+        return self.after.written * (self.projection_before - self.projection_after)
 
     @property
     def total(self) -> Tensor:
         """Δ_i = (m_i^pre v_i^pre − m_i^post v_i^post)·W/|W|, `[L, d_mlp]` (Eq. 2): the sum of both parts, to the bit.
 
-        In the residual stream's own unit. A norm after the MLP (Gemma's) is not part of it, as in the paper.
+        In the residual stream's own unit. A norm after the MLP (Gemma's) is not part of it, as in the paper. In a
+        mixture of experts m_i stands for r m_i over all tokens (`NeuronMeans.written`), here and in both parts.
         """
         return self.from_activations + self.from_vectors
 
@@ -136,7 +137,8 @@ class Contributions(ToPandas):
         if min(self.before.count, self.after.count) < 2:
             return torch.full_like(self.cosine, torch.inf)
         return torch.hypot(
-            self.before.standard_error * self.projection_before, self.after.standard_error * self.projection_after
+            self.before.written_standard_error * self.projection_before,
+            self.after.written_standard_error * self.projection_after,
         )
 
     @property
@@ -167,10 +169,7 @@ class Contributions(ToPandas):
 
     def save(self, stem: str | Path) -> None:
         """Write `stem.safetensors` and `stem.json`."""
-        facts = {
-            side: {"count": means.count, "about": dict(means.about)}
-            for side, means in (("before", self.before), ("after", self.after))
-        }
+        facts = {side: means.facts() for side, means in (("before", self.before), ("after", self.after))}
         save_tensors(stem, "Contributions", self._tensors(), {**facts, "about": dict(self.about)})
 
     @classmethod
@@ -179,13 +178,19 @@ class Contributions(ToPandas):
         saved = load_tensors(stem, "Contributions", _Facts)
         tensors, facts = saved.tensors, saved.facts
         before, after = (
-            NeuronMeans(tensors[f"{side}.mean"], tensors[f"{side}.second_moment"], means.count, means.about)
+            NeuronMeans.of(
+                {name.removeprefix(f"{side}."): table for name, table in tensors.items() if name.startswith(side)},
+                means,
+            )
             for side, means in (("before", facts.before), ("after", facts.after))
         )
         return cls(**{name: tensors[name] for name in _TABLES}, before=before, after=after, about=facts.about)
 
     def to_polars(self) -> pl.DataFrame:
         """One row per neuron, block by block: block, index, group, effect, certain, and a column per table.
+
+        In a mixture also expert, and count_before and count_after: the tokens that were sent to it. `index` is the
+        place in the block, expert · I + index within the expert.
 
         `group` is TP, TN, AP or AN, null where cosine or m_i^pre is exactly 0; `effect` is ↓ or ↑, null where
         Δ_i is exactly 0.
@@ -213,15 +218,22 @@ class Contributions(ToPandas):
                 "effect": labels({effect: neurons.mask for effect, neurons in effects.items()}),
                 "certain": self.certain.mask.flatten().numpy(),
                 **{name: table.flatten().numpy() for name, table in columns.items()},
+                **self._routed_columns(),
             }
         )
+
+    def _routed_columns(self) -> dict[str, pl.Series]:
+        if self.before.routed is None or self.after.routed is None:
+            return {}
+        before, after = self.before.routed.columns(), self.after.routed.columns()
+        return {"expert": before["expert"], "count_before": before["count"], "count_after": after["count"]}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that is stored, by the names that files use."""
         moments = {
             f"{side}.{name}": table
             for side, means in (("before", self.before), ("after", self.after))
-            for name, table in (("mean", means.mean), ("second_moment", means.second_moment))
+            for name, table in means.tensors().items()
         }
         return {name: getattr(self, name) for name in _TABLES} | moments
 

@@ -15,6 +15,7 @@ from dposcope.memory import halving_batches
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, accumulate, collected_how
+from dposcope.neurons.mixtures.means import joined_routed
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +69,21 @@ def joined(parts: Sequence[NeuronMeans], about: Mapping[str, Any]) -> NeuronMean
         about: replaces what the first part says of itself; `prompts` are added up.
     """
     count = sum(part.count for part in parts)
+    prompts = sum(part.about.get("prompts", 0) for part in parts)
+    facts = {**parts[0].about, "prompts": prompts, **about}
+    routed = [part.routed for part in parts if part.routed is not None]
     mean, second = torch.zeros_like(parts[0].mean), torch.zeros_like(parts[0].second_moment)
+    if routed:
+        whole = joined_routed(routed, [part.count / count for part in parts])
+        for part, of_part in zip(parts, routed, strict=True):
+            share = of_part.counts.double() / whole.counts.clamp(min=1)
+            mean += share * part.mean
+            second += share * part.second_moment
+        return NeuronMeans(mean, second, count, facts, whole)
     for part in parts:
         mean.add_(part.mean, alpha=part.count / count)
         second.add_(part.second_moment, alpha=part.count / count)
-    prompts = sum(part.about.get("prompts", 0) for part in parts)
-    return NeuronMeans(mean, second, count, {**parts[0].about, "prompts": prompts, **about})
+    return NeuronMeans(mean, second, count, facts)
 
 
 def folded_files(stem: str | Path, folds: int) -> list[Path]:
@@ -121,7 +131,7 @@ def collect_by_fold(
         raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
     if folds > len(prompts):
         raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
-    accumulator = ActivationAccumulator(lm.n_blocks, lm.d_mlp, folds=folds)
+    accumulator = ActivationAccumulator.of(lm, folds=folds)
     accumulate(
         lm,
         prompts,

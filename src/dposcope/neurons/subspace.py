@@ -310,7 +310,8 @@ def change_signs(
 
     axes = _with_random(subspace, seed)
     before, after = _dots(base, axes), _dots(tuned, axes)
-    return _signs("change", change.activation_shift * before + change.after.mean * (before - after))
+    first, last = change.before.written, change.after.written
+    return _signs("change", (first - last) * before + last * (before - after))
 
 
 def _with_random(subspace: Subspace, seed: int) -> Tensor:

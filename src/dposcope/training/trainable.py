@@ -188,6 +188,11 @@ def low_rank(
     _check_mode(lm)
     teacher_arm = _teacher_arm(teacher, objective)
     _check_bare(lm)
+    if lm.experts is not None:
+        raise DposcopeError(
+            "LoRA of a mixture of experts is not supported, as its experts are no Linear layers; train gains, or all "
+            "weights"
+        )
     if find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
     from peft import LoraConfig, get_peft_model

@@ -27,7 +27,7 @@ from dposcope.model import layout as layouts
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress, check_written
-from dposcope.model.hooks import Change, Site, hooked, neuron_site
+from dposcope.model.hooks import Change, Site, hooked, neuron_site, watching
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
@@ -175,18 +175,11 @@ def _run(lm: LanguageModel, batch: Batch) -> _Pass:
 def _activations(lm: LanguageModel, block: int, reads: Tensor) -> Tensor:
     """The neurons of a block for an input of its MLP, after the hooks that are on the model."""
     held: list[Tensor] = []
-
-    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        held.append(args[0])
-
-    handle = lm.mlp_outs[block].register_forward_pre_hook(look)
-    try:
+    with watching(lm, block, held.append):
         mlp = _mlp(lm, block)
         # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
         mlp(*[reads.to(lm.device, lm.dtype)] * len(inspect.signature(mlp.forward).parameters))
-    finally:
-        handle.remove()
-    return held[0]
+    return held[0].reshape(*reads.shape[:-1], -1)
 
 
 def _mlp(lm: LanguageModel, block: int) -> nn.Module:

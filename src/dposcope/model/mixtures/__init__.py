@@ -1,0 +1,1 @@
+"""Mixtures of experts: their weights, and their activations during a pass."""

@@ -1,0 +1,137 @@
+"""Activations of experts during a pass, and the experts that tokens are sent to.
+
+Between the up and the down projection, the function that computes the experts calls their module's `_apply_gate`. Its
+result is the activations m, one row for each pair of a token and an expert that the router sent it to. `listen` puts
+itself there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from dposcope.data.short import short_repr
+from dposcope.model.mixtures.experts import SORTED, Experts, ExpertsModule
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Which experts tokens were sent to; `…` is `[B, T]`, or `[n]` for chosen tokens."""
+
+    sent: Tensor
+    """`[…, E]`, bool."""
+    weights: Tensor
+    """r, `[…, E]`; 0 where a token was not sent."""
+
+    __repr__ = short_repr
+
+    def at(self, tokens: Tensor) -> "Routing":
+        """Of the tokens that a mask `[B, T]` chooses."""
+        return Routing(self.sent[tokens], self.weights[tokens])
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The S pairs of a token and an expert in one pass over N tokens, in the order of the rows of activations."""
+
+    token: Tensor
+    """`[S]`, int64."""
+    expert: Tensor
+    """`[S]`, int64."""
+    weight: Tensor
+    """r, `[S]`."""
+    tokens: int
+    """N."""
+    experts: int
+    """E."""
+
+    __repr__ = short_repr
+
+    @cached_property
+    def routing(self) -> Routing:
+        """Of every token, `[N, E]`."""
+        place = (self.token, self.expert)
+        sent = torch.zeros(self.tokens, self.experts, dtype=torch.bool, device=self.token.device)
+        weights = self.weight.new_zeros(self.tokens, self.experts)
+        return Routing(
+            sent.index_put(place, torch.ones_like(self.token, dtype=torch.bool)),
+            weights.index_put(place, self.weight.detach()),
+        )
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Activations `[S, I]` as `[N, E · I]`, 0 where a token was not sent to an expert."""
+        table = rows.new_zeros(self.tokens, self.experts, rows.shape[1])
+        return table.index_put((self.token, self.expert), rows).flatten(1)
+
+    def gather(self, table: Tensor) -> Tensor:
+        """The rows `[S, I]` of a table `[N, E · I]`."""
+        return table.unflatten(1, (self.experts, -1))[self.token, self.expert]
+
+
+Listener = Callable[[Tensor, Pairs], Tensor | None]
+"""Takes activations `[S, I]`, returns their replacement, or None to leave them."""
+
+
+def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
+    """Call `listener` in every pass, after those that were there before.
+
+    Returns:
+        What ends it.
+
+    Raises:
+        DposcopeError: the activations cannot be read; see `Experts.check`. During a pass as well.
+    """
+    experts.check()
+    if experts.module not in _gates:
+        _gates[experts.module] = _Gate(experts)
+    return _gates[experts.module].add(listener)
+
+
+class _Gate:
+    """Stands in the place of a module's `_apply_gate` while somebody listens."""
+
+    def __init__(self, experts: Experts) -> None:
+        self._experts = experts
+        self._own = cast(ExpertsModule, experts.module)._apply_gate  # pyright: ignore[reportPrivateUsage]
+        self._listeners: list[Listener] = []
+        self._pairs: Pairs | None = None
+        self._before = experts.module.register_forward_pre_hook(self._begin)
+        cast(ExpertsModule, experts.module)._apply_gate = self._gate  # pyright: ignore[reportPrivateUsage]
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._remove(listener)
+
+    def _begin(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        states, chosen, weights = args
+        expert = chosen.reshape(-1)
+        token = torch.arange(len(states), device=expert.device).repeat_interleave(chosen.shape[-1])
+        weight = weights.reshape(-1)
+        self._experts.check()
+        if cast(ExpertsModule, module).config._experts_implementation == SORTED:
+            # Rows are sorted by expert, by this very call.
+            expert, order = torch.sort(expert)
+            token, weight = token[order], weight[order]
+        self._pairs = Pairs(token, expert, weight, len(states), self._experts.sizes.count)
+
+    def _gate(self, projected: Tensor) -> Tensor:
+        rows = self._own(projected)
+        assert self._pairs is not None  # the module was called, as every model does
+        for listener in self._listeners:
+            new = listener(rows, self._pairs)
+            rows = rows if new is None else new
+        return rows
+
+    def _remove(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+        if not self._listeners:
+            self._before.remove()
+            del self._experts.module._apply_gate
+            del _gates[self._experts.module]
+
+
+_gates: WeakKeyDictionary[nn.Module, _Gate] = WeakKeyDictionary()

@@ -1,0 +1,1 @@
+"""What mean activations of a mixture of experts have beside those of other models."""

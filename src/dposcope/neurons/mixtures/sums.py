@@ -1,0 +1,47 @@
+"""Sums over tokens of what the neurons of a mixture of experts write."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from dposcope.model.mixtures.routing import Routing
+from dposcope.neurons.mixtures.means import RoutedMeans
+
+
+class RoutedSums:
+    """Sums that become `RoutedMeans`; row 0 is of all tokens, row 1 + k of fold k."""
+
+    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int, experts: int) -> None:
+        self._experts, self._width = experts, d_mlp // experts
+        self._counts, self._sum, self._squares = (
+            [torch.zeros(1 + folds, columns, dtype=torch.float64) for _ in range(n_blocks)]
+            for columns in (experts, d_mlp, d_mlp)
+        )
+
+    def update(self, block: int, rows: Tensor, routing: Routing, fold_of: Tensor | None) -> None:
+        """Add activations `[n, d_mlp]`, float64, 0 where a token was not sent; see `ActivationAccumulator.update`."""
+        written = rows * routing.weights.double().repeat_interleave(self._width, 1)
+        parts = ((self._counts, routing.sent.double()), (self._sum, written), (self._squares, written.square()))
+        for sums, added in parts:
+            total = sums[block].to(rows.device)
+            total[0] += added.sum(0)
+            if fold_of is not None:
+                add_by_fold(total[1:], fold_of, added)
+            sums[block] = total
+
+    def value(self, row: int, tokens: int) -> RoutedMeans:
+        """The moments of a row, which has so many tokens."""
+        counts, total, squares = (
+            torch.stack([of_block[row].cpu() for of_block in sums]) for sums in (self._counts, self._sum, self._squares)
+        )
+        by_neuron = counts.long().repeat_interleave(self._width, 1)
+        return RoutedMeans(self._experts, by_neuron, total / tokens, squares / tokens)
+
+
+def add_by_fold(sums: Tensor, fold_of: Tensor, added: Tensor) -> None:
+    """Add each row of `added`, `[n, …]`, to the row of `sums`, `[K, …]`, of its fold, `[n]`."""
+    if sums.device.type == "cpu":
+        sums.index_add_(0, fold_of, added)
+    else:
+        # A matrix product is deterministic; scattered additions on a GPU are not.
+        sums += one_hot(fold_of, len(sums)).T.double() @ added

@@ -1,0 +1,154 @@
+"""Tiny random mixtures of experts, and the same networks computed token by token and expert by expert.
+
+The naive run takes nothing from a model's own mixtures but their weights.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+from transformers import GptOssConfig, MixtralConfig, OlmoeConfig, PreTrainedConfig, Qwen3MoeConfig
+
+from dposcope.model.language_model import LanguageModel
+from helpers.families import _COMMON, bos_tokenizer, build
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=5, num_experts_per_tok=2),
+    # Weights of the chosen experts do not add up to 1.
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **_COMMON, moe_intermediate_size=12, head_dim=8, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False
+    ),
+    # A clamped activation, biases, gate and up interleaved, transposed weights, sinks in attention.
+    "gpt_oss": lambda: GptOssConfig(
+        **{**_COMMON, "intermediate_size": 20},
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "olmoe": lambda: OlmoeConfig(**_COMMON, num_experts=6, num_experts_per_tok=3),
+}
+
+
+MIXTURES = list(CONFIGS)
+
+
+def tiny_mixture(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A tiny random mixture of a family; its own, to be changed."""
+    return LanguageModel(build(CONFIGS[family](), seed=seed, dtype=dtype), bos_tokenizer(), f"tiny-{family}")
+
+
+@cache
+def shared_mixture(family: str) -> LanguageModel:
+    """The same, made once, to be left as it is."""
+    return tiny_mixture(family)
+
+
+def vectors_of(lm: LanguageModel, block: int, expert: int) -> Tensor:
+    """Value vectors of an expert, `[I, d]`, float64, the orientation written out by hand."""
+    down = lm.model.model.layers[block].mlp.experts.down_proj[expert].detach().double()
+    return down if lm.model.config.model_type == "gpt_oss" else down.T
+
+
+Rule = Callable[[int, int, int, Tensor], Tensor]
+"""(block, token, expert, activations `[I]`) → their replacement."""
+
+
+@dataclass
+class Run:
+    """One text through the network; keys are (block, token, expert)."""
+
+    activations: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    """`[I]`, of the pairs of a token and an expert that it was sent to."""
+    weights: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    """r."""
+    written: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    """(block, token) → what the experts wrote, `[d]`."""
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    """`[T, vocabulary]`."""
+
+
+def _routes(kind: str, mlp, config, state: Tensor) -> list[tuple[int, Tensor]]:
+    """Experts of one token and the router's weights."""
+    k = config.num_experts_per_tok
+    if kind == "gpt_oss":
+        scores = mlp.router.weight @ state + mlp.router.bias
+        chosen = sorted(range(len(scores)), key=lambda e: -float(scores[e]))[:k]
+        weights = torch.softmax(scores[chosen], 0)
+        return list(zip(chosen, weights, strict=True))
+    probabilities = torch.softmax(mlp.gate.weight @ state, 0)
+    chosen = sorted(range(len(probabilities)), key=lambda e: -float(probabilities[e]))[:k]
+    weights = probabilities[chosen]
+    if kind == "mixtral" or config.to_dict().get("norm_topk_prob"):
+        weights = weights / weights.sum()
+    return list(zip(chosen, weights, strict=True))
+
+
+def _activation(kind: str, experts, expert: int, state: Tensor) -> Tensor:
+    if kind == "gpt_oss":
+        both = state @ experts.gate_up_proj[expert] + experts.gate_up_proj_bias[expert]
+        gate, up = both[0::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
+        return (up + 1) * gate * torch.sigmoid(1.702 * gate)
+    both = experts.gate_up_proj[expert] @ state
+    half = len(both) // 2
+    return silu(both[:half]) * both[half:]
+
+
+def _output(kind: str, experts, expert: int, activation: Tensor) -> Tensor:
+    if kind == "gpt_oss":
+        return activation @ experts.down_proj[expert] + experts.down_proj_bias[expert]
+    return experts.down_proj[expert] @ activation
+
+
+@torch.no_grad()
+def run(lm: LanguageModel, ids: list[int], rule: Rule | None = None) -> Run:
+    """Run one text, without padding or cache; a rule replaces activations."""
+    found, kind, config = Run(), lm.model.config.model_type, lm.model.config
+    with ExitStack() as stack:
+        for block, layer in enumerate(lm.model.model.layers):
+
+            def naive(states: Tensor, block: int = block, mlp=layer.mlp):
+                rows = []
+                for token, state in enumerate(states[0]):
+                    total = torch.zeros_like(state)
+                    for expert, weight in _routes(kind, mlp, config, state):
+                        m = _activation(kind, mlp.experts, expert, state)
+                        if rule is not None:
+                            m = rule(block, token, expert, m)
+                        found.activations[block, token, expert] = m
+                        found.weights[block, token, expert] = float(weight)
+                        total = total + weight * _output(kind, mlp.experts, expert, m)
+                    found.written[block, token] = total
+                    rows.append(total)
+                result = torch.stack(rows).unsqueeze(0)
+                return (result, None) if kind == "gpt_oss" else result
+
+            layer.mlp.forward = naive
+            stack.callback(layer.mlp.__delattr__, "forward")
+        found.logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return found
+
+
+def greedy(lm: LanguageModel, prompt: list[int], new_tokens: int, rule: Rule | None = None) -> list[int]:
+    """The greedy continuation of one prompt, every step a whole naive run; its end-of-text token included."""
+    ids = list(prompt)
+    for _ in range(new_tokens):
+        ids.append(int(run(lm, ids, rule).logits[-1].argmax()))
+        if ids[-1] in lm.model.generation_config.eos_token_id:
+            break
+    return ids[len(prompt) :]
+
+
+def table(lm: LanguageModel, found: Run, block: int, tokens: int, *, weighted: bool = False) -> Tensor:
+    """Activations of a block as `[T, d_mlp]`, 0 where a token was not sent to an expert; or r m."""
+    width = lm.experts.width
+    rows = torch.zeros(tokens, lm.d_mlp)
+    for (where, token, expert), m in found.activations.items():
+        if where == block:
+            weight = found.weights[where, token, expert] if weighted else 1.0
+            rows[token, expert * width : (expert + 1) * width] = weight * m
+    return rows
