@@ -33,6 +33,7 @@ from helpers.families import (
     tiny,
 )
 from helpers.jobs import contents
+from helpers.mixtures import MIXTURES, shared_mixture, tiny_mixture
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -374,3 +375,42 @@ def test_a_tensor_is_read_from_its_place(llama, tmp_path):
     assert set(weights) == set(found)
     for name, tensor in found.items():
         assert torch.equal(weights[name].read(), tensor)
+
+
+# Mixtures of experts
+
+
+@pytest.mark.parametrize("shards", ["5GB", "20KB"])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_stored_one_by_one_or_together_are_folded_where_they_are_stored(family, shards, tmp_path):
+    lm = shared_mixture(family)
+    source = stored(lm, tmp_path / "base", max_shard_size=shards)
+    edit = whole_edit(lm, fingerprint=lm.fingerprint)
+    done = fold_checkpoint(source, edit, tmp_path / "out")
+    other = read(tmp_path / "out", lm)
+    assert bits(other.model) == bits(fold(lm, edit).model)
+    assert Weights(tmp_path / "out").keys() == Weights(source).keys()
+    assert done.notes == (), "the fingerprint is that of the loaded model"
+    assert done.rounding < 2**-23
+    with edit.on(lm):
+        hooked = logits_of(lm, IDS)
+    assert_close(logits_of(other, IDS), hooked, 2e-5)
+    assert not torch.allclose(logits_of(lm, IDS), hooked, atol=0.1), "the edit does nothing"
+
+
+def test_an_edit_for_other_experts_is_noticed(tmp_path):
+    lm, other = tiny_mixture("mixtral"), tiny_mixture("mixtral", seed=1)
+    edit = Edit.of(Gains(random_gains(lm)), about={"fingerprint": other.fingerprint})
+    done = fold_checkpoint(stored(lm, tmp_path / "base"), edit, tmp_path / "out")
+    assert "the edit was made for other weights" in done.notes[0]
+
+
+def test_a_checkpoint_without_one_of_its_experts_is_refused(tmp_path):
+    lm = tiny_mixture("qwen3_moe")
+    source = stored(lm, tmp_path / "base")
+    tensors = load_file(source / "model.safetensors")
+    del tensors["model.layers.1.mlp.experts.4.down_proj.weight"]
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(DposcopeError, match=r"layers\.1\.mlp\.experts has 6 experts, but the checkpoint holds 5; down"):
+        fold_checkpoint(source, Gains(random_gains(lm)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -43,12 +43,17 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
         out: the new folder.
 
     Raises:
-        DposcopeError: there is no such checkpoint; the edit does not fit it or changes nothing; an ablation for a
-            quantised checkpoint; `out` exists; the disk is full.
+        DposcopeError: there is no such checkpoint; the edit does not fit it or changes nothing; the model is a mixture
+            of experts; an ablation for a quantised checkpoint; `out` exists; the disk is full.
     """
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     skeleton = Skeleton.of(source)
+    if skeleton.lm.experts is not None:
+        raise DposcopeError(
+            "adapters cannot hold an edit of a mixture of experts, whose experts are no Linear layers; fold the edit "
+            "into the checkpoint"
+        )
     plan = projection_edits(skeleton.lm, edit)
     if not plan:
         raise DposcopeError("the edit changes nothing, so there is no adapter to write; give another edit")
@@ -64,7 +69,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
             written.setdefault(GAINS, {})[f"{stem}.ia3_l"] = one.factors.unsqueeze(0).contiguous()
         if one.ablations:
             stored = {
-                name: find(weights, names, f"{module}.{name}", tuple(parameter.shape))
+                name: find(weights, names.one, f"{module}.{name}", tuple(parameter.shape))
                 for name, parameter in one.projection.named_parameters(recurse=False)
             }
             if any(tensor.dtype not in FLOATS for tensor in stored.values()):

@@ -7,6 +7,7 @@ index stay the same. The result is that of `fold`, computed in float64 and round
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,13 +21,14 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
+from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.shipping.place import fresh
 from dposcope.shipping.result import Shipped
-from dposcope.shipping.skeleton import Skeleton
-from dposcope.shipping.stored import FLOATS, Rewriting, Stored, Weights, find
+from dposcope.shipping.skeleton import Skeleton, StoredNames
+from dposcope.shipping.stored import FLOATS, Parts, Rewriting, Stored, Weights, find
 
 ROWS = 4096
 """Value vectors computed at a time, as float64 copies of a whole tensor would need much memory."""
@@ -61,7 +63,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         edit, skeleton.model_type, () if quantised else checkpoint_fingerprints(skeleton, weights, names)
     )
     if quantised:
-        notes += compressed_notes(skeleton, names)
+        notes += compressed_notes(skeleton, names.one)
     rounding = 0.0
     with fresh(out) as part:
         _copy(skeleton.folder, part, [*files.side, *weights.files])
@@ -81,23 +83,58 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
     return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)
 
 
-def _changes(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], edit: Edit) -> list[Rewriting]:
+def _changes(skeleton: Skeleton, weights: Weights, names: StoredNames, edit: Edit) -> list[Rewriting]:
     if skeleton.quantisation is not None:
-        return compressed_changes(skeleton, weights, names, edit)
+        return compressed_changes(skeleton, weights, names.one, edit)
     changes: list[Rewriting] = []
     for one in projection_edits(skeleton.lm, edit):
         stem = skeleton.module_names[one.projection]
+        experts = Experts.of(one.projection)
+        if experts is not None:
+            changes += _of_experts(experts, one, stem, weights, names)
+            continue
         for name, parameter in one.projection.named_parameters(recurse=False):
             if name == "bias" and not one.ablations:
                 continue
-            stored = find(weights, names, f"{stem}.{name}", tuple(parameter.shape))
-            if stored.dtype not in FLOATS:
-                raise DposcopeError(
-                    f"{stored.name} is stored as {str(stored.dtype).removeprefix('torch.')}, which is quantised; "
-                    "fold the unquantised checkpoint and quantise the result"
-                )
+            stored = _unquantised(find(weights, names.one, f"{stem}.{name}", tuple(parameter.shape)))
             changes.append(_Folding(one, stored, name == "bias", isinstance(one.projection, Conv1D)).rewriting())
     return changes
+
+
+def _of_experts(
+    experts: Experts, edit: ProjectionEdit, stem: str, weights: Weights, names: StoredNames
+) -> Iterator[Rewriting]:
+    """Of experts that are stored one by one, or as one 3-D tensor."""
+    count, shape = experts.sizes.count, tuple(experts.weight.shape)
+    parts = [edit.of_expert(experts, expert) for expert in range(count)]
+    alone = names.by_expert.get(f"{stem}.{WEIGHT}")
+    if alone is None:
+        stored = _unquantised(find(weights, names.one, f"{stem}.{WEIGHT}", shape))
+        yield Rewriting(stored, partial(_each, [_Folding(one, stored, False, experts.transposed) for one in parts]))
+    else:
+        (keys,) = alone  # down projections are joined with nothing else
+        if len(keys) != count:
+            raise DposcopeError(f"{stem} has {count} experts, but the checkpoint holds {len(keys)}; download it again")
+        for one, key in zip(parts, keys, strict=True):
+            stored = _unquantised(find(weights, {key: key}, key, shape[1:]))
+            yield _Folding(one, stored, False, experts.transposed).rewriting()
+    if experts.bias is not None and edit.ablations:
+        stored = _unquantised(find(weights, names.one, f"{stem}.{BIAS}", tuple(experts.bias.shape)))
+        yield Rewriting(stored, lambda old: iter([(old, edit.through(old.double()))]))
+
+
+def _each(foldings: Sequence["_Folding"], old: Tensor) -> Parts:
+    for folding, own in zip(foldings, old, strict=True):
+        yield from folding.new(own)
+
+
+def _unquantised(stored: Stored) -> Stored:
+    if stored.dtype not in FLOATS:
+        raise DposcopeError(
+            f"{stored.name} is stored as {str(stored.dtype).removeprefix('torch.')}, which is quantised; "
+            "fold the unquantised checkpoint and quantise the result"
+        )
+    return stored
 
 
 @dataclass(frozen=True)
@@ -109,9 +146,9 @@ class _Folding:
     """Whether value vectors are rows, as in Conv1D, and not columns."""
 
     def rewriting(self) -> Rewriting:
-        return Rewriting(self.stored, self._new)
+        return Rewriting(self.stored, self.new)
 
-    def _new(self, old: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def new(self, old: Tensor) -> Parts:
         if self.bias:
             yield old, self.edit.through(old.double().unsqueeze(0)).squeeze(0)
             return
@@ -140,13 +177,19 @@ class _Parameters(Mapping[str, Tensor]):
     """A model's parameters, read from files on access."""
 
     def __init__(
-        self, skeleton: Skeleton, weights: Weights, names: Mapping[str, str], dtype: torch.dtype | None = None
+        self, skeleton: Skeleton, weights: Weights, names: StoredNames, dtype: torch.dtype | None = None
     ) -> None:
-        self._of = {name: weights[names[name]] for name, _ in skeleton.lm.model.named_parameters() if name in names}
+        own = [name for name, _ in skeleton.lm.model.named_parameters()]
+        self._of = {name: names.parts(name) for name in own if name in names.one or name in names.by_expert}
+        self._weights = weights
         self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self._of[name].read()
+        parts = self._of[name]
+        if isinstance(parts, str):
+            stored = self._weights[parts].read()
+        else:
+            stored = torch.cat([torch.stack([self._weights[key].read() for key in keys]) for keys in parts], dim=1)
         return stored if self._dtype is None else stored.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
@@ -156,7 +199,7 @@ class _Parameters(Mapping[str, Tensor]):
         return len(self._of)
 
 
-def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: Mapping[str, str]) -> Iterator[str]:
+def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: StoredNames) -> Iterator[str]:
     """The `LanguageModel.fingerprint` of the checkpoint as stored; for float32, also that in bfloat16.
 
     `dposcope` loads a float32 checkpoint in bfloat16 if the hardware supports it. Each fingerprint reads all weights.

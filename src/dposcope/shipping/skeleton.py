@@ -3,6 +3,7 @@
 The model is built on the `meta` device from `config.json`, so a model of any size takes no memory.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED, bundled_folder
@@ -69,11 +76,12 @@ class Skeleton:
         """Dotted names of modules, as in PEFT and in the config of a quantised model."""
         return {module: name for name, module in self.lm.model.named_modules()}
 
-    def stored_names(self, stored: Iterable[str]) -> dict[str, str]:
-        """Name in the model → name in the checkpoint, for every stored tensor that is one parameter.
+    def stored_names(self, stored: Iterable[str]) -> "StoredNames":
+        """How the checkpoint names the parameters.
 
         A checkpoint may leave out the prefix of the base model, or use older names. Names are converted by the rules
-        that transformers uses on loading. Tensors that loading joins, splits or transposes are left out.
+        that transformers uses on loading. Tensors that loading joins, splits or transposes are left out, but for those
+        of experts.
 
         Raises:
             DposcopeError: two stored tensors are the same parameter.
@@ -84,6 +92,7 @@ class Skeleton:
         converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         own = model.state_dict(keep_vars=True)
         names: dict[str, str] = {}
+        by_expert: dict[str, dict[str, dict[int, str]]] = {}
         for key in stored:
             # A scale has the name of its weight, with another ending.
             stem, _, last = key.rpartition(".")
@@ -92,12 +101,47 @@ class Skeleton:
             if name not in own and weight in own:
                 name, pattern = weight, None
             if pattern is not None:
+                number = _EXPERT.search(key)
+                if number is not None and name in own and any(_stacks(one, pattern) for one in converters):
+                    by_expert.setdefault(name, {}).setdefault(pattern, {})[int(number[1])] = key
                 continue
             name = f"{name.removesuffix('.weight')}.{rest}" if rest else name
             if name in names:
                 raise DposcopeError(f"{self.folder} stores {name} twice, as {names[name]} and {key}; convert it again")
             names[name] = key
-        return names
+        order = [pattern for rule in converters for pattern in rule.source_patterns]
+        experts = {
+            name: tuple(
+                tuple(keys[number] for number in sorted(keys))
+                for _, keys in sorted(parts.items(), key=lambda part: order.index(part[0]))
+            )
+            for name, parts in by_expert.items()
+        }
+        return StoredNames(names, experts)
+
+
+@dataclass(frozen=True)
+class StoredNames:
+    """Names in a model → names in its checkpoint."""
+
+    one: dict[str, str]
+    """Of every stored tensor that is one parameter."""
+    by_expert: dict[str, tuple[tuple[str, ...], ...]]
+    """Of a 3-D parameter that is stored as a tensor per expert: for each of the projections that it holds one after the
+    other (gate and up, or down alone) the names of all experts."""
+
+    def parts(self, name: str) -> str | tuple[tuple[str, ...], ...]:
+        """Where a parameter is: in one tensor, or in those of experts."""
+        return self.one[name] if name in self.one else self.by_expert[name]
+
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+def _stacks(rule: WeightConverter, pattern: str) -> bool:
+    """Whether loading makes one tensor of those of all experts, and joins gate and up."""
+    known = [MergeModulelist] if len(rule.source_patterns) == 1 else [MergeModulelist, Concatenate]
+    return pattern in rule.source_patterns and [type(one) for one in rule.operations] == known
 
 
 def checkpoint_folder(source: str | Path) -> Path:
