@@ -17,13 +17,17 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from dposcope.model.language_model import LanguageModel
@@ -146,6 +150,24 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 
 FAMILIES = list(CONFIGS)
+MIXTURES_OF_EXPERTS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=5, num_experts_per_tok=2),
+    # Weights of the chosen experts do not add up to 1.
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **_COMMON, moe_intermediate_size=12, head_dim=8, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False
+    ),
+    # A clamped activation, biases, gate and up interleaved, transposed weights, sinks in attention.
+    "gpt_oss": lambda: GptOssConfig(
+        **{**_COMMON, "intermediate_size": 20},
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "olmoe": lambda: OlmoeConfig(**_COMMON, num_experts=6, num_experts_per_tok=3),
+}
+"""Have tests of their own, with the helpers of `mixtures.py`."""
+MIXTURES = list(MIXTURES_OF_EXPERTS)
 GATED = [family for family in FAMILIES if family != "gpt2"]
 WITHOUT_BOS = {"gpt2", "qwen2"}
 """Families whose tiny model gets the tokenizer that adds nothing."""
@@ -190,7 +212,8 @@ def tiny(family: str, *, seed: int | None = None, dtype: torch.dtype = torch.flo
     """A tiny random model of a family, with the tokenizer that suits it."""
     tokenizer = gpt2_like_tokenizer() if family in WITHOUT_BOS else bos_tokenizer()
     seed = _SEEDS.get(family, 0) if seed is None else seed
-    return LanguageModel(build(CONFIGS[family](), seed=seed, dtype=dtype), tokenizer, f"tiny-{family}")
+    config = (CONFIGS | MIXTURES_OF_EXPERTS)[family]()
+    return LanguageModel(build(config, seed=seed, dtype=dtype), tokenizer, f"tiny-{family}")
 
 
 def copied(lm: LanguageModel) -> LanguageModel:

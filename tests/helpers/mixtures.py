@@ -1,4 +1,4 @@
-"""Tiny random mixtures of experts, and the same networks computed token by token and expert by expert.
+"""Tiny random mixtures of experts: the networks computed token by token and expert by expert.
 
 The naive run takes nothing from a model's own mixtures but their weights.
 """
@@ -11,41 +11,15 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
-from transformers import GptOssConfig, MixtralConfig, OlmoeConfig, PreTrainedConfig, Qwen3MoeConfig
 
 from dposcope.model.language_model import LanguageModel
-from helpers.families import _COMMON, bos_tokenizer, build
-
-CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=5, num_experts_per_tok=2),
-    # Weights of the chosen experts do not add up to 1.
-    "qwen3_moe": lambda: Qwen3MoeConfig(
-        **_COMMON, moe_intermediate_size=12, head_dim=8, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False
-    ),
-    # A clamped activation, biases, gate and up interleaved, transposed weights, sinks in attention.
-    "gpt_oss": lambda: GptOssConfig(
-        **{**_COMMON, "intermediate_size": 20},
-        head_dim=8,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    ),
-    "olmoe": lambda: OlmoeConfig(**_COMMON, num_experts=6, num_experts_per_tok=3),
-}
-
-
-MIXTURES = list(CONFIGS)
-
-
-def tiny_mixture(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """A tiny random mixture of a family; its own, to be changed."""
-    return LanguageModel(build(CONFIGS[family](), seed=seed, dtype=dtype), bos_tokenizer(), f"tiny-{family}")
+from helpers.families import tiny
 
 
 @cache
 def shared_mixture(family: str) -> LanguageModel:
-    """The same, made once, to be left as it is."""
-    return tiny_mixture(family)
+    """A tiny random mixture of a family, made once, to be left as it is."""
+    return tiny(family)
 
 
 def vectors_of(lm: LanguageModel, block: int, expert: int) -> Tensor:

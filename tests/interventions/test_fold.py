@@ -20,6 +20,7 @@ from dposcope.neurons.sets import NeuronSet
 from helpers import families
 from helpers.edits import EDITS, IDS, ablation_of, both_of, gains_of
 from helpers.families import (
+    MIXTURES,
     TEXTS,
     assert_close,
     bits,
@@ -29,7 +30,7 @@ from helpers.families import (
     random_direction,
     random_gains,
 )
-from helpers.mixtures import MIXTURES, shared_mixture, vectors_of
+from helpers.mixtures import shared_mixture, vectors_of
 
 
 def assign_of(lm):

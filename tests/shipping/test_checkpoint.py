@@ -19,6 +19,7 @@ from dposcope.shipping import checkpoint as shipping
 from dposcope.shipping.checkpoint import fold_checkpoint
 from dposcope.shipping.stored import Weights
 from helpers.families import (
+    MIXTURES,
     TEXTS,
     assert_close,
     bits,
@@ -33,7 +34,7 @@ from helpers.families import (
     tiny,
 )
 from helpers.jobs import contents
-from helpers.mixtures import MIXTURES, shared_mixture, tiny_mixture
+from helpers.mixtures import shared_mixture
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -399,14 +400,14 @@ def test_experts_stored_one_by_one_or_together_are_folded_where_they_are_stored(
 
 
 def test_an_edit_for_other_experts_is_noticed(tmp_path):
-    lm, other = tiny_mixture("mixtral"), tiny_mixture("mixtral", seed=1)
+    lm, other = tiny("mixtral"), tiny("mixtral", seed=1)
     edit = Edit.of(Gains(random_gains(lm)), about={"fingerprint": other.fingerprint})
     done = fold_checkpoint(stored(lm, tmp_path / "base"), edit, tmp_path / "out")
     assert "the edit was made for other weights" in done.notes[0]
 
 
 def test_a_checkpoint_without_one_of_its_experts_is_refused(tmp_path):
-    lm = tiny_mixture("qwen3_moe")
+    lm = tiny("qwen3_moe")
     source = stored(lm, tmp_path / "base")
     tensors = load_file(source / "model.safetensors")
     del tensors["model.layers.1.mlp.experts.4.down_proj.weight"]

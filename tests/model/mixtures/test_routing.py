@@ -13,8 +13,8 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.sets import NeuronSet
 from dposcope.neurons.traces import trace
-from helpers.families import TEXTS, assert_close, hook_count, logits_of, random_gains, without_end
-from helpers.mixtures import MIXTURES, greedy, run, shared_mixture, table, tiny_mixture, vectors_of
+from helpers.families import MIXTURES, TEXTS, assert_close, hook_count, logits_of, random_gains, tiny, without_end
+from helpers.mixtures import greedy, run, shared_mixture, table, vectors_of
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 WAYS = ["grouped_mm", "batched_mm"]
@@ -168,7 +168,7 @@ def test_names_tell_block_expert_and_index():
 
 
 def test_a_way_of_computing_experts_without_readable_activations_is_refused():
-    lm = tiny_mixture("mixtral")
+    lm = tiny("mixtral")
     mend = r"computes its experts by 'eager'.*call model.set_experts_implementation\('grouped_mm'\) first"
 
     def switched():

@@ -13,8 +13,8 @@ from dposcope.neurons.activations import NeuronMeans, collect_means, recording
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans, collect_by_fold, joined
 from helpers import families
-from helpers.families import assert_close, copied, random_direction, random_gains
-from helpers.mixtures import MIXTURES, greedy, run, shared_mixture, vectors_of
+from helpers.families import MIXTURES, assert_close, copied, random_direction, random_gains
+from helpers.mixtures import greedy, run, shared_mixture, vectors_of
 
 TEXTS = families.TEXTS[2:7]
 NEW = 4
