@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from dposcope.artefacts import write_json
+from dposcope.data.masking import mask_offensive
 from dposcope.directions.direction import Direction
+from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -32,6 +34,7 @@ from dposcope.marks import FileMark, mark_json
 from dposcope.model import bundled
 from helpers.families import bos_tokenizer
 from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
+from helpers.mixtures import shared_mixture
 
 
 @pytest.fixture(scope="module")
@@ -661,6 +664,20 @@ def test_a_name_with_a_dot_is_a_name(job, tmp_path, capsys):
         capsys, "edit", job.model, "--out", tmp_path / "out", *job.flags(alpha=0.1, direction=stem), "--no-controls"
     )
     assert used.code == 0, used.err
+
+
+def test_lens_names_a_neuron_of_a_mixture_by_block_expert_and_index(tmp_path, capsys):
+    lm = shared_mixture("mixtral")
+    lm.save_pretrained(tmp_path / "model")
+    flags = ["--dtype", "float32", "--device", "cpu", "--json"]
+    told = command(capsys, "lens", tmp_path / "model", "--neuron", "1.3.17", *flags)
+    assert told.code == 0
+    expected = lens(lm, lm.model.model.layers[1].mlp.experts.down_proj[3, :, 17].detach(), k=10)[0]
+    assert json.loads(told.out)["bottom"] == [mask_offensive(token) for token in expected.bottom]
+    for name in ("1.17", "1.5.0", "1.0.24", "3.0.0"):
+        told = command(capsys, "lens", tmp_path / "model", "--neuron", name, *flags)
+        assert told.code == 2
+        assert f"there is no neuron '{name}' in this mixture of experts" in told.err
 
 
 def test_lens_of_a_neuron_and_a_direction(job, done, capsys):

@@ -126,3 +126,29 @@ def table(lm: LanguageModel, found: Run, block: int, tokens: int, *, weighted: b
             weight = found.weights[where, token, expert] if weighted else 1.0
             rows[token, expert * width : (expert + 1) * width] = weight * m
     return rows
+
+
+@torch.no_grad()
+def activations_for(lm: LanguageModel, block: int, states: Tensor) -> Tensor:
+    """Activations of a block's neurons for what its mixture reads, `[T, d]`, as `[T, d_mlp]`."""
+    mlp, width, config = lm.model.model.layers[block].mlp, lm.experts.width, lm.model.config
+    rows = torch.zeros(len(states), lm.d_mlp)
+    for token, state in enumerate(states):
+        for expert, _ in _routes(config.model_type, mlp, config, state):
+            here = slice(expert * width, (expert + 1) * width)
+            rows[token, here] = _activation(config.model_type, mlp.experts, expert, state)
+    return rows
+
+
+@torch.no_grad()
+def inputs_of(lm: LanguageModel, ids: list[int]) -> list[Tensor]:
+    """What each block's mixture reads in a plain pass, `[T, d]`."""
+    read: list[Tensor] = []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0][0].clone()))
+        for layer in lm.model.model.layers
+    ]
+    lm.model(input_ids=torch.tensor([ids]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return read

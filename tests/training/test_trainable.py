@@ -13,6 +13,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.training import trainable as ways
 from dposcope.training.trainable import all_weights, low_rank, neuron_gains
 from helpers.families import (
+    MIXTURES,
     VOCABULARY,
     assert_close,
     bits,
@@ -24,6 +25,7 @@ from helpers.families import (
     tiny,
     trace,
 )
+from helpers.mixtures import run, shared_mixture
 from helpers.policies import OBJECTIVES, WAYS, disturb, material, packed
 
 # What is trained
@@ -267,6 +269,40 @@ def test_trained_gains_are_gains(lm):
         assert torch.equal(logits_of(lm, ids), hooked)
     assert_close(logits_of(fold(lm, start), ids), hooked, 1e-5)
     assert_close(trace(lm, ids, neurons=lambda block, m: m * start.values[block]).logits, hooked, 1e-6)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_trained_gains_of_a_mixture_are_gains_and_learn_from_the_tokens_that_were_sent(family):
+    lm = shared_mixture(family)
+    start, ids = Gains(random_gains(lm)), [2, 40, 41, 55, 60, 61, 70]
+    with neuron_gains(lm, OBJECTIVES["pairs"], start=start) as trainable:
+        applied = trainable.policy._arms[0].applied
+        with applied(), torch.enable_grad():
+            logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            (slope,) = torch.autograd.grad(logits[-1, 5], [*trainable.policy.parameters()][:1])
+    with start.on(lm):
+        assert torch.equal(logits_of(lm, ids), logits.detach())
+    width, sent = lm.experts.width, run(lm, ids).weights
+    for block, expert in ((0, 0), (1, 1), (2, 3)):
+        values = start.values.clone()
+        steps = []
+        for step in (0.01, -0.01):
+            values[block, expert * width + 4] = start.values[block, expert * width + 4] + step
+            with Gains(values).on(lm):
+                steps.append(float(logits_of(lm, ids)[-1, 5]))
+        assert float(slope[block, expert * width + 4]) == pytest.approx(
+            (steps[0] - steps[1]) / 0.02, rel=0.05, abs=2e-2
+        )
+    unused = {(b, e) for b in range(lm.n_blocks) for e in range(lm.experts.count)} - {(b, e) for b, _, e in sent}
+    for block, expert in {(b, e) for b, e in unused if b == 0}:  # later routes follow the gains
+        assert (slope[block, expert * width : (expert + 1) * width] == 0).all()
+    assert slope.abs().max() > 0.1, "nothing to see"
+
+
+def test_lora_of_a_mixture_is_refused():
+    mend = r"LoRA of a mixture of experts is not supported.*train gains, or all weights"
+    with pytest.raises(DposcopeError, match=mend), low_rank(shared_mixture("mixtral"), OBJECTIVES["pairs"]):
+        pass
 
 
 def test_gains_that_do_not_fit_are_refused(llama):

@@ -10,7 +10,10 @@ from dposcope.jobs.numbers import LensTokens, within
 from dposcope.jobs.settings import LoadSettings, ProbeSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dposcope.directions.lens import Lens
+    from dposcope.model.language_model import LanguageModel
 
 
 def probe(
@@ -101,7 +104,8 @@ def lens(
     direction
         A saved direction. Default: none, as --neuron is given.
     neuron
-        A neuron as BLOCK.INDEX, such as 12.345, both from 0. Default: none, as --direction is given.
+        A neuron as BLOCK.INDEX, such as 12.345, both from 0; in a mixture of experts as BLOCK.EXPERT.INDEX. Default:
+        none, as --direction is given.
     tokens
         Tokens per side.
     raw
@@ -117,24 +121,37 @@ def lens(
 
     if (direction is None) == (neuron is None):
         raise DposcopeError("give either --direction FILE or --neuron BLOCK.INDEX")
-    named = None if neuron is None else re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", neuron)
-    if neuron is not None and named is None:
+    if neuron is not None and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){1,2}", neuron) is None:
         raise DposcopeError(f"there is no neuron {neuron!r}; give BLOCK.INDEX, both from 0, as in 3.17")
     saved = None if direction is None else Direction.load(direction)
     use_layout(machine.layout)
     lm = load_native(model, dtype=machine.dtype, device=machine.device)
-    if named is not None:
-        block, index = int(named[1]), int(named[2])
-        if block >= lm.n_blocks or index >= lm.d_mlp:
-            raise DposcopeError(
-                f"there is no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in "
-                f"3.17"
-            )
-        vector, name = lm.value_vectors(block)[index].detach(), f"neuron {neuron}"
+    if neuron is not None:
+        vector, name = _value_vector(lm, neuron), f"neuron {neuron}"
     else:
         assert saved is not None
         vector, name = saved.vector, str(direction)
     _show({"vector": name}, read_lens(lm, vector, k=tokens)[0], raw=raw, json=json)
+
+
+def _value_vector(lm: "LanguageModel", neuron: str) -> "Tensor":
+    """Of a neuron with a name of two numbers, or three in a mixture of experts."""
+    from dposcope.errors import DposcopeError
+
+    block, *rest = map(int, neuron.split("."))
+    experts = lm.experts
+    if experts is None:
+        if len(rest) == 1 and block < lm.n_blocks and rest[0] < lm.d_mlp:
+            return lm.value_vectors(block)[rest[0]].detach()
+        raise DposcopeError(
+            f"there is no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in 3.17"
+        )
+    if len(rest) == 2 and block < lm.n_blocks and rest[0] < experts.count and rest[1] < experts.width:
+        return lm.value_vectors(block)[rest[0] * experts.width + rest[1]].detach()
+    raise DposcopeError(
+        f"there is no neuron {neuron!r} in this mixture of experts; blocks are 0 … {lm.n_blocks - 1}, experts 0 … "
+        f"{experts.count - 1}, neurons 0 … {experts.width - 1}, as in 3.1.17"
+    )
 
 
 def _told(quality: dict[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,11 @@ class LanguageModel:
         experts = Experts.of(self.mlp_outs[0])
         return None if experts is None else experts.sizes
 
+    def neuron_name(self, block: int, place: int) -> str:
+        """Such as `3.17`, block and index; or `3.7.120`, block, expert and index in a mixture."""
+        experts = self.experts
+        return f"{block}.{place}" if experts is None else experts.name(block, place)
+
     @property
     def n_neurons(self) -> int:
         """L · d_mlp."""

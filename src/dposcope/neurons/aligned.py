@@ -27,6 +27,8 @@ class AlignedVectors:
     """v_i, `[n, d]`, float64."""
     shape: tuple[int, int]
     """(L, d_mlp) of the model."""
+    names: tuple[str, ...]
+    """See `LanguageModel.neuron_name`."""
 
     __repr__ = short_repr
 
@@ -64,4 +66,5 @@ def most_aligned(lm: LanguageModel, direction: Direction | Tensor, n: int) -> Al
         here = block == number
         rows = lm.value_vectors(number)
         vectors[here] = rows[index[here].to(rows.device)].double().cpu()
-    return AlignedVectors(block, index, flat[chosen], vectors, (lm.n_blocks, lm.d_mlp))
+    names = tuple(lm.neuron_name(*place) for place in zip(block.tolist(), index.tolist(), strict=True))
+    return AlignedVectors(block, index, flat[chosen], vectors, (lm.n_blocks, lm.d_mlp), names)

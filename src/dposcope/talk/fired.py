@@ -26,11 +26,8 @@ class EditedNeuron:
     """g of the edit at strength 1."""
     promotes: tuple[str, ...]
     """The tokens that its value vector raises most, by the logit lens."""
-
-    @property
-    def name(self) -> str:
-        """Like `12.345`."""
-        return f"{self.block}.{self.index}"
+    name: str
+    """Like `12.345`; see `LanguageModel.neuron_name`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +62,8 @@ def edited_neurons(session: Session, count: int = NEURONS) -> list[EditedNeuron]
     for place in furthest.indices.tolist():
         block, index = divmod(place, lm.d_mlp)
         tokens = lens(lm, lm.value_vectors(block)[index].detach(), k=_PROMOTED)[0].top
-        found.append(EditedNeuron(block, index, float(gains.values[block, index]), tuple(tokens)))
+        gain, name = float(gains.values[block, index]), lm.neuron_name(block, index)
+        found.append(EditedNeuron(block, index, gain, tuple(tokens), name))
     return found
 
 

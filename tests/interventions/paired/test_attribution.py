@@ -12,7 +12,8 @@ from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.attribution import attribution
 from dposcope.model.generate import Continuation
-from helpers.families import bits, hook_count, random_gains, tiny, trace
+from helpers import mixtures
+from helpers.families import MIXTURES, bits, hook_count, random_gains, tiny, trace
 
 TOXIC = [Continuation([2, 40, 41], [55, 60, 61, 70], ""), Continuation([2, 33, 12, 90, 17], [44], "")]
 HARMLESS = [
@@ -44,12 +45,16 @@ def near(lm, size=0.02, seed=7):
     return other
 
 
-def log_odds(lm, rule=None):
+def plain_logits(lm, ids, rule):
+    return trace(lm, ids, neurons=rule).logits
+
+
+def log_odds(lm, rule=None, run=plain_logits):
     """Mean log-probability of the toxic texts, less that of the harmless ones: text by text, token by token."""
 
     def one(text):
         ids = [*text.prompt_ids, *text.ids]
-        logits = trace(lm, ids, neurons=None if rule is None else rule(ids)).logits
+        logits = run(lm, ids, None if rule is None else rule(ids))
         total = 0.0
         for place, token in enumerate(text.ids):
             row = logits[len(text.prompt_ids) + place - 1].double()
@@ -85,6 +90,45 @@ def test_each_neurons_effect_is_the_slope_of_its_interchange(lm):
     for block, neuron in ((0, 0), (0, 7), (1, 3), (base.n_blocks - 1, 5)):
         slope = (moved(block, neuron, step) - moved(block, neuron, -step)) / (2 * step)
         assert float(found.effect[block, neuron]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+def mixture_logits(lm, ids, rule):
+    return mixtures.run(lm, ids, rule).logits
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("family", MIXTURES)
+def test_in_a_mixture_the_slope_is_over_the_tokens_that_were_sent(family):
+    base = double(mixtures.shared_mixture(family))
+    base.model.set_experts_implementation("batched_mm")  # the other way knows no float64
+    other, step, width = near(base), 1e-4, base.experts.width
+    found = attribution(base, other, TOXIC, HARMLESS, batch_size=2)
+    assert found.log_odds == pytest.approx(log_odds(base, run=mixture_logits), abs=1e-5)
+
+    def moved(block, neuron, share):
+        expert, index = divmod(neuron, width)
+
+        def rule(ids):
+            plain, theirs = (mixtures.run(lm, ids).activations for lm in (base, other))
+
+            def at(where, token, chosen, m):
+                if (where, chosen) != (block, expert):
+                    return m
+                m, place = m.clone(), (where, token, chosen)
+                end = theirs[place][index] if place in theirs else 0.0
+                m[index] += share * (end - plain[place][index])
+                return m
+
+            return at
+
+        return log_odds(base, rule, mixture_logits)
+
+    seen = []
+    for block, neuron in ((0, 0), (0, width + 7), (1, 3 * width + 1), (base.n_blocks - 1, 2 * width + 5)):
+        slope = (moved(block, neuron, step) - moved(block, neuron, -step)) / (2 * step)
+        assert float(found.effect[block, neuron]) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+        seen.append(slope)
+    assert max(map(abs, seen)) > 1e-4, "nothing to see"
 
 
 def test_batches_add_up_and_nothing_is_left(lm):

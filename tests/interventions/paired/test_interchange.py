@@ -15,7 +15,9 @@ from dposcope.model.cache import cache_argument
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.neurons.sets import NeuronSet
+from helpers import mixtures
 from helpers.families import (
+    MIXTURES,
     TEXTS,
     assert_close,
     bits,
@@ -70,6 +72,28 @@ def test_neurons_take_the_other_models_values_at_every_position(lm):
     with Interchange(other, Parts(neurons)).on(lm):
         assert_close(logits_of(lm, IDS), expected)
     assert not torch.allclose(expected, trace(lm, IDS).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_neurons_of_a_mixture_take_the_other_models_values_and_0_where_it_did_not_send_the_token(family):
+    lm = mixtures.shared_mixture(family)
+    other, neurons, width = tuned(lm), some_neurons(lm), lm.experts.width
+    theirs, unsent = mixtures.run(other, IDS).activations, []
+
+    def rule(block, token, expert, m):
+        chosen = neurons.mask[block, expert * width : (expert + 1) * width]
+        place = (block, token, expert)
+        if place not in theirs:
+            unsent.append(place)
+        return torch.where(chosen, theirs.get(place, torch.zeros_like(m)), m)
+
+    expected = mixtures.run(lm, IDS, rule).logits
+    assert unsent, "both models send every token to the same experts: this tests too little"
+    with Interchange(other, Parts(neurons)).on(lm):
+        assert_close(logits_of(lm, IDS), expected, 2e-5)
+    before = logits_of(lm, IDS)
+    with Interchange(lm, Parts(neurons)).on(lm):
+        assert torch.equal(logits_of(lm, IDS), before), "a patch by itself changes a bit"
 
 
 @pytest.mark.parametrize(("part", "site"), [("mlps", "mlp"), ("attentions", "attention"), ("residuals", "stream")])

@@ -9,8 +9,9 @@ from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.model.generate import Continuation
+from helpers import mixtures
 from helpers.changes import tuned_copy
-from helpers.families import bits, copied, hook_count, random_gains
+from helpers.families import MIXTURES, bits, copied, hook_count, random_gains
 
 TEXTS = [
     Continuation([2, 40, 41], [55, 60, 61, 70], ""),
@@ -69,6 +70,28 @@ def test_sums_are_those_of_every_position(lm):
     whole = found.shares()
     assert whole.own + whole.before + whole.interaction == pytest.approx(1)
     assert whole.own == pytest.approx(float(found.own.sum() / found.change.sum()))
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_in_a_mixture_an_activation_is_0_where_a_token_was_not_sent(family):
+    base = mixtures.shared_mixture(family)
+    other = tuned_copy(base)
+    own, before, change = (torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64) for _ in range(3))
+    for text in TEXTS:
+        ids = [*text.prompt_ids, *text.ids]
+        mine, theirs = mixtures.inputs_of(base, ids), mixtures.inputs_of(other, ids)
+        for block in range(base.n_blocks):
+            start, end, a, b = (
+                mixtures.activations_for(lm, block, read[block]).double()
+                for lm, read in ((base, mine), (other, theirs), (other, mine), (base, theirs))
+            )
+            own[block] += ((a - start) * (end - start)).sum(0)
+            before[block] += ((b - start) * (end - start)).sum(0)
+            change[block] += (end - start).square().sum(0)
+    found = mediation(base, other, TEXTS, batch_size=2)
+    for ours, wanted in zip((found.own, found.before, found.change), (own, before, change), strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-3, atol=1e-4)
+    assert hook_count(base.model) == hook_count(other.model) == 0
 
 
 def test_a_change_of_one_blocks_mlp_is_its_own_and_later_blocks_get_it_from_before(lm):

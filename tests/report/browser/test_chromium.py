@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -520,3 +521,43 @@ def test_half_a_million_neurons_are_filtered_as_one_types(tab, tmp_path):
     settle(tab)
     middle = int(rows(tab)[0][7].replace(",", ""))
     assert abs(middle - 250_000) < 500
+
+
+EXPERTS, OWN = 4, WIDTH // 4
+
+
+def by_expert(neuron: int) -> str:
+    return f"{neuron // WIDTH}.{neuron % WIDTH // OWN}.{neuron % OWN}"
+
+
+@pytest.fixture
+def mixture(tab, tmp_path):
+    write_browser(replace(VALUE, experts=EXPERTS), tmp_path / "mixture.html")
+    tab.open(tmp_path / "mixture.html")
+    tab.console.clear()
+    yield tab
+    assert tab.console == []
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("1.2.5", 1), ("1.2", OWN), ("1.2.", OWN), ("1", WIDTH), ("1.4", 0), ("1.0.100", 0), ("1.0.1.0", 0), ("1..2", 0)],
+)
+def test_neurons_of_a_mixture_are_searched_by_block_expert_and_index(mixture, query, count):
+    put(mixture, "by-neuron", query)
+    assert state(mixture).startswith(f"{count} of 1,200 neurons")
+    fault = mixture.run("document.getElementById('neuron-fault').textContent")
+    assert fault == ("" if count else "No such neuron: give block.expert.index, such as 2.3.99 (the last), or a block.")
+    if count:
+        asked = query.rstrip(".")
+        assert all(f"{name}.".startswith(f"{asked}.") for name in neurons(mixture))
+
+
+def test_neurons_of_a_mixture_are_named_by_block_expert_and_index(mixture):
+    assert neurons(mixture)[:10] == [by_expert(n) for n in ordered(VALUE.contribution, descending=True)[:10]]
+    mixture.run(f"location.hash = '#{by_expert(STRONGEST)}', new Promise((done) => setTimeout(done, 50))")
+    assert mixture.run("document.getElementById('opened').innerText").startswith(f"Neuron {by_expert(STRONGEST)}")
+    mixture.run("URL.createObjectURL = (blob) => { globalThis.saved = blob; return '#neurons'; }, 0")
+    click(mixture, "#download")
+    first = next(csv.DictReader(io.StringIO(mixture.run("globalThis.saved.text()").removeprefix("\ufeff"))))
+    assert [first["block"], first["expert"], first["index"]] == by_expert(STRONGEST).split(".")

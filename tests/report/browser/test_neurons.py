@@ -6,9 +6,12 @@ import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.neurons.activations import NeuronMeans
-from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser, TokenActivations, TokenisedText
 from helpers.browsers import browser, codes, lens
+from helpers.changes import means_of, tuned_copy
+from helpers.families import random_direction
+from helpers.mixtures import shared_mixture
 
 
 def activations(neurons, before, after=None) -> TokenActivations:
@@ -83,8 +86,19 @@ def test_it_takes_its_columns_from_contributions():
     assert value.group[1, 4] == GROUPS.index("none")
     assert (value.model, value.tuned, value.direction) == ("base", "dpo", "probe")
     assert value.activations.before.shape == (0, 2)
+    assert value.experts is None
     lenses = {1: lens("a")}
     full = NeuronBrowser.of(
         made, model="b", tuned="d", direction="p", lenses=lenses, notes=["n"], provenance={"seed": "0"}
     )
     assert (full.lenses, full.notes, full.provenance) == (lenses, ["n"], {"seed": "0"})
+
+
+def test_it_knows_the_experts_of_a_mixture():
+    base = shared_mixture("qwen3_moe")
+    tuned, W = tuned_copy(base), random_direction(base)
+    made = contributions(base, tuned, means_of(base), means_of(tuned), W)
+    value = NeuronBrowser.of(made, model="base", tuned="dpo", direction="probe")
+    assert value.experts == base.experts.count
+    with pytest.raises(DposcopeError, match="neurons of a block do not divide into 7 experts"):
+        replace(value, experts=7)

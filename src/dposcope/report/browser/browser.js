@@ -45,7 +45,7 @@
     byId("selection-state").textContent = `${which}${within}, ${said[sorted.column][Number(sorted.descending)]}`;
     byId("neuron-fault").textContent = data.range(asked.query)
       ? ""
-      : `No such neuron: give block.index, such as ${data.blocks - 1}.${data.width - 1} (the last), or a block.`;
+      : `No such neuron: give ${data.levels.join(".")}, such as ${data.last} (the last), or a block.`;
     byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
     byId("number-fault").textContent = data.numbers(asked.number)
       ? ""
@@ -236,7 +236,8 @@
     return `"${inert.replaceAll('"', '""')}"`;
   };
   const csv = () => {
-    const names = "neuron,block,index,group,effect,certain,cosine,mean_before,mean_after,contribution,gain,rank";
+    const places = data.levels.join(",");
+    const names = `neuron,${places},group,effect,certain,cosine,mean_before,mean_after,contribution,gain,rank`;
     const lines = [`${names},lens_top,lens_bottom\r\n`];
     const tokens = (side) => (side ? quoted(side.map(({ token }) => data.tokenText(token)).join(" | ")) : "");
     for (const neuron of selection) {
@@ -250,8 +251,7 @@
         [
           // Quoted, or a spreadsheet would take 1.10 for 1.1.
           `"${data.name(neuron)}"`,
-          Math.floor(neuron / data.width),
-          neuron % data.width,
+          ...data.names(neuron),
           groups[data.group(neuron)],
           ["none", "reduces", "increases"][data.effect(neuron)],
           data.certain(neuron),
@@ -286,7 +286,8 @@
 
   const follow = ({ focus = true } = {}) => {
     const [name, query = ""] = location.hash.slice(1).split("?");
-    const asked = /^\d+\.\d+$/.test(name) ? data.range(name) : null;
+    const whole = name.split(".").length === data.levels.length && !name.endsWith(".");
+    const asked = whole && /^[\d.]+$/.test(name) ? data.range(name) : null;
     if (name !== "neurons" && !asked) return;
     recall(query);
     refresh();

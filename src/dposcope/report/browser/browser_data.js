@@ -26,6 +26,8 @@ const neuronData = (() => {
 
   const [blocks, width] = parts.shape;
   const count = blocks * width;
+  // Neurons of one expert; those of a block lie expert by expert. Without experts, 0.
+  const own = parts.experts ? width / parts.experts : 0;
   const flags = unpack(parts.columns.flags);
   const columns = {};
   for (const name of ["cosine", "before", "after", "contribution"]) columns[name] = unpack(parts.columns[name]);
@@ -178,16 +180,27 @@ const neuronData = (() => {
 
   // Selections
 
-  // A block, one neuron, everything, or null for what is none of these.
+  // A block, an expert, one neuron, everything, or null for what is none of these.
   const range = (query) => {
-    const asked = /^(?:(\d+)(?:\.(\d*))?)?$/.exec(query.trim());
-    if (!asked) return null;
-    if (asked[1] === undefined) return { from: 0, to: count };
-    const block = Number(asked[1]);
-    const index = asked[2] ? Number(asked[2]) : null;
-    if (block >= blocks || (index !== null && index >= width)) return null;
-    const from = block * width + (index ?? 0);
-    return { from, to: index === null ? from + width : from + 1 };
+    const typed = query.trim();
+    if (!typed) return { from: 0, to: count };
+    if (!/^\d+(\.\d*)*$/.test(typed)) return null;
+    const levels = own ? [[blocks, width], [parts.experts, own], [own, 1]] : [[blocks, width], [width, 1]];
+    const asked = typed.replace(/\.$/, "").split(".");
+    if (asked.length > levels.length || asked.includes("")) return null;
+    let from = 0;
+    let size = count;
+    for (const [level, part] of asked.entries()) {
+      const [most, step] = levels[level];
+      if (Number(part) >= most) return null;
+      from += Number(part) * step;
+      size = step;
+    }
+    return { from, to: from + size };
+  };
+  const names = (neuron) => {
+    const place = neuron % width;
+    return [Math.floor(neuron / width), ...(own ? [Math.floor(place / own), place % own] : [place])];
   };
   // `cosine > 0.05, |before| < 1`: one test per part, nothing asked for an empty text, or null for what is none of these.
   const comparisons = {
@@ -285,7 +298,11 @@ const neuronData = (() => {
     numbers,
     tokenText,
     tokenNodes,
-    name: (neuron) => `${Math.floor(neuron / width)}.${neuron % width}`,
+    // Block, expert in a mixture, and index.
+    names,
+    name: (neuron) => names(neuron).join("."),
+    last: names(count - 1).join("."),
+    levels: own ? ["block", "expert", "index"] : ["block", "index"],
     group: (neuron) => kind[neuron] & 7,
     effect,
     certain: (neuron) => (kind[neuron] & 8) !== 0,

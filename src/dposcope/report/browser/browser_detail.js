@@ -16,8 +16,7 @@ const neuronDetail = (data, { groups }) => {
     const number = (column) => data.fixed(data.columns[column][neuron], data.digits[column]);
     const { rank, peers } = data.rankAmongPeers(neuron);
     const rows = [
-      ["block", String(Math.floor(neuron / data.width))],
-      ["index", (neuron % data.width).toLocaleString("en")],
+      ...data.names(neuron).map((number, level) => [data.levels[level], number.toLocaleString("en")]),
       ["cosine with the direction", number("cosine")],
       ["mean activation before", number("before")],
       ["mean activation after", number("after")],

@@ -65,6 +65,8 @@ class NeuronBrowser:
     """`[L, M]`: Δ_i of Eq. 2, in units of the residual stream; positive ↓, negative ↑."""
     certain: NDArray[np.bool_]
     """`[L, M]`: the contribution is distinguishable from 0."""
+    experts: int | None = None
+    """E of each block, if both models are mixtures of experts: M neurons are E times M / E."""
     lenses: Mapping[int, Lens] = field(default_factory=dict[int, Lens])
     """Neuron as block · M + index → lens of its value vector; all of one length."""
     texts: list[TokenisedText] = field(default_factory=list[TokenisedText])
@@ -114,6 +116,7 @@ class NeuronBrowser:
             mean_after=contributions.after.mean.numpy(),
             contribution=contributions.total.numpy(),
             certain=contributions.certain.mask.numpy(),
+            experts=None if contributions.before.routed is None else contributions.before.routed.experts,
             lenses=lenses or {},
             texts=texts,
             activations=activations or TokenActivations.none(sum(len(text.tokens) for text in texts)),
@@ -141,6 +144,8 @@ class NeuronBrowser:
                 raise DposcopeError(f"{name} holds {column.dtype}; give it as {kinds.wanted}")
             if column.dtype.kind == "f":
                 _check_finite(name, column)
+        if self.experts is not None and shape[1] % self.experts:
+            raise DposcopeError(f"{shape[1]:,} neurons of a block do not divide into {self.experts:,} experts")
         if not ((self.group >= 0) & (self.group < len(GROUPS))).all():
             raise DposcopeError(
                 f"group holds codes {int(self.group.min())} … {int(self.group.max())}; "

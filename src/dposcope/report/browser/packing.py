@@ -46,6 +46,7 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
     }
     return {
         "shape": [blocks, width],
+        "experts": value.experts or 0,
         "columns": {
             "flags": _packed(flags),
             **{name: _packed(column.astype(np.float32)) for name, column in columns.items()},

@@ -59,6 +59,14 @@ TERMS = (
 """Words that a reader of the browser may not know."""
 
 
+_OF_EXPERTS = (
+    Term("Neuron", "Block, expert and index, counted from 0: 12.3.45 is number 45 of expert 3 in block 12."),
+    Term("Activation", "The neuron's input to its expert's down projection. The mean is over the generated tokens that "
+         "the router sent to the expert; contributions are over all of them, with the router's weights."),
+)  # fmt: skip
+"""Instead of the first two, for a mixture of experts."""
+
+
 def write_browser(
     value: NeuronBrowser, path: str | Path, *, sections: Sequence[Section] = (), explained: Explained | None = None
 ) -> None:
@@ -102,7 +110,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
         groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
         summary=_summary(value),
         map=heat_map(value),
-        terms=TERMS,
+        terms=TERMS if value.experts is None else (*_OF_EXPERTS, *TERMS[2:]),
         data=in_script(parts),
     )
     size = len(html.encode())

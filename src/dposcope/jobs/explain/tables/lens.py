@@ -20,7 +20,7 @@ def direction_table(model: str, explanation: Explanation) -> Table:
     itself = {"rank": 0, "block": None, "index": None, "cosine": 1.0}
     judged = {"tokens": list(tokens.tokens), "toxic": list(tokens.toxic), "toxic_tokens": sum(tokens.toxic)}
     frame = pl.concat([pl.DataFrame([itself | judged], schema=nearest.schema), nearest.head(EXAMPLES)])
-    view = _named(frame).with_columns(
+    view = _named(frame, explanation.toxic).with_columns(
         pl.col("vector").fill_null("W"), rank=pl.when(pl.col("block").is_not_null()).then("rank")
     )
     return Table(
@@ -147,10 +147,11 @@ def _vectors_table(name: str, title: str, neurons: ToxicNeurons, *, number: int)
     )
 
 
-def _named(vectors: pl.DataFrame, neurons: ToxicNeurons | None = None) -> pl.DataFrame:
-    """Add each vector's name: `v 3.17`, or `−v 3.17` on the anti-toxic side; null without a block."""
-    sign = "−" if neurons is not None and neurons.side == "anti-toxic" else ""
-    return vectors.with_columns(vector=pl.format(f"{sign}v {{}}.{{}}", "block", "index"))
+def _named(vectors: pl.DataFrame, neurons: ToxicNeurons) -> pl.DataFrame:
+    """Add each vector's name: `v 3.17`, or `−v 3.17` on the anti-toxic side; null for the direction, of rank 0."""
+    sign, names = "−" if neurons.side == "anti-toxic" else "", neurons.aligned.names
+    named = [f"{sign}v {names[rank - 1]}" if rank else None for rank in vectors["rank"].to_list()]
+    return vectors.with_columns(vector=pl.Series(named, dtype=pl.String))
 
 
 def _holding(neurons: ToxicNeurons) -> pl.DataFrame:
