@@ -26,6 +26,7 @@ from dposcope.model.layout import (
     submodule,
     value_vectors,
 )
+from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.activations import collect_means
 from helpers.families import (
     FAMILIES,
@@ -221,12 +222,40 @@ NOT_RECOGNISED = {
         lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
         r"no layout for model_type 'mamba'; call dposcope\.register_layout",
     ),
-    # A shared expert alone is not the MLP.
+    # Neurons that are in no expert, or not in all blocks.
     "qwen2_moe": (
         lambda: transformers.Qwen2MoeConfig(
             **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
         ),
-        "qwen2_moe is a mixture of experts of a kind that is not supported, such as one with shared experts",
+        "qwen2_moe is a mixture with shared experts, which is not supported",
+    ),
+    "deepseek_v3": (
+        lambda: transformers.DeepseekV3Config(
+            **_GATED,
+            moe_intermediate_size=12,
+            n_routed_experts=8,
+            n_group=2,
+            topk_group=1,
+            num_experts_per_tok=2,
+            n_shared_experts=1,
+            first_k_dense_replace=1,
+            q_lora_rank=8,
+            kv_lora_rank=8,
+            qk_rope_head_dim=4,
+            qk_nope_head_dim=4,
+            v_head_dim=4,
+        ),
+        "deepseek_v3 has dense blocks among blocks of experts, which is not supported",
+    ),
+    "llama4_text": (
+        lambda: transformers.Llama4TextConfig(
+            **_GATED, intermediate_size_mlp=20, head_dim=4, num_local_experts=4, interleave_moe_layer_step=1
+        ),
+        "llama4_text is a mixture with shared experts, which is not supported",
+    ),
+    "hunyuan_v1_moe": (
+        lambda: transformers.HunYuanMoEV1Config(**_GATED, num_experts=4, head_dim=4),
+        "hunyuan_v1_moe is a mixture with shared experts, which is not supported",
     ),
     # Some blocks read images in place of the text, and do nothing without them.
     "mllama_text_model": (
@@ -241,6 +270,20 @@ NOT_RECOGNISED = {
         r"no layout for model_type 'mllama_text_model'; call dposcope\.register_layout",
     ),
 }
+
+
+@pytest.mark.parametrize("family", ["granitemoe", "phimoe"])
+def test_a_mixture_whose_neurons_are_all_in_experts_is_recognised(family):
+    kind = {"granitemoe": transformers.GraniteMoeConfig, "phimoe": transformers.PhimoeConfig}[family]
+    lm = unknown(kind(**_GATED, num_local_experts=4))
+    assert lm.layout.mlp_out.endswith(".experts")
+    assert lm.experts == ExpertSizes(4, lm.d_mlp // 4)
+    values = torch.ones(lm.n_blocks, lm.d_mlp)
+    values[1] = 0.5
+    with Gains(values).on(lm):
+        hooked = logits_of(lm, [2, 40, 41, 55])
+    assert_close(logits_of(fold(lm, Gains(values)), [2, 40, 41, 55]), hooked)
+    assert not torch.allclose(hooked, logits_of(lm, [2, 40, 41, 55]), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NOT_RECOGNISED)

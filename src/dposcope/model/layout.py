@@ -136,11 +136,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
             f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
         )
     _module(model, layout.final_norm)
-    if layout is _OWN.get(model_type) and _has_other_experts(blocks, layout):
-        raise DposcopeError(
-            f"blocks of this {model_type} model have experts beside their MLP, whose neurons would be left out: not "
-            "supported"
-        )
+    _check_mixture(model, blocks, layout)
     projections = [
         module
         for block in blocks
@@ -161,9 +157,24 @@ def find_layout(model: PreTrainedModel) -> Layout:
     return layout
 
 
-def _has_other_experts(blocks: nn.ModuleList, layout: Layout) -> bool:
-    names = (name for block in blocks for name, _ in block.named_modules())
-    return "expert" not in layout.mlp_out and any("expert" in name for name in names)
+def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse a mixture of experts with neurons elsewhere than in its experts.
+
+    Raises:
+        DposcopeError: some blocks have no experts; or there are other projections that write into the stream, those of
+            shared experts; or the output projection is not that of experts.
+    """
+    model_type, width = model.config.model_type, model.config.get_text_config().hidden_size
+    mixed = [any("expert" in name for name, _ in block.named_modules()) for block in blocks]
+    if not any(mixed):
+        return
+    if not all(mixed):
+        raise DposcopeError(f"{model_type} has dense blocks among blocks of experts, which is not supported")
+    writers = [name for name, module in _projections(blocks[0]) if projection_width(module).outputs == width]
+    if not all(map(_names_attention, writers)):
+        raise DposcopeError(f"{model_type} is a mixture with shared experts, which is not supported")
+    if Experts.of(_module(blocks[0], layout.mlp_out)) is None:
+        raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
 
 
 @torch.inference_mode()
@@ -294,14 +305,8 @@ def _recognise(model: PreTrainedModel) -> Layout:
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
-    if any("expert" in name for name, _ in blocks[0].named_modules()):
-        # In a mixture of experts the neurons are in one module, unless some are in shared experts.
-        experts = [name for name, module in blocks[0].named_modules() if Experts.of(module) is not None]
-        if len(experts) != 1 or mlp:
-            raise DposcopeError(
-                f"{model_type} is a mixture of experts of a kind that is not supported, such as one with shared experts"
-            )
-        mlp = experts
+    # The experts of a mixture come first, and other neurons beside them are refused later.
+    mlp = [name for name, module in blocks[0].named_modules() if Experts.of(module) is not None] or mlp
     if any(len(names) != 1 for names in attention) or len(mlp) != 1 or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     paths = tuple(dict.fromkeys(names[0] for names in attention))

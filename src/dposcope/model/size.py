@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import read_config
+from dposcope.model.mixtures.experts import Experts
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ModelSize:
     """Neurons per block, d_mlp."""
     key_width: int
     """Width of all keys of a token in one block: key heads × head dimension. Values have the same width."""
+    idle: int = 0
+    """Weights of the experts that a token is not sent to; 0 without experts."""
 
     @property
     def neurons(self) -> int:
@@ -38,8 +41,9 @@ class ModelSize:
 
     @property
     def body(self) -> int:
-        """Weights that every token passes through, without embeddings, for tied and untied models."""
-        return max(self.parameters - self.unembedding, self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp))
+        """Weights that a token passes through, without embeddings, for tied and untied models."""
+        blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
+        return max(self.parameters - self.unembedding, blocks) - self.idle
 
 
 def size_of(source: str) -> ModelSize | None:
@@ -67,6 +71,13 @@ def size_of(source: str) -> ModelSize | None:
     heads = told.get("num_key_value_heads") or text.num_attention_heads
     head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
     mlp = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
+    experts = [found for module in model.modules() if (found := Experts.of(module)) is not None]
+    idle = 0
+    if experts:
+        count = experts[0].sizes.count
+        mlp = count * experts[0].sizes.width
+        weights = sum(weight.numel() for one in experts for weight in one.module.parameters())
+        idle = weights // count * (count - text.num_experts_per_tok)
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.vocab_size,
@@ -74,4 +85,5 @@ def size_of(source: str) -> ModelSize | None:
         text.num_hidden_layers,
         max(mlp) if isinstance(mlp, list) else int(mlp),  # Gemma 3n names it for each block
         int(heads * head),
+        idle,
     )
