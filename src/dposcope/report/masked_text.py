@@ -17,7 +17,7 @@ from dposcope.foreign_text import mark_of
 
 _SPACE = "␣"
 
-_NEURON = re.compile(r"(?<=\bv )(\d+\.\d+)\b")
+_NEURON = re.compile(r"(?<=\bv )(\d+\.\d+(?:\.\d+)?)\b")
 """A neuron as tables name it: v, then block.index."""
 
 # Joiners are part of emoji and of several scripts, so texts keep them. A token that is a joiner is shown as a mark.

@@ -3,7 +3,7 @@
   const panels = [...document.querySelectorAll(".panel")];
   const links = [...document.querySelectorAll(".tabs a")];
   const home = (panel) => panel.querySelector("h2").id;
-  const isNeuron = (name) => /^\d+\.\d+$/.test(name);
+  const isNeuron = (name) => /^\d+\.\d+(\.\d+)?$/.test(name);
   for (const link of links) link.dataset.home = link.hash.slice(1);
   const follow = ({ loaded = false } = {}) => {
     const name = decodeURIComponent(location.hash.slice(1)).split("?")[0];

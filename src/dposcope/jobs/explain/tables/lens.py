@@ -10,7 +10,11 @@ from dposcope.report.table import Column, Table
 EXAMPLES, MOST_ROWS = 4, 12
 """Number of vectors shown in a table of examples, and in a longer table. The data file of the longer has all."""
 
-_READING = "v block.index; rank by cosine."
+
+def _reading(neurons: ToxicNeurons) -> str:
+    """How a vector's name and rank are read."""
+    experts = neurons.aligned.names[0].count(".") == 2
+    return f"v {'block.expert.index' if experts else 'block.index'}; rank by cosine."
 
 
 def direction_table(model: str, explanation: Explanation) -> Table:
@@ -28,7 +32,7 @@ def direction_table(model: str, explanation: Explanation) -> Table:
         f"Tokens that the direction and the nearest toxic value vectors of {model} promote (paper, Table 1).",
         frame,
         _VECTORS,
-        (f"{_READING} Rank 0 in the data is the direction itself.",),
+        (f"{_reading(explanation.toxic)} Rank 0 in the data is the direction itself.",),
         view=view,
         number=1,
     )
@@ -42,7 +46,7 @@ def anti_toxic_examples_table(model: str, explanation: Explanation) -> Table:
         f"The nearest anti-toxic value vectors of {model}, reversed, with a toxic token (paper, Table 6).",
         frame,
         _VECTORS,
-        (_READING,),
+        (_reading(explanation.anti_toxic),),
         view=_named(frame, explanation.anti_toxic),
         number=6,
     )
@@ -140,7 +144,7 @@ def _vectors_table(name: str, title: str, neurons: ToxicNeurons, *, number: int)
         _VECTORS,
         (
             f"Of the {len(neurons):,} nearest, with a toxic token (judge: {neurons.judge}): "
-            f"{int(neurons.holds_toxic.sum()):,}; shown: {len(view)}. {_READING}",
+            f"{int(neurons.holds_toxic.sum()):,}; shown: {len(view)}. {_reading(neurons)}",
         ),
         view=view,
         number=number,

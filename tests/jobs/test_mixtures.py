@@ -1,0 +1,62 @@
+"""Commands on a mixture of experts, from a folder to a folder."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.model.load import load
+from dposcope.neurons.activations import NeuronMeans
+from helpers.families import assert_close, logits_of
+from helpers.jobs import command, make_job
+from helpers.preferences import pairs_file
+
+IDS = [2, 40, 41, 55, 60]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return make_job(tmp_path_factory.mktemp("mixture"), "mixtral", windows=12)
+
+
+def test_edit_finds_gains_from_means_over_routed_tokens_and_fold_writes_them(job, tmp_path, capsys):
+    told = command(capsys, "edit", job.model, *job.flags(), "--out", tmp_path / "out", "--quiet")
+    assert told.code == 0, told.err
+    means = NeuronMeans.load(tmp_path / "out" / "means")
+    assert means.routed.experts == 5
+    assert int(means.routed.counts[0, ::24].sum()) == 2 * means.count
+    edit = Edit.load(tmp_path / "out" / "edit")
+    told = command(capsys, "fold", job.model, "--edit", tmp_path / "out", "--out", tmp_path / "folded")
+    assert told.code == 0, told.err
+    lm = load(job.model, dtype="float32", device="cpu")
+    with edit.on(lm):
+        hooked = logits_of(lm, IDS)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "folded").eval()
+    with torch.no_grad():
+        assert_close(plain(input_ids=torch.tensor([IDS])).logits[0], hooked, 2e-5)
+    assert not torch.equal(hooked, logits_of(lm, IDS))
+
+
+def test_dpo_learns_gains_and_its_checkpoint_has_them_in_its_weights(job, tmp_path, capsys):
+    given = {"pairs": pairs_file(tmp_path / "pairs.jsonl"), "train": "gains", "epochs": 1, "batch-size": 4}
+    given |= {"learn-text": job.neutral, "micro-batch-size": 2, "validation": 5, "window-tokens": 12, "window-pool": 9}
+    flags = [part for name, value in given.items() for part in (f"--{name}", value)]
+    flags += ["--dtype", "float32", "--device", "cpu", "--quiet", "--out", tmp_path / "out"]
+    told = command(capsys, "dpo", job.model, *flags)
+    assert told.code == 0, told.err
+    edit = Edit.load(tmp_path / "out" / "edit")
+    assert len(edit.gains.touched) > 50
+    lm, trained = (load(folder, dtype="float32", device="cpu") for folder in (job.model, tmp_path / "out" / "model"))
+    with edit.on(lm):
+        assert_close(logits_of(trained, IDS), logits_of(lm, IDS), 2e-5)
+
+
+def test_adapters_of_a_mixture_are_refused_in_one_line(job, tmp_path, capsys):
+    lm = load(job.model, dtype="float32", device="cpu")
+    Edit.of(Gains(torch.full((lm.n_blocks, lm.d_mlp), 0.5))).save(tmp_path / "edit")
+    given = ["--edit", tmp_path / "edit", "--form", "adapters", "--out", tmp_path / "out"]
+    told = command(capsys, "fold", job.model, *given)
+    assert told.code == 2
+    assert "adapters cannot hold an edit of a mixture of experts" in told.err
+    assert not (tmp_path / "out").exists()
