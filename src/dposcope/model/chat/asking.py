@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.protocols import check_choice
 
@@ -34,6 +35,8 @@ class Turn:
     role: Role
     content: str
 
+    __repr__ = short_repr
+
 
 Prompt = str | tuple[Turn, ...]
 """A text, or a conversation whose last turn is the user's."""
@@ -49,6 +52,8 @@ class Asking:
     """The system prompt of conversations that bring none; None: the template's own, or none."""
     wrap: str | None = None
     """What the user says, with {prompt} once in it; None: the prompt itself."""
+
+    __repr__ = short_repr
 
     def render(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, name: str) -> str:
         """The text that the template makes of a prompt, up to where the model's answer begins.
