@@ -1,4 +1,4 @@
-"""Posting JSON to a web service: one request at a time, with patience and manners.
+"""Asking a web service that speaks JSON, with patience and manners.
 
 The key is read from the environment for each request and kept nowhere; what a server says
 reaches a message only after the key is cut out of it.
@@ -66,6 +66,10 @@ class ServiceKey:
         return key
 
 
+ENDPOINT_KEY: Final = ServiceKey("DPOSCOPE_API_KEY", "Authorization", "Bearer ")
+"""Of an OpenAI-compatible endpoint, where it wants one."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What came back."""
@@ -89,7 +93,7 @@ def doubling(attempt: int) -> float:
 
 
 class JsonService:
-    """One address that takes JSON by POST.
+    """One address that takes JSON by POST, or gives it by GET.
 
     408, 429, 5xx, time-outs and broken connections are tried again after the time that `Retry-After` names, else
     after a time that grows. Redirects are not followed: they would carry the key to another host.
@@ -105,6 +109,7 @@ class JsonService:
         timeout: float,
         backoff: Callable[[int], float] = doubling,
         unreachable_passes: bool = False,
+        mend: str = "try again later",
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -118,6 +123,7 @@ class JsonService:
             timeout: seconds without a byte from the server after which an attempt is over; `math.inf` for no limit.
             backoff: seconds to wait after an attempt, counted from 0, where the server names no time.
             unreachable_passes: an unknown host, a closed port or a missing network is tried again, too.
+            mend: what to do where no attempt gave an answer, for the message.
             sleep: waits for some seconds.
             clock: seconds from any start.
 
@@ -136,6 +142,7 @@ class JsonService:
         self._timeout = timeout if math.isfinite(timeout) else None
         self._backoff = backoff
         self._unreachable_passes = unreachable_passes
+        self._mend = mend
         self._sleep = sleep
         self._clock = clock
         self._next_turn = -math.inf
@@ -147,7 +154,17 @@ class JsonService:
         Raises:
             DposcopeError: the server cannot be reached, asks to wait for long, or gives neither in all attempts.
         """
-        payload = json.dumps(request).encode()
+        return self._ask(json.dumps(request).encode())
+
+    def get(self) -> Reply:
+        """What the address holds; see `post`.
+
+        Raises:
+            DposcopeError: see `post`.
+        """
+        return self._ask(None)
+
+    def _ask(self, payload: bytes | None) -> Reply:
         reason = ""
         for attempt in range(self._attempts):
             self._take_turn()
@@ -161,7 +178,7 @@ class JsonService:
             if attempt + 1 < self._attempts:
                 self._sleep(wait)
         raise DposcopeError(
-            f"{self.url} gave no answer in {plural(self._attempts, 'attempt')} (last: {reason}); try again later"
+            f"{self.url} gave no answer in {plural(self._attempts, 'attempt')} (last: {reason}); {self._mend}"
         )
 
     def reason(self, reply: Reply) -> str:
@@ -186,12 +203,14 @@ class JsonService:
             self._sleep(wait)
         self._next_turn = max(self._clock(), self._next_turn) + self._interval
 
-    def _send(self, payload: bytes) -> Reply:
+    def _send(self, payload: bytes | None) -> Reply:
         key = self._key.value()
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "dposcope"}
+        headers = {"Accept": "application/json", "User-Agent": "dposcope"}
+        if payload is not None:
+            headers["Content-Type"] = "application/json"
         if key:
             headers[self._key.header] = self._key.scheme + key
-        request = urllib.request.Request(self.url, payload, headers, method="POST")
+        request = urllib.request.Request(self.url, payload, headers, method="GET" if payload is None else "POST")
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 body = response.read(_LONGEST_ANSWER)

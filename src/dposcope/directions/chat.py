@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from dposcope.errors import DposcopeError
-from dposcope.service import JsonService, Reply, ServiceKey, checked_address
+from dposcope.service import ENDPOINT_KEY, JsonService, Reply, checked_address
 
-KEY_VARIABLE: Final = "DPOSCOPE_API_KEY"
+KEY_VARIABLE: Final = ENDPOINT_KEY.variable
 """The environment variable that holds the key, where the endpoint wants one."""
-_KEY: Final = ServiceKey(KEY_VARIABLE, "Authorization", "Bearer ")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class ChatEndpoint:
         self._temperature = temperature
         self._service = JsonService(
             self.url,
-            _KEY,
+            ENDPOINT_KEY,
             interval=60.0 / requests_per_minute,
             attempts=attempts,
             timeout=timeout,
@@ -98,7 +97,7 @@ class ChatEndpoint:
     def _refusal(self, reply: Reply) -> DposcopeError:
         reason = self._service.reason(reply)
         if reply.status == 401:
-            fault = "does not accept the key" if _KEY.value() else "wants a key"
+            fault = "does not accept the key" if ENDPOINT_KEY.value() else "wants a key"
             return DposcopeError(f"{self.url} {fault} (401); set {KEY_VARIABLE} to a valid key of this endpoint")
         if 300 <= reply.status < 400:
             return DposcopeError(f"{self.url} redirects ({reason}), which is not followed; give the final address")

@@ -1,0 +1,1 @@
+"""A server that writes texts in the model's place."""
