@@ -7,9 +7,11 @@ from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, draw_ideal, te
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.ingredients import Job
+from dposcope.model.engine.served import Served
+from dposcope.model.generate import generate
 
 
-def with_ideal(job: Job, materials: Materials, judge: Scorer, *, seed: int) -> Materials:
+def with_ideal(job: Job, materials: Materials, judge: Scorer, *, seed: int, served: Served | None = None) -> Materials:
     """The materials of a report, with the judge and the ideal; under the reference protocol without an ideal.
 
     Args:
@@ -17,12 +19,13 @@ def with_ideal(job: Job, materials: Materials, judge: Scorer, *, seed: int) -> M
         materials: with the prompts and the protocol of the report.
         judge: see `prepare_judge`.
         seed: of the ideal's samples.
+        served: writes them in the plain model's place; None: the model itself.
     """
     whole = replace(materials, judge=judge)
-    return whole if materials.protocol != "strict" else replace(whole, ideal=_ideal(job, whole, seed))
+    return whole if materials.protocol != "strict" else replace(whole, ideal=_ideal(job, whole, seed, served))
 
 
-def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
+def _ideal(job: Job, materials: Materials, seed: int, served: Served | None) -> Ideal | None:
     """The stage `ideal`. Where no sample is harmless there is none, and a note says so."""
     run, scorer = job.run, materials.scorer
 
@@ -34,6 +37,7 @@ def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
             seed=seed,
             batch_size=materials.batch_size,
             progress=run.reporter.progress,
+            write=generate if served is None else served.write,
         )
         return None if found is None else found.to_json()
 
@@ -50,6 +54,7 @@ def _ideal(job: Job, materials: Materials, seed: int) -> Ideal | None:
             "new_tokens": NEW_TOKENS,
             "seed": seed,
             "batch_size": materials.batch_size,
+            **({} if served is None else {"engine": served.identity}),
         },
         make=make,
     )

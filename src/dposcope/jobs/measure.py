@@ -14,6 +14,7 @@ from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOu
 from dposcope.evaluation.statistics import columns_of
 from dposcope.jobs.ingredients import Job
 from dposcope.model.chat.prompts import asked_how
+from dposcope.model.engine.served import Served
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
@@ -27,6 +28,7 @@ def measure_condition(
     materials: Materials,
     *,
     depends_on: Mapping[str, Any] | None = None,
+    served: Served | None = None,
 ) -> Outcome:
     """The stage that measures one condition; its file is `conditions/NAME.json`.
 
@@ -36,6 +38,7 @@ def measure_condition(
         intervention: None for the plain model.
         materials: what is measured.
         depends_on: what the intervention was made from, beyond data and model.
+        served: writes the texts in the condition's place; None: the condition itself.
     """
     run, data = job.run, job.data
     inputs = {
@@ -52,16 +55,20 @@ def measure_condition(
         "intervention": dict(depends_on or {}),
         "samples": [materials.samples, materials.sample_seed] if materials.samples else None,
         "second": None if materials.second is None else _identity(materials.second),
+        **({} if served is None else {"engine": served.identity}),
     }
     told = run.json(
         f"measure-{file_name(name)}",
         f"Measuring: {name}",
         StoredOutcome,
         inputs=inputs,
-        make=lambda: measure(job.lm, intervention, materials, progress=run.reporter.progress).to_json(),
+        make=lambda: measure(job.lm, intervention, materials, served=served, progress=run.reporter.progress).to_json(),
         file=run.folder / "conditions" / f"{file_name(name)}.json",
     )
-    return Outcome.from_json(told)
+    outcome = Outcome.from_json(told)
+    if outcome.agreement is not None and outcome.agreement.note is not None:
+        run.reporter.note(f"{name}: {outcome.agreement.note}.")
+    return outcome
 
 
 def _identity(lm: LanguageModel) -> dict[str, Any]:
@@ -217,7 +224,8 @@ def scores_table(scores: Scores) -> Table:
     return Table(
         "scores",
         f"Conditions of {scores.model}, {scores.protocol} protocol"
-        f"{', prompts as messages in the chat template' if 'asking' in scores.about else ''}.",
+        f"{', prompts as messages in the chat template' if 'asking' in scores.about else ''}"
+        f"{', texts written by servers' if 'engine' in scores.about else ''}.",
         frame_of(lines),
         (
             Column("condition", "condition"),

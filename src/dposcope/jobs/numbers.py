@@ -28,6 +28,9 @@ Seed = Annotated[int, Field(ge=0, le=_MOST_SEED)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 """Texts at a time: no device holds more, even of one token each."""
 
+Requests = Annotated[int, Field(ge=1, le=1_024)]
+"""At a time: each has a thread and a connection of its own."""
+
 Count = Annotated[int, Field(ge=1, le=_MOST_ROWS)]
 """Of rows, examples, neurons, steps."""
 CountOrNone = Annotated[int, Field(ge=0, le=_MOST_ROWS)]

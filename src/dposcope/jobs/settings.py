@@ -10,7 +10,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
-from dposcope.jobs.numbers import BatchSize, Block, Count, Nats, Samples, Seed, Share, Splittable, Strength, Windows
+from dposcope.jobs.numbers import (
+    BatchSize,
+    Block,
+    Count,
+    Nats,
+    Requests,
+    Samples,
+    Seed,
+    Share,
+    Splittable,
+    Strength,
+    Windows,
+)
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
 from dposcope.protocols import Protocol, Split
 
@@ -20,6 +32,7 @@ _EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 _CHAT = Group("Chat models", sort_key=2)
+_ENGINE = Group("Engine", sort_key=5)
 
 
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
@@ -156,6 +169,35 @@ class MachineSettings(LoadSettings):
     seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
         default=0, description="Seed of splits, controls and the judge. Generation is greedy and needs no seed."
     )
+
+
+class EngineSettings(Settings):
+    """What writes the texts."""
+
+    engine: Annotated[Literal["local", "openai"], Parameter(group=_ENGINE)] = Field(
+        default="local",
+        description="What writes the texts. local: the model itself, here; openai: a server with OpenAI's completions, "
+        "such as vLLM, SGLang, llama.cpp or Ollama. Everything that needs logits is still computed here.",
+    )
+    base_url: Annotated[list[str] | None, Parameter(group=_ENGINE, negative_iterable=())] = Field(
+        default=None,
+        description="With --engine openai: the address of the server, such as http://localhost:8000/v1, with #NAME "
+        "after it where it has several models. A key is read from the variable DPOSCOPE_API_KEY.",
+    )
+    concurrency: Annotated[Requests, Parameter(group=_ENGINE)] = Field(
+        default=16, description="With --engine openai: requests at a time."
+    )
+
+    @model_validator(mode="after")
+    def _server_is_named(self) -> "EngineSettings":
+        if self.engine == "openai" and not self.base_url:
+            raise ValueError("--engine openai needs the address of a server; give --base-url http://localhost:8000/v1")
+        if self.engine == "local":
+            for name in ("base_url", "concurrency"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    option = f"--{name.replace('_', '-')}"
+                    raise ValueError(f"{option} is for --engine openai; give that, or leave {option} out")
+        return self
 
 
 class CommentSettings(Settings):
@@ -374,8 +416,15 @@ class EditSettings(MeasureSettings):
         return self
 
 
-class EvaluateSettings(MeasureSettings):
+class EvaluateSettings(EngineSettings, MeasureSettings):
     """Settings of `dposcope evaluate`."""
+
+    base_url: Annotated[list[str] | None, Parameter(group=_ENGINE, negative_iterable=())] = Field(
+        default=None,
+        description="With --engine openai: the server of the plain model, such as http://localhost:8000/v1, with #NAME "
+        "after it where it has several models; and for each condition NAME=URL, which serves the condition. A key is "
+        "read from the variable DPOSCOPE_API_KEY.",
+    )
 
     protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="strict",

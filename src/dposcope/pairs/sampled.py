@@ -19,6 +19,7 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
+from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Progress, Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
@@ -140,6 +141,7 @@ def sample_completions(
     batch_size: int = 32,
     first_row: int = 0,
     progress: Progress | None = None,
+    write: Writer = generate,
 ) -> list[Sampled]:
     """Completions of each prompt, scored; blank and repeated ones are left out.
 
@@ -159,6 +161,7 @@ def sample_completions(
         batch_size: completions at a time.
         first_row: number of the first prompt in the whole list.
         progress: called with the number of completions.
+        write: writes them: the model itself, or a server, which draws with numbers of its own.
 
     Raises:
         DposcopeError: an argument is out of range, or `generate` refuses it.
@@ -166,7 +169,7 @@ def sample_completions(
     check_texts("prompts", prompts)
     if samples < 2:
         raise DposcopeError(f"{samples} completion per prompt gives no pair; sample at least 2")
-    written = generate(
+    written = write(
         lm,
         [prompt for prompt in prompts for _ in range(samples)],
         new_tokens=new_tokens,

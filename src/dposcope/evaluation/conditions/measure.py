@@ -1,7 +1,7 @@
 """Measure one condition, item by item."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NotRequired
@@ -23,6 +23,7 @@ from dposcope.evaluation.overlap import (
 )
 from dposcope.evaluation.perplexity import StoredLosses, WindowLosses, window_losses
 from dposcope.evaluation.repetition import repetition, share_empty
+from dposcope.evaluation.sampled.agreement import Agreement, StoredAgreement, agreement
 from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, continuation_losses, relevance
 from dposcope.evaluation.sampled.drawn import Samples, StoredSamples, measure_samples
 from dposcope.evaluation.sampled.ideal import Ideal, evenly, texts_read
@@ -34,6 +35,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.interchange import InterchangeWith
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
+from dposcope.model.engine.served import Served, Writer
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, Progress, generate
 from dposcope.model.hooks import Intervention
@@ -115,6 +117,7 @@ class StoredOutcome(TypedDict):
     harmless: NotRequired[StoredLosses]
     relevance: NotRequired[StoredRelevance]
     samples: NotRequired[StoredSamples]
+    agreement: NotRequired[StoredAgreement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +139,8 @@ class Outcome:
     `texts_read`); None where fewer than two texts, or none with a token, were written."""
     samples: Samples | None = None
     """By the protocol of RealToxicityPrompts; None where none were asked for."""
+    agreement: Agreement | None = None
+    """Of the server that wrote the texts with the condition; None where the model itself wrote."""
 
     __repr__ = short_repr
 
@@ -159,6 +164,8 @@ class Outcome:
             told["relevance"] = self.relevance.to_json()
         if self.samples is not None:
             told["samples"] = self.samples.to_json()
+        if self.agreement is not None:
+            told["agreement"] = self.agreement.to_json()
         return told
 
     @classmethod
@@ -172,6 +179,7 @@ class Outcome:
             _losses(**stored["harmless"]) if "harmless" in stored else None,
             Relevance.from_json(stored["relevance"]) if "relevance" in stored else None,
             Samples.from_json(stored["samples"]) if "samples" in stored else None,
+            Agreement(**stored["agreement"]) if "agreement" in stored else None,
         )
 
 
@@ -184,6 +192,7 @@ def measure(
     intervention: Intervention | None,
     materials: Materials,
     *,
+    served: Served | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Measure one condition, each measure item by item.
@@ -199,15 +208,20 @@ def measure(
         intervention: on the model; None for the plain model. `OtherWeights` and `EditedModel` are measured as models
             of their own, `InterchangeWith` with its second model loaded once.
         materials: data and scorers.
+        served: writes the texts in the condition's place; everything that is read is still read here. None: the
+            condition writes them itself.
         progress: called with (done, total) over all the work.
+
+    Raises:
+        DposcopeError: the server fails, or has another model.
     """
     if isinstance(intervention, OtherWeights | EditedModel):
         with intervention.second_model(lm) as other:
-            return _measure(other, None, materials, plain=lm, progress=progress)
+            return _measure(other, None, materials, plain=lm, served=served, progress=progress)
     if isinstance(intervention, InterchangeWith):
         with intervention.opened(lm) as opened:
-            return _measure(opened.lm, opened.interchange, materials, plain=lm, progress=progress)
-    return _measure(lm, intervention, materials, plain=lm, progress=progress)
+            return _measure(opened.lm, opened.interchange, materials, plain=lm, served=served, progress=progress)
+    return _measure(lm, intervention, materials, plain=lm, served=served, progress=progress)
 
 
 def score_texts(
@@ -229,7 +243,8 @@ def score_texts(
         Scorer → one score a prompt, `[prompts]`, float64.
     """
     steps = _Steps(len(materials.prompts), 0, progress)
-    texts = [one.text for one in _continue(lm, intervention, materials, materials.prompts, 256, steps)]
+    with _writing(lm, intervention, None) as write:
+        texts = [one.text for one in _continue(lm, write, materials, materials.prompts, 256, steps)]
     return {name: scorer(texts) for name, scorer in materials.scorers.items()}
 
 
@@ -239,22 +254,27 @@ def _measure(
     materials: Materials,
     *,
     plain: LanguageModel,
+    served: Served | None,
     progress: Progress | None,
 ) -> Outcome:
     """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
+    agreed = None if served is None else _agreement(lm, intervention, served, materials)
     ideal = materials.ideal
     rows = evenly(len(materials.prompts), texts_read(len(materials.prompts)))
     read = (2 * len(rows) if len(rows) > 1 else 0) + (0 if ideal is None else len(ideal.rows))
     read += 2 * materials.samples * len(materials.prompts)
     steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)
-    written = _continue(lm, intervention, materials, materials.prompts, 256, steps)
+    with _writing(lm, intervention, served) as write:
+        written = _continue(lm, write, materials, materials.prompts, 256, steps)
     texts = [continuation.text for continuation in written]
     per_prompt = {name: scorer(texts) for name, scorer in materials.scorers.items()} | {
         "repetition": np.array([repetition(text) for text in texts]),
         "empty": np.array([share_empty([text]) for text in texts]),
     }
     explained = _relevance(plain, lm, [written[row] for row in rows], materials, steps)
-    f1 = _overlap(lm, _continue(lm, intervention, materials, materials.passages.prompts, 64, steps), materials)
+    with _writing(lm, intervention, served) as write:
+        passages = _continue(lm, write, materials, materials.passages.prompts, 64, steps)
+    f1 = _overlap(lm, passages, materials)
     harmless = None if ideal is None else _of_ideal(lm, intervention, ideal, materials, steps)
     with _applied(lm, _for_perplexity(intervention, materials.protocol)):
         losses = window_losses(
@@ -266,27 +286,51 @@ def _measure(
             spread=materials.spread_windows,
             progress=steps.windows,
         )
-    samples = None if materials.samples == 0 else _samples(plain, lm, intervention, materials, steps)
-    return Outcome(texts, per_prompt, f1, losses, harmless, explained, samples)
+    samples = None
+    if materials.samples:
+        with _writing(lm, intervention, served) as write:
+            drawn = _drawn(lm, write, materials, steps)
+        samples = _samples(plain, lm, drawn, materials, steps)
+    return Outcome(texts, per_prompt, f1, losses, harmless, explained, samples, agreed)
+
+
+@contextmanager
+def _writing(lm: LanguageModel, intervention: Intervention | None, served: Served | None) -> Generator[Writer]:
+    """Who writes texts inside the context: a server, or the model itself with the intervention on it."""
+    if served is not None:
+        yield served.write
+        return
+    with _applied(lm, intervention):
+        yield generate
+
+
+def _agreement(lm: LanguageModel, intervention: Intervention | None, served: Served, materials: Materials) -> Agreement:
+    with _applied(lm, intervention):
+        found = agreement(lm, served.probes, batch_size=materials.batch_size)
+    return found.check(served.name, lm.name if intervention is None else f"{lm.name} under this condition")
+
+
+def _drawn(lm: LanguageModel, write: Writer, materials: Materials, steps: "_Steps") -> list[Continuation]:
+    written = sample_texts(
+        lm,
+        materials.prompts,
+        samples=materials.samples,
+        seed=materials.sample_seed,
+        batch_size=materials.batch_size,
+        progress=steps.texts,
+        write=write,
+    )
+    steps.finished(len(written))
+    return written
 
 
 def _samples(
     plain: LanguageModel,
     writer: LanguageModel,
-    intervention: Intervention | None,
+    written: list[Continuation],
     materials: Materials,
     steps: "_Steps",
 ) -> Samples:
-    with _applied(writer, intervention):
-        written = sample_texts(
-            writer,
-            materials.prompts,
-            samples=materials.samples,
-            seed=materials.sample_seed,
-            batch_size=materials.batch_size,
-            progress=steps.texts,
-        )
-    steps.finished(len(written))
     found = measure_samples(
         _spelt(plain, writer, written),
         materials.prompts,
@@ -329,23 +373,22 @@ def _of_ideal(
 
 def _continue(
     lm: LanguageModel,
-    intervention: Intervention | None,
+    write: Writer,
     materials: Materials,
     prompts: tuple[str, ...],
     strict_tokens: int,
     steps: "_Steps",
 ) -> list[Continuation]:
     strict = materials.protocol == "strict"
-    with _applied(lm, intervention):
-        written = generate(
-            lm,
-            prompts,
-            new_tokens=GENERATED_TOKENS,
-            max_prompt_tokens=strict_tokens if strict else _REFERENCE_PROMPT,
-            keep="end" if strict else "start",
-            batch_size=materials.batch_size,
-            progress=steps.texts,
-        )
+    written = write(
+        lm,
+        prompts,
+        new_tokens=GENERATED_TOKENS,
+        max_prompt_tokens=strict_tokens if strict else _REFERENCE_PROMPT,
+        keep="end" if strict else "start",
+        batch_size=materials.batch_size,
+        progress=steps.texts,
+    )
     steps.finished(len(prompts))
     return written
 

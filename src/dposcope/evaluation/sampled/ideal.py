@@ -19,7 +19,8 @@ from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, relevance
 from dposcope.evaluation.sampled.real_toxicity import harmless_places, sample_texts
 from dposcope.evaluation.scorer import Scorer
-from dposcope.model.generate import Continuation, Progress
+from dposcope.model.engine.served import Writer
+from dposcope.model.generate import Continuation, Progress, generate
 from dposcope.model.language_model import LanguageModel
 
 IDEAL: Final = "ideal"
@@ -118,6 +119,7 @@ def draw_ideal(
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
+    write: Writer = generate,
 ) -> Ideal | None:
     """Sample the plain model once a prompt (temperature 1, top-p 0.9, 20 tokens), and keep what is not toxic.
 
@@ -129,13 +131,14 @@ def draw_ideal(
         seed: of the draws, see `sample_texts`.
         batch_size: samples at a time.
         progress: called with samples written.
+        write: see `sample_texts`.
 
     Returns:
         The ideal; None where no sample is harmless.
     """
     rows = evenly(len(prompts), texts_read(len(prompts)) if most is None else most)
     asked = [prompts[row] for row in rows]
-    written = sample_texts(lm, asked, samples=1, seed=seed, batch_size=batch_size, progress=progress)
+    written = sample_texts(lm, asked, samples=1, seed=seed, batch_size=batch_size, progress=progress, write=write)
     kept = harmless_places(written, scorer([one.text for one in written]))
     if not kept:
         return None

@@ -14,6 +14,7 @@ from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Continuation, Progress, Sampling, check_written, generate
 from dposcope.model.language_model import LanguageModel
 
@@ -35,6 +36,7 @@ def sample_texts(
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
+    write: Writer = generate,
 ) -> list[Continuation]:
     """Samples of each prompt, those of one prompt beside each other, `[prompts · samples]`.
 
@@ -51,6 +53,7 @@ def sample_texts(
         seed: of the draws.
         batch_size: samples at a time.
         progress: called with samples written.
+        write: writes them: the model itself, or a server, which draws with numbers of its own.
 
     Raises:
         DposcopeError: fewer than one sample, or what `generate` refuses.
@@ -58,7 +61,7 @@ def sample_texts(
     check_texts("prompts", prompts)
     if samples < 1:
         raise DposcopeError(f"{samples} samples of each prompt leave nothing to measure; draw at least 1")
-    return generate(
+    return write(
         lm,
         [prompt for prompt in prompts for _ in range(samples)],
         new_tokens=new_tokens,

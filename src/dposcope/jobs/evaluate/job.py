@@ -3,12 +3,14 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.conditions import parse_condition
+from dposcope.jobs.engine import Servers, connected, told
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
@@ -49,13 +51,19 @@ def run_evaluate(
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
         raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
+    servers = None
+    if settings.base_url is not None:
+        servers = Servers.read(settings.base_url, names, at_once=settings.concurrency)
     data = read_data(settings)
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
-    described = {"model": model, **settings.model_dump(mode="json", exclude={"condition"})}
-    free = settings.model_dump(mode="json", include={"condition"})
+    # A server may have moved: its model is known by what it writes.
+    unbound = {"condition", "base_url", "concurrency"}
+    described = {"model": model, **settings.model_dump(mode="json", exclude=unbound)}
+    free = settings.model_dump(mode="json", include=unbound)
     read = data.read_prompts(chooses=False)
     with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
         job = Job.begin(run, model, data, settings)
+        served = connected(job, servers)
         judge = prepare_judge(job, settings.seed)
         asked = replace(data.report, spread_windows=settings.spread_windows)
         if settings.protocol == "rtp":
@@ -63,23 +71,30 @@ def run_evaluate(
             if named is not None:
                 second = asked_like(load_native(named, dtype=settings.dtype, device=settings.device), job.lm)
             asked = replace(asked, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
-        materials = with_ideal(job, asked, judge, seed=settings.seed)
+        materials = with_ideal(job, asked, judge, seed=settings.seed, served=served.get(BASE))
 
         @cache
         def ingredients() -> Ingredients:
             return prepare(job, settings.direction_spec)
 
         reporter.ahead(1 + len(specs))
-        outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials)}
+        outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials, served=served.get(BASE))}
         for row, spec in enumerate(specs):
             # First, since what it depends on is made with it.
             intervention = spec.build(ingredients, settings.seed)
             reporter.ahead(len(specs) - row)
             outcomes[spec.name] = measure_condition(
-                job, spec.name, intervention, materials, depends_on=spec.depends_on(out, settings.seed)
+                job,
+                spec.name,
+                intervention,
+                materials,
+                depends_on=spec.depends_on(out, settings.seed),
+                served=served.get(spec.name),
             )
             del intervention  # those of a large model are not held two at once
-        about = {"conditions": dict(zip(names, settings.condition or [], strict=True))}
+        about: dict[str, Any] = {"conditions": dict(zip(names, settings.condition or [], strict=True))}
+        if served:
+            about["engine"] = {name: told(one, outcomes[name]) for name, one in served.items()}
         scores = write_scores(job, outcomes, materials, about=about)
         tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
         write_text(out / "scores.md", "\n".join(table.markdown() for table in tables))

@@ -13,6 +13,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.data.token_ids import token_ids
 from dposcope.errors import DposcopeError, plural
+from dposcope.foreign_text import one_line
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.engine.endpoint import Completion, CompletionsEndpoint, Refused, ServedModel
 from dposcope.model.engine.parallel import in_parallel
@@ -105,6 +106,11 @@ class Served:
         served = _taken(cls(endpoint, model, _FORMS[0], (), at_once=1), lm, first)
         probes = served.write(lm, chosen, new_tokens=_PROBE_TOKENS, max_prompt_tokens=_PROBE_PROMPT)
         return replace(served, probes=tuple(probes), at_once=at_once)
+
+    @property
+    def name(self) -> str:
+        """Server and model, for messages."""
+        return f"{self.endpoint.url}#{one_line(self.model.name, most=120)}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
