@@ -16,6 +16,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    method: str = "POST"
 
 
 @dataclass
@@ -51,7 +52,12 @@ def serving(script: Script) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             length = int(self.headers["Content-Length"])
-            request = Request(self.path, dict(self.headers), json.loads(self.rfile.read(length)))
+            self.answered(Request(self.path, dict(self.headers), json.loads(self.rfile.read(length))))
+
+        def do_GET(self):
+            self.answered(Request(self.path, dict(self.headers), {}, "GET"))
+
+        def answered(self, request):
             server.requests.append(request)
             answer = script(request)
             if answer.hang:
@@ -67,11 +73,6 @@ def serving(script: Script) -> Iterator[Server]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
-
-        def do_GET(self):
-            server.requests.append(Request(self.path, dict(self.headers), {}))
-            self.send_response(200)
-            self.end_headers()
 
         def log_message(self, *args):
             pass

@@ -43,9 +43,7 @@ class Servers:
             name, address = (named[1], named[2]) if named else (BASE, given)
             if name not in (BASE, *conditions):
                 known = ", ".join(conditions) or "none is given"
-                raise DposcopeError(
-                    f"--base-url {given!r} is for no condition ({known}); name one, or none before the ="
-                )
+                raise DposcopeError(f"--base-url {name}=… names no condition ({known}); name one of them before the =")
             if name in found:
                 raise DposcopeError(f"two servers are named for {name}; give --base-url once for each condition")
             url, _, model = address.partition("#")

@@ -45,6 +45,7 @@ def in_parallel(
                 finished.put(_Done(place, work(place)))
             except BaseException as error:
                 finished.put(_Failed(error))
+                return
 
     results: dict[int, T] = {}
     try:
