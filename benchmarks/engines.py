@@ -12,6 +12,7 @@ no dependency of the project.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -72,6 +73,7 @@ def main() -> None:
                     begun = time.perf_counter()
                     written[engine, name] += write(name, prompts[start : start + TURN])
                     seconds[engine] += time.perf_counter() - begun
+            print(f"{start + TURN} prompts", file=sys.stderr, flush=True)
     busy.append(f"{os.getloadavg()[0]:.1f}")
     scorer, first, rows = load_scorer("profanity"), next(iter(engines)), []
     for engine in engines:

@@ -123,9 +123,11 @@ def test_a_run_goes_on_at_another_address_and_notices_another_model(job, conditi
 
 def test_a_server_of_another_model_is_refused_and_one_that_breaks_leaves_what_is_done(job, condition, models, tmp_path):
     stranger = tiny(FAMILY, seed=9)
-    with serving(writing(models | {"tiny": stranger})) as server:
-        with pytest.raises(DposcopeError, match=r"does not write what .* check which model it serves"):
-            evaluated(job, tmp_path / "other", condition, server)
+    with (
+        serving(writing(models | {"tiny": stranger})) as server,
+        pytest.raises(DposcopeError, match=r"does not write what .* check which model it serves"),
+    ):
+        evaluated(job, tmp_path / "other", condition, server)
     left = [12]
 
     def breaks(request):

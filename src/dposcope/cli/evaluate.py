@@ -39,6 +39,9 @@ def evaluate(
     scale, ablate, interchange take blocks=9-17, ablate takes site=mlp; controls: shuffled=yes for scale, random=yes for
     others.
 
+    With --engine openai servers write the texts, and each condition needs its own: --base-url http://localhost:8000/v1
+    for the plain model, --base-url mine=http://localhost:8001/v1 for the condition mine.
+
     DIR gets scores.json, scores.parquet, samples.parquet, scores.md and front.svg.
 
     Parameters

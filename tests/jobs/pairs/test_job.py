@@ -34,6 +34,8 @@ from dposcope.pairs.checks import check_pairs
 from dposcope.pairs.pairs import Pair, load_pairs
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
 from dposcope.pairs.sampled import Pairer, sample_completions
+from helpers.completions import Manners, writing
+from helpers.endpoints import serving
 from helpers.families import tiny
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_jsonl
 
@@ -603,3 +605,25 @@ def test_made_pairs_are_shown_as_a_table_or_as_json(job, tmp_path, capsys):
     found = json.loads(command(capsys, *arguments, "--json").out)
     assert found["made_before"] is True
     assert found["statistics"]["count"] == 3
+
+
+def test_a_server_samples_the_pairs_and_another_model_is_refused(job, tmp_path):
+    lm = load(str(job.model), dtype="float32")
+    prompts = [{"prompt": one} for one in load_prompts(str(job.prompts))[:5]]
+    few = {"prompts": str(write_jsonl(tmp_path / "few.jsonl", prompts)), "pairing": "extremes", "min_gap": 0.0}
+    with serving(writing({"tiny": lm}, Manners(tells_ids=True))) as server:
+        given = few | {"engine": "openai", "base_url": [server.url], "concurrency": 4}
+        made = make(job, tmp_path / "served.jsonl", "sample", **given)
+        asked = [request.body for request in server.requests if request.body.get("temperature")]
+        assert make(job, tmp_path / "served.jsonl", "sample", **given | {"concurrency": 2}).made_before
+    assert len(asked) == 4 * len(prompts)
+    assert {(one["temperature"], one["top_p"], one["max_tokens"]) for one in asked} == {(1.0, 0.95, 6)}
+    assert len({one["seed"] for one in asked}) == len(asked), "each sample has a seed of its own"
+    assert len(load_pairs(str(made.path))) > 0
+    assert read_sealed(tmp_path / "served.json", dict[str, Any])["model"]["engine"]["model"] == "tiny"
+    with serving(writing({"tiny": tiny("llama", seed=9)})) as server:
+        given = few | {"engine": "openai", "base_url": [server.url]}
+        with pytest.raises(DposcopeError, match="does not write what model writes"):
+            make(job, tmp_path / "other.jsonl", "sample", **given)
+    with pytest.raises(ValidationError, match="--engine is for --method sample"):
+        PairsSettings(method="pplm", engine="openai", base_url=["http://a/v1"])

@@ -74,9 +74,11 @@ def test_a_chat_model_is_asked_through_its_template(family_lm):
 
 def test_a_server_that_puts_tokens_of_its_own_around_a_prompt_is_refused(family_lm):
     lm = family_lm("gpt2")
-    with serving(writing({"tiny": lm}, Manners(adds=3))) as server:
-        with pytest.raises(DposcopeError, match=r"reads \d+ tokens where tiny-gpt2 has \d+: .* check what it serves"):
-            connect(server, lm)
+    with (
+        serving(writing({"tiny": lm}, Manners(adds=3))) as server,
+        pytest.raises(DposcopeError, match=r"reads \d+ tokens where tiny-gpt2 has \d+: .* check what it serves"),
+    ):
+        connect(server, lm)
 
 
 def test_what_identifies_a_server_is_its_model_and_what_it_writes(family_lm):

@@ -17,8 +17,11 @@ from dposcope.data.prompts import load_split
 from dposcope.data.text_prompts import cut_prompts
 from dposcope.durable import place
 from dposcope.errors import DposcopeError, plural
+from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.direction_scorer import direction_scorer
+from dposcope.evaluation.sampled.agreement import agreement
 from dposcope.evaluation.scorer import Scorer
+from dposcope.jobs.engine import Servers
 from dposcope.jobs.finished import Finished, plain
 from dposcope.jobs.ingredients import DIRECTIONS, check_direction, read_comments
 from dposcope.jobs.named_files import named_files
@@ -36,7 +39,8 @@ from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
 from dposcope.marks import FileMark, damage
 from dposcope.model.chat.prompts import asked_by, asked_how
-from dposcope.model.generate import Sampling
+from dposcope.model.engine.served import Served, Writer
+from dposcope.model.generate import Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.pairs.checks import PairStatistics, check_pairs
@@ -52,7 +56,7 @@ _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
     *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
-    *("chat", "system", "wrap"),
+    *("chat", "system", "wrap", "engine", "base_url", "concurrency"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
@@ -103,6 +107,9 @@ def run_pairs(
     reporter = reporter or Quiet()
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
+    servers = None
+    if settings.base_url is not None:
+        servers = Servers.read(settings.base_url, [], at_once=settings.concurrency)
     source = read_source(settings)
     asked, about, work = described(model, settings), out.with_suffix(".json"), out.with_name(f".{out.name}.making")
     before = _facts_of(out)
@@ -125,9 +132,18 @@ def run_pairs(
         try:
             reporter.stage(f"Loading {model}")
             lm = asked_by(load_native(model, dtype=settings.dtype, device=settings.device), settings.chat_options)
-            parts = _parts(run, lm, source, ranking, settings)
+            served = None if servers is None else _connected(servers, lm, source.texts, reporter)
+            parts = _parts(run, lm, source, ranking, settings, served)
             made = _finish(
-                run, out, lm, parts, scorer, settings, data=source.digests | {"scorer": scorer.digest}, read=read
+                run,
+                out,
+                lm,
+                parts,
+                scorer,
+                settings,
+                data=source.digests | {"scorer": scorer.digest},
+                read=read,
+                served=served,
             )
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.
@@ -159,7 +175,14 @@ def read_source(settings: PairsSettings) -> Source:
     return Source(texts, comments, saved)
 
 
-def _parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings: PairsSettings) -> list[Part]:
+def _parts(
+    run: Run,
+    lm: LanguageModel,
+    source: Source,
+    scorer: Scorer,
+    settings: PairsSettings,
+    served: Served | None,
+) -> list[Part]:
     """All parts, by the method that settings name.
 
     Raises:
@@ -184,6 +207,8 @@ def _parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings
             seed=settings.seed,
             spare=True,
         )
+    if served is not None:
+        made_from["engine"] = served.identity
     direction, ranks = None, scorer
     if source.comments is not None:
         direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
@@ -196,10 +221,27 @@ def _parts(run: Run, lm: LanguageModel, source: Source, scorer: Scorer, settings
         make = SteeredPairs(lm, direction, scorer, _perturbation(settings), writing)
     else:
         sampling = Sampling(settings.temperature, settings.top_p, settings.seed)
-        make = SampledPairs(lm, ranks, _pairer(settings), settings.samples, sampling, writing)
+        make = SampledPairs(lm, ranks, _pairer(settings), settings.samples, sampling, writing, _writer(served))
     # Scores are shuffled among the samples of all prompts, so these are one part.
     size = len(prompts) if settings.shuffled else PART[method]
     return list(make_parts(run, make, prompts, made_from, method=method, most=settings.most, size=size))
+
+
+def _connected(servers: Servers, lm: LanguageModel, prompts: Sequence[str], reporter: Reporter) -> Served:
+    """The server that samples, which has the model.
+
+    Raises:
+        DposcopeError: it fails, or has another one.
+    """
+    served = servers.connect(reporter, lm, prompts)[BASE]
+    found = agreement(lm, served.probes).check(served.name, lm.name)
+    if found.note is not None:
+        reporter.note(f"{served.name}: {found.note}.")
+    return served
+
+
+def _writer(served: Served | None) -> Writer:
+    return generate if served is None else served.write
 
 
 def _perturbation(settings: PairsSettings) -> Perturbation:
@@ -235,7 +277,7 @@ def harmless_file(pairs: Path) -> Path:
 
 def described(model: str, settings: PairsSettings) -> dict[str, Any]:
     """What decides the pairs, as their facts name it."""
-    return plain({"model": model, **settings.model_dump(mode="json")})
+    return plain({"model": model, **settings.model_dump(mode="json", exclude={"concurrency"})})
 
 
 def pairs_finished(model: str, out: Path, settings: PairsSettings) -> bool:
@@ -258,6 +300,7 @@ def _finish(
     *,
     data: dict[str, str],
     read: dict[str, str],
+    served: Served | None,
 ) -> PairsMade:
     """Write the file of pairs and the facts beside it."""
     kept = [pair for part in parts for pair in part.kept][: settings.most]
@@ -296,6 +339,7 @@ def _finish(
             "fingerprint": lm.fingerprint,
             "dtype": str(lm.dtype).removeprefix("torch."),
             **asked_how(lm),
+            **({} if served is None else {"engine": served.identity}),
         },
         "harmless": len(harmless),
         "left_out": {"identical": sum(part.identical for part in parts), "blank": sum(part.blank for part in parts)},

@@ -15,6 +15,7 @@ from dposcope.jobs.ingredients import make_direction
 from dposcope.jobs.pairs.settings import Method
 from dposcope.jobs.run import Quiet, Run
 from dposcope.jobs.settings import DirectionSpec
+from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
@@ -219,6 +220,8 @@ class SampledPairs:
     """Of each prompt."""
     sampling: Sampling
     writing: Writing
+    write: Writer = generate
+    """Writes them: the model itself, or a server."""
 
     def __call__(self, prompts: Sequence[str], first_row: int) -> Part:
         """The pairs of some prompts."""
@@ -235,6 +238,7 @@ class SampledPairs:
             seed=sampling.seed,
             batch_size=min(writing.batch_size * self.samples, _MOST_ROWS),
             first_row=first_row,
+            write=self.write,
         )
         return Part(
             self.pairer.pairs(sampled),

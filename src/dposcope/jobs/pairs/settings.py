@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     TwoTokens,
     Weight,
 )
-from dposcope.jobs.settings import ChatSettings, DirectionSettings, DirectionSpec, MachineSettings
+from dposcope.jobs.settings import ChatSettings, DirectionSettings, DirectionSpec, EngineSettings, MachineSettings
 from dposcope.protocols import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
@@ -35,7 +35,7 @@ _MACHINE = Group("Machine", sort_key=5)
 Method = Literal["pplm", "sample"]
 
 
-class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
+class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSettings):
     """Settings of `dposcope pairs`. The defaults of PPLM are those of `Perturbation`, which explains them."""
 
     method: Annotated[Method, Parameter(group=_PAIRS)] = Field(
@@ -193,6 +193,8 @@ class PairsSettings(ChatSettings, MachineSettings, DirectionSettings):
     def _sources_fit(self) -> "PairsSettings":
         if self.method == "sample" and self.learn_text is not None:
             raise ValueError("--learn-text is for --method pplm; with --method sample give --prompts")
+        if self.method == "pplm" and self.engine != "local":
+            raise ValueError("--engine is for --method sample, as pplm steers the model's cache here; leave it out")
         if self.method == "pplm" and self.shuffled:
             raise ValueError("--shuffled is for --method sample, as pplm makes pairs without scores; leave it out")
         if self.method == "pplm" and self.prompts is not None:
