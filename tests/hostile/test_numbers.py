@@ -112,6 +112,8 @@ def test_the_commands_are_all_that_take_settings():
         "FitSettings",
         "DirectionSettings",
         "MeasureSettings",
+        "ChatSettings",
+        "EngineSettings",
     }
     presets = {"Preset", "SizePreset", "StudyPreset"}
     others = {one.__name__ for one in all_settings() - {one for one, _ in COMMANDS.values()}}

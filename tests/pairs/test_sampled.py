@@ -86,15 +86,14 @@ def test_neither_batches_nor_parts_change_a_pair(llama, batch_size):
     assert replace(RANDOM, seed=4).pairs(whole) != pairs
 
 
-def test_the_defaults_are_those_that_are_documented(llama, monkeypatch):
+def test_the_defaults_are_those_that_are_documented(llama):
     asked = {}
 
     def noting(lm, prompts, **options):
         asked.update(options, prompts=len(prompts))
         return generate(lm, prompts, **options)
 
-    monkeypatch.setattr("dposcope.pairs.sampled.generate", noting)
-    sample_completions(llama, TEXTS[:2], Softness())
+    sample_completions(llama, TEXTS[:2], Softness(), write=noting)
     assert asked["prompts"] == 2 * 16
     assert asked["new_tokens"] == 20
     assert asked["sampling"] == Sampling(temperature=1.0, top_p=0.95, seed=0, first_row=0)
