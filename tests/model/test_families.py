@@ -297,7 +297,7 @@ def test_experts_beside_an_mlp_are_refused():
     config = MORE["gemma4_text"].config()
     config.enable_moe_block, config.num_experts, config.top_k_experts, config.moe_intermediate_size = True, 4, 2, 8
     lm = LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval(), bos_tokenizer())
-    with pytest.raises(DposcopeError, match="gemma4_text model have experts beside their MLP, whose neurons would"):
+    with pytest.raises(DposcopeError, match="gemma4_text is a mixture with shared experts, which is not supported"):
         _ = lm.layout
 
 

@@ -295,7 +295,7 @@ def test_architectures_without_one_mlp_projection_are_refused_with_the_mend(name
 
 
 def test_a_model_whose_final_norm_cannot_be_read_apart_is_refused(registry):
-    lm = unknown(NOT_RECOGNISED["mllama_text_model"]())
+    lm = unknown(NOT_RECOGNISED["mllama_text_model"][0]())
     paths = ("self_attn.o_proj", "cross_attn.o_proj")
     register_layout("mllama_text_model", Layout("model.layers", "mlp.down_proj", paths, "model.norm"))
     with pytest.raises(DposcopeError, match="mllama_text_model gives no final-norm output apart from its logits: not"):
