@@ -182,7 +182,7 @@ class EngineSettings(Settings):
     base_url: Annotated[list[str] | None, Parameter(group=_ENGINE, negative_iterable=())] = Field(
         default=None,
         description="With --engine openai: the address of the server, such as http://localhost:8000/v1, with #NAME "
-        "after it where it has several models. A key is read from the variable DPOSCOPE_API_KEY.",
+        "after it where it has several models. A key is read from the variable DPOSCOPE_API_KEY. Default: no server.",
     )
     concurrency: Annotated[Requests, Parameter(group=_ENGINE)] = Field(
         default=16, description="With --engine openai: requests at a time."
@@ -423,7 +423,7 @@ class EvaluateSettings(EngineSettings, MeasureSettings):
         default=None,
         description="With --engine openai: the server of the plain model, such as http://localhost:8000/v1, with #NAME "
         "after it where it has several models; and for each condition NAME=URL, which serves the condition. A key is "
-        "read from the variable DPOSCOPE_API_KEY.",
+        "read from the variable DPOSCOPE_API_KEY. Default: no server.",
     )
 
     protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]

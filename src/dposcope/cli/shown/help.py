@@ -47,6 +47,10 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
         *("--edit", "--prompt", "--prompts", "--limit", "--strength", "--chat", "--system", "--new-tokens", "--sample"),
         *("--raw", "--json", "--device"),
     ),
+    "chat": (
+        *("--edit", "--strength", "--chat", "--system", "--wrap", "--new-tokens", "--sample", "--temperature"),
+        *("--raw", "--device"),
+    ),
     "probe": (
         *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
         *("--raw", "--json", "--device"),
