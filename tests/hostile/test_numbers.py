@@ -209,7 +209,7 @@ def test_options_that_are_in_no_settings(arguments):
         "3.²",
         "٣.٣",
         "½.1",
-        "1.2.3",
+        "1.2.3.4",
         "1",
         "",
         ".",
