@@ -61,6 +61,7 @@ CALLS: dict[tuple[str, str], Callable[[ds.LanguageModel], object]] = {
 
 NOT_GIVEN = {
     ("LanguageModel.__init__", "notes"),
+    ("Layout.__init__", "attention_out"),
     ("Lens.__init__", "top"),
     ("Lens.__init__", "bottom"),
     ("Repetitions.__init__", "names"),
@@ -68,7 +69,7 @@ NOT_GIVEN = {
     ("Shipped.__init__", "notes"),
     ("TokenJudge.__call__", "tokens"),
 }
-"""Fields that dposcope fills itself, and a protocol that has no code."""
+"""Fields that dposcope fills itself, one path in place of several, and a protocol that has no code."""
 
 
 def functions() -> Iterator[tuple[str, Callable[..., object]]]:
