@@ -55,6 +55,10 @@ LONG = 24 * 3600.0
 GIB = 2**30
 
 
+_LONG_ENOUGH, _LARGEST = 0.05, 2048
+"""Seconds of a product that is measured, and rows of the largest one."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """The properties of a machine that estimates need."""
@@ -70,7 +74,7 @@ class Machine:
 
     @classmethod
     def measured(cls, device: str = "auto") -> "Machine":
-        """This machine, measured by a matrix product of about a second.
+        """This machine, measured by matrix products for about a second.
 
         Args:
             device: device of the steps; auto: a GPU if there is one.
@@ -78,14 +82,18 @@ class Machine:
         on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
         place = torch.device("cuda" if on_gpu else "cpu")
         half = native_bfloat16(place)
-        size = 2048
-        a, b = (torch.ones(size, size, device=place, dtype=torch.bfloat16 if half else torch.float32) for _ in "ab")
-        best = float("inf")
-        for _ in range(4):  # the first one also wakes threads and libraries
-            start = time.perf_counter()
-            product = a @ b
-            float(product[0, 0])  # a GPU answers when it is done
-            best = min(best, time.perf_counter() - start)
+        dtype = torch.bfloat16 if half else torch.float32
+        size, best = 128, 0.0
+        # Where kernels are slow, as those of bfloat16 without its instructions, a small product says enough.
+        while best < _LONG_ENOUGH and size < _LARGEST:
+            size *= 2
+            a, b = (torch.ones(size, size, device=place, dtype=dtype) for _ in "ab")
+            best = float("inf")
+            for _ in range(4):  # the first one also wakes threads and libraries
+                start = time.perf_counter()
+                product = a @ b
+                float(product[0, 0])  # a GPU answers when it is done
+                best = min(best, time.perf_counter() - start)
         if on_gpu:
             total, name = torch.cuda.get_device_properties(place).total_memory, torch.cuda.get_device_name(place)
         else:
