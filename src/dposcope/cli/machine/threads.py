@@ -2,7 +2,7 @@
 
 A thread of OpenMP that has done its part spins for the others, by default for many milliseconds. Where other programs
 want the same cores, it then spins away the time in which the others could run. On two cores that some twenty processes
-wanted, two tokens for 32 texts took 54 s, and 5 s with short spinning; on free cores both take 0.4 s
+wanted, two tokens for 32 texts took 54 s, and 5 s with short spinning; where it came first, four took 0.4 s either way
 (`benchmarks/shared_cores.py`).
 
 A container that may use two of 64 cores sees all 64, and as many threads would wait for one another.
