@@ -189,6 +189,25 @@ class JsonService:
         phrase = http.client.responses.get(reply.status, "unknown status")
         return f"{reply.status} {phrase}{': ' + self.shown(said) if said else ''}"
 
+    def refusal(self, reply: Reply, *, owner: str, unknown: str, otherwise: str) -> DposcopeError:
+        """Why a request was refused, with the mend.
+
+        Args:
+            reply: that is no answer.
+            owner: whose key is wanted, such as "this endpoint".
+            unknown: what to check where nothing is found (404).
+            otherwise: what to check for any other reason.
+        """
+        reason = self.reason(reply)
+        if reply.status == 401:
+            fault = "does not accept the key" if self._key.value() else "wants a key"
+            return DposcopeError(f"{self.url} {fault} (401); set {self._key.variable} to a valid key of {owner}")
+        if 300 <= reply.status < 400:
+            return DposcopeError(f"{self.url} redirects ({reason}), which is not followed; give the final address")
+        allowed = f"check what the key in {self._key.variable} allows"
+        mend = {404: unknown, 403: allowed}.get(reply.status, otherwise)
+        return DposcopeError(f"{self.url} refuses ({reason}); {mend}")
+
     def shown(self, text: str, *, length: int = 160) -> str:
         """What a server said as a message may show it: one line, masked, without the key, `length` characters."""
         key = self._key.value()

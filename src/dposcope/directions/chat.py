@@ -95,19 +95,12 @@ class ChatEndpoint:
         return self._service.shown(text, length=length)
 
     def _refusal(self, reply: Reply) -> DposcopeError:
-        reason = self._service.reason(reply)
-        if reply.status == 401:
-            fault = "does not accept the key" if ENDPOINT_KEY.value() else "wants a key"
-            return DposcopeError(f"{self.url} {fault} (401); set {KEY_VARIABLE} to a valid key of this endpoint")
-        if 300 <= reply.status < 400:
-            return DposcopeError(f"{self.url} redirects ({reason}), which is not followed; give the final address")
-        if reply.status == 404:
-            mend = f"check the address, and that it knows the model {self.model!r}"
-        elif reply.status == 403:
-            mend = f"check what the key in {KEY_VARIABLE} allows"
-        else:
-            mend = f"check that it takes chat messages for the model {self.model!r}"
-        return DposcopeError(f"{self.url} refuses ({reason}); {mend}")
+        return self._service.refusal(
+            reply,
+            owner="this endpoint",
+            unknown=f"check the address, and that it knows the model {self.model!r}",
+            otherwise=f"check that it takes chat messages for the model {self.model!r}",
+        )
 
 
 def _completions(url: str) -> str:

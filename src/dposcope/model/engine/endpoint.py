@@ -220,21 +220,15 @@ class CompletionsEndpoint:
         return ", ".join(self._models.shown(name, length=80) for name in names[:_MOST_SHOWN]) + more
 
     def _refusal(self, service: JsonService, reply: Reply) -> DposcopeError:
-        reason = service.reason(reply)
+        serves = "check that it serves completions of this model"
         if reply.status in {400, 415, 422}:
-            return Refused(f"{service.url} refuses ({reason}); check that it serves completions of this model")
-        if reply.status == 401:
-            fault = "does not accept the key" if ENDPOINT_KEY.value() else "wants a key"
-            return DposcopeError(f"{service.url} {fault} (401); set {ENDPOINT_KEY.variable} to a valid key of it")
-        if 300 <= reply.status < 400:
-            return DposcopeError(f"{service.url} redirects ({reason}), which is not followed; give the final address")
-        if reply.status == 404:
-            mend = f"check the address, which is such as {EXAMPLE}, and the name of the model after a #"
-        elif reply.status == 403:
-            mend = f"check what the key in {ENDPOINT_KEY.variable} allows"
-        else:
-            mend = "check that it serves completions of this model"
-        return DposcopeError(f"{service.url} refuses ({reason}); {mend}")
+            return Refused(f"{service.url} refuses ({service.reason(reply)}); {serves}")
+        return service.refusal(
+            reply,
+            owner="it",
+            unknown=f"check the address, which is such as {EXAMPLE}, and the name of the model after a #",
+            otherwise=serves,
+        )
 
 
 def _listed(body: str) -> list[ServedModel] | None:
