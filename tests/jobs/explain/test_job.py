@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from dposcope.artefacts import write_json
 from dposcope.data.seeds import load_seeds
@@ -107,6 +108,17 @@ def test_the_folder_holds_what_the_command_promises(done):
     assert wanted <= {path.name.split("-")[1] for path in (out / "tables").glob("table-*.md")}
     figures = {path.name.split("-")[1] for path in (out / "figures").glob("figure-*.svg")}
     assert {"01", "02a", "02b", "02c", "03", "04", "05", "07a", "07b", "08"} <= figures
+
+
+def test_the_table_of_mediation_is_from_the_sums_beside_it(done):
+    out, _ = done
+    rows = {row["neurons"]: row for row in pl.read_parquet(out / "tables" / "mediation.parquet").iter_rows(named=True)}
+    sums = load_file(out / "mediation.safetensors")
+    own, before = (float((sums[name].sum() / sums["change"].sum())) for name in ("own", "before"))
+    everything = rows["all neurons"]
+    assert (everything["own"], everything["before"]) == pytest.approx((own, before), abs=1e-6)
+    assert everything["own"] + everything["before"] + everything["interaction"] == pytest.approx(1)
+    assert {"TP↓", "AN↓", "block 0"} <= set(rows)
 
 
 def test_every_table_says_of_which_model_and_protocol_it_is(done, job):

@@ -36,6 +36,7 @@ from dposcope.jobs.explain.interchange.tables import (
     carriers_curve,
     interchange_frame,
     interchange_table,
+    mediation_table,
 )
 from dposcope.jobs.explain.measured import Measured
 from dposcope.jobs.explain.patches import FOUR_GROUPS, INCREASING, toxic_patch
@@ -215,8 +216,12 @@ def tables_of(results: Results) -> list[Table]:
 def _interchange_tables(results: Results) -> list[Table]:
     if not results.interchanged.sets:
         return []
+    model, found = results.lm.name, results.interchanged
     neurons = results.explanation.shares.neurons
-    return [interchange_table(results.lm.name, results.interchanged, results.outcomes, results.scores, neurons=neurons)]
+    tables = [interchange_table(model, found, results.outcomes, results.scores, neurons=neurons)]
+    if found.carriers is not None:
+        tables.append(mediation_table(model, found.carriers, found.groups))
+    return tables
 
 
 def pictures_of(results: Results) -> list[Picture]:

@@ -120,3 +120,9 @@ def test_mediation_is_told_of_all_of_groups_and_of_blocks():
     assert lines["all neurons"] == pytest.approx((3 / 8, 2 / 8, 3 / 8))
     assert lines["TP↓"] == lines["block 1"] == pytest.approx((0.5, 0.25, 0.25))
     assert lines["AN↓"] == [None, None, None]
+
+
+def test_mediation_is_told_of_the_groups_that_the_paper_patches():
+    groups = Interchanged(SETS, None).groups
+    assert list(groups) == ["TP↓"], "no control, no reverse, no whole MLPs"
+    assert len(groups["TP↓"]) == 6

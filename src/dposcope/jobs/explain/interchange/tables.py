@@ -41,6 +41,15 @@ class Interchanged:
     carriers: Carriers | None
     """None where the neurons could not be ranked."""
 
+    @property
+    def groups(self) -> dict[str, NeuronSet]:
+        """Label → neurons of the sets that the paper patches, without controls."""
+        return {
+            one.label: one.parts.neurons
+            for one in self.sets
+            if one.patch is not None and one.parts.neurons is not None and not one.control and not one.reverse
+        }
+
 
 def share_of(outcomes: Mapping[str, Outcome], name: str, scorer: str, *, reverse: bool = False) -> Share | None:
     """A condition's share of the tuned model's reduction; None where that reduction is not significantly above 0.
