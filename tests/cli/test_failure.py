@@ -72,6 +72,15 @@ def test_every_error_is_one_line_and_a_code(ends, error, code, line):
     assert ends(error) == Told(code, "", f"dposcope: {line}\n")
 
 
+def test_values_that_belong_to_nothing_are_named_with_the_mend(capsys):
+    told = command(capsys, "explain", "base", "tuned", "--out", "x", "--steer", "0.01", "0.03", "0.1")
+    assert told.code == REFUSED
+    assert told.err == (
+        "dposcope: explain does not take: 0.03 0.1; name an option once for each of its values, such as --option A "
+        "--option B, and quote a text that has spaces in it\n"
+    )
+
+
 @pytest.mark.parametrize("error", [DposcopeError("what; how"), MemoryError(), KeyError("name"), OutOfReach("panic")])
 def test_debug_shows_the_traceback_before_the_same_line(ends, error, monkeypatch):
     plain = ends(error)

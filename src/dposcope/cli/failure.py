@@ -85,6 +85,8 @@ def _told(error: BaseException) -> tuple[str, int]:
 def _refusal(error: Exception) -> str:
     if isinstance(error, cyclopts.UnknownOptionError) and (told := _renamed(error)):
         return told
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return _left_over(error)
     cause = error.__cause__
     if not isinstance(cause, ValidationError) or isinstance(error, DposcopeError):
         return str(error)
@@ -92,6 +94,15 @@ def _refusal(error: Exception) -> str:
     option = ".".join(str(part).replace("_", "-") for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     return f"--{option}: {reason[0].lower()}{reason[1:]}, not {first['input']}" if option else reason
+
+
+def _left_over(error: cyclopts.UnusedCliTokensError) -> str:
+    left = " ".join(error.unused_tokens or ())
+    command = " ".join(error.command_chain or ())
+    return (
+        f"{command} does not take: {left}; name an option once for each of its values, such as --option A --option B, "
+        "and quote a text that has spaces in it"
+    )
 
 
 def _renamed(error: cyclopts.UnknownOptionError) -> str | None:
