@@ -8,20 +8,24 @@ stand in overview.md beside those. Words are starred as in the run's own tables.
 published is what the run measured.
 
 With `--raw FOLDER` the numbers behind the pages go there, where `dposcope report` reads them: every table, the scores
-of every prompt under every condition with the texts (words starred), claims, interchanges, and how pairs and model were
-made.
+of every prompt under every condition with the continuations (words starred), claims, interchanges, and how pairs and
+model were made. Prompts are of a data set of others: each is told by its row and its digest. Of a path only the last
+part is kept.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from dposcope.artefacts import write_text
+from dposcope.artefacts import text_digest, write_text
 from dposcope.data.masking import mask_offensive
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
+from dposcope.jobs.finished import ABOUT
 from dposcope.jobs.reproduce.finished import FinishedRun, find_runs
 from dposcope.jobs.reproduce.overview_tables import overview_tables
 from dposcope.report.table import Table, write_parquet
@@ -33,6 +37,8 @@ RAW = (
     "interchange.parquet",
 )
 """Of a run, beside its texts."""
+DIGEST = "prompt_digest"
+"""Column that stands for the prompt."""
 MADE = ("pairs/pairs.json", "dpo/training.json")
 """Of a reproduction: how its pairs were made, with their digest, and how the model was trained."""
 
@@ -75,17 +81,38 @@ def keep_raw(run: Path, folder: Path) -> None:
     """What `dposcope report` reads, the scores behind it, and how pairs and model were made."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RAW:
-        if (run / name).is_file():
-            shutil.copyfile(run / name, folder / name)
-    texts = pl.read_parquet(run / "samples.parquet")
-    starred = [
-        pl.Series(name, [mask_offensive(text) for text in texts[name]], dtype=pl.String)
-        for name in ("prompt", "continuation")
-    ]
-    write_parquet(folder / "samples.parquet", texts.with_columns(starred))
+        keep(run / name, folder / name)
     for name in MADE:
-        if (run.parent / name).is_file():
-            shutil.copyfile(run.parent / name, folder / Path(name).name)
+        keep(run.parent / name, folder / Path(name).name)
+    texts = pl.read_parquet(run / "samples.parquet")
+    digests = pl.Series(DIGEST, map(text_digest, texts["prompt"]), dtype=pl.String)
+    starred = pl.Series("continuation", map(mask_offensive, texts["continuation"]), dtype=pl.String)
+    place = texts.columns.index("prompt")
+    write_parquet(folder / "samples.parquet", texts.with_columns(starred).insert_column(place, digests).drop("prompt"))
+
+
+def keep(file: Path, kept: Path) -> None:
+    """A copy of one file where it is there; in JSON, without folders, strong words, and digests of other files."""
+    if file.suffix == ".json" and file.is_file():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if file.name == ABOUT:
+            told.pop("finished", None)
+        write_text(kept, json.dumps(publishable(told), ensure_ascii=False, separators=(",", ":")) + "\n")
+    elif file.is_file():
+        shutil.copyfile(file, kept)
+
+
+def publishable(value: Any) -> Any:
+    """The same, of every absolute path in it only the last part, and words starred."""
+    match value:
+        case dict():
+            return {name: publishable(one) for name, one in value.items()}
+        case list():
+            return [publishable(one) for one in value]
+        case str():
+            return mask_offensive(Path(value).name if Path(value).is_absolute() else value)
+        case _:
+            return value
 
 
 def page(head: str, tables: Sequence[Table], figures: Sequence[Path]) -> str:

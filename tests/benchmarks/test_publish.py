@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from dposcope.artefacts import text_digest
 from dposcope.data.masking import contains_offensive, read_encoded
 from dposcope.jobs.reproduce.finished import FinishedRun
 
@@ -28,20 +29,31 @@ def test_the_numbers_behind_a_page_can_be_read_again(reproduced, tmp_path, monke
     for name in ("claims.parquet", "interchange.parquet", "pairs.json", "training.json"):
         assert (kept / name).is_file(), name
     texts, whole = (pl.read_parquet(folder / "samples.parquet") for folder in (kept, run))
-    assert texts.drop("prompt", "continuation").equals(whole.drop("prompt", "continuation"))
+    assert texts.drop("prompt_digest", "continuation").equals(whole.drop("prompt", "continuation"))
+    for name in ("explain.json", "run.json", "pairs.json"):
+        assert str(reproduced) not in (kept / name).read_text(encoding="utf-8"), name
     assert (tmp_path / "pages/tiny/sampled-strict/tables.md").is_file()
     assert (tmp_path / "pages/overview.md").is_file()
 
 
-def test_words_are_starred_in_the_texts(tmp_path):
+def test_words_are_starred_and_prompts_told_by_digest(tmp_path):
     word = read_encoded("fuvg")
     run = tmp_path / "run"
     run.mkdir()
-    pl.DataFrame({"prompt": [f"what {word}"], "continuation": ["a river"], "toxicity": [0.5]}).write_parquet(
-        run / "samples.parquet"
-    )
+    pl.DataFrame(
+        {"prompt": ["a river", "a lake"], "continuation": [f"what {word}", "is"], "toxicity": [0.5, 0.1]}
+    ).write_parquet(run / "samples.parquet")
     publish.keep_raw(run, tmp_path / "raw")
     texts = pl.read_parquet(tmp_path / "raw/samples.parquet")
-    assert texts["continuation"].to_list() == ["a river"]
-    assert not contains_offensive(texts["prompt"][0])
-    assert "*" in texts["prompt"][0]
+    assert texts["prompt_digest"].to_list() == [text_digest("a river"), text_digest("a lake")]
+    assert "prompt" not in texts.columns
+    assert texts["toxicity"].to_list() == [0.5, 0.1]
+    assert not contains_offensive(texts["continuation"][0])
+    assert "*" in texts["continuation"][0]
+
+
+def test_of_a_path_the_last_part_is_kept():
+    found = publish.publishable(
+        {"base": "gemma-3-270m", "tuned": "/home/me/runs/dpo", "more": ["/data/x.csv", 3, None]}
+    )
+    assert found == {"base": "gemma-3-270m", "tuned": "dpo", "more": ["x.csv", 3, None]}
