@@ -51,7 +51,7 @@ def edit(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
+    from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
     from dposcope.jobs.edit.job import run_edit
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
@@ -71,4 +71,5 @@ def edit(
     say(f"model:   {out / 'model'}")
     say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
+    next_chat(out)
     next_explain(model, f"edit:{out}", out, settings)

@@ -52,7 +52,7 @@ def explain(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_edit, say_effect, say_texts
+    from dposcope.cli.shown.ends import most_changed, next_edit, next_patching, say_effect, say_texts
     from dposcope.jobs.explain.conditions import TUNED
     from dposcope.jobs.explain.job import run_explain
     from dposcope.jobs.explain.report import summary
@@ -74,4 +74,7 @@ def explain(
         say(line)
     say_texts(most_changed(out, TUNED), raw=raw)
     say(f"report:  {out / 'report.html'}")
-    next_edit(base, out, settings)
+    if settings.neurons_only:
+        next_patching()
+    else:
+        next_edit(base, out, settings)

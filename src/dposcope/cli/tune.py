@@ -57,7 +57,7 @@ def tune(
         No progress bars.
     """
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_explain, say_effect, say_pushed, say_texts
+    from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
     from dposcope.model.checks.layout_file import use_layout
@@ -91,4 +91,5 @@ def tune(
     say(f"model:   {out / 'model'}")
     say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
+    next_chat(out)
     next_explain(model, f"edit:{out}", out, settings)

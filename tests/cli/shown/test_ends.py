@@ -52,9 +52,11 @@ def test_an_edit_ends_with_effect_cost_texts_and_places(told, scores, out):
     assert len(lines) <= 20
 
 
-def test_the_next_command_runs_as_printed(told, job, out):
-    line = told.splitlines()[-1]
+def test_the_next_commands_run_as_printed(told, job, out):
+    *_, chat, line = told.splitlines()
+    assert shlex.split(chat) == ["next:", "dposcope", "chat", str(out)]
     assert line.startswith("next:    dposcope explain ")
+    assert "--neurons-only" in line
     words = shlex.split(line.removeprefix("next:    "))
     assert words[2:4] == [str(job.model), f"edit:{out}"]
     assert words[words.index("--prompts") + 1] == str(job.prompts)
@@ -139,3 +141,10 @@ def test_evaluate_says_its_effect_only_of_one_condition(job, tmp_path, capsys):
     assert re.search(r"^next:    dposcope edit ", one, re.MULTILINE)
     two = command(capsys, "evaluate", job.model, "--out", tmp_path / "one", *flags, "--condition", "steer:alpha=1").out
     assert not re.search(r"^effect: ", two, re.MULTILINE)
+
+
+def test_a_quick_look_says_how_it_becomes_whole(job, out, told, tmp_path, capsys):
+    asked = [job.model, f"edit:{out}", "--out", tmp_path / "quick", "--seeds", "0", "--folds", "0", *job.flags()]
+    quick = command(capsys, "explain", *asked, "--neurons-only")
+    assert quick.code == 0, quick.err
+    assert quick.out.splitlines()[-1].startswith("next:    the same command without --neurons-only")

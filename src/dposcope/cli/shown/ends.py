@@ -135,10 +135,21 @@ def say_pushed(done: "Pushed | None", *, base: str) -> None:
 
 
 def next_explain(base: str, tuned: str, out: Path, settings: Settings) -> None:
-    """Say how to explain what an edit or a tuned model changed, on the same data."""
+    """Say how to take a quick look at what an edit or a tuned model changed, on the same data."""
     from dposcope.jobs.explain.settings import ExplainSettings
 
-    _next("explain", base, tuned, "--out", _beside(out, "explained"), *_same_data(settings, ExplainSettings))
+    given = _same_data(settings, ExplainSettings)
+    _next("explain", base, tuned, "--out", _beside(out, "explained"), "--neurons-only", *given)
+
+
+def next_patching() -> None:
+    """Say how a quick look becomes a whole explanation."""
+    say("next:    the same command without --neurons-only: it continues here, patches, and judges the paper's claims")
+
+
+def next_chat(out: Path) -> None:
+    """Say how to read what the plain and the edited model answer."""
+    _next("chat", str(out))
 
 
 def next_edit(model: str, out: Path, settings: Settings) -> None:
