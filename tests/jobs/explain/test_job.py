@@ -114,7 +114,7 @@ def test_the_table_of_mediation_is_from_the_sums_beside_it(done):
     out, _ = done
     rows = {row["neurons"]: row for row in pl.read_parquet(out / "tables" / "mediation.parquet").iter_rows(named=True)}
     sums = load_file(out / "mediation.safetensors")
-    own, before = (float((sums[name].sum() / sums["change"].sum())) for name in ("own", "before"))
+    own, before = (float(sums[name].sum() / sums["change"].sum()) for name in ("own", "before"))
     everything = rows["all neurons"]
     assert (everything["own"], everything["before"]) == pytest.approx((own, before), abs=1e-6)
     assert everything["own"] + everything["before"] + everything["interaction"] == pytest.approx(1)
