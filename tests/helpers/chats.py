@@ -12,6 +12,10 @@ PLAIN = (
 """As of Qwen and SmolLM: no begin-of-text token."""
 BEGINS = "{{ bos_token }}" + PLAIN
 """As of Llama and Gemma: the template writes the begin-of-text token itself."""
+ENDS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token + '\n' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+"""As of Qwen, Gemma and Llama 3: a token ends each message."""
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + BEGINS
 """As of Gemma 2."""
 LEAVES_OUT = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"

@@ -99,6 +99,7 @@ def test_each_shape_is_read(tmp_path, rows, pairs, name, dropped):
     assert list(found) == pairs
     assert (found.format, found.dropped) == (name, Dropped(**dropped))
     assert found.dropped.total == sum(dropped.values())
+    assert found.whole, "answers of a conversation are whole"
 
 
 def test_parquet_holds_conversations_too(tmp_path):
@@ -115,6 +116,28 @@ def test_turns_before_a_prompt_stay_in_a_file_of_pairs(tmp_path):
     assert found.digest == pairs.digest
     assert found.asked == [(*BEFORE, Turn("user", "who")), "who"]
     assert [list(part) for part in (found.first(1), found.where([False, True]))] == [[LATER], [PAIR]]
+
+
+def test_whole_answers_stay_whole_in_a_file_of_pairs(tmp_path):
+    pairs = Pairs.of([PAIR, LATER], whole=True)
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    found = load_pairs(tmp_path / "pairs.jsonl")
+    assert found.whole
+    assert found.digest == pairs.digest != Pairs.of([PAIR, LATER]).digest
+    assert all(part.whole for part in (found.first(1), found.split(1).train, found.where([True, False])))
+
+
+@pytest.mark.parametrize(
+    ("row", "whole"),
+    [
+        ({"prompt": "why", "chosen": " so", "rejected": " no"}, True),
+        ({"prompt_text": "why", "unpert_gen_text": " so", "pert_gen_text": " no"}, False),
+        ({"toxic": "no", "neutral": "so"}, False),
+        ({"chosen": "Human: why Assistant: so", "rejected": "Human: why Assistant: no"}, False),
+    ],
+)
+def test_of_texts_those_of_trl_with_a_prompt_are_whole_answers(tmp_path, row, whole):
+    assert load_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row])).whole == whole
 
 
 def test_only_pairs_with_such_turns_are_written_with_them(tmp_path):

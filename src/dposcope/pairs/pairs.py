@@ -61,6 +61,8 @@ class PairFormat:
     dispreferred: str
     splits: bool = False
     """Whether what both sides begin with, up to a whole word, becomes the prompt (HH-RLHF: a whole conversation)."""
+    whole: bool = False
+    """Whether its completions are whole answers, also where they are texts."""
 
     @property
     def columns(self) -> list[str]:
@@ -72,7 +74,7 @@ _SPACES: Final = re.compile(r"\s+")
 
 PAIR_FORMATS: Final = (
     PairFormat("prompt_text", "prompt_text", "unpert_gen_text", "pert_gen_text"),
-    PairFormat("trl", "prompt", "chosen", "rejected"),
+    PairFormat("trl", "prompt", "chosen", "rejected", whole=True),
     PairFormat("trl without prompts", None, "chosen", "rejected", splits=True),
     PairFormat("paradetox", None, "neutral", "toxic"),
     PairFormat("paradetox of the hub", None, "en_neutral_comment", "en_toxic_comment"),
@@ -86,6 +88,8 @@ _RESHAPED: Final = {
 """Formats that are read as TRL's: name → columns, and how. They are tried after the others."""
 _BEFORE: Final = "before"
 """Column of what was said before the prompts, in files of `write_pairs`."""
+_WHOLE: Final = "whole"
+"""Column that says, in such files, that completions are whole answers."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,8 @@ class Pairs:
     """Rows of the source that were left out."""
     before: tuple[tuple[Turn, ...], ...] = ()
     """What was said before each prompt; empty where no prompt is a part of a longer conversation."""
+    whole: bool = False
+    """Whether each completion is a whole answer, which a chat model learns to end, and not the beginning of a text."""
 
     __repr__ = short_repr
 
@@ -144,7 +150,14 @@ class Pairs:
             raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair], *, format: str = "prompt_text", dropped: Dropped = Dropped()) -> "Pairs":
+    def of(
+        cls,
+        pairs: Iterable[Pair],
+        *,
+        format: str = "prompt_text",
+        dropped: Dropped = Dropped(),
+        whole: bool = False,
+    ) -> "Pairs":
         """From single pairs."""
         rows = list(pairs)
         return cls(
@@ -154,6 +167,7 @@ class Pairs:
             format,
             dropped,
             tuple(pair.before for pair in rows) if any(pair.before for pair in rows) else (),
+            whole,
         )
 
     def __len__(self) -> int:
@@ -177,10 +191,10 @@ class Pairs:
 
     @property
     def digest(self) -> str:
-        """A digest of all texts in order."""
+        """A digest of all texts in order, and of whether they are whole answers."""
         turns = [f"{turn.role}: {turn.content}" for pair in self for turn in (*pair.before, Turn("user", ""))]
         texts = (text for pair in self for text in (pair.prompt, pair.preferred, pair.dispreferred))
-        return text_digest(*texts, *(turns if self.before else ()))
+        return text_digest(*texts, *(turns if self.before else ()), *((_WHOLE,) if self.whole else ()))
 
     def where(self, kept: Sequence[bool]) -> "Pairs":
         """The pairs whose flag is set, in order."""
@@ -254,6 +268,7 @@ class Pairs:
             tuple(self.dispreferred[row] for row in order),
             self.format,
             before=tuple(self.before[row] for row in order) if self.before else (),
+            whole=self.whole,
         )
 
 
@@ -282,7 +297,8 @@ def load_pairs(source: str | Path) -> Pairs:
     for name, (columns, reshape) in _RESHAPED.items():
         if not fits and set(columns) <= set(table.columns):
             made = reshape(table)
-            return _read(made.table, PairFormat(name, "prompt", "chosen", "rejected"), unpaired=made.unpaired)
+            known = PairFormat(name, "prompt", "chosen", "rejected", whole=True)
+            return _read(made.table, known, unpaired=made.unpaired)
     if not fits:
         known = [format.columns for format in PAIR_FORMATS] + [columns for columns, _ in _RESHAPED.values()]
         accepted = "; ".join(map(", ".join, known))
@@ -295,8 +311,8 @@ def load_pairs(source: str | Path) -> Pairs:
 
 def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[str | float]] | None = None) -> None:
     """Write JSONL with the columns `prompt_text`, `unpert_gen_text`, `pert_gen_text`; where a prompt is the last
-    message of a conversation, also `before`, the list of the messages before it. The file is written whole or not at
-    all.
+    message of a conversation, also `before`, the list of the messages before it; where completions are whole answers,
+    also `whole`. The file is written whole or not at all.
 
     Args:
         path: the file.
@@ -312,6 +328,7 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
                 "unpert_gen_text": pair.preferred,
                 "pert_gen_text": pair.dispreferred,
                 **({_BEFORE: [asdict(turn) for turn in pair.before]} if pairs.before else {}),
+                **({_WHOLE: True} if pairs.whole else {}),
                 **dict(zip(more, cells, strict=True)),
             },
             ensure_ascii=False,
@@ -357,7 +374,7 @@ def _read(table: RawTable, known: PairFormat, *, unpaired: int = 0) -> Pairs:
             f"{table.source} holds no usable pair: of {plural(len(rows) + unpaired, 'row')} {dropped.blank:,} have a "
             f"blank side and {dropped.identical:,} have two equal sides{also}; give pairs that differ"
         )
-    return Pairs.of(pairs, format=known.name, dropped=dropped)
+    return Pairs.of(pairs, format=known.name, dropped=dropped, whole=_whole(table, known))
 
 
 def _rows(table: RawTable, known: PairFormat) -> list[Pair | None]:
@@ -380,6 +397,12 @@ def _rows(table: RawTable, known: PairFormat) -> list[Pair | None]:
             for number, cell in enumerate(columns[_BEFORE], start=1)
         ]
     return [Pair(*row) for row in zip(prompts, better, worse, before, strict=True)]
+
+
+def _whole(table: RawTable, known: PairFormat) -> bool:
+    """Whether completions are whole answers: messages are, and what a file of ours says is."""
+    said = table.columns.get(_WHOLE, ()) if known == PAIR_FORMATS[0] else ()
+    return known.whole or _conversational(table, known) or (len(said) > 0 and all(cell is True for cell in said))
 
 
 def _conversational(table: RawTable, known: PairFormat) -> bool:

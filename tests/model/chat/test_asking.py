@@ -4,7 +4,7 @@ import pytest
 
 from dposcope.errors import DposcopeError
 from dposcope.model.chat.asking import Asking, ChatOptions, Turn, conversation_told, turns_of
-from helpers.chats import BEGINS, BROKEN, FAILS, LEAVES_OUT, PLAIN, REFUSES, with_template
+from helpers.chats import BEGINS, BROKEN, ENDS, FAILS, LEAVES_OUT, PLAIN, REFUSES, with_template
 
 
 def test_a_wrapper_is_of_the_last_message_alone(llama):
@@ -14,6 +14,16 @@ def test_a_wrapper_is_of_the_last_message_alone(llama):
     turns = (Turn("user", "a cat"), Turn("assistant", "a mat"), Turn("user", "{prompt} the sea"))
     told = asking.render(lm.tokenizer, turns, name="it")
     assert told == "user: a cat\nassistant: a mat\nuser: go on: {prompt} the sea\nassistant:"
+
+
+def test_the_token_that_ends_an_answer_is_the_templates(llama):
+    tokenizer = with_template(llama, ENDS).tokenizer
+    assert Asking(ENDS).ending(tokenizer, name="it") == tokenizer.eos_token_id
+    assert Asking(PLAIN).ending(with_template(llama, PLAIN).tokenizer, name="it") is None, (
+        "a line break is no special token"
+    )
+    with pytest.raises(DposcopeError, match="the chat template of it fails"):
+        Asking(FAILS).ending(with_template(llama, FAILS).tokenizer, name="it")
 
 
 def test_what_results_depend_on_names_all_parts(llama):

@@ -18,7 +18,7 @@ from dposcope.pairs.pairs import Pair, Pairs
 from dposcope.training.batches.examples import Example, drawn, harmless_windows, neutral_windows, tokenise
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row, read
-from helpers.chats import BEGINS, PLAIN, with_template
+from helpers.chats import BEGINS, ENDS, PLAIN, with_template
 from helpers.families import TEXTS, WITHOUT_BOS, copied, gpt2_like_tokenizer
 
 LONG = " ".join(TEXTS)
@@ -331,6 +331,33 @@ def test_a_chat_models_prompt_is_its_frame_and_its_completions_follow_it(lm):
         for completion, text in zip(example.completions, (pair.preferred, pair.dispreferred), strict=True):
             whole = plain(lm, f"{lm.tokenizer.bos_token}{told}assistant:{text}")
             assert [*head, *completion] == whole
+
+
+def test_a_chat_model_learns_to_end_whole_answers(lm):
+    pair = Pair("who is there", " the cat", f" {LONG}")
+    end, most = lm.tokenizer.eos_token_id, 20
+    plainly, ended = (
+        tokenise(with_chat(with_template(lm, ENDS)), Pairs.of([pair], whole=whole), max_completion_tokens=most)[0]
+        for whole in (False, True)
+    )
+    assert ended.prompt == plainly.prompt
+    assert ended.completions[0] == (*plainly.completions[0], end)
+    assert len(plainly.completions[1]) == most, "cut, so it does not end here"
+    assert ended.completions[1] == plainly.completions[1]
+    assert end not in plainly.completions[0]
+    for other in (with_chat(with_template(lm, PLAIN)), lm):  # a template that ends nothing, and no template
+        whole, part = (
+            tokenise(other, Pairs.of([pair], whole=one), max_completion_tokens=most) for one in (True, False)
+        )
+        assert whole == part
+
+
+def test_an_answer_that_fills_the_limit_has_no_room_for_its_end(llama):
+    lm = with_chat(with_template(llama, ENDS))
+    (example,) = tokenise(lm, Pairs.of([Pair("who", " the cat", " an idiot")], whole=True))
+    exact = max(map(len, example.completions)) - 1
+    (cut,) = tokenise(lm, Pairs.of([Pair("who", " the cat", " an idiot")], whole=True), max_completion_tokens=exact)
+    assert all(len(one) <= exact for one in cut.completions)
 
 
 def test_a_chat_models_long_prompt_and_completion_are_cut_inside_the_frame(llama):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from dposcope.data.short import short_repr
+from dposcope.data.token_ids import token_ids
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.protocols import check_choice
 
@@ -69,17 +70,37 @@ class Asking:
         turns = turns_of(prompt)
         if self.system is not None and turns[0].role != "system":
             turns = (Turn("system", self.system), *turns)
-        messages = [asdict(turn) for turn in turns]
         if self.wrap is not None:
-            messages[-1]["content"] = self.wrap.replace(PLACE, turns[-1].content)
+            turns = (*turns[:-1], Turn(turns[-1].role, self.wrap.replace(PLACE, turns[-1].content)))
+        return self._written(tokenizer, turns, asked=True, name=name)
+
+    def _written(self, tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn], *, asked: bool, name: str) -> str:
+        """A conversation as the template writes it; `asked`: up to where the model's next answer begins."""
+        messages = [asdict(turn) for turn in turns]
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
         except Exception as error:  # a stranger's program
             if is_memory(error):
                 raise
             raise DposcopeError(f"the chat template of {name} fails ({first_line(error)}); use --chat off") from error
         assert isinstance(text, str)
         return text
+
+    def ending(self, tokenizer: "PreTrainedTokenizerBase", *, name: str) -> int | None:
+        """The token that the template writes at the end of an answer; None where it writes none.
+
+        Args:
+            tokenizer: whose template it is.
+            name: of the model, for messages.
+
+        Raises:
+            DposcopeError: the template fails.
+        """
+        turns = (Turn("user", _TRIED), Turn("assistant", _TRIED))
+        _, _, after = self._written(tokenizer, turns, asked=False, name=name).rpartition(_TRIED)
+        added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special = added.union(tokenizer.all_special_ids)
+        return next((id for id in token_ids(tokenizer, [after], special=False)[0] if id in special), None)
 
     def __str__(self) -> str:
         """In a few words, for reports."""

@@ -39,8 +39,8 @@ def tokenise(
     beginning-of-text token, or the end-of-text token if the tokenizer has no other.
 
     A model that is asked through its chat template gets every prompt as a message, an empty one too; its limit is on
-    what is said, and the frame of the template comes on top. A completion ends with its text, without the token that
-    ends an answer.
+    what is said, and the frame of the template comes on top. Where completions are whole answers, it learns to end
+    them: one that is not cut ends with the token that its template writes there.
 
     Args:
         lm: gives the tokenizer.
@@ -63,9 +63,14 @@ def tokenise(
         )
     prompts = _prompts(lm, pairs.asked, max_prompt_tokens)
     heads = prompt_texts(lm, pairs.asked, max_tokens=max_prompt_tokens)
+    ending = None if lm.asking is None or not pairs.whole else lm.asking.ending(lm.tokenizer, name=lm.name)
     sides = [
         [
-            _completion(lm, head, text, max_completion_tokens, f"a completion of pair {row + 1}")
+            _ended(
+                _completion(lm, head, text, max_completion_tokens, f"a completion of pair {row + 1}"),
+                ending,
+                max_completion_tokens,
+            )
             for row, (head, text) in enumerate(zip(heads, texts, strict=True))
         ]
         for texts in (pairs.preferred, pairs.dispreferred)
@@ -79,6 +84,11 @@ def tokenise(
         check_ids(lm, (*prompt, *preferred, *dispreferred))
         examples.append(Example(tuple(prompt), (tuple(preferred), tuple(dispreferred))))
     return examples
+
+
+def _ended(completion: list[int], ending: int | None, most: int) -> list[int]:
+    """A completion with the token that ends an answer, if there is one and room for it."""
+    return completion if ending is None or not completion or len(completion) >= most else [*completion, ending]
 
 
 def _start(lm: LanguageModel) -> list[int]:
