@@ -32,7 +32,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError, first_line
 from dposcope.interventions.ablate import ablate
@@ -216,17 +215,18 @@ def _load(tried: _Tried) -> None:
 def _means(tried: _Tried) -> None:
     """Greedy texts are those of transformers, and means those of plain passes over them."""
     lm, settings = tried.loaded, tried.model.generation_config
-    _check(lm.experts is None, "a mixture of experts: only loading is tried here, the rest of some types in the tests")
     settings.eos_token_id = None  # random texts go on
     written = generate(lm, TEXTS, new_tokens=NEW, stop_at_end=False)
-    rows: list[torch.Tensor] = []
+    rows: list[_Activations] = []
     for one in written:
         ids = torch.tensor([one.prompt_ids])
         plain = tried.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
         _check(plain[0].tolist() == [*one.prompt_ids, *one.ids], "other greedy texts than transformers writes")
-        rows.append(_activations(lm, plain[:, :-1])[:, -NEW:])
+        rows.append(_activations(lm, plain[:, :-1]).last(NEW))
     settings.eos_token_id = []  # nor does the tokenizer's end them
-    _same(collect_means(lm, TEXTS, new_tokens=NEW).mean, torch.cat(rows, 1).mean(1), "means")
+    found = collect_means(lm, TEXTS, new_tokens=NEW)
+    _same(found.mean, _Activations.joined(rows).mean, "means")
+    _same(found.written, _Activations.joined(rows).written, "means with the router's weights")
 
 
 def _edit(tried: _Tried) -> None:
@@ -292,7 +292,7 @@ def _explain(tried: _Tried) -> None:
     told = explain(base, tuned, direction, TEXTS, new_tokens=NEW, toxic_sets=[8])
     total = torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64)
     for lm, sign in ((base, 1), (tuned, -1)):
-        means = collect_means(lm, TEXTS, new_tokens=NEW).mean
+        means = collect_means(lm, TEXTS, new_tokens=NEW).written
         for block in range(lm.n_blocks):
             along = lm.value_vectors(block).detach().double() @ direction / direction.norm()
             total[block] += sign * means[block] * along
@@ -327,21 +327,62 @@ def _logits(lm: LanguageModel) -> torch.Tensor:
     return lm.model(input_ids=_ids(lm), use_cache=False).logits[0]
 
 
+@dataclass(frozen=True)
+class _Activations:
+    """Of all neurons in plain passes, `[L, T, d_mlp]`, float64."""
+
+    values: torch.Tensor
+    weights: torch.Tensor
+    """Of the router; 0 where a token was not sent to the neuron's expert, 1 where there are no experts."""
+
+    def last(self, tokens: int) -> "_Activations":
+        return _Activations(self.values[:, -tokens:], self.weights[:, -tokens:])
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Activations"]) -> "_Activations":
+        return cls(torch.cat([one.values for one in parts], 1), torch.cat([one.weights for one in parts], 1))
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Over the tokens that were sent to a neuron's expert, `[L, d_mlp]`; 0 without any."""
+        sent = self.weights != 0
+        return (self.values * sent).sum(1) / sent.sum(1).clamp(min=1)
+
+    @property
+    def written(self) -> torch.Tensor:
+        """With the router's weights, over all tokens, `[L, d_mlp]`."""
+        return (self.values * self.weights).mean(1)
+
+
 @torch.no_grad()
-def _activations(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    """Inputs of all MLP output projections in a plain pass, `[L, T, d_mlp]`, float64."""
-    rows: list[torch.Tensor] = []
-    plain = all(isinstance(module, nn.Linear | Conv1D) for module in lm.mlp_outs)
-    if not plain:  # experts, which only our own sites spread over all neurons
-        sites = [neuron_site(lm, block) for block in range(lm.n_blocks)]
-        with hooked(lm, [(site, lambda tensor, _frame: rows.append(tensor)) for site in sites]):
-            lm.model(input_ids=ids, use_cache=False)
-    else:
-        handles = [one.register_forward_pre_hook(lambda _m, args: rows.append(args[0])) for one in lm.mlp_outs]
-        lm.model(input_ids=ids, use_cache=False)
-        for handle in handles:
-            handle.remove()
-    return torch.stack([row.reshape(-1, row.shape[-1]) for row in rows]).double()
+def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
+    """What the MLP output projections read in a plain pass; of a mixture, what the experts make of their tokens."""
+    inputs: list[tuple[Any, ...]] = []
+    modules = lm.mlp_outs
+    handles = [one.register_forward_pre_hook(lambda _m, args: inputs.append(args)) for one in modules]
+    lm.model(input_ids=ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    if lm.experts is None:
+        values = torch.stack([read[0].reshape(-1, lm.d_mlp) for read in inputs]).double()
+        return _Activations(values, torch.ones_like(values))
+    found = [_of_experts(one, *read) for one, read in zip(modules, inputs, strict=True)]
+    return _Activations(*(torch.stack(column).double() for column in zip(*found, strict=True)))
+
+
+def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """Activations and weights, each `[T, E · I]`: token by token, expert by expert, from the module's own weights."""
+    count, width = len(experts.down_proj), experts.down_proj.shape[1 if experts.is_transposed else 2]
+    values, sent = torch.zeros(len(states), count, width), torch.zeros(len(states), count, width)
+    for token, state in enumerate(states):
+        for expert, weight in zip(chosen[token].tolist(), weights[token], strict=True):
+            up = experts.gate_up_proj[expert]
+            both = state @ up if experts.is_transposed else up @ state
+            if experts.has_bias:
+                both = both + experts.gate_up_proj_bias[expert]
+            values[token, expert] = experts._apply_gate(both[None])[0]
+            sent[token, expert] = weight
+    return [values.flatten(1), sent.flatten(1)]
 
 
 def _some_gains(lm: LanguageModel) -> Gains:
@@ -432,7 +473,8 @@ def page(rows: Sequence[Row]) -> str:
             "| step | what is compared with the plain model, run by transformers alone |",
             "| --- | --- |",
             "| load | logits from the final norm's output |",
-            "| means | greedy texts, and mean activations of neurons in plain passes over them |",
+            "| means | greedy texts, and mean activations of neurons in plain passes over them; of an expert, over the "
+            "tokens that it gets, and with the router's weights |",
             "| edit | hooks that change nothing change no bit; a batch, single texts and no cache write the same |",
             "| fold | logits and greedy texts of the folded model are those of the hooks |",
             "| dpo | the preference loss of gains, and that they have a gradient |",
