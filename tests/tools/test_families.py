@@ -29,7 +29,7 @@ def test_every_type_of_this_transformers_has_its_row():
 
 
 @of_this_version
-@pytest.mark.parametrize("model_type", ["gemma3n_text", "lfm2", "bart", "mamba", "bert"])
+@pytest.mark.parametrize("model_type", ["gemma3n_text", "lfm2", "qwen3_moe", "gpt_oss", "bart", "mamba", "bert"])
 def test_a_row_is_what_is_found_now(model_type):
     assert examine(model_type).line() in LINES
 
@@ -41,6 +41,26 @@ def test_the_page_counts_what_works():
     assert "| `two` | yes | yes | – | – | – | – | means are off by 1 |" in told
     whole = sum(line.count(" yes ") == len(STEPS) for line in LINES)
     assert f"Of {len(LINES)} types, {whole} work in every step." in WRITTEN
+
+
+def test_the_readme_counts_the_same():
+    whole = sum(line.count(" yes ") == len(STEPS) for line in LINES)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"[{whole} of {len(LINES)} types](docs/reference/families.md)" in readme
+
+
+def test_means_of_experts_without_the_routers_weights_are_no_means(monkeypatch):
+    whole = families.collect_means
+
+    def unweighted(*args, **options):
+        found = whole(*args, **options)
+        found.routed.written.copy_(found.mean)
+        return found
+
+    monkeypatch.setattr(families, "collect_means", unweighted)
+    told = examine("mixtral")
+    assert told.passed == ("load",)
+    assert told.why.startswith("means with the router's weights are off by")
 
 
 def test_a_step_that_gives_something_else_is_no_step_that_works(monkeypatch):
