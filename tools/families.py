@@ -401,6 +401,8 @@ def _reason(model: PreTrainedModel, error: Exception) -> str:
     told = _one_line(error)
     if not isinstance(error, DposcopeError):
         return f"{told if isinstance(error, _OtherError) else f'fails ({told})'}"
+    if "token by token" in told:
+        return "keeps a cache of its own kind"
     names = [name for name, _ in model.named_modules()]
     if any("encoder_attn" in name or "encoder_attention" in name or "cross_attn" in name for name in names):
         return "reads the output of an encoder or of images"

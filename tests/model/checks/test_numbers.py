@@ -76,3 +76,18 @@ def test_a_model_that_fails_is_told_and_memory_is_not_its_fault(llama, monkeypat
 def test_no_hook_and_no_mark_is_left(llama):
     """The fixture holds the model against what it was."""
     check_forward(llama, "m")
+
+
+def test_a_model_with_a_cache_of_its_own_kind_is_refused(llama, monkeypatch):
+    """As MiniMax-Text does; it computes without a cache."""
+    lm = copied(llama)
+    whole = lm.model.forward
+
+    def forward(*args, **options):
+        if options.get("use_cache"):
+            raise ValueError("a cache of its own")
+        return whole(*args, **options)
+
+    monkeypatch.setattr(lm.model, "forward", forward)
+    with pytest.raises(DposcopeError, match=r"token by token \(a cache of its own\): models of the type llama are not"):
+        check_forward(lm, "m")

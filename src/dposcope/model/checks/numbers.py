@@ -1,9 +1,11 @@
-"""Numbers that are none: a broken checkpoint has NaN or infinity among its weights, or computes them."""
+"""What a model computes: a broken checkpoint has NaN or infinity among its weights, or computes them; or cannot run."""
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.model.cache import cache_argument
 from dposcope.model.language_model import LanguageModel
 
 _READ = "The river"
@@ -39,8 +41,8 @@ def check_forward(lm: LanguageModel, name: str) -> None:
         name: what the user calls it.
 
     Raises:
-        DposcopeError: it fails, as with a config that is not that of its weights; or a logit is NaN or infinite. The
-            message says from which block on.
+        DposcopeError: it fails, as with a config that is not that of its weights; or a logit is NaN or infinite, where
+            the message says from which block on; or it takes no cache of the usual kind.
     """
     try:
         ids = torch.tensor([lm.tokenizer(_READ)["input_ids"] or [0]], device=lm.device)
@@ -54,6 +56,7 @@ def check_forward(lm: LanguageModel, name: str) -> None:
             "tokenizer again"
         ) from error
     if not _broken(logits):
+        _check_cache(lm, ids, name)
         return
     with torch.inference_mode():
         states = lm.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
@@ -63,6 +66,22 @@ def check_forward(lm: LanguageModel, name: str) -> None:
         f"{name} computes NaN or infinity {where}, in {str(lm.dtype).removeprefix('torch.')}; load it as float32, or "
         "download it again"
     )
+
+
+def _check_cache(lm: LanguageModel, ids: Tensor, name: str) -> None:
+    """Some old architectures (MiniMax-Text) keep a cache of their own kind, which texts cannot be written with here."""
+    cache = {cache_argument(lm.model): DynamicCache(config=lm.model.config.get_text_config())}
+    try:
+        with torch.inference_mode():
+            lm.model(input_ids=ids, use_cache=True, **cache)
+    except Exception as error:
+        if is_memory(error):
+            raise
+        kind = lm.model.config.model_type
+        raise DposcopeError(
+            f"{name} cannot read a text token by token ({first_line(error)}): models of the type {kind} are not "
+            "supported; take another one"
+        ) from error
 
 
 def _broken(numbers: Tensor) -> bool:
