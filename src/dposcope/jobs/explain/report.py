@@ -143,9 +143,9 @@ def summary(results: Results) -> list[str]:
     verdicts = [claim.verdict for claim in results.claims]
     turning = verdicts.count(TURNS)
     lines.append(
-        f"Of the paper's {len(verdicts)} claims about DPO, {verdicts.count('held')} hold here, "
-        f"{verdicts.count('not held')} do not hold, and {verdicts.count('open')} are open: an interval contains the "
-        "bound." + (f" {turning} {'depends' if turning == 1 else 'depend'} on the direction." if turning else "")
+        f"Of the paper's {len(verdicts)} claims about DPO, held: {verdicts.count('held')}; not held: "
+        f"{verdicts.count('not held')}; open, as an interval contains the bound: {verdicts.count('open')}"
+        + (f"; depending on the direction: {turning}." if turning else ".")
     )
     return lines
 
