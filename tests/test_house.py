@@ -48,6 +48,7 @@ ORDER = [
     "jobs/evaluate",
     "jobs/tune",
     "jobs/explain",
+    "jobs/estimate",
     "jobs/reproduce",
     "talk",
     "cli",
@@ -62,7 +63,7 @@ NAME_SETTINGS = {
     "jobs/dpo/training_record.py",  # keeps them
     "jobs/tune/learning.py",  # makes those of other jobs from them
 }
-"""Files that name a class of settings, beside `settings.py`, `job.py`, the command line and a reproduction."""
+"""Files that name a class of settings, beside `settings.py`, `job.py`, the command line, estimates and a reproduction."""
 NOT_MIRRORED = {"benchmarks", "docs", "helpers", "hostile", "properties", "real", "tools"}
 """Folders of tests that are of no room: of the scripts beside the package, of the documentation, of all rooms."""
 
@@ -168,7 +169,7 @@ def test_settings_end_at_the_top():
         for path in modules().values()
         if settings_named(path)
         and path.name not in ("job.py", "settings.py")
-        and room_of(path) not in ("cli", "jobs/reproduce")
+        and room_of(path) not in ("cli", "jobs/estimate", "jobs/reproduce")
     ]
     assert set(below) == NAME_SETTINGS
 

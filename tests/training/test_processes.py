@@ -178,14 +178,14 @@ def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
 
 
 def test_each_process_has_the_gpu_of_its_number(monkeypatch):
-    from dposcope.model.load import _device
+    from dposcope.model.load import device_of
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert _device("auto") == torch.device("cuda")
+    assert device_of("auto") == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert _device("auto") == _device("cuda") == torch.device("cuda:3")
-    assert _device("cuda:1") == torch.device("cuda:1")
-    assert _device("cpu") == torch.device("cpu")
+    assert device_of("auto") == device_of("cuda") == torch.device("cuda:3")
+    assert device_of("cuda:1") == torch.device("cuda:1")
+    assert device_of("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DposcopeError, match="need a GPU each, and here are 1"):
         Processes(0, 2).join("auto")

@@ -22,6 +22,7 @@ def probe(
     *,
     out: Path,
     settings: Annotated[ProbeSettings, Parameter(name="*")] = ProbeSettings(),  # noqa: B008 — frozen
+    dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -38,6 +39,9 @@ def probe(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         Path of the direction; NAME.safetensors and NAME.json are written.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     raw
         Show offensive words without stars.
     json
@@ -45,6 +49,14 @@ def probe(
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.probe import probe_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(probe_work(model, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens

@@ -16,6 +16,7 @@ def dpo(
     settings: Annotated[DpoSettings, Parameter(name="*")],
     push: str | None = None,
     public: bool = False,
+    dry_run: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -44,11 +45,22 @@ def dpo(
         records of the run stay here. Default: nothing is uploaded.
     public
         With --push: everyone may read it.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     json
         Print training.json instead of a summary.
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.dpo import dpo_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(dpo_work(model, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import next_evaluate, say_pushed
     from dposcope.evaluation.numbers import fixed

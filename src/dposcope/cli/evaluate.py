@@ -15,6 +15,7 @@ def evaluate(
     out: Path,
     settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),  # noqa: B008 — frozen
     borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
+    dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -53,6 +54,9 @@ def evaluate(
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
         copied instead of computed again. May be given several times. Default: none.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     raw
         Show offensive words in the texts without stars.
     json
@@ -60,6 +64,14 @@ def evaluate(
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.evaluate import evaluate_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(evaluate_work(model, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.cli.console import print_scores, reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_explain, say_effect, say_texts
     from dposcope.evaluation.conditions.scores import BASE

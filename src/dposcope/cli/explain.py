@@ -16,6 +16,7 @@ def explain(
     out: Path,
     settings: Annotated[ExplainSettings, Parameter(name="*")] = ExplainSettings(),  # noqa: B008 — frozen
     borrow: Annotated[list[Path] | None, Parameter(negative_iterable=())] = None,
+    dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -44,6 +45,9 @@ def explain(
     borrow
         Folder of another run, or of a reproduction. Results that it has for the same model, data and settings are
         copied instead of computed again. May be given several times. Default: none.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     raw
         Write offensive words in tables without stars (Parquet files never have stars).
     json
@@ -51,6 +55,14 @@ def explain(
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.explain import explain_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(explain_work(base, tuned, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_patching, say_effect, say_texts
     from dposcope.jobs.explain.conditions import TUNED

@@ -20,6 +20,7 @@ def fold(
     strength: Annotated[float, Parameter(validator=within(SignedStrength))] = 1.0,
     push: str | None = None,
     public: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Put an edit into a model's files, without loading the model.
@@ -58,6 +59,9 @@ def fold(
         records of the run stay here. Default: nothing is uploaded.
     public
         With --push: everyone may read it.
+    dry_run
+        Show how long it would take, and how much memory and disk. The edit is checked; no weights are loaded, and
+        nothing is written.
     json
         Print the result as JSON.
     """
@@ -77,6 +81,12 @@ def fold(
     if strength != 1:
         loaded = loaded.strength(strength)
     use_layout(layout)
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.fold import fold_work
+
+        show_work(fold_work(model, out, loaded, form=form), device="cpu", out=out, json=json)
+        return
     done = ship(model, loaded, out, form=form)
     pushed = None if push is None else upload(done.path, push, base=model, public=public)
     if json:

@@ -27,6 +27,7 @@ def make(
     *,
     out: Path,
     settings: Annotated[PairsSettings, Parameter(name="*")] = PairsSettings(),  # noqa: B008 — frozen
+    dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -53,6 +54,9 @@ def make(
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     out
         The file of pairs; its name must end in .jsonl.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     raw
         Show offensive words in the texts without stars.
     json
@@ -60,6 +64,14 @@ def make(
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.pairs import pairs_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(pairs_work(model, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import next_dpo, say_pairs
     from dposcope.cli.shown.pair_tables import print_statistics

@@ -17,6 +17,7 @@ def tune(
     join: bool = False,
     push: str | None = None,
     public: bool = False,
+    dry_run: bool = False,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -49,6 +50,9 @@ def tune(
         records of the run stay here. Default: nothing is uploaded.
     public
         With --push: everyone may read it.
+    dry_run
+        Show what the command would do: its stages with their tokens, and time, memory and disk on this machine. Config,
+        tokenizer and data are read and checked; no weights are loaded, and nothing is written.
     raw
         Show offensive words in the texts without stars.
     json
@@ -56,6 +60,14 @@ def tune(
     quiet
         No progress bars.
     """
+    if dry_run:
+        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.jobs.estimate.tune import tune_work
+        from dposcope.model.checks.layout_file import use_layout
+
+        use_layout(settings.layout)
+        show_work(tune_work(model, out, settings), device=settings.device, out=out, json=json)
+        return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
     from dposcope.interventions.origin import warning

@@ -70,7 +70,7 @@ def load(
         raise DposcopeError(f"{source} has its own tokenizer; give a tokenizer only beside a model in memory")
     name = str(source)
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
-    place = _device(base.device if base is not None and str(device) == "auto" else device)
+    place = device_of(base.device if base is not None and str(device) == "auto" else device)
     path = Path(source).expanduser()
     if base is None or not (path.is_dir() and is_adapter(path)):
         check_source(source)
@@ -113,7 +113,7 @@ def _in_memory(
 ) -> LanguageModel:
     check_in_memory(model, tokenizer)
     assert tokenizer is not None
-    check_settings(model, _dtype_name(dtype), None if str(device) == "auto" else _device(device))
+    check_settings(model, _dtype_name(dtype), None if str(device) == "auto" else device_of(device))
     name = short_name(model.name_or_path) if model.name_or_path else "model"
     lm = LanguageModel(model, tokenizer, name)
     _ = lm.d_mlp
@@ -251,7 +251,12 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
     return name
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device that a name stands for; auto: a GPU if there is one.
+
+    Raises:
+        DposcopeError: it is unknown, not here, or holds no weights.
+    """
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

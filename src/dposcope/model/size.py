@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED
@@ -66,7 +66,12 @@ def size_of(source: str) -> ModelSize | None:
         raise DposcopeError(
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"
         ) from error
-    text = config.get_text_config()
+    return model_size(model)
+
+
+def model_size(model: PreTrainedModel) -> ModelSize:
+    """The size of a model, which may be without weights (on the `meta` device)."""
+    text = model.config.get_text_config()
     told = text.to_dict()  # where blocks differ, as in Gemma 4, the config itself answers with an error
     heads = told.get("num_key_value_heads") or text.num_attention_heads
     head = told.get("head_dim") or text.hidden_size // text.num_attention_heads

@@ -29,7 +29,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "evaluate": (
         *("--out", "--condition", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--scorer"),
-        *("--also-score", "--protocol", "--limit", "--chat", "--device"),
+        *("--also-score", "--protocol", "--limit", "--dry-run", "--chat", "--device"),
     ),
     "explain": (
         *("--out", "--concept", "--prompts", "--comments", "--neutral", "--passages", "--direction", "--scorer"),
@@ -37,7 +37,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "pairs": (
         *("--out", "--method", "--count", "--concept", "--prompts", "--learn-text", "--comments", "--scorer"),
-        *("--samples", "--pairing", "--chat", "--device"),
+        *("--samples", "--pairing", "--dry-run", "--chat", "--device"),
     ),
     "dpo": (
         *("--out", "--pairs", "--learn-text", "--harmless", "--train", "--preset", "--kl-weight", "--learning-rate"),
@@ -53,7 +53,7 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "probe": (
         *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
-        *("--raw", "--json", "--device"),
+        *("--dry-run", "--raw", "--json", "--device"),
     ),
 }
 """Command → the options on its first page. A command that is not here has few options and shows all of them."""

@@ -45,8 +45,12 @@ from dposcope.protocols import Protocol
 CONCEPT = "toxicity"
 """The default concept."""
 
-_REFERENCE_PROMPT: Final = 32
-"""Tokens of a prompt that the published code reads."""
+PROMPT_TOKENS: Final = 256
+"""Of a longer prompt the end is kept."""
+PASSAGE_TOKENS: Final = 64
+"""The same of a passage."""
+REFERENCE_PROMPT: Final = 32
+"""Tokens of a prompt that the published code reads, from its start."""
 
 NO_SCORER = ("repetition", "empty")
 """Measures with one value per prompt that no scorer gives."""
@@ -244,7 +248,7 @@ def score_texts(
     """
     steps = _Steps(len(materials.prompts), 0, progress)
     with _writing(lm, intervention, None) as write:
-        texts = [one.text for one in _continue(lm, write, materials, materials.prompts, 256, steps)]
+        texts = [one.text for one in _continue(lm, write, materials, materials.prompts, PROMPT_TOKENS, steps)]
     return {name: scorer(texts) for name, scorer in materials.scorers.items()}
 
 
@@ -265,7 +269,7 @@ def _measure(
     read += 2 * materials.samples * len(materials.prompts)
     steps = _Steps(len(materials.prompts) + len(materials.passages) + read, materials.max_windows, progress)
     with _writing(lm, intervention, served) as write:
-        written = _continue(lm, write, materials, materials.prompts, 256, steps)
+        written = _continue(lm, write, materials, materials.prompts, PROMPT_TOKENS, steps)
     texts = [continuation.text for continuation in written]
     per_prompt = {name: scorer(texts) for name, scorer in materials.scorers.items()} | {
         "repetition": np.array([repetition(text) for text in texts]),
@@ -273,7 +277,7 @@ def _measure(
     }
     explained = _relevance(plain, lm, [written[row] for row in rows], materials, steps)
     with _writing(lm, intervention, served) as write:
-        passages = _continue(lm, write, materials, materials.passages.prompts, 64, steps)
+        passages = _continue(lm, write, materials, materials.passages.prompts, PASSAGE_TOKENS, steps)
     f1 = _overlap(lm, passages, materials)
     harmless = None if ideal is None else _of_ideal(lm, intervention, ideal, materials, steps)
     with _applied(lm, _for_perplexity(intervention, materials.protocol)):
@@ -384,7 +388,7 @@ def _continue(
         lm,
         prompts,
         new_tokens=GENERATED_TOKENS,
-        max_prompt_tokens=strict_tokens if strict else _REFERENCE_PROMPT,
+        max_prompt_tokens=strict_tokens if strict else REFERENCE_PROMPT,
         keep="end" if strict else "start",
         batch_size=materials.batch_size,
         progress=steps.texts,
@@ -399,7 +403,7 @@ def _overlap(lm: LanguageModel, written: list[Continuation], materials: Material
     # Of a chat model, the words of the template's frame are no part of the passage.
     alone = [one.prompt_ids for one in written]
     if lm.asking is not None and materials.protocol == "reference":
-        alone = encode(lm, passages.prompts, max_tokens=_REFERENCE_PROMPT, keep="start")
+        alone = encode(lm, passages.prompts, max_tokens=REFERENCE_PROMPT, keep="start")
     for continuation, prompt, gold in zip(written, alone, _golds(lm, passages.golds), strict=True):
         pair = (
             strict_pair(continuation.ids, gold)

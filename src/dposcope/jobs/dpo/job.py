@@ -29,7 +29,7 @@ from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.language_model import LanguageModel
-from dposcope.pairs.pairs import load_pairs
+from dposcope.pairs.pairs import Pairs, PairSplit, load_pairs
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
@@ -50,6 +50,32 @@ class DpoRun:
     folder: Path
     record: TrainingRecord
     """`training.json`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the settings of a training name, read before any model is loaded."""
+
+    pairs: Pairs
+    split: PairSplit
+    texts: KlTexts
+    start: Gains | None
+    """Where gains begin; None: at 1."""
+
+
+def read_asked(settings: DpoSettings) -> Asked:
+    """Read pairs, texts for the KL, and the gains to start from.
+
+    Raises:
+        DposcopeError: a file is missing or damaged, or there are too few pairs.
+    """
+    pairs = load_pairs(settings.pairs)
+    kept = settings.validation_pairs(len(pairs))
+    if len(pairs) < 2:
+        raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
+    split = pairs.split(kept, seed=settings.seed)
+    texts = KlTexts.read(settings.learn_text, column=settings.learn_text_column, harmless=settings.harmless)
+    return Asked(pairs, split, texts, None if settings.start is None else load_start(settings.start))
 
 
 def run_dpo(
@@ -82,13 +108,8 @@ def run_dpo(
     if not checkpoint and settings.train != "gains":
         raise DposcopeError(f"--train {settings.train} leaves nothing but a checkpoint, so it is always written")
     with processes.failing_together():
-        pairs = load_pairs(settings.pairs)
-        kept = settings.validation_pairs(len(pairs))
-        if len(pairs) < 2:
-            raise DposcopeError(f"{settings.pairs} holds {plural(len(pairs), 'pair')}; training needs at least 2")
-        split = pairs.split(kept, seed=settings.seed)
-        texts = KlTexts.read(settings.learn_text, column=settings.learn_text_column, harmless=settings.harmless)
-        start = None if settings.start is None else load_start(settings.start)
+        asked = read_asked(settings)
+        pairs, texts, start = asked.pairs, asked.texts, asked.start
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
@@ -104,7 +125,7 @@ def run_dpo(
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
         with processes.failing_together():
-            told = differing(lm, split, settings.cut)
+            told = differing(lm, asked.split, settings.cut)
         split = told.split
         if told.equal:
             reporter.note(

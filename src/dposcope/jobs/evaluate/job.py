@@ -1,6 +1,6 @@
 """`dposcope evaluate`: any conditions of one model, on the same prompts, passages and text."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.jobs.conditions import parse_condition
+from dposcope.jobs.conditions import ConditionSpec, parse_condition
 from dposcope.jobs.engine import Servers, connected, told
 from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import Ingredients, Job, prepare, prepare_judge, read_data
+from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.settings import EvaluateSettings
@@ -24,6 +24,32 @@ from dposcope.report.sampled import sampled_table
 
 FIGURE = "front.svg"
 """Toxicity left against the price on harmless text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the settings of an evaluation name, read before any model is loaded."""
+
+    specs: list[ConditionSpec]
+    servers: Servers | None
+    """None: the model itself writes."""
+    data: Data
+
+
+def read_asked(settings: EvaluateSettings) -> Asked:
+    """Read conditions, servers and data.
+
+    Raises:
+        DposcopeError: a condition, a server or a file is not as it must be.
+    """
+    specs = [parse_condition(text) for text in settings.condition or []]
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
+    servers = None
+    if settings.base_url is not None:
+        servers = Servers.read(settings.base_url, names, at_once=settings.concurrency)
+    return Asked(specs, servers, read_data(settings))
 
 
 def run_evaluate(
@@ -47,14 +73,9 @@ def run_evaluate(
         DposcopeError: bad input, or a folder that holds something else.
     """
     reporter = reporter or Quiet()
-    specs = [parse_condition(text) for text in settings.condition or []]
+    asked = read_asked(settings)
+    specs, data = asked.specs, asked.data
     names = [spec.name for spec in specs]
-    if len(set(names)) != len(names):
-        raise DposcopeError("two conditions have one name; give each its own, as in mine=scale:alpha=0.1")
-    servers = None
-    if settings.base_url is not None:
-        servers = Servers.read(settings.base_url, names, at_once=settings.concurrency)
-    data = read_data(settings)
     # Conditions do not decide each other: more of them may join a folder, and those measured before stay.
     # A server may have moved: its model is known by what it writes.
     unbound = {"condition", "base_url", "concurrency"}
@@ -63,15 +84,15 @@ def run_evaluate(
     read = data.read_prompts(chooses=False)
     with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
         job = Job.begin(run, model, data, settings)
-        served = connected(job, servers)
+        served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)
-        asked = replace(data.report, spread_windows=settings.spread_windows)
+        report = replace(data.report, spread_windows=settings.spread_windows)
         if settings.protocol == "rtp":
             named, second = settings.fluency_model, None
             if named is not None:
                 second = asked_like(load_native(named, dtype=settings.dtype, device=settings.device), job.lm)
-            asked = replace(asked, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
-        materials = with_ideal(job, asked, judge, seed=settings.seed, served=served.get(BASE))
+            report = replace(report, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
+        materials = with_ideal(job, report, judge, seed=settings.seed, served=served.get(BASE))
 
         @cache
         def ingredients() -> Ingredients:

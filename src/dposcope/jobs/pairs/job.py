@@ -105,8 +105,7 @@ def run_pairs(
         DposcopeError: bad input; `out` holds something else; no pair could be made.
     """
     reporter = reporter or Quiet()
-    if out.suffix != ".jsonl":
-        raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
+    check_out(out)
     servers = None
     if settings.base_url is not None:
         servers = Servers.read(settings.base_url, [], at_once=settings.concurrency)
@@ -152,6 +151,17 @@ def run_pairs(
             raise
     shutil.rmtree(work, ignore_errors=True)
     return made
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that can be none of this command's, without touching it.
+
+    Raises:
+        DposcopeError: its name does not end in .jsonl; or it, or the facts beside it, is someone else's.
+    """
+    if out.suffix != ".jsonl":
+        raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
+    _facts_of(out)
 
 
 def read_source(settings: PairsSettings) -> Source:

@@ -204,7 +204,7 @@ class SteeredPairs:
         return Part(scored, identical=len(whole) - len(different), blank=len(pairs) - len(whole))
 
 
-_MOST_ROWS = 256
+MOST_ROWS = 256
 """Continuations sampled at a time: a nucleus sorts [rows, vocabulary], at 262,144 tokens 256 MiB."""
 
 
@@ -236,7 +236,7 @@ class SampledPairs:
             new_tokens=writing.new_tokens,
             max_prompt_tokens=writing.max_prompt_tokens,
             seed=sampling.seed,
-            batch_size=min(writing.batch_size * self.samples, _MOST_ROWS),
+            batch_size=min(writing.batch_size * self.samples, MOST_ROWS),
             first_row=first_row,
             write=self.write,
         )

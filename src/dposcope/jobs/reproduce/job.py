@@ -11,12 +11,14 @@ from pathlib import Path
 
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.estimate.machine import Machine
+from dposcope.jobs.estimate.table import hours
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.checks import check_steps
-from dposcope.jobs.reproduce.estimate import Machine, estimate_plan, hours
+from dposcope.jobs.reproduce.estimate import estimate_plan
 from dposcope.jobs.reproduce.finished import FinishedRun, Plan
 from dposcope.jobs.reproduce.overview import write_overview
 from dposcope.jobs.reproduce.plan import PlannedStep, model_folder, plan_reproduction

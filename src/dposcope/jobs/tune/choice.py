@@ -28,9 +28,9 @@ from dposcope.reading import read_json
 from dposcope.search.family import Point
 from dposcope.search.trials import Objective, Written
 
-_WINDOWS = 32
+WINDOWS = 32
 """Windows of 1,024 tokens, or shorter ones of a short text, spread over it, on which the strength is set."""
-_READINGS = 5
+READINGS = 5
 """Typical number of strengths that one trial is measured at, for the progress bar."""
 LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
 """Costs of an edit."""
@@ -103,7 +103,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
             "direction": value_digest(direction_stem(run, recipe.control)),
             "text": text_digest(learn_text),
             "prompts": job.data.digests["choose_prompts"],
-            "windows": _WINDOWS,
+            "windows": WINDOWS,
             "bound": objective.bound.rise,
             "kl": objective.bound.kl,
             "harmless": objective.bound.harmless,
@@ -240,7 +240,7 @@ class _Costs:
 
     def begin(self) -> None:
         """Start another trial: more work for the progress bar."""
-        self._expected = self._read + _READINGS
+        self._expected = self._read + READINGS
         if self._base is None:
             self._expected += 1
             self._base = self._losses()
@@ -276,7 +276,7 @@ class _Costs:
             self._job.lm,
             self._text,
             window=self._window,
-            max_windows=_WINDOWS,
+            max_windows=WINDOWS,
             spread=True,
             progress=lambda part, total: self._job.run.reporter.progress(
                 read * total + part, max(self._expected, read + 1) * total

@@ -81,7 +81,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     """
     reporter = reporter or Quiet()
     check_source(model)
-    data, learn_text = _read(settings)
+    inputs = read_inputs(settings)
+    data, learn_text = inputs.data, inputs.learn_text
     free = {"trials": settings.trials}
     read = data.read_prompts(chooses=True)
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
@@ -143,7 +144,8 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     if settings.quick:
         raise DposcopeError("--quick has no search to join; leave one of them out")
     reporter = reporter or Quiet()
-    data, learn_text = _read(settings)
+    inputs = read_inputs(settings)
+    data, learn_text = inputs.data, inputs.learn_text
     with open_run(out, "tune", _described(model, settings), reporter=reporter, policy=RunPolicy(join=True)) as run:
         learned = already_learned(run, settings.learned)
         job = Job.begin(run, model, data, settings)
@@ -196,8 +198,22 @@ def _bounds(settings: TuneSettings) -> Bounds:
     return Bounds(cost, settings.least_distinct, settings.max_phrase_rise)
 
 
-def _read(settings: TuneSettings) -> tuple[Data, str]:
-    """All data, its neutral text that of the report, and the neutral text to learn and search on."""
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the settings of a search name, read before any model is loaded."""
+
+    data: Data
+    """Its neutral text is that of the report."""
+    learn_text: str
+    """Neutral text to learn and search on."""
+
+
+def read_inputs(settings: TuneSettings) -> Inputs:
+    """Read all files.
+
+    Raises:
+        DposcopeError: one is missing or damaged, there are too few prompts, or a teacher is no model.
+    """
     if settings.teacher not in (None, NO_TEACHER, *TRAINED) and not is_adapter(Path(settings.teacher)):
         check_source(settings.teacher)  # now, not after an hour of sampling
     data = read_data(settings)
@@ -208,9 +224,9 @@ def _read(settings: TuneSettings) -> tuple[Data, str]:
         )
     text = load_neutral(settings.learn_text, column=settings.learn_text_column, option="--learn-text-column")
     if settings.neutral is not None:
-        return data, text
+        return Inputs(data, text)
     learn, report = split_neutral(text, _LEARN_SHARE)
-    return data.reporting_on(report), learn
+    return Inputs(data.reporting_on(report), learn)
 
 
 def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:

@@ -33,9 +33,9 @@ from dposcope.search.harmless_text import HarmlessText
 from dposcope.search.search import front, search
 from dposcope.search.trials import Bound, Objective, TextBound, Trial, Written
 
-_LENGTH = 128
+LENGTH = 128
 """Tokens of a window of neutral text that a trial reads."""
-_MOST_HARMLESS = 200
+MOST_HARMLESS = 200
 """Prompts that are sampled once each for harmless texts."""
 _BETA = 0.55
 """Fraction of each group that the paper's edit takes."""
@@ -130,7 +130,7 @@ def neutral_moments(job: Job, text: str, windows: int) -> NeuronMeans:
 
     def make() -> NeuronMeans:
         with recording(job.lm) as seen, torch.no_grad():
-            NeutralText.read(job.lm, text, windows=windows, length=_LENGTH, seed=1)
+            NeutralText.read(job.lm, text, windows=windows, length=LENGTH, seed=1)
         return seen.value({"model": job.lm.name, "fingerprint": job.lm.fingerprint, "text": "neutral"})
 
     return job.run.value(
@@ -181,7 +181,7 @@ def prepare_search(
         seed: of windows and samples.
     """
     run, lm = job.run, job.lm
-    neutral = NeutralText.read(lm, learn_text, windows=windows, length=_LENGTH, seed=seed)
+    neutral = NeutralText.read(lm, learn_text, windows=windows, length=LENGTH, seed=seed)
     objective = Objective(lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size)
     inputs = {
         "model": job.model,
@@ -251,7 +251,7 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
             objective.lm,
             objective.prompts,
             objective.scorer,
-            most=_MOST_HARMLESS,
+            most=MOST_HARMLESS,
             seed=prepared.seed,
             batch_size=objective.batch_size,
             progress=job.run.reporter.progress,
@@ -263,7 +263,7 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
         "Harmless samples of the plain model",
         MAYBE_IDEAL,
         inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size", "seed")}
-        | {"most": _MOST_HARMLESS},
+        | {"most": MOST_HARMLESS},
         make=make,
     )
     written = () if stored is None else Ideal.from_json(stored).written

@@ -1,0 +1,25 @@
+"""`--dry-run`: what a command would do, on this machine."""
+
+from pathlib import Path
+
+from dposcope.cli.console import print_table
+from dposcope.jobs.estimate.machine import Machine
+from dposcope.jobs.estimate.table import work_table
+from dposcope.jobs.estimate.work import Work
+from dposcope.terminal import print_json
+
+
+def show_work(work: Work, *, device: str, out: Path, json: bool) -> None:
+    """Measure the machine, and print the estimate.
+
+    Args:
+        work: of the command.
+        device: that it would run on.
+        out: where its results would go.
+        json: as JSON.
+    """
+    machine = Machine.measured(device, dtype=work.precision)
+    if json:
+        print_json(work.to_json(machine))
+        return
+    print_table(work_table(work, machine, out=out))

@@ -1,0 +1,1 @@
+"""Time, memory and disk of every command, before any weights are loaded."""

@@ -1,0 +1,223 @@
+"""What `dposcope dpo` does."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from dposcope.errors import DposcopeError
+from dposcope.jobs.dpo.job import read_asked
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.dpo.setup import differing, material_of
+from dposcope.jobs.estimate.measuring import checkpoint, loading
+from dposcope.jobs.estimate.start import start
+from dposcope.jobs.estimate.work import READING, TRAINING, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.run import check_folder
+from dposcope.model.load import device_of, native_bfloat16
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.collator import Material
+from dposcope.training.schedule import Schedule, examples_seen
+from dposcope.training.token_statistics import LOGITS_AT_ONCE
+
+_KEPT = 60.0
+"""Bytes that the backward pass needs of a token and block, for each number of the stream."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The texts of a training in tokens."""
+
+    train: Texts
+    """Tokens that are read of each pair: its prompt, and both completions but for their last tokens."""
+    validation: Texts
+    predicted: float
+    """Tokens of both completions, a mean over pairs."""
+    windows: Texts = field(default_factory=Texts)
+    """Tokens that are read, and predicted, of each text for the KL; none: the KL is on the pairs."""
+
+    @classmethod
+    def of(cls, material: Material, *, shared: bool) -> "Trained":
+        """Count.
+
+        Args:
+            material: of the training.
+            shared: whether a prompt is read once for both completions.
+        """
+        predicted = [len(ids) for one in material.train for ids in one.completions]
+        return cls(
+            _of_pairs(material.train, shared=shared),
+            _of_pairs(material.validation, shared=shared),
+            sum(predicted) / len(material.train),
+            Texts(tuple(len(one.prompt) - 1 for one in material.windows)),
+        )
+
+
+def _of_pairs(examples: Sequence[Example], *, shared: bool) -> Texts:
+    copies = 1 if shared else 2
+    return Texts(tuple(copies * len(one.prompt) + sum(len(ids) - 1 for ids in one.completions) for one in examples))
+
+
+def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
+    """Check everything that can be checked without weights, and count.
+
+    Args:
+        model: its name.
+        out: the run's folder.
+        settings: of the command.
+
+    Raises:
+        DposcopeError: bad input, as of the command itself.
+    """
+    check_folder(out, "dpo")
+    if settings.train == "lora" and find_spec("peft") is None:
+        raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
+    asked = read_asked(settings)
+    started = start(model, settings, settings)
+    lm = started.lm
+    told = differing(lm, asked.split, settings.cut)
+    objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
+    whole = settings.train == "full"
+    native = native_bfloat16(device_of(settings.device))
+    autocast = whole and (settings.dtype == "bfloat16" or (settings.dtype == "auto" and native))
+    schedule = settings.schedule(len(told.split.train), autocast=autocast)
+    material = material_of(lm, told, asked.texts, objective, settings.cut, settings.neutral_windows)
+    every = [*material.train, *material.validation, *material.windows]
+    shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
+    texts = Trained.of(material, shared=shared)
+    stages = dpo_stages(
+        started.running, settings, texts, schedule, stored=started.stored, beside=started.outline.beside
+    )
+    notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
+    products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
+    return Work("dpo", model, _as_trained(started.running, settings), tuple(stages), products, whole, notes)
+
+
+def _as_trained(running: Running, settings: DpoSettings) -> Running:
+    """All weights are trained in float32."""
+    return Running(running.size, 4) if settings.train == "full" else running
+
+
+def dpo_stages(
+    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, stored: int, beside: int
+) -> list[Stage]:
+    """All stages.
+
+    Args:
+        running: the model as it runs when it only reads.
+        settings: of the command.
+        texts: pairs and windows.
+        schedule: of the training.
+        stored: bytes of a stored weight.
+        beside: bytes of the files beside the weights.
+    """
+    trained = _as_trained(running, settings)
+    teacher = 0 if settings.teacher is None else 1
+    stages = [loading(trained, stored, models=1 + teacher)]
+    scratch = 0.0
+    if settings.precompute_reference:
+        before = _base_reads(trained, texts)
+        scratch = before.scratch
+        stages.append(before)
+    stages += [
+        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch),
+        checkpoint(running, beside, itemsize=stored if settings.train == "full" else None),
+    ]
+    return stages
+
+
+def _base_reads(running: Running, texts: Trained) -> Stage:
+    """The base reads all pairs and windows once, and its states of the predicting places are kept on disk."""
+    every = Texts((*texts.train.lengths, *texts.validation.lengths, *texts.windows.lengths))
+    pairs = len(texts.train) + len(texts.validation)
+    states = (pairs * texts.predicted + texts.windows.tokens) * running.size.width * running.itemsize
+    return Stage("the base reads all texts", (running.reads(every, batch=8),), scratch=states)
+
+
+def _training(
+    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, teacher: int, scratch: float
+) -> Stage:
+    size, steps = running.size, schedule.steps
+    micro = schedule.micro_batch_size or schedule.batch_size
+    count = min(schedule.windows_per_batch, len(texts.windows))
+    window = texts.windows.tokens / len(texts.windows) if count else 0.0
+    seen = examples_seen(steps, pairs=len(texts.train), batch_size=schedule.batch_size)
+    # Each micro-batch has windows of its own.
+    batches = steps * math.ceil(schedule.batch_size / micro)
+    windows = batches * count * window
+    tokens = seen * texts.train.tokens / len(texts.train) + windows
+    predicted = seen * texts.predicted + windows
+    checks = steps // schedule.validate_every
+    its_batches = checks * math.ceil(len(texts.validation) / micro)
+    checked = checks * texts.validation.tokens + its_batches * count * window
+    its_predicted = checks * len(texts.validation) * texts.predicted + its_batches * count * window
+    # Models that read along: the reference, unless its states are on disk, and a teacher.
+    beside = teacher + (0 if settings.precompute_reference else 1)
+    # Of the policy: forward, backward (without the weights' own gradients where they are frozen), its logits again.
+    own = (4.0 if settings.train == "full" else 3.0) + (1.0 if settings.recompute else 0.0)
+    weights = float(size.parameters * running.itemsize)
+    parts = _parameters(running, settings)
+    at_once = micro * texts.train.longest + count * max(texts.windows.lengths, default=0)
+    learning = Passes(
+        read=round(tokens * (1 + beside)),
+        operations=(own + beside) * 2.0 * (size.body * tokens + size.unembedding * predicted) / TRAINING,
+        bytes=batches * (own + beside) * weights + steps * 5 * 4.0 * parts,
+        blocks=batches * (own + beside) * size.blocks,
+        held=Memory(
+            0.0,
+            activations=_activations(running, settings, at_once),
+            logits=16.0 * min(LOGITS_AT_ONCE, size.vocabulary * micro * texts.predicted),
+        ),
+    )
+    validating = Passes(
+        read=round(checked * (1 + beside)),
+        operations=(1 + beside) * 2.0 * (size.body * checked + size.unembedding * its_predicted) / READING,
+        bytes=its_batches * (1 + beside) * weights,
+        blocks=float(its_batches * (1 + beside) * size.blocks),
+    )
+    state = 4.0 if schedule.optimizer == "rmsprop" else 8.0
+    kept = 3 if schedule.patience is not None else 2
+    return Stage(
+        "training",
+        (learning, validating),
+        steps=steps,
+        models=1.0 + teacher,
+        held=Memory(0.0, training=(4.0 + state) * parts + _reference(running, settings, schedule)),
+        scratch=scratch + kept * (4.0 + state) * parts,
+        moved=checks * (4.0 + state) * parts,
+    )
+
+
+def _parameters(running: Running, settings: DpoSettings) -> float:
+    """How many numbers are trained."""
+    size = running.size
+    match settings.train:
+        case "full":
+            return float(size.parameters)
+        case "lora":
+            # Both sides of the seven projections of a block.
+            return float(settings.lora_rank * size.blocks * (8 * size.width + 3 * (size.width + size.mlp)))
+        case "gains":
+            return float(size.neurons)
+
+
+def _reference(running: Running, settings: DpoSettings, schedule: Schedule) -> float:
+    """Bytes of what the policy is compared with, where it is not the model itself."""
+    size = running.size
+    if settings.train != "full":
+        return 4.0 * _parameters(running, settings)  # the trained numbers themselves, beside the model
+    if settings.precompute_reference:
+        return 4.0 * size.unembedding
+    # Projections and the head, and of the embedding only the rows that are read.
+    lower = schedule.autocast or settings.reference_dtype == "bfloat16"
+    return (2.0 if lower else 4.0) * (size.body + size.unembedding)
+
+
+def _activations(running: Running, settings: DpoSettings, tokens: float) -> float:
+    size = running.size
+    if settings.recompute:
+        return tokens * size.width * (4.0 * size.blocks + _KEPT)
+    return tokens * size.width * size.blocks * _KEPT

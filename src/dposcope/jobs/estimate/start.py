@@ -1,0 +1,47 @@
+"""The model of a command without its weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dposcope.jobs.estimate.work import Running
+from dposcope.jobs.settings import ChatSettings, LoadSettings
+from dposcope.model.chat.prompts import asked_by
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import device_of
+from dposcope.model.outline import Outline, outline
+
+
+@dataclass(frozen=True, eq=False)
+class Started:
+    """What is known of a model before it is loaded."""
+
+    lm: LanguageModel
+    """Asked as the settings say; without weights."""
+    outline: Outline
+    running: Running
+    precision: torch.dtype
+    """That it runs in."""
+
+    @property
+    def stored(self) -> int:
+        """Bytes of a stored weight."""
+        return self.outline.stored.itemsize
+
+
+def start(model: str, machine: LoadSettings, chat: ChatSettings | None = None) -> Started:
+    """Read config and tokenizer.
+
+    Args:
+        model: its name.
+        machine: how it is loaded.
+        chat: how it is asked; None: it reads texts only.
+
+    Raises:
+        DposcopeError: see `outline`; or it cannot be asked so, or there is no such device.
+    """
+    place = device_of(machine.device)
+    found = outline(model)
+    lm = found.lm if chat is None else asked_by(found.lm, chat.chat_options)
+    precision = found.running(machine.dtype, place)
+    return Started(lm, found, Running(found.size, precision.itemsize), precision)
