@@ -63,7 +63,7 @@ NAME_SETTINGS = {
     "jobs/dpo/training_record.py",  # keeps them
     "jobs/tune/learning.py",  # makes those of other jobs from them
 }
-"""Files that name a class of settings, beside `settings.py`, `job.py`, the command line, estimates and a reproduction."""
+"""Files that name a class of settings, beside `settings.py`, `job.py`, the command line and the estimates of plans."""
 NOT_MIRRORED = {"benchmarks", "docs", "helpers", "hostile", "properties", "real", "tools"}
 """Folders of tests that are of no room: of the scripts beside the package, of the documentation, of all rooms."""
 

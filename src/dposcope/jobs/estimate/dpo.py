@@ -144,13 +144,15 @@ def _training(
     micro = schedule.micro_batch_size or schedule.batch_size
     count = min(schedule.windows_per_batch, len(texts.windows))
     window = texts.windows.tokens / len(texts.windows) if count else 0.0
-    seen = examples_seen(steps, pairs=len(texts.train), batch_size=schedule.batch_size)
-    # Each micro-batch has windows of its own.
-    batches = steps * math.ceil(schedule.batch_size / micro)
+    # Each micro-batch has windows of its own; the last ones of a pass over the pairs may be fewer.
+    pairs = len(texts.train)
+    passes, more = divmod(steps, math.ceil(pairs / schedule.batch_size))
+    batches = passes * math.ceil(pairs / micro) + more * math.ceil(schedule.batch_size / micro)
+    seen = examples_seen(steps, pairs=pairs, batch_size=schedule.batch_size)
     windows = batches * count * window
-    tokens = seen * texts.train.tokens / len(texts.train) + windows
+    tokens = seen * texts.train.tokens / pairs + windows
     predicted = seen * texts.predicted + windows
-    checks = steps // schedule.validate_every
+    checks = math.ceil(steps / schedule.validate_every)  # the last step is always followed by one
     its_batches = checks * math.ceil(len(texts.validation) / micro)
     checked = checks * texts.validation.tokens + its_batches * count * window
     its_predicted = checks * len(texts.validation) * texts.predicted + its_batches * count * window

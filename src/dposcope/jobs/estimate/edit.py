@@ -4,7 +4,6 @@ from pathlib import Path
 
 from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.evaluation.perplexity import longest_window
 from dposcope.interventions.shipped import shipped_edits
 from dposcope.jobs.edit.choice import SEARCH_WINDOWS
 from dposcope.jobs.estimate.measuring import (
@@ -17,6 +16,7 @@ from dposcope.jobs.estimate.measuring import (
     ideal_read,
     loading,
     means,
+    search_window,
     small_files,
 )
 from dposcope.jobs.estimate.start import start
@@ -24,7 +24,6 @@ from dposcope.jobs.estimate.work import Running, Stage, Texts, Work
 from dposcope.jobs.ingredients import check_neutral, read_data
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EditSettings
-from dposcope.protocols import LEAST_ITEMS
 
 TRIALS = 6
 """Strengths that a search tries, about; at most twelve."""
@@ -46,7 +45,7 @@ def edit_work(model: str, out: Path, settings: EditSettings) -> Work:
     started = start(model, settings, settings)
     searched = None if settings.edit_spec.given else data.report.neutral
     check_neutral(started.lm, data.report, searched)
-    window = 0 if searched is None else longest_window(started.lm, searched, least=LEAST_ITEMS)
+    window = 0 if searched is None else search_window(started.lm, searched)
     found = counted(started.lm, data, settings.direction_spec)
     learned = settings.learned and settings.meant == TOXICITY and model in shipped_edits()
     stages = edit_stages(

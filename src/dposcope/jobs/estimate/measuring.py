@@ -7,7 +7,7 @@ from dposcope.data.comments import Comments
 from dposcope.evaluation.conditions.measure import PASSAGE_TOKENS, PROMPT_TOKENS, REFERENCE_PROMPT, Materials
 from dposcope.evaluation.direction_scorer import MAX_TOKENS
 from dposcope.evaluation.overlap import GENERATED_TOKENS
-from dposcope.evaluation.perplexity import count_windows
+from dposcope.evaluation.perplexity import count_windows, longest_window
 from dposcope.evaluation.sampled.ideal import evenly, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
 from dposcope.jobs.estimate.work import Memory, Passes, Running, Stage, Texts
@@ -16,7 +16,7 @@ from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.batches import encode
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.language_model import LanguageModel
-from dposcope.protocols import Protocol
+from dposcope.protocols import LEAST_ITEMS, Protocol
 
 MEANS_TOKENS = 20
 """Tokens that the model writes to a prompt for its means."""
@@ -80,6 +80,19 @@ def counted(lm: LanguageModel, data: Data, spec: DirectionSpec, *, report: Mater
     )
 
 
+def search_window(lm: LanguageModel, text: str) -> int:
+    """Tokens of the windows that a strength is searched on.
+
+    Args:
+        lm: gives the tokenizer and the context.
+        text: neutral text.
+
+    Raises:
+        DposcopeError: it is too short.
+    """
+    return min(longest_window(lm, text, least=LEAST_ITEMS), lm.context_length)
+
+
 def prompts_read(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -110,14 +123,14 @@ def comments_read(lm: LanguageModel, comments: Comments, spec: DirectionSpec) ->
 
 
 def loading(running: Running, stored: int, *, models: int = 1) -> Stage:
-    """The weights are read; a float32 checkpoint that runs in bfloat16 is in memory in both precisions for a moment.
+    """The weights are read; those that run in another precision than they are stored in are in memory in both.
 
     Args:
         running: the model.
         stored: bytes of a stored weight.
         models: that are loaded.
     """
-    more = max(0.0, float(running.size.parameters * (stored - running.itemsize)))
+    more = 0.0 if stored == running.itemsize else float(running.size.parameters * stored)
     moved = float(running.size.parameters * stored * models)
     return Stage("loading", models=models, held=Memory(0.0, weights=more), moved=moved)
 

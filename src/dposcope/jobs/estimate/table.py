@@ -40,7 +40,7 @@ def work_table(work: Work, machine: Machine, *, out: Path) -> Table:
             "tokens read": _count(one.read),
             "written": _count(one.written),
             "steps": _count(one.steps),
-            "time": hours(_rounded(row["seconds"])),
+            "time": hours(rounded(row["seconds"])),
             "memory": size(one.memory(weights).total),
             "disk": size(one.disk) if one.disk else "",
             "limit": row["bottleneck"] or "",
@@ -65,7 +65,7 @@ def _notes(work: Work, machine: Machine, out: Path) -> list[str]:
         f"{machine.name}: {machine.operations / 1e9:,.0f} G operations and {machine.bandwidth / 1e9:,.0f} GB a second"
     )
     notes = [
-        f"In all about {hours(_rounded(work.seconds(machine)))}, {size(work.peak.total)} of memory (here: "
+        f"In all about {hours(rounded(work.seconds(machine)))}, {size(work.peak.total)} of memory (here: "
         f"{size(machine.memory)}) and {size(work.disk)} of disk{meanwhile} (free: {size(free(out))}).",
         f"First limit: {bottleneck_line(work, machine)}",
         f"Measured here: {here}. {GPU_ACCURACY if machine.gpu else ACCURACY}",
@@ -78,14 +78,17 @@ def bottleneck_line(work: Work, machine: Machine) -> str:
     """What the command meets first, and what to lower where it does not fit."""
     found = work.bottleneck(machine)
     if found == MEMORY:
-        return f"memory does not fit: {_advice(work)}."
+        return f"memory does not fit: {_advice(work, machine)}."
     if found == STARTS:
         return "starting kernels (the model is small for this machine); a larger --batch-size starts fewer."
     return f"{found}."
 
 
-def _advice(work: Work) -> str:
+def _advice(work: Work, machine: Machine) -> str:
     part, peak = work.peak.largest, work.peak
+    lowered = {name: held for name, held in peak.parts.items() if name in _EASIER}
+    if peak.total - sum(lowered.values()) < machine.memory:  # without them it fits
+        part = max(lowered, key=lambda name: lowered[name])
     told = f"{size(peak.parts[part])} of it are {_NAMES[part]}"
     dpo = work.command == "dpo"
     match part:
@@ -126,7 +129,9 @@ def hours(seconds: float | None) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 or seconds == 0 else "below 1 s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.0f} days"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} h" if seconds < 10 * 3600 else f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:,.0f} days"
 
 
 def size(count: float | None) -> str:
@@ -135,11 +140,11 @@ def size(count: float | None) -> str:
         return "?"
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if count >= unit:
-            return f"{_rounded(count / unit):g} {name}"
-    return f"{_rounded(count / 1e3):g} kB"
+            return f"{rounded(count / unit):g} {name}"
+    return f"{rounded(count / 1e3):g} kB"
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
     """To two digits."""
     return number if number == 0 else round(number, 1 - math.floor(math.log10(abs(number))))
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.evaluation.perplexity import longest_window
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages
@@ -19,6 +18,7 @@ from dposcope.jobs.estimate.measuring import (
     ideal_read,
     loading,
     means,
+    search_window,
     small_files,
 )
 from dposcope.jobs.estimate.pairs import pairs_stages
@@ -32,7 +32,6 @@ from dposcope.jobs.tune.learning import TRAINED
 from dposcope.jobs.tune.search import LENGTH, MOST_HARMLESS
 from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.model.load import check_source
-from dposcope.protocols import LEAST_ITEMS
 
 
 def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
@@ -52,7 +51,7 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
     started = start(model, settings, settings)
     check_neutral(started.lm, inputs.data.report, inputs.learn_text)
     found = counted(started.lm, inputs.data, settings.direction_spec)
-    window = longest_window(started.lm, inputs.learn_text, least=LEAST_ITEMS)
+    window = search_window(started.lm, inputs.learn_text)
     stages = tune_stages(
         started.running, settings, found, window=window, stored=started.stored, beside=started.outline.beside
     )

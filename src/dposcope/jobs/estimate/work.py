@@ -204,7 +204,7 @@ class Running:
         context = tokens + written / 2
         return Passes(
             read=tokens * models,
-            written=written * models,
+            written=written,
             operations=models * 2.0 * (size.body * (tokens + written) + size.unembedding * written) / share,
             bytes=models
             * (rounds * new * self.itemsize * float(size.body + size.unembedding) + new * context * cached),

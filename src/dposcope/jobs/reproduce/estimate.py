@@ -92,7 +92,7 @@ def plan_table(title: str, estimates: Sequence[Estimate], *, out: Path | None = 
         rest = f", and {plural(unknown, 'step')} of unknown size" if unknown else ""
         notes = [
             f"{to_do}: about {hours(sum(known))}, {told(peak)} of memory and "
-            f"{told(disk)} of disk (free: {told(free(out))}){rest}. {accuracy}"
+            f"{told(disk)} of disk (free: {told(free(out or Path()))}){rest}. {accuracy}"
         ]
     if unknown:
         notes.append(

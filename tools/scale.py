@@ -1,0 +1,200 @@
+"""Memory, disk, time and the first limit of every command, for models of 8, 32 and 70 billion weights: docs/scale.md.
+
+    python tools/scale.py          writes the page
+    python tools/scale.py --print  prints it
+
+No model is loaded and nothing is measured: sizes come from configs that are built here, work from the program's own
+estimates (`--dry-run`), and the rates of both machines are written below.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from dposcope.jobs.conditions import ConditionSpec, PartSpec
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.estimate.dpo import Trained, dpo_stages
+from dposcope.jobs.estimate.edit import edit_stages
+from dposcope.jobs.estimate.evaluate import evaluate_stages
+from dposcope.jobs.estimate.explain import explain_stages
+from dposcope.jobs.estimate.fold import fold_stages
+from dposcope.jobs.estimate.machine import GIB, Machine
+from dposcope.jobs.estimate.measuring import Counted, direction, loading
+from dposcope.jobs.estimate.pairs import pairs_stages
+from dposcope.jobs.estimate.table import bottleneck_line, hours, rounded, size
+from dposcope.jobs.estimate.tune import tune_stages
+from dposcope.jobs.estimate.work import MEMORY, Running, Stage, Texts, Work
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
+from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.model.size import ModelSize, model_size
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"
+
+GPU: Final = Machine("one 80-GB GPU", 4e14, 2e12, 80 * 10**9, 2, gpu=True)
+"""Assumed, below what is printed of an H100."""
+CPU: Final = Machine("2 CPU cores", 9e11, 2e10, 24 * GIB, 2)
+"""Products as benchmarks/limit.py measured them on two free cores of an EPYC in bfloat16: 449 G
+multiply-adds a second; the bandwidth is assumed."""
+
+PROMPTS, PROMPT, PASSAGES, PASSAGE, WINDOWS = 400, 16, 500, 64, 12
+COMMENTS, COMMENT, PAIRS, COMPLETION = 2000, 80, 1000, 20
+STORED: Final = 2
+"""Bytes of a stored weight: bfloat16."""
+BESIDE: Final = 2e7
+"""Bytes of a tokenizer's files."""
+
+
+def configs() -> dict[str, PreTrainedConfig]:
+    """The models, by the names of their makers."""
+    llama = {"vocab_size": 128_256, "num_key_value_heads": 8, "tie_word_embeddings": False}
+    return {
+        "8B (Llama-3.1-8B)": LlamaConfig(
+            **llama, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32
+        ),
+        "32B (Qwen2.5-32B)": Qwen2Config(
+            vocab_size=152_064, hidden_size=5120, intermediate_size=27_648, num_hidden_layers=64,
+            num_attention_heads=40, num_key_value_heads=8, tie_word_embeddings=False,
+        ),
+        "70B (Llama-3.1-70B)": LlamaConfig(
+            **llama, hidden_size=8192, intermediate_size=28_672, num_hidden_layers=80, num_attention_heads=64
+        ),
+    }  # fmt: skip
+
+
+def size_of(config: PreTrainedConfig) -> ModelSize:
+    """From the model without weights."""
+    with torch.device("meta"):
+        return model_size(AutoModelForCausalLM.from_config(config))
+
+
+def counted() -> Counted:
+    """Data of a usual size; half of the prompts to learn from, half to report on."""
+    half = Texts.alike(PROMPTS // 2, PROMPT)
+    return Counted(
+        learn=half,
+        choose=half,
+        comments=Texts.alike(COMMENTS, COMMENT),
+        prompts=half,
+        passages=Texts.alike(PASSAGES, PASSAGE),
+        windows=Texts.alike(WINDOWS, 1024),
+    )
+
+
+def works(found: ModelSize) -> dict[str, Work]:
+    """Command → what it does with a model of this size."""
+    running, data, comments = Running(found, 2), counted(), Texts.alike(COMMENTS, COMMENT)
+    probe = ProbeSettings()
+    condition = ConditionSpec("edit", (PartSpec("edit", {}),))
+    weights = float(found.parameters * STORED)
+    known = {"stored": STORED}
+    stages: dict[str, Sequence[Stage]] = {
+        "probe": [loading(running, STORED), direction(running, comments, probe.direction_spec)],
+        "evaluate (one edit)": evaluate_stages(running, EvaluateSettings(), data, [condition], **known),
+        "edit": edit_stages(running, EditSettings(), data, window=1024, learned=False, beside=int(BESIDE), **known),
+        "pairs": pairs_stages(running, PairsSettings(), data.learn, Texts(), Texts(), **known),
+        "dpo, gains": _dpo(running, "gains"),
+        "dpo, LoRA": _dpo(running, "lora"),
+        "dpo, all weights": _dpo(running, "full"),
+        "tune": tune_stages(running, TuneSettings(), data, window=1024, beside=int(BESIDE), **known),
+        "explain": explain_stages(running, ExplainSettings(), data, comments, **known),
+        "fold": fold_stages(found, STORED, stored=weights, written=weights + BESIDE),
+    }
+    whole = Running(found, 4)
+    return {
+        name: Work(
+            name.partition(",")[0].partition(" ")[0], "", whole if "all" in name else running, tuple(own),
+            trains_all="all" in name,
+        )
+        for name, own in stages.items()
+    }  # fmt: skip
+
+
+def _dpo(running: Running, train: str) -> list[Stage]:
+    settings = DpoSettings(pairs="pairs.jsonl", train=train)  # pyright: ignore[reportArgumentType]
+    kept = settings.validation_pairs(PAIRS)
+    read = PROMPT + 2 * (COMPLETION - 1)
+    texts = Trained(
+        Texts.alike(PAIRS - kept, read),
+        Texts.alike(kept, read),
+        2.0 * COMPLETION,
+        Texts.alike(settings.window_pool, settings.window_tokens - 1),
+    )
+    schedule = settings.schedule(PAIRS - kept, autocast=True)
+    return dpo_stages(running, settings, texts, schedule, stored=STORED, beside=int(BESIDE))
+
+
+def page() -> str:
+    """All of it."""
+    parts = [_HEAD]
+    for name, config in configs().items():
+        found = size_of(config)
+        lines = [
+            f"\n## {name}\n",
+            f"{rounded(found.parameters / 1e9):g} billion weights: {size(2.0 * found.parameters)} in bfloat16.\n",
+            "| command | memory | disk | 80-GB GPU | first limit there | 2 CPU cores |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for command, work in works(found).items():
+            meanwhile = f" (+ {size(work.scratch)} meanwhile)" if work.scratch > 1e9 else ""
+            fits = work.bottleneck(GPU) != MEMORY
+            gpu = _about(work.seconds(GPU)) if fits else "–"
+            alone = replace(CPU, memory=10**15)  # a machine with such cores and enough memory
+            lines.append(
+                f"| {command} | {size(work.peak.total)} | {size(work.disk)}{meanwhile} | {gpu} | "
+                f"{bottleneck_line(work, GPU).rstrip('.')} | {_about(work.seconds(alone))} |"
+            )
+        parts += lines
+    return "\n".join(parts) + "\n"
+
+
+def _about(seconds: float) -> str:
+    """One or two digits: an estimate bears no more."""
+    return hours(rounded(seconds))
+
+
+_HEAD = f"""\
+# Large models
+
+What each command takes with models of 8, 32 and 70 billion weights. These are estimates: nothing on this page was run.
+The same estimate for your model, data and machine is one option away:
+
+```sh
+dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores --dry-run
+```
+
+`--dry-run` is an option of every command that computes. It reads config, tokenizer and data, and checks them as the
+command would. It loads no weights and writes nothing. It measures the machine for some seconds: a large matrix product,
+and a sum over more memory than any cache holds. It then tells for each stage the tokens that are read and written,
+training steps, time, memory and disk, and what is met first. `--json` gives the same as JSON.
+
+## What is assumed
+
+- Data: {PROMPTS} prompts of {PROMPT} tokens, half of them to learn from; {COMMENTS:,} comments of {COMMENT} tokens;
+  {PASSAGES} passages of {PASSAGE} tokens; {WINDOWS} windows of 1,024 tokens of neutral text; {PAIRS:,} pairs with
+  completions of {COMPLETION} tokens. All settings are the defaults.
+- GPU: {GPU.operations / 1e12:.0f} T operations a second in bfloat16, {GPU.bandwidth / 1e12:.0f} TB a second from its
+  memory, 80 GB. These rates are assumed, not measured. Real times may be two or three times as long.
+- CPU: {CPU.operations / 1e9:.0f} G operations a second, as measured on two free cores of an EPYC with bfloat16
+  instructions; {CPU.bandwidth / 1e9:.0f} GB a second from memory are assumed. Times are as if memory were enough.
+- Memory is the peak of the process. "Meanwhile" is disk that is free again at the end.
+- Weights are stored in bfloat16, and loaded from a disk with 0.5 GB a second.
+- The largest number of texts, pairs and conditions is counted. Scorers, statistics and figures are not.
+
+"First limit" is what most of the time goes to: compute, memory bandwidth, the start of kernels, or the disk. Where the
+memory is too small, it says what to lower. A dash stands where the command does not fit.
+
+dposcope uses one GPU for a model. A model that does not fit needs a GPU with more memory; `fold` never loads it."""
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--print"]:
+        print(page(), end="")
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
