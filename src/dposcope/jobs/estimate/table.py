@@ -13,7 +13,7 @@ from dposcope.report.table import Column, Table
 
 ACCURACY: Final = "On a CPU with nothing else at work, times are accurate to about a factor of two."
 GPU_ACCURACY: Final = "On a GPU the times are rough: this program's shares of its peak were not measured."
-_NOT_COUNTED: Final = "Scorers, statistics and figures are not counted; most take seconds."
+_NOT_COUNTED: Final = "The start of the program, scorers, statistics and figures are not counted; most take seconds."
 _EASIER: Final = {
     "cache": "--batch-size",
     "activations": "--batch-size",
