@@ -1,5 +1,5 @@
 """Choices that are named in many places: the two protocols (what the paper's text says, and what its published code
-does), the ways to split prompts, the ways to pair samples, and the fewest items of an interval."""
+does), the ways to split prompts, to pair samples and to quantise, and the fewest items of an interval."""
 
 from typing import Literal
 
@@ -13,6 +13,9 @@ Split = Literal["halves", "three-way", "same"]
 
 Pairing = Literal["random", "extremes"]
 """How samples become pairs; see `Pairer`."""
+
+Quantise = Literal["4bit", "8bit"]
+"""How weights are quantised on loading, by bitsandbytes."""
 
 LEAST_ITEMS = 10
 """Fewest items with an interval: with fewer, none keeps its level (see `evaluation/bootstrap.py`)."""

@@ -62,7 +62,7 @@ def dpo(
         show_work(dpo_work(model, out, settings), device=settings.device, out=out, json=json)
         return
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import next_evaluate, say_pushed
+    from dposcope.cli.shown.ends import next_evaluate, say_checkpoint, say_pushed
     from dposcope.evaluation.numbers import fixed
     from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
@@ -72,7 +72,8 @@ def dpo(
     from dposcope.training.processes import Processes
 
     processes = Processes.here()
-    check_push(push, public=public)
+    gains_of = model if settings.train == "gains" else None
+    check_push(push, public=public, model=gains_of, quantise=settings.quantise)
     with reporting(quiet=quiet or not processes.is_main) as bars:
         use_layout(settings.layout)
         done = run_dpo(model, out, settings, reporter=bars)
@@ -80,7 +81,7 @@ def dpo(
     if not processes.is_main:
         return
     record = done.record
-    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
+    pushed = upload(out / "model", push, base=model, public=public) if push and (out / "model").exists() else None
     if json:
         print_json(record.to_json())
         return
@@ -92,9 +93,10 @@ def dpo(
         f"accuracy {wilson(taken['eval_accuracy'], record.pairs.validation)}, "
         f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}"
     )
-    say(f"checkpoint: {out / 'model'}")
+    say_checkpoint(model, out, label="checkpoint:")
     if (out / "edit.safetensors").exists():
         say(f"edit:       {out / 'edit.safetensors'}")
     say_pushed(pushed, base=model)
     say(f"curves:     {out / 'training.svg'}")
-    next_evaluate(model, out / "model", out)
+    written = (out / "model").exists()
+    next_evaluate(model, f"model:{out / 'model'}" if written else f"edit:{out}", out)

@@ -63,24 +63,32 @@ def edit(
         show_work(edit_work(model, out, settings), device=settings.device, out=out, json=json)
         return
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
+    from dposcope.cli.shown.ends import (
+        most_changed,
+        next_chat,
+        next_explain,
+        say_checkpoint,
+        say_effect,
+        say_pushed,
+        say_texts,
+    )
     from dposcope.jobs.edit.job import run_edit
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
-    check_push(push, public=public)
+    check_push(push, public=public, model=model, quantise=settings.quantise)
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         done = run_edit(model, out, settings, reporter=bars)
-    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
+    pushed = upload(out / "model", push, base=model, public=public) if push and (out / "model").exists() else None
     if json:
         print_json(done.scores.to_json())
         return
     say(f"edit:    {done.edit}")
     say_effect(done.scores, "edit")
     say_texts(most_changed(out, "edit"), raw=raw)
-    say(f"model:   {out / 'model'}")
+    say_checkpoint(model, out)
     say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
     next_chat(out)

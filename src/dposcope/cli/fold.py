@@ -103,4 +103,4 @@ def fold(
     if done.form == "gguf":
         next_evaluate(str(done.path), None, done.path.with_suffix(""))
     elif done.form == "checkpoint":
-        next_evaluate(model, done.path, done.path)
+        next_evaluate(model, f"model:{done.path}", done.path)

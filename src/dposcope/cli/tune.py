@@ -69,7 +69,15 @@ def tune(
         show_work(tune_work(model, out, settings), device=settings.device, out=out, json=json)
         return
     from dposcope.cli.console import reporting
-    from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
+    from dposcope.cli.shown.ends import (
+        most_changed,
+        next_chat,
+        next_explain,
+        say_checkpoint,
+        say_effect,
+        say_pushed,
+        say_texts,
+    )
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
     from dposcope.model.checks.layout_file import use_layout
@@ -82,11 +90,12 @@ def tune(
             trials = join_tune(model, out, settings, reporter=bars)
         say(f"{len(trials)} trials are done; the run in {out} continues with them")
         return
-    check_push(push, public=public)
+    check_push(push, public=public, model=model, quantise=settings.quantise)
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         done = run_tune(model, out, settings, reporter=bars)
-    pushed = None if push is None or done.advice is not None else upload(out / "model", push, base=model, public=public)
+    there = done.advice is None and (out / "model").exists()
+    pushed = upload(out / "model", push, base=model, public=public) if push and there else None
     if json:
         print_json(done.scores.to_json())
         return
@@ -100,7 +109,7 @@ def tune(
     say(f"edit:    {done.edit}")
     say_effect(done.scores, "edit")
     say_texts(most_changed(out, "edit"), raw=raw)
-    say(f"model:   {out / 'model'}")
+    say_checkpoint(model, out)
     say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
     next_chat(out)

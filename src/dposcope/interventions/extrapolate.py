@@ -31,8 +31,14 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
         Name and value of each parameter, in the tuned model's precision; at s = 1 the tuned model's own, to the bit.
 
     Raises:
-        DposcopeError: the two models have different parameters.
+        DposcopeError: the two models have different parameters, or quantised ones.
     """
+    quantised = next((lm for lm in (base, tuned) if lm.quantised), None)
+    if quantised is not None:
+        raise DposcopeError(
+            f"the weights of {quantised.name} are quantised, and there is nothing between two codes; use a strength of "
+            "1, or load the models unquantised"
+        )
     own, other = dict(base.model.named_parameters()), dict(tuned.model.named_parameters())
     if own.keys() != other.keys() or any(own[name].shape != other[name].shape for name in own):
         raise DposcopeError(f"{tuned.name} has other parameters than {base.name}; give a model tuned from it")

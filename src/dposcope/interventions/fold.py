@@ -27,6 +27,7 @@ from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
 from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
+from dposcope.model.quantised.weights import is_quantised
 
 Foldable = Gains | Ablation | Edit | Assign
 """Interventions that can be written into weights."""
@@ -42,7 +43,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
         edit: gains, ablation, both, or an `Assign` at all positions where output projections have a bias.
 
     Raises:
-        DposcopeError: the edit does not fit the model, or weights cannot express it.
+        DposcopeError: the edit does not fit the model, or weights cannot express it, or they are quantised.
     """
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; fold outside the `with`")
@@ -81,7 +82,27 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
-    return [(one.projection, _projected(one)) for one in projection_edits(lm, edit)]
+    planned = projection_edits(lm, edit)
+    for one in planned:
+        _check_plain(lm, one.projection)
+    return [(one.projection, _projected(one)) for one in planned]
+
+
+def _check_plain(lm: LanguageModel, projection: nn.Module) -> None:
+    if is_quantised(projection):
+        raise DposcopeError(
+            f"the weights of {lm.name} are quantised, and an edit does not fold into codes; fold it into the "
+            "unquantised model (dposcope fold MODEL --edit EDIT --out FOLDER) or into dposcope.dequantised(lm), or "
+            "keep the hooks (edit.on)"
+        )
+
+
+@contextmanager
+def in_effect(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
+    """The model with the edit inside the context: in its weights, which is fastest, or by hooks where they are
+    quantised."""
+    with edit.on(lm) if lm.quantised else folded(lm, edit):
+        yield lm
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +206,7 @@ def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[s
                 "assigned constants fold only where the MLP's output projection has a bias (GPT-2), and "
                 f"{lm.model.config.model_type} has none; keep the hooks, or use gains"
             )
+        _check_plain(lm, module)
         vectors = _readable(value_vectors(module)).double()
         members = assign.neurons.mask[block].to(vectors.device)
         constants = torch.where(members, assign.values[block].to(vectors.device, torch.float64), 0.0)

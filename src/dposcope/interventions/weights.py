@@ -1,15 +1,19 @@
 """A tuned model in the base's place, or as a second model, so that both are measured on the same items."""
 
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.adapter import is_adapter
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
+from dposcope.model.quantised.weights import is_quantised
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,13 @@ class OtherWeights:
         Raises:
             DposcopeError: there is no such model, or it was not tuned from `lm`.
         """
-        yield load(self.source, base=lm)
+        yield self._beside(lm)
+
+    def _beside(self, lm: LanguageModel) -> LanguageModel:
+        """Loaded as the base was: quantised where that was quantised on loading."""
+        path = Path(self.source).expanduser()
+        merged = path.is_dir() and is_adapter(path)
+        return load(self.source, base=lm, quantise=None if merged else lm.quantise)
 
     @contextmanager
     def on(self, lm: LanguageModel) -> Generator[Applied]:
@@ -37,8 +47,9 @@ class OtherWeights:
         Raises:
             DposcopeError: the other model was not tuned from `lm`, or has tokens or parameters that `lm` lacks.
         """
-        other = load(self.source, base=lm)
-        mine, theirs = dict(lm.model.named_parameters()), dict(other.model.named_parameters())
+        other = self._beside(lm)
+        coded = _quantised_in_either(lm.model, other.model)
+        mine, theirs = (_parameters(model, beside=coded) for model in (lm.model, other.model))
         differing = mine.keys() ^ theirs.keys() or {n for n in mine if mine[n].shape != theirs[n].shape}
         if differing or other.writer is not None:
             what = f"{sorted(differing)[0]} differs" if differing else other.notes[-1]
@@ -52,8 +63,37 @@ class OtherWeights:
             lm.model.generation_config = other.model.generation_config
             for name, parameter in mine.items():
                 parameter.data = theirs[name].data
+            for pair in coded.values():
+                _exchange(*pair)
             yield Applied()
         finally:
             lm.model.generation_config = ends
             for name, parameter in mine.items():
                 parameter.data = own[name]
+            for pair in coded.values():
+                _exchange(*pair)
+
+
+def _quantised_in_either(one: nn.Module, other: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Name → the layer of both models, where one of the two is quantised."""
+    there = dict(other.named_modules())
+    return {
+        name: (module, there[name])
+        for name, module in one.named_modules()
+        if name in there and (is_quantised(module) or is_quantised(there[name]))
+    }
+
+
+def _parameters(model: nn.Module, *, beside: Container[str]) -> dict[str, nn.Parameter]:
+    """Those of all layers but some."""
+    return {name: one for name, one in model.named_parameters() if name.rpartition(".")[0] not in beside}
+
+
+def _exchange(one: nn.Module, other: nn.Module) -> None:
+    """Let two layers be each other, without their hooks. A layer's form is a part of a quantised weight."""
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    mine, theirs = ({k: v for k, v in vars(layer).items() if "hook" not in k} for layer in (one, other))
+    for layer, old, new in ((one, mine, theirs), (other, theirs, mine)):
+        for name in old:
+            del vars(layer)[name]
+        vars(layer).update(new)

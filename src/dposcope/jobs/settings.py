@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     Windows,
 )
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
-from dposcope.protocols import Protocol, Split
+from dposcope.protocols import Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
@@ -158,6 +158,11 @@ class LoadSettings(Settings):
     )
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
         default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one."
+    )
+    quantise: Annotated[Quantise | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        description="Quantise the weights of the blocks on loading, by bitsandbytes (extra quantised): 4bit (NF4) or "
+        "8bit. Edits then act by hooks, and are not folded into a checkpoint. Default: as stored.",
     )
     layout: LayoutOption = Field(default=None, description=LAYOUT)
 

@@ -19,6 +19,7 @@ from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.model.checks.config import check_files
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.quantised.plain import plain_
 from dposcope.model.quiet import without_progress_bars
 from dposcope.reading import read_object
 
@@ -90,7 +91,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
-    """`base` with an adapter merged into its weights: an ordinary model of the same precision, on the same device.
+    """`base` with an adapter merged into its weights: an ordinary model of the same precision, on the same device. Of a
+    quantised base, its dequantised weights are taken.
 
     Each adapted weight is computed in float32 and rounded once. A resized embedding that is stored with the adapter is
     used, and so are the tokenizer in the folder and its end-of-text token.
@@ -113,6 +115,8 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
         # Hooks of an active intervention on the base do not belong to the adapter.
         module._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]
         module._forward_pre_hooks.clear()  # pyright: ignore[reportPrivateUsage]
+    if base.quantised:
+        model = plain_(model)  # a sum of codes and an adapter would have to be quantised again
     try:
         # peft draws random initial values, which the stored ones replace, and gives warnings that do not apply here.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), without_progress_bars():
@@ -131,7 +135,8 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
         ) from error
     tokenizer = _tokenizer(folder) or base.tokenizer
     merged.generation_config = _ending(base, tokenizer)
-    note = f"{config['peft_type']} adapter, merged into {base.name} in float32"
+    whose = f"the dequantised weights of {base.name}" if base.quantised else base.name
+    note = f"{config['peft_type']} adapter, merged into {whose} in float32"
     return LanguageModel(merged.requires_grad_(True).eval(), tokenizer, short_name(folder), notes=(note,))
 
 

@@ -24,6 +24,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import active_stream
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.routing import Pairs, Routing, listen
+from dposcope.model.quantised.weights import held_by
 
 Change = Callable[[Tensor, Frame], Tensor | None]
 """Takes the tensor at a site, returns its replacement, or None to leave it."""
@@ -169,7 +170,8 @@ def shared(lm: LanguageModel) -> LanguageModel:
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model; make the second model outside the `with`")
     tensors = chain(lm.model.parameters(), lm.model.buffers())
-    return replace(lm, model=copy.deepcopy(lm.model, {id(tensor): tensor for tensor in tensors}))
+    memo = {**held_by(lm.model), **{id(tensor): tensor for tensor in tensors}}
+    return replace(lm, model=copy.deepcopy(lm.model, memo))
 
 
 def _refuse_compiled(lm: LanguageModel) -> None:

@@ -16,7 +16,9 @@ from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.layout import Layout
 from dposcope.model.mixtures.experts import Experts, ExpertSizes
+from dposcope.model.quantised.weights import is_quantised, scales
 from dposcope.model.quiet import without_progress_bars
+from dposcope.protocols import Quantise
 
 
 def short_name(source: str | Path) -> str:
@@ -50,6 +52,8 @@ class LanguageModel:
     """Digest of an edit of the activations, which no weight shows; set by `edited` only. A part of `fingerprint`."""
     asking: Asking | None = None
     """How prompts are put to it; None: as text that it continues. Set by `with_chat`. No part of `fingerprint`."""
+    quantise: Quantise | None = None
+    """What loading quantised it to; None: its weights are as stored."""
 
     def __repr__(self) -> str:
         """Name, kind and size; torch would print every module."""
@@ -169,8 +173,14 @@ class LanguageModel:
         """The model's floating-point type."""
         return self.model.dtype
 
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether some of its layers are quantised: their weights are codes, which an edit does not fold into."""
+        return any(is_quantised(module) for module in self.model.modules())
+
     def value_vectors(self, block: int) -> Tensor:
-        """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but of most mixtures a copy."""
+        """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but a copy of most mixtures and of
+        quantised layers, whose weights are dequantised for it."""
         return layouts.value_vectors(self.mlp_outs[block])
 
     def unembed(self, normed: Tensor) -> Tensor:
@@ -211,8 +221,8 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter, the architecture, a layout that was registered for it, and `variant`. It changes
-        when any weight changes.
+        """A digest of every parameter, the scales of quantised layers, the architecture, a layout that was registered
+        for it, and `variant`. It changes when any weight changes.
 
         It is computed again only after a parameter was replaced or written to.
         """
@@ -220,7 +230,8 @@ class LanguageModel:
         state = tuple((name, p.data_ptr(), p.dtype, p._version) for name, p in named.items())
         if state not in self._fingerprints:
             self._fingerprints.clear()
-            self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(named)}"
+            whole = {**named, **scales(self.model)}
+            self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(whole)}"
         marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
         return "-".join([self._fingerprints[state], *(mark for mark in marks if mark)])
 

@@ -17,6 +17,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.mixtures.experts import Experts
+from dposcope.model.quantised.weights import PLAIN, UNQUANTISED, check_readable, is_quantised, quantised_weight
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def find_layout(model: PreTrainedModel) -> Layout:
         experts = Experts.of(projection)
         if experts is not None:
             experts.check()
+        if is_quantised(projection) and model.device.type != "meta":
+            check_readable(projection)
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
@@ -196,10 +199,6 @@ def _check_unembedding(model: PreTrainedModel) -> None:
         )
 
 
-_PLAIN = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-"""Types of weights that are the numbers themselves."""
-
-
 @dataclass(frozen=True)
 class ProjectionWidth:
     """Sizes of a projection: it reads `inputs` numbers and writes `outputs`."""
@@ -209,34 +208,43 @@ class ProjectionWidth:
 
 
 def projection_width(module: nn.Module) -> ProjectionWidth:
-    """Sizes of a `Linear` or `Conv1D`, which store their weights transposed to each other, or of all experts together.
+    """Sizes of a `Linear` or `Conv1D`, which store their weights transposed to each other, of a quantised layer, or of
+    all experts together.
 
     Raises:
-        DposcopeError: it is none of these, for example a quantised layer.
+        DposcopeError: it is none of these.
     """
     experts = Experts.of(module)
-    if experts is not None and experts.weight.dtype in _PLAIN:
+    if experts is not None and experts.weight.dtype in PLAIN:
         return ProjectionWidth(experts.sizes.count * experts.sizes.width, experts.outputs)
-    # Quantised layers are subclasses of Linear, whose weights are codes.
-    if isinstance(module, nn.Linear | Conv1D) and module.weight.dtype in _PLAIN:
+    if is_quantised(module):
+        return ProjectionWidth(int(vars(module)["in_features"]), int(vars(module)["out_features"]))
+    if isinstance(module, nn.Linear | Conv1D) and module.weight.dtype in PLAIN:
         shape = module.weight.shape
         return ProjectionWidth(*shape) if isinstance(module, Conv1D) else ProjectionWidth(shape[1], shape[0])
-    kind = f" with {str(module.weight.dtype).removeprefix('torch.')}" if isinstance(module, nn.Linear | Conv1D) else ""
     raise DposcopeError(
-        f"an output projection is a {type(module).__name__}{kind}, not a Linear or Conv1D of plain numbers: "
-        "load the model unquantised (GGUF files are dequantised on loading), and without adapters"
+        f"an output projection is a {type(module).__name__}, not a Linear or Conv1D of plain numbers: {UNQUANTISED}"
     )
 
 
-def value_vectors(module: nn.Module) -> Tensor:
-    """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage, but of most experts a copy.
+def is_projection(module: nn.Module) -> bool:
+    """Whether a module is one linear map: a `Linear` or `Conv1D`, or a quantised layer in the place of one."""
+    return isinstance(module, nn.Linear | Conv1D) or is_quantised(module)
 
-    `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`.
+
+def value_vectors(module: nn.Module) -> Tensor:
+    """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage, but of most experts and of
+    quantised layers a copy.
+
+    `Linear` stores `[outputs, inputs]`, which is transposed here; `Conv1D` stores `[inputs, outputs]`. Those of a
+    quantised layer are dequantised.
     """
     projection_width(module)
     experts = Experts.of(module)
     if experts is not None:
         return experts.vectors()
+    if is_quantised(module):
+        return quantised_weight(module).T
     weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType] — a Parameter of either class
     return weight if isinstance(module, Conv1D) else weight.T
 
@@ -248,7 +256,7 @@ def is_gated(block: nn.Module, layout: Layout) -> bool:
     path, _, own = layout.mlp_out.rpartition(".")
     # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
     children = [module for name, module in _module(block, path).named_children() if name != own]
-    inputs = [module for module in children if isinstance(module, nn.Linear | Conv1D)]
+    inputs = [module for module in children if is_projection(module)]
     neurons = projection_width(_module(block, layout.mlp_out)).inputs
     # Phi-3 has both in one projection of twice the width.
     return sum(projection_width(module).outputs for module in inputs) >= 2 * neurons
@@ -332,7 +340,7 @@ def _writers(block: nn.Module, width: int) -> list[str]:
 
 def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
+        if is_projection(module):
             yield name, module
 
 

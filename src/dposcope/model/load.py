@@ -4,7 +4,7 @@ import copy
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,19 @@ from dposcope.model.checks.own_files import own_files
 from dposcope.model.checks.tokens import check_tokens
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.quantised.loading import (
+    StoredForm,
+    check_method,
+    check_quantise,
+    in_one_form,
+    quantisation,
+    without_remarks,
+)
+from dposcope.model.quantised.plain import forget_quantisation
+from dposcope.model.quantised.weights import held_by, is_quantised
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
+from dposcope.protocols import Quantise
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,6 +50,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     base: LanguageModel | None = None,
+    quantise: Quantise | None = None,
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer, or take both as they are in memory.
 
@@ -57,14 +69,20 @@ def load(
         device: "cpu", "cuda", …, or "auto": a GPU if there is one, or the device of `base`. If a launcher started
             several processes (LOCAL_RANK is set), each uses its own GPU.
         base: the model that `source` was tuned from. `source` may then be the folder of a PEFT adapter (LoRA, IA3 and
-            others that merge into weights), which is merged into a copy of `base`.
+            others that merge into weights), which is merged into a copy of `base`; of a quantised one, into its
+            dequantised weights.
+        quantise: "4bit" (NF4) or "8bit": the weights of the blocks are quantised on loading, by bitsandbytes. None: as
+            stored. A checkpoint that is stored quantised needs no `quantise`; if it is
+            stored by compressed-tensors, in FP8 or MXFP4, it is dequantised on loading (`notes` says so).
 
     Raises:
         DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
-            was not tuned from `base`. Of a model in memory: see `check_in_memory`; or another dtype or device than its
-            own is asked for.
+            was not tuned from `base`; it cannot be quantised, or a package for that is missing. Of a model in memory:
+            see `check_in_memory`; or another dtype, device or quantisation than its own is asked for.
     """
     if not isinstance(source, str | Path):
+        if quantise is not None:
+            raise DposcopeError("a model in memory stays as it is: load it quantised, or give load its name or folder")
         return _in_memory(source, tokenizer, dtype=dtype, device=device, base=base)
     if tokenizer is not None:
         raise DposcopeError(f"{source} has its own tokenizer; give a tokenizer only beside a model in memory")
@@ -72,23 +90,32 @@ def load(
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
     place = device_of(base.device if base is not None and str(device) == "auto" else device)
     path = Path(source).expanduser()
-    if base is None or not (path.is_dir() and is_adapter(path)):
+    adapter = base is not None and path.is_dir() and is_adapter(path)
+    if not adapter:
         check_source(source)
+    form = _Form(precision, place, quantise)
+    if quantise is not None:
+        check_quantise(quantise)
+        if adapter or (path.suffix == ".gguf" and not path.is_dir()):
+            what = "an adapter, which is merged into its base" if adapter else "a GGUF file"
+            raise DposcopeError(f"{source} is {what}, and is not quantised on loading; leave quantise out")
     if name in BUNDLED and not path.exists():
-        lm = _from_folder(str(bundled_folder(name)), name, precision, local=True)
+        lm = _from_folder(str(bundled_folder(name)), name, form, local=True)
     elif path.suffix == ".gguf" and not path.is_dir():
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
         lm = LanguageModel(pair.model, pair.tokenizer, short_name(path))
-    elif base is not None and path.is_dir() and is_adapter(path):
+    elif adapter:
+        assert base is not None
         lm = merge_adapter(base, path)
         if precision != "auto":
             lm.model.to(_DTYPES[precision])  # pyright: ignore[reportArgumentType]
     elif path.is_dir():
-        lm = _from_folder(str(path), name, precision, local=True)
+        lm = _from_folder(str(path), name, form, local=True)
     else:
-        lm = _from_hub(hub_id(name), precision)
+        lm = _from_hub(hub_id(name), form)
     try:
-        lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+        if not lm.quantised:  # it is there already
+            lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
         raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
@@ -130,8 +157,12 @@ def _in_memory(
 
 def _on_the_same_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second model whose parameters are views of the first one's, so that its embedding can lose rows alone."""
-    views = {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters()}
-    return copy.deepcopy(model, {**views, **{id(one): one for one in model.buffers()}})
+    coded = {id(one) for module in model.modules() if is_quantised(module) for one in module.parameters()}
+    views = {
+        id(one): one if id(one) in coded else nn.Parameter(one.detach(), one.requires_grad)
+        for one in model.parameters()
+    }
+    return copy.deepcopy(model, {**held_by(model), **views, **{id(one): one for one in model.buffers()}})
 
 
 def check_source(source: str | Path) -> None:
@@ -165,12 +196,23 @@ def check_source(source: str | Path) -> None:
         check_hub_name(name)
 
 
-def _from_hub(name: str, dtype: str) -> LanguageModel:
+@dataclass(frozen=True)
+class _Form:
+    """How a checkpoint becomes a model."""
+
+    precision: str
+    """Of its plain weights; "auto": as stored."""
+    place: torch.device
+    """Where quantised weights are put; plain ones are moved there afterwards."""
+    quantise: Quantise | None
+
+
+def _from_hub(name: str, form: _Form) -> LanguageModel:
     """From the hub, or from its cache where it does not answer."""
     if hub_answers(name):
-        return _from_folder(name, name, dtype, local=False)
+        return _from_folder(name, name, form, local=False)
     try:
-        return _from_folder(name, name, dtype, local=True)
+        return _from_folder(name, name, form, local=True)
     except DposcopeError as error:
         own = "" if "/" in name else f", or give a folder or a bundled name ({', '.join(BUNDLED)})"
         raise DposcopeError(
@@ -179,21 +221,31 @@ def _from_hub(name: str, dtype: str) -> LanguageModel:
         ) from error
 
 
-def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> LanguageModel:
+def _from_folder(source: str, name: str, form: _Form, *, local: bool) -> LanguageModel:
     if local and Path(source).is_dir():
         check_loadable(Path(source))  # refuses what would take hours to build, or more memory than there is
     try:
-        with without_progress_bars():
+        stored = StoredForm.of(source, local=local)
+        _check_form(stored, form, name)
+        dtype = stored.dtype if form.precision == "auto" else _DTYPES[form.precision]
+        told = quantisation(stored, form.quantise, dtype)
+        # Quantised weights stay where they are made, so they are made where they belong.
+        stays = {} if stored.plain_when_loaded and form.quantise is None else {"device_map": {"": form.place}}
+        with without_progress_bars(), without_remarks():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
-                dtype=dtype,
+                dtype=form.precision,
                 use_safetensors=True,
                 local_files_only=local,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **({} if told is None else {"quantization_config": told}),
+                **stays,
             )
             with _uncollected():
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except DposcopeError:
+        raise
     except Exception as error:  # a stranger's files may fail anywhere in three libraries
         if is_memory(error):
             raise
@@ -206,7 +258,20 @@ def _from_folder(source: str, name: str, dtype: str, *, local: bool) -> Language
             f"{name} has no {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}, "
             "so it is not a causal language model, or it is incomplete; check the folder"
         )
-    return LanguageModel(model, tokenizer, short_name(name))
+    in_one_form(model)
+    notes: tuple[str, ...] = ()
+    if stored.method is not None and stored.plain_when_loaded:
+        forget_quantisation(model)
+        notes = (f"stored by {stored.method}, and dequantised on loading",)
+    return LanguageModel(model, tokenizer, short_name(name), notes=notes, quantise=form.quantise)
+
+
+def _check_form(stored: StoredForm, form: _Form, name: str) -> None:
+    if stored.method is None:
+        return
+    if form.quantise is not None:
+        raise DposcopeError(f"{name} is stored quantised by {stored.method} already; leave quantise out")
+    check_method(stored.method, name)
 
 
 @contextmanager
@@ -234,6 +299,8 @@ def _why(error: Exception, name: str, local: bool) -> str:
         )
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
+    if isinstance(error, ImportError):  # of a way to quantise; it names the package
+        return f"cannot load {name}: {first}; install what it needs"
     if local:
         return f"cannot load {name}: {first}; {MEND}"
     if "gated" in text.lower() or "401" in first or "403" in first:
@@ -272,7 +339,9 @@ def device_of(device: str | torch.device) -> torch.device:
     return torch.device("cuda", own) if place == torch.device("cuda") and own is not None else place
 
 
-def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+def load_native(
+    model: str, *, dtype: str = "auto", device: str = "auto", quantise: Quantise | None = None
+) -> LanguageModel:
     """Load `model` in the precision that is fastest on this machine.
 
     `dtype="auto"` keeps the stored precision, but runs a float32 checkpoint in bfloat16 if the hardware supports it.
@@ -282,9 +351,12 @@ def load_native(model: str, *, dtype: str = "auto", device: str = "auto") -> Lan
         model: see `load`.
         dtype: auto, or the precision to run in.
         device: see `load`.
+        quantise: see `load`. With it, auto is bfloat16 if the hardware supports it.
     """
-    lm = load(model, dtype=dtype, device=device)
-    if dtype == "auto" and lm.dtype == torch.float32 and native_bfloat16(lm.device):
+    if quantise is not None and dtype == "auto" and native_bfloat16(_device(device)):
+        dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
+    lm = load(model, dtype=dtype, device=device, quantise=quantise)
+    if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(lm.device):
         lm.model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     return lm
 

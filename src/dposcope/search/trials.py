@@ -16,7 +16,7 @@ from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.evaluation.sampled.phrases import risen_phrases
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
-from dposcope.interventions.fold import folded
+from dposcope.interventions.fold import in_effect
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
@@ -176,7 +176,7 @@ class Objective:
             number: of the trial.
         """
         start = time.monotonic()
-        with folded(self.lm, self.family.edit(point)):
+        with in_effect(self.lm, self.family.edit(point)):
             cost = self.neutral.cost(self.lm)
             excess, harmless = self.bound.excess(cost), None
             if excess <= 0 and self.harmless is not None:

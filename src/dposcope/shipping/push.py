@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dposcope.errors import DposcopeError, first_line
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.hub import hub_id
+from dposcope.model.quantised.loading import is_stored_quantised
+from dposcope.protocols import Quantise
 from dposcope.shipping.adapters import ABLATION, GAINS
 from dposcope.shipping.metadata import licence_in, with_fields
 from dposcope.shipping.model_card import EDIT
@@ -37,15 +39,20 @@ class Pushed:
     """None where none is known, so that its owner has to name one."""
 
 
-def check_push(place: str | None, *, public: bool = False) -> None:
-    """Refuse a place that nothing can be uploaded to, before a run and not after it.
+def check_push(
+    place: str | None, *, public: bool = False, model: str | None = None, quantise: Quantise | None = None
+) -> None:
+    """Refuse a place that nothing can be uploaded to, or a run that leaves nothing to upload, before it and not after.
 
     Args:
         place: `OWNER/NAME`; None: nothing is to be uploaded.
         public: whether everyone may read it.
+        model: that an edit is made for; None: a checkpoint is there, or is written whatever the model.
+        quantise: what loading quantises the model to.
 
     Raises:
-        DposcopeError: it is no place of the hub, there is no token, or `public` is for nothing.
+        DposcopeError: it is no place of the hub, there is no token, or `public` is for nothing; or the model is
+            quantised, so that no checkpoint will be written.
     """
     if place is None:
         if public:
@@ -54,6 +61,11 @@ def check_push(place: str | None, *, public: bool = False) -> None:
     if not _PLACE.fullmatch(place):
         raise DposcopeError(f"--push {place} is not a place of the Hugging Face hub; give OWNER/NAME")
     _token()
+    if model is not None and (quantise is not None or is_stored_quantised(model)):
+        raise DposcopeError(
+            "--push uploads a checkpoint, and none is written of a quantised model; leave it out, and afterwards push "
+            "the unquantised model with the edit: dposcope fold MODEL --edit OUT --out FOLDER --push OWNER/NAME"
+        )
 
 
 def upload(folder: Path, place: str, *, base: str, public: bool = False) -> Pushed:

@@ -12,6 +12,7 @@ from dposcope.model.generate import Continuation, Progress, Sampling, continue_i
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
+from dposcope.protocols import Quantise
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.talk.subject import Subject
 
@@ -69,6 +70,7 @@ class Session:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        quantise: Quantise | None = None,
         chat: ChatOptions = ChatOptions(),  # noqa: B008 — frozen
         new_tokens: int = 40,
         sampling: Sampling | None = None,
@@ -79,6 +81,7 @@ class Session:
             subject: model and edit.
             dtype: see `load_native`.
             device: see `load_native`.
+            quantise: see `load`.
             chat: how the model is asked.
             new_tokens: see the field.
             sampling: see the field.
@@ -86,7 +89,7 @@ class Session:
         Raises:
             DposcopeError: the model cannot be loaded, the edit does not fit it, or it cannot be asked so.
         """
-        lm = load_native(subject.model, dtype=dtype, device=device)
+        lm = load_native(subject.model, dtype=dtype, device=device, quantise=quantise)
         return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling)
 
     @property

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import logit_scale, logit_softcap, unembedding
+from dposcope.model.quantised.weights import is_quantised
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
@@ -47,9 +48,14 @@ class Unembedding:
         """A model's own head.
 
         Raises:
-            DposcopeError: its head is not one linear map.
+            DposcopeError: its head is not one linear map, or is quantised.
         """
         head = unembedding(model)
+        if is_quantised(head):
+            raise DposcopeError(
+                f"the unembedding of {type(model).__name__} is quantised, and training needs its numbers; quantise the "
+                "model without it (llm_int8_skip_modules=['lm_head'])"
+            )
         if not isinstance(head, nn.Linear):
             raise DposcopeError(
                 f"the unembedding of {type(model).__name__} is {type(head).__name__}, not one linear map; "

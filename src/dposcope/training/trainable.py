@@ -25,6 +25,8 @@ from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Change, heads_site, hooked, is_hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.quantised.plain import plain_
+from dposcope.model.quantised.weights import is_quantised
 from dposcope.neurons.sets import NeuronSet
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
@@ -81,10 +83,11 @@ def all_weights(
         recompute: compute activations again in the backward pass: less memory, more time, the same gradients.
 
     Raises:
-        DposcopeError: the model is in training mode, or an intervention is on it.
+        DposcopeError: the model is in training mode or quantised, or an intervention is on it.
     """
     _check_mode(lm)
     _check_bare(lm)
+    check_trainable(lm)
     kept = lm.dtype
     # Small updates vanish in bfloat16 weights (a step of 1e-5 on a weight of 0.03 is a tenth of its last bit).
     wide = torch.promote_types(kept, torch.float32)
@@ -111,6 +114,19 @@ def all_weights(
     with _embedding_gradient_in_rows(trained):
         again = layouts.block_modules(trained, lm.layout) if recompute else ()
         yield Trainable(PreferencePolicy(trained, Arm(trained, recompute=again), reference, objective), export)
+
+
+def check_trainable(lm: LanguageModel) -> None:
+    """Refuse to train all weights of a quantised model.
+
+    Raises:
+        DposcopeError: it is quantised.
+    """
+    if lm.quantised:
+        raise DposcopeError(
+            f"the weights of {lm.name} are quantised, and codes cannot be trained; train gains or a LoRA adapter "
+            "(--train gains or lora), or load the model unquantised"
+        )
 
 
 @contextmanager
@@ -172,6 +188,8 @@ def low_rank(
 ) -> Generator[Trainable]:
     """Train a LoRA adapter on every projection of the blocks; the reference is the same model with the adapter off.
 
+    On a quantised base this is QLoRA. The result is then a plain model: dequantised weights with the adapter merged.
+
     Args:
         lm: the base; its weights are not written to.
         objective: what is minimised.
@@ -201,10 +219,7 @@ def low_rank(
     # `lm` remembers these projections. Look them up now, before peft puts its wrappers in their place.
     _ = lm.mlp_outs, lm.attention_outs
     names = {
-        name
-        for block in lm.blocks
-        for name, module in _named_in(lm.model, block)
-        if isinstance(module, nn.Linear | Conv1D)
+        name for block in lm.blocks for name, module in _named_in(lm.model, block) if layouts.is_projection(module)
     }
     conv = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in names)
     config = LoraConfig(
@@ -214,11 +229,18 @@ def low_rank(
         torch.manual_seed(seed)
         # peft reads a property that transformers renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        adapted: Any = get_peft_model(lm.model, config)  # pyright: ignore[reportArgumentType]
+        try:
+            adapted: Any = get_peft_model(lm.model, config)  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            if not lm.quantised:
+                raise
+            raise DposcopeError(
+                f"peft has no LoRA for the quantised layers of {lm.name}; train gains, or load it unquantised"
+            ) from error
 
     def export() -> Tuned:
-        merged = copy.deepcopy(adapted).merge_and_unload()
-        return Tuned(replace(lm, model=merged.requires_grad_(False)))
+        merged = _dequantised_with(adapted) if lm.quantised else copy.deepcopy(adapted).merge_and_unload()
+        return Tuned(replace(lm, model=merged.requires_grad_(False), quantise=None))
 
     try:
         adapted.eval()
@@ -234,6 +256,23 @@ def low_rank(
         adapted.unload()
         for name, parameter in lm.model.named_parameters():
             parameter.requires_grad_(flags[name])
+
+
+@torch.no_grad()
+def _dequantised_with(adapted: Any) -> PreTrainedModel:
+    """A plain copy of a quantised model with its adapter merged, each weight rounded once."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    copied, added = copy.deepcopy(adapted), dict[str, Tensor]()
+    for name, module in copied.get_base_model().named_modules():
+        layer: Any = module
+        if isinstance(module, BaseTunerLayer):
+            (key,) = layer.scaling
+            if is_quantised(layer.base_layer):
+                added[name] = layer.scaling[key] * (layer.lora_B[key].weight @ layer.lora_A[key].weight)
+            else:  # some are left out of quantisation
+                layer.merge()
+    return plain_(copied.unload(), added)
 
 
 def _named_in(model: nn.Module, block: nn.Module) -> list[tuple[str, nn.Module]]:

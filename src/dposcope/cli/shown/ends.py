@@ -26,7 +26,7 @@ _MASKED: Final = " (offensive words masked; --raw shows them)"
 _DATA: Final = (
     *("concept", "prompts", "prompt_column", "report_prompts", "comments", "text_column", "label_column"),
     *("positive_label", "neutral", "neutral_column", "passages", "passage_prompt_column", "passage_gold_column"),
-    *("scorer", "limit", "dtype", "device", "layout"),
+    *("scorer", "limit", "dtype", "device", "quantise", "layout"),
 )
 """Settings that the next command takes over: what is read, who scores it, and where it runs."""
 
@@ -125,6 +125,17 @@ def say_pairs(pairs: "Pairs", *, raw: bool) -> None:
         say(f"    preferred:    {_short(preferred, raw=raw)}")
 
 
+def say_checkpoint(model: str, out: Path, *, label: str = "model:  ") -> None:
+    """Say where the edited model is, or how to get one where the run could not write it."""
+    folder = out / "model"
+    say(f"{label} {folder if folder.exists() else _elsewhere(model, out)}")
+
+
+def _elsewhere(model: str, out: Path) -> str:
+    words = ["dposcope", "fold", model, "--edit", str(out), "--out", _beside(out, "model")]
+    return f"none, as the weights are quantised; for one, give the unquantised model to: {shlex.join(words)}"
+
+
 def say_pushed(done: "Pushed | None", *, base: str) -> None:
     """Say where a folder is on the hub, if it was uploaded."""
     if done is None:
@@ -157,9 +168,9 @@ def next_edit(model: str, out: Path, settings: Settings) -> None:
     _next("edit", model, "--out", _beside(out, "edit"), *_same_data(settings, EditSettings))
 
 
-def next_evaluate(model: str, changed: Path | None, out: Path) -> None:
-    """Say how to measure a new checkpoint beside its base, or a model alone."""
-    condition = [] if changed is None else ["--condition", f"model:{changed}"]
+def next_evaluate(model: str, changed: str | None, out: Path) -> None:
+    """Say how to measure a condition, such as a new checkpoint, beside its base, or a model alone."""
+    condition = [] if changed is None else ["--condition", changed]
     _next("evaluate", model, *condition, "--out", _beside(out, "scores"))
 
 

@@ -27,6 +27,7 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
         subject,
         dtype=settings.dtype,
         device=settings.device,
+        quantise=settings.quantise,
         chat=settings.chat_options,
         new_tokens=settings.new_tokens,
         sampling=settings.sampling,

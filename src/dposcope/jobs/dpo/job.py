@@ -121,6 +121,7 @@ def run_dpo(
                 whole=settings.train == "full",
                 dtype=settings.dtype,
                 device=settings.device,
+                quantise=settings.quantise,
             )
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
@@ -132,6 +133,8 @@ def run_dpo(
                 f"{plural(told.equal, 'pair')} with the same first {settings.cut.completion} tokens on both sides "
                 f"{'is' if told.equal == 1 else 'are'} left out; --max-completion-tokens cuts later."
             )
+        # Gains do not fold into quantised weights; a LoRA adapter is merged into dequantised ones.
+        written = checkpoint and not (lm.quantised and settings.train == "gains")
         objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
         schedule = settings.schedule(len(split.train), autocast=base.autocast)
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
@@ -190,9 +193,9 @@ def run_dpo(
                 asking=asked_how(lm).get("asking"),
             )
             reporter.stage("Writing the checkpoint")
-            _write(out, tuned, base.stored, record, checkpoint=checkpoint)
+            _write(out, tuned, base.stored, record, checkpoint=written)
 
-        product = [out / CHECKPOINT] if checkpoint else []
+        product = [out / CHECKPOINT] if written else []
         if settings.train == "gains":
             product += value_files(out / "edit").both
         run.stage(

@@ -287,6 +287,8 @@ class DpoSettings(LoadSettings, ChatSettings):
             raise ValueError("--harmless is for --kl-on harmless or mixed; leave one of them out")
         if self.unlikelihood and self.loss != "likelihood":
             raise ValueError("--unlikelihood needs --loss likelihood; give that, or leave --unlikelihood out")
+        if self.quantise is not None and self.train == "full":
+            raise ValueError("quantised weights cannot be trained; give --train gains or lora, or leave --quantise out")
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks, which do not run in the backward pass; leave --recompute out")
         if self.heads and self.train != "gains":

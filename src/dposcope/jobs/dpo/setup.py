@@ -17,9 +17,11 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
 from dposcope.pairs.pairs import Pairs, PairSplit
+from dposcope.protocols import Quantise
 from dposcope.training.batches.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
+from dposcope.training.trainable import check_trainable
 
 _HARMLESS_TO_A_WINDOW = 3
 """Harmless texts to a window of neutral text where the KL is on both. A window has about four times their tokens."""
@@ -36,7 +38,9 @@ class Base:
     """Whether training multiplies in bfloat16 with weights in float32."""
 
 
-def load_base(model: str, chat: ChatOptions, *, whole: bool, dtype: str, device: str) -> Base:
+def load_base(
+    model: str, chat: ChatOptions, *, whole: bool, dtype: str, device: str, quantise: Quantise | None = None
+) -> Base:
     """The base in the precision that its training needs.
 
     Args:
@@ -45,11 +49,16 @@ def load_base(model: str, chat: ChatOptions, *, whole: bool, dtype: str, device:
         whole: whether all weights are trained.
         dtype: of what is computed: auto, float32 or bfloat16.
         device: see `load`.
+        quantise: see `load`; not where all weights are trained.
+
+    Raises:
+        DposcopeError: it cannot be loaded, or is quantised, and all weights are trained.
     """
     if not whole:
-        lm = asked_by(load_native(model, dtype=dtype, device=device), chat)
+        lm = asked_by(load_native(model, dtype=dtype, device=device, quantise=quantise), chat)
         return Base(lm, lm.dtype, autocast=False)
     lm = asked_by(load(model, dtype="auto", device=device), chat)
+    check_trainable(lm)
     stored = lm.dtype
     # Small updates vanish in half precision; what is computed in it is decided by autocast.
     lm.model.to(torch.float32)  # pyright: ignore[reportArgumentType]

@@ -64,14 +64,15 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, [*_conditions(model, choice.edit, made_from, settings)], materials)
         scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})
-        run.stage(
-            "fold",
-            "Folding the edit into a checkpoint",
-            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
-            files=[out / CHECKPOINT],
-            make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
-            load=lambda: None,
-        )
+        if not job.lm.quantised:
+            run.stage(
+                "fold",
+                "Folding the edit into a checkpoint",
+                inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
+                files=[out / CHECKPOINT],
+                make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
+                load=lambda: None,
+            )
         write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings.shown)
         return EditRun(out, scores, choice.edit)
 

@@ -114,7 +114,10 @@ def run_explain(
     ):
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
-        lm = asked_by(load_native(base, dtype=settings.dtype, device=settings.device), settings.chat_options)
+        lm = asked_by(
+            load_native(base, dtype=settings.dtype, device=settings.device, quantise=settings.quantise),
+            settings.chat_options,
+        )
         check_neutral(lm, data.report)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))

@@ -56,7 +56,7 @@ _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
     *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
-    *("chat", "system", "wrap", "engine", "base_url", "concurrency"),
+    *("quantise", "chat", "system", "wrap", "engine", "base_url", "concurrency"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
@@ -130,7 +130,10 @@ def run_pairs(
     with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
-            lm = asked_by(load_native(model, dtype=settings.dtype, device=settings.device), settings.chat_options)
+            lm = asked_by(
+                load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise),
+                settings.chat_options,
+            )
             served = None if servers is None else _connected(servers, lm, source.texts, reporter)
             parts = _parts(run, lm, source, ranking, settings, served)
             made = _finish(

@@ -14,7 +14,7 @@ from dposcope.artefacts import text_digest, value_digest, value_files, write_jso
 from dposcope.evaluation.perplexity import WindowLosses, longest_window, window_losses
 from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
 from dposcope.interventions.edit import Edit
-from dposcope.interventions.fold import folded
+from dposcope.interventions.fold import in_effect
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.ingredients import Job
 from dposcope.jobs.run import Run
@@ -174,7 +174,7 @@ def _strongest(
         """Its texts if they are within bounds."""
         nonlocal refused
         final = line.point.scaled(factor)
-        with folded(job.lm, searched.objective.family.edit(final)):
+        with in_effect(job.lm, searched.objective.family.edit(final)):
             written = searched.objective.write()
         if written.concept < searched.base.concept and searched.text_bound.allows(written):
             return written
@@ -250,7 +250,7 @@ class _Costs:
         base = self._base
         assert base is not None  # `begin` comes first
         objective = self._objective
-        with folded(self._job.lm, objective.family.edit(point)):
+        with in_effect(self._job.lm, objective.family.edit(point)):
             edited = self._losses()
             kl = objective.neutral.cost(self._job.lm).divergence
             harmless = None if objective.harmless is None else objective.harmless.rise(self._job.lm)

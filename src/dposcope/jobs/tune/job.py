@@ -88,7 +88,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
-            lm = load_native(model, dtype=settings.dtype, device=settings.device)
+            lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
             check_neutral(lm, data.report, learn_text)
             settings.chat_options.asking(lm.tokenizer, name=lm.name)  # now: what cannot be is told at once
             del lm
@@ -115,14 +115,15 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         )  # fmt: skip
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
-        run.stage(
-            "fold",
-            "Folding the edit into a checkpoint",
-            inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
-            files=[out / CHECKPOINT],
-            make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
-            load=lambda: None,
-        )
+        if not job.lm.quantised:
+            run.stage(
+                "fold",
+                "Folding the edit into a checkpoint",
+                inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
+                files=[out / CHECKPOINT],
+                make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
+                load=lambda: None,
+            )
         return TuneRun(out, scores, found.edit, found, None if found.point else advice(searched, found))
 
 

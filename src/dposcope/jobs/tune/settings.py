@@ -252,6 +252,11 @@ class TuneSettings(MeasureSettings):
             )
         if self.teacher_strength is not None and not self.distilled:
             raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
+        if self.quantise is not None and self.distilled and (self.teacher == "full" or self.teacher_strength != 1):
+            raise ValueError(
+                "of quantised weights there are none between the model's and a teacher's, and they cannot be trained; "
+                "give --teacher lora or a name, and --teacher-strength 1, or leave --quantise out"
+            )
         return self
 
     def _quick_fits(self) -> None:
@@ -369,6 +374,7 @@ class TuneSettings(MeasureSettings):
             shuffled=True if self.negative_control == "shuffled-scores" else None,
             dtype=self.dtype,
             device=self.device,
+            quantise=self.quantise,
             seed=self.seed,
             **given,
         )
@@ -395,6 +401,7 @@ class TuneSettings(MeasureSettings):
             wrap=self.wrap,
             dtype=self.dtype,
             device=self.device,
+            quantise=self.quantise,
             seed=self.seed,
             **others,
         )
