@@ -101,6 +101,7 @@ from .model.frames import Positions as Positions, prompted as prompted
 from .model.generate import Continuation as Continuation, Sampling as Sampling
 from .model.hooks import Intervention as Intervention
 from .model.layout import Layout as Layout, register_layout as register_layout
+from .model.quantised.plain import dequantised as dequantised
 from .neurons.activations import (
     ActivationAccumulator as ActivationAccumulator,
     NeuronMeans as NeuronMeans,

@@ -8,6 +8,7 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.interventions.extrapolate import along, extrapolate, stochastically_rounded
 from helpers.families import FAMILIES, bits, tiny
+from helpers.quantised import in_bytes
 
 
 def tuned_from(family: str, dtype: torch.dtype = torch.float32):
@@ -102,3 +103,11 @@ def test_the_line_is_no_staircase_where_training_moved_one_step():
 def test_another_model_is_refused():
     with pytest.raises(DposcopeError, match="give a model tuned from it"):
         extrapolate(tiny("llama"), tiny("gpt2"), 2.0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_there_is_nothing_between_codes(first):
+    lm, coded = tiny("llama"), in_bytes(tiny("llama"))
+    pair = (coded, lm) if first else (lm, coded)
+    with pytest.raises(DposcopeError, match=r"of in-bytes are quantised, .*; use a strength of 1, or load"):
+        extrapolate(*pair, 2.0)

@@ -11,7 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
-from dposcope.interventions.fold import fold, fold_, folded
+from dposcope.interventions.fold import fold, fold_, folded, in_effect
 from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
@@ -31,6 +31,7 @@ from helpers.families import (
     random_gains,
 )
 from helpers.mixtures import shared_mixture, vectors_of
+from helpers.quantised import by_hand, in_bytes
 
 
 def assign_of(lm):
@@ -424,3 +425,29 @@ def test_a_folded_model_can_be_edited_again(lm):
     with second.on(half_way):
         assert_close(logits_of(half_way, IDS), hooked)
     assert_close(logits_of(fold(half_way, second), IDS), hooked)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_codes_take_no_edit_and_stay_as_they_are(family, family_lm):
+    lm = in_bytes(family_lm(family))
+    before = bits(lm.model)
+    refused = [gains_of(lm), ablation_of(lm), both_of(lm)] + ([assign_of(lm)] if family == "gpt2" else [])
+    for edit in refused:
+        for action in (fold, fold_):
+            with pytest.raises(
+                DposcopeError, match="are quantised, and an edit does not fold into codes; fold it into"
+            ):
+                action(lm, edit)
+    assert bits(lm.model) == before
+
+
+@pytest.mark.parametrize("name", ["gains", "both"])
+def test_an_edit_is_in_effect_by_hooks_where_weights_are_codes_and_else_in_the_weights(name, llama):
+    lm = in_bytes(llama)
+    edit = Edit.of(gains_of(lm)) if name == "gains" else both_of(lm)
+    plain, before = by_hand(lm), logits_of(lm, IDS)
+    with in_effect(lm, edit), in_effect(plain, edit):
+        assert (hook_count(lm.model) > 0, hook_count(plain.model)) == (True, 0)
+        assert_close(logits_of(lm, IDS), logits_of(plain, IDS))
+        assert not torch.allclose(logits_of(lm, IDS), before, atol=1e-2)
+    assert torch.equal(logits_of(lm, IDS), before)

@@ -112,6 +112,18 @@ def test_a_place_is_checked_before_the_run(hub, place, public, said):
         check_push(place, public=public)
 
 
+def test_no_run_begins_that_would_leave_nothing_to_upload(hub, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    line = "--push uploads a checkpoint, and none is written of a quantised model; leave it out, and afterwards push"
+    for model, quantise in ((str(tmp_path), None), ("gemma-3-270m", "4bit")):
+        with pytest.raises(DposcopeError, match=line):
+            check_push("me/mine", model=model, quantise=quantise)
+    told = command(capsys, "edit", "m", "--out", tmp_path / "out", "--push", "me/mine", "--quantise", "8bit")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert line in told.err
+    check_push("me/mine", model="gemma-3-270m")
+
+
 def test_without_a_token_no_run_begins(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     for order in (["edit", "m"], ["tune", "m"], ["dpo", "m", "--pairs", "p"], ["fold", "m", "--edit", "e"]):

@@ -10,6 +10,7 @@ from torch import nn
 from dposcope.errors import DposcopeError
 from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
 from helpers.families import assert_close, copied, logits_of
+from helpers.quantised import Bytes
 
 N, V, D = 7, 23, 5
 CHUNKS = [1, V, 3 * V, 3 * V + 5, N * V, 1 << 24]
@@ -503,4 +504,11 @@ def test_a_head_that_is_no_linear_map_is_refused(llama):
     twin = copied(llama)
     twin.model.lm_head = nn.Sequential(twin.model.lm_head)
     with pytest.raises(DposcopeError, match="Sequential, not one linear map; leave the head out"):
+        Unembedding.of(twin.model)
+
+
+def test_a_quantised_head_is_refused(llama):
+    twin = copied(llama)
+    twin.model.lm_head = Bytes(twin.model.lm_head)
+    with pytest.raises(DposcopeError, match="is quantised, and training needs its numbers; quantise the model without"):
         Unembedding.of(twin.model)

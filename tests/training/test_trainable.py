@@ -27,6 +27,7 @@ from helpers.families import (
 )
 from helpers.mixtures import run, shared_mixture
 from helpers.policies import OBJECTIVES, WAYS, disturb, material, packed
+from helpers.quantised import by_hand, in_bytes
 
 # What is trained
 
@@ -420,3 +421,34 @@ def test_a_sparsity_that_is_negative_or_moves_no_gain_is_refused(llama):
         pass
     with pytest.raises(DposcopeError, match="below 0"), neuron_gains(llama, OBJECTIVES["dpo"], sparsity=-0.1):
         pass
+
+
+# Quantised bases
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+def test_gains_are_learned_on_codes_as_on_the_numbers_that_they_stand_for(family, family_lm):
+    lm = in_bytes(family_lm(family))
+    kept, gradients = bits(lm.model), []
+    for one in (lm, by_hand(lm)):
+        with neuron_gains(one, OBJECTIVES["pairs"]) as trainable:
+            trainable.policy(packed(one, material(3, 0))).loss.backward()
+            gradients.append(trainable.policy.trainable["gains"].grad)
+    assert gradients[1].abs().max() > 1e-3
+    assert_close(*gradients)
+    assert bits(lm.model) == kept
+
+
+REFUSED_ON_CODES = {
+    "full": "codes cannot be trained; train gains or a LoRA adapter",
+    "lora": "peft has no LoRA for the quantised layers of in-bytes; train gains",
+}
+
+
+@pytest.mark.parametrize("way", REFUSED_ON_CODES)
+def test_codes_are_not_trained(way, llama):
+    lm = in_bytes(llama)
+    before = bits(lm.model)
+    with pytest.raises(DposcopeError, match=REFUSED_ON_CODES[way]), WAYS[way](lm, OBJECTIVES["dpo"]):
+        pass
+    assert bits(lm.model) == before

@@ -21,6 +21,7 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo import job as dpo
+from dposcope.jobs.dpo import setup
 from dposcope.jobs.dpo.job import DpoRun, run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
@@ -32,6 +33,7 @@ from dposcope.training.objective import Objective
 from helpers.families import TEXTS, assert_close
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
 from helpers.preferences import PAIRS, pairs_file, tiny_pairs
+from helpers.quantised import in_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -765,3 +767,13 @@ def test_a_strangers_folder_is_left_alone(job, pairs, tmp_path, capsys):
     assert told.code == 2
     assert "holds files that are not a run's; choose an empty or new folder for --out" in told.err
     assert contents(tmp_path) == before
+
+
+def test_on_a_quantised_base_gains_are_an_edit_and_all_weights_are_refused(job, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "load_native", lambda name, **_how: in_bytes(load(name, dtype="float32", device="cpu")))
+    make(job, pairs, tmp_path / "gains")
+    assert len(Edit.load(tmp_path / "gains/edit").gains.touched) > 0
+    assert not (tmp_path / "gains/model").exists()
+    monkeypatch.setattr(setup, "load", lambda name, **_how: in_bytes(load(name, device="cpu")))
+    with pytest.raises(DposcopeError, match="codes cannot be trained"):
+        make(job, pairs, tmp_path / "full", "full")

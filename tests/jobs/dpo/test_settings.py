@@ -187,6 +187,8 @@ def test_autocast_is_passed_on():
         ({"protocol": "reference", "kl_on": "neutral"}, "leave --kl-on neutral out, or choose"),
         ({"protocol": "reference", "precompute_reference": True}, "leave --precompute-reference"),
         ({"train": "gains", "recompute": True}, "leave --recompute out"),
+        ({"train": "full", "quantise": "4bit"}, "give --train gains or lora, or leave --quantise out"),
+        ({"train": "gains", "quantise": "3bit"}, "'4bit' or '8bit'"),
         ({"train": "lora", "sparsity": 0.3}, "--train gains"),
         ({"train": "gains", "sparsity": 1}, "less than 1"),
         ({"train": "gains", "reference_dtype": "bfloat16"}, "the model itself, .*; leave --reference-dtype out"),

@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dposcope.cli.shown.ends import say_checkpoint
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
+from dposcope.jobs import ingredients
 from dposcope.jobs.edit import report as edit_report
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS
 from dposcope.jobs.edit.job import EditRun, run_edit
@@ -29,6 +31,7 @@ from dposcope.model.load import load
 from dposcope.reading import read_object
 from helpers.intervals import interval
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
+from helpers.quantised import in_bytes
 
 REPORTED = PROMPTS // 2
 MEASURES = ["toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"]
@@ -597,3 +600,19 @@ def test_another_concept_is_named_in_scores_and_report(job, tmp_path):
     page = (tmp_path / "out/report.html").read_text("utf-8")
     assert "Mean rain talk " in page
     assert "Mean toxicity" not in page
+
+
+def test_of_a_quantised_model_the_edit_is_measured_and_no_checkpoint_written(job, tmp_path, monkeypatch, capsys):
+    def in_codes(name, *, dtype, device, quantise):
+        assert (dtype, device, quantise) == ("float32", "cpu", "4bit")
+        return in_bytes(load(name, dtype=dtype, device=device))
+
+    monkeypatch.setattr(ingredients, "load_native", in_codes)
+    done = edited(job, tmp_path / "run", quantise="4bit", controls=False)
+    assert (tmp_path / "run/edit.safetensors").exists()
+    assert not (tmp_path / "run/model").exists()
+    assert (tmp_path / "run/report.html").exists()
+    assert done.scores.conditions["edit"]["logppl"].mean != done.scores.conditions["none"]["logppl"].mean
+    say_checkpoint("m", tmp_path / "run")
+    mend = f"give the unquantised model to: dposcope fold m --edit {tmp_path}/run --out {tmp_path}/run-model"
+    assert f"none, as the weights are quantised; for one, {mend}" in capsys.readouterr().out
