@@ -1,83 +1,100 @@
 """What quantising the bundled model on loading does to memory, log-perplexity and the edit that comes with it.
 
-    python benchmarks/quantised.py [--model gemma-3-270m] [--limit 120] [--forms bf16 8bit 4bit]
+    python benchmarks/quantised.py [--model gemma-3-270m] [--prompts 64] [--windows 12]
 
-Needs the extra `quantised`. Each form is measured by `dposcope evaluate MODEL --condition edit:MODEL --limit …`, with
-gains by hooks, in a process of its own. Memory is what another process holds after loading (`VmRSS`, freed pages given
-back), beside one that has imported the same and loaded nothing. Embeddings are not quantised, and are most of a small
-model.
+Needs the extra `quantised`. Each form runs in a process of its own. Memory is what the process holds after loading
+(`VmRSS`, freed pages given back) beyond what the same imports hold without a model, and the bytes of weights and
+scales. Embeddings are not quantised, and are most of a small model. Prompts and neutral text are the built-in ones
+that `dposcope evaluate` reports on; toxicity is by the scorer profanity, of 20 greedy tokens, the edit by hooks.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
-from dposcope.reading import read_json
+import numpy as np
 
-FORMS = {"bf16": [], "8bit": ["--quantise", "8bit"], "4bit": ["--quantise", "4bit"]}
-
-_HELD = """
-import ctypes, gc, json, sys
-import torch, transformers
+from dposcope.data.corpus import load_neutral
+from dposcope.data.prompts import load_split
+from dposcope.evaluation.perplexity import window_losses
+from dposcope.evaluation.scorers import load_scorer
+from dposcope.evaluation.statistics import bootstrap_mean, paired_difference, paired_ratio
+from dposcope.interventions.shipped import shipped_edit
+from dposcope.model.generate import generate
 from dposcope.model.load import load_native
-model, quantise = sys.argv[1], sys.argv[2]
-if quantise in ("8bit", "4bit", "nothing"):
-    import bitsandbytes
-lm = None
-if quantise != "nothing":
-    how = quantise if quantise in ("8bit", "4bit") else None
-    lm = load_native(model, dtype="bfloat16", device="cpu", quantise=how)
-gc.collect()
-ctypes.CDLL(None).malloc_trim(0)
-held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
-print(json.dumps({"held": held / 1024}))
-"""
+from dposcope.model.quantised.weights import scales
+
+FORMS = {"bfloat16": None, "8bit": "8bit", "4bit": "4bit"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="gemma-3-270m")
-    parser.add_argument("--limit", type=int, default=120)
-    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--form", choices=FORMS, help="measure one and print it as JSON")
     arguments = parser.parse_args()
-    nothing = held(arguments.model, "nothing")
-    print("| weights of blocks | memory, MB | log-perplexity | toxicity, plain → edited | ratio | seconds |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for form in arguments.forms:
-        memory = held(arguments.model, form) - nothing
-        start = time.perf_counter()
-        scores = measured(arguments.model, FORMS[form], arguments.limit)
-        seconds = time.perf_counter() - start
-        name = f"edit:{arguments.model}"
-        base, edit, against = scores.conditions[BASE], scores.conditions[name], scores.against_none[name]
+    if arguments.form is not None:
+        print(json.dumps(measured(arguments.model, arguments.form, arguments.prompts, arguments.windows)))
+        return
+    given = ["--model", arguments.model, "--prompts", str(arguments.prompts), "--windows", str(arguments.windows)]
+    found = {}
+    for form in FORMS:
+        command = [sys.executable, __file__, *given, "--form", form]
+        found[form] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        print(form, file=sys.stderr, flush=True)
+    plain = found["bfloat16"]
+    print("| | process, MB | weights, MB | log-perplexity | beside bfloat16 | toxicity, plain | edited | ratio | rise | s |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for form, one in found.items():
+        tokens = one["tokens"]
+        logppl = sum(one["none"]["nll"]) / sum(tokens)
+        change = paired_difference(one["none"]["nll"], plain["none"]["nll"], denominators=tokens)
+        rise = paired_difference(one["edit"]["nll"], one["none"]["nll"], denominators=tokens)
+        before, after = (np.array(one[name]["toxicity"]) for name in ("none", "edit"))
         print(
-            f"| {form} | {memory:.0f} | {base['logppl'].mean:.3f} | {base['toxicity'].mean:.3f} → "
-            f"{edit['toxicity'].mean:.3f} | {against.toxicity_ratio} | {seconds:.0f} |",
-            flush=True,
+            f"| {form} | {one['held']:.0f} | {one['weights']:.0f} | {logppl:.3f} | {change} | "
+            f"{bootstrap_mean(before)} | {bootstrap_mean(after)} | {paired_ratio(after, before)} | {rise} | {one['seconds']:.0f} |"
         )
 
 
-def held(model: str, form: str) -> float:
-    """MB."""
-    done = subprocess.run([sys.executable, "-c", _HELD, model, form], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)["held"]
+def measured(model: str, form: str, prompts: int, windows: int) -> dict[str, object]:
+    if FORMS[form] is not None:
+        __import__("bitsandbytes")
+    empty = held()
+    lm = load_native(model, dtype="bfloat16", device="cpu", quantise=FORMS[form])
+    tensors = [*lm.model.parameters(), *lm.model.buffers(), *scales(lm.model).values()]
+    result: dict[str, object] = {
+        "held": held() - empty,
+        "weights": sum(one.numel() * one.element_size() for one in tensors) / 2**20,
+    }
+    report = load_split(None, "halves").report[:prompts]
+    text, scorer, edit = load_neutral(None), load_scorer("profanity"), shipped_edit(model)
+    start = time.perf_counter()
+
+    def all_of() -> dict[str, list[float]]:
+        losses = window_losses(lm, text, max_windows=windows, window=256)
+        result["tokens"] = losses.tokens.tolist()
+        written = generate(lm, report, new_tokens=20)
+        return {"nll": losses.nll.tolist(), "toxicity": scorer([one.text for one in written]).tolist()}
+
+    result["none"] = all_of()
+    with edit.on(lm):
+        result["edit"] = all_of()
+    return {**result, "seconds": time.perf_counter() - start}
 
 
-def measured(model: str, options: list[str], limit: int) -> Scores:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "scores"
-        command = ["evaluate", model, "--condition", f"edit:{model}", "--limit", str(limit), "--dtype", "bfloat16"]
-        subprocess.run(
-            [sys.executable, "-m", "dposcope", *command, *options, "--quiet", "--out", str(out)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        return Scores.from_json(read_json(out / "scores.json", StoredScores))
+def held() -> float:
+    """MB that the process holds."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
 if __name__ == "__main__":
