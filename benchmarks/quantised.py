@@ -49,7 +49,9 @@ def main() -> None:
         found[form] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         print(form, file=sys.stderr, flush=True)
     plain = found["bfloat16"]
-    print("| | process, MB | weights, MB | log-perplexity | beside bfloat16 | toxicity, plain | edited | ratio | rise | s |")
+    print(
+        "| | process, MB | weights, MB | log-perplexity | beside bfloat16 | toxicity, plain | edited | ratio | rise | s |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for form, one in found.items():
         tokens = one["tokens"]
@@ -57,10 +59,9 @@ def main() -> None:
         change = paired_difference(one["none"]["nll"], plain["none"]["nll"], denominators=tokens)
         rise = paired_difference(one["edit"]["nll"], one["none"]["nll"], denominators=tokens)
         before, after = (np.array(one[name]["toxicity"]) for name in ("none", "edit"))
-        print(
-            f"| {form} | {one['held']:.0f} | {one['weights']:.0f} | {logppl:.3f} | {change} | "
-            f"{bootstrap_mean(before)} | {bootstrap_mean(after)} | {paired_ratio(after, before)} | {rise} | {one['seconds']:.0f} |"
-        )
+        sizes = [f"{one['held']:.0f}", f"{one['weights']:.0f}", f"{logppl:.3f}", change]
+        edited = [bootstrap_mean(before), bootstrap_mean(after), paired_ratio(after, before), rise]
+        print("| " + " | ".join(map(str, [form, *sizes, *edited, f"{one['seconds']:.0f}"])) + " |")
 
 
 def measured(model: str, form: str, prompts: int, windows: int) -> dict[str, object]:

@@ -99,4 +99,6 @@ def dpo(
     say_pushed(pushed, base=model)
     say(f"curves:     {out / 'training.svg'}")
     written = (out / "model").exists()
-    next_evaluate(model, f"model:{out / 'model'}" if written else f"edit:{out}", out)
+    next_evaluate(
+        model, f"model:{out / 'model'}" if written else f"edit:{out}", out, None if written else settings.quantise
+    )

@@ -13,6 +13,7 @@ from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference
 from dposcope.foreign_text import one_line
 from dposcope.jobs.settings import EditSettings, Settings
+from dposcope.protocols import Quantise
 from dposcope.terminal import say
 
 if TYPE_CHECKING:
@@ -158,9 +159,9 @@ def next_patching() -> None:
     say("next:    the same command without --neurons-only: it continues here, patches, and judges the paper's claims")
 
 
-def next_chat(out: Path) -> None:
+def next_chat(out: Path, quantise: Quantise | None) -> None:
     """Say how to read what the plain and the edited model answer."""
-    _next("chat", str(out))
+    _next("chat", str(out), *_quantising(quantise))
 
 
 def next_edit(model: str, out: Path, settings: Settings) -> None:
@@ -168,16 +169,20 @@ def next_edit(model: str, out: Path, settings: Settings) -> None:
     _next("edit", model, "--out", _beside(out, "edit"), *_same_data(settings, EditSettings))
 
 
-def next_evaluate(model: str, changed: str | None, out: Path) -> None:
+def next_evaluate(model: str, changed: str | None, out: Path, quantise: Quantise | None = None) -> None:
     """Say how to measure a condition, such as a new checkpoint, beside its base, or a model alone."""
     condition = [] if changed is None else ["--condition", changed]
-    _next("evaluate", model, *condition, "--out", _beside(out, "scores"))
+    _next("evaluate", model, *condition, "--out", _beside(out, "scores"), *_quantising(quantise))
 
 
 def next_dpo(model: str, pairs: Path, harmless: Path | None) -> None:
     """Say how to train on new pairs."""
     beside = [] if harmless is None else ["--harmless", str(harmless)]
     _next("dpo", model, "--pairs", str(pairs), *beside, "--out", _beside(pairs.with_suffix(""), "dpo"))
+
+
+def _quantising(quantise: Quantise | None) -> list[str]:
+    return [] if quantise is None else ["--quantise", quantise]
 
 
 def _next(*words: str) -> None:
