@@ -55,6 +55,10 @@ MATTER: Final[Mapping[str, tuple[str, ...]]] = {
         *("--out", "--concept", "--comments", "--kind", "--direction-rows", "--direction-block", "--protocol"),
         *("--dry-run", "--raw", "--json", "--device"),
     ),
+    "serve": (
+        *("--edit", "--chat", "--system", "--wrap", "--new-tokens", "--sample", "--temperature", "--port"),
+        *("--device",),
+    ),
 }
 """Command → the options on its first page. A command that is not here has few options and shows all of them."""
 
