@@ -49,10 +49,9 @@ def main() -> None:
         found[form] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         print(form, file=sys.stderr, flush=True)
     plain = found["bfloat16"]
-    print(
-        "| | process, MB | weights, MB | log-perplexity | beside bfloat16 | toxicity, plain | edited | ratio | rise | s |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    heads = ["", "process, MB", "weights, MB", "log-perplexity", "beside bfloat16", "toxicity, plain", "edited"]
+    print("| " + " | ".join([*heads, "ratio", "rise of log-perplexity", "seconds"]) + " |")
+    print("|" + " --- |" * 10)
     for form, one in found.items():
         tokens = one["tokens"]
         logppl = sum(one["none"]["nll"]) / sum(tokens)

@@ -30,11 +30,12 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
         edit: the edit of the second model.
 
     Raises:
-        DposcopeError: the edit does not fit the model; an intervention is on `lm`; or, on leaving, the second model
-            was never run.
+        DposcopeError: the edit does not fit the model; an intervention is on `lm`; the edit has more than gains of
+            neurons, and the model is quantised; or, on leaving, the second model was never run.
     """
-    other = replace(shared(lm), name=f"{lm.name} + {edit}")
+    other = shared(lm)
     fold_(other, replace(edit, gains=None))
+    other = replace(other, name=f"{lm.name} + {edit}")
     if edit.gains is None:
         yield other
         return

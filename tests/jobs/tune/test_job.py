@@ -21,6 +21,7 @@ from dposcope.jobs.ingredients import Job as AtWork
 from dposcope.jobs.ingredients import prepare
 from dposcope.jobs.pairs.job import harmless_file
 from dposcope.jobs.run import RunPolicy, open_run
+from dposcope.jobs.tune import job as tune_job
 from dposcope.jobs.tune import learning as tune_learning
 from dposcope.jobs.tune.job import TuneRun, _bounds, _described, _read, _search_scorer, join_tune, run_tune
 from dposcope.jobs.tune.learning import learn_gains
@@ -34,6 +35,7 @@ from dposcope.reading import read_object
 from dposcope.search.family import Family, Source
 from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
+from helpers.quantised import in_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -305,6 +307,8 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
         ({"teacher": "full", "methods": ["groups"]}, "leave --teacher out"),
         ({"teacher": "full", "parts": "ablation"}, "leave --teacher out"),
         ({"teacher_strength": 2.0}, "there is none; leave it out"),
+        ({"quantise": "4bit", "teacher": "full", "teacher_strength": 1.0}, "is not quantised; give --teacher lora or"),
+        ({"quantise": "4bit", "teacher": "lora"}, "with --teacher-strength 1, or leave --quantise out"),
         ({"second_scorer": True, "comments": None}, "--second-scorer needs --comments"),
         ({"quick": True, "methods": ["groups", "learned"]}, "only learns gains; leave --methods out"),
         ({"quick": True, "trials": 60}, "takes no --trials"),
@@ -327,6 +331,14 @@ def test_where_nothing_is_allowed_the_model_stays_as_it_is(job, tmp_path):
 def test_settings_that_do_not_fit_are_refused(job, wrong, said):
     with pytest.raises(ValidationError, match=said):
         settings_of(job, **wrong)
+
+
+def test_a_quantised_model_has_no_weights_between_it_and_a_teacher(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tune_job, "load_native", lambda name, **_how: in_bytes(load(name, dtype="float32", device="cpu"))
+    )
+    with pytest.raises(DposcopeError, match=r"with --teacher-strength 1, or load .* unquantised"):
+        tuned(job, tmp_path / "out", teacher="lora")
 
 
 def test_who_has_little_memory_has_a_lever_in_every_part(job, tmp_path, monkeypatch):

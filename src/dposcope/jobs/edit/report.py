@@ -24,7 +24,7 @@ LEARNED = "learned"
 
 LABELS = {
     BASE: Condition(BASE, "Unedited", "base"),
-    "edit": Condition("edit", "Edited", "edit", "the model in the checkpoint"),
+    "edit": Condition("edit", "Edited", "edit", "the model with the edit of this run"),
     "control": Condition(
         "control",
         "Control",

@@ -43,7 +43,7 @@ from dposcope.jobs.tune.search import (
     search_edits,
     sources_of,
 )
-from dposcope.jobs.tune.settings import NO_TEACHER, TuneSettings
+from dposcope.jobs.tune.settings import NO_CODES, NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, load_native
 from dposcope.protocols import LEAST_ITEMS
@@ -90,6 +90,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
             check_neutral(lm, data.report, learn_text)
+            if lm.quantised and settings.needs_numbers:
+                raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")
             settings.chat_options.asking(lm.tokenizer, name=lm.name)  # now: what cannot be is told at once
             del lm
         learned = learn_gains(model, run, data.learn, learn_text, settings)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
@@ -41,6 +41,10 @@ _OF_LEARNING = (
 )
 NO_TEACHER = "none"
 """The value of --teacher for gains that are learned from pairs only."""
+NO_CODES: Final = (
+    "a teacher at a strength, or one of which all weights are trained, needs a model that is not quantised; give "
+    "--teacher lora or a name, with --teacher-strength 1"
+)
 
 
 @dataclass(frozen=True)
@@ -252,11 +256,8 @@ class TuneSettings(MeasureSettings):
             )
         if self.teacher_strength is not None and not self.distilled:
             raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
-        if self.quantise is not None and self.distilled and (self.teacher == "full" or self.teacher_strength != 1):
-            raise ValueError(
-                "of quantised weights there are none between the model's and a teacher's, and they cannot be trained; "
-                "give --teacher lora or a name, and --teacher-strength 1, or leave --quantise out"
-            )
+        if self.quantise is not None and self.needs_numbers:
+            raise ValueError(f"{NO_CODES}, or leave --quantise out")
         return self
 
     def _quick_fits(self) -> None:
@@ -313,6 +314,11 @@ class TuneSettings(MeasureSettings):
     def distilled(self) -> bool:
         """Whether learned gains are distilled from a teacher."""
         return self.teacher not in (None, NO_TEACHER)
+
+    @property
+    def needs_numbers(self) -> bool:
+        """Whether the teacher needs weights that are not quantised: to be trained, or to be taken at a strength."""
+        return self.distilled and (self.teacher == "full" or self.teacher_strength != 1)
 
     @property
     def learned(self) -> dict[str, float]:
