@@ -353,7 +353,7 @@ def load_native(
         device: see `load`.
         quantise: see `load`. With it, auto is bfloat16 if the hardware supports it.
     """
-    if quantise is not None and dtype == "auto" and native_bfloat16(_device(device)):
+    if quantise is not None and dtype == "auto" and native_bfloat16(device_of(device)):
         dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
     lm = load(model, dtype=dtype, device=device, quantise=quantise)
     if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(lm.device):
