@@ -15,7 +15,7 @@ from dposcope.training.collator import VALIDATION, Collator, Material
 from dposcope.training.objective import Objective
 from dposcope.training.policy import BatchLoss
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
-from dposcope.training.processes import Processes
+from dposcope.processes.group import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains

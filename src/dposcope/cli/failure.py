@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dposcope.errors import INTERRUPTED as INTERRUPTION
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.jobs.renamed import other_name
-from dposcope.launcher import Launched
+from dposcope.processes.launcher import Launched
 from dposcope.terminal import complain, show_traceback
 
 REFUSED: Final = 2

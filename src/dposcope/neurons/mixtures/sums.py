@@ -29,6 +29,12 @@ class RoutedSums:
                 add_by_fold(total[1:], fold_of, added)
             sums[block] = total
 
+    def to_cpu(self) -> None:
+        """See `ActivationAccumulator.to_cpu`."""
+        self._counts, self._sum, self._squares = (
+            [total.cpu() for total in sums] for sums in (self._counts, self._sum, self._squares)
+        )
+
     def value(self, row: int, tokens: int) -> RoutedMeans:
         """The moments of a row, which has so many tokens."""
         counts, total, squares = (

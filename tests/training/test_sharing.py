@@ -14,7 +14,7 @@ from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.run import Quiet
 from dposcope.training.objective import Objective
-from dposcope.training.processes import Processes
+from dposcope.processes.group import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 from helpers.forked import TESTS

@@ -1,0 +1,43 @@
+"""A command that a launcher started in several processes: which commands take that, and who speaks."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from dposcope.errors import DposcopeError
+from dposcope.processes.launcher import Launched, world_size
+from dposcope.terminal import silent
+
+_SHARE: Final = ("dpo", "evaluate")
+"""Commands that work in several processes."""
+_ALONE: Final = ("check", "import")
+"""Their subcommands that do not."""
+
+
+@contextmanager
+def one_of_several(tokens: Sequence[str]) -> Generator[None]:
+    """Around a command: of several processes, only the first one speaks, and all take leave of each other at the end.
+
+    Args:
+        tokens: the command line.
+
+    Raises:
+        DposcopeError: the command works in one process alone.
+    """
+    if world_size() == 1:
+        yield
+        return
+    if tokens[0] not in _SHARE or (len(tokens) > 1 and tokens[1] in _ALONE):
+        *others, last = _SHARE
+        raise DposcopeError(
+            f"of all commands {', '.join(others)} and {last} run in several processes; start this one without torchrun "
+            "or accelerate, or unset WORLD_SIZE"
+        )
+    if Launched.here().rank == 0:
+        yield
+    else:
+        with silent():
+            yield
+    from dposcope.processes.group import Processes
+
+    Processes.here().leave()
