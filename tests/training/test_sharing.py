@@ -13,8 +13,8 @@ from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.run import Quiet
-from dposcope.training.objective import Objective
 from dposcope.processes.group import Processes
+from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 from helpers.forked import TESTS

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -257,8 +258,15 @@ class Run:
         )
 
     def write(self, work: Callable[[], object]) -> None:
-        """Write files that are of no stage; of several processes in the run, the one that holds the folder does."""
+        """Write files that are of no stage; of several processes in the run, the one that holds the folder does, and
+        the others wait."""
         work()
+
+    def silent(self) -> Self:
+        """The same run, which tells nobody."""
+        other = copy(self)
+        other.reporter = Quiet()
+        return other
 
     def release(self, name: str) -> None:
         """The files of a stage were scratch and are about to go: its record keeps nothing but the time that it took."""

@@ -161,6 +161,8 @@ class Processes:
     def ending_together(self) -> Generator[None]:
         """Around the whole of a job: no process leaves before all do, and where one fails, all do.
 
+        Before they have joined, each is on its own.
+
         Raises:
             DposcopeError: another process failed, for the reason given.
         """
@@ -172,10 +174,12 @@ class Processes:
         except OtherEndedError:
             raise
         except Exception as error:
-            with suppress(OtherEndedError):  # the first reason is told
-                self._exchange(_Said(ended=self.reason(error)))
+            if distributed.is_initialized():
+                with suppress(OtherEndedError):  # the first reason is told
+                    self._exchange(_Said(ended=self.reason(error)))
             raise
-        self.gather(None)
+        if distributed.is_initialized():
+            self.gather(None)
 
     def reason(self, error: Exception) -> str:
         """Why this process fails, in one line for the others."""

@@ -150,6 +150,11 @@ def _added(processes: Processes, turn: Sequence[Item], work: Callable[[Item, Any
     return sums
 
 
+def sharing() -> int:
+    """How many processes share work here; 1 where none does."""
+    return _SHARING.get().count
+
+
 @contextmanager
 def unshared() -> Generator[None]:
     """Inside, each process does all the work: someone looks on who must see all of it."""

@@ -1,14 +1,14 @@
 """A command that a launcher started in several processes: which commands take that, and who speaks."""
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 from dposcope.errors import DposcopeError
-from dposcope.processes.launcher import Launched, world_size
+from dposcope.processes.launcher import world_size
 from dposcope.terminal import silent
 
-_SHARE: Final = ("dpo", "evaluate")
+_SHARE: Final = ("dpo", "evaluate", "pairs")
 """Commands that work in several processes."""
 _ALONE: Final = ("check", "import")
 """Their subcommands that do not."""
@@ -33,11 +33,10 @@ def one_of_several(tokens: Sequence[str]) -> Generator[None]:
             f"of all commands {', '.join(others)} and {last} run in several processes; start this one without torchrun "
             "or accelerate, or unset WORLD_SIZE"
         )
-    if Launched.here().rank == 0:
-        yield
-    else:
-        with silent():
-            yield
     from dposcope.processes.group import Processes
+    from dposcope.processes.shared import together
 
-    Processes.here().leave()
+    processes = Processes.here()
+    with nullcontext() if processes.is_main else silent(), together(processes):
+        yield
+    processes.leave()

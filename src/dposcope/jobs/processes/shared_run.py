@@ -100,6 +100,11 @@ class _Leading(Run):
         self._processes.gather(None)  # it is recorded
         return load()
 
+    def write(self, work: Callable[[], object]) -> None:
+        """As `Run.write`."""
+        super().write(work)
+        self._processes.gather(None)
+
 
 class _Following(Run):
     """Makes a stage where the main process decides to, and writes nothing."""
@@ -126,8 +131,9 @@ class _Following(Run):
         self._processes.gather(None)
         return load()
 
-    def write(self, work: Callable[[], object]) -> None:
-        """Nothing."""
+    def write(self, work: Callable[[], object]) -> None:  # noqa: ARG002
+        """Wait until it is written."""
+        self._processes.gather(None)
 
     def release(self, name: str) -> None:
         """Nothing."""
