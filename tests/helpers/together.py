@@ -4,8 +4,8 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.forked import Forked
-from helpers.jobs import Told, process, script
+from helpers.forked import TESTS, Forked
+from helpers.jobs import Told, script
 
 
 def environments(count: int) -> list[dict[str, str]]:
@@ -17,21 +17,22 @@ def environments(count: int) -> list[dict[str, str]]:
     return [of_all | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def started(commands: Sequence[Sequence[object]]) -> list[Forked]:
-    """The command line of each process; one alone is started without a launcher."""
-    if len(commands) == 1:
-        return [process(*commands[0])]
-    return [process(*one, **own) for one, own in zip(commands, environments(len(commands)), strict=True)]
+def commands_together(folder: Path, commands: Sequence[Sequence[object]]) -> list[Told]:
+    """What the command line of each process said; only the first one may change `folder`.
+
+    One alone is started without a launcher.
+    """
+    several = environments(len(commands)) if len(commands) > 1 else [{}]
+    program = TESTS / "helpers/one_of_several.py"
+    # Warnings of libraries are no errors here: a command says nothing of them.
+    return ended(
+        [script(program, folder, *one, ignored=[""], **own) for one, own in zip(commands, several, strict=True)]
+    )
 
 
-def commands_together(commands: Sequence[Sequence[object]]) -> list[Told]:
-    """What each process of `started` said."""
-    return ended(started(commands))
-
-
-def command_together(count: int, *arguments: object) -> list[Told]:
+def command_together(count: int, folder: Path, *arguments: object) -> list[Told]:
     """The same command in all processes."""
-    return commands_together([arguments] * count)
+    return commands_together(folder, [arguments] * count)
 
 
 def script_together(count: int, path: Path, *arguments: object) -> list[Told]:

@@ -66,6 +66,7 @@ def edit(
     from dposcope.cli.shown.ends import most_changed, next_chat, next_explain, say_effect, say_pushed, say_texts
     from dposcope.jobs.edit.job import run_edit
     from dposcope.model.checks.layout_file import use_layout
+    from dposcope.processes.shared import once
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
@@ -73,7 +74,7 @@ def edit(
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         done = run_edit(model, out, settings, reporter=bars)
-    pushed = None if push is None else upload(out / "model", push, base=model, public=public)
+    pushed = None if push is None else once(lambda: upload(out / "model", push, base=model, public=public))
     if json:
         print_json(done.scores.to_json())
         return
