@@ -27,7 +27,7 @@ def one_of_several(tokens: Sequence[str]) -> Generator[None]:
     if world_size() == 1:
         yield
         return
-    if tokens[0] not in _SHARE or (len(tokens) > 1 and tokens[1] in _ALONE):
+    if not tokens or tokens[0] not in _SHARE or any(token in _ALONE for token in tokens[1:2]):
         *others, last = _SHARE
         raise DposcopeError(
             f"of all commands {', '.join(others)} and {last} run in several processes; start this one without torchrun "
