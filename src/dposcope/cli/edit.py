@@ -33,6 +33,8 @@ def edit(
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, scores.json, samples.parquet and report.html.
 
+    torchrun --nproc-per-node N -m dposcope edit … shares the work on N GPUs; the results are those of one process.
+
     Parameters
     ----------
     model

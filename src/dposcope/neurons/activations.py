@@ -174,17 +174,10 @@ class ActivationAccumulator:
                 assert routing is not None  # the hooks of a mixture give it
                 self._routed.update(block, rows, routing, fold_of)
 
-    def later(self) -> "_Kept":
-        """Keeps activations, to be added in another order of time."""
-        return _Kept(self.folds)
-
-    def to_cpu(self) -> None:
-        """Move the sums, so that they can be sent to another process."""
-        self._sum, self._squares, self._counts = (
-            [total.cpu() for total in sums] for sums in (self._sum, self._squares, self._counts)
-        )
-        if self._routed is not None:
-            self._routed.to_cpu()
+    def __getstate__(self) -> dict[str, Any]:
+        """As another process gets it, which has a GPU of its own: on the CPU."""
+        sums = {name: [total.cpu() for total in vars(self)[name]] for name in ("_sum", "_squares", "_counts")}
+        return vars(self) | sums
 
     def value(self, about: Mapping[str, Any] | None = None, *, fold: int | None = None) -> NeuronMeans:
         """The moments so far.
@@ -213,7 +206,7 @@ class ActivationAccumulator:
 
 
 class _Kept:
-    """What `ActivationAccumulator.update` was to be given."""
+    """What `ActivationAccumulator.update` is to be given later."""
 
     def __init__(self, folds: int) -> None:
         self.folds = folds
@@ -229,7 +222,6 @@ class _Kept:
         """Add it all, as it came."""
         for one in self._updates:
             sums.update(*one)
-        sums.to_cpu()
 
 
 @contextmanager
@@ -343,7 +335,8 @@ def accumulate(
             write_batch(lm, batch, new_tokens=new_tokens)
 
     planned = batches(lm, encoded, batch_size=batch_size, side="left")
-    return summed(planned, write, accumulator, done=counting(progress, len(prompts), Batch.count))
+    done = counting(progress, len(prompts), Batch.count)
+    return summed(planned, write, accumulator, keep=lambda: _Kept(accumulator.folds), done=done)
 
 
 def _add(
@@ -405,4 +398,5 @@ def _second_pass(
         with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
             lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
 
-    return summed(batches(lm, texts, batch_size=batch_size, side="right"), read, accumulator)
+    planned = batches(lm, texts, batch_size=batch_size, side="right")
+    return summed(planned, read, accumulator, keep=lambda: _Kept(accumulator.folds))

@@ -16,6 +16,8 @@ from dposcope.processes.group import Processes
 
 Item = TypeVar("Item")
 T = TypeVar("T")
+S = TypeVar("S")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 _ALONE = Processes()
 _SHARING: ContextVar[Processes] = ContextVar("sharing", default=_ALONE)
@@ -88,27 +90,24 @@ def counting(
     return done
 
 
-class Sums(Protocol):
-    """Adds up what it is given."""
+class Kept(Protocol[T_contra]):
+    """What takes the place of sums for a while: it takes what they take, and keeps it."""
 
-    def later(self) -> "Later":
-        """Takes what this takes, and keeps it."""
+    def add_to(self, sums: T_contra, /) -> None:
+        """Add what was kept, in its order."""
         ...
 
 
-S = TypeVar("S", bound=Sums)
-
-
-class Later(Protocol):
-    """What is kept to be added later, in the same order."""
-
-    def add_to(self, sums: Any) -> None:
-        """Add it."""
-        ...
+K = TypeVar("K", bound=Kept[Any])
 
 
 def summed(
-    items: Iterable[Item], work: Callable[[Item, Any], None], sums: S, *, done: Callable[[Item], None] | None = None
+    items: Iterable[Item],
+    work: Callable[[Item, S | K], None],
+    sums: S,
+    *,
+    keep: Callable[[], K],
+    done: Callable[[Item], None] | None = None,
 ) -> S:
     """The sums over all items, equal to the bit to those of one process: floating-point sums depend on the order, so
     each process adds what it has when its item's turn comes.
@@ -117,6 +116,7 @@ def summed(
         items: the same in all processes.
         work: gives what it finds in one item to the sums, or to what keeps it for them.
         sums: at the beginning; those that are returned take their place.
+        keep: makes what keeps.
         done: told of every item that was added.
 
     Raises:
@@ -127,16 +127,15 @@ def summed(
         if processes.alone:
             work(turn[0], sums)
         else:
-            sums = _added(processes, turn, work, sums)
+            sums = _added(processes, turn, work, sums, keep())
         if done is not None:
             for item in turn:
                 done(item)
     return sums
 
 
-def _added(processes: Processes, turn: Sequence[Item], work: Callable[[Item, Any], None], sums: S) -> S:
+def _added(processes: Processes, turn: Sequence[Item], work: Callable[[Item, S | K], None], sums: S, kept: K) -> S:
     """The sums with those of one item of each process."""
-    kept = sums.later()
 
     def mine() -> None:
         work(_mine(turn, processes), kept)

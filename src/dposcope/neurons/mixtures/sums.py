@@ -1,5 +1,7 @@
 """Sums over tokens of what the neurons of a mixture of experts write."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -29,11 +31,10 @@ class RoutedSums:
                 add_by_fold(total[1:], fold_of, added)
             sums[block] = total
 
-    def to_cpu(self) -> None:
-        """See `ActivationAccumulator.to_cpu`."""
-        self._counts, self._sum, self._squares = (
-            [total.cpu() for total in sums] for sums in (self._counts, self._sum, self._squares)
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        """See `ActivationAccumulator`."""
+        sums = {name: [total.cpu() for total in vars(self)[name]] for name in ("_counts", "_sum", "_squares")}
+        return vars(self) | sums
 
     def value(self, row: int, tokens: int) -> RoutedMeans:
         """The moments of a row, which has so many tokens."""
