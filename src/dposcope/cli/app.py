@@ -124,9 +124,9 @@ def _interruptible() -> Generator[None]:
 
 def _run(tokens: list[str]) -> None:
     tokens = _read_config(tokens)
+    share_cores()
+    keep_freed_memory()
     with one_of_several(tokens):
-        share_cores()
-        keep_freed_memory()
         tokens = set_help(app, tokens, _EPILOGUE)
         app(tokens, exit_on_error=False, print_error=False)
 
