@@ -14,7 +14,7 @@ CONDITIONS = ("scale:alpha=0.3,beta=0.55", "ablate:weight=1")
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:
-    return make_job(tmp_path_factory.mktemp("together") / "job", windows=6)
+    return make_job(tmp_path_factory.mktemp("together") / "job")
 
 
 def evaluating(job: Job, out: Path, *conditions: str) -> list[object]:
