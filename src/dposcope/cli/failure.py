@@ -100,8 +100,8 @@ def _left_over(error: cyclopts.UnusedCliTokensError) -> str:
     left = " ".join(error.unused_tokens or ())
     command = " ".join(error.command_chain or ())
     return (
-        f"{command} does not take: {left}; name an option once for each of its values, such as --option A --option B, "
-        "and quote a text that has spaces in it"
+        f"{command} does not take: {left}; name an option again for each further value, and quote a text that has "
+        "spaces in it"
     )
 
 
