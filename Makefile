@@ -36,7 +36,7 @@ types: $(DEV) ## check types, strictly in src
 	$(BIN)/pyright
 
 names: $(DEV) ## write anew the list of public names that a test compares
-	$(BIN)/python tests/helpers/public_names.py
+	PYTHONPATH=tests $(BIN)/python -m helpers.public_names
 
 coverage: $(DEV) ## run every test and measure branches of src: 95 % at least; pages in build/coverage/html
 	rm -rf build/coverage

@@ -7,11 +7,13 @@ import codecs
 import io
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -91,6 +93,13 @@ def show_traceback(_kind: type[BaseException], error: BaseException, _trace: Tra
     """Where an error was raised and what it says, in the place of `sys.excepthook`."""
     told = "".join(traceback.format_exception(error))
     sys.stderr.write("".join(f"{visible(line)}\n" for line in told.splitlines()))
+
+
+@contextmanager
+def silent() -> Generator[None]:
+    """Inside, nothing is written to either stream."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def test_values_that_belong_to_nothing_are_named_with_the_mend(capsys):
     told = command(capsys, "explain", "base", "tuned", "--out", "x", "--steer", "0.01", "0.03", "0.1")
     assert told.code == REFUSED
     assert told.err == (
-        "dposcope: explain does not take: 0.03 0.1; name an option once for each of its values, such as --option A "
-        "--option B, and quote a text that has spaces in it\n"
+        "dposcope: explain does not take: 0.03 0.1; name an option again for each further value, and quote a text that "
+        "has spaces in it\n"
     )
 
 

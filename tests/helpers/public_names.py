@@ -1,6 +1,6 @@
 """All that a user can name, as text: names of the library with their signatures, and commands with their options.
 
-    python tests/helpers/public_names.py    writes tests/public_names.txt again (`make names`)
+    PYTHONPATH=tests python -m helpers.public_names    writes tests/public_names.txt again (`make names`)
 
 Signatures are read from the source, so the text is the same for every version of Python and of the libraries.
 """

@@ -10,10 +10,10 @@ from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.load import load
 from dposcope.pairs.pairs import load_pairs
+from dposcope.processes.group import Processes
 from dposcope.training.batches.examples import neutral_windows, tokenise
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.train import train_policy
 from helpers.families import TEXTS

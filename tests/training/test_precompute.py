@@ -8,6 +8,7 @@ import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.group import Processes
 from dposcope.training import precompute
 from dposcope.training.batches.examples import Example, neutral_windows, tokenise
 from dposcope.training.batches.packing import PackedBatch
@@ -15,7 +16,6 @@ from dposcope.training.collator import VALIDATION, Collator, Material
 from dposcope.training.objective import Objective
 from dposcope.training.policy import BatchLoss
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains

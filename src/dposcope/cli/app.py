@@ -22,6 +22,7 @@ from dposcope.cli.explain import explain
 from dposcope.cli.failure import debugging, fail
 from dposcope.cli.fold import fold
 from dposcope.cli.machine.allocator import keep_freed_memory
+from dposcope.cli.machine.processes import one_of_several
 from dposcope.cli.machine.threads import share_cores
 from dposcope.cli.models import app as models
 from dposcope.cli.pairs import app as pairs
@@ -34,7 +35,6 @@ from dposcope.cli.tune import tune
 from dposcope.data.trust import check_settings, trusting_files
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_SETTINGS
-from dposcope.launcher import world_size
 from dposcope.reading import read_object, read_toml
 from dposcope.terminal import lenient_streams, only_our_words
 
@@ -124,15 +124,11 @@ def _interruptible() -> Generator[None]:
 
 def _run(tokens: list[str]) -> None:
     tokens = _read_config(tokens)
-    if tokens[:1] != ["dpo"] and world_size() > 1:
-        raise DposcopeError(
-            "only the command dpo runs in several processes; start this one without torchrun or accelerate, or unset "
-            "WORLD_SIZE"
-        )
     share_cores()
     keep_freed_memory()
-    tokens = set_help(app, tokens, _EPILOGUE)
-    app(tokens, exit_on_error=False, print_error=False)
+    with one_of_several(tokens):
+        tokens = set_help(app, tokens, _EPILOGUE)
+        app(tokens, exit_on_error=False, print_error=False)
 
 
 def _read_config(tokens: list[str]) -> list[str]:

@@ -67,18 +67,16 @@ def dpo(
     from dposcope.evaluation.statistics import wilson
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.model.checks.layout_file import use_layout
+    from dposcope.processes.group import Processes
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
-    from dposcope.training.processes import Processes
 
-    processes = Processes.here()
     gains_of = model if settings.train == "gains" else None
     check_push(push, public=public, model=gains_of, quantise=settings.quantise)
-    with reporting(quiet=quiet or not processes.is_main) as bars:
+    with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         done = run_dpo(model, out, settings, reporter=bars)
-    processes.leave()
-    if not processes.is_main:
+    if not Processes.here().is_main:
         return
     record = done.record
     pushed = upload(out / "model", push, base=model, public=public) if push and (out / "model").exists() else None

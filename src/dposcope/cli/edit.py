@@ -33,6 +33,8 @@ def edit(
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, scores.json, samples.parquet and report.html.
 
+    torchrun --nproc-per-node N -m dposcope edit … shares the work on N GPUs; the results are those of one process.
+
     Parameters
     ----------
     model
@@ -74,6 +76,7 @@ def edit(
     )
     from dposcope.jobs.edit.job import run_edit
     from dposcope.model.checks.layout_file import use_layout
+    from dposcope.processes.shared import once
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
@@ -81,7 +84,8 @@ def edit(
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         done = run_edit(model, out, settings, reporter=bars)
-    pushed = upload(out / "model", push, base=model, public=public) if push and (out / "model").exists() else None
+    there = (out / "model").exists()  # not of a quantised model
+    pushed = once(lambda: upload(out / "model", push, base=model, public=public)) if push and there else None
     if json:
         print_json(done.scores.to_json())
         return

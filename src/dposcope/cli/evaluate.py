@@ -45,6 +45,8 @@ def evaluate(
 
     DIR gets scores.json, scores.parquet, samples.parquet, scores.md and front.svg.
 
+    torchrun --nproc-per-node N -m dposcope evaluate … shares the work on N GPUs; the results are those of one process.
+
     Parameters
     ----------
     model

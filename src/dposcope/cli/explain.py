@@ -33,6 +33,8 @@ def explain(
 
     For a quick look without patching, steering and edits: --neurons-only.
 
+    torchrun --nproc-per-node N -m dposcope explain … shares the work on N GPUs; the results are those of one process.
+
     Parameters
     ----------
     base

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dposcope.errors import INTERRUPTED as INTERRUPTION
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.jobs.renamed import other_name
-from dposcope.launcher import Launched
+from dposcope.processes.launcher import Launched
 from dposcope.terminal import complain, show_traceback
 
 REFUSED: Final = 2
@@ -100,8 +100,8 @@ def _left_over(error: cyclopts.UnusedCliTokensError) -> str:
     left = " ".join(error.unused_tokens or ())
     command = " ".join(error.command_chain or ())
     return (
-        f"{command} does not take: {left}; name an option once for each of its values, such as --option A --option B, "
-        "and quote a text that has spaces in it"
+        f"{command} does not take: {left}; name an option again for each further value, and quote a text that has "
+        "spaces in it"
     )
 
 

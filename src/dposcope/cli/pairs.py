@@ -46,6 +46,8 @@ def make(
     preferred_score, dispreferred_score; pairs.json next to it records the settings. After an interruption, the same
     command continues.
 
+    torchrun --nproc-per-node N -m dposcope pairs … shares the work on N GPUs; the pairs are those of one process.
+
     Existing pairs are read by dposcope pairs check FILE and dposcope pairs import FILE.
 
     Parameters

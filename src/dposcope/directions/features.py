@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import counting, shared
 from dposcope.protocols import Protocol, check_protocol
 
 
@@ -47,6 +49,17 @@ class Features:
         """Read what `save` wrote."""
         saved = load_tensors(stem, "Features", _Facts)
         return cls(saved.tensors["vectors"], saved.facts.residual_norm)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What was read of one text."""
+
+    row: int
+    mean: Tensor
+    """`[d]`, float64, on the CPU."""
+    norms: Tensor
+    """Sum of |x|, and number of tokens."""
 
 
 class _BlockReached(Exception):
@@ -100,8 +113,8 @@ def residual_features(
     special = torch.tensor(sorted(lm.special_ids), dtype=torch.long, device=lm.device)
     vectors = torch.zeros(len(texts), lm.d_model, dtype=torch.float64)
     norms = torch.zeros(2, dtype=torch.float64)  # sum of |x|, number of tokens
-    done = 0
-    for batch in batches(lm, encoded, batch_size=batch_size, side="right" if protocol == "strict" else "left"):
+
+    def read(batch: Batch) -> list[_Read]:
         if protocol == "strict":
             stream = _stream(lm, batch, block % lm.n_blocks).double()
             counted = (batch.mask == 1) & ~torch.isin(batch.ids, special)
@@ -111,20 +124,28 @@ def residual_features(
                 input_ids=padded.ids, attention_mask=padded.mask, use_cache=False
             ).last_hidden_state.double()
             counted = torch.ones_like(padded.mask, dtype=torch.bool)
+        found: list[_Read] = []
         for place, row in enumerate(batch.rows):
             tokens = stream[place][counted[place]]
             if len(tokens) == 0:
                 raise DposcopeError(f"text {row + 1} has only special tokens; remove empty texts")
-            vectors[row] = tokens.mean(0).cpu()
-            if not vectors[row].isfinite().all():
+            mean = tokens.mean(0).cpu()
+            if not mean.isfinite().all():
                 raise DposcopeError(
                     f"text {row + 1} gives an infinite residual stream in {str(lm.dtype).removeprefix('torch.')}; "
                     "run the model in bfloat16 or float32"
                 )
-            norms += torch.tensor([float(tokens.norm(dim=1).sum()), len(tokens)], dtype=torch.float64)
-        done += len(batch.rows)
-        if progress is not None:
-            progress(done, len(texts))
+            norm = torch.tensor([float(tokens.norm(dim=1).sum()), len(tokens)], dtype=torch.float64)
+            found.append(_Read(row, mean, norm))
+        return found
+
+    side = "right" if protocol == "strict" else "left"
+    planned = batches(lm, encoded, batch_size=batch_size, side=side)
+    for one in chain.from_iterable(
+        shared(planned, read, done=counting(progress, len(texts), lambda batch: len(batch.rows)))
+    ):
+        vectors[one.row] = one.mean
+        norms += one.norms
     return Features(vectors, float(norms[0] / norms[1].clamp(min=1)))
 
 

@@ -16,6 +16,7 @@ from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.generate import Progress
+from dposcope.processes.shared import once
 from dposcope.reading import read_object
 
 
@@ -123,6 +124,9 @@ class CachedJudge:
 
     def __call__(self, tokens: Sequence[str]) -> list[bool]:
         """Whether each token is toxic. Only tokens without a cached answer go to the judge, each once."""
+        return once(lambda: self._answers(tokens))
+
+    def _answers(self, tokens: Sequence[str]) -> list[bool]:
         unseen = [token for token in dict.fromkeys(tokens) if token not in self._known]
         if unseen and self._before is not None:
             self._before(unseen)

@@ -18,6 +18,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
 from dposcope.model.checks.hub import hub_answers
+from dposcope.processes.shared import shared
 
 
 def classifier_scorer(
@@ -101,10 +102,11 @@ class _Label:
 def _probabilities(label: _Label, texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float64]:
     # Sorted by length, so that batches need little padding; the longest batch first, which needs the most memory.
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    chosen = [order[start : start + batch_size] for start in reversed(range(0, len(order), batch_size))]
     scores = np.empty(len(texts))
-    for start in reversed(range(0, len(order), batch_size)):
-        chosen = order[start : start + batch_size]
-        scores[chosen] = label.batch([texts[index] for index in chosen])
+    found = shared(chosen, lambda rows: label.batch([texts[index] for index in rows]))
+    for rows, probabilities in zip(chosen, found, strict=True):
+        scores[rows] = probabilities
     return scores
 
 

@@ -16,6 +16,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import counting, shared
 from dposcope.protocols import Protocol, check_protocol
 
 
@@ -98,17 +99,17 @@ def window_losses(
         windows = [windows[int((index + 0.5) * step)] for index in range(max_windows)]
     if not windows:
         raise _no_window(window, skip_windows)
-    nll, tokens = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
-    for index, ids in enumerate(windows):
+
+    def read(ids: NDArray[np.int32]) -> float:
         row = torch.tensor(ids[None], dtype=torch.long, device=lm.device)
         hidden = lm.model.base_model(
             input_ids=row, attention_mask=torch.ones_like(row), use_cache=False
         ).last_hidden_state[0, :-1]
-        nll[index] = negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
-        tokens[index] = len(ids) - 1 if protocol == "strict" else len(ids)
-        if progress is not None:
-            progress(index + 1, len(windows))
-    return WindowLosses(nll, tokens)
+        return negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
+
+    nll = shared(windows, read, done=counting(progress, len(windows), lambda _: 1))
+    tokens = [len(ids) - 1 if protocol == "strict" else len(ids) for ids in windows]
+    return WindowLosses(np.array(nll, dtype=np.float64), np.array(tokens, dtype=np.int64))
 
 
 def check_window(lm: LanguageModel, text: str, *, protocol: Protocol = "strict", skip_windows: int = 0) -> None:

@@ -21,6 +21,7 @@ from dposcope.evaluation.scorer import Scorer, ScoreTexts
 from dposcope.evaluation.sentiment import sentiment_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained
 from dposcope.evaluation.word_scorer import load_word_scorer
+from dposcope.processes.shared import once
 
 _NAMED: Final = frozenset({"profanity", "neural", "perspective", "vader"})
 
@@ -87,9 +88,9 @@ def function_scorer(function: ScoreTexts, name: str) -> Scorer:
         source = inspect.getsourcefile(inspect.unwrap(cast(Callable[..., Any], function)))
     except TypeError:  # built in, or an object that is called
         source = None
-    return Scorer(
-        name, text_digest(name) if source is None or not Path(source).is_file() else file_digest(source), function
-    )
+    digest = text_digest(name) if source is None or not Path(source).is_file() else file_digest(source)
+    # Anybody's function may give a text another score the next time, so that processes would go on differently.
+    return Scorer(name, digest, lambda texts: once(lambda: function(texts)))
 
 
 def _imported_function(spec: str) -> ScoreTexts:

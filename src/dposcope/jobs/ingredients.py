@@ -402,12 +402,11 @@ def means_stage(
     """
     run, prompts, stem = job.run, job.data.learn, job.run.folder / name
 
-    def make() -> None:
+    def make() -> FoldedMeans | NeuronMeans:
         progress = run.reporter.progress
         if folds:
-            collect_by_fold(lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
-        else:
-            collect_means(lm, prompts, protocol=protocol, batch_size=batch_size, progress=progress).save(stem)
+            return collect_by_fold(lm, prompts, folds, protocol=protocol, batch_size=batch_size, progress=progress)
+        return collect_means(lm, prompts, protocol=protocol, batch_size=batch_size, progress=progress)
 
     return run.stage(
         name,
@@ -421,6 +420,7 @@ def means_stage(
         },
         files=folded_files(stem, folds),
         make=make,
+        write=lambda means: means.save(stem),
         load=lambda: FoldedMeans.load(stem, folds),
     )
 

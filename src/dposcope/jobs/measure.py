@@ -149,18 +149,22 @@ def write_scores(
     job: Job, outcomes: Mapping[str, Outcome], materials: Materials, *, about: Mapping[str, Any]
 ) -> Scores:
     """Write `scores.json`, `scores.parquet` and `samples.parquet`; see docs/reference/files.md for their columns."""
-    folder, model, fingerprint = job.run.folder, job.lm.name, job.lm.fingerprint
-    protocol = "rtp" if materials.samples else materials.protocol
     scores = summarise(
         outcomes,
-        protocol=protocol,
-        model=model,
+        protocol="rtp" if materials.samples else materials.protocol,
+        model=job.lm.name,
         about={**about, **asked_how(job.lm)},
         concept=materials.concept,
-        fingerprint=fingerprint,
+        fingerprint=job.lm.fingerprint,
         ideal=measure_limit(job, outcomes[BASE], materials),
         vocabulary=len(job.lm.tokenizer),
     )
+    job.run.write(lambda: _write(job, scores, outcomes, materials))
+    return scores
+
+
+def _write(job: Job, scores: Scores, outcomes: Mapping[str, Outcome], materials: Materials) -> None:
+    folder, model, fingerprint, protocol = job.run.folder, job.lm.name, job.lm.fingerprint, scores.protocol
     rows = [
         {
             "protocol": protocol,
@@ -193,7 +197,6 @@ def write_scores(
     ]
     write_parquet(folder / "samples.parquet", pl.DataFrame(samples))
     write_json(folder / "scores.json", scores.to_json())
-    return scores
 
 
 _BEFORE = {"toxicity": CONCEPT, "judge": scorer_label("judge")}

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -32,6 +33,7 @@ from dposcope.reading import read_json
 __all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 class SavedValue(Protocol):
@@ -107,6 +109,10 @@ class RunPolicy:
     """Help another process that works in the folder: no lock is taken, and stages are read, never made."""
 
 
+def nothing(_made: object) -> None:
+    """What is left to write."""
+
+
 class Run:
     """A folder that holds one run. Open it with `open_run`."""
 
@@ -134,7 +140,8 @@ class Run:
         *,
         inputs: Mapping[str, Any],
         files: Sequence[Path] = (),
-        make: Callable[[], None],
+        make: Callable[[], M],
+        write: Callable[[M], object] = nothing,
         load: Callable[[], T],
         revision: int = 1,
     ) -> T:
@@ -145,7 +152,9 @@ class Run:
             title: for people.
             inputs: JSON-able facts that decide the result; other ones make the stage run again.
             files: what the stage leaves, files and whole folders; where one is gone or changed, the stage runs again.
-            make: writes the stage's files, each atomically.
+            make: computes what the stage leaves. Several processes that work in the run all do, and share the work.
+            write: writes it to the stage's files, each atomically; the process that holds the folder does. Default:
+                nothing is left, or `make` has written it.
             load: reads them.
             revision: of the code behind `make`. Whoever changes what that code computes raises it by 1, here where
                 the stage is called: results that the old code left are then made again. Code that only reads better
@@ -174,7 +183,7 @@ class Run:
         # While files are replaced, an old record must not vouch for them.
         path.unlink(missing_ok=True)
         start = time.monotonic()
-        make()
+        write(make())
         for file in files:  # the record vouches for what is on the disk
             flush(file)
         seconds = round(time.monotonic() - start, 2)
@@ -208,7 +217,8 @@ class Run:
             title,
             inputs=inputs,
             files=value_files(stem).both,
-            make=lambda: make().save(stem),
+            make=make,
+            write=lambda made: made.save(stem),
             load=lambda: kind.load(stem),
             revision=revision,
         )
@@ -241,10 +251,22 @@ class Run:
             title,
             inputs=inputs,
             files=[place],
-            make=lambda: write_json(place, make()),
+            make=make,
+            write=lambda made: write_json(place, made),
             load=lambda: read_json(place, kind),
             revision=revision,
         )
+
+    def write(self, work: Callable[[], object]) -> None:
+        """Write files that are of no stage; of several processes in the run, the one that holds the folder does, and
+        the others wait."""
+        work()
+
+    def silent(self) -> Self:
+        """The same run, which tells nobody."""
+        other = copy(self)
+        other.reporter = Quiet()
+        return other
 
     def release(self, name: str) -> None:
         """The files of a stage were scratch and are about to go: its record keeps nothing but the time that it took."""

@@ -1,9 +1,9 @@
 """Texts to padded batches. Padding and masks are made here, so the tokenizer's own settings do not matter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,13 @@ from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, se
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import counting, shared
 from dposcope.protocols import check_choice
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after each batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +31,10 @@ class Batch:
     """`[B, T]`, 1 for a real token, 0 for padding."""
     rows: list[int]
     """Index of the text in each row."""
+
+    def count(self) -> int:
+        """Of rows."""
+        return len(self.rows)
 
     @property
     def lengths(self) -> Tensor:
@@ -137,3 +147,33 @@ def batches(
             ids[place, where] = torch.tensor(encoded[row], dtype=torch.long)
             mask[place, where] = 1
         yield Batch(ids.to(lm.device), mask.to(lm.device), rows)
+
+
+def by_row(
+    lm: LanguageModel,
+    encoded: Sequence[Sequence[int]],
+    work: Callable[[Batch], Sequence[T]],
+    *,
+    batch_size: int,
+    side: Literal["left", "right"],
+    progress: Progress | None = None,
+) -> list[T]:
+    """What `work` makes of each text, in the order of the texts; batches as by `batches`, shared by the processes of a
+    job.
+
+    Args:
+        lm: gives device and padding id.
+        encoded: token ids per text.
+        work: on one batch: a result for each of its rows. See `dposcope.processes.shared`.
+        batch_size: rows at a time.
+        side: where padding goes: left to generate, right to read.
+        progress: called after each batch, with the number of texts.
+
+    Raises:
+        DposcopeError: as `batches`.
+    """
+    planned = batches(lm, encoded, batch_size=batch_size, side=side)
+    done = counting(progress, len(encoded), Batch.count)
+    made = shared(planned, lambda batch: (batch.rows, work(batch)), done=done)
+    by_place = {row: one for rows, results in made for row, one in zip(rows, results, strict=True)}
+    return [by_place[row] for row in range(len(encoded))]

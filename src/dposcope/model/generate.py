@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
-from dposcope.model.batches import Batch, batches
+from dposcope.model.batches import Batch, Progress, by_row
 from dposcope.model.cache import cache_argument
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import prompted
@@ -70,8 +70,6 @@ def check_written(written: Sequence[Continuation]) -> None:
         raise DposcopeError("one continuation was given, and a list of them belongs here; write it in brackets: […]")
 
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after each batch."""
 Watch = Callable[[int, int], None]
 """Called with (prompt, token id) for each token as it is written; its end-of-text token is left out."""
 
@@ -191,6 +189,40 @@ def continue_ids(
     Raises:
         DposcopeError: see `generate`.
     """
+    check_room(lm, prompts, new_tokens)
+    ends = torch.tensor(sorted(lm.end_ids) if stop_at_end else [], dtype=torch.long, device=lm.device)
+    written = by_row(
+        lm,
+        prompts,
+        lambda batch: _continue(lm, batch, new_tokens, sampling, use_cache, ends, watch),
+        batch_size=batch_size,
+        side="left",
+        progress=progress,
+    )
+    texts = lm.decode(written)
+    return [Continuation(list(p), c, t) for p, c, t in zip(prompts, written, texts, strict=True)]
+
+
+@torch.inference_mode()
+def write_batch(lm: LanguageModel, batch: Batch, *, new_tokens: int) -> None:
+    """Continue the prompts of one batch greedily, as `generate` does, for someone who looks on.
+
+    Args:
+        lm: the model.
+        batch: padded on the left, with room for the new tokens (`check_room`).
+        new_tokens: see `generate`.
+    """
+    ends = torch.tensor(sorted(lm.end_ids), dtype=torch.long, device=lm.device)
+    _continue(lm, batch, new_tokens, None, True, ends, None)
+
+
+def check_room(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    """Refuse prompts that leave no room for new tokens, and a model that cannot write now.
+
+    Raises:
+        DposcopeError: prompt and continuation exceed the model's context, no new token is wanted, or the model is in
+            training mode.
+    """
     _check(lm, new_tokens)
     longest = max((len(ids) for ids in prompts), default=0)
     if longest + new_tokens > lm.context_length:
@@ -198,19 +230,6 @@ def continue_ids(
             f"a prompt of {longest:,} tokens and {new_tokens} new ones exceed the model's context of "
             f"{lm.context_length:,}; shorten the prompts, or lower max_prompt_tokens or new_tokens"
         )
-    ends = torch.tensor(sorted(lm.end_ids) if stop_at_end else [], dtype=torch.long, device=lm.device)
-    written: list[list[int]] = [[] for _ in prompts]
-    done = 0
-    for batch in batches(lm, prompts, batch_size=batch_size, side="left"):
-        for row, ids in zip(
-            batch.rows, _continue(lm, batch, new_tokens, sampling, use_cache, ends, watch), strict=True
-        ):
-            written[row] = ids
-        done += len(batch.rows)
-        if progress is not None:
-            progress(done, len(prompts))
-    texts = lm.decode(written)
-    return [Continuation(list(p), c, t) for p, c, t in zip(prompts, written, texts, strict=True)]
 
 
 def _check(lm: LanguageModel, new_tokens: int) -> None:

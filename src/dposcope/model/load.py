@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.files import check_regular
-from dposcope.launcher import local_rank
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, check_files, check_loadable
@@ -38,6 +37,7 @@ from dposcope.model.quantised.plain import forget_quantisation
 from dposcope.model.quantised.weights import held_by, is_quantised
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
+from dposcope.processes.launcher import local_rank
 from dposcope.protocols import Quantise
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

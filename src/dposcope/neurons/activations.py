@@ -16,15 +16,16 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
-from dposcope.model.batches import batches
+from dposcope.model.batches import Batch, batches
 from dposcope.model.chat.prompts import asked_how, encode_prompts
 from dposcope.model.frames import Frame
-from dposcope.model.generate import Progress, generate
+from dposcope.model.generate import Progress, check_room, generate, write_batch
 from dposcope.model.hooks import Change, hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.mixtures.routing import Routing
 from dposcope.neurons.mixtures.means import RoutedMeans
 from dposcope.neurons.mixtures.sums import RoutedSums, add_by_fold
+from dposcope.processes.shared import counting, summed, unshared
 from dposcope.protocols import check_protocol
 from dposcope.reading import known
 
@@ -173,6 +174,11 @@ class ActivationAccumulator:
                 assert routing is not None  # the hooks of a mixture give it
                 self._routed.update(block, rows, routing, fold_of)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As another process gets it, which has a GPU of its own: on the CPU."""
+        sums = {name: [total.cpu() for total in vars(self)[name]] for name in ("_sum", "_squares", "_counts")}
+        return vars(self) | sums
+
     def value(self, about: Mapping[str, Any] | None = None, *, fold: int | None = None) -> NeuronMeans:
         """The moments so far.
 
@@ -199,6 +205,25 @@ class ActivationAccumulator:
         return NeuronMeans(totals / sent, squares / sent, count, facts, routed)
 
 
+class _Kept:
+    """What `ActivationAccumulator.update` is to be given later."""
+
+    def __init__(self, folds: int) -> None:
+        self.folds = folds
+        self._updates: list[tuple[int, Tensor, Tensor | None, Routing | None]] = []
+
+    def update(
+        self, block: int, activations: Tensor, fold_of: Tensor | None = None, routing: Routing | None = None
+    ) -> None:
+        """Keep it."""
+        self._updates.append((block, activations, fold_of, routing))
+
+    def add_to(self, sums: ActivationAccumulator) -> None:
+        """Add it all, as it came."""
+        for one in self._updates:
+            sums.update(*one)
+
+
 @contextmanager
 def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
     """Record neuron activations of all forward passes inside the context, at the positions that predict.
@@ -215,7 +240,8 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
 
         return look
 
-    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]), unrepeated():
+    sites = [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]
+    with hooked(lm, sites), unrepeated(), unshared():
         yield accumulator
 
 
@@ -244,11 +270,10 @@ def collect_means(
         batch_size: prompts at a time.
         progress: called after each batch.
     """
-    accumulator = ActivationAccumulator.of(lm)
-    accumulate(
+    accumulator = accumulate(
         lm,
         prompts,
-        accumulator,
+        ActivationAccumulator.of(lm),
         new_tokens=new_tokens,
         max_prompt_tokens=max_prompt_tokens,
         protocol=protocol,
@@ -281,8 +306,11 @@ def accumulate(
     protocol: str,
     batch_size: int,
     progress: Progress | None,
-) -> None:
+) -> ActivationAccumulator:
     """Add up every activation that the protocol counts, prompt r in fold r mod K; see `collect_means`.
+
+    Returns:
+        What holds the sums: the accumulator, or one that takes its place where several processes share the work.
 
     Raises:
         DposcopeError: no prompt, or an unknown protocol.
@@ -292,30 +320,27 @@ def accumulate(
     if not prompts:
         raise DposcopeError("no prompt to collect means on; give at least one")
     if protocol == "reference":
-        _second_pass(lm, prompts, accumulator, new_tokens, batch_size, progress)
-        return
+        return _second_pass(lm, prompts, accumulator, new_tokens, batch_size, progress)
+    encoded = encode_prompts(lm, prompts, max_tokens=max_prompt_tokens)
+    check_room(lm, encoded, new_tokens)
 
-    def observe(block: int) -> Change:
-        def look(activations: Tensor, frame: Frame) -> None:
-            assert frame.prompt is not None  # generate declares its batch
-            assert frame.prompt.rows is not None
-            _add(accumulator, block, activations, frame, frame.predicting(), frame.prompt.rows)
+    def write(batch: Batch, sums: ActivationAccumulator | _Kept) -> None:
+        def observe(block: int) -> Change:
+            def look(activations: Tensor, frame: Frame) -> None:
+                _add(sums, block, activations, frame, frame.predicting(), batch.rows)
 
-        return look
+            return look
 
-    with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
-        generate(
-            lm,
-            prompts,
-            new_tokens=new_tokens,
-            max_prompt_tokens=max_prompt_tokens,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+            write_batch(lm, batch, new_tokens=new_tokens)
+
+    planned = batches(lm, encoded, batch_size=batch_size, side="left")
+    done = counting(progress, len(prompts), Batch.count)
+    return summed(planned, write, accumulator, keep=lambda: _Kept(accumulator.folds), done=done)
 
 
 def _add(
-    accumulator: ActivationAccumulator,
+    accumulator: ActivationAccumulator | _Kept,
     block: int,
     activations: Tensor,
     frame: Frame,
@@ -343,7 +368,7 @@ def _second_pass(
     new_tokens: int,
     batch_size: int,
     progress: Progress | None,
-) -> None:
+) -> ActivationAccumulator:
     """As in the published code: read prompt and continuation again, and count all `new_tokens` positions."""
     encoded = encode_prompts(lm, prompts)
     written = generate(
@@ -356,18 +381,22 @@ def _second_pass(
         progress=progress,
     )
     texts = [prompt + continuation.ids for prompt, continuation in zip(encoded, written, strict=True)]
+
     # Padding on the right: positions are then right for models with absolute ones, too (the published code pads on the
     # left and gives none, so GPT-2 counts padding as places).
-    for batch in batches(lm, texts, batch_size=batch_size, side="right"):
+    def read(batch: Batch, sums: ActivationAccumulator | _Kept) -> None:
         place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         ends = batch.lengths.unsqueeze(1)
         continued = (place >= ends - new_tokens) & (place < ends)
 
-        def observe(block: int, continued: Tensor = continued, rows: Sequence[int] = batch.rows) -> Change:
+        def observe(block: int) -> Change:
             def look(activations: Tensor, frame: Frame) -> None:
-                _add(accumulator, block, activations, frame, continued, rows)
+                _add(sums, block, activations, frame, continued, batch.rows)
 
             return look
 
         with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
             lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+
+    planned = batches(lm, texts, batch_size=batch_size, side="right")
+    return summed(planned, read, accumulator, keep=lambda: _Kept(accumulator.folds))

@@ -131,11 +131,10 @@ def collect_by_fold(
         raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
     if folds > len(prompts):
         raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
-    accumulator = ActivationAccumulator.of(lm, folds=folds)
-    accumulate(
+    accumulator = accumulate(
         lm,
         prompts,
-        accumulator,
+        ActivationAccumulator.of(lm, folds=folds),
         new_tokens=new_tokens,
         max_prompt_tokens=max_prompt_tokens,
         protocol=protocol,

@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 
 from dposcope.data.short import short_repr
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.group import Processes
 from dposcope.training.batches.examples import Example, drawn
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 

@@ -23,11 +23,11 @@ from dposcope.artefacts import write_atomically
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.group import Processes
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.policy import PreferencePolicy
-from dposcope.training.processes import Processes
 
 SHARD_BYTES = 1 << 28
 """Most bytes of a file: 256 MB. A single larger batch exceeds it."""

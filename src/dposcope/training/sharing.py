@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.processes.group import Processes
 from dposcope.training.objective import Objective
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 
 

@@ -19,10 +19,10 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.group import Processes
 from dposcope.training.checkpoints import last_whole
 from dposcope.training.collator import VALIDATION, Collator, Indices, Material
 from dposcope.training.precompute import ReferenceStates
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Sharing
 from dposcope.training.trainable import Trainable

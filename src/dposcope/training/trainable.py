@@ -20,7 +20,6 @@ from transformers.pytorch_utils import Conv1D
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
-from dposcope.launcher import world_size
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Change, heads_site, hooked, is_hooked, neuron_site
@@ -28,6 +27,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
 from dposcope.neurons.sets import NeuronSet
+from dposcope.processes.launcher import world_size
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy

@@ -17,10 +17,10 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from dposcope.errors import DposcopeError, first_line
+from dposcope.processes.group import Processes
 from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.checkpoints import any_whole, remove_older, seal
 from dposcope.training.policy import BatchLoss, PreferencePolicy, Weights
-from dposcope.training.processes import Processes
 
 _WEIGHTS = "trained.safetensors"
 

@@ -18,6 +18,7 @@ from dposcope.cache import cache_folder
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.perspective.answers import KeptAnswers, Question, is_score
 from dposcope.evaluation.scorer import Scorer
+from dposcope.processes.shared import once
 from dposcope.service import JsonService, Reply, ServiceKey, checked_address, doubling
 
 KEY_VARIABLE: Final = "PERSPECTIVE_API_KEY"
@@ -109,7 +110,9 @@ class _Asking:
         Raises:
             DposcopeError: see `perspective_scorer`.
         """
-        sent = [cut(text) for text in texts]
+        return once(lambda: self._all([cut(text) for text in texts]))
+
+    def _all(self, sent: Sequence[str]) -> list[float]:
         self._kept.refresh()
         if not _KEY.value():
             self._check_complete(sent)

@@ -17,7 +17,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses, token_losses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
 from dposcope.memory import halving_batches
-from dposcope.model.batches import batches
+from dposcope.model.batches import Batch, by_row
 from dposcope.model.frames import prompted
 from dposcope.model.generate import Continuation, Progress, check_written
 from dposcope.model.language_model import LanguageModel
@@ -59,10 +59,10 @@ def continuation_losses(
             f"a prompt and its text have {longest:,} tokens, and the model's context is {lm.context_length:,}; "
             "cut the prompts"
         )
-    nll, tokens = np.zeros(len(written)), np.array([len(one.ids) for one in written], dtype=np.int64)
+    tokens = np.array([len(one.ids) for one in written], dtype=np.int64)
     rows = [[*head, *one.ids] for head, one in zip(prompts, written, strict=True)]
-    done = 0
-    for batch in batches(lm, rows, batch_size=batch_size, side="right"):
+
+    def read(batch: Batch) -> list[float]:
         lengths = torch.tensor([len(prompts[row]) for row in batch.rows], device=batch.ids.device)
         with prompted(lengths, rows=batch.rows):
             hidden = lm.model.base_model(
@@ -73,12 +73,10 @@ def continuation_losses(
         states = torch.cat([hidden[place, start - 1 : stop - 1] for place, start, stop in spans])
         targets = torch.cat([batch.ids[place, start:stop] for place, start, stop in spans])
         losses = token_losses(lm, states, targets, chunk).split([stop - start for _, start, stop in spans])
-        for row, own in zip(batch.rows, losses, strict=True):
-            nll[row] = float(own.sum())
-        done += len(batch.rows)
-        if progress is not None:
-            progress(done, len(rows))
-    return WindowLosses(nll, tokens)
+        return [float(own.sum()) for own in losses]
+
+    nll = by_row(lm, rows, read, batch_size=batch_size, side="right", progress=progress)
+    return WindowLosses(np.array(nll, dtype=np.float64), tokens)
 
 
 class StoredRelevance(TypedDict):

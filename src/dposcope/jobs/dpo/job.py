@@ -22,21 +22,21 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.curves import training_curves
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import Base, KlTexts, differing, load_base, load_start, material_of
-from dposcope.jobs.dpo.shared_run import open_shared_run
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
+from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pairs, PairSplit, load_pairs
+from dposcope.processes.group import Processes
 from dposcope.report.figures import save_figure
 from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import examples_seen
 from dposcope.training.sharing import Sharing
 from dposcope.training.train import train_policy

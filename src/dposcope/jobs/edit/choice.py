@@ -86,11 +86,15 @@ def choose_edit(
         **{name: made_by[name] for name in ("beta", "ranking", "protocol", "seed")},
     }
 
-    def make() -> None:
+    def make() -> StrengthSearch | None:
         if spec.given:
+            return None
+        return _search(job, ingredients, selection, spec, skip_windows=spec.reported if held_out else 0)
+
+    def write(search: StrengthSearch | None) -> None:
+        if search is None:
             _given(ingredients, selection, spec, about).save(stem)
             return
-        search = _search(job, ingredients, selection, spec, skip_windows=spec.reported if held_out else 0)
         write_json(trace, asdict(search))
         facts = {"parts": spec.parts, "strength": search.chosen, "max_logppl_increase": search.bound}
         edit = default_edit(ingredients, selection, parts=spec.parts, strength=search.chosen)
@@ -108,6 +112,7 @@ def choose_edit(
         },
         files=value_files(stem).both if spec.given else [*value_files(stem).both, trace],
         make=make,
+        write=write,
         load=lambda: Choice(
             Edit.load(stem), None if spec.given else read_json(trace, StrengthSearch), held_out, spec.parts
         ),

@@ -20,9 +20,11 @@ from dposcope.jobs.edit.report import LEARNED, write_edit_report
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import Condition, measure_all, write_scores
-from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, open_run
+from dposcope.jobs.processes.shared_run import open_shared_run
+from dposcope.jobs.run import CHECKPOINT, Reporter
 from dposcope.jobs.settings import EditSettings
 from dposcope.neurons.groups import select_fraction
+from dposcope.processes.group import Processes
 from dposcope.shipping.model_card import write_checkpoint
 
 
@@ -38,6 +40,8 @@ class EditRun:
 def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporter | None = None) -> EditRun:
     """Do the whole job in the folder `out`; started again after any interruption, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this, and they share the work.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the run's folder.
@@ -47,10 +51,11 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
     Raises:
         DposcopeError: bad input, or a folder that holds something else.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.joined(settings.device)
     data = read_data(settings)
     described = {"model": model, **settings.model_dump(mode="json")}
-    with open_run(out, "edit", described, prompts=data.read_prompts(chooses=False), reporter=reporter) as run:
+    read = data.read_prompts(chooses=False)
+    with open_shared_run(out, "edit", described, processes=processes, prompts=read, reporter=reporter) as run:
         searched = None if settings.edit_spec.given else data.report.neutral
         job = Job.begin(run, model, data, settings, searched=searched)
         ingredients = prepare(job, settings.direction_spec)
@@ -70,10 +75,15 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
                 "Folding the edit into a checkpoint",
                 inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json")},
                 files=[out / CHECKPOINT],
-                make=lambda: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
+                make=lambda: None,
+                write=lambda _: write_checkpoint(job.lm, choice.edit, out / CHECKPOINT, scores=scores),
                 load=lambda: None,
             )
-        write_edit_report(job, ingredients, selection, choice, outcomes, materials, scores, judge, settings.shown)
+        run.write(
+            lambda: write_edit_report(
+                job, ingredients, selection, choice, outcomes, materials, scores, judge, settings.shown
+            )
+        )
         return EditRun(out, scores, choice.edit)
 
 

@@ -14,10 +14,12 @@ from dposcope.jobs.engine import Servers, connected, told
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_data
 from dposcope.jobs.measure import measure_condition, scores_table, write_scores
-from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.processes.shared_run import open_shared_run
+from dposcope.jobs.run import Reporter, RunPolicy
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.chat.prompts import asked_like
 from dposcope.model.load import load_native
+from dposcope.processes.group import Processes
 from dposcope.report.figures import save_figure
 from dposcope.report.front import front_figure
 from dposcope.report.sampled import sampled_table
@@ -62,6 +64,8 @@ def run_evaluate(
 ) -> Scores:
     """Measure the plain model and every condition; interrupted, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this, and they share the work.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the run's folder.
@@ -72,7 +76,9 @@ def run_evaluate(
     Raises:
         DposcopeError: bad input, or a folder that holds something else.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.joined(settings.device)
+    if settings.base_url is not None and not processes.alone:
+        raise DposcopeError("--engine openai works in one process; start it without torchrun or accelerate")
     asked = read_asked(settings)
     specs, data = asked.specs, asked.data
     names = [spec.name for spec in specs]
@@ -82,7 +88,9 @@ def run_evaluate(
     described = {"model": model, **settings.model_dump(mode="json", exclude=unbound)}
     free = settings.model_dump(mode="json", include=unbound)
     read = data.read_prompts(chooses=False)
-    with open_run(out, "evaluate", described, free=free, prompts=read, reporter=reporter, policy=policy) as run:
+    with open_shared_run(
+        out, "evaluate", described, processes=processes, free=free, prompts=read, reporter=reporter, policy=policy
+    ) as run:
         job = Job.begin(run, model, data, settings)
         served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)
@@ -98,12 +106,12 @@ def run_evaluate(
         def ingredients() -> Ingredients:
             return prepare(job, settings.direction_spec)
 
-        reporter.ahead(1 + len(specs))
+        run.reporter.ahead(1 + len(specs))
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials, served=served.get(BASE))}
         for row, spec in enumerate(specs):
             # First, since what it depends on is made with it.
             intervention = spec.build(ingredients, settings.seed)
-            reporter.ahead(len(specs) - row)
+            run.reporter.ahead(len(specs) - row)
             outcomes[spec.name] = measure_condition(
                 job,
                 spec.name,
@@ -117,9 +125,13 @@ def run_evaluate(
         if served:
             about["engine"] = {name: told(one, outcomes[name]) for name, one in served.items()}
         scores = write_scores(job, outcomes, materials, about=about)
-        tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
-        write_text(out / "scores.md", "\n".join(table.markdown() for table in tables))
-        figure = front_figure(scores)
-        if figure is not None:
-            save_figure(figure, out / FIGURE)
+        run.write(lambda: _write_report(scores, out))
         return scores
+
+
+def _write_report(scores: Scores, out: Path) -> None:
+    tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
+    write_text(out / "scores.md", "\n".join(table.markdown() for table in tables))
+    figure = front_figure(scores)
+    if figure is not None:
+        save_figure(figure, out / FIGURE)

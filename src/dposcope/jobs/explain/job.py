@@ -52,13 +52,15 @@ from dposcope.jobs.ingredients import (
     read_data,
 )
 from dposcope.jobs.measure import Condition, measure_all, write_scores
-from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.processes.shared_run import open_shared_run
+from dposcope.jobs.run import Quiet, Reporter, RunPolicy
 from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import stability
+from dposcope.processes.group import Processes
 from dposcope.report.browser.neurons import NeuronBrowser
 from dposcope.report.table import clear_others, of_run, write_parquet
 
@@ -85,6 +87,8 @@ def run_explain(
 ) -> ExplainRun:
     """Explain `tuned` beside `base`; interrupted, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this, and they share the work.
+
     Args:
         base: a bundled name, a folder, a GGUF file or a hub id.
         tuned: the model tuned from it, of the same architecture, the folder of an adapter, or an edit of it (see
@@ -98,7 +102,8 @@ def run_explain(
     Raises:
         DposcopeError: bad input, models that do not belong together, or a folder that holds something else.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.joined(settings.device)
+    reporter = (reporter if processes.is_main else None) or Quiet()
     check_explain(settings)
     side = TunedSide.read(tuned)
     data = read_data(settings)
@@ -106,8 +111,15 @@ def run_explain(
     of_run = described(base, tuned, settings, raw=raw)
     read = data.read_prompts(chooses=False)
     with (
-        open_run(
-            out, "explain", of_run.settings, free=of_run.free, prompts=read, reporter=reporter, policy=policy
+        open_shared_run(
+            out,
+            "explain",
+            of_run.settings,
+            processes=processes,
+            free=of_run.free,
+            prompts=read,
+            reporter=reporter,
+            policy=policy,
         ) as run,
         ExitStack() as beside,
         ExitStack() as live,
@@ -170,7 +182,8 @@ def run_explain(
             claims_along(along, outcomes, scores),
         )  # fmt: skip
         reporter.stage("Tables, figures, report")
-        _write(out, results, browser, materials.prompts, settings.model_dump(mode="json"), raw=raw)
+        shown = settings.model_dump(mode="json")
+        run.write(lambda: _write(out, results, browser, materials.prompts, shown, raw=raw))
         return ExplainRun(out, found, scores, results)
 
 

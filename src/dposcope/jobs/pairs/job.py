@@ -36,7 +36,8 @@ from dposcope.jobs.pairs.parts import (
     make_parts,
 )
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, open_run
+from dposcope.jobs.processes.shared_run import open_shared_run
+from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy
 from dposcope.marks import FileMark, damage
 from dposcope.model.chat.prompts import asked_by, asked_how
 from dposcope.model.engine.served import Served, Writer
@@ -48,6 +49,8 @@ from dposcope.pairs.harmless import HarmlessTexts, write_harmless
 from dposcope.pairs.pairs import Pairs, write_pairs
 from dposcope.pairs.pplm import Perturbation
 from dposcope.pairs.sampled import Pairer
+from dposcope.processes.group import Processes
+from dposcope.processes.shared import once, together
 from dposcope.reading import read_object
 
 KIND: Final = "dposcope pairs"
@@ -94,6 +97,8 @@ def run_pairs(
 ) -> PairsMade:
     """Make pairs and write them to `out`, with their facts in a JSON file beside it.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this, and they share the work.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the file, its name ending in .jsonl.
@@ -104,30 +109,38 @@ def run_pairs(
     Raises:
         DposcopeError: bad input; `out` holds something else; no pair could be made.
     """
-    reporter = reporter or Quiet()
-    check_out(out)
+    processes = Processes.joined(settings.device)
+    with together(processes):
+        return _run_pairs(model, out, settings, (reporter if processes.is_main else None) or Quiet(), policy, processes)
+
+
+def _run_pairs(
+    model: str, out: Path, settings: PairsSettings, reporter: Reporter, policy: RunPolicy, processes: Processes
+) -> PairsMade:
+    once(lambda: check_out(out))
     servers = None
     if settings.base_url is not None:
+        if not processes.alone:
+            raise DposcopeError("--engine openai works in one process; start it without torchrun or accelerate")
         servers = Servers.read(settings.base_url, [], at_once=settings.concurrency)
     source = read_source(settings)
     asked, about, work = described(model, settings), out.with_suffix(".json"), out.with_name(f".{out.name}.making")
-    before = _facts_of(out)
-    fault = None if before is None else _fault(out, before, asked)
+    before = once(lambda: _facts_of(out))
+    fault = None if before is None else once(lambda: _fault(out, before, asked))
     if before is not None and fault is None:
         reporter.reused(f"Pairs in {out}")
-        shutil.rmtree(work, ignore_errors=True)
+        once(lambda: shutil.rmtree(work, ignore_errors=True))
         return PairsMade(out, read_sealed(about, dict[str, Any]), before.statistics, made_before=True)
     if fault is not None:
         if not policy.adopt:
             raise DposcopeError(f"{out} holds other pairs ({fault}); choose another --out, or delete that file")
         reporter.note(f"Pairs, once more: {fault}")
-        for stale in (out, about, harmless_file(out)):
-            stale.unlink(missing_ok=True)
+        once(lambda: _remove(out))
     read = named_files(asked)
     scorer = source.scorer(settings.scorer, seed=settings.seed)
     # The statistics of the finished pairs are by the true scorer.
     ranking = scorer.shuffled(settings.seed) if settings.shuffled else scorer
-    with open_run(work, "pairs", asked, reporter=reporter, policy=policy) as run:
+    with open_shared_run(work, "pairs", asked, processes=processes, reporter=reporter, policy=policy) as run:
         try:
             reporter.stage(f"Loading {model}")
             lm = asked_by(
@@ -136,24 +149,20 @@ def run_pairs(
             )
             served = None if servers is None else _connected(servers, lm, source.texts, reporter)
             parts = _parts(run, lm, source, ranking, settings, served)
-            made = _finish(
-                run,
-                out,
-                lm,
-                parts,
-                scorer,
-                settings,
-                data=source.digests | {"scorer": scorer.digest},
-                read=read,
-                served=served,
-            )
+            data = source.digests | {"scorer": scorer.digest}
+            made = once(lambda: _finish(run, out, lm, parts, scorer, settings, data=data, read=read, served=served))
         except DposcopeError:
             # Where no work would be lost, nothing is left behind, and other settings may follow in the same place.
-            if not any((work / "stages").glob("*.json")):
+            if processes.is_main and not any((work / "stages").glob("*.json")):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-    shutil.rmtree(work, ignore_errors=True)
+    once(lambda: shutil.rmtree(work, ignore_errors=True))
     return made
+
+
+def _remove(out: Path) -> None:
+    for stale in (out, out.with_suffix(".json"), harmless_file(out)):
+        stale.unlink(missing_ok=True)
 
 
 def check_out(out: Path) -> None:

@@ -13,7 +13,7 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.jobs.ingredients import make_direction
 from dposcope.jobs.pairs.settings import Method
-from dposcope.jobs.run import Quiet, Run
+from dposcope.jobs.run import Run
 from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Sampling, generate
@@ -21,6 +21,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
 from dposcope.pairs.sampled import Pairer, ScoredPair, sample_completions
+from dposcope.processes.shared import shared, sharing
 
 PART: Final = {"pplm": 32, "sample": 16}
 """Prompts to a part: what a crash can cost, a minute or so."""
@@ -113,28 +114,69 @@ def make_parts(
         size: prompts to a part.
     """
     # One bar for all parts instead of one for each.
-    silent = Run(run.folder, run.settings, Quiet())
+    silent = run.silent()
     run.reporter.stage("Pairs by PPLM" if method == "pplm" else "Pairs by sampling")
-    start = kept = 0
+    # Whichever end comes first.
+    total = len(prompts) if most is None else min(most, len(prompts))
+    kept, turn = 0, _Turn(make, prompts, [])
+    start = 0
     while start < len(prompts) and (most is None or kept < most):
-        # A steered prompt gives one pair at most, so no more prompts are needed than pairs are missing.
-        count = size if most is None or method == "sample" else min(size, most - kept)
-        part = _part(silent, make, prompts[start : start + count], start, made_from)
-        start, kept = min(start + count, len(prompts)), kept + len(part.kept)
-        # Whichever end comes first.
-        total = len(prompts) if most is None else min(most, len(prompts))
+        if start not in turn.starts:
+            steered = None if most is None or method == "sample" else most - kept
+            turn = _Turn(make, prompts, _next_parts(start, len(prompts), size, steered))
+        places = turn.starts[start]
+        part = _part(silent, turn, prompts[places.start : places.stop], start, made_from)
+        start, kept = places.stop, kept + len(part.kept)
         run.reporter.progress(start if most is None else min(kept, total), total)
         yield part
 
 
-def _part(run: Run, make: Maker, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
+def _next_parts(start: int, end: int, size: int, missing: int | None) -> list[range]:
+    """The places of the next parts, one for each process that shares the work, fewer at the end.
+
+    Args:
+        start: of the first.
+        end: of the prompts.
+        size: prompts to a part.
+        missing: pairs, where a prompt gives one at most, so that no more prompts are needed; None: any number.
+    """
+    parts: list[range] = []
+    for place in range(sharing()):
+        # What a part before this one may give at most is not missing any more.
+        left = size if missing is None else missing - place * size
+        if parts and left < size:
+            break
+        begin = start + place * size
+        if begin < end:
+            parts.append(range(begin, min(begin + min(size, left), end)))
+    return parts
+
+
+class _Turn:
+    """Parts that several processes make at the same time, each one of them."""
+
+    def __init__(self, make: Maker, prompts: Sequence[str], parts: Sequence[range]) -> None:
+        self.starts = {part.start: part for part in parts}
+        self._make, self._prompts = make, prompts
+        self._made: dict[int, Part] = {}
+
+    def part(self, start: int) -> Part:
+        """The part that begins there; the first one that is asked for makes all."""
+        if not self._made:
+            parts = list(self.starts.values())
+            made = shared(parts, lambda part: self._make(self._prompts[part.start : part.stop], part.start))
+            self._made = {part.start: one for part, one in zip(parts, made, strict=True)}
+        return self._made[start]
+
+
+def _part(run: Run, turn: _Turn, prompts: Sequence[str], start: int, made_from: dict[str, Any]) -> Part:
     name = f"part-{start:06}"
     return run.json(
         name,
         name,
         Part,
         inputs={**made_from, "prompts": text_digest(*prompts)},
-        make=lambda: make(prompts, start).to_json(),
+        make=lambda: turn.part(start).to_json(),
         file=run.folder / "parts" / f"{name}.json",
     )
 

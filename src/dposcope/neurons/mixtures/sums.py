@@ -1,5 +1,7 @@
 """Sums over tokens of what the neurons of a mixture of experts write."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -28,6 +30,11 @@ class RoutedSums:
             if fold_of is not None:
                 add_by_fold(total[1:], fold_of, added)
             sums[block] = total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `ActivationAccumulator`."""
+        sums = {name: [total.cpu() for total in vars(self)[name]] for name in ("_counts", "_sum", "_squares")}
+        return vars(self) | sums
 
     def value(self, row: int, tokens: int) -> RoutedMeans:
         """The moments of a row, which has so many tokens."""

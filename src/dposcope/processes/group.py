@@ -1,7 +1,8 @@
-"""Several processes that train as one, started by `torchrun` or `accelerate launch`: ranks, broadcast and gather.
+"""Several processes that work as one, started by `torchrun` or `accelerate launch`: ranks, broadcast and gather.
 
-Each process holds the whole model and reads its share of every batch. The main process, of rank 0, alone writes to the
-run's folder and reports. An error in one process is raised in all, so that none waits for one that has stopped.
+Each process holds the whole model and does its share of the work. The main process, of rank 0, alone writes to the
+run's folder and reports. Every exchange is one gather of what all have to say, and a process that ends early says so in
+the place of its next one: so an error in one process is raised in all, and none waits for one that has stopped.
 
 Objects go through `torch.distributed` itself: accelerate's `gather_object` gives back each process's own object alone,
 without a word, where accelerate's state was made for another device.
@@ -9,7 +10,7 @@ without a word, where accelerate's state was made for another device.
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from dposcope.errors import DposcopeError
-from dposcope.launcher import Launched, local_rank
+from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.processes.launcher import Launched, local_rank
 
 T = TypeVar("T")
 
@@ -32,9 +33,22 @@ _SHARDING = {
 }
 
 
+class OtherEndedError(DposcopeError):
+    """Another process has ended, for the reason given; it takes part in nothing any more."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a process has to say in an exchange."""
+
+    value: Any = None
+    ended: str | None = None
+    """Why the process takes part in no further exchange; None: it goes on."""
+
+
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training; by default this one alone."""
+    """The processes of one job; by default this one alone."""
 
     rank: int = 0
     """Of this process, from 0."""
@@ -52,8 +66,8 @@ class Processes:
         for name, what in _SHARDING.items():
             if os.environ.get(name, "false").lower() in ("true", "1"):
                 raise DposcopeError(
-                    f"a model split over GPUs ({what}) cannot be trained, as the loss reads the whole unembedding; "
-                    "start one process per GPU with the whole model: torchrun --nproc-per-node N -m dposcope dpo …"
+                    f"a model split over GPUs ({what}) is not supported, as each process reads the whole unembedding; "
+                    "start one process per GPU with the whole model: torchrun --nproc-per-node N -m dposcope …"
                 )
         launched = Launched.here()
         if launched.count == 1:
@@ -61,9 +75,16 @@ class Processes:
         # Once processes are joined, accelerate may have set LOCAL_WORLD_SIZE to 1 where it was not set.
         if not distributed.is_initialized() and launched.on_this_machine != launched.count:
             raise DposcopeError(
-                "training in several processes runs on one machine; start them all on one, or one process alone"
+                "several processes work together on one machine; start them all on one, or one process alone"
             )
         return cls(launched.rank, launched.count)
+
+    @classmethod
+    def joined(cls, device: str) -> "Processes":
+        """`here`, with the process group that they need; see `join`."""
+        processes = cls.here()
+        processes.join(device)
+        return processes
 
     @property
     def alone(self) -> bool:
@@ -79,7 +100,7 @@ class Processes:
         """Start the process group; a second call does nothing.
 
         Args:
-            device: where training goes: "cpu", "cuda" or "auto".
+            device: where the model goes: "cpu", "cuda" or "auto".
 
         Raises:
             DposcopeError: `device` names one GPU for all, or there are fewer GPUs than processes.
@@ -110,19 +131,61 @@ class Processes:
 
     def broadcast(self, value: T) -> T:
         """The main process's value, in every process."""
-        if self.alone:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, src=0)
-        return values[0]
+        return self.gather(value if self.is_main or self.alone else None)[0]  # pyright: ignore[reportReturnType]
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes in the order of ranks, in every process."""
+        """The values of all processes in the order of ranks, in every process.
+
+        Raises:
+            DposcopeError: another process has ended.
+        """
+        return [value] if self.alone else [said.value for said in self._exchange(_Said(value))]
+
+    def _exchange(self, said: _Said) -> list[_Said]:
+        heard: list[Any] = [None] * self.count
+        try:
+            distributed.all_gather_object(heard, said)
+        except RuntimeError as error:
+            if is_memory(error):
+                raise
+            raise OtherEndedError(
+                "another process has stopped without a word, killed or for want of memory; look at what it left, and "
+                "run the same command again to continue"
+            ) from error
+        reason = next((one.ended for one in heard if one.ended is not None), None)
+        if reason is not None and said.ended is None:
+            raise OtherEndedError(reason)
+        return heard
+
+    @contextmanager
+    def ending_together(self) -> Generator[None]:
+        """Around the whole of a job: no process leaves before all do, and where one fails, all do.
+
+        Before they have joined, each is on its own.
+
+        Raises:
+            DposcopeError: another process failed, for the reason given.
+        """
         if self.alone:
-            return [value]
-        values: list[Any] = [None] * self.count
-        distributed.all_gather_object(values, value)
-        return values
+            yield
+            return
+        try:
+            yield
+        except OtherEndedError:
+            raise
+        except Exception as error:
+            if distributed.is_initialized():
+                with suppress(OtherEndedError):  # the first reason is told
+                    self._exchange(_Said(ended=self.reason(error)))
+            raise
+        if distributed.is_initialized():
+            self.gather(None)
+
+    def reason(self, error: Exception) -> str:
+        """Why this process fails, in one line for the others."""
+        if isinstance(error, DposcopeError):
+            return str(error)
+        return f"process {self.rank} of {self.count} failed: {type(error).__name__}: {first_line(error)}"
 
     @contextmanager
     def failing_together(self) -> Generator[None]:
@@ -136,8 +199,10 @@ class Processes:
             return
         try:
             yield
+        except OtherEndedError:
+            raise
         except Exception as error:
-            self.gather(str(error) or type(error).__name__)
+            self.gather(self.reason(error))
             raise
         reason = next((reason for reason in self.gather("") if reason), None)
         if reason is not None:

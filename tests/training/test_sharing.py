@@ -1,26 +1,23 @@
-"""Several processes train as one would: who writes, what is shared, what is refused."""
+"""Several processes train as one would: what is shared, and what cannot be."""
 
 import json
-import re
-import socket
-from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.run import Quiet
+from dposcope.processes.group import Processes
 from dposcope.training.objective import Objective
-from dposcope.training.processes import Processes
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Share, Sharing
 from helpers.forked import TESTS
-from helpers.jobs import command, make_job, script
+from helpers.jobs import make_job
 from helpers.preferences import pairs_file
 from helpers.rank import PARTS, trained
+from helpers.together import script_together
 
 
 class _Stopped(BaseException):
@@ -32,21 +29,6 @@ class _StopAt(Quiet):
         """Stop behind the first checkpoint."""
         if total == 4 and done == 3:
             raise _Stopped
-
-
-def together(job: dict[str, Any], count: int = 2) -> None:
-    """Run `helpers/rank.py` in processes that a launcher would start so."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    of_all = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        script(TESTS / "helpers/rank.py", json.dumps(job), **of_all, RANK=str(rank), LOCAL_RANK=str(rank))
-        for rank in range(count)
-    ]
-    told = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0] * count, "".join(told)
-    assert told == [""] * count
 
 
 @pytest.mark.slow
@@ -69,7 +51,9 @@ def test_two_processes_end_as_one(tmp_path):
     with pytest.raises(_Stopped):
         run_dpo(str(job.model), shared / "run", DpoSettings(**settings), reporter=_StopAt())
     assert list((shared / "run" / "checkpoints").glob("*/checkpoint-2/whole"))
-    together({"model": str(job.model), "pairs": str(pairs), "folder": str(shared), "run": settings})
+    work = {"model": str(job.model), "pairs": str(pairs), "folder": str(shared), "run": settings}
+    told = script_together(2, TESTS / "helpers/rank.py", json.dumps(work))
+    assert [(one.code, one.err) for one in told] == [(0, "")] * 2
     for name in (*PARTS, "run/edit"):
         one, two = (load_file(folder / f"{name}.safetensors") for folder in (alone, shared))
         assert one.keys() == two.keys()
@@ -135,70 +119,3 @@ def test_every_pair_and_window_counts_once_whatever_is_left_over(count, micro, l
 def test_a_batch_that_cannot_be_shared_is_refused(given, words):
     with pytest.raises(DposcopeError, match=words):
         sharing(**given)
-
-
-MASTER = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-BAD = {
-    "FSDP": ({"ACCELERATE_USE_FSDP": "true"}, "auto", r"\(FSDP\) cannot be trained, as the loss reads the whole"),
-    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "auto", r"\(DeepSpeed\) cannot be trained"),
-    "machines": ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", **MASTER}, "auto", "runs on one machine"),
-    "one GPU": ({"WORLD_SIZE": "2", **MASTER}, "cuda:0", "--device cuda:0 is one device for 2 processes"),
-    "no launcher": ({"WORLD_SIZE": "2"}, "auto", "RANK and MASTER_ADDR and MASTER_PORT are not set: no launcher"),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_what_cannot_be_done_in_several_is_told_in_one_line(tmp_path, capsys, monkeypatch, what):
-    environment, device, words = BAD[what]
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    told = command(capsys, "dpo", "m", "--pairs", "p.jsonl", "--out", tmp_path / "out", "--device", device)
-    assert (told.code, told.out) == (2, "")
-    assert len(told.err.splitlines()) == 1
-    assert re.search(words, told.err)
-    assert not (tmp_path / "out").exists()
-
-
-def test_other_commands_run_alone(tmp_path, capsys, monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", **MASTER}.items():
-        monkeypatch.setenv(name, value)
-    told = command(capsys, "evaluate", "m", "--out", tmp_path / "out")
-    assert (told.code, told.out) == (2, "")
-    assert told.err == (
-        "dposcope: only the command dpo runs in several processes; start this one without torchrun or accelerate, "
-        "or unset WORLD_SIZE\n"
-    )
-    monkeypatch.setenv("RANK", "1")
-    assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == type(told)(2, "", "")
-    # A RANK that no launcher has set silences nobody.
-    monkeypatch.delenv("MASTER_ADDR")
-    assert command(capsys, "evaluate", "m", "--out", tmp_path / "out") == told
-    monkeypatch.delenv("WORLD_SIZE")
-    assert command(capsys, "evaluate", tmp_path / "m", "--out", tmp_path / "out").err.startswith("dposcope: ")
-
-
-def test_each_process_has_the_gpu_of_its_number(monkeypatch):
-    from dposcope.model.load import device_of
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_of("auto") == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert device_of("auto") == device_of("cuda") == torch.device("cuda:3")
-    assert device_of("cuda:1") == torch.device("cuda:1")
-    assert device_of("cpu") == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DposcopeError, match="need a GPU each, and here are 1"):
-        Processes(0, 2).join("auto")
-
-
-def test_alone_there_is_nobody_to_wait_for():
-    alone = Processes()
-    assert (alone.alone, alone.is_main, alone.broadcast(3), alone.gather(4), alone.on_main(lambda: 5)) == (
-        True,
-        True,
-        3,
-        [4],
-        5,
-    )
-    with pytest.raises(KeyError), alone.failing_together():
-        raise KeyError

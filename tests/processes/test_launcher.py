@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.launcher import Launched, local_rank, world_size
+from dposcope.processes.launcher import Launched, local_rank, world_size
 
 MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
