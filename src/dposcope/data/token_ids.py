@@ -9,13 +9,15 @@ joins two pieces only where they agree on what lies between them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from dposcope.errors import DposcopeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ SEAM: Final = 32
 """Tokens in a row on which they must agree."""
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, special: bool) -> list[list[int]]:
     """The ids of whole texts, some texts at a time.
 
     Args:
@@ -126,7 +128,7 @@ def check_whole(length: int, what: str, *, most: int | None = None) -> None:
         )
 
 
-def first_ids(tokenizer: PreTrainedTokenizerBase, text: str, count: int, *, special: bool, what: str) -> list[int]:
+def first_ids(tokenizer: "PreTrainedTokenizerBase", text: str, count: int, *, special: bool, what: str) -> list[int]:
     """The first ids of a text, all of them where it has fewer.
 
     Args:
@@ -151,7 +153,7 @@ def first_ids(tokenizer: PreTrainedTokenizerBase, text: str, count: int, *, spec
 class TokenStream:
     """The ids of one text, without the tokens that a tokenizer adds, piece by piece."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     text: str
 
     def __iter__(self) -> Iterator[NDArray[np.int32]]:
@@ -235,7 +237,7 @@ def _seam(piece: _Piece, following: _Piece) -> _Seam | None:
     return None
 
 
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> NDArray[np.int64]:
+def token_counts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> NDArray[np.int64]:
     """How many ids each text has, without the tokens that a tokenizer adds, `[n]`."""
     short = iter(token_ids(tokenizer, [text for text in texts if len(text) <= AT_ONCE], special=False))
     counts = [
