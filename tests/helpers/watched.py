@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from dposcope.evaluation.scorer import Scorer
-from dposcope.jobs.run import Run
+from dposcope.jobs.run import Run, nothing
 
 NO_STAGE = ""
 """In place of a stage's name: what a job reads between its stages."""
@@ -41,15 +41,18 @@ def readers(words: Sequence[str]) -> Iterator[Mapping[str, set[str]]]:
 
     stage = Run.stage
 
-    def named_stage(self, name, title, *, make, **others):
-        def within_it():
-            within.append(name)
-            try:
-                make()
-            finally:
-                within.pop()
+    def named_stage(self, name, title, *, make, write=nothing, **others):
+        def inside(step):
+            def within_it(*made):
+                within.append(name)
+                try:
+                    return step(*made)
+                finally:
+                    within.pop()
 
-        return stage(self, name, title, make=within_it, **others)
+            return within_it
+
+        return stage(self, name, title, make=inside(make), write=inside(write), **others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "stage", named_stage)
