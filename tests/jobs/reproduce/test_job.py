@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.jobs.estimate.explain import interchanged_rows, measured_rows
 from dposcope.jobs.explain.claims.claim import VERDICTS
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.reproduce.estimate import interchanged_rows, measured_rows
 from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.plan import plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset

@@ -23,7 +23,7 @@ from dposcope.jobs.pairs.job import harmless_file
 from dposcope.jobs.run import RunPolicy, open_run
 from dposcope.jobs.tune import job as tune_job
 from dposcope.jobs.tune import learning as tune_learning
-from dposcope.jobs.tune.job import TuneRun, _bounds, _described, _read, _search_scorer, join_tune, run_tune
+from dposcope.jobs.tune.job import TuneRun, _bounds, _described, _search_scorer, join_tune, read_inputs, run_tune
 from dposcope.jobs.tune.learning import learn_gains
 from dposcope.jobs.tune.negative_control import _SALT
 from dposcope.jobs.tune.search import prepare_search
@@ -373,13 +373,13 @@ def test_two_learning_runs_both_decide_the_trials(done, job):
     def inputs(of_second):
         Edit.load(folder / "learned-2" / "edit").strength(of_second).save(folder / "learned-5" / "edit")
         with open_run(folder, "tune", _described(str(job.model), settings), policy=RunPolicy(join=True)) as run:
-            data, text = _read(settings)
-            at_work = AtWork(run, lm, data)
+            read = read_inputs(settings)
+            at_work = AtWork(run, lm, read.data)
             ingredients = prepare(at_work, settings.direction_spec)
             sources = {name: Source.line(Edit.load(folder / name / "edit")) for name in ("learned-2", "learned-5")}
             family = Family(sources, ingredients.direction.vector, lm.n_blocks)
             scorer, asked = load_scorer("helpers.jobs:softness"), {"windows": 4, "batch_size": 32, "seed": 0}
-            return prepare_search(at_work, family, text, scorer, _bounds(settings), control=None, **asked)
+            return prepare_search(at_work, family, read.learn_text, scorer, _bounds(settings), control=None, **asked)
 
     try:
         first, second = inputs(0.5), inputs(0.7)
