@@ -219,7 +219,8 @@ def against_frozen(interchanged: Interchanged, outcomes: Mapping[str, Outcome]) 
         name_rows(axes, [label for label, _, _ in rows])
         axes.grid(axis="x")
         axes.set_xlabel("share of tuning's reduction, per cent")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
+        # From the right: long names of rows leave the axes little room.
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1.0), ncols=2, frameon=False)
         return figure
 
 
