@@ -1,6 +1,6 @@
 """Put finished explanations into the documentation: their tables as one page each, their figures, their claims.
 
-    python benchmarks/publish.py runs/explain docs/results/explain-gemma-3-270m
+    python benchmarks/publish.py runs/explain docs/results/explained
     python benchmarks/publish.py runs/gemma runs/smollm2 docs/results/reproduce --raw published
 
 Of reproductions every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
