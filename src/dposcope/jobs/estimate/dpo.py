@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import differing, material_of
 from dposcope.jobs.estimate.measuring import checkpoint, loading
 from dposcope.jobs.estimate.start import start
-from dposcope.jobs.estimate.work import READING, TRAINING, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.estimate.work import READING, TRAINING, Less, Memory, Passes, Running, Stage, Texts, Work
 from dposcope.jobs.run import check_folder
 from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.collator import Material
+from dposcope.training.optimizers import KINDS, check_optimizer
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.token_statistics import LOGITS_AT_ONCE
 
@@ -75,6 +77,8 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     check_folder(out, "dpo")
     if settings.train == "lora" and find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
+    if settings.optimizer is not None:
+        check_optimizer(settings.optimizer, device_of(settings.device))
     asked = read_asked(settings)
     started = start(model, settings, settings)
     lm = started.lm
@@ -93,7 +97,32 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     )
     notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
     products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
-    return Work("dpo", model, _as_trained(started.running, settings), tuple(stages), products, whole, notes)
+    trained = _as_trained(started.running, settings)
+    made = Work("dpo", model, trained, tuple(stages), products, whole, notes)
+    less = less_memory(settings, schedule)
+    if less is None:
+        return made
+    leaner, options = less
+    schedule = leaner.schedule(len(told.split.train), autocast=autocast)
+    stages = dpo_stages(started.running, leaner, texts, schedule, stored=started.stored, beside=started.outline.beside)
+    return replace(made, less=Less(options, replace(made, stages=tuple(stages)).peak.total))
+
+
+def less_memory(settings: DpoSettings, schedule: Schedule) -> tuple[DpoSettings, str] | None:
+    """The same training of all weights in less memory, and the options for that; None: there are none.
+
+    Args:
+        settings: of the command.
+        schedule: that follows from them.
+    """
+    if settings.train != "full" or settings.protocol == "reference":
+        return None
+    given: dict[str, Any] = {"optimizer": f"{schedule.optimizer.removesuffix('-8bit')}-8bit"}
+    given |= {"precompute_reference": True, "reference_dtype": "same", "recompute": True, "micro_batch_size": None}
+    if all(given[name] == getattr(settings, name) for name in given):
+        return None
+    options = f"--optimizer {given['optimizer']} --precompute-reference --recompute"
+    return settings.model_copy(update=given), options
 
 
 def _as_trained(running: Running, settings: DpoSettings) -> Running:
@@ -162,15 +191,17 @@ def _training(
     own = (4.0 if settings.train == "full" else 3.0) + (1.0 if settings.recompute else 0.0)
     weights = float(size.parameters * running.itemsize)
     parts = _parameters(running, settings)
+    kind = KINDS[schedule.optimizer]
+    state = kind.state_bytes(parts, embedding=size.unembedding if settings.train == "full" else 0.0)
     at_once = micro * texts.train.longest + count * max(texts.windows.lengths, default=0)
     learning = Passes(
         read=round(tokens * (1 + beside)),
         operations=(own + beside) * 2.0 * (size.body * tokens + size.unembedding * predicted) / TRAINING,
-        bytes=batches * (own + beside) * weights + steps * 5 * 4.0 * parts,
+        bytes=batches * (own + beside) * weights + steps * (12.0 * parts + 2 * state),
         blocks=batches * (own + beside) * size.blocks,
         held=Memory(
             0.0,
-            activations=_activations(running, settings, at_once),
+            activations=_activations(running, settings, at_once) + _beside_gradients(running, settings, schedule),
             logits=16.0 * min(LOGITS_AT_ONCE, size.vocabulary * micro * texts.predicted),
         ),
     )
@@ -180,17 +211,33 @@ def _training(
         bytes=its_batches * (1 + beside) * weights,
         blocks=float(its_batches * (1 + beside) * size.blocks),
     )
-    state = 4.0 if schedule.optimizer == "rmsprop" else 8.0
     kept = 3 if schedule.patience is not None else 2
     return Stage(
         "training",
         (learning, validating),
         steps=steps,
         models=1.0 + teacher,
-        held=Memory(0.0, training=(4.0 + state) * parts + _reference(running, settings, schedule)),
-        scratch=scratch + kept * (4.0 + state) * parts,
-        moved=checks * (4.0 + state) * parts,
+        held=Memory(0.0, training=4.0 * parts + state + _reference(running, settings, schedule)),
+        scratch=scratch + kept * (4.0 * parts + state),
+        moved=checks * (4.0 * parts + state),
     )
+
+
+def _beside_gradients(running: Running, settings: DpoSettings, schedule: Schedule) -> float:
+    """Bytes that the backward pass of all weights begins with, where micro-batches before left gradients of everything.
+
+    The head's gradient is made whole before it is added. Under autocast the pass also needs the weights in bfloat16, and
+    the reference's head. In the first micro-batch gradients take the places of all these one after another.
+    """
+    micro = schedule.micro_batch_size or schedule.batch_size
+    if settings.train != "full" or micro == schedule.batch_size:
+        return 0.0
+    size = running.size
+    head = 4.0 * size.unembedding
+    if not schedule.autocast:
+        return head
+    heads = 2 if settings.precompute_reference else 1
+    return head + 2.0 * (heads * size.unembedding + size.body / (size.blocks if settings.recompute else 1))
 
 
 def _parameters(running: Running, settings: DpoSettings) -> float:
