@@ -1,7 +1,7 @@
 """The optimisers of a training: what each is called elsewhere, what it keeps, and whether it runs here.
 
-Those of 8 bits are bitsandbytes's (Dettmers et al., https://arxiv.org/abs/2110.02861): a state is a code of one byte, and
-256 codes share a scale. This file loads torch only to try one, so that settings can be read without it.
+Those of 8 bits are bitsandbytes's (Dettmers et al., https://arxiv.org/abs/2110.02861): a state is a code of one byte,
+and 256 codes share a scale. This file loads torch only to try one, so that settings can be read without it.
 """
 
 import warnings
@@ -79,8 +79,8 @@ def check_optimizer(optimizer: Optimizer, device: "torch.device") -> None:
     reason = _fault(name, device)
     if reason is not None:
         raise DposcopeError(
-            f"the installed bitsandbytes cannot run the optimiser {optimizer} on {device.type} ({reason}); renew it, or "
-            f"choose {optimizer.removesuffix('-8bit')}"
+            f"the installed bitsandbytes cannot run the optimiser {optimizer} on {device.type} ({reason}); renew "
+            f"it, or choose {optimizer.removesuffix('-8bit')}"
         )
 
 

@@ -106,8 +106,8 @@ def train_policy(
         progress: called with (steps done, all steps).
 
     Raises:
-        DposcopeError: the optimiser cannot run here; the loss or a weight becomes NaN or infinite, or the disk is full (the last good checkpoint is
-            kept); or the processes cannot share a batch evenly.
+        DposcopeError: the optimiser cannot run here; the loss or a weight becomes NaN or infinite, or the disk is full
+            (the last good checkpoint is kept); or the processes cannot share a batch evenly.
     """
     processes = Processes.here()
     processes.join(lm.device.type)

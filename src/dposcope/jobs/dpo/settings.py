@@ -153,8 +153,8 @@ class DpoSettings(LoadSettings, ChatSettings):
     )
     optimizer: Annotated[Optimizer | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        description="Optimiser; those of 8 bits keep a byte for each state instead of four (need bitsandbytes). Default: rmsprop "
-        "for full (paper), adamw (without weight decay) for lora and gains.",
+        description="Optimiser; those of 8 bits keep a byte for each state instead of four (they need bitsandbytes). "
+        "Default: rmsprop for full (paper), adamw (without weight decay) for lora and gains.",
     )
     epochs: Annotated[Epochs | None, Parameter(group=_TRAINING)] = Field(
         default=None, description="Passes over the training pairs. Default: full and lora 2, gains 3."

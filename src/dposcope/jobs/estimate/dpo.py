@@ -226,8 +226,8 @@ def _training(
 def _beside_gradients(running: Running, settings: DpoSettings, schedule: Schedule) -> float:
     """Bytes that the backward pass of all weights begins with, where micro-batches before left gradients of everything.
 
-    The head's gradient is made whole before it is added. Under autocast the pass also needs the weights in bfloat16, and
-    the reference's head. In the first micro-batch gradients take the places of all these one after another.
+    The head's gradient is made whole before it is added. Under autocast the pass also needs the weights in bfloat16,
+    and the reference's head. In the first micro-batch gradients take the places of all these one after another.
     """
     micro = schedule.micro_batch_size or schedule.batch_size
     if settings.train != "full" or micro == schedule.batch_size:
