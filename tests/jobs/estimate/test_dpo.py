@@ -8,9 +8,10 @@ from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate import dpo as estimate
-from dposcope.jobs.estimate.dpo import dpo_work
-from dposcope.jobs.estimate.work import Work
+from dposcope.jobs.estimate.dpo import Trained, dpo_stages, dpo_work
+from dposcope.jobs.estimate.work import Running, Texts, Work
 from dposcope.model.quantised import loading
+from dposcope.model.size import ModelSize
 from dposcope.training import policy
 from helpers.jobs import make_job
 from helpers.preferences import pairs_file
@@ -85,6 +86,20 @@ def test_states_of_8_bits_take_a_byte_but_for_the_embedding(eight_bits, tmp_path
         assert wide.peak.training - coded.peak.training == pytest.approx(saved)
         # A checkpoint keeps them, too; two are kept.
         assert wide.scratch - coded.scratch == pytest.approx(2 * saved)
+
+
+def test_on_the_cpu_8_bits_take_copies_of_the_embedding_for_a_moment():
+    size = ModelSize(3_000_000_000, 256_000, 4096, 8, 8192, 512)
+    settings = DpoSettings(pairs="p.jsonl", train="full", optimizer="rmsprop-8bit")
+    texts = Trained(Texts.alike(8, 20), Texts.alike(2, 20), 8.0)
+    schedule = settings.schedule(8, autocast=True)
+
+    def peak(**given) -> float:
+        stages = dpo_stages(Running(size, 2), settings, texts, schedule, stored=2, beside=0, **given)
+        (training,) = (one for one in stages if one.steps)
+        return training.memory(1.0).training
+
+    assert peak(on_cpu=True) - peak() == pytest.approx(4 * 4.0 * size.unembedding)
 
 
 def test_an_optimiser_that_cannot_run_is_refused_before_anything_is_read(tmp_path, monkeypatch):

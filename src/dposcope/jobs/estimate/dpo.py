@@ -21,7 +21,7 @@ from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.collator import Material
-from dposcope.training.optimizers import KINDS, check_optimizer
+from dposcope.training.optimizers import KINDS, Kind, check_optimizer
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.token_statistics import LOGITS_AT_ONCE
 
@@ -77,24 +77,24 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     check_folder(out, "dpo")
     if settings.train == "lora" and find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
+    device = device_of(settings.device)
     if settings.optimizer is not None:
-        check_optimizer(settings.optimizer, device_of(settings.device))
+        check_optimizer(settings.optimizer, device)
     asked = read_asked(settings)
     started = start(model, settings, settings)
     lm = started.lm
     told = differing(lm, asked.split, settings.cut)
     objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
     whole = settings.train == "full"
-    native = native_bfloat16(device_of(settings.device))
+    native = native_bfloat16(device)
     autocast = whole and (settings.dtype == "bfloat16" or (settings.dtype == "auto" and native))
     schedule = settings.schedule(len(told.split.train), autocast=autocast)
     material = material_of(lm, told, asked.texts, objective, settings.cut, settings.neutral_windows)
     every = [*material.train, *material.validation, *material.windows]
     shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
     texts = Trained.of(material, shared=shared)
-    stages = dpo_stages(
-        started.running, settings, texts, schedule, stored=started.stored, beside=started.outline.beside
-    )
+    of_run = {"stored": started.stored, "beside": started.outline.beside, "on_cpu": device.type == "cpu"}
+    stages = dpo_stages(started.running, settings, texts, schedule, **of_run)
     notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
     products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
     trained = _as_trained(started.running, settings)
@@ -104,7 +104,7 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
         return made
     leaner, options = less
     schedule = leaner.schedule(len(told.split.train), autocast=autocast)
-    stages = dpo_stages(started.running, leaner, texts, schedule, stored=started.stored, beside=started.outline.beside)
+    stages = dpo_stages(started.running, leaner, texts, schedule, **of_run)
     return replace(made, less=Less(options, replace(made, stages=tuple(stages)).peak.total))
 
 
@@ -131,7 +131,14 @@ def _as_trained(running: Running, settings: DpoSettings) -> Running:
 
 
 def dpo_stages(
-    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, stored: int, beside: int
+    running: Running,
+    settings: DpoSettings,
+    texts: Trained,
+    schedule: Schedule,
+    *,
+    stored: int,
+    beside: int,
+    on_cpu: bool = False,
 ) -> list[Stage]:
     """All stages.
 
@@ -142,6 +149,7 @@ def dpo_stages(
         schedule: of the training.
         stored: bytes of a stored weight.
         beside: bytes of the files beside the weights.
+        on_cpu: whether the optimiser runs there; one of 8 bits then takes more for a moment.
     """
     trained = _as_trained(running, settings)
     teacher = 0 if settings.teacher is None else 1
@@ -152,7 +160,7 @@ def dpo_stages(
         scratch = before.scratch
         stages.append(before)
     stages += [
-        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch),
+        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch, on_cpu=on_cpu),
         checkpoint(running, beside, itemsize=stored if settings.train == "full" else None),
     ]
     return stages
@@ -167,7 +175,14 @@ def _base_reads(running: Running, texts: Trained) -> Stage:
 
 
 def _training(
-    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, teacher: int, scratch: float
+    running: Running,
+    settings: DpoSettings,
+    texts: Trained,
+    schedule: Schedule,
+    *,
+    teacher: int,
+    scratch: float,
+    on_cpu: bool,
 ) -> Stage:
     size, steps = running.size, schedule.steps
     micro = schedule.micro_batch_size or schedule.batch_size
@@ -211,16 +226,27 @@ def _training(
         bytes=its_batches * (1 + beside) * weights,
         blocks=float(its_batches * (1 + beside) * size.blocks),
     )
+    stepping = Passes(held=Memory(0.0, training=_while_stepping(running, settings, kind, on_cpu=on_cpu)))
     kept = 3 if schedule.patience is not None else 2
     return Stage(
         "training",
-        (learning, validating),
+        (learning, validating, stepping),
         steps=steps,
         models=1.0 + teacher,
         held=Memory(0.0, training=4.0 * parts + state + _reference(running, settings, schedule)),
         scratch=scratch + kept * (4.0 * parts + state),
         moved=checks * (4.0 * parts + state),
     )
+
+
+def _while_stepping(running: Running, settings: DpoSettings, kind: Kind, *, on_cpu: bool) -> float:
+    """Bytes of copies of the largest tensor, the embedding, while the optimiser moves it."""
+    if settings.train != "full":
+        return 0.0
+    copies = 1
+    if kind.class_8bit is not None:
+        copies = 4 if on_cpu else 0  # the gradient, its root, that with ε, and the step; kernels of a GPU need none
+    return 4.0 * copies * running.size.unembedding
 
 
 def _beside_gradients(running: Running, settings: DpoSettings, schedule: Schedule) -> float:
