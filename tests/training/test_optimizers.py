@@ -71,7 +71,7 @@ def stand_in(monkeypatch):
         monkeypatch.setitem(sys.modules, "bitsandbytes", package)
         monkeypatch.setitem(sys.modules, "bitsandbytes.optim", below)
         monkeypatch.setattr(loading, "find_spec", lambda name: name)
-        monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: True)
+        monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: True)
         return Manager.get_instance()
 
     return put
@@ -147,7 +147,7 @@ def test_a_package_that_cannot_run_it_here_is_told_in_a_line(stand_in, monkeypat
         monkeypatch.setattr(Steps, "moving", moving)
         with pytest.raises(DposcopeError, match=r"cannot run .* \(a step of it does not move weights\)"):
             check_optimizer("rmsprop-8bit", CPU)
-    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: False)
     with pytest.raises(DposcopeError, match=r"cannot run .* \(it is older than transformers needs\); renew it"):
         check_optimizer("rmsprop-8bit", CPU)
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dposcope.data.short import short_repr
@@ -87,7 +88,7 @@ def check_optimizer(optimizer: Optimizer, device: "torch.device") -> None:
 def _fault(name: str, device: "torch.device") -> str | None:
     """Why an optimiser of bitsandbytes cannot run on a device; None: it can."""
     import torch
-    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
 
     from dposcope.model.quantised.loading import without_remarks
 
@@ -97,16 +98,17 @@ def _fault(name: str, device: "torch.device") -> str | None:
     weight.grad = torch.ones_like(weight)
     try:
         with without_remarks():
-            import bitsandbytes
-
-            made: Any = getattr(bitsandbytes.optim, name)([weight], lr=1e-3, optim_bits=8)
-            made.step()
+            getattr(_package(), name)([weight], lr=1e-3, optim_bits=8).step()
     except Exception as error:  # a package with code for many devices may fail anywhere
         if is_memory(error):
             raise
         return first_line(error)
     moved = weight.detach()
     return None if bool((moved < 0).all()) and bool(moved.isfinite().all()) else "a step of it does not move weights"
+
+
+def _package() -> Any:
+    return import_module("bitsandbytes.optim")
 
 
 @contextmanager
@@ -121,9 +123,7 @@ def own_overrides(optimizer: Optimizer) -> Generator[None]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from bitsandbytes.optim import GlobalOptimManager
-
-    manager: Any = GlobalOptimManager.get_instance()
+        manager = _package().GlobalOptimManager.get_instance()
     before = dict(vars(manager))
     manager.initialize()
     try:

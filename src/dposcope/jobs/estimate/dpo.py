@@ -93,8 +93,12 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     every = [*material.train, *material.validation, *material.windows]
     shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
     texts = Trained.of(material, shared=shared)
-    of_run = {"stored": started.stored, "beside": started.outline.beside, "on_cpu": device.type == "cpu"}
-    stages = dpo_stages(started.running, settings, texts, schedule, **of_run)
+
+    def staged(asked: DpoSettings, schedule: Schedule) -> list[Stage]:
+        stored, beside, on_cpu = started.stored, started.outline.beside, device.type == "cpu"
+        return dpo_stages(started.running, asked, texts, schedule, stored=stored, beside=beside, on_cpu=on_cpu)
+
+    stages = staged(settings, schedule)
     notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
     products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
     trained = _as_trained(started.running, settings)
@@ -103,8 +107,7 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     if less is None:
         return made
     leaner, options = less
-    schedule = leaner.schedule(len(told.split.train), autocast=autocast)
-    stages = dpo_stages(started.running, leaner, texts, schedule, **of_run)
+    stages = staged(leaner, leaner.schedule(len(told.split.train), autocast=autocast))
     return replace(made, less=Less(options, replace(made, stages=tuple(stages)).peak.total))
 
 
