@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from dposcope.jobs.conditions import ConditionSpec, PartSpec
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.estimate.dpo import Trained, dpo_stages
+from dposcope.jobs.estimate.dpo import Trained, dpo_stages, less_memory
 from dposcope.jobs.estimate.edit import edit_stages
 from dposcope.jobs.estimate.evaluate import evaluate_stages
 from dposcope.jobs.estimate.explain import explain_stages
@@ -28,7 +28,7 @@ from dposcope.jobs.estimate.measuring import Counted, direction, loading
 from dposcope.jobs.estimate.pairs import pairs_stages
 from dposcope.jobs.estimate.table import bottleneck_line, hours, rounded, size
 from dposcope.jobs.estimate.tune import tune_stages
-from dposcope.jobs.estimate.work import MEMORY, Running, Stage, Texts, Work
+from dposcope.jobs.estimate.work import MEMORY, Less, Running, Stage, Texts, Work
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
@@ -47,6 +47,8 @@ PROMPTS, PROMPT, PASSAGES, PASSAGE, WINDOWS = 400, 16, 500, 64, 12
 COMMENTS, COMMENT, PAIRS, COMPLETION = 2000, 80, 1000, 20
 STORED: Final = 2
 """Bytes of a stored weight: bfloat16."""
+LEAN: Final = "dpo, all weights, 8-bit optimiser"
+LEAN_OPTIONS: Final = "--optimizer rmsprop-8bit --precompute-reference --recompute"
 BESIDE: Final = 2e7
 """Bytes of a tokenizer's files."""
 
@@ -102,22 +104,25 @@ def works(found: ModelSize) -> dict[str, Work]:
         "dpo, gains": _dpo(running, "gains"),
         "dpo, LoRA": _dpo(running, "lora"),
         "dpo, all weights": _dpo(running, "full"),
+        LEAN: _dpo(running, "full", lean=True),
         "tune": tune_stages(running, TuneSettings(), data, window=1024, beside=int(BESIDE), **known),
         "explain": explain_stages(running, ExplainSettings(), data, comments, **known),
         "fold": fold_stages(found, STORED, stored=weights, written=weights + BESIDE),
     }
     whole = Running(found, 4)
-    return {
+    made = {
         name: Work(
             name.partition(",")[0].partition(" ")[0], "", whole if "all" in name else running, tuple(own),
             trains_all="all" in name,
         )
         for name, own in stages.items()
     }  # fmt: skip
+    full = made["dpo, all weights"]
+    return made | {"dpo, all weights": replace(full, less=Less(LEAN_OPTIONS, made[LEAN].peak.total))}
 
 
-def _dpo(running: Running, train: str) -> list[Stage]:
-    settings = DpoSettings(pairs="pairs.jsonl", train=train)  # pyright: ignore[reportArgumentType]
+def _dpo(running: Running, train: Literal["full", "lora", "gains"], *, lean: bool = False) -> list[Stage]:
+    settings = DpoSettings(pairs="pairs.jsonl", train=train)
     kept = settings.validation_pairs(PAIRS)
     read = PROMPT + 2 * (COMPLETION - 1)
     texts = Trained(
@@ -127,6 +132,12 @@ def _dpo(running: Running, train: str) -> list[Stage]:
         Texts.alike(settings.window_pool, settings.window_tokens - 1),
     )
     schedule = settings.schedule(PAIRS - kept, autocast=True)
+    if lean:
+        less = less_memory(settings, schedule)
+        assert less is not None
+        settings, options = less
+        assert options == LEAN_OPTIONS
+        schedule = settings.schedule(PAIRS - kept, autocast=True)
     return dpo_stages(running, settings, texts, schedule, stored=STORED, beside=int(BESIDE))
 
 
@@ -183,6 +194,8 @@ training steps, time, memory and disk, and what is met first. `--json` gives the
   memory, 80 GB. These rates are assumed, not measured. Real times may be two or three times as long.
 - CPU: {CPU.operations / 1e9:.0f} G operations a second, as measured on two free cores of an EPYC with bfloat16
   instructions; {CPU.bandwidth / 1e9:.0f} GB a second from memory are assumed. Times are as if memory were enough.
+- "dpo, all weights" is in float32 with RMSprop. With the 8-bit optimiser it has the options
+  `{LEAN_OPTIONS}` ([how](how-to/train.md#little-memory)).
 - Memory is the peak of the process. "Meanwhile" is disk that is free again at the end.
 - Weights are stored in bfloat16, and loaded from a disk with 0.5 GB a second.
 - The largest number of texts, pairs and conditions is counted. Scorers, statistics and figures are not.

@@ -22,12 +22,15 @@ def commands_together(folder: Path, commands: Sequence[Sequence[object]]) -> lis
 
     One alone is started without a launcher.
     """
+    return ended(begin_together(folder, commands))
+
+
+def begin_together(folder: Path, commands: Sequence[Sequence[object]]) -> list[Forked]:
+    """The processes of `commands_together` while they run."""
     several = environments(len(commands)) if len(commands) > 1 else [{}]
     program = TESTS / "helpers/one_of_several.py"
     # Warnings of libraries are no errors here: a command says nothing of them.
-    return ended(
-        [script(program, folder, *one, ignored=[""], **own) for one, own in zip(commands, several, strict=True)]
-    )
+    return [script(program, folder, *one, ignored=[""], **own) for one, own in zip(commands, several, strict=True)]
 
 
 def command_together(count: int, folder: Path, *arguments: object) -> list[Told]:

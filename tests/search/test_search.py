@@ -17,6 +17,8 @@ from dposcope.reading import parse_json
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.search import front, search
 from dposcope.search.trials import REPETITION_NOISE, TextBound, Trial, Written
+from helpers.forked import TESTS
+from helpers.together import script_together
 
 TEXT_BOUND = TextBound(Written(0.3, 0.3, 0.3, 0.15, 0.5, 0.15), 0.9)
 
@@ -132,6 +134,31 @@ def test_a_killed_process_leaves_a_search_that_goes_on_as_if_undisturbed(tmp_pat
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
     assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
+
+
+def together(count: int, *arguments: object) -> list[dict]:
+    """What each process of one job says of its search."""
+    every = script_together(count, TESTS / "helpers/shared_search.py", *arguments)
+    assert [(one.code, one.err) for one in every] == [(0, "")] * count
+    return [json.loads(one.out) for one in every]
+
+
+@pytest.mark.slow
+def test_processes_of_one_job_share_every_trial(tmp_path):
+    (alone,) = together(1, tmp_path / "alone", 12, -1)
+    every = together(2, tmp_path / "two", 12, -1)
+    assert [(one["sharing"], one["leads"]) for one in (alone, *every)] == [(1, True), (2, True), (2, False)]
+    assert [one["trials"] for one in every] == [alone["trials"]] * 2
+    assert len(alone["trials"]) == 12
+    # Of the three parts of a trial the first process has two. The last turn has one part, which both do.
+    assert [part for _, part in every[0]["own"]] == [0, 2] * 12
+    assert [part for _, part in every[1]["own"]] == [1, 2] * 12
+    # Where one fails, all do, and any number goes on.
+    ended = together(2, tmp_path / "ended", 12, 5)
+    assert [one["ended"] for one in ended] == ["the disk is full; free some space"] * 2
+    (resumed,) = together(1, tmp_path / "ended", 12, -1)
+    assert resumed["trials"] == alone["trials"]
+    assert min(number for number, _ in resumed["own"]) == 5
 
 
 def dead_helper(folder):

@@ -26,6 +26,17 @@ def test_sizes_are_those_of_the_models(name, weights, cache):
     assert 2 * 2 * found.blocks * found.key_width == cache
 
 
+def test_all_weights_of_8b_fit_with_the_options_that_the_page_names():
+    rows = {
+        line.split(" | ")[0]: line
+        for line in scale.PAGE.read_text(encoding="utf-8").partition("## 32B")[0].splitlines()
+        if line.startswith("| dpo, all weights")
+    }
+    plain, lean = rows["| dpo, all weights"], rows[f"| {scale.LEAN}"]
+    assert f"give {scale.LEAN_OPTIONS}" in plain
+    assert "memory does not fit" not in lean
+
+
 def test_a_model_that_does_not_fit_has_no_time_there():
     rows = [line for line in scale.PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     for row in rows:

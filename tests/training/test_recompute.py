@@ -47,6 +47,24 @@ def test_nothing_within_a_block_is_kept(lm):
         lm.model.requires_grad_(False)
 
 
+def test_no_cast_of_a_weight_outlives_its_block(llama):
+    """Autocast would keep them to the end of the forward pass: half of what the weights take."""
+    seen = []
+    hook = llama.mlp_outs[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_cache_enabled()))
+    llama.model.requires_grad_(True)
+    try:
+        for blocks in ((), llama.blocks):
+            with torch.autocast("cpu", torch.bfloat16), recomputed(blocks):
+                read = llama.model.base_model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+            assert torch.is_autocast_cache_enabled()
+            read.last_hidden_state.sum().backward()
+    finally:
+        hook.remove()
+        llama.model.requires_grad_(False)
+        llama.model.zero_grad()
+    assert seen == [True, False, False]  # the last one is computed again
+
+
 def test_blocks_are_as_before(llama):
     before = [block.forward for block in llama.blocks]
     with recomputed(llama.blocks):

@@ -36,6 +36,8 @@ def tune(
 
     DIR gets model/ (the edited checkpoint), edit.safetensors, trials.parquet, scores.json and report.html.
 
+    torchrun --nproc-per-node N -m dposcope tune … shares the work on N GPUs.
+
     Parameters
     ----------
     model
@@ -81,6 +83,7 @@ def tune(
     from dposcope.interventions.origin import warning
     from dposcope.jobs.tune.job import join_tune, run_tune
     from dposcope.model.checks.layout_file import use_layout
+    from dposcope.processes.shared import once
     from dposcope.shipping.push import check_push, upload
     from dposcope.terminal import print_json, say
 
@@ -95,7 +98,7 @@ def tune(
         use_layout(settings.layout)
         done = run_tune(model, out, settings, reporter=bars)
     there = done.advice is None and (out / "model").exists()
-    pushed = upload(out / "model", push, base=model, public=public) if push and there else None
+    pushed = once(lambda: upload(out / "model", push, base=model, public=public)) if push and there else None
     if json:
         print_json(done.scores.to_json())
         return

@@ -154,6 +154,11 @@ def sharing() -> int:
     return _SHARING.get().count
 
 
+def leads() -> bool:
+    """Whether this process is the one whose work `once` gives to all."""
+    return _SHARING.get().is_main
+
+
 @contextmanager
 def unshared() -> Generator[None]:
     """Inside, each process does all the work: someone looks on who must see all of it."""

@@ -15,6 +15,7 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import shared
 from dposcope.training.batches.examples import neutral_windows
 from dposcope.training.token_statistics import Reference, Unembedding, token_statistics
 
@@ -84,15 +85,14 @@ class NeutralText:
 
     @torch.no_grad()
     def cost(self, lm: LanguageModel) -> Cost:
-        """Compare the edited model with the base on the same windows.
+        """Compare the edited model with the base on the same windows; batches are shared by the processes of a job.
 
         Args:
             lm: the same model with an edit on it or folded into it; its unembedding is the base's.
         """
         head = Unembedding.of(lm.model)
-        kl: list[Tensor] = []
-        rise: list[Tensor] = []
-        for ids, hidden in zip(self.ids.split(_BATCH), self.hidden.split(_BATCH), strict=True):
+
+        def compare(ids: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
             targets = ids[:, 1:]
             statistics = token_statistics(
                 _states(lm, ids).flatten(0, 1),
@@ -104,9 +104,17 @@ class NeutralText:
             assert statistics.kl is not None
             assert statistics.logp is not None
             assert statistics.reference_logp is not None
-            kl.append(statistics.kl.view(targets.shape).double().mean(1).cpu())
-            rise.append((statistics.reference_logp - statistics.logp).view(targets.shape).double().mean(1).cpu())
+            rise = statistics.reference_logp - statistics.logp
+            return _means(statistics.kl.view(targets.shape)), _means(rise.view(targets.shape))
+
+        parts = list(zip(self.ids.split(_BATCH), self.hidden.split(_BATCH), strict=True))
+        kl, rise = zip(*shared(parts, lambda part: compare(*part)), strict=True)
         return Cost(torch.cat(kl).numpy(), torch.cat(rise).numpy())
+
+
+def _means(values: Tensor) -> Tensor:
+    """Of each row, in float64 on the CPU."""
+    return values.double().mean(1).cpu()
 
 
 def _states(lm: LanguageModel, ids: Tensor) -> Tensor:

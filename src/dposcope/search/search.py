@@ -1,5 +1,8 @@
 """A search by Optuna in one file: two objectives, resumable after any kill, shared by several processes.
 
+Processes share it in two ways. Each may run trials of its own, from one journal. Or they are those of one job and share
+the work of every trial: then the first one holds the journal, and tells the others what is tried.
+
 Both the concept's score and the KL on neutral text are minimised. A trial out of bounds is reported to Optuna as
 infeasible. Trials are stored in a journal. Each proposal depends only on the trial's number and on the finished trials.
 So a search that was killed and restarted proposes the same points as one that was never killed. If a process dies
@@ -14,13 +17,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from dposcope.artefacts import text_digest
 from dposcope.errors import DposcopeError, first_line
 from dposcope.model.generate import Progress
+from dposcope.processes.shared import leads, once
 from dposcope.reading import parse_json
 from dposcope.search.at_bound import at_the_bound
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
@@ -55,6 +59,8 @@ def search(
 ) -> list[Trial]:
     """Run trials until `trials` are done, including those of earlier calls and of other processes.
 
+    Processes of one job (`dposcope.processes.shared`) all call this, and share each trial.
+
     Args:
         try_out: measures one trial.
         family: all possible edits. Its warm starts come first, then each kind of edit at its bound, then Optuna's.
@@ -72,6 +78,38 @@ def search(
     """
     if find_spec("optuna") is None:
         raise DposcopeError("a search needs the optuna package; install it with: pip install 'dposcope[tune]'")
+    if not leads():
+        return _followed(try_out)
+
+    def told(point: Point, number: int) -> Trial:
+        once(lambda: (point, number))
+        return try_out(point, number)
+
+    done = _searched(told, family, folder, trials, text_bound=text_bound, seed=seed, progress=progress)
+    once(lambda: done)
+    return done
+
+
+def _followed(try_out: TrialOf) -> list[Trial]:
+    """Share the trials that the process tells of which holds the journal, and give back what it has in the end."""
+    while True:
+        told = once(lambda: cast("tuple[Point, int] | list[Trial]", None))  # the other one's
+        if isinstance(told, list):
+            return told
+        try_out(*told)
+
+
+def _searched(
+    try_out: TrialOf,
+    family: Family,
+    folder: Path,
+    trials: int,
+    *,
+    text_bound: TextBound,
+    seed: int,
+    progress: Progress | None,
+) -> list[Trial]:
+    """See `search`; in the process that holds the journal."""
     import optuna
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -229,12 +229,17 @@ def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
 
     The gradient checkpointing of transformers works in training mode only, but here models stay in evaluation mode. The
     backward pass may run after the context; hooks and other changes of the model must then still be active.
+    Under autocast, weights that a block casts go with it, too.
     """
+    cached = torch.is_autocast_cache_enabled()
+    if blocks:  # else a cast of every weight would be kept until the end of the forward pass
+        torch.set_autocast_cache_enabled(False)
     for block in blocks:
         # Nothing is random in evaluation mode, so the state of random generators need not be kept.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
+        torch.set_autocast_cache_enabled(cached)
         for block in blocks:
             del block.forward  # restores the method of the class

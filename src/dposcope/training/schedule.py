@@ -6,13 +6,15 @@ from typing import Literal
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Optimiser, learning rate, batches and validation of a training."""
 
-    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    optimizer: Optimizer = "rmsprop"
+    """Those of 8 bits are bitsandbytes's: they keep a byte for each state instead of four."""
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""

@@ -22,6 +22,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.processes.group import Processes
 from dposcope.training.checkpoints import last_whole
 from dposcope.training.collator import VALIDATION, Collator, Indices, Material
+from dposcope.training.optimizers import KINDS, check_optimizer, own_overrides
 from dposcope.training.precompute import ReferenceStates
 from dposcope.training.schedule import Schedule
 from dposcope.training.sharing import Sharing
@@ -105,8 +106,8 @@ def train_policy(
         progress: called with (steps done, all steps).
 
     Raises:
-        DposcopeError: the loss or a weight becomes NaN or infinite, or the disk is full (the last good checkpoint is
-            kept); or the processes cannot share a batch evenly.
+        DposcopeError: the optimiser cannot run here; the loss or a weight becomes NaN or infinite, or the disk is full
+            (the last good checkpoint is kept); or the processes cannot share a batch evenly.
     """
     processes = Processes.here()
     processes.join(lm.device.type)
@@ -116,7 +117,7 @@ def train_policy(
     if objective.reads_windows and not material.windows:
         raise DposcopeError(f"a KL on {objective.kl_on} text needs windows of it; give --learn-text or --harmless")
     sharing = Sharing.of(schedule, objective, processes)
-    optimizer = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[schedule.optimizer]
+    check_optimizer(schedule.optimizer, lm.device)
     takes_best = save and schedule.patience is not None
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -128,7 +129,7 @@ def train_policy(
         learning_rate=schedule.learning_rate,
         lr_scheduler_type={"none": "constant_with_warmup", "linear": "linear"}[schedule.decay],
         warmup_steps=schedule.warmup_steps,
-        optim=optimizer,
+        optim=KINDS[schedule.optimizer].trainer,
         # With 0 the norm would be missing in the log.
         max_grad_norm=schedule.max_grad_norm or _NO_BOUND,
         weight_decay=0.0,
@@ -187,7 +188,8 @@ def train_policy(
         load_trained(trainable.policy, folder / best if takes_best else Path(begun))
     else:
         try:
-            trainer.train(resume_from_checkpoint=begun)
+            with own_overrides(schedule.optimizer):
+                trainer.train(resume_from_checkpoint=begun)
         except UnpicklingError as error:
             raise DposcopeError(
                 f"{begun} holds more than numbers, so reading it could run code; delete that folder and run again"

@@ -6,12 +6,14 @@ from helpers.jobs import command
 
 MASTER = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 LINE = (
-    "dposcope: of all commands dpo, edit, evaluate, explain and pairs run in several processes; start this one without "
-    "torchrun or accelerate, or unset WORLD_SIZE\n"
+    "dposcope: of all commands dpo, edit, evaluate, explain, pairs and tune run in several processes; start this one "
+    "without torchrun or accelerate, or unset WORLD_SIZE\n"
 )
 
 
-@pytest.mark.parametrize("arguments", [["tune", "m"], ["pairs", "check", "p.jsonl"], ["generate", "m", "text"], []])
+@pytest.mark.parametrize(
+    "arguments", [["reproduce", "m"], ["pairs", "check", "p.jsonl"], ["generate", "m", "text"], []]
+)
 def test_other_commands_run_alone(capsys, monkeypatch, arguments):
     for name, value in {"WORLD_SIZE": "2", **MASTER}.items():
         monkeypatch.setenv(name, value)

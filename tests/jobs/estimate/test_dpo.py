@@ -4,9 +4,14 @@ import json
 
 import pytest
 
+from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.estimate.dpo import dpo_work
+from dposcope.jobs.estimate import dpo as estimate
+from dposcope.jobs.estimate.dpo import Trained, dpo_stages, dpo_work
+from dposcope.jobs.estimate.work import Running, Texts, Work
+from dposcope.model.quantised import loading
+from dposcope.model.size import ModelSize
 from dposcope.training import policy
 from helpers.jobs import make_job
 from helpers.preferences import pairs_file
@@ -58,6 +63,94 @@ def test_what_is_trained_decides_the_memory(tmp_path):
     assert training(train="full", reference_dtype="bfloat16") == pytest.approx(2.5, rel=0.05)
     assert training(train="full", precompute_reference=True) < 2.5
     assert training(train="gains") < 0.2
+
+
+@pytest.fixture
+def eight_bits(monkeypatch):
+    """As if bitsandbytes were installed."""
+    monkeypatch.setattr(estimate, "check_optimizer", lambda optimizer, _device: optimizer)
+
+
+def test_states_of_8_bits_take_a_byte_but_for_the_embedding(eight_bits, tmp_path):
+    job = make_job(tmp_path / "job")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+
+    def work(**given) -> Work:
+        settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), train="full", **{**GIVEN, **given})
+        return dpo_work(str(job.model), tmp_path / "out", settings)
+
+    for name, states in {"rmsprop": 1, "adamw": 2}.items():
+        wide, coded = work(optimizer=name), work(optimizer=f"{name}-8bit")
+        size = wide.running.size
+        saved = states * (3 - 4 / 256) * (size.parameters - size.vocabulary * size.width)
+        assert wide.peak.training - coded.peak.training == pytest.approx(saved)
+        # A checkpoint keeps them, too; two are kept.
+        assert wide.scratch - coded.scratch == pytest.approx(2 * saved)
+
+
+def test_on_the_cpu_8_bits_take_copies_of_the_embedding_for_a_moment():
+    size = ModelSize(3_000_000_000, 256_000, 4096, 8, 8192, 512)
+    settings = DpoSettings(pairs="p.jsonl", train="full", optimizer="rmsprop-8bit")
+    texts = Trained(Texts.alike(8, 20), Texts.alike(2, 20), 8.0)
+    schedule = settings.schedule(8, autocast=True)
+
+    def peak(**given) -> float:
+        stages = dpo_stages(Running(size, 2), settings, texts, schedule, stored=2, beside=0, **given)
+        (training,) = (one for one in stages if one.steps)
+        return training.memory(1.0).training
+
+    assert peak(on_cpu=True) - peak() == pytest.approx(4 * 4.0 * size.unembedding)
+
+
+def test_an_optimiser_that_cannot_run_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda _name: None)
+    settings = DpoSettings(pairs="nothing.jsonl", optimizer="adamw-8bit", device="cpu")
+    with pytest.raises(DposcopeError, match="the optimiser adamw-8bit needs the package bitsandbytes"):
+        dpo_work("m", tmp_path / "out", settings)
+
+
+def test_micro_batches_of_all_weights_hold_a_second_gradient_of_the_head(tmp_path):
+    """Where one has left gradients, the next one's head gradient, and under autocast the casts, stand beside them."""
+    job = make_job(tmp_path / "job")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+
+    def held(**given) -> float:
+        settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), **{**GIVEN, "kl_on": "pairs", **given})
+        return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
+
+    size = dpo_work(str(job.model), tmp_path / "out", DpoSettings(pairs=str(pairs), device="cpu")).running.size
+    head = size.vocabulary * size.width
+    for train, dtype, beside in [
+        ("full", "float32", 4 * head),
+        ("full", "bfloat16", 6 * head + 2 * size.body),
+        ("gains", "float32", 0),
+    ]:
+        of = {"train": train, "dtype": dtype}
+        assert held(**of, micro_batch_size=2) == pytest.approx(held(**of, micro_batch_size=None) / 2 + beside)
+    lean = {"train": "full", "dtype": "bfloat16", "precompute_reference": True, "recompute": True}
+    beside = 8 * head + 2 * size.body / size.blocks
+    assert held(**lean, micro_batch_size=2) == pytest.approx(held(**lean, micro_batch_size=None) / 2 + beside)
+
+
+def test_the_same_training_in_less_memory_is_what_its_options_give(eight_bits, tmp_path):
+    job = make_job(tmp_path / "job")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+
+    def work(**given) -> Work:
+        settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), **{**GIVEN, **given})
+        return dpo_work(str(job.model), tmp_path / "out", settings)
+
+    lean = {"train": "full", "precompute_reference": True, "recompute": True, "micro_batch_size": None}
+    for name in ("rmsprop", "adamw"):
+        less = work(train="full", optimizer=name).less
+        assert less is not None
+        assert less.options == f"--optimizer {name}-8bit --precompute-reference --recompute"
+        same = work(**lean, optimizer=f"{name}-8bit")
+        assert less.memory == same.peak.total
+        assert same.less is None
+    assert work(train="full", optimizer="adamw-8bit").less is not None
+    assert work(train="full", protocol="reference").less is None
+    assert [work(train=train).less for train in ("gains", "lora")] == [None, None]
 
 
 def test_states_of_the_reference_lie_on_the_disk_meanwhile(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.estimate.table import bottleneck_line, hours, size, work_table
-from dposcope.jobs.estimate.work import Memory, Running, Stage, Texts, Work
+from dposcope.jobs.estimate.work import Less, Memory, Running, Stage, Texts, Work
 from dposcope.model.size import ModelSize
 
 SMALL = Machine("a small machine", 1e12, 1e11, 10**9, 2)
@@ -38,6 +38,15 @@ def test_what_can_be_lowered_is_told_where_that_is_enough():
     almost = Machine("almost enough", 1e12, 1e11, 6 * 10**9, 2)
     assert bottleneck_line(work, almost) == "memory does not fit: 2 GB of it are logits; lower --batch-size."
     assert "smaller model" in bottleneck_line(work, SMALL)
+
+
+def test_options_that_take_less_are_told_where_it_then_fits():
+    stage = Stage("a stage", held=Memory(0.0, training=2.4e10))
+    work = Work("dpo", "m", Running(SIZE, 4), (stage,), trains_all=True, less=Less("--some --options", 3e10))
+    enough, little = (Machine("a machine", 1e12, 1e11, memory, 2) for memory in (31 * 10**9, 29 * 10**9))
+    told = "memory does not fit: 24 GB of it are gradients, the optimiser's state and the reference; "
+    assert bottleneck_line(work, enough) == f"{told}give --some --options, or use --train lora or --train gains."
+    assert bottleneck_line(work, little) == f"{told}use --train lora or --train gains."
 
 
 def test_a_table_has_the_columns_that_say_something(tmp_path):

@@ -8,7 +8,7 @@ from dposcope.errors import DposcopeError
 from dposcope.processes.launcher import world_size
 from dposcope.terminal import silent
 
-_SHARE: Final = ("dpo", "edit", "evaluate", "explain", "pairs")
+_SHARE: Final = ("dpo", "edit", "evaluate", "explain", "pairs", "tune")
 """Commands that work in several processes."""
 _ALONE: Final = ("check", "import")
 """Their subcommands that do not."""

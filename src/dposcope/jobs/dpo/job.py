@@ -29,6 +29,7 @@ from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import device_of
 from dposcope.pairs.pairs import Pairs, PairSplit, load_pairs
 from dposcope.processes.group import Processes
 from dposcope.report.figures import save_figure
@@ -36,6 +37,7 @@ from dposcope.shipping.model_card import write_model
 from dposcope.training.collator import VALIDATION, Material
 from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
+from dposcope.training.optimizers import check_optimizer
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
 from dposcope.training.schedule import examples_seen
 from dposcope.training.sharing import Sharing
@@ -110,6 +112,8 @@ def run_dpo(
     with processes.failing_together():
         asked = read_asked(settings)
         pairs, texts, start = asked.pairs, asked.texts, asked.start
+        if settings.optimizer is not None:
+            check_optimizer(settings.optimizer, device_of(settings.device))  # now, not after the model is loaded
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:

@@ -26,6 +26,7 @@ from dposcope.jobs.numbers import (
 )
 from dposcope.jobs.settings import ChatSettings, LoadSettings
 from dposcope.training.objective import KlOn, Loss, Objective
+from dposcope.training.optimizers import Optimizer
 from dposcope.training.schedule import Schedule, steps_for
 
 _PAIRS = Group("Data", sort_key=1)
@@ -150,9 +151,10 @@ class DpoSettings(LoadSettings, ChatSettings):
         default=None,
         description="Learning rate. Default, also with --preset paper: full 1e-5, lora 2e-4, gains 1e-2.",
     )
-    optimizer: Annotated[Literal["rmsprop", "adamw"] | None, Parameter(group=_TRAINING)] = Field(
+    optimizer: Annotated[Optimizer | None, Parameter(group=_TRAINING)] = Field(
         default=None,
-        description="Optimiser. Default: rmsprop for full (paper), adamw (without weight decay) for lora and gains.",
+        description="Optimiser; those of 8 bits keep a byte for each state instead of four (they need bitsandbytes). "
+        "Default: rmsprop for full (paper), adamw (without weight decay) for lora and gains.",
     )
     epochs: Annotated[Epochs | None, Parameter(group=_TRAINING)] = Field(
         default=None, description="Passes over the training pairs. Default: full and lora 2, gains 3."

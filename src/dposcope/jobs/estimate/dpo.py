@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import differing, material_of
 from dposcope.jobs.estimate.measuring import checkpoint, loading
 from dposcope.jobs.estimate.start import start
-from dposcope.jobs.estimate.work import READING, TRAINING, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.estimate.work import READING, TRAINING, Less, Memory, Passes, Running, Stage, Texts, Work
 from dposcope.jobs.run import check_folder
 from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.collator import Material
+from dposcope.training.optimizers import KINDS, Kind, check_optimizer
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.token_statistics import LOGITS_AT_ONCE
 
@@ -75,25 +77,55 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     check_folder(out, "dpo")
     if settings.train == "lora" and find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
+    device = device_of(settings.device)
+    if settings.optimizer is not None:
+        check_optimizer(settings.optimizer, device)
     asked = read_asked(settings)
     started = start(model, settings, settings)
     lm = started.lm
     told = differing(lm, asked.split, settings.cut)
     objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
     whole = settings.train == "full"
-    native = native_bfloat16(device_of(settings.device))
+    native = native_bfloat16(device)
     autocast = whole and (settings.dtype == "bfloat16" or (settings.dtype == "auto" and native))
     schedule = settings.schedule(len(told.split.train), autocast=autocast)
     material = material_of(lm, told, asked.texts, objective, settings.cut, settings.neutral_windows)
     every = [*material.train, *material.validation, *material.windows]
     shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
     texts = Trained.of(material, shared=shared)
-    stages = dpo_stages(
-        started.running, settings, texts, schedule, stored=started.stored, beside=started.outline.beside
-    )
+
+    def staged(asked: DpoSettings, schedule: Schedule) -> list[Stage]:
+        stored, beside, on_cpu = started.stored, started.outline.beside, device.type == "cpu"
+        return dpo_stages(started.running, asked, texts, schedule, stored=stored, beside=beside, on_cpu=on_cpu)
+
+    stages = staged(settings, schedule)
     notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
     products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
-    return Work("dpo", model, _as_trained(started.running, settings), tuple(stages), products, whole, notes)
+    trained = _as_trained(started.running, settings)
+    made = Work("dpo", model, trained, tuple(stages), products, whole, notes)
+    less = less_memory(settings, schedule)
+    if less is None:
+        return made
+    leaner, options = less
+    stages = staged(leaner, leaner.schedule(len(told.split.train), autocast=autocast))
+    return replace(made, less=Less(options, replace(made, stages=tuple(stages)).peak.total))
+
+
+def less_memory(settings: DpoSettings, schedule: Schedule) -> tuple[DpoSettings, str] | None:
+    """The same training of all weights in less memory, and the options for that; None: there are none.
+
+    Args:
+        settings: of the command.
+        schedule: that follows from them.
+    """
+    if settings.train != "full" or settings.protocol == "reference":
+        return None
+    given: dict[str, Any] = {"optimizer": f"{schedule.optimizer.removesuffix('-8bit')}-8bit"}
+    given |= {"precompute_reference": True, "reference_dtype": "same", "recompute": True, "micro_batch_size": None}
+    if all(given[name] == getattr(settings, name) for name in given):
+        return None
+    options = f"--optimizer {given['optimizer']} --precompute-reference --recompute"
+    return settings.model_copy(update=given), options
 
 
 def _as_trained(running: Running, settings: DpoSettings) -> Running:
@@ -102,7 +134,14 @@ def _as_trained(running: Running, settings: DpoSettings) -> Running:
 
 
 def dpo_stages(
-    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, stored: int, beside: int
+    running: Running,
+    settings: DpoSettings,
+    texts: Trained,
+    schedule: Schedule,
+    *,
+    stored: int,
+    beside: int,
+    on_cpu: bool = False,
 ) -> list[Stage]:
     """All stages.
 
@@ -113,6 +152,7 @@ def dpo_stages(
         schedule: of the training.
         stored: bytes of a stored weight.
         beside: bytes of the files beside the weights.
+        on_cpu: whether the optimiser runs there; one of 8 bits then takes more for a moment.
     """
     trained = _as_trained(running, settings)
     teacher = 0 if settings.teacher is None else 1
@@ -123,7 +163,7 @@ def dpo_stages(
         scratch = before.scratch
         stages.append(before)
     stages += [
-        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch),
+        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch, on_cpu=on_cpu),
         checkpoint(running, beside, itemsize=stored if settings.train == "full" else None),
     ]
     return stages
@@ -138,7 +178,14 @@ def _base_reads(running: Running, texts: Trained) -> Stage:
 
 
 def _training(
-    running: Running, settings: DpoSettings, texts: Trained, schedule: Schedule, *, teacher: int, scratch: float
+    running: Running,
+    settings: DpoSettings,
+    texts: Trained,
+    schedule: Schedule,
+    *,
+    teacher: int,
+    scratch: float,
+    on_cpu: bool,
 ) -> Stage:
     size, steps = running.size, schedule.steps
     micro = schedule.micro_batch_size or schedule.batch_size
@@ -162,15 +209,17 @@ def _training(
     own = (4.0 if settings.train == "full" else 3.0) + (1.0 if settings.recompute else 0.0)
     weights = float(size.parameters * running.itemsize)
     parts = _parameters(running, settings)
+    kind = KINDS[schedule.optimizer]
+    state = kind.state_bytes(parts, embedding=size.unembedding if settings.train == "full" else 0.0)
     at_once = micro * texts.train.longest + count * max(texts.windows.lengths, default=0)
     learning = Passes(
         read=round(tokens * (1 + beside)),
         operations=(own + beside) * 2.0 * (size.body * tokens + size.unembedding * predicted) / TRAINING,
-        bytes=batches * (own + beside) * weights + steps * 5 * 4.0 * parts,
+        bytes=batches * (own + beside) * weights + steps * (12.0 * parts + 2 * state),
         blocks=batches * (own + beside) * size.blocks,
         held=Memory(
             0.0,
-            activations=_activations(running, settings, at_once),
+            activations=_activations(running, settings, at_once) + _beside_gradients(running, settings, schedule),
             logits=16.0 * min(LOGITS_AT_ONCE, size.vocabulary * micro * texts.predicted),
         ),
     )
@@ -180,17 +229,44 @@ def _training(
         bytes=its_batches * (1 + beside) * weights,
         blocks=float(its_batches * (1 + beside) * size.blocks),
     )
-    state = 4.0 if schedule.optimizer == "rmsprop" else 8.0
+    stepping = Passes(held=Memory(0.0, training=_while_stepping(running, settings, kind, on_cpu=on_cpu)))
     kept = 3 if schedule.patience is not None else 2
     return Stage(
         "training",
-        (learning, validating),
+        (learning, validating, stepping),
         steps=steps,
         models=1.0 + teacher,
-        held=Memory(0.0, training=(4.0 + state) * parts + _reference(running, settings, schedule)),
-        scratch=scratch + kept * (4.0 + state) * parts,
-        moved=checks * (4.0 + state) * parts,
+        held=Memory(0.0, training=4.0 * parts + state + _reference(running, settings, schedule)),
+        scratch=scratch + kept * (4.0 * parts + state),
+        moved=checks * (4.0 * parts + state),
     )
+
+
+def _while_stepping(running: Running, settings: DpoSettings, kind: Kind, *, on_cpu: bool) -> float:
+    """Bytes of copies of the largest tensor, the embedding, while the optimiser moves it."""
+    if settings.train != "full":
+        return 0.0
+    copies = 1
+    if kind.class_8bit is not None:
+        copies = 4 if on_cpu else 0  # the gradient, its root, that with ε, and the step; kernels of a GPU need none
+    return 4.0 * copies * running.size.unembedding
+
+
+def _beside_gradients(running: Running, settings: DpoSettings, schedule: Schedule) -> float:
+    """Bytes that the backward pass of all weights begins with, where micro-batches before left gradients of everything.
+
+    The head's gradient is made whole before it is added. Under autocast the pass also needs the weights in bfloat16,
+    and the reference's head. In the first micro-batch gradients take the places of all these one after another.
+    """
+    micro = schedule.micro_batch_size or schedule.batch_size
+    if settings.train != "full" or micro == schedule.batch_size:
+        return 0.0
+    size = running.size
+    head = 4.0 * size.unembedding
+    if not schedule.autocast:
+        return head
+    heads = 2 if settings.precompute_reference else 1
+    return head + 2.0 * (heads * size.unembedding + size.body / (size.blocks if settings.recompute else 1))
 
 
 def _parameters(running: Running, settings: DpoSettings) -> float:

@@ -91,6 +91,8 @@ def _advice(work: Work, machine: Machine) -> str:
         part = max(lowered, key=lambda name: lowered[name])
     told = f"{size(peak.parts[part])} of it are {_NAMES[part]}"
     dpo = work.command == "dpo"
+    if work.less is not None and work.less.memory < machine.memory:
+        return f"{told}; give {work.less.options}, or use --train lora or --train gains"
     match part:
         case "weights" if work.running.itemsize > 2 and not dpo and work.command != "fold":
             return f"{told}; use --dtype bfloat16"

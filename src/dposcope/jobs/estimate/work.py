@@ -285,6 +285,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Less:
+    """How a command would take less memory."""
+
+    options: str
+    """As they are typed."""
+    memory: float
+    """Bytes at the peak with them."""
+
+
+@dataclass(frozen=True)
 class Work:
     """All that a command does."""
 
@@ -297,6 +307,8 @@ class Work:
     trains_all: bool = False
     """Whether all weights are trained."""
     notes: tuple[str, ...] = ()
+    less: Less | None = None
+    """None: no options are known for that."""
 
     @property
     def peak(self) -> Memory:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, nothing, open_run
 from dposcope.processes.group import Processes
-from dposcope.processes.shared import together
+from dposcope.processes.shared import together, unshared
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -101,8 +101,9 @@ class _Leading(Run):
         return load()
 
     def write(self, work: Callable[[], object]) -> None:
-        """As `Run.write`."""
-        super().write(work)
+        """As `Run.write`. The others wait meanwhile, so that nothing within is shared."""
+        with unshared():
+            super().write(work)
         self._processes.gather(None)
 
 

@@ -87,8 +87,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
     run, objective = job.run, searched.objective
     stem, record = run.folder / "edit", run.folder / "chosen.json"
 
-    def make() -> None:
-        chosen = _choose(job, searched, learn_text)
+    def write(chosen: ChosenEdit) -> None:
         write_json(record, _to_json(chosen))
         Edit.of(chosen.edit, about=_about(job, searched, chosen, recipe)).save(stem)
 
@@ -111,7 +110,8 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
             "quick": not searched.trials,
         },
         files=[*value_files(stem).both, record],
-        make=make,
+        make=lambda: _choose(job, searched, learn_text),
+        write=write,
         load=lambda: _chosen(Edit.load(stem), read_json(record, _Stored)),
         revision=5,
     )

@@ -29,9 +29,10 @@ from dposcope.jobs.ingredients import (
     read_data,
 )
 from dposcope.jobs.measure import Condition, measure_all, write_scores
+from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import ChosenEdit, choose
-from dposcope.jobs.tune.learning import TRAINED, already_learned, learn_gains
+from dposcope.jobs.tune.learning import TRAINED, already_learned, check_sharing, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction
 from dposcope.jobs.tune.report import FIGURE, advice, write_tune_report
 from dposcope.jobs.tune.search import (
@@ -46,6 +47,7 @@ from dposcope.jobs.tune.search import (
 from dposcope.jobs.tune.settings import NO_CODES, NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, load_native
+from dposcope.processes.group import Processes
 from dposcope.protocols import LEAST_ITEMS
 from dposcope.search.family import Family
 from dposcope.search.trials import Bound, Trial
@@ -70,6 +72,8 @@ class TuneRun:
 def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporter | None = None) -> TuneRun:
     """Do the whole job in the folder `out`; started again after any interruption, it goes on.
 
+    In several processes (`torchrun`, `accelerate launch`) each calls this, and they share the work.
+
     Args:
         model: a bundled name, a folder, a GGUF file or a hub id.
         out: the run's folder.
@@ -77,15 +81,20 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         reporter: told of progress.
 
     Raises:
-        DposcopeError: bad input, or a folder that holds something else.
+        DposcopeError: bad input, or a folder that holds something else; or the processes cannot share a batch evenly.
     """
-    reporter = reporter or Quiet()
+    processes = Processes.joined(settings.device)
+    reporter = (reporter if processes.is_main else None) or Quiet()
     check_source(model)
     inputs = read_inputs(settings)
+    check_sharing(settings, processes)
     data, learn_text = inputs.data, inputs.learn_text
     free = {"trials": settings.trials}
     read = data.read_prompts(chooses=True)
-    with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
+    described = _described(model, settings)
+    with open_shared_run(
+        out, "tune", described, processes=processes, free=free, prompts=read, reporter=reporter
+    ) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
             lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
@@ -111,9 +120,11 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         control = settings.negative_control
         about = {"edit": str(found.edit)} | ({} if control is None else {"negative_control": control})
         scores = write_scores(job, outcomes, materials, about=about)
-        write_tune_report(
-            job, ingredients, searched, found, outcomes, materials, scores, judge, settings.shown,
-            control=control, true_scorer=scorer, own_neutral=settings.neutral is not None,
+        run.write(
+            lambda: write_tune_report(
+                job, ingredients, searched, found, outcomes, materials, scores, judge, settings.shown,
+                control=control, true_scorer=scorer, own_neutral=settings.neutral is not None,
+            )
         )  # fmt: skip
         figure = out / FIGURE if searched.trials else None
         drawn = None if figure is None else file_digest(figure)
@@ -123,7 +134,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
                 "Folding the edit into a checkpoint",
                 inputs={"model": job.model, **made_from, "scores": file_digest(out / "scores.json"), "figure": drawn},
                 files=[out / CHECKPOINT],
-                make=lambda: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
+                make=lambda: None,
+                write=lambda _: write_checkpoint(job.lm, found.edit, out / CHECKPOINT, scores=scores, figure=figure),
                 load=lambda: None,
             )
         return TuneRun(out, scores, found.edit, found, None if found.point else advice(searched, found))
@@ -146,6 +158,8 @@ def join_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Report
     """
     if settings.quick:
         raise DposcopeError("--quick has no search to join; leave one of them out")
+    if not Processes.here().alone:
+        raise DposcopeError("--join is for one process beside others; start it without torchrun or accelerate")
     reporter = reporter or Quiet()
     inputs = read_inputs(settings)
     data, learn_text = inputs.data, inputs.learn_text

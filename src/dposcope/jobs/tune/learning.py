@@ -17,6 +17,8 @@ from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
 from dposcope.jobs.tune.search import learned_stem
 from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.jobs.tune.teacher import allowed_strength
+from dposcope.processes.group import Processes
+from dposcope.training.sharing import Sharing
 
 TRAINED: Final = ("full", "lora")
 """Ways to train a teacher here."""
@@ -43,9 +45,9 @@ def learn_gains(
     folder = run.folder
     asked, pairs, neutral = (folder / name for name in ("learn-prompts.jsonl", "pairs.jsonl", "neutral.jsonl"))
     run.reporter.stage("Pairs sampled from the model")
-    _write_lines(asked, "prompt", prompts)
+    run.write(lambda: _write_lines(asked, "prompt", prompts))
     run_pairs(model, pairs, settings.of_pairs(asked), run.reporter, policy=_ADOPT)
-    _write_lines(neutral, "text", learn_text.split("\n\n"))
+    run.write(lambda: _write_lines(neutral, "text", learn_text.split("\n\n")))
     texts = LearningTexts(pairs, neutral, _harmless_beside(pairs) if settings.kl_on != "neutral" else None)
     teacher = _teacher(model, run, texts, learn_text, settings)
     learned: dict[str, Edit] = {}
@@ -55,6 +57,29 @@ def learn_gains(
         run_dpo(model, stem.parent, of_run, reporter=run.reporter, policy=_ADOPT, checkpoint=False)
         learned[name] = Edit.load(stem)
     return learned
+
+
+def check_sharing(settings: TuneSettings, processes: Processes) -> None:
+    """Refuse as many processes as cannot share the batches of a training evenly, before hours of sampling.
+
+    Args:
+        settings: of the search.
+        processes: that will train.
+
+    Raises:
+        DposcopeError: they cannot; or the pairs in memory at a time are no divisor of a batch.
+    """
+    if not settings.learned:
+        return
+    training = settings.of_gains(1.0, LearningTexts(Path("pairs"), Path("neutral"), None), None)
+    schedule = training.schedule(1, autocast=False)
+    try:
+        Sharing.of(schedule, training.objective(""), processes)
+    except DposcopeError as error:
+        raise DposcopeError(
+            f"gains are learned from batches of {schedule.batch_size} pairs, which {processes.count} processes cannot "
+            f"share evenly; start 2, 4 or {schedule.batch_size}"
+        ) from error
 
 
 def _harmless_beside(pairs: Path) -> Path | None:

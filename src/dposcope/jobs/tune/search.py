@@ -297,8 +297,7 @@ def search_edits(job: Job, ready: Ready, trials: int) -> Searched:
     run, prepared = job.run, ready.prepared
     record, table = run.folder / "trials.json", run.folder / "trials.parquet"
 
-    def make() -> None:
-        made = _search(job, ready, trials) if trials else []
+    def write(made: list[Trial]) -> None:
         write_parquet(table, trials_table(made))
         write_json(record, {"base": asdict(ready.text_bound.plain), "trials": [trial.to_json() for trial in made]})
 
@@ -307,7 +306,13 @@ def search_edits(job: Job, ready: Ready, trials: int) -> Searched:
 
     title = f"Searching: {plural(trials, 'trial')}" if trials else "No search (--quick)"
     return run.stage(
-        "search", title, inputs={**prepared.inputs, "trials": trials}, files=[record, table], make=make, load=load
+        "search",
+        title,
+        inputs={**prepared.inputs, "trials": trials},
+        files=[record, table],
+        make=lambda: _search(job, ready, trials) if trials else [],
+        write=write,
+        load=load,
     )
 
 

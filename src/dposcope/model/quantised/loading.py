@@ -89,7 +89,7 @@ def check_quantise(quantise: Quantise) -> None:
         DposcopeError: it is.
     """
     check_choice("quantise", quantise, ("4bit", "8bit"))
-    _check_package("bitsandbytes", f"quantise {quantise}")
+    check_package("bitsandbytes", f"quantise {quantise}")
 
 
 def check_method(method: str, name: str) -> None:
@@ -102,10 +102,19 @@ def check_method(method: str, name: str) -> None:
     Raises:
         DposcopeError: it is.
     """
-    _check_package(method, f"{name}, which is quantised by {method},")
+    check_package(method, f"{name}, which is quantised by {method},")
 
 
-def _check_package(method: str, what: str) -> None:
+def check_package(method: str, what: str) -> None:
+    """Refuse what needs a package that is missing.
+
+    Args:
+        method: of quantisation.
+        what: needs its package.
+
+    Raises:
+        DposcopeError: the package is not installed.
+    """
     package, command = _PACKAGES.get(method, (None, None))
     if package is not None and find_spec(package) is None:
         raise DposcopeError(f"{what} needs the package {package}; install it with: {command}")
