@@ -40,7 +40,7 @@ from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_site, neuron_site
+from dposcope.model.hooks import hooked, mlp_module, mlp_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
@@ -232,7 +232,7 @@ def _means(tried: _Tried) -> None:
 def _edit(tried: _Tried) -> None:
     """Hooks that change nothing change no bit; those that do act the same with a batch, alone, and without a cache."""
     lm, plain = tried.loaded, _logits(tried.loaded)
-    sites = [site(lm, block) for block in range(lm.n_blocks) for site in (neuron_site, mlp_site)]
+    sites = [site for block in range(lm.n_blocks) for site in (*neuron_sites(lm, block), mlp_site(lm, block))]
     with hooked(lm, [(site, lambda tensor, _frame: tensor.clone()) for site in sites]):
         _check(torch.equal(_logits(lm), plain), "hooks change its numbers")
     with _some_edit(lm).on(lm):
@@ -357,17 +357,35 @@ class _Activations:
 @torch.no_grad()
 def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
     """What the MLP output projections read in a plain pass; of a mixture, what the experts make of their tokens."""
-    inputs: list[tuple[Any, ...]] = []
-    modules = lm.mlp_outs
-    handles = [one.register_forward_pre_hook(lambda _m, args: inputs.append(args)) for one in modules]
+    read: dict[nn.Module, tuple[Any, ...]] = {}
+    wrote: dict[nn.Module, torch.Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        read[module] = args
+        wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model)
+
+    parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
+    wholes = [mlp_module(lm, block) if len(here) > 1 else here[0] for block, here in enumerate(parts)]
+    handles = [one.register_forward_hook(keep) for one in {*sum(parts, []), *wholes}]
     lm.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
-    if lm.experts is None:
-        values = torch.stack([read[0].reshape(-1, lm.d_mlp) for read in inputs]).double()
-        return _Activations(values, torch.ones_like(values))
-    found = [_of_experts(one, *read) for one, read in zip(modules, inputs, strict=True)]
-    return _Activations(*(torch.stack(column).double() for column in zip(*found, strict=True)))
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for here, whole in zip(parts, wholes, strict=True):
+        values, weights = torch.zeros(2, len(wrote[whole]), lm.d_mlp, dtype=torch.float64)
+        start = 0
+        for part, one in enumerate(here):
+            if hasattr(one, "down_proj"):
+                own, by = _of_experts(one, *read[one])
+            else:
+                own = read[one][0].reshape(len(values), -1)
+                # What shared experts add to the routed ones, as a share of what their projection writes.
+                added = wrote[whole] - wrote[here[0]] if part else wrote[one]
+                by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(own)
+            columns = slice(start, start + own.shape[1])
+            values[:, columns], weights[:, columns], start = own, by, columns.stop
+        rows.append((values, weights))
+    return _Activations(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:

@@ -15,7 +15,8 @@ from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.layout import Layout
-from dposcope.model.mixtures.experts import Experts, ExpertSizes
+from dposcope.model.mixtures.experts import ExpertSizes
+from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
 from dposcope.model.quiet import without_progress_bars
 from dposcope.protocols import Quantise
@@ -77,8 +78,8 @@ class LanguageModel:
 
     @cached_property
     def mlp_outs(self) -> list[nn.Module]:
-        """Each block's MLP output projection, whose input is the neuron activation m; of a mixture, its experts."""
-        return [layouts.submodule(block, self.layout.mlp_out) for block in self.blocks]
+        """Each block's MLP output projection, whose input is the neuron activation m; of a mixture, its routed experts."""
+        return [layouts.submodule(block, layouts.mlp_path(block, self.layout)) for block in self.blocks]
 
     @cached_property
     def attention_outs(self) -> list[nn.Module]:
@@ -100,6 +101,11 @@ class LanguageModel:
         """d."""
         return layouts.projection_width(self.mlp_outs[0]).outputs
 
+    @cached_property
+    def columns(self) -> Columns:
+        """Where the neurons of each block stand in tables `[L, d_mlp]`."""
+        return Columns.of(self.blocks, self.mlp_outs, self.layout)
+
     @property
     def d_mlp(self) -> int:
         """Neurons per block.
@@ -107,7 +113,7 @@ class LanguageModel:
         Raises:
             DposcopeError: blocks differ in width, which `[L, d_mlp]` tables cannot hold.
         """
-        widths = {layouts.projection_width(module).inputs for module in self.mlp_outs}
+        widths = {*self.columns.widths, self.columns.d_mlp}
         if len(widths) != 1:
             raise DposcopeError(f"blocks have MLPs of different widths {sorted(widths)}: not supported")
         return widths.pop()
@@ -115,8 +121,7 @@ class LanguageModel:
     @property
     def experts(self) -> ExpertSizes | None:
         """Sizes of each block's experts; None for a model that is no mixture."""
-        experts = Experts.of(self.mlp_outs[0])
-        return None if experts is None else experts.sizes
+        return self.columns.experts
 
     def neuron_name(self, block: int, place: int) -> str:
         """Such as `3.17`, block and index; or `3.7.120`, block, expert and index in a mixture."""
@@ -181,7 +186,7 @@ class LanguageModel:
     def value_vectors(self, block: int) -> Tensor:
         """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but a copy of most mixtures and of
         quantised layers, whose weights are dequantised for it."""
-        return layouts.value_vectors(self.mlp_outs[block])
+        return self.columns.value_vectors(block)
 
     def unembed(self, normed: Tensor) -> Tensor:
         """Logits `[…, vocabulary]` of final-norm outputs `[…, d]`."""

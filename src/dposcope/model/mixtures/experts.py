@@ -21,12 +21,18 @@ SORTED, UNSORTED = "grouped_mm", "batched_mm"
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """Sizes of a block's experts. A neuron's place in its block is expert · width + index."""
+    """Sizes of a block's experts. A neuron's place in its block is expert · width + index.
+
+    Shared experts, which every token runs through, come after the routed ones. A dense block among mixtures counts as
+    experts that every token is sent to.
+    """
 
     count: int
-    """E, experts per block."""
+    """E, experts per block: of the block that has most."""
     width: int
     """I, neurons per expert."""
+    routed: int
+    """How many of them a router chooses among."""
 
     def name(self, block: int, place: int) -> str:
         """Block, expert and index, such as `3.7.120`."""
@@ -77,9 +83,9 @@ class Experts:
 
     @property
     def sizes(self) -> ExpertSizes:
-        """E and I."""
+        """E and I, all routed."""
         shape = self.weight.shape
-        return ExpertSizes(shape[0], shape[1] if self.transposed else shape[2])
+        return ExpertSizes(shape[0], shape[1] if self.transposed else shape[2], shape[0])
 
     @property
     def outputs(self) -> int:
