@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,6 +137,8 @@ def _shrunk(kind: type[PreTrainedConfig], small: dict[str, Any]) -> PreTrainedCo
     parts = {name: vars(usual).get(name) for name in kind.sub_configs}
     known = set(inspect.signature(kind.__init__).parameters) | set(usual.to_dict())
     given = {name: value for name, value in small.items() if name in known and value is not ...}
+    if "kv_lora_rank" in known:  # latent attention has as many heads of keys as of queries
+        given |= {name: small["num_attention_heads"] for name in ("num_key_value_heads",) if name in given}
     for name, part in parts.items():
         if isinstance(part, PreTrainedConfig):  # the decoder is told by its number of blocks
             own = small if "text" in name or "decoder" in name else {**small, "num_hidden_layers": 3}
@@ -366,7 +369,7 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
 
     parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
     wholes = [mlp_module(lm, block) if len(here) > 1 else here[0] for block, here in enumerate(parts)]
-    handles = [one.register_forward_hook(keep) for one in {*sum(parts, []), *wholes}]
+    handles = [one.register_forward_hook(keep) for one in {*chain(*parts), *wholes}]
     lm.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -381,7 +384,9 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
                 own = read[one][0].reshape(len(values), -1)
                 # What shared experts add to the routed ones, as a share of what their projection writes.
                 added = wrote[whole] - wrote[here[0]] if part else wrote[one]
-                by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(own)
+                by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(
+                    own
+                )
             columns = slice(start, start + own.shape[1])
             values[:, columns], weights[:, columns], start = own, by, columns.stop
         rows.append((values, weights))

@@ -61,11 +61,20 @@ class Gains:
         """The same edit, weaker or stronger: 1 + factor·(g − 1)."""
         return replace(self, values=1 + factor * (self.values - 1))
 
-    def shuffled(self, seed: int) -> "Gains":
-        """The same gains given to other neurons of their block: the control."""
+    def shuffled(self, seed: int, *, among: NeuronSet | None = None) -> "Gains":
+        """The same gains given to other neurons of their block: the control.
+
+        Args:
+            seed: of the order.
+            among: every neuron of the model, see `NeuronSet.of`; None: each gain is one of a neuron.
+        """
         stream = torch.Generator().manual_seed(seed)
-        rows = [row[torch.randperm(len(row), generator=stream)] for row in self.values]
-        return replace(self, values=torch.stack(rows))
+        values = self.values.clone()
+        masks = torch.ones_like(values, dtype=torch.bool) if among is None else among.mask
+        for row, mask in zip(values, masks, strict=True):
+            own = row[mask]
+            row[mask] = own[torch.randperm(len(own), generator=stream)]
+        return replace(self, values=values)
 
     def in_blocks(self, blocks: Iterable[int]) -> "Gains":
         """The same gains in these blocks, 1 in all others."""

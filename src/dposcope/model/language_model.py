@@ -38,7 +38,7 @@ class LanguageModel:
     """A plain Hugging Face causal language model with its tokenizer.
 
     Make one from existing objects, or with `dposcope.load`. L is the number of blocks, d the
-    width of the residual stream, d_mlp the number of neurons per block.
+    width of the residual stream, d_mlp the number of neurons per block, of the widest where blocks differ.
     """
 
     model: PreTrainedModel
@@ -108,15 +108,13 @@ class LanguageModel:
 
     @property
     def d_mlp(self) -> int:
-        """Neurons per block.
+        """Neurons per block: columns of tables `[L, d_mlp]`. Where blocks differ, those of the widest; see `here`."""
+        return self.columns.d_mlp
 
-        Raises:
-            DposcopeError: blocks differ in width, which `[L, d_mlp]` tables cannot hold.
-        """
-        widths = {*self.columns.widths, self.columns.d_mlp}
-        if len(widths) != 1:
-            raise DposcopeError(f"blocks have MLPs of different widths {sorted(widths)}: not supported")
-        return widths.pop()
+    @property
+    def here(self) -> Tensor | None:
+        """Which columns of each block are neurons, `[L, d_mlp]`, bool; None where all are, as in most models."""
+        return self.columns.here
 
     @property
     def experts(self) -> ExpertSizes | None:
@@ -130,8 +128,8 @@ class LanguageModel:
 
     @property
     def n_neurons(self) -> int:
-        """L · d_mlp."""
-        return self.n_blocks * self.d_mlp
+        """Of all blocks: L · d_mlp, unless blocks differ."""
+        return sum(self.columns.widths)
 
     @property
     def d_attention(self) -> int:

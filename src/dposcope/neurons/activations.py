@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +54,8 @@ class NeuronMeans(ToPandas):
     """Model, fingerprint, protocol, number of prompts and the like."""
     routed: RoutedMeans | None = field(default=None, repr=False)
     """What a mixture of experts has beside; None for any other model."""
+    here: Tensor | None = field(default=None, repr=False)
+    """Which columns are neurons, `[L, d_mlp]`, bool, where blocks differ; others hold 0. None: all are."""
 
     __repr__ = short_repr
 
@@ -104,20 +106,26 @@ class NeuronMeans(ToPandas):
     def tensors(self) -> dict[str, Tensor]:
         """All that is stored, by the names that files use."""
         routed = {} if self.routed is None else self.routed.tensors()
-        return {"mean": self.mean, "second_moment": self.second_moment, **routed}
+        here = {} if self.here is None else {"here": self.here}
+        return {"mean": self.mean, "second_moment": self.second_moment, **routed, **here}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], facts: MeansFacts) -> "NeuronMeans":
         """From what `tensors` gave."""
         return cls(
-            tensors["mean"], tensors["second_moment"], facts.count, facts.about, RoutedMeans.of(tensors, facts.experts)
+            tensors["mean"],
+            tensors["second_moment"],
+            facts.count,
+            facts.about,
+            RoutedMeans.of(tensors, facts.experts),
+            tensors.get("here"),
         )
 
     def to_polars(self) -> pl.DataFrame:
         """One row per neuron: block, neuron, mean, second_moment; of a mixture also expert, count and written."""
         blocks, width = self.mean.shape
         routed = {} if self.routed is None else self.routed.columns()
-        return pl.DataFrame(
+        rows = pl.DataFrame(
             {
                 "block": torch.arange(blocks).repeat_interleave(width).numpy(),
                 "neuron": torch.arange(width).repeat(blocks).numpy(),
@@ -126,6 +134,7 @@ class NeuronMeans(ToPandas):
                 **routed,
             }
         )
+        return rows if self.here is None else rows.filter(pl.Series(self.here.flatten().numpy()))
 
 
 class ActivationAccumulator:
@@ -135,8 +144,11 @@ class ActivationAccumulator:
     the model needs to generate.
     """
 
-    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None) -> None:
+    def __init__(
+        self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None, here: Tensor | None = None
+    ) -> None:
         self.folds = folds
+        self._here = here
         self._routed = None if experts is None else RoutedSums(n_blocks, d_mlp, folds=folds, experts=experts)
         # Row 0 is of all tokens, row 1 + k of fold k.
         self._sum = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
@@ -147,7 +159,8 @@ class ActivationAccumulator:
     def of(cls, lm: LanguageModel, *, folds: int = 0) -> "ActivationAccumulator":
         """Of a model's neurons."""
         experts = lm.experts
-        return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=None if experts is None else experts.count)
+        count = None if experts is None else experts.count
+        return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=count, here=lm.here)
 
     def update(
         self,
@@ -203,10 +216,12 @@ class ActivationAccumulator:
         totals, squares = (torch.stack([total[row].cpu() for total in sums]) for sums in (self._sum, self._squares))
         facts = dict(about or {})
         if self._routed is None:
-            return NeuronMeans(totals / count, squares / count, count, facts)
+            return NeuronMeans(totals / count, squares / count, count, facts, here=self._here)
         routed = self._routed.value(row, count)
+        if self._here is not None:
+            routed = replace(routed, counts=routed.counts.where(self._here, 0))
         sent = routed.counts.clamp(min=1)
-        return NeuronMeans(totals / sent, squares / sent, count, facts, routed)
+        return NeuronMeans(totals / sent, squares / sent, count, facts, routed, self._here)
 
 
 class _Kept:
@@ -255,9 +270,7 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
 
 def _everywhere(lm: LanguageModel, observe: Callable[[int, slice], Change]) -> list[tuple[Site, Change]]:
     """Observers of all neurons, each of some columns of a block."""
-    return [
-        (site, observe(block, site.columns)) for block in range(lm.n_blocks) for site in neuron_sites(lm, block)
-    ]
+    return [(site, observe(block, site.columns)) for block in range(lm.n_blocks) for site in neuron_sites(lm, block)]
 
 
 @halving_batches

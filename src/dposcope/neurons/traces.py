@@ -38,9 +38,10 @@ def trace(
     if not texts or not all(texts):
         raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
     chosen = torch.tensor(list(neurons), dtype=torch.long)
-    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < lm.n_neurons):
+    places = lm.n_blocks * lm.d_mlp
+    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < places):
         raise DposcopeError(
-            f"neurons to trace go from {int(chosen.min()):,} to {int(chosen.max()):,}, the model has {lm.n_neurons:,}; "
+            f"neurons to trace go from {int(chosen.min()):,} to {int(chosen.max()):,}, the model has {places:,}; "
             "count as block · MLP width + index, from 0"
         )
     ends = np.cumsum([len(text) for text in texts])

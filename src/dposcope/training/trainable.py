@@ -353,9 +353,7 @@ def neuron_gains(
 
     def applied() -> AbstractContextManager[Any]:
         blocks = range(lm.n_blocks)
-        changes = [
-            (site, scale(trained.gains, block, site)) for block in blocks for site in neuron_sites(lm, block)
-        ]
+        changes = [(site, scale(trained.gains, block, site)) for block in blocks for site in neuron_sites(lm, block)]
         if heads:
             at_heads = [(heads_site(lm, block), block) for block in blocks]
             changes += [(site, scale(trained.head_gains, block, site)) for site, block in at_heads]

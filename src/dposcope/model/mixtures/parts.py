@@ -6,6 +6,7 @@ its shared ones. Where blocks differ, a block has the first columns and the othe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,29 @@ class Columns:
     def d_mlp(self) -> int:
         """Columns of a table: neurons of the widest block, in a mixture a whole number of experts."""
         return max(self.widths) if self.experts is None else self.experts.count * self.experts.width
+
+    def told(self) -> tuple[str, ...]:
+        """What a reader of neurons' names should know, in sentences."""
+        if self.experts is None:
+            return ("Blocks differ in width.",) if self.here is not None else ()
+        found: list[str] = []
+        routed, shared = self.experts.routed, [len(parts) > 1 for parts in self.parts]
+        dense = [block for block, parts in enumerate(self.parts) if Experts.of(parts[0].projection) is None]
+        if any(shared):
+            found.append(f"Experts from number {routed:,} on are shared: every token runs through them.")
+        if dense:
+            which = ", ".join(map(str, dense))
+            found.append(
+                f"Dense blocks ({which}) count as experts of {self.experts.width:,} neurons that every token is sent to."
+            )
+        return tuple(found)
+
+    @cached_property
+    def here(self) -> Tensor | None:
+        """Which columns of each block are neurons, `[L, d_mlp]`, bool, on the CPU; None where all are."""
+        widths = torch.tensor(self.widths).unsqueeze(1)
+        there = torch.arange(self.d_mlp) < widths
+        return None if bool(there.all()) else there
 
     def value_vectors(self, block: int) -> Tensor:
         """Value vectors of a block, `[d_mlp, d]`; zeros where the block has no neuron."""

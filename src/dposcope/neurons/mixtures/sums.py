@@ -9,7 +9,6 @@ from torch.nn.functional import one_hot
 from dposcope.model.mixtures.routing import Routing
 from dposcope.neurons.mixtures.means import RoutedMeans
 
-
 ALL: Final = slice(None)
 """Columns."""
 
