@@ -383,7 +383,8 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
             else:
                 own = read[one][0].reshape(len(values), -1)
                 # What shared experts add to the routed ones, as a share of what their projection writes.
-                added = wrote[whole] - wrote[here[0]] if part else wrote[one]
+                routed = wrote[here[0]].reshape(-1, len(values), lm.d_model).sum(0)
+                added = wrote[whole] - routed if part else wrote[one]
                 by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(
                     own
                 )
@@ -393,8 +394,11 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
     return _Activations(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
     """Activations and weights, each `[T, E · I]`: token by token, expert by expert, from the module's own weights."""
+    if len(read) == 1:  # Llama 4's read all tokens, times the router's weights
+        return _of_scaled_tokens(experts, read[0].reshape(len(experts.down_proj), -1, experts.hidden_size))
+    states, chosen, weights = read
     count, width = len(experts.down_proj), experts.down_proj.shape[1 if experts.is_transposed else 2]
     values, sent = torch.zeros(len(states), count, width), torch.zeros(len(states), count, width)
     for token, state in enumerate(states):
@@ -405,6 +409,17 @@ def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weight
                 both = both + experts.gate_up_proj_bias[expert]
             values[token, expert] = experts._apply_gate(both[None])[0]
             sent[token, expert] = weight
+    return [values.flatten(1), sent.flatten(1)]
+
+
+def _of_scaled_tokens(experts: Any, read: torch.Tensor) -> list[torch.Tensor]:
+    count, tokens, _ = read.shape
+    values, sent = torch.zeros(tokens, count, experts.expert_dim), torch.zeros(tokens, count, experts.expert_dim)
+    for expert in range(count):
+        for token, state in enumerate(read[expert]):
+            gate, up = (state @ experts.gate_up_proj[expert]).chunk(2)
+            values[token, expert] = nn.functional.silu(gate) * up
+            sent[token, expert] = float(state.abs().sum() > 0)
     return [values.flatten(1), sent.flatten(1)]
 
 

@@ -87,7 +87,7 @@ def heads_site(lm: LanguageModel, block: int) -> Site:
 
 
 def mlp_site(lm: LanguageModel, block: int) -> Site:
-    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or routed and shared experts together."""
+    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together."""
     several = len(lm.columns.parts[block]) > 1
     return Site(f"mlp.{block}", mlp_module(lm, block) if several else lm.mlp_outs[block], "output")
 

@@ -78,7 +78,7 @@ class LanguageModel:
 
     @cached_property
     def mlp_outs(self) -> list[nn.Module]:
-        """Each block's MLP output projection, whose input is the neuron activation m; of a mixture, its routed experts."""
+        """Each block's MLP output projection, whose input is the neuron activation m; or its routed experts."""
         return [layouts.submodule(block, layouts.mlp_path(block, self.layout)) for block in self.blocks]
 
     @cached_property

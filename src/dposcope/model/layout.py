@@ -4,8 +4,10 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.mixtures.experts import Experts
-from dposcope.model.mixtures.shared import Shared
+from dposcope.model.mixtures.shared import Always, Shared
 from dposcope.model.quantised.weights import PLAIN, UNQUANTISED, check_readable, is_quantised, quantised_weight
 
 
@@ -163,7 +165,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if (
         layout is not _OWN.get(model_type) and model.device.type != "meta"
     ):  # without weights there are no logits to check
-        _check_unembedding(model)
+        _check_unembedding(model, blocks, layout)
     return layout
 
 
@@ -191,11 +193,13 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
 
 
 @torch.inference_mode()
-def _check_unembedding(model: PreTrainedModel) -> None:
-    """Refuse an architecture that computes logits in a way of its own: the lens and log-perplexity would be wrong."""
+def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
+    or what blocks write or pass on."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
-    read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+    with _probing(model, blocks, layout):
+        read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
     if "last_hidden_state" not in read:
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
@@ -207,6 +211,58 @@ def _check_unembedding(model: PreTrainedModel) -> None:
             "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
             "logit_softcap"
         )
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[None]:
+    """Check, during one pass, that blocks pass on one residual stream or a known one of several, and that routed and
+    shared experts of a block are added up as they are.
+
+    Raises:
+        DposcopeError: they are not.
+    """
+    model_type, streams = model.config.model_type, 3 if active_stream(model) is None else 4
+
+    def one_stream(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (args[0] if args else kwargs["hidden_states"]).ndim != streams:
+            raise DposcopeError(f"blocks of {model_type} pass on several residual streams, which is not supported")
+
+    with ExitStack() as stack:
+        for block in blocks[1:]:
+            stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
+        for block in blocks:
+            shared = shared_experts(block, layout)
+            if shared is not None:
+                path = mlp_path(block, layout)
+                whole, experts = _module(block, path.rpartition(".")[0]), _module(block, path)
+                stack.enter_context(_added_up(model_type, whole, experts, shared))
+        yield
+
+
+@contextmanager
+def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Shared) -> Generator[None]:
+    wrote: dict[nn.Module, Tensor] = {}
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
+        given: Tensor = output if isinstance(output, Tensor) else output[0]
+        wrote[module] = given.reshape(-1, given.shape[-1]).double()
+
+    kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
+    kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
+    try:
+        yield
+    finally:
+        for one in kept:
+            one.remove()
+    routing = Always(1, shared).routing(wrote[shared.out], read[-1])
+    # Llama 4's experts write of every token, one expert after the other.
+    routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
+    expected = routed + routing.weights * wrote[shared.out]
+    # Norms, as sums in half precision are rounded.
+    rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
+    if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():
+        raise DposcopeError(f"{model_type} does more than to add routed and shared experts up, which is not supported")
 
 
 @dataclass(frozen=True)
@@ -315,7 +371,7 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     inside = {name.removeprefix(f"{above}."): module for name, module in writers.items()}
     # A router may choose among as many experts as the stream is wide.
     inside = {name: module for name, module in inside.items() if "shared" in name or "rout" not in name}
-    return Shared.beside(experts.module, _module(block, above), inside)
+    return Shared.beside(_module(block, above), inside)
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:

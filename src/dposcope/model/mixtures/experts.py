@@ -15,6 +15,7 @@ from dposcope.errors import DposcopeError
 
 BIAS: Final = "down_proj_bias"
 WEIGHT: Final = "down_proj"
+_ON_ALL_TOKENS: Final = "Llama4TextExperts"
 SORTED, UNSORTED = "grouped_mm", "batched_mm"
 """Ways of computing experts: rows of activations sorted by expert, or in the order of tokens."""
 
@@ -60,6 +61,8 @@ class Experts:
     @classmethod
     def of(cls, module: nn.Module) -> "Experts | None":
         """The experts that a module holds; None if it is anything else."""
+        if type(module).__name__ == _ON_ALL_TOKENS:
+            return cls(module)
         # An attribute that transformers sets on each module of this kind.
         if "is_transposed" not in vars(module) or WEIGHT not in dict(module.named_parameters(recurse=False)):
             return None
@@ -77,9 +80,14 @@ class Experts:
         return dict(self.module.named_parameters(recurse=False)).get(BIAS)
 
     @property
+    def on_all_tokens(self) -> bool:
+        """Whether every expert computes every token, those of others as zeros, in a function of its own (Llama 4)."""
+        return type(self.module).__name__ == _ON_ALL_TOKENS
+
+    @property
     def transposed(self) -> bool:
         """Whether value vectors are rows of the stored weight."""
-        return cast(ExpertsModule, self.module).is_transposed
+        return self.on_all_tokens or cast(ExpertsModule, self.module).is_transposed
 
     @property
     def sizes(self) -> ExpertSizes:
@@ -113,6 +121,8 @@ class Experts:
         Raises:
             DposcopeError: it is not one that is known.
         """
+        if self.on_all_tokens:
+            return
         implementation = cast(ExpertsModule, self.module).config._experts_implementation
         if implementation not in (SORTED, UNSORTED):
             raise DposcopeError(

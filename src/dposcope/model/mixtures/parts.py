@@ -95,7 +95,7 @@ class Columns:
         if dense:
             which = ", ".join(map(str, dense))
             found.append(
-                f"Dense blocks ({which}) count as experts of {self.experts.width:,} neurons that every token is sent to."
+                f"Dense blocks ({which}) count as experts of {self.experts.width:,} neurons that get all tokens."
             )
         return tuple(found)
 

@@ -21,17 +21,16 @@ class Shared:
     out: nn.Module
     """Its output projection."""
     gate: nn.Module | None
-    """A map from what the MLP reads to one number, whose sigmoid multiplies what the MLP writes; None: it writes all."""
+    """A map from what the MLP reads to one number, whose sigmoid multiplies what the MLP writes; None: nothing does."""
 
     __repr__ = short_repr
 
     @classmethod
-    def beside(cls, experts: nn.Module, parent: nn.Module, writers: dict[str, nn.Module]) -> "Shared | None":
+    def beside(cls, parent: nn.Module, writers: dict[str, nn.Module]) -> "Shared | None":
         """The shared experts beside routed ones; None where there are none.
 
         Args:
-            experts: the routed ones.
-            parent: the module that holds them.
+            parent: the module that holds the routed ones.
             writers: the projections in `parent` that write into the residual stream, by their dotted names.
 
         Raises:
@@ -76,5 +75,5 @@ class Always:
             assert read is not None  # the MLP was called before its output projection
             with torch.no_grad():
                 gate: Tensor = self.shared.gate(read.reshape(tokens, -1))
-                weights = weights * gate.sigmoid()
+                weights = weights * gate.sigmoid().to(weights.dtype)
         return Routing(torch.ones_like(weights, dtype=torch.bool), weights)
