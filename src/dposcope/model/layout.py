@@ -139,6 +139,9 @@ def find_layout(model: PreTrainedModel) -> Layout:
             "it, or leave --layout out"
         )
     _expected.clear()
+    if model_type == "llama4_text" and model.device.type != "meta":
+        # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
+        model.base_model_prefix = "model"
     layout = _LAYOUTS.get(model_type) or _recognise(model)
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:

@@ -158,12 +158,12 @@ def test_the_trace_of_a_neuron_is_its_activation_on_every_token(mixture):
 
 
 def test_names_tell_block_expert_and_index():
-    assert ExpertSizes(count=8, width=100).name(3, 720) == "3.7.20"
+    assert ExpertSizes(count=8, width=100, routed=8).name(3, 720) == "3.7.20"
     assert [shared_mixture(family).experts for family in MIXTURES] == [
-        ExpertSizes(5, 24),
-        ExpertSizes(6, 12),
-        ExpertSizes(4, 20),
-        ExpertSizes(6, 24),
+        ExpertSizes(5, 24, 5),
+        ExpertSizes(6, 12, 6),
+        ExpertSizes(4, 20, 4),
+        ExpertSizes(6, 24, 6),
     ]
 
 
