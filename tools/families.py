@@ -365,7 +365,8 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         read[module] = args
-        wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model)
+        # A copy: Llama 4 adds to what its shared expert wrote.
+        wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model).clone()
 
     parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
     wholes = [mlp_module(lm, block) if len(here) > 1 else here[0] for block, here in enumerate(parts)]
@@ -441,6 +442,8 @@ def _reason(model: PreTrainedModel, error: Exception) -> str:
         return f"{told if isinstance(error, _OtherError) else f'fails ({told})'}"
     if "token by token" in told:
         return "keeps a cache of its own kind"
+    if "residual streams" in told:
+        return "passes on several residual streams"
     names = [name for name, _ in model.named_modules()]
     if any("encoder_attn" in name or "encoder_attention" in name or "cross_attn" in name for name in names):
         return "reads the output of an encoder or of images"

@@ -61,7 +61,7 @@ def test_hooks_see_what_a_loop_over_tokens_and_experts_computes(mixture, way):
                 sent = (block, token, expert) in expected.weights
                 assert bool(routing.sent[0, token, expert]) == sent
                 weight = expected.weights.get((block, token, expert), 0.0)
-                assert float(routing.weights[0, token, expert]) == pytest.approx(weight, abs=1e-6)
+                assert float(routing.weights[0, token, expert]) == pytest.approx(weight, abs=5e-6)
     assert len({expert for _, _, expert in expected.weights}) == lm.experts.count, "an expert without a token"
 
 
