@@ -84,7 +84,9 @@ def model_size(model: PreTrainedModel) -> ModelSize:
     head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
     mlp = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
     mlp = max(mlp) if isinstance(mlp, list) else int(mlp)  # Gemma 3n names it for each block
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and "vis" not in name
+    ]
     # Where blocks differ in width, as in Gemma 4, the config names the narrow ones.
     mlp = max([mlp, *(module.in_features for name, module in linear if name.endswith("mlp.down_proj"))])
     experts = [found for module in model.modules() if (found := Experts.of(module)) is not None]
