@@ -122,7 +122,7 @@ class Family:
 
         def scale(block):
             # Where blocks differ, a narrow one has the first columns.
-            return lambda _module, args: (args[0] * gains[block, : args[0].shape[-1]].to(args[0].dtype),)
+            return lambda _module, args: (args[0] * gains[block][..., : args[0].shape[-1]].to(args[0].dtype),)
 
         def remove(_module, _args, output):
             unit = (ablated / ablated.norm()).to(output.dtype)

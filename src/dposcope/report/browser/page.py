@@ -62,7 +62,8 @@ TERMS = (
 _OF_EXPERTS = (
     Term("Neuron", "Block, expert and index, counted from 0: 12.3.45 is number 45 of expert 3 in block 12."),
     Term("Activation", "The neuron's input to its expert's down projection. The mean is over the generated tokens that "
-         "the router sent to the expert; contributions are over all of them, with the router's weights."),
+         "the router sent to the expert, a shared expert's over all; contributions are over all of them, with the "
+         "router's weights."),
 )  # fmt: skip
 """Instead of the first two, for a mixture of experts."""
 
