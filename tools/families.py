@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_site, neuron_site
+from dposcope.model.hooks import hooked, mlp_module, mlp_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
@@ -136,6 +137,8 @@ def _shrunk(kind: type[PreTrainedConfig], small: dict[str, Any]) -> PreTrainedCo
     parts = {name: vars(usual).get(name) for name in kind.sub_configs}
     known = set(inspect.signature(kind.__init__).parameters) | set(usual.to_dict())
     given = {name: value for name, value in small.items() if name in known and value is not ...}
+    if "kv_lora_rank" in known:  # latent attention has as many heads of keys as of queries
+        given |= {name: small["num_attention_heads"] for name in ("num_key_value_heads",) if name in given}
     for name, part in parts.items():
         if isinstance(part, PreTrainedConfig):  # the decoder is told by its number of blocks
             own = small if "text" in name or "decoder" in name else {**small, "num_hidden_layers": 3}
@@ -232,7 +235,7 @@ def _means(tried: _Tried) -> None:
 def _edit(tried: _Tried) -> None:
     """Hooks that change nothing change no bit; those that do act the same with a batch, alone, and without a cache."""
     lm, plain = tried.loaded, _logits(tried.loaded)
-    sites = [site(lm, block) for block in range(lm.n_blocks) for site in (neuron_site, mlp_site)]
+    sites = [site for block in range(lm.n_blocks) for site in (*neuron_sites(lm, block), mlp_site(lm, block))]
     with hooked(lm, [(site, lambda tensor, _frame: tensor.clone()) for site in sites]):
         _check(torch.equal(_logits(lm), plain), "hooks change its numbers")
     with _some_edit(lm).on(lm):
@@ -357,21 +360,46 @@ class _Activations:
 @torch.no_grad()
 def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
     """What the MLP output projections read in a plain pass; of a mixture, what the experts make of their tokens."""
-    inputs: list[tuple[Any, ...]] = []
-    modules = lm.mlp_outs
-    handles = [one.register_forward_pre_hook(lambda _m, args: inputs.append(args)) for one in modules]
+    read: dict[nn.Module, tuple[Any, ...]] = {}
+    wrote: dict[nn.Module, torch.Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        read[module] = args
+        # A copy: Llama 4 adds to what its shared expert wrote.
+        wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model).clone()
+
+    parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
+    wholes = [mlp_module(lm, block) if len(here) > 1 else here[0] for block, here in enumerate(parts)]
+    handles = [one.register_forward_hook(keep) for one in {*chain(*parts), *wholes}]
     lm.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
-    if lm.experts is None:
-        values = torch.stack([read[0].reshape(-1, lm.d_mlp) for read in inputs]).double()
-        return _Activations(values, torch.ones_like(values))
-    found = [_of_experts(one, *read) for one, read in zip(modules, inputs, strict=True)]
-    return _Activations(*(torch.stack(column).double() for column in zip(*found, strict=True)))
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for here, whole in zip(parts, wholes, strict=True):
+        values, weights = torch.zeros(2, len(wrote[whole]), lm.d_mlp, dtype=torch.float64)
+        start = 0
+        for part, one in enumerate(here):
+            if hasattr(one, "down_proj"):
+                own, by = _of_experts(one, *read[one])
+            else:
+                own = read[one][0].reshape(len(values), -1)
+                # What shared experts add to the routed ones, as a share of what their projection writes.
+                routed = wrote[here[0]].reshape(-1, len(values), lm.d_model).sum(0)
+                added = wrote[whole] - routed if part else wrote[one]
+                by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(
+                    own
+                )
+            columns = slice(start, start + own.shape[1])
+            values[:, columns], weights[:, columns], start = own, by, columns.stop
+        rows.append((values, weights))
+    return _Activations(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
     """Activations and weights, each `[T, E · I]`: token by token, expert by expert, from the module's own weights."""
+    if len(read) == 1:  # Llama 4's read all tokens, times the router's weights
+        return _of_scaled_tokens(experts, read[0].reshape(len(experts.down_proj), -1, experts.hidden_size))
+    states, chosen, weights = read
     count, width = len(experts.down_proj), experts.down_proj.shape[1 if experts.is_transposed else 2]
     values, sent = torch.zeros(len(states), count, width), torch.zeros(len(states), count, width)
     for token, state in enumerate(states):
@@ -382,6 +410,17 @@ def _of_experts(experts: Any, states: torch.Tensor, chosen: torch.Tensor, weight
                 both = both + experts.gate_up_proj_bias[expert]
             values[token, expert] = experts._apply_gate(both[None])[0]
             sent[token, expert] = weight
+    return [values.flatten(1), sent.flatten(1)]
+
+
+def _of_scaled_tokens(experts: Any, read: torch.Tensor) -> list[torch.Tensor]:
+    count, tokens, _ = read.shape
+    values, sent = torch.zeros(tokens, count, experts.expert_dim), torch.zeros(tokens, count, experts.expert_dim)
+    for expert in range(count):
+        for token, state in enumerate(read[expert]):
+            gate, up = (state @ experts.gate_up_proj[expert]).chunk(2)
+            values[token, expert] = nn.functional.silu(gate) * up
+            sent[token, expert] = float(state.abs().sum() > 0)
     return [values.flatten(1), sent.flatten(1)]
 
 
@@ -403,6 +442,8 @@ def _reason(model: PreTrainedModel, error: Exception) -> str:
         return f"{told if isinstance(error, _OtherError) else f'fails ({told})'}"
     if "token by token" in told:
         return "keeps a cache of its own kind"
+    if "residual streams" in told:
+        return "passes on several residual streams"
     names = [name for name, _ in model.named_modules()]
     if any("encoder_attn" in name or "encoder_attention" in name or "cross_attn" in name for name in names):
         return "reads the output of an encoder or of images"

@@ -62,6 +62,13 @@ def _gemma4() -> Gemma4TextConfig:
     return Gemma4TextConfig(**_COMMON, **_WINDOWS, per_layer_config={"01": {"head_dim": 12}, "03": {"head_dim": 12}})
 
 
+def _wide() -> Gemma4TextConfig:
+    """The blocks that read the keys of others have MLPs twice as wide, as in E2B."""
+    config = _gemma4()
+    config.use_double_wide_mlp = True
+    return config
+
+
 @dataclass(frozen=True)
 class Family:
     """One family, and where it keeps its parts."""
@@ -114,7 +121,8 @@ class Family:
         """Logits `[T, vocabulary]` of one text with gains, and a direction taken out of what each block writes."""
 
         def scale(block):
-            return lambda _module, args: (args[0] * gains[block].to(args[0].dtype),)
+            # Where blocks differ, a narrow one has the first columns.
+            return lambda _module, args: (args[0] * gains[block][..., : args[0].shape[-1]].to(args[0].dtype),)
 
         def remove(_module, _args, output):
             unit = (ablated / ablated.norm()).to(output.dtype)
@@ -136,6 +144,7 @@ class Family:
 
 MORE = {
     "gemma4_text": Family(_gemma4, cap=1.5, seed=1),
+    "gemma4_wide": Family(_wide, cap=1.5, seed=1),
     "gemma4": Family(
         lambda: Gemma4Config(text_config=_gemma4().to_dict(), vision_config=None, audio_config=None),
         blocks="model.language_model.layers",

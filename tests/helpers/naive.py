@@ -29,7 +29,9 @@ def naive_means(lm, texts, new_tokens=4):
         logits_of(lm, ids)
         for handle in handles:
             handle.remove()
-        seen = torch.stack([row.reshape(-1, lm.d_mlp) for row in rows]).double()
+        flat = [row.reshape(-1, row.shape[-1]) for row in rows]
+        # Where blocks differ, a narrow one has the first columns.
+        seen = torch.stack([torch.nn.functional.pad(row, (0, lm.d_mlp - row.shape[1])) for row in flat]).double()
         ends = [place for place, token in enumerate(continuation.ids) if token in lm.end_ids]
         steps = ends[0] + 1 if ends else new_tokens
         strict.append(seen[:, start - 1 : start - 1 + steps])

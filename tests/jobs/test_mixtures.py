@@ -8,9 +8,12 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.contributions import Contributions
+from helpers.changes import tuned_copy
 from helpers.families import assert_close, logits_of
 from helpers.jobs import command, make_job
 from helpers.preferences import pairs_file
+from helpers.shared_experts import shared_mixture_of
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -60,3 +63,35 @@ def test_adapters_of_a_mixture_are_refused_in_one_line(job, tmp_path, capsys):
     assert told.code == 2
     assert "adapters cannot hold an edit of a mixture of experts" in told.err
     assert not (tmp_path / "out").exists()
+
+
+def test_edit_and_explain_of_a_mixture_with_a_dense_block_and_shared_experts(job, tmp_path, capsys):
+    """From a folder to a browser: absent columns are in no table, and the page tells which experts are shared."""
+    base = shared_mixture_of("deepseek_v3")
+    model, tuned = tmp_path / "base", tmp_path / "tuned"
+    base.save_pretrained(model)
+    tuned_copy(base, strength=0.1).save_pretrained(tuned)
+    told = command(capsys, "edit", model, *job.flags(), "--out", tmp_path / "edit", "--quiet")
+    assert told.code == 0, told.err
+    gains = Edit.load(tmp_path / "edit" / "edit").gains
+    assert len(gains.touched) > 0
+    assert (gains.values[~base.here] == 1).all()
+    flags = ["--no-edits", "--no-claim-directions", "--quiet"]
+    told = command(
+        capsys,
+        "explain",
+        model,
+        tuned,
+        "--out",
+        tmp_path / "out",
+        *job.flags(toxic_neurons=4, folds=0, seeds=0),
+        *flags,
+    )
+    assert told.code == 0, told.err
+    change = Contributions.load(tmp_path / "out" / "contributions")
+    assert torch.equal(change.here, base.here)
+    assert not change.total[~base.here].any()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"{base.n_neurons} neurons in 3 blocks" in page
+    assert "Experts from number 4 on are shared" in page
+    assert "Dense blocks (0) count as experts" in page

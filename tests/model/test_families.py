@@ -57,13 +57,18 @@ def name(request):
 def test_parts_are_found(name):
     lm, family = made(name), MORE[name]
     assert (lm.n_blocks, lm.d_model) == (4, 16)
-    assert lm.d_mlp == (64 if name in ("bloom", "mpt") else 24)
+    assert lm.d_mlp == {"bloom": 64, "mpt": 64, "gemma4_wide": 48}.get(name, 24)
     assert lm.gated == (name not in ("bloom", "mpt"))
     assert lm.final_norm is lm.model.get_submodule(family.norm)
     for block in range(4):
         assert lm.mlp_outs[block] is family.mlp_out(lm, block)
         assert lm.attention_outs[block] is family.attention_out(lm, block)
-        assert torch.equal(lm.value_vectors(block), family.mlp_out(lm, block).weight.T)
+        own = family.mlp_out(lm, block).weight.T
+        assert torch.equal(lm.value_vectors(block)[: len(own)], own)
+        assert not lm.value_vectors(block)[len(own) :].any()
+        assert lm.here is None or lm.here[block].tolist() == [place < len(own) for place in range(lm.d_mlp)]
+    assert (lm.here is None) == (name != "gemma4_wide")
+    assert lm.n_neurons == sum(family.mlp_out(lm, block).in_features for block in range(4))
 
 
 def test_hooks_that_give_back_what_they_saw_change_no_bit(name):
@@ -189,10 +194,12 @@ def test_means_and_contributions(name):
     change = contributions(base, tuned, before, after, direction)
     for block in range(4):
         written = [
-            means[block] * (family.mlp_out(lm, block).weight.double().T @ direction / direction.norm())
+            means[block, : family.mlp_out(lm, block).in_features]
+            * (family.mlp_out(lm, block).weight.double().T @ direction / direction.norm())
             for lm, (means, _) in zip((base, tuned), naive, strict=True)
         ]
-        assert_close(change.total[block], written[0] - written[1], near)
+        assert_close(change.total[block, : len(written[0])], written[0] - written[1], near)
+        assert not change.total[block, len(written[0]) :].any()
     told = explain(base, tuned, direction, TEXTS, new_tokens=4, toxic_sets=[8])
     assert_close(told.contributions.total, change.total, 1e-12)
 
@@ -285,19 +292,13 @@ def test_what_is_done_by_head_is_refused_where_blocks_have_none(name):
             ask()
 
 
-def test_mlps_of_two_widths_are_refused_at_once():
-    config = MORE["gemma4_text"].config()
-    config.use_double_wide_mlp = True
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(DposcopeError, match=r"blocks have MLPs of different widths \[24, 48\]"):
-        load(model.eval(), bos_tokenizer())
-
-
 def test_experts_beside_an_mlp_are_refused():
     config = MORE["gemma4_text"].config()
     config.enable_moe_block, config.num_experts, config.top_k_experts, config.moe_intermediate_size = True, 4, 2, 8
     lm = LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval(), bos_tokenizer())
-    with pytest.raises(DposcopeError, match="gemma4_text is a mixture with shared experts, which is not supported"):
+    with pytest.raises(
+        DposcopeError, match="gemma4_text computes its experts in a way of its own, which is not supported"
+    ):
         _ = lm.layout
 
 

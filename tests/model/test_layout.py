@@ -27,6 +27,7 @@ from dposcope.model.layout import (
     value_vectors,
 )
 from dposcope.model.mixtures.experts import ExpertSizes
+from dposcope.model.tuned import check_models
 from dposcope.neurons.activations import collect_means
 from helpers.families import (
     FAMILIES,
@@ -54,6 +55,10 @@ _COMMON = {
     "pad_token_id": 3,
 }
 _GATED = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
+_LATENT = {
+    **{"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    **{"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4},
+}
 
 # None of them is in the table: dposcope must recognise them, or say that it cannot.
 RECOGNISED = {
@@ -222,40 +227,24 @@ NOT_RECOGNISED = {
         lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
         r"no layout for model_type 'mamba'; call dposcope\.register_layout",
     ),
-    # Neurons that are in no expert, or not in all blocks.
-    "qwen2_moe": (
-        lambda: transformers.Qwen2MoeConfig(
-            **_GATED, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts=4
+    # A norm of what routed and shared experts write together.
+    "axk1": (
+        lambda: transformers.AXK1Config(
+            **_COMMON, intermediate_size=24, **_LATENT, moe_intermediate_size=12, first_k_dense_replace=1
         ),
-        "qwen2_moe is a mixture with shared experts, which is not supported",
+        "axk1 does more than to add routed and shared experts up, which is not supported",
     ),
-    "deepseek_v3": (
-        lambda: transformers.DeepseekV3Config(
-            **_GATED,
-            moe_intermediate_size=12,
-            n_routed_experts=8,
-            n_group=2,
-            topk_group=1,
-            num_experts_per_tok=2,
-            n_shared_experts=1,
-            first_k_dense_replace=1,
-            q_lora_rank=8,
-            kv_lora_rank=8,
-            qk_rope_head_dim=4,
-            qk_nope_head_dim=4,
-            v_head_dim=4,
+    # Several residual streams, with names that are not known.
+    "hy_v4": (
+        lambda: transformers.HYV4Config(
+            **_GATED, moe_intermediate_size=12, num_local_experts=4, num_experts_per_tok=2, head_dim=8
         ),
-        "deepseek_v3 has dense blocks among blocks of experts, which is not supported",
+        "blocks of hy_v4 pass on several residual streams, which is not supported",
     ),
-    "llama4_text": (
-        lambda: transformers.Llama4TextConfig(
-            **_GATED, intermediate_size_mlp=20, head_dim=4, num_local_experts=4, interleave_moe_layer_step=1
-        ),
-        "llama4_text is a mixture with shared experts, which is not supported",
-    ),
-    "hunyuan_v1_moe": (
-        lambda: transformers.HunYuanMoEV1Config(**_GATED, num_experts=4, head_dim=4),
-        "hunyuan_v1_moe is a mixture with shared experts, which is not supported",
+    # Experts without a gate, in functions of their own.
+    "nemotron_h": (
+        lambda: transformers.NemotronHConfig(vocab_size=96, hidden_size=16, num_attention_heads=2),
+        r"no layout for model_type 'nemotron_h'; call dposcope\.register_layout",
     ),
     # Some blocks read images in place of the text, and do nothing without them.
     "mllama_text_model": (
@@ -272,12 +261,22 @@ NOT_RECOGNISED = {
 }
 
 
-@pytest.mark.parametrize("family", ["granitemoe", "phimoe"])
-def test_a_mixture_whose_neurons_are_all_in_experts_is_recognised(family):
-    kind = {"granitemoe": transformers.GraniteMoeConfig, "phimoe": transformers.PhimoeConfig}[family]
-    lm = unknown(kind(**_GATED, num_local_experts=4))
-    assert lm.layout.mlp_out.endswith(".experts")
-    assert lm.experts == ExpertSizes(4, lm.d_mlp // 4)
+MIXTURES = {
+    "granitemoe": lambda: transformers.GraniteMoeConfig(**_GATED, num_local_experts=4),
+    "phimoe": lambda: transformers.PhimoeConfig(**_GATED, num_local_experts=4),
+    "hunyuan_v1_moe": lambda: transformers.HunYuanMoEV1Config(**_GATED, num_experts=4, head_dim=4),
+    "llama4_text": lambda: transformers.Llama4TextConfig(
+        **_GATED, intermediate_size_mlp=72, head_dim=4, num_local_experts=4, interleave_moe_layer_step=2
+    ),
+}
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_of_experts_is_recognised(family):
+    lm = unknown(MIXTURES[family]())
+    paths = [lm.layout.mlp_out] if isinstance(lm.layout.mlp_out, str) else lm.layout.mlp_out
+    assert any(path.endswith(".experts") for path in paths)
+    assert lm.experts == ExpertSizes(5 if family in ("hunyuan_v1_moe", "llama4_text") else 4, 24, 4)
     values = torch.ones(lm.n_blocks, lm.d_mlp)
     values[1] = 0.5
     with Gains(values).on(lm):
@@ -383,11 +382,16 @@ def test_other_modules_are_no_projection():
             projection_width(module)
 
 
-def test_blocks_of_different_widths_are_refused(llama):
+def test_blocks_of_different_widths_have_absent_columns(llama):
     lm = copied(llama)
     lm.model.model.layers[1].mlp.down_proj = nn.Linear(30, 16, bias=False)
-    with pytest.raises(DposcopeError, match=r"MLPs of different widths \[24, 30\]"):
-        _ = lm.d_mlp
+    assert lm.d_mlp == 30
+    assert lm.here.tolist() == [[place < width for place in range(30)] for width in (24, 30, 24)]
+    assert lm.n_neurons == 78
+    other = copied(llama)
+    other.model.model.layers[2].mlp.down_proj = nn.Linear(30, 16, bias=False)
+    with pytest.raises(DposcopeError, match=r"differ in widths of blocks \(\[24, 30, 24\] and \[24, 24, 30\]\)"):
+        check_models(lm, other)
 
 
 def test_missing_submodules_name_the_mend(llama):

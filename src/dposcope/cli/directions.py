@@ -153,13 +153,15 @@ def _value_vector(lm: "LanguageModel", neuron: str) -> "Tensor":
     block, *rest = map(int, neuron.split("."))
     experts = lm.experts
     if experts is None:
-        if len(rest) == 1 and block < lm.n_blocks and rest[0] < lm.d_mlp:
+        if len(rest) == 1 and block < lm.n_blocks and rest[0] < lm.columns.widths[block]:
             return lm.value_vectors(block)[rest[0]].detach()
         raise DposcopeError(
             f"there is no neuron {neuron!r}; blocks are 0 … {lm.n_blocks - 1}, neurons 0 … {lm.d_mlp - 1}, as in 3.17"
         )
-    if len(rest) == 2 and block < lm.n_blocks and rest[0] < experts.count and rest[1] < experts.width:
-        return lm.value_vectors(block)[rest[0] * experts.width + rest[1]].detach()
+    if len(rest) == 2 and block < lm.n_blocks and rest[1] < experts.width:
+        place = rest[0] * experts.width + rest[1]
+        if place < lm.columns.widths[block]:
+            return lm.value_vectors(block)[place].detach()
     raise DposcopeError(
         f"there is no neuron {neuron!r} in this mixture of experts; blocks are 0 … {lm.n_blocks - 1}, experts 0 … "
         f"{experts.count - 1}, neurons 0 … {experts.width - 1}, as in 3.1.17"

@@ -9,7 +9,7 @@ from torch import Tensor
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
-from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_site
+from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 
@@ -44,9 +44,9 @@ class Assign:
                 f"values for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]"
             )
 
-        def assign(block: int) -> Change:
-            constants = self.values[block].to(lm.device, lm.dtype)
-            members = self.neurons.mask[block].to(lm.device)
+        def assign(block: int, columns: slice) -> Change:
+            constants = self.values[block, columns].to(lm.device, lm.dtype)
+            members = self.neurons.mask[block, columns].to(lm.device)
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 device, dtype = activations.device, activations.dtype
@@ -54,8 +54,12 @@ class Assign:
 
             return change
 
-        blocks = self.neurons.mask.any(1).nonzero().squeeze(1).tolist()
-        return [(neuron_site(lm, block), assign(block)) for block in blocks]
+        return [
+            (site, assign(block, site.columns))
+            for block in self.neurons.mask.any(1).nonzero().squeeze(1).tolist()
+            for site in neuron_sites(lm, block)
+            if bool(self.neurons.mask[block, site.columns].any())
+        ]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""

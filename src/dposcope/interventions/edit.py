@@ -19,6 +19,7 @@ from dposcope.interventions.origin import Trained, checked_facts
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,18 @@ class Edit:
             raise DposcopeError("the edit has no gains of neurons, so nothing of it would be left")
         return replace(self, ablations=(), head_gains=None)
 
-    def control(self, seed: int) -> "Edit":
+    def control(self, seed: int, *, among: NeuronSet | None = None) -> "Edit":
         """A control that should have no effect.
 
         The same gains shuffled among the neurons of each block, and random directions ablated at the same weights and
         sites.
+
+        Args:
+            seed: of both.
+            among: every neuron of the model, see `NeuronSet.of`; None: blocks do not differ.
         """
-        gains, of_heads = (None if one is None else one.shuffled(seed) for one in (self.gains, self.head_gains))
+        gains = None if self.gains is None else self.gains.shuffled(seed, among=among)
+        of_heads = None if self.head_gains is None else self.head_gains.shuffled(seed)
         stream = torch.Generator().manual_seed(seed)
         random = tuple(
             replace(ablation, direction=torch.randn(ablation.direction.shape, generator=stream, dtype=torch.float64))

@@ -149,12 +149,15 @@ def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
     plan: list[ProjectionEdit] = []
     for block in range(lm.n_blocks):
         here = [a for a in edit.ablations if block in a.of_blocks(lm)]
-        for module, gains, through in (
-            (lm.mlp_outs[block], edit.gains, [a for a in here if a.mlp]),
-            (lm.attention_outs[block], edit.head_gains, [a for a in here if a.attention]),
+        writers = [(part.projection, part.columns, edit.gains, True) for part in lm.columns.parts[block]]
+        for module, columns, gains, mlp in (
+            *writers,
+            (lm.attention_outs[block], slice(None), edit.head_gains, False),
         ):
-            factors = gains.values[block] if gains is not None and bool(gains.touched.mask[block].any()) else None
-            if through or factors is not None:
+            through = [a for a in here if (a.mlp if mlp else a.attention)]
+            touched = gains is not None and bool(gains.touched.mask[block, columns].any())
+            if through or touched:
+                factors = gains.values[block, columns] if gains is not None and touched else None
                 plan.append(ProjectionEdit(module, factors, tuple(through)))
     return plan
 

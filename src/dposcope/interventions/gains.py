@@ -11,7 +11,7 @@ from torch import Tensor
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
-from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_site
+from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 from dposcope.protocols import check_choice
@@ -61,11 +61,20 @@ class Gains:
         """The same edit, weaker or stronger: 1 + factor·(g − 1)."""
         return replace(self, values=1 + factor * (self.values - 1))
 
-    def shuffled(self, seed: int) -> "Gains":
-        """The same gains given to other neurons of their block: the control."""
+    def shuffled(self, seed: int, *, among: NeuronSet | None = None) -> "Gains":
+        """The same gains given to other neurons of their block: the control.
+
+        Args:
+            seed: of the order.
+            among: every neuron of the model, see `NeuronSet.of`; None: each gain is one of a neuron.
+        """
         stream = torch.Generator().manual_seed(seed)
-        rows = [row[torch.randperm(len(row), generator=stream)] for row in self.values]
-        return replace(self, values=torch.stack(rows))
+        values = self.values.clone()
+        masks = torch.ones_like(values, dtype=torch.bool) if among is None else among.mask
+        for row, mask in zip(values, masks, strict=True):
+            own = row[mask]
+            row[mask] = own[torch.randperm(len(own), generator=stream)]
+        return replace(self, values=values)
 
     def in_blocks(self, blocks: Iterable[int]) -> "Gains":
         """The same gains in these blocks, 1 in all others."""
@@ -95,20 +104,29 @@ class Gains:
                 f"gains for {list(self.values.shape)} {what} do not fit a model with [{lm.n_blocks}, {width}]; "
                 "use an edit made for this architecture"
             )
-        site = neuron_site if self.of == "neurons" else heads_site
+        sites = neuron_sites if self.of == "neurons" else _heads_sites
+        touched = self.touched.mask
 
-        def scale(block: int) -> Change:
+        def scale(block: int, columns: slice) -> Change:
             # In float32, since in bfloat16 a gain of 1.1 would have an error of 1.6 % of its shift.
-            factors = self.values[block].to(lm.device)
+            factors = self.values[block, columns].to(lm.device)
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 return (activations * factors.to(activations.device)).to(activations.dtype)
 
             return change
 
-        blocks = self.touched.mask.any(1).nonzero().squeeze(1).tolist()
-        return [(site(lm, block), scale(block)) for block in blocks]
+        return [
+            (site, scale(block, site.columns))
+            for block in touched.any(1).nonzero().squeeze(1).tolist()
+            for site in sites(lm, block)
+            if bool(touched[block, site.columns].any())
+        ]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""
         return hooked(lm, self.changes(lm), positions=self.positions)
+
+
+def _heads_sites(lm: LanguageModel, block: int) -> list[Site]:
+    return [heads_site(lm, block)]

@@ -241,6 +241,7 @@ def _select(values: Mapping[str, Any], made: Ingredients, seed: int) -> Selectio
         ranking=values.get("ranking", "cosine"),
         trim_percentile=values.get("trim"),
         seed=seed,
+        here=made.means.here,
     )
 
 
@@ -251,7 +252,7 @@ def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
     if "blocks" in values:
         _check_blocks(values["blocks"], made)
         gains = gains.in_blocks(values["blocks"])
-    return gains.shuffled(seed) if values.get("shuffled") else gains
+    return gains.shuffled(seed, among=NeuronSet.of(made.lm)) if values.get("shuffled") else gains
 
 
 def _assign(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
@@ -308,8 +309,9 @@ def _parts(values: Mapping[str, Any], seed: int, lm: LanguageModel) -> Parts:
             return Parts(residuals=frozenset(blocks))
         case _:
             named = values.get("neurons")
-            neurons = NeuronSet.all(lm.n_blocks, lm.d_mlp) if named is None else NeuronSet.load(named)
-            neurons = neurons.random_like(seed) if values.get("random") else neurons
+            everything = NeuronSet.of(lm)
+            neurons = everything if named is None else NeuronSet.load(named)
+            neurons = neurons.random_like(seed, among=everything) if values.get("random") else neurons
             return Parts(neurons.in_blocks(blocks))
 
 

@@ -3,13 +3,14 @@
 A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
 inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
 final norm, so a hook never meets a tuple. The neurons of a mixture are read between the two
-projections of its experts (`mixtures/`); a hook meets them as `[B, T, d_mlp]` like any other.
+projections of its experts (`mixtures/`); a hook meets them as `[B, T, columns]` like any other.
 """
 
 import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, Protocol
 
@@ -21,9 +22,11 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import active_stream
+from dposcope.model.layout import active_stream, mlp_path, submodule
 from dposcope.model.mixtures.experts import Experts
+from dposcope.model.mixtures.parts import Part
 from dposcope.model.mixtures.routing import Pairs, Routing, listen
+from dposcope.model.mixtures.shared import Always
 from dposcope.model.quantised.weights import held_by
 
 Change = Callable[[Tensor, Frame], Tensor | None]
@@ -40,16 +43,42 @@ class Site:
     side: Literal["input", "output"]
     stream: int | None = None
     """Which of several residual streams; see `active_stream`."""
+    columns: slice = field(default_factory=lambda: slice(None))
+    """Of neurons: which columns of tables `[L, d_mlp]` it has."""
+    always: Always | None = None
+    """Of neurons in a mixture that no router chooses among."""
 
     __repr__ = short_repr
 
 
-def neuron_site(lm: LanguageModel, block: int) -> Site:
-    """Neuron activations m of a block, `[B, T, d_mlp]`: the MLP output projection's input.
+def neuron_sites(lm: LanguageModel, block: int) -> list[Site]:
+    """Neuron activations m of a block, `[B, T, columns]`: what its MLP output projection reads.
 
+    One site, but two where a block has shared experts beside routed ones, which a pass computes one after the other.
     In a mixture, activations are 0 where a token was not sent to an expert; what a change gives there has no effect.
     """
-    return Site(f"neurons.{block}", lm.mlp_outs[block], "input")
+    experts = lm.experts
+
+    def site(part: Part) -> Site:
+        name = f"neurons.{block}" if part.shared is None else f"neurons.{block}.shared"
+        always = None
+        if experts is not None and Experts.of(part.projection) is None:
+            always = Always(-(-part.width // experts.width), part.shared)
+        return Site(name, part.projection, "input", columns=part.columns, always=always)
+
+    return [site(part) for part in lm.columns.parts[block]]
+
+
+def neuron_site(lm: LanguageModel, block: int) -> Site:
+    """The one site of a block's neurons, `[B, T, d_mlp]`.
+
+    Raises:
+        DposcopeError: it has two; see `neuron_sites`.
+    """
+    sites = neuron_sites(lm, block)
+    if len(sites) > 1:
+        raise DposcopeError(f"neurons of block {block} of {lm.name} are in two places; use neuron_sites(lm, block)")
+    return sites[0]
 
 
 def heads_site(lm: LanguageModel, block: int) -> Site:
@@ -58,8 +87,21 @@ def heads_site(lm: LanguageModel, block: int) -> Site:
 
 
 def mlp_site(lm: LanguageModel, block: int) -> Site:
-    """What the MLP's output projection writes, `[B, T, d]`, before any norm."""
-    return Site(f"mlp.{block}", lm.mlp_outs[block], "output")
+    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together."""
+    several = len(lm.columns.parts[block]) > 1
+    return Site(f"mlp.{block}", mlp_module(lm, block) if several else lm.mlp_outs[block], "output")
+
+
+def mlp_module(lm: LanguageModel, block: int) -> nn.Module:
+    """The module of a block that holds its MLP output projection, or all of its experts.
+
+    Raises:
+        DposcopeError: the block has none.
+    """
+    parent = mlp_path(lm.blocks[block], lm.layout).rpartition(".")[0]
+    if not parent:
+        raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
+    return submodule(lm.blocks[block], parent)
 
 
 def attention_site(lm: LanguageModel, block: int) -> Site:
@@ -132,25 +174,29 @@ def hooked(
 
 
 @contextmanager
-def watching(lm: LanguageModel, block: int, seen: Callable[[Tensor], None]) -> Generator[None]:
-    """Give neuron activations of a block, `[…, d_mlp]`, to `seen`, also where its MLP runs alone, outside the model.
+def watching(lm: LanguageModel, block: int, seen: Callable[[slice, Tensor], None]) -> Generator[None]:
+    """Give neuron activations of a block, columns and `[…, columns]`, to `seen`, also where its MLP runs alone, outside
+    the model.
 
     They are those after the hooks that are on the model.
     """
-    module = lm.mlp_outs[block]
-    experts = Experts.of(module)
-
-    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen(args[0])
-
-    def between(rows: Tensor, pairs: Pairs) -> None:
-        seen(pairs.spread(rows))
-
-    end = module.register_forward_pre_hook(look).remove if experts is None else listen(experts, between)
-    try:
+    with ExitStack() as stack:
+        for part in lm.columns.parts[block]:
+            experts = Experts.of(part.projection)
+            if experts is not None:
+                stack.callback(listen(experts, partial(_spread_to, partial(seen, part.columns))))
+            else:
+                look = partial(_first_to, partial(seen, part.columns))
+                stack.callback(part.projection.register_forward_pre_hook(look).remove)
         yield
-    finally:
-        end()
+
+
+def _first_to(seen: Callable[[Tensor], None], _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    seen(args[0])
+
+
+def _spread_to(seen: Callable[[Tensor], None], rows: Tensor, pairs: Pairs) -> None:
+    seen(pairs.spread(rows))
 
 
 _hooked_models: list[PreTrainedModel] = []
@@ -210,8 +256,11 @@ def _register(
 
     if site.side == "output":
 
-        def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-            return run(output)
+        def after(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> Tensor | tuple[Any, ...] | None:
+            if isinstance(output, Tensor):
+                return run(output)
+            new = run(output[0])  # a module of experts may tell the router's logits beside
+            return None if new is None else (new, *output[1:])
 
         return site.module.register_forward_hook(after).remove
 
@@ -224,16 +273,28 @@ def _register(
 
         return listen(experts, between)
 
+    read: list[Tensor] = []
+
     def before(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # Blocks take the stream as their first argument or, in a few models, by name.
         given: Tensor = args[0] if args else kwargs["hidden_states"]
-        new = run(given if site.stream is None else given[site.stream])
+        routing = None if site.always is None else site.always.routing(given, read.pop() if read else None)
+        new = run(given if site.stream is None else given[site.stream], routing)
         if new is None:
             return None
         if site.stream is not None:
             new = torch.stack([new if stream == site.stream else one for stream, one in enumerate(given)])
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
-    return site.module.register_forward_pre_hook(before, with_kwargs=True).remove
+    removals = [site.module.register_forward_pre_hook(before, with_kwargs=True).remove]
+    gated = None if site.always is None else site.always.shared
+    if gated is not None and gated.gate is not None:
+        removals.append(gated.mlp.register_forward_pre_hook(partial(_first_to, read.append)).remove)
+
+    def remove() -> None:
+        for one in removals:
+            one()
+
+    return remove

@@ -15,7 +15,8 @@ from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.layout import Layout
-from dposcope.model.mixtures.experts import Experts, ExpertSizes
+from dposcope.model.mixtures.experts import ExpertSizes
+from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
 from dposcope.model.quiet import without_progress_bars
 from dposcope.protocols import Quantise
@@ -37,7 +38,7 @@ class LanguageModel:
     """A plain Hugging Face causal language model with its tokenizer.
 
     Make one from existing objects, or with `dposcope.load`. L is the number of blocks, d the
-    width of the residual stream, d_mlp the number of neurons per block.
+    width of the residual stream, d_mlp the number of neurons per block, of the widest where blocks differ.
     """
 
     model: PreTrainedModel
@@ -77,8 +78,8 @@ class LanguageModel:
 
     @cached_property
     def mlp_outs(self) -> list[nn.Module]:
-        """Each block's MLP output projection, whose input is the neuron activation m; of a mixture, its experts."""
-        return [layouts.submodule(block, self.layout.mlp_out) for block in self.blocks]
+        """Each block's MLP output projection, whose input is the neuron activation m; or its routed experts."""
+        return [layouts.submodule(block, layouts.mlp_path(block, self.layout)) for block in self.blocks]
 
     @cached_property
     def attention_outs(self) -> list[nn.Module]:
@@ -100,23 +101,25 @@ class LanguageModel:
         """d."""
         return layouts.projection_width(self.mlp_outs[0]).outputs
 
+    @cached_property
+    def columns(self) -> Columns:
+        """Where the neurons of each block stand in tables `[L, d_mlp]`."""
+        return Columns.of(self.blocks, self.mlp_outs, self.layout)
+
     @property
     def d_mlp(self) -> int:
-        """Neurons per block.
+        """Neurons per block: columns of tables `[L, d_mlp]`. Where blocks differ, those of the widest; see `here`."""
+        return self.columns.d_mlp
 
-        Raises:
-            DposcopeError: blocks differ in width, which `[L, d_mlp]` tables cannot hold.
-        """
-        widths = {layouts.projection_width(module).inputs for module in self.mlp_outs}
-        if len(widths) != 1:
-            raise DposcopeError(f"blocks have MLPs of different widths {sorted(widths)}: not supported")
-        return widths.pop()
+    @property
+    def here(self) -> Tensor | None:
+        """Which columns of each block are neurons, `[L, d_mlp]`, bool; None where all are, as in most models."""
+        return self.columns.here
 
     @property
     def experts(self) -> ExpertSizes | None:
         """Sizes of each block's experts; None for a model that is no mixture."""
-        experts = Experts.of(self.mlp_outs[0])
-        return None if experts is None else experts.sizes
+        return self.columns.experts
 
     def neuron_name(self, block: int, place: int) -> str:
         """Such as `3.17`, block and index; or `3.7.120`, block, expert and index in a mixture."""
@@ -125,8 +128,8 @@ class LanguageModel:
 
     @property
     def n_neurons(self) -> int:
-        """L · d_mlp."""
-        return self.n_blocks * self.d_mlp
+        """Of all blocks: L · d_mlp, unless blocks differ."""
+        return sum(self.columns.widths)
 
     @property
     def d_attention(self) -> int:
@@ -181,7 +184,7 @@ class LanguageModel:
     def value_vectors(self, block: int) -> Tensor:
         """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but a copy of most mixtures and of
         quantised layers, whose weights are dequantised for it."""
-        return layouts.value_vectors(self.mlp_outs[block])
+        return self.columns.value_vectors(block)
 
     def unembed(self, normed: Tensor) -> Tensor:
         """Logits `[…, vocabulary]` of final-norm outputs `[…, d]`."""

@@ -4,8 +4,10 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.mixtures.experts import Experts
+from dposcope.model.mixtures.shared import Always, Shared
 from dposcope.model.quantised.weights import PLAIN, UNQUANTISED, check_readable, is_quantised, quantised_weight
 
 
@@ -26,8 +29,9 @@ class Layout:
 
     blocks: str
     """The list of transformer blocks."""
-    mlp_out: str
-    """The MLP's output projection, whose input holds the neuron activations m; the module of a mixture's experts."""
+    mlp_out: str | tuple[str, ...]
+    """The MLP's output projection, whose input holds the neuron activations m; the module of a mixture's experts.
+    Several where blocks differ, as where some are dense among mixtures: each block has one of them."""
     attention_out: str | tuple[str, ...]
     """The attention's output projection. Several where blocks differ, as where some have linear attention or a
     convolution in place of attention: each block has one of them."""
@@ -44,7 +48,7 @@ class Layout:
 
 
 _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm")
-_MIXTURE = Layout("model.layers", "mlp.experts", "self_attn.o_proj", "model.norm")
+_MIXTURE = Layout("model.layers", ("mlp.experts", "mlp.down_proj"), "self_attn.o_proj", "model.norm")
 _WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
 _QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
 
@@ -61,7 +65,12 @@ _LAYOUTS: dict[str, Layout] = {
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "qwen3_5_text": _QWEN_HYBRID,
-    "qwen3_next": _QWEN_HYBRID,
+    "qwen3_next": Layout(
+        "model.layers",
+        ("mlp.experts", "mlp.down_proj"),
+        ("self_attn.o_proj", "linear_attn.out_proj"),
+        "model.norm",
+    ),
     "smollm3": _LLAMA_LIKE,
     "granite": _LLAMA_LIKE,
     "cohere": _LLAMA_LIKE,
@@ -130,6 +139,9 @@ def find_layout(model: PreTrainedModel) -> Layout:
             "it, or leave --layout out"
         )
     _expected.clear()
+    if model_type == "llama4_text" and model.device.type != "meta":
+        # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
+        model.base_model_prefix = "model"
     layout = _LAYOUTS.get(model_type) or _recognise(model)
     blocks = _module(model, layout.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
@@ -141,7 +153,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
     projections = [
         module
         for block in blocks
-        for module in (_module(block, layout.mlp_out), _module(block, attention_path(block, layout)))
+        for module in (_module(block, mlp_path(block, layout)), _module(block, attention_path(block, layout)))
     ]
     for projection in projections:
         projection_width(projection)
@@ -156,36 +168,41 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if (
         layout is not _OWN.get(model_type) and model.device.type != "meta"
     ):  # without weights there are no logits to check
-        _check_unembedding(model)
+        _check_unembedding(model, blocks, layout)
     return layout
 
 
 def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
-    """Refuse a mixture of experts with neurons elsewhere than in its experts.
+    """Refuse a mixture of experts with neurons elsewhere than in its experts and dense blocks.
 
     Raises:
-        DposcopeError: some blocks have no experts; or there are other projections that write into the stream, those of
-            shared experts; or the output projection is not that of experts.
+        DposcopeError: there are other projections that write into the stream than those of attention, of routed and of
+            shared experts and of dense blocks; or the output projection is not that of experts.
     """
     model_type, width = model.config.model_type, model.config.get_text_config().hidden_size
     mixed = [any("expert" in name for name, _ in block.named_modules()) for block in blocks]
-    if not any(mixed):
-        return
-    if not all(mixed):
-        raise DposcopeError(f"{model_type} has dense blocks among blocks of experts, which is not supported")
-    writers = [name for name, module in _projections(blocks[0]) if projection_width(module).outputs == width]
-    if not all(map(_names_attention, writers)):
-        raise DposcopeError(f"{model_type} is a mixture with shared experts, which is not supported")
-    if Experts.of(_module(blocks[0], layout.mlp_out)) is None:
-        raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
+    for block, experts in zip(blocks, mixed, strict=True):
+        path = mlp_path(block, layout)
+        if not experts:
+            if any(mixed) and [name for name in _writers(block, width) if not _names_attention(name)] != [path]:
+                raise DposcopeError(f"{model_type} has dense blocks of an unknown kind among blocks of experts")
+            continue
+        if Experts.of(_module(block, path)) is None:
+            raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
+        try:
+            shared_experts(block, layout)
+        except DposcopeError as error:
+            raise DposcopeError(f"{model_type} is a mixture of an unknown kind: {error}") from error
 
 
 @torch.inference_mode()
-def _check_unembedding(model: PreTrainedModel) -> None:
-    """Refuse an architecture that computes logits in a way of its own: the lens and log-perplexity would be wrong."""
+def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
+    or what blocks write or pass on."""
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
-    read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+    with _probing(model, blocks, layout):
+        read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
     if "last_hidden_state" not in read:
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
@@ -197,6 +214,58 @@ def _check_unembedding(model: PreTrainedModel) -> None:
             "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
             "logit_softcap"
         )
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[None]:
+    """Check, during one pass, that blocks pass on one residual stream or a known one of several, and that routed and
+    shared experts of a block are added up as they are.
+
+    Raises:
+        DposcopeError: they are not.
+    """
+    model_type, streams = model.config.model_type, 3 if active_stream(model) is None else 4
+
+    def one_stream(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (args[0] if args else kwargs["hidden_states"]).ndim != streams:
+            raise DposcopeError(f"blocks of {model_type} pass on several residual streams, which is not supported")
+
+    with ExitStack() as stack:
+        for block in blocks[1:]:
+            stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
+        for block in blocks:
+            shared = shared_experts(block, layout)
+            if shared is not None:
+                path = mlp_path(block, layout)
+                whole, experts = _module(block, path.rpartition(".")[0]), _module(block, path)
+                stack.enter_context(_added_up(model_type, whole, experts, shared))
+        yield
+
+
+@contextmanager
+def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Shared) -> Generator[None]:
+    wrote: dict[nn.Module, Tensor] = {}
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
+        given: Tensor = output if isinstance(output, Tensor) else output[0]
+        wrote[module] = given.reshape(-1, given.shape[-1]).double()
+
+    kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
+    kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
+    try:
+        yield
+    finally:
+        for one in kept:
+            one.remove()
+    routing = Always(1, shared).routing(wrote[shared.out], read[-1])
+    # Llama 4's experts write of every token, one expert after the other.
+    routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
+    expected = routed + routing.weights * wrote[shared.out]
+    # Norms, as sums in half precision are rounded.
+    rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
+    if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():
+        raise DposcopeError(f"{model_type} does more than to add routed and shared experts up, which is not supported")
 
 
 @dataclass(frozen=True)
@@ -251,13 +320,14 @@ def value_vectors(module: nn.Module) -> Tensor:
 
 def is_gated(block: nn.Module, layout: Layout) -> bool:
     """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
-    if Experts.of(_module(block, layout.mlp_out)) is not None:
+    where = mlp_path(block, layout)
+    if Experts.of(_module(block, where)) is not None:
         return True
-    path, _, own = layout.mlp_out.rpartition(".")
+    path, _, own = where.rpartition(".")
     # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
     children = [module for name, module in _module(block, path).named_children() if name != own]
     inputs = [module for module in children if is_projection(module)]
-    neurons = projection_width(_module(block, layout.mlp_out)).inputs
+    neurons = projection_width(_module(block, where)).inputs
     # Phi-3 has both in one projection of twice the width.
     return sum(projection_width(module).outputs for module in inputs) >= 2 * neurons
 
@@ -271,10 +341,40 @@ def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
 
 def attention_path(block: nn.Module, layout: Layout) -> str:
     """Where a block has its attention output projection, or that of what it has in place of attention."""
-    if isinstance(layout.attention_out, str):
-        return layout.attention_out
+    return _present(block, layout.attention_out)
+
+
+def mlp_path(block: nn.Module, layout: Layout) -> str:
+    """Where a block has its MLP output projection, or the module of its routed experts."""
+    return _present(block, layout.mlp_out)
+
+
+def _present(block: nn.Module, paths: str | tuple[str, ...]) -> str:
+    if isinstance(paths, str):
+        return paths
     names = {name for name, _ in block.named_modules()}
-    return next((path for path in layout.attention_out if path in names), layout.attention_out[0])
+    return next((path for path in paths if path in names), paths[0])
+
+
+def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
+    """The shared experts of a block, beside its routed ones; None where it has none.
+
+    Raises:
+        DposcopeError: something unknown writes into the stream beside the routed experts.
+    """
+    path = mlp_path(block, layout)
+    experts = Experts.of(_module(block, path))
+    if experts is None:
+        return None
+    above = path.rpartition(".")[0]
+    writers = {name: _module(block, name) for name in _writers(block, experts.outputs) if not _names_attention(name)}
+    strangers = [name for name in writers if not name.startswith(f"{above}.")]
+    if strangers:
+        raise DposcopeError(f"experts of a block stand beside {strangers[0]}, which is not supported")
+    inside = {name.removeprefix(f"{above}."): module for name, module in writers.items()}
+    # A router may choose among as many experts as the stream is wide.
+    inside = {name: module for name, module in inside.items() if "shared" in name or "rout" not in name}
+    return Shared.beside(_module(block, above), inside)
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:
@@ -313,14 +413,20 @@ def _recognise(model: PreTrainedModel) -> Layout:
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
-    # The experts of a mixture come first, and other neurons beside them are refused later.
-    mlp = [name for name, module in blocks[0].named_modules() if Experts.of(module) is not None] or mlp
-    if any(len(names) != 1 for names in attention) or len(mlp) != 1 or len(norms) != 1:
+    # The experts of a mixture come first, and other neurons beside them are looked for later.
+    experts = [[name for name, module in block.named_modules() if Experts.of(module) is not None] for block in blocks]
+    if any(experts):
+        dense = [[name for name in names if not _names_attention(name)] for names in writers]
+        every = [routed or rest for routed, rest in zip(experts, dense, strict=True)]
+        mlp = [] if any(len(names) != 1 for names in every) else list(dict.fromkeys(names[0] for names in every))
+    if any(len(names) != 1 for names in attention) or not mlp or (len(mlp) > 1 and not any(experts)) or len(norms) != 1:
         raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
     paths = tuple(dict.fromkeys(names[0] for names in attention))
-    return Layout(
-        blocks_path, mlp[0], paths[0] if len(paths) == 1 else paths, f"{stem}.{norms[0]}" if stem else norms[0]
-    )
+    return Layout(blocks_path, _one(mlp), _one(paths), f"{stem}.{norms[0]}" if stem else norms[0])
+
+
+def _one(paths: Sequence[str]) -> str | tuple[str, ...]:
+    return paths[0] if len(paths) == 1 else tuple(paths)
 
 
 # Query, key and value projections may also be d × d, so the output projection is found by its name.

@@ -1,15 +1,22 @@
 """Sizes of a model from its config alone, to estimate memory and time before anything is loaded."""
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import read_config
 from dposcope.model.mixtures.experts import Experts
+
+_SHARED: Final = re.compile(r"shared\w*\.down_proj$")
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,33 @@ def model_size(model: PreTrainedModel) -> ModelSize:
     heads = told.get("num_key_value_heads") or text.num_attention_heads
     head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
     mlp = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
+    mlp = max(mlp) if isinstance(mlp, list) else int(mlp)  # Gemma 3n names it for each block
+    linear = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and "vis" not in name
+    ]
+    # Where blocks differ in width, as in Gemma 4, the config names the narrow ones.
+    mlp = max([mlp, *(module.in_features for name, module in linear if name.endswith("mlp.down_proj"))])
     experts = [found for module in model.modules() if (found := Experts.of(module)) is not None]
     idle = 0
     if experts:
-        count = experts[0].sizes.count
-        mlp = count * experts[0].sizes.width
+        count, width = experts[0].sizes.count, experts[0].sizes.width
+        writes = [module.in_features for name, module in linear if _SHARED.search(name)]
+        dense = [module.in_features for name, module in linear if name.endswith(("mlp.down_proj", "forward.down_proj"))]
+        mlp = width * math.ceil(max(count * width + max(writes, default=0), *dense, 0) / width)
         weights = sum(weight.numel() for one in experts for weight in one.module.parameters())
-        idle = weights // count * (count - text.num_experts_per_tok)
+        idle = weights // count * (count - _chosen(told))
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.vocab_size,
         text.hidden_size,
         text.num_hidden_layers,
-        max(mlp) if isinstance(mlp, list) else int(mlp),  # Gemma 3n names it for each block
+        mlp,
         int(heads * head),
         idle,
     )
+
+
+def _chosen(config: Mapping[str, Any]) -> int:
+    """How many experts a token is sent to, by the name that a config gives it."""
+    named = next((config[name] for name in ("num_experts_per_tok", "moe_topk", "moe_k") if config.get(name)), 1)
+    return max(named) if isinstance(named, list) else int(named)

@@ -31,6 +31,7 @@ def _check_sizes(base: LanguageModel, tuned: LanguageModel) -> None:
         "number of blocks": [lm.n_blocks for lm in (base, tuned)],
         "residual width": [lm.d_model for lm in (base, tuned)],
         "neurons per block": [lm.d_mlp for lm in (base, tuned)],
+        "widths of blocks": [lm.columns.widths for lm in (base, tuned)],
     }
     for what, (one, other) in sizes.items():
         if one != other:

@@ -1,8 +1,8 @@
 """Neuron activations during generation, streamed to means and second moments."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +20,11 @@ from dposcope.model.batches import Batch, batches
 from dposcope.model.chat.prompts import asked_how, encode_prompts
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, check_room, generate, write_batch
-from dposcope.model.hooks import Change, hooked, neuron_site
+from dposcope.model.hooks import Change, Site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.mixtures.routing import Routing
 from dposcope.neurons.mixtures.means import RoutedMeans
-from dposcope.neurons.mixtures.sums import RoutedSums, add_by_fold
+from dposcope.neurons.mixtures.sums import ALL, RoutedSums, add_rows
 from dposcope.processes.shared import counting, summed, unshared
 from dposcope.protocols import check_protocol
 from dposcope.reading import known
@@ -54,6 +54,8 @@ class NeuronMeans(ToPandas):
     """Model, fingerprint, protocol, number of prompts and the like."""
     routed: RoutedMeans | None = field(default=None, repr=False)
     """What a mixture of experts has beside; None for any other model."""
+    here: Tensor | None = field(default=None, repr=False)
+    """Which columns are neurons, `[L, d_mlp]`, bool, where blocks differ; others hold 0. None: all are."""
 
     __repr__ = short_repr
 
@@ -104,20 +106,26 @@ class NeuronMeans(ToPandas):
     def tensors(self) -> dict[str, Tensor]:
         """All that is stored, by the names that files use."""
         routed = {} if self.routed is None else self.routed.tensors()
-        return {"mean": self.mean, "second_moment": self.second_moment, **routed}
+        here = {} if self.here is None else {"here": self.here}
+        return {"mean": self.mean, "second_moment": self.second_moment, **routed, **here}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], facts: MeansFacts) -> "NeuronMeans":
         """From what `tensors` gave."""
         return cls(
-            tensors["mean"], tensors["second_moment"], facts.count, facts.about, RoutedMeans.of(tensors, facts.experts)
+            tensors["mean"],
+            tensors["second_moment"],
+            facts.count,
+            facts.about,
+            RoutedMeans.of(tensors, facts.experts),
+            tensors.get("here"),
         )
 
     def to_polars(self) -> pl.DataFrame:
         """One row per neuron: block, neuron, mean, second_moment; of a mixture also expert, count and written."""
         blocks, width = self.mean.shape
         routed = {} if self.routed is None else self.routed.columns()
-        return pl.DataFrame(
+        rows = pl.DataFrame(
             {
                 "block": torch.arange(blocks).repeat_interleave(width).numpy(),
                 "neuron": torch.arange(width).repeat(blocks).numpy(),
@@ -126,6 +134,7 @@ class NeuronMeans(ToPandas):
                 **routed,
             }
         )
+        return rows if self.here is None else rows.filter(pl.Series(self.here.flatten().numpy()))
 
 
 class ActivationAccumulator:
@@ -135,44 +144,52 @@ class ActivationAccumulator:
     the model needs to generate.
     """
 
-    def __init__(self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None) -> None:
+    def __init__(
+        self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None, here: Tensor | None = None
+    ) -> None:
         self.folds = folds
+        self._here = here
         self._routed = None if experts is None else RoutedSums(n_blocks, d_mlp, folds=folds, experts=experts)
         # Row 0 is of all tokens, row 1 + k of fold k.
         self._sum = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
         self._squares = [torch.zeros(1 + folds, d_mlp, dtype=torch.float64) for _ in range(n_blocks)]
-        self._counts = [torch.zeros(1 + folds, dtype=torch.float64) for _ in range(n_blocks)]
+        self._counts = [torch.zeros(1 + folds, 1, dtype=torch.float64) for _ in range(n_blocks)]
 
     @classmethod
     def of(cls, lm: LanguageModel, *, folds: int = 0) -> "ActivationAccumulator":
         """Of a model's neurons."""
         experts = lm.experts
-        return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=None if experts is None else experts.count)
+        count = None if experts is None else experts.count
+        return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=count, here=lm.here)
 
     def update(
-        self, block: int, activations: Tensor, fold_of: Tensor | None = None, routing: Routing | None = None
+        self,
+        block: int,
+        activations: Tensor,
+        fold_of: Tensor | None = None,
+        routing: Routing | None = None,
+        columns: slice = ALL,
     ) -> None:
         """Add tokens of one block.
 
         Args:
             block: its index.
-            activations: `[n, d_mlp]` in any precision; summed in float64.
+            activations: `[n, columns]` in any precision; summed in float64.
             fold_of: the fold of each token, `[n]`, int64 from 0; only where there are folds.
             routing: of these tokens; only of a mixture.
+            columns: which neurons these are, see `neuron_sites`; those from column 0 on come in every pass.
         """
         # Sums made inside torch.inference_mode could not be added to outside it.
         with torch.inference_mode(mode=False), torch.no_grad():
             rows = activations.double()
-            ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-            for sums, added in ((self._sum, rows), (self._squares, rows.square()), (self._counts, ones)):
-                total = sums[block].to(rows.device)
-                total[0] += added.sum(0)
-                if fold_of is not None:
-                    add_by_fold(total[1:], fold_of, added)
-                sums[block] = total
+            for sums, added in ((self._sum, rows), (self._squares, rows.square())):
+                sums[block] = add_rows(sums[block], columns, fold_of, added)
+            if not columns.start:  # tokens count once, in the first columns
+                ones = torch.ones(len(rows), 1, dtype=torch.float64, device=rows.device)
+                self._counts[block] = add_rows(self._counts[block], ALL, fold_of, ones)
             if self._routed is not None:
                 assert routing is not None  # the hooks of a mixture give it
-                self._routed.update(block, rows, routing, fold_of)
+                self._routed.update(block, rows, routing, fold_of, columns)
 
     def __getstate__(self) -> dict[str, Any]:
         """As another process gets it, which has a GPU of its own: on the CPU."""
@@ -199,10 +216,12 @@ class ActivationAccumulator:
         totals, squares = (torch.stack([total[row].cpu() for total in sums]) for sums in (self._sum, self._squares))
         facts = dict(about or {})
         if self._routed is None:
-            return NeuronMeans(totals / count, squares / count, count, facts)
+            return NeuronMeans(totals / count, squares / count, count, facts, here=self._here)
         routed = self._routed.value(row, count)
+        if self._here is not None:
+            routed = replace(routed, counts=routed.counts.where(self._here, 0))
         sent = routed.counts.clamp(min=1)
-        return NeuronMeans(totals / sent, squares / sent, count, facts, routed)
+        return NeuronMeans(totals / sent, squares / sent, count, facts, routed, self._here)
 
 
 class _Kept:
@@ -210,13 +229,18 @@ class _Kept:
 
     def __init__(self, folds: int) -> None:
         self.folds = folds
-        self._updates: list[tuple[int, Tensor, Tensor | None, Routing | None]] = []
+        self._updates: list[tuple[int, Tensor, Tensor | None, Routing | None, slice]] = []
 
     def update(
-        self, block: int, activations: Tensor, fold_of: Tensor | None = None, routing: Routing | None = None
+        self,
+        block: int,
+        activations: Tensor,
+        fold_of: Tensor | None = None,
+        routing: Routing | None = None,
+        columns: slice = ALL,
     ) -> None:
         """Keep it."""
-        self._updates.append((block, activations, fold_of, routing))
+        self._updates.append((block, activations, fold_of, routing, columns))
 
     def add_to(self, sums: ActivationAccumulator) -> None:
         """Add it all, as it came."""
@@ -233,16 +257,20 @@ def recording(lm: LanguageModel) -> Generator[ActivationAccumulator]:
     """
     accumulator = ActivationAccumulator.of(lm)
 
-    def observe(block: int) -> Change:
+    def observe(block: int, columns: slice) -> Change:
         def look(activations: Tensor, frame: Frame) -> None:
             counted = frame.predicting()
-            accumulator.update(block, activations[counted], routing=_routing(frame, counted))
+            accumulator.update(block, activations[counted], routing=_routing(frame, counted), columns=columns)
 
         return look
 
-    sites = [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]
-    with hooked(lm, sites), unrepeated(), unshared():
+    with hooked(lm, _everywhere(lm, observe)), unrepeated(), unshared():
         yield accumulator
+
+
+def _everywhere(lm: LanguageModel, observe: Callable[[int, slice], Change]) -> list[tuple[Site, Change]]:
+    """Observers of all neurons, each of some columns of a block."""
+    return [(site, observe(block, site.columns)) for block in range(lm.n_blocks) for site in neuron_sites(lm, block)]
 
 
 @halving_batches
@@ -325,13 +353,13 @@ def accumulate(
     check_room(lm, encoded, new_tokens)
 
     def write(batch: Batch, sums: ActivationAccumulator | _Kept) -> None:
-        def observe(block: int) -> Change:
+        def observe(block: int, columns: slice) -> Change:
             def look(activations: Tensor, frame: Frame) -> None:
-                _add(sums, block, activations, frame, frame.predicting(), batch.rows)
+                _add(sums, block, columns, activations, frame, frame.predicting(), batch.rows)
 
             return look
 
-        with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+        with hooked(lm, _everywhere(lm, observe)):
             write_batch(lm, batch, new_tokens=new_tokens)
 
     planned = batches(lm, encoded, batch_size=batch_size, side="left")
@@ -342,18 +370,21 @@ def accumulate(
 def _add(
     accumulator: ActivationAccumulator | _Kept,
     block: int,
+    columns: slice,
     activations: Tensor,
     frame: Frame,
     counted: Tensor,
     rows: Sequence[int],
 ) -> None:
-    """Add a block's activations, `[B, T, d_mlp]`, at the tokens that count, `[B, T]`; `rows`, B, says which prompts."""
+    """Add some of a block's activations, `[B, T, columns]`, at the tokens that count, `[B, T]`; `rows`, B, says which
+    prompts."""
     routing = _routing(frame, counted)
     if not accumulator.folds:
-        accumulator.update(block, activations[counted], routing=routing)
+        accumulator.update(block, activations[counted], routing=routing, columns=columns)
         return
     fold_of = torch.tensor(rows, device=counted.device) % accumulator.folds
-    accumulator.update(block, activations[counted], fold_of.unsqueeze(1).expand_as(counted)[counted], routing)
+    of_token = fold_of.unsqueeze(1).expand_as(counted)[counted]
+    accumulator.update(block, activations[counted], of_token, routing, columns)
 
 
 def _routing(frame: Frame, counted: Tensor) -> Routing | None:
@@ -389,13 +420,13 @@ def _second_pass(
         ends = batch.lengths.unsqueeze(1)
         continued = (place >= ends - new_tokens) & (place < ends)
 
-        def observe(block: int) -> Change:
+        def observe(block: int, columns: slice) -> Change:
             def look(activations: Tensor, frame: Frame) -> None:
-                _add(sums, block, activations, frame, continued, batch.rows)
+                _add(sums, block, columns, activations, frame, continued, batch.rows)
 
             return look
 
-        with hooked(lm, [(neuron_site(lm, block), observe(block)) for block in range(lm.n_blocks)]):
+        with hooked(lm, _everywhere(lm, observe)):
             lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
 
     planned = batches(lm, texts, batch_size=batch_size, side="right")

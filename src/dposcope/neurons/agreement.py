@@ -83,7 +83,8 @@ def agreement(labels: Labels, among: Among, first: Tensor, second: Tensor, weigh
 
 def labels_of(change: Contributions) -> dict[Labels, Tensor]:
     """Numbers of labels, `[n]`; the last number stands for the border."""
-    cosine, mean, total = (table.flatten() for table in (change.cosine, change.before.mean, change.total))
+    tables = (change.cosine, change.before.mean, change.total)
+    cosine, mean, total = (change.each(table).flatten() for table in tables)
     group = (2 * (cosine < 0).long() + (mean < 0).long()).where((cosine != 0) & (mean != 0), 4)
     effect = (total < 0).long().where(total != 0, 2)
     moved = (2 * group + effect).where((group < 4) & (effect < 2), 8)
@@ -93,8 +94,8 @@ def labels_of(change: Contributions) -> dict[Labels, Tensor]:
 def weights_of(one: Contributions, other: Contributions) -> dict[Among, Tensor]:
     """How much each neuron counts when two repetitions are compared, `[n]`, float64."""
     # Select by the mean of |Δ|, which does not depend on whether signs agree. The |Δ| of the mean would depend on it.
-    size = ((one.total.abs() + other.total.abs()) / 2).flatten()
-    certain = (one.certain.mask.double() + other.certain.mask.double()).flatten() / 2
+    size = one.each((one.total.abs() + other.total.abs()) / 2).flatten()
+    certain = one.each(one.certain.mask.double() + other.certain.mask.double()).flatten() / 2
     return {
         Among.ALL: torch.ones_like(size),
         Among.WEIGHTED: size,

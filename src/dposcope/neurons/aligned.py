@@ -59,7 +59,8 @@ def most_aligned(lm: LanguageModel, direction: Direction | Tensor, n: int) -> Al
         raise DposcopeError(f"cannot take the top {n:,} of {lm.n_neurons:,} neurons; ask for at least 1, at most all")
     table = cosines(lm, direction)
     flat = table.flatten()
-    chosen = flat.argsort(descending=True, stable=True)[:n]
+    ranked = flat if lm.here is None else flat.where(lm.here.flatten(), -torch.inf)
+    chosen = ranked.argsort(descending=True, stable=True)[:n]
     block, index = chosen // lm.d_mlp, chosen % lm.d_mlp
     vectors = torch.empty(n, lm.d_model, dtype=torch.float64)
     for number in block.unique().tolist():

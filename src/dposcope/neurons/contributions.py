@@ -103,6 +103,25 @@ class Contributions(ToPandas):
                 raise DposcopeError(f"{name} holds NaN or infinity; run the models in bfloat16 or float32")
 
     @property
+    def here(self) -> Tensor | None:
+        """Which columns are neurons, `[L, d_mlp]`, bool, where blocks differ; others hold 0. None: all are."""
+        return self.before.here
+
+    @property
+    def everything(self) -> NeuronSet:
+        """Every neuron."""
+        return NeuronSet.all(*self.cosine.shape) if self.here is None else NeuronSet(self.here)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons there are."""
+        return self.cosine.numel() if self.here is None else int(self.here.sum())
+
+    def each(self, table: Tensor) -> Tensor:
+        """A table's values of every neuron: `[L, d_mlp]`, or `[neurons]` where blocks differ."""
+        return table if self.here is None else table[self.here]
+
+    @property
     def activation_shift(self) -> Tensor:
         """m_i^pre − m_i^post, positive where tuning lowered the activation, `[L, d_mlp]`."""
         return self.before.mean - self.after.mean
@@ -210,7 +229,7 @@ class Contributions(ToPandas):
             "standard_error": self.standard_error,
             "vector_cosine": self.vector_cosine,
         }
-        return pl.DataFrame(
+        rows = pl.DataFrame(
             {
                 "block": torch.arange(blocks).repeat_interleave(width).numpy(),
                 "index": torch.arange(width).repeat(blocks).numpy(),
@@ -221,6 +240,7 @@ class Contributions(ToPandas):
                 **self._routed_columns(),
             }
         )
+        return rows if self.here is None else rows.filter(pl.Series(self.here.flatten().numpy()))
 
     def _routed_columns(self) -> dict[str, pl.Series]:
         if self.before.routed is None or self.after.routed is None:
@@ -341,7 +361,8 @@ def _vector_cosines(base: LanguageModel, tuned: LanguageModel) -> Tensor:
         cosine = (before * after).sum(1) / norms.clamp(min=torch.finfo(torch.float64).tiny)
         # Rounding may give equal vectors a cosine other than 1, and a vector of zeros has no angle with itself.
         rows.append(cosine.clamp(-1, 1).where((before != after).any(1), 1.0).cpu())
-    return torch.stack(rows)
+    table = torch.stack(rows)
+    return table if base.here is None else table.where(base.here, 0.0)
 
 
 def _check_means(lm: LanguageModel, means: NeuronMeans, side: str) -> None:

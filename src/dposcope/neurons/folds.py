@@ -79,11 +79,11 @@ def joined(parts: Sequence[NeuronMeans], about: Mapping[str, Any]) -> NeuronMean
             share = of_part.counts.double() / whole.counts.clamp(min=1)
             mean += share * part.mean
             second += share * part.second_moment
-        return NeuronMeans(mean, second, count, facts, whole)
+        return NeuronMeans(mean, second, count, facts, whole, parts[0].here)
     for part in parts:
         mean.add_(part.mean, alpha=part.count / count)
         second.add_(part.second_moment, alpha=part.count / count)
-    return NeuronMeans(mean, second, count, facts)
+    return NeuronMeans(mean, second, count, facts, here=parts[0].here)
 
 
 def folded_files(stem: str | Path, folds: int) -> list[Path]:

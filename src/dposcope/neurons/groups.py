@@ -116,6 +116,7 @@ def select_fraction(
     ranking: Ranking = "cosine",
     trim_percentile: float | None = None,
     seed: int = 0,
+    here: Tensor | None = None,
 ) -> Selection:
     """The first ⌊β·n⌋ neurons of each group by a ranking (paper 6.1).
 
@@ -127,6 +128,7 @@ def select_fraction(
         trim_percentile: leave out neurons whose m^pre lies above this percentile of all neurons; the
             published code does so for GPT-2, at 80, which leaves nothing of TP and AP there.
         seed: of the ranking `random`; no other uses it.
+        here: which columns are neurons, `[L, d_mlp]`, bool, where blocks differ; None: all are.
 
     Raises:
         DposcopeError: β or the percentile is out of range, or the ranking unknown.
@@ -143,7 +145,7 @@ def select_fraction(
     if trim_percentile is not None:
         if not 0 <= trim_percentile <= 100:
             raise DposcopeError(f"percentile {trim_percentile} is outside [0, 100]")
-        limit = _percentile(mean, trim_percentile)
+        limit = _percentile(mean if here is None else mean[here], trim_percentile)
         whole = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in whole.items()}
     if ranking == "random":
         drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)

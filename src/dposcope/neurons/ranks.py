@@ -27,7 +27,7 @@ class RankRange:
     start: int
     stop: int
     neurons: int
-    """L·d_mlp of the model that the ranks belong to."""
+    """Of the model that the ranks belong to."""
 
     def __post_init__(self) -> None:
         """Refuse what is no range."""
@@ -115,7 +115,7 @@ def cumulative_reduction(c: Contributions, *, points: int = 200) -> CumulativeRe
     if n == 0:
         none = torch.zeros(0, dtype=torch.float64)
         return CumulativeReduction(none.long(), none, dict.fromkeys(Group, none), 0)
-    paper_rank = CUMULATIVE_RANGE.on(c.total.numel(), n).stop
+    paper_rank = CUMULATIVE_RANGE.on(c.neurons, n).stop
     even = np.linspace(1, n, (points - 1) // 2)
     spread = np.geomspace(1, n, points - 1 - len(even))
     ranks = torch.from_numpy(np.unique(np.rint([*even, *spread, paper_rank]).astype(np.int64)))
@@ -202,7 +202,7 @@ def rank_range_shifts(c: Contributions, ranges: Sequence[RankRange] = SHIFT_RANG
     shift, total, width = c.activation_shift.flatten(), c.total.flatten(), c.total.shape[1]
 
     def read(printed: RankRange) -> RangeShifts:
-        used = printed.on(total.numel(), len(order))
+        used = printed.on(c.neurons, len(order))
         place = slice(used.start, used.stop)
         chosen = order[place]
         return RangeShifts(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,13 @@ class NeuronSet:
 
     @classmethod
     def all(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
-        """Every neuron."""
+        """Every neuron of a model whose blocks are alike."""
         return cls(torch.ones(n_blocks, d_mlp, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, lm: LanguageModel) -> "NeuronSet":
+        """Every neuron of a model."""
+        return cls.all(lm.n_blocks, lm.d_mlp) if lm.here is None else cls(lm.here)
 
     def __or__(self, other: "NeuronSet") -> "NeuronSet":
         """Neurons of either."""
@@ -120,7 +126,7 @@ class NeuronSet:
             mask[block, members[torch.randperm(len(members), generator=stream)[:count]]] = True
         return NeuronSet(mask)
 
-    def random_matched(self, seed: int, *, by: Tensor, bins: int = 50) -> "NeuronSet":
+    def random_matched(self, seed: int, *, by: Tensor, bins: int = 50, among: "NeuronSet | None" = None) -> "NeuronSet":
         """As many random neurons with like scores: a control that keeps the size of what is compared.
 
         Neurons are cut into `bins` of equal number by score; from each bin, as many are drawn as this set has there.
@@ -129,6 +135,7 @@ class NeuronSet:
             seed: of the draw.
             by: scores `[L, d_mlp]`, such as |Δ|.
             bins: how many; more keep scores closer.
+            among: the only neurons to draw from; None: all.
 
         Raises:
             DposcopeError: scores do not fit.
@@ -137,7 +144,10 @@ class NeuronSet:
             raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
         stream = torch.Generator().manual_seed(seed)
         flat, mask = self.mask.flatten(), torch.zeros(self.mask.numel(), dtype=torch.bool)
-        for members in by.double().flatten().argsort(stable=True).tensor_split(bins):
+        order = by.double().flatten().argsort(stable=True)
+        if among is not None:
+            order = order[among.mask.flatten()[order]]
+        for members in order.tensor_split(bins):
             drawn = torch.randperm(len(members), generator=stream)[: int(flat[members].sum())]
             mask[members[drawn]] = True
         return NeuronSet(mask.view_as(self.mask))

@@ -24,7 +24,7 @@ class GroupShare:
     neurons: int
     """How many."""
     of_all: float
-    """Its share of all L·d_mlp neurons."""
+    """Its share of all neurons."""
     of_moved: float
     """Its share of all neurons that moved the same way, ↓ or ↑: Table 5."""
     contribution: float
@@ -45,7 +45,7 @@ class GroupShares(ToPandas):
     """TP↓, TN↓, AP↓, AN↓, TP↑, TN↑, AP↑, AN↑. Neurons whose cosine or m_i^pre is exactly 0 are in none of them,
     but are in the totals, which all shares divide by."""
     neurons: int
-    """L·d_mlp."""
+    """Of all blocks: L·d_mlp, unless blocks differ."""
     reducing: int
     """↓ neurons: "Sum" of Table 5."""
     increasing: int
@@ -90,7 +90,7 @@ def group_shares(c: Contributions) -> GroupShares:
         return GroupShare(
             group=group,
             neurons=len(neurons),
-            of_all=_share(len(neurons), total.numel()),
+            of_all=_share(len(neurons), c.neurons),
             of_moved=_share(len(neurons), len(sides[group.effect])),
             contribution=contribution,
             of_contribution=_share(contribution, sums[group.effect]),
@@ -99,12 +99,12 @@ def group_shares(c: Contributions) -> GroupShares:
 
     return GroupShares(
         groups=tuple(share(group, neurons) for group, neurons in c.groups().items()),
-        neurons=total.numel(),
+        neurons=c.neurons,
         reducing=len(sides[Effect.REDUCES]),
         increasing=len(sides[Effect.INCREASES]),
         reduction=sums[Effect.REDUCES],
         increase=sums[Effect.INCREASES],
-        negative_before=_share(int((c.before.mean < 0).sum()), total.numel()),
+        negative_before=_share(int((c.before.mean < 0).sum()), c.neurons),
     )
 
 

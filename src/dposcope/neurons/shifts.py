@@ -78,7 +78,8 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
         raise DposcopeError(f"a histogram cannot have {bins} bins; ask for at least one, such as 100")
     if not 0 <= cut < 1:
         raise DposcopeError(f"cut {cut} is outside [0, 1); it is the share of neurons to leave out, such as 0.01")
-    shift = c.activation_shift.numpy()
+    table = c.activation_shift
+    shift = c.each(table).numpy()
     low, high = np.quantile(shift, [cut / 2, 1 - cut / 2])
     edges = np.histogram_bin_edges(shift, bins, (low, high))  # widens a range without width
 
@@ -88,7 +89,7 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
     return ShiftDensity(
         edges=torch.from_numpy(edges),
         counts=count(shift),
-        groups={group: count(shift[neurons.mask.numpy()]) for group, neurons in c.groups().items()},
+        groups={group: count(table[neurons.mask].numpy()) for group, neurons in c.groups().items()},
         below=int((shift < edges[0]).sum()),
         above=int((shift > edges[-1]).sum()),
         mean=float(shift.mean()),
@@ -150,7 +151,8 @@ def top_toxic(c: Contributions, n: int = 100) -> TopToxic:
     if n < 1:
         raise DposcopeError(f"cannot take the top {n:,} neurons; ask for at least one")
     cosine = c.cosine.flatten()
-    chosen = cosine.argsort(descending=True, stable=True)[:n]
+    ranked = cosine if c.here is None else cosine.where(c.here.flatten(), -torch.inf)
+    chosen = ranked.argsort(descending=True, stable=True)[: min(n, c.neurons)]
     width = c.cosine.shape[1]
     return TopToxic(
         block=chosen // width,
@@ -194,8 +196,8 @@ class Correlations(ToPandas):
 
 def correlations(c: Contributions) -> Correlations:
     """Pearson correlation of the activation shift with cosine and with m_i^pre, over all neurons (Table 17)."""
-    shift = c.activation_shift.flatten()
-    return Correlations(_pearson(shift, c.cosine.flatten()), _pearson(shift, c.before.mean.flatten()))
+    shift, cosine, before = (c.each(table).flatten() for table in (c.activation_shift, c.cosine, c.before.mean))
+    return Correlations(_pearson(shift, cosine), _pearson(shift, before))
 
 
 def _pearson(one: Tensor, other: Tensor) -> Correlation:
@@ -250,8 +252,8 @@ def change_summary(c: Contributions) -> ChangeSummary:
     Raises:
         DposcopeError: every m_i^pre is 0, of which nothing is a percentage.
     """
-    cosine = c.vector_cosine.numpy()
-    shift, before = c.activation_shift.abs().numpy(), c.before.mean.abs().numpy()
+    cosine = c.each(c.vector_cosine).numpy()
+    shift, before = c.each(c.activation_shift.abs()).numpy(), c.each(c.before.mean.abs()).numpy()
     active = before > 0
     if not active.any():
         raise DposcopeError("all mean activations before tuning are 0; collect means on more prompts")
@@ -353,7 +355,7 @@ def edit_agreement(c: Contributions, edit_shift: Tensor) -> EditAgreement:
     tuned = c.activation_shift
     groups = group_sets(c.cosine, c.before.mean)
     return EditAgreement(
-        overall=_agreement(edit.flatten(), tuned.flatten()),
+        overall=_agreement(c.each(edit).flatten(), c.each(tuned).flatten()),
         groups={group: _agreement(edit[neurons.mask], tuned[neurons.mask]) for group, neurons in groups.items()},
     )
 

@@ -212,14 +212,14 @@ class _Repetition:
     """One repetition, with everything that all of its pairs need."""
 
     def __init__(self, change: Contributions, toxic: int) -> None:
-        total = change.total.flatten()
+        total = change.each(change.total).flatten()
         self.change = change
         self.labels = labels_of(change)
         # Ranks once per repetition: sorting is most of the work.
         ranks = rankdata(total.numpy())
         self.ranks = ranks - ranks.mean()
         self.norm = float(np.sqrt(self.ranks @ self.ranks))
-        self.toxic = _top(change.cosine.flatten(), toxic)
+        self.toxic = _top(change.each(change.cosine).flatten(), toxic)
         self.top = _top(total.abs(), math.ceil(TOP_SHARE * len(total)))
 
 
@@ -228,7 +228,7 @@ def _source(repeated: Repetitions, toxic: int) -> SourceStability:
     return SourceStability(
         repeated.source,
         len(parts),
-        repeated.changes[0].cosine.numel(),
+        repeated.changes[0].neurons,
         tuple(
             _compare(repeated.names[one], repeated.names[other], parts[one], parts[other])
             for one, other in combinations(range(len(parts)), 2)

@@ -232,6 +232,8 @@ class AxisSigns(ToPandas):
     """−1, 0 or 1, `[r, L, d_mlp]`, int8."""
     random_signs: Tensor
     """The same along as many random orthonormal axes: the control, `[r, L, d_mlp]`, int8."""
+    here: Tensor | None = None
+    """Which columns are neurons, `[L, d_mlp]`, bool, where blocks differ; None: all are."""
 
     __repr__ = short_repr
 
@@ -243,12 +245,16 @@ class AxisSigns(ToPandas):
     @property
     def share(self) -> float:
         """Conflicting neurons, as a share of all."""
-        return float(_conflict(self.signs).double().mean())
+        return self._share(self.signs)
 
     @property
     def random_share(self) -> float:
         """The same along the random axes."""
-        return float(_conflict(self.random_signs).double().mean())
+        return self._share(self.random_signs)
+
+    def _share(self, signs: Tensor) -> float:
+        conflicts = _conflict(signs)
+        return float((conflicts if self.here is None else conflicts[self.here]).double().mean())
 
     @property
     def chance(self) -> float:
@@ -261,7 +267,7 @@ class AxisSigns(ToPandas):
             {
                 "of": [self.of],
                 "axes": [len(self.signs)],
-                "neurons": [self.signs[0].numel()],
+                "neurons": [self.signs[0].numel() if self.here is None else int(self.here.sum())],
                 "share": [self.share],
                 "random_share": [self.random_share],
                 "chance": [self.chance],
@@ -283,7 +289,7 @@ def alignment_signs(lm: LanguageModel, subspace: Subspace, *, seed: int = 0) -> 
     """
 
     # A cosine has the sign of the dot product.
-    return _signs("cosine", _dots(lm, _with_random(subspace, seed)))
+    return _signs("cosine", _dots(lm, _with_random(subspace, seed)), lm.here)
 
 
 def change_signs(
@@ -311,7 +317,7 @@ def change_signs(
     axes = _with_random(subspace, seed)
     before, after = _dots(base, axes), _dots(tuned, axes)
     first, last = change.before.written, change.after.written
-    return _signs("change", (first - last) * before + last * (before - after))
+    return _signs("change", (first - last) * before + last * (before - after), change.here)
 
 
 def _with_random(subspace: Subspace, seed: int) -> Tensor:
@@ -326,6 +332,6 @@ def _dots(lm: LanguageModel, axes: Tensor) -> Tensor:
     return torch.stack([(vectors.double() @ axes.to(vectors.device)).T.cpu() for vectors in blocks], dim=1)
 
 
-def _signs(of: Literal["cosine", "change"], values: Tensor) -> AxisSigns:
+def _signs(of: Literal["cosine", "change"], values: Tensor, here: Tensor | None) -> AxisSigns:
     own, random = values.sign().to(torch.int8).chunk(2)
-    return AxisSigns(of, own, random)
+    return AxisSigns(of, own, random, here)

@@ -11,7 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.frames import Frame
-from dposcope.model.hooks import Change, hooked, neuron_site
+from dposcope.model.hooks import Change, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 
 
@@ -38,9 +38,10 @@ def trace(
     if not texts or not all(texts):
         raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
     chosen = torch.tensor(list(neurons), dtype=torch.long)
-    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < lm.n_neurons):
+    places = lm.n_blocks * lm.d_mlp
+    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < places):
         raise DposcopeError(
-            f"neurons to trace go from {int(chosen.min()):,} to {int(chosen.max()):,}, the model has {lm.n_neurons:,}; "
+            f"neurons to trace go from {int(chosen.min()):,} to {int(chosen.max()):,}, the model has {places:,}; "
             "count as block · MLP width + index, from 0"
         )
     ends = np.cumsum([len(text) for text in texts])
@@ -51,9 +52,10 @@ def trace(
         real = batch.mask.bool()
         places = torch.cat([torch.arange(ends[row] - len(texts[row]), ends[row]) for row in batch.rows])
 
-        def observe(block: int, real: Tensor = real, places: Tensor = places) -> Change:
-            wanted = (blocks == block).nonzero().squeeze(1)
-            columns = chosen[wanted] % lm.d_mlp
+        def observe(block: int, own: slice, real: Tensor = real, places: Tensor = places) -> Change:
+            columns = chosen % lm.d_mlp
+            wanted = ((blocks == block) & (columns >= own.start) & (columns < own.stop)).nonzero().squeeze(1)
+            columns = columns[wanted] - own.start
 
             def look(activations: Tensor, _frame: Frame) -> None:
                 device = activations.device
@@ -62,7 +64,11 @@ def trace(
 
             return look
 
-        sites = [(neuron_site(lm, block), observe(block)) for block in blocks.unique().tolist()]
+        sites = [
+            (site, observe(block, site.columns))
+            for block in blocks.unique().tolist()
+            for site in neuron_sites(lm, block)
+        ]
         if sites:
             with hooked(lm, sites):
                 lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)

@@ -35,8 +35,9 @@ def compressed_changes(skeleton: Skeleton, weights: Weights, names: Mapping[str,
     edit.changes(skeleton.lm)  # refuses other shapes
     changes: list[Rewriting] = []
     for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
-        factors = gains.values[block].double()
-        for stored in _scales(skeleton, weights, names, _up(skeleton, block)):
+        width = skeleton.lm.columns.widths[block]
+        factors = gains.values[block, :width].double()
+        for stored in _scales(skeleton, weights, names, _up(skeleton, block), width):
             changes.append(Rewriting(stored, _times(factors)))
     return changes
 
@@ -51,7 +52,8 @@ def _up(skeleton: Skeleton, block: int) -> str:
     parent = skeleton.module_names[lm.mlp_outs[block]].rpartition(".")[0]
     children = dict(lm.model.get_submodule(parent).named_children())
     inputs = [children.get("gate_proj"), children.get("up_proj")]
-    if not all(isinstance(one, nn.Linear) and projection_width(one).outputs == lm.d_mlp for one in inputs):
+    width = lm.columns.widths[block]
+    if not all(isinstance(one, nn.Linear) and projection_width(one).outputs == width for one in inputs):
         raise DposcopeError(
             f"{skeleton.model_type} has no separate gate_proj and up_proj, so its scales cannot hold gains; "
             f"{_ALTERNATIVE}"
@@ -59,9 +61,8 @@ def _up(skeleton: Skeleton, block: int) -> str:
     return f"{parent}.up_proj"
 
 
-def _scales(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], up: str) -> list[Stored]:
+def _scales(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], up: str, rows: int) -> list[Stored]:
     """Stored tensors whose rows are multiplied by gains."""
-    rows = skeleton.lm.d_mlp
     key = names.get(f"{up}.weight_scale")
     if key is None:
         # A module that is not quantised.

@@ -22,7 +22,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.frames import Frame, Positions
-from dposcope.model.hooks import Change, heads_site, hooked, is_hooked, neuron_site
+from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
@@ -344,18 +344,19 @@ def neuron_gains(
         open_to_change = among.mask.to(lm.device, torch.float32)
         trained.gains.register_hook(lambda gradient: gradient * open_to_change)
 
-    def scale(factors: nn.Parameter, block: int) -> Change:
+    def scale(factors: nn.Parameter, block: int, site: Site) -> Change:
         def change(activations: Tensor, _frame: Frame) -> Tensor:
             # float32, as `Gains` applies them; a gain of exactly 1 changes no bit.
-            return (activations * factors[block]).to(activations.dtype)
+            return (activations * factors[block, site.columns]).to(activations.dtype)
 
         return change
 
     def applied() -> AbstractContextManager[Any]:
         blocks = range(lm.n_blocks)
-        changes = [(neuron_site(lm, block), scale(trained.gains, block)) for block in blocks]
+        changes = [(site, scale(trained.gains, block, site)) for block in blocks for site in neuron_sites(lm, block)]
         if heads:
-            changes += [(heads_site(lm, block), scale(trained.head_gains, block)) for block in blocks]
+            at_heads = [(heads_site(lm, block), block) for block in blocks]
+            changes += [(site, scale(trained.head_gains, block, site)) for site, block in at_heads]
         return hooked(lm, changes)
 
     def export() -> Tuned:

@@ -24,7 +24,7 @@ from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress, check_written
-from dposcope.model.hooks import Change, hooked, neuron_site
+from dposcope.model.hooks import Change, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
@@ -115,36 +115,38 @@ def _add_batch(
     effect: Tensor, base: LanguageModel, tuned: LanguageModel, batch: Batch, starts: list[int], weights: Tensor
 ) -> float:
     """Add a batch's effects, and give its part of the log-odds."""
-    theirs: dict[int, Tensor] = {}
-    mine: dict[int, Tensor] = {}
-    slopes: dict[int, Tensor] = {}
+    # By the names of sites.
+    theirs: dict[str, Tensor] = {}
+    mine: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
 
-    def keep(block: int) -> Change:
+    def keep(place: str) -> Change:
         def change(activations: Tensor, _frame: Frame) -> None:
-            theirs[block] = activations.detach()
+            theirs[place] = activations.detach()
 
         return change
 
-    def slope(block: int) -> Change:
+    def slope(place: str) -> Change:
         def change(activations: Tensor, _frame: Frame) -> Tensor:
             # Adding a zero changes nothing, and the zero's gradient is the slope at these activations.
-            mine[block] = activations.detach()
-            slopes[block] = torch.zeros_like(activations, requires_grad=True)
-            return activations + slopes[block]
+            mine[place] = activations.detach()
+            slopes[place] = torch.zeros_like(activations, requires_grad=True)
+            return activations + slopes[place]
 
         return change
 
-    blocks = range(base.n_blocks)
-    with torch.no_grad(), hooked(tuned, [(neuron_site(tuned, block), keep(block)) for block in blocks]):
+    sites = [(block, site) for block in range(base.n_blocks) for site in neuron_sites(base, block)]
+    others = [site for block in range(base.n_blocks) for site in neuron_sites(tuned, block)]
+    with torch.no_grad(), hooked(tuned, [(site, keep(site.name)) for site in others]):
         _states(tuned, batch)
-    with torch.enable_grad(), hooked(base, [(neuron_site(base, block), slope(block)) for block in blocks]):
+    with torch.enable_grad(), hooked(base, [(site, slope(site.name)) for _, site in sites]):
         hidden = _states(base, batch)
         part, outer = _log_odds(base, batch, hidden.detach(), starts, weights)
-        gradients = torch.autograd.grad(hidden, [slopes[block] for block in blocks], outer)
+        gradients = torch.autograd.grad(hidden, [slopes[site.name] for _, site in sites], outer)
     real = batch.mask.bool().unsqueeze(-1)
-    for block, gradient in zip(blocks, gradients, strict=True):
-        change = theirs[block].to(gradient.device).double() - mine[block].double()
-        effect[block] += (gradient.double() * change).masked_fill(~real, 0).sum((0, 1)).cpu()
+    for (block, site), gradient in zip(sites, gradients, strict=True):
+        change = theirs[site.name].to(gradient.device).double() - mine[site.name].double()
+        effect[block, site.columns] += (gradient.double() * change).masked_fill(~real, 0).sum((0, 1)).cpu()
     return part
 
 

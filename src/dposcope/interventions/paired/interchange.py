@@ -29,7 +29,7 @@ from dposcope.model.hooks import (
     heads_site,
     hooked,
     mlp_site,
-    neuron_site,
+    neuron_sites,
     residual_site,
     shared,
 )
@@ -112,7 +112,12 @@ class Parts:
                     f"a set among {[*self.neurons.mask.shape]} neurons does not fit a model with "
                     f"[{lm.n_blocks}, {lm.d_mlp}]"
                 )
-            found += [(neuron_site(lm, block), channels) for block, channels in _rows(self.neurons.mask)]
+            found += [
+                (site, channels)
+                for block, row in enumerate(self.neurons.mask)
+                for site in neuron_sites(lm, block)
+                for _, channels in _rows(row[site.columns].unsqueeze(0))
+            ]
         if self.heads is not None:
             count = lm.n_heads
             if self.heads.shape != (lm.n_blocks, count):

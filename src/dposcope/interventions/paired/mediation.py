@@ -14,20 +14,20 @@ of 1 after both shares is their interaction.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
-from dposcope.model import layout as layouts
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress, check_written
-from dposcope.model.hooks import Change, Site, hooked, neuron_site, watching
+from dposcope.model.hooks import Change, Site, hooked, mlp_module, neuron_sites, watching
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
@@ -137,53 +137,62 @@ def _add_batch(sums: Mediation, base: LanguageModel, tuned: LanguageModel, batch
 
     mine, theirs = _run(base, batch), _run(tuned, batch)
     for block in range(base.n_blocks):
-        start = double(mine.activations[block])
-        change = double(theirs.activations[block]) - start
-        own = double(_activations(tuned, block, mine.inputs[block])) - start
-        before = double(_activations(base, block, theirs.inputs[block])) - start
-        sums.own[block] += (own * change).sum((0, 1))
-        sums.before[block] += (before * change).sum((0, 1))
-        sums.change[block] += change.square().sum((0, 1))
+        alone = _activations(tuned, block, mine.inputs[block]), _activations(base, block, theirs.inputs[block])
+        for part, activations in enumerate(mine.activations[block]):
+            columns, start = activations.columns, double(activations.values)
+            change = double(theirs.activations[block][part].values) - start
+            own, before = (double(one[columns.start]) - start for one in alone)
+            sums.own[block, columns] += (own * change).sum((0, 1))
+            sums.before[block, columns] += (before * change).sum((0, 1))
+            sums.change[block, columns] += change.square().sum((0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Neurons:
+    """Some columns of a block's neurons."""
+
+    columns: slice
+    values: Tensor
+    """`[B, T, columns]`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """What each block's MLP read and what its neurons were, block → `[B, T, …]`."""
+    """What each block's MLP read, `[B, T, d]`, and what its neurons were, by block."""
 
     inputs: dict[int, Tensor]
-    activations: dict[int, Tensor]
+    activations: dict[int, list[_Neurons]]
+    """In the order of columns."""
 
 
 def _run(lm: LanguageModel, batch: Batch) -> _Pass:
-    held = _Pass({}, {})
+    held: dict[str, Tensor] = {}
 
-    def keep(place: dict[int, Tensor], block: int) -> Change:
+    def keep(place: str) -> Change:
         def change(tensor: Tensor, _frame: Frame) -> None:
-            place[block] = tensor
+            held[place] = tensor
 
         return change
 
-    sites: list[tuple[Site, Change]] = []
-    for block in range(lm.n_blocks):
-        reads = Site(f"mlp-input.{block}", _mlp(lm, block), "input")
-        sites += [(reads, keep(held.inputs, block)), (neuron_site(lm, block), keep(held.activations, block))]
-    with hooked(lm, sites):
+    reads = [Site(f"mlp-input.{block}", mlp_module(lm, block), "input") for block in range(lm.n_blocks)]
+    neurons = [neuron_sites(lm, block) for block in range(lm.n_blocks)]
+    with hooked(lm, [(site, keep(site.name)) for site in chain(reads, *neurons)]):
         lm.model.base_model(input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False)
-    return held
+    return _Pass(
+        {block: held[site.name] for block, site in enumerate(reads)},
+        {block: [_Neurons(site.columns, held[site.name]) for site in sites] for block, sites in enumerate(neurons)},
+    )
 
 
-def _activations(lm: LanguageModel, block: int, reads: Tensor) -> Tensor:
-    """The neurons of a block for an input of its MLP, after the hooks that are on the model."""
-    held: list[Tensor] = []
-    with watching(lm, block, held.append):
-        mlp = _mlp(lm, block)
+def _activations(lm: LanguageModel, block: int, reads: Tensor) -> dict[int, Tensor]:
+    """The neurons of a block for an input of its MLP, after the hooks that are on the model, by their first column."""
+    held: dict[int, Tensor] = {}
+
+    def seen(columns: slice, values: Tensor) -> None:
+        held[columns.start] = values.reshape(*reads.shape[:-1], -1)
+
+    with watching(lm, block, seen):
+        mlp = mlp_module(lm, block)
         # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
         mlp(*[reads.to(lm.device, lm.dtype)] * len(inspect.signature(mlp.forward).parameters))
-    return held[0].reshape(*reads.shape[:-1], -1)
-
-
-def _mlp(lm: LanguageModel, block: int) -> nn.Module:
-    parent = lm.layout.mlp_out.rpartition(".")[0]
-    if not parent:
-        raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
-    return layouts.submodule(lm.blocks[block], parent)
+    return held

@@ -23,7 +23,9 @@ from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import CHECKPOINT, Reporter
 from dposcope.jobs.settings import EditSettings
+from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import select_fraction
+from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.group import Processes
 from dposcope.shipping.model_card import write_checkpoint
 
@@ -67,7 +69,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         choice = choose_edit(job, ingredients, selection, settings.edit_spec, made_by=made_by)
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
-        outcomes = measure_all(job, [*_conditions(model, choice.edit, made_from, settings)], materials)
+        outcomes = measure_all(job, [*_conditions(job.lm, model, choice.edit, made_from, settings)], materials)
         scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})
         if not job.lm.quantised:
             run.stage(
@@ -87,10 +89,12 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         return EditRun(out, scores, choice.edit)
 
 
-def _conditions(model: str, edit: Edit, made_from: Mapping[str, Any], settings: EditSettings) -> Iterator[Condition]:
+def _conditions(
+    lm: LanguageModel, model: str, edit: Edit, made_from: Mapping[str, Any], settings: EditSettings
+) -> Iterator[Condition]:
     """The edit, its control, and the edit that comes with dposcope for this model."""
     yield Condition("edit", lambda: edit, made_from)
     if settings.controls:
-        yield Condition("control", lambda: edit.control(settings.seed), made_from)
+        yield Condition("control", lambda: edit.control(settings.seed, among=NeuronSet.of(lm)), made_from)
     if settings.learned and settings.meant == TOXICITY and model in shipped_edits():
         yield Condition(LEARNED, lambda: shipped_edit(model), {"edit": value_digest(edit_file(model))})

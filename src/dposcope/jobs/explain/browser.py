@@ -73,7 +73,9 @@ def browser_of(
 
 def strongest_neurons(change: Contributions, n: int) -> list[int]:
     """The n neurons of largest |Δ|, each as block · d_mlp + index, the largest first."""
-    return change.total.abs().flatten().argsort(descending=True, stable=True)[:n].tolist()
+    size = change.total.abs()
+    ranked = size if change.here is None else size.where(change.here, -1.0)
+    return ranked.flatten().argsort(descending=True, stable=True)[: min(n, change.neurons)].tolist()
 
 
 def _lenses(lm: LanguageModel, neurons: Sequence[int], k: int) -> dict[int, Lens]:

@@ -19,6 +19,7 @@ from dposcope.jobs.ingredients import Ingredients
 from dposcope.model.hooks import Intervention
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction
+from dposcope.neurons.sets import NeuronSet
 from dposcope.neurons.shifts import shift_of_gains
 from dposcope.protocols import Protocol
 
@@ -142,7 +143,7 @@ def explain_conditions(
     edits = _edits(ingredients, "probe", ingredients.direction, strengths, protocol)
     rows += edits
     if strengths.controls is not None:
-        rows += _shuffled(edits, strengths.controls)
+        rows += _shuffled(edits, strengths.controls, NeuronSet.of(ingredients.lm))
     if free is not None:
         rows += _edits(ingredients, "free", free, replace(strengths, controls=None), protocol)
     return rows
@@ -244,6 +245,7 @@ def _edits(
                 ranking=ranking,
                 trim_percentile=trim,
                 seed=strengths.controls or 0,
+                here=means.here,
             )
             if form == "scale":
                 return gains_of(selection, alpha=alpha)
@@ -260,7 +262,7 @@ def _edits(
     ]
 
 
-def _shuffled(edits: list[ExplainCondition], seed: int) -> list[ExplainCondition]:
+def _shuffled(edits: list[ExplainCondition], seed: int, among: NeuronSet) -> list[ExplainCondition]:
     """The control: the strongest gains, shuffled among the neurons of each block."""
     gains = [(row.edit.alpha, row.edit.beta, row) for row in edits if row.edit is not None and row.edit.form == "scale"]
     if not gains:
@@ -271,7 +273,7 @@ def _shuffled(edits: list[ExplainCondition], seed: int) -> list[ExplainCondition
     def build() -> Intervention:
         made = edit.build()
         assert isinstance(made, Gains)
-        return made.shuffled(seed)
+        return made.shuffled(seed, among=among)
 
     control = replace(
         edit,

@@ -74,14 +74,18 @@ def patches(
     listed.append(Patch(INCREASING, "Patch ↑ neurons", "against", contributions.increases))
     if controls:
         listed += [
-            Patch(RANDOM_BY_BLOCK, "Random, as many per layer", "control", together.random_like(seed)),
-            Patch("patch-random", "Random, as many", "control", _random(together, seed)),
+            Patch(
+                RANDOM_BY_BLOCK,
+                "Random, as many per layer",
+                "control",
+                together.random_like(seed, among=contributions.everything),
+            ),
+            Patch("patch-random", "Random, as many", "control", _random(together, seed, contributions.everything)),
         ]
     return [patch for patch in listed if len(patch.neurons)]
 
 
-def _random(neurons: NeuronSet, seed: int) -> NeuronSet:
+def _random(neurons: NeuronSet, seed: int, everything: NeuronSet) -> NeuronSet:
     """The same number of random neurons, in any block."""
-    everything = neurons | ~neurons
     stream = torch.Generator().manual_seed(seed)
     return everything.top(len(neurons), by=torch.rand(neurons.mask.shape, generator=stream, dtype=torch.float64))

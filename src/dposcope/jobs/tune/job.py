@@ -47,6 +47,7 @@ from dposcope.jobs.tune.search import (
 from dposcope.jobs.tune.settings import NO_CODES, NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, load_native
+from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.group import Processes
 from dposcope.protocols import LEAST_ITEMS
 from dposcope.search.family import Family
@@ -115,7 +116,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         conditions = [Condition("edit", lambda: found.edit, made_from)]
         if settings.controls:
-            conditions.append(Condition("control", lambda: found.edit.control(settings.seed), made_from))
+            among = NeuronSet.of(job.lm)
+            conditions.append(Condition("control", lambda: found.edit.control(settings.seed, among=among), made_from))
         outcomes = measure_all(job, conditions, materials)
         control = settings.negative_control
         about = {"edit": str(found.edit)} | ({} if control is None else {"negative_control": control})

@@ -126,7 +126,7 @@ def _positive(value: Any, place: str) -> float:
 _FIELDS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "model_type": _model_type,
     "blocks": _path,
-    "mlp_out": _path,
+    "mlp_out": _paths,
     "attention_out": _paths,
     "final_norm": _path,
     "unembedding": _path,

@@ -15,18 +15,25 @@ from dposcope.errors import DposcopeError
 
 BIAS: Final = "down_proj_bias"
 WEIGHT: Final = "down_proj"
+_ON_ALL_TOKENS: Final = "Llama4TextExperts"
 SORTED, UNSORTED = "grouped_mm", "batched_mm"
 """Ways of computing experts: rows of activations sorted by expert, or in the order of tokens."""
 
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """Sizes of a block's experts. A neuron's place in its block is expert · width + index."""
+    """Sizes of a block's experts. A neuron's place in its block is expert · width + index.
+
+    Shared experts, which every token runs through, come after the routed ones. A dense block among mixtures counts as
+    experts that every token is sent to.
+    """
 
     count: int
-    """E, experts per block."""
+    """E, experts per block: of the block that has most."""
     width: int
     """I, neurons per expert."""
+    routed: int
+    """How many of them a router chooses among."""
 
     def name(self, block: int, place: int) -> str:
         """Block, expert and index, such as `3.7.120`."""
@@ -54,6 +61,8 @@ class Experts:
     @classmethod
     def of(cls, module: nn.Module) -> "Experts | None":
         """The experts that a module holds; None if it is anything else."""
+        if type(module).__name__ == _ON_ALL_TOKENS:
+            return cls(module)
         # An attribute that transformers sets on each module of this kind.
         if "is_transposed" not in vars(module) or WEIGHT not in dict(module.named_parameters(recurse=False)):
             return None
@@ -71,15 +80,20 @@ class Experts:
         return dict(self.module.named_parameters(recurse=False)).get(BIAS)
 
     @property
+    def on_all_tokens(self) -> bool:
+        """Whether every expert computes every token, those of others as zeros, in a function of its own (Llama 4)."""
+        return type(self.module).__name__ == _ON_ALL_TOKENS
+
+    @property
     def transposed(self) -> bool:
         """Whether value vectors are rows of the stored weight."""
-        return cast(ExpertsModule, self.module).is_transposed
+        return self.on_all_tokens or cast(ExpertsModule, self.module).is_transposed
 
     @property
     def sizes(self) -> ExpertSizes:
-        """E and I."""
+        """E and I, all routed."""
         shape = self.weight.shape
-        return ExpertSizes(shape[0], shape[1] if self.transposed else shape[2])
+        return ExpertSizes(shape[0], shape[1] if self.transposed else shape[2], shape[0])
 
     @property
     def outputs(self) -> int:
@@ -107,6 +121,8 @@ class Experts:
         Raises:
             DposcopeError: it is not one that is known.
         """
+        if self.on_all_tokens:
+            return
         implementation = cast(ExpertsModule, self.module).config._experts_implementation
         if implementation not in (SORTED, UNSORTED):
             raise DposcopeError(

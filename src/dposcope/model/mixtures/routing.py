@@ -87,24 +87,82 @@ def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
     """
     experts.check()
     if experts.module not in _gates:
-        _gates[experts.module] = _Gate(experts)
+        _gates[experts.module] = _AllTokens(experts) if experts.on_all_tokens else _Gate(experts)
     return _gates[experts.module].add(listener)
 
 
-class _Gate:
-    """Stands in the place of a module's `_apply_gate` while somebody listens."""
+class _Listening:
+    """Those who listen to a module of experts; what stands in its place is there while there are any."""
 
     def __init__(self, experts: Experts) -> None:
         self._experts = experts
-        self._own = cast(ExpertsModule, experts.module)._apply_gate  # pyright: ignore[reportPrivateUsage]
         self._listeners: list[Listener] = []
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """Returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._remove(listener)
+
+    def _heard(self, rows: Tensor, pairs: Pairs) -> Tensor:
+        for listener in self._listeners:
+            new = listener(rows, pairs)
+            rows = rows if new is None else new
+        return rows
+
+    def _remove(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+        if not self._listeners:
+            self._end()
+            del _gates[self._experts.module]
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+
+class _AllTokens(_Listening):
+    """Stands in the place of the `forward` of Llama 4's experts, which compute all tokens, those of others as zeros.
+
+    The router's weights multiply what an expert reads, so it writes with weight 1.
+    """
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__(experts)
+        # accelerate, which moves weights between devices, keeps a module's own function under this name.
+        self._name = "_old_forward" if "_old_forward" in vars(experts.module) else "forward"
+        self._before = vars(experts.module).get(self._name)
+        setattr(experts.module, self._name, self._forward)
+
+    def _forward(self, hidden_states: Tensor) -> Tensor:
+        module = self._experts.module
+        count = self._experts.sizes.count
+        read = hidden_states.view(count, -1, hidden_states.shape[-1])
+        gate, up = torch.bmm(read, module.get_parameter("gate_up_proj")).chunk(2, dim=-1)
+        activations = up * cast(Callable[[Tensor], Tensor], module.act_fn)(gate)
+        place = (read != 0).any(-1).nonzero(as_tuple=True)
+        expert, token = place
+        pairs = Pairs(token, expert, activations.new_ones(len(token)), read.shape[1], count)
+        rows = activations[place]
+        new = self._heard(rows, pairs)
+        if new is not rows:
+            activations = activations.index_put(place, new)
+        return torch.bmm(activations, self._experts.weight).view(-1, self._experts.outputs)
+
+    def _end(self) -> None:
+        if self._before is None:
+            delattr(self._experts.module, self._name)
+        else:
+            setattr(self._experts.module, self._name, self._before)
+
+
+class _Gate(_Listening):
+    """Stands in the place of a module's `_apply_gate` while somebody listens."""
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__(experts)
+        self._own = cast(ExpertsModule, experts.module)._apply_gate  # pyright: ignore[reportPrivateUsage]
         self._pairs: Pairs | None = None
         self._before = experts.module.register_forward_pre_hook(self._begin)
         cast(ExpertsModule, experts.module)._apply_gate = self._gate  # pyright: ignore[reportPrivateUsage]
-
-    def add(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._remove(listener)
 
     def _begin(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         states, chosen, weights = args
@@ -119,19 +177,12 @@ class _Gate:
         self._pairs = Pairs(token, expert, weight, len(states), self._experts.sizes.count)
 
     def _gate(self, projected: Tensor) -> Tensor:
-        rows = self._own(projected)
         assert self._pairs is not None  # the module was called, as every model does
-        for listener in self._listeners:
-            new = listener(rows, self._pairs)
-            rows = rows if new is None else new
-        return rows
+        return self._heard(self._own(projected), self._pairs)
 
-    def _remove(self, listener: Listener) -> None:
-        self._listeners.remove(listener)
-        if not self._listeners:
-            self._before.remove()
-            del self._experts.module._apply_gate
-            del _gates[self._experts.module]
+    def _end(self) -> None:
+        self._before.remove()
+        del self._experts.module._apply_gate
 
 
-_gates: WeakKeyDictionary[nn.Module, _Gate] = WeakKeyDictionary()
+_gates: WeakKeyDictionary[nn.Module, _Listening] = WeakKeyDictionary()

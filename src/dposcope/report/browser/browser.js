@@ -37,10 +37,10 @@
   };
   const tell = (asked) => {
     const many = selection.length.toLocaleString("en");
-    const all = data.count.toLocaleString("en");
-    const which = selection.length === data.count ? `All ${all} neurons` : `${many} of ${all} neurons`;
+    const all = data.present.toLocaleString("en");
+    const which = selection.length === data.present ? `All ${all} neurons` : `${many} of ${all} neurons`;
     // A search among tokens is one among the neurons that have them.
-    const partly = asked.token.trim() && data.lensCount < data.count;
+    const partly = asked.token.trim() && data.lensCount < data.present;
     const within = partly ? ` (the page has the tokens of ${data.lensCount.toLocaleString("en")})` : "";
     byId("selection-state").textContent = `${which}${within}, ${said[sorted.column][Number(sorted.descending)]}`;
     byId("neuron-fault").textContent = data.range(asked.query)

@@ -49,7 +49,9 @@ const neuronCloud = (data, { open, brush }) => {
       for (let y = top; y < top + size; y += 1) pixels.fill(tone, y * layer.width + left, y * layer.width + left + size);
     };
     const pale = word("rule");
-    if (selection.length < data.count) for (let i = 0; i < data.count; i += 1) dot(i, pale, Math.round(scale));
+    if (selection.length < data.present) {
+      for (let i = 0; i < data.count; i += 1) if (!data.absent(i)) dot(i, pale, Math.round(scale));
+    }
     const tones = roles.map((role) => word(`fig-${role}`));
     const size = Math.round((selection.length > 5000 ? 1.4 : selection.length > 300 ? 2 : 4) * scale);
     // From the last to the first: the first of the table lie on top.

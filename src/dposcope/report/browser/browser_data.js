@@ -158,13 +158,17 @@ const neuronData = (() => {
     lens: lensKeys,
   };
   const orders = new Map();
+  // Where blocks differ in width, columns without a neuron have the code 7 in place of a group.
+  const absent = (neuron) => (kind[neuron] & 7) === 7;
+  const present = kind.reduce((sum, bits) => sum + ((bits & 7) === 7 ? 0 : 1), 0);
   const order = (column, descending) => {
     const name = `${column} ${descending}`;
     if (!orders.has(name)) {
       const keys = keysOf[column]();
       // Neurons without a lens or a gain come last either way.
       if (descending) for (let i = 0; i < count; i += 1) if (keys[i] !== NOWHERE) keys[i] = NOWHERE - 1 - keys[i];
-      orders.set(name, radix(keys));
+      const sorted = radix(keys);
+      orders.set(name, present < count ? sorted.filter((neuron) => !absent(neuron)) : sorted);
     }
     return orders.get(name);
   };
@@ -258,9 +262,9 @@ const neuronData = (() => {
     const wanted = fold(token.trim()).replaceAll("␣", " ");
     const hits = wanted ? lensHits(wanted, side) : null;
     const ordered = order(column, descending);
-    const chosen = new Uint32Array(count);
+    const chosen = new Uint32Array(present);
     let size = 0;
-    for (let i = 0; i < count; i += 1) {
+    for (let i = 0; i < present; i += 1) {
       const neuron = ordered[i];
       if (
         passes[kind[neuron]] &&
@@ -285,6 +289,8 @@ const neuronData = (() => {
     blocks,
     width,
     count,
+    present,
+    absent,
     columns,
     largest,
     texts,
@@ -301,7 +307,7 @@ const neuronData = (() => {
     // Block, expert in a mixture, and index.
     names,
     name: (neuron) => names(neuron).join("."),
-    last: names(count - 1).join("."),
+    last: names(kind.findLastIndex((bits) => (bits & 7) !== 7)).join("."),
     levels: own ? ["block", "expert", "index"] : ["block", "index"],
     group: (neuron) => kind[neuron] & 7,
     effect,

@@ -96,7 +96,7 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
     ).reshape(blocks, 2 * len(GROUPS))
     net = sums.sum(axis=1)
     # Neurons of no group have cosine or mean 0; most models have none.
-    first = 0 if (value.group == 0).any() else 1
+    first = 0 if value.without_group else 1
     scale = _scale(np.concatenate([np.abs(sums[:, 2 * first :]).ravel(), np.abs(net)]))
     rows = [
         _map_row(f"{GROUPS[group]}{'↑' if increase else '↓'}", group, increase, sums[:, 2 * group + increase], scale)

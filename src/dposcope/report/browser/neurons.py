@@ -14,6 +14,8 @@ from dposcope.neurons.groups import Group, group_sets
 
 GROUPS = ("none", *(group.value for group in Group))
 """What the codes 0 … 4 of `NeuronBrowser.group` mean."""
+ABSENT = 7
+"""What stands in the page in place of a group, for a column without a neuron."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class NeuronBrowser:
     """`[L, M]`: Δ_i of Eq. 2, in units of the residual stream; positive ↓, negative ↑."""
     certain: NDArray[np.bool_]
     """`[L, M]`: the contribution is distinguishable from 0."""
+    here: NDArray[np.bool_] | None = None
+    """`[L, M]`: which columns are neurons, where blocks differ; None: all are."""
     experts: int | None = None
     """E of each block, if both models are mixtures of experts: M neurons are E times M / E."""
     lenses: Mapping[int, Lens] = field(default_factory=dict[int, Lens])
@@ -116,6 +120,7 @@ class NeuronBrowser:
             mean_after=contributions.after.mean.numpy(),
             contribution=contributions.total.numpy(),
             certain=contributions.certain.mask.numpy(),
+            here=None if contributions.here is None else contributions.here.numpy(),
             experts=None if contributions.before.routed is None else contributions.before.routed.experts,
             lenses=lenses or {},
             texts=texts,
@@ -129,6 +134,16 @@ class NeuronBrowser:
         """Blocks and MLP width, (L, M)."""
         blocks, width = self.group.shape
         return blocks, width
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons there are."""
+        return self.group.size if self.here is None else int(self.here.sum())
+
+    @property
+    def without_group(self) -> bool:
+        """Whether some neurons have none: their cosine or mean is 0."""
+        return bool(((self.group == 0) if self.here is None else (self.group == 0) & self.here).any())
 
     def _check_columns(self) -> None:
         shape = self.group.shape

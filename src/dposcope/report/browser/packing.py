@@ -18,7 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dposcope.directions.lens import Lens
-from dposcope.report.browser.neurons import NeuronBrowser, TokenActivations
+from dposcope.report.browser.neurons import ABSENT, NeuronBrowser, TokenActivations
 from dposcope.report.masked_text import ShownText
 
 _CERTAIN = 8
@@ -38,6 +38,8 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
     tokens = _Tokens(shown)
     blocks, width = value.shape
     flags = value.group.astype(np.uint8) | np.where(value.certain, _CERTAIN, 0).astype(np.uint8)
+    if value.here is not None:
+        flags = np.where(value.here, flags, ABSENT).astype(np.uint8)
     columns = {
         "cosine": value.cosine,
         "before": value.mean_before,

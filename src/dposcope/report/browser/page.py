@@ -62,7 +62,8 @@ TERMS = (
 _OF_EXPERTS = (
     Term("Neuron", "Block, expert and index, counted from 0: 12.3.45 is number 45 of expert 3 in block 12."),
     Term("Activation", "The neuron's input to its expert's down projection. The mean is over the generated tokens that "
-         "the router sent to the expert; contributions are over all of them, with the router's weights."),
+         "the router sent to the expert, a shared expert's over all; contributions are over all of them, with the "
+         "router's weights."),
 )  # fmt: skip
 """Instead of the first two, for a mixture of experts."""
 
@@ -107,7 +108,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
         explained=explained,
         tabs=_tabs(explained),
         # Code → name, in the order of the paper; a neuron without a group only where there is one.
-        groups=[(code, name) for code, name in enumerate(GROUPS) if code or (value.group == 0).any()],
+        groups=[(code, name) for code, name in enumerate(GROUPS) if code or value.without_group],
         summary=_summary(value),
         map=heat_map(value),
         terms=TERMS if value.experts is None else (*_OF_EXPERTS, *TERMS[2:]),
@@ -133,10 +134,10 @@ def _tabs(explained: Explained | None) -> list[tuple[str, str]]:
 def _summary(value: NeuronBrowser) -> str:
     total = value.contribution.astype(np.float64)
     fell, rose = float(total[total > 0].sum()), float(-total[total < 0].sum())
-    share = 100 * float((total > 0).mean())
+    share = 100 * float((total > 0).sum() / value.neurons)
     net = fell - rose
     return (
-        f"{fixed(share, 1)} per cent of {plural(value.group.size, 'neuron')} write less along the direction after "
+        f"{fixed(share, 1)} per cent of {plural(value.neurons, 'neuron')} write less along the direction after "
         f"tuning, {fact(fell)} in all; the others write {fact(rose)} more: "
         f"a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
     )

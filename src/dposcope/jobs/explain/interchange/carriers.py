@@ -76,6 +76,8 @@ class Rankings:
     """Δ (paper, Eq. 2), `[L, d_mlp]`."""
     seed: int
     """Of random neurons."""
+    everything: NeuronSet
+    """Every neuron."""
 
     def first(self, ranking: str, fraction: float) -> NeuronSet:
         """A fraction of all neurons, the first ones of a ranking; at least one.
@@ -85,8 +87,8 @@ class Rankings:
                 attribution.
             fraction: of all neurons, 0 to 1.
         """
-        count = max(1, round(fraction * self.effect.numel()))
-        everything = NeuronSet.all(*self.effect.shape)
+        everything = self.everything
+        count = max(1, round(fraction * len(everything)))
         match ranking:
             case "attribution":
                 return everything.top(count, by=-self.effect)
@@ -94,7 +96,7 @@ class Rankings:
                 return everything.top(count, by=self.contribution)
             case "matched":
                 first = everything.top(count, by=-self.effect)
-                return first.random_matched(self.seed, by=self.contribution.abs())
+                return first.random_matched(self.seed, by=self.contribution.abs(), among=everything)
             case _:
                 stream = torch.Generator().manual_seed(self.seed)
                 return everything.top(count, by=torch.rand(self.effect.shape, generator=stream, dtype=torch.float64))
@@ -148,7 +150,7 @@ def find_carriers(
             progress=job.run.reporter.progress,
         ),
     )
-    rankings = Rankings(effect.effect, change.total, seed)
+    rankings = Rankings(effect.effect, change.total, seed, change.everything)
     stored = job.run.json(
         "curve",
         "Neurons by interchange, by three rankings",

@@ -65,7 +65,7 @@ def interchange_sets(
         )
         for patch in patches
     ]
-    everything = NeuronSet.all(lm.n_blocks, lm.d_mlp)
+    everything = NeuronSet.of(lm)
     blocks = range(lm.n_blocks)
     found += [
         InterchangeSet("neurons", "all neurons", Parts(everything)),

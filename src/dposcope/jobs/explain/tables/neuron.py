@@ -67,6 +67,7 @@ def model_table(lm: LanguageModel) -> Table:
             Column("neurons", "neurons", COUNT),
         ),
         view=frame.with_columns(pl.col("activation").str.replace_all("_", " ")),
+        notes=lm.columns.told(),
         number=8,
     )
 
