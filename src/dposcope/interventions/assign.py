@@ -45,8 +45,8 @@ class Assign:
             )
 
         def assign(block: int) -> Change:
-            constants = self.values[block].to(lm.device, lm.dtype)
-            members = self.neurons.mask[block].to(lm.device)
+            constants = self.values[block].to(lm.device_of_block(block), lm.dtype)
+            members = self.neurons.mask[block].to(lm.device_of_block(block))
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 device, dtype = activations.device, activations.dtype

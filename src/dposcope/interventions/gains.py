@@ -99,7 +99,7 @@ class Gains:
 
         def scale(block: int) -> Change:
             # In float32, since in bfloat16 a gain of 1.1 would have an error of 1.6 % of its shift.
-            factors = self.values[block].to(lm.device)
+            factors = self.values[block].to(lm.device_of_block(block))
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 return (activations * factors.to(activations.device)).to(activations.dtype)

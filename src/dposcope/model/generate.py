@@ -267,7 +267,7 @@ def _continue(
                 use_cache=use_cache,
                 logits_to_keep=1,
                 **{cached: cache},
-            ).logits[:, -1]
+            ).logits[:, -1].to(ids.device)
         token = likeliest(logits) if draw is None else draw(logits)
         running = running & ~torch.isin(token, ends)
         steps.append(token)

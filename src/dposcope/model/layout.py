@@ -6,6 +6,7 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -232,6 +233,11 @@ def is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D) or is_quantised(module)
 
 
+def device_of_module(module: nn.Module) -> torch.device | None:
+    """Where a module's weights are; None for one without any."""
+    return next((one.device for one in chain(module.parameters(), module.buffers())), None)
+
+
 def value_vectors(module: nn.Module) -> Tensor:
     """The rows v_i of an output projection as `[inputs, outputs]`: a view, sharing storage, but of most experts and of
     quantised layers a copy.
@@ -393,8 +399,10 @@ def _registered(model: PreTrainedModel) -> Layout | None:
 
 
 def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
-    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
-    logits: Tensor = unembedding(model)(normed)
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap; on
+    the device of the unembedding."""
+    head = unembedding(model)
+    logits: Tensor = head(normed.to(device_of_module(head) or normed.device))
     scale, cap = logit_scale(model), logit_softcap(model)
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap

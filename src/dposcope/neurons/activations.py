@@ -391,7 +391,7 @@ def _second_pass(
 
         def observe(block: int) -> Change:
             def look(activations: Tensor, frame: Frame) -> None:
-                _add(sums, block, activations, frame, continued, batch.rows)
+                _add(sums, block, activations, frame, continued.to(activations.device), batch.rows)
 
             return look
 

@@ -230,11 +230,14 @@ def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
     The gradient checkpointing of transformers works in training mode only, but here models stay in evaluation mode. The
     backward pass may run after the context; hooks and other changes of the model must then still be active.
     """
+    before = [vars(block).get("forward") for block in blocks]  # accelerate's hook, if the model is spread over devices
     for block in blocks:
         # Nothing is random in evaluation mode, so the state of random generators need not be kept.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
-        for block in blocks:
+        for block, forward in zip(blocks, before, strict=True):
             del block.forward  # restores the method of the class
+            if forward is not None:
+                block.forward = forward

@@ -141,10 +141,11 @@ def _add_batch(
         hidden = _states(base, batch)
         part, outer = _log_odds(base, batch, hidden.detach(), starts, weights)
         gradients = torch.autograd.grad(hidden, [slopes[block] for block in blocks], outer)
-    real = batch.mask.bool().unsqueeze(-1)
+    padding = ~batch.mask.bool().unsqueeze(-1)
     for block, gradient in zip(blocks, gradients, strict=True):
         change = theirs[block].to(gradient.device).double() - mine[block].double()
-        effect[block] += (gradient.double() * change).masked_fill(~real, 0).sum((0, 1)).cpu()
+        here = padding.to(gradient.device)
+        effect[block] += (gradient.double() * change).masked_fill(here, 0).sum((0, 1)).cpu()
     return part
 
 
