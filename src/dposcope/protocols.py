@@ -1,5 +1,6 @@
 """Choices that are named in many places: the two protocols (what the paper's text says, and what its published code
-does), the ways to split prompts, to pair samples, to quantise and to spread over GPUs, and the fewest items of an interval."""
+does), the ways to split prompts, to pair samples, to quantise and to spread a model, and the fewest items of an
+interval."""
 
 from typing import Literal
 

@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     Windows,
 )
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
-from dposcope.protocols import Protocol, Quantise, Split
+from dposcope.protocols import DeviceMap, Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
@@ -159,12 +159,26 @@ class LoadSettings(Settings):
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
         default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one."
     )
+    device_map: Annotated[DeviceMap | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        description="auto: spread one model over all GPUs of this machine, whole blocks, for a model that does not fit "
+        "into one; with one GPU or none it changes nothing. Default: one device.",
+    )
     quantise: Annotated[Quantise | None, Parameter(group=_MACHINE)] = Field(
         default=None,
         description="Quantise the weights of the blocks on loading, by bitsandbytes (extra quantised): 4bit (NF4) or "
         "8bit. Edits then act by hooks, and are not folded into a checkpoint. Default: as stored.",
     )
     layout: LayoutOption = Field(default=None, description=LAYOUT)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "LoadSettings":
+        if self.device_map is not None and self.device not in ("auto", "cuda"):
+            raise ValueError(
+                f"--device-map {self.device_map} takes all GPUs, and --device {self.device} is one device; leave one "
+                "of the two out"
+            )
+        return self
 
 
 class MachineSettings(LoadSettings):

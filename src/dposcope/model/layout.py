@@ -191,7 +191,7 @@ def _check_unembedding(model: PreTrainedModel) -> None:
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
         )
-    ours = unembed(model, read["last_hidden_state"])
+    ours = unembed(model, read["last_hidden_state"]).to(own.device)
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "

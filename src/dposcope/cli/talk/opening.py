@@ -27,6 +27,7 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
         subject,
         dtype=settings.dtype,
         device=settings.device,
+        device_map=settings.device_map,
         quantise=settings.quantise,
         chat=settings.chat_options,
         new_tokens=settings.new_tokens,

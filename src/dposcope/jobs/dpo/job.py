@@ -121,6 +121,7 @@ def run_dpo(
                 whole=settings.train == "full",
                 dtype=settings.dtype,
                 device=settings.device,
+                device_map=settings.device_map,
                 quantise=settings.quantise,
             )
             lm, named = base.lm, settings.teacher

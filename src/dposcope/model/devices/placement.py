@@ -51,9 +51,7 @@ class Placement:
             model: of as many blocks; it may be without weights.
             layout: where its parts are.
         """
-        own: dict[nn.Module, torch.device] = dict(
-            zip(block_modules(model, layout), self.blocks, strict=True)
-        )
+        own: dict[nn.Module, torch.device] = dict(zip(block_modules(model, layout), self.blocks, strict=True))
         own |= dict.fromkeys(ends(model, layout), self.last)
         above = _above(model, own)
         found: dict[str, torch.device] = {}
@@ -63,7 +61,7 @@ class Placement:
                 if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
                     found[name] = own.get(module, self.first)
                 return
-            for part, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            for part, _ in module.named_parameters(recurse=False):
                 found[f"{name}.{part}" if name else part] = self.first
             for part, child in module.named_children():
                 walk(child, f"{name}.{part}" if name else part)
