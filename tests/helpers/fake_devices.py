@@ -29,7 +29,13 @@ GPUS = (torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:2"))
 
 _ANYWHERE = torch.device("meta")
 """Of what C++ code makes for itself, such as zeros in a backward pass: it would be where it is needed."""
-_INDEXING = {"index.Tensor", "index_put.default", "index_put_.default", "_index_put_impl_.default", "_unsafe_index.Tensor"}
+_INDEXING = {
+    "index.Tensor",
+    "index_put.default",
+    "index_put_.default",
+    "_index_put_impl_.default",
+    "_unsafe_index.Tensor",
+}
 _BETWEEN = {"copy_.default", "_copy_from.default"}
 """Operations that are for tensors of two devices."""
 
@@ -50,6 +56,9 @@ class FakeDevices:
         """Begin to pretend."""
         # transformers asks for it before it multiplies experts; (0, 0) is too old for the kernel of GPUs.
         self._stack.enter_context(patch("torch.cuda.get_device_capability", lambda *_: (0, 0)))
+        # It compares devices, too, which are not seen where C++ code keeps a tensor for a backward pass.
+        checks = "torch.utils.checkpoint._allowed_determinism_checks_to_fns"
+        self._stack.enter_context(patch.dict(checks, {"default": lambda _: None}))
         self._stack.enter_context(_Kernels(self))
         self._stack.enter_context(_Functions(self))
         return self
@@ -208,10 +217,8 @@ class _Functions(TorchFunctionMode):
             raise MixedDevices(f"can't convert a tensor on {devices.of(args[0])} to numpy; use Tensor.cpu() first")
         if func is torch.Tensor.__deepcopy__:
             return devices.put(func(*args, **kwargs), devices.of(args[0]))
-        if func is torch.Tensor.backward:
-            kwargs["grad_tensors"] = kwargs.pop("gradient", None)
-            with self:  # the functions of a backward pass are seen as well
-                return torch.autograd.backward(*args, **kwargs)
+        if func in (torch.Tensor.backward, torch.autograd.backward):
+            return self._backward(*args, **kwargs)
         if func is torch.autograd.grad:
             return self._gradients(*args, **kwargs)
         if func is torch.histc and not args[0].is_floating_point():  # which only a GPU takes
@@ -234,27 +241,32 @@ class _Functions(TorchFunctionMode):
 
     def _moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         tensor, *rest = args
-        device = kwargs.pop("device", None)
+        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
         if func is torch.Tensor.cpu:
-            device, rest = CPU, []
+            device = CPU
         elif func is torch.Tensor.cuda:
-            device, rest = GPUS[0], []
+            device = GPUS[0]
         elif rest and isinstance(rest[0], Tensor):
-            like = rest.pop(0)
-            device, rest = self._devices.of(like), [like.dtype, *rest]
-        elif rest and rest[0] is None:
-            rest.pop(0)
-        elif rest and isinstance(rest[0], str | torch.device | int) and not isinstance(rest[0], bool | torch.dtype):
-            device = rest.pop(0)
+            device, dtype = self._devices.of(rest[0]), rest[0].dtype
+        elif rest and isinstance(rest[0], torch.dtype):
+            dtype = rest[0]
+        elif rest:
+            device, dtype = rest[0], (rest[1] if len(rest) > 1 else dtype)
         if device is not None and torch.device(device).type == "meta":
-            return tensor.to(device, *rest, **kwargs)
-        place = self._devices.place(tensor)
-        with self._devices.making(place):
-            # `to` without anything is refused.
-            out = tensor.to(*rest, **kwargs) if rest or set(kwargs) - {"non_blocking"} else tensor
+            return tensor.to(device, dtype)
+        out = tensor if dtype is None else tensor.to(dtype)
+        if kwargs.get("copy") and out is tensor:
+            out = tensor.clone()
         if device is None or torch.device(device) == self._devices.of(tensor):
             return out
         return _Move.apply(out, self._devices, torch.device(device))
+
+    def _backward(self, end: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
+        """`Tensor.backward`, inside which the functions of a backward pass are seen as well."""
+        with self:
+            start = torch.ones_like(end) if gradient is None else gradient
+            run = Variable._execution_engine.run_backward
+            run((end,), (start,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def _gradients(
         self,

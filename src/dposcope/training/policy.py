@@ -80,6 +80,8 @@ class PreferencePolicy(nn.Module):
             teacher: a tuned model whose next-token distributions on the completions are distilled; None: no teacher.
         """
         super().__init__()
+        self.hf_device_map: dict[str, str] = {}
+        """Devices of a model that is spread over several, for `Trainer`; empty where it is on one."""
         self.trained = trained
         self.objective = objective
         # Kept in a tuple, so that torch does not register the reference: it is not saved, moved or trained.
