@@ -55,7 +55,8 @@ def probe(
         from dposcope.model.checks.layout_file import use_layout
 
         use_layout(settings.layout)
-        show_work(probe_work(model, out, settings), device=settings.device, out=out, json=json)
+        work = probe_work(model, out, settings)
+        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
     from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting

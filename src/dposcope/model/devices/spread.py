@@ -137,13 +137,15 @@ def placed(model: PreTrainedModel, name: str, stored: Stored, like: Placement | 
 
 def _too_large(name: str, parts: PartBytes, free: Mapping[torch.device, int], stored: Stored) -> str:
     """Why a model does not fit, and the mend."""
-    smaller = "" if stored.bits is not None else "load it in 4 or 8 bits (--quantise), "
-    half = "in half precision (--dtype bfloat16), " if stored.itemsize > 2 else ""
-    room = ", ".join(f"{_gigabytes(one)}" for one in free.values())
+    mends = [
+        *([] if stored.bits is not None else ["load it in 4 or 8 bits (--quantise)"]),
+        *([] if stored.itemsize == 2 else ["in half precision (--dtype bfloat16)"]),
+        "give it more GPUs",
+    ]
+    room = ", ".join(_gigabytes(one) for one in free.values())
     return (
         f"{name} has {_gigabytes(parts.total)} of weights, {_gigabytes(max(parts.blocks))} in its largest block, and "
-        f"{plural(len(free), 'GPU')} have {room} free, of which {USABLE:.0%} may be weights: {smaller}{half}or give it "
-        "more GPUs"
+        f"{plural(len(free), 'GPU')} have {room} free, of which {USABLE:.0%} may be weights: {', or '.join(mends)}"
     )
 
 
