@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate import dispatch_model
 from torch import Tensor
 from torch.autograd import Variable
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dposcope.model.devices.placement import Placement
 from dposcope.model.devices.spread import spread_
 from dposcope.model.language_model import LanguageModel
+from helpers.families import copied
 
 CPU = torch.device("cpu")
 GPUS = (torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:2"))
@@ -231,7 +233,7 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         place = torch.device(asked)
         with devices.making(place):
-            out = func(*args, **kwargs)
+            out = func(*args, device=CPU, **kwargs)
             known = {_key(one) for one in _tensors((args, kwargs))}
             for one in _tensors(out):
                 if _key(one) in known:  # as_tensor of a tensor
@@ -312,6 +314,15 @@ def spread(lm: LanguageModel, gpus: int = 2) -> LanguageModel:
     placement = places_of(lm, gpus)
     spread_(lm.model, placement.device_map(lm.model, lm.layout))
     return LanguageModel(lm.model, lm.tokenizer, lm.name)
+
+
+def dispatched(lm: LanguageModel) -> LanguageModel:
+    """A copy with accelerate's hooks, all of it on the CPU."""
+    other = copied(lm)
+    names = [*(f"{lm.layout.blocks}.{number}" for number in range(lm.n_blocks)), lm.layout.final_norm]
+    places = dict.fromkeys(names, "cpu") | {"": "cpu"}
+    dispatch_model(other.model, places, force_hooks=True)
+    return LanguageModel(other.model, other.tokenizer, other.name)
 
 
 def parts_of(lm: LanguageModel) -> Iterator[tuple[str, torch.device]]:

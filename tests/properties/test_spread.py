@@ -53,7 +53,7 @@ from dposcope.training.objective import Objective
 from dposcope.training.trainable import low_rank, neuron_gains
 from helpers.changes import tuned_copy
 from helpers.edits import both_of, heads_of
-from helpers.fake_devices import GPUS, FakeDevices, MixedDevices, spread
+from helpers.fake_devices import GPUS, FakeDevices, MixedDevices, dispatched, spread
 from helpers.families import (
     FAMILIES,
     MIXTURES,
@@ -76,14 +76,18 @@ WITHOUT_HEADS = {
 """Of whose heads nothing can be changed: blocks differ in them, or some have none."""
 
 
-def unequal(found: Any, wanted: Any, place: str = "") -> str | None:
-    """Where two results differ by more than the order of additions may change; None: nowhere."""
+def unequal(found: Any, wanted: Any, place: str = "", *, exact: bool = False) -> str | None:
+    """Where two results differ by more than the order of additions may change, or at all; None: nowhere."""
     if isinstance(wanted, torch.Tensor):
-        same = found.shape == wanted.shape and torch.allclose(found.double(), wanted.double(), rtol=1e-4, atol=1e-5)
+        same = (
+            torch.equal(found, wanted)
+            if exact
+            else found.shape == wanted.shape and torch.allclose(found.double(), wanted.double(), rtol=1e-4, atol=1e-5)
+        )
         return None if same else place
     if isinstance(wanted, np.ndarray):
-        return unequal(torch.from_numpy(found), torch.from_numpy(wanted), place)
-    if isinstance(wanted, float):
+        return unequal(torch.from_numpy(found), torch.from_numpy(wanted), place, exact=exact)
+    if isinstance(wanted, float) and not exact:
         return None if math.isclose(found, wanted, rel_tol=1e-4, abs_tol=1e-5) else place
     if is_dataclass(wanted):
         parts = {one.name: (getattr(found, one.name), getattr(wanted, one.name)) for one in fields(wanted)}
@@ -93,7 +97,7 @@ def unequal(found: Any, wanted: Any, place: str = "") -> str | None:
         parts = dict(enumerate(zip(found, wanted, strict=True)))
     else:
         return None if found == wanted else place
-    return next((told for key, pair in parts.items() if (told := unequal(*pair, f"{place}/{key}"))), None)
+    return next((told for key, pair in parts.items() if (told := unequal(*pair, f"{place}/{key}", exact=exact))), None)
 
 
 def ids(lm: LanguageModel, **options: Any) -> list[list[int]]:
@@ -308,6 +312,24 @@ def learned(way: str, lm: LanguageModel, teacher: LanguageModel) -> Any:
         edit = [one.values for one in (made.gains, made.head_gains) if one is not None]
         trained = {name: value.detach().cpu() for name, value in policy.trainable.items()}
         return losses, slopes, trained, edit, ids(made.lm)
+
+
+ON_ONE = (
+    *("greedy", "gains, heads, ablations", "constants", "steering between devices", "interchange", "means by fold"),
+    *("attribution", "mediation", "log-perplexity", "folded", "edited", "extrapolated", "fingerprint"),
+)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_hooks_of_accelerate_change_no_bit(family):
+    """All parts are on the CPU."""
+    for what in ON_ONE:
+        wanted = DONE[what](*pair(family))
+        found = DONE[what](*map(dispatched, pair(family)))
+        assert unequal(found, wanted, exact=True) is None, what
+    for way in TRAINED:
+        wanted = learned(way, *pair(family))
+        assert unequal(learned(way, *map(dispatched, pair(family))), wanted, exact=True) is None, way
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")

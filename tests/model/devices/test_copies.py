@@ -2,29 +2,19 @@
 
 import pytest
 import torch
-from accelerate import dispatch_model
 
 from dposcope.interventions.fold import fold
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.hooks import shared
-from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter
 from helpers.edits import heads_of
-from helpers.families import bits, copied, logits_of
+from helpers.fake_devices import dispatched
+from helpers.families import bits, logits_of
 from helpers.quantised import in_bytes
 
 IDS = [2, 40, 41, 55, 60]
-
-
-def dispatched(lm: LanguageModel) -> LanguageModel:
-    """A copy with accelerate's hooks, all of it on the CPU."""
-    other = copied(lm)
-    names = [*(f"{lm.layout.blocks}.{number}" for number in range(lm.n_blocks)), lm.layout.final_norm]
-    places = dict.fromkeys(names, "cpu") | {"": "cpu"}
-    dispatch_model(other.model, places, force_hooks=True)
-    return LanguageModel(other.model, other.tokenizer, other.name)
 
 
 def test_a_copy_converts_itself(llama):

@@ -14,8 +14,10 @@ from dposcope.model.devices.placement import Placement
 from dposcope.model.devices.spread import Stored, outlined, placed
 from dposcope.model.load import load, load_native
 from helpers.adapters import lora, write_adapter
+from helpers.changes import tuned_copy
 from helpers.fake_devices import GPUS, FakeDevices, parts_of, places_of, spread
-from helpers.families import CONFIGS, bits, copied, logits_of, tiny
+from helpers.families import CONFIGS, copied, tiny
+from helpers.gguf_models import write_llama
 from helpers.more_families import MORE
 
 IDS = [2, 40, 41, 55, 60]
@@ -24,8 +26,14 @@ GB = 10**9
 
 @pytest.fixture
 def two_gpus(monkeypatch):
+    """Two pretended ones; transformers loads in this thread, which pretends."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(spreading, "free_memory", lambda: dict.fromkeys(GPUS[:2], GB))
+    monkeypatch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    with FakeDevices():
+        yield
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def test_a_model_in_memory_stays_where_it_is(llama):
 )
 def test_a_model_that_does_not_fit_is_refused_with_its_sizes(monkeypatch, form, mend):
     config = CONFIGS["llama"]()
-    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 8192, 65_536, 20
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 8192, 65_536, 30
     monkeypatch.setattr(spreading, "free_memory", lambda: {GPUS[0]: 20 * GB, GPUS[1]: 3 * GB})
     model = outlined(config)
     whole = form.part_bytes(model, tiny("llama").layout)
@@ -123,15 +131,47 @@ def test_one_gpu_or_none_is_as_without(folder, monkeypatch):
         assert lm.devices == (torch.device("cpu"),)
 
 
-def test_loading_gives_the_model_itself(llama, folder, monkeypatch):
-    """All parts go to the CPU, through the same steps."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(spreading, "free_memory", lambda: {torch.device("cpu"): GB})
-    for lm in (load(folder, device_map="auto"), load_native(str(folder), dtype="float32", device_map="auto")):
-        assert len(lm.model.hf_device_map) > lm.n_blocks
-        assert bits(lm.model) == bits(llama.model)
-        assert torch.equal(logits_of(lm, IDS), logits_of(llama, IDS))
-    assert load_native(str(folder), dtype="bfloat16", device_map="auto").dtype == torch.bfloat16
+def test_loading_puts_whole_blocks_on_the_gpus(llama, folder, two_gpus):
+    wanted = outputs(llama)
+    lm = load(folder, device_map="auto")
+    assert lm.devices == GPUS[:2]
+    blocks = [lm.device_of_block(block) for block in range(lm.n_blocks)]
+    assert blocks == sorted(blocks, key=str)
+    assert bits_of(lm) == bits_of(llama)
+    assert torch.equal(outputs(lm), wanted)
+    half = load_native(str(folder), dtype="bfloat16", device_map="auto")
+    assert (half.dtype, half.devices) == (torch.bfloat16, GPUS[:2])
+
+
+def test_a_tuned_model_is_where_its_base_is_and_takes_its_place(llama, tmp_path, two_gpus):
+    tuned = tuned_copy(llama)
+    tuned.save_pretrained(tmp_path / "tuned")
+    base = spread(copied(llama), 3)
+    plain, before = outputs(base), bits_of(base)
+    beside = load(tmp_path / "tuned", base=base)
+    assert dict(parts_of(beside)) == dict(parts_of(base))
+    assert torch.equal(outputs(beside), outputs(tuned))
+    with OtherWeights(tmp_path / "tuned").on(base):
+        assert torch.equal(outputs(base), outputs(tuned))
+    assert bits_of(base) == before
+    assert torch.equal(outputs(base), plain)
+
+
+def test_a_gguf_file_is_spread(llama, tmp_path, two_gpus):
+    write_llama(llama, tmp_path / "model.gguf")
+    lm = load(tmp_path / "model.gguf", device_map="auto")
+    assert lm.devices == GPUS[:2]
+    assert torch.equal(outputs(lm), outputs(load(tmp_path / "model.gguf", device="cpu")))
+
+
+def outputs(lm) -> torch.Tensor:
+    """Logits of a text, on the CPU."""
+    with torch.no_grad():
+        return lm.model(input_ids=torch.tensor([IDS], device=lm.device), use_cache=False).logits[0].cpu()
+
+
+def bits_of(lm) -> dict[str, bytes]:
+    return {name: one.detach().cpu().numpy().tobytes() for name, one in lm.model.named_parameters()}
 
 
 def test_parts_are_where_their_base_has_them(llama):
@@ -144,28 +184,20 @@ def test_parts_are_where_their_base_has_them(llama):
         assert placed(model, "tuned", Stored(4), places) == places.device_map(base.model, base.layout)
 
 
-def test_a_merged_adapter_is_where_its_base_is(llama, tmp_path):
+def test_a_merged_adapter_is_where_its_base_is(llama, tmp_path, two_gpus):
     logits = write_adapter(llama, lora("llama"), tmp_path / "adapter")
-    with FakeDevices():
-        base = spread(copied(llama))
-        before = bits_of(base)
-        for precision in ("auto", "float16"):
-            merged = load(tmp_path / "adapter", base=base, dtype=precision)
-            assert dict(parts_of(merged)) == dict(parts_of(base))
-            assert bits_of(base) == before
-        assert merged.dtype == torch.float16
-        merged = load(tmp_path / "adapter", base=base)
-        found = merged.model(input_ids=torch.tensor([IDS], device=merged.device), use_cache=False).logits[0]
-        assert torch.allclose(found.detach().cpu(), logits, atol=1e-4)
-        with OtherWeights(tmp_path / "adapter").on(base):
-            assert dict(parts_of(base)) == dict(parts_of(merged))
-            again = base.model(input_ids=torch.tensor([IDS], device=base.device), use_cache=False).logits[0]
-            assert torch.equal(again.detach().cpu(), found.detach().cpu())
-        assert bits_of(base) == before
-
-
-def bits_of(lm) -> dict[str, torch.Tensor]:
-    return {name: one.detach().cpu().numpy().tobytes() for name, one in lm.model.named_parameters()}
+    base = spread(copied(llama))
+    plain, before = outputs(base), bits_of(base)
+    half = load(tmp_path / "adapter", base=base, dtype="float16")
+    assert half.dtype == torch.float16
+    merged = load(tmp_path / "adapter", base=base)
+    for one in (half, merged):
+        assert dict(parts_of(one)) == dict(parts_of(base))
+    assert torch.allclose(outputs(merged), logits.cpu(), atol=1e-4)
+    with OtherWeights(tmp_path / "adapter").on(base):
+        assert torch.equal(outputs(base), outputs(merged))
+    assert bits_of(base) == before
+    assert torch.equal(outputs(base), plain)
 
 
 def test_a_spread_model_in_memory_is_used_as_it_is(llama):
