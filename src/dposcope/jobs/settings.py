@@ -172,7 +172,7 @@ class LoadSettings(Settings):
     layout: LayoutOption = Field(default=None, description=LAYOUT)
 
     @model_validator(mode="after")
-    def _one_place(self) -> "LoadSettings":
+    def _all_gpus_or_one(self) -> "LoadSettings":
         if self.device_map is not None and self.device not in ("auto", "cuda"):
             raise ValueError(
                 f"--device-map {self.device_map} takes all GPUs, and --device {self.device} is one device; leave one "
