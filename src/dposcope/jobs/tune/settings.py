@@ -258,6 +258,11 @@ class TuneSettings(MeasureSettings):
             raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
         if self.quantise is not None and self.needs_numbers:
             raise ValueError(f"{NO_CODES}, or leave --quantise out")
+        if self.device_map is not None and self.teacher == "full":
+            raise ValueError(
+                "all weights of a teacher are trained on one device; give --teacher lora or a tuned model, or leave "
+                "--device-map out"
+            )
         return self
 
     def _quick_fits(self) -> None:
