@@ -303,6 +303,24 @@ class _Functions(TorchFunctionMode):
         return found
 
 
+@contextmanager
+def pretended_gpus(count: int = 2, free: int = 10**9) -> Generator[FakeDevices]:
+    """Inside, this machine has GPUs with so many free bytes each, on which models can be loaded.
+
+    transformers loads in threads of its own, where nothing would be pretended, unless it is told not to.
+    """
+    with (
+        patch("torch.cuda.is_available", lambda: True),
+        patch("torch.cuda.is_bf16_supported", lambda **_: False),
+        patch("torch.cuda.device_count", lambda: count),
+        patch("torch.cuda.mem_get_info", lambda _: (free, free)),
+        patch("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None),
+        patch.dict("os.environ", {"HF_DEACTIVATE_ASYNC_LOAD": "1"}),
+        FakeDevices() as devices,
+    ):
+        yield devices
+
+
 def places_of(lm: LanguageModel, gpus: int = 2) -> Placement:
     """Blocks divided among so many devices, the last ones on the last."""
     count = lm.n_blocks

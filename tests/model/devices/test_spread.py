@@ -15,7 +15,7 @@ from dposcope.model.devices.spread import Stored, outlined, placed
 from dposcope.model.load import load, load_native
 from helpers.adapters import lora, write_adapter
 from helpers.changes import tuned_copy
-from helpers.fake_devices import GPUS, FakeDevices, parts_of, places_of, spread
+from helpers.fake_devices import GPUS, FakeDevices, parts_of, places_of, pretended_gpus, spread
 from helpers.families import CONFIGS, copied, tiny
 from helpers.gguf_models import write_llama
 from helpers.more_families import MORE
@@ -25,14 +25,8 @@ GB = 10**9
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
-    """Two pretended ones; transformers loads in this thread, which pretends."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(spreading, "free_memory", lambda: dict.fromkeys(GPUS[:2], GB))
-    monkeypatch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)
-    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
-    with FakeDevices():
+def two_gpus():
+    with pretended_gpus():
         yield
 
 
