@@ -73,13 +73,7 @@ def probe(
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
         use_layout(settings.layout)
-        lm = load_native(
-            model,
-            dtype=settings.dtype,
-            device=settings.device,
-            device_map=settings.device_map,
-            quantise=settings.quantise,
-        )
+        lm = load_native(model, **settings.loading)
         bars.stage("Direction from comments")
         direction = make_direction(lm, comments, settings.direction_spec, progress=bars.progress)
     direction.save(out)
@@ -144,13 +138,7 @@ def lens(
         raise DposcopeError(f"there is no neuron {neuron!r}; give BLOCK.INDEX, both from 0, as in 3.17")
     saved = None if direction is None else Direction.load(direction)
     use_layout(machine.layout)
-    lm = load_native(
-        model,
-        dtype=machine.dtype,
-        device=machine.device,
-        device_map=machine.device_map,
-        quantise=machine.quantise,
-    )
+    lm = load_native(model, **machine.loading)
     if neuron is not None:
         vector, name = _value_vector(lm, neuron), f"neuron {neuron}"
     else:

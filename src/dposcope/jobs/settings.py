@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, TypedDict, cast
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -148,6 +148,15 @@ class ChatSettings(Settings):
         return ChatOptions(self.chat, self.system, self.wrap)
 
 
+class Loading(TypedDict):
+    """How a model is loaded, as `load_native` takes it."""
+
+    dtype: str
+    device: str
+    device_map: DeviceMap | None
+    quantise: Quantise | None
+
+
 class LoadSettings(Settings):
     """How the model is loaded."""
 
@@ -179,6 +188,16 @@ class LoadSettings(Settings):
                 "of the two out"
             )
         return self
+
+    @property
+    def loading(self) -> Loading:
+        """All of it but the layout."""
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "device_map": self.device_map,
+            "quantise": self.quantise,
+        }
 
 
 class MachineSettings(LoadSettings):

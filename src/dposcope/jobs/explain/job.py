@@ -127,13 +127,7 @@ def run_explain(
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
         lm = asked_by(
-            load_native(
-                base,
-                dtype=settings.dtype,
-                device=settings.device,
-                device_map=settings.device_map,
-                quantise=settings.quantise,
-            ),
+            load_native(base, **settings.loading),
             settings.chat_options,
         )
         check_neutral(lm, data.report)

@@ -144,13 +144,7 @@ def _run_pairs(
         try:
             reporter.stage(f"Loading {model}")
             lm = asked_by(
-                load_native(
-                    model,
-                    dtype=settings.dtype,
-                    device=settings.device,
-                    device_map=settings.device_map,
-                    quantise=settings.quantise,
-                ),
+                load_native(model, **settings.loading),
                 settings.chat_options,
             )
             served = None if servers is None else _connected(servers, lm, source.texts, reporter)

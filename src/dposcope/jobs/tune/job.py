@@ -88,13 +88,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     with open_run(out, "tune", _described(model, settings), free=free, prompts=read, reporter=reporter) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
-            lm = load_native(
-                model,
-                dtype=settings.dtype,
-                device=settings.device,
-                device_map=settings.device_map,
-                quantise=settings.quantise,
-            )
+            lm = load_native(model, **settings.loading)
             check_neutral(lm, data.report, learn_text)
             if lm.quantised and settings.needs_numbers:
                 raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")
