@@ -112,4 +112,4 @@ class NeutralText:
 def _states(lm: LanguageModel, ids: Tensor) -> Tensor:
     """Final-norm outputs at the places that predict, `[B, T−1, d]`."""
     read = lm.model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    return read.last_hidden_state[:, :-1].to(ids.device)
+    return read.last_hidden_state[:, :-1]
