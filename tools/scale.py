@@ -203,7 +203,8 @@ training steps, time, memory and disk, and what is met first. `--json` gives the
 "First limit" is what most of the time goes to: compute, memory bandwidth, the start of kernels, or the disk. Where the
 memory is too small, it says what to lower. A dash stands where the command does not fit.
 
-dposcope uses one GPU for a model. A model that does not fit needs a GPU with more memory; `fold` never loads it."""
+dposcope uses one GPU for a model, or with `--device-map auto` all GPUs of a machine: their memories add up, and times
+stay ([several GPUs](how-to/several-gpus.md#one-model-over-several-gpus)). `fold` never loads a model."""
 
 
 if __name__ == "__main__":

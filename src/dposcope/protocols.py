@@ -1,5 +1,6 @@
 """Choices that are named in many places: the two protocols (what the paper's text says, and what its published code
-does), the ways to split prompts, to pair samples and to quantise, and the fewest items of an interval."""
+does), the ways to split prompts, to pair samples, to quantise and to spread a model, and the fewest items of an
+interval."""
 
 from typing import Literal
 
@@ -16,6 +17,9 @@ Pairing = Literal["random", "extremes"]
 
 Quantise = Literal["4bit", "8bit"]
 """How weights are quantised on loading, by bitsandbytes."""
+
+DeviceMap = Literal["auto"]
+"""How one model is spread over several devices; see `load`."""
 
 LEAST_ITEMS = 10
 """Fewest items with an interval: with fewer, none keeps its level (see `evaluation/bootstrap.py`)."""

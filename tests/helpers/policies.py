@@ -68,4 +68,4 @@ def disturb(policy: PreferencePolicy, seed=7, scale=0.1) -> None:
     with torch.no_grad():
         for name in sorted(policy.trainable):
             value = policy.trainable[name]
-            value.add_(scale * torch.randn(value.shape, generator=stream).to(value.dtype))
+            value.add_(scale * torch.randn(value.shape, generator=stream).to(value))

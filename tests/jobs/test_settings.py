@@ -107,6 +107,15 @@ def test_the_edges_are_allowed(good):
         assert getattr(made, name) == value
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_all_gpus_and_one_device_are_refused_together(device):
+    told = f"--device-map auto takes all GPUs, and --device {device} is one device; leave one of the two out"
+    with pytest.raises(ValidationError, match=told):
+        EditSettings(device_map="auto", device=device)
+    for free in ("auto", "cuda"):
+        assert EditSettings(device_map="auto", device=free).device_map == "auto"
+
+
 def test_settings_survive_json():
     """A run's folder holds them as JSON, and compares them with those of the next start."""
     import json

@@ -55,7 +55,8 @@ def probe(
         from dposcope.model.checks.layout_file import use_layout
 
         use_layout(settings.layout)
-        show_work(probe_work(model, out, settings), device=settings.device, out=out, json=json)
+        work = probe_work(model, out, settings)
+        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
     from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting
@@ -72,7 +73,7 @@ def probe(
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
         use_layout(settings.layout)
-        lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
+        lm = load_native(model, **settings.loading)
         bars.stage("Direction from comments")
         direction = make_direction(lm, comments, settings.direction_spec, progress=bars.progress)
     direction.save(out)
@@ -137,7 +138,7 @@ def lens(
         raise DposcopeError(f"there is no neuron {neuron!r}; give BLOCK.INDEX, both from 0, as in 3.17")
     saved = None if direction is None else Direction.load(direction)
     use_layout(machine.layout)
-    lm = load_native(model, dtype=machine.dtype, device=machine.device, quantise=machine.quantise)
+    lm = load_native(model, **machine.loading)
     if neuron is not None:
         vector, name = _value_vector(lm, neuron), f"neuron {neuron}"
     else:

@@ -62,7 +62,8 @@ def edit(
         from dposcope.model.checks.layout_file import use_layout
 
         use_layout(settings.layout)
-        show_work(edit_work(model, out, settings), device=settings.device, out=out, json=json)
+        work = edit_work(model, out, settings)
+        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import (

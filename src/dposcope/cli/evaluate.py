@@ -72,7 +72,8 @@ def evaluate(
         from dposcope.model.checks.layout_file import use_layout
 
         use_layout(settings.layout)
-        show_work(evaluate_work(model, out, settings), device=settings.device, out=out, json=json)
+        work = evaluate_work(model, out, settings)
+        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
     from dposcope.cli.console import print_scores, reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_explain, say_effect, say_texts

@@ -63,7 +63,8 @@ def explain(
         from dposcope.model.checks.layout_file import use_layout
 
         use_layout(settings.layout)
-        show_work(explain_work(base, tuned, out, settings), device=settings.device, out=out, json=json)
+        work = explain_work(base, tuned, out, settings)
+        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_patching, say_effect, say_texts

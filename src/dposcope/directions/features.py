@@ -124,6 +124,7 @@ def residual_features(
                 input_ids=padded.ids, attention_mask=padded.mask, use_cache=False
             ).last_hidden_state.double()
             counted = torch.ones_like(padded.mask, dtype=torch.bool)
+        counted = counted.to(stream.device)
         found: list[_Read] = []
         for place, row in enumerate(batch.rows):
             tokens = stream[place][counted[place]]

@@ -49,7 +49,7 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
     result: list[Lens] = []
     # 64 vectors at a time, as the logits are [64, vocabulary].
     for part in rows.split(64):
-        x = part.to(lm.device, lm.dtype)
+        x = part.to(lm.device_of_norm, lm.dtype)
         upper = lm.unembed(lm.final_norm(x)).float().topk(k)
         lower = lm.unembed(lm.final_norm(-x)).float().topk(k)
         for row in range(len(part)):

@@ -191,7 +191,7 @@ _IN_CACHE = 1 << 20
 
 def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
     """Nats of `targets` `[T]` under final states `hidden` `[T, d]`, summed in float64, `chunk` positions at a time."""
-    total = torch.zeros((), dtype=torch.float64, device=targets.device)
+    total = torch.zeros((), dtype=torch.float64, device=lm.device_of_logits)
     for part in _token_losses(lm, hidden, targets, chunk):
         total += part.sum()
     return float(total)
@@ -199,11 +199,13 @@ def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, 
 
 def token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Nats of each of `targets` `[T]` under final states `hidden` `[T, d]`, float64 `[T]`; see
-    `negative_log_likelihood`."""
-    return torch.cat([*_token_losses(lm, hidden, targets, chunk), hidden.new_zeros(0, dtype=torch.float64)])
+    `negative_log_likelihood`. They are on the device of the logits."""
+    none = torch.zeros(0, dtype=torch.float64, device=lm.device_of_logits)
+    return torch.cat([*_token_losses(lm, hidden, targets, chunk), none])
 
 
 def _token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Iterator[Tensor]:
+    targets = targets.to(lm.device_of_logits)
     for start in range(0, len(targets), chunk):
         logits = lm.unembed(hidden[start : start + chunk])
         rows = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else chunk

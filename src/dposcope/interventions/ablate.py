@@ -71,10 +71,10 @@ class Ablation:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hooks."""
-        unit = self.direction.to(lm.device)
+        units = {device: self.direction.to(device) for device in lm.devices}
 
         def change(written: Tensor, _frame: Frame) -> Tensor:
-            u = unit.to(written.device)
+            u = units[written.device]
             share = self.weight * (written.float() @ u)
             return (written - share.unsqueeze(-1) * u).to(written.dtype)
 

@@ -45,8 +45,9 @@ class Assign:
             )
 
         def assign(block: int, columns: slice) -> Change:
-            constants = self.values[block, columns].to(lm.device, lm.dtype)
-            members = self.neurons.mask[block, columns].to(lm.device)
+            device = lm.device_of_block(block)
+            constants = self.values[block, columns].to(device, lm.dtype)
+            members = self.neurons.mask[block, columns].to(device)
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 device, dtype = activations.device, activations.dtype

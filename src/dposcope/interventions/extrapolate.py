@@ -47,7 +47,7 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
         if strength == 1:
             yield name, after
             continue
-        values = torch.lerp(before.detach().float(), after.float(), strength)
+        values = torch.lerp(before.detach().to(after.device).float(), after.float(), strength)
         yield name, stochastically_rounded(values, after.dtype, seed=zlib.crc32(name.encode()))
 
 

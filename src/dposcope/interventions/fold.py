@@ -8,7 +8,6 @@ Weights are replaced by new parameters and never changed in place, so storage th
 values.
 """
 
-import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
@@ -47,7 +47,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
     """
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; fold outside the `with`")
-    copied = replace(lm, model=copy.deepcopy(lm.model))
+    copied = replace(lm, model=copied_model(lm.model))
     fold_(copied, edit)
     return copied
 

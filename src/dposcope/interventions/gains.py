@@ -109,7 +109,7 @@ class Gains:
 
         def scale(block: int, columns: slice) -> Change:
             # In float32, since in bfloat16 a gain of 1.1 would have an error of 1.6 % of its shift.
-            factors = self.values[block, columns].to(lm.device)
+            factors = self.values[block, columns].to(lm.device_of_block(block))
 
             def change(activations: Tensor, _frame: Frame) -> Tensor:
                 return (activations * factors.to(activations.device)).to(activations.dtype)

@@ -51,7 +51,7 @@ class Steer:
         if not -lm.n_blocks <= self.block < lm.n_blocks:
             raise DposcopeError(f"block {self.block} is outside a model of {lm.n_blocks} blocks")
         block = self.block % lm.n_blocks
-        shift = (self.alpha * vector).to(lm.device, torch.float32)
+        shift = (self.alpha * vector).to(lm.device_of_block(block), torch.float32)
 
         def change(stream: Tensor, _frame: Frame) -> Tensor:
             return (stream - shift.to(stream.device)).to(stream.dtype)

@@ -10,6 +10,7 @@ from torch import nn
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.adapter import is_adapter
+from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
@@ -62,7 +63,7 @@ class OtherWeights:
         try:
             lm.model.generation_config = other.model.generation_config
             for name, parameter in mine.items():
-                parameter.data = theirs[name].data
+                parameter.data = theirs[name].data.to(parameter.device)
             for pair in coded.values():
                 _exchange(*pair)
             yield Applied()
@@ -92,8 +93,11 @@ def _parameters(model: nn.Module, *, beside: Container[str]) -> dict[str, nn.Par
 def _exchange(one: nn.Module, other: nn.Module) -> None:
     """Let two layers be each other, without their hooks. A layer's form is a part of a quantised weight."""
     one.__class__, other.__class__ = other.__class__, one.__class__
-    mine, theirs = ({k: v for k, v in vars(layer).items() if "hook" not in k} for layer in (one, other))
+    mine, theirs = (
+        {k: v for k, v in vars(layer).items() if "hook" not in k and k not in OF_HOOKS} for layer in (one, other)
+    )
     for layer, old, new in ((one, mine, theirs), (other, theirs, mine)):
         for name in old:
             del vars(layer)[name]
         vars(layer).update(new)
+        forward_of_class_(layer)

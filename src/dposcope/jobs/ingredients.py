@@ -65,7 +65,7 @@ class Job:
             DposcopeError: the model cannot be loaded or asked so, or neutral text is too short.
         """
         run.reporter.stage(f"Loading {model}")
-        lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
+        lm = load_native(model, **settings.loading)
         job = cls(run, asked_by(lm, settings.chat_options), data)
         check_neutral(job.lm, data.report, searched)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, TypedDict, cast
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -24,7 +24,7 @@ from dposcope.jobs.numbers import (
     Windows,
 )
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
-from dposcope.protocols import Protocol, Quantise, Split
+from dposcope.protocols import DeviceMap, Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
@@ -148,6 +148,15 @@ class ChatSettings(Settings):
         return ChatOptions(self.chat, self.system, self.wrap)
 
 
+class Loading(TypedDict):
+    """How a model is loaded, as `load_native` takes it."""
+
+    dtype: str
+    device: str
+    device_map: DeviceMap | None
+    quantise: Quantise | None
+
+
 class LoadSettings(Settings):
     """How the model is loaded."""
 
@@ -159,12 +168,36 @@ class LoadSettings(Settings):
     device: Annotated[str, Parameter(group=_MACHINE)] = Field(
         default="auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one."
     )
+    device_map: Annotated[DeviceMap | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        description="auto: spread one model over all GPUs of this machine, whole blocks, for a model that does not fit "
+        "into one; with one GPU or none it changes nothing. Default: one device.",
+    )
     quantise: Annotated[Quantise | None, Parameter(group=_MACHINE)] = Field(
         default=None,
         description="Quantise the weights of the blocks on loading, by bitsandbytes (extra quantised): 4bit (NF4) or "
         "8bit. Edits then act by hooks, and are not folded into a checkpoint. Default: as stored.",
     )
     layout: LayoutOption = Field(default=None, description=LAYOUT)
+
+    @model_validator(mode="after")
+    def _all_gpus_or_one(self) -> "LoadSettings":
+        if self.device_map is not None and self.device not in ("auto", "cuda"):
+            raise ValueError(
+                f"--device-map {self.device_map} takes all GPUs, and --device {self.device} is one device; leave one "
+                "of the two out"
+            )
+        return self
+
+    @property
+    def loading(self) -> Loading:
+        """All of it but the layout."""
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "device_map": self.device_map,
+            "quantise": self.quantise,
+        }
 
 
 class MachineSettings(LoadSettings):

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.model.checks.config import check_files
 from dposcope.model.checks.own_files import own_files
+from dposcope.model.devices.copies import copied_model
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quiet import without_progress_bars
@@ -110,7 +111,7 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
     except (OSError, SafetensorError) as error:
         raise DposcopeError(f"cannot read {folder / WEIGHTS}: {error}; is the file whole?") from error
     _check_ranks(config, tensors, folder)
-    model: PreTrainedModel = copy.deepcopy(base.model)
+    model = copied_model(base.model)
     for module in model.modules():
         # Hooks of an active intervention on the base do not belong to the adapter.
         module._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]

@@ -66,12 +66,13 @@ def with_tensors(cache: DynamicCache, tensors: Sequence[Tensor]) -> DynamicCache
 
 
 def positions_to_shift(cache: DynamicCache, mask: Tensor, window: int) -> list[Tensor]:
-    """Cached positions of each tensor that may be shifted, `[B, 1, S, 1]`: the last `window` real tokens, or all."""
+    """Cached positions of each tensor that may be shifted, `[B, 1, S, 1]`, on its device: the last `window` real
+    tokens, or all."""
     real = mask == 1
     if window > 0:
         real = real.clone()
         real[:, :-window] = False
-    return [real[:, -tensor.shape[-2] :, None].unsqueeze(1) for tensor in cached_tensors(cache)]
+    return [real[:, -tensor.shape[-2] :, None].unsqueeze(1).to(tensor.device) for tensor in cached_tensors(cache)]
 
 
 def row_norms(tensor: Tensor, place: Tensor) -> Tensor:

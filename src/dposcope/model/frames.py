@@ -55,6 +55,11 @@ class Prompted:
 
     __repr__ = short_repr
 
+    def on(self, device: torch.device) -> "Prompted":
+        """The same on another device."""
+        running = None if self.running is None else self.running.to(device)
+        return replace(self, lengths=self.lengths.to(device), running=running)
+
 
 _prompted: ContextVar[Prompted | None] = ContextVar("prompted", default=None)
 
@@ -88,6 +93,13 @@ class Frame:
     """At the neurons of a mixture: which experts each token was sent to."""
 
     __repr__ = short_repr
+
+    def on(self, device: torch.device) -> "Frame":
+        """The same for tensors on a device, as blocks of one model may be on several; itself where it is there."""
+        if self.positions.device == device:
+            return self
+        prompt = None if self.prompt is None else self.prompt.on(device)
+        return replace(self, positions=self.positions.to(device), prompt=prompt)
 
     def last(self, tokens: int) -> "Frame":
         """The frame of the last tokens. Gemma 4's last blocks read only those whose logits are asked for."""
@@ -149,22 +161,26 @@ class Frame:
 
 
 class FrameTracker:
-    """Follows a model's forward passes; `.frame` is the current one."""
+    """Follows a model's forward passes; `.frame` gives the current one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         # Perplexity calls the base model alone, and a few heads (OPT's) bypass it.
         self._models = [model] if model.base_model is model else [model, model.base_model]
         self._frame: Frame | None = None
+        self._elsewhere: dict[torch.device, Frame] = {}
 
-    @property
-    def frame(self) -> Frame:
-        """The pass under way."""
+    def frame(self, device: torch.device) -> Frame:
+        """The pass under way, for tensors on a device."""
         if self._frame is None:
             raise DposcopeError(
                 "a block ran outside its model's forward pass, so positions are unknown: "
                 "call the model itself, or use positions='all'"
             )
-        return self._frame
+        if self._frame.positions.device == device:
+            return self._frame
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self._frame.on(device)
+        return self._elsewhere[device]
 
     @contextmanager
     def following(self) -> Generator["FrameTracker"]:
@@ -176,6 +192,7 @@ class FrameTracker:
             for handle in handles:
                 handle.remove()
             self._frame = None
+            self._elsewhere.clear()
 
     def _look(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = named_arguments(module, args, kwargs)
@@ -192,3 +209,4 @@ class FrameTracker:
             past = cache.get_seq_length() if cache is not None else 0
             positions = torch.arange(past, past + length, device=tokens.device).expand(batch, length)
         self._frame = Frame(positions, _prompted.get(), cached=cache is not None)
+        self._elsewhere.clear()

@@ -260,14 +260,18 @@ def _continue(
     for step in range(new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step_ids.shape[1] :]
         with prompted(lengths, running, None if step == 0 else 1, batch.rows):
-            logits = lm.model(
-                input_ids=step_ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=use_cache,
-                logits_to_keep=1,
-                **{cached: cache},
-            ).logits[:, -1]
+            logits = (
+                lm.model(
+                    input_ids=step_ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    use_cache=use_cache,
+                    logits_to_keep=1,
+                    **{cached: cache},
+                )
+                .logits[:, -1]
+                .to(ids.device)
+            )
         token = likeliest(logits) if draw is None else draw(logits)
         running = running & ~torch.isin(token, ends)
         steps.append(token)

@@ -6,7 +6,6 @@ final norm, so a hook never meets a tuple. The neurons of a mixture are read bet
 projections of its experts (`mixtures/`); a hook meets them as `[B, T, columns]` like any other.
 """
 
-import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import active_stream, mlp_path, submodule
@@ -217,7 +217,7 @@ def shared(lm: LanguageModel) -> LanguageModel:
         raise DposcopeError("an intervention is on this model; make the second model outside the `with`")
     tensors = chain(lm.model.parameters(), lm.model.buffers())
     memo = {**held_by(lm.model), **{id(tensor): tensor for tensor in tensors}}
-    return replace(lm, model=copy.deepcopy(lm.model, memo))
+    return replace(lm, model=copied_model(lm.model, memo))
 
 
 def _refuse_compiled(lm: LanguageModel) -> None:
@@ -237,7 +237,7 @@ def _register(
 
     def run(tensor: Tensor, routing: Routing | None = None) -> Tensor | None:
         applied.fired[site.name] += 1
-        frame = tracker.frame
+        frame = tracker.frame(tensor.device)
         if routing is not None:
             shape = frame.positions.shape
             by_token = Routing(routing.sent.unflatten(0, shape), routing.weights.unflatten(0, shape))

@@ -60,7 +60,8 @@ class LanguageModel:
         """Name, kind and size; torch would print every module."""
         config, dtype = self.model.config, str(self.dtype).removeprefix("torch.")
         blocks = plural(config.get_text_config().num_hidden_layers, "block")
-        return f"LanguageModel({self.name[:60]!r}, {config.model_type}, {blocks}, {dtype} on {self.device})"
+        places = ", ".join(dict.fromkeys(str(one.device) for one in self.model.parameters()))
+        return f"LanguageModel({self.name[:60]!r}, {config.model_type}, {blocks}, {dtype} on {places})"
 
     @cached_property
     def layout(self) -> Layout:
@@ -168,8 +169,31 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the inputs."""
+        """The device of the inputs, which is that of the embedding. Blocks may be on others, see `device_of_block`."""
         return self.model.get_input_embeddings().weight.device  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+
+    def device_of_block(self, block: int) -> torch.device:
+        """The device of a block. Its activations are there, and so is the residual stream at its end.
+
+        It is `device`, unless the model is spread over several devices (`load` with `device_map`).
+        """
+        return layouts.device_of_module(self.mlp_outs[block]) or self.device
+
+    @property
+    def device_of_norm(self) -> torch.device:
+        """The device of the final norm, where its outputs are."""
+        return layouts.device_of_module(self.final_norm) or self.device_of_block(self.n_blocks - 1)
+
+    @property
+    def device_of_logits(self) -> torch.device:
+        """The device of the unembedding, where `unembed` gives logits."""
+        return layouts.device_of_module(layouts.unembedding(self.model)) or self.device_of_norm
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that parts of the model are on, in the order in which a pass comes to them, each once."""
+        blocks = (self.device_of_block(block) for block in range(self.n_blocks))
+        return tuple(dict.fromkeys((self.device, *blocks, self.device_of_norm, self.device_of_logits)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -187,7 +211,7 @@ class LanguageModel:
         return self.columns.value_vectors(block)
 
     def unembed(self, normed: Tensor) -> Tensor:
-        """Logits `[…, vocabulary]` of final-norm outputs `[…, d]`."""
+        """Logits `[…, vocabulary]` of final-norm outputs `[…, d]` of any device; see `device_of_logits`."""
         return layouts.unembed(self.model, normed)
 
     @property

@@ -7,6 +7,7 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -207,7 +208,7 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
         )
-    ours = unembed(model, read["last_hidden_state"])
+    ours = unembed(model, read["last_hidden_state"]).to(own.device)
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
@@ -299,6 +300,11 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
 def is_projection(module: nn.Module) -> bool:
     """Whether a module is one linear map: a `Linear` or `Conv1D`, or a quantised layer in the place of one."""
     return isinstance(module, nn.Linear | Conv1D) or is_quantised(module)
+
+
+def device_of_module(module: nn.Module) -> torch.device | None:
+    """Where a module's weights are; None for one without any."""
+    return next((one.device for one in chain(module.parameters(), module.buffers())), None)
 
 
 def value_vectors(module: nn.Module) -> Tensor:
@@ -499,8 +505,10 @@ def _registered(model: PreTrainedModel) -> Layout | None:
 
 
 def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
-    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap."""
-    logits: Tensor = unembedding(model)(normed)
+    """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap; on
+    the device of the unembedding."""
+    head = unembedding(model)
+    logits: Tensor = head(normed.to(device_of_module(head) or normed.device))
     scale, cap = logit_scale(model), logit_softcap(model)
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap

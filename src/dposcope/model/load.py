@@ -1,6 +1,5 @@
 """From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
 
-import copy
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,7 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line, is_memory
@@ -23,6 +28,9 @@ from dposcope.model.checks.in_memory import check_in_memory, check_settings
 from dposcope.model.checks.numbers import check_forward, check_weights
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.checks.tokens import check_tokens
+from dposcope.model.devices.copies import convert_, copied_model
+from dposcope.model.devices.placement import Placement
+from dposcope.model.devices.spread import Stored, check_whole_blocks, is_spread_over, outlined, placed, spread_
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quantised.loading import (
@@ -38,7 +46,7 @@ from dposcope.model.quantised.weights import held_by, is_quantised
 from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
 from dposcope.processes.launcher import local_rank
-from dposcope.protocols import Quantise
+from dposcope.protocols import DeviceMap, Quantise
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,6 +57,7 @@ def load(
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
+    device_map: DeviceMap | None = None,
     base: LanguageModel | None = None,
     quantise: Quantise | None = None,
 ) -> LanguageModel:
@@ -59,7 +68,8 @@ def load(
     embedding rows that belong to no token are removed (`notes` says so).
 
     A model in memory is checked like a loaded one and used as it is, without a copy of its weights. Only evaluation
-    mode is set where it was in training mode (`notes` says so).
+    mode is set where it was in training mode (`notes` says so). It may be spread over several devices, with whole
+    blocks, as accelerate's `dispatch_model` does it.
 
     Args:
         source: `gemma-3-270m` or another bundled name, a folder, a `.gguf` file, a Hugging Face id (`hf:NAME` where it
@@ -68,6 +78,8 @@ def load(
         dtype: "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored, or that of `base`.
         device: "cpu", "cuda", …, or "auto": a GPU if there is one, or the device of `base`. If a launcher started
             several processes (LOCAL_RANK is set), each uses its own GPU.
+        device_map: "auto": whole blocks are spread over all GPUs of this machine; with one GPU or none it is as
+            without. None: one device. With a `base` that is spread, each block goes where the base has it.
         base: the model that `source` was tuned from. `source` may then be the folder of a PEFT adapter (LoRA, IA3 and
             others that merge into weights), which is merged into a copy of `base`; of a quantised one, into its
             dequantised weights.
@@ -77,23 +89,28 @@ def load(
 
     Raises:
         DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
-            was not tuned from `base`; it cannot be quantised, or a package for that is missing. Of a model in memory:
-            see `check_in_memory`; or another dtype, device or quantisation than its own is asked for.
+            was not tuned from `base`; it cannot be quantised, or a package for that is missing; it does not fit into
+            the GPUs, or a device is named beside `device_map`. Of a model in memory: see `check_in_memory`; or another
+            dtype, device or quantisation than its own is asked for.
     """
     if not isinstance(source, str | Path):
         if quantise is not None:
             raise DposcopeError("a model in memory stays as it is: load it quantised, or give load its name or folder")
+        if device_map is not None:
+            raise DposcopeError("a model in memory stays where it is; leave device_map out, or load it with one")
         return _in_memory(source, tokenizer, dtype=dtype, device=device, base=base)
     if tokenizer is not None:
         raise DposcopeError(f"{source} has its own tokenizer; give a tokenizer only beside a model in memory")
     name = str(source)
+    spread = is_spread_over(device_map, device)
+    like = None if base is None or str(device) != "auto" else Placement.of(base)
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
     place = device_of(base.device if base is not None and str(device) == "auto" else device)
     path = Path(source).expanduser()
     adapter = base is not None and path.is_dir() and is_adapter(path)
     if not adapter:
         check_source(source)
-    form = _Form(precision, place, quantise)
+    form = _Form(precision, place, quantise, spread, like if like is not None and like.spread else None)
     if quantise is not None:
         check_quantise(quantise)
         if adapter or (path.suffix == ".gguf" and not path.is_dir()):
@@ -104,17 +121,19 @@ def load(
     elif path.suffix == ".gguf" and not path.is_dir():
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
         lm = LanguageModel(pair.model, pair.tokenizer, short_name(path))
+        if form.is_spread:
+            spread_(lm.model, placed(lm.model, name, Stored(lm.dtype.itemsize), form.like))
     elif adapter:
         assert base is not None
         lm = merge_adapter(base, path)
         if precision != "auto":
-            lm.model.to(_DTYPES[precision])  # pyright: ignore[reportArgumentType]
+            convert_(lm.model, _DTYPES[precision])
     elif path.is_dir():
         lm = _from_folder(str(path), name, form, local=True)
     else:
         lm = _from_hub(hub_id(name), form)
     try:
-        if not lm.quantised:  # it is there already
+        if not lm.quantised and not form.is_spread:  # those are there already
             lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
@@ -144,6 +163,7 @@ def _in_memory(
     name = short_name(model.name_or_path) if model.name_or_path else "model"
     lm = LanguageModel(model, tokenizer, name)
     _ = lm.d_mlp
+    check_whole_blocks(lm)
     check_weights(lm, name)
     check_tokens(lm, name)
     if model.training:
@@ -162,7 +182,7 @@ def _on_the_same_weights(model: PreTrainedModel) -> PreTrainedModel:
         id(one): one if id(one) in coded else nn.Parameter(one.detach(), one.requires_grad)
         for one in model.parameters()
     }
-    return copy.deepcopy(model, {**held_by(model), **views, **{id(one): one for one in model.buffers()}})
+    return copied_model(model, {**held_by(model), **views, **{id(one): one for one in model.buffers()}})
 
 
 def check_source(source: str | Path) -> None:
@@ -205,6 +225,31 @@ class _Form:
     place: torch.device
     """Where quantised weights are put; plain ones are moved there afterwards."""
     quantise: Quantise | None
+    spread: bool = False
+    """Whether the parts are divided among all GPUs."""
+    like: Placement | None = None
+    """Where the base has its parts, if it is spread."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether parts are on several devices."""
+        return self.spread or self.like is not None
+
+    def device_map(self, source: str, name: str, stored: StoredForm, *, local: bool) -> dict[str, torch.device] | None:
+        """Module → device; None: all of the model is made on the CPU.
+
+        Raises:
+            DposcopeError: the model does not fit into the GPUs.
+        """
+        plain = stored.plain_when_loaded and self.quantise is None
+        if not self.is_spread:
+            # Quantised weights stay where they are made, so they are made where they belong.
+            return None if plain else {"": self.place}
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        dtype = stored.dtype if self.precision == "auto" else _DTYPES[self.precision]
+        method = None if stored.plain_when_loaded else config.to_dict().get("quantization_config")
+        taken = Stored.of(dtype.itemsize, self.quantise, method)
+        return placed(outlined(config), name, taken, self.like)
 
 
 def _from_hub(name: str, form: _Form) -> LanguageModel:
@@ -229,8 +274,7 @@ def _from_folder(source: str, name: str, form: _Form, *, local: bool) -> Languag
         _check_form(stored, form, name)
         dtype = stored.dtype if form.precision == "auto" else _DTYPES[form.precision]
         told = quantisation(stored, form.quantise, dtype)
-        # Quantised weights stay where they are made, so they are made where they belong.
-        stays = {} if stored.plain_when_loaded and form.quantise is None else {"device_map": {"": form.place}}
+        places = form.device_map(source, name, stored, local=local)
         with without_progress_bars(), without_remarks():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -240,7 +284,7 @@ def _from_folder(source: str, name: str, form: _Form, *, local: bool) -> Languag
                 trust_remote_code=False,
                 output_loading_info=True,
                 **({} if told is None else {"quantization_config": told}),
-                **stays,
+                **({} if places is None else {"device_map": places}),
             )
             with _uncollected():
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
@@ -340,7 +384,12 @@ def device_of(device: str | torch.device) -> torch.device:
 
 
 def load_native(
-    model: str, *, dtype: str = "auto", device: str = "auto", quantise: Quantise | None = None
+    model: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+    quantise: Quantise | None = None,
 ) -> LanguageModel:
     """Load `model` in the precision that is fastest on this machine.
 
@@ -351,13 +400,14 @@ def load_native(
         model: see `load`.
         dtype: auto, or the precision to run in.
         device: see `load`.
+        device_map: see `load`.
         quantise: see `load`. With it, auto is bfloat16 if the hardware supports it.
     """
     if quantise is not None and dtype == "auto" and native_bfloat16(device_of(device)):
         dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
-    lm = load(model, dtype=dtype, device=device, quantise=quantise)
+    lm = load(model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
     if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(lm.device):
-        lm.model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+        convert_(lm.model, torch.bfloat16)
     return lm
 
 

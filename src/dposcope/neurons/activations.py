@@ -422,7 +422,7 @@ def _second_pass(
 
         def observe(block: int, columns: slice) -> Change:
             def look(activations: Tensor, frame: Frame) -> None:
-                _add(sums, block, columns, activations, frame, continued, batch.rows)
+                _add(sums, block, columns, activations, frame, continued.to(activations.device), batch.rows)
 
             return look
 

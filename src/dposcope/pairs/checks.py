@@ -261,8 +261,8 @@ def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> flo
     """Negative log-likelihood of a row's completion, in nats; `hidden` is `[T, d]`, with padding at the end."""
     length = len(row.ids)
     states = hidden[length - 1 - row.predicted : length - 1]
-    targets = torch.tensor(row.ids[length - row.predicted :], dtype=torch.long, device=hidden.device)
-    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    targets = torch.tensor(row.ids[length - row.predicted :], dtype=torch.long, device=lm.device_of_logits)
+    total = torch.zeros((), dtype=torch.float64, device=lm.device_of_logits)
     for start in range(0, len(targets), chunk):
         logits = lm.unembed(states[start : start + chunk]).float()
         total += (

@@ -218,7 +218,7 @@ class _Steps:
         self._settings = settings
         self._seen = newest
         self._lengths = batch.lengths
-        self._weights = (direction.vector / direction.norm**2).to(lm.device)
+        self._weights = (direction.vector / direction.norm**2).to(lm.device_of_block(direction.block % lm.n_blocks))
         self._embedding_scale = _embedding_scale(lm) if settings.horizon > 0 else 1.0
         self._precise = torch.promote_types(lm.dtype, torch.float32)
         self.newest = batch.ids[:, -1]
@@ -289,7 +289,7 @@ class _Steps:
                 log_probabilities = self._log_probabilities(read)
             read = self._read(read.cache, _longer(read.mask), embedding=self._expected_embedding(log_probabilities))
             streams.append(read.stream)
-        gain = torch.stack([stream.double() @ self._weights for stream in streams]).mean(0)
+        gain = torch.stack([stream.double() @ self._weights for stream in streams]).mean(0).to(own.device)
         if plain is None or self._settings.kl_scale == 0:
             return gain
         return gain - self._settings.kl_scale * (own.exp() * (own - plain)).sum(-1, dtype=torch.float64)
@@ -310,7 +310,8 @@ class _Steps:
         return _Pass(states[:, -1], self._seen.stream, grown, mask)
 
     def _log_probabilities(self, read: _Pass) -> Tensor:
-        return torch.log_softmax(self.lm.unembed(read.normed), -1, dtype=self._precise)
+        # Where the next token is read: its embedding, too, is made from them.
+        return torch.log_softmax(self.lm.unembed(read.normed), -1, dtype=self._precise).to(self.lm.device)
 
     def _expected_embedding(self, log_probabilities: Tensor) -> Tensor:
         """The expected input embedding of a token with these probabilities, `[B, d]`."""

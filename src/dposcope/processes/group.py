@@ -67,7 +67,8 @@ class Processes:
             if os.environ.get(name, "false").lower() in ("true", "1"):
                 raise DposcopeError(
                     f"a model split over GPUs ({what}) is not supported, as each process reads the whole unembedding; "
-                    "start one process per GPU with the whole model: torchrun --nproc-per-node N -m dposcope …"
+                    "start one process per GPU with the whole model: torchrun --nproc-per-node N -m dposcope …, or one "
+                    "process alone with --device-map auto"
                 )
         launched = Launched.here()
         if launched.count == 1:

@@ -12,7 +12,7 @@ from dposcope.model.generate import Continuation, Progress, Sampling, continue_i
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
-from dposcope.protocols import Quantise
+from dposcope.protocols import DeviceMap, Quantise
 from dposcope.shipping.origin import checkpoint_origin
 from dposcope.talk.subject import Subject
 
@@ -70,6 +70,7 @@ class Session:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        device_map: DeviceMap | None = None,
         quantise: Quantise | None = None,
         chat: ChatOptions = ChatOptions(),  # noqa: B008 — frozen
         new_tokens: int = 40,
@@ -81,6 +82,7 @@ class Session:
             subject: model and edit.
             dtype: see `load_native`.
             device: see `load_native`.
+            device_map: see `load`.
             quantise: see `load`.
             chat: how the model is asked.
             new_tokens: see the field.
@@ -89,7 +91,7 @@ class Session:
         Raises:
             DposcopeError: the model cannot be loaded, the edit does not fit it, or it cannot be asked so.
         """
-        lm = load_native(subject.model, dtype=dtype, device=device, quantise=quantise)
+        lm = load_native(subject.model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
         return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling)
 
     @property

@@ -80,6 +80,8 @@ class PreferencePolicy(nn.Module):
             teacher: a tuned model whose next-token distributions on the completions are distilled; None: no teacher.
         """
         super().__init__()
+        self.hf_device_map: dict[str, str] = {}
+        """Devices of a model that is spread over several, for `Trainer`; empty where it is on one."""
         self.trained = trained
         self.objective = objective
         # Kept in a tuple, so that torch does not register the reference: it is not saved, moved or trained.
@@ -234,6 +236,7 @@ def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
     cached = torch.is_autocast_cache_enabled()
     if blocks:  # else a cast of every weight would be kept until the end of the forward pass
         torch.set_autocast_cache_enabled(False)
+    before = [vars(block).get("forward") for block in blocks]  # accelerate's hook, if the model is spread over devices
     for block in blocks:
         # Nothing is random in evaluation mode, so the state of random generators need not be kept.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
@@ -241,5 +244,7 @@ def recomputed(blocks: Sequence[nn.Module]) -> Generator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(cached)
-        for block in blocks:
+        for block, forward in zip(blocks, before, strict=True):
             del block.forward  # restores the method of the class
+            if forward is not None:
+                block.forward = forward

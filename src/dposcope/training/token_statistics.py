@@ -63,6 +63,12 @@ class Unembedding:
             )
         return cls(head.weight, head.bias, logit_softcap(model), logit_scale(model))
 
+    def on(self, device: torch.device) -> "Unembedding":
+        """The same on a device; itself where it is there."""
+        if self.weight.device == device:
+            return self
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
@@ -122,17 +128,21 @@ def token_statistics(
     if kl and reference is None:
         raise DposcopeError("a KL needs a reference; give one, or set kl=False")
     tokens = max(1, logits_at_once // len(head.weight))
-    hidden, head = _unscaled(hidden, head)
+    # A model may be spread over several devices: logits are where the head is, and the results where the states are.
+    place, back = head.weight.device, hidden.device
+    hidden, head = _unscaled(hidden.to(place), head)
     reference, teacher = (
-        None if one is None else Reference(*_unscaled(one.hidden, one.head)) for one in (reference, teacher)
+        None if one is None else Reference(*_unscaled(one.hidden.to(place), one.head.on(place)))
+        for one in (reference, teacher)
     )
+    targets = None if targets is None else targets.to(place)
     request = _Request(head.softcap, reference, targets, kl_from if kl else None, teacher, tokens, _precision(hidden))
     logp, reference_logp, divergence, distillation = _TokenStatistics.apply(hidden, head.weight, head.bias, request)
     return TokenStatistics(
-        None if targets is None else logp,
-        None if targets is None or reference is None else reference_logp,
-        divergence if kl else None,
-        None if teacher is None else distillation,
+        None if targets is None else logp.to(back),
+        None if targets is None or reference is None else reference_logp.to(back),
+        divergence.to(back) if kl else None,
+        None if teacher is None else distillation.to(back),
     )
 
 

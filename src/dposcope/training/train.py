@@ -157,6 +157,9 @@ def train_policy(
         log_level="error",
         log_level_replica="error",
     )
+    if len(lm.devices) > 1:
+        # By this attribute Trainer and accelerate leave a model where it is, instead of on the first GPU.
+        trainable.policy.hf_device_map = {str(place): str(device) for place, device in enumerate(lm.devices)}
     # With several GPUs in one process, Trainer would use DataParallel; `accelerate launch` starts a process per GPU.
     arguments._n_gpu = min(arguments._n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     collator = Collator(lm, material, objective, schedule, reference, processes)

@@ -21,6 +21,7 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
+from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -239,7 +240,7 @@ def low_rank(
             ) from error
 
     def export() -> Tuned:
-        merged = _dequantised_with(adapted) if lm.quantised else copy.deepcopy(adapted).merge_and_unload()
+        merged = _dequantised_with(adapted) if lm.quantised else copied_model(adapted).merge_and_unload()
         return Tuned(replace(lm, model=merged.requires_grad_(False), quantise=None))
 
     try:
@@ -263,7 +264,7 @@ def _dequantised_with(adapted: Any) -> PreTrainedModel:
     """A plain copy of a quantised model with its adapter merged, each weight rounded once."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    copied, added = copy.deepcopy(adapted), dict[str, Tensor]()
+    copied, added = copied_model(adapted), dict[str, Tensor]()
     for name, module in copied.get_base_model().named_modules():
         layer: Any = module
         if isinstance(module, BaseTunerLayer):
@@ -333,6 +334,7 @@ def neuron_gains(
                 "give them positions='all'"
             )
     values = torch.ones(lm.n_blocks, lm.d_mlp) if start is None else start.values.clone()
+    # All gains are on one device, that of the inputs; each block's are moved to its activations.
     of_heads = torch.ones(lm.n_blocks, lm.d_attention, device=lm.device) if heads else None
     if among is not None:
         if among.mask.shape != values.shape:
@@ -347,7 +349,7 @@ def neuron_gains(
     def scale(factors: nn.Parameter, block: int, site: Site) -> Change:
         def change(activations: Tensor, _frame: Frame) -> Tensor:
             # float32, as `Gains` applies them; a gain of exactly 1 changes no bit.
-            return (activations * factors[block, site.columns]).to(activations.dtype)
+            return (activations * factors[block, site.columns].to(activations.device)).to(activations.dtype)
 
         return change
 

@@ -188,6 +188,7 @@ def test_autocast_is_passed_on():
         ({"protocol": "reference", "precompute_reference": True}, "leave --precompute-reference"),
         ({"train": "gains", "recompute": True}, "leave --recompute out"),
         ({"train": "full", "quantise": "4bit"}, "give --train gains or lora, or leave --quantise out"),
+        ({"train": "full", "device_map": "auto"}, "give --train gains or lora, or leave --device-map out"),
         ({"train": "gains", "quantise": "3bit"}, "'4bit' or '8bit'"),
         ({"train": "lora", "sparsity": 0.3}, "--train gains"),
         ({"train": "gains", "sparsity": 1}, "less than 1"),

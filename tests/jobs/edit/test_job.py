@@ -603,8 +603,8 @@ def test_another_concept_is_named_in_scores_and_report(job, tmp_path):
 
 
 def test_of_a_quantised_model_the_edit_is_measured_and_no_checkpoint_written(job, tmp_path, monkeypatch, capsys):
-    def in_codes(name, *, dtype, device, quantise):
-        assert (dtype, device, quantise) == ("float32", "cpu", "4bit")
+    def in_codes(name, *, dtype, device, device_map, quantise):
+        assert (dtype, device, device_map, quantise) == ("float32", "cpu", None, "4bit")
         return in_bytes(load(name, dtype=dtype, device=device))
 
     monkeypatch.setattr(ingredients, "load_native", in_codes)

@@ -1,8 +1,11 @@
 """What a machine can do is measured in about a second."""
 
+from types import SimpleNamespace
+
 import torch
 
 from dposcope.jobs.estimate.machine import GIB, Machine
+from helpers.fake_devices import FakeDevices
 
 
 def test_this_machine_can_be_measured():
@@ -20,3 +23,17 @@ def test_products_are_of_the_precision_that_is_asked_for():
 def test_a_system_that_does_not_tell_its_memory_never_lacks_it(monkeypatch):
     monkeypatch.delattr("dposcope.jobs.estimate.machine.os.sysconf")
     assert Machine.measured("cpu").memory > 2**60
+
+
+def test_memories_of_gpus_add_up_where_one_model_is_spread(monkeypatch):
+    """GPUs are pretended, and measured on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    with FakeDevices():
+        alone = Machine.measured(dtype=torch.float32)
+        together = Machine.measured(dtype=torch.float32, device_map="auto")
+    assert (alone.memory, alone.name) == (80 * 10**9, "H100")
+    assert (together.memory, together.name, together.gpu) == (240 * 10**9, "3 × H100", True)
+    assert together.operations < 3 * alone.operations

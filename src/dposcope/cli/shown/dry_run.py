@@ -6,10 +6,11 @@ from dposcope.cli.console import print_table
 from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.estimate.table import work_table
 from dposcope.jobs.estimate.work import Work
+from dposcope.protocols import DeviceMap
 from dposcope.terminal import print_json
 
 
-def show_work(work: Work, *, device: str, out: Path, json: bool) -> None:
+def show_work(work: Work, *, device: str, out: Path, json: bool, device_map: DeviceMap | None = None) -> None:
     """Measure the machine, and print the estimate.
 
     Args:
@@ -17,8 +18,9 @@ def show_work(work: Work, *, device: str, out: Path, json: bool) -> None:
         device: that it would run on.
         out: where its results would go.
         json: as JSON.
+        device_map: auto: on all GPUs together.
     """
-    machine = Machine.measured(device, dtype=work.precision)
+    machine = Machine.measured(device, dtype=work.precision, device_map=device_map)
     if json:
         print_json(work.to_json(machine))
         return

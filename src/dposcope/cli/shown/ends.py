@@ -27,7 +27,7 @@ _MASKED: Final = " (offensive words masked; --raw shows them)"
 _DATA: Final = (
     *("concept", "prompts", "prompt_column", "report_prompts", "comments", "text_column", "label_column"),
     *("positive_label", "neutral", "neutral_column", "passages", "passage_prompt_column", "passage_gold_column"),
-    *("scorer", "limit", "dtype", "device", "quantise", "layout"),
+    *("scorer", "limit", "dtype", "device", "device_map", "quantise", "layout"),
 )
 """Settings that the next command takes over: what is read, who scores it, and where it runs."""
 

@@ -25,9 +25,7 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
     use_layout(settings.layout or subject.layout)
     return Session.open(
         subject,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantise=settings.quantise,
+        **settings.loading,
         chat=settings.chat_options,
         new_tokens=settings.new_tokens,
         sampling=settings.sampling,

@@ -94,6 +94,6 @@ def agreement(lm: LanguageModel, written: Sequence[Continuation], *, batch_size:
             start, stop = len(written[row].prompt_ids), len(rows[row])
             if stop > start:
                 own = likeliest(lm.unembed(hidden[place, start - 1 : stop - 1]))
-                same += int((own == batch.ids[place, start:stop]).sum())
+                same += int((own == batch.ids[place, start:stop].to(own.device)).sum())
         tokens += sum(len(written[row].ids) for row in batch.rows)
     return Agreement(same, tokens)

@@ -143,10 +143,11 @@ def _add_batch(
         hidden = _states(base, batch)
         part, outer = _log_odds(base, batch, hidden.detach(), starts, weights)
         gradients = torch.autograd.grad(hidden, [slopes[site.name] for _, site in sites], outer)
-    real = batch.mask.bool().unsqueeze(-1)
+    padding = ~batch.mask.bool().unsqueeze(-1)
     for (block, site), gradient in zip(sites, gradients, strict=True):
         change = theirs[site.name].to(gradient.device).double() - mine[site.name].double()
-        effect[block, site.columns] += (gradient.double() * change).masked_fill(~real, 0).sum((0, 1)).cpu()
+        here = padding.to(gradient.device)
+        effect[block, site.columns] += (gradient.double() * change).masked_fill(here, 0).sum((0, 1)).cpu()
     return part
 
 

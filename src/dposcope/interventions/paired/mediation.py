@@ -194,5 +194,6 @@ def _activations(lm: LanguageModel, block: int, reads: Tensor) -> dict[int, Tens
     with watching(lm, block, seen):
         mlp = mlp_module(lm, block)
         # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
-        mlp(*[reads.to(lm.device, lm.dtype)] * len(inspect.signature(mlp.forward).parameters))
+        reads = reads.to(lm.device_of_block(block), lm.dtype)
+        mlp(*[reads] * len(inspect.signature(mlp.forward).parameters))
     return held

@@ -123,9 +123,7 @@ def run_dpo(
                 model,
                 settings.chat_options,
                 whole=settings.train == "full",
-                dtype=settings.dtype,
-                device=settings.device,
-                quantise=settings.quantise,
+                **settings.loading,
             )
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)

@@ -291,6 +291,10 @@ class DpoSettings(LoadSettings, ChatSettings):
             raise ValueError("--unlikelihood needs --loss likelihood; give that, or leave --unlikelihood out")
         if self.quantise is not None and self.train == "full":
             raise ValueError("quantised weights cannot be trained; give --train gains or lora, or leave --quantise out")
+        if self.device_map is not None and self.train == "full":
+            raise ValueError(
+                "all weights are trained on one device; give --train gains or lora, or leave --device-map out"
+            )
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks, which do not run in the backward pass; leave --recompute out")
         if self.heads and self.train != "gains":

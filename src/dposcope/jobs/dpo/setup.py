@@ -17,7 +17,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load, load_native, native_bfloat16
 from dposcope.pairs.harmless import HarmlessTexts, load_harmless
 from dposcope.pairs.pairs import Pairs, PairSplit
-from dposcope.protocols import Quantise
+from dposcope.protocols import DeviceMap, Quantise
 from dposcope.training.batches.examples import Example, harmless_windows, neutral_windows, tokenise
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
@@ -39,7 +39,14 @@ class Base:
 
 
 def load_base(
-    model: str, chat: ChatOptions, *, whole: bool, dtype: str, device: str, quantise: Quantise | None = None
+    model: str,
+    chat: ChatOptions,
+    *,
+    whole: bool,
+    dtype: str,
+    device: str,
+    device_map: DeviceMap | None = None,
+    quantise: Quantise | None = None,
 ) -> Base:
     """The base in the precision that its training needs.
 
@@ -49,13 +56,15 @@ def load_base(
         whole: whether all weights are trained.
         dtype: of what is computed: auto, float32 or bfloat16.
         device: see `load`.
+        device_map: see `load`; not where all weights are trained.
         quantise: see `load`; not where all weights are trained.
 
     Raises:
         DposcopeError: it cannot be loaded, or is quantised, and all weights are trained.
     """
     if not whole:
-        lm = asked_by(load_native(model, dtype=dtype, device=device, quantise=quantise), chat)
+        loaded = load_native(model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
+        lm = asked_by(loaded, chat)
         return Base(lm, lm.dtype, autocast=False)
     lm = asked_by(load(model, dtype="auto", device=device), chat)
     check_trainable(lm)

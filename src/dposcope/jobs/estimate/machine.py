@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dposcope.model.load import native_bfloat16
+from dposcope.protocols import DeviceMap
 
 GIB = 2**30
 
@@ -33,12 +34,15 @@ class Machine:
     gpu: bool = False
 
     @classmethod
-    def measured(cls, device: str = "auto", *, dtype: torch.dtype | None = None) -> "Machine":
+    def measured(
+        cls, device: str = "auto", *, dtype: torch.dtype | None = None, device_map: DeviceMap | None = None
+    ) -> "Machine":
         """This machine, measured by matrix products and a sum for about a second.
 
         Args:
             device: device of the steps; auto: a GPU if there is one.
             dtype: precision of the products; None: bfloat16 if it is native, else float32.
+            device_map: auto: the memories of all GPUs add up. They work one after the other, so the rates are of one.
         """
         on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
         place = torch.device("cuda" if on_gpu else "cpu")
@@ -52,7 +56,9 @@ class Machine:
         long = torch.ones(_LONG, device=place, dtype=torch.float32)
         bandwidth = long.nbytes / _least_seconds(lambda: float(long.sum()))
         if on_gpu:
-            total, name = torch.cuda.get_device_properties(place).total_memory, torch.cuda.get_device_name(place)
+            count = 1 if device_map is None else torch.cuda.device_count()
+            total = count * torch.cuda.get_device_properties(place).total_memory
+            name = f"{count} × {torch.cuda.get_device_name(place)}" if count > 1 else torch.cuda.get_device_name(place)
         else:
             total, name = _memory(), f"{torch.get_num_threads()} CPU threads"
         return cls(name, 2 * size**3 / best, bandwidth, total, precision.itemsize, on_gpu)

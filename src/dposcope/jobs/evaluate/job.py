@@ -98,7 +98,10 @@ def run_evaluate(
         if settings.protocol == "rtp":
             named, second = settings.fluency_model, None
             if named is not None:
-                second = asked_like(load_native(named, dtype=settings.dtype, device=settings.device), job.lm)
+                reader = load_native(
+                    named, dtype=settings.dtype, device=settings.device, device_map=settings.device_map
+                )
+                second = asked_like(reader, job.lm)
             report = replace(report, samples=settings.rtp_samples, sample_seed=settings.seed, second=second)
         materials = with_ideal(job, report, judge, seed=settings.seed, served=served.get(BASE))
 

@@ -83,6 +83,6 @@ def _lenses(lm: LanguageModel, neurons: Sequence[int], k: int) -> dict[int, Lens
     for block in range(lm.n_blocks):
         here = [neuron for neuron in neurons if neuron // lm.d_mlp == block]
         if here:
-            vectors = lm.value_vectors(block)[torch.tensor(here, device=lm.device) % lm.d_mlp]
+            vectors = lm.value_vectors(block)[torch.tensor(here) % lm.d_mlp]
             lenses |= dict(zip(here, lens(lm, vectors, k=k), strict=True))
     return lenses

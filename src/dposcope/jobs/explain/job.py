@@ -127,7 +127,7 @@ def run_explain(
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
         lm = asked_by(
-            load_native(base, dtype=settings.dtype, device=settings.device, quantise=settings.quantise),
+            load_native(base, **settings.loading),
             settings.chat_options,
         )
         check_neutral(lm, data.report)

@@ -58,8 +58,8 @@ KIND: Final = "dposcope pairs"
 _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
-    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "shuffled"),
-    *("quantise", "chat", "system", "wrap", "engine", "base_url", "concurrency"),
+    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "device_map"),
+    *("shuffled", "quantise", "chat", "system", "wrap", "engine", "base_url", "concurrency"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
@@ -144,7 +144,7 @@ def _run_pairs(
         try:
             reporter.stage(f"Loading {model}")
             lm = asked_by(
-                load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise),
+                load_native(model, **settings.loading),
                 settings.chat_options,
             )
             served = None if servers is None else _connected(servers, lm, source.texts, reporter)

@@ -98,7 +98,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     ) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
-            lm = load_native(model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
+            lm = load_native(model, **settings.loading)
             check_neutral(lm, data.report, learn_text)
             if lm.quantised and settings.needs_numbers:
                 raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")

@@ -102,7 +102,14 @@ def _teacher(model: str, run: Run, texts: LearningTexts, learn_text: str, settin
     if strength is None:
         bound = settings.max_logppl_increase
         strength = allowed_strength(
-            run, model, named, text=learn_text, bound=bound, dtype=settings.dtype, device=settings.device
+            run,
+            model,
+            named,
+            text=learn_text,
+            bound=bound,
+            dtype=settings.dtype,
+            device=settings.device,
+            device_map=settings.device_map,
         )
     return Teacher(named, strength)
 

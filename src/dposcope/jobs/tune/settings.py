@@ -258,6 +258,11 @@ class TuneSettings(MeasureSettings):
             raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
         if self.quantise is not None and self.needs_numbers:
             raise ValueError(f"{NO_CODES}, or leave --quantise out")
+        if self.device_map is not None and self.teacher == "full":
+            raise ValueError(
+                "all weights of a teacher are trained on one device; give --teacher lora or a tuned model, or leave "
+                "--device-map out"
+            )
         return self
 
     def _quick_fits(self) -> None:
@@ -380,6 +385,7 @@ class TuneSettings(MeasureSettings):
             shuffled=True if self.negative_control == "shuffled-scores" else None,
             dtype=self.dtype,
             device=self.device,
+            device_map=self.device_map,
             quantise=self.quantise,
             seed=self.seed,
             **given,
@@ -407,6 +413,7 @@ class TuneSettings(MeasureSettings):
             wrap=self.wrap,
             dtype=self.dtype,
             device=self.device,
+            device_map=self.device_map,
             quantise=self.quantise,
             seed=self.seed,
             **others,

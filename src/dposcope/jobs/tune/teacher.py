@@ -17,7 +17,7 @@ from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
 from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
-from dposcope.protocols import LEAST_ITEMS
+from dposcope.protocols import LEAST_ITEMS, DeviceMap
 
 _WINDOWS = 32
 """Windows of 1,024 tokens, or shorter ones of a short text, spread over it, on which the strength is set."""
@@ -26,7 +26,17 @@ _NEAREST, _FURTHEST = 0.25, 4.0
 has little to do with either model."""
 
 
-def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: float, dtype: str, device: str) -> float:
+def allowed_strength(
+    run: Run,
+    model: str,
+    teacher: str,
+    *,
+    text: str,
+    bound: float,
+    dtype: str,
+    device: str,
+    device_map: DeviceMap | None = None,
+) -> float:
     """The stage `teacher`: the largest strength at which the teacher itself costs no more than the edit may.
 
     Writes `teacher.json`: all strengths tried, and the chosen one.
@@ -39,11 +49,12 @@ def allowed_strength(run: Run, model: str, teacher: str, *, text: str, bound: fl
         bound: largest rise of log-perplexity, nats per token, for the upper end of its interval.
         dtype: of what is computed.
         device: where.
+        device_map: see `load`.
 
     Returns:
         From 0.25 to 4; 0.25 may cost more than the bound.
     """
-    lm = load_native(model, dtype=dtype, device=device)
+    lm = load_native(model, dtype=dtype, device=device, device_map=device_map)
 
     def make() -> dict[str, Any]:
         window = longest_window(lm, text, least=LEAST_ITEMS)

@@ -30,7 +30,7 @@ def check_in_memory(model: object, tokenizer: object) -> None:
     if model.get_output_embeddings() is None:
         raise DposcopeError(f"a {kind} is not a causal language model; load it with AutoModelForCausalLM")
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
-        raise DposcopeError("some weights of the model are not in memory; load it without device_map or offloading")
+        raise DposcopeError("some weights of the model are not in memory; load it without offloading to CPU or disk")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         given = "none was given" if tokenizer is None else f"a {type(tokenizer).__name__} is none"
         raise DposcopeError(f"a model in memory needs its tokenizer, and {given}; call load(model, tokenizer)")

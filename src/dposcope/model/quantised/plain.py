@@ -1,6 +1,5 @@
 """A quantised model with its dequantised weights: an ordinary model, as large as before quantisation."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.devices.copies import copied_model
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.weights import is_quantised, quantised_weight
@@ -29,7 +29,7 @@ def dequantised(lm: LanguageModel) -> LanguageModel:
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; leave the `with` first")
     if not lm.quantised:
         raise DposcopeError(f"{lm.name} is not quantised; use it as it is")
-    return replace(lm, model=plain_(copy.deepcopy(lm.model)), quantise=None)
+    return replace(lm, model=plain_(copied_model(lm.model)), quantise=None)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.model.devices.copies import OF_HOOKS
 
 PLAIN: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """Types of weights that are the numbers themselves."""
@@ -62,8 +63,8 @@ def held_by(model: nn.Module) -> dict[int, object]:
         id(held): held
         for module in model.modules()
         if is_quantised(module)
-        for held in vars(module).values()
-        if not isinstance(held, dict)  # those of parameters and hooks
+        for name, held in vars(module).items()
+        if not isinstance(held, dict) and name not in OF_HOOKS  # those of parameters and hooks
     }
 
 

@@ -29,7 +29,7 @@ _LEAST = 1e-3
 
 
 def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False) -> Tensor:
-    """Final-norm outputs at every place, `[R·T, d]`.
+    """Final-norm outputs at every place, `[R·T, d]`, on the device of the batch.
 
     Args:
         model: interventions on it apply.
@@ -49,7 +49,7 @@ def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False)
     states = model.base_model(
         input_ids=batch.ids, attention_mask=mask.long() if mask.ndim == 2 else mask, use_cache=False, **placed
     ).last_hidden_state
-    return states.flatten(0, 1)
+    return states.flatten(0, 1).to(batch.ids.device)
 
 
 def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
