@@ -229,7 +229,7 @@ def share_dots(rows: Sequence[tuple[str, str, Share]]) -> Figure:
         Row(label, roles[role], Estimate(100 * share.share, 100 * share.low, 100 * share.high, share.n))
         for label, role, share in rows
     ]
-    return interval_dots(drawn, axis="share of tuning's reduction, per cent", reference=100.0, digits=0)
+    return interval_dots(drawn, axis="share of the reduction, per cent", reference=100.0, digits=0)
 
 
 def _axes(height: float) -> tuple[Figure, Any]:

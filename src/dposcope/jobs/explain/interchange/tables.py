@@ -218,7 +218,7 @@ def against_frozen(interchanged: Interchanged, outcomes: Mapping[str, Outcome]) 
                 axes.plot([100 * share.share], [row], MARKERS[role], color=colour, linestyle="none", label=label)
         name_rows(axes, [label for label, _, _ in rows])
         axes.grid(axis="x")
-        axes.set_xlabel("share of tuning's reduction, per cent")
+        axes.set_xlabel("share of the reduction, per cent")
         # From the right: long names of rows leave the axes little room.
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1.0), ncols=2, frameon=False)
         return figure
