@@ -62,6 +62,7 @@ CALLS: dict[tuple[str, str], Callable[[ds.LanguageModel], object]] = {
 NOT_GIVEN = {
     ("LanguageModel.__init__", "notes"),
     ("Layout.__init__", "attention_out"),
+    ("Layout.__init__", "mlp_out"),
     ("Lens.__init__", "top"),
     ("Lens.__init__", "bottom"),
     ("Repetitions.__init__", "names"),

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 import dposcope as ds
 from dposcope.cli.app import app
 from helpers.changes import tuned_copy
+from helpers.chats import PLAIN, with_template
 from helpers.gguf_files import write
 from helpers.jobs import make_job
 from helpers.preferences import pairs_file
@@ -190,6 +191,7 @@ def ground(tmp_path_factory) -> Path:
     tuned_copy(lm).save_pretrained(folder / "runs" / "dpo" / "model")
     for name in ("checkpoint", "folder-of-mymodel"):
         lm.save_pretrained(folder / name)
+    with_template(lm, PLAIN).save_pretrained(folder / "chat")
     write(lm, folder / "model.gguf", "F32")
     gains(lm).save(folder / "runs" / "tuned" / "edit")
     both = ds.Edit.of(gains(lm), ds.ablate(torch.ones(lm.d_model)))
@@ -209,6 +211,7 @@ def small(lines: str, model: Path) -> str:
     for whole, part in (
         ('ds.shipped_edit("gemma-3-270m")', 'ds.Edit.load("runs/tuned/edit")'),
         ('ds.load("gemma-3-270m")', f"ds.load({tiny})"),
+        ('ds.load("smollm2-135m-instruct")', 'ds.load("chat", dtype="float32")'),
         ('ds.load("runs/dpo/model", base=base)', 'ds.load("runs/dpo/model", base=base, dtype="float32")'),
         ("ds.load_prompts(None)", "ds.load_prompts(None, limit=24)"),
         ("ds.load_passages(None, limit=20)", "ds.load_passages(None, limit=2)"),

@@ -17,6 +17,7 @@ from dposcope.model.generate import Continuation
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
+from dposcope.neurons.sets import NeuronSet
 from helpers.changes import tuned_copy
 from helpers.families import random_direction
 from helpers.jobs import always_toxic, make_job
@@ -24,24 +25,25 @@ from helpers.jobs import always_toxic, make_job
 STREAM = torch.Generator().manual_seed(2)
 EFFECT = torch.randn(3, 40, generator=STREAM, dtype=torch.float64)
 DELTA = torch.randn(3, 40, generator=STREAM, dtype=torch.float64)
+ALL = NeuronSet.all(3, 40)
 
 
 def test_rankings_take_the_first_of_each_order():
-    rankings = Rankings(EFFECT, DELTA, seed=0)
+    rankings = Rankings(EFFECT, DELTA, 0, ALL)
     worst = sorted(EFFECT.flatten().tolist())[:12]
     assert sorted(EFFECT[rankings.first("attribution", 0.1).mask].tolist()) == worst
     most = sorted(DELTA.flatten().tolist())[-12:]
     assert sorted(DELTA[rankings.first("contribution", 0.1).mask].tolist()) == most
     assert {len(rankings.first(name, 0.1)) for name in RANKINGS} == {12}
     assert len(rankings.first("attribution", 1e-6)) == 1
-    assert rankings.first("random", 0.1) == Rankings(EFFECT, DELTA, seed=0).first("random", 0.1)
-    assert rankings.first("random", 0.1) != Rankings(EFFECT, DELTA, seed=1).first("random", 0.1)
+    assert rankings.first("random", 0.1) == Rankings(EFFECT, DELTA, 0, ALL).first("random", 0.1)
+    assert rankings.first("random", 0.1) != Rankings(EFFECT, DELTA, 1, ALL).first("random", 0.1)
     # Larger fractions hold the smaller ones, so that a curve follows one order.
     assert len(rankings.first("random", 0.1) - rankings.first("random", 0.2)) == 0
 
 
 def test_matched_neurons_have_contributions_of_like_size():
-    rankings = Rankings(EFFECT, DELTA, seed=0)
+    rankings = Rankings(EFFECT, DELTA, 0, ALL)
     first, matched = rankings.first("attribution", 0.5), rankings.first("matched", 0.5)
     assert first != matched
     ours, theirs = (sorted(DELTA.abs()[one.mask].tolist()) for one in (first, matched))

@@ -18,7 +18,7 @@ def made():
     base, change = tiny("llama"), family_change("llama")
     toxic = {"top 4": NeuronSet.all(base.n_blocks, base.d_mlp).top(4, by=change.cosine)}
     effect = torch.randn(base.n_blocks, base.d_mlp, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return base, patches(change, toxic=toxic), Rankings(effect, change.total, seed=0)
+    return base, patches(change, toxic=toxic), Rankings(effect, change.total, 0, change.everything)
 
 
 def test_the_same_neurons_as_each_patch(made):

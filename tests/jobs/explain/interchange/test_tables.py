@@ -99,7 +99,8 @@ def test_the_figure_shows_sets_that_were_measured_both_ways(outcomes):
 def test_the_curve_has_a_line_a_ranking():
     points = [CurvePoint(name, fraction, 3, fraction) for name in RANKINGS for fraction in FRACTIONS]
     tensor = torch.zeros(2, 3)
-    figure = carriers_curve(Carriers(Rankings(tensor, tensor, 0), points, Mediation(tensor, tensor, tensor), (3, 4)))
+    rankings = Rankings(tensor, tensor, 0, NeuronSet.all(2, 3))
+    figure = carriers_curve(Carriers(rankings, points, Mediation(tensor, tensor, tensor), (3, 4)))
     lines = {line.get_label(): line for line in figure.axes[0].lines if not line.get_label().startswith("_")}
     assert set(lines) == set(RANKINGS.values())
     for line in lines.values():
@@ -110,7 +111,7 @@ def test_the_curve_has_a_line_a_ranking():
 def test_mediation_is_told_of_all_of_groups_and_of_blocks():
     own, before = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     change = torch.tensor([[4.0, 0.0], [4.0, 0.0]])
-    carriers = Carriers(Rankings(-change, change, 0), [], Mediation(own, before, change), (1, 1))
+    carriers = Carriers(Rankings(-change, change, 0, NeuronSet.all(2, 2)), [], Mediation(own, before, change), (1, 1))
     mask = torch.zeros(2, 2, dtype=torch.bool)
     mask[1] = True
     still = torch.zeros(2, 2, dtype=torch.bool)
