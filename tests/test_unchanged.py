@@ -38,6 +38,25 @@ def test_a_number_that_moved_is_told(tmp_path):
     assert differences({}, before, exact=False) == ["scores.json: missing"]
 
 
+def test_a_difference_is_as_exact_as_what_it_was_taken_from(tmp_path):
+    def write(logppl, difference):
+        scores = {"conditions": {"a": {"logppl": {"mean": logppl}}}}
+        scores["against_none"] = {"a": {"difference": {"logppl": {"mean": difference}}}}
+        (tmp_path / "scores.json").write_text(json.dumps(scores))
+
+    write(6.8, 0.0001)
+    before = held(tmp_path)
+    write(6.8, 0.0002)
+    assert differences(now(tmp_path), before, exact=False) == []
+    assert differences(now(tmp_path), before, exact=True) != []
+    write(6.8, 0.001)
+    [line] = differences(now(tmp_path), before, exact=False)
+    assert "/against_none/a/difference/logppl/mean off by 1.3e-04" in line
+    write(6.801, 0.0001)
+    [line] = differences(now(tmp_path), before, exact=False)
+    assert "/conditions/a/logppl/mean off by 1.5e-04" in line
+
+
 def test_more_may_stand_beside_what_was_recorded(tmp_path):
     """Files, keys, columns and rows, wherever they stand; what was recorded is compared to the bit."""
     conditions, means = ["none", "none", "edit", "edit"], [0.25, 0.5, 0.125, None]

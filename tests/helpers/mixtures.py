@@ -141,6 +141,17 @@ def activations_for(lm: LanguageModel, block: int, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def weights_for(lm: LanguageModel, block: int, states: Tensor) -> dict[tuple[int, int], float]:
+    """(Token, expert) → the router's weight, for what a block's mixture reads, `[T, d]`."""
+    config = lm.model.config
+    return {
+        (token, expert): float(weight)
+        for token, state in enumerate(states)
+        for expert, weight in _routes(config.model_type, lm.model.model.layers[block].mlp, config, state)
+    }
+
+
+@torch.no_grad()
 def inputs_of(lm: LanguageModel, ids: list[int]) -> list[Tensor]:
     """What each block's mixture reads in a plain pass, `[T, d]`."""
     read: list[Tensor] = []

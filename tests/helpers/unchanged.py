@@ -33,9 +33,8 @@ from helpers.jobs import Job, make_job
 RECORD = Path(__file__).with_suffix(".json.gz")
 DIGITS = 7
 """Significant digits that the record keeps of each number, beside the digest of all of them as they are."""
-ELSEWHERE = 2e-3
-"""How far a number may be off on another processor, which rounds otherwise: relative to the largest of its place. A
-difference of two near numbers keeps few of their digits."""
+ELSEWHERE = 1e-4
+"""How far a number may be off on another processor, which rounds otherwise; see `_scale`."""
 
 _PORTABLE = {
     # One thread and the instructions that every x86-64 has: the same bits on any of them, as far as kernels allow.
@@ -299,18 +298,30 @@ def differences(found: Mapping[str, Found], expected: Mapping[str, Artefact], *,
 def _worst(
     found: Mapping[str, list[float | None]], wanted: Mapping[str, list[float | None]]
 ) -> tuple[str, float] | None:
-    """The place that differs most, relative to the largest number there; None where shapes differ."""
+    """The place that differs most, by its scale; None where shapes differ."""
     if {name: len(row) for name, row in found.items()} != {name: len(row) for name, row in wanted.items()}:
         return None
     worst = ("", 0.0)
     for name, row in wanted.items():
-        scale = max((abs(one) for one in row if one is not None), default=0.0) or 1.0
+        scale = _scale(name, wanted)
         for ours, theirs in zip(found[name], row, strict=True):
             if (ours is None) != (theirs is None):
                 return None
             off = abs(ours - theirs) / scale if ours is not None and theirs is not None else 0.0
             worst = max(worst, (name, off), key=lambda one: one[1])
     return worst
+
+
+def _scale(place: str, wanted: Mapping[str, list[float | None]]) -> float:
+    """The largest number of a place; of a difference from the plain model, that of what it was taken from, if larger.
+
+    A log-perplexity of 6.8 is rounded as one of 6.8, however little it differs from another.
+    """
+    places = [place]
+    if "/difference/" in place:
+        before, _, after = place.partition("/difference/")
+        places.append(f"{before.replace('/against_none/', '/conditions/')}/{after.partition('/')[0]}/mean")
+    return max((abs(one) for name in places for one in wanted.get(name, ()) if one is not None), default=0.0) or 1.0
 
 
 if __name__ == "__main__":
