@@ -5,6 +5,7 @@ result is the activations m, one row for each pair of a token and an expert that
 itself there.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +92,7 @@ def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
     return _gates[experts.module].add(listener)
 
 
-class _Listening:
+class _Listening(ABC):
     """Those who listen to a module of experts; what stands in its place is there while there are any."""
 
     def __init__(self, experts: Experts) -> None:
@@ -115,8 +116,9 @@ class _Listening:
             self._end()
             del _gates[self._experts.module]
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Put the module back as it was."""
 
 
 class _AllTokens(_Listening):
