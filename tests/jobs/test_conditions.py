@@ -266,6 +266,17 @@ def test_the_control_of_a_saved_edit(build, saved):
     assert [(a.weight, a.blocks) for a in control.ablations] == [(a.weight, a.blocks) for a in edit.ablations]
 
 
+def test_the_control_of_a_saved_edit_stays_among_the_neurons_that_a_model_has(saved):
+    edit, path = saved
+    here = torch.ones_like(edit.gains.values, dtype=torch.bool)
+    here[0, : here.shape[1] // 2] = False
+    control = parse_condition(f"control:{path}").build(lambda: None, 0, among=NeuronSet(here))
+    assert torch.equal(control.gains.values[~here], edit.gains.values[~here])
+    for ours, theirs, mask in zip(control.gains.values, edit.gains.values, here, strict=True):
+        assert torch.equal(ours[mask].sort().values, theirs[mask].sort().values)
+    assert not torch.equal(control.gains.values[here], edit.gains.values[here])
+
+
 def test_a_saved_edit_asks_for_no_direction(saved):
     def never():
         raise AssertionError("no part needs it")

@@ -61,17 +61,20 @@ class ConditionSpec:
     """Its name in tables."""
     parts: tuple["PartSpec", ...]
 
-    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Intervention:
+    def build(
+        self, ingredients: Callable[[], Ingredients], seed: int, *, among: NeuronSet | None = None
+    ) -> Intervention:
         """Make the intervention.
 
         Args:
             ingredients: called only if a part needs a direction or means.
             seed: of controls.
+            among: every neuron of the model, for the control of a saved edit; None: its blocks do not differ.
 
         Raises:
             DposcopeError: a part does not fit the model.
         """
-        built = [part.build(ingredients, seed) for part in self.parts]
+        built = [part.build(ingredients, seed, among) for part in self.parts]
         if len(built) == 1:
             return built[0]
         return Edit.of(*built)
@@ -101,8 +104,10 @@ class PartSpec:
     kind: str
     values: Mapping[str, Any]
 
-    def build(self, ingredients: Callable[[], Ingredients], seed: int) -> Any:
+    def build(self, ingredients: Callable[[], Ingredients], seed: int, among: NeuronSet | None) -> Any:
         """Make this part."""
+        if self.kind == "control":
+            return _saved(self.values).control(seed, among=among)
         return _BUILDERS[self.kind](self.values, ingredients, seed)
 
 
@@ -333,10 +338,6 @@ def _ablation_of(values: Mapping[str, Any], _ingredients: Callable[[], Ingredien
     return Edit(ablations=_saved(values).ablations)
 
 
-def _control(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], seed: int) -> Edit:
-    return _saved(values).control(seed)
-
-
 def _saved(values: Mapping[str, Any]) -> Edit:
     edit = Edit.load(values["path"])
     return edit.strength(values["strength"]) if "strength" in values else edit
@@ -372,6 +373,5 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], Callable[[], Ingredients], int
     "edit": _edit,
     "gains-of": _gains_of,
     "ablation-of": _ablation_of,
-    "control": _control,
     "model": _model,
 }

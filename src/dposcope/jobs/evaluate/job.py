@@ -19,6 +19,7 @@ from dposcope.jobs.run import Reporter, RunPolicy
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.chat.prompts import asked_like
 from dposcope.model.load import load_native
+from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.group import Processes
 from dposcope.report.figures import save_figure
 from dposcope.report.front import front_figure
@@ -113,7 +114,7 @@ def run_evaluate(
         outcomes: dict[str, Outcome] = {BASE: measure_condition(job, BASE, None, materials, served=served.get(BASE))}
         for row, spec in enumerate(specs):
             # First, since what it depends on is made with it.
-            intervention = spec.build(ingredients, settings.seed)
+            intervention = spec.build(ingredients, settings.seed, among=NeuronSet.of(job.lm))
             run.reporter.ahead(len(specs) - row)
             outcomes[spec.name] = measure_condition(
                 job,
