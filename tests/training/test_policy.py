@@ -16,11 +16,11 @@ from transformers import GPT2Config
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.unembedding import Unembedding
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy, Weights
-from dposcope.training.token_statistics import Unembedding
 from dposcope.training.trainable import all_weights, neuron_gains
 from helpers.families import FAMILIES, assert_close, build, copied, gpt2_like_tokenizer, random_gains, tiny
 from helpers.policies import OBJECTIVES, VARIANTS, WAYS, WINDOWED, disturb, material, packed, variant_lm

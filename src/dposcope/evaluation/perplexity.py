@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from typing_extensions import TypedDict
 
 from dposcope.data.short import short_repr
 from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.token_losses import token_losses
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -80,7 +80,7 @@ def window_losses(
         skip_windows: leave out the first windows.
         max_windows: read only the first so many windows.
         spread: read so many windows evenly over the text instead, since neighbouring windows are similar.
-        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
+        chunk: see `token_losses`.
         progress: called after each window.
 
     Raises:
@@ -105,7 +105,7 @@ def window_losses(
         hidden = lm.model.base_model(
             input_ids=row, attention_mask=torch.ones_like(row), use_cache=False
         ).last_hidden_state[0, :-1]
-        return negative_log_likelihood(lm, hidden, row[0, 1:], chunk)
+        return float(token_losses(lm, hidden, row[0, 1:], chunk).sum())
 
     nll = shared(windows, read, done=counting(progress, len(windows), lambda _: 1))
     tokens = [len(ids) - 1 if protocol == "strict" else len(ids) for ids in windows]
@@ -183,34 +183,3 @@ def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> I
             left = left[room:]
     if protocol == "reference" and not empty and len(left):
         yield left
-
-
-_IN_CACHE = 1 << 20
-"""Number of logits to exponentiate at a time: 4 MB fit into a processor's cache, a whole chunk does not."""
-
-
-def negative_log_likelihood(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> float:
-    """Nats of `targets` `[T]` under final states `hidden` `[T, d]`, summed in float64, `chunk` positions at a time."""
-    total = torch.zeros((), dtype=torch.float64, device=lm.device_of_logits)
-    for part in _token_losses(lm, hidden, targets, chunk):
-        total += part.sum()
-    return float(total)
-
-
-def token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """Nats of each of `targets` `[T]` under final states `hidden` `[T, d]`, float64 `[T]`; see
-    `negative_log_likelihood`. They are on the device of the logits."""
-    none = torch.zeros(0, dtype=torch.float64, device=lm.device_of_logits)
-    return torch.cat([*_token_losses(lm, hidden, targets, chunk), none])
-
-
-def _token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int) -> Iterator[Tensor]:
-    targets = targets.to(lm.device_of_logits)
-    for start in range(0, len(targets), chunk):
-        logits = lm.unembed(hidden[start : start + chunk])
-        rows = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else chunk
-        for part, wanted in zip(logits.split(rows), targets[start : start + chunk].split(rows), strict=True):
-            wide = part.float()
-            top = wide.amax(1, keepdim=True)
-            log_sum = (wide - top).exp_().sum(1, keepdim=True).log_() + top
-            yield (log_sum - wide.gather(1, wanted.unsqueeze(1))).double().squeeze(1)

@@ -14,6 +14,7 @@ from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
+from dposcope.evaluation.token_losses import token_losses
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.chat.asking import Prompt
@@ -180,7 +181,7 @@ def completion_logppl(
         lm: the model, for example the one that generated the preferred side.
         pairs: the pairs.
         batch_size: texts at a time.
-        chunk: positions whose logits are computed at a time; peak memory is chunk × vocabulary floats.
+        chunk: see `token_losses`.
         max_tokens: longer texts lose the start of their prompt; at most the model's context.
         progress: called with the number of texts read.
 
@@ -200,8 +201,7 @@ def completion_logppl(
             hidden = lm.model.base_model(
                 input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
             ).last_hidden_state
-            for place, row in enumerate(batch.rows):
-                losses[row] = _loss(lm, hidden[place], rows[row], chunk)
+            losses[batch.rows] = _losses(lm, hidden, [rows[row] for row in batch.rows], chunk)
             done += len(batch.rows)
             if progress is not None:
                 progress(done, total)
@@ -257,18 +257,13 @@ def _long_row(lm: LanguageModel, prompt: str, text: str, most: int, what: str) -
     return agreed(read, length=len(prompt) + len(text), tokens=most, what=what)
 
 
-def _loss(lm: LanguageModel, hidden: torch.Tensor, row: _Row, chunk: int) -> float:
-    """Negative log-likelihood of a row's completion, in nats; `hidden` is `[T, d]`, with padding at the end."""
-    length = len(row.ids)
-    states = hidden[length - 1 - row.predicted : length - 1]
-    targets = torch.tensor(row.ids[length - row.predicted :], dtype=torch.long, device=lm.device_of_logits)
-    total = torch.zeros((), dtype=torch.float64, device=lm.device_of_logits)
-    for start in range(0, len(targets), chunk):
-        logits = lm.unembed(states[start : start + chunk]).float()
-        total += (
-            torch.nn.functional.cross_entropy(logits, targets[start : start + chunk], reduction="none").double().sum()
-        )
-    return float(total)
+def _losses(lm: LanguageModel, hidden: torch.Tensor, rows: Sequence[_Row], chunk: int) -> list[float]:
+    """Nats of each row's completion; `hidden` is `[rows, T, d]`, with padding at the end."""
+    spans = [(len(row.ids) - row.predicted, len(row.ids)) for row in rows]
+    states = torch.cat([own[start - 1 : stop - 1] for own, (start, stop) in zip(hidden, spans, strict=True)])
+    targets = [token for row in rows for token in row.ids[len(row.ids) - row.predicted :]]
+    found = token_losses(lm, states, torch.tensor(targets, dtype=torch.long), chunk)
+    return [float(own.sum()) for own in found.split([row.predicted for row in rows])]
 
 
 def _lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Lengths:

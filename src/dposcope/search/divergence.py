@@ -15,9 +15,10 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.unembedding import Unembedding
 from dposcope.processes.shared import shared
 from dposcope.training.batches.examples import neutral_windows
-from dposcope.training.token_statistics import Reference, Unembedding, token_statistics
+from dposcope.training.token_statistics import Reference, token_statistics
 
 _BATCH = 8
 """Windows read at a time."""

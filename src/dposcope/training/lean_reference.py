@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
 from dposcope.model.layout import unembedding
+from dposcope.model.unembedding import Unembedding
 from dposcope.training.batches.examples import Example
 from dposcope.training.policy import Arm
-from dposcope.training.token_statistics import Unembedding
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
+from dposcope.model.unembedding import Unembedding
 from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.batches.reading import read
 from dposcope.training.loss import DpoTerms, dpo_terms, likelihood_losses, mean_by, sum_by
 from dposcope.training.objective import Objective
-from dposcope.training.token_statistics import Reference, TokenStatistics, Unembedding, token_statistics
+from dposcope.training.token_statistics import Reference, TokenStatistics, token_statistics
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import logit_scale, logit_softcap, unembedding
-from dposcope.model.quantised.weights import is_quantised
+from dposcope.model.unembedding import Unembedding
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""
@@ -28,46 +26,6 @@ _LOGITS_IN_CACHE = 1 << 20
 _ROWS_AT_ONCE = 1 << 14
 """Rows of a trained unembedding whose gradient is added at a time, if it is formed in half precision. All rows at once
 would need a third of a gigabyte more."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unembedding:
-    """The head that turns final-norm outputs into logits: `cap·tanh(s (x Wᵀ + b)/cap)`."""
-
-    weight: Tensor
-    """W, `[V, d]`."""
-    bias: Tensor | None = None
-    """b, `[V]`."""
-    softcap: float | None = None
-    """Gemma 2's cap on logits."""
-    scale: float = 1.0
-    """s, a factor on logits (Cohere, Granite)."""
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "Unembedding":
-        """A model's own head.
-
-        Raises:
-            DposcopeError: its head is not one linear map, or is quantised.
-        """
-        head = unembedding(model)
-        if is_quantised(head):
-            raise DposcopeError(
-                f"the unembedding of {type(model).__name__} is quantised, and training needs its numbers; quantise the "
-                "model without it (llm_int8_skip_modules=['lm_head'])"
-            )
-        if not isinstance(head, nn.Linear):
-            raise DposcopeError(
-                f"the unembedding of {type(model).__name__} is {type(head).__name__}, not one linear map; "
-                "leave the head out of what is adapted"
-            )
-        return cls(head.weight, head.bias, logit_softcap(model), logit_scale(model))
-
-    def on(self, device: torch.device) -> "Unembedding":
-        """The same on a device; itself where it is there."""
-        if self.weight.device == device:
-            return self
-        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
 
 
 @dataclass(frozen=True, eq=False)

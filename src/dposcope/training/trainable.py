@@ -27,12 +27,12 @@ from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, ne
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
+from dposcope.model.unembedding import Unembedding
 from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.launcher import world_size
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm, PreferencePolicy
-from dposcope.training.token_statistics import Unembedding
 
 
 @dataclass(frozen=True, eq=False)

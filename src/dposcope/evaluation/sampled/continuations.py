@@ -14,8 +14,9 @@ from typing_extensions import TypedDict
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.perplexity import WindowLosses, token_losses
+from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
+from dposcope.evaluation.token_losses import token_losses
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, by_row
 from dposcope.model.frames import prompted
@@ -41,7 +42,7 @@ def continuation_losses(
         written: texts with their prompts; one without a token counts 0 nats over 0 tokens.
         after: prompts to read them after instead of their own, as token ids.
         batch_size: texts at a time.
-        chunk: positions unembedded at a time: peak memory is chunk × vocabulary floats.
+        chunk: see `token_losses`.
         progress: called with texts read.
 
     Raises:
