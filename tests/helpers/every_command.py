@@ -57,7 +57,9 @@ def _explain(ground: Ground) -> list[object]:
 
 
 def _tune(ground: Ground) -> list[object]:
-    flags = ground.job.learn_flags(search_windows=10, split="halves", max_harmless_increase=2.0, max_phrase_rise=1.0)
+    flags = ground.job.learn_flags(
+        search_windows=10, split="halves", max_harmless_increase=2.0, max_phrase_rise=1.0, least_relevance=0.0
+    )
     learning = ["--trials", "2", "--samples", "4", "--epochs", "2", "--pairing", "extremes", "--min-gap", "0.02"]
     return ["tune", ground.job.model, *flags, *learning, "--max-logppl-increase", "0.5", *_QUIET]
 

@@ -90,7 +90,7 @@ def explain(files: Marked, out: Path) -> None:
 SEARCH = {
     **{"trials": 4, "samples": 4, "pairing": "extremes", "min_gap": 0.02, "epochs": 1.0, "search_windows": 10},
     # No bound keeps the search from an edit, so that its last stage writes, too.
-    **{"max_logppl_increase": 0.5, "max_harmless_increase": 1000.0, "max_phrase_rise": 1.0},
+    **{"max_logppl_increase": 0.5, "max_harmless_increase": 1000.0, "max_phrase_rise": 1.0, "least_relevance": 0.0},
 }
 
 

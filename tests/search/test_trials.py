@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.sampled.continuations import relevance
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.interventions.fold import in_effect
 from dposcope.interventions.gains import Gains
-from dposcope.model.generate import generate
+from dposcope.model.generate import Continuation, generate
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point, Source
 from dposcope.search.harmless_text import HarmlessText
@@ -149,11 +151,42 @@ def test_the_favourite_phrase_is_the_one_that_rose_most():
     asked = Objective(
         None, None, None, ["a", "b", "c", "d"], LENGTH, Bound(), plain_texts=["x y", "so it is", "z", "w"]
     )
-    found = asked.measured(["so it is", "so it is", "So, it is", "w"])
+    found = asked.measured([Continuation([2], [3], text) for text in ("so it is", "so it is", "So, it is", "w")])
     assert found.phrase == "so it is"
     assert found.phrase_rise == pytest.approx(0.5)
-    assert asked.measured(asked.plain_texts).phrase == ""
+    assert asked.measured([Continuation([2], [3], text) for text in asked.plain_texts]).phrase == ""
     bound = TextBound(replace(found, phrase="", phrase_rise=0.0), 0.5, 0.06)
     assert bound.excess(found)["phrase"] == pytest.approx(0.44)
     assert not bound.allows(found)
     assert bound.allows(replace(found, phrase_rise=0.06))
+
+
+def test_relevance_is_what_the_plain_model_finds_in_the_texts_of_the_edit(llama):
+    asked = replace(objective(llama, Bound()), with_relevance=True)
+    point = Point("learned", 1.0)
+    found = asked.try_out(point).written
+    with in_effect(llama, asked.family.edit(point)):
+        texts = generate(llama, TEXTS, new_tokens=6, batch_size=3)
+        by_the_edited = relevance(llama, texts).estimate.mean
+    wanted = relevance(llama, texts).estimate
+    assert found.relevance == pytest.approx(wanted.mean, abs=1e-5)
+    assert found.relevance_low == pytest.approx(wanted.low, abs=1e-5)
+    assert abs(by_the_edited - wanted.mean) > 1e-3
+    assert objective(llama, Bound()).try_out(point).written.relevance is None
+
+
+def test_texts_without_a_token_have_no_relevance(llama):
+    asked = replace(objective(llama, Bound()), with_relevance=True)
+    found = asked.measured([Continuation([2, 5], [], "")] * 3)
+    assert (found.relevance, found.relevance_low) == (0.0, 0.0)
+
+
+def test_a_share_of_the_relevance_must_be_kept_where_there_is_any():
+    plain = Written(0.3, 0.3, 0.3, 0.1, 0.5, 0.15, relevance=0.8, relevance_low=0.6)
+    bound = TextBound(plain, least_relevance=0.7)
+    assert bound.excess(replace(plain, relevance=0.5))["relevance"] == pytest.approx(0.06)
+    assert [bound.allows(replace(plain, relevance=kept)) for kept in (0.55, 0.57, 2.0)] == [False, True, True]
+    assert bound.allows(replace(plain, relevance=None))
+    unsure = TextBound(replace(plain, relevance_low=-0.1), least_relevance=0.7)
+    assert unsure.allows(replace(plain, relevance=0.0))
+    assert TextBound(plain).allows(replace(plain, relevance=0.01))

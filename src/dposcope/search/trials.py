@@ -13,11 +13,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from dposcope.evaluation.repetition import distinct_n, repetition
+from dposcope.evaluation.sampled.continuations import relevance
+from dposcope.evaluation.sampled.ideal import evenly, texts_read
 from dposcope.evaluation.sampled.phrases import risen_phrases
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import in_effect
-from dposcope.model.generate import generate
+from dposcope.model.generate import Continuation, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.search.divergence import Cost, NeutralText
 from dposcope.search.family import Family, Point
@@ -73,13 +76,17 @@ class Written:
     """The phrase of 2 to 4 words whose share of texts rose most over the plain model's; empty for the plain model."""
     phrase_rise: float = 0.0
     """How much that share rose."""
+    relevance: float | None = None
+    """Nats per token that the prompts explain of the texts, under the plain model; None: not measured."""
+    relevance_low: float | None = None
+    """Lower end of its interval over the texts."""
 
 
 @dataclass(frozen=True)
 class TextBound:
-    """Bound on repetition, distinct word pairs and a favourite phrase.
+    """Bound on repetition, distinct word pairs, a favourite phrase and relevance.
 
-    Without it, a model that always writes the same would win.
+    Without it, a model that always writes the same would win, or one that has learned to refuse.
     """
 
     plain: Written
@@ -88,20 +95,30 @@ class TextBound:
     """Texts must keep this share of the plain model's `distinct_2`."""
     most_phrase_rise: float = 1.0
     """No phrase may stand in more texts than in the plain model's by this share of all texts."""
+    least_relevance: float = 0.0
+    """Texts must keep this share of the plain model's `relevance`."""
 
     def excess(self, written: Written) -> dict[str, float]:
         """How far texts exceed the bound; 0 or less if they pass.
 
         Returns:
             `repetition`: above the upper end of the plain model's interval; `distinct_2`: below the least allowed;
-            `phrase`: rise of the favourite phrase above the largest allowed.
+            `phrase`: rise of the favourite phrase above the largest allowed; `relevance`: below the least allowed, 0
+            where it was not measured, or where that of the plain model cannot be told from 0.
         """
         most = max(self.plain.repetition_high, self.plain.repetition + REPETITION_NOISE)
         return {
             "repetition": written.repetition - most,
             "distinct_2": self.least_distinct * self.plain.distinct_2 - written.distinct_2,
             "phrase": written.phrase_rise - self.most_phrase_rise,
+            "relevance": self._lacking(written),
         }
+
+    def _lacking(self, written: Written) -> float:
+        plain = self.plain
+        if written.relevance is None or plain.relevance is None or not (plain.relevance_low or 0) > 0:
+            return 0.0
+        return self.least_relevance * plain.relevance - written.relevance
 
     def allows(self, written: Written) -> bool:
         """Whether texts pass all parts of the bound."""
@@ -167,6 +184,8 @@ class Objective:
     """The plain model's own harmless texts to the prompts; None: that cost is not measured."""
     plain_texts: Sequence[str] = ()
     """What the plain model writes to the prompts, to compare phrases with; empty: no phrase is measured."""
+    with_relevance: bool = False
+    """Whether the plain model reads texts for their relevance, of at most 64 prompts."""
 
     def try_out(self, point: Point, number: int = 0) -> Trial:
         """Fold the edit in, measure, and take it out again.
@@ -176,30 +195,41 @@ class Objective:
             number: of the trial.
         """
         start = time.monotonic()
-        with in_effect(self.lm, self.family.edit(point)):
+        edit, written = self.family.edit(point), None
+        with in_effect(self.lm, edit):
             cost = self.neutral.cost(self.lm)
             excess, harmless = self.bound.excess(cost), None
             if excess <= 0 and self.harmless is not None:
                 harmless = self.harmless.rise(self.lm).mean
                 excess = self.bound.excess(cost, harmless)
-            written = self.write() if excess <= 0 else None
+        if excess <= 0:
+            written = self.write(edit)
         seconds = round(time.monotonic() - start, 2)
         return Trial(number, point, cost.divergence.mean, cost.increase.mean, harmless, excess, written, seconds)
 
-    def texts(self) -> list[str]:
+    def continued(self) -> list[Continuation]:
         """What the model as it is now writes to the prompts."""
-        continued = generate(self.lm, list(self.prompts), new_tokens=self.new_tokens, batch_size=self.batch_size)
-        return [one.text for one in continued]
+        return generate(self.lm, list(self.prompts), new_tokens=self.new_tokens, batch_size=self.batch_size)
 
-    def write(self) -> Written:
-        """Continue the prompts with the model as it is now, and measure the texts."""
-        return self.measured(self.texts())
+    def write(self, edit: Edit) -> Written:
+        """Continue the prompts with an edit folded in, take it out again, and measure the texts."""
+        with in_effect(self.lm, edit):
+            written = self.continued()
+        return self.measured(written)
 
-    def measured(self, texts: Sequence[str]) -> Written:
-        """Measures of texts to the prompts."""
+    def measured(self, continued: Sequence[Continuation]) -> Written:
+        """Measures of texts to the prompts. The model is the plain one, which reads them."""
+        texts = [one.text for one in continued]
         concept = bootstrap_mean(self.scorer(texts))
         repeated = bootstrap_mean([repetition(text) for text in texts])
         written = Written(concept.mean, concept.low, concept.high, repeated.mean, distinct_n(texts, 2), repeated.high)
         for phrase in risen_phrases(texts, self.plain_texts, most=1) if self.plain_texts else ():
             written = replace(written, phrase=phrase.words, phrase_rise=phrase.rise.mean)
-        return written
+        return self._with_relevance(written, continued) if self.with_relevance else written
+
+    def _with_relevance(self, written: Written, continued: Sequence[Continuation]) -> Written:
+        read = [continued[row] for row in evenly(len(continued), texts_read(len(continued)))]
+        found = relevance(self.lm, read, batch_size=self.batch_size)
+        if not found.measured:  # no text has a token, so its prompt explains none
+            return replace(written, relevance=0.0, relevance_low=0.0)
+        return replace(written, relevance=found.estimate.mean, relevance_low=found.estimate.low)

@@ -124,7 +124,7 @@ def searching(tmp_path_factory) -> Job:
 
 def tuning(job: Job, out: Path, *more: object, **given: object) -> list[object]:
     """A command line. Twelve prompts in three batches, ten windows in two."""
-    bounds = {"max_logppl_increase": 0.5, "max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
+    bounds = {"max_logppl_increase": 0.5, "max_harmless_increase": 2.0, "max_phrase_rise": 1.0, "least_relevance": 0.0}
     sizes = {"batch_size": 5, "search_windows": 10, "max_windows": 1, "max_passages": 2}
     flags = job.learn_flags(split="halves", **bounds, **sizes, **given)
     return ["tune", job.model, "--out", out, *flags, "--no-controls", *more]

@@ -30,7 +30,7 @@ from helpers.families import TEXTS, random_direction, random_gains, tiny
 from helpers.training_facts import GAINS_TRAINING
 
 TEXT = " ".join(TEXTS * 12)
-BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1)
+BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1, relevance=1.0, relevance_low=0.9)
 
 
 class Tracked(Family):
@@ -63,7 +63,7 @@ class Scripted:
     harmless: object = None
     bound: object = None
 
-    def write(self):
+    def write(self, _edit):
         self.asked.append(Tracked.last)
         found = self.rule(Tracked.last)
         return found if isinstance(found, Written) else Written(0.2, 0.1, 0.3, found, 0.7, found)
@@ -102,7 +102,7 @@ def chosen(
     bounds = _bounds(settings)
     objective = Scripted(family, rule, neutral or flat, [], harmless, bounds.cost)
     job = Job(Run(folder, {}, reporter or Quiet()), lm, SimpleNamespace(digests={"choose_prompts": "-"}))
-    text_bound = TextBound(BASE, 0.9, settings.max_phrase_rise)
+    text_bound = TextBound(BASE, 0.9, settings.max_phrase_rise, settings.least_relevance)
     found = choose(job, Searched(objective, trials_of(settings, trials), text_bound), TEXT, settings.recipe)
     return found, objective.asked
 
@@ -192,6 +192,26 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
     said = " ".join(tune_report._notes(searched, found, materials, **PLAIN))
     assert "did not score lower on the search prompts than the plain model (0.400)" in said
     assert "too repetitive" not in said
+
+
+def test_what_learns_to_refuse_when_made_stronger_is_taken_weaker(tmp_path):
+    """Its relevance falls with its strength; the report says why weaker edits were preferred."""
+
+    def rule(point):
+        return Written(0.2, 0.1, 0.3, 0.05, 0.6, 0.05, relevance=max(0.1, 1 - 0.2 * point.strength))
+
+    settings = TuneSettings(max_logppl_increase=0.5, least_relevance=0.8)
+    found, _ = chosen(tmp_path, rule, settings=settings)
+    assert found.written.relevance >= 0.8
+    refused = [one.written.relevance for one in found.passed_over]
+    assert refused
+    assert all(kept < 0.8 for kept in refused)
+    materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
+    searched = Searched(an_objective(materials.scorer), TRIALS, TextBound(BASE, 0.5, 0.06, 0.8))
+    notes = tune_report._notes(searched, found, materials, **PLAIN)
+    (told,) = [note for note in notes if "--least-relevance 0.8" in note]
+    assert f"relevance down to {min(refused):.3f} nats per token (plain 1.000" in told
+    assert not any("repetitive" in note for note in notes)
 
 
 def test_what_says_the_same_to_every_prompt_is_taken_weaker(tmp_path):

@@ -51,7 +51,7 @@ class Done:
 def settings_of(job: Job, **others) -> TuneSettings:
     """Small; the twelve prompts of the second half are learned from and chosen on, as a quarter of them is too few."""
     small = {"search_windows": 10, "second_scorer": True, "split": "halves"}
-    small |= {"max_harmless_increase": 2.0, "max_phrase_rise": 1.0}
+    small |= {"max_harmless_increase": 2.0, "max_phrase_rise": 1.0, "least_relevance": 0.0}
     if not others.get("quick"):
         small |= {"trials": TRIALS}
     if others.get("parts") != "ablation" and "learned" in others.get("methods", ["learned"]):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dposcope.evaluation.conditions.scores import BASE
+from dposcope.evaluation.sampled.ideal import texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages
@@ -87,12 +88,16 @@ def tune_stages(
     texts = running.writes(data.choose, MEANS_TOKENS, batch=batch)
     drawn = running.writes(sampled, NEW_TOKENS, batch=batch, drawn=True)
     cost = (_neutral(running, settings.search_windows), harmless)
-    stages.append(Stage("the plain model on the search prompts", (cost[0], texts, drawn, harmless)))
+    written = [texts]
+    if settings.least_relevance > 0:
+        read = Texts(data.choose.lengths[: texts_read(len(data.choose))])
+        written += [running.reads(read.and_new(MEANS_TOKENS), batch=batch, predicted=len(read) * MEANS_TOKENS)] * 2
+    stages.append(Stage("the plain model on the search prompts", (cost[0], *written, drawn, harmless)))
     if settings.tried:
-        stages.append(Stage("trial", (*cost, texts)).times(settings.tried, f"{settings.tried} trials"))
+        stages.append(Stage("trial", (*cost, *written)).times(settings.tried, f"{settings.tried} trials"))
     read = Texts.alike(WINDOWS, window)
     losses = running.reads(read, batch=1, predicted=read.tokens - len(read))
-    stages.append(Stage("choice of the strength", (losses, *(READINGS * (losses, *cost)), texts, texts)))
+    stages.append(Stage("choice of the strength", (losses, *(READINGS * (losses, *cost)), *written, *written)))
     stages += ideal(running, data, batch=batch)
     names = [BASE, "edit", *(["control"] if settings.controls else [])]
     stages += [condition(running, data, name, batch=batch) for name in names]

@@ -35,14 +35,14 @@ READINGS = 5
 LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
 """Costs of an edit."""
 _WEAKER = (0.85, 0.7, 0.5)
-"""If the texts at every factor so far are too repetitive, try these shares of the strongest factor within bounds."""
+"""If the texts at every factor so far are out of bounds, try these shares of the strongest factor within bounds."""
 _NARROW = 1.1
 """The strongest factor whose texts are within bounds is found to this ratio."""
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit whose cost is within bounds, not taken: its texts are too repetitive, or score no lower than plain."""
+    """An edit whose cost is within bounds, not taken: its texts are out of theirs, or score no lower than plain."""
 
     point: Point
     written: Written
@@ -74,7 +74,7 @@ class ChosenEdit:
 def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> ChosenEdit:
     """The stage `choose`: the best trial within the bounds, as strong as they allow; writes `edit` and `chosen.json`.
 
-    If its texts are too repetitive (see `TextBound`), it is tried weaker. Then come the next trials, as long as their
+    If its texts are out of bounds (see `TextBound`), it is tried weaker. Then come the next trials, as long as their
     score in the search is lower than the lowest score so far. If no trial is left, or none scores lower than the plain
     model, nothing is shipped.
 
@@ -126,7 +126,7 @@ def _choose(job: Job, searched: Searched, learn_text: str) -> ChosenEdit:
         if best is not None and score >= best.written.concept:
             break
         line = _Line(costs, point)
-        found = _strongest(job, searched, line, passed_over)
+        found = _strongest(searched, line, passed_over)
         if found is None:
             continue
         factor, written = found
@@ -157,13 +157,10 @@ def _choose(job: Job, searched: Searched, learn_text: str) -> ChosenEdit:
     )
 
 
-def _strongest(
-    job: Job, searched: Searched, line: "_Line", passed_over: list[PassedOver]
-) -> tuple[float, Written] | None:
+def _strongest(searched: Searched, line: "_Line", passed_over: list[PassedOver]) -> tuple[float, Written] | None:
     """The strongest factor whose cost and texts are within all bounds, with its texts; None if there is none.
 
     Args:
-        job: the model.
         searched: the bound on texts.
         line: one trial at several strengths.
         passed_over: gets the edits whose cost is within bounds but whose texts are not.
@@ -174,8 +171,7 @@ def _strongest(
         """Its texts if they are within bounds."""
         nonlocal refused
         final = line.point.scaled(factor)
-        with in_effect(job.lm, searched.objective.family.edit(final)):
-            written = searched.objective.write()
+        written = searched.objective.write(searched.objective.family.edit(final))
         if written.concept < searched.base.concept and searched.text_bound.allows(written):
             return written
         passed_over.append(PassedOver(final, written))
@@ -380,6 +376,7 @@ def _about(job: Job, searched: Searched, chosen: ChosenEdit, recipe: Recipe) -> 
         "max_kl": bound.kl,
         "max_harmless_increase": bound.harmless,
         "max_phrase_rise": searched.text_bound.most_phrase_rise,
+        "least_relevance": searched.text_bound.least_relevance,
         **recipe.search,
         **({} if point is None else _learning(job.run, point.source, recipe)),
         **recipe.data,

@@ -2,8 +2,8 @@
 
 Pairs sampled from the model → gains learned from them; gains of the paper's groups, and of least squares → a search
 over source, strength, tilt and ablation → the best trial, as strong as all bounds allow: on neutral text, on the
-model's own harmless text, on phrases and repetition → scores on prompts and text that no step before has read
-→ a checkpoint, and a report with all trials.
+model's own harmless text, on phrases, repetition and relevance → scores on prompts and text that no step before has
+read → a checkpoint, and a report with all trials.
 """
 
 from dataclasses import dataclass, replace
@@ -214,7 +214,7 @@ def _ready(
 
 def _bounds(settings: TuneSettings) -> Bounds:
     cost = Bound(settings.kl_bound, settings.max_logppl_increase, settings.max_harmless_increase)
-    return Bounds(cost, settings.least_distinct, settings.max_phrase_rise)
+    return Bounds(cost, settings.least_distinct, settings.max_phrase_rise, settings.least_relevance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,9 +163,14 @@ def advice(searched: Searched, chosen: ChosenEdit) -> str:
     helps = ["raise --trials" if searched.trials else "search without --quick"]
     if not chosen.passed_over:
         helps.insert(0, "raise --max-logppl-increase")
-    elif any(searched.text_bound.excess(edit.written)["distinct_2"] > 0 for edit in chosen.passed_over):
-        helps.insert(0, "lower --least-distinct")
+    for name, option in (("relevance", "--least-relevance"), ("distinct_2", "--least-distinct")):
+        if any(searched.text_bound.excess(edit.written)[name] > 0 for edit in chosen.passed_over):
+            helps.insert(0, f"lower {option}")
     return f"{sentence_case(', or '.join(helps))}."
+
+
+def _is_repetitive(excess: Mapping[str, float]) -> bool:
+    return max(excess["repetition"], excess["distinct_2"]) > 0
 
 
 def _notes(
@@ -192,7 +197,8 @@ def _notes(
             "nothing. "
             f"{advice(searched, chosen)}"
         )
-    repetitive = [edit.written for edit in chosen.passed_over if not text_bound.allows(edit.written)]
+    refused = [edit.written for edit in chosen.passed_over if not text_bound.allows(edit.written)]
+    repetitive = [one for one in refused if _is_repetitive(text_bound.excess(one))]
     if repetitive:
         most = max(written.repetition for written in repetitive)
         least = min(written.distinct_2 for written in repetitive)
@@ -202,7 +208,15 @@ def _notes(
             f"(plain {fixed(searched.base.repetition)}), distinct word pairs of all texts down to {fixed(least)} "
             f"(plain {fixed(searched.base.distinct_2)}, --least-distinct {text_bound.least_distinct:g})."
         )
-    if useless := len(chosen.passed_over) - len(repetitive):
+    irrelevant = [one.relevance or 0.0 for one in refused if text_bound.excess(one)["relevance"] > 0]
+    if irrelevant and searched.base.relevance is not None:
+        notes.append(
+            f"{sentence_case(plural(len(irrelevant), 'edit'))} within the bounds on cost wrote texts that depend too "
+            "little on their prompts, so weaker or other edits were preferred: relevance down to "
+            f"{fixed(min(irrelevant))} nats per token (plain {fixed(searched.base.relevance)}, --least-relevance "
+            f"{text_bound.least_relevance:g})."
+        )
+    if useless := len(chosen.passed_over) - len(refused):
         notes.append(
             f"{sentence_case(plural(useless, 'edit'))} within every bound did not score lower on the search prompts "
             f"than the plain model ({fixed(searched.base.concept)})."

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class _PlainTexts(Written):
 
     texts: tuple[str, ...] = ()
 
+    @property
+    def written(self) -> Written:
+        """What was measured."""
+        return Written(**{one.name: getattr(self, one.name) for one in fields(Written)})
+
 
 @dataclass(frozen=True)
 class _Trials:
@@ -64,6 +69,7 @@ class Bounds:
     least_distinct: float
     """See `TextBound`."""
     most_phrase_rise: float
+    least_relevance: float
 
     def on_texts(self, plain: Written) -> TextBound:
         """The bound on texts.
@@ -71,7 +77,7 @@ class Bounds:
         Args:
             plain: what the plain model writes.
         """
-        return TextBound(plain, self.least_distinct, self.most_phrase_rise)
+        return TextBound(plain, self.least_distinct, self.most_phrase_rise, self.least_relevance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +188,9 @@ def prepare_search(
     """
     run, lm = job.run, job.lm
     neutral = NeutralText.read(lm, learn_text, windows=windows, length=LENGTH, seed=seed)
-    objective = Objective(lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size)
+    objective = Objective(
+        lm, family, neutral, job.data.choose, scorer, bounds.cost, batch_size, with_relevance=bounds.least_relevance > 0
+    )
     inputs = {
         "model": job.model,
         "sources": learned_digests(run, family.sources),
@@ -196,6 +204,7 @@ def prepare_search(
         "text_bound": {
             "distinct_2": bounds.least_distinct,
             "phrase": bounds.most_phrase_rise,
+            "relevance": bounds.least_relevance,
             "repetition": "upper end of the plain model's interval",
         },
         "windows": windows,
@@ -220,22 +229,22 @@ def learned_stem(run: Run, name: str) -> Path:
     return run.folder / name / "edit"
 
 
-def plain_texts(job: Job, prepared: Prepared) -> tuple[str, ...]:
+def plain_texts(job: Job, prepared: Prepared) -> _PlainTexts:
     """The stage `plain-texts`: what the plain model writes to the search prompts, with its measures."""
 
     def make() -> dict[str, Any]:
-        texts = prepared.objective.texts()
-        return asdict(prepared.objective.measured(texts)) | {"texts": texts}
+        continued = prepared.objective.continued()
+        return asdict(prepared.objective.measured(continued)) | {"texts": [one.text for one in continued]}
 
-    stored = job.run.json(
+    return job.run.json(
         "plain-texts",
         "The plain model on the search prompts",
         _PlainTexts,
-        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")},
+        inputs={name: prepared.inputs[name] for name in ("model", "prompts", "scorer", "batch_size")}
+        | {"relevance": prepared.objective.with_relevance},
         make=make,
-        revision=2,
+        revision=3,
     )
-    return stored.texts
 
 
 def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
@@ -278,10 +287,9 @@ def harmless_texts(job: Job, prepared: Prepared) -> HarmlessText | None:
 
 def ready(job: Job, prepared: Prepared, bounds: Bounds) -> "Ready":
     """The search with what the plain model writes, which bounds on texts and on harmless text compare with."""
-    texts = plain_texts(job, prepared)
-    plain = prepared.objective.measured(texts)
-    objective = replace(prepared.objective, harmless=harmless_texts(job, prepared), plain_texts=texts)
-    return Ready(replace(prepared, objective=objective), bounds.on_texts(plain))
+    plain = plain_texts(job, prepared)
+    objective = replace(prepared.objective, harmless=harmless_texts(job, prepared), plain_texts=plain.texts)
+    return Ready(replace(prepared, objective=objective), bounds.on_texts(plain.written))
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,6 +367,7 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
             "distinct_2": None if trial.written is None else trial.written.distinct_2,
             "phrase": None if trial.written is None else trial.written.phrase,
             "phrase_rise": None if trial.written is None else trial.written.phrase_rise,
+            "relevance": None if trial.written is None else trial.written.relevance,
             "seconds": trial.seconds,
         }
         for trial in trials
@@ -383,5 +392,6 @@ def trials_table(trials: list[Trial]) -> pl.DataFrame:
 def _row_names() -> tuple[str, ...]:
     return (
         *("number", "source", "strength", "tilt", "ablate", "kl", "logppl_rise", "harmless_rise", "within_bounds"),
-        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "phrase", "phrase_rise", "seconds"),
+        *("concept", "concept_low", "concept_high", "repetition", "distinct_2", "phrase", "phrase_rise", "relevance"),
+        "seconds",
     )

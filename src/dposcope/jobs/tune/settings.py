@@ -134,6 +134,12 @@ class TuneSettings(MeasureSettings):
         description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
         "edit must keep (and no edit may repeat more within a text).",
     )
+    least_relevance: Annotated[Share, Parameter(group=_EDIT)] = Field(
+        default=0.7,
+        description="Share of the relevance of the base model's texts that an edit must keep: how much better the base "
+        "model predicts a text after its own prompt than after another one. A model that has learned to refuse keeps "
+        "little. 0: no bound.",
+    )
     parts: Annotated[Parts, Parameter(group=_EDIT)] = Field(
         default="both",
         description="Parts of the edit: gains (fold into every format, without --heads), ablation (of a direction, in "
