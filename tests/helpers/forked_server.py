@@ -119,9 +119,14 @@ def without_space(arguments: list[str], limits: list[int], out: str) -> list[dic
 
 
 def forbid_network() -> None:
-    """From now on a socket, a look-up of a name and the start of another program are told, and end this process."""
+    """From now on a socket, a look-up of a name and the start of another program are told, and end this process.
+
+    But for what measures coverage: it names its file after the machine.
+    """
 
     def hook(event: str, arguments: tuple) -> None:
+        if event == "socket.gethostname" and Path(sys._getframe(1).f_code.co_filename).parent.name == "coverage":
+            return
         if event.startswith(NETWORK) or event in PROGRAMS:
             os.write(2, f"forbidden: {event} {arguments}\n".encode(errors="replace"))
             os._exit(FORBIDDEN)  # an error would be tried again, or caught
