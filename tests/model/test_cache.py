@@ -83,3 +83,18 @@ def test_arguments_by_position_have_their_names():
         by_name = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         by_position = lm.model(ids, mask, use_cache=False).logits
     assert torch.equal(by_name, by_position)
+
+
+def test_a_forward_that_is_replaced_is_looked_at_anew():
+    """accelerate puts a function in its place, on the module itself."""
+    lm = named("cache")
+    assert cache_argument(lm.model) == "cache"
+
+    def forward(input_ids=None, past_key_values=None):
+        raise NotImplementedError
+
+    lm.model.forward = forward
+    assert cache_argument(lm.model) == "past_key_values"
+    assert named_arguments(lm.model, (1, 2), {}) == {"input_ids": 1, "past_key_values": 2}
+    del lm.model.forward
+    assert cache_argument(lm.model) == "cache"

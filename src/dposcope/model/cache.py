@@ -5,7 +5,8 @@ The tensors of a cache are a flat list: keys and values of the first layer, then
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ _NAMES = ("cache", "past_key_values")
 
 def cache_argument(module: nn.Module) -> str:
     """Name of the argument that takes the key-value cache of a model."""
-    parameters = inspect.signature(module.forward).parameters
+    parameters = _argument_names(module)
     return next((name for name in _NAMES if name in parameters), _NAMES[-1])
 
 
@@ -32,7 +33,20 @@ def given_cache(arguments: Mapping[str, Any]) -> Any:
 
 def named_arguments(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a call of a model, those given by position by their names, too."""
-    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
+    return dict(zip(_argument_names(module), args, strict=False)) | dict(kwargs)
+
+
+def _argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of a module's `forward`, in order."""
+    function = getattr(module.forward, "__func__", None)
+    # A `forward` that was put in the place of the class's own (accelerate's) is looked at anew: it may be replaced.
+    return tuple(inspect.signature(module.forward).parameters) if function is None else _names_of(function)[1:]
+
+
+@lru_cache
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Kept, since it is asked in every forward pass, and takes a tenth of a millisecond."""
+    return tuple(inspect.signature(function).parameters)
 
 
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:
