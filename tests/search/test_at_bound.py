@@ -1,6 +1,7 @@
 """The strength at which a kind of edit costs what it may, from the costs of others."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dposcope.interventions.gains import Gains
-from dposcope.search.at_bound import at_the_bound
+from dposcope.search.at_bound import at_the_bound, where_texts_pass
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point, Source
 from dposcope.search.search import search
 from dposcope.search.trials import TextBound, Trial, Written
@@ -121,3 +122,31 @@ def test_a_search_tries_every_kind_at_the_bound_after_its_warm_starts(tmp_path):
     assert (gains.point.tilt, gains.point.ablate) == (0, 0)
     assert ablation.point.source == NO_GAINS
     assert ablation.point.ablate == pytest.approx(MOST_ABLATION)  # sqrt(0.9 / 0.2) would be more
+
+
+def test_where_texts_pass_is_asked_only_of_texts_that_do_not():
+    assert where_texts_pass(LIKELY, [says(0.5, 0.2)], TEXT_BOUND) == Point("learned", pytest.approx(0.9 * 0.25))
+    assert where_texts_pass(LIKELY, [says(0.5, 0.1), trial(LIKELY, 3.0)], TEXT_BOUND) is None
+    assert where_texts_pass(LIKELY, [], TEXT_BOUND) is None
+    assert where_texts_pass(LIKELY, [says(1.0, 0.1, 0.4)], TextBound(TEXT_BOUND.plain, 1.0)) is None
+
+
+def test_a_search_tries_a_kind_whose_texts_fail_at_its_bound_where_they_pass(tmp_path):
+    """As where gains learn to refuse: at their bound on cost every text does, and nothing weaker may be left out."""
+    text_bound = replace(TEXT_BOUND, least_relevance=0.7, plain=replace(TEXT_BOUND.plain, relevance=1, relevance_low=1))
+
+    def refuses(point: Point, number: int) -> Trial:
+        found = trial(point, 8 * point.strength**2.5 + 0.2 * point.ablate**2, number)
+        relevance = 1 - 0.9 * point.strength
+        return found if found.written is None else replace(found, written=replace(found.written, relevance=relevance))
+
+    warm = len(FAMILY.warm_starts())
+    found = search(refuses, FAMILY, folder=tmp_path, trials=warm + 4, text_bound=text_bound)
+    strong, ablation, weak = found[warm : warm + 3]
+    assert ablation.point.source == NO_GAINS
+    assert not text_bound.allows(strong.written)
+    assert (weak.point.tilt, weak.point.ablate) == (0, 0)
+    assert weak.point.strength == pytest.approx(0.9 * 0.3 / 0.9)
+    assert text_bound.allows(weak.written)
+    assert text_bound.allows(ablation.written)
+    assert found[warm + 3].point != ablation.point  # of the ablation no text failed, so Optuna has its turn

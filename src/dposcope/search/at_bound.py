@@ -7,7 +7,7 @@ strength is estimated at which its texts just pass.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dposcope.search.family import MOST_ABLATION, NO_GAINS, Family, Point
 from dposcope.search.trials import TextBound, Trial
@@ -35,14 +35,35 @@ def at_the_bound(likely: Point, tried: Sequence[Trial], family: Family, text_bou
     Returns:
         The scaled point. None if no trial measured its cost, or if a trial was at this point already.
     """
-    line = {factor: trial for trial in tried if (factor := _factor(trial.point, likely))}
+    line = _line(likely, tried)
     costs = {factor: cost for factor, trial in line.items() if 0 < (cost := 1 + trial.excess) < math.inf}
     if not costs:
         return None
     factor = min(_by_cost(costs), _most(likely, family), _by_texts(line, text_bound))
-    if factor == 0 or any(abs(factor / known - 1) < _SAME for known in costs):
-        return None
-    return likely.scaled(factor)
+    return None if _known(factor, costs) else likely.scaled(factor)
+
+
+def where_texts_pass(likely: Point, tried: Sequence[Trial], text_bound: TextBound) -> Point | None:
+    """Scale the likely point down to where its texts just pass, if they were measured and did not.
+
+    The arguments are those of `at_the_bound`.
+
+    Returns:
+        The scaled point. None if no texts failed, or if a trial was at this point already.
+    """
+    line = _line(likely, tried)
+    factor = _by_texts(line, text_bound)
+    return None if math.isinf(factor) or _known(factor, line) else likely.scaled(factor)
+
+
+def _line(likely: Point, tried: Sequence[Trial]) -> dict[float, Trial]:
+    """Factor → the trial of the likely point times it."""
+    return {factor: trial for trial in tried if (factor := _factor(trial.point, likely))}
+
+
+def _known(factor: float, tried: Collection[float]) -> bool:
+    """Whether a factor changes nothing, or was tried."""
+    return factor == 0 or any(abs(factor / one - 1) < _SAME for one in tried)
 
 
 def _by_cost(costs: Mapping[float, float]) -> float:

@@ -26,7 +26,7 @@ from dposcope.errors import DposcopeError, first_line
 from dposcope.model.generate import Progress
 from dposcope.processes.shared import leads, once
 from dposcope.reading import parse_json
-from dposcope.search.at_bound import at_the_bound
+from dposcope.search.at_bound import at_the_bound, where_texts_pass
 from dposcope.search.family import MOST_ABLATION, MOST_TILT, NO_GAINS, Family, Point
 from dposcope.search.trials import TextBound, Trial
 
@@ -43,6 +43,8 @@ _DIGEST = "digest"
 _HELD = {"RUNNING", "COMPLETE", "WAITING"}
 """States of a trial whose number is in use."""
 _DIRECTIONS = ["minimize", "minimize"]
+_TURNS = 2
+"""Turns in which every kind of edit is tried: at its bound, and then weaker, if its texts there do not pass theirs."""
 _PATIENCE = 0.5
 """Seconds between checks for other processes' results."""
 
@@ -63,7 +65,8 @@ def search(
 
     Args:
         try_out: measures one trial.
-        family: all possible edits. Its warm starts come first, then each kind of edit at its bound, then Optuna's.
+        family: all possible edits. Its warm starts come first, then each kind of edit at its bound, then where its
+            texts pass, then Optuna's.
         folder: of the journal; one folder per search. Several processes may share it.
         trials: number of trials in total.
         text_bound: a trial whose texts do not pass it is infeasible.
@@ -147,16 +150,21 @@ def _propose(optuna: Any, study: Any, family: Family, *, text_bound: TextBound, 
     if not waiting:  # otherwise take the trial that a process enqueued before it died
         if number >= trials:
             return None
-        warm = family.warm_starts()
+        warm, likely, start = family.warm_starts(), family.likely(), None
+        turn, kind = divmod(number - len(warm), len(likely))
         if number < len(warm):
             start = warm[number]
-        elif number < len(warm) + len(family.likely()):
-            costs = [trial for trial in _done(study) if trial.number < len(warm)]
-            if len(costs) < len(warm):  # other processes still run some of them
+        elif turn < _TURNS:
+            # What follows from the turn before follows from all of it.
+            before = len(warm) + turn * len(likely)
+            tried = [trial for trial in _done(study) if trial.number < before]
+            if len(tried) < before:  # other processes still run some of them
                 return None
-            start = at_the_bound(family.likely()[number - len(warm)], costs, family, text_bound)
-        else:
-            start = None
+            start = (
+                at_the_bound(likely[kind], tried, family, text_bound)
+                if turn == 0
+                else where_texts_pass(likely[kind], tried, text_bound)
+            )
         if start is not None:
             parameters = _parameters(start, family)
         else:
