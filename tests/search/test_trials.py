@@ -60,7 +60,7 @@ def test_texts_say_too_little_when_they_repeat_themselves_or_one_another(repeate
     found = Written(0.1, 0.1, 0.1, repeated, distinct, repeated)
     assert text_bound.allows(found) is enough
     assert text_bound.excess(found) == pytest.approx(
-        {"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct, "phrase": -1.0}
+        {"repetition": repeated - 0.11, "distinct_2": 0.45 - distinct, "phrase": -1.0, "relevance": 0.0}
     )
 
 
