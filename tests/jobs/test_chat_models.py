@@ -36,7 +36,7 @@ from helpers.chats import BEGINS, PLAIN, with_template
 from helpers.jobs import Job, command, make_job, write_jsonl
 
 WRAP = "go on: {prompt}"
-ASKED = {"system": "be kind", "wrap": WRAP}
+ASKED = {"system": "be kind", "wrap": WRAP, "prefill": "so {prompt}"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,8 @@ def test_without_the_template_every_number_is_that_of_the_base_model(plain, chat
 
 def test_another_way_to_ask_is_another_run(plain, chat, tmp_path):
     evaluated(chat, plain, tmp_path / "run")
-    for options, told in (({"chat": "off"}, "chat"), ({"system": "be kind"}, "system"), ({"wrap": WRAP}, "wrap")):
+    others = ({"chat": "off"}, {"system": "be kind"}, {"wrap": WRAP}, {"prefill": "{prompt}"})
+    for options, told in ((options, next(iter(options))) for options in others):
         with pytest.raises(DposcopeError, match=rf"holds another run's results \(.*{told}.*\); choose") as refused:
             evaluated(chat, plain, tmp_path / "run", **options)
         assert "\n" not in str(refused.value)
@@ -127,7 +128,8 @@ def test_a_template_that_is_not_there_is_told_before_anything_is_made(plain, tmp
 
 
 def test_a_wrapper_of_the_command_line_may_name_new_lines():
-    assert EvaluateSettings(wrap=r"go on:\n\n{prompt}").chat_options.wrap == "go on:\n\n{prompt}"
+    options = EvaluateSettings(wrap=r"go on:\n\n{prompt}", prefill=r"so:\n{prompt}").chat_options
+    assert (options.wrap, options.prefill) == ("go on:\n\n{prompt}", "so:\n{prompt}")
 
 
 def test_f1_of_the_reference_protocol_is_without_the_frame(plain, chat):
@@ -154,9 +156,7 @@ def test_pairs_and_gains_are_made_through_the_template(plain, chat, tmp_path):
     assert made.facts["model"]["asking"] == asked_how(lm)["asking"]
     pairs = load_pairs(tmp_path / "pairs.jsonl")
     assert set(pairs.prompts) <= {json.loads(line)["prompt"] for line in plain.prompts.read_text().splitlines()}
-    off = run_pairs(
-        chat, tmp_path / "off.jsonl", settings.model_copy(update={"chat": "off", "system": None, "wrap": None})
-    )
+    off = run_pairs(chat, tmp_path / "off.jsonl", settings.model_copy(update={"chat": "off", **dict.fromkeys(ASKED)}))
     assert "asking" not in off.facts["model"]
     assert load_pairs(off.path).preferred != pairs.preferred
 
@@ -175,7 +175,10 @@ def test_pairs_and_gains_are_made_through_the_template(plain, chat, tmp_path):
 @pytest.mark.slow
 def test_the_report_and_the_edit_say_how_the_model_was_asked(plain, chat, tmp_path):
     run = run_edit(chat, tmp_path / "edit", EditSettings(**plain.settings(alpha=0.3, **ASKED)))
-    told = "Prompts are messages in the model's chat template, with the system prompt “be kind”, as “go on: {prompt}”."
+    told = (
+        "Prompts are messages in the model's chat template, with the system prompt “be kind”, as “go on: {prompt}”, "
+        "and answers begin with “so {prompt}”."
+    )
     assert told in unescape((tmp_path / "edit/report.html").read_text(encoding="utf-8"))
     lm = with_chat(load(chat, dtype="float32"), **ASKED)
     assert run.edit.about["asking"] == asked_how(lm)["asking"]
@@ -194,7 +197,7 @@ def test_chat_data_is_imported_and_what_is_left_out_is_told(capsys, tmp_path):
     assert "1 pair of the format kto; left out: 0 identical, 0 blank, 1 without a better and a worse answer" in told.out
     refused = command(capsys, "pairs", "check", file, "--chat", "on")
     assert refused.code == 2
-    assert "--chat, --system and --wrap are for --logppl; give that, or leave them out" in refused.err
+    assert "--chat, --system, --wrap and --prefill are for --logppl; give that, or leave them out" in refused.err
 
 
 def test_tune_and_reproduce_ask_alike_in_every_step(tmp_path):

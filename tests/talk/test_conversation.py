@@ -24,6 +24,14 @@ def test_each_side_remembers_its_own_answers(llama):
     assert [second[edited].strength for edited in (False, True)] == [0, 1]
 
 
+def test_what_an_answer_began_with_is_remembered_as_a_part_of_it(llama):
+    lm = with_chat(with_template(llama, BEGINS), prefill="so {prompt} ")
+    talk = Conversation(Session(lm, None, 6))
+    first, second = (talk.ask(line, edited=False) for line in ("the cat", "who"))
+    turns = (Turn("user", "the cat"), Turn("assistant", f"so the cat {first.text}"), Turn("user", "who"))
+    assert second.prompt_ids == encode_prompts(lm, [turns])[0]
+
+
 def test_what_was_said_can_be_forgotten(llama):
     talk = conversation_with(with_template(llama, BEGINS))
     before = talk.ask("the cat", edited=True)

@@ -157,7 +157,7 @@ def check(
     if logppl and model is None:
         raise DposcopeError("--logppl needs a model; give --model")
     if settings != ChatSettings() and not logppl:
-        raise DposcopeError("--chat, --system and --wrap are for --logppl; give that, or leave them out")
+        raise DposcopeError("--chat, --system, --wrap and --prefill are for --logppl; give that, or leave them out")
     pairs = load_pairs(file)
     validation = None if against is None else load_pairs(against)
     judge = load_scorer(scorer)

@@ -23,7 +23,7 @@ from dposcope.jobs.numbers import (
     Strength,
     Windows,
 )
-from dposcope.model.chat.asking import ChatMode, ChatOptions, check_wrap
+from dposcope.model.chat.asking import ChatMode, ChatOptions, check_prefill, check_wrap
 from dposcope.protocols import DeviceMap, Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -134,6 +134,12 @@ class ChatSettings(Settings):
         "what comes next.\\n\\n{prompt} (\\n begins a new line). Default: the prompt itself.",
     )
 
+    prefill: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None,
+        description="How a chat model's answer begins, with the prompt where it says {prompt}: with {prompt} alone the "
+        "model continues the prompt. Default: the model begins its answer.",
+    )
+
     @field_validator("wrap")
     @classmethod
     def _one_place(cls, given: str | None) -> str | None:
@@ -142,10 +148,16 @@ class ChatSettings(Settings):
         check_wrap(given)
         return given.replace("\\n", "\n")
 
+    @field_validator("prefill")
+    @classmethod
+    def _one_place_at_most(cls, given: str | None) -> str | None:
+        check_prefill(given)
+        return None if given is None else given.replace("\\n", "\n")
+
     @property
     def chat_options(self) -> ChatOptions:
-        """The three as one value."""
-        return ChatOptions(self.chat, self.system, self.wrap)
+        """The four as one value."""
+        return ChatOptions(self.chat, self.system, self.wrap, self.prefill)
 
 
 class Loading(TypedDict):

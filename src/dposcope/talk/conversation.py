@@ -28,8 +28,9 @@ class Conversation:
         """
         turns = (*self._said[edited], Turn("user", line))
         answer = self.session.answer(turns, self.strength if edited else PLAIN, heard=heard)
-        if self.session.lm.asking is not None:
-            self._said[edited] = [*turns, Turn("assistant", answer.text)]
+        asking = self.session.lm.asking
+        if asking is not None:
+            self._said[edited] = [*turns, Turn("assistant", asking.begun(turns) + answer.text)]
         return answer
 
     def reset(self) -> None:

@@ -14,6 +14,6 @@ QUESTIONS: Final = (
 
 
 def own_prompts(lm: LanguageModel) -> list[str]:
-    """A few prompts of the kind that the model takes: behind a wrapper, beginnings of texts."""
-    answers = lm.asking is not None and lm.asking.wrap is None
+    """A few prompts of the kind that the model takes: behind a wrapper or a prefill, beginnings of texts."""
+    answers = lm.asking is not None and lm.asking.wrap is None and lm.asking.prefill is None
     return list(QUESTIONS) if answers else load_prompts(None, limit=len(QUESTIONS))

@@ -16,6 +16,18 @@ def test_a_wrapper_is_of_the_last_message_alone(llama):
     assert told == "user: a cat\nassistant: a mat\nuser: go on: {prompt} the sea\nassistant:"
 
 
+def test_a_prefill_begins_the_answer_to_the_last_message(llama):
+    lm = with_template(llama, PLAIN)
+    asking = ChatOptions(wrap="go on: {prompt}", prefill="Well, {prompt}").asking(lm.tokenizer, name="it")
+    assert asking is not None
+    turns = (Turn("user", "a cat"), Turn("assistant", "a mat"), Turn("user", "the sea"))
+    told = asking.render(lm.tokenizer, turns, name="it")
+    assert told == "user: a cat\nassistant: a mat\nuser: go on: the sea\nassistant:Well, the sea"
+    fixed = ChatOptions(prefill="Sure").asking(lm.tokenizer, name="it")
+    assert fixed is not None
+    assert fixed.render(lm.tokenizer, "{prompt}", name="it") == "user: {prompt}\nassistant:Sure"
+
+
 def test_the_token_that_ends_an_answer_is_the_templates(llama):
     tokenizer = with_template(llama, ENDS).tokenizer
     assert Asking(ENDS).ending(tokenizer, name="it") == tokenizer.eos_token_id
@@ -32,6 +44,9 @@ def test_what_results_depend_on_names_all_parts(llama):
     assert str(asking) == (
         "Prompts are messages in the model's chat template, with the system prompt “be kind”, as “x {prompt}”"
     )
+    begun = ChatOptions("on", prefill="so {prompt}").asking(with_template(llama, PLAIN).tokenizer, name="it")
+    assert begun == Asking(PLAIN, prefill="so {prompt}")
+    assert str(begun) == "Prompts are messages in the model's chat template, and answers begin with “so {prompt}”"
     assert str(Asking(PLAIN)) == "Prompts are messages in the model's chat template"
 
 
@@ -48,6 +63,9 @@ def test_a_text_is_what_the_user_says():
         (None, ChatOptions(wrap="{prompt}"), r"has no chat template, so a wrapper has no place; leave --wrap out"),
         (BEGINS, ChatOptions("off", "s"), r"without its chat template, so a system prompt has no place; leave --sys"),
         (BEGINS, ChatOptions("off", wrap="{prompt}"), r"without its chat template, so a wrapper has no place; leave"),
+        (None, ChatOptions(prefill="so"), r"has no chat template, so a prefill has no place; leave --prefill out"),
+        (BEGINS, ChatOptions(prefill=" "), r"the prefill is empty; leave --prefill out"),
+        (BEGINS, ChatOptions(prefill="{prompt} {prompt}"), r"the prefill '.+' holds \{prompt\} 2 times; write it once"),
         (BEGINS, ChatOptions(wrap="go on"), r"the wrapper 'go on' holds \{prompt\} 0 times; write it once"),
         (BEGINS, ChatOptions(wrap="{prompt}{prompt}"), r"holds \{prompt\} 2 times; write it once"),
         (REFUSES, ChatOptions(system="s"), r"takes no system prompt \(no system role\); leave --system out"),

@@ -45,6 +45,25 @@ def test_a_wrapper_and_a_system_prompt_stand_around_each_prompt(lm, template):
     assert encode_prompts(asked, TEXTS, max_tokens=60) == expected
 
 
+@pytest.mark.parametrize("template", [PLAIN, BEGINS])
+def test_the_model_goes_on_from_a_prefill(lm, template):
+    """Its tokens are those of the whole text, and a long prompt is cut alike in both its places."""
+    lm = with_template(lm, template)
+    asked = with_chat(lm, wrap=WRAP, prefill="{prompt}")
+    rule = {"tokenize": False, "add_generation_prompt": True}
+    texts = [lm.tokenizer.apply_chat_template([user(f"go on: {text} ...")], **rule) + text for text in TEXTS]
+    expected = [lm.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    assert encode_prompts(asked, TEXTS) == expected
+    assert [one.prompt_ids for one in generate(asked, TEXTS, new_tokens=2)] == expected
+    (cut,) = prompt_texts(asked, TEXTS[:1], max_tokens=2, keep="start")
+    before, _, after = (
+        cut.removeprefix(lm.tokenizer.bos_token or "").removeprefix("user: go on: ").partition(" ...\nassistant:")
+    )
+    assert before == after
+    assert TEXTS[0].startswith(after)
+    assert 0 < len(after) < len(TEXTS[0])
+
+
 @pytest.mark.parametrize(("template", "begins"), [(PLAIN, 0), (BEGINS, 1)])
 def test_there_is_no_second_begin_of_text(llama, template, begins):
     lm = with_chat(with_template(llama, template))
@@ -115,9 +134,9 @@ def test_a_tuned_model_is_asked_as_its_base(llama):
 
 
 def test_another_model_is_asked_alike_through_its_own_template(llama, gpt2):
-    base = with_chat(with_template(llama, BEGINS), system="be kind", wrap=WRAP)
+    base = with_chat(with_template(llama, BEGINS), system="be kind", wrap=WRAP, prefill="so {prompt}")
     other = asked_like(with_template(gpt2, PLAIN), base).asking
     assert other is not None
-    assert (other.template, other.system, other.wrap) == (PLAIN, "be kind", WRAP)
+    assert (other.template, other.system, other.wrap, other.prefill) == (PLAIN, "be kind", WRAP, "so {prompt}")
     assert asked_like(gpt2, base) is gpt2
     assert asked_like(with_template(gpt2, PLAIN), llama).asking is None

@@ -59,7 +59,7 @@ _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
     *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "device_map"),
-    *("shuffled", "quantise", "chat", "system", "wrap", "engine", "base_url", "concurrency"),
+    *("shuffled", "quantise", "chat", "system", "wrap", "prefill", "engine", "base_url", "concurrency"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 

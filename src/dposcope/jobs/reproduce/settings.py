@@ -96,6 +96,11 @@ class ReproduceSettings(Settings):
         description="What a chat model is asked, with {prompt} once in it. Default: that of the preset, or the prompt "
         "itself.",
     )
+    prefill: Annotated[str | None, Parameter(group=_CHAT)] = Field(
+        default=None,
+        description="How a chat model's answer begins, with the prompt where it says {prompt}. Default: that of the "
+        "preset, or the model begins its answer.",
+    )
     limit: Annotated[Splittable | None, Parameter(group=_DATA)] = Field(
         default=None, description="Use only the first so many prompts. Default: that of the preset."
     )

@@ -417,6 +417,7 @@ class TuneSettings(MeasureSettings):
             chat=self.chat,
             system=self.system,
             wrap=self.wrap,
+            prefill=self.prefill,
             dtype=self.dtype,
             device=self.device,
             device_map=self.device_map,

@@ -5,7 +5,7 @@ tokenizer adds none: a prompt then begins as the template says, with one begin-o
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from dposcope.data.short import short_repr
@@ -23,7 +23,7 @@ Role = Literal["system", "user", "assistant"]
 """Who says a message."""
 
 PLACE: Final = "{prompt}"
-"""Where the prompt stands in a wrapper."""
+"""Where the prompt stands in a wrapper or a prefill."""
 
 _TRIED: Final = "Hello."
 """What a template is tried with before it is used."""
@@ -53,11 +53,13 @@ class Asking:
     """The system prompt of conversations that bring none; None: the template's own, or none."""
     wrap: str | None = None
     """What the user says, with {prompt} once in it; None: the prompt itself."""
+    prefill: str | None = None
+    """How the model's answer begins, with the prompt where it says {prompt}; the model goes on from there."""
 
     __repr__ = short_repr
 
     def render(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, name: str) -> str:
-        """The text that the template makes of a prompt, up to where the model's answer begins.
+        """The text that the template makes of a prompt, up to where the model writes.
 
         Args:
             tokenizer: whose template it is.
@@ -72,7 +74,11 @@ class Asking:
             turns = (Turn("system", self.system), *turns)
         if self.wrap is not None:
             turns = (*turns[:-1], Turn(turns[-1].role, self.wrap.replace(PLACE, turns[-1].content)))
-        return self._written(tokenizer, turns, asked=True, name=name)
+        return self._written(tokenizer, turns, asked=True, name=name) + self.begun(prompt)
+
+    def begun(self, prompt: Prompt) -> str:
+        """How the answer to a prompt begins, before the model writes."""
+        return "" if self.prefill is None else self.prefill.replace(PLACE, turns_of(prompt)[-1].content)
 
     def _written(self, tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn], *, asked: bool, name: str) -> str:
         """A conversation as the template writes it; `asked`: up to where the model's next answer begins."""
@@ -109,6 +115,8 @@ class Asking:
             parts.append(f"with the system prompt “{self.system}”")
         if self.wrap is not None:
             parts.append(f"as “{self.wrap}”")
+        if self.prefill is not None:
+            parts.append(f"and answers begin with “{self.prefill}”")
         return ", ".join(parts)
 
 
@@ -126,6 +134,8 @@ class ChatOptions:
     """See `Asking`."""
     wrap: str | None = None
     """See `Asking`."""
+    prefill: str | None = None
+    """See `Asking`."""
 
     def asking(self, tokenizer: "PreTrainedTokenizerBase", *, name: str) -> Asking | None:
         """Decide it for a tokenizer, and try its template.
@@ -138,20 +148,26 @@ class ChatOptions:
             None where prompts are text to be continued.
 
         Raises:
-            DposcopeError: there is no template, or it fails; a system prompt or a wrapper is given that has no place.
+            DposcopeError: there is no template, or it fails; a system prompt, a wrapper or a prefill is given that has
+                no place.
         """
         check_choice("chat", self.mode, ("auto", "on", "off"))
         check_wrap(self.wrap)
+        check_prefill(self.prefill)
         template = tokenizer.chat_template
         if self.mode == "on" and not template:
             raise DposcopeError(f"the tokenizer of {name} has no chat template; leave --chat on out")
         if not template or self.mode == "off":
             why = "is asked without its chat template" if template else "has no chat template"
-            for given, what, option in ((self.system, "system prompt", "--system"), (self.wrap, "wrapper", "--wrap")):
+            for given, what, option in (
+                (self.system, "system prompt", "--system"),
+                (self.wrap, "wrapper", "--wrap"),
+                (self.prefill, "prefill", "--prefill"),
+            ):
                 if given is not None:
                     raise DposcopeError(f"{name} {why}, so a {what} has no place; leave {option} out")
             return None
-        asking = Asking(str(template), wrap=self.wrap)
+        asking = Asking(str(template), wrap=self.wrap, prefill=self.prefill)
         asking.render(tokenizer, _TRIED, name=name)
         return asking if self.system is None else _with_system(asking, self.system, tokenizer, name)
 
@@ -166,9 +182,21 @@ def check_wrap(wrap: str | None) -> None:
         raise DposcopeError(f"the wrapper {wrap!r} holds {PLACE} {wrap.count(PLACE)} times; write it once")
 
 
+def check_prefill(prefill: str | None) -> None:
+    """Refuse an empty prefill, and one with more than one place for the prompt.
+
+    Raises:
+        DposcopeError: see above.
+    """
+    if prefill is not None and not prefill.strip():
+        raise DposcopeError("the prefill is empty; leave --prefill out")
+    if prefill is not None and prefill.count(PLACE) > 1:
+        raise DposcopeError(f"the prefill {prefill!r} holds {PLACE} {prefill.count(PLACE)} times; write it once")
+
+
 def _with_system(asking: Asking, system: str, tokenizer: "PreTrainedTokenizerBase", name: str) -> Asking:
     """Refuse a system prompt that the template refuses, or leaves out without a word."""
-    asking = Asking(asking.template, system, asking.wrap)
+    asking = replace(asking, system=system)
     try:
         taken = system.strip() in asking.render(tokenizer, _TRIED, name=name)
     except DposcopeError as error:

@@ -17,7 +17,12 @@ from dposcope.model.language_model import LanguageModel
 
 
 def with_chat(
-    lm: LanguageModel, mode: ChatMode = "auto", *, system: str | None = None, wrap: str | None = None
+    lm: LanguageModel,
+    mode: ChatMode = "auto",
+    *,
+    system: str | None = None,
+    wrap: str | None = None,
+    prefill: str | None = None,
 ) -> LanguageModel:
     """The same model, asked through the chat template of its tokenizer, or not.
 
@@ -26,11 +31,13 @@ def with_chat(
         mode: auto: on where the tokenizer has a template.
         system: the system prompt; None: the template's own, or none.
         wrap: what the user says, with {prompt} once in it; None: the prompt itself.
+        prefill: how the model's answer begins, with the prompt where it says {prompt}; None: the model begins it.
 
     Raises:
-        DposcopeError: there is no template, or it fails; or a system prompt or a wrapper is given that has no place.
+        DposcopeError: there is no template, or it fails; or a system prompt, a wrapper or a prefill is given that has
+            no place.
     """
-    return asked_by(lm, ChatOptions(mode, system, wrap))
+    return asked_by(lm, ChatOptions(mode, system, wrap, prefill))
 
 
 def asked_by(lm: LanguageModel, options: ChatOptions) -> LanguageModel:
@@ -42,16 +49,17 @@ def asked_like(lm: LanguageModel, other: LanguageModel) -> LanguageModel:
     """A model of another kind, asked as `other` is, through its own template; without one, by text."""
     if other.asking is None or not lm.tokenizer.chat_template:
         return lm
-    return with_chat(lm, "on", system=other.asking.system, wrap=other.asking.wrap)
+    return with_chat(lm, "on", system=other.asking.system, wrap=other.asking.wrap, prefill=other.asking.prefill)
 
 
 def asked_how(lm: LanguageModel) -> Mapping[str, Any]:
     """What results depend on beside data and weights, for stages and records: digest of the template, system prompt,
-    wrapper. Empty without a template."""
+    wrapper, and the prefill where there is one. Empty without a template."""
     asking = lm.asking
     if asking is None:
         return {}
-    return {"asking": {"template": text_digest(asking.template), "system": asking.system, "wrap": asking.wrap}}
+    told = {"template": text_digest(asking.template), "system": asking.system, "wrap": asking.wrap}
+    return {"asking": told if asking.prefill is None else told | {"prefill": asking.prefill}}
 
 
 def asked_notes(lm: LanguageModel) -> list[str]:
@@ -91,7 +99,7 @@ def encode_prompts(
 def prompt_texts(
     lm: LanguageModel, prompts: Sequence[Prompt], *, max_tokens: int | None = None, keep: Side = "end"
 ) -> list[str]:
-    """The text of each prompt, up to where the model's answer begins.
+    """The text of each prompt, up to where the model writes.
 
     Behind a template it has all special tokens in it: the tokenizer must add none (`adds_special`).
 
