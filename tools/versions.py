@@ -16,6 +16,8 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 WORK: Final = ROOT / "build" / "versions"
+BESIDE: Final = ["pip"]
+"""What tests use that nothing requires."""
 NOT_FOR_TESTS: Final = {"cosmic-ray", "mkdocs-material", "mkdocstrings-python", "pyright", "ruff"}
 """What developers need for other things; it is not installed."""
 CHOICES: Final = {"lowest": "lowest-direct", "newest": "highest"}
@@ -98,7 +100,7 @@ def install(uv: str, python: str, choice: str, folder: Path) -> str:
             *(uv, "pip", "compile", "--quiet", "--python", python, "--resolution", CHOICES[choice], *wheels),
             *("--upgrade", "--no-annotate", "--no-header", "--output-file", resolved, "-"),
         ],
-        input="\n".join(requirements(ROOT / "pyproject.toml")),
+        input="\n".join([*requirements(ROOT / "pyproject.toml"), *BESIDE]),
         text=True,
         check=True,
         stdout=subprocess.DEVNULL,

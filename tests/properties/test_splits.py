@@ -16,7 +16,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.model.generate import Continuation, generate
-from dposcope.model.unembedding import Unembedding
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.neurons.activations import ActivationAccumulator, collect_means
 from dposcope.neurons.folds import collect_by_fold, joined, pooled
 from dposcope.training.token_statistics import Reference, token_statistics

@@ -15,8 +15,8 @@ from transformers import GPT2Config
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.unembedding import Unembedding
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective

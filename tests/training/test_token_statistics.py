@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dposcope.errors import DposcopeError
-from dposcope.model.unembedding import Unembedding
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.training.token_statistics import Reference, TokenStatistics, token_statistics
 from helpers.families import assert_close, copied, logits_of
 from helpers.quantised import Bytes

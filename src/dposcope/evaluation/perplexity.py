@@ -12,9 +12,9 @@ from typing_extensions import TypedDict
 from dposcope.data.short import short_repr
 from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.token_losses import token_losses
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.generate import Progress
+from dposcope.model.head.token_losses import token_losses
 from dposcope.model.language_model import LanguageModel
 from dposcope.processes.shared import counting, shared
 from dposcope.protocols import Protocol, check_protocol

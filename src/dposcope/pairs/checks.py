@@ -14,12 +14,12 @@ from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
-from dposcope.evaluation.token_losses import token_losses
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.chat.asking import Prompt
 from dposcope.model.chat.prompts import adds_special, prompt_texts
 from dposcope.model.generate import Progress
+from dposcope.model.head.token_losses import token_losses
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pairs, normalised
 

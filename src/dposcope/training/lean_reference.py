@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.layout import unembedding
-from dposcope.model.unembedding import Unembedding
 from dposcope.training.batches.examples import Example
 from dposcope.training.policy import Arm
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.unembedding import Unembedding
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.batches.reading import read
 from dposcope.training.loss import DpoTerms, dpo_terms, likelihood_losses, mean_by, sum_by

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.unembedding import Unembedding
+from dposcope.model.head.unembedding import Unembedding
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits of one model in memory: 128 MB in float32, 128 tokens of Gemma's vocabulary."""

@@ -23,11 +23,11 @@ from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, Positions
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
-from dposcope.model.unembedding import Unembedding
 from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.launcher import world_size
 from dposcope.training.lean_reference import Reads, lean_reference

@@ -78,15 +78,21 @@ def test_bad_input_gets_one_line_and_leaves_the_port(capsys, job, given, line):
 def test_ctrl_c_ends_the_program(job, edit):
     program = [sys.executable, "-m", "dposcope", "serve", str(job.model), *map(str, options(edit)), "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
-        assert run.stdout is not None
-        run.stdout.readline()
-        address = urlsplit(run.stdout.readline().split()[1])
-        connection = http.client.HTTPConnection(address.netloc, timeout=60)
-        connection.request("GET", address.path)
-        assert connection.getresponse().status == 200
-        connection.close()
-        run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=60)
+    # What runs the tests may have had the signal ignored, as a shell does in the background.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, env=environment, **pipes, **heard) as run:
+        try:
+            assert run.stdout is not None
+            run.stdout.readline()
+            address = urlsplit(run.stdout.readline().split()[1])
+            connection = http.client.HTTPConnection(address.netloc, timeout=60)
+            connection.request("GET", address.path)
+            assert connection.getresponse().status == 200
+            connection.close()
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert (run.returncode, err) == (0, "")
     assert out.splitlines()[-1] == ""

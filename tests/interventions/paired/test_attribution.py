@@ -24,7 +24,12 @@ HARMLESS = [
 
 
 def double(lm):
-    return replace(lm, model=copy.deepcopy(lm.model).double())
+    model = copy.deepcopy(lm.model).double()
+    # Angles of positions are float32 in every model: before transformers 5.23 it multiplies them by float32.
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):
+            module.inv_freq = module.inv_freq.float()
+    return replace(lm, model=model)
 
 
 @pytest.fixture

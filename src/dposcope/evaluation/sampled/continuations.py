@@ -16,11 +16,11 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
-from dposcope.evaluation.token_losses import token_losses
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, by_row
 from dposcope.model.frames import prompted
 from dposcope.model.generate import Continuation, Progress, check_written
+from dposcope.model.head.token_losses import token_losses
 from dposcope.model.language_model import LanguageModel
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import unembedding
-from dposcope.model.unembedding import Unembedding
 
 _BLOCK = 1 << 21
 """Logits of a block of the vocabulary: 4 MB in bfloat16."""

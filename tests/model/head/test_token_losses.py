@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dposcope.evaluation import token_losses as losses_module
-from dposcope.evaluation.token_losses import token_losses
-from dposcope.model.unembedding import Unembedding
+from dposcope.model.head import token_losses as losses_module
+from dposcope.model.head.token_losses import token_losses
+from dposcope.model.head.unembedding import Unembedding
 from helpers.families import copied
 
 

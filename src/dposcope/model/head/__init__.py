@@ -1,0 +1,1 @@
+"""The unembedding: its numbers, and what tokens cost under it."""
