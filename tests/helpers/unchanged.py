@@ -315,11 +315,8 @@ def _worst(
 def _scale(place: str, wanted: Mapping[str, list[float | None]]) -> float:
     """The largest number of a place; of a difference from the plain model, that of what it was taken from, if larger.
 
-    A log-perplexity of 6.8 is rounded as one of 6.8, however little it differs from another. A probability is compared
-    on the scale from 0 to 1: where a difference is far from 0, its last digits are all rounding.
+    A log-perplexity of 6.8 is rounded as one of 6.8, however little it differs from another.
     """
-    if place.endswith("/p"):
-        return 1.0
     places = [place]
     if "/difference/" in place:
         before, _, after = place.partition("/difference/")

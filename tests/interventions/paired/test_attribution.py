@@ -24,18 +24,14 @@ HARMLESS = [
 
 
 def double(lm):
-    model = copy.deepcopy(lm.model).double()
-    # Angles of positions are float32 in every model: before transformers 5.23 it multiplies them by float32.
-    for module in model.modules():
-        if hasattr(module, "inv_freq"):
-            module.inv_freq = module.inv_freq.float()
-    return replace(lm, model=model)
+    return replace(lm, model=copy.deepcopy(lm.model).double())
 
 
 @pytest.fixture
 def in_double(monkeypatch):
     """Models round norms and attention to float32, whatever their own type; a finite difference would measure that."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
+    for name in ("float32", "float"):
+        monkeypatch.setattr(torch, name, torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
