@@ -32,7 +32,7 @@ def naive(lm, hidden, targets):
     return total
 
 
-@pytest.fixture(params=[(1, 1, 1), (40, 20, 4), (150, 40, 11), (1 << 21, 1 << 17, 1 << 12)], ids=str)
+@pytest.fixture(params=[(1, 1, 1), (40, 20, 4), (150, 40, 11), (1 << 23, 1 << 19, 1 << 12)], ids=str)
 def sizes(request, monkeypatch):
     """Of a block of the vocabulary, of what is exponentiated at once, and of positions."""
     for name, size in zip(("_BLOCK", "_IN_CACHE", "_POSITIONS"), request.param, strict=True):
@@ -118,12 +118,20 @@ def test_no_more_logits_than_a_block_are_made(llama, monkeypatch):
     monkeypatch.setattr(losses_module, "_BLOCK", 70)
     hidden, targets = states(llama)
     token_losses(llama, hidden, targets, 3)
-    assert {positions for _, positions in made} == {11}
-    assert max(tokens for tokens, _ in made) == 70 // 11
-    assert sum(tokens for tokens, _ in made) == len(llama.model.lm_head.weight)
+    assert {positions for positions, _ in made} == {11}
+    assert max(tokens for _, tokens in made) == 70 // 11
+    assert sum(tokens for _, tokens in made) == len(llama.model.lm_head.weight)
 
 
 @torch.no_grad()
 def test_nothing_to_predict_costs_nothing(llama):
     hidden, targets = states(llama)
     assert token_losses(llama, hidden[:0], targets[:0], 3).tolist() == []
+
+
+@torch.no_grad()
+def test_a_model_of_doubles_loses_nothing(gemma2, sizes):
+    lm = copied(gemma2)
+    lm.model.double()
+    hidden, targets = states(lm)
+    assert token_losses(lm, hidden, targets, 3).tolist() == pytest.approx(naive(lm, hidden, targets), rel=1e-12)

@@ -2,7 +2,7 @@
 
 A product of few positions with a whole vocabulary is slow on a CPU: the weights are packed anew for every call. So all
 positions are multiplied with a block of the vocabulary, and the sums of exponentials are carried from block to block.
-The block is small enough that its logits stay in the cache.
+A few rows of a block at a time stay in the cache.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import unembedding
 
-_BLOCK = 1 << 21
-"""Logits of a block of the vocabulary: 4 MB in bfloat16."""
-_IN_CACHE = 1 << 17
-"""Logits to exponentiate at a time, half a megabyte."""
+_BLOCK = 1 << 23
+"""Logits of a block of the vocabulary: 16 MB in bfloat16."""
+_IN_CACHE = 1 << 19
+"""Logits to exponentiate at a time, 2 MB."""
 _BLOCK_OF_A_GPU = 1 << 25
 """Both of a GPU: 128 MB in float32."""
 _POSITIONS = 1 << 12
@@ -65,24 +65,26 @@ def _by_positions(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int
 
 
 def _by_vocabulary(head: Unembedding, hidden: Tensor, targets: Tensor) -> Tensor:
-    positions = hidden.to(head.weight.device, head.weight.dtype).T
+    states = hidden.to(head.weight.device, head.weight.dtype)
     on_cpu = head.weight.device.type == "cpu"
     block, at_once = (_BLOCK, _IN_CACHE) if on_cpu else (_BLOCK_OF_A_GPU, _BLOCK_OF_A_GPU)
-    rows, few = (max(1, size // max(1, len(targets))) for size in (block, at_once))
-    places = torch.arange(len(targets), device=targets.device)
+    tokens = max(1, block // max(1, len(targets)))
+    rows = max(1, at_once // tokens)
     # A finite start: where every logit of a block is −∞, −∞ − (−∞) would be no number.
-    top = torch.full((len(targets),), torch.finfo(torch.float32).min, device=targets.device)
     total, chosen = (torch.zeros(len(targets), dtype=torch.float64, device=targets.device) for _ in range(2))
-    for start in range(0, len(head.weight), rows):
-        logits = head.logits(positions, slice(start, start + rows))
-        inside = (targets >= start) & (targets < start + len(logits))
-        row = torch.where(inside, targets - start, 0)
-        chosen = torch.where(inside, logits[row, places].double(), chosen)
-        for part in logits.split(few):
-            wide = _wide(part)
-            highest = torch.maximum(top, wide.amax(0))
-            total.mul_((top - highest).exp_()).add_((wide - highest).exp_().sum(0))
-            top = highest
+    top = torch.full_like(total, torch.finfo(torch.float32).min)
+    for start in range(0, len(head.weight), tokens):
+        logits = head.logits(states, slice(start, start + tokens))
+        inside = (targets >= start) & (targets < start + logits.shape[1])
+        place = torch.where(inside, targets - start, 0).unsqueeze(1)
+        chosen = torch.where(inside, logits.gather(1, place).squeeze(1).double(), chosen)
+        for first in range(0, len(targets), rows):
+            part = slice(first, first + rows)
+            wide = _wide(logits[part])
+            highest = torch.maximum(top[part], wide.amax(1).double())
+            above = wide - highest.to(wide.dtype).unsqueeze(1)
+            total[part] = total[part] * (top[part] - highest).exp_() + above.exp_().sum(1)
+            top[part] = highest
     return total.log_() + top - chosen
 
 
