@@ -24,11 +24,7 @@ def test_a_pass_multiplies_as_often_as_torch_counts(family):
     # torch computes every pair of tokens in attention, also those that the mask leaves out.
     masked = 2 * shapes.attention * texts * tokens * (tokens - 1) / 2
     expected = shapes.reading(tokens, texts).products + shapes.unembedded(texts * tokens).products
-    # Angles of positions are no part of the limit; some versions of transformers compute them by a product.
-    angles = sum(
-        sum(found.values()) for name, found in counted.get_flop_counts().items() if name.endswith("rotary_emb")
-    )
-    assert (counted.get_total_flops() - angles) / 2 == expected + masked
+    assert counted.get_total_flops() / 2 == expected + masked
 
 
 def test_a_step_costs_what_one_more_token_costs():

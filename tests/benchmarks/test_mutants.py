@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cosmic_ray", reason="only for developers: pip install 'dposcope[dev]'")
-
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import mutants as script

@@ -509,6 +509,10 @@ def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
     the device of the unembedding."""
     head = unembedding(model)
     logits: Tensor = head(normed.to(device_of_module(head) or normed.device))
-    scale, cap = logit_scale(model), logit_softcap(model)
+    return scaled_and_capped(logits, logit_scale(model), logit_softcap(model))
+
+
+def scaled_and_capped(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+    """Logits with a factor and then a soft-cap, `cap·tanh(scale·logits / cap)`, in their dtype."""
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -30,8 +30,7 @@ def double(lm):
 @pytest.fixture
 def in_double(monkeypatch):
     """Models round norms and attention to float32, whatever their own type; a finite difference would measure that."""
-    for name in ("float32", "float"):
-        monkeypatch.setattr(torch, name, torch.float64)
+    monkeypatch.setattr(torch, "float32", torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 

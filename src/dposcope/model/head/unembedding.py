@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import logit_scale, logit_softcap, unembedding
+from dposcope.model.layout import logit_scale, logit_softcap, scaled_and_capped, unembedding
 from dposcope.model.quantised.weights import is_quantised
 
 
@@ -62,5 +62,4 @@ class Unembedding:
             `[N, tokens]`, in the weight's dtype, which rounds them before factor and cap as the model does.
         """
         found = functional.linear(states, self.weight[tokens], None if self.bias is None else self.bias[tokens])
-        found = found if self.scale == 1 else found * self.scale
-        return found if self.softcap is None else torch.tanh(found / self.softcap) * self.softcap
+        return scaled_and_capped(found, self.scale, self.softcap)

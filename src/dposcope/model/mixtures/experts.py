@@ -46,6 +46,7 @@ class ExpertsModule(Protocol):
     config: Any
     is_transposed: bool
     has_gate: bool
+    has_post_expert_norm: bool
     _apply_gate: Callable[[Tensor], Tensor]
 
 
@@ -66,8 +67,7 @@ class Experts:
         if "is_transposed" not in vars(module) or WEIGHT not in dict(module.named_parameters(recurse=False)):
             return None
         kind = cast(ExpertsModule, module)
-        # Older versions of transformers know no experts with a norm of their own, and have no such attribute.
-        return cls(module) if kind.has_gate and not getattr(kind, "has_post_expert_norm", False) else None
+        return cls(module) if kind.has_gate and not kind.has_post_expert_norm else None
 
     @property
     def weight(self) -> nn.Parameter:
