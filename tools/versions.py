@@ -21,7 +21,7 @@ LEFT_OUT: Final = (
     "tests/benchmarks/test_mutants.py",  # needs cosmic-ray, of which no wheels are
 )
 """Tests that only the pinned versions can pass."""
-BESIDE: Final = ["pip"]
+BESIDE: Final = ["mkdocs>=1.6", "pip"]
 """What tests use that nothing requires."""
 NOT_FOR_TESTS: Final = {"cosmic-ray", "mkdocs-material", "mkdocstrings-python", "pyright", "ruff"}
 """What developers need for other things; it is not installed."""

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.adapter import is_adapter
 from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
+from dposcope.model.devices.streamed import brought
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
@@ -23,6 +24,8 @@ class OtherWeights:
 
     source: str | Path
     """A folder, that of an adapter among them, a bundled name or a hub id."""
+    stream: Path | None = None
+    """A folder on a disk, where the weights of its blocks lie while it is in use; see `load`. None: in memory."""
 
     __repr__ = short_repr
 
@@ -39,7 +42,7 @@ class OtherWeights:
         """Loaded as the base was: quantised where that was quantised on loading."""
         path = Path(self.source).expanduser()
         merged = path.is_dir() and is_adapter(path)
-        return load(self.source, base=lm, quantise=None if merged else lm.quantise)
+        return load(self.source, base=lm, quantise=None if merged else lm.quantise, stream=self.stream)
 
     @contextmanager
     def on(self, lm: LanguageModel) -> Generator[Applied]:
@@ -62,11 +65,16 @@ class OtherWeights:
         ends = lm.model.generation_config
         try:
             lm.model.generation_config = other.model.generation_config
+            streamed: dict[int, Tensor] = {}
             for name, parameter in mine.items():
-                parameter.data = theirs[name].data.to(parameter.device)
+                if theirs[name].device == parameter.device:
+                    parameter.data = theirs[name].data
+                else:  # in a file, and brought for each part of a block
+                    streamed[id(parameter)] = theirs[name].data
             for pair in coded.values():
                 _exchange(*pair)
-            yield Applied()
+            with brought(lm.blocks, streamed):
+                yield Applied()
         finally:
             lm.model.generation_config = ends
             for name, parameter in mine.items():

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -302,9 +302,14 @@ def is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D) or is_quantised(module)
 
 
+RUNS_ON: Final = "_runs_on"
+"""Attribute of a module whose weights are brought to a device when it runs: that device."""
+
+
 def device_of_module(module: nn.Module) -> torch.device | None:
-    """Where a module's weights are; None for one without any."""
-    return next((one.device for one in chain(module.parameters(), module.buffers())), None)
+    """Where a module runs, which is where its weights are, or are brought to; None for one without any."""
+    brought: torch.device | None = vars(module).get(RUNS_ON)
+    return brought or next((one.device for one in chain(module.parameters(), module.buffers())), None)
 
 
 def value_vectors(module: nn.Module) -> Tensor:

@@ -31,6 +31,7 @@ from dposcope.model.checks.tokens import check_tokens
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.devices.placement import Placement
 from dposcope.model.devices.spread import Stored, check_whole_blocks, is_spread_over, outlined, placed, spread_
+from dposcope.model.devices.streamed import check_streamed, stream_
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quantised.loading import (
@@ -60,6 +61,7 @@ def load(
     device_map: DeviceMap | None = None,
     base: LanguageModel | None = None,
     quantise: Quantise | None = None,
+    stream: str | Path | None = None,
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer, or take both as they are in memory.
 
@@ -86,18 +88,24 @@ def load(
         quantise: "4bit" (NF4) or "8bit": the weights of the blocks are quantised on loading, by bitsandbytes. None: as
             stored. A checkpoint that is stored quantised needs no `quantise`; if it is
             stored by compressed-tensors, in FP8 or MXFP4, it is dequantised on loading (`notes` says so).
+        stream: a folder on a disk: the weights of the blocks lie there in a file without a name, and each is read when
+            it is needed, so that memory (and a GPU's) does not hold the model whole. It is slower, with the same
+            results. On a GPU such a model has no gradients, and cannot be folded. None: all weights are in memory.
 
     Raises:
         DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
             was not tuned from `base`; it cannot be quantised, or a package for that is missing; it does not fit into
-            the GPUs, or a device is named beside `device_map`. Of a model in memory: see `check_in_memory`; or another
-            dtype, device or quantisation than its own is asked for.
+            the GPUs, or a device is named beside `device_map`; `stream` is given for a model that is quantised or
+            spread, or the disk is full. Of a model in memory: see `check_in_memory`; or another dtype, device or
+            quantisation than its own is asked for.
     """
     if not isinstance(source, str | Path):
         if quantise is not None:
             raise DposcopeError("a model in memory stays as it is: load it quantised, or give load its name or folder")
         if device_map is not None:
             raise DposcopeError("a model in memory stays where it is; leave device_map out, or load it with one")
+        if stream is not None:
+            raise DposcopeError("a model in memory stays there; leave stream out, or give load its name or folder")
         return _in_memory(source, tokenizer, dtype=dtype, device=device, base=base)
     if tokenizer is not None:
         raise DposcopeError(f"{source} has its own tokenizer; give a tokenizer only beside a model in memory")
@@ -133,7 +141,10 @@ def load(
     else:
         lm = _from_hub(hub_id(name), form)
     try:
-        if not lm.quantised and not form.is_spread:  # those are there already
+        if stream is not None:
+            check_streamed(lm, spread=form.is_spread)
+            stream_(lm.model, lm.layout, place, stream)
+        elif not lm.quantised and not form.is_spread:  # those are there already
             lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
@@ -390,6 +401,7 @@ def load_native(
     device: str = "auto",
     device_map: DeviceMap | None = None,
     quantise: Quantise | None = None,
+    stream: str | Path | None = None,
 ) -> LanguageModel:
     """Load `model` in the precision that is fastest on this machine.
 
@@ -402,12 +414,19 @@ def load_native(
         device: see `load`.
         device_map: see `load`.
         quantise: see `load`. With it, auto is bfloat16 if the hardware supports it.
+        stream: see `load`.
     """
     if quantise is not None and dtype == "auto" and native_bfloat16(device_of(device)):
         dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
-    lm = load(model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
-    if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(lm.device):
+    # What lies in a file is not converted any more, so that it is put there last.
+    first: str | torch.device = device if stream is None else "cpu"
+    lm = load(model, dtype=dtype, device=first, device_map=device_map, quantise=quantise)
+    place = lm.device if stream is None else device_of(device)
+    if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(place):
         convert_(lm.model, torch.bfloat16)
+    if stream is not None:
+        check_streamed(lm, spread=Placement.of(lm).spread)
+        stream_(lm.model, lm.layout, place, stream)
     return lm
 
 

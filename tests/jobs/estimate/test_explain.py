@@ -4,6 +4,7 @@ import pytest
 
 from dposcope.jobs.estimate import explain as estimated
 from dposcope.jobs.estimate.explain import explain_work, interchanged_rows, measured_rows
+from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from helpers.every_command import make_ground
@@ -28,6 +29,11 @@ def test_a_quick_look_reads_what_it_says(monkeypatch, tmp_path):
     whole = explain_work(*names, settings.model_copy(update={"neurons_only": False}))
     assert sum(one.written for one in whole.stages) > 5 * seen.written
     assert work.peak.weights == 2 * work.running.weights
+    streamed = explain_work(*names, settings.model_copy(update={"stream": True}))
+    assert work.running.weights < streamed.peak.weights < work.peak.weights
+    assert streamed.scratch == 2 * work.running.weights
+    machine = Machine("fast", 1e15, 1e15, 10**9, 2)
+    assert streamed.seconds(machine) > work.seconds(machine)
 
 
 def test_rows_are_those_of_the_settings():

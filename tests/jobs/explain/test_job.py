@@ -228,6 +228,19 @@ def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     assert whole == grown
 
 
+def test_streamed_it_is_the_same(job, tuned, tmp_path):
+    whole, streamed = (tmp_path / name for name in ("whole", "streamed"))
+    explained(job, tuned, whole, **QUICK)
+    explained(job, tuned, streamed, stream=True, **QUICK)
+    one, other = contents(whole), contents(streamed)
+    told = {"explain.json", "run.json"}  # which name the settings
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name] and not name.startswith("stages/")} <= told
+    # It may be chosen when the run is started again.
+    explained(job, tuned, whole, stream=True, **QUICK)
+    assert one["contributions.safetensors"] == contents(whole)["contributions.safetensors"]
+
+
 def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     made = explained(job, tuned, tmp_path / "out", **QUICK)
     assert [row.name for row in made.results.conditions] == ["tuned"]

@@ -46,6 +46,10 @@ _BROWSER = 2e7
 """Bytes of the report with its browser, and of tables and figures."""
 _OF_NEURON = 200.0
 """Bytes of all that is kept of a neuron."""
+_MEANS_AFTER, _FOR_BROWSER = "means of the tuned model", "texts for the browser"
+_CARRY = "neurons that carry the change"
+_TUNED = {_MEANS_AFTER: 1.0, _FOR_BROWSER: 0.5, _CARRY: 0.5}
+"""Stage → the tuned model's share of the weights that its passes read."""
 
 
 def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) -> Work:
@@ -94,22 +98,29 @@ def explain_stages(
     if settings.seeds and not len(data.comments):  # of a saved direction, and of a contrast of tokens
         stages.append(Stage("features of all comments", features(running, every, spec)))
     stages.append(means(running, data.learn, spec, folds=parts))
-    stages.append(means(running, data.learn, spec, name="means of the tuned model", folds=parts))
+    stages.append(means(running, data.learn, spec, name=_MEANS_AFTER, folds=parts))
     stages.append(_browser(running, data.learn, batch=batch))
     if settings.interchanges:
         stages.append(_carriers(running, data.learn, batch=batch))
     along = settings.patching and settings.claim_directions and not settings.neurons_only
     if along:
         stages.append(Stage("other directions", features(running, every, spec)))
-    held = [one if one.name == "loading" else replace(one, models=2.0) for one in stages]
+    ends = min(1.0, 2 * running.size.unembedding / running.size.parameters)
+    both = 1.0 + (ends if settings.stream else 1.0)
+    file = 2 * running.weights if settings.stream else 0.0  # on a CPU of both models
+    held = [
+        replace(one, models=both, scratch=file, streamed=_TUNED.get(one.name, 0.0) if settings.stream else 0.0)
+        for one in stages
+    ]
     conditions = ideal(running, data, batch=batch)
     conditions.append(condition(running, data, BASE, batch=batch))
-    conditions.append(condition(running, data, TUNED, batch=batch, held=2.0))
+    alone, half = (1.0, 0.5) if settings.stream else (0.0, 0.0)
+    conditions.append(replace(condition(running, data, TUNED, batch=batch, held=both), streamed=alone))
     rows, paired = measured_rows(settings) - 2, interchanged_rows(settings)
     if rows:
         conditions.append(condition(running, data, "condition", batch=batch).times(rows, f"{rows} conditions"))
     if paired:
-        one = condition(running, data, "interchange", batch=batch, models=2, held=2.0)
+        one = replace(condition(running, data, "interchange", batch=batch, models=2, held=both), streamed=half)
         conditions.append(one.times(paired, f"{paired} interchanges"))
     if along:
         count = DIRECTIONS * (len(settings.toxic_neurons) + GROUPS)
@@ -125,7 +136,7 @@ def _browser(running: Running, learn: Texts, *, batch: int) -> Stage:
     """The first prompts are continued, and both models read them."""
     shown = Texts(tuple(min(length, PROMPT_TOKENS) for length in learn.lengths[:TEXTS]))
     read = running.reads(shown.and_new(MEANS_TOKENS), batch=8, models=2)
-    return Stage("texts for the browser", (running.writes(shown, MEANS_TOKENS, batch=batch), read))
+    return Stage(_FOR_BROWSER, (running.writes(shown, MEANS_TOKENS, batch=batch), read))
 
 
 def _carriers(running: Running, learn: Texts, *, batch: int) -> Stage:
@@ -138,7 +149,7 @@ def _carriers(running: Running, learn: Texts, *, batch: int) -> Stage:
     ranked = running.reads(half, batch=8, predicted=predicted).times(3 + 2 * 3)
     sets = len(RANKED) * (len(FRACTIONS) - 1) + 1  # all rankings end with all neurons
     curve = running.reads(half, batch=batch, predicted=predicted).times(2 + 2 * sets)
-    return Stage("neurons that carry the change", (drawn, ranked, curve))
+    return Stage(_CARRY, (drawn, ranked, curve))
 
 
 def measured_rows(settings: ExplainSettings) -> int:

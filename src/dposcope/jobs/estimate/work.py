@@ -29,6 +29,8 @@ LIBRARIES: Final = 0.7 * GIB
 """Bytes of Python with its libraries."""
 _DISK: Final = 5e8
 """Bytes a second that are written to a disk, or read from it; not measured."""
+_STREAMED: Final = 2e10
+"""Bytes a second of weights that come from a file which the system keeps in memory; not measured."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,8 @@ class Stage:
     """Bytes in the folder that go when the stage is over."""
     moved: float = 0.0
     """Bytes that are read from a disk and written to one."""
+    streamed: float = 0.0
+    """Share of the bytes of its passes that are weights which come from a file."""
 
     @property
     def read(self) -> int:
@@ -271,7 +275,8 @@ class Stage:
         for one in self.passes:
             limit, seconds = max(one.seconds_by(machine).items(), key=lambda pair: pair[1])
             found[limit] += seconds
-        return found | {DISK: self.moved / _DISK}
+        streamed = self.streamed * sum(one.bytes for one in self.passes) / _STREAMED
+        return found | {DISK: self.moved / _DISK + streamed}
 
     def memory(self, weights: float) -> Memory:
         """At the peak.

@@ -56,7 +56,7 @@ from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy
 from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.load import load_native
+from dposcope.model.load import device_of, load_native
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.stability import stability
@@ -105,7 +105,7 @@ def run_explain(
     processes = Processes.joined(settings.device)
     reporter = (reporter if processes.is_main else None) or Quiet()
     check_explain(settings)
-    side = TunedSide.read(tuned)
+    side = TunedSide.read(tuned, stream=out if settings.stream else None)
     data = read_data(settings)
     judge = _token_judge(settings, data, reporter)
     of_run = described(base, tuned, settings, raw=raw)
@@ -126,10 +126,7 @@ def run_explain(
     ):
         data.tell(reporter)
         reporter.stage(f"Loading {base}")
-        lm = asked_by(
-            load_native(base, **settings.loading),
-            settings.chat_options,
-        )
+        lm = asked_by(_base(base, out, settings), settings.chat_options)
         check_neutral(lm, data.report)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
@@ -201,6 +198,7 @@ _ROWS = {
         "controls",
         "toxic_neurons",
         "lens_tokens",
+        "stream",
     ),
     *("token_judge", "token_price", "requests_per_minute", "folds", "seeds", "bootstrap"),
 }
@@ -248,6 +246,12 @@ def _token_judge(settings: ExplainSettings, data: Data, reporter: Reporter) -> T
         announce=reporter.stage,
         progress=reporter.progress,
     )
+
+
+def _base(base: str, out: Path, settings: ExplainSettings) -> LanguageModel:
+    """The base. With --stream, main memory holds neither model whole; a GPU holds the base."""
+    on_cpu = device_of(settings.device).type == "cpu"
+    return load_native(base, **settings.loading, stream=out if settings.stream and on_cpu else None)
 
 
 def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, folds: int) -> FoldedMeans:

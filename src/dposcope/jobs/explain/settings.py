@@ -14,6 +14,7 @@ from dposcope.jobs.settings import MeasureSettings
 _DIRECTION = Group("Direction", sort_key=2)
 _NEURONS = Group("Neurons", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
+_MACHINE = Group("Machine", sort_key=5)
 
 Form = Literal["assign", "scale"]
 
@@ -144,6 +145,12 @@ class ExplainSettings(MeasureSettings):
         description="Also measure controls: as many random neurons patched, anywhere and layer by layer; steering "
         "along a random direction; each edit with as many neurons drawn at random from its groups; an edit's gains "
         "shuffled among the neurons of each block.",
+    )
+
+    stream: Annotated[bool, Parameter(group=_MACHINE, negative=())] = Field(
+        default=False,
+        description="Keep the blocks of the tuned model in a file in DIR and read each when it runs, so that the "
+        "memory of one model is enough. On the CPU the base, too. It is slower, with the same results. Default: no.",
     )
 
     @field_validator("edit_grid")

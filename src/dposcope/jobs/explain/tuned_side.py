@@ -23,19 +23,22 @@ class TunedSide:
     edit: Edit | None = None
     training: TrainingRecord | None = None
     """Record of the training, if `dposcope dpo` made it; else None."""
+    stream: Path | None = None
+    """A folder for the weights of its blocks, while it is in use; None: they are in memory."""
 
     @classmethod
-    def read(cls, source: str | Path) -> "TunedSide":
+    def read(cls, source: str | Path, *, stream: Path | None = None) -> "TunedSide":
         """Find out what `source` names.
 
         Args:
             source: a checkpoint, an adapter, a bundled name, a hub id, or an edit (see `edit_stem`).
+            stream: see `stream`. An edit has the weights of its base, so nothing is streamed.
 
         Raises:
             DposcopeError: an edit that is named is not there, or damaged.
         """
         stem = edit_stem(source)
-        return cls(str(source), None if stem is None else Edit.load(stem), training_of(source))
+        return cls(str(source), None if stem is None else Edit.load(stem), training_of(source), stream)
 
     @property
     def label(self) -> str:
@@ -66,7 +69,7 @@ class TunedSide:
 
     def intervention(self) -> OtherWeights | EditedModel:
         """The same model as an intervention on the base."""
-        return OtherWeights(self.source) if self.edit is None else EditedModel(self.edit)
+        return OtherWeights(self.source, self.stream) if self.edit is None else EditedModel(self.edit)
 
 
 def training_of(source: str | Path) -> TrainingRecord | None:

@@ -1,0 +1,62 @@
+"""A model whose blocks lie in a file: whatever is done with it gives what it gives in memory, to the bit.
+
+GPUs are pretended, as in `test_spread.py`.
+"""
+
+import pytest
+
+from dposcope.errors import DposcopeError
+from dposcope.model.devices.streamed import stream_
+from dposcope.model.language_model import LanguageModel
+from helpers.fake_devices import CPU, GPUS, FakeDevices, spread
+from helpers.families import FAMILIES, MIXTURES
+from helpers.more_families import MORE
+from properties.test_spread import DONE, ON_ONE, pair, unequal
+
+WITH_TUNED = (
+    *("interchange", "contributions", "explanation", "attribution", "mediation", "losses of continuations"),
+    *("extrapolated", "fingerprint"),
+)
+
+
+def streamed(lm: LanguageModel, folder, device=CPU) -> LanguageModel:
+    stream_(lm.model, lm.layout, device, folder)
+    return LanguageModel(lm.model, lm.tokenizer, lm.name)
+
+
+@pytest.mark.parametrize("what", WITH_TUNED)
+def test_a_tuned_model_beside_a_base_that_is_on_a_gpu(what, tmp_path):
+    wanted = DONE[what](*pair("llama"))
+    base, tuned = pair("llama")
+    with FakeDevices():
+        found = DONE[what](spread(base, 1), streamed(tuned, tmp_path, GPUS[0]))
+    assert unequal(found, wanted, exact=True) is None
+
+
+REFUSED = {"attribution": "has no gradients", "PPLM": "has no gradients"} | dict.fromkeys(
+    ("folded", "edited"), "is not copied, and so neither edited nor folded"
+)
+"""What needs weights that stay on a GPU."""
+
+
+@pytest.mark.parametrize("what", [*ON_ONE, "explanation", "PPLM", "sampled", "without a cache"])
+def test_both(what, tmp_path):
+    wanted = DONE[what](*pair("llama"))
+    one, other = (pair("llama") for _ in range(2))
+    assert unequal(DONE[what](*(streamed(lm, tmp_path) for lm in one)), wanted, exact=True) is None, "on the CPU"
+    with FakeDevices():
+        there = [streamed(lm, tmp_path, GPUS[0]) for lm in other]
+        if what in REFUSED:
+            with pytest.raises(DposcopeError, match=f"{REFUSED[what]}; load it without stream"):
+                DONE[what](*there)
+        else:
+            assert unequal(DONE[what](*there), wanted, exact=True) is None
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES, *(name for name in MORE if name != "gemma3n_text")])
+def test_every_family(family, tmp_path):
+    wanted = DONE["attribution"](*pair(family))
+    base, tuned = pair(family)
+    with FakeDevices():
+        found = DONE["attribution"](spread(base, 1), streamed(tuned, tmp_path, GPUS[0]))
+    assert unequal(found, wanted, exact=True) is None
