@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, LlamaModel
 
+from dposcope.model.cache import given_cache
 from dposcope.model.language_model import LanguageModel
 
 
@@ -30,7 +31,7 @@ def count_tokens(monkeypatch: pytest.MonkeyPatch) -> Tokens:
 
     @functools.wraps(body)
     def read(self: LlamaModel, *args: Any, **kwargs: Any) -> Any:
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         if cache is None or cache.get_seq_length() == 0:
             assert mask is not None
             assert mask.ndim == 2
