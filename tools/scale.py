@@ -107,7 +107,7 @@ def works(found: ModelSize) -> dict[str, Work]:
         LEAN: _dpo(running, "full", lean=True),
         "tune": tune_stages(running, TuneSettings(), data, window=1024, beside=int(BESIDE), **known),
         "explain": explain_stages(running, ExplainSettings(), data, comments, **known),
-        "explain --stream": explain_stages(running, ExplainSettings(stream=True), data, comments, **known),
+        "explain --stream": explain_stages(running, ExplainSettings(), data, comments, files=1, **known),
         "fold": fold_stages(found, STORED, stored=weights, written=weights + BESIDE),
     }
     whole = Running(found, 4)

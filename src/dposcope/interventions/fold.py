@@ -22,6 +22,7 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.model.devices.copies import copied_model
+from dposcope.model.devices.streamed import check_at_hand
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
@@ -79,6 +80,7 @@ def folded(lm: LanguageModel, edit: Foldable) -> Generator[LanguageModel]:
 @torch.no_grad()
 def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
     """All new parameters. They are computed before any is replaced, so an error leaves the model unchanged."""
+    check_at_hand(lm)
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)

@@ -1,17 +1,17 @@
 """A tuned model in the base's place, or as a second model, so that both are measured on the same items."""
 
 from collections.abc import Container, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.adapter import is_adapter
 from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
-from dposcope.model.devices.streamed import brought
+from dposcope.model.devices.streamed import brought, is_brought
 from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
@@ -61,26 +61,26 @@ class OtherWeights:
                 f"{self.source} cannot stand in the place of {lm.name} ({what}); "
                 "run it beside its base instead, as dposcope.load(tuned, base=base)"
             )
+        # Weights of a block that come and go do so from wherever they are; all others are where the block is.
+        coming = any(is_brought(block) for one in (lm, other) for block in one.blocks)
+        in_blocks = {id(one) for block in lm.blocks for one in block.parameters()} if coming else set()
         own = {name: parameter.data for name, parameter in mine.items()}
         ends = lm.model.generation_config
-        try:
-            lm.model.generation_config = other.model.generation_config
-            streamed: dict[int, Tensor] = {}
-            for name, parameter in mine.items():
-                if theirs[name].device == parameter.device:
-                    parameter.data = theirs[name].data
-                else:  # in a file, and brought for each part of a block
-                    streamed[id(parameter)] = theirs[name].data
-            for pair in coded.values():
-                _exchange(*pair)
-            with brought(lm.blocks, streamed):
+        with brought(lm) if coming else nullcontext():
+            try:
+                lm.model.generation_config = other.model.generation_config
+                for name, parameter in mine.items():
+                    weight = theirs[name].data
+                    parameter.data = weight if id(parameter) in in_blocks else weight.to(parameter.device)
+                for pair in coded.values():
+                    _exchange(*pair)
                 yield Applied()
-        finally:
-            lm.model.generation_config = ends
-            for name, parameter in mine.items():
-                parameter.data = own[name]
-            for pair in coded.values():
-                _exchange(*pair)
+            finally:
+                lm.model.generation_config = ends
+                for name, parameter in mine.items():
+                    parameter.data = own[name]
+                for pair in coded.values():
+                    _exchange(*pair)
 
 
 def _quantised_in_either(one: nn.Module, other: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:

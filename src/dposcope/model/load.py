@@ -31,7 +31,7 @@ from dposcope.model.checks.tokens import check_tokens
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.devices.placement import Placement
 from dposcope.model.devices.spread import Stored, check_whole_blocks, is_spread_over, outlined, placed, spread_
-from dposcope.model.devices.streamed import check_streamed, stream_
+from dposcope.model.devices.streamed import stream_
 from dposcope.model.gguf import load_gguf
 from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.quantised.loading import (
@@ -95,9 +95,9 @@ def load(
     Raises:
         DposcopeError: there is no such model, it is not a causal language model, its architecture is unknown, or it
             was not tuned from `base`; it cannot be quantised, or a package for that is missing; it does not fit into
-            the GPUs, or a device is named beside `device_map`; `stream` is given for a model that is quantised or
-            spread, or the disk is full. Of a model in memory: see `check_in_memory`; or another dtype, device or
-            quantisation than its own is asked for.
+            the GPUs, or a device is named beside `device_map`; `stream` is given for a model that is quantised, spread
+            or an adapter on a GPU, or the disk is full. Of a model in memory: see `check_in_memory`; or another dtype,
+            device or quantisation than its own is asked for.
     """
     if not isinstance(source, str | Path):
         if quantise is not None:
@@ -119,6 +119,8 @@ def load(
     if not adapter:
         check_source(source)
     form = _Form(precision, place, quantise, spread, like if like is not None and like.spread else None)
+    if stream is not None:
+        _check_streamed(name, form, adapter=adapter)
     if quantise is not None:
         check_quantise(quantise)
         if adapter or (path.suffix == ".gguf" and not path.is_dir()):
@@ -142,13 +144,11 @@ def load(
         lm = _from_hub(hub_id(name), form)
     try:
         if stream is not None:
-            check_streamed(lm, spread=form.is_spread)
-            stream_(lm.model, lm.layout, place, stream)
+            stream_(lm, place, stream)
         elif not lm.quantised and not form.is_spread:  # those are there already
             lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
     except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
-        raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
+        raise _not_moved(name, place, error) from error
     lm.model.eval()
     _ = lm.d_mlp  # refuse an architecture that is not supported now, not after an hour
     check_weights(lm, name)
@@ -158,6 +158,24 @@ def load(
         check_tokens(lm, name)
     check_forward(lm, name)
     return lm
+
+
+def _not_moved(name: str, place: torch.device, error: Exception) -> DposcopeError:
+    return DposcopeError(f"cannot move {name} to device {place}: {first_line(error)}; use device cpu or auto")
+
+
+def _check_streamed(name: str, form: "_Form", *, adapter: bool) -> None:
+    """Refuse, before anything is loaded, a model whose weights cannot lie in a file."""
+    if form.quantise is not None:
+        raise DposcopeError(f"{name} is to be quantised, and its weights cannot lie in a file; leave stream out")
+    if form.is_spread:
+        raise DposcopeError(f"{name} is to be spread over several GPUs, which needs no file; leave stream out")
+    if adapter and form.place.type != "cpu":
+        raise DposcopeError(
+            f"{name} is an adapter, and is merged on the GPU, which takes the memory of two models; merge it on the "
+            "CPU with dposcope.load(adapter, base=base).save_pretrained(folder), and name that folder, or leave stream "
+            "out"
+        )
 
 
 def _in_memory(
@@ -415,18 +433,32 @@ def load_native(
         device_map: see `load`.
         quantise: see `load`. With it, auto is bfloat16 if the hardware supports it.
         stream: see `load`.
+
+    Raises:
+        DposcopeError: see `load`.
     """
     if quantise is not None and dtype == "auto" and native_bfloat16(device_of(device)):
         dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
-    # What lies in a file is not converted any more, so that it is put there last.
-    first: str | torch.device = device if stream is None else "cpu"
-    lm = load(model, dtype=dtype, device=first, device_map=device_map, quantise=quantise)
-    place = lm.device if stream is None else device_of(device)
-    if dtype == "auto" and not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(place):
+    if stream is None:
+        lm = load(model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
+        return _native(lm, lm.device) if dtype == "auto" else lm
+    place = device_of(device)
+    _check_streamed(model, _Form(dtype, place, quantise, is_spread_over(device_map, device)), adapter=False)
+    # What lies in a file is not converted any more, so it is put there last.
+    lm = load(model, dtype=dtype, device="cpu")
+    if dtype == "auto":
+        _native(lm, place)
+    try:
+        stream_(lm, place, stream)
+    except (RuntimeError, AssertionError) as error:
+        raise _not_moved(model, place, error) from error
+    return lm
+
+
+def _native(lm: LanguageModel, place: torch.device) -> LanguageModel:
+    """The same, in bfloat16 where a device has that and the weights are in float32."""
+    if not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(place):
         convert_(lm.model, torch.bfloat16)
-    if stream is not None:
-        check_streamed(lm, spread=Placement.of(lm).spread)
-        stream_(lm.model, lm.layout, place, stream)
     return lm
 
 

@@ -30,10 +30,18 @@ def test_a_quick_look_reads_what_it_says(monkeypatch, tmp_path):
     assert sum(one.written for one in whole.stages) > 5 * seen.written
     assert work.peak.weights == 2 * work.running.weights
     streamed = explain_work(*names, settings.model_copy(update={"stream": True}))
-    assert work.running.weights < streamed.peak.weights < work.peak.weights
-    assert streamed.scratch == 2 * work.running.weights
-    machine = Machine("fast", 1e15, 1e15, 10**9, 2)
-    assert streamed.seconds(machine) > work.seconds(machine)
+    weights = work.running.weights
+    assert weights < streamed.peak.weights < work.peak.weights
+    assert streamed.scratch == 2 * weights
+    large, small, gpu = (
+        Machine("", 1e15, 1e15, memory, 2, gpu=gpu) for memory, gpu in ((10**9, 0), (1, 0), (10**9, 1))
+    )
+    # Both files are written once; where memory is too small for both, each pass reads them again.
+    assert streamed.seconds(large) - work.seconds(large) == pytest.approx(2 * weights / 5e8)
+    assert streamed.seconds(small) > streamed.seconds(large)
+    assert "weights on their way to the GPU" in {limit for one in streamed.stages for limit in one.seconds_by(gpu)}
+    edit = explain_work(names[0], f"edit:{ground.edit}", names[2], settings.model_copy(update={"stream": True}))
+    assert edit.scratch == weights
 
 
 def test_rows_are_those_of_the_settings():

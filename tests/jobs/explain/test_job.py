@@ -39,6 +39,7 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients import Ingredients, make_direction, read_data
 from dposcope.jobs.measure import file_name
+from dposcope.model.devices.streamed import stream_
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans, collect_means
@@ -46,6 +47,7 @@ from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.resampling import PARTS
 from dposcope.neurons.stability import Repetitions, stability
 from helpers.adapters import lora, write_adapter
+from helpers.fake_devices import pretended_gpus
 from helpers.families import assert_close, random_direction, random_gains
 from helpers.jobs import Job, command, contents, make_job, process
 from helpers.training_facts import TRAINING
@@ -228,10 +230,19 @@ def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     assert whole == grown
 
 
-def test_streamed_it_is_the_same(job, tuned, tmp_path):
+def test_streamed_it_is_the_same(job, tuned, tmp_path, monkeypatch):
+    folders = []
+
+    def seen(lm, device, folder):
+        folders.append(folder)
+        stream_(lm, device, folder)
+
+    monkeypatch.setattr("dposcope.model.load.stream_", seen)
     whole, streamed = (tmp_path / name for name in ("whole", "streamed"))
     explained(job, tuned, whole, **QUICK)
+    assert folders == []
     explained(job, tuned, streamed, stream=True, **QUICK)
+    assert folders == [streamed] * 3, "the base, and the tuned model twice: for its neurons, and for its texts"
     one, other = contents(whole), contents(streamed)
     told = {"explain.json", "run.json"}  # which name the settings
     assert one.keys() == other.keys()
@@ -239,6 +250,16 @@ def test_streamed_it_is_the_same(job, tuned, tmp_path):
     # It may be chosen when the run is started again.
     explained(job, tuned, whole, stream=True, **QUICK)
     assert one["contributions.safetensors"] == contents(whole)["contributions.safetensors"]
+
+
+def test_what_does_not_go_with_streaming_is_told(job, tuned, tmp_path):
+    for option, given in (("--quantise", {"quantise": "4bit"}), ("--device-map auto", {"device_map": "auto"})):
+        with (
+            pretended_gpus(2),
+            pytest.raises(DposcopeError, match=f"{option} and --stream do not go together; leave one of the two out"),
+        ):
+            explained(job, tuned, tmp_path / "out", stream=True, **{"device": "auto", **given})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):

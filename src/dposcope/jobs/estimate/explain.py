@@ -36,7 +36,7 @@ from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients import check_neutral, read_data
 from dposcope.jobs.run import check_folder
 from dposcope.model.adapter import is_adapter
-from dposcope.model.load import check_source
+from dposcope.model.load import check_source, device_of
 
 GROUPS, CONTROLS = 9, 2
 """Patches other than the top toxic neurons: toxic tokens, each group, three sums, all ↑; and the controls."""
@@ -75,13 +75,15 @@ def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) ->
     check_neutral(started.lm, data.report)
     found = counted(started.lm, data, settings.direction_spec)
     every = comments_read(started.lm, data.direction_comments, replace(settings.direction_spec, kind="probe"))
-    stages = explain_stages(started.running, settings, found, every, stored=started.stored)
+    on_cpu = device_of(settings.device).type == "cpu"
+    files = 0 if not settings.stream else int(side.edit is None) + int(on_cpu)  # an edit has its base's weights
+    stages = explain_stages(started.running, settings, found, every, stored=started.stored, files=files)
     notes = ("How many conditions there are depends on what is found: the most are counted.",)
     return Work("explain", base, started.running, tuple(stages), started.precision, notes=notes)
 
 
 def explain_stages(
-    running: Running, settings: ExplainSettings, data: Counted, every: Texts, *, stored: int
+    running: Running, settings: ExplainSettings, data: Counted, every: Texts, *, stored: int, files: int = 0
 ) -> list[Stage]:
     """All stages.
 
@@ -91,6 +93,7 @@ def explain_stages(
         data: what is read.
         every: all comments of the direction, of which it may take some.
         stored: bytes of a stored weight.
+        files: models whose blocks are in a file: with --stream the tuned one on a GPU, both on the CPU.
     """
     batch, spec = settings.batch_size, settings.direction_spec
     parts = prompt_parts(settings.folds, len(data.learn))
@@ -106,21 +109,22 @@ def explain_stages(
     if along:
         stages.append(Stage("other directions", features(running, every, spec)))
     ends = min(1.0, 2 * running.size.unembedding / running.size.parameters)
-    both = 1.0 + (ends if settings.stream else 1.0)
-    file = 2 * running.weights if settings.stream else 0.0  # on a CPU of both models
-    held = [
-        replace(one, models=both, scratch=file, streamed=_TUNED.get(one.name, 0.0) if settings.stream else 0.0)
-        for one in stages
-    ]
+    both = 1.0 + (ends if files else 1.0)
+
+    def beside(stage: Stage, share: float) -> Stage:
+        """With the tuned model, which has a share of the weights that the stage reads."""
+        return replace(stage, models=both, scratch=files * running.weights, streamed=share if files else 0.0)
+
+    held = [beside(one, _TUNED.get(one.name, 0.0)) for one in stages]
+    held[0] = replace(held[0], moved=held[0].moved + held[0].scratch)
     conditions = ideal(running, data, batch=batch)
     conditions.append(condition(running, data, BASE, batch=batch))
-    alone, half = (1.0, 0.5) if settings.stream else (0.0, 0.0)
-    conditions.append(replace(condition(running, data, TUNED, batch=batch, held=both), streamed=alone))
+    conditions.append(beside(condition(running, data, TUNED, batch=batch), 1.0))
     rows, paired = measured_rows(settings) - 2, interchanged_rows(settings)
     if rows:
         conditions.append(condition(running, data, "condition", batch=batch).times(rows, f"{rows} conditions"))
     if paired:
-        one = replace(condition(running, data, "interchange", batch=batch, models=2, held=both), streamed=half)
+        one = beside(condition(running, data, "interchange", batch=batch, models=2), 0.5)
         conditions.append(one.times(paired, f"{paired} interchanges"))
     if along:
         count = DIRECTIONS * (len(settings.toxic_neurons) + GROUPS)

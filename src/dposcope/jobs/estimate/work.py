@@ -29,8 +29,8 @@ LIBRARIES: Final = 0.7 * GIB
 """Bytes of Python with its libraries."""
 _DISK: Final = 5e8
 """Bytes a second that are written to a disk, or read from it; not measured."""
-_STREAMED: Final = 2e10
-"""Bytes a second of weights that come from a file which the system keeps in memory; not measured."""
+_LINK: Final = 1e10
+"""Bytes a second that go from main memory to a GPU; not measured."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Passes:
 
 
 COMPUTE, BANDWIDTH, STARTS, DISK, MEMORY = "compute", "memory bandwidth", "starting kernels", "disk", "memory"
+LINK = "weights on their way to the GPU"
 """What a stage, or a command, is limited by."""
 
 
@@ -245,7 +246,7 @@ class Stage:
     moved: float = 0.0
     """Bytes that are read from a disk and written to one."""
     streamed: float = 0.0
-    """Share of the bytes of its passes that are weights which come from a file."""
+    """Share of the bytes of its passes that are weights which come from files, whose size is `scratch`."""
 
     @property
     def read(self) -> int:
@@ -275,8 +276,13 @@ class Stage:
         for one in self.passes:
             limit, seconds = max(one.seconds_by(machine).items(), key=lambda pair: pair[1])
             found[limit] += seconds
-        streamed = self.streamed * sum(one.bytes for one in self.passes) / _STREAMED
-        return found | {DISK: self.moved / _DISK + streamed}
+        found |= {DISK: self.moved / _DISK}
+        streamed = self.streamed * sum(one.bytes for one in self.passes)
+        if streamed and machine.gpu:
+            found[LINK] = streamed / _LINK
+        elif self.scratch > machine.memory:  # else they stay in memory once they are read
+            found[DISK] += streamed / _DISK
+        return found
 
     def memory(self, weights: float) -> Memory:
         """At the peak.

@@ -55,6 +55,7 @@ from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy
 from dposcope.model.chat.prompts import asked_by
+from dposcope.model.devices.spread import is_spread_over
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import device_of, load_native
 from dposcope.neurons.contributions import Contributions, contributions
@@ -125,6 +126,8 @@ def run_explain(
         ExitStack() as live,
     ):
         data.tell(reporter)
+        if settings.stream and side.edit is not None:
+            reporter.note("An edit shares the weights of its base, so only those of the base are streamed.")
         reporter.stage(f"Loading {base}")
         lm = asked_by(_base(base, out, settings), settings.chat_options)
         check_neutral(lm, data.report)
@@ -226,13 +229,18 @@ def check_explain(settings: ExplainSettings) -> None:
     """Refuse numbers that mean nothing.
 
     Raises:
-        DposcopeError: no number of toxic neurons; one fold or one seed, which gives nothing to compare.
+        DposcopeError: no number of toxic neurons; one fold or one seed, which gives nothing to compare; --stream with
+            an option that it does not go with.
     """
     if not settings.toxic_neurons:
         raise DposcopeError("--toxic-neurons is empty; give a number of neurons, such as 256")
     for name, count in (("folds", settings.folds), ("seeds", settings.seeds)):
         if count == 1:
             raise DposcopeError(f"--{name} 1 gives nothing to compare; give 2 or more, or 0 for none")
+    if settings.stream and settings.quantise is not None:
+        raise DposcopeError("--quantise and --stream do not go together; leave one of the two out")
+    if settings.stream and is_spread_over(settings.device_map, settings.device):
+        raise DposcopeError("--device-map auto and --stream do not go together; leave one of the two out")
 
 
 def _token_judge(settings: ExplainSettings, data: Data, reporter: Reporter) -> TokenJudge:

@@ -150,7 +150,7 @@ class ExplainSettings(MeasureSettings):
     stream: Annotated[bool, Parameter(group=_MACHINE, negative=())] = Field(
         default=False,
         description="Keep the blocks of the tuned model in a file in DIR and read each when it runs, so that the "
-        "memory of one model is enough. On the CPU the base, too. It is slower, with the same results. Default: no.",
+        "memory of one model is enough. On the CPU the base, too. It is slower, with the same results.",
     )
 
     @field_validator("edit_grid")
