@@ -8,10 +8,10 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.model.devices.streamed import stream_
 from dposcope.model.language_model import LanguageModel
+from helpers.deeds import DONE, ON_ONE, pair, unequal
 from helpers.fake_devices import CPU, GPUS, FakeDevices, spread
 from helpers.families import FAMILIES, MIXTURES
 from helpers.more_families import MORE
-from properties.test_spread import DONE, ON_ONE, pair, unequal
 
 WITH_TUNED = (
     *("interchange", "contributions", "explanation", "attribution", "mediation", "losses of continuations"),

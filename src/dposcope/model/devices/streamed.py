@@ -127,29 +127,28 @@ def _written(stream: BinaryIO, tensor: Tensor) -> int:
     return place
 
 
-@dataclass(eq=False)
 class _Weight:
     """A parameter that is brought to a device while a module runs that reads it."""
 
-    parameter: nn.Parameter
-    device: torch.device
-    readers: int = 0
-    """Modules that run now, one inside the other."""
-    resting: Tensor | None = None
-    """Its data when nobody reads it, kept meanwhile."""
+    def __init__(self, parameter: nn.Parameter, device: torch.device) -> None:
+        self._parameter, self._device = parameter, device
+        self._readers = 0
+        """Modules that run now, one inside the other."""
+        self._resting: Tensor | None = None
+        """Its data when nobody reads it, kept meanwhile."""
 
     def take(self) -> None:
         """For one more reader."""
-        if self.readers == 0:
-            self.resting = self.parameter.data
-            self.parameter.data = self.resting.to(self.device)
-        self.readers += 1
+        if self._readers == 0:
+            self._resting = self._parameter.data
+            self._parameter.data = self._resting.to(self._device)
+        self._readers += 1
 
     def leave(self) -> None:
         """A reader has ended."""
-        self.readers -= 1
-        if self.readers == 0 and self.resting is not None:
-            self.parameter.data, self.resting = self.resting, None
+        self._readers -= 1
+        if self._readers == 0 and self._resting is not None:
+            self._parameter.data, self._resting = self._resting, None
 
 
 @dataclass(frozen=True, eq=False)
