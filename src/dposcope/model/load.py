@@ -142,13 +142,8 @@ def load(
         lm = _from_folder(str(path), name, form, local=True)
     else:
         lm = _from_hub(hub_id(name), form)
-    try:
-        if stream is not None:
-            stream_(lm, place, stream)
-        elif not lm.quantised and not form.is_spread:  # those are there already
-            lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
-    except (RuntimeError, AssertionError) as error:
-        raise _not_moved(name, place, error) from error
+    if stream is not None or not (lm.quantised or form.is_spread):  # those are there already
+        _put(lm, name, place, stream)
     lm.model.eval()
     _ = lm.d_mlp  # refuse an architecture that is not supported now, not after an hour
     check_weights(lm, name)
@@ -160,8 +155,16 @@ def load(
     return lm
 
 
-def _not_moved(name: str, place: torch.device, error: Exception) -> DposcopeError:
-    return DposcopeError(f"cannot move {name} to device {place}: {first_line(error)}; use device cpu or auto")
+def _put(lm: LanguageModel, name: str, place: torch.device, stream: str | Path | None) -> None:
+    """Move a model that is in main memory to where it runs, or let it run there from a file."""
+    try:
+        if stream is not None:
+            stream_(lm, place, stream)
+        else:
+            lm.model.to(place)  # pyright: ignore[reportArgumentType] — transformers types `to` too narrowly
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        raise DposcopeError(f"cannot move {name} to device {place}: {reason}; use device cpu or auto") from error
 
 
 def _check_streamed(name: str, form: "_Form", *, adapter: bool) -> None:
@@ -448,10 +451,7 @@ def load_native(
     lm = load(model, dtype=dtype, device="cpu")
     if dtype == "auto":
         _native(lm, place)
-    try:
-        stream_(lm, place, stream)
-    except (RuntimeError, AssertionError) as error:
-        raise _not_moved(model, place, error) from error
+    _put(lm, model, place, stream)
     return lm
 
 

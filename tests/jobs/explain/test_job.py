@@ -262,6 +262,18 @@ def test_what_does_not_go_with_streaming_is_told(job, tuned, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_edit_has_no_second_model_to_stream(job, tmp_path, capsys):
+    lm = load(job.model, dtype="float32", device="cpu")
+    Edit.of(Gains(random_gains(lm))).save(tmp_path / "edit")
+    given = job.flags(toxic_neurons=4, folds=0, seeds=0)
+    told = command(
+        capsys, "explain", job.model, f"edit:{tmp_path / 'edit'}", "--out", tmp_path / "out", *given, "--stream",
+        "--neurons-only",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "so there is no second model to stream" in " ".join(told.err.split())
+
+
 def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
     made = explained(job, tuned, tmp_path / "out", **QUICK)
     assert [row.name for row in made.results.conditions] == ["tuned"]

@@ -127,7 +127,7 @@ def run_explain(
     ):
         data.tell(reporter)
         if settings.stream and side.edit is not None:
-            reporter.note("An edit shares the weights of its base, so only those of the base are streamed.")
+            reporter.note("An edit shares the weights of its base, so there is no second model to stream.")
         reporter.stage(f"Loading {base}")
         lm = asked_by(_base(base, out, settings), settings.chat_options)
         check_neutral(lm, data.report)

@@ -24,6 +24,7 @@ from dposcope.model.layout import RUNS_ON, active_stream
 _ALIGNED: Final = 64
 """Bytes: a tensor in the file begins at a multiple of it."""
 _BROUGHT: Final = "a model whose weights are brought to a GPU part by part"
+_NOT_COPIED: Final = f"{_BROUGHT} is not copied, and so neither edited nor folded; load it without stream"
 
 
 def stream_(lm: LanguageModel, device: torch.device, folder: str | Path) -> None:
@@ -81,7 +82,7 @@ def check_at_hand(lm: LanguageModel) -> None:
         DposcopeError: they are brought to a GPU part by part.
     """
     if any(map(is_brought, lm.blocks)):
-        raise DposcopeError(f"{_BROUGHT} is not copied, and so neither edited nor folded; load it without stream")
+        raise DposcopeError(_NOT_COPIED)
 
 
 @contextmanager
@@ -175,7 +176,7 @@ class _Brought:
 
     def __deepcopy__(self, _: Any) -> NoReturn:
         """Refused: the copy would run with the weights of the original."""
-        raise DposcopeError(f"{_BROUGHT} is not copied, and so neither edited nor folded; load it without stream")
+        raise DposcopeError(_NOT_COPIED)
 
 
 def _bring_(block: nn.Module, device: torch.device) -> list[RemovableHandle]:
