@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import torch
 
@@ -19,9 +19,13 @@ T = TypeVar("T")
 _OUTER: ContextVar[bool] = ContextVar("outer", default=False)
 """Whether a caller further out repeats the work, or nobody may."""
 
+_SMALLER: Final = 16
+"""Texts at a time after a batch whose size nobody set was too large: half of the fewest that such a batch has."""
+
 
 def halving_batches(work: Callable[P, T]) -> Callable[P, T]:
-    """Let a function with a keyword `batch_size` repeat itself with half of it whenever memory is too small.
+    """Let a function with a keyword `batch_size` repeat itself with half of it whenever memory is too small; with 16
+    where it is None.
 
     The function must begin from nothing at each call. It is then done again as a whole, so nothing is counted twice,
     and the result is that of the smaller batches. Little is lost: the longest texts come first.
@@ -38,14 +42,14 @@ def halving_own_batches(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def _repeating(work: Callable[P, T], *, hint: str) -> Callable[P, T]:
-    default: int = inspect.signature(work).parameters["batch_size"].default
+    default: int | None = inspect.signature(work).parameters["batch_size"].default
 
     @wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         if _OUTER.get():
             return work(*args, **kwargs)
         size = kwargs.get("batch_size", default)
-        assert isinstance(size, int)
+        assert size is None or isinstance(size, int)
         while True:
             try:
                 with unrepeated():
@@ -56,17 +60,18 @@ def _repeating(work: Callable[P, T], *, hint: str) -> Callable[P, T]:
                 told = first_line(error)
             # Outside of `except`: the exception keeps the tensors of all its frames.
             release()
-            if size <= 1:
+            if size is not None and size <= 1:
                 raise DposcopeError(
                     f"the memory is too small for a single text ({told}); use --dtype bfloat16, shorter texts, a "
                     "smaller model, or another --device"
                 )
+            tried, size = size, _SMALLER if size is None else size // 2
             warnings.warn(
-                f"out of memory with batches of {size}; going on with {size // 2}{hint.format(size // 2)}",
+                f"out of memory{'' if tried is None else f' with batches of {tried}'}; going on with "
+                f"{size if tried else f'batches of {size}'}{hint.format(size)}",
                 SmallerBatches,
                 stacklevel=2,
             )
-            size //= 2
 
     return run
 

@@ -75,7 +75,7 @@ def residual_features(
     block: int = -1,
     protocol: Protocol = "strict",
     max_tokens: int = 128,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Mean residual stream of each text (paper 3.2).

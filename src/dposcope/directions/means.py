@@ -21,7 +21,7 @@ def mean_difference(
     *,
     block: int = -1,
     protocol: Protocol = "strict",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:

@@ -55,7 +55,7 @@ def fit_probe(
     protocol: Protocol = "strict",
     test_share: float = TEST_SHARE,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     features: Features | None = None,
 ) -> Direction:

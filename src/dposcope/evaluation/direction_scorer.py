@@ -27,7 +27,7 @@ def direction_scorer(
     direction: Direction | Tensor,
     comments: Comments,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Scorer:
     """Probability that a text has the concept, given the projection of its mean residual stream on a direction.
@@ -74,7 +74,7 @@ def _projections(
     lm: LanguageModel,
     direction: Direction,
     texts: Sequence[str],
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
     """x·W/|W| of each text's mean residual stream, `[n]`."""

@@ -385,7 +385,7 @@ def means_stage(
     *,
     inputs: Mapping[str, Any],
     protocol: str,
-    batch_size: int,
+    batch_size: int | None,
     folds: int,
 ) -> FoldedMeans:
     """The stage that collects means of one model on the prompts to learn from.

@@ -53,8 +53,8 @@ class DirectionSpec:
     """Which features and fit."""
     seed: int = 0
     """Of a probe."""
-    batch_size: int = 32
-    """Texts at a time."""
+    batch_size: int | None = None
+    """Texts at a time; None: 32 that are read, up to 128 that are continued."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,11 @@ class LoadSettings(Settings):
 class MachineSettings(LoadSettings):
     """Where and how the model runs."""
 
-    batch_size: Annotated[BatchSize, Parameter(group=_MACHINE)] = Field(default=32, description="Texts at a time.")
+    batch_size: Annotated[BatchSize | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        description="Texts at a time. Default: 32 when the model reads; when it writes, up to 128, as many as take 4 "
+        "GB beside its weights.",
+    )
     seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
         default=0, description="Seed of splits, controls and the judge. Generation is greedy and needs no seed."
     )

@@ -1,9 +1,10 @@
 """Texts to padded batches. Padding and masks are made here, so the tokenizer's own settings do not matter."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, se
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.size import ModelSize, model_size
 from dposcope.processes.shared import counting, shared
 from dposcope.protocols import check_choice
 
@@ -19,6 +21,14 @@ T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each batch."""
+
+READ: Final = 32
+"""Texts that are read at a time unless a number is given: more are no faster."""
+WRITTEN: Final = 128
+"""Prompts that are continued at a time, at most, unless a number is given: every step reads all weights, however many
+prompts there are."""
+_ROOM: Final = 4 * 2**30
+"""Bytes that so many prompts may take; they are never fewer than `READ`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,26 +128,76 @@ def _cut(ids: list[int], max_tokens: int | None, keep: str, special: frozenset[i
     return head + (ids[-room:] if room else [])
 
 
+def rows_to_read(batch_size: int | None) -> int:
+    """Texts that are read at a time.
+
+    Args:
+        batch_size: what is asked for; None: `READ`.
+
+    Raises:
+        DposcopeError: `batch_size` is below 1.
+    """
+    if batch_size is None:
+        return READ
+    if batch_size < 1:
+        raise DposcopeError(f"batch size {batch_size} is below 1; give a positive number")
+    return batch_size
+
+
+def rows_to_write(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int, batch_size: int | None) -> int:
+    """Prompts that are continued at a time. It depends on the model and the prompts alone, not on the machine: the same
+    command gives the same batches everywhere.
+
+    Args:
+        lm: the model.
+        prompts: token ids.
+        new_tokens: most new tokens of each.
+        batch_size: what is asked for; None: see `rows_with_room`.
+
+    Raises:
+        DposcopeError: `batch_size` is below 1.
+    """
+    if batch_size is not None or len(prompts) <= READ:
+        return rows_to_read(batch_size)
+    longest = max(map(len, prompts))
+    return rows_with_room(model_size(lm.model), lm.dtype.itemsize, len(prompts), longest, new_tokens)
+
+
+def rows_with_room(size: ModelSize, itemsize: int, prompts: int, longest: int, new_tokens: int) -> int:
+    """As many prompts at a time as their keys, values and activations have room in 4 GiB, from `READ` to `WRITTEN`, and
+    in batches of about the same size.
+
+    Args:
+        size: of the model.
+        itemsize: bytes of a weight.
+        prompts: how many there are.
+        longest: tokens of the longest.
+        new_tokens: most new tokens of each.
+    """
+    room = int(_ROOM // max(size.row_bytes(longest, new_tokens, itemsize), 1))
+    most = max(READ, min(WRITTEN, room))
+    return max(1, math.ceil(prompts / math.ceil(max(prompts, 1) / most)))
+
+
 def batches(
-    lm: LanguageModel, encoded: Sequence[Sequence[int]], *, batch_size: int, side: Literal["left", "right"]
+    lm: LanguageModel, encoded: Sequence[Sequence[int]], *, batch_size: int | None, side: Literal["left", "right"]
 ) -> Iterator[Batch]:
     """Batches of texts of similar length, longest first: there is little padding, and memory peaks in the first batch.
 
     Args:
         lm: gives device and padding id.
         encoded: token ids per text.
-        batch_size: rows at a time.
+        batch_size: rows at a time; None: `READ`.
         side: where padding goes: left to generate, right to read.
 
     Raises:
         DposcopeError: `batch_size` is below 1, or the model has no embedding for a token.
     """
-    if batch_size < 1:
-        raise DposcopeError(f"batch size {batch_size} is below 1; give a positive number")
+    size = rows_to_read(batch_size)
     check_ids(lm, chain.from_iterable(encoded))
     order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
         width = len(encoded[rows[0]])
         ids = torch.full((len(rows), width), lm.pad_id, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -154,7 +214,7 @@ def by_row(
     encoded: Sequence[Sequence[int]],
     work: Callable[[Batch], Sequence[T]],
     *,
-    batch_size: int,
+    batch_size: int | None,
     side: Literal["left", "right"],
     progress: Progress | None = None,
 ) -> list[T]:
@@ -165,7 +225,7 @@ def by_row(
         lm: gives device and padding id.
         encoded: token ids per text.
         work: on one batch: a result for each of its rows. See `dposcope.processes.shared`.
-        batch_size: rows at a time.
+        batch_size: rows at a time; None: `READ`.
         side: where padding goes: left to generate, right to read.
         progress: called after each batch, with the number of texts.
 

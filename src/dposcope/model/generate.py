@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
-from dposcope.model.batches import Batch, Progress, by_row
+from dposcope.model.batches import Batch, Progress, by_row, rows_to_write
 from dposcope.model.cache import cache_argument
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import prompted
@@ -83,7 +83,7 @@ def generate(  # pyright: ignore[reportOverlappingOverload] — to Python a text
     max_prompt_tokens: int | None = 256,
     keep: Literal["start", "end"] = "end",
     sampling: Sampling | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     use_cache: bool = True,
     stop_at_end: bool = True,
     progress: Progress | None = None,
@@ -99,7 +99,7 @@ def generate(
     max_prompt_tokens: int | None = 256,
     keep: Literal["start", "end"] = "end",
     sampling: Sampling | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     use_cache: bool = True,
     stop_at_end: bool = True,
     progress: Progress | None = None,
@@ -114,7 +114,7 @@ def generate(
     max_prompt_tokens: int | None = 256,
     keep: Literal["start", "end"] = "end",
     sampling: Sampling | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     use_cache: bool = True,
     stop_at_end: bool = True,
     progress: Progress | None = None,
@@ -132,7 +132,7 @@ def generate(
         max_prompt_tokens: longer prompts are cut (see `encode_prompts`); None: never.
         keep: the side of a long prompt that is kept.
         sampling: how tokens are sampled; None: greedy.
-        batch_size: prompts at a time.
+        batch_size: prompts at a time; None: up to 128, see `rows_to_write`.
         use_cache: keep keys and values between steps.
         stop_at_end: stop a row at its end-of-text token. Otherwise it gets all `new_tokens`, end-of-text tokens
             included.
@@ -167,7 +167,7 @@ def continue_ids(
     *,
     new_tokens: int = 20,
     sampling: Sampling | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     use_cache: bool = True,
     stop_at_end: bool = True,
     progress: Progress | None = None,
@@ -180,7 +180,7 @@ def continue_ids(
         prompts: token ids, with the special ones; none empty.
         new_tokens: see `generate`.
         sampling: see `generate`.
-        batch_size: prompts at a time.
+        batch_size: see `generate`.
         use_cache: see `generate`.
         stop_at_end: see `generate`.
         progress: called after each batch.
@@ -195,7 +195,7 @@ def continue_ids(
         lm,
         prompts,
         lambda batch: _continue(lm, batch, new_tokens, sampling, use_cache, ends, watch),
-        batch_size=batch_size,
+        batch_size=rows_to_write(lm, prompts, new_tokens, batch_size),
         side="left",
         progress=progress,
     )

@@ -52,6 +52,26 @@ class ModelSize:
         blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
         return max(self.parameters - self.unembedding, blocks) - self.idle
 
+    def cache_bytes(self, itemsize: int) -> float:
+        """Bytes of a token's keys and values, in all blocks; `itemsize`: of a number."""
+        return 2.0 * self.blocks * self.key_width * itemsize
+
+    def activation_bytes(self, itemsize: int) -> float:
+        """Bytes of a token's activations in one block, as none is kept: the stream a few times, and what the MLP has
+        between its projections."""
+        mlp = self.mlp if self.idle == 0 else min(self.mlp, 8 * self.width)
+        return (4.0 * self.width + 3.0 * mlp) * itemsize
+
+    def row_bytes(self, prompt: int, new_tokens: int, itemsize: int) -> float:
+        """Bytes that continuing one prompt takes, beside the weights.
+
+        Args:
+            prompt: its tokens.
+            new_tokens: tokens of the continuation.
+            itemsize: bytes of a number.
+        """
+        return (prompt + new_tokens) * self.cache_bytes(itemsize) + prompt * self.activation_bytes(itemsize)
+
 
 def size_of(source: str) -> ModelSize | None:
     """The size of a model that is a folder on this machine; None for any other, as nothing is downloaded.

@@ -16,7 +16,7 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
-from dposcope.model.batches import Batch, batches
+from dposcope.model.batches import Batch, batches, rows_to_write
 from dposcope.model.chat.prompts import asked_how, encode_prompts
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, check_room, generate, write_batch
@@ -281,7 +281,7 @@ def collect_means(
     new_tokens: int = 20,
     max_prompt_tokens: int | None = 256,
     protocol: str = "strict",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NeuronMeans:
     """Mean activations over a model's own greedy continuations (paper 3.2).
@@ -295,7 +295,7 @@ def collect_means(
         new_tokens: tokens per continuation (paper: 20).
         max_prompt_tokens: prompts are cut to their end (strict).
         protocol: "strict" or "reference".
-        batch_size: prompts at a time.
+        batch_size: prompts at a time; None: up to 128, see `rows_to_write`.
         progress: called after each batch.
     """
     accumulator = accumulate(
@@ -332,7 +332,7 @@ def accumulate(
     new_tokens: int,
     max_prompt_tokens: int | None,
     protocol: str,
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress | None,
 ) -> ActivationAccumulator:
     """Add up every activation that the protocol counts, prompt r in fold r mod K; see `collect_means`.
@@ -362,7 +362,8 @@ def accumulate(
         with hooked(lm, _everywhere(lm, observe)):
             write_batch(lm, batch, new_tokens=new_tokens)
 
-    planned = batches(lm, encoded, batch_size=batch_size, side="left")
+    size = rows_to_write(lm, encoded, new_tokens, batch_size)
+    planned = batches(lm, encoded, batch_size=size, side="left")
     done = counting(progress, len(prompts), Batch.count)
     return summed(planned, write, accumulator, keep=lambda: _Kept(accumulator.folds), done=done)
 
@@ -397,7 +398,7 @@ def _second_pass(
     prompts: Sequence[str],
     accumulator: ActivationAccumulator,
     new_tokens: int,
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress | None,
 ) -> ActivationAccumulator:
     """As in the published code: read prompt and continuation again, and count all `new_tokens` positions."""

@@ -105,7 +105,7 @@ def collect_by_fold(
     new_tokens: int = 20,
     max_prompt_tokens: int | None = 256,
     protocol: str = "strict",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> FoldedMeans:
     """The means of `collect_means`, and the means of each fold. Prompt r is in fold r mod K.

@@ -166,7 +166,7 @@ def completion_logppl(
     lm: LanguageModel,
     pairs: Pairs,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     chunk: int = 128,
     max_tokens: int = 1024,
     progress: Progress | None = None,

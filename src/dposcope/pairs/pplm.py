@@ -97,7 +97,7 @@ def perturbed_continuations(
     new_tokens: int = 20,
     max_prompt_tokens: int | None = 64,
     keep: Literal["start", "end"] = "end",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     first_row: int = 0,
     progress: Progress | None = None,
 ) -> list[Continuation]:

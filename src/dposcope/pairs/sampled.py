@@ -138,7 +138,7 @@ def sample_completions(
     new_tokens: int = 20,
     max_prompt_tokens: int | None = 64,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     first_row: int = 0,
     progress: Progress | None = None,
     write: Writer = generate,

@@ -178,7 +178,7 @@ class Objective:
     """Prompts that provoke the concept; not the report's."""
     scorer: Scorer
     bound: Bound
-    batch_size: int = 32
+    batch_size: int | None = None
     new_tokens: int = 20
     harmless: HarmlessText | None = None
     """The plain model's own harmless texts to the prompts; None: that cost is not measured."""

@@ -152,7 +152,7 @@ class Session:
         prompts: Sequence[str],
         strengths: Sequence[float],
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> list[Answered]:
         """The answers to several prompts at several strengths, in batches.

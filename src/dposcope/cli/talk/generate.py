@@ -25,7 +25,7 @@ def generate(
         Parameter(consume_multiple=True, negative_iterable=(), validator=within(list[SignedStrength] | None)),
     ] = None,
     settings: Annotated[TalkSettings, Parameter(name="*")] = TalkSettings(),  # noqa: B008 — frozen
-    batch_size: Annotated[int, Parameter(validator=within(BatchSize))] = 32,
+    batch_size: Annotated[int | None, Parameter(validator=within(BatchSize))] = None,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -56,7 +56,7 @@ def generate(
         Strengths of the edit, one column each: 0 is the plain model, 1 the edit as it is, 0.5 half of it. Default: 0 1;
         without an edit 0.
     batch_size
-        Prompts at a time.
+        Prompts at a time. Default: up to 128, as many as take 4 GB beside the model's weights.
     raw
         Show offensive words without stars.
     json

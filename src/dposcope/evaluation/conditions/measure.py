@@ -74,7 +74,7 @@ class Materials:
     skip_windows: int = 0
     spread_windows: bool = False
     """Whether the windows are spread over the text, instead of its first ones."""
-    batch_size: int = 32
+    batch_size: int | None = None
     concept: str = CONCEPT
     """Name of the concept in reports. The measure's key is always `toxicity`."""
     further: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])

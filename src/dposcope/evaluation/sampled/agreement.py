@@ -74,7 +74,7 @@ class Agreement:
 
 @halving_batches
 @torch.inference_mode()
-def agreement(lm: LanguageModel, written: Sequence[Continuation], *, batch_size: int = 32) -> Agreement:
+def agreement(lm: LanguageModel, written: Sequence[Continuation], *, batch_size: int | None = None) -> Agreement:
     """Read greedy texts of a server, and compare each token with the model's own first choice in its place.
 
     Args:

@@ -31,7 +31,7 @@ def continuation_losses(
     written: Sequence[Continuation],
     *,
     after: Sequence[Sequence[int]] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     chunk: int = 128,
     progress: Progress | None = None,
 ) -> WindowLosses:
@@ -125,7 +125,7 @@ def relevance(
     written: Sequence[Continuation],
     *,
     own: WindowLosses | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Relevance:
     """Read each text after its own prompt and after that of another text, with the plain model.

@@ -129,7 +129,7 @@ def measure_samples(
     plain: LanguageModel,
     *,
     second: LanguageModel | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     """Score samples, and let the plain model and a second one read them.

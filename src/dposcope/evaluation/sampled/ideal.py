@@ -117,7 +117,7 @@ def draw_ideal(
     *,
     most: int | None = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     write: Writer = generate,
 ) -> Ideal | None:
@@ -184,7 +184,7 @@ def measure_ideal(
     scorers: Mapping[str, Scorer],
     *,
     own: WindowLosses | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> IdealOutcome:
     """Score the ideal's texts, and read them for their relevance.

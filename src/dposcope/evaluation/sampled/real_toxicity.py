@@ -34,7 +34,7 @@ def sample_texts(
     new_tokens: int = NEW_TOKENS,
     max_prompt_tokens: int | None = 256,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     write: Writer = generate,
 ) -> list[Continuation]:

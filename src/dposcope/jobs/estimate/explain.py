@@ -136,14 +136,14 @@ def explain_stages(
     return [*held, *conditions, replace(small_files(), disk=disk)]
 
 
-def _browser(running: Running, learn: Texts, *, batch: int) -> Stage:
+def _browser(running: Running, learn: Texts, *, batch: int | None) -> Stage:
     """The first prompts are continued, and both models read them."""
     shown = Texts(tuple(min(length, PROMPT_TOKENS) for length in learn.lengths[:TEXTS]))
     read = running.reads(shown.and_new(MEANS_TOKENS), batch=8, models=2)
     return Stage(_FOR_BROWSER, (running.writes(shown, MEANS_TOKENS, batch=batch), read))
 
 
-def _carriers(running: Running, learn: Texts, *, batch: int) -> Stage:
+def _carriers(running: Running, learn: Texts, *, batch: int | None) -> Stage:
     """Samples; half of them rank the neurons by gradients, the others measure the first of each ranking."""
     prompts = learn.some(evenly(len(learn), MOST_PROMPTS)).times(SAMPLES)
     half = Texts(prompts.and_new(NEW_TOKENS).lengths[::2])

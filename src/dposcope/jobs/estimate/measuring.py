@@ -163,7 +163,9 @@ def means(running: Running, learn: Texts, spec: DirectionSpec, *, name: str = "m
     passes = [running.writes(learn, MEANS_TOKENS, batch=batch)]
     if spec.protocol == "reference":
         passes.append(running.reads(learn.and_new(MEANS_TOKENS), batch=batch))
-    rows = min(batch, len(learn)) * (MEANS_TOKENS if spec.protocol == "reference" else 1)
+    rows = min(running.rows_to_write(learn, MEANS_TOKENS, batch), len(learn)) * (
+        MEANS_TOKENS if spec.protocol == "reference" else 1
+    )
     sums = 16.0 * (1 + folds) * size.neurons
     return Stage(
         name,
@@ -173,14 +175,14 @@ def means(running: Running, learn: Texts, spec: DirectionSpec, *, name: str = "m
     )
 
 
-def ideal(running: Running, data: Counted, *, batch: int) -> list[Stage]:
+def ideal(running: Running, data: Counted, *, batch: int | None) -> list[Stage]:
     """Samples of the plain model; none by the reference protocol."""
     if data.protocol != "strict":
         return []
     return [Stage("ideal", (running.writes(data.sampled, NEW_TOKENS, batch=batch, drawn=True),))]
 
 
-def ideal_read(running: Running, data: Counted, *, batch: int) -> list[Stage]:
+def ideal_read(running: Running, data: Counted, *, batch: int | None) -> list[Stage]:
     """The samples are read once more, after other prompts."""
     if data.protocol != "strict" or len(data.sampled) < 2:
         return []
@@ -188,7 +190,14 @@ def ideal_read(running: Running, data: Counted, *, batch: int) -> list[Stage]:
 
 
 def condition(
-    running: Running, data: Counted, name: str, *, batch: int, models: int = 1, held: float = 1.0, samples: int = 0
+    running: Running,
+    data: Counted,
+    name: str,
+    *,
+    batch: int | None,
+    models: int = 1,
+    held: float = 1.0,
+    samples: int = 0,
 ) -> Stage:
     """One condition, measured.
 
@@ -235,6 +244,6 @@ def checkpoint(running: Running, beside: int, *, name: str = "checkpoint", items
     return Stage(name, disk=written + beside, moved=written)
 
 
-def _continued(running: Running, prompts: Texts, *, batch: int, models: int = 1) -> Passes:
+def _continued(running: Running, prompts: Texts, *, batch: int | None, models: int = 1) -> Passes:
     """Continuations of prompts are read after them."""
     return running.reads(prompts.and_new(NEW_TOKENS), batch=batch, predicted=len(prompts) * NEW_TOKENS, models=models)

@@ -8,8 +8,9 @@ from dposcope.jobs.estimate.measuring import comments_read, direction, features,
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import TRAINING, Memory, Passes, Running, Stage, Texts, Work
 from dposcope.jobs.pairs.job import check_out, read_source
-from dposcope.jobs.pairs.parts import MOST_ROWS, PART
+from dposcope.jobs.pairs.parts import PART, rows_at_once
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.model.batches import rows_to_read
 
 _PAIR = 400.0
 """Bytes of a pair in its file."""
@@ -73,7 +74,7 @@ def pairs_stages(
     if settings.method == "pplm":
         stages += [direction(running, comments, spec), _steered(running, settings, prompts, disk)]
         return stages
-    batch = min(settings.batch_size * settings.samples, MOST_ROWS)
+    batch = rows_at_once(settings.batch_size, settings.samples)
     passes = [_of_parts(running, prompts, settings, batch)]
     if settings.rank_by == "direction":
         written = Texts.alike(len(prompts) * settings.samples, settings.new_tokens)
@@ -109,8 +110,9 @@ def _of_parts(running: Running, prompts: Texts, settings: PairsSettings, batch: 
 def _steered(running: Running, settings: PairsSettings, prompts: Texts, disk: float) -> Stage:
     """PPLM: of each token gradient steps, and a pass over the perturbed cache; the plain text beside."""
     new, size = settings.new_tokens, running.size
-    plain = running.writes(prompts, new, batch=settings.batch_size)
-    rows = min(settings.batch_size, len(prompts))
+    batch = rows_to_read(settings.batch_size)
+    plain = running.writes(prompts, new, batch=batch)
+    rows = min(batch, len(prompts))
     # Of a gradient step: the newest token and the expected ones forward, and backward, which is twice as long.
     passes = settings.iterations * (1 + settings.horizon) * 3 + 1
     steered = Passes(

@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from dposcope.jobs.estimate.machine import GIB, Machine
+from dposcope.model.batches import READ, rows_to_read, rows_with_room
 from dposcope.model.size import ModelSize
 
 WRITING, DRAWING, READING, TRAINING = 0.36, 0.26, 0.66, 0.5
@@ -164,19 +165,22 @@ class Running:
         """Bytes of all of them."""
         return float(self.size.parameters * self.itemsize)
 
-    def reads(self, texts: Texts, *, batch: int, predicted: int = 0, depth: float = 1.0, models: int = 1) -> Passes:
+    def reads(
+        self, texts: Texts, *, batch: int | None, predicted: int = 0, depth: float = 1.0, models: int = 1
+    ) -> Passes:
         """Texts are read, each once.
 
         Args:
             texts: with all their tokens.
-            batch: texts at a time.
+            batch: texts at a time; None: as by default.
             predicted: positions whose logits are computed.
             depth: share of the blocks that are run.
             models: that read along.
         """
         size = self.size
-        rounds, chunks = math.ceil(len(texts) / batch), math.ceil(predicted / CHUNK)
-        at_once = min(batch, len(texts)) * texts.longest
+        rows = rows_to_read(batch)
+        rounds, chunks = math.ceil(len(texts) / rows), math.ceil(predicted / CHUNK)
+        at_once = min(rows, len(texts)) * texts.longest
         return Passes(
             read=texts.tokens * models,
             operations=models * 2.0 * (size.body * depth * texts.tokens + size.unembedding * predicted) / READING,
@@ -189,20 +193,27 @@ class Running:
             ),
         )
 
-    def writes(self, prompts: Texts, new: int, *, batch: int, drawn: bool = False, models: int = 1) -> Passes:
+    def rows_to_write(self, prompts: Texts, new: int, batch: int | None) -> int:
+        """Prompts that are continued at a time: `batch`; None: as by default."""
+        if batch is not None or len(prompts) <= READ:
+            return rows_to_read(batch)
+        return rows_with_room(self.size, self.itemsize, len(prompts), prompts.longest, new)
+
+    def writes(self, prompts: Texts, new: int, *, batch: int | None, drawn: bool = False, models: int = 1) -> Passes:
         """Prompts are continued.
 
         Args:
             prompts: one for each text.
             new: most tokens of a continuation.
-            batch: texts at a time.
+            batch: texts at a time; None: as by default.
             drawn: whether tokens are sampled.
             models: that run along.
         """
         size = self.size
-        rounds, rows = math.ceil(len(prompts) / batch), min(batch, len(prompts))
+        most = self.rows_to_write(prompts, new, batch)
+        rounds, rows = math.ceil(len(prompts) / most), min(most, len(prompts))
         tokens, written = prompts.tokens, len(prompts) * new
-        cached = 2.0 * size.blocks * size.key_width * self.itemsize
+        cached = size.cache_bytes(self.itemsize)
         share = DRAWING if drawn else WRITING
         context = tokens + written / 2
         return Passes(
@@ -221,10 +232,7 @@ class Running:
         )
 
     def _activations(self, tokens: int) -> float:
-        """Of one block, as none is kept: the stream a few times, and what the MLP has between its projections."""
-        size = self.size
-        mlp = size.mlp if size.idle == 0 else min(size.mlp, 8 * size.width)
-        return tokens * (4.0 * size.width + 3.0 * mlp) * self.itemsize
+        return tokens * self.size.activation_bytes(self.itemsize)
 
 
 @dataclass(frozen=True)

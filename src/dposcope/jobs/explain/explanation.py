@@ -122,7 +122,7 @@ def explain(
     lens_tokens: int = 10,
     new_tokens: int = 20,
     protocol: str = "strict",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:

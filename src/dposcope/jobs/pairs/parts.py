@@ -202,7 +202,7 @@ class Writing:
     """Most tokens of one."""
     max_prompt_tokens: int
     """Longer prompts are cut to their end."""
-    batch_size: int
+    batch_size: int | None
     """Prompts at a time."""
 
 
@@ -250,6 +250,11 @@ MOST_ROWS = 256
 """Continuations sampled at a time: a nucleus sorts [rows, vocabulary], at 262,144 tokens 256 MiB."""
 
 
+def rows_at_once(batch_size: int | None, samples: int) -> int:
+    """Continuations at a time: `samples` of each of so many prompts, and at most `MOST_ROWS`; None: those."""
+    return MOST_ROWS if batch_size is None else min(batch_size * samples, MOST_ROWS)
+
+
 @dataclass(frozen=True)
 class SampledPairs:
     """Harmless against toxic ones of several continuations."""
@@ -278,7 +283,7 @@ class SampledPairs:
             new_tokens=writing.new_tokens,
             max_prompt_tokens=writing.max_prompt_tokens,
             seed=sampling.seed,
-            batch_size=min(writing.batch_size * self.samples, MOST_ROWS),
+            batch_size=rows_at_once(writing.batch_size, self.samples),
             first_row=first_row,
             write=self.write,
         )

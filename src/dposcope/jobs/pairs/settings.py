@@ -67,10 +67,10 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
         "folder, the folder of a trained judge, vader, words:FILE.txt, or module:function. With sample it makes the "
         "pairs; with pplm it only describes them.",
     )
-    batch_size: Annotated[BatchSize, Parameter(group=_MACHINE)] = Field(
-        default=32,
-        description="Prompts at a time (with sample, each with all its continuations), and comments at a time for the "
-        "direction.",
+    batch_size: Annotated[BatchSize | None, Parameter(group=_MACHINE)] = Field(
+        default=None,
+        description="Prompts at a time (with sample, each with all its continuations, up to 256), and comments at a "
+        "time for the direction. Default: 32; with sample, as many as have 256 continuations.",
     )
     seed: Annotated[Seed, Parameter(group=_MACHINE)] = Field(
         default=0, description="Seed of the order of prompts and of sampling."

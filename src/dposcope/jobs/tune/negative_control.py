@@ -44,7 +44,7 @@ class _Scores:
     scores: list[float]
 
 
-def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_size: int, seed: int) -> Scorer:
+def ranking_scorer(job: Job, scorer: Scorer, control: Control | None, *, batch_size: int | None, seed: int) -> Scorer:
     """The scorer that selects edits: `scorer` itself, or shuffled scores of the plain model's texts (a stage)."""
     if control != "shuffled-scores":
         return scorer

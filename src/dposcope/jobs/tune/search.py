@@ -170,7 +170,7 @@ def prepare_search(
     *,
     windows: int,
     control: Control | None,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
 ) -> Prepared:
     """Read the neutral text with the plain model, and collect everything that trials depend on.

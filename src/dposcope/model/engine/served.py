@@ -50,7 +50,7 @@ class Writer(Protocol):
         max_prompt_tokens: int | None = 256,
         keep: Literal["start", "end"] = "end",
         sampling: Sampling | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> list[Continuation]:
         """See `generate`."""
@@ -133,7 +133,7 @@ class Served:
         max_prompt_tokens: int | None = 256,
         keep: Literal["start", "end"] = "end",
         sampling: Sampling | None = None,
-        batch_size: int = 32,  # noqa: ARG002 — of a `Writer`; a server makes its own batches
+        batch_size: int | None = None,  # noqa: ARG002 — of a `Writer`; a server makes its own batches
         progress: Progress | None = None,
     ) -> list[Continuation]:
         """`generate`, by the server: the token ids are its own where it tells them, else those of its text.

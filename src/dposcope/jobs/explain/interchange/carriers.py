@@ -20,6 +20,7 @@ from dposcope.interventions.paired.attribution import Attribution, attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import Mediation, mediation
 from dposcope.jobs.ingredients import Job
+from dposcope.model.batches import rows_to_read
 from dposcope.model.generate import Continuation
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions
@@ -115,7 +116,7 @@ class Carriers:
 
 
 def find_carriers(
-    job: Job, other: LanguageModel, change: Contributions, *, seed: int, batch_size: int
+    job: Job, other: LanguageModel, change: Contributions, *, seed: int, batch_size: int | None
 ) -> Carriers | None:
     """The stages `texts`, `attribution`, `curve` and `mediation`.
 
@@ -146,7 +147,7 @@ def find_carriers(
             other,
             texts.toxic[0],
             texts.harmless[0],
-            batch_size=min(batch_size, 8),
+            batch_size=min(rows_to_read(batch_size), 8),
             progress=job.run.reporter.progress,
         ),
     )
@@ -172,7 +173,7 @@ def find_carriers(
             job.lm,
             other,
             [*texts.toxic[1], *texts.harmless[1]],
-            batch_size=min(batch_size, 8),
+            batch_size=min(rows_to_read(batch_size), 8),
             progress=job.run.reporter.progress,
         ),
     )
@@ -190,7 +191,7 @@ class _Text:
     score: float
 
 
-def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:
+def _texts(job: Job, seed: int, batch_size: int | None) -> SplitTexts | None:
     """The stage `texts`: samples of the base model, with the score of each."""
     prompts, scorer = job.data.learn, job.data.report.scorer
     rows = evenly(len(prompts), MOST_PROMPTS)
@@ -236,7 +237,9 @@ def _texts(job: Job, seed: int, batch_size: int) -> SplitTexts | None:
     return found if all([*found.toxic, *found.harmless]) else None
 
 
-def _curve(job: Job, other: LanguageModel, rankings: Rankings, texts: SplitTexts, batch_size: int) -> list[CurvePoint]:
+def _curve(
+    job: Job, other: LanguageModel, rankings: Rankings, texts: SplitTexts, batch_size: int | None
+) -> list[CurvePoint]:
     written = [*texts.toxic[1], *texts.harmless[1]]
     toxic = len(texts.toxic[1])
 
