@@ -161,3 +161,12 @@ def test_within_a_recording_nothing_is_repeated(lm):
     with recording(lm), at_most(lm, 2) as seen, pytest.raises(torch.OutOfMemoryError):
         generate(lm, TEXTS[:4], new_tokens=3, batch_size=4)
     assert seen == [4]
+
+
+def test_a_batch_that_nobody_chose_becomes_one_of_sixteen(lm):
+    texts = [TEXTS[row % 7] for row in range(40)]
+    expected = [one.ids for one in generate(lm, texts, new_tokens=2, stop_at_end=False)]
+    told = r"^out of memory; going on with batches of 16: --batch-size 16 saves the first try$"
+    with at_most(lm, 16) as seen, pytest.warns(RuntimeWarning, match=told):
+        assert [one.ids for one in generate(lm, texts, new_tokens=2, stop_at_end=False)] == expected
+    assert seen == [40, 16, 16, 16, 16, 8, 8]

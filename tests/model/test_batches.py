@@ -5,9 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dposcope as ds
 from dposcope.errors import DposcopeError
-from dposcope.model.batches import batches, encode
+from dposcope.evaluation.sampled.continuations import continuation_losses
+from dposcope.model.batches import batches, encode, rows_to_read, rows_to_write, rows_with_room
+from dposcope.model.generate import Continuation
+from dposcope.model.hooks import hooked, residual_site
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.size import ModelSize, model_size
 from helpers.families import TEXTS, bos_tokenizer, gpt2_like_tokenizer, tiny
 
 LM = tiny("llama")
@@ -107,3 +112,50 @@ def test_a_batch_holds_at_least_one(size):
 
 def test_no_text_no_batch():
     assert list(batches(LM, [], batch_size=3, side="left")) == []
+
+
+# How many at a time, unless a number is given
+
+SMALL = ModelSize(parameters=10**6, vocabulary=100, width=64, blocks=4, mlp=256, key_width=64)
+LLAMA_8B = ModelSize(parameters=8 * 10**9, vocabulary=128_256, width=4096, blocks=32, mlp=14_336, key_width=1024)
+LLAMA_70B = ModelSize(parameters=70 * 10**9, vocabulary=128_256, width=8192, blocks=80, mlp=28_672, key_width=1024)
+
+
+def test_a_number_that_is_given_is_taken():
+    prompts = [[1, 2, 3]] * 300
+    assert rows_to_read(7) == rows_to_write(LM, prompts, 20, 7) == 7
+    assert rows_to_write(LM, prompts, 20, 1000) == 1000
+
+
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 1), (32, 32), (33, 33), (128, 128), (129, 65), (300, 100), (0, 1)])
+def test_a_small_model_writes_in_few_batches_of_like_size(prompts, rows):
+    assert rows_with_room(SMALL, 2, prompts, 30, 20) == rows
+
+
+@pytest.mark.parametrize(("size", "most"), [(SMALL, 128), (LLAMA_8B, 64), (LLAMA_70B, 32)])
+def test_prompts_have_room_in_four_gigabytes(size, most):
+    rows = rows_with_room(size, 2, 100_000, 256, 20)
+    keys = 2 * size.blocks * size.key_width * (256 + 20) * 2
+    activations = 256 * (4 * size.width + 3 * size.mlp) * 2
+    assert rows == most
+    assert rows in (32, 128) or rows * (keys + activations) <= 4 * 2**30 < (rows + 1) * (keys + activations)
+
+
+def test_of_a_loaded_model_they_are_those_of_its_size():
+    prompts = [[1] * (1 + row % 9) for row in range(200)]
+    assert rows_to_write(LM, prompts, 20, None) == 100
+    assert rows_to_write(LM, prompts[:32], 20, None) == rows_to_read(None) == 32
+    assert model_size(LM.model).row_bytes(9, 20, 4) * 128 < 4 * 2**30
+
+
+def test_without_a_number_as_many_are_read_and_written_as_told(lm):
+    seen = []
+    with hooked(lm, [(residual_site(lm, 0), lambda stream, _frame: seen.append(len(stream)))]):
+        ds.generate(lm, [TEXTS[0]] * 70, new_tokens=2, stop_at_end=False)
+        assert seen == [70, 70]
+        seen.clear()
+        ds.collect_means(lm, [TEXTS[0]] * 70, new_tokens=2)
+        assert set(seen) == {70}
+        seen.clear()
+        continuation_losses(lm, [Continuation([1, 2], [3], "c")] * 70)
+        assert seen == [32, 32, 6]

@@ -82,8 +82,8 @@ def _by_vocabulary(head: Unembedding, hidden: Tensor, targets: Tensor) -> Tensor
             part = slice(first, first + rows)
             wide = _wide(logits[part])
             highest = torch.maximum(top[part], wide.amax(1).double())
-            above = wide - highest.to(wide.dtype).unsqueeze(1)
-            total[part] = total[part] * (top[part] - highest).exp_() + above.exp_().sum(1)
+            above = wide.sub_(highest.to(wide.dtype).unsqueeze(1)).exp_()
+            total[part] = total[part] * (top[part] - highest).exp_() + above.sum(1)
             top[part] = highest
     return total.log_() + top - chosen
 
