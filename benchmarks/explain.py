@@ -4,16 +4,20 @@
     python benchmarks/explain.py [--model gemma-3-270m] [--prompts F] [--limit 400] [--rounds 3]
     python benchmarks/explain.py --whole --tuned DIR/model       the explanation beside two plain generations
 
-Same model (bfloat16), same prompts, 20 greedy tokens each, batches of 32; each contender in a process of its own, in
-turn, `--rounds` times. Time is that of collecting, after a first batch that warms up and without loading; memory is the
-peak of the resident set while collecting, and what of it is above the loaded model. All collect the mean of the input
-of every MLP output projection at the 20 positions that predict:
+Same model (bfloat16), same prompts, 20 greedy tokens each; each contender in a process of its own, in turn, `--rounds`
+times. dposcope chooses its batches by itself; the others have none of their own, and get batches of 32 and, where the
+name says so, of as many prompts as dposcope takes. Time is that of collecting, after a first batch that warms up and
+without loading; memory is the peak of the resident set while collecting, and what of it is above the loaded model. All
+collect the mean of the input of every MLP output projection at the 20 positions that predict:
 
     dposcope             `recording` while `generate` writes
     nnsight              `LanguageModel.generate`, each step's activations added up inside the trace
     transformer-lens     Transformers writes, `TransformerBridge.run_with_cache` reads prompt and text again with a
                          names_filter, a batch at a time
     transformer-lens all the same without a names_filter, as in its tutorials
+    dposcope, 32         as dposcope, 32 prompts at a time
+    nnsight, wide        as nnsight, as many prompts at a time as dposcope
+    transformer-lens, wide
 
 The last line says how far each contender's means are from ours.
 """
@@ -34,6 +38,7 @@ import torch
 
 import dposcope as ds
 from dposcope.data.prompts import load_prompts
+from dposcope.model.batches import rows_to_write
 
 NEW, BATCH = 20, 32
 Collect = Callable[[Sequence[str]], torch.Tensor]
@@ -46,7 +51,7 @@ def main() -> None:
     parser.add_argument("--prompts", help="by default the built-in ones, repeated")
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="contenders, separated by commas")
+    parser.add_argument("--only", help="contenders, separated by semicolons")
     parser.add_argument("--whole", action="store_true", help="the whole explanation beside two plain generations")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -60,7 +65,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    names = arguments.only.split(",") if arguments.only else list(CONTENDERS)
+    names = arguments.only.split(";") if arguments.only else list(CONTENDERS)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         # TransformerLens loads from a folder; all get the same one.
@@ -131,18 +136,18 @@ def status(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def ours(folder: str) -> Collect:
+def ours(folder: str, at_once: int | None = None) -> Collect:
     lm = ds.load(folder, dtype="bfloat16")
 
     def collect(prompts: Sequence[str]) -> torch.Tensor:
         with ds.recording(lm) as recorded:
-            ds.generate(lm, prompts, new_tokens=NEW, max_prompt_tokens=None, batch_size=BATCH, stop_at_end=False)
+            ds.generate(lm, prompts, new_tokens=NEW, max_prompt_tokens=None, batch_size=at_once, stop_at_end=False)
         return recorded.value().mean
 
     return collect
 
 
-def nnsight(folder: str) -> Collect:
+def nnsight(folder: str, at_once: int | None = BATCH) -> Collect:
     import nnsight as nn
 
     lm = ds.load(folder, dtype="bfloat16")
@@ -152,7 +157,7 @@ def nnsight(folder: str) -> Collect:
 
     def collect(prompts: Sequence[str]) -> torch.Tensor:
         total = torch.zeros(blocks, width, dtype=torch.float64)
-        for batch in by_length(lm, prompts):
+        for batch in by_length(lm, prompts, at_once):
             encoded = dict(lm.tokenizer(batch, return_tensors="pt", padding=True))
             with model.generate(encoded, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False) as tracer:
                 sums = nn.save([torch.zeros(width, dtype=torch.float64) for _ in range(blocks)])
@@ -165,7 +170,7 @@ def nnsight(folder: str) -> Collect:
     return collect
 
 
-def transformer_lens(folder: str, *, filtered: bool = True) -> Collect:
+def transformer_lens(folder: str, at_once: int | None = BATCH, *, filtered: bool = True) -> Collect:
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(folder, dtype=torch.bfloat16)
@@ -177,7 +182,7 @@ def transformer_lens(folder: str, *, filtered: bool = True) -> Collect:
     @torch.inference_mode()
     def collect(prompts: Sequence[str]) -> torch.Tensor:
         sums = [torch.zeros(1, dtype=torch.float64) for _ in range(blocks)]
-        for batch in by_length(plain, prompts):
+        for batch in by_length(plain, prompts, at_once):
             encoded = plain.tokenizer(batch, return_tensors="pt", padding=True)
             written = plain.model.generate(**encoded, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
             mask = torch.cat([encoded["attention_mask"], torch.ones(len(batch), NEW, dtype=torch.long)], 1)
@@ -191,10 +196,13 @@ def transformer_lens(folder: str, *, filtered: bool = True) -> Collect:
     return collect
 
 
-def by_length(lm: ds.LanguageModel, prompts: Sequence[str]) -> list[list[str]]:
-    """Batches of prompts of like length, as dposcope makes them, so that nobody reads more padding."""
-    ordered = sorted(prompts, key=lambda text: -len(lm.tokenizer(text)["input_ids"]))
-    return [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
+def by_length(lm: ds.LanguageModel, prompts: Sequence[str], at_once: int | None) -> list[list[str]]:
+    """Batches of prompts of like length, as dposcope makes them, so that nobody reads more padding; None: of as many as
+    dposcope takes."""
+    ids = {text: lm.tokenizer(text)["input_ids"] for text in prompts}
+    ordered = sorted(prompts, key=lambda text: -len(ids[text]))
+    rows = rows_to_write(lm, [ids[text] for text in prompts], NEW, at_once)
+    return [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
 
 
 CONTENDERS: dict[str, Callable[[str], Collect]] = {
@@ -202,6 +210,9 @@ CONTENDERS: dict[str, Callable[[str], Collect]] = {
     "nnsight": nnsight,
     "transformer-lens": transformer_lens,
     "transformer-lens all": lambda folder: transformer_lens(folder, filtered=False),
+    "dposcope, 32": lambda folder: ours(folder, BATCH),
+    "nnsight, wide": lambda folder: nnsight(folder, None),
+    "transformer-lens, wide": lambda folder: transformer_lens(folder, None),
 }
 
 
@@ -213,10 +224,10 @@ def whole(arguments: argparse.Namespace) -> None:
 
     def plain() -> None:
         for lm in (base, tuned):
-            ds.generate(lm, prompts, batch_size=BATCH)
+            ds.generate(lm, prompts)
 
     def explained() -> None:
-        ds.explain(base, tuned, direction, prompts, batch_size=BATCH)
+        ds.explain(base, tuned, direction, prompts)
 
     seconds: dict[str, list[float]] = {"two plain generations": [], "explain": []}
     ds.generate(base, prompts[:BATCH])
