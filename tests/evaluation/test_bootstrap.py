@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from dposcope.evaluation import bootstrap
 from dposcope.evaluation.bootstrap import Bootstrap
 from dposcope.evaluation.statistics import bootstrap_mean, paired_difference, paired_ratio
 
@@ -76,3 +77,16 @@ def test_beyond_its_pole_the_correction_takes_the_outermost_resample():
     assert math.isfinite(low)
     assert math.isfinite(high)
     assert 0 < drawn.p_value(lambda means: means[0] - 0.5) <= 1
+
+
+@pytest.mark.parametrize("n", [3, 250, 2500])  # the last is too large to keep its draws
+def test_means_of_resamples_are_those_of_the_drawn_items(n):
+    generator = np.random.default_rng(7)
+    columns = np.random.default_rng(1).normal(size=(2, n))
+    found = bootstrap._resampled_means(columns, 1200, 7)
+    assert found.shape == (2, 1200)
+    for draw in range(1200 if n == 250 else 400):
+        drawn = generator.integers(0, n, size=n)
+        assert found[:, draw] == pytest.approx([np.mean([column[item] for item in drawn]) for column in columns])
+    again = bootstrap._resampled_means(columns[:1], 1200, 7)
+    np.testing.assert_allclose(again[0], found[0], rtol=1e-12, atol=1e-15)

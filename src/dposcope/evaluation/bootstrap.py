@@ -10,7 +10,8 @@ are measured on the same prompts are always resampled together, also in separate
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from dposcope.errors import DposcopeError
 from dposcope.protocols import LEAST_ITEMS
 
-# Items drawn at a time: 8 MB of indices and as much of gathered values.
+# Items drawn at a time: 8 MB of indices and, of each column, as much of gathered values.
 _DRAWN_AT_ONCE = 1_000_000
+# Counts that are kept for the next statistic on as many items: at most 16 MB of each of four sizes.
+_KEPT = 2_000_000
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Means of columns [k, m] → one number for each of m samples [m]; NaN where it is undefined."""
@@ -118,12 +121,25 @@ def _normal_quantile(values: NDArray[np.float64], at: float) -> float:
 def _resampled_means(columns: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     """Means [k, resamples] of the columns [k, n], every column under the same draws of items."""
     n = columns.shape[1]
+    if n * resamples <= _KEPT:
+        return np.concatenate([columns @ counts.T for counts in _counts(n, resamples, seed)], axis=1) / n
+    means = ([column[drawn].mean(axis=1) for column in columns] for drawn in _draws(n, resamples, seed))
+    return np.concatenate(list(means), axis=1)
+
+
+@lru_cache(maxsize=4)
+def _counts(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    """How often each item is in each resample, `[resamples, n]`, in parts; kept, as many statistics are computed on the
+    same resamples."""
+    places = (drawn + n * np.arange(len(drawn))[:, None] for drawn in _draws(n, resamples, seed))
+    return tuple(
+        np.bincount(place.ravel(), minlength=place.size).reshape(place.shape).astype(np.float64) for place in places
+    )
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The items of each resample, `[resamples, n]`, in parts."""
     generator = np.random.default_rng(seed)
-    means = np.empty((len(columns), resamples))
     step = max(1, _DRAWN_AT_ONCE // n)
     for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        drawn = generator.integers(0, n, size=(stop - start, n))
-        for column, out in zip(columns, means, strict=True):
-            out[start:stop] = column[drawn].mean(axis=1)
-    return means
+        yield generator.integers(0, n, size=(min(step, resamples - start), n))

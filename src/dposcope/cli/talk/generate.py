@@ -25,7 +25,7 @@ def generate(
         Parameter(consume_multiple=True, negative_iterable=(), validator=within(list[SignedStrength] | None)),
     ] = None,
     settings: Annotated[TalkSettings, Parameter(name="*")] = TalkSettings(),  # noqa: B008 — frozen
-    batch_size: Annotated[int | None, Parameter(validator=within(BatchSize))] = None,
+    batch_size: Annotated[int | None, Parameter(validator=within(BatchSize | None))] = None,
     raw: bool = False,
     json: bool = False,
     quiet: bool = False,
