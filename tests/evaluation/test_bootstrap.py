@@ -90,3 +90,17 @@ def test_means_of_resamples_are_those_of_the_drawn_items(n):
         assert found[:, draw] == pytest.approx([np.mean([column[item] for item in drawn]) for column in columns])
     again = bootstrap._resampled_means(columns[:1], 1200, 7)
     np.testing.assert_allclose(again[0], found[0], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [40, 2500])
+def test_rounding_does_not_part_resamples_that_tie(n):
+    """Tenths cannot be told apart from whole numbers, which have no rounding."""
+    whole = np.random.default_rng(3).integers(-3, 4, size=n).astype(float)
+    tenths = Bootstrap(np.array([whole * 0.1]), resamples=800, seed=0)
+    wholes = Bootstrap(np.array([whole]), resamples=800, seed=0)
+
+    def mean(columns):
+        return columns[0]
+
+    assert tenths.interval(mean) == pytest.approx([0.1 * end for end in wholes.interval(mean)], rel=1e-9)
+    assert tenths.p_value(mean) == pytest.approx(wholes.p_value(mean), rel=1e-9)
