@@ -112,8 +112,8 @@ def _accelerated(normal: float, acceleration: float) -> float:
 def _normal_quantile(values: NDArray[np.float64], at: float) -> float:
     """The standard normal's quantile of the share of `values` below `at`, ties counted half.
 
-    The share is at least half a value away from 0 and 1, so that the quantile is finite. Scores are often multiples of a
-    small number, so many resamples tie; rounding may not part them.
+    The share is at least half a value away from 0 and 1, so that the quantile is finite. Scores are often multiples of
+    a small number, so many resamples tie; rounding may not part them.
     """
     near = 1e-12 * float(max(abs(at), np.abs(values).max()))
     below = (np.count_nonzero(values < at - near) + np.count_nonzero(values <= at + near)) / 2
