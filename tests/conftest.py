@@ -15,11 +15,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from dposcope.data.trust import trusting_files
 from dposcope.model.language_model import LanguageModel
-from helpers import unchanged
+from helpers import painting, unchanged
 from helpers.families import FAMILIES, bits, hook_count, tiny
 
 # Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
@@ -66,27 +65,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-_BLANK = {
-    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',
-    "png": b"\x89PNG\r\n\x1a\n",
-}
-
-
 @pytest.fixture(scope="module")
 def unpainted():
-    """Figures are made, but painted blank, which halves the time of an explanation.
-
-    For tests that look at none. Those of the figures themselves, and every process of its own, paint.
-    """
-
-    def savefig(_figure: Figure, where, *, format: str, **_: object) -> None:
-        if hasattr(where, "write"):
-            where.write(_BLANK[format])
-        else:
-            Path(where).write_bytes(_BLANK[format])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
+    """Figures are blank. For tests that look at none; those of the figures themselves, and every process of its own,
+    paint."""
+    with painting.unpainted():
         yield
 
 

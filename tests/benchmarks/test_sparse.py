@@ -25,6 +25,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from sparse import Point, curve, frame, main, table, training
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -12,6 +12,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import texts
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 BAD = "".join(reversed("tihs"))
 
 

@@ -36,6 +36,8 @@ from helpers.families import bos_tokenizer
 from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
 from helpers.mixtures import shared_mixture
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:

@@ -14,6 +14,8 @@ from helpers.families import random_direction, random_gains
 from helpers.gguf_files import wide, write
 from helpers.jobs import command, contents, crashes
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):

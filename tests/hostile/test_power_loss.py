@@ -15,6 +15,8 @@ import pytest
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.jobs import command
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 class Disk:
     """What would be left after a crash, and what is said of it."""

@@ -35,6 +35,8 @@ from dposcope.pairs.pairs import load_pairs
 from helpers.chats import BEGINS, PLAIN, with_template
 from helpers.jobs import Job, command, make_job, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 WRAP = "go on: {prompt}"
 ASKED = {"system": "be kind", "wrap": WRAP, "prefill": "so {prompt}"}
 

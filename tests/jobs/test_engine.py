@@ -18,6 +18,8 @@ from helpers.endpoints import serving
 from helpers.families import TEXTS, random_gains, tiny
 from helpers.jobs import make_job
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 EDITED, FAMILY = "mild", "gemma3"
 
 

@@ -10,13 +10,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from types import CodeType
+from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from dposcope.evaluation.numbers import between, fact, fixed, signed
 from dposcope.report.masked_text import ShownText
+
+
+class _Compiled(BytecodeCache):
+    """Compiled templates, kept in memory: every page has an environment of its own, and compiling takes longer than
+    filling."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._kept.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self._kept[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED: Final = _Compiled()
 
 
 def render(template: str, shown: ShownText, **values: Any) -> str:
@@ -35,6 +55,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=shown.finalize,
+        bytecode_cache=_COMPILED,
     )
     filters: dict[str, Any] = {
         "fixed": fixed,

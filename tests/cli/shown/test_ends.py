@@ -16,6 +16,8 @@ from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, wilson
 from helpers.jobs import Job, command, make_job
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:

@@ -33,6 +33,8 @@ from helpers.intervals import interval
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
 from helpers.quantised import in_bytes
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 REPORTED = PROMPTS // 2
 MEASURES = ["toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"]
 

@@ -32,6 +32,8 @@ from helpers.adapters import lora, write_adapter
 from helpers.families import random_gains, tiny
 from helpers.jobs import Job, make_job
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 CONDITIONS = [
     "scale:alpha=0.3,beta=0.55",
     "frozen=assign:alpha=0.01,beta=0.55,ranking=reference",

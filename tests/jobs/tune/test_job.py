@@ -37,7 +37,7 @@ from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 from helpers.quantised import in_bytes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
 
 TRIALS = 12
 

@@ -17,6 +17,8 @@ from dposcope.jobs.tune.teacher import allowed_strength, load_teacher
 from helpers.families import bits, tiny
 from helpers.jobs import Job, make_job
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @dataclass(frozen=True)
 class Told:
