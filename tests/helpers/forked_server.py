@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from helpers.painting import painted, unpainted
+
 NETWORK = ("socket.", "urllib.", "http.client.", "ftplib.", "smtplib.")
 """How events of the network begin."""
 FORBIDDEN = 77
@@ -140,8 +142,8 @@ def unconnected(commands: list[list[str]], cwd: str) -> list[dict]:
     return [in_child(arguments, before=forbid_network) for arguments in commands]
 
 
-def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
-    """The command line in this process; its exit code."""
+def command(arguments: list[str], cwd: str | None, environment: dict[str, str], *, figures: bool = True) -> int:
+    """The command line in this process, which paints figures or leaves them blank; its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs the tests may have had ignored
     os.environ.update(environment)
     if cwd is not None:
@@ -149,7 +151,8 @@ def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) 
     from dposcope.cli import main
 
     try:
-        main(arguments)
+        with painted() if figures else unpainted():
+            main(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

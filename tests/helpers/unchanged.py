@@ -172,8 +172,8 @@ def flags(job: Job, given: list[str]) -> list[str]:
 
 
 def portable(arguments: Sequence[object], *, folder: Path) -> Forked:
-    """Start the command line in a folder, with the same bits on any machine."""
-    given = {"arguments": [str(one) for one in arguments], "cwd": str(folder), "environment": {}}
+    """Start the command line in a folder, with the same bits on any machine, and figures that are blank."""
+    given = {"arguments": [str(one) for one in arguments], "cwd": str(folder), "environment": {}, "figures": False}
     return Forked({"run": "command", "with": given}, born_with=tuple(_PORTABLE.items()))
 
 
