@@ -15,9 +15,10 @@ collect the mean of the input of every MLP output projection at the 20 positions
     transformer-lens     Transformers writes, `TransformerBridge.run_with_cache` reads prompt and text again with a
                          names_filter, a batch at a time
     transformer-lens all the same without a names_filter, as in its tutorials
-    dposcope, 32         as dposcope, 32 prompts at a time
-    nnsight, wide        as nnsight, as many prompts at a time as dposcope
-    transformer-lens, wide
+    dposcope 32          as dposcope, 32 prompts at a time
+    nnsight wide         as nnsight, as many prompts at a time as dposcope
+    transformer-lens wide
+                         the same of TransformerLens
 
 The last line says how far each contender's means are from ours.
 """
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--prompts", help="by default the built-in ones, repeated")
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="contenders, separated by semicolons")
+    parser.add_argument("--only", help="contenders, separated by commas")
     parser.add_argument("--whole", action="store_true", help="the whole explanation beside two plain generations")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    names = arguments.only.split(";") if arguments.only else list(CONTENDERS)
+    names = arguments.only.split(",") if arguments.only else list(CONTENDERS)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         # TransformerLens loads from a folder; all get the same one.
@@ -210,9 +211,9 @@ CONTENDERS: dict[str, Callable[[str], Collect]] = {
     "nnsight": nnsight,
     "transformer-lens": transformer_lens,
     "transformer-lens all": lambda folder: transformer_lens(folder, filtered=False),
-    "dposcope, 32": lambda folder: ours(folder, BATCH),
-    "nnsight, wide": lambda folder: nnsight(folder, None),
-    "transformer-lens, wide": lambda folder: transformer_lens(folder, None),
+    "dposcope 32": lambda folder: ours(folder, BATCH),
+    "nnsight wide": lambda folder: nnsight(folder, None),
+    "transformer-lens wide": lambda folder: transformer_lens(folder, None),
 }
 
 
@@ -224,10 +225,10 @@ def whole(arguments: argparse.Namespace) -> None:
 
     def plain() -> None:
         for lm in (base, tuned):
-            ds.generate(lm, prompts)
+            ds.generate(lm, prompts, batch_size=BATCH)
 
     def explained() -> None:
-        ds.explain(base, tuned, direction, prompts)
+        ds.explain(base, tuned, direction, prompts, batch_size=BATCH)
 
     seconds: dict[str, list[float]] = {"two plain generations": [], "explain": []}
     ds.generate(base, prompts[:BATCH])

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from helpers.painting import painted, unpainted
+from helpers.painting import unpainted
 
 NETWORK = ("socket.", "urllib.", "http.client.", "ftplib.", "smtplib.")
 """How events of the network begin."""
@@ -151,7 +151,7 @@ def command(arguments: list[str], cwd: str | None, environment: dict[str, str], 
     from dposcope.cli import main
 
     try:
-        with painted() if figures else unpainted():
+        with contextlib.nullcontext() if figures else unpainted():
             main(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)

@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) after each batch."""
 
 READ: Final = 32
-"""Texts that are read at a time unless a number is given: more are no faster."""
+"""Texts that are read at a time unless a number is given."""
 WRITTEN: Final = 128
 """Prompts that are continued at a time, at most, unless a number is given: every step reads all weights, however many
 prompts there are."""

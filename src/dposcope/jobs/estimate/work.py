@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 
 from dposcope.jobs.estimate.machine import GIB, Machine
-from dposcope.model.batches import READ, rows_to_read, rows_with_room
+from dposcope.model.batches import rows_to_read, rows_with_room
 from dposcope.model.size import ModelSize
 
 WRITING, DRAWING, READING, TRAINING = 0.36, 0.26, 0.66, 0.5
@@ -195,8 +195,8 @@ class Running:
 
     def rows_to_write(self, prompts: Texts, new: int, batch: int | None) -> int:
         """Prompts that are continued at a time: `batch`; None: as by default."""
-        if batch is not None or len(prompts) <= READ:
-            return rows_to_read(batch)
+        if batch is not None:
+            return batch
         return rows_with_room(self.size, self.itemsize, len(prompts), prompts.longest, new)
 
     def writes(self, prompts: Texts, new: int, *, batch: int | None, drawn: bool = False, models: int = 1) -> Passes:
