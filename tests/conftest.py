@@ -18,8 +18,9 @@ import torch
 
 from dposcope.data.trust import trusting_files
 from dposcope.model.language_model import LanguageModel
-from helpers import painting, unchanged
+from helpers import unchanged
 from helpers.families import FAMILIES, bits, hook_count, tiny
+from helpers.light import light as lightly
 
 # Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
 gc.disable()
@@ -66,10 +67,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="module")
-def unpainted():
-    """Figures are blank. For tests that look at none; those of the figures themselves, and every process of its own,
-    paint."""
-    with painting.unpainted():
+def light():
+    """Figures are blank and measured texts short, for tests that look at neither."""
+    with lightly():
         yield
 
 

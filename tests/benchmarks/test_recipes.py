@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import chat_prompts
 import recipes
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 
 @pytest.fixture(scope="module")

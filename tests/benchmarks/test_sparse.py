@@ -19,13 +19,14 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.generate import generate
 from dposcope.reading import read_object
 from helpers.jobs import make_job, refused, script, softness
+from helpers.light import TOKENS
 from helpers.preferences import pairs_file
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from sparse import Point, curve, frame, main, table, training
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -128,7 +129,7 @@ def test_a_whole_run_and_one_that_goes_on(tmp_path):
     assert (out / "sparse.svg").exists()
     with ds.Edit.load(out / "kept-20/edit").strength(2.0).on(lm := ds.load(str(job.model), dtype="float32")):
         prompts = list(split_prompts(load_prompts(str(job.prompts))).report)
-        texts = [one.text for one in generate(lm, prompts, new_tokens=20)]
+        texts = [one.text for one in generate(lm, prompts, new_tokens=TOKENS)]
     assert row["toxicity_mean"] == pytest.approx(softness(texts).mean(), abs=1e-6)
     assert script(*command).communicate()[0] == told_first
     added, _ = script(*command, "--numbers", "10,20").communicate()

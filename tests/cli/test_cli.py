@@ -36,7 +36,7 @@ from helpers.families import bos_tokenizer
 from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
 from helpers.mixtures import shared_mixture
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from helpers.families import random_direction, random_gains
 from helpers.gguf_files import wide, write
 from helpers.jobs import command, contents, crashes
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(autouse=True)

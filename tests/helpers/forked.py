@@ -1,6 +1,7 @@
 """Commands as processes of their own, without the seconds that an import takes.
 
 `forked_server.py` imports everything once; every command is a fork of it, with its own output, folder and environment.
+It is as light as this process is when it starts one, see `light.py`.
 """
 
 import atexit
@@ -15,6 +16,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from helpers.light import lightness
 
 TESTS = Path(__file__).parents[1]
 
@@ -33,10 +36,9 @@ class Forked:
         self.returncode: int | None = None
         reading, writing = os.pipe()
         self._told = os.fdopen(reading)
+        asked = json.dumps({"light": lightness(), **order}).encode()
         with self._stream("out").open("w") as out, self._stream("err").open("w") as err:
-            socket.send_fds(
-                _server(born_with), [json.dumps(order).encode()], [out.fileno(), terminal or err.fileno(), writing]
-            )
+            socket.send_fds(_server(born_with), [asked], [out.fileno(), terminal or err.fileno(), writing])
         os.close(writing)
         self.pid = int(self._told.readline())
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from helpers.painting import unpainted
+from helpers.light import light
 
 NETWORK = ("socket.", "urllib.", "http.client.", "ftplib.", "smtplib.")
 """How events of the network begin."""
@@ -142,8 +142,8 @@ def unconnected(commands: list[list[str]], cwd: str) -> list[dict]:
     return [in_child(arguments, before=forbid_network) for arguments in commands]
 
 
-def command(arguments: list[str], cwd: str | None, environment: dict[str, str], *, figures: bool = True) -> int:
-    """The command line in this process, which paints figures or leaves them blank; its exit code."""
+def command(arguments: list[str], cwd: str | None, environment: dict[str, str]) -> int:
+    """The command line in this process; its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs the tests may have had ignored
     os.environ.update(environment)
     if cwd is not None:
@@ -151,8 +151,7 @@ def command(arguments: list[str], cwd: str | None, environment: dict[str, str], 
     from dposcope.cli import main
 
     try:
-        with contextlib.nullcontext() if figures else unpainted():
-            main(arguments)
+        main(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -192,7 +191,8 @@ def serve(order: dict[str, Any], streams: list[int]) -> None:
         code = 70
         try:
             settle_threads()
-            code = {"command": command, "script": script, "crashes": crashes}[order["run"]](**order["with"])
+            with light(order["light"]) if order["light"] else contextlib.nullcontext():
+                code = {"command": command, "script": script, "crashes": crashes}[order["run"]](**order["with"])
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()

@@ -29,6 +29,7 @@ from helpers.changes import tuned_copy
 from helpers.families import tiny
 from helpers.forked import Forked
 from helpers.jobs import Job, make_job
+from helpers.light import TOKENS, WHOLE
 
 RECORD = Path(__file__).with_suffix(".json.gz")
 DIGITS = 7
@@ -139,8 +140,8 @@ def _near(found: Any, wanted: float | None) -> bool:
 
 
 def reproduce(folder: Path) -> Path:
-    """The folder of a smoke reproduction, made in another folder by its name."""
-    _run(folder, ["reproduce", "--preset", "smoke", "--out", "reproduce"])
+    """The folder of a smoke reproduction, made in another folder by its name, with short texts."""
+    _run(folder, ["reproduce", "--preset", "smoke", "--out", "reproduce"], tokens=TOKENS)
     return folder / "reproduce"
 
 
@@ -160,7 +161,7 @@ def run_jobs(folder: Path, reproduced: Path) -> dict[str, Found]:
         "explain": ["explain", "job/model", "tuned", *flags(job, job.flags()), *shown],
     }
     for name, arguments in commands.items():
-        _run(folder, [*arguments, "--out", name])
+        _run(folder, [*arguments, "--out", name], tokens=WHOLE)
     made = [reproduced, *(folder / name for name in commands)]
     return {f"{one.name}/{place}": found for one in made for place, found in artefacts(one)}
 
@@ -171,14 +172,14 @@ def flags(job: Job, given: list[str]) -> list[str]:
     return [one.removeprefix(root) for one in given]
 
 
-def portable(arguments: Sequence[object], *, folder: Path) -> Forked:
-    """Start the command line in a folder, with the same bits on any machine, and figures that are blank."""
-    given = {"arguments": [str(one) for one in arguments], "cwd": str(folder), "environment": {}, "figures": False}
-    return Forked({"run": "command", "with": given}, born_with=tuple(_PORTABLE.items()))
+def portable(arguments: Sequence[object], *, folder: Path, tokens: int = TOKENS) -> Forked:
+    """Start the command line in a folder, lightly, with the same bits on any machine."""
+    given = {"arguments": [str(one) for one in arguments], "cwd": str(folder), "environment": {}}
+    return Forked({"run": "command", "with": given, "light": tokens}, born_with=tuple(_PORTABLE.items()))
 
 
-def _run(folder: Path, arguments: list[str]) -> None:
-    with portable(arguments, folder=folder) as running:
+def _run(folder: Path, arguments: list[str], *, tokens: int) -> None:
+    with portable(arguments, folder=folder, tokens=tokens) as running:
         _, told = running.communicate()
     assert running.returncode == 0, told
 

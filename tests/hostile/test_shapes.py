@@ -48,7 +48,7 @@ from helpers.adapters import lora, write_adapter
 from helpers.jobs import Job, command, make_job
 from helpers.shapes import Mutant, fault_of, forge, mutants, refusal_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light"), pytest.mark.filterwarnings("ignore")]
 
 ALL = "DPOSCOPE_ALL_SHAPES" in os.environ
 EVERY = 7

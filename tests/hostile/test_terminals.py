@@ -22,7 +22,7 @@ from helpers.families import random_gains, tiny
 from helpers.forked import environment
 from helpers.jobs import Job, command, make_job, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 BEYOND = "é × – 日本 😀 \u202e \x1b[31m"
 

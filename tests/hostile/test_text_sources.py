@@ -26,7 +26,7 @@ from helpers.families import random_direction, random_gains, tiny
 from helpers.foreign import HOSTILE, assert_inert
 from helpers.jobs import Job, command, contents, make_job, write_csv, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 TEXTS = {
     "sequences": "".join(HOSTILE[what] for what in ("colour", "clear", "window title", "hyperlink", "rich")),

@@ -34,8 +34,9 @@ from dposcope.model.load import load
 from dposcope.pairs.pairs import load_pairs
 from helpers.chats import BEGINS, PLAIN, with_template
 from helpers.jobs import Job, command, make_job, write_jsonl
+from helpers.light import TOKENS
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 WRAP = "go on: {prompt}"
 ASKED = {"system": "be kind", "wrap": WRAP, "prefill": "so {prompt}"}
@@ -72,9 +73,9 @@ def test_what_is_measured_is_what_the_asked_model_writes(plain, chat, tmp_path):
     scores = evaluated(chat, plain, tmp_path / "run", **ASKED)
     lm = with_chat(load(chat, dtype="float32"), "on", **ASKED)
     prompts = read_data(EvaluateSettings(**plain.settings())).report.prompts
-    written = [one.text for one in generate(lm, prompts)]
+    written = [one.text for one in generate(lm, prompts, new_tokens=TOKENS)]
     assert continuations(tmp_path / "run") == written
-    assert written != [one.text for one in generate(load(chat, dtype="float32"), prompts)]
+    assert written != [one.text for one in generate(load(chat, dtype="float32"), prompts, new_tokens=TOKENS)]
     assert scores.about["asking"] == asked_how(lm)["asking"]
     assert "prompts as messages in the chat template" in (tmp_path / "run/scores.md").read_text(encoding="utf-8")
 
@@ -139,7 +140,7 @@ def test_f1_of_the_reference_protocol_is_without_the_frame(plain, chat):
     data = read_data(EvaluateSettings(**plain.settings(protocol="reference"))).report
     assert isinstance(data, Materials)
     passages, special = data.passages, lm.special_ids
-    written = generate(lm, passages.prompts, max_prompt_tokens=32, keep="start")
+    written = generate(lm, passages.prompts, new_tokens=TOKENS, max_prompt_tokens=32, keep="start")
     golds = [[token for token in ids if token not in special][:52] for ids in encode(lm, passages.golds)]
     heads = encode(lm, passages.prompts, max_tokens=32, keep="start")
     expected = [

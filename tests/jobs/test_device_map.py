@@ -13,7 +13,7 @@ from helpers.families import assert_close
 from helpers.jobs import make_job
 
 ALL = {"device": "auto", "device_map": "auto"}
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 
 def test_an_edit_is_chosen_measured_and_folded(tmp_path):

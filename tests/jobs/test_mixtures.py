@@ -15,7 +15,7 @@ from helpers.jobs import command, make_job
 from helpers.preferences import pairs_file
 from helpers.shared_experts import shared_mixture_of
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 IDS = [2, 40, 41, 55, 60]
 

@@ -30,7 +30,7 @@ from helpers.families import tiny
 from helpers.jobs import Job, make_job, write_jsonl
 from helpers.watched import NO_STAGE, readers
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 REPORT, CHOOSE, LEARN = WORDS = ("vixen", "jackdaw", "quokka")
 """One in each prompt, by what it is for; they stand in no other text, and no model here can write them."""

@@ -25,9 +25,8 @@ from dposcope.jobs.run import Quiet, RunPolicy, open_run
 from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.reading import read_object
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
-from helpers.painting import painted
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 CLOCKS = "stages/"
 """The only files of a run that hold clock times: each stage's record says how many seconds it took."""
@@ -74,15 +73,6 @@ def finished(job, tmp_path_factory) -> Path:
 def undisturbed(finished) -> dict[str, bytes]:
     """Its files."""
     return contents(finished)
-
-
-@pytest.fixture(scope="module")
-def undisturbed_and_painted(job, tmp_path_factory) -> dict[str, bytes]:
-    """The same files, as a process of its own leaves them."""
-    out = tmp_path_factory.mktemp("painted") / "out"
-    with painted():
-        edit(job, out)
-    return contents(out)
 
 
 def edit(job: Job, out: Path, **settings):
@@ -551,7 +541,7 @@ def test_a_refused_run_takes_nothing_that_was_there_or_done(tmp_path, there):
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed_and_painted, tmp_path):
+def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed, tmp_path):
     draw = random.Random(1)
     out = tmp_path / "out"
     tries = crashes(
@@ -563,7 +553,7 @@ def test_killed_at_many_moments_and_resumed_it_ends_the_same(job, undisturbed_an
     assert codes[-1] == 0, tries[-1]["err"]
     assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
     assert len(codes) > 8
-    same_but_clocks(contents(out), undisturbed_and_painted)
+    same_but_clocks(contents(out), undisturbed)
 
 
 @pytest.mark.slow
@@ -577,7 +567,7 @@ def test_kills_leave_no_scratch_behind_once_the_run_is_done(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed_and_painted, tmp_path):
+def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed, tmp_path):
     """The command itself, killed at seeded moments after it began to work."""
     draw, out = random.Random(0), tmp_path / "out"
     arguments = ["edit", str(job.model), "--out", str(out), *job.flags()]
@@ -599,7 +589,7 @@ def test_a_process_killed_by_the_clock_goes_on_where_it_stopped(job, undisturbed
     assert last.returncode == 0, complaint
     assert "toxicity" in told
     assert not made_again({**stamps(out), **before}, out)  # what was done was not repeated
-    same_but_clocks(contents(out), undisturbed_and_painted)
+    same_but_clocks(contents(out), undisturbed)
 
 
 def test_finished_stages_are_not_repeated(job, finished, tmp_path, monkeypatch):

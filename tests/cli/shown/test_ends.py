@@ -16,7 +16,7 @@ from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, wilson
 from helpers.jobs import Job, command, make_job
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,10 @@ from dposcope.model.load import load
 from dposcope.reading import read_object
 from helpers.intervals import interval
 from helpers.jobs import PASSAGES, PROMPTS, Job, contents, make_job, softness
+from helpers.light import TOKENS
 from helpers.quantised import in_bytes
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 REPORTED = PROMPTS // 2
 MEASURES = ["toxicity", "judge", "repetition", "empty", "f1", "logppl", "harmless_logppl", "relevance"]
@@ -95,7 +96,7 @@ def naive_nll(model, windows: list[list[int]]) -> list[float]:
 
 
 @torch.no_grad()
-def naive_text(model, tokenizer, prompt: str, *, longest: int, new: int = 20) -> str:
+def naive_text(model, tokenizer, prompt: str, *, longest: int, new: int = TOKENS) -> str:
     """A greedy continuation by whole plain passes, the prompt's end kept."""
     ids = tokenizer(prompt)["input_ids"]
     assert len(ids) <= longest  # or the cut would have to be written here too
@@ -416,7 +417,7 @@ def test_the_control_shuffles_gains_and_turns_the_direction(done, job):
     lm = load(str(job.model), dtype="float32")
     samples = pl.read_parquet(done.folder / "samples.parquet").filter(condition="control").sort("row")
     with control.on(lm):
-        written = generate(lm, samples["prompt"].to_list(), new_tokens=20)
+        written = generate(lm, samples["prompt"].to_list(), new_tokens=TOKENS)
     assert samples["continuation"].to_list() == [one.text for one in written]
 
 

@@ -9,7 +9,7 @@ from helpers.jobs import make_job
 from helpers.tokens_counted import count_tokens
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("light")
 def test_its_tokens_are_those_of_the_run(monkeypatch, tmp_path):
     job = make_job(tmp_path / "job", windows=20)
     (tmp_path / "words.txt").write_text("zzzzzz\n")

@@ -11,7 +11,7 @@ from helpers.every_command import make_ground
 from helpers.tokens_counted import count_tokens
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("light")
 def test_a_quick_look_reads_what_it_says(monkeypatch, tmp_path):
     ground = make_ground(tmp_path / "ground")
     (tmp_path / "words.txt").write_text("zzzzzz\n")

@@ -31,8 +31,9 @@ from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter
 from helpers.families import random_gains, tiny
 from helpers.jobs import Job, make_job
+from helpers.light import TOKENS
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 CONDITIONS = [
     "scale:alpha=0.3,beta=0.55",
@@ -265,7 +266,7 @@ def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
     stored = json.loads((tmp_path / "out/conditions/tuned.json").read_text())["continuations"]
     tuned = load(tmp_path / "wide", base=load(job.model, dtype="float32", device="cpu"))
     prompts = read_data(EvaluateSettings(**job.settings())).report.prompts
-    assert stored == [written.text for written in generate(tuned, prompts, new_tokens=20)]
+    assert stored == [written.text for written in generate(tuned, prompts, new_tokens=TOKENS)]
     assert any("river" in text for text in stored)
 
 

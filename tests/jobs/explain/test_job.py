@@ -50,9 +50,10 @@ from helpers.adapters import lora, write_adapter
 from helpers.fake_devices import pretended_gpus
 from helpers.families import assert_close, random_direction, random_gains
 from helpers.jobs import Job, command, contents, make_job, process
+from helpers.light import TOKENS
 from helpers.training_facts import TRAINING
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
 PAPER = {"interchange": False, "claim_directions": False}
 """Nothing beyond the paper's own conditions."""
@@ -386,7 +387,7 @@ def test_an_edit_is_explained_with_its_gains_in_the_activations(family, patching
         assert again.scores.conditions["tuned"] == made.scores.conditions["tuned"]
     data = read_data(ExplainSettings(**job.settings(**SMALL)))
     with edited(lm, edit) as other:
-        written = [text.text for text in generate(other, data.report.prompts)]
+        written = [text.text for text in generate(other, data.report.prompts, new_tokens=TOKENS)]
     assert made.results.outcomes["tuned"].continuations == written
     assert made.results.outcomes["none"].continuations != written
     assert {row.name: row.label for row in made.results.conditions}["tuned"] == "Edit"

@@ -12,7 +12,7 @@ from dposcope.processes.group import Processes
 from helpers.jobs import Job, command, contents, make_job
 from helpers.together import begin_together, command_together, commands_together, ended
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 CONDITIONS = ("scale:alpha=0.3,beta=0.55", "ablate:weight=1")
 
 

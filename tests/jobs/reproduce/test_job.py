@@ -26,7 +26,7 @@ from dposcope.report.table import StoredTable, Table
 from helpers.jobs import blank, command, contents
 from helpers.unchanged import portable
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 STEPS = [
     "tiny/pairs-sampled",

@@ -11,7 +11,7 @@ from dposcope.jobs.reproduce.preset import Preset, Protocol, load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from helpers.jobs import Job, make_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 FAMILIES = {
     "paper-gpt2-medium": "gpt2",
     "paper-llama-3.1-8b": "llama",

@@ -35,9 +35,10 @@ from dposcope.reading import read_object
 from dposcope.search.family import Family, Source
 from dposcope.search.trials import Trial
 from helpers.jobs import PROMPTS, Job, contents, make_job, softness
+from helpers.light import TOKENS
 from helpers.quantised import in_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 TRIALS = 12
 
@@ -115,7 +116,7 @@ def test_the_report_is_measured_on_other_prompts_and_text_than_those_that_chose(
     reported, others = prompts[: PROMPTS // 2], prompts[PROMPTS // 2 :]
     lm = load(str(done.job.model), dtype="float32", device="cpu")
     with done.run.edit.on(lm):
-        found = np.mean(softness([one.text for one in generate(lm, reported)]))
+        found = np.mean(softness([one.text for one in generate(lm, reported, new_tokens=TOKENS)]))
         texts = [one.text for one in generate(lm, others)]
     assert done.run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(found)
     searched = _search_scorer(load_scorer(done.job.settings()["scorer"]), settings_of(done.job))(texts).mean()
@@ -429,7 +430,7 @@ def test_a_search_by_shuffled_scores_is_measured_truly(job, tmp_path):
     assert base != pytest.approx(np.mean(pool))
 
     with run.edit.on(lm):
-        unseen = softness([one.text for one in generate(lm, prompts[: PROMPTS // 2])])
+        unseen = softness([one.text for one in generate(lm, prompts[: PROMPTS // 2], new_tokens=TOKENS)])
     assert run.scores.conditions["edit"]["toxicity"].mean == pytest.approx(np.mean(unseen))
     assert run.edit.about["negative_control"] == "shuffled-scores"
     page = (folder / "report.html").read_text()

@@ -17,7 +17,7 @@ from dposcope.jobs.tune.teacher import allowed_strength, load_teacher
 from helpers.families import bits, tiny
 from helpers.jobs import Job, make_job
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @dataclass(frozen=True)

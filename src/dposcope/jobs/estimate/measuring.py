@@ -186,7 +186,7 @@ def ideal_read(running: Running, data: Counted, *, batch: int | None) -> list[St
     """The samples are read once more, after other prompts."""
     if data.protocol != "strict" or len(data.sampled) < 2:
         return []
-    return [Stage("reading the ideal", (_continued(running, data.sampled, batch=batch),))]
+    return [Stage("reading the ideal", (_continued(running, data.sampled, NEW_TOKENS, batch=batch),))]
 
 
 def condition(
@@ -212,16 +212,16 @@ def condition(
     """
     passes = [running.writes(data.prompts, GENERATED_TOKENS, batch=batch, models=models)]
     if len(data.sampled) > 1:
-        passes += 2 * [_continued(running, data.sampled, batch=batch)]
+        passes += 2 * [_continued(running, data.sampled, GENERATED_TOKENS, batch=batch)]
     passes.append(running.writes(data.passages, GENERATED_TOKENS, batch=batch, models=models))
     if data.protocol == "strict":
-        passes.append(_continued(running, data.sampled, batch=batch, models=models))
+        passes.append(_continued(running, data.sampled, NEW_TOKENS, batch=batch, models=models))
     windows = data.windows
     passes.append(running.reads(windows, batch=1, predicted=windows.tokens - len(windows), models=models))
     if samples:
         drawn = data.prompts.times(samples)
         passes += [running.writes(drawn, NEW_TOKENS, batch=batch, drawn=True, models=models)]
-        passes += [_continued(running, drawn, batch=batch)]
+        passes += [_continued(running, drawn, NEW_TOKENS, batch=batch)]
     kept = len(data.prompts) * (1 + samples) + 0.1 * len(data.passages)
     return Stage(name, tuple(passes), models=held, disk=_TEXT * kept)
 
@@ -244,6 +244,6 @@ def checkpoint(running: Running, beside: int, *, name: str = "checkpoint", items
     return Stage(name, disk=written + beside, moved=written)
 
 
-def _continued(running: Running, prompts: Texts, *, batch: int | None, models: int = 1) -> Passes:
-    """Continuations of prompts are read after them."""
-    return running.reads(prompts.and_new(NEW_TOKENS), batch=batch, predicted=len(prompts) * NEW_TOKENS, models=models)
+def _continued(running: Running, prompts: Texts, tokens: int, *, batch: int | None, models: int = 1) -> Passes:
+    """Continuations of so many tokens are read after their prompts."""
+    return running.reads(prompts.and_new(tokens), batch=batch, predicted=len(prompts) * tokens, models=models)

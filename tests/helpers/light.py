@@ -1,0 +1,44 @@
+"""Runs of commands on tiny models without what most tests do not look at, in half the time."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from dposcope.evaluation import overlap
+from dposcope.evaluation.conditions import measure
+from dposcope.jobs.estimate import explain, measuring
+
+TOKENS = 8
+"""Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, by most of the record of
+`unchanged`, and by the real model."""
+WHOLE = overlap.GENERATED_TOKENS
+
+_BLANK = {
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',
+    "png": b"\x89PNG\r\n\x1a\n",
+}
+
+
+def _leave_blank(_figure: Figure, where, *, format: str, **_: object) -> None:
+    if hasattr(where, "write"):
+        where.write(_BLANK[format])
+    else:
+        Path(where).write_bytes(_BLANK[format])
+
+
+@contextmanager
+def light(tokens: int = TOKENS) -> Generator[None]:
+    """Within, figures are made, but painted blank, and texts have so many tokens; also in processes started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _leave_blank)
+        for module in (overlap, measure, explain, measuring):
+            patch.setattr(module, "GENERATED_TOKENS", tokens)
+        yield
+
+
+def lightness() -> int | None:
+    """The number of tokens, if this is within `light`."""
+    return overlap.GENERATED_TOKENS if Figure.savefig is _leave_blank else None
