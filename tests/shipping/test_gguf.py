@@ -13,6 +13,7 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.sets import NeuronSet
 from dposcope.shipping import gguf as shipping
 from dposcope.shipping.gguf import fold_gguf
 from helpers.families import (
@@ -28,6 +29,7 @@ from helpers.families import (
     random_head_gains,
 )
 from helpers.gguf_files import parts, wide, write
+from helpers.more_families import MORE
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -75,6 +77,35 @@ def test_the_file_computes_what_the_hooked_model_does(family, kind, tmp_path):
     assert_close(found, hooked, TOLERANCE.get(kind, 1e-2))
     assert (done.form, done.tensors) == ("gguf", len(gains.touched.mask.any(1).nonzero()))
     assert 0 < done.rounding <= {"F32": 2**-24, "BF16": 2**-8}.get(kind, 2**-11)
+
+
+def two_widths() -> LanguageModel:
+    """The last two of its four blocks have twice as many neurons."""
+    config = MORE["gemma4_wide"].config()
+    config.hidden_size = 32
+    return LanguageModel(build(config), bos_tokenizer(), "gemma4")
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "F32"])
+def test_blocks_of_two_widths_take_their_own_gains(kind, tmp_path):
+    lm = two_widths()
+    assert lm.columns.widths == [24, 24, 48, 48]
+    there = NeuronSet.of(lm).mask
+    gains = Gains(random_gains(lm).where(there, 1))
+    source = write(lm, tmp_path / "base.gguf", kind)
+    assert fold_gguf(source, gains, tmp_path / "out.gguf").tensors == 4
+    before, after = with_weights(lm, source), with_weights(lm, tmp_path / "out.gguf")
+    for block, width in enumerate(lm.columns.widths):
+        old, new = (parts(one, block)["ffn_up.weight"].detach().double() for one in (before, after))
+        assert_close(new, gains.values[block, :width].double()[:, None] * old, 1e-3)
+    with gains.on(before):
+        assert_close(logits_of(after, IDS), logits_of(before, IDS), TOLERANCE.get(kind, 1e-2))
+    beyond = torch.ones(4, 48)
+    beyond[1, 24] = 2.0
+    refused(tmp_path, source, Gains(beyond), "change neurons of block 1 beyond its 24")
+    refused(
+        tmp_path, source, Gains(torch.full((4, 24), 2.0)), "gains of 24 neurons per block do not fit a file with 48"
+    )
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])

@@ -79,9 +79,11 @@ class _Plan:
             )
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         steps: list[tuple[Any, NDArray[np.float64], bool]] = []
+        # Blocks may have MLPs of several widths; gains are as many as the widest has, and 1 where a neuron is absent.
+        widths = [int(down.shape[0]) for name, down in tensors.items() if name.endswith(".ffn_down.weight")]
         for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
             factors = gains.values[block].double().numpy()
-            steps += _steps(tensors, block, factors, architecture)
+            steps += _steps(tensors, block, factors, max(widths, default=0), architecture)
         notes = (
             []
             if architecture in _TESTED
@@ -94,7 +96,7 @@ _TESTED = ("llama", "gemma2", "gemma3", "qwen2", "qwen3", "gpt2")
 
 
 def _steps(
-    tensors: dict[str, Any], block: int, factors: NDArray[np.float64], architecture: str
+    tensors: dict[str, Any], block: int, factors: NDArray[np.float64], widest: int, architecture: str
 ) -> list[tuple[Any, NDArray[np.float64], bool]]:
     stem = f"blk.{block}."
     if f"{stem}ffn_up_exps.weight" in tensors or f"{stem}ffn_gate_up_exps.weight" in tensors:
@@ -103,11 +105,16 @@ def _steps(
     if up is None or down is None:
         raise DposcopeError(f"the file has no {stem}ffn_up and ffn_down, so its layout is unknown; {_ALTERNATIVE}")
     neurons = int(down.shape[0])
-    if neurons != len(factors):
+    if len(factors) != widest:
         raise DposcopeError(
-            f"gains of {len(factors)} neurons per block do not fit a file with {neurons}; use an edit made for "
+            f"gains of {len(factors)} neurons per block do not fit a file with {widest}; use an edit made for "
             f"this model"
         )
+    if (factors[neurons:] != 1).any():
+        raise DposcopeError(
+            f"gains change neurons of block {block} beyond its {neurons}; use an edit made for this model"
+        )
+    factors = factors[:neurons]
     if int(up.shape[1]) == 2 * neurons:
         raise DposcopeError(
             f"this file keeps gate and up projection in one tensor, which is not supported; {_ALTERNATIVE}"
