@@ -13,7 +13,7 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.talk.session import Session
 from dposcope.talk.web.answering import MOST_LETTERS, MOST_TOKENS
-from dposcope.talk.web.server import BUSY, MOST_BYTES, MOST_CONNECTIONS, TalkServer
+from dposcope.talk.web.server import BUSY, MOST_BYTES, MOST_CONNECTIONS, PATIENCE, TalkServer
 from helpers.families import hook_count, tiny
 from helpers.html import Parsed
 from helpers.pages import HOSTILE
@@ -259,7 +259,8 @@ def test_one_answer_at_a_time(server):
     assert asked(server, new_tokens=1).status == 200
 
 
-def test_an_answer_that_nobody_hears_ends(server, monkeypatch):
+def slow_answers(monkeypatch, seconds: float) -> tuple[threading.Event, list[str]]:
+    """So long for each token; told when the first is written, and what was written."""
     begun, tokens = threading.Event(), []
     answer = Session.answer
 
@@ -267,18 +268,28 @@ def test_an_answer_that_nobody_hears_ends(server, monkeypatch):
         def count(text: str) -> None:
             begun.set()
             tokens.append(text)
-            time.sleep(0.05)
+            time.sleep(seconds)
             heard(text)
 
         return answer(self, prompt, strength, new_tokens=new_tokens, heard=count)
 
     monkeypatch.setattr(Session, "answer", slow)
+    return begun, tokens
+
+
+def ask_for_much(server) -> socket.socket:
+    """A connection that asks for an answer of many tokens, and reads nothing yet."""
     body = json.dumps(QUESTION | {"new_tokens": 60}).encode()
-    head = (
-        f"POST /{server.token}/answer HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
-        line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    head = f"POST /{server.token}/answer HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    line = socket.create_connection(("127.0.0.1", server.port))
+    line.sendall(head.encode() + body)
+    return line
+
+
+def test_an_answer_that_nobody_hears_ends(server, monkeypatch):
+    begun, tokens = slow_answers(monkeypatch, 0.05)
+    with ask_for_much(server):
         assert begun.wait(20)
     assert server.writing.acquire(timeout=20)
     server.writing.release()
@@ -304,6 +315,21 @@ def test_too_many_connections_are_turned_away(server):
         time.sleep(0.02)
     else:
         pytest.fail("connections that ended are still counted")
+
+
+def test_at_its_end_no_thread_is_left(model, monkeypatch):
+    """Not even that of a connection which sends nothing, nor that of an answer with many tokens to come."""
+    before = set(threading.enumerate())
+    begun, _ = slow_answers(monkeypatch, 0.5)
+    with served(answering_of(model)) as server:
+        silent, asking = socket.create_connection(("127.0.0.1", server.port)), ask_for_much(server)
+        assert begun.wait(20)
+        assert len(set(threading.enumerate()) - before) == 3, "the server's, and one for each connection"
+        start = time.monotonic()
+    assert time.monotonic() - start < PATIENCE / 2
+    assert set(threading.enumerate()) == before
+    with silent, asking:
+        assert silent.recv(1) == b""
 
 
 # Its port

@@ -7,6 +7,7 @@ answer few tokens, and one answer is written at a time.
 
 import errno
 import secrets
+import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -53,7 +54,8 @@ class Ended(Exception):
 class TalkServer(ThreadingHTTPServer):
     """Serves one page. The port is taken at once; nothing is answered before `open`."""
 
-    daemon_threads = True
+    # A thread that is left behind may meet the end of the interpreter in its work, which can abort the program.
+    daemon_threads = False
     allow_reuse_address = True
 
     def __init__(self, port: int) -> None:
@@ -82,6 +84,7 @@ class TalkServer(ThreadingHTTPServer):
         """Held while an answer is written."""
         self._ending = threading.Event()
         self._connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._open: set[socket.socket] = set()
 
     def server_bind(self) -> None:
         """Without the question to a name server that `HTTPServer` asks."""
@@ -117,15 +120,17 @@ class TalkServer(ThreadingHTTPServer):
             raise Ended
 
     def end(self) -> None:
-        """Let the answer that is being written end, and close."""
+        """Break off the answer that is being written, close all connections, and wait for their threads."""
         self._ending.set()
+        for request in tuple(self._open):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
         self.server_close()
-        if self.writing.acquire(timeout=PATIENCE):
-            self.writing.release()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection, or a short refusal where there are too many."""
         if self._connections.acquire(blocking=False):
+            self._open.add(request)
             super().process_request(request, client_address)
             return
         with suppress(OSError):
@@ -137,6 +142,7 @@ class TalkServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.discard(request)
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
