@@ -15,6 +15,7 @@ TOKENS = 8
 """Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, by most of the record of
 `unchanged`, and by the real model."""
 WHOLE = overlap.GENERATED_TOKENS
+"""Those 20."""
 
 _BLANK = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',

@@ -8,6 +8,8 @@ from dposcope.jobs.settings import EvaluateSettings
 from helpers.every_command import Ground, make_ground
 from helpers.tokens_counted import count_tokens
 
+pytestmark = pytest.mark.usefixtures("light")
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Ground:
