@@ -70,10 +70,11 @@ def condition(
     alpha: float = 0.0,
     build: Callable[[], Intervention] = never,
 ) -> ExplainCondition:
-    """Steered by α where it is above 0; of an edit named as `explain_conditions` does, its setting."""
+    """Steered by α where it is above 0; of an edit or its control, named as `explain_conditions` does, its setting."""
     return ExplainCondition(
         name, f"Label of {name}", role, section, build, {"alpha": alpha},
-        Steering(alpha, "mean norms", alpha) if alpha else None, setting_named(name) if role == "edit" else None,
+        steering=Steering(alpha, "mean norms", alpha) if alpha else None,
+        edit=setting_named(name) if role in ("edit", "control") else None,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ def results(family: str = "llama", *, keep=lambda row: True, training=TRAINING, 
         *(condition(f"patch-{name}") for name in PATCHES),
         condition("patch-random", "control"),
         condition("assign-probe-cosine-0.01-0.8", "edit", section=editing, build=lambda: frozen(change, 7, 0.99)),
+        condition("assign-probe-random-0.01-0.8", "control", section=editing),
         condition("scale-probe-activation-0.01-0.8", "edit", section=editing, build=lambda: scaled(change, 9, 0.9)),
     ]
     rows = [row for row in rows if keep(row)]

@@ -118,6 +118,15 @@ class Results:
         """The same by the independent judge."""
         return shares_of_reduction(self.outcomes, "judge")
 
+    @property
+    def patches(self) -> list[ExplainCondition]:
+        """Patches with mean activations, and their controls."""
+        return [
+            row
+            for row in self.conditions
+            if row.role in ("patch", "control") and row.edit is None and row.steering is None
+        ]
+
     @cached_property
     def claims(self) -> list[Claim]:
         """The paper's claims, in its order; where a verdict turns with the direction, that is the verdict."""
@@ -289,11 +298,7 @@ def pictures_of(results: Results) -> list[Picture]:
         ),
         _concept_picture(results),
     ]
-    parts = [
-        (row, share)
-        for row in results.conditions
-        if row.role in ("patch", "control") and (share := results.shares.get(row.name)) is not None
-    ]
+    parts = [(row, share) for row in results.patches if (share := results.shares.get(row.name)) is not None]
     if parts:
         pictures.append(
             Picture(
@@ -345,14 +350,14 @@ def _interchange_pictures(results: Results) -> list[Picture]:
 
 def _concept_picture(results: Results) -> Picture:
     roles = {"steer": "paper", "tuned": "edit", "patch": "part", "control": "control"}
-    shown = [row for row in results.conditions if row.role in roles]
+    shown = [row for row in results.conditions if row.role in roles and row.edit is None]
     estimates = {BASE: results.scores.conditions[BASE]["toxicity"]}
     estimates |= {row.name: results.scores.conditions[row.name]["toxicity"] for row in shown}
     rows = [Row("None", "base", estimates[BASE])]
     rows += [Row(row.label, roles[row.role], estimates[row.name]) for row in shown]
     return Picture(
         "toxicity",
-        f"Mean {results.scores.concept} of {results.lm.name} under each intervention except the edits",
+        f"Mean {results.scores.concept} of {results.lm.name} under each intervention except edits",
         interval_dots(rows, axis=f"mean {results.scores.concept}, 0 to 1", reference=estimates[BASE].mean),
         pl.DataFrame([{"condition": name, **estimate.to_dict()} for name, estimate in estimates.items()]),
     )

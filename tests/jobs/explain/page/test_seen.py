@@ -13,3 +13,12 @@ def test_every_figure_has_words_that_its_caption_has_not():
         assert len(words[picture.name]) > 20
         assert words[picture.name] not in picture.title
         assert any(letter.isdigit() for letter in words[picture.name]), picture.name
+
+
+def test_words_are_of_the_rows_that_are_drawn():
+    made = results()
+    words, drawn = seen(made), {picture.name: picture.data["condition"].to_list() for picture in pictures_of(made)[-2:]}
+    assert drawn.keys() == {"toxicity", "shares-of-reduction"}
+    for row in made.conditions:
+        for name, conditions in drawn.items():
+            assert (f"{row.label} " in words[name]) == (row.name in conditions), (name, row.name)

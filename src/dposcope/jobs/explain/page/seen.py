@@ -41,7 +41,7 @@ def seen(results: Results) -> dict[str, str]:
         ),
         "figure-08-groups-by-block": _groups_by_block(found.layers),
         "toxicity": _toxicity(results),
-        "shares-of-reduction": _dots({row.label: results.shares.get(row.name) for row in results.conditions}),
+        "shares-of-reduction": _dots({row.label: results.shares.get(row.name) for row in results.patches}),
         "interchange": "Each set of neurons twice: frozen at its means, and live; the table has the numbers.",
         "carriers": _carriers(results.interchanged.carriers),
         "stability": " ".join(stability_sentences(results.stability)),
@@ -93,7 +93,7 @@ def _toxicity(results: Results) -> str:
     rows = (
         f"{row.label} {results.scores.conditions[row.name]['toxicity']}"
         for row in results.conditions
-        if row.role != "edit"
+        if row.role != "interchange" and row.edit is None
     )
     return f"Unedited {base}; {'; '.join(rows)}."
 
