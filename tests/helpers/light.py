@@ -12,8 +12,8 @@ from dposcope.evaluation.conditions import measure
 from dposcope.jobs.estimate import explain, measuring
 
 TOKENS = 8
-"""Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, by most of the record of
-`unchanged`, and by the real model."""
+"""Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, and by the edit, the search
+and the explanation of `unchanged`."""
 WHOLE = overlap.GENERATED_TOKENS
 """Those 20."""
 
@@ -32,7 +32,7 @@ def _leave_blank(_figure: Figure, where, *, format: str, **_: object) -> None:
 
 @contextmanager
 def light(tokens: int = TOKENS) -> Generator[None]:
-    """Within, figures are made, but painted blank, and texts have so many tokens; also in processes started here."""
+    """Within, figures are made, but painted blank, and texts have so many tokens; in processes of `forked.py`, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _leave_blank)
         for module in (overlap, measure, explain, measuring):

@@ -80,7 +80,8 @@ class _Plan:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         steps: list[tuple[Any, NDArray[np.float64], bool]] = []
         # Blocks may have MLPs of several widths; gains are as many as the widest has, and 1 where a neuron is absent.
-        widths = [int(down.shape[0]) for name, down in tensors.items() if name.endswith(".ffn_down.weight")]
+        downs = [tensors.get(f"blk.{block}.ffn_down.weight") for block in range(blocks)]
+        widths = [int(down.shape[0]) for down in downs if down is not None]
         for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
             factors = gains.values[block].double().numpy()
             steps += _steps(tensors, block, factors, max(widths, default=0), architecture)

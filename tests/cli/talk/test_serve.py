@@ -74,6 +74,28 @@ def test_bad_input_gets_one_line_and_leaves_the_port(capsys, job, given, line):
     assert told.err.count("\n") == 1
 
 
+def test_a_second_ctrl_c_does_not_wait_for_an_answer(capsys, job, edit, monkeypatch):
+    """The thread that writes it may not meet the end of the interpreter."""
+
+    def interrupted(self: TalkServer) -> None:
+        assert self.writing.acquire(blocking=False)
+        raise KeyboardInterrupt
+
+    def again(self: TalkServer) -> None:
+        self.server_close()
+        raise KeyboardInterrupt
+
+    def left(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(TalkServer, "serve_forever", interrupted)
+    monkeypatch.setattr(TalkServer, "end", again)
+    monkeypatch.setattr(os, "_exit", left)
+    told = command(capsys, "serve", job.model, *options(edit), "0")
+    assert (told.code, told.err) == (130, "")
+    assert told.out.splitlines()[-1] == "Waiting for the answer that is being written; Ctrl-C again ends at once."
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_program(job, edit):
     program = [sys.executable, "-m", "dposcope", "serve", str(job.model), *map(str, options(edit)), "0"]

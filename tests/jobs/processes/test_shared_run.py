@@ -108,15 +108,6 @@ def test_pairs_are_the_same_bytes_in_two_processes(job, tmp_path):
     assert facts[0]["statistics"] == facts[1]["statistics"]
 
 
-def test_an_edit_is_the_same_bytes_in_two_processes(job, tmp_path):
-    flags = job.flags(batch_size=2, limit=14, max_passages=3, max_windows=1)
-    for count in (1, 2):
-        out = tmp_path / str(count)
-        told = command_together(count, tmp_path, "edit", job.model, "--out", out, *flags)
-        assert [(one.code, one.err) for one in told] == [(0, "")] * count
-    assert files(tmp_path / "1") == files(tmp_path / "2")
-
-
 @pytest.fixture(scope="module")
 def searching(tmp_path_factory) -> Job:
     return make_job(tmp_path_factory.mktemp("searching") / "job", windows=40)

@@ -1,13 +1,19 @@
 """`dposcope serve`."""
 
-from typing import Annotated
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from pydantic import Field
 
+from dposcope.cli.failure import INTERRUPTED
 from dposcope.cli.talk.opening import opened
 from dposcope.jobs.numbers import within
 from dposcope.talk.settings import TalkSettings
+
+if TYPE_CHECKING:
+    from dposcope.talk.web.server import TalkServer
 
 _Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -59,5 +65,15 @@ def serve(
         server.serve_forever()
     except KeyboardInterrupt:
         say("")  # below the ^C of a terminal
+        if server.writing.locked():
+            say("Waiting for the answer that is being written; Ctrl-C again ends at once.")
     finally:
+        _end(server)
+
+
+def _end(server: "TalkServer") -> None:
+    try:
         server.end()
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # no thread may meet the end of the interpreter in its work

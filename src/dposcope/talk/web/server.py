@@ -54,8 +54,6 @@ class Ended(Exception):
 class TalkServer(ThreadingHTTPServer):
     """Serves one page. The port is taken at once; nothing is answered before `open`."""
 
-    # A thread that is left behind may meet the end of the interpreter in its work, which can abort the program.
-    daemon_threads = False
     allow_reuse_address = True
 
     def __init__(self, port: int) -> None:
@@ -84,7 +82,8 @@ class TalkServer(ThreadingHTTPServer):
         """Held while an answer is written."""
         self._ending = threading.Event()
         self._connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        """Connections, and what serves them."""
 
     def server_bind(self) -> None:
         """Without the question to a name server that `HTTPServer` asks."""
@@ -120,29 +119,44 @@ class TalkServer(ThreadingHTTPServer):
             raise Ended
 
     def end(self) -> None:
-        """Break off the answer that is being written, close all connections, and wait for their threads."""
+        """Break off the answer that is being written, close all connections, and wait for their threads.
+
+        To be called when `serve_forever` has ended. A thread that were left behind could meet the end of the
+        interpreter in its work, which can abort the program.
+        """
         self._ending.set()
-        for request in tuple(self._open):
-            with suppress(OSError):
+        served = dict(self._open)
+        for request in served:
+            with suppress(OSError):  # it is closed already
                 request.shutdown(socket.SHUT_RDWR)
         self.server_close()
+        for thread in served.values():
+            thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection, or a short refusal where there are too many."""
-        if self._connections.acquire(blocking=False):
-            self._open.add(request)
-            super().process_request(request, client_address)
+        if not self._connections.acquire(blocking=False):
+            with suppress(OSError):
+                request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.shutdown_request(request)
             return
-        with suppress(OSError):
-            request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        self.shutdown_request(request)
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address))
+        self._open[request] = thread
+        try:
+            thread.start()
+        except BaseException:  # the system has no thread to give, or Ctrl-C
+            self._forget(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The connection, in its thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._open.discard(request)
+            self._forget(request)
+
+    def _forget(self, request: socket.socket) -> None:
+        if self._open.pop(request, None) is not None:
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
