@@ -1,13 +1,11 @@
 """`dposcope serve`."""
 
-import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from pydantic import Field
 
-from dposcope.cli.failure import INTERRUPTED
+from dposcope.cli.failure import INTERRUPTED, leave
 from dposcope.cli.talk.opening import opened
 from dposcope.jobs.numbers import within
 from dposcope.talk.settings import TalkSettings
@@ -75,5 +73,4 @@ def _end(server: "TalkServer") -> None:
     try:
         server.end()
     except KeyboardInterrupt:
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)  # no thread may meet the end of the interpreter in its work
+        leave(INTERRUPTED)  # no thread may meet the end of the interpreter in its work
