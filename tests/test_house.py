@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.light import MODULES
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "dposcope"
 TESTS = ROOT / "tests"
@@ -183,6 +185,12 @@ def test_tests_mirror_the_code():
         if folder.parts and folder.parts[0] not in NOT_MIRRORED and not (SOURCE / folder).is_dir()
     ]
     assert strangers == []
+
+
+def test_light_runs_shorten_every_measured_text():
+    naming = [path for path in SOURCE.rglob("*.py") if "GENERATED_TOKENS" in path.read_text("utf-8")]
+    names = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in naming}
+    assert names == {module.__name__ for module in MODULES}
 
 
 def test_tests_import_no_other_tests():

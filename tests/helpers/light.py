@@ -11,6 +11,8 @@ from dposcope.evaluation import overlap
 from dposcope.evaluation.conditions import measure
 from dposcope.jobs.estimate import explain, measuring
 
+MODULES = (overlap, measure, explain, measuring)
+"""All that name the number of tokens."""
 TOKENS = 8
 """Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, and by the edit, the search
 and the explanation of `unchanged`."""
@@ -35,7 +37,7 @@ def light(tokens: int = TOKENS) -> Generator[None]:
     """Within, figures are made, but painted blank, and texts have so many tokens; in processes of `forked.py`, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _leave_blank)
-        for module in (overlap, measure, explain, measuring):
+        for module in MODULES:
             patch.setattr(module, "GENERATED_TOKENS", tokens)
         yield
 

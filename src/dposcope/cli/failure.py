@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import cyclopts
@@ -54,7 +55,8 @@ def fail(error: BaseException, *, debug: bool) -> NoReturn:
 
 def leave(code: int) -> NoReturn:
     """End at once with an exit code: threads go no further, and the interpreter tidies nothing up."""
-    sys.stdout.flush()
+    with suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
     os._exit(code)
 
 

@@ -81,10 +81,10 @@ class _Plan:
         steps: list[tuple[Any, NDArray[np.float64], bool]] = []
         # Blocks may have MLPs of several widths; gains are as many as the widest has, and 1 where a neuron is absent.
         downs = [tensors.get(f"blk.{block}.ffn_down.weight") for block in range(blocks)]
-        widths = [int(down.shape[0]) for down in downs if down is not None]
+        widest = max((int(down.shape[0]) for down in downs if down is not None), default=0)
         for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
             factors = gains.values[block].double().numpy()
-            steps += _steps(tensors, block, factors, max(widths, default=0), architecture)
+            steps += _steps(tensors, block, factors, widest, architecture)
         notes = (
             []
             if architecture in _TESTED
