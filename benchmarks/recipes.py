@@ -171,7 +171,12 @@ def samples_of(lm: LanguageModel, options: argparse.Namespace) -> list[Sampled]:
         if not part.exists():
             print(f"samples {start}", file=sys.stderr, flush=True)
             some = sample_completions(
-                lm, prompts[start : start + 20], scorer, first_row=start, batch_size=options.batch_size
+                lm,
+                prompts[start : start + 20],
+                scorer,
+                seed=options.seed,
+                first_row=start,
+                batch_size=options.batch_size,
             )
             write_json(part, [asdict(one) for one in some])
         found += [
@@ -191,10 +196,10 @@ def write_files(options: argparse.Namespace, sampled: Sequence[Sampled]) -> None
         for one in sampled
     ]
     kinds = {
-        "random": (Pairer(), sampled),
-        "many": (Pairer(most=8), sampled),
+        "random": (Pairer(seed=options.seed), sampled),
+        "many": (Pairer(most=8, seed=options.seed), sampled),
         "extremes": (Pairer("extremes"), sampled),
-        "two": (Pairer(), both),
+        "two": (Pairer(seed=options.seed), both),
     }
     for name, (pairer, source) in kinds.items():
         write_pairs(options.out / f"{name}.jsonl", Pairs.of(one.pair for one in pairer.pairs(source)))
@@ -452,7 +457,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples, the pairs and the order of training")
     return parser
 
 
