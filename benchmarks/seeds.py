@@ -1,0 +1,108 @@
+"""How much the numbers of an edit differ from seed to seed, as Markdown.
+
+    python benchmarks/seeds.py runs/measured-0 runs/measured-1 runs/measured-2
+
+Each run is one seed, and has conditions of the same names; a condition is compared over the runs that have it. The
+interval over prompts says nothing of another training, the spread between seeds says nothing of other prompts.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
+from dposcope.reading import read_json
+from dposcope.report.table import Column, Table, frame_of
+
+_COSTS = {"logppl": "log-PPL, neutral", "harmless_logppl": "log-PPL, harmless"}
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One measure of one condition, a value a seed."""
+
+    values: tuple[float, ...]
+    """In the order of the runs."""
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation between seeds, with n − 1."""
+        return float(np.std(self.values, ddof=1))
+
+    def written(self, digits: str) -> str:
+        """Every value, and their mean and standard deviation."""
+        each = ", ".join(format(value, digits) for value in self.values)
+        return f"{each}: {format(self.mean, digits)} ± {self.deviation:.2f}"
+
+
+def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
+    """The cells of one condition over runs that have it.
+
+    Raises:
+        DposcopeError: fewer than two runs have it.
+    """
+    having = [run for run in runs if name in run.against_none]
+    if len(having) < 2:
+        raise DposcopeError(f"only one run has the condition {name!r}; name the runs of at least two seeds")
+    cells = {"condition": name}
+    for scorer in having[0].scorers:
+        shares = [run.conditions[name][scorer].mean / run.conditions[BASE][scorer].mean for run in having]
+        cells[scorer] = Seeds(tuple(shares)).written(".2f")
+    ratios = [run.against_none[name].toxicity_ratio for run in having]
+    halves = [(ratio.high - ratio.low) / 2 for ratio in ratios if ratio is not None]
+    cells["prompts"] = f"± {np.mean(halves):.2f}" if halves else "–"
+    for measure in _COSTS:
+        found = [run.against_none[name].differences.get(measure) for run in having]
+        rises = tuple(rise.mean for rise in found if rise is not None)
+        cells[measure] = Seeds(rises).written("+.2f") if len(rises) > 1 else "–"
+    return cells
+
+
+def table_of(folders: Sequence[Path]) -> Table:
+    """A row a condition, in the order of the first run that has it.
+
+    Raises:
+        DposcopeError: a folder is no finished run, or a condition stands in one run only.
+    """
+    runs: list[Scores] = []
+    for folder in folders:
+        path = folder / "scores.json"
+        if not path.exists():
+            raise DposcopeError(f"{folder} holds no scores.json; name the folder of a finished run")
+        runs.append(Scores.from_json(read_json(path, StoredScores)))
+    names = dict.fromkeys(name for run in runs for name in run.against_none)
+    columns = [
+        Column("condition", "condition"),
+        *(Column(scorer, f"{scorer}, share of none") for scorer in runs[0].scorers),
+        Column("prompts", "95 % interval of toxicity over prompts"),
+        *(Column(measure, label) for measure, label in _COSTS.items()),
+    ]
+    title = "Each seed, then their mean and the standard deviation between seeds."
+    return Table("seeds", title, frame_of([row(name, runs) for name in names]), tuple(columns))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    options = parser.parse_args()
+    try:
+        table = table_of(options.runs)
+    except DposcopeError as error:
+        print(f"seeds: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    print(table.markdown())
+
+
+if __name__ == "__main__":
+    main()
