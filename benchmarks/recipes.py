@@ -14,7 +14,7 @@ stops after the texts; `--table` only prints.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -156,7 +156,8 @@ def main() -> None:
             for name, edit in options.edit.items():
                 print(name, file=sys.stderr, flush=True)
                 one(options, name, _edited(lm, Edit.load(edit_file(edit))), yardstick)
-    print(table(options, [*recipes, *options.edit]).markdown())
+    if options.only != "sample":
+        print(table(options, [*recipes, *options.edit]).markdown())
 
 
 # Texts and pairs
@@ -362,7 +363,7 @@ def _applied(options: argparse.Namespace, name: str, lm: LanguageModel) -> Chang
         return _edited(lm, Edit.load(folder / "edit"))
 
     @contextmanager
-    def tuned(strength: float) -> Iterator[LanguageModel]:
+    def tuned(strength: float) -> Generator[LanguageModel]:
         yield load_teacher(lm, str(folder / CHECKPOINT), strength)
 
     return tuned
@@ -370,7 +371,7 @@ def _applied(options: argparse.Namespace, name: str, lm: LanguageModel) -> Chang
 
 def _edited(lm: LanguageModel, edit: Edit) -> Changed:
     @contextmanager
-    def edited(strength: float) -> Iterator[LanguageModel]:
+    def edited(strength: float) -> Generator[LanguageModel]:
         with ds.folded(lm, edit.strength(strength)):
             yield lm
 

@@ -31,6 +31,27 @@ def test_inside_it_is_the_other_model_and_outside_the_same_bits(lm, tmp_path):
     assert [c.ids for c in generate(lm, TEXTS)] == [c.ids for c in plain]
 
 
+def test_along_its_tuning_each_weight_is_on_the_line(lm, tmp_path):
+    own, its = dict(lm.model.named_parameters()), dict(tuned(lm, tmp_path).model.named_parameters())
+    with OtherWeights(tmp_path, strength=0.25).second_model(lm) as quarter:
+        for name, found in quarter.model.named_parameters():
+            naive = own[name].double() + 0.25 * (its[name].double() - own[name].double())
+            torch.testing.assert_close(found.double(), naive, rtol=1e-6, atol=1e-7)
+    for strength, ends in ((0.0, own), (1.0, its)):
+        with OtherWeights(tmp_path, strength=strength).on(lm):
+            inside = {name: one.detach().clone() for name, one in lm.model.named_parameters()}
+        assert all(torch.equal(inside[name], ends[name]) for name in ends)
+
+
+def test_streamed_weights_along_their_tuning(llama, tmp_path):
+    tuned(llama, tmp_path / "tuned")
+    with OtherWeights(tmp_path / "tuned", strength=0.5).second_model(llama) as whole:
+        wanted = generate(whole, TEXTS)
+    with OtherWeights(tmp_path / "tuned", tmp_path, strength=0.5).second_model(llama) as streamed:
+        found = generate(streamed, TEXTS)
+    assert [c.ids for c in found] == [c.ids for c in wanted]
+
+
 def test_an_error_inside_restores_the_weights(llama, tmp_path):
     tuned(llama, tmp_path)
     before, pointers = bits(llama.model), [p.data_ptr() for p in llama.model.parameters()]

@@ -432,6 +432,16 @@ def test_a_tuned_model_asks_for_no_direction(tuned, tmp_path):
     assert parse_condition(f"model:{tuned}").depends_on(tmp_path / "none", 0)
 
 
+def test_a_tuned_model_at_another_strength(tuned, tmp_path):
+    half = parse_condition(f"half=model:{tuned},strength=0.5")
+    assert half.build(lambda: pytest.fail("no part needs it"), 0) == OtherWeights(str(tuned), strength=0.5)
+    others = [f"half=model:{tuned}{more}" for more in ("", ",strength=0.4")]
+    told = [parse_condition(text).depends_on(tmp_path / "none", 0) for text in others]
+    assert half.depends_on(tmp_path / "none", 0) not in told
+    with pytest.raises(DposcopeError, match="strength needs a number, not 'most'"):
+        parse_condition(f"model:{tuned},strength=most")
+
+
 def test_a_tuned_model_depends_on_its_weights_alone(made, folder, tuned):
     def facts():
         return parse_condition(f"model:{tuned}").depends_on(folder, 0)

@@ -33,6 +33,7 @@ def evaluate(
     edit:DIR/edit.safetensors — a saved edit; gains-of:, ablation-of: and control: give its parts and its control;
     edit:DIR/edit.safetensors,strength=0.8 — a weaker or stronger version of it;
     model:DIR/model — a tuned checkpoint of the same architecture, or the folder of an adapter (LoRA, IA3);
+    model:DIR/model,strength=0.5 — the same half way along its tuning: each weight W0 + s (W1 - W0);
     interchange:with=DIR/model,part=mlp,blocks=6-11 — parts take the values that they have in a tuned model (or in an
     edit, with=edit:NAME) on the same tokens; part is neurons (neurons=FILE for some of them), heads, mlp, attention,
     block or residual; reverse=yes gives the tuned model the values of its base;

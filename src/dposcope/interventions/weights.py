@@ -9,6 +9,7 @@ from torch import nn
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.interventions.extrapolate import extrapolate
 from dposcope.model.adapter import is_adapter
 from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
 from dposcope.model.devices.streamed import brought, is_brought
@@ -26,6 +27,8 @@ class OtherWeights:
     """A folder, that of an adapter among them, a bundled name or a hub id."""
     stream: Path | None = None
     """A folder on a disk, where the weights of its blocks lie while it is in use; see `load`. None: in memory."""
+    strength: float = 1.0
+    """How far along its tuning: s of W₀ + s (W₁ − W₀), see `extrapolate`; 1 is the model as it is."""
 
     __repr__ = short_repr
 
@@ -34,7 +37,8 @@ class OtherWeights:
         """The other model, as a second model with its own tokens and end-of-text tokens.
 
         Raises:
-            DposcopeError: there is no such model, or it was not tuned from `lm`.
+            DposcopeError: there is no such model, it was not tuned from `lm`, or it has no values at another strength:
+                its weights are quantised, or not those of `lm`.
         """
         yield self._beside(lm)
 
@@ -42,7 +46,10 @@ class OtherWeights:
         """Loaded as the base was: quantised where that was quantised on loading."""
         path = Path(self.source).expanduser()
         merged = path.is_dir() and is_adapter(path)
-        return load(self.source, base=lm, quantise=None if merged else lm.quantise, stream=self.stream)
+        other = load(self.source, base=lm, quantise=None if merged else lm.quantise, stream=self.stream)
+        if self.strength != 1:
+            extrapolate(lm, other, self.strength)
+        return other
 
     @contextmanager
     def on(self, lm: LanguageModel) -> Generator[Applied]:

@@ -9,6 +9,7 @@
     edit:path,strength=0.8           the same at another strength: gains 1 + s(g − 1), ablation weights s·w
     edit:gemma-3-270m                the edit that was learned for a bundled model
     model:path/to/checkpoint         a tuned model of the same architecture, or an adapter, measured beside its base
+    model:path,strength=0.5          the same half way along its tuning: W₀ + s (W₁ − W₀)
     interchange:with=path/to/checkpoint,neurons=path/to/set.safetensors
                                      neurons take the values that they have in the tuned model on the same tokens
     interchange:with=edit:gemma-3-270m,part=mlp,blocks=6-11
@@ -152,16 +153,14 @@ def _parse_part(part: str, whole: str) -> PartSpec:
             example = "runs/mine/model" if kind == "model" else "runs/mine/edit.safetensors"
             raise DposcopeError(f"condition {whole!r}: name the file, as in {kind}:{example}")
         path = rest.removeprefix("path=")
+        path, given, strength = path.partition(",strength=")
         # Load it now, so that an error shows before the plain model is measured.
-        if kind != "model":
-            path, given, strength = path.partition(",strength=")
+        if kind == "model":
+            _check_model(path, whole)
+        else:
             path = str(edit_file(path))
             Edit.load(path)
-            return PartSpec(
-                kind, {"path": path, **({"strength": _value("strength", strength, whole)} if given else {})}
-            )
-        _check_model(path, whole)
-        return PartSpec(kind, {"path": path})
+        return PartSpec(kind, {"path": path, **({"strength": _value("strength", strength, whole)} if given else {})})
     values: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
@@ -344,7 +343,7 @@ def _saved(values: Mapping[str, Any]) -> Edit:
 
 
 def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> OtherWeights:
-    return OtherWeights(values["path"])
+    return OtherWeights(values["path"], strength=values.get("strength", 1.0))
 
 
 def _source_digest(kind: str, path: str) -> str:
