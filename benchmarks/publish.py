@@ -2,6 +2,7 @@
 
     python benchmarks/publish.py runs/explain docs/results/explained
     python benchmarks/publish.py runs/gemma runs/smollm2 docs/results/reproduce --raw published
+    python benchmarks/publish.py --only-raw runs/measured-0 runs/measured-1 docs/results/seeds
 
 Of reproductions every explanation gets a folder of its own, MODEL/STUDY-PROTOCOL/, and the tables over all of them
 stand in overview.md beside those. Words are starred as in the run's own tables. Nothing is computed here, so what is
@@ -10,7 +11,8 @@ published is what the run measured.
 With `--raw FOLDER` the numbers behind the pages go there, where `dposcope report` reads them: every table, the scores
 of every prompt under every condition with the continuations (words starred), claims, interchanges, and how pairs and
 model were made. Prompts are of a data set of others: each is told by its row and its digest. Of a path only the last
-part is kept.
+part is kept. `--only-raw` keeps the same of any run with scores, `dposcope evaluate` and `edit` among them, each in a
+folder of its own name, and of a training how it was made.
 """
 
 import argparse
@@ -34,7 +36,7 @@ LEFT_OUT = BESIDE_PAPER
 """Tables that are long and say nothing that the others do not."""
 RAW = (
     *("explain.json", "scores.json", "scores.parquet", "tables.json", "run.json", "claims.parquet"),
-    "interchange.parquet",
+    *("interchange.parquet", "training.json"),
 )
 """Of a run, beside its texts."""
 DIGEST = "prompt_digest"
@@ -48,7 +50,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--raw", type=Path, help="also the numbers behind the pages, here")
+    parser.add_argument("--only-raw", action="store_true", help="of every run the numbers alone, in FOLDER/RUN")
     arguments = parser.parse_args()
+    if arguments.only_raw:
+        for run in arguments.runs:
+            keep_raw(run, arguments.folder / run.name)
+        return
     first, *others = arguments.runs
     if not others and (first / "explain.json").is_file():
         publish(FinishedRun.read(first), arguments.folder)
@@ -84,6 +91,8 @@ def keep_raw(run: Path, folder: Path) -> None:
         keep(run / name, folder / name)
     for name in MADE:
         keep(run.parent / name, folder / Path(name).name)
+    if not (run / "samples.parquet").is_file():
+        return
     texts = pl.read_parquet(run / "samples.parquet")
     digests = pl.Series(DIGEST, map(text_digest, texts["prompt"]), dtype=pl.String)
     starred = pl.Series("continuation", map(mask_offensive, texts["continuation"]), dtype=pl.String)

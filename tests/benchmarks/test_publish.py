@@ -52,6 +52,20 @@ def test_words_are_starred_and_prompts_told_by_digest(tmp_path):
     assert "*" in texts["continuation"][0]
 
 
+def test_the_numbers_of_a_measurement_and_of_a_training_alone(tmp_path, monkeypatch):
+    measured, trained = tmp_path / "measured", tmp_path / "trained"
+    for folder in (measured, trained):
+        folder.mkdir()
+    (measured / "scores.json").write_text('{"model": "tiny"}')
+    pl.DataFrame({"prompt": ["a river"], "continuation": ["is wide"]}).write_parquet(measured / "samples.parquet")
+    (trained / "training.json").write_text('{"pairs": "/mine/pairs.jsonl", "steps": 50}')
+    monkeypatch.setattr(sys, "argv", ["publish", "--only-raw", str(measured), str(trained), str(tmp_path / "raw")])
+    publish.main()
+    kept = {str(path.relative_to(tmp_path / "raw")) for path in (tmp_path / "raw").rglob("*") if path.is_file()}
+    assert kept == {"measured/scores.json", "measured/samples.parquet", "trained/training.json"}
+    assert (tmp_path / "raw/trained/training.json").read_text() == '{"pairs":"pairs.jsonl","steps":50}\n'
+
+
 def test_of_a_path_the_last_part_is_kept():
     found = publish.publishable(
         {"base": "gemma-3-270m", "tuned": "/home/me/runs/dpo", "more": ["/data/x.csv", 3, None]}
