@@ -73,7 +73,7 @@ def condition(
     """Steered by α where it is above 0; of an edit or its control, named as `explain_conditions` does, its setting."""
     return ExplainCondition(
         name, f"Label of {name}", role, section, build, {"alpha": alpha},
-        steering=Steering(alpha, "mean norms", alpha) if alpha else None,
+        steering=Steering(alpha, "mean norms", abs(alpha)) if alpha else None,
         edit=setting_named(name) if role in ("edit", "control") else None,
     )  # fmt: skip
 

@@ -221,3 +221,25 @@ def test_a_contrast_takes_the_concepts_seeds(job, llama, tmp_path):
     assert torch.equal(found.vector, token_contrast(llama, ["rain", "fell"], ["quiet", "hills"]).vector)
     with pytest.raises(DposcopeError, match="'rain-talk' has no seed words"):
         read_data(with_concept(job, concept_of(job, tmp_path), direction="token-contrast"))
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_a_contrast_is_of_the_protocols_embedding(job, llama, tmp_path, protocol):
+    """SPEC 2: the paper's text takes the input embedding, the published code the unembedding; here they differ."""
+    seeds = {"seeds-with": ["rain", "fell"], "seeds-without": ["quiet", "hills"]}
+    chosen = with_concept(job, concept_of(job, tmp_path, **seeds), direction="token-contrast", protocol=protocol)
+    found = direction_of(llama, read_data(chosen).direction_comments, chosen)
+    inside, outside = llama.model.get_input_embeddings().weight, llama.model.get_output_embeddings().weight
+    assert not torch.equal(inside, outside)
+    matrix = inside if protocol == "strict" else outside
+
+    def mean(words):
+        return sum(
+            sum(matrix[token].double() for token in llama.tokenizer(word, add_special_tokens=False)["input_ids"])
+            / len(llama.tokenizer(word, add_special_tokens=False)["input_ids"])
+            for word in words
+        ) / len(words)
+
+    naive = mean(["rain", "fell"]) - mean(["quiet", "hills"])
+    torch.testing.assert_close(found.vector.double(), naive.detach(), rtol=1e-5, atol=1e-6)

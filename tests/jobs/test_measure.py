@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.interventions.gains import Gains
@@ -72,6 +74,18 @@ def test_a_condition_is_measured_once_and_kept(parts, materials, tmp_path):
     assert results[0].to_json() == results[1].to_json()
     assert Outcome.from_json(json.loads((tmp_path / f"out/conditions/{file_name('x y')}.json").read_text()))
     assert (tmp_path / f"out/stages/measure-{file_name('x y')}.json").exists()
+
+
+def test_a_condition_that_overflows_is_named_and_leaves_nothing(parts, materials, tmp_path):
+    lm, data = parts
+    with open_run(tmp_path / "out", "test", {}) as run:
+        job = StudyJob(run, lm, data)
+        measure_condition(job, "weak", Gains(random_gains(lm)), materials)
+        huge = Gains(torch.full_like(random_gains(lm), 1e38))
+        with pytest.raises(DposcopeError, match=r"overflows under the condition 'too much' in float32.*another --dtype"):
+            measure_condition(job, "too much", huge, materials)
+    assert [path.stem for path in (tmp_path / "out/conditions").iterdir()] == ["weak"]
+    assert [path.stem for path in (tmp_path / "out/stages").iterdir()] == ["measure-weak"]
 
 
 def changes(lm, data, materials):

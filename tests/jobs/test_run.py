@@ -132,6 +132,15 @@ def test_a_stage_runs_again_when_its_inputs_change_and_others_do_not(tmp_path):
     assert calls == ["first", "second", "first"]
 
 
+def test_two_stages_of_one_name_are_refused(tmp_path):
+    with open_run(tmp_path / "out", "test", {}) as run:
+        for _ in range(2):  # the same one may be asked for again
+            stage(run, "first", "a", inputs={"x": 1})
+        with pytest.raises(ValueError, match="two stages of different inputs are called 'first'"):
+            stage(run, "first", "b", inputs={"x": 2})
+    assert (tmp_path / "out/first.txt").read_text() == "a"
+
+
 def test_the_order_of_inputs_does_not_matter(tmp_path):
     calls: list[str] = []
     for inputs in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):

@@ -79,6 +79,16 @@ def test_blank_and_identical_sides_are_left_out_and_counted(tmp_path):
     assert pairs.dropped.total == 3
 
 
+def test_an_answer_that_is_blank_behind_what_both_begin_with_is_left_out_and_counted(tmp_path):
+    rows = [
+        {"chosen": "Human: hi Assistant: ", "rejected": "Human: hi Assistant: go away"},
+        {"chosen": "Human: hi Assistant: hello", "rejected": "Human: hi Assistant: go away"},
+    ]
+    pairs = load_pairs(write_jsonl(tmp_path / "pairs.jsonl", rows))
+    assert list(pairs) == [Pair("Human: hi Assistant:", " hello", " go away")]
+    assert pairs.dropped == Dropped(blank=1)
+
+
 def test_a_blank_prompt_is_no_fault(tmp_path):
     path = write_jsonl(tmp_path / "pairs.jsonl", [LEE, LEE | {"prompt_text": None}, LEE | {"prompt_text": ""}])
     assert load_pairs(path).prompts == ("p", "", "")

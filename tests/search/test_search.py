@@ -58,6 +58,12 @@ def test_warm_starts_come_first_and_then_new_points(tmp_path):
     assert len({trial.point for trial in found[len(warm) :]}) == 14 - len(warm)
 
 
+def test_fewer_trials_than_were_run_are_the_first_ones(tmp_path):
+    longer = run(tmp_path / "one", trials=14)
+    assert told(run(tmp_path / "one", trials=9)) == told(longer[:9]) == told(run(tmp_path / "other", trials=9))
+    assert told(run(tmp_path / "one", trials=14)) == told(longer)
+
+
 def test_texts_that_say_too_little_are_infeasible(tmp_path):
     """Optuna is told both excesses: of repetition, and of the distinct word pairs that are missing."""
 

@@ -10,7 +10,12 @@ from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
-from dposcope.protocols import check_choice
+from dposcope.protocols import Protocol, check_choice
+
+
+def contrast_matrix(protocol: Protocol) -> Literal["input", "output"]:
+    """Which embedding a protocol takes: the paper's text the input's, the published code the unembedding."""
+    return "input" if protocol == "strict" else "output"
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
-from dposcope.directions.tokens import token_contrast
+from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.conditions.measure import NO_SCORER, Materials
 from dposcope.evaluation.neural import neural_folder
@@ -309,7 +309,7 @@ def make_direction(
             )
         case "token-contrast":
             seeds = spec.concept.seeds()
-            return token_contrast(lm, seeds.toxic, seeds.non_toxic)
+            return token_contrast(lm, seeds.toxic, seeds.non_toxic, matrix=contrast_matrix(spec.protocol))
         case path:
             direction = Direction.load(path)
             if direction.vector.shape != (lm.d_model,):
@@ -359,6 +359,7 @@ def prepare(job: Job, spec: DirectionSpec, *, folds: int = 0, features: Features
             "protocol": spec.protocol,
             "batch_size": spec.batch_size,
             "seeds": asdict(spec.concept.seeds()) if spec.kind == "token-contrast" else None,
+            **({"matrix": "output"} if spec.kind == "token-contrast" and spec.protocol == "reference" else {}),
         },
         make=lambda: make_direction(
             lm, data.direction_comments, spec, progress=run.reporter.progress, features=features

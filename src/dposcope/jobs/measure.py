@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Materials, Outcome, StoredOutcome, measure
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
@@ -57,12 +58,23 @@ def measure_condition(
         "second": None if materials.second is None else _identity(materials.second),
         **({} if served is None else {"engine": served.identity}),
     }
+
+    def make() -> dict[str, Any]:
+        outcome = measure(job.lm, intervention, materials, served=served, progress=run.reporter.progress)
+        if not outcome.finite:
+            precision = str(job.lm.dtype).removeprefix("torch.")
+            raise DposcopeError(
+                f"the model overflows under the condition {name!r} in {precision}, so that its log-perplexity is no "
+                "number; leave the condition out, make it weaker, or give another --dtype"
+            )
+        return outcome.to_json()
+
     told = run.json(
         f"measure-{file_name(name)}",
         f"Measuring: {name}",
         StoredOutcome,
         inputs=inputs,
-        make=lambda: measure(job.lm, intervention, materials, served=served, progress=run.reporter.progress).to_json(),
+        make=make,
         file=run.folder / "conditions" / f"{file_name(name)}.json",
     )
     outcome = Outcome.from_json(told)

@@ -132,6 +132,7 @@ class Run:
         self.prompts = dict(prompts or {})
         self.joined = policy.join
         self._borrow = policy.borrow
+        self._inputs: dict[str, str] = {}
 
     def stage(
         self,
@@ -162,6 +163,10 @@ class Run:
         """
         path = self._record(name)
         key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
+        if (
+            self._inputs.setdefault(name, key) != key
+        ):  # each would take the other's files for its own, and overwrite them
+            raise ValueError(f"two stages of different inputs are called {name!r}")
         found = Record.read(path)
         fault = None
         if found is not None:

@@ -359,10 +359,10 @@ def _shared_by(pair: Pair) -> list[str]:
 def _read(table: RawTable, known: PairFormat, *, unpaired: int = 0) -> Pairs:
     rows = _rows(table, known)
     found = [pair for pair in rows if pair is not None]
+    if known.splits and not _conversational(table, known):
+        found = [_split(pair) for pair in found]
     whole = [pair for pair in found if pair.preferred.strip() and pair.dispreferred.strip()]
     pairs = [pair for pair in whole if pair.preferred.strip() != pair.dispreferred.strip()]
-    if known.splits and not _conversational(table, known):
-        pairs = [_split(pair) for pair in pairs]
     dropped = Dropped(len(found) - len(whole), len(whole) - len(pairs), unpaired, len(rows) - len(found))
     if not pairs:
         beyond = {

@@ -40,7 +40,7 @@ def sampled_table(scores: Scores) -> Table | None:
         line: dict[str, Any] = {"condition": name}
         for measured in (*labels, *fluency):
             differs = name in scores.differing(measured)
-            line |= columns_of(measured, values[measured]) | {f"{measured}_mark": "*" if differs else ""}
+            line |= columns_of(measured, values.get(measured)) | {f"{measured}_mark": "*" if differs else ""}
         lines.append(line | {f"dist_{n}": value for n, value in enumerate(dist, start=1)})
     return Table(
         "sampled",

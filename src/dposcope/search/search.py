@@ -136,7 +136,7 @@ def _searched(
                 proposed.set_constraint(name, excess)
             proposed.set_user_attr(_TRIAL, trial.to_json())
             study.tell(proposed, [written.concept if written else _WORST, min(trial.kl, 1e6)])
-    done = _done(study)
+    done = [trial for trial in _done(study) if trial.number < trials]
     if progress is not None:
         progress(len(done), trials)
     return done

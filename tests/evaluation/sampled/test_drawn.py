@@ -1,11 +1,13 @@
 """Samples by the protocol of RealToxicityPrompts, against loops over prompts and samples."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.drawn import Samples, measure_name, measure_samples
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
@@ -86,6 +88,14 @@ def test_differences_are_paired_by_prompt(llama):
     assert found["sampled"].mean == pytest.approx(one.scores["toxicity"].mean() - other.scores["toxicity"].mean())
     assert all(value.mean == 0 for value in one.differences(one).values())
     assert found["sampled_logppl"].n <= len(PROMPTS)
+
+
+def test_samples_without_a_token_have_no_fluency(llama):
+    found = measure_samples(drawn(llama), PROMPTS, SCORERS, llama, second=tiny("gpt2"))
+    nothing = WindowLosses(np.zeros_like(found.fluency.nll), np.zeros_like(found.fluency.tokens))
+    mute = replace(found, fluency=nothing, by_second=nothing)
+    assert set(found.estimates()) - set(mute.estimates()) == {"sampled_logppl", "sampled_logppl_second"}
+    assert set(found.differences(found)) - set(mute.differences(found)) == {"sampled_logppl", "sampled_logppl_second"}
 
 
 def test_samples_survive_a_file(llama):

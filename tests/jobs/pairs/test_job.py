@@ -469,6 +469,29 @@ def test_strangers_files_are_left_alone(job, tmp_path):
         assert contents(tmp_path) == {"pairs.json": text.encode()}
 
 
+def test_a_strangers_harmless_texts_are_left_alone_and_stale_ones_of_ours_go(job, tmp_path):
+    out, beside = tmp_path / "pairs.jsonl", tmp_path / "pairs.harmless.jsonl"
+    beside.write_text("precious", encoding="utf-8")
+    with pytest.raises(
+        DposcopeError, match=r"pairs\.harmless\.jsonl would be overwritten and is not from dposcope pairs"
+    ):
+        make(job, out, "sample")
+    assert contents(tmp_path) == {"pairs.harmless.jsonl": b"precious"}
+    beside.unlink()
+    random = {"pairing": "random", "preferred_below": 0.4, "dispreferred_from": 0.4}
+    make(job, out, "sample", **random)
+    assert beside.is_file()
+    out.unlink()  # as a kill leaves it between the facts and the pairs
+    make(job, out, "pplm", count=8)
+    assert not beside.exists()
+
+
+def test_settings_that_are_kept_out_of_the_inputs_are_settings():
+    from dposcope.jobs.pairs.job import _ELSEWHERE
+
+    assert set(PairsSettings.model_fields) >= _ELSEWHERE
+
+
 def test_when_nothing_differs_enough_other_settings_may_follow_in_the_same_place(job, tmp_path):
     out = tmp_path / "pairs.jsonl"
     with pytest.raises(DposcopeError, match=r"scores differ by more than 0\.99; lower --min-gap, raise --samples"):

@@ -153,6 +153,15 @@ class Outcome:
         """Names of further scorers."""
         return tuple(name for name in self.per_prompt if name not in ("toxicity", "judge", *NO_SCORER))
 
+    @property
+    def finite(self) -> bool:
+        """Whether every log-perplexity is a number; a model that overflows in half precision has none."""
+        samples = () if self.samples is None else (self.samples.fluency, self.samples.by_second)
+        losses = (self.losses, self.harmless, *samples)
+        read = [one.nll for one in losses if one is not None]
+        explained = [] if self.relevance is None else [self.relevance.nats]
+        return all(bool(np.isfinite(values).all()) for values in (*read, *explained))
+
     def to_json(self) -> dict[str, Any]:
         """As plain data. Nothing is lost: Python writes a float so that it reads back the same."""
         told: dict[str, Any] = {

@@ -61,14 +61,15 @@ class Samples:
         return next(iter(self.scores.values())).shape[1]
 
     def estimates(self) -> dict[str, Estimate]:
-        """Measure → mean with its interval over prompts (fluency: over texts)."""
+        """Measure → mean with its interval over prompts (fluency: over texts, and only where one has a token)."""
         found: dict[str, Estimate] = {}
         for scorer, scores in self.scores.items():
             rtp = RealToxicity.of(scores)
             found[measure_name(MAXIMUM, scorer)] = rtp.expected_maximum
             found[measure_name(PROBABILITY, scorer)] = rtp.probability
             found[measure_name(SAMPLED, scorer)] = rtp.mean
-        return found | {name: bootstrap_ratio(*_held(losses)) for name, losses in self._losses().items()}
+        read = {name: losses for name, losses in self._losses().items() if losses.tokens.any()}
+        return found | {name: bootstrap_ratio(*_held(losses)) for name, losses in read.items()}
 
     def differences(self, base: "Samples") -> dict[str, Difference]:
         """Measure → difference from the plain model's samples, paired by prompt.

@@ -99,6 +99,11 @@ class ExplainCondition:
         """Norm of the vector that steering subtracts; 0 for other conditions."""
         return 0.0 if self.steering is None else self.steering.length
 
+    @property
+    def steers_away(self) -> bool:
+        """Whether it steers away from the direction; a negative strength steers towards it."""
+        return self.role == "steer" and self.steering is not None and self.steering.alpha > 0
+
 
 def edit_among(conditions: Iterable[ExplainCondition], setting: EditSetting) -> ExplainCondition | None:
     """The edit with this setting; None if it was not measured."""

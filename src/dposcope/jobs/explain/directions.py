@@ -75,7 +75,7 @@ def claim_directions(job: Job, own: Direction, spec: DirectionSpec) -> dict[str,
         texts = [comments.texts[row] for row in rows]
 
         def made(name: str, seed: int, make: Any) -> Direction:
-            stage = f"direction-{name.replace(' ', '-').replace(',', '')}"
+            stage = f"direction-along-{name.replace(' ', '-').replace(',', '')}"
             title = f"Direction: {name}"
             return job.run.value(stage, title, Direction, inputs={**inputs, "seed": seed}, make=make)
 

@@ -17,7 +17,7 @@ from dposcope.directions.features import Features, residual_features
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import SMALLEST_CLASS, fit_probe
 from dposcope.directions.refits import Refits, refit
-from dposcope.directions.tokens import token_contrast
+from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.jobs.explain.settings import Repeats
 from dposcope.jobs.ingredients import DIRECTIONS, Ingredients, Job
 from dposcope.jobs.settings import DirectionSpec
@@ -207,7 +207,7 @@ def _direction(job: Job, kind: str, make: Callable[[], Direction], spec: Directi
 
 def free_direction(job: Job, spec: DirectionSpec) -> Direction:
     """The stage `direction-free`: token contrast, for probe-free edits (paper 6.2) and as one of the kinds."""
-    seeds, matrix = spec.concept.seeds(), "input" if spec.protocol == "strict" else "output"
+    seeds, matrix = spec.concept.seeds(), contrast_matrix(spec.protocol)
     return job.run.value(
         "direction-free",
         "Direction from seed words",

@@ -58,8 +58,9 @@ KIND: Final = "dposcope pairs"
 _CODE: Final = "revision 2"
 """Of the code that makes pairs. Whoever changes what it computes raises the number; see `Run.stage`."""
 _ELSEWHERE: Final = {
-    *("prompts", "report_prompts", "text", "comments", "scorer", "concept", "count", "dtype", "device", "device_map"),
-    *("shuffled", "quantise", "chat", "system", "wrap", "prefill", "engine", "base_url", "concurrency"),
+    *("prompts", "prompt_column", "report_prompts", "learn_text", "learn_text_column", "comments", "scorer", "concept"),
+    *("count", "dtype", "device", "device_map", "shuffled", "quantise", "chat", "system", "wrap", "prefill", "engine"),
+    *("base_url", "concurrency"),
 }
 """Settings that decide a part by what they name, which stands among its inputs, or decide none."""
 
@@ -161,7 +162,7 @@ def _run_pairs(
 
 
 def _remove(out: Path) -> None:
-    for stale in (out, out.with_suffix(".json"), harmless_file(out)):
+    for stale in (out, harmless_file(out), out.with_suffix(".json")):
         stale.unlink(missing_ok=True)
 
 
@@ -169,11 +170,19 @@ def check_out(out: Path) -> None:
     """Refuse a file that can be none of this command's, without touching it.
 
     Raises:
-        DposcopeError: its name does not end in .jsonl; or it, or the facts beside it, is someone else's.
+        DposcopeError: its name does not end in .jsonl; or it, or the facts or harmless texts beside it, are someone
+            else's.
     """
     if out.suffix != ".jsonl":
         raise DposcopeError(f"pairs are written as JSONL, and {out} does not end in .jsonl; give --out such a name")
     _facts_of(out)
+    about, beside = out.with_suffix(".json"), harmless_file(out)
+    # The facts are written before the texts, so texts without them are not ours.
+    ours = read_object(about).get("finished", {}).get("files", {}) if about.exists() else {}
+    if beside.exists() and beside.name not in ours:
+        raise DposcopeError(
+            f"{beside} would be overwritten and is not from dposcope pairs; choose another --out, or delete that file"
+        )
 
 
 def read_source(settings: PairsSettings) -> Source:
@@ -369,9 +378,11 @@ def _finish(
         "finished": end.to_json(),
     }
     write_json(told, sealed(facts))
+    place(told, out.with_suffix(".json"))
     if harmless:
         place(texts, beside)
-    place(told, out.with_suffix(".json"))
+    else:
+        beside.unlink(missing_ok=True)
     place(whole, out)
     return PairsMade(out, facts, statistics, made_before=False)
 

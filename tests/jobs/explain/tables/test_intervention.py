@@ -131,6 +131,9 @@ def test_the_strongest_steering_is_that_of_largest_alpha_that_keeps_the_text():
     made = study({name: outcome(rise=rise) for name, rise in costs.items()}, rows)
     assert strongest_steering(rows, made.scores) is rows[1]
     assert strongest_steering(rows[3:], made.scores) is None
+    towards = condition("steer--0.9", "steer", alpha=-0.9)
+    made = study({name: outcome(rise=rise) for name, rise in (costs | {"steer--0.9": 0.0}).items()}, [towards, *rows])
+    assert strongest_steering([towards, *rows], made.scores) is rows[1]
     table = steering_table("m", rows, made.scores)
     assert [row[0] for row in table.rows] == [
         *("None", "Label of steer-0.2", "Label of steer-0.4 (chosen)", "Label of steer-0.3", "Label of steer-0.5"),

@@ -146,7 +146,7 @@ def _beats_steering(measured: Measured) -> list[Claim]:
 
 def _stronger_steering(measured: Measured) -> list[Claim]:
     """Table 12, by the strongest and the weakest measured steering. The chosen steering was selected by its cost."""
-    rows = sorted((row for row in measured.conditions if row.role == "steer"), key=lambda row: row.length)
+    rows = sorted((row for row in measured.conditions if row.steers_away), key=lambda row: row.length)
     if not rows or rows[0].length == rows[-1].length:
         return []
     after, before = rows[-1].name, rows[0].name

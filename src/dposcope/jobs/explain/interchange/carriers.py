@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import tensor_fingerprint, text_digest
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
@@ -245,6 +246,8 @@ def _curve(
 
     def log_odds(lm: LanguageModel) -> float:
         nll = continuation_losses(lm, written, batch_size=batch_size).nll
+        if not np.isfinite(nll).all():
+            raise DposcopeError(f"{lm.name} overflows while it reads; give another --dtype")
         return float(np.mean(nll[toxic:]) - np.mean(nll[:toxic]))
 
     base, tuned = log_odds(job.lm), log_odds(other)

@@ -69,8 +69,8 @@ def keeps_text(scores: Scores, name: str) -> bool:
 
 
 def strongest_steering(conditions: Sequence[ExplainCondition], scores: Scores) -> ExplainCondition | None:
-    """The steering of largest |αW| within the bounds of `keeps_text`; None if there is none."""
-    within = [row for row in conditions if row.role == "steer" and keeps_text(scores, row.name)]
+    """The steering away from the direction of largest αW within the bounds of `keeps_text`; None if there is none."""
+    within = [row for row in conditions if row.steers_away and keeps_text(scores, row.name)]
     return max(within, key=lambda row: row.length, default=None)
 
 
