@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.files import check_regular, read_regular
+from dposcope.files import check_regular, expanded, read_regular
 
 
 def test_an_ordinary_file_and_a_link_to_one(tmp_path):
@@ -15,6 +15,14 @@ def test_an_ordinary_file_and_a_link_to_one(tmp_path):
     (tmp_path / "link").symlink_to("a")
     assert (check_regular(tmp_path / "a"), check_regular(tmp_path / "link")) == (4, 4)
     assert read_regular(tmp_path / "link") == b"rows"
+
+
+def test_a_home_folder_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/model") == Path("/home/me/model")
+    assert expanded(Path("model")) == Path("model")
+    with pytest.raises(DposcopeError, match="no home folder for '~nosuchuser/model'; write the path without ~"):
+        expanded("~nosuchuser/model")
 
 
 @pytest.fixture

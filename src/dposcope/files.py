@@ -24,6 +24,18 @@ _KINDS: Final = {
 }
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` as the home folder.
+
+    Raises:
+        DposcopeError: it names the home folder of a user that is not there.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DposcopeError(f"there is no home folder for {str(path)!r}; write the path without ~") from error
+
+
 def check_regular(path: Path) -> int:
     """Refuse what is there but is no ordinary file, before anything opens it.
 

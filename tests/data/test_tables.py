@@ -1,3 +1,4 @@
+import codecs
 import json
 import re
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"])
-@pytest.mark.parametrize("data", [b"", b" \n\n"])
+@pytest.mark.parametrize("data", [b"", b" \n\n", codecs.BOM_UTF8, codecs.BOM_UTF8 + b"\n"])
 def test_an_empty_file_is_refused(tmp_path, suffix, data):
     (tmp_path / f"rows{suffix}").write_bytes(data)
     fails(tmp_path / f"rows{suffix}", "is empty; give a file with at least one row")

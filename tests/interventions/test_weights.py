@@ -1,5 +1,7 @@
 """A tuned checkpoint in its base's place."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,7 +10,8 @@ from dposcope.interventions.weights import OtherWeights
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
-from helpers.families import TEXTS, bits, bos_tokenizer, copied, tiny
+from helpers.families import TEXTS, bits, bos_tokenizer, build, copied, logits_of, tiny
+from helpers.shared_experts import SHARED
 
 
 def tuned(lm, folder, scale=1.3):
@@ -29,6 +32,53 @@ def test_inside_it_is_the_other_model_and_outside_the_same_bits(lm, tmp_path):
     assert [c.ids for c in inside] != [c.ids for c in plain]
     assert bits(lm.model) == before
     assert [c.ids for c in generate(lm, TEXTS)] == [c.ids for c in plain]
+
+
+def test_stored_buffers_are_the_other_models_too(tmp_path):
+    """DeepSeek's router has a bias that is no parameter."""
+    base = LanguageModel(build(SHARED["deepseek_v3"].config()), bos_tokenizer())
+    other = copied(base)
+    for name, bias in other.model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            bias.copy_(torch.tensor([3.0, -3.0, 0.0, 1.0]))
+    other.save_pretrained(tmp_path)
+    tuned, plain = load(tmp_path, base=base), logits_of(base, [5, 7, 9, 11])
+    before = bits(base.model)
+    with OtherWeights(tmp_path).on(base):
+        inside = logits_of(base, [5, 7, 9, 11])
+        assert base.fingerprint == tuned.fingerprint
+    assert torch.equal(inside, logits_of(tuned, [5, 7, 9, 11]))
+    assert not torch.equal(inside, plain)
+    assert bits(base.model) == before
+    assert torch.equal(logits_of(base, [5, 7, 9, 11]), plain)
+    assert base.fingerprint != tuned.fingerprint
+
+
+def test_weights_that_compute_something_else_by_their_config_are_refused(llama, tmp_path):
+    other = copied(llama)
+    other.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    harmless = config | {"attention_dropout": 0.1, "use_cache": False, "initializer_range": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(harmless))
+    with OtherWeights(tmp_path).on(llama):
+        pass
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    with pytest.raises(DposcopeError, match=r"cannot stand in the place of .* \(rms_norm_eps differs\)"):
+        OtherWeights(tmp_path).on(llama).__enter__()
+    with OtherWeights(tmp_path).second_model(llama) as beside:
+        assert beside.model.config.rms_norm_eps == 0.1
+
+
+def test_every_checkpoint_that_stands_in_has_its_own_fingerprint(llama, tmp_path):
+    """Memory that one of them has left is given to the next."""
+    expected, found = [], []
+    for scale in (1.1, 1.2, 1.3):
+        expected.append(tuned(llama, tmp_path / str(scale), scale).fingerprint)
+    for scale in (1.1, 1.2, 1.3):
+        with OtherWeights(tmp_path / str(scale)).on(llama):
+            found.append(llama.fingerprint)
+    assert found == expected
+    assert len({*found, llama.fingerprint}) == 4
 
 
 def test_along_its_tuning_each_weight_is_on_the_line(lm, tmp_path):

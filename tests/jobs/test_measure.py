@@ -82,7 +82,7 @@ def test_a_condition_that_overflows_is_named_and_leaves_nothing(parts, materials
         job = StudyJob(run, lm, data)
         measure_condition(job, "weak", Gains(random_gains(lm)), materials)
         huge = Gains(torch.full_like(random_gains(lm), 1e38))
-        with pytest.raises(DposcopeError, match=r"overflows under the condition 'too much' in float32.*another --dtype"):
+        with pytest.raises(DposcopeError, match=r"overflows under the condition 'too much' in float32"):
             measure_condition(job, "too much", huge, materials)
     assert [path.stem for path in (tmp_path / "out/conditions").iterdir()] == ["weak"]
     assert [path.stem for path in (tmp_path / "out/stages").iterdir()] == ["measure-weak"]

@@ -10,6 +10,7 @@ from peft import (
     IA3Config,
     LoHaConfig,
     LoKrConfig,
+    LoraConfig,
     OFTConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -18,12 +19,24 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.gains import Gains
 from dposcope.model import adapter as adapters
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from helpers.adapters import IDS, lora, write_adapter
-from helpers.families import FAMILIES, TEXTS, assert_close, bits, bos_tokenizer, copied, hook_count, logits_of, tiny
+from helpers.families import (
+    FAMILIES,
+    MIXTURES,
+    TEXTS,
+    assert_close,
+    bits,
+    bos_tokenizer,
+    copied,
+    hook_count,
+    logits_of,
+    tiny,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,6 +155,19 @@ def test_merging_leaves_random_numbers_and_hooks_alone(tmp_path):
     assert torch.equal(torch.rand(2), expected)
     assert hook_count(merged.model) == 0
     handle.remove()
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_under_an_intervention_are_not_copied(family, tmp_path):
+    """Who listens to experts is a part of their module, and a copy would go on listening."""
+    base, ids = tiny(family), torch.tensor([[5, 7, 9]])
+    write_adapter(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False), tmp_path)
+    wanted = logits_of(load(tmp_path, base=base), [5, 7, 9])
+    with Gains(torch.zeros(base.n_blocks, base.d_mlp)).on(base):
+        base.model(ids)
+        with pytest.raises(DposcopeError, match="outside the `with`"):
+            load(tmp_path, base=base)
+    assert torch.equal(logits_of(load(tmp_path, base=base), [5, 7, 9]), wanted)
 
 
 def test_an_adapter_with_a_chats_tokenizer_and_a_larger_embedding(tmp_path):

@@ -217,6 +217,8 @@ def test_the_global_random_state_is_left_alone(llama):
         ({"top_p": 0.0}, r"top_p 0\.0 is outside \(0, 1\]"),
         ({"top_p": 1.01}, r"top_p 1\.01 is outside"),
         ({"first_row": -1}, "first_row -1 is below 0; rows are counted from 0"),
+        ({"seed": 1 << 50}, "seed 1125899906842624 is outside 0"),
+        ({"seed": -1}, "seed -1 is outside 0"),
     ],
 )
 def test_sampling_without_meaning_is_refused(settings, message):

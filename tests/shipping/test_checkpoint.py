@@ -35,6 +35,7 @@ from helpers.families import (
 )
 from helpers.jobs import contents
 from helpers.mixtures import shared_mixture
+from helpers.shared_experts import SHARED
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -244,6 +245,27 @@ def test_the_original_stays(lm, tmp_path):
 
 
 # Whose edit it is
+
+
+def test_buffers_that_are_stored_are_a_part_of_the_fingerprint(tmp_path):
+    lm = LanguageModel(build(SHARED["deepseek_v3"].config()), bos_tokenizer())
+    source = stored(lm, tmp_path / "base")
+    for dtype in ("float32", "bfloat16"):
+        loaded = dposcope.load(source, dtype=dtype, device="cpu")
+        edit = Edit.of(Gains(random_gains(lm)), about={"fingerprint": loaded.fingerprint})
+        assert fold_checkpoint(source, edit, tmp_path / dtype).notes == ()
+    biases = [one for name, one in lm.model.named_buffers() if name.endswith("e_score_correction_bias")]
+    biases[0].add_(1)
+    assert stored(lm, tmp_path / "other") != source
+    assert dposcope.load(tmp_path / "other", dtype="bfloat16", device="cpu").fingerprint != loaded.fingerprint
+
+
+def test_a_card_names_the_base_without_its_folder(llama, tmp_path):
+    source = stored(llama, tmp_path / "private" / "base")
+    fold_checkpoint(source, whole_edit(llama), tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "private" not in card
+    assert "`base` with a dposcope edit" in card
 
 
 def test_an_edit_made_in_bfloat16_is_known_beside_the_same_weights_in_float32(lm, tmp_path):

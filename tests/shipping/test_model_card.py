@@ -1,7 +1,9 @@
 """The folded checkpoint: whole or not at all, and a card that tells what was done."""
 
+import copy
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dposcope.artefacts import current_umask
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import summarise
@@ -49,6 +52,17 @@ def test_it_keeps_the_models_precision(llama, tmp_path, dtype):
 
     write_checkpoint(tiny("llama", dtype=dtype), some_edit(llama), tmp_path / "model")
     assert {tensor.dtype for tensor in load_file(tmp_path / "model/model.safetensors").values()} == {dtype}
+
+
+def test_others_can_read_all_of_it(llama, tmp_path):
+    """A tokenizer with several chat templates leaves a folder of them."""
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ messages }} {{ tools }}"}
+    write_checkpoint(replace(llama, tokenizer=tokenizer), some_edit(llama), tmp_path / "model")
+    mask = current_umask()
+    assert (tmp_path / "model/additional_chat_templates/tool_use.jinja").is_file()
+    for path in [tmp_path / "model", *(tmp_path / "model").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
 def test_the_edit_lies_beside_it(llama, tmp_path):

@@ -5,6 +5,7 @@ Cells are strings in every format, so that a comment "1e5" or "true" is not chan
 parses them itself.
 """
 
+import codecs
 import csv
 import difflib
 import io
@@ -126,7 +127,7 @@ def open_table(source: str | Path) -> RawTable:
         raise DposcopeError(
             f"{path} has the unknown suffix {path.suffix!r}; convert it to one of {_listed(list(_READERS))}"
         )
-    if not data.strip():
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise DposcopeError(f"{path} is empty; give a file with at least one row")
     if path.suffix.lower() != ".parquet":
         # JSON may have all its objects in one line.

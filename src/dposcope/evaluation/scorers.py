@@ -21,6 +21,7 @@ from dposcope.evaluation.scorer import Scorer, ScoreTexts
 from dposcope.evaluation.sentiment import sentiment_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained
 from dposcope.evaluation.word_scorer import load_word_scorer
+from dposcope.files import expanded
 from dposcope.processes.shared import once
 
 _NAMED: Final = frozenset({"profanity", "neural", "perspective", "vader"})
@@ -52,7 +53,7 @@ def load_scorer(
         return spec
     if not isinstance(spec, str):
         return function_scorer(spec, str(spec.__qualname__) if inspect.isroutine(spec) else type(spec).__name__)
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
     is_function = FUNCTION.fullmatch(spec) is not None
     stem = find_trained(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dposcope.artefacts import check_path, value_files
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 
 _FOLDER = Path(__file__).parents[1] / "data" / "edits"
@@ -40,7 +41,7 @@ def edit_file(named: str | Path) -> Path:
     Raises:
         DposcopeError: see `check_path`.
     """
-    path = Path(named).expanduser()
+    path = expanded(named)
     check_path(path)
     # The folder that one is in has no name, and is no file.
     if not path.name or value_files(path / "edit").about.exists():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.shipped import edit_file, shipped_edits
@@ -43,7 +44,7 @@ def edit_stem(source: str | Path) -> Path | None:
                 f"{name} names no edit; give its edit.safetensors, its run's folder, or what ships with dposcope: {own}"
             )
         return stem
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         model = (path / "config.json").exists() or is_adapter(path)
         return path / "edit" if not model and _is_edit(path / "edit") else None

@@ -4,19 +4,27 @@ from collections.abc import Container, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.extrapolate import extrapolate
 from dposcope.model.adapter import is_adapter
 from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
 from dposcope.model.devices.streamed import brought, is_brought
 from dposcope.model.hooks import Applied
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, stored_buffers
 from dposcope.model.load import load
 from dposcope.model.quantised.weights import is_quantised
+
+_OF_NO_NUMBER: Final = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "vocab_size"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config", "initializer_range", "name_or_path"),
+}
+"""Settings of a config that the numbers of a forward pass do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class OtherWeights:
 
     def _beside(self, lm: LanguageModel) -> LanguageModel:
         """Loaded as the base was: quantised where that was quantised on loading."""
-        path = Path(self.source).expanduser()
+        path = expanded(self.source)
         merged = path.is_dir() and is_adapter(path)
         other = load(self.source, base=lm, quantise=None if merged else lm.quantise, stream=self.stream)
         if self.strength != 1:
@@ -56,12 +64,14 @@ class OtherWeights:
         """Inside the context, `lm` has the other weights and end-of-text tokens; then its own, in the same memory.
 
         Raises:
-            DposcopeError: the other model was not tuned from `lm`, or has tokens or parameters that `lm` lacks.
+            DposcopeError: the other model was not tuned from `lm`, has tokens or weights that `lm` lacks, or a config
+                by which the same weights compute something else.
         """
         other = self._beside(lm)
         coded = _quantised_in_either(lm.model, other.model)
-        mine, theirs = (_parameters(model, beside=coded) for model in (lm.model, other.model))
+        mine, theirs = (_weights(model, beside=coded) for model in (lm.model, other.model))
         differing = mine.keys() ^ theirs.keys() or {n for n in mine if mine[n].shape != theirs[n].shape}
+        differing = differing or _settings_that_differ(lm, other)
         if differing or other.writer is not None:
             what = f"{sorted(differing)[0]} differs" if differing else other.notes[-1]
             raise DposcopeError(
@@ -71,21 +81,21 @@ class OtherWeights:
         # Weights of a block that come and go do so from wherever they are; all others are where the block is.
         coming = any(is_brought(block) for one in (lm, other) for block in one.blocks)
         in_blocks = {id(one) for block in lm.blocks for one in block.parameters()} if coming else set()
-        own = {name: parameter.data for name, parameter in mine.items()}
+        own = {name: weight.data for name, weight in mine.items()}
         ends = lm.model.generation_config
         with brought(lm) if coming else nullcontext():
             try:
                 lm.model.generation_config = other.model.generation_config
-                for name, parameter in mine.items():
+                for name, own_weight in mine.items():
                     weight = theirs[name].data
-                    parameter.data = weight if id(parameter) in in_blocks else weight.to(parameter.device)
+                    own_weight.data = weight if id(own_weight) in in_blocks else weight.to(own_weight.device)
                 for pair in coded.values():
                     _exchange(*pair)
                 yield Applied()
             finally:
                 lm.model.generation_config = ends
-                for name, parameter in mine.items():
-                    parameter.data = own[name]
+                for name, weight in mine.items():
+                    weight.data = own[name]
                 for pair in coded.values():
                     _exchange(*pair)
 
@@ -100,9 +110,17 @@ def _quantised_in_either(one: nn.Module, other: nn.Module) -> dict[str, tuple[nn
     }
 
 
-def _parameters(model: nn.Module, *, beside: Container[str]) -> dict[str, nn.Parameter]:
-    """Those of all layers but some."""
-    return {name: one for name, one in model.named_parameters() if name.rpartition(".")[0] not in beside}
+def _weights(model: nn.Module, *, beside: Container[str]) -> dict[str, Tensor]:
+    """Parameters and stored buffers of all layers but some."""
+    named = {**dict(model.named_parameters()), **stored_buffers(model)}
+    return {name: one for name, one in named.items() if name.rpartition(".")[0] not in beside}
+
+
+def _settings_that_differ(lm: LanguageModel, other: LanguageModel) -> set[str]:
+    """Settings of two configs that decide what the same weights compute."""
+    one, two = (dict(model.model.config.get_text_config().to_dict()) for model in (lm, other))
+    named = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+    return {name for name in named if name not in _OF_NO_NUMBER and not name.startswith("_") and "drop" not in name}
 
 
 def _exchange(one: nn.Module, other: nn.Module) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
+from dposcope.files import expanded
 from dposcope.marks import LARGE
 
 _FUNCTION: Final = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
@@ -30,7 +31,7 @@ def _named(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         return None
     # As in words:FILE and gains:FOLDER.
-    own = [_at(Path(name).expanduser()) for name in (value, value.partition(":")[2]) if name]
+    own = [_at(expanded(name)) for name in (value, value.partition(":")[2]) if name]
     digest = next((one for one in own if one is not None), None)
     # A function is looked for in the working folder.
     if digest is None and (function := _FUNCTION.fullmatch(value)) is not None:

@@ -20,6 +20,7 @@ from dposcope.model.checks.config import check_files
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.mixtures.routing import is_listened
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quiet import without_progress_bars
 from dposcope.reading import read_object
@@ -103,9 +104,11 @@ def merge_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        DposcopeError: see `check_adapter`; or the adapter does not fit the base.
+        DposcopeError: see `check_adapter`; or the adapter does not fit the base; or an intervention is on its experts.
     """
     config = check_adapter(folder)
+    if is_listened(base.model):
+        raise DposcopeError(f"an intervention is on {base.name}; load {folder.name} outside the `with`")
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

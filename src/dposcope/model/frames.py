@@ -174,7 +174,7 @@ class FrameTracker:
         if self._frame is None:
             raise DposcopeError(
                 "a block ran outside its model's forward pass, so positions are unknown: "
-                "call the model itself, or use positions='all'"
+                "call the model itself, or leave the intervention's `with` first"
             )
         if self._frame.positions.device == device:
             return self._frame

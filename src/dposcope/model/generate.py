@@ -32,7 +32,7 @@ class Sampling:
     top_p: float = 1.0
     """Keep the fewest tokens whose probabilities reach this sum, in (0, 1]."""
     seed: int = 0
-    """Row r of the prompts has its own random generator, seeded by (seed, first_row + r)."""
+    """Row r of the prompts has its own random generator, seeded by (seed, first_row + r). 0 … 2³² − 1."""
     first_row: int = 0
     """Number of the first prompt. With it, prompts given in parts are sampled as if they were given at once."""
 
@@ -42,6 +42,8 @@ class Sampling:
             raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
         if not 0 < self.top_p <= 1:
             raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]; give 1 for all tokens")
+        if not 0 <= self.seed < 1 << 32:
+            raise DposcopeError(f"seed {self.seed} is outside 0 … 2³² − 1")
         if self.first_row < 0:
             raise DposcopeError(f"first_row {self.first_row} is below 0; rows are counted from 0")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
+from dposcope.files import expanded
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
@@ -27,10 +29,26 @@ def short_name(source: str | Path) -> str:
 
     A name is text: bytes of a path that are not UTF-8, and what is not seen, stand in it as marks.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return visible(path.resolve().name)  # "." and ".." are no names
     return visible(path.stem if path.suffix == ".gguf" else str(source))
+
+
+def stored_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Name → each buffer that a checkpoint holds, such as the bias of a router; of quantised layers none (`scales`)."""
+    return {
+        f"{place}.{name}" if place else name: buffer
+        for place, module in model.named_modules()
+        if not is_quantised(module)
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set  # pyright: ignore[reportPrivateUsage] — no public way
+    }
+
+
+def coarse(buffer: Tensor) -> Tensor:
+    """A buffer as a fingerprint takes it: some stay in float32 where the parameters are rounded, others do not."""
+    return buffer.to(torch.bfloat16) if buffer.is_floating_point() else buffer
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,16 +266,22 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter, the scales of quantised layers, the architecture, a layout that was registered
-        for it, and `variant`. It changes when any weight changes.
+        """A digest of every parameter and stored buffer, the scales of quantised layers, the architecture, a layout
+        that was registered for it, and `variant`. It changes when any weight changes. It says nothing of numbers that
+        stand in the config alone, such as the base of rotary positions.
 
-        It is computed again only after a parameter was replaced or written to.
+        It is computed again only after a weight was replaced or written to.
         """
-        named = dict(self.model.named_parameters())
-        state = tuple((name, p.data_ptr(), p.dtype, p._version) for name, p in named.items())
+        named, buffers = dict(self.model.named_parameters()), stored_buffers(self.model)
+        state = tuple(
+            # An address alone is no sign: when a tensor is gone, the next one may lie there. A weak reference to the
+            # storage, which holds no memory, keeps its own.
+            (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, one._version)
+            for name, one in (named | buffers).items()
+        )
         if state not in self._fingerprints:
             self._fingerprints.clear()
-            whole = {**named, **scales(self.model)}
+            whole = {**named, **scales(self.model), **{name: coarse(one) for name, one in buffers.items()}}
             self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(whole)}"
         marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
         return "-".join([self._fingerprints[state], *(mark for mark in marks if mark)])

@@ -19,7 +19,7 @@ from transformers import (
 
 from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line, is_memory
-from dposcope.files import check_regular
+from dposcope.files import check_regular, expanded
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, check_files, check_loadable
@@ -114,7 +114,7 @@ def load(
     like = None if base is None or str(device) != "auto" else Placement.of(base)
     precision = _dtype_name(base.dtype if base is not None and dtype == "auto" else dtype)
     place = device_of(base.device if base is not None and str(device) == "auto" else device)
-    path = Path(source).expanduser()
+    path = expanded(source)
     adapter = base is not None and path.is_dir() and is_adapter(path)
     if not adapter:
         check_source(source)
@@ -224,7 +224,7 @@ def check_source(source: str | Path) -> None:
         DposcopeError: it is not a bundled name, a folder of a checkpoint, a GGUF file, or a possible hub id; it is
             nearly a bundled name, and not written as `hf:NAME`; or a file of the folder is a link that leads out of it.
     """
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), expanded(source)
     if name in BUNDLED and not path.exists():
         return
     check_path(path)

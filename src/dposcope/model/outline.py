@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.files import expanded
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import MEND, read_config
 from dposcope.model.checks.hub import hub_answers, hub_id
@@ -50,7 +51,7 @@ def outline(source: str | Path) -> Outline:
         DposcopeError: as `load`; or a bundled model is not in the cache yet.
     """
     check_source(source)
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), expanded(source)
     if path.suffix == ".gguf" and not path.is_dir():
         parts = gguf_outline(path)
         return _outline(parts.config, parts.tokenizer, short_name(path), torch.float32, 0)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.files import expanded
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import read_config
 from dposcope.model.mixtures.experts import Experts
@@ -79,7 +80,7 @@ def size_of(source: str) -> ModelSize | None:
     Raises:
         DposcopeError: its config is damaged, or not that of a causal language model.
     """
-    folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else Path(source).expanduser()
+    folder = BUNDLED[source].folder if source in BUNDLED and not Path(source).exists() else expanded(source)
     if not (folder / "config.json").is_file():
         return None
     config = read_config(folder)

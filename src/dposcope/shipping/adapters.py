@@ -83,7 +83,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
         for kind, tensors in written.items():
             (part / kind).mkdir(parents=True)
             save_file(tensors, part / kind / WEIGHTS, metadata={"format": "pt"})
-            config = _config(kind, skeleton, tensors, ranks)
+            config = {"base_model_name_or_path": str(source), **_config(kind, skeleton, tensors, ranks)}
             (part / kind / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (part / "README.md").write_text(adapter_card(skeleton.lm.name, edit, list(written)), encoding="utf-8")
         edit.save(part / EDIT)
@@ -114,7 +114,6 @@ def _config(kind: str, skeleton: Skeleton, tensors: dict[str, Tensor], ranks: in
     modules = sorted({key.removeprefix("base_model.model.").split(".ia3_l")[0].split(".lora_")[0] for key in tensors})
     conv1d = isinstance(skeleton.lm.model.get_submodule(modules[0]), Conv1D)
     common = {
-        "base_model_name_or_path": skeleton.lm.name,
         "fan_in_fan_out": conv1d,
         "inference_mode": True,
         "task_type": "CAUSAL_LM",

@@ -21,6 +21,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
+from dposcope.model.language_model import coarse, stored_buffers
 from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
@@ -174,12 +175,13 @@ def _listed(paths: Sequence[Path], folder: Path, most: int = 8) -> str:
 
 
 class _Parameters(Mapping[str, Tensor]):
-    """A model's parameters, read from files on access."""
+    """A model's parameters and stored buffers as a fingerprint takes them, read from files on access."""
 
     def __init__(
         self, skeleton: Skeleton, weights: Weights, names: StoredNames, dtype: torch.dtype | None = None
     ) -> None:
-        own = [name for name, _ in skeleton.lm.model.named_parameters()]
+        self._buffers = stored_buffers(skeleton.lm.model).keys()
+        own = [*(name for name, _ in skeleton.lm.model.named_parameters()), *self._buffers]
         self._of = {name: names.parts(name) for name in own if name in names.one or name in names.by_expert}
         self._weights = weights
         self._dtype = dtype
@@ -190,6 +192,8 @@ class _Parameters(Mapping[str, Tensor]):
             stored = self._weights[parts].read()
         else:
             stored = torch.cat([torch.stack([self._weights[key].read() for key in keys]) for keys in parts], dim=1)
+        if name in self._buffers:
+            return coarse(stored)
         return stored if self._dtype is None else stored.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 
-from dposcope.artefacts import current_umask
 from dposcope.data.masking import mask_offensive
 from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
@@ -22,6 +21,7 @@ from dposcope.interventions.origin import warning
 from dposcope.model.language_model import LanguageModel
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.shipping.metadata import card_head
+from dposcope.shipping.place import make_readable
 
 EDIT = "dposcope_edit"
 """Name of the files of an edit, next to the weights that it is folded into."""
@@ -74,10 +74,7 @@ def write_model(
             edit.save(scratch / EDIT)
         if figure is not None:
             shutil.copyfile(figure, scratch / figure.name)
-        readable = 0o666 & ~current_umask()
-        for file in scratch.iterdir():
-            file.chmod(readable)  # safetensors writes files that only the owner can read
-        scratch.chmod(readable | 0o111 & ~current_umask())
+        make_readable(scratch)  # safetensors writes files that only the owner can read
         if folder.exists():
             shutil.rmtree(folder)
         place(scratch, folder)

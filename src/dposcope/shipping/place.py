@@ -33,7 +33,7 @@ def fresh(out: Path) -> Generator[Path]:
             _remove(part)
             try:
                 yield part
-                _make_readable(part)
+                make_readable(part)
                 place(part, out)
             finally:
                 _remove(part)
@@ -46,7 +46,8 @@ def fresh(out: Path) -> Generator[Path]:
         raise DposcopeError(f"cannot write {out}: {reason}{where}; free some space or choose another --out") from error
 
 
-def _make_readable(path: Path) -> None:
+def make_readable(path: Path) -> None:
+    """Let others read a file, or a folder and all in it, as far as the umask allows."""
     # Copies have the modes of the originals, which may be private or read-only.
     mask = current_umask()
     for one in [path, *path.rglob("*")] if path.is_dir() else [path]:

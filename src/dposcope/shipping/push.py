@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dposcope.errors import DposcopeError, first_line
+from dposcope.files import expanded
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.hub import hub_id
 from dposcope.model.quantised.loading import is_stored_quantised
@@ -24,6 +25,7 @@ _OF_A_MODEL: Final = (
     *("model*.safetensors", f"{EDIT}.safetensors", f"{EDIT}.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    "additional_chat_templates/*.jinja",
     *(f"{kind}/adapter_{part}" for kind in (GAINS, ABLATION) for part in ("config.json", "model.safetensors")),
 )
 """Patterns of what goes up. Whatever else lies in the folder stays: prompts, texts and records of runs are nobody's."""
@@ -121,7 +123,7 @@ def _licence(api: "HfApi", base: str) -> str | None:
     """Of the base, by a bundled model, by the card in its folder, or by its card on the hub."""
     if base in BUNDLED:
         return BUNDLED[base].licence_id
-    path = Path(base).expanduser()
+    path = expanded(base)
     if path.exists():
         card = path / "README.md"
         return licence_in(card.read_text(encoding="utf-8")) if card.is_file() else None

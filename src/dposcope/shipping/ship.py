@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file
 from dposcope.shipping.adapters import write_adapters
@@ -26,7 +27,7 @@ def ship(source: str | Path, edit: Edit, out: Path, *, form: str | None = None) 
     Raises:
         DposcopeError: see `fold_checkpoint`, `write_adapters`, `fold_gguf`; or `form` does not fit `source`.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if form is not None and form not in FORMS:
         raise DposcopeError(
             f"form {form!r} is not one of {', '.join(FORMS)}; leave it out to keep the format of the source"

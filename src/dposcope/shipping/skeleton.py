@@ -23,9 +23,10 @@ from transformers.core_model_loading import (
 )
 
 from dposcope.errors import DposcopeError, first_line, is_memory
+from dposcope.files import expanded
 from dposcope.model.bundled import BUNDLED, bundled_folder
 from dposcope.model.checks.config import MEND, read_config
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.model.load import check_source
 
 
@@ -62,7 +63,7 @@ class Skeleton:
             if is_memory(error):
                 raise
             raise DposcopeError(f"cannot read the architecture of {source}: {first_line(error)}; {MEND}") from error
-        lm = LanguageModel(model, cast(Any, None), str(source))
+        lm = LanguageModel(model, cast(Any, None), short_name(source))
         _ = lm.layout
         return cls(folder, lm, quantisation)
 
@@ -150,7 +151,7 @@ def checkpoint_folder(source: str | Path) -> Path:
     Raises:
         DposcopeError: it is neither.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     check_source(source)
     if path.is_dir():
         return path

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dposcope.artefacts import value_files
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import shipped_edits
 from dposcope.interventions.tuned import PREFIX, edit_stem
@@ -44,11 +45,11 @@ class Subject:
             DposcopeError: there is no such model, run or edit; or the run is not finished, was changed, or made none;
                 or there is no edit, and one is needed.
         """
-        about = None if named.startswith(PREFIX) else About.read(Path(named).expanduser())
+        about = None if named.startswith(PREFIX) else About.read(expanded(named))
         if about is not None:
-            return cls._of_run(Path(named).expanduser(), about, edit)
+            return cls._of_run(expanded(named), about, edit)
         check_source(named)
-        if edit is None and named in shipped_edits() and not Path(named).expanduser().exists():
+        if edit is None and named in shipped_edits() and not expanded(named).exists():
             edit = named
         if edit is not None:
             return cls(named, _loaded(edit), edit)

@@ -8,6 +8,7 @@ from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
+from dposcope.files import expanded
 from dposcope.jobs.estimate.measuring import (
     MEANS_TOKENS,
     Counted,
@@ -67,7 +68,7 @@ def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) ->
     check_folder(out, "explain")
     check_explain(settings)
     side = TunedSide.read(tuned)
-    if side.edit is None and not is_adapter(Path(tuned).expanduser()):
+    if side.edit is None and not is_adapter(expanded(tuned)):
         check_source(tuned)
     data = read_data(settings)
     load_judge(settings.token_judge, concept=settings.meant, scorer=data.report.scorer)

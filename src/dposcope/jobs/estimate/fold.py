@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import projection_edits
 from dposcope.jobs.estimate.work import Memory, Running, Stage, Work
@@ -29,7 +30,7 @@ def fold_work(model: str, out: Path, edit: Edit, *, form: str | None) -> Work:
     if out.exists():
         raise DposcopeError(f"{out} exists already; choose another --out, or remove it first")
     found = outline(model)
-    path = Path(model).expanduser()
+    path = expanded(model)
     gguf = path.suffix == ".gguf" and not path.is_dir()
     if not gguf:
         projection_edits(found.lm, edit)

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError
-from dposcope.files import MOST_SETTINGS
+from dposcope.files import MOST_SETTINGS, expanded
 from dposcope.foreign_text import visible
 from dposcope.model.layout import Layout, expect_layout, register_layout
 from dposcope.reading import parse_object, read_toml
@@ -57,7 +57,7 @@ def read_layout(source: str | Path) -> LayoutFile:
         if len(text.encode()) > MOST_SETTINGS:
             raise DposcopeError(f"the layout is longer than {MOST_SETTINGS:,} bytes; {_MEND}")
         return _checked(parse_object(text, source="the layout", mend=_MEND), "the layout")
-    path = Path(source).expanduser()
+    path = expanded(source)
     check_path(path)
     if not path.exists():
         raise DposcopeError(f"there is no layout file {path}; check the path")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dposcope.errors import DposcopeError, first_line
+from dposcope.files import expanded
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import RUNS_ON, active_stream
 
@@ -51,7 +52,7 @@ def stream_(lm: LanguageModel, device: torch.device, folder: str | Path) -> None
     device = torch.empty(0, device=device).device  # with its number
     weights = {id(one): one for block in lm.blocks for one in block.parameters()}
     try:
-        _map_([*weights.values()], Path(folder).expanduser())
+        _map_([*weights.values()], expanded(folder))
     except (OSError, RuntimeError) as error:
         size = sum(one.nbytes for one in weights.values())
         raise DposcopeError(

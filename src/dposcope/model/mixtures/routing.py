@@ -92,6 +92,11 @@ def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
     return _gates[experts.module].add(listener)
 
 
+def is_listened(model: nn.Module) -> bool:
+    """Whether somebody listens to experts of a model, which a copy of it would take along."""
+    return any(module in _gates for module in model.modules())
+
+
 class _Listening(ABC):
     """Those who listen to a module of experts; what stands in its place is there while there are any."""
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -22,6 +21,7 @@ from transformers.utils.quantization_config import (
 )
 
 from dposcope.errors import DposcopeError
+from dposcope.files import expanded
 from dposcope.protocols import Quantise, check_choice
 
 EXTRA: Final = "pip install 'dposcope[quantised]'"
@@ -78,7 +78,7 @@ class StoredForm:
 
 def is_stored_quantised(source: str) -> bool:
     """Whether a folder is a checkpoint that stays quantised when it is loaded; of a hub id it is not asked."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     return (folder / "config.json").is_file() and not StoredForm.of(str(folder), local=True).plain_when_loaded
 
 
