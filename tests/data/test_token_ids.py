@@ -27,6 +27,17 @@ def tokenizer(request, tokenizers):
     return tokenizers[request.param]
 
 
+@pytest.mark.parametrize("text", ["the old man, by the river.", "ten times ten is a hundred"])
+def test_texts_of_tokens_are_those_within_the_text(tokenizer, text):
+    """Joined they are the text, whatever a tokenizer does with spaces at the start."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = module.token_texts(tokenizer, ids)
+    assert len(found) == len(ids)
+    assert "".join(found).lstrip() == tokenizer.decode(ids).lstrip()
+    alone = module.token_texts(tokenizer, ids[-1:])
+    assert alone == found[-1:]
+
+
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Texts of some thousand characters are long here."""

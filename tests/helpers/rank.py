@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -11,6 +13,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.load import load
 from dposcope.pairs.pairs import load_pairs
 from dposcope.processes.group import Processes
+from dposcope.training import precompute
 from dposcope.training.batches.examples import neutral_windows, tokenise
 from dposcope.training.collator import Material
 from dposcope.training.objective import Objective
@@ -44,8 +47,16 @@ def trained(way: str, model: str, pairs: str, folder: Path) -> None:
             (folder / f"{way}.json").write_text(json.dumps(done.history), "utf-8")
 
 
+def slow(*given: Any) -> None:
+    """Write a file of the reference late."""
+    time.sleep(1)
+    save_file(*given)
+
+
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
     for name in PARTS:
         trained(name, job["model"], job["pairs"], Path(job["folder"]))
+    if not Processes.here().is_main:
+        precompute.save_file = slow
     run_dpo(job["model"], Path(job["folder"]) / "run", DpoSettings(**job["run"]))

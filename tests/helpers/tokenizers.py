@@ -39,7 +39,10 @@ def gemma_like() -> PreTrainedTokenizerFast:
 
 
 def llama2_like() -> PreTrainedTokenizerFast:
-    return _fast(_marked(True), unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
+    tokenizer = _marked(True)
+    # What is decoded loses the space that was put before it.
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return _fast(tokenizer, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
 
 
 def unigram() -> PreTrainedTokenizerFast:

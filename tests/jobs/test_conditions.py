@@ -432,6 +432,11 @@ def test_a_tuned_model_asks_for_no_direction(tuned, tmp_path):
     assert parse_condition(f"model:{tuned}").depends_on(tmp_path / "none", 0)
 
 
+def test_a_name_that_figures_leave_out_is_refused():
+    with pytest.raises(DposcopeError, match="the name '_mine' begins with _, and figures leave such names out"):
+        parse_condition("_mine=scale:alpha=0.1")
+
+
 def test_a_tuned_model_at_another_strength(tuned, tmp_path):
     half = parse_condition(f"half=model:{tuned},strength=0.5")
     assert half.build(lambda: pytest.fail("no part needs it"), 0) == OtherWeights(str(tuned), strength=0.5)

@@ -32,6 +32,27 @@ def test_what_an_answer_began_with_is_remembered_as_a_part_of_it(llama):
     assert second.prompt_ids == encode_prompts(lm, [turns])[0]
 
 
+def test_every_question_is_remembered_as_it_was_asked(llama):
+    lm = with_chat(with_template(llama, BEGINS), wrap="by the river {prompt}")
+    talk = Conversation(Session(lm, None, 6))
+    first, second = (talk.ask(line, edited=False) for line in ("the cat", "who"))
+    turns = (Turn("user", "by the river the cat"), Turn("assistant", first.text), Turn("user", "who"))
+    assert second.prompt_ids == encode_prompts(lm, [turns])[0]
+    assert lm.tokenizer.decode(second.prompt_ids).count("by the river") == 2
+
+
+def test_a_question_can_be_withdrawn_from_one_side(llama):
+    talk = conversation_with(with_template(llama, BEGINS))
+    before = talk.ask("the cat", edited=False)
+    talk.ask("who", edited=False)
+    talk.withdraw(edited=False)
+    again = talk.ask("by the river", edited=False)
+    turns = (Turn("user", "the cat"), Turn("assistant", before.text), Turn("user", "by the river"))
+    assert again.prompt_ids == encode_prompts(talk.session.lm, [turns])[0]
+    plain = conversation_with(llama)
+    plain.withdraw(edited=False)  # nothing is remembered without a template
+
+
 def test_what_was_said_can_be_forgotten(llama):
     talk = conversation_with(with_template(llama, BEGINS))
     before = talk.ask("the cat", edited=True)

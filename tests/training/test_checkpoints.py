@@ -53,6 +53,18 @@ def test_a_mark_that_names_nothing_vouches_for_nothing(tmp_path):
     assert last_whole(tmp_path) is None
 
 
+def test_the_one_before_keeps_the_best_of_its_time(tmp_path):
+    """The newest one became the best itself; without the earlier best the one before it would be of no use."""
+    for step, best in ((10, 10), (20, 10), (30, 30)):
+        remove_older(write(tmp_path, step, best=best), best=best)
+    assert left(tmp_path) == [10, 20, 30]
+    flip(tmp_path / "checkpoint-30/trained.safetensors")
+    assert last_whole(tmp_path, needs_best=True) == tmp_path / "checkpoint-20"
+    for step in (40, 50):
+        remove_older(write(tmp_path, step, best=40), best=40)
+    assert left(tmp_path) == [40, 50]
+
+
 def test_without_its_best_a_checkpoint_is_no_use(tmp_path):
     write(tmp_path, 2, best=2)
     write(tmp_path, 4, best=4)

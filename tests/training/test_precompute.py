@@ -19,6 +19,7 @@ from dposcope.training.precompute import ReferenceStates, precompute_reference, 
 from dposcope.training.schedule import Schedule
 from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, all_weights, low_rank, neuron_gains
+from helpers.damage import flip
 from helpers.families import TEXTS, assert_close, copied
 from helpers.preferences import tiny_pairs
 
@@ -151,7 +152,7 @@ def test_no_file_holds_more_than_its_bound_and_a_killed_computation_goes_on(llam
 
     def compute(folder: Path, **options) -> dict[str, bytes]:
         precompute_reference(llama, trainable.policy, given, folder, batch_size=4, shard_bytes=1, **options)
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
+        return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
     def kill(done: int, _: int) -> None:
         if done == 15:
@@ -163,14 +164,18 @@ def test_no_file_holds_more_than_its_bound_and_a_killed_computation_goes_on(llam
         assert sorted(whole) == [f"{name}.safetensors" for name in [*names, "window-00000000", "window-00000004"]]
         with pytest.raises(KeyboardInterrupt):
             compute(tmp_path / "killed", progress=kill)
-        assert sorted(path.stem for path in (tmp_path / "killed").iterdir()) == names[:3]
+        assert sorted(path.stem for path in (tmp_path / "killed").glob("*.safetensors")) == names[:3]
         assert compute(tmp_path / "killed", progress=lambda *step: seen.append(step)) == whole
         assert seen == [(15, 23), (16, 23), (20, 23), (23, 23)]
         # Several processes make every so many files each.
         for rank in (0, 1):
             compute(tmp_path / "shared", processes=Processes(rank, 2))
-            assert len(list((tmp_path / "shared").iterdir())) == (4, 7)[rank]
+            assert len(list((tmp_path / "shared").glob("*.safetensors"))) == (4, 7)[rank]
         assert compute(tmp_path / "shared") == whole
+        flip(tmp_path / "shared/train-00000004.safetensors")
+        seen.clear()
+        assert compute(tmp_path / "shared", progress=lambda *step: seen.append(step)) == whole
+        assert seen == [(23, 23)]  # the damaged one alone
 
 
 def test_files_are_as_large_as_was_asked_and_hold_whole_batches(tmp_path):

@@ -1,6 +1,7 @@
 """Several processes train as one would: what is shared, and what cannot be."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -33,7 +34,8 @@ class _StopAt(Quiet):
 
 @pytest.mark.slow
 def test_two_processes_end_as_one(tmp_path):
-    """All weights, an adapter and gains; a run of gains goes on in two where one process was killed."""
+    """All weights, an adapter and gains; a run of gains goes on in two where one process was killed, and reads the
+    reference anew: the main process waits for the files of the other one, which is slower."""
     job, pairs = make_job(tmp_path / "job"), pairs_file(tmp_path / "pairs.jsonl", count=10)
     settings = {
         "pairs": str(pairs),
@@ -51,6 +53,8 @@ def test_two_processes_end_as_one(tmp_path):
     with pytest.raises(_Stopped):
         run_dpo(str(job.model), shared / "run", DpoSettings(**settings), reporter=_StopAt())
     assert list((shared / "run" / "checkpoints").glob("*/checkpoint-2/whole"))
+    (reference,) = (shared / "run").glob("reference-*")
+    shutil.rmtree(reference)
     work = {"model": str(job.model), "pairs": str(pairs), "folder": str(shared), "run": settings}
     told = script_together(2, TESTS / "helpers/rank.py", json.dumps(work))
     assert [(one.code, one.err) for one in told] == [(0, "")] * 2

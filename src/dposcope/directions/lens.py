@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dposcope.data.short import short_repr
+from dposcope.data.token_ids import token_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -65,4 +66,4 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
 
 
 def _decode(lm: LanguageModel, ids: Tensor) -> list[str]:
-    return lm.tokenizer.batch_decode([[token] for token in ids.tolist()])
+    return token_texts(lm.tokenizer, ids.tolist())

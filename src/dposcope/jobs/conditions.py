@@ -138,6 +138,8 @@ def parse_condition(text: str) -> ConditionSpec:
     name, body = (named.group(1), named.group(2)) if named else (text, text)
     if name in (BASE, IDEAL):
         raise DposcopeError(f"the condition {name!r} is always measured; give yours another name")
+    if name.startswith("_"):
+        raise DposcopeError(f"the name {name!r} begins with _, and figures leave such names out; give another name")
     parts = tuple(_parse_part(part, text) for part in re.split(r"\+(?=[a-z-]+(?::|$))", body))
     if len(parts) > 1 and any(part.kind in {"assign", "steer", "model", "interchange"} for part in parts):
         raise DposcopeError(f"condition {text!r}: only scale, ablate and saved edits can be joined with +")

@@ -30,8 +30,14 @@ class Conversation:
         answer = self.session.answer(turns, self.strength if edited else PLAIN, heard=heard)
         asking = self.session.lm.asking
         if asking is not None:
-            self._said[edited] = [*turns, Turn("assistant", asking.begun(turns) + answer.text)]
+            # As the model read it: a template is given the last turn in its wrapper, and those before it as they are.
+            asked = Turn("user", asking.wrapped(line))
+            self._said[edited] = [*self._said[edited], asked, Turn("assistant", asking.begun(turns) + answer.text)]
         return answer
+
+    def withdraw(self, *, edited: bool) -> None:
+        """Forget the last question and answer of one side, where the other could not answer."""
+        del self._said[edited][-2:]
 
     def reset(self) -> None:
         """Forget what was said."""

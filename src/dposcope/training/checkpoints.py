@@ -56,13 +56,16 @@ def any_whole(folder: Path) -> bool:
 
 
 def remove_older(newest: Path, *, best: int | None) -> None:
-    """Keep the newest checkpoint, the one before, and the best if there is one; call it once `newest` is whole."""
+    """Keep the newest checkpoint and the one before, and of both the best at that time, if there is one; call it once
+    `newest` is whole."""
     older = sorted(
         (one for one in newest.parent.glob("checkpoint-*") if one != newest),
         key=lambda one: int(one.name.rpartition("-")[2]),
     )
-    for checkpoint in older[: max(len(older) - _BEFORE, 0)]:
-        if checkpoint.name != f"checkpoint-{best}":
+    kept = older[max(len(older) - _BEFORE, 0) :]
+    needed = {best, *(read_json(one / _STATE, _State).best_global_step for one in kept if (one / _STATE).is_file())}
+    for checkpoint in older[: len(older) - len(kept)]:
+        if checkpoint.name not in {f"checkpoint-{step}" for step in needed}:
             _remove(checkpoint)
 
 

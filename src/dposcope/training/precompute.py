@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dposcope.artefacts import write_atomically
+from dposcope.artefacts import write_atomically, write_json
 from dposcope.errors import DposcopeError
+from dposcope.marks import FileMark, damage, mark_json, read_marks
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.processes.group import Processes
@@ -41,6 +42,17 @@ class Shard:
     part: str
     start: int
     stop: int
+
+    @property
+    def mark(self) -> Path:
+        """The file that says what this one was when it was made; it is written last."""
+        return self.path.with_suffix(".whole")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is there as it was made."""
+        files = read_marks(self.mark)
+        return bool(files) and damage(self.path.parent, files) is None
 
 
 def shards(
@@ -126,7 +138,9 @@ def precompute_reference(
     processes: Processes = Processes(),  # noqa: B008 — frozen
     progress: Progress | None = None,
 ) -> None:
-    """Run the reference over all examples and write its outputs; existing files are kept.
+    """Run the reference over all examples and write its outputs; files that are as they were made are kept.
+
+    Several processes do not wait for one another here.
 
     Args:
         lm: for the tokenizer's padding and the layout.
@@ -144,7 +158,7 @@ def precompute_reference(
     planned = shards(parts, folder, width=lm.d_model, batch_size=batch_size, shard_bytes=shard_bytes)
     mine = planned[processes.rank :: processes.count]
     total = sum(shard.stop - shard.start for shard in mine)
-    missing = [shard for shard in mine if not shard.path.exists()]
+    missing = [shard for shard in mine if not shard.is_whole]
     done = total - sum(shard.stop - shard.start for shard in missing)
     shared = fits_one_row(lm.model, [example for examples in parts.values() for example in examples])
     for shard in missing:
@@ -162,3 +176,4 @@ def precompute_reference(
                 progress(done, total)
         with write_atomically(shard.path) as temporary:
             save_file(stored, temporary)
+        write_json(shard.mark, {shard.path.name: mark_json(FileMark.of(shard.path))})

@@ -27,8 +27,14 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
     return {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in found.items()}
 
 
+def test_the_last_batch_of_a_pass_may_be_smaller():
+    figure = training_curves(history(), pairs=21, batch_size=8, best_step=3)
+    assert lines(figure.axes[0])["training"][0] == [8, 16, 21, 29, 37, 42]
+    assert vertical(figure) == [[21]] * 4
+
+
 def test_four_panels_with_both_curves_over_pairs_seen():
-    figure = training_curves(history(), batch_size=8)
+    figure = training_curves(history(), pairs=64, batch_size=8)
     assert len(figure.axes) == 4
     for n, axes in enumerate(figure.axes):
         assert lines(axes) == {
@@ -43,13 +49,13 @@ def test_four_panels_with_both_curves_over_pairs_seen():
 
 def test_a_teacher_has_a_fifth_panel(tmp_path):
     taught = [entry | ({"distillation": entry["step"] / 9} if "loss" in entry else {}) for entry in history()]
-    figure = training_curves(taught, batch_size=8)
+    figure = training_curves(taught, pairs=64, batch_size=8)
     assert [axes.get_ylabel() for axes in figure.axes][4:] == ["KL from the teacher, nats"]
     assert lines(figure.axes[4])["training"] == ([8 * step for step in range(1, 7)], [step / 9 for step in range(1, 7)])
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", "pairs seen", "pairs seen"]
     save_figure(figure, tmp_path / "five.svg")
     too_short = [{"step": 2, "eval_distillation": 0.4} | {f"eval_{name}": 0.5 for name in PANELS}]
-    assert lines(training_curves(too_short, batch_size=4).axes[4])["validation"] == ([8], [0.4])
+    assert lines(training_curves(too_short, pairs=64, batch_size=4).axes[4])["validation"] == ([8], [0.4])
 
 
 def vertical(figure) -> list[list[float]]:
@@ -57,20 +63,20 @@ def vertical(figure) -> list[list[float]]:
 
 
 def test_the_step_that_was_taken_is_marked():
-    assert vertical(training_curves(history(), batch_size=8, best_step=3)) == [[24]] * 4
-    assert vertical(training_curves(history(), batch_size=8)) == [[]] * 4
+    assert vertical(training_curves(history(), pairs=64, batch_size=8, best_step=3)) == [[24]] * 4
+    assert vertical(training_curves(history(), pairs=64, batch_size=8)) == [[]] * 4
 
 
 def test_a_training_too_short_to_log_has_its_validation():
     only = [{"step": 2} | {f"eval_{name}": 0.5 for name in PANELS}]
-    figure = training_curves(only, batch_size=4)
+    figure = training_curves(only, pairs=64, batch_size=4)
     assert lines(figure.axes[0]) == {"training": ([], []), "validation": ([8], [0.5])}
 
 
 def test_the_file_is_whole_reaches_for_nothing_and_is_the_same_twice(tmp_path):
     before = dict(mpl.rcParams)
     for name in ("a.svg", "b.svg"):
-        save_figure(training_curves(history(), batch_size=8, best_step=3), tmp_path / name)
+        save_figure(training_curves(history(), pairs=64, batch_size=8, best_step=3), tmp_path / name)
     text = (tmp_path / "a.svg").read_text("utf-8")
     assert text == (tmp_path / "b.svg").read_text("utf-8")
     root = ElementTree.fromstring(text)
@@ -89,4 +95,4 @@ def test_the_file_is_whole_reaches_for_nothing_and_is_the_same_twice(tmp_path):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DposcopeError, match=r"cannot write .*; free the path or choose another --out"):
-        save_figure(training_curves(history(), batch_size=8), tmp_path / "file" / "a.svg")
+        save_figure(training_curves(history(), pairs=64, batch_size=8), tmp_path / "file" / "a.svg")

@@ -144,7 +144,15 @@ def test_the_same_training_in_less_memory_is_what_its_options_give(eight_bits, t
     for name in ("rmsprop", "adamw"):
         less = work(train="full", optimizer=name).less
         assert less is not None
-        assert less.options == f"--optimizer {name}-8bit --precompute-reference --recompute"
+        plain = f"--optimizer {name}-8bit --precompute-reference --recompute"
+        assert less.options == f"{plain} without --micro-batch-size"
+        for given, left_out in (
+            ({"micro_batch_size": None}, ""),
+            ({"reference_dtype": "bfloat16"}, " without --reference-dtype and --micro-batch-size"),
+        ):
+            other = work(train="full", optimizer=name, **given).less
+            assert other is not None
+            assert (other.options, other.memory) == (plain + left_out, less.memory)
         same = work(**lean, optimizer=f"{name}-8bit")
         assert less.memory == same.peak.total
         assert same.less is None

@@ -202,6 +202,7 @@ def test_numbers_are_compared(opened):
         "rank <= 25": rank <= 25,
         "rank = 3": rank == 3,
         "after > 1000": np.zeros(COUNT, dtype=bool),
+        "contribution <= 1.23e+3, rank <= 9": rank <= 9,  # as the page itself writes it
     }
     for query, kept in queries.items():
         put(opened, "by-number", query)

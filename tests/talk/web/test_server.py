@@ -46,6 +46,13 @@ def test_the_page_and_its_files(server):
     assert request(server, "GET", "?x=1", Host=f"localhost:{server.port}").status == 200
 
 
+def test_browsers_leave_out_the_usual_port(server, monkeypatch):
+    monkeypatch.setattr(type(server), "port", 80)
+    assert server.hosts == ("127.0.0.1:80", "localhost:80", "127.0.0.1", "localhost")
+    monkeypatch.setattr(type(server), "port", 8080)
+    assert server.hosts == ("127.0.0.1:8080", "localhost:8080")
+
+
 def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(server):
     text = request(server, "GET").body.decode()
     parsed = Parsed(text)

@@ -85,6 +85,8 @@ def _answer(line: str, conversation: "Conversation", *, raw: bool) -> None:
                 line, edited=edited, heard=lambda text, stream=stream: say_on(stream.grow(text.lstrip()))
             )
         except DposcopeError as error:
+            if edited:  # both sides have had the same questions
+                conversation.withdraw(edited=False)
             say(f"no answer: {error}, or start again with /reset")
             return
         say_on(stream.end(answer.text.strip()))

@@ -276,9 +276,13 @@ def _reference(
     parts = {"train": material.train, "validation": material.validation, "window": material.windows}
 
     def make() -> None:
-        with torch.autocast(base.lm.device.type, torch.bfloat16, enabled=base.autocast):
+        processes = Processes.here()
+        with (
+            processes.failing_together(),  # the main process marks the files of all
+            torch.autocast(base.lm.device.type, torch.bfloat16, enabled=base.autocast),
+        ):
             precompute_reference(
-                base.lm, trainable.policy, parts, folder, processes=Processes.here(), progress=run.reporter.progress
+                base.lm, trainable.policy, parts, folder, processes=processes, progress=run.reporter.progress
             )
 
     return run.stage(
@@ -293,7 +297,12 @@ def _reference(
 
 def _write(out: Path, tuned: Tuned, stored: torch.dtype, record: TrainingRecord, *, checkpoint: bool) -> None:
     save_figure(
-        training_curves(record.curves, batch_size=record.schedule.batch_size, best_step=record.best_step),
+        training_curves(
+            record.curves,
+            pairs=record.pairs.train,
+            batch_size=record.schedule.batch_size,
+            best_step=record.best_step,
+        ),
         out / "training.svg",
     )
     card = tuned_card(record)

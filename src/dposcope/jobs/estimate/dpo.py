@@ -125,6 +125,10 @@ def less_memory(settings: DpoSettings, schedule: Schedule) -> tuple[DpoSettings,
     if all(given[name] == getattr(settings, name) for name in given):
         return None
     options = f"--optimizer {given['optimizer']} --precompute-reference --recompute"
+    own = {"--reference-dtype": settings.reference_dtype != "same", "--micro-batch-size": settings.micro_batch_size}
+    left_out = " and ".join(name for name, is_given in own.items() if is_given)
+    if left_out:
+        options += f" without {left_out}"
     return settings.model_copy(update=given), options
 
 

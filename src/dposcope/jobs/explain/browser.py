@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from dposcope.data.token_ids import token_texts
 from dposcope.directions.lens import Lens, lens
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.model.generate import generate
@@ -51,7 +52,7 @@ def browser_of(
     visible = torch.cat([torch.arange(len(ids)) >= head for ids, head in zip(read, heads, strict=True)]).numpy()
     traced = strongest[:TRACED]
     texts = [
-        TokenisedText(base.tokenizer.batch_decode([[token] for token in ids[head:]]), len(one.prompt_ids) - head)
+        TokenisedText(token_texts(base.tokenizer, ids[head:]), len(one.prompt_ids) - head)
         for one, ids, head in zip(written, read, heads, strict=True)
     ]
     return NeuronBrowser.of(

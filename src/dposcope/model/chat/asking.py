@@ -72,9 +72,12 @@ class Asking:
         turns = turns_of(prompt)
         if self.system is not None and turns[0].role != "system":
             turns = (Turn("system", self.system), *turns)
-        if self.wrap is not None:
-            turns = (*turns[:-1], Turn(turns[-1].role, self.wrap.replace(PLACE, turns[-1].content)))
+        turns = (*turns[:-1], Turn(turns[-1].role, self.wrapped(turns[-1].content)))
         return self._written(tokenizer, turns, asked=True, name=name) + self.begun(prompt)
+
+    def wrapped(self, text: str) -> str:
+        """What the user says to ask for a text."""
+        return text if self.wrap is None else self.wrap.replace(PLACE, text)
 
     def begun(self, prompt: Prompt) -> str:
         """How the answer to a prompt begins, before the model writes."""

@@ -219,7 +219,7 @@ const neuronData = (() => {
     for (const part of query.split(",")) {
       if (!part.trim()) continue;
       // A minus may be typed as it is shown.
-      const form = /^\s*(\|?)\s*([a-z]+)\s*(\|?)\s*([<>]=?|=)\s*(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*$/i;
+      const form = /^\s*(\|?)\s*([a-z]+)\s*(\|?)\s*([<>]=?|=)\s*(-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*$/i;
       const [, left, word, right, sign, number] = form.exec(part.replaceAll("−", "-")) ?? [];
       const name = (word ?? "").toLowerCase();
       if (left !== right || !(name === "rank" || Object.hasOwn(columns, name))) return null;

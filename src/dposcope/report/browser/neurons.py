@@ -23,7 +23,7 @@ class TokenisedText:
     """One text as the model read it."""
 
     tokens: list[str]
-    """Each decoded alone; joined they are the text."""
+    """As they are within the text; see `token_texts`."""
     prompt_tokens: int
     """How many of them are the prompt; the rest continues it."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from dposcope.data.masking import mask_offensive
+from dposcope.data.token_ids import token_texts
 from dposcope.errors import DposcopeError
 from dposcope.foreign_text import visible
 from dposcope.talk.fired import EditedNeuron, Fired, edited_neurons, fired
@@ -105,7 +106,7 @@ class Answering:
 
     def _tokens(self, ids: Sequence[int]) -> list[dict[str, str]]:
         """Tokens in both forms. Words are masked in the whole text, as a word may have several tokens."""
-        tokens = self.session.lm.tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=False)
+        tokens = token_texts(self.session.lm.tokenizer, ids)
         masked, place = mask_offensive("".join(tokens)), 0
         forms: list[dict[str, str]] = []
         for token in tokens:

@@ -23,6 +23,8 @@ from dposcope.talk.web.answering import Answering, Question
 from dposcope.talk.web.page import Sent, page_files
 
 HOST: Final = "127.0.0.1"
+_USUAL_PORT: Final = 80
+"""Of an http address."""
 MOST_BYTES: Final = 64 * 1024
 """Of a question."""
 MOST_UNREAD: Final = 1 << 20
@@ -105,9 +107,10 @@ class TalkServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.port}/{self.token}/"
 
     @property
-    def hosts(self) -> tuple[str, str]:
-        """What a browser may call this machine."""
-        return f"{HOST}:{self.port}", f"localhost:{self.port}"
+    def hosts(self) -> tuple[str, ...]:
+        """What a browser may call this machine; it leaves out the port that is the usual one."""
+        named = (f"{HOST}:{self.port}", f"localhost:{self.port}")
+        return (*named, HOST, "localhost") if self.port == _USUAL_PORT else named
 
     def check_running(self) -> None:
         """Called for each token.
