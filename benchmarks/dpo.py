@@ -17,8 +17,8 @@ peak resident set. Pairs are cut to 64 + 64 tokens. Contenders with λ = 0:
     trl stored          DPOTrainer, precompute_ref_log_probs
 
 and with λ = 0.05 on the pairs: `dposcope kl`, and `naive kl`, the same loss from full logits of both models.
-All weights are float32, products in bfloat16 where the machine multiplies it, and gradients are cut to one length
-(all alike).
+All weights are float32 (of gains: the base, which does not change, is in bfloat16, as the command has it), products in
+bfloat16 where the machine multiplies it, and gradients are cut to one length (all alike).
 """
 
 import argparse

@@ -9,7 +9,8 @@ square matrices and its own sum of a long vector. Multiplications and bytes come
     reading text    2 for each weight of the blocks and token, and 4 for each attention head's number and pair of tokens
     unembedding     2 for each of its weights and token
     decoding        the same for each step; every step reads all weights and the cache once
-    a DPO step      3 × reading for the model that learns (backward counts twice), 1 × for the reference
+    a DPO step      3 × reading for the model that learns (backward counts twice), 1 × for the reference; each prompt
+                    is read once, and only places before a token of a completion are unembedded
 
 A share of 1 cannot be reached: norms, activations, softmax, sorting, hooks and Python count as nothing. Stages run in
 turn, each once before the first round; a number is the median over rounds.
@@ -244,9 +245,10 @@ def dpo_step(lm: ds.LanguageModel, arguments: argparse.Namespace, shapes: Shapes
             marks = ours(task)
         return statistics.median(later - earlier for earlier, later in itertools.pairwise(marks))
 
-    reading, logits = shapes.reading(2 * SIDE, 2 * PAIRS), shapes.unembedded(2 * PAIRS * SIDE)
-    whole = Work(4 * (reading.products + logits.products), 0.0)
-    return Stage("dpo-step", run, [whole], 2 * PAIRS * 2 * SIDE)
+    # A prompt with two completions behind it: the second one is read as if it stood behind the prompt, too.
+    reading = 2 * shapes.reading(2 * SIDE, PAIRS).products - shapes.reading(SIDE, PAIRS).products
+    whole = Work(4 * (reading + shapes.unembedded(2 * PAIRS * SIDE).products), 0.0)
+    return Stage("dpo-step", run, [whole], 3 * SIDE * PAIRS)
 
 
 def measure_machine(lm: ds.LanguageModel) -> Machine:

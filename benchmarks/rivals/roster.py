@@ -129,9 +129,6 @@ def of_features(
     rivals: list[Rival] = []
     features, suffix, stages = fitted.features, fitted.suffix, (fitted.stage,)
     made = {"features": value_digest(folder / fitted.stage)}
-    if direction is not None:
-        stages = (*stages, "direction")
-        made = {**made, "direction": value_digest(folder / "direction")}
     if "steer" in methods:
         what = "The stream loses α of the block's difference of means at the end of one block, the best of four"
         rivals.append(Rival(f"steering, one block{suffix}", what, one_block(features), stages, made, folds=False))
@@ -140,8 +137,11 @@ def of_features(
         rivals.append(Rival(f"steering, all blocks{suffix}", what, all_blocks(features), stages, made, folds=False))
     if "ablation" in methods:
         what = "Output projections lose a direction (Arditi et al. 2024; kernel over blocks as heretic's)"
-        what += "" if direction is None else "; the last block's, that of the edits, is tried, too"
-        rivals.append(Rival(f"abliteration{suffix}", what, abliterations(features, direction), stages, made))
+        with_it, and_it = stages, made
+        if direction is not None:
+            what += "; the last block's, that of the edits, is tried, too"
+            with_it, and_it = (*stages, "direction"), {**made, "direction": value_digest(folder / "direction")}
+        rivals.append(Rival(f"abliteration{suffix}", what, abliterations(features, direction), with_it, and_it))
     if "profs" in methods:
         what = "Value vectors lose a subspace of rank k (Uppal et al. 2024)"
         rivals.append(Rival(f"ProFS{suffix}", what, projections(features, evaluations), stages, made))
