@@ -53,8 +53,10 @@ def main() -> None:
     parser.add_argument("--only-raw", action="store_true", help="of every run the numbers alone, in FOLDER/RUN")
     arguments = parser.parse_args()
     if arguments.only_raw:
+        if len({run.name for run in arguments.runs}) < len(arguments.runs):
+            parser.error("two runs have the same last name, and would be written over each other")
         for run in arguments.runs:
-            keep_raw(run, arguments.folder / run.name)
+            keep_raw(run, arguments.folder / run.name, made=())
         return
     first, *others = arguments.runs
     if not others and (first / "explain.json").is_file():
@@ -84,12 +86,18 @@ def publish(run: FinishedRun, folder: Path) -> None:
     print(f"{len(chosen)} tables and {len(figures)} figures in {folder}")
 
 
-def keep_raw(run: Path, folder: Path) -> None:
-    """What `dposcope report` reads, the scores behind it, and how pairs and model were made."""
+def keep_raw(run: Path, folder: Path, *, made: Sequence[str] = MADE) -> None:
+    """What `dposcope report` reads, the scores behind it, and how pairs and model were made.
+
+    Args:
+        run: its folder.
+        folder: where it goes.
+        made: files beside the run's folder that go with it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in RAW:
         keep(run / name, folder / name)
-    for name in MADE:
+    for name in made:
         keep(run.parent / name, folder / Path(name).name)
     if not (run / "samples.parquet").is_file():
         return

@@ -2,8 +2,9 @@
 
     python benchmarks/redraw.py jigsaw_dev.csv --seed 1 --out comments-1.csv
 
-The first half of the rows, which directions are computed from, is drawn from itself with replacement, as a bootstrap
-does. The second half, which the judge is trained on, stays as it is.
+The first half of the rows, which directions are computed from, is drawn from itself with replacement. A direction
+takes the first 2,000 of them, so most of its comments are others. The second half, which the judge is trained on, stays
+as it is.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    redrawn(pl.read_csv(options.comments), options.seed).write_csv(options.out)
+    redrawn(pl.read_csv(options.comments, infer_schema=False), options.seed).write_csv(options.out)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     if len(having) < 2:
         raise DposcopeError(f"only one run has the condition {name!r}; name the runs of at least two seeds")
     cells = {"condition": name}
-    for scorer in having[0].scorers:
+    for scorer in [one for one in having[0].scorers if all(one in run.scorers for run in having)]:
         shares = [run.conditions[name][scorer].mean / run.conditions[BASE][scorer].mean for run in having]
         cells[scorer] = Seeds(tuple(shares)).written(".2f")
     ratios = [run.against_none[name].toxicity_ratio for run in having]
@@ -64,7 +64,7 @@ def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     for measure in _COSTS:
         found = [run.against_none[name].differences.get(measure) for run in having]
         rises = tuple(rise.mean for rise in found if rise is not None)
-        cells[measure] = Seeds(rises).written("+.2f") if len(rises) > 1 else "–"
+        cells[measure] = Seeds(rises).written("+.2f") if len(rises) == len(having) else "–"
     return cells
 
 
@@ -84,7 +84,7 @@ def table_of(folders: Sequence[Path]) -> Table:
     columns = [
         Column("condition", "condition"),
         *(Column(scorer, f"{scorer}, share of none") for scorer in runs[0].scorers),
-        Column("prompts", "95 % interval of toxicity over prompts"),
+        Column("prompts", "half of its 95 % interval over prompts, mean"),
         *(Column(measure, label) for measure, label in _COSTS.items()),
     ]
     title = "Each seed, then their mean and the standard deviation between seeds."

@@ -33,6 +33,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
+from dposcope.files import expanded
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -174,7 +175,7 @@ def _penalised(options: argparse.Namespace, learned: dict[str, Any]) -> list[Par
 
 def _learned(folder: Path) -> dict[str, Any]:
     """Model and settings that gains were learned with."""
-    told = folder.expanduser() / "run.json"
+    told = expanded(folder) / "run.json"
     found = read_object(told) if told.exists() else {}
     settings = found.get("settings", {})
     if found.get("command") != "dpo" or settings.get("train") != "gains":

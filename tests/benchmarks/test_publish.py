@@ -59,11 +59,17 @@ def test_the_numbers_of_a_measurement_and_of_a_training_alone(tmp_path, monkeypa
     (measured / "scores.json").write_text('{"model": "tiny"}')
     pl.DataFrame({"prompt": ["a river"], "continuation": ["is wide"]}).write_parquet(measured / "samples.parquet")
     (trained / "training.json").write_text('{"pairs": "/mine/pairs.jsonl", "steps": 50}')
+    for stranger in ("dpo/training.json", "pairs/pairs.json"):  # beside the runs, and not theirs
+        (tmp_path / stranger).parent.mkdir()
+        (tmp_path / stranger).write_text('{"steps": 7}')
     monkeypatch.setattr(sys, "argv", ["publish", "--only-raw", str(measured), str(trained), str(tmp_path / "raw")])
     publish.main()
     kept = {str(path.relative_to(tmp_path / "raw")) for path in (tmp_path / "raw").rglob("*") if path.is_file()}
     assert kept == {"measured/scores.json", "measured/samples.parquet", "trained/training.json"}
     assert (tmp_path / "raw/trained/training.json").read_text() == '{"pairs":"pairs.jsonl","steps":50}\n'
+    monkeypatch.setattr(sys, "argv", ["publish", "--only-raw", str(trained), str(trained), str(tmp_path / "raw")])
+    with pytest.raises(SystemExit, match="2"):
+        publish.main()
 
 
 def test_of_a_path_the_last_part_is_kept():

@@ -36,6 +36,7 @@ def test_texts_of_tokens_are_those_within_the_text(tokenizer, text):
     assert "".join(found).lstrip() == tokenizer.decode(ids).lstrip()
     alone = module.token_texts(tokenizer, ids[-1:])
     assert alone == found[-1:]
+    assert module.token_texts(tokenizer, []) == []
 
 
 @pytest.fixture(autouse=True)

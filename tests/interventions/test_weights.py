@@ -1,6 +1,8 @@
 """A tuned checkpoint in its base's place."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -52,6 +54,12 @@ def test_stored_buffers_are_the_other_models_too(tmp_path):
     assert bits(base.model) == before
     assert torch.equal(logits_of(base, [5, 7, 9, 11]), plain)
     assert base.fingerprint != tuned.fingerprint
+    with OtherWeights(tmp_path, strength=0.0).second_model(base) as start:
+        assert torch.equal(logits_of(start, [5, 7, 9, 11]), plain)
+    with OtherWeights(tmp_path, strength=0.5).second_model(base) as half:
+        biases = [bias for name, bias in half.model.named_buffers() if name.endswith("e_score_correction_bias")]
+        own = [bias for name, bias in base.model.named_buffers() if name.endswith("e_score_correction_bias")]
+        assert torch.equal(biases[0], (own[0] + torch.tensor([3.0, -3.0, 0.0, 1.0])) / 2)
 
 
 def test_weights_that_compute_something_else_by_their_config_are_refused(llama, tmp_path):
@@ -59,6 +67,12 @@ def test_weights_that_compute_something_else_by_their_config_are_refused(llama, 
     other.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     harmless = config | {"attention_dropout": 0.1, "use_cache": False, "initializer_range": 0.5}
+    harmless |= {
+        "unsloth_version": "2",
+        "tokenizer_class": "X",
+        "max_position_embeddings": 4096,
+        "id2label": {"0": "a"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(harmless))
     with OtherWeights(tmp_path).on(llama):
         pass
@@ -67,6 +81,8 @@ def test_weights_that_compute_something_else_by_their_config_are_refused(llama, 
         OtherWeights(tmp_path).on(llama).__enter__()
     with OtherWeights(tmp_path).second_model(llama) as beside:
         assert beside.model.config.rms_norm_eps == 0.1
+    with pytest.raises(DposcopeError, match="differ in rms_norm_eps, so nothing lies between"):
+        OtherWeights(tmp_path, strength=0.5).second_model(llama).__enter__()
 
 
 def test_every_checkpoint_that_stands_in_has_its_own_fingerprint(llama, tmp_path):
@@ -79,6 +95,20 @@ def test_every_checkpoint_that_stands_in_has_its_own_fingerprint(llama, tmp_path
             found.append(llama.fingerprint)
     assert found == expected
     assert len({*found, llama.fingerprint}) == 4
+
+
+def test_a_copy_knows_no_fingerprint_and_has_its_own(llama):
+    """Copies of a weak reference to a storage would free it several times, which ends the process."""
+    lm = copied(llama)
+    before = lm.fingerprint
+    for twin in (copy.deepcopy(lm), pickle.loads(pickle.dumps(lm))):
+        assert twin._digested._state is None
+        with torch.no_grad():
+            twin.value_vectors(0).mul_(1.5)
+            next(twin.model.parameters()).mul_(1.5)
+        assert twin.fingerprint != before
+        del twin
+    assert lm.fingerprint == before
 
 
 def test_along_its_tuning_each_weight_is_on_the_line(lm, tmp_path):

@@ -24,7 +24,17 @@ def digest(value) -> str | None:
 @pytest.mark.parametrize(
     "value",
     [
-        *("profanity", "unitary/toxic-bert", "hub:owner/name@test", "builtin:x.jsonl", "m:f", "", "x" * 5000, "a\0b"),
+        *(
+            "profanity",
+            "unitary/toxic-bert",
+            "hub:owner/name@test",
+            "builtin:x.jsonl",
+            "m:f",
+            "",
+            "x" * 5000,
+            "a\0b",
+            "~ hello",
+        ),
         *(None, 3, 0.5, True, [], ["a", "b"]),
     ],
 )

@@ -266,6 +266,12 @@ def test_a_card_names_the_base_without_its_folder(llama, tmp_path):
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert "private" not in card
     assert "`base` with a dposcope edit" in card
+    source = stored(llama, tmp_path / "gemma-3-270m")
+    fold_checkpoint(source, whole_edit(llama), tmp_path / "other")
+    card = (tmp_path / "other/README.md").read_text(encoding="utf-8")
+    assert "`./gemma-3-270m` with a dposcope edit" in card
+    assert "google" not in card
+    assert "license" not in card
 
 
 def test_an_edit_made_in_bfloat16_is_known_beside_the_same_weights_in_float32(lm, tmp_path):

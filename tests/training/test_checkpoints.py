@@ -63,6 +63,9 @@ def test_the_one_before_keeps_the_best_of_its_time(tmp_path):
     for step in (40, 50):
         remove_older(write(tmp_path, step, best=40), best=40)
     assert left(tmp_path) == [40, 50]
+    (tmp_path / "checkpoint-50/trainer_state.json").write_text("{")  # damage to the one before ends no training
+    remove_older(write(tmp_path, 60, best=60), best=60)
+    assert left(tmp_path) == [50, 60]
 
 
 def test_without_its_best_a_checkpoint_is_no_use(tmp_path):

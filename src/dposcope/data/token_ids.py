@@ -55,11 +55,14 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, spe
 
 
 def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    """The text of each token as it is within a text: joined they are the text, but for a space at its start.
+    """The text of each token as it is within a text: joined they are the text, but for a space at its start, and for
+    characters of which a token has only a part.
 
     The tokenizers of Llama 2 and Mistral take the space from the first token that they decode, so a token that is
     decoded alone has none, and words would run into each other. So each is decoded behind another one.
     """
+    if not ids:
+        return []
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
     before, *behind = tokenizer.batch_decode([anchor, *([*anchor, one] for one in ids)])
     alone = tokenizer.batch_decode([[one] for one in ids])

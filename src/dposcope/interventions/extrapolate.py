@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dposcope.errors import DposcopeError
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, stored_buffers
+from dposcope.model.tuned import settings_that_differ
 
 
 def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterator[tuple[str, Tensor]]:
@@ -31,7 +32,8 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
         Name and value of each parameter, in the tuned model's precision; at s = 1 the tuned model's own, to the bit.
 
     Raises:
-        DposcopeError: the two models have different parameters, or quantised ones.
+        DposcopeError: the two models have different parameters, quantised ones, or configs by which the same weights
+            compute something else.
     """
     quantised = next((lm for lm in (base, tuned) if lm.quantised), None)
     if quantised is not None:
@@ -42,6 +44,12 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
     own, other = dict(base.model.named_parameters()), dict(tuned.model.named_parameters())
     if own.keys() != other.keys() or any(own[name].shape != other[name].shape for name in own):
         raise DposcopeError(f"{tuned.name} has other parameters than {base.name}; give a model tuned from it")
+    differing = settings_that_differ(base, tuned) if strength != 1 else set[str]()
+    if differing:
+        raise DposcopeError(
+            f"{tuned.name} and {base.name} differ in {sorted(differing)[0]}, so nothing lies between them; use a "
+            "strength of 1"
+        )
     for name, before in own.items():
         after = other[name].detach()
         if strength == 1:
@@ -52,7 +60,7 @@ def along(base: LanguageModel, tuned: LanguageModel, strength: float) -> Iterato
 
 
 def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> None:
-    """Replace the weights of `tuned` by those at `strength`, in place.
+    """Replace the weights of `tuned` by those at `strength`, in place, its stored buffers among them.
 
     Args:
         base: the model before tuning.
@@ -60,12 +68,15 @@ def extrapolate(base: LanguageModel, tuned: LanguageModel, strength: float) -> N
         strength: s; 1 changes nothing.
 
     Raises:
-        DposcopeError: the two models have different parameters.
+        DposcopeError: see `along`.
     """
-    own = dict(tuned.model.named_parameters())
+    own, before = dict(tuned.model.named_parameters()), stored_buffers(base.model)
     with torch.no_grad():
         for name, values in along(base, tuned, strength):
             own[name].copy_(values)
+        for name, buffer in stored_buffers(tuned.model).items() if strength != 1 else ():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.lerp(before[name].to(buffer.device).float(), buffer.float(), strength))
 
 
 def stochastically_rounded(values: Tensor, dtype: torch.dtype, *, seed: int) -> Tensor:

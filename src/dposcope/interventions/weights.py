@@ -4,7 +4,6 @@ from collections.abc import Container, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor, nn
 
@@ -19,12 +18,7 @@ from dposcope.model.hooks import Applied
 from dposcope.model.language_model import LanguageModel, stored_buffers
 from dposcope.model.load import load
 from dposcope.model.quantised.weights import is_quantised
-
-_OF_NO_NUMBER: Final = {
-    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "vocab_size"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config", "initializer_range", "name_or_path"),
-}
-"""Settings of a config that the numbers of a forward pass do not depend on."""
+from dposcope.model.tuned import settings_that_differ
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class OtherWeights:
 
         Raises:
             DposcopeError: there is no such model, it was not tuned from `lm`, or it has no values at another strength:
-                its weights are quantised, or not those of `lm`.
+                its weights are quantised or not those of `lm`, or its config computes something else from them.
         """
         yield self._beside(lm)
 
@@ -71,7 +65,7 @@ class OtherWeights:
         coded = _quantised_in_either(lm.model, other.model)
         mine, theirs = (_weights(model, beside=coded) for model in (lm.model, other.model))
         differing = mine.keys() ^ theirs.keys() or {n for n in mine if mine[n].shape != theirs[n].shape}
-        differing = differing or _settings_that_differ(lm, other)
+        differing = differing or settings_that_differ(lm, other)
         if differing or other.writer is not None:
             what = f"{sorted(differing)[0]} differs" if differing else other.notes[-1]
             raise DposcopeError(
@@ -114,13 +108,6 @@ def _weights(model: nn.Module, *, beside: Container[str]) -> dict[str, Tensor]:
     """Parameters and stored buffers of all layers but some."""
     named = {**dict(model.named_parameters()), **stored_buffers(model)}
     return {name: one for name, one in named.items() if name.rpartition(".")[0] not in beside}
-
-
-def _settings_that_differ(lm: LanguageModel, other: LanguageModel) -> set[str]:
-    """Settings of two configs that decide what the same weights compute."""
-    one, two = (dict(model.model.config.get_text_config().to_dict()) for model in (lm, other))
-    named = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
-    return {name for name in named if name not in _OF_NO_NUMBER and not name.startswith("_") and "drop" not in name}
 
 
 def _exchange(one: nn.Module, other: nn.Module) -> None:

@@ -63,9 +63,10 @@ def measure_condition(
         outcome = measure(job.lm, intervention, materials, served=served, progress=run.reporter.progress)
         if not outcome.finite:
             precision = str(job.lm.dtype).removeprefix("torch.")
+            mend = "give another --dtype" if intervention is None else "give another --dtype, or a weaker condition"
             raise DposcopeError(
-                f"the model overflows under the condition {name!r} in {precision}, so that its log-perplexity is no "
-                "number; leave the condition out, make it weaker, or give another --dtype"
+                f"the model overflows under the condition {name!r} in {precision}, so that a log-perplexity is no "
+                f"number; {mend}"
             )
         return outcome.to_json()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dposcope.artefacts import file_digest, text_digest, value_digest, value_files
+from dposcope.errors import DposcopeError
 from dposcope.files import expanded
 from dposcope.marks import LARGE
 
@@ -31,7 +32,7 @@ def _named(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         return None
     # As in words:FILE and gains:FOLDER.
-    own = [_at(expanded(name)) for name in (value, value.partition(":")[2]) if name]
+    own = [_at(name) for name in (value, value.partition(":")[2]) if name]
     digest = next((one for one in own if one is not None), None)
     # A function is looked for in the working folder.
     if digest is None and (function := _FUNCTION.fullmatch(value)) is not None:
@@ -40,7 +41,11 @@ def _named(value: Any) -> str | None:
     return digest
 
 
-def _at(path: Path) -> str | None:
+def _at(name: str) -> str | None:
+    try:
+        path = expanded(name)
+    except DposcopeError:  # a text that begins with ~
+        return None
     if os.path.isfile(path):  # noqa: PTH113 — a setting may be no path at all, and longer than one may be
         return _stamp(path)
     if os.path.isdir(path):  # noqa: PTH112

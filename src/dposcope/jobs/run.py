@@ -163,9 +163,8 @@ class Run:
         """
         path = self._record(name)
         key = text_digest(json.dumps(inputs, sort_keys=True, default=str))
-        if (
-            self._inputs.setdefault(name, key) != key
-        ):  # each would take the other's files for its own, and overwrite them
+        # Each would take the other's files for its own, and overwrite them.
+        if self._inputs.setdefault(name, key) != key:
             raise ValueError(f"two stages of different inputs are called {name!r}")
         found = Record.read(path)
         fault = None

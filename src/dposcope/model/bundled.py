@@ -20,7 +20,7 @@ from dposcope.durable import place
 from dposcope.errors import DposcopeError
 from dposcope.marks import damage, mark_json, marks, read_marks
 from dposcope.model.gguf import load_gguf
-from dposcope.model.language_model import LanguageModel
+from dposcope.model.language_model import LanguageModel, short_name
 from dposcope.wheels import downloaded_wheel
 
 _MARKS: Final = ".marks.json"
@@ -112,6 +112,12 @@ BUNDLED = {
         ),
     )
 }
+
+
+def name_of_source(source: str | Path) -> str:
+    """`short_name` of a source. A folder that is called like a bundled model is another one: it has `./` before it."""
+    name = short_name(source)
+    return f"./{name}" if name in BUNDLED and (name != str(source) or Path(source).is_dir()) else name
 
 
 def bundled_folder(name: str, *, download: bool = False) -> Path:

@@ -1,6 +1,6 @@
 """A model and its tokenizer. Neither is wrapped or changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,25 @@ def short_name(source: str | Path) -> str:
     if path.is_dir():
         return visible(path.resolve().name)  # "." and ".." are no names
     return visible(path.stem if path.suffix == ".gguf" else str(source))
+
+
+class _Digested:
+    """The last digest of a model, and the state that it is of. A copy knows none: copies of a weak reference to a
+    storage would free it several times."""
+
+    def __init__(self) -> None:
+        self._state: tuple[object, ...] | None = None
+        self._digest = ""
+
+    def of(self, state: tuple[object, ...], digest: Callable[[], str]) -> str:
+        """The digest of a state, computed where it is another one."""
+        if state != self._state:
+            self._state, self._digest = state, digest()
+        return self._digest
+
+    def __reduce__(self) -> tuple[type["_Digested"], tuple[()]]:
+        """For copies and pickles."""
+        return _Digested, ()
 
 
 def stored_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -266,9 +285,9 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of every parameter and stored buffer, the scales of quantised layers, the architecture, a layout
-        that was registered for it, and `variant`. It changes when any weight changes. It says nothing of numbers that
-        stand in the config alone, such as the base of rotary positions.
+        """A digest of every parameter, of stored buffers rounded to bfloat16, the scales of quantised layers, the
+        architecture, a layout that was registered for it, and `variant`. It changes when any parameter changes. It says
+        nothing of numbers that stand in the config alone, such as the base of rotary positions.
 
         It is computed again only after a weight was replaced or written to.
         """
@@ -279,16 +298,17 @@ class LanguageModel:
             (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, one._version)
             for name, one in (named | buffers).items()
         )
-        if state not in self._fingerprints:
-            self._fingerprints.clear()
+
+        def digest() -> str:
             whole = {**named, **scales(self.model), **{name: coarse(one) for name, one in buffers.items()}}
-            self._fingerprints[state] = f"{self.model.config.model_type}-{tensor_fingerprint(whole)}"
+            return f"{self.model.config.model_type}-{tensor_fingerprint(whole)}"
+
         marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
-        return "-".join([self._fingerprints[state], *(mark for mark in marks if mark)])
+        return "-".join([self._digested.of(state, digest), *(mark for mark in marks if mark)])
 
     @cached_property
-    def _fingerprints(self) -> dict[tuple[object, ...], str]:
-        return {}
+    def _digested(self) -> "_Digested":
+        return _Digested()
 
     def decode(self, written: Sequence[Sequence[int]]) -> list[str]:
         """Decode ids that the model generated, without special tokens."""

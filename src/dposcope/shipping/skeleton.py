@@ -24,9 +24,9 @@ from transformers.core_model_loading import (
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.files import expanded
-from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.bundled import BUNDLED, bundled_folder, name_of_source
 from dposcope.model.checks.config import MEND, read_config
-from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source
 
 
@@ -63,7 +63,7 @@ class Skeleton:
             if is_memory(error):
                 raise
             raise DposcopeError(f"cannot read the architecture of {source}: {first_line(error)}; {MEND}") from error
-        lm = LanguageModel(model, cast(Any, None), short_name(source))
+        lm = LanguageModel(model, cast(Any, None), name_of_source(source))
         _ = lm.layout
         return cls(folder, lm, quantisation)
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from dposcope.artefacts import write_json
 from dposcope.durable import flush
+from dposcope.errors import DposcopeError
 from dposcope.marks import damage, mark_json, marks, read_marks
 from dposcope.reading import read_json
 
@@ -63,10 +64,18 @@ def remove_older(newest: Path, *, best: int | None) -> None:
         key=lambda one: int(one.name.rpartition("-")[2]),
     )
     kept = older[max(len(older) - _BEFORE, 0) :]
-    needed = {best, *(read_json(one / _STATE, _State).best_global_step for one in kept if (one / _STATE).is_file())}
+    needed = {best, *(_best_of(one) for one in kept if best is not None)}
     for checkpoint in older[: len(older) - len(kept)]:
         if checkpoint.name not in {f"checkpoint-{step}" for step in needed}:
             _remove(checkpoint)
+
+
+def _best_of(checkpoint: Path) -> int | None:
+    """The best step when it was written; None where that cannot be read: it is of no use then."""
+    try:
+        return read_json(checkpoint / _STATE, _State).best_global_step
+    except DposcopeError:
+        return None
 
 
 def _whole(checkpoint: Path) -> bool:

@@ -145,10 +145,10 @@ def test_the_same_training_in_less_memory_is_what_its_options_give(eight_bits, t
         less = work(train="full", optimizer=name).less
         assert less is not None
         plain = f"--optimizer {name}-8bit --precompute-reference --recompute"
-        assert less.options == f"{plain} without --micro-batch-size"
+        assert less.options == f"{plain}, leave --micro-batch-size out"
         for given, left_out in (
             ({"micro_batch_size": None}, ""),
-            ({"reference_dtype": "bfloat16"}, " without --reference-dtype and --micro-batch-size"),
+            ({"reference_dtype": "bfloat16"}, ", leave --reference-dtype and --micro-batch-size out"),
         ):
             other = work(train="full", optimizer=name, **given).less
             assert other is not None

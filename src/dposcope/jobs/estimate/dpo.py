@@ -128,7 +128,7 @@ def less_memory(settings: DpoSettings, schedule: Schedule) -> tuple[DpoSettings,
     own = {"--reference-dtype": settings.reference_dtype != "same", "--micro-batch-size": settings.micro_batch_size}
     left_out = " and ".join(name for name, is_given in own.items() if is_given)
     if left_out:
-        options += f" without {left_out}"
+        options += f", leave {left_out} out"
     return settings.model_copy(update=given), options
 
 

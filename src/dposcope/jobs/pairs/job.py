@@ -378,11 +378,11 @@ def _finish(
         "finished": end.to_json(),
     }
     write_json(told, sealed(facts))
+    if not harmless:
+        beside.unlink(missing_ok=True)
     place(told, out.with_suffix(".json"))
     if harmless:
         place(texts, beside)
-    else:
-        beside.unlink(missing_ok=True)
     place(whole, out)
     return PairsMade(out, facts, statistics, made_before=False)
 
