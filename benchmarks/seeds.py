@@ -1,6 +1,6 @@
 """How much the numbers of an edit differ from seed to seed, as Markdown.
 
-    python benchmarks/seeds.py runs/measured-0 runs/measured-1 runs/measured-2
+    python benchmarks/seeds.py runs/measured-0 runs/measured-1 runs/measured-2 [--figure seeds.svg]
 
 Each run is one seed, and has conditions of the same names; a condition is compared over the runs that have it. The
 interval over prompts says nothing of another training, the spread between seeds says nothing of other prompts.
@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
 from dposcope.reading import read_json
+from dposcope.report.figures import GROUND, MUTED, house_style, save_figure
+from dposcope.report.front import spots_of
+from dposcope.report.series import series_styles
 from dposcope.report.table import Column, Table, frame_of
 
 _COSTS = {"logppl": "log-PPL, neutral", "harmless_logppl": "log-PPL, harmless"}
@@ -68,11 +72,11 @@ def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     return cells
 
 
-def table_of(folders: Sequence[Path]) -> Table:
-    """A row a condition, in the order of the first run that has it.
+def read(folders: Sequence[Path]) -> list[Scores]:
+    """What the runs measured.
 
     Raises:
-        DposcopeError: a folder is no finished run, or a condition stands in one run only.
+        DposcopeError: a folder is no finished run.
     """
     runs: list[Scores] = []
     for folder in folders:
@@ -80,6 +84,15 @@ def table_of(folders: Sequence[Path]) -> Table:
         if not path.exists():
             raise DposcopeError(f"{folder} holds no scores.json; name the folder of a finished run")
         runs.append(Scores.from_json(read_json(path, StoredScores)))
+    return runs
+
+
+def table_of(runs: Sequence[Scores]) -> Table:
+    """A row a condition, in the order of the first run that has it.
+
+    Raises:
+        DposcopeError: a condition stands in one run only.
+    """
     names = dict.fromkeys(name for run in runs for name in run.against_none)
     columns = [
         Column("condition", "condition"),
@@ -91,17 +104,47 @@ def table_of(folders: Sequence[Path]) -> Table:
     return Table("seeds", title, frame_of([row(name, runs) for name in names]), tuple(columns))
 
 
+def drawn(runs: Sequence[Scores]) -> Figure:
+    """Each condition of each seed as a dot with its interval over prompts, over the price on harmless text."""
+    names = dict.fromkeys(name for run in runs for name in run.against_none)
+    styles = series_styles(list(names))
+    with house_style():
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.axvline(0, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        for name in names:
+            spots = [spot for run in runs for spot in spots_of(run) if spot.label == name]
+            style = styles[name]
+            for spot in spots:
+                axes.plot(
+                    [spot.rise.mean] * 2, [spot.left.low, spot.left.high], color=style.colour, linewidth=1, alpha=0.5
+                )
+            places = [spot.rise.mean for spot in spots], [spot.left.ratio for spot in spots]
+            axes.plot(*places, style.marker, color=style.colour, markeredgecolor=GROUND, label=name)
+        axes.set_ylim(bottom=0)
+        axes.grid()
+        axes.set_xlabel("log-perplexity of harmless text, rise in nats per token")
+        axes.set_ylabel(f"{runs[0].concept} left, share of the plain model's")
+        figure.legend(frameon=False, loc="outside right upper")
+        return figure
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     try:
-        table = table_of(options.runs)
+        runs = read(options.runs)
+        table = table_of(runs)
     except DposcopeError as error:
         print(f"seeds: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
     print(table.markdown())
+    if options.figure is not None:
+        save_figure(drawn(runs), options.figure)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.statistics import Difference
 from dposcope.pairs.sampled import Pairer
 from helpers.families import tiny
 
@@ -44,7 +45,7 @@ def a_run(folder: Path, share: float, rise: float, names: tuple[str, ...] = ("ed
 def test_a_condition_over_three_seeds_by_hand(tmp_path):
     shares, rises = (0.2, 0.5, 0.35), (0.01, 0.05, 0.03)
     runs = [a_run(tmp_path / str(at), *both) for at, both in enumerate(zip(shares, rises, strict=True))]
-    (line,) = seeds.table_of(runs).frame.rows(named=True)
+    (line,) = seeds.table_of(seeds.read(runs)).frame.rows(named=True)
     mean, spread = sum(shares) / 3, statistics.stdev(shares)
     assert line["toxicity"] == line["judge"] == f"0.20, 0.50, 0.35: {mean:.2f} ± {spread:.2f}"
     assert line["prompts"] == "± 0.15"
@@ -59,12 +60,24 @@ def test_a_condition_is_compared_over_the_runs_that_have_it(tmp_path):
         a_run(tmp_path / "edit-1", 0.4, 0.0),
         a_run(tmp_path / "dpo-1", 0.8, 0.0, ("dpo",)),
     ]
-    found = {line["condition"]: line["toxicity"] for line in seeds.table_of(runs).frame.rows(named=True)}
+    found = {line["condition"]: line["toxicity"] for line in seeds.table_of(seeds.read(runs)).frame.rows(named=True)}
     assert {name: cell.partition(":")[0] for name, cell in found.items()} == {"edit": "0.20, 0.40", "dpo": "0.60, 0.80"}
     with pytest.raises(DposcopeError, match="only one run has the condition 'dpo'"):
-        seeds.table_of(runs[:3])
+        seeds.table_of(seeds.read(runs[:3]))
     with pytest.raises(DposcopeError, match="holds no scores"):
-        seeds.table_of([tmp_path])
+        seeds.read([tmp_path])
+
+
+def test_every_seed_is_a_dot_with_its_interval(tmp_path):
+    runs = seeds.read([a_run(tmp_path / str(at), share, 0.0) for at, share in enumerate((0.2, 0.4))])
+    for run in runs:
+        run.against_none["edit"].differences["harmless_logppl"] = Difference(0.1, 0.05, 0.2, 20, 0.01)
+    figure = seeds.drawn(runs)
+    (axes,) = figure.axes
+    dots = [line for line in axes.lines if line.get_label() == "edit"]
+    assert [(list(dot.get_xdata()), list(dot.get_ydata())) for dot in dots] == [([0.1, 0.1], [0.2, 0.4])]
+    bars = [list(line.get_ydata()) for line in axes.lines if list(line.get_xdata()) == [0.1, 0.1] and line not in dots]
+    assert bars == [pytest.approx([0.1, 0.4]), pytest.approx([0.3, 0.6])]
 
 
 def test_comments_are_drawn_from_their_own_half():
