@@ -17,12 +17,14 @@ from matplotlib.figure import Figure
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
+from dposcope.evaluation.numbers import Format
 from dposcope.reading import read_json
 from dposcope.report.figures import GROUND, MUTED, house_style, save_figure
 from dposcope.report.front import spots_of
 from dposcope.report.series import series_styles
 from dposcope.report.table import Column, Table, frame_of
 
+SHARE, RISE = Format.named("fixed 2"), Format.named("signed fixed 2")
 _COSTS = {"logppl": "log-PPL, neutral", "harmless_logppl": "log-PPL, harmless"}
 
 
@@ -43,10 +45,9 @@ class Seeds:
         """Standard deviation between seeds, with n − 1."""
         return float(np.std(self.values, ddof=1))
 
-    def written(self, digits: str) -> str:
+    def written(self, form: Format) -> str:
         """Every value, and their mean and standard deviation."""
-        each = ", ".join(format(value, digits) for value in self.values)
-        return f"{each}: {format(self.mean, digits)} ± {self.deviation:.2f}"
+        return f"{', '.join(map(form.value, self.values))}: {form.value(self.mean)} ± {SHARE.value(self.deviation)}"
 
 
 def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
@@ -61,14 +62,14 @@ def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     cells = {"condition": name}
     for scorer in [one for one in having[0].scorers if all(one in run.scorers for run in having)]:
         shares = [run.conditions[name][scorer].mean / run.conditions[BASE][scorer].mean for run in having]
-        cells[scorer] = Seeds(tuple(shares)).written(".2f")
+        cells[scorer] = Seeds(tuple(shares)).written(SHARE)
     ratios = [run.against_none[name].toxicity_ratio for run in having]
     halves = [(ratio.high - ratio.low) / 2 for ratio in ratios if ratio is not None]
-    cells["prompts"] = f"± {np.mean(halves):.2f}" if halves else "–"
+    cells["prompts"] = f"± {SHARE.value(np.mean(halves))}" if halves else "–"
     for measure in _COSTS:
         found = [run.against_none[name].differences.get(measure) for run in having]
         rises = tuple(rise.mean for rise in found if rise is not None)
-        cells[measure] = Seeds(rises).written("+.2f") if len(rises) == len(having) else "–"
+        cells[measure] = Seeds(rises).written(RISE) if len(rises) == len(having) else "–"
     return cells
 
 
