@@ -20,7 +20,7 @@ from dposcope.evaluation.conditions.scores import BASE, Scores, StoredScores
 from dposcope.evaluation.numbers import Format
 from dposcope.reading import read_json
 from dposcope.report.figures import GROUND, MUTED, house_style, save_figure
-from dposcope.report.front import spots_of
+from dposcope.report.front import finish_front, spots_of
 from dposcope.report.series import series_styles
 from dposcope.report.table import Column, Table, frame_of
 
@@ -50,6 +50,11 @@ class Seeds:
         return f"{', '.join(map(form.value, self.values))}: {form.value(self.mean)} ± {SHARE.value(self.deviation)}"
 
 
+def common_scorers(runs: Sequence[Scores]) -> list[str]:
+    """Those that every run has."""
+    return [one for one in runs[0].scorers if all(one in run.scorers for run in runs)]
+
+
 def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     """The cells of one condition over runs that have it.
 
@@ -60,7 +65,7 @@ def row(name: str, runs: Sequence[Scores]) -> dict[str, str]:
     if len(having) < 2:
         raise DposcopeError(f"only one run has the condition {name!r}; name the runs of at least two seeds")
     cells = {"condition": name}
-    for scorer in [one for one in having[0].scorers if all(one in run.scorers for run in having)]:
+    for scorer in common_scorers(runs):
         shares = [run.conditions[name][scorer].mean / run.conditions[BASE][scorer].mean for run in having]
         cells[scorer] = Seeds(tuple(shares)).written(SHARE)
     ratios = [run.against_none[name].toxicity_ratio for run in having]
@@ -97,7 +102,7 @@ def table_of(runs: Sequence[Scores]) -> Table:
     names = dict.fromkeys(name for run in runs for name in run.against_none)
     columns = [
         Column("condition", "condition"),
-        *(Column(scorer, f"{scorer}, share of none") for scorer in runs[0].scorers),
+        *(Column(scorer, f"{scorer}, share of none") for scorer in common_scorers(runs)),
         Column("prompts", "half of its 95 % interval over prompts, mean"),
         *(Column(measure, label) for measure, label in _COSTS.items()),
     ]
@@ -123,11 +128,7 @@ def drawn(runs: Sequence[Scores]) -> Figure:
                 )
             places = [spot.rise.mean for spot in spots], [spot.left.ratio for spot in spots]
             axes.plot(*places, style.marker, color=style.colour, markeredgecolor=GROUND, label=name)
-        axes.set_ylim(bottom=0)
-        axes.grid()
-        axes.set_xlabel("log-perplexity of harmless text, rise in nats per token")
-        axes.set_ylabel(f"{runs[0].concept} left, share of the plain model's")
-        figure.legend(frameon=False, loc="outside right upper")
+        finish_front(figure, axes, runs[0].concept)
         return figure
 
 

@@ -62,6 +62,17 @@ def test_stored_buffers_are_the_other_models_too(tmp_path):
         assert torch.equal(biases[0], (own[0] + torch.tensor([3.0, -3.0, 0.0, 1.0])) / 2)
 
 
+def test_a_longer_context_alone_computes_the_same(tmp_path):
+    """Gemma 3 has rotary positions of two kinds."""
+    for family in ("gemma3", "llama"):
+        lm, folder = tiny(family), tmp_path / family
+        lm.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+        with OtherWeights(folder).on(lm):
+            pass
+
+
 def test_weights_that_compute_something_else_by_their_config_are_refused(llama, tmp_path):
     other = copied(llama)
     other.save_pretrained(tmp_path)

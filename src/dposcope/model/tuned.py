@@ -58,8 +58,10 @@ def settings_that_differ(base: LanguageModel, tuned: LanguageModel) -> set[str]:
     own = type(one)().to_dict().keys() - PreTrainedConfig().to_dict().keys() - _OF_NO_NUMBER
     mine, its = one.to_dict(), two.to_dict()
     rope = mine.get("rope_parameters") or {}
-    if rope.get("rope_type") == "default":
+    each = [one for one in rope.values() if isinstance(one, dict)] or [rope]  # some have one for each kind of attention
+    if all(one.get("rope_type") == "default" for one in each):
         own -= {"max_position_embeddings"}  # a longer context alone
+    # Dropout does nothing outside training.
     return {name for name in own if mine.get(name) != its.get(name) and "drop" not in name}
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dposcope.evaluation.conditions.scores import BASE, Scores
@@ -97,9 +98,14 @@ def front_figure(scores: Scores) -> Figure | None:
                 linestyle="none",
                 label=spot.label,
             )
-        axes.set_ylim(bottom=0)
-        axes.grid()
-        axes.set_xlabel("log-perplexity of harmless text, rise in nats per token")
-        axes.set_ylabel(f"{scores.concept} left, share of the plain model's")
-        figure.legend(frameon=False, loc="outside right upper")
+        finish_front(figure, axes, scores.concept)
         return figure
+
+
+def finish_front(figure: Figure, axes: Axes, concept: str) -> None:
+    """Limits, labels and legend, once all dots are there."""
+    axes.set_ylim(bottom=0)
+    axes.grid()
+    axes.set_xlabel("log-perplexity of harmless text, rise in nats per token")
+    axes.set_ylabel(f"{concept} left, share of the plain model's")
+    figure.legend(frameon=False, loc="outside right upper")
