@@ -15,6 +15,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model import load as loading
 from dposcope.model.gguf import GgufModel, load_gguf
 from dposcope.model.load import load
+from dposcope.model.outline import outline
 from helpers.families import CONFIGS, bits, bos_tokenizer, logits_of, tiny
 
 IDS = [2, 40, 41, 55, 60]
@@ -45,6 +46,13 @@ def test_a_folder_loads_as_it_was_saved(lm, tmp_path):
     assert again.end_ids == lm.end_ids
     assert again.name == "m"
     assert not again.model.training
+
+
+def test_a_folder_that_is_called_like_a_bundled_model_is_not_that_model(llama, tmp_path, monkeypatch):
+    llama.save_pretrained(tmp_path / "gemma-3-270m")
+    assert load(tmp_path / "gemma-3-270m").name == outline(tmp_path / "gemma-3-270m").lm.name == "./gemma-3-270m"
+    monkeypatch.chdir(tmp_path)
+    assert load("gemma-3-270m").name == "./gemma-3-270m"
 
 
 def test_a_folder_may_be_named_by_text_or_relative_to_home(checkpoint, monkeypatch):

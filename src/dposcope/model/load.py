@@ -21,7 +21,7 @@ from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.files import check_regular, expanded
 from dposcope.model.adapter import is_adapter, merge_adapter
-from dposcope.model.bundled import BUNDLED, bundled_folder
+from dposcope.model.bundled import BUNDLED, bundled_folder, name_of_source
 from dposcope.model.checks.config import MEND, check_files, check_loadable
 from dposcope.model.checks.hub import check_hub_name, hub_answers, hub_id
 from dposcope.model.checks.in_memory import check_in_memory, check_settings
@@ -33,7 +33,7 @@ from dposcope.model.devices.placement import Placement
 from dposcope.model.devices.spread import Stored, check_whole_blocks, is_spread_over, outlined, placed, spread_
 from dposcope.model.devices.streamed import stream_
 from dposcope.model.gguf import load_gguf
-from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.language_model import LanguageModel
 from dposcope.model.quantised.loading import (
     StoredForm,
     check_method,
@@ -130,7 +130,7 @@ def load(
         lm = _from_folder(str(bundled_folder(name)), name, form, local=True)
     elif path.suffix == ".gguf" and not path.is_dir():
         pair = load_gguf(path, dtype="float32" if precision == "auto" else precision)
-        lm = LanguageModel(pair.model, pair.tokenizer, short_name(path))
+        lm = LanguageModel(pair.model, pair.tokenizer, name_of_source(path))
         if form.is_spread:
             spread_(lm.model, placed(lm.model, name, Stored(lm.dtype.itemsize), form.like))
     elif adapter:
@@ -192,7 +192,7 @@ def _in_memory(
     check_in_memory(model, tokenizer)
     assert tokenizer is not None
     check_settings(model, _dtype_name(dtype), None if str(device) == "auto" else device_of(device))
-    name = short_name(model.name_or_path) if model.name_or_path else "model"
+    name = name_of_source(model.name_or_path) if model.name_or_path else "model"
     lm = LanguageModel(model, tokenizer, name)
     _ = lm.d_mlp
     check_whole_blocks(lm)
@@ -339,7 +339,7 @@ def _from_folder(source: str, name: str, form: _Form, *, local: bool) -> Languag
     if stored.method is not None and stored.plain_when_loaded:
         forget_quantisation(model)
         notes = (f"stored by {stored.method}, and dequantised on loading",)
-    return LanguageModel(model, tokenizer, short_name(name), notes=notes, quantise=form.quantise)
+    return LanguageModel(model, tokenizer, name_of_source(name), notes=notes, quantise=form.quantise)
 
 
 def _check_form(stored: StoredForm, form: _Form, name: str) -> None:

@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.files import expanded
-from dposcope.model.bundled import BUNDLED
+from dposcope.model.bundled import BUNDLED, name_of_source
 from dposcope.model.checks.config import MEND, read_config
 from dposcope.model.checks.hub import hub_answers, hub_id
 from dposcope.model.gguf import gguf_outline
-from dposcope.model.language_model import LanguageModel, short_name
+from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source, native_bfloat16
 from dposcope.model.size import ModelSize, model_size
 
@@ -54,7 +54,7 @@ def outline(source: str | Path) -> Outline:
     name, path = str(source), expanded(source)
     if path.suffix == ".gguf" and not path.is_dir():
         parts = gguf_outline(path)
-        return _outline(parts.config, parts.tokenizer, short_name(path), torch.float32, 0)
+        return _outline(parts.config, parts.tokenizer, name_of_source(path), torch.float32, 0)
     if path.is_dir() or name in BUNDLED:
         folder = path if path.is_dir() else BUNDLED[name].folder
         if not (folder / "config.json").is_file():
@@ -63,7 +63,7 @@ def outline(source: str | Path) -> Outline:
             )
         config, tokenizer = read_config(folder), _tokenizer(str(folder), name, local=True)
         beside = sum(one.stat().st_size for one in folder.iterdir() if one.is_file() and one.suffix != ".safetensors")
-        return _outline(config, tokenizer, short_name(name), _stored(folder) or _named(config), beside)
+        return _outline(config, tokenizer, name_of_source(name), _stored(folder) or _named(config), beside)
     asked = hub_id(name)
     local = not hub_answers(asked)
     try:
@@ -71,7 +71,7 @@ def outline(source: str | Path) -> Outline:
     except Exception as error:  # whatever the network or a stranger's config does
         why = "the hub does not answer, and it is not in its cache" if local else first_line(error)
         raise DposcopeError(f"cannot read the config of {asked!r}: {why}; check the id and the network") from error
-    return _outline(config, _tokenizer(asked, asked, local=local), short_name(asked), _named(config), 0)
+    return _outline(config, _tokenizer(asked, asked, local=local), name_of_source(asked), _named(config), 0)
 
 
 def _outline(
