@@ -62,6 +62,18 @@ class ConditionSpec:
     """Its name in tables."""
     parts: tuple["PartSpec", ...]
 
+    def check(self, lm: LanguageModel) -> None:
+        """Told before anything is measured.
+
+        Raises:
+            DposcopeError: it is a model at a strength, and the weights of `lm` are quantised.
+        """
+        if lm.quantised and any(part.kind == "model" and part.values.get("strength", 1) != 1 for part in self.parts):
+            raise DposcopeError(
+                f"condition {self.name!r}: the weights of {lm.name} are quantised, and there is nothing between two "
+                "codes; leave strength out, or load the model unquantised"
+            )
+
     def build(
         self, ingredients: Callable[[], Ingredients], seed: int, *, among: NeuronSet | None = None
     ) -> Intervention:

@@ -21,6 +21,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
+from dposcope.jobs import ingredients
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.ingredients import read_data
@@ -32,6 +33,7 @@ from helpers.adapters import lora, write_adapter
 from helpers.families import random_gains, tiny
 from helpers.jobs import Job, make_job
 from helpers.light import TOKENS
+from helpers.quantised import in_bytes
 
 pytestmark = pytest.mark.usefixtures("light")
 
@@ -308,6 +310,19 @@ def neural(tmp_path, monkeypatch):
         save_tensors(neural_folder() / "network", "NeuralClassifier", tensors, about)
 
     return put
+
+
+def test_of_quantised_weights_a_model_at_a_strength_is_refused_before_anything_is_measured(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ingredients, "load_native", lambda name, **_: in_bytes(load(name, dtype="float32", device="cpu"))
+    )
+    asked = [f"half=model:{job.model},strength=0.5"]
+    with pytest.raises(DposcopeError, match=r"'half': .* quantised, .*; leave strength out, or load the model unquant"):
+        evaluated(job, tmp_path / "out", asked)
+    assert not list((tmp_path / "out").glob("stages/measure-*"))
+    monkeypatch.undo()
+    evaluated(job, tmp_path / "plain", asked)
+    assert list((tmp_path / "plain").glob("stages/measure-*"))
 
 
 def test_a_damaged_ideal_is_drawn_again_and_nothing_else(job, tmp_path):

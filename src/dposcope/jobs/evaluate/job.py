@@ -93,6 +93,8 @@ def run_evaluate(
         out, "evaluate", described, processes=processes, free=free, prompts=read, reporter=reporter, policy=policy
     ) as run:
         job = Job.begin(run, model, data, settings)
+        for spec in specs:
+            spec.check(job.lm)
         served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)
         report = replace(data.report, spread_windows=settings.spread_windows)
