@@ -1,8 +1,7 @@
 """Neurons ranked by Δ_i: shares of groups among the first ranks, and activation shifts by rank (paper 5.2).
 
 Only ↓ neurons have ranks: those with Δ_i > 0. The largest Δ_i has rank 0; ties go to the lower block, then index. A
-rank range of the paper is used unchanged if the model has enough ↓ neurons, else as the same fraction of all neurons
-(SPEC section 3).
+rank range of the paper is used unchanged if the model has enough ↓ neurons, else as the same fraction of all neurons.
 """
 
 from collections.abc import Mapping, Sequence

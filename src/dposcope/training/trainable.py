@@ -310,7 +310,7 @@ def neuron_gains(
         start: initial gains, which must act at all positions; None: all gains start at 1.
         among: the only neurons whose gains are trained; all others are exactly 1. None: all neurons.
         sparsity: μ of a penalty μ Σ|g − 1|, applied as a proximal step: after each optimiser step of length η,
-            every gain moves towards 1 by η μ and stops at 1, so that most gains are exactly 1. Adam's steps have length
+            every gain moves towards 1 by η μ and stops at 1, so that many gains are exactly 1. Adam's steps have length
             η for every size of gradient, so μ is in (0, 1): the larger μ is, the more steadily the gradient of a neuron
             must keep its sign for its gain to leave 1.
         heads: train one gain per channel of the attention heads too. The paper edits neurons only; these gains fold as

@@ -1,4 +1,4 @@
-"""Compare the conditions of a run: means with intervals, and each condition against none (SPEC section 5)."""
+"""Compare the conditions of a run: means with intervals, and each condition against none."""
 
 import math
 from collections.abc import Mapping
@@ -159,7 +159,7 @@ class Scores:
         return frozenset(one for one, side in sides.items() if side and any(other != side for other in sides.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `scores.json` (SPEC section 8), with comparisons; `concept` only if it is not toxicity."""
+        """The content of `scores.json`, with comparisons; `concept` only if it is not toxicity."""
         return {
             **({} if self.concept == CONCEPT else {"concept": self.concept}),
             "protocol": self.protocol,

@@ -226,7 +226,7 @@ class DpoSettings(LoadSettings, ChatSettings):
     )
     sparsity: Annotated[NotAll, Parameter(group=_TRAINING)] = Field(
         default=0.0,
-        description="With --train gains: weight of a penalty on |gain − 1| that leaves most gains at exactly 1. It "
+        description="With --train gains: weight of a penalty on |gain − 1| that leaves many gains at exactly 1. It "
         "must be below 1, where no gain would change; the larger it is, the fewer neurons change.",
     )
     start: Annotated[str | None, Parameter(group=_TRAINING)] = Field(
