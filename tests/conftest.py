@@ -19,8 +19,9 @@ import torch
 from dposcope.data.trust import trusting_files
 from dposcope.model.language_model import LanguageModel
 from helpers import unchanged
-from helpers.families import FAMILIES, bits, hook_count, tiny
+from helpers.families import CONFIGS, FAMILIES, bits, build, hook_count, tiny
 from helpers.light import light as lightly
+from helpers.tokenizers import llama2_like
 
 # Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
 gc.disable()
@@ -143,6 +144,15 @@ def gpt2(family_lm) -> LanguageModel:
 def llama(family_lm) -> LanguageModel:
     """A gated one with a tokenizer that adds <bos>."""
     return family_lm("llama")
+
+
+@pytest.fixture
+def mistral_of_llama2() -> LanguageModel:
+    """With a tokenizer that takes the space from the first token that it decodes."""
+    tokenizer = llama2_like()
+    config = CONFIGS["mistral"]()
+    config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = len(tokenizer), 1, 2, 0
+    return LanguageModel(build(config, seed=3), tokenizer, "tiny-mistral-of-llama2")
 
 
 @pytest.fixture

@@ -39,6 +39,19 @@ def test_texts_of_tokens_are_those_within_the_text(tokenizer, text):
     assert module.token_texts(tokenizer, []) == []
 
 
+@pytest.mark.parametrize("text", ["the old man, by the river.", "ten times ten is a hundred", "stone"])
+def test_what_was_written_behind_a_prompt_is_its_text_there(tokenizer, text):
+    """With the space at its start, which some tokenizers take from what they decode first."""
+    for cut in range(1, len(text)):
+        head, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text[:cut], text))
+        if not head or whole[: len(head)] != head or whole == head:
+            continue
+        after = module.continued_texts(tokenizer, [whole[len(head) :]], special=False)
+        assert after == [tokenizer.decode(whole).removeprefix(tokenizer.decode(head))]
+    assert module.continued_texts(tokenizer, [[]], special=False) == [""]
+    assert module.continued_texts(tokenizer, [], special=False) == []
+
+
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Texts of some thousand characters are long here."""

@@ -283,6 +283,17 @@ def test_progress_counts_prompts(llama):
 # The caller's things
 
 
+def test_a_text_keeps_its_space_whatever_the_tokenizer_does_with_the_first(mistral_of_llama2):
+    """The tokenizers of Llama 2 and Mistral decode a text without it; prompt and text would run into each other."""
+    lm = mistral_of_llama2
+    spaced = 0
+    for one in generate(lm, TEXTS * 8, new_tokens=NEW, sampling=Sampling(seed=1)):
+        together = lm.tokenizer.decode([*one.prompt_ids, *one.ids], skip_special_tokens=True)
+        assert lm.tokenizer.decode(one.prompt_ids, skip_special_tokens=True) + one.text == together
+        spaced += one.text.startswith(" ")
+    assert spaced >= 5
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_tokenizer_stays_as_it_is(family_lm, family):
     lm = family_lm(family)

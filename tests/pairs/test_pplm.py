@@ -459,3 +459,13 @@ def test_inputs_that_are_no_scaled_embedding_need_no_horizon(llama):
     with pytest.raises(DposcopeError, match="horizon=0"):
         steered(lm)
     assert len(steered(lm, replace(STRONG, horizon=0), TEXTS[:1])) == 1
+
+
+def test_a_steered_text_keeps_its_space(mistral_of_llama2):
+    lm = mistral_of_llama2
+    settings = replace(STRONG, sample=True)
+    found = steered(lm, settings, TEXTS * 4)
+    for one in found:
+        together = lm.tokenizer.decode([*one.prompt_ids, *one.ids], skip_special_tokens=True)
+        assert lm.tokenizer.decode(one.prompt_ids, skip_special_tokens=True) + one.text == together
+    assert any(one.text.startswith(" ") for one in found)

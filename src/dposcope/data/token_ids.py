@@ -54,21 +54,34 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, spe
     return found
 
 
-def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    """The text of each token as it is within a text: joined they are the text, but for a space at its start, and for
-    characters of which a token has only a part.
+def continued_texts(
+    tokenizer: "PreTrainedTokenizerBase", written: Sequence[Sequence[int]], *, special: bool
+) -> list[str]:
+    """The text of each row of ids as it stands behind another text, with the space at its start if it has one.
 
-    The tokenizers of Llama 2 and Mistral take the space from the first token that they decode, so a token that is
-    decoded alone has none, and words would run into each other. So each is decoded behind another one.
+    The tokenizers of Llama 2 and Mistral take the space from the first token that they decode. Of what was decoded
+    alone, the first word would run into the text before it. So each row is decoded behind another token.
+
+    Args:
+        tokenizer: that of the ids.
+        written: rows of ids.
+        special: whether special tokens are shown.
     """
-    if not ids:
+    if not written:
         return []
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
-    before, *behind = tokenizer.batch_decode([anchor, *([*anchor, one] for one in ids)])
-    alone = tokenizer.batch_decode([[one] for one in ids])
+    rows = [anchor, *([*anchor, *ids] for ids in written)]
+    before, *behind = tokenizer.batch_decode(rows, skip_special_tokens=not special)
+    alone = tokenizer.batch_decode([list(ids) for ids in written], skip_special_tokens=not special)
     return [
         text.removeprefix(before) if text.startswith(before) else own for text, own in zip(behind, alone, strict=True)
     ]
+
+
+def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
+    """The text of each token as it is within a text: joined they are the text, but for characters of which a token
+    has only a part."""
+    return continued_texts(tokenizer, [[one] for one in ids], special=True)
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

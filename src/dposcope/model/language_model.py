@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint
+from dposcope.data.token_ids import continued_texts
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.files import expanded
 from dposcope.foreign_text import visible
@@ -311,8 +312,8 @@ class LanguageModel:
         return _Digested()
 
     def decode(self, written: Sequence[Sequence[int]]) -> list[str]:
-        """Decode ids that the model generated, without special tokens."""
-        return (self.writer or self.tokenizer).batch_decode([list(ids) for ids in written], skip_special_tokens=True)
+        """The texts of ids that the model wrote, as they stand behind their prompts, without special tokens."""
+        return continued_texts(self.writer or self.tokenizer, written, special=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint with tokenizer and generation config into `folder`.

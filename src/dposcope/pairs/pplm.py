@@ -162,7 +162,7 @@ def perturbed_continuations(
             done += len(batch.rows)
             if progress is not None:
                 progress(done, len(encoded))
-    texts = lm.tokenizer.batch_decode(written, skip_special_tokens=True)
+    texts = lm.decode(written)
     return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
 
 
