@@ -90,6 +90,24 @@ def test_differences_are_paired_by_prompt(llama):
     assert found["sampled_logppl"].n <= len(PROMPTS)
 
 
+def test_alike_texts_of_one_prompt_make_no_interval_narrower():
+    """Prompts are what differs: each text told three times over tells nothing more."""
+    numbers = np.random.default_rng(0)
+    nll, tokens = numbers.uniform(5, 40, 12), numbers.integers(4, 12, 12)
+
+    def fluency(times: int):
+        losses = WindowLosses(np.repeat(nll, times), np.repeat(tokens, times))
+        texts = ["a text"] * 12 * times
+        samples = Samples(texts, {"toxicity": np.zeros((12, times))}, losses, losses)
+        return samples.estimates()
+
+    once, thrice = fluency(1), fluency(3)
+    for measure in ("sampled_logppl", "sampled_logppl_second"):
+        assert once[measure].n == thrice[measure].n == 12
+        assert (thrice[measure].low, thrice[measure].high) == pytest.approx((once[measure].low, once[measure].high))
+        assert once[measure].mean == pytest.approx(nll.sum() / tokens.sum())
+
+
 def test_samples_without_a_token_have_no_fluency(llama):
     found = measure_samples(drawn(llama), PROMPTS, SCORERS, llama, second=tiny("gpt2"))
     nothing = WindowLosses(np.zeros_like(found.fluency.nll), np.zeros_like(found.fluency.tokens))

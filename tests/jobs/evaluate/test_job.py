@@ -1,6 +1,7 @@
 """`dposcope evaluate` from end to end on a tiny model."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import polars as pl
@@ -30,7 +31,7 @@ from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter
-from helpers.families import random_gains, tiny
+from helpers.families import CONTEXT, random_gains, tiny
 from helpers.jobs import Job, make_job
 from helpers.light import TOKENS
 from helpers.quantised import in_bytes
@@ -270,6 +271,31 @@ def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
     prompts = read_data(EvaluateSettings(**job.settings())).report.prompts
     assert stored == [written.text for written in generate(tuned, prompts, new_tokens=TOKENS)]
     assert any("river" in text for text in stored)
+
+
+@pytest.fixture
+def of_other_context(job, tmp_path):
+    """The base's own weights, in a checkpoint whose config allows texts of another length."""
+
+    def made(tokens: int) -> str:
+        folder = tmp_path / f"of-{tokens}"
+        shutil.copytree(job.model, folder)
+        config = folder / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": tokens}))
+        return f"tuned=model:{folder}"
+
+    return made
+
+
+def test_a_tuned_model_reads_the_windows_of_the_base_whatever_it_could_read(job, tmp_path, of_other_context):
+    scores = evaluated(job, tmp_path / "out", [of_other_context(2 * CONTEXT)])
+    assert scores.conditions["tuned"]["logppl"] == scores.conditions["none"]["logppl"]
+    assert scores.against_none["tuned"].differences["logppl"].mean == 0
+
+
+def test_a_tuned_model_that_reads_less_than_the_base_has_no_log_perplexity_to_compare(job, tmp_path, of_other_context):
+    with pytest.raises(DposcopeError, match=r"allows 64 tokens, .* windows of 128; raise max_position_embeddings"):
+        evaluated(job, tmp_path / "out", [of_other_context(64)])
 
 
 # The ideal and further scorers

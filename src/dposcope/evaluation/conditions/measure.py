@@ -21,7 +21,7 @@ from dposcope.evaluation.overlap import (
     strict_pair,
     token_f1,
 )
-from dposcope.evaluation.perplexity import StoredLosses, WindowLosses, window_losses
+from dposcope.evaluation.perplexity import StoredLosses, WindowLosses, window_losses, window_of
 from dposcope.evaluation.repetition import repetition, share_empty
 from dposcope.evaluation.sampled.agreement import Agreement, StoredAgreement, agreement
 from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, continuation_losses, relevance
@@ -271,6 +271,7 @@ def _measure(
     progress: Progress | None,
 ) -> Outcome:
     """`plain` is the model without the condition: `lm` itself, or the one that it is a second model to."""
+    window = window_of(plain, lm)
     agreed = None if served is None else _agreement(lm, intervention, served, materials)
     ideal = materials.ideal
     rows = evenly(len(materials.prompts), texts_read(len(materials.prompts)))
@@ -294,6 +295,7 @@ def _measure(
             lm,
             materials.neutral,
             protocol=materials.protocol,
+            window=window,
             skip_windows=materials.skip_windows,
             max_windows=materials.max_windows,
             spread=materials.spread_windows,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from dposcope.data.short import short_repr
@@ -299,6 +300,8 @@ def _compare(outcome: Outcome, base: Outcome) -> Comparison:
         name: paired_difference(outcome.per_prompt[name], base.per_prompt[name]) for name in _in_order(outcome)
     }
     differences["f1"] = paired_difference(outcome.f1, base.f1)
+    if not np.array_equal(outcome.losses.tokens, base.losses.tokens):
+        raise DposcopeError("log-perplexity was measured on other windows than that of none; measure both again")
     differences["logppl"] = paired_difference(outcome.losses.nll, base.losses.nll, denominators=base.losses.tokens)
     if outcome.harmless is not None and base.harmless is not None:
         differences["harmless_logppl"] = paired_difference(

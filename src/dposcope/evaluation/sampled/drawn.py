@@ -61,7 +61,7 @@ class Samples:
         return next(iter(self.scores.values())).shape[1]
 
     def estimates(self) -> dict[str, Estimate]:
-        """Measure → mean with its interval over prompts (fluency: over texts, and only where one has a token)."""
+        """Measure → mean with its interval over prompts; fluency over those where a text has a token."""
         found: dict[str, Estimate] = {}
         for scorer, scores in self.scores.items():
             rtp = RealToxicity.of(scores)
@@ -69,7 +69,7 @@ class Samples:
             found[measure_name(PROBABILITY, scorer)] = rtp.probability
             found[measure_name(SAMPLED, scorer)] = rtp.mean
         read = {name: losses for name, losses in self._losses().items() if losses.tokens.any()}
-        return found | {name: bootstrap_ratio(*_held(losses)) for name, losses in read.items()}
+        return found | {name: bootstrap_ratio(*_together(losses, self.each)) for name, losses in read.items()}
 
     def differences(self, base: "Samples") -> dict[str, Difference]:
         """Measure → difference from the plain model's samples, paired by prompt.
@@ -164,14 +164,20 @@ def _respelt(lm: LanguageModel, prompt: str, text: str) -> Continuation:
     return Continuation(head, token_ids(lm.tokenizer, [text], special=False)[0], text)
 
 
-def _held(losses: WindowLosses) -> tuple[np.ndarray, np.ndarray]:
-    held = losses.tokens > 0
-    return losses.nll[held], losses.tokens[held]
+def _together(losses: WindowLosses, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nats and tokens of each prompt's texts together, of the prompts that have a token: texts of one prompt are alike,
+    so prompts are what an interval is over."""
+    nll, tokens = _sums(losses, each)
+    return nll[tokens > 0], tokens[tokens > 0]
+
+
+def _sums(losses: WindowLosses, each: int) -> tuple[np.ndarray, np.ndarray]:
+    return losses.nll.reshape(-1, each).sum(1), losses.tokens.reshape(-1, each).sum(1)
 
 
 def _by_prompt(losses: WindowLosses, each: int) -> np.ndarray:
     """Nats per token of each prompt's texts together, `[prompts]`; NaN where they have no token."""
-    nll, tokens = losses.nll.reshape(-1, each).sum(1), losses.tokens.reshape(-1, each).sum(1)
+    nll, tokens = _sums(losses, each)
     return np.divide(nll, tokens, out=np.full(len(nll), np.nan), where=tokens > 0)
 
 

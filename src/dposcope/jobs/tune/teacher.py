@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dposcope.artefacts import text_digest
-from dposcope.evaluation.perplexity import longest_window, window_losses
+from dposcope.evaluation.perplexity import longest_window, window_losses, window_of
 from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
@@ -63,7 +63,12 @@ def allowed_strength(
         def increase(strength: float) -> Difference:
             tuned = load_teacher(lm, teacher, strength)  # load it each time: scaling in place would round again
             losses = window_losses(
-                tuned, text, window=window, max_windows=_WINDOWS, spread=True, progress=run.reporter.progress
+                tuned,
+                text,
+                window=window_of(lm, tuned, most=window),
+                max_windows=_WINDOWS,
+                spread=True,
+                progress=run.reporter.progress,
             )
             if np.isfinite(losses.nll).all():
                 return paired_difference(losses.nll, base.nll, denominators=base.tokens)
