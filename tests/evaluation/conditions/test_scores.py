@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Comparison, Scores, summarise
+from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.statistics import Difference, Estimate
 from helpers.intervals import interval
 from helpers.outcomes import outcome
@@ -189,3 +191,11 @@ def test_distinct_grams_are_counted_over_all_texts():
     texts = ["the cat sat", "the cat ran", "the cat sat"]
     found = summarise({BASE: outcome([0.1] * 3, texts=texts)}, protocol="strict", model="m")
     assert found.distinct_2 == {BASE: 3 / 6}
+
+
+def test_log_perplexity_of_other_windows_is_not_compared():
+    base, other = outcome(np.zeros(12)), outcome(np.zeros(12), seed=1)
+    longer = replace(other, losses=WindowLosses(other.losses.nll, other.losses.tokens + 1))
+    summarise({BASE: base, "other": other}, protocol="strict", model="m")
+    with pytest.raises(DposcopeError, match="measured on other windows than that of none; measure both again"):
+        summarise({BASE: base, "other": longer}, protocol="strict", model="m")
