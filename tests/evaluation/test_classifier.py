@@ -1,5 +1,6 @@
 """Classifiers as scorers against naive forward passes."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -218,6 +219,21 @@ def test_other_weights_of_the_same_name_are_another_scorer(classifier, tmp_path)
     after = classifier_scorer(folder)
     assert (before.name, before.digest) != (after.name, after.digest)
     assert before.name == after.name
+
+
+def test_other_settings_of_the_same_weights_are_another_scorer(classifier):
+    """Sigmoid or softmax, and how a text becomes tokens."""
+    folder = classifier(["neutral", "toxic"])
+    before = classifier_scorer(folder).digest
+    config = folder / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps(told | {"problem_type": "multi_label_classification"}))
+    sigmoid = classifier_scorer(folder).digest
+    config.write_text(json.dumps(told))
+    assert classifier_scorer(folder).digest == before
+    other = classifier_scorer(folder, label="neutral").digest
+    make_tokenizer(bert=False).save_pretrained(folder)
+    assert len({before, sigmoid, other, classifier_scorer(folder).digest}) == 4
 
 
 def test_load_scorer_reads_a_classifier_folder(classifier):

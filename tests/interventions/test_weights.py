@@ -13,6 +13,7 @@ from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from helpers.families import TEXTS, bits, bos_tokenizer, build, copied, logits_of, tiny
+from helpers.quantised import in_bytes
 from helpers.shared_experts import SHARED
 
 
@@ -34,6 +35,23 @@ def test_inside_it_is_the_other_model_and_outside_the_same_bits(lm, tmp_path):
     assert [c.ids for c in inside] != [c.ids for c in plain]
     assert bits(lm.model) == before
     assert [c.ids for c in generate(lm, TEXTS)] == [c.ids for c in plain]
+
+
+def test_a_quantised_model_is_as_before_where_the_other_cannot_take_its_place(llama, monkeypatch):
+    """As when memory ends while its weights are moved."""
+    lm, other = in_bytes(llama), in_bytes(copied(llama))
+    other.model.model.embed_tokens.weight = torch.nn.Parameter(
+        torch.empty_like(llama.model.model.embed_tokens.weight, device="meta")
+    )
+    monkeypatch.setattr(OtherWeights, "_beside", lambda *_: other)
+    before, ids = logits_of(lm, [2, 40, 41]), [2, 40, 41]
+    with torch.no_grad():
+        for layer in other.blocks[0].mlp.children():
+            if hasattr(layer, "scales"):
+                layer.scales.mul_(2)
+    with pytest.raises(NotImplementedError), OtherWeights("other").on(lm):
+        pytest.fail("it cannot be entered")
+    assert torch.equal(logits_of(lm, ids), before)
 
 
 def test_stored_buffers_are_the_other_models_too(tmp_path):

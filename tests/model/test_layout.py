@@ -431,6 +431,16 @@ def test_the_fingerprint_changes_with_any_weight(lm):
     assert other.fingerprint == lm.fingerprint
 
 
+@pytest.mark.parametrize(
+    "write", [lambda weight: weight.data.mul_(2), lambda weight: weight.detach().numpy().fill(5)], ids=["data", "numpy"]
+)
+def test_the_fingerprint_changes_with_a_weight_that_is_written_behind_the_back_of_torch(llama, write):
+    other = copied(llama)
+    before = other.fingerprint
+    write(other.blocks[1].mlp.down_proj.weight)
+    assert other.fingerprint != before
+
+
 def test_special_pad_and_end_ids(family_lm):
     gpt2, llama = family_lm("gpt2"), family_lm("llama")
     assert (gpt2.pad_id, llama.pad_id) == (0, 3)

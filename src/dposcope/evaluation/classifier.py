@@ -18,6 +18,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
 from dposcope.model.checks.hub import hub_answers
+from dposcope.model.checks.identity import settings_digest, tokenizer_digest
 from dposcope.processes.shared import shared
 
 
@@ -32,7 +33,8 @@ def classifier_scorer(
     """Probability of one label.
 
     It is a sigmoid where the labels are independent (`problem_type` is multi_label_classification, or there is one
-    label) and a softmax otherwise. Only safetensors weights are read, and no code that a checkpoint brings is run.
+    label) and a softmax otherwise. The seventh decimal may depend on the texts that are scored together. Only
+    safetensors weights are read, and no code that a checkpoint brings is run.
 
     Args:
         id_or_path: a folder, read without the network, or a hub id.
@@ -61,13 +63,15 @@ def classifier_scorer(
     max_length = min(max_length, tokenizer.model_max_length, positions)
     # Without a padding token, a decoder can only read one text at a time.
     padded = tokenizer.pad_token_id is not None and config.pad_token_id is not None
-    digest = text_digest(tensor_fingerprint(model.state_dict()), str(max_length))
+    sigmoid = config.problem_type == "multi_label_classification" or len(labels) == 1
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(where)  # pyright: ignore[reportArgumentType]  (its stub binds a device to self)
-    sigmoid = config.problem_type == "multi_label_classification" or len(labels) == 1
     return Scorer(
         f"{Path(source).name if Path(source).is_dir() else source}:{labels[index]}",
-        digest,
+        text_digest(
+            *(tensor_fingerprint(model.state_dict()), settings_digest(config), tokenizer_digest(tokenizer)),
+            *(str(one) for one in (max_length, index, sigmoid)),
+        ),
         _Label(model, tokenizer, index, sigmoid, where, max_length, batch_size if padded else 1),
     )
 

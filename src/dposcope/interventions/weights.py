@@ -77,6 +77,7 @@ class OtherWeights:
         in_blocks = {id(one) for block in lm.blocks for one in block.parameters()} if coming else set()
         own = {name: weight.data for name, weight in mine.items()}
         ends = lm.model.generation_config
+        exchanged: list[tuple[nn.Module, nn.Module]] = []
         with brought(lm) if coming else nullcontext():
             try:
                 lm.model.generation_config = other.model.generation_config
@@ -85,12 +86,13 @@ class OtherWeights:
                     own_weight.data = weight if id(own_weight) in in_blocks else weight.to(own_weight.device)
                 for pair in coded.values():
                     _exchange(*pair)
+                    exchanged.append(pair)
                 yield Applied()
             finally:
                 lm.model.generation_config = ends
                 for name, weight in mine.items():
                     weight.data = own[name]
-                for pair in coded.values():
+                for pair in exchanged:
                     _exchange(*pair)
 
 

@@ -46,7 +46,6 @@ from dposcope.interventions.tuned import edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
-from dposcope.model.adapter import CONFIG as ADAPTER_CONFIG
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
@@ -137,6 +136,8 @@ _KEYS: dict[str, frozenset[str]] = {
 _RANKINGS = get_args(Ranking)
 _PARTS = ("neurons", "heads", "mlp", "attention", "block", "residual")
 """What an interchange may take from the other model."""
+_LOADED = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
+"""Suffixes of the files that a checkpoint is loaded from."""
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -361,12 +362,10 @@ def _model(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _
 
 
 def _source_digest(kind: str, path: str) -> str:
-    """Of a saved edit, or of a model's weights."""
+    """Of a saved edit, or of all that a model is loaded from: weights, configs, tokenizer."""
     if kind != "model":
         return value_digest(path)
-    files = sorted(Path(path).glob("*.safetensors"))
-    if is_adapter(Path(path)):
-        files.append(Path(path) / ADAPTER_CONFIG)  # its scale is there
+    files = sorted(file for file in Path(path).iterdir() if file.suffix in _LOADED and file.is_file())
     return text_digest(*(f"{file.name} {file_digest(file)}" for file in files))
 
 

@@ -28,6 +28,7 @@ from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run
 from dposcope.jobs.settings import CommentSettings, DirectionSpec, MeasureSettings
 from dposcope.model.chat.prompts import asked_by, asked_how
+from dposcope.model.checks.identity import identity
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
@@ -74,7 +75,8 @@ class Job:
     @cached_property
     def model(self) -> dict[str, Any]:
         """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
-        return {"fingerprint": self.lm.fingerprint, "device": self.lm.device.type, **asked_how(self.lm)}
+        known = {"fingerprint": self.lm.fingerprint, "identity": identity(self.lm)}
+        return {**known, "device": self.lm.device.type, **asked_how(self.lm)}
 
 
 def check_neutral(lm: LanguageModel, report: Materials, searched: str | None = None) -> None:

@@ -15,6 +15,7 @@ from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOu
 from dposcope.evaluation.statistics import columns_of
 from dposcope.jobs.ingredients import Job
 from dposcope.model.chat.prompts import asked_how
+from dposcope.model.checks.identity import identity
 from dposcope.model.engine.served import Served
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
@@ -85,7 +86,7 @@ def measure_condition(
 
 
 def _identity(lm: LanguageModel) -> dict[str, Any]:
-    return {"fingerprint": lm.fingerprint, **asked_how(lm)}
+    return {"identity": identity(lm), **asked_how(lm)}
 
 
 def _further(materials: Materials) -> dict[str, list[str]]:

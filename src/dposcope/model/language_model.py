@@ -66,6 +66,17 @@ def stored_buffers(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+_LOOKED_AT = 4096
+
+
+def _looked_at(weight: Tensor) -> Tensor:
+    """Some numbers of a weight, evenly spaced; none of one that lies in a file, where each costs a page."""
+    if weight.device.type == "meta" or weight.untyped_storage().filename is not None:
+        return torch.empty(0)
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // _LOOKED_AT)].contiguous()
+
+
 def coarse(buffer: Tensor) -> Tensor:
     """A buffer as a fingerprint takes it: some stay in float32 where the parameters are rounded, others do not."""
     return buffer.to(torch.bfloat16) if buffer.is_floating_point() else buffer
@@ -290,14 +301,19 @@ class LanguageModel:
         architecture, a layout that was registered for it, and `variant`. It changes when any parameter changes. It says
         nothing of numbers that stand in the config alone, such as the base of rotary positions.
 
-        It is computed again only after a weight was replaced or written to.
+        It is computed again only after a weight was replaced or written to. A write through `.data` or numpy, which
+        torch does not count, is noticed where it changes one of some thousand numbers that are looked at.
         """
         named, buffers = dict(self.model.named_parameters()), stored_buffers(self.model)
-        state = tuple(
+        seen = {name: _looked_at(one) for name, one in (named | buffers).items()}
+        state = (
+            tensor_fingerprint(seen),
             # An address alone is no sign: when a tensor is gone, the next one may lie there. A weak reference to the
             # storage, which holds no memory, keeps its own.
-            (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, one._version)
-            for name, one in (named | buffers).items()
+            *(
+                (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, one._version)
+                for name, one in (named | buffers).items()
+            ),
         )
 
         def digest() -> str:

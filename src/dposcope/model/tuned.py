@@ -6,19 +6,12 @@ write tokens that the base does not have (chat markers, for example); its own to
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
-
-from transformers import PreTrainedConfig
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.model.checks.identity import deciding_settings
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
 
-_OF_NO_NUMBER: Final = {
-    *("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range", "pretraining_tp"),
-    *("output_router_logits", "router_aux_loss_coef"),
-}
-"""Settings of a config that the numbers of a forward pass do not depend on, or that are compared in another way."""
 _RENAMED = 0.01
 """Share of a vocabulary that tuning may rename: reserved tokens become chat markers."""
 
@@ -50,19 +43,14 @@ def _check_sizes(base: LanguageModel, tuned: LanguageModel) -> None:
 
 
 def settings_that_differ(base: LanguageModel, tuned: LanguageModel) -> set[str]:
-    """Settings of two configs that decide what the same weights compute, where they differ.
-
-    Only what the class of the config knows of itself counts: trainers leave notes of their own in a config.
-    """
+    """Settings of two configs that decide what the same weights compute, where they differ."""
     one, two = (lm.model.config.get_text_config() for lm in (base, tuned))
-    own = type(one)().to_dict().keys() - PreTrainedConfig().to_dict().keys() - _OF_NO_NUMBER
-    mine, its = one.to_dict(), two.to_dict()
+    mine, its = deciding_settings(one), two.to_dict()
     rope = mine.get("rope_parameters") or {}
     each = [one for one in rope.values() if isinstance(one, dict)] or [rope]  # some have one for each kind of attention
     if all(one.get("rope_type") == "default" for one in each):
-        own -= {"max_position_embeddings"}  # a longer context alone
-    # Dropout does nothing outside training.
-    return {name for name in own if mine.get(name) != its.get(name) and "drop" not in name}
+        mine.pop("max_position_embeddings", None)  # a longer context alone
+    return {name for name, value in mine.items() if value != its.get(name)}
 
 
 def comparable(base: LanguageModel, tuned: LanguageModel) -> LanguageModel:

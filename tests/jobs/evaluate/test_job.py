@@ -273,6 +273,18 @@ def test_a_tuned_model_may_have_tokens_that_its_base_lacks(job, tmp_path):
     assert any("river" in text for text in stored)
 
 
+@pytest.mark.parametrize("whose", ["base", "tuned"])
+def test_another_config_of_the_same_weights_is_measured_again(job, tmp_path, whose):
+    base, tuned = (shutil.copytree(job.model, tmp_path / name) for name in ("base", "tuned"))
+    both = replace(job, model=base)
+    evaluated(both, tmp_path / "out", [f"tuned=model:{tuned}"])
+    config = tmp_path / whose / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 5.0}))
+    again = evaluated(both, tmp_path / "out", [f"tuned=model:{tuned}"])
+    fresh = evaluated(both, tmp_path / "fresh", [f"tuned=model:{tuned}"])
+    assert again.conditions == fresh.conditions
+
+
 @pytest.fixture
 def of_other_context(job, tmp_path):
     """The base's own weights, in a checkpoint whose config allows texts of another length."""

@@ -30,6 +30,8 @@ def test_sections_of_edits_say_along_which_direction_they_go(kind, said):
     direction = Direction(random_direction(made.base), kind, -1)
     free = Direction(torch.ones(made.base.d_model), "token_contrast", -1)
     ingredients, strengths = Ingredients(made.base, direction, change.before), ExplainSettings().strengths
-    rows = explain_conditions(ingredients, free, TunedSide("tuned"), change, [], strengths, protocol="strict")
+    rows = explain_conditions(
+        ingredients, free, TunedSide("tuned"), change, [], strengths, protocol="strict", of="tuned-00ff"
+    )
     sections = {row.name.split("-")[1]: row.section for row in rows if row.role == "edit"}
     assert sections == {"probe": f"Activation editing, {said}", "free": "Activation editing, probe-free"}

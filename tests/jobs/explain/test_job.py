@@ -291,7 +291,7 @@ def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
         made = Ingredients(lm, direction, SimpleNamespace())
         settings = ExplainSettings(**job.settings(**SMALL), patching=False, edits=False)
         side, strengths = TunedSide(str(tuned)), settings.strengths
-        rows = explain_conditions(made, None, side, change, [], strengths, protocol="strict")
+        rows = explain_conditions(made, None, side, change, [], strengths, protocol="strict", of="tuned-00ff")
         steer, control = (row for row in rows if row.name in {"steer-0.2", "steer-random-0.2"})
         assert steer.build().block == control.build().block == block
         assert steer.length == pytest.approx(0.2 * direction.about["residual_norm"])

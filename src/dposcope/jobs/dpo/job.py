@@ -28,6 +28,7 @@ from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
+from dposcope.model.checks.identity import identity
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import device_of
 from dposcope.pairs.pairs import Pairs, PairSplit, load_pairs
@@ -142,7 +143,7 @@ def run_dpo(
         Sharing.of(schedule, objective, processes)  # now, not after the base has read all pairs
         fingerprint = lm.fingerprint  # now: training in place changes it
         inputs = {
-            "model": fingerprint,
+            "model": identity(lm),
             "device": lm.device.type,
             **asked_how(lm),
             "pairs": pairs.digest,
@@ -151,7 +152,7 @@ def run_dpo(
             "schedule": vars(schedule),
             **settings.beyond_schedule(),
             "start": None if settings.start is None else value_digest(edit_file(settings.start)),
-            "teacher": None if teacher is None else teacher.fingerprint,
+            "teacher": None if teacher is None else identity(teacher),
         }
         # Checkpoints of other settings, data or libraries, left by a run that failed or was killed, must not be gone
         # on from.

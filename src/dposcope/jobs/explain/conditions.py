@@ -127,6 +127,7 @@ def explain_conditions(
     strengths: Strengths,
     *,
     protocol: Protocol,
+    of: str,
 ) -> list[ExplainCondition]:
     """All conditions except the plain model.
 
@@ -138,8 +139,9 @@ def explain_conditions(
         patches: see `patches.py`; none for no patching.
         strengths: of steering and of edits; none for no such conditions.
         protocol: where steering acts, and how edits rank neurons.
+        of: the tuned model's `identity`.
     """
-    after = {"tuned": contributions.about.get("tuned_fingerprint")}
+    after = {"tuned": of}
     itself = ExplainCondition(TUNED, tuned.label, "tuned", "Baselines", tuned.intervention, after)
     rows = [*_steering(ingredients.direction, strengths, protocol), itself]
     rows += [_patch(patch, contributions) for patch in patches]

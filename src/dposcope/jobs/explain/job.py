@@ -55,6 +55,7 @@ from dposcope.jobs.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy
 from dposcope.model.chat.prompts import asked_by
+from dposcope.model.checks.identity import identity
 from dposcope.model.devices.spread import is_spread_over
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import device_of, load_native
@@ -158,6 +159,7 @@ def run_explain(
         reversible = other.writer is None
         notes = (*other.notes, *side.notes)
         about = {"tuned": other.name, "tuned_fingerprint": other.fingerprint}
+        of_tuned = identity(other)
         del other
         beside.close()
         chosen = patches(change, toxic=found.patch_sets(), seed=settings.seed, controls=settings.controls)
@@ -165,13 +167,15 @@ def run_explain(
         strengths = settings.strengths
         # A concept without seed words has no such direction, and its table no such edits.
         free = free_direction(job, spec) if strengths.edits and spec.concept.seeds_with else None
-        conditions = explain_conditions(made, free, side, change, patched, strengths, protocol=spec.protocol)
+        conditions = explain_conditions(
+            made, free, side, change, patched, strengths, protocol=spec.protocol, of=of_tuned
+        )
         sets: list[InterchangeSet] = []
         if settings.interchanges:
             rankings = None if carriers is None else carriers.rankings
             sets = interchange_sets(lm, chosen, rankings, reverse=reversible)
         held = HeldModel(side.intervention(), live)
-        conditions += interchange_conditions(sets, held, about["tuned_fingerprint"])
+        conditions += interchange_conditions(sets, held, of_tuned)
         materials = with_ideal(job, data.report, prepare_judge(job, settings.seed), seed=settings.seed)
         outcomes = measure_all(job, [Condition(row.name, row.build, row.about) for row in conditions], materials)
         scores = write_scores(job, outcomes, materials, about=about)
@@ -269,7 +273,7 @@ def _means_after(job: Job, other: LanguageModel, settings: ExplainSettings, fold
         other,
         "means-after",
         "Neuron means while the tuned model writes",
-        inputs={**job.model, "tuned": other.fingerprint},
+        inputs={**job.model, "tuned": identity(other)},
         protocol=settings.protocol,
         batch_size=settings.batch_size,
         folds=folds,
@@ -285,7 +289,7 @@ def _contributions(job: Job, other: LanguageModel, made: Ingredients, after: Fol
         Contributions,
         inputs={
             **job.model,
-            "tuned": other.fingerprint,
+            "tuned": identity(other),
             "made_from": [value_digest(run.folder / name) for name in ("direction", "means", "means-after")],
         },
         make=lambda: contributions(job.lm, other, made.means, after.whole, made.direction.vector),

@@ -40,6 +40,7 @@ from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy
 from dposcope.marks import FileMark, damage
 from dposcope.model.chat.prompts import asked_by, asked_how
+from dposcope.model.checks.identity import identity
 from dposcope.model.engine.served import Served, Writer
 from dposcope.model.generate import Sampling, generate
 from dposcope.model.language_model import LanguageModel
@@ -221,7 +222,7 @@ def _parts(
     """
     method, prompts = settings.method, source.texts
     made_from: dict[str, Any] = {
-        "model": lm.fingerprint,
+        "model": identity(lm),
         "device": lm.device.type,
         **asked_how(lm),
         "scorer": scorer.name,

@@ -15,6 +15,7 @@ from dposcope.evaluation.statistics import Difference, paired_difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
+from dposcope.model.checks.identity import identity
 from dposcope.model.load import load_native
 from dposcope.model.tuned import embedding_rows
 from dposcope.protocols import LEAST_ITEMS, DeviceMap
@@ -81,9 +82,9 @@ def allowed_strength(
         "Strength of the teacher that neutral text allows",
         StrengthSearch,
         inputs={
-            "model": lm.fingerprint,
+            "model": identity(lm),
             "device": lm.device.type,
-            "teacher": load_teacher(lm, teacher, 1.0).fingerprint,
+            "teacher": identity(load_teacher(lm, teacher, 1.0)),
             "text": text_digest(text),
             "windows": _WINDOWS,
             "bound": bound,

@@ -22,6 +22,7 @@ from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import Mediation, mediation
 from dposcope.jobs.ingredients import Job
 from dposcope.model.batches import rows_to_read
+from dposcope.model.checks.identity import identity
 from dposcope.model.generate import Continuation
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions
@@ -137,7 +138,7 @@ def find_carriers(
             "ranked by attribution."
         )
         return None
-    inputs = {**job.model, "tuned": other.fingerprint, "texts": texts.digest}
+    inputs = {**job.model, "tuned": identity(other), "texts": texts.digest}
     effect = job.run.value(
         "attribution",
         "First-order effect of all neurons",

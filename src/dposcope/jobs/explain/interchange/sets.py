@@ -98,7 +98,7 @@ def interchange_conditions(sets: Sequence[InterchangeSet], source: SecondModel, 
     Args:
         sets: see `interchange_sets`.
         source: gives the tuned or the edited model; held, so that it is loaded once for all sets.
-        tuned: its fingerprint.
+        tuned: its `identity`.
     """
     rows: list[ExplainCondition] = []
     for one in sets:
