@@ -224,6 +224,17 @@ def test_a_p_value_is_smaller_than_a_share_of_resamples_can_show():
         assert -2 < math.log10(found) - math.log10(expected) < 2
 
 
+def test_nothing_is_significant_whose_interval_holds_zero():
+    """Measures that are 0, 1 or −1 give many resamples that are exactly 0; an exact sign test of the first has 0.125."""
+    six_to_one = np.array([1.0] * 6 + [-1.0] + [0.0] * 21)
+    draw = np.random.default_rng(0)
+    drawn = [(draw.random(n) < 0.3) * 1.0 - (draw.random(n) < 0.12) for n in range(12, 60)]
+    found = [paired_difference(one, np.zeros(len(one)), resamples=2000) for one in (six_to_one, *drawn)]
+    assert sum(one.p < 0.05 for one in found) >= 10
+    assert all(one.excludes_zero for one in found if one.p < 0.05)
+    assert found[0].p > 0.05
+
+
 def test_holm_is_the_definition():
     """All hypotheses whose p-value, and every smaller one, is at most level over the number of those not smaller."""
     generator = np.random.default_rng(0)

@@ -76,17 +76,19 @@ class Bootstrap:
         """Two-sided p-value of the statistic being 0: 1 − the level at which an end of the interval is 0.
 
         Where every resample is on one side of 0, their distance from 0 in standard deviations decides: many tests at
-        once need smaller p-values than a share of resamples can show. 1 without an interval.
+        once need smaller p-values than a share of resamples can show. Resamples that are 0 themselves count against a
+        difference, so that no test rejects where the interval ends at 0. 1 without an interval.
         """
         if self.n < LEAST_ITEMS:
             return 1.0
         values, bias, acceleration = self._shape(statistic)
-        at_zero = _normal_quantile(values, 0.0)
+        least, most = (_normal_quantile(values, 0.0, ties=ties) for ties in (0.0, 1.0))
         if values.min() > 0 or values.max() < 0:
             spread = float(values.std())
             distance = abs(float(values.mean())) / spread if spread > 0 else math.inf
-            at_zero = math.copysign(max(abs(at_zero), distance), at_zero)
-        normal = _accelerated(at_zero - bias, -acceleration) - bias
+            least = most = math.copysign(max(abs(least), distance), least)
+        ends = [_accelerated(one - bias, -acceleration) - bias for one in (least, most)]
+        normal = 0.0 if ends[0] <= 0 <= ends[1] else min(ends, key=abs)
         return float(2 * stdtr(self.n - 1, -abs(normal) * math.sqrt((self.n - 1) / self.n)))
 
     def _shape(self, statistic: Statistic) -> tuple[NDArray[np.float64], float, float]:
@@ -109,14 +111,15 @@ def _accelerated(normal: float, acceleration: float) -> float:
     return float(normal / under) if under > 0 else math.copysign(math.inf, normal)
 
 
-def _normal_quantile(values: NDArray[np.float64], at: float) -> float:
-    """The standard normal's quantile of the share of `values` below `at`, ties counted half.
+def _normal_quantile(values: NDArray[np.float64], at: float, *, ties: float = 0.5) -> float:
+    """The standard normal's quantile of the share of `values` below `at`, and of a share of those that tie with it.
 
     The share is at least half a value away from 0 and 1, so that the quantile is finite. Scores are often multiples of
     a small number, so many resamples tie; rounding may not part them.
     """
     near = 1e-12 * float(max(abs(at), np.abs(values).max()))
-    below = (np.count_nonzero(values < at - near) + np.count_nonzero(values <= at + near)) / 2
+    under = np.count_nonzero(values < at - near)
+    below = under + ties * (np.count_nonzero(values <= at + near) - under)
     return float(ndtri(min(max(below, 0.5), len(values) - 0.5) / len(values)))
 
 
