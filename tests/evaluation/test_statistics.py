@@ -225,7 +225,7 @@ def test_a_p_value_is_smaller_than_a_share_of_resamples_can_show():
 
 
 def test_nothing_is_significant_whose_interval_holds_zero():
-    """Measures that are 0, 1 or −1 give many resamples that are exactly 0; an exact sign test of the first has 0.125."""
+    """Measures that are 0, 1 or −1 give many resamples that are exactly 0. The first has 0.125 by a sign test."""
     six_to_one = np.array([1.0] * 6 + [-1.0] + [0.0] * 21)
     draw = np.random.default_rng(0)
     drawn = [(draw.random(n) < 0.3) * 1.0 - (draw.random(n) < 0.12) for n in range(12, 60)]

@@ -13,6 +13,7 @@ from dposcope.jobs.ingredients import Job as StudyJob
 from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.checks.identity import identity
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.groups import cosines
@@ -64,6 +65,12 @@ def test_further_comments_go_to_the_judge(job, tmp_path):
     assert more.judge_texts[60:64] == ("a dumb thing", "a thing", "you fool", "you")
     assert more.judge_labels[60:64] == (True, False, True, False)
     assert len(more.judge_texts) == 60 + 4 + 120
+    shared = sum(text in plain.direction_comments.texts for text in more.judge_texts)
+    assert shared >= 60
+    assert more.notes == (
+        f"The judge also reads {shared} comments that the direction is made from: it is not independent.",
+    )
+    assert plain.notes == ()
 
 
 def test_columns_and_labels_are_chosen(job, tmp_path):
@@ -174,7 +181,7 @@ def test_direction_means_and_judge_are_kept_in_the_folder(job, tmp_path):
     assert torch.equal(made.cosine, cosines(lm, direction.vector))
     again = TrainedScorer.fit(data.judge_texts, [int(label) for label in data.judge_labels], seed=0)
     assert (judge(["a dumb man"]) == again(["a dumb man"])).all()
-    assert one.model == {"fingerprint": lm.fingerprint, "device": "cpu"}
+    assert one.model == {"fingerprint": lm.fingerprint, "identity": identity(lm), "device": "cpu"}
 
 
 # Concepts

@@ -1,6 +1,6 @@
 """What every job starts from: data read and split, a direction, neuron means, a judge."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -215,8 +215,17 @@ def read_data(settings: MeasureSettings) -> Data:
         judge_labels=tuple(bool(label) for part in judges for label in part.labels),
         report=report,
         left_out=split.left_out,
-        notes=further.notes,
+        notes=(*further.notes, *_shared_note(parts.direction, judges)),
     )
+
+
+def _shared_note(direction: Comments, judges: Sequence[Comments]) -> tuple[str, ...]:
+    of_direction = frozenset(direction.texts)
+    shared = sum(text in of_direction for part in judges for text in part.texts)
+    text = (
+        f"The judge also reads {plural(shared, 'comment')} that the direction is made from, so it is not independent."
+    )
+    return (text,) if shared else ()
 
 
 @dataclass(frozen=True)

@@ -213,8 +213,9 @@ def measure(
     Of its greedy continuations: every scorer, repetition, and relevance. Beside them: F1, log-perplexity of neutral
     text and, with an ideal, of the ideal's texts.
 
-    Reference protocol: prompts are cut to their first 32 tokens, F1 includes the prompt, and the intervention acts only
-    at position 0 of each perplexity window, as in the published code.
+    Reference protocol: prompts are cut to their first 32 tokens, F1 includes the prompt, and patches, assignments and
+    gains act only at position 0 of each perplexity window, as in the published code. A saved edit, an ablation and an
+    interchange, which it has not, act at every position, as steering does there.
 
     Args:
         lm: the model.
