@@ -222,9 +222,7 @@ def read_data(settings: MeasureSettings) -> Data:
 def _shared_note(direction: Comments, judges: Sequence[Comments]) -> tuple[str, ...]:
     of_direction = frozenset(direction.texts)
     shared = sum(text in of_direction for part in judges for text in part.texts)
-    text = (
-        f"The judge also reads {plural(shared, 'comment')} that the direction is made from, so it is not independent."
-    )
+    text = f"The judge also reads {plural(shared, 'comment')} that the direction is made from: it is not independent."
     return (text,) if shared else ()
 
 
