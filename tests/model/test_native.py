@@ -1,12 +1,16 @@
 """Loading as settings ask."""
 
+import json
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from dposcope.errors import DposcopeError
 from dposcope.model import load as machine
+from dposcope.model.devices.copies import convert_
 from dposcope.model.load import load_native, native_bfloat16
-from helpers.families import tiny
+from helpers.families import FAMILIES, tiny
 
 
 @pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -23,6 +27,26 @@ def test_auto_keeps_what_is_stored_but_runs_float32_in_bfloat16_where_that_is_na
     lm = load_native(source, device="cpu")
     assert lm.dtype == (torch.bfloat16 if native and precision == torch.float32 else precision)
     assert not lm.model.training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_auto_is_the_model_that_transformers_loads_in_bfloat16(family, tmp_path, monkeypatch):
+    """Rotary frequencies stay in float32: rounded, they turn by another angle the further a token is."""
+    tiny(family).save_pretrained(tmp_path)
+    monkeypatch.setattr(machine, "native_bfloat16", lambda _device: True)
+    ids = torch.arange(5, 5 + 80)[None]
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="bfloat16").eval()(ids).logits
+        assert torch.equal(load_native(str(tmp_path), device="cpu").model(ids).logits, expected)
+        converted = machine.load(tmp_path, dtype="float32", device="cpu")
+        convert_(converted.model, torch.bfloat16)
+        assert torch.equal(converted.model(ids).logits, expected)
+    config = tmp_path / "config.json"
+    told = json.loads(config.read_text())
+    told.pop("dtype", None)
+    config.write_text(json.dumps(told))
+    with torch.no_grad():
+        assert torch.equal(load_native(str(tmp_path), device="cpu").model(ids).logits, expected)
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])

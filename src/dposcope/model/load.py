@@ -1,7 +1,7 @@
 """From a name to a model: a bundled one, a folder, a GGUF file, or a Hugging Face id."""
 
 import gc
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,7 @@ from dposcope.model.quiet import without_progress_bars
 from dposcope.model.tuned import comparable
 from dposcope.processes.launcher import local_rank
 from dposcope.protocols import DeviceMap, Quantise
+from dposcope.reading import read_object
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -443,23 +444,45 @@ def load_native(
     if quantise is not None and dtype == "auto" and native_bfloat16(device_of(device)):
         dtype = "bfloat16"  # now: the precision of a quantised model cannot be changed
     if stream is None:
-        lm = load(model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
-        return _native(lm, lm.device) if dtype == "auto" else lm
+        return _in_native(
+            lambda precision: load(model, dtype=precision, device=device, device_map=device_map, quantise=quantise),
+            model,
+            dtype,
+            device_of(device),
+        )
     place = device_of(device)
     _check_streamed(model, _Form(dtype, place, quantise, is_spread_over(device_map, device)), adapter=False)
     # What lies in a file is not converted any more, so it is put there last.
-    lm = load(model, dtype=dtype, device="cpu")
-    if dtype == "auto":
-        _native(lm, place)
+    lm = _in_native(lambda precision: load(model, dtype=precision, device="cpu"), model, dtype, place)
     _put(lm, model, place, stream)
     return lm
 
 
-def _native(lm: LanguageModel, place: torch.device) -> LanguageModel:
-    """The same, in bfloat16 where a device has that and the weights are in float32."""
-    if not lm.quantised and lm.dtype == torch.float32 and native_bfloat16(place):
-        convert_(lm.model, torch.bfloat16)
-    return lm
+def _in_native(loaded: Callable[[str], LanguageModel], model: str, dtype: str, place: torch.device) -> LanguageModel:
+    """A model in bfloat16 where nothing else is asked for, a device has that and the weights are in float32.
+
+    It is loaded so and not converted: what transformers keeps in float32, such as rotary frequencies, stays in it.
+    """
+    if dtype != "auto" or not native_bfloat16(place):
+        return loaded(dtype)
+    if _says_float32(model):
+        return loaded("bfloat16")
+    lm = loaded("auto")
+    if lm.quantised or lm.dtype != torch.float32:
+        return lm
+    del lm
+    return loaded("bfloat16")
+
+
+def _says_float32(model: str) -> bool:
+    """Whether it is known before loading that its weights are in float32."""
+    path = expanded(model)
+    folder = BUNDLED[model].folder if model in BUNDLED and not path.exists() else path
+    try:
+        told = read_object(folder / "config.json")
+    except (OSError, DposcopeError):
+        return False  # whoever loads it tells
+    return "quantization_config" not in told and (told.get("dtype") or told.get("torch_dtype")) == "float32"
 
 
 def native_bfloat16(device: torch.device) -> bool:

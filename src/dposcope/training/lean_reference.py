@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.devices.copies import convert_
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.layout import unembedding
 from dposcope.training.batches.examples import Example
@@ -66,7 +67,7 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
     # else a model with images, which looks up rows of the embedding's weight itself (Gemma 4)
     kept: nn.Module = copy.deepcopy(model, replaced)
     if dtype is not None:
-        kept.to(dtype)  # pyright: ignore[reportArgumentType]
+        convert_(kept, dtype)
     elif reads.products is not None:
         for module in kept.modules():
             if isinstance(module, nn.Linear | Conv1D):

@@ -35,8 +35,17 @@ def copied_model(model: M, memo: Mapping[int, object] = MappingProxyType({})) ->
 
 
 def convert_(model: nn.Module, dtype: torch.dtype) -> None:
-    """Change the precision of a model's weights; each stays on its device."""
+    """Change the precision of a model's weights; each stays on its device. Rotary frequencies keep theirs, as in every
+    model that transformers loads: at position 1,000 rounded ones would turn by another angle."""
+    frequencies = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.endswith("inv_freq")
+    ]
     nn.Module.to(model, dtype)
+    for module, name, buffer in frequencies:
+        setattr(module, name, buffer)
 
 
 def forward_of_class_(module: Any) -> None:
