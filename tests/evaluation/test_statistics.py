@@ -1,5 +1,6 @@
 """The bootstrap against a loop over the same draws, and what it promises to whoever compares."""
 
+import itertools
 import json
 import math
 
@@ -21,6 +22,7 @@ from dposcope.evaluation.statistics import (
     paired_difference,
     paired_ratio,
     paired_share,
+    sign_flip_p,
 )
 
 
@@ -233,6 +235,39 @@ def test_nothing_is_significant_whose_interval_holds_zero():
     assert sum(one.p < 0.05 for one in found) >= 10
     assert all(one.excludes_zero for one in found if one.p < 0.05)
     assert found[0].p > 0.05
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, -0.6])
+def test_the_sign_flip_test_tries_all_signs(shift):
+    """Against every assignment of signs to twelve pairs."""
+    differences = np.random.default_rng(3).normal(shift, 1, size=12)
+    signs = np.array(list(itertools.product([-1, 1], repeat=12)))
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    assert sign_flip_p(differences, flips=100_000) == pytest.approx(max(exact, 2e-5), rel=0.15, abs=0.01)
+    assert sign_flip_p(-differences) == sign_flip_p(differences)
+    assert sign_flip_p(differences[:9]) == 1
+    assert sign_flip_p(np.zeros(12)) == 1
+
+
+def test_one_pair_that_differs_is_no_difference_however_little_the_others_vary():
+    differences = np.full(30, -1e-9)
+    differences[0] = -0.964
+    found = paired_difference(differences, np.zeros(30))
+    assert found.p < 1e-6
+    assert found.p_mark > 0.3
+
+
+def test_marks_keep_their_level_where_few_pairs_differ():
+    """Real conditions change few texts: the sign of each pair's difference by chance, in columns of twelve."""
+    draw = np.random.default_rng(0)
+    marked = by_interval = 0
+    for _ in range(100):
+        sparse = draw.exponential(0.3, size=(12, 40)) * (draw.random((12, 40)) < 0.12)
+        found = [paired_difference(row * draw.choice([-1, 1], size=40), np.zeros(40), resamples=1000) for row in sparse]
+        marked += any(holm([one.p_mark for one in found]))
+        by_interval += any(holm([one.p for one in found]))
+    assert marked <= 10
+    assert by_interval >= 30
 
 
 def test_holm_is_the_definition():

@@ -136,7 +136,7 @@ class Scores:
         5 per cent by Holm's correction for the number of conditions.
         """
         p_values = {
-            name: against.differences[measure].p
+            name: against.differences[measure].p_mark
             for name, against in self.against_none.items()
             if measure in against.differences
         }
