@@ -618,6 +618,24 @@ def test_several_conditions_from_a_file(job, tmp_path, capsys):
     assert list(scores["conditions"]) == ["none", "mild", "ablate:weight=1", "ideal"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (["evaluate", "tiny", "--out", "out"], 'chat = "nonsense"', "--chat: input should be 'auto', 'on' or 'off'"),
+        (["generate", "tiny"], 'edit = "no/such"', "no/such"),
+        (["dpo", "tiny", "--out", "out"], 'pairs = "no-such.jsonl"', "there is no file no-such.jsonl"),
+        (["evaluate", "tiny", "--out", "out"], "[evaluate]\nlimit = 8", r'"\[evaluate\]\[limit\]" from .*s\.toml'),
+    ],
+)
+def test_options_in_a_file_may_be_called_like_a_command(tmp_path, monkeypatch, capsys, arguments, settings, said):
+    """None is left out in silence."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(settings + "\n")
+    told = command(capsys, *arguments, "--config", "s.toml")
+    assert told.code == 2
+    assert re.search(said, told.err)
+
+
 def test_one_commands_settings_file_does_not_linger(job, tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_text("betta = 0.1\n")

@@ -6,12 +6,14 @@ Commands import heavy modules only when they run, so that `--help` is fast.
 import signal
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import reduce
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from cyclopts import App
+from cyclopts import App, ArgumentCollection
 from cyclopts.config import Dict
 
 from dposcope.cli.directions import lens, probe
@@ -143,7 +145,11 @@ def _read_config(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def _settings_in(name: str) -> Dict:
+def _under(settings: dict[str, Any], command: str) -> dict[str, Any]:
+    return {command: settings}
+
+
+def _settings_in(name: str) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
     """The settings in a file, before any of them is checked."""
     path = Path(name)
     if not name or not path.exists():
@@ -157,4 +163,10 @@ def _settings_in(name: str) -> Dict:
         case _:
             raise DposcopeError(f"{path} is neither .toml nor .json; --config reads those two")
     check_settings(settings, path)
-    return Dict(settings, source=str(path.absolute()), use_commands_as_keys=False)
+
+    def given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        # Under the command's own name: of a flat file, cyclopts drops every option that is called like a command.
+        nested = reduce(_under, reversed(commands), settings)
+        Dict(nested, source=str(path.absolute()))(app, commands, arguments)
+
+    return given
