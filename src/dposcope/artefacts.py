@@ -307,7 +307,13 @@ def value_digest(stem: str | Path) -> str:
 
 
 def value_files(stem: str | Path) -> ValueFiles:
-    """Where `save_tensors` puts a value; a suffix .safetensors or .json of `stem` is dropped, any other stays."""
+    """Where `save_tensors` puts a value; a suffix .safetensors or .json of `stem` is dropped, any other stays.
+
+    Raises:
+        DposcopeError: the stem is a folder without a name, such as "." or "/".
+    """
     path = Path(stem)
+    if not path.name:
+        raise DposcopeError(f"{str(stem)!r} names no file; give one, such as runs/probe/direction")
     base = path.with_suffix("") if path.suffix in {".safetensors", ".json"} else path
     return ValueFiles(base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json"))

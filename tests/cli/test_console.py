@@ -1,6 +1,7 @@
 """What people see: bars where there is a terminal, tables that fit 80 columns."""
 
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -11,10 +12,13 @@ from rich.progress import Progress
 
 from dposcope import terminal
 from dposcope.cli import console
-from dposcope.cli.console import Bars, Lines, Pace, print_scores, reporting
+from dposcope.cli.console import Bars, Lines, Pace, print_scores, print_scores_as_json, reporting
 from dposcope.cli.shown.ahead import Ahead
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
+from dposcope.evaluation.sampled.phrases import Phrase
+from dposcope.evaluation.statistics import Difference
+from helpers.pages import STRONG
 
 
 def outcome(seed: int, low: float = 0.2) -> Outcome:
@@ -128,6 +132,19 @@ def work(bars: Bars | Lines) -> None:
         bars.progress(9, 4)
         bars.reused("Means [x]")
         bars.stage("Measuring")
+
+
+def test_phrases_of_texts_have_stars_in_json_too(capsys):
+    """Files keep them as they are."""
+    rude = Phrase(f"you {STRONG}", 0.5, 0.0, Difference(0.5, 0.4, 0.6, 20, 0.001))
+    told = replace(scores("edit"), phrases={"edit": (rude,)})
+    print_scores_as_json(told, raw=False)
+    shown = capsys.readouterr().out
+    assert STRONG not in shown
+    assert "*" in json.loads(shown)["phrases"]["edit"][0]["words"]
+    assert json.loads(shown) | {"phrases": None} == told.to_json() | {"phrases": None}
+    print_scores_as_json(told, raw=True)
+    assert json.loads(capsys.readouterr().out) == told.to_json()
 
 
 def test_bars_name_their_stages(drawn):

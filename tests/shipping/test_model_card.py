@@ -146,6 +146,13 @@ def test_the_card_has_numbers_before_and_after(llama):
         assert f"| {measure} | {before} | {estimate} | {estimate.n} |" in card
 
 
+def test_the_card_of_another_concept_names_it(llama):
+    measured = replace(scores(), concept="rain talk")
+    card = model_card(llama, some_edit(llama), measured)
+    assert f"| rain talk | {measured.conditions['none']['toxicity']} |" in card
+    assert "| toxicity |" not in card
+
+
 @pytest.mark.parametrize("name", ["plain", 'quo"ted', "back\\slash", "org/model: v2 #1"])
 def test_the_cards_head_is_yaml(llama, name):
     from dataclasses import replace

@@ -283,6 +283,17 @@ def print_beside(texts: Mapping[str, str]) -> None:
         terminal.out.print(Padding(cell(text), (0, 0, 0, 4)))
 
 
+def print_scores_as_json(scores: Scores, *, raw: bool) -> None:
+    """As `scores.json` has them; phrases of texts with stars, unless `raw`."""
+    told = scores.to_json()
+    if not raw:
+        told["phrases"] = {
+            name: [phrase | {"words": mask_offensive(phrase["words"])} for phrase in phrases]
+            for name, phrases in told["phrases"].items()
+        }
+    terminal.print_json(told)
+
+
 def print_scores(scores: Scores) -> None:
     """Conditions side by side, means with their 95 % intervals below; three and `none` to a table, for 80 columns."""
     from dposcope.report.costs import UNSHARED_NOTE, cost_columns, cost_values, scorer_label

@@ -65,7 +65,7 @@ def edit(
         work = edit_work(model, out, settings)
         show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
-    from dposcope.cli.console import reporting
+    from dposcope.cli.console import print_scores_as_json, reporting
     from dposcope.cli.shown.ends import (
         most_changed,
         next_chat,
@@ -79,7 +79,7 @@ def edit(
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.processes.shared import once
     from dposcope.shipping.push import check_push, upload
-    from dposcope.terminal import print_json, say
+    from dposcope.terminal import say
 
     check_push(push, public=public, model=model, quantise=settings.quantise)
     with reporting(quiet=quiet) as bars:
@@ -88,7 +88,7 @@ def edit(
     there = (out / "model").exists()  # not of a quantised model
     pushed = once(lambda: upload(out / "model", push, base=model, public=public)) if push and there else None
     if json:
-        print_json(done.scores.to_json())
+        print_scores_as_json(done.scores, raw=raw)
         return
     say(f"edit:    {done.edit}")
     say_effect(done.scores, "edit")

@@ -76,19 +76,19 @@ def evaluate(
         work = evaluate_work(model, out, settings)
         show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
-    from dposcope.cli.console import print_scores, reporting
+    from dposcope.cli.console import print_scores, print_scores_as_json, reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_explain, say_effect, say_texts
     from dposcope.evaluation.conditions.scores import BASE
     from dposcope.jobs.evaluate.job import run_evaluate
     from dposcope.jobs.run import RunPolicy, lenders
     from dposcope.model.checks.layout_file import use_layout
-    from dposcope.terminal import print_json, say
+    from dposcope.terminal import say
 
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         scores = run_evaluate(model, out, settings, reporter=bars, policy=RunPolicy(borrow=lenders(borrow or [])))
     if json:
-        print_json(scores.to_json())
+        print_scores_as_json(scores, raw=raw)
         return
     print_scores(scores)
     named = [name for name in scores.against_none if name != BASE]

@@ -71,7 +71,7 @@ def tune(
         work = tune_work(model, out, settings)
         show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
         return
-    from dposcope.cli.console import reporting
+    from dposcope.cli.console import print_scores_as_json, reporting
     from dposcope.cli.shown.ends import (
         most_changed,
         next_chat,
@@ -86,7 +86,7 @@ def tune(
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.processes.shared import once
     from dposcope.shipping.push import check_push, upload
-    from dposcope.terminal import print_json, say
+    from dposcope.terminal import say
 
     if join:
         with reporting(quiet=quiet) as bars:
@@ -101,7 +101,7 @@ def tune(
     there = done.advice is None and (out / "model").exists()
     pushed = once(lambda: upload(out / "model", push, base=model, public=public)) if push and there else None
     if json:
-        print_json(done.scores.to_json())
+        print_scores_as_json(done.scores, raw=raw)
         return
     if settings.negative_control is not None:
         say(warning(settings.negative_control))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.evaluation.numbers import DIFFERENCE, MEAN, Format
+from dposcope.evaluation.numbers import MEAN, Format
 from dposcope.evaluation.sampled.drawn import (
     FLUENCY,
     FLUENCY_BY_SECOND,
@@ -49,7 +49,7 @@ def sampled_table(scores: Scores) -> Table | None:
         (
             Column("condition", "condition"),
             *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            *(Column.ranged(name, label, DIFFERENCE, mark=f"{name}_mark") for name, label in fluency.items()),
+            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in fluency.items()),
             *(Column(f"dist_{n}", f"dist-{n}", _DISTINCT) for n in (1, 2, 3)),
         ),
         (

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from dposcope.data.masking import mask_offensive
 from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
+from dposcope.evaluation.conditions.measure import CONCEPT
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL
@@ -184,7 +185,8 @@ def _score_table(scores: Scores) -> list[str]:
 
 def _row(scores: Scores, name: str) -> str:
     sign = f" {UNSHARED}" if name in scores.unshared("edit") else ""
-    return f"{markdown(scorer_label(name) if name in scores.further else name)}{sign}"
+    label = scores.concept if name == CONCEPT else scorer_label(name) if name in scores.further else name
+    return f"{markdown(label)}{sign}"
 
 
 def _cost_lines(scores: Scores) -> list[str]:

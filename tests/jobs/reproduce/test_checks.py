@@ -33,6 +33,16 @@ def test_further_files_scorers_and_judges_too(tmp_path):
         check_steps(steps(tmp_path, token_judge="neither"))
 
 
+def test_a_text_of_too_few_prompts_is_told_before_anything_runs(tmp_path, llama):
+    llama.save_pretrained(tmp_path / "m")
+    text = tmp_path / "short.txt"
+    text.write_text("A man walked by the river. It was long and quiet.\n" * 3)
+    given = ReproduceSettings(learn_text=str(text))
+    found = plan(str(tmp_path / "m"), tmp_path / "out", load_preset("smoke"), given)
+    with pytest.raises(DposcopeError, match=r"the text gives .* prompts of 6 tokens but 12 are needed"):
+        check_steps(found)
+
+
 def test_low_rank_needs_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce_checks, "find_spec", lambda _name: None)
     path = tmp_path / "own.toml"

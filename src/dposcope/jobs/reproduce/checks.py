@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dposcope.data.corpus import load_neutral
 from dposcope.data.hub import is_hub_spec
+from dposcope.data.text_prompts import cut_prompts
 from dposcope.directions.judge import load_judge
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
@@ -16,6 +17,8 @@ from dposcope.jobs.ingredients import read_data
 from dposcope.jobs.pairs.job import read_source
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import Step
+from dposcope.model.bundled import BUNDLED
+from dposcope.model.outline import outline
 
 
 def read_here(step: Step) -> bool:
@@ -27,6 +30,24 @@ def read_here(step: Step) -> bool:
     return not on_hub and ("/" not in scorer or Path(scorer).exists())
 
 
+def _is_built(model: str) -> bool:
+    return model in BUNDLED and BUNDLED[model].ready
+
+
+def _check_prompts(step: Step, text: str) -> None:
+    """Refuse a text that gives fewer prompts than pairs are wanted."""
+    settings = step.settings
+    assert isinstance(settings, PairsSettings)
+    cut_prompts(
+        text,
+        outline(step.model).lm.tokenizer,
+        count=settings.count,
+        prompt_tokens=settings.prompt_tokens,
+        seed=settings.seed,
+        spare=True,
+    )
+
+
 def check_steps(steps: Sequence[Step]) -> None:
     """Read all data of the steps, and load their scorers and judges.
 
@@ -36,7 +57,9 @@ def check_steps(steps: Sequence[Step]) -> None:
     for step in steps:
         match step.settings:
             case PairsSettings():
-                read_source(step.settings)
+                source = read_source(step.settings)
+                if step.settings.method == "pplm" and (Path(step.model).is_dir() or _is_built(step.model)):
+                    _check_prompts(step, source.texts[0])
             case DpoSettings():
                 load_neutral(
                     step.settings.learn_text, column=step.settings.learn_text_column, option="--learn-text-column"
