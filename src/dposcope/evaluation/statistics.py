@@ -6,7 +6,7 @@ Intervals are those of `evaluation/bootstrap.py`. With fewer than ten items ther
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, NotRequired, Self
 
@@ -128,7 +128,7 @@ class Difference(_Interval):
     p: float = 1.0
     """Two-sided p-value of no difference; it is below 0.05 where the interval of 95 % excludes 0. 1 without an
     interval."""
-    p_sign: float = 0.0
+    p_sign: float = field(default=0.0, repr=False)
     """Two-sided p-value of the sign-flip test, see `sign_flip_p`. It keeps its level where few pairs differ at all, and
     the interval says too much. 0 in files that have none."""
 

@@ -212,9 +212,16 @@ def test_the_plan_is_shown_and_nothing_written(tmp_path, capsys):
     assert told.code == 0
     assert all(step.rpartition("-")[2] in told.out for step in STEPS)
     assert not (tmp_path / "new").exists()
-    told = command(
-        capsys, "reproduce", "--preset", "cpu-gemma-3-270m", "--out", tmp_path / "new", "--dry-run", "--json"
+    text = tmp_path / "text.txt"  # with a prompt for each of its pairs by PPLM
+    text.write_text(
+        "\n\n".join(
+            f"In the year {year} a man and his old dog walked slowly along the bank of the long river, and they came home "
+            "late in the evening of a warm day in the summer."
+            for year in range(1000, 2600)
+        )
     )
+    preset = ("--preset", "cpu-gemma-3-270m", "--learn-text", text)
+    told = command(capsys, "reproduce", *preset, "--out", tmp_path / "new", "--dry-run", "--json")
     plan = json.loads(told.out)
     assert len(plan) == 7
     assert all(step["seconds"] > 1 and step["memory"] > 5e8 and not step["done"] for step in plan)
