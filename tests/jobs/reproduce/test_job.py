@@ -215,7 +215,7 @@ def test_the_plan_is_shown_and_nothing_written(tmp_path, capsys):
     text = tmp_path / "text.txt"  # with a prompt for each of its pairs by PPLM
     text.write_text(
         "\n\n".join(
-            f"In the year {year} a man and his old dog walked slowly along the bank of the long river, and they came home "
+            f"In the year {year} a man and his old dog walked slowly along the bank of the river, and they came home "
             "late in the evening of a warm day in the summer."
             for year in range(1000, 2600)
         )
