@@ -518,6 +518,12 @@ class EvaluateSettings(EngineSettings, MeasureSettings):
 class ProbeSettings(MachineSettings, FitSettings):
     """Settings of `dposcope probe`."""
 
+    comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
+        default=None,
+        description="Labelled comments: CSV, TSV, JSONL, JSON, Parquet, or hub:owner/name; the first --direction-rows "
+        "of the file are used. The judge of other commands takes the second half of theirs, so give them another file. "
+        "Default: built-in, mild ones.",
+    )
     kind: Annotated[Literal["probe", "mean-difference", "token-contrast"], Parameter(group=_DIRECTION)] = Field(
         default="probe",
         description="Kind of the direction: probe (the paper's logistic regression), mean-difference, or "
