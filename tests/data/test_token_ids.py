@@ -48,6 +48,8 @@ def test_what_was_written_behind_a_prompt_is_its_text_there(tokenizer, text):
             continue
         after = module.continued_texts(tokenizer, [whole[len(head) :]], special=False)
         assert after == [tokenizer.decode(whole).removeprefix(tokenizer.decode(head))]
+        if after[0].startswith(" ") and tokenizer.decode(whole) == text:
+            assert module.continued_ids(tokenizer, after) == [whole[len(head) :]]
     assert module.continued_texts(tokenizer, [[]], special=False) == [""]
     assert module.continued_texts(tokenizer, [], special=False) == []
 

@@ -10,6 +10,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load
 from dposcope.training import trainable as ways
 from dposcope.training.trainable import all_weights, low_rank, neuron_gains
 from helpers.families import (
@@ -452,3 +453,17 @@ def test_codes_are_not_trained(way, llama):
     with pytest.raises(DposcopeError, match=REFUSED_ON_CODES[way]), WAYS[way](lm, OBJECTIVES["dpo"]):
         pass
     assert bits(lm.model) == before
+
+
+def test_rotary_frequencies_stay_as_they_are_loaded(llama, tmp_path):
+    """In training all weights, in its reference, and in the model that is written."""
+    llama.save_pretrained(tmp_path / "base")
+    lm = load(tmp_path / "base", dtype="bfloat16", device="cpu")
+    with all_weights(lm, OBJECTIVES["dpo"], reference_dtype=torch.float16) as trainable:
+        exported = trainable.export().lm
+    assert {one.dtype for name, one in exported.model.named_buffers() if name.endswith("inv_freq")} == {torch.float32}
+    exported.save_pretrained(tmp_path / "tuned")
+    again = load(tmp_path / "tuned", dtype="bfloat16", device="cpu")
+    ids = [2, *range(10, 90)]
+    assert torch.equal(logits_of(exported, ids), logits_of(again, ids))
+    assert torch.equal(logits_of(exported, ids), logits_of(lm, ids))

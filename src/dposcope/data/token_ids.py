@@ -78,6 +78,18 @@ def continued_texts(
     ]
 
 
+def continued_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text as it stands behind another text, without special tokens: what `continued_texts` is of.
+
+    Before a text that stands alone, the tokenizers of Llama 2 and Mistral put a space. So each is read behind a line
+    break, with which no word becomes one token.
+    """
+    line = token_ids(tokenizer, ["\n"], special=False)[0]
+    behind = token_ids(tokenizer, [f"\n{text}" for text in texts], special=False)
+    alone = token_ids(tokenizer, texts, special=False)
+    return [ids[len(line) :] if ids[: len(line)] == line else own for ids, own in zip(behind, alone, strict=True)]
+
+
 def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
     """The text of each token as it is within a text: joined they are the text, but for characters of which a token
     has only a part."""

@@ -5,9 +5,8 @@ Intervals are those of `evaluation/bootstrap.py`. With fewer than ten items ther
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Annotated, Any, NotRequired, Self
 
 import numpy as np
@@ -234,15 +233,24 @@ def sign_flip_p(differences: ArrayLike, *, flips: int = 10_000, seed: int = 0) -
         return 1.0
     found = abs(float(column.sum()))
     near = 1e-9 * float(np.abs(column).sum())
-    reach = int(np.count_nonzero(np.abs(_signs(len(column), flips, seed) @ column) >= found - near))
+    column = column[column != 0]  # whatever their sign
+    reach = sum(
+        int(np.count_nonzero(np.abs(signs @ column) >= found - near)) for signs in _signs(len(column), flips, seed)
+    )
     tail = float(2 * ndtr(-found / length))
     return max(tail, (reach + 1) / (flips + 1)) if reach >= LEAST_ITEMS else tail
 
 
-@lru_cache(maxsize=4)
-def _signs(n: int, flips: int, seed: int) -> NDArray[np.int8]:
-    """−1 or 1, `[flips, n]`; the same for all tests on as many pairs."""
-    return np.random.default_rng(seed).integers(0, 2, size=(flips, n), dtype=np.int8) * 2 - 1
+def _signs(n: int, flips: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """−1 or 1, `[flips, n]`, in parts; the same for all tests on as many pairs."""
+    generator = np.random.default_rng(seed)
+    step = max(1, _FLIPPED_AT_ONCE // n)
+    for start in range(0, flips, step):
+        yield generator.integers(0, 2, size=(min(step, flips - start), n)) * 2.0 - 1
+
+
+_FLIPPED_AT_ONCE = 1_000_000
+"""Signs: 8 MB."""
 
 
 def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:

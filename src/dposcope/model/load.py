@@ -459,23 +459,19 @@ def load_native(
 
 
 def _in_native(loaded: Callable[[str], LanguageModel], model: str, dtype: str, place: torch.device) -> LanguageModel:
-    """A model in bfloat16 where nothing else is asked for, a device has that and the weights are in float32.
-
-    It is loaded so and not converted: what transformers keeps in float32, such as rotary frequencies, stays in it.
-    """
+    """A model in bfloat16 where nothing else is asked for, a device has that and the weights are in float32."""
     if dtype != "auto" or not native_bfloat16(place):
         return loaded(dtype)
     if _says_float32(model):
         return loaded("bfloat16")
     lm = loaded("auto")
-    if lm.quantised or lm.dtype != torch.float32:
-        return lm
-    del lm
-    return loaded("bfloat16")
+    if not lm.quantised and lm.dtype == torch.float32:
+        convert_(lm.model, torch.bfloat16)
+    return lm
 
 
 def _says_float32(model: str) -> bool:
-    """Whether it is known before loading that its weights are in float32."""
+    """Whether it is known before loading that its weights are in float32, so that they need no memory in it."""
     path = expanded(model)
     folder = BUNDLED[model].folder if model in BUNDLED and not path.exists() else path
     try:

@@ -21,7 +21,7 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
-from dposcope.model.devices.copies import copied_model
+from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, neuron_sites
@@ -100,13 +100,17 @@ def all_weights(
             reference = Arm(trained, head=_cloned(Unembedding.of(trained)), changed_by_training=True)
     else:
         # The reference runs without gradient, so the `requires_grad` flags of the caller's parameters can stay.
-        base = lm.model if reference_dtype in (None, lm.dtype) else copy.deepcopy(lm.model).to(reference_dtype)  # pyright: ignore[reportArgumentType]
+        base = lm.model
+        if reference_dtype is not None and reference_dtype != lm.dtype:
+            base = copy.deepcopy(lm.model)
+            convert_(base, reference_dtype)
         reference = Arm(base)
         trained = copy.deepcopy(lm.model).to(wide)  # pyright: ignore[reportArgumentType]
     trained.requires_grad_(True)
 
     def export() -> Tuned:
-        model = copy.deepcopy(trained).to(kept).requires_grad_(False)  # pyright: ignore[reportArgumentType]
+        model = copy.deepcopy(trained).requires_grad_(False)
+        convert_(model, kept)
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.sparse = False  # see below

@@ -13,7 +13,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
 from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
-from dposcope.data.token_ids import agreed, settled, token_ids
+from dposcope.data.token_ids import agreed, continued_ids, settled
 from dposcope.evaluation.overlap import (
     GENERATED_TOKENS,
     REFERENCE_GOLD_TOKENS,
@@ -364,7 +364,7 @@ def _spelt(plain: LanguageModel, writer: LanguageModel, written: list[Continuati
     """Texts as the plain model reads them: of a second model, which may have other tokens, it reads the spelling."""
     if writer.writer is None:
         return written
-    spelt = token_ids(plain.tokenizer, [one.text for one in written], special=False)
+    spelt = continued_ids(plain.tokenizer, [one.text for one in written])
     return [replace(one, ids=ids) for one, ids in zip(written, spelt, strict=True)]
 
 

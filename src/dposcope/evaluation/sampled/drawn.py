@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from dposcope.data.short import short_repr
-from dposcope.data.token_ids import token_ids
+from dposcope.data.token_ids import continued_ids, token_ids
 from dposcope.evaluation.perplexity import StoredLosses, WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, RealToxicity, distinct_per_prompt
@@ -161,7 +161,7 @@ def _respelt(lm: LanguageModel, prompt: str, text: str) -> Continuation:
     whole = token_ids(lm.tokenizer, [asked + text], special=adds_special(lm))[0]
     if whole[: len(head)] == head:
         return Continuation(head, whole[len(head) :], text)
-    return Continuation(head, token_ids(lm.tokenizer, [text], special=False)[0], text)
+    return Continuation(head, continued_ids(lm.tokenizer, [text])[0], text)
 
 
 def _together(losses: WindowLosses, each: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.checks.identity import identity
+from dposcope.model.devices.copies import convert_
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import device_of
 from dposcope.pairs.pairs import Pairs, PairSplit, load_pairs
@@ -316,6 +317,6 @@ def _write(out: Path, tuned: Tuned, stored: torch.dtype, record: TrainingRecord,
     else:
         for stale in value_files(out / "edit").both:  # of gains that were trained here before
             stale.unlink(missing_ok=True)
-        tuned.lm.model.to(stored)  # pyright: ignore[reportArgumentType]
+        convert_(tuned.lm.model, stored)
         write_model(tuned.lm, out / CHECKPOINT, card=card)
     record.save(out / "training.json")

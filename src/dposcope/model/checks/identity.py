@@ -16,7 +16,7 @@ _OF_NO_NUMBER: Final = {
 }
 """Settings of a config that the numbers of a forward pass do not depend on, or that are compared in another way."""
 _DIGESTS: Final = weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, str]]()
-"""Tokenizer → its added tokens, and its digest. A large one takes a second."""
+"""Tokenizer → a digest of all but its vocabulary, and of all. A large vocabulary takes a second."""
 
 
 def identity(lm: LanguageModel) -> str:
@@ -44,20 +44,26 @@ def settings_digest(config: PreTrainedConfig) -> str:
     return text_digest(json.dumps(told, sort_keys=True, default=str))
 
 
+def _state(stage: Any) -> str:
+    """JSON of one stage of a tokenizer; of one that somebody wrote in Python, its class."""
+    try:
+        return stage.__getstate__().decode()
+    except Exception:  # the library raises the most general one
+        return type(stage).__name__
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of what makes ids of a text and a text of ids. How texts are padded and cut at a call is no part."""
-    added = repr(sorted(tokenizer.added_tokens_decoder.items()))
-    if (found := _DIGESTS.get(tokenizer)) is not None and found[0] == added:
+    backend: Any = vars(tokenizer).get("_tokenizer")  # None of one that is written in Python
+    cleaned = [tokenizer.init_kwargs.get(name) for name in ("clean_up_tokenization_spaces", "do_lower_case")]
+    parts = [repr(sorted(tokenizer.added_tokens_decoder.items())), repr(cleaned)]
+    if backend is not None:
+        stages = (backend.normalizer, backend.pre_tokenizer, backend.post_processor, backend.decoder)
+        parts += ["" if stage is None else _state(stage) for stage in stages]
+    key = text_digest(*parts)
+    if (found := _DIGESTS.get(tokenizer)) is not None and found[0] == key:
         return found[1]
-    parts = [added]
-    if tokenizer.is_fast:
-        backend: Any = tokenizer
-        backend = backend.backend_tokenizer
-        # Their state is JSON.
-        stages = (backend.model, backend.normalizer, backend.pre_tokenizer, backend.post_processor, backend.decoder)
-        parts += ["" if stage is None else stage.__getstate__().decode() for stage in stages]
-    else:
-        parts += [type(tokenizer).__name__, json.dumps(tokenizer.get_vocab(), sort_keys=True)]
-    digest = text_digest(*parts)
-    _DIGESTS[tokenizer] = (added, digest)
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else _state(backend.model)
+    digest = text_digest(key, type(tokenizer).__name__, vocabulary)
+    _DIGESTS[tokenizer] = (key, digest)
     return digest

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
-from dposcope.data.token_ids import token_ids
+from dposcope.data.token_ids import continued_ids, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.foreign_text import one_line
 from dposcope.model.chat.prompts import encode_prompts
@@ -188,7 +188,7 @@ class Served:
         self, lm: LanguageModel, prompts: list[list[int]], written: list[Completion], new_tokens: int
     ) -> list[Continuation]:
         tokenizer = lm.writer or lm.tokenizer
-        spelt = token_ids(tokenizer, [one.text for one in written], special=False)
+        spelt = continued_ids(tokenizer, [one.text for one in written])
         told = [one.ids for one in written]
         ids = [own if ids is None else _own(lm, ids) for ids, own in zip(told, spelt, strict=True)]
         # A text in the tokens of the tokenizer may have some more than the server wrote, but not twice as many.

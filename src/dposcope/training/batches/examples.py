@@ -7,7 +7,7 @@ import numpy as np
 
 from dposcope.data.masking import mask_offensive
 from dposcope.data.short import short_repr
-from dposcope.data.token_ids import TokenStream, agreed, is_short, settled, token_ids
+from dposcope.data.token_ids import TokenStream, agreed, continued_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.chat.asking import Prompt
 from dposcope.model.chat.prompts import adds_special, encode_prompts, prompt_texts
@@ -132,7 +132,7 @@ def _continued(lm: LanguageModel, prompt: str, text: str) -> list[int]:
         prompt_ids, whole = token_ids(lm.tokenizer, [prompt, prompt + text], special=adds_special(lm))
         if whole[: len(prompt_ids)] == prompt_ids:
             return whole[len(prompt_ids) :]
-    return token_ids(lm.tokenizer, [text], special=False)[0]
+    return continued_ids(lm.tokenizer, [text])[0]
 
 
 def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 128, seed: int = 0) -> list[Example]:
