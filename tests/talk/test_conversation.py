@@ -80,3 +80,19 @@ def test_without_a_template_every_line_stands_alone(llama):
     first = talk.ask("the cat", edited=False)
     talk.ask("who", edited=False)
     assert talk.ask("the cat", edited=False).prompt_ids == first.prompt_ids
+
+
+def test_an_answer_is_remembered_without_the_space_that_a_template_puts_before_it(mistral_of_llama2):
+    """As the templates of Mistral do, whose tokenizers make that space a part of the first token."""
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{{ 'assistant:' }}"
+    lm = with_chat(with_template(mistral_of_llama2, template))
+    spaced = 0
+    for line in ("the cat", "who", "by the river", "a man", "it rains", "the old man", "so", "and", "the sea"):
+        talk = Conversation(Session(lm, None, 6))
+        first = talk.ask(line, edited=False)
+        second = talk.ask("who", edited=False)
+        said = first.text.removeprefix(" ")
+        turns = (Turn("user", line), Turn("assistant", said), Turn("user", "who"))
+        assert second.prompt_ids == encode_prompts(lm, [turns])[0]
+        spaced += first.text.startswith(" ")
+    assert spaced

@@ -32,8 +32,15 @@ class Conversation:
         if asking is not None:
             # As the model read it: a template is given the last turn in its wrapper, and those before it as they are.
             asked = Turn("user", asking.wrapped(line))
-            self._said[edited] = [*self._said[edited], asked, Turn("assistant", asking.begun(turns) + answer.text)]
+            begun = asking.begun(turns)
+            # A message begins without the space that some tokenizers put between it and what is before it.
+            said = begun + answer.text if begun else self._alone(answer)
+            self._said[edited] = [*self._said[edited], asked, Turn("assistant", said)]
         return answer
+
+    def _alone(self, answer: Answer) -> str:
+        lm = self.session.lm
+        return str((lm.writer or lm.tokenizer).decode(answer.ids, skip_special_tokens=True))
 
     def withdraw(self, *, edited: bool) -> None:
         """Forget the last question and answer of one side, where the other could not answer."""
