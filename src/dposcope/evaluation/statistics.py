@@ -246,7 +246,8 @@ def _signs(n: int, flips: int, seed: int) -> Iterator[NDArray[np.float64]]:
     generator = np.random.default_rng(seed)
     step = max(1, _FLIPPED_AT_ONCE // n)
     for start in range(0, flips, step):
-        yield generator.integers(0, 2, size=(min(step, flips - start), n)) * 2.0 - 1
+        drawn = generator.integers(0, 2, size=(min(step, flips - start), n))
+        yield (2 * drawn - 1).astype(np.float64)
 
 
 _FLIPPED_AT_ONCE = 1_000_000
