@@ -18,6 +18,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import NOTHING, SHARE
 from dposcope.evaluation.statistics import paired_difference, paired_share
+from dposcope.jobs.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 NO_SCORES = ("protocol", "model", "fingerprint", "condition", "row", "prompt", "prompt_digest", "continuation")
@@ -31,10 +32,7 @@ def scores_of(run: Path) -> dict[str, pl.DataFrame]:
     Raises:
         DposcopeError: the run has no texts.
     """
-    path = run / "samples.parquet"
-    if not path.exists():
-        raise DposcopeError(f"{run} holds no samples.parquet; name the folder of a finished run")
-    frame = pl.read_parquet(path)
+    frame = read_samples(run)
     return {
         name: frame.filter(pl.col("condition") == name).sort("row").drop(*NO_SCORES, *NO_SCORER, strict=False)
         for name in frame["condition"].unique(maintain_order=True)

@@ -15,6 +15,7 @@ import polars as pl
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import MEAN
 from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.jobs.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 _WORD = re.compile(r"[a-z0-9*']+")
@@ -39,10 +40,7 @@ def table_of(run: Path, *, words: int) -> Table:
     Raises:
         DposcopeError: the run has no texts.
     """
-    path = run / "samples.parquet"
-    if not path.exists():
-        raise DposcopeError(f"{run} holds no samples.parquet; name the folder of a finished run")
-    frame = pl.read_parquet(path)
+    frame = read_samples(run)
     both = zip(frame["prompt"], frame["continuation"], strict=True)
     frame = frame.with_columns(pl.Series("repeats", [repeats(prompt, text, words) for prompt, text in both]))
     rows = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from dposcope.errors import DposcopeError
+from dposcope.jobs.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 
@@ -19,10 +20,7 @@ def texts(run: Path, condition: str, *, every: int, most: int) -> Table:
     Raises:
         DposcopeError: the run has no texts, or none of the condition.
     """
-    path = run / "samples.parquet"
-    if not path.exists():
-        raise DposcopeError(f"{run} holds no samples.parquet; name the folder of a finished run")
-    frame = pl.read_parquet(path)
+    frame = read_samples(run)
     if condition not in frame["condition"].unique().to_list():
         raise DposcopeError(f"{run} has no condition {condition!r}; choose from {sorted(set(frame['condition']))}")
     by_name = {name: frame.filter(pl.col("condition") == name).sort("row") for name in ("none", condition)}

@@ -86,8 +86,10 @@ def continued_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) ->
     """
     line = token_ids(tokenizer, ["\n"], special=False)[0]
     behind = token_ids(tokenizer, [f"\n{text}" for text in texts], special=False)
-    alone = token_ids(tokenizer, texts, special=False)
-    return [ids[len(line) :] if ids[: len(line)] == line else own for ids, own in zip(behind, alone, strict=True)]
+    return [
+        ids[len(line) :] if ids[: len(line)] == line else token_ids(tokenizer, [text], special=False)[0]
+        for ids, text in zip(behind, texts, strict=True)
+    ]
 
 
 def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:

@@ -128,19 +128,19 @@ def check_window(lm: LanguageModel, text: str, *, protocol: Protocol = "strict",
         raise _no_window(min(1024, lm.context_length), skip_windows)
 
 
-def window_of(plain: LanguageModel, other: LanguageModel | None = None, *, most: int = 1024) -> int:
+def window_of(plain: LanguageModel, other: LanguageModel, *, most: int = 1024) -> int:
     """Tokens per window that the plain model reads, and another one after it: windows are compared one by one.
 
     Args:
         plain: decides.
-        other: must read as many; None: the plain model itself.
+        other: must read as many; it may be the plain model.
         most: tokens, whatever the plain model can read.
 
     Raises:
         DposcopeError: the other model reads fewer.
     """
     window = min(most, plain.context_length)
-    if other is not None and other.context_length < window:
+    if other.context_length < window:
         raise DposcopeError(
             f"the config of {other.name} allows {other.context_length:,} tokens, and log-perplexity is compared on "
             f"windows of {window:,}; raise max_position_embeddings in its config.json to what the model can read"

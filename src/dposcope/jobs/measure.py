@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -211,6 +212,18 @@ def _write(job: Job, scores: Scores, outcomes: Mapping[str, Outcome], materials:
     ]
     write_parquet(folder / "samples.parquet", pl.DataFrame(samples))
     write_json(folder / "scores.json", scores.to_json())
+
+
+def read_samples(folder: Path) -> pl.DataFrame:
+    """The continuations of a finished run with their scores, a row a condition and prompt.
+
+    Raises:
+        DposcopeError: the run has none.
+    """
+    path = folder / "samples.parquet"
+    if not path.exists():
+        raise DposcopeError(f"{folder} holds no samples.parquet; name the folder of a finished run")
+    return pl.read_parquet(path)
 
 
 _BEFORE = {"toxicity": CONCEPT, "judge": scorer_label("judge")}

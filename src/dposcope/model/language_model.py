@@ -67,6 +67,7 @@ def stored_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 _LOOKED_AT = 4096
+"""Numbers of a weight, about, that tell whether it was written to."""
 
 
 def _looked_at(weight: Tensor) -> Tensor:

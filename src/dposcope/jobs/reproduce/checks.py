@@ -34,13 +34,11 @@ def _is_built(model: str) -> bool:
     return model in BUNDLED and BUNDLED[model].ready
 
 
-def _check_prompts(step: Step, text: str) -> None:
+def _check_prompts(model: str, settings: PairsSettings, text: str) -> None:
     """Refuse a text that gives fewer prompts than pairs are wanted."""
-    settings = step.settings
-    assert isinstance(settings, PairsSettings)
     cut_prompts(
         text,
-        outline(step.model).lm.tokenizer,
+        outline(model).lm.tokenizer,
         count=settings.count,
         prompt_tokens=settings.prompt_tokens,
         seed=settings.seed,
@@ -59,7 +57,7 @@ def check_steps(steps: Sequence[Step]) -> None:
             case PairsSettings():
                 source = read_source(step.settings)
                 if step.settings.method == "pplm" and (Path(step.model).is_dir() or _is_built(step.model)):
-                    _check_prompts(step, source.texts[0])
+                    _check_prompts(step.model, step.settings, source.texts[0])
             case DpoSettings():
                 load_neutral(
                     step.settings.learn_text, column=step.settings.learn_text_column, option="--learn-text-column"
