@@ -1,0 +1,20 @@
+"""A mark that falls is found, and one that stands is not."""
+
+import polars as pl
+from benchmarks.marks import marks
+
+
+def test_marks_of_few_texts_fall_and_those_of_many_stand(tmp_path):
+    base = [0.5] * 40
+    few = [0.5 - 1e-9] * 39 + [0.0]
+    many = [0.1 + 0.001 * row for row in range(40)]
+    rows = [
+        {"condition": name, "row": row, "toxicity": score, "judge": None}
+        for name, scores in (("none", base), ("few", few), ("many", many), ("ideal", base[:5]))
+        for row, score in enumerate(scores)
+    ]
+    pl.DataFrame(rows, schema_overrides={"judge": pl.Float64}).write_parquet(tmp_path / "samples.parquet")
+    shown = marks([tmp_path]).markdown()
+    assert "1 of 2 marks do not stand" in shown
+    assert "| toxicity | few |" in shown
+    assert "many" not in shown
