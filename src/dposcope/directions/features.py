@@ -101,14 +101,7 @@ def residual_features(
     check_texts("texts", texts)
     check_protocol(protocol)
     max_tokens = min(max_tokens, lm.context_length)
-    if not -lm.n_blocks <= block < lm.n_blocks:
-        raise DposcopeError(
-            f"there is no block {block} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}, or -1 "
-            f"for the last"
-        )
-    last = block % lm.n_blocks == lm.n_blocks - 1
-    if protocol == "reference" and not last:
-        raise DposcopeError("the reference protocol reads the last block only; use block=-1, or protocol='strict'")
+    check_block(lm, block, protocol)
     encoded = encode(lm, texts, max_tokens=max_tokens, keep="start")
     special = torch.tensor(sorted(lm.special_ids), dtype=torch.long, device=lm.device)
     vectors = torch.zeros(len(texts), lm.d_model, dtype=torch.float64)
@@ -148,6 +141,21 @@ def residual_features(
         vectors[one.row] = one.mean
         norms += one.norms
     return Features(vectors, float(norms[0] / norms[1].clamp(min=1)))
+
+
+def check_block(lm: LanguageModel, block: int, protocol: Protocol) -> None:
+    """Refuse a block at whose end no direction can be read.
+
+    Raises:
+        DposcopeError: the model has no such block, or the protocol reads the last one only.
+    """
+    if not -lm.n_blocks <= block < lm.n_blocks:
+        raise DposcopeError(
+            f"there is no block {block} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}, or -1 "
+            f"for the last"
+        )
+    if protocol == "reference" and block % lm.n_blocks != lm.n_blocks - 1:
+        raise DposcopeError("the reference protocol reads the last block only; use block=-1, or protocol='strict'")
 
 
 def _stream(lm: LanguageModel, batch: Batch, block: int) -> Tensor:

@@ -77,10 +77,13 @@ class Gains:
         return replace(self, values=values)
 
     def in_blocks(self, blocks: Iterable[int]) -> "Gains":
-        """The same gains in these blocks, 1 in all others."""
-        inside = torch.zeros(len(self.values), 1, dtype=torch.bool)
-        inside[list(blocks)] = True
-        return replace(self, values=torch.where(inside, self.values, 1.0))
+        """The same gains in these blocks, 1 in all others.
+
+        Raises:
+            DposcopeError: there is no such block.
+        """
+        every = NeuronSet(torch.ones_like(self.values, dtype=torch.bool))
+        return self.only(every.in_blocks(blocks))
 
     def furthest(self, count: int) -> NeuronSet:
         """The `count` neurons whose gains differ most from 1.

@@ -10,6 +10,9 @@ from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.shipped import edit_file, shipped_edits
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.adapter import is_adapter
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.outline import outline
+from dposcope.model.tuned import check_models
 
 PREFIX = "edit:"
 """Prefix of an edit's name. Without it, the name may mean a model: `edit:gemma-3-270m`, `gemma-3-270m`."""
@@ -23,6 +26,26 @@ def tuned_model(source: str | Path) -> OtherWeights | EditedModel:
     """
     stem = edit_stem(source)
     return OtherWeights(source) if stem is None else EditedModel(Edit.load(stem))
+
+
+def check_tuned(source: str | Path, base: LanguageModel) -> None:
+    """Refuse what is no tuned model or edit of `base`, before any weights are read.
+
+    An adapter and a name that is no folder are not looked into: they are checked when they are loaded.
+
+    Args:
+        source: see `edit_stem`.
+        base: the model before tuning; its weights are not read.
+
+    Raises:
+        DposcopeError: an edit has gains or directions of another size; a checkpoint differs in architecture, sizes or
+            tokenizer.
+    """
+    stem, path = edit_stem(source), expanded(source)
+    if stem is not None:
+        Edit.load(stem).changes(base)
+    elif path.is_dir() and not is_adapter(path):
+        check_models(base, outline(path).lm)
 
 
 def edit_stem(source: str | Path) -> Path | None:

@@ -23,7 +23,7 @@ the tuned model with the values of its base. Controls: `shuffled=yes` for `scale
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from dposcope.interventions.group_gains import gains_of, group_assign
 from dposcope.interventions.paired.interchange import InterchangeWith, Parts
 from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.steer import Steer
-from dposcope.interventions.tuned import edit_stem, tuned_model
+from dposcope.interventions.tuned import check_tuned, edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients import Ingredients
 from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
@@ -62,16 +62,20 @@ class ConditionSpec:
     parts: tuple["PartSpec", ...]
 
     def check(self, lm: LanguageModel) -> None:
-        """Told before anything is measured.
+        """Refuse, before anything is measured, what does not fit the model.
+
+        Args:
+            lm: its weights are not read.
 
         Raises:
-            DposcopeError: it is a model at a strength, and the weights of `lm` are quantised.
+            DposcopeError: a block is not there; an edit, a set of neurons or a tuned model is of another architecture;
+                or it is a model at a strength, and the weights of `lm` are quantised.
         """
-        if lm.quantised and any(part.kind == "model" and part.values.get("strength", 1) != 1 for part in self.parts):
-            raise DposcopeError(
-                f"condition {self.name!r}: the weights of {lm.name} are quantised, and there is nothing between two "
-                "codes; leave strength out, or load the model unquantised"
-            )
+        for part in self.parts:
+            try:
+                part.check(lm)
+            except DposcopeError as error:
+                raise DposcopeError(f"condition {self.name!r}: {error}") from error
 
     def build(
         self, ingredients: Callable[[], Ingredients], seed: int, *, among: NeuronSet | None = None
@@ -115,6 +119,25 @@ class PartSpec:
 
     kind: str
     values: Mapping[str, Any]
+
+    def check(self, lm: LanguageModel) -> None:
+        """See `ConditionSpec.check`."""
+        values = self.values
+        if self.kind == "model" and values.get("strength", 1) != 1 and lm.quantised:
+            raise DposcopeError(
+                f"the weights of {lm.name} are quantised, and there is nothing between two codes; leave strength out, "
+                "or load the model unquantised"
+            )
+        if self.kind == "model":
+            check_tuned(values["path"], lm)
+        elif self.kind in _SAVED:
+            Edit.load(values["path"]).changes(lm)
+        elif self.kind == "interchange":
+            check_tuned(values["with"], lm)
+            _parts(values, 0, lm).sites(lm)
+        else:
+            _check_blocks(values.get("blocks", ()), lm)
+            _check_blocks([values["block"]] if "block" in values else [], lm)
 
     def build(self, ingredients: Callable[[], Ingredients], seed: int, among: NeuronSet | None) -> Any:
         """Make this part."""
@@ -269,7 +292,7 @@ def _scale(values: Mapping[str, Any], ingredients: Callable[[], Ingredients], se
     selection = _select(values, made, seed)
     gains = gains_of(selection, alpha=values.get("alpha", 0.1))
     if "blocks" in values:
-        _check_blocks(values["blocks"], made)
+        _check_blocks(values["blocks"], made.lm)
         gains = gains.in_blocks(values["blocks"])
     return gains.shuffled(seed, among=NeuronSet.of(made.lm)) if values.get("shuffled") else gains
 
@@ -311,8 +334,7 @@ def _interchange(values: Mapping[str, Any], _ingredients: Callable[[], Ingredien
 
 def _parts(values: Mapping[str, Any], seed: int, lm: LanguageModel) -> Parts:
     blocks = values.get("blocks", tuple(range(lm.n_blocks)))
-    if blocks[-1] >= lm.n_blocks:
-        raise DposcopeError(f"no block {blocks[-1]} in a model of {lm.n_blocks} blocks")
+    _check_blocks(blocks, lm)
     match values.get("part", "neurons"):
         case "heads":
             heads = torch.zeros(lm.n_blocks, lm.n_heads, dtype=torch.bool)
@@ -329,14 +351,15 @@ def _parts(values: Mapping[str, Any], seed: int, lm: LanguageModel) -> Parts:
         case _:
             named = values.get("neurons")
             everything = NeuronSet.of(lm)
-            neurons = everything if named is None else NeuronSet.load(named)
+            neurons = everything if named is None else NeuronSet.load(named).for_model(lm)
             neurons = neurons.random_like(seed, among=everything) if values.get("random") else neurons
             return Parts(neurons.in_blocks(blocks))
 
 
-def _check_blocks(blocks: tuple[int, ...], made: Ingredients) -> None:
-    if blocks[-1] >= made.lm.n_blocks:
-        raise DposcopeError(f"no block {blocks[-1]} in a model of {made.lm.n_blocks} blocks")
+def _check_blocks(blocks: Sequence[int], lm: LanguageModel) -> None:
+    """Refuse a range of blocks that ends after the model's last; −1 is the last."""
+    if blocks and not -lm.n_blocks <= blocks[-1] < lm.n_blocks:
+        raise DposcopeError(f"no block {blocks[-1]} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}")
 
 
 def _edit(values: Mapping[str, Any], _ingredients: Callable[[], Ingredients], _seed: int) -> Edit:

@@ -13,13 +13,14 @@ from dposcope.data.concept import TOXICITY, Concept
 from dposcope.data.corpus import load_neutral, load_passages
 from dposcope.data.prompts import load_split
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import Features
+from dposcope.directions.features import Features, check_block
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.conditions.measure import NO_SCORER, Materials
+from dposcope.evaluation.conditions.measure import NO_SCORER, PROMPT_TOKENS, REFERENCE_PROMPT, Materials
 from dposcope.evaluation.neural import neural_folder
+from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
@@ -27,9 +28,10 @@ from dposcope.evaluation.trained_scorer import SMALLEST_CLASS, TrainedScorer
 from dposcope.jobs.prompts_read import PromptSet
 from dposcope.jobs.run import Reporter, Run
 from dposcope.jobs.settings import CommentSettings, DirectionSpec, MeasureSettings
+from dposcope.model.batches import encode
 from dposcope.model.chat.prompts import asked_by, asked_how
 from dposcope.model.checks.identity import identity
-from dposcope.model.generate import Progress
+from dposcope.model.generate import Progress, check_room
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.neurons.activations import NeuronMeans, collect_means
@@ -63,12 +65,12 @@ class Job:
             searched: neutral text that a strength is searched on, if there is a search.
 
         Raises:
-            DposcopeError: the model cannot be loaded or asked so, or neutral text is too short.
+            DposcopeError: the model cannot be loaded or asked so, or see `check_fits`.
         """
         run.reporter.stage(f"Loading {model}")
         lm = load_native(model, **settings.loading)
         job = cls(run, asked_by(lm, settings.chat_options), data)
-        check_neutral(job.lm, data.report, searched)
+        check_fits(job.lm, data, settings.direction_spec, searched)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
 
@@ -79,20 +81,31 @@ class Job:
         return {**known, "device": self.lm.device.type, **asked_how(self.lm)}
 
 
-def check_neutral(lm: LanguageModel, report: Materials, searched: str | None = None) -> None:
-    """Refuse neutral text that is too short, now and not after the stages before it is read.
+def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: str | None = None) -> None:
+    """Refuse data that the model cannot read, and a direction that it cannot have, before anything is computed.
 
     Args:
-        lm: gives the tokenizer.
-        report: what is measured.
+        lm: the model; its weights are not read.
+        data: all of it.
+        spec: the direction.
         searched: text that a strength is searched on, if there is a search.
 
     Raises:
-        DposcopeError: `window_losses` would find no window, or a search too few for an interval.
+        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt leaves no
+            room for a continuation; a direction is from a block that is not there, or of another width.
     """
+    report = data.report
     if searched is not None:
         longest_window(lm, searched, least=LEAST_ITEMS)
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
+    reads = {"max_tokens": PROMPT_TOKENS, "keep": "end"}
+    if report.protocol == "reference":
+        reads = {"max_tokens": REFERENCE_PROMPT, "keep": "start"}
+    check_room(lm, encode(lm, [*data.learn, *data.choose, *report.prompts], **reads), GENERATED_TOKENS)
+    if spec.kind in ("probe", "mean-difference"):
+        check_block(lm, spec.block, spec.protocol)
+    elif spec.kind not in DIRECTIONS:
+        saved_direction(spec.kind, lm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,12 +333,22 @@ def make_direction(
             seeds = spec.concept.seeds()
             return token_contrast(lm, seeds.toxic, seeds.non_toxic, matrix=contrast_matrix(spec.protocol))
         case path:
-            direction = Direction.load(path)
-            if direction.vector.shape != (lm.d_model,):
-                raise DposcopeError(
-                    f"the direction in {path} has width {len(direction.vector)}, the model {lm.d_model}"
-                )
-            return direction
+            return saved_direction(path, lm)
+
+
+def saved_direction(path: str, lm: LanguageModel) -> Direction:
+    """A saved direction that is for this model.
+
+    Raises:
+        DposcopeError: it is damaged, or of another width.
+    """
+    direction = Direction.load(path)
+    if direction.vector.shape != (lm.d_model,):
+        raise DposcopeError(
+            f"the direction in {path} has width {len(direction.vector)}, the model {lm.d_model}; give one that was "
+            "made with this model"
+        )
+    return direction
 
 
 @dataclass(frozen=True, eq=False)

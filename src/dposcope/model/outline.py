@@ -79,7 +79,7 @@ def _outline(
 ) -> Outline:
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
     except Exception as error:  # a stranger's config may fail anywhere in the library
         if is_memory(error):
             raise

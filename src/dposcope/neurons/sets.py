@@ -153,10 +153,31 @@ class NeuronSet:
         return NeuronSet(mask.view_as(self.mask))
 
     def in_blocks(self, blocks: Iterable[int]) -> "NeuronSet":
-        """Those of this set that are in some blocks."""
-        inside = torch.zeros(len(self.mask), 1, dtype=torch.bool)
-        inside[list(blocks)] = True
+        """Those of this set that are in some blocks.
+
+        Raises:
+            DposcopeError: there is no such block.
+        """
+        chosen, count = list(blocks), len(self.mask)
+        missing = [block for block in chosen if not -count <= block < count]
+        if missing:
+            raise DposcopeError(f"no block {missing[-1]} in a set of neurons of {count} blocks; give 0 to {count - 1}")
+        inside = torch.zeros(count, 1, dtype=torch.bool)
+        inside[chosen] = True
         return NeuronSet(self.mask & inside)
+
+    def for_model(self, lm: LanguageModel) -> "NeuronSet":
+        """This set, which must be of the model's neurons.
+
+        Raises:
+            DposcopeError: it is of another number of blocks or neurons.
+        """
+        if self.mask.shape != (lm.n_blocks, lm.d_mlp):
+            raise DposcopeError(
+                f"a set among {[*self.mask.shape]} neurons does not fit a model with [{lm.n_blocks}, {lm.d_mlp}]; give "
+                "one that was made for this model"
+            )
+        return self
 
     def save(self, stem: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
         """Write `stem.safetensors` and `stem.json`.

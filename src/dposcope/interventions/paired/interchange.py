@@ -107,14 +107,9 @@ class Parts:
         """
         found: list[tuple[Site, Tensor | None]] = []
         if self.neurons is not None:
-            if self.neurons.mask.shape != (lm.n_blocks, lm.d_mlp):
-                raise DposcopeError(
-                    f"a set among {[*self.neurons.mask.shape]} neurons does not fit a model with "
-                    f"[{lm.n_blocks}, {lm.d_mlp}]"
-                )
             found += [
                 (site, channels)
-                for block, row in enumerate(self.neurons.mask)
+                for block, row in enumerate(self.neurons.for_model(lm).mask)
                 for site in neuron_sites(lm, block)
                 for _, channels in _rows(row[site.columns].unsqueeze(0))
             ]

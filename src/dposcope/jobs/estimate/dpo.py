@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.tuned import check_tuned
 from dposcope.jobs.dpo.job import read_asked
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import differing, material_of
@@ -83,6 +84,8 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     asked = read_asked(settings)
     started = start(model, settings, settings)
     lm = started.lm
+    if settings.teacher is not None:
+        check_tuned(settings.teacher, lm)
     told = differing(lm, asked.split, settings.cut)
     objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
     whole = settings.train == "full"

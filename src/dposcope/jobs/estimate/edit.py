@@ -21,7 +21,7 @@ from dposcope.jobs.estimate.measuring import (
 )
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Texts, Work
-from dposcope.jobs.ingredients import check_neutral, read_data
+from dposcope.jobs.ingredients import check_fits, read_data
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EditSettings
 
@@ -44,7 +44,7 @@ def edit_work(model: str, out: Path, settings: EditSettings) -> Work:
     data = read_data(settings)
     started = start(model, settings, settings)
     searched = None if settings.edit_spec.given else data.report.neutral
-    check_neutral(started.lm, data.report, searched)
+    check_fits(started.lm, data, settings.direction_spec, searched)
     window = 0 if searched is None else search_window(started.lm, searched)
     found = counted(started.lm, data, settings.direction_spec)
     learned = settings.learned and settings.meant == TOXICITY and model in shipped_edits()

@@ -19,7 +19,7 @@ from dposcope.jobs.estimate.measuring import (
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Work
 from dposcope.jobs.evaluate.job import read_asked
-from dposcope.jobs.ingredients import check_neutral
+from dposcope.jobs.ingredients import check_fits
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import check_source
@@ -42,7 +42,9 @@ def evaluate_work(model: str, out: Path, settings: EvaluateSettings) -> Work:
     check_folder(out, "evaluate")
     asked = read_asked(settings)
     started = start(model, settings, settings)
-    check_neutral(started.lm, asked.data.report)
+    check_fits(started.lm, asked.data, settings.direction_spec)
+    for spec in asked.specs:
+        spec.check(started.lm)
     if settings.fluency_model is not None:
         check_source(settings.fluency_model)
     found = counted(started.lm, asked.data, settings.direction_spec)

@@ -9,6 +9,7 @@ from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
 from dposcope.files import expanded
+from dposcope.interventions.tuned import check_tuned
 from dposcope.jobs.estimate.measuring import (
     MEANS_TOKENS,
     Counted,
@@ -34,7 +35,7 @@ from dposcope.jobs.explain.job import check_explain
 from dposcope.jobs.explain.repetitions import prompt_parts
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ingredients import check_neutral, read_data
+from dposcope.jobs.ingredients import check_fits, read_data
 from dposcope.jobs.run import check_folder
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, device_of
@@ -73,7 +74,8 @@ def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) ->
     data = read_data(settings)
     load_judge(settings.token_judge, concept=settings.meant, scorer=data.report.scorer)
     started = start(base, settings, settings)
-    check_neutral(started.lm, data.report)
+    check_fits(started.lm, data, settings.direction_spec)
+    check_tuned(tuned, started.lm)
     found = counted(started.lm, data, settings.direction_spec)
     every = comments_read(started.lm, data.direction_comments, replace(settings.direction_spec, kind="probe"))
     on_cpu = device_of(settings.device).type == "cpu"

@@ -25,10 +25,10 @@ from dposcope.jobs.estimate.measuring import (
 from dposcope.jobs.estimate.pairs import pairs_stages
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Passes, Running, Stage, Texts, Work
-from dposcope.jobs.ingredients import check_neutral
+from dposcope.jobs.ingredients import check_fits
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.tune.choice import READINGS, WINDOWS
-from dposcope.jobs.tune.job import read_inputs
+from dposcope.jobs.tune.job import check_teacher, read_inputs
 from dposcope.jobs.tune.learning import TRAINED
 from dposcope.jobs.tune.search import LENGTH, MOST_HARMLESS
 from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
@@ -50,7 +50,9 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
     check_folder(out, "tune")
     inputs = read_inputs(settings)
     started = start(model, settings, settings)
-    check_neutral(started.lm, inputs.data.report, inputs.learn_text)
+    check_fits(started.lm, inputs.data, settings.direction_spec, inputs.learn_text)
+    if settings.learned:
+        check_teacher(started.lm, settings)
     found = counted(started.lm, inputs.data, settings.direction_spec)
     window = search_window(started.lm, inputs.learn_text)
     stages = tune_stages(

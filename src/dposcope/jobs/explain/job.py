@@ -45,7 +45,7 @@ from dposcope.jobs.ingredients import (
     Data,
     Ingredients,
     Job,
-    check_neutral,
+    check_fits,
     means_stage,
     prepare,
     prepare_judge,
@@ -131,7 +131,7 @@ def run_explain(
             reporter.note("An edit shares the weights of its base, so there is no second model to stream.")
         reporter.stage(f"Loading {base}")
         lm = asked_by(_base(base, out, settings), settings.chat_options)
-        check_neutral(lm, data.report)
+        check_fits(lm, data, settings.direction_spec)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)

@@ -17,12 +17,13 @@ from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
+from dposcope.interventions.tuned import check_tuned
 from dposcope.jobs.ideal import with_ideal
 from dposcope.jobs.ingredients import (
     Data,
     Ingredients,
     Job,
-    check_neutral,
+    check_fits,
     prepare,
     prepare_judge,
     read_comments,
@@ -46,6 +47,7 @@ from dposcope.jobs.tune.search import (
 )
 from dposcope.jobs.tune.settings import NO_CODES, NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
+from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source, load_native
 from dposcope.neurons.sets import NeuronSet
 from dposcope.processes.group import Processes
@@ -99,7 +101,8 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
             lm = load_native(model, **settings.loading)
-            check_neutral(lm, data.report, learn_text)
+            check_fits(lm, data, settings.direction_spec, learn_text)
+            check_teacher(lm, settings)
             if lm.quantised and settings.needs_numbers:
                 raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")
             settings.chat_options.asking(lm.tokenizer, name=lm.name)  # now: what cannot be is told at once
@@ -246,6 +249,20 @@ def read_inputs(settings: TuneSettings) -> Inputs:
         return Inputs(data, text)
     learn, report = split_neutral(text, _LEARN_SHARE)
     return Inputs(data.reporting_on(report), learn)
+
+
+def check_teacher(lm: LanguageModel, settings: TuneSettings) -> None:
+    """Refuse a teacher that was not tuned from the model, before pairs are made.
+
+    Args:
+        lm: the model; its weights are not read.
+        settings: of the search.
+
+    Raises:
+        DposcopeError: see `check_tuned`.
+    """
+    if settings.teacher not in (None, NO_TEACHER, *TRAINED):
+        check_tuned(settings.teacher, lm)
 
 
 def _search_scorer(scorer: Scorer, settings: TuneSettings) -> Scorer:

@@ -1,0 +1,181 @@
+"""What does not fit a model is refused before anything is computed; a dry run refuses it in the same words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from dposcope.artefacts import value_files
+from dposcope.directions.direction import Direction
+from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
+from dposcope.jobs.dpo.job import run_dpo
+from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.estimate.dpo import dpo_work
+from dposcope.jobs.estimate.edit import edit_work
+from dposcope.jobs.estimate.evaluate import evaluate_work
+from dposcope.jobs.estimate.explain import explain_work
+from dposcope.jobs.estimate.tune import tune_work
+from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.explain.job import run_explain
+from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.settings import EditSettings, EvaluateSettings
+from dposcope.jobs.tune.job import run_tune
+from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.neurons.sets import NeuronSet
+from helpers.every_command import Ground, make_ground
+from helpers.families import tiny
+from helpers.jobs import write_jsonl
+from helpers.tokens_counted import count_tokens
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with what fits the model, and with what is of another one."""
+
+    ground: Ground
+    folder: Path
+
+    def named(self, text: str) -> str:
+        """With the paths of its files."""
+        return text.format(
+            tuned=self.ground.tuned,
+            other=self.folder / "other",
+            edit=self.folder / "edit",
+            neurons=self.folder / "neurons",
+            direction=self.folder / "direction",
+            long=self.folder / "long.jsonl",
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    folder = tmp_path_factory.mktemp("other")
+    tiny("mistral").save_pretrained(folder / "other")
+    Edit.of(Gains(torch.full((2, 7), 1.5))).save(folder / "edit")
+    NeuronSet.all(2, 7).save(folder / "neurons")
+    Direction(torch.ones(9), "mean_difference", -1).save(folder / "direction")
+    write_jsonl(folder / "long.jsonl", [{"prompt": f"{number} " + "the food " * 200} for number in range(24)])
+    return Place(make_ground(tmp_path_factory.mktemp("ground")), folder)
+
+
+def refused(run: Callable[[Path], object], dry: Callable[[Path], object], monkeypatch, folder: Path) -> str:
+    """What both say, with no text read and no stage begun."""
+    seen = count_tokens(monkeypatch)
+    with pytest.raises(DposcopeError) as by_run:
+        run(folder / "run")
+    assert seen.written == 0
+    left = {path.name for path in (folder / "run").rglob("*")} if (folder / "run").exists() else set()
+    assert not {name for name in left if Path(name).suffix in (".safetensors", ".json")} - {"run.json"}
+    with pytest.raises(DposcopeError) as by_dry_run:
+        dry(folder / "dry")
+    assert not (folder / "dry").exists()
+    assert str(by_dry_run.value) == str(by_run.value)
+    return str(by_run.value)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("scale:blocks=1-7", "no block 7 in a model of 3 blocks; give 0 to 2"),
+        ("ablate:blocks=3-3", "no block 3"),
+        ("steer:block=3", "no block 3"),
+        ("steer:block=-4", "no block -4"),
+        ("interchange:with={tuned},part=attention,blocks=0-3", "no block 3"),
+        ("interchange:with={tuned},neurons={neurons}", r"among \[2, 7\] neurons does not fit"),
+        ("interchange:with={tuned},neurons={neurons},random=yes", r"among \[2, 7\] neurons does not fit"),
+        ("interchange:with={other}", "differ in architecture"),
+        ("interchange:with={edit}", r"gains for \[2, 7\] neurons do not fit"),
+        ("model:{other}", "differ in architecture"),
+        ("edit:{edit}", r"gains for \[2, 7\] neurons do not fit"),
+        ("control:{edit}", "do not fit"),
+        ("scale:alpha=0.1+ablate:blocks=2-3", "no block 3"),
+    ],
+)
+def test_a_condition(place, monkeypatch, tmp_path, condition, words):
+    model, given = str(place.ground.job.model), place.ground.job.settings(condition=["mine=" + place.named(condition)])
+    settings = EvaluateSettings(**given)
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert said.startswith("condition 'mine': ")
+    with pytest.raises(DposcopeError, match=words):
+        raise DposcopeError(said)
+
+
+BAD = [
+    ({"direction": "probe", "direction_block": 3}, "there is no block 3 in a model of 3 blocks"),
+    ({"direction": "probe", "direction_block": 0, "protocol": "reference"}, "reads the last block only"),
+    ({"direction": "{direction}"}, "has width 9, the model"),
+    ({"prompts": "{long}", "protocol": "strict"}, "exceed the model's context of 128"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "words"),
+    [
+        (command, given, words)
+        for command in ("edit", "evaluate", "explain", "tune")
+        for given, words in BAD
+        if command != "tune" or given.get("protocol") != "reference"  # it has the strict protocol only
+    ],
+)
+def test_a_direction_and_prompts(place, monkeypatch, tmp_path, command, given, words):
+    job, model = place.ground.job, str(place.ground.job.model)
+    given = {name: place.named(value) if isinstance(value, str) else value for name, value in given.items()}
+    tuned = str(place.ground.tuned)
+    if command == "tune":
+        given.pop("protocol", None)
+        settings = TuneSettings(**job.learning(search_windows=10, split="halves", **given))
+        run, dry = (lambda out: run_tune(model, out, settings)), (lambda out: tune_work(model, out, settings))
+    elif command == "explain":
+        settings = ExplainSettings(**job.settings(toxic_neurons=[4], **given))
+        run = lambda out: run_explain(model, tuned, out, settings)  # noqa: E731
+        dry = lambda out: explain_work(model, tuned, out, settings)  # noqa: E731
+    elif command == "edit":
+        settings = EditSettings(**job.settings(**given))
+        run, dry = (lambda out: run_edit(model, out, settings)), (lambda out: edit_work(model, out, settings))
+    else:
+        settings = EvaluateSettings(**job.settings(**given))
+        run, dry = (lambda out: run_evaluate(model, out, settings)), (lambda out: evaluate_work(model, out, settings))
+    assert words in refused(run, dry, monkeypatch, tmp_path)
+
+
+def test_a_tuned_model_and_a_teacher(place, monkeypatch, tmp_path):
+    job, model, other = place.ground.job, str(place.ground.job.model), place.named("{other}")
+    explain = ExplainSettings(**job.settings(toxic_neurons=[4]))
+    tune = TuneSettings(**job.learning(search_windows=10, split="halves", teacher=other))
+    dpo = DpoSettings(
+        pairs=str(place.ground.pairs), learn_text=str(job.neutral), train="gains", teacher=other, dtype="float32"
+    )
+    for name, run, dry in (
+        (
+            "explain",
+            lambda out: run_explain(model, other, out, explain),
+            lambda out: explain_work(model, other, out, explain),
+        ),
+        ("tune", lambda out: run_tune(model, out, tune), lambda out: tune_work(model, out, tune)),
+        ("dpo", lambda out: run_dpo(model, out, dpo), lambda out: dpo_work(model, out, dpo)),
+    ):
+        (tmp_path / name).mkdir()
+        assert "differ in architecture" in refused(run, dry, monkeypatch, tmp_path / name)
+
+
+def test_an_edit_of_another_size_is_no_tuned_model(place, monkeypatch, tmp_path):
+    model, edit = str(place.ground.job.model), place.named("{edit}")
+    assert value_files(edit).tensors.exists()
+    settings = ExplainSettings(**place.ground.job.settings(toxic_neurons=[4]))
+    said = refused(
+        lambda out: run_explain(model, edit, out, settings),
+        lambda out: explain_work(model, edit, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "gains for [2, 7] neurons do not fit" in said
