@@ -115,7 +115,7 @@ def check(words: list[str]) -> None:
     elif name == "python":
         assert options_of(ROOT / rest[0], rest[1:])
     else:
-        assert name in ("export", "git", "cd", "pytest", "hf"), f"{name} is not known here"
+        assert name in ("export", "source", "git", "cd", "pytest", "hf", "jupyter"), f"{name} is not known here"
 
 
 def parsed(words: list[str]) -> None:
