@@ -1,4 +1,5 @@
-"""Memory, disk, time and the first limit of every command, for models of 8, 32 and 70 billion weights: docs/scale.md.
+"""Memory, disk, time and the first limit of every command, for models of 8, 32 and 70 billion parameters:
+docs/scale.md.
 
     python tools/scale.py          writes the page
     python tools/scale.py --print  prints it
@@ -149,7 +150,7 @@ def page() -> str:
         found = size_of(config)
         lines = [
             f"\n## {name}\n",
-            f"{rounded(found.parameters / 1e9):g} billion weights: {size(2.0 * found.parameters)} in bfloat16.\n",
+            f"{rounded(found.parameters / 1e9):g} billion parameters: {size(2.0 * found.parameters)} in bfloat16.\n",
             "| command | memory | disk | 80-GB GPU | first limit there | 2 CPU cores |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
@@ -174,8 +175,8 @@ def _about(seconds: float) -> str:
 _HEAD = f"""\
 # Large models
 
-What each command takes with models of 8, 32 and 70 billion weights. These are estimates: nothing on this page was run.
-The same estimate for your model, data and machine is one option away:
+What each command takes with models of 8, 32 and 70 billion parameters. These are estimates: nothing on this page was
+run. The same estimate for your model, data and machine is one option away:
 
 ```sh
 dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores --dry-run
@@ -183,25 +184,25 @@ dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores -
 
 `--dry-run` is an option of every command that computes. It reads config, tokenizer and data, and checks them as the
 command would. It loads no weights and writes nothing. It measures the machine for some seconds: a large matrix product,
-and a sum over more memory than any cache holds. It then tells for each stage the tokens that are read and written,
-training steps, time, memory and disk, and what is met first. `--json` gives the same as JSON.
+and a sum over more memory than any cache holds. It then shows for each stage the tokens that are read and written,
+training steps, time, memory and disk, and the first limit. `--json` gives the same as JSON.
 
 ## What is assumed
 
 - Data: {PROMPTS} prompts of {PROMPT} tokens, half of them to learn from; {COMMENTS:,} comments of {COMMENT} tokens;
   {PASSAGES} passages of {PASSAGE} tokens; {WINDOWS} windows of 1,024 tokens of neutral text; {PAIRS:,} pairs with
   completions of {COMPLETION} tokens. All settings are the defaults.
-- GPU: {GPU.operations / 1e12:.0f} T operations a second in bfloat16, {GPU.bandwidth / 1e12:.0f} TB a second from its
-  memory, 80 GB. These rates are assumed, not measured. Real times may be two or three times as long.
-- CPU: {CPU.operations / 1e9:.0f} G operations a second, as measured on two free cores of an EPYC with bfloat16
-  instructions; {CPU.bandwidth / 1e9:.0f} GB a second from memory are assumed. Times are as if memory were enough.
+- GPU: {GPU.operations / 1e12:.0f} TFLOP/s in bfloat16, {GPU.bandwidth / 1e12:.0f} TB/s from its memory, 80 GB.
+  These rates are assumed, not measured. Real times may be two or three times as long.
+- CPU: {CPU.operations / 1e9:.0f} GFLOP/s, as measured on two free cores of an EPYC with bfloat16 instructions;
+  {CPU.bandwidth / 1e9:.0f} GB/s from memory are assumed. Times are as if memory were enough.
 - "dpo, all weights" is in float32 with RMSprop. With the 8-bit optimiser it has the options
   `{LEAN_OPTIONS}` ([how](how-to/train.md#little-memory)).
 - Memory is the peak of the process. "Meanwhile" is disk that is free again at the end.
-- Weights are stored in bfloat16, and loaded from a disk with 0.5 GB a second.
+- Weights are stored in bfloat16, and loaded from a disk with 0.5 GB/s.
 - The largest number of texts, pairs and conditions is counted. Scorers, statistics and figures are not.
 
-"First limit" is what most of the time goes to: compute, memory bandwidth, the start of kernels, or the disk. Where the
+"First limit" is what most of the time goes to: compute, memory bandwidth, kernel launches, or the disk. Where the
 memory is too small, it says what to lower. A dash stands where the command does not fit.
 
 dposcope uses one GPU for a model, or with `--device-map auto` all GPUs of a machine: their memories add up, and times
