@@ -103,6 +103,13 @@ def silent() -> Generator[None]:
 
 
 @contextmanager
+def beside_results() -> Generator[None]:
+    """Inside, what somebody's code prints goes to standard error: standard output holds results alone."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
 def only_our_words() -> Generator[None]:
     """Inside, libraries say nothing on their own: no warning of theirs and no log message stands beside our lines."""
     before = logging.root.manager.disable

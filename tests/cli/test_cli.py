@@ -376,6 +376,10 @@ CONDITIONS: dict[str, tuple[list[str], str]] = {
     "a percentile outside": (["scale:trim=200"], r"(percentile|trim).* 200"),
     "a file that is not there": (["edit:/no/such.safetensors"], r"cannot read /no/such\.json"),
     "a strength of none": (["edit:gemma-3-270m,strength=strong"], "strength needs a number, not 'strong'"),
+    "a folder without an edit": (
+        ["edit:/usr"],
+        r"holds no edit\.safetensors; name an edit's file, or the folder of a run",
+    ),
     "no file": (["edit"], "name the file, as in edit:runs/mine/edit.safetensors"),
     "no file for a part": (["gains-of:"], "name the file, as in gains-of:runs/mine/edit.safetensors"),
     "parts that do not join": (["assign+scale"], "only scale, ablate and .*edits? can be joined with \\+"),
@@ -429,10 +433,18 @@ def test_bad_input_is_one_line_with_its_mend(refusals, name):
     )
 
 
+@pytest.mark.parametrize("flags", [["--out", ""], ["--out="]])
+def test_an_empty_folder_is_not_the_working_folder(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    told = command(capsys, "edit", "gemma-3-270m", *flags)
+    assert (told.code, told.err) == (2, "dposcope: --out is empty; name a folder\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"condition: {name}" for name in CONDITIONS if name not in ("blocks outside", "a block outside")),
+        *(f"condition: {name}" for name in CONDITIONS),
         "an unknown direction",
         "too few for a judge",
     ],

@@ -116,3 +116,8 @@ def test_the_help_of_the_program_tells_codes_and_debug(capsys):
         f"Exit codes: 0 done; {REFUSED} bad input, or a job that cannot be done; {UNFORESEEN} an error of the "
         f"program itself; {INTERRUPTED} interrupted." in page
     )
+
+
+def test_one_of_several_values_is_named_by_its_option(capsys, tmp_path):
+    told = command(capsys, "tune", "model", "--out", tmp_path / "out", "--kl-weights", "2", "--kl-weights", "-1")
+    assert (told.code, told.err) == (2, "dposcope: --kl-weights: input should be greater than or equal to 0, not -1\n")

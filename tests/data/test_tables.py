@@ -182,6 +182,20 @@ def test_utf16_is_recognised(tmp_path):
     fails(tmp_path / "rows.csv", r"is not UTF-8 \(byte 0\); .*iconv -f utf-16 -t utf-8")
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_spreadsheets_csv_without_commas(tmp_path, mark):
+    (tmp_path / "rows.csv").write_text(f'\na{mark}b\n"x{mark} y"{mark}1,5\nz{mark}2\n')
+    assert dict(open_table(tmp_path / "rows.csv").columns) == {"a": [f"x{mark} y", "z"], "b": ["1,5", "2"]}
+    name = {";": "semicolons", "\t": "tabs"}[mark]
+    (tmp_path / "rows.csv").write_text(f"a{mark}b\nx{mark}y{mark}z\n")
+    fails(tmp_path / "rows.csv", f"quote the fields that hold {name}")
+
+
+def test_a_header_with_commas_is_of_commas(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b;c\n1,2;3\n")
+    assert dict(open_table(tmp_path / "rows.csv").columns) == {"a": ["1"], "b;c": ["2;3"]}
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_a_missing_column_lists_those_there_and_the_option(tmp_path, suffix):
     fails(write(tmp_path / f"rows{suffix}"), r"has no column 'c', only 'a', 'b'; choose with --a-column", "a", "c")

@@ -103,6 +103,22 @@ def test_a_module_that_fails_while_it_is_imported_is_told(tmp_path, monkeypatch,
         load_scorer("failing_module:half")
 
 
+def test_what_a_function_prints_goes_beside_the_results(tmp_path, monkeypatch, capsys):
+    (tmp_path / "talking_module.py").write_text(
+        "print('imported')\n\n\ndef half(texts):\n    print('scoring')\n    return [0.5] * len(texts)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    assert load_scorer("talking_module:half")(["a"]).tolist() == [0.5]
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "imported\nscoring\n")
+
+
+def test_a_function_that_exits_is_told():
+    with pytest.raises(DposcopeError, match=r"scorer leaving failed \(SystemExit: 3\)"):
+        function_scorer(lambda _texts: sys.exit(3), "leaving")(["a"])
+
+
 def test_load_scorer_refuses_a_label_where_there_are_none(saved_judge, tmp_path):
     for spec in ("profanity", "json:loads", str(tmp_path)):
         with pytest.raises(DposcopeError, match="has no labels to choose from; leave the label out"):

@@ -13,6 +13,7 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold, fold_, folded, in_effect
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.steer import Steer
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
@@ -48,6 +49,11 @@ def loaded_plainly(folder):
 
 
 # Folded is hooked
+
+
+def test_what_has_no_weights_to_go_into_is_refused(lm):
+    with pytest.raises(DposcopeError, match=r"a Steer does not fold into weights; fold gains, an ablation, an Edit"):
+        fold(lm, Steer(random_direction(lm), 1.0))
 
 
 @pytest.mark.parametrize("kind", EDITS)

@@ -83,8 +83,8 @@ def refused(run: Callable[[Path], object], dry: Callable[[Path], object], monkey
     [
         ("scale:blocks=1-7", "no block 7 in a model of 3 blocks; give 0 to 2"),
         ("ablate:blocks=3-3", "no block 3"),
-        ("steer:block=3", "no block 3"),
-        ("steer:block=-4", "no block -4"),
+        ("steer:block=3", "block 3 is outside a model of 3 blocks; give 0 to 2"),
+        ("steer:block=-4", "block -4 is outside"),
         ("interchange:with={tuned},part=attention,blocks=0-3", "no block 3"),
         ("interchange:with={tuned},neurons={neurons}", r"among \[2, 7\] neurons does not fit"),
         ("interchange:with={tuned},neurons={neurons},random=yes", r"among \[2, 7\] neurons does not fit"),

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -125,12 +126,19 @@ def _interruptible() -> Generator[None]:
 
 
 def _run(tokens: list[str]) -> None:
+    _check_out(tokens)
     tokens = _read_config(tokens)
     share_cores()
     keep_freed_memory()
     with one_of_several(tokens):
         tokens = set_help(app, tokens, _EPILOGUE)
         app(tokens, exit_on_error=False, print_error=False)
+
+
+def _check_out(tokens: list[str]) -> None:
+    """Refuse an empty `--out`, such as of an unset variable: as a path it would be the working folder."""
+    if "--out=" in tokens or ("--out", "") in pairwise(tokens):
+        raise DposcopeError("--out is empty; name a folder")
 
 
 def _read_config(tokens: list[str]) -> list[str]:

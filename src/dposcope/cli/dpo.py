@@ -87,7 +87,7 @@ def dpo(
     checked = [entry for entry in record.curves if "eval_loss" in entry]
     taken = next((entry for entry in checked if entry["step"] == record.best_step), checked[-1])
     say(
-        f"{record.steps:,} steps of {record.schedule.batch_size} pairs; on {record.pairs.validation:,} "
+        f"{record.read}; on {record.pairs.validation:,} "
         f"validation pairs: loss {fixed(taken['eval_loss'])}, "
         f"accuracy {wilson(taken['eval_accuracy'], record.pairs.validation)}, "
         f"margin {fixed(taken['eval_margin'], 2)}, KL {fixed(taken['eval_kl'], 4)}"

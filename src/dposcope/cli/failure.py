@@ -99,7 +99,8 @@ def _refusal(error: Exception) -> str:
     if not isinstance(cause, ValidationError) or isinstance(error, DposcopeError):
         return str(error)
     first = cause.errors()[0]
-    option = ".".join(str(part).replace("_", "-") for part in first["loc"])
+    # The number of a value among several says nothing to a person.
+    option = ".".join(part.replace("_", "-") for part in first["loc"] if isinstance(part, str))
     reason = first["msg"].removeprefix("Value error, ")
     return f"--{option}: {reason[0].lower()}{reason[1:]}, not {first['input']}" if option else reason
 

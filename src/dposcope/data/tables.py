@@ -225,8 +225,9 @@ def _fault(error: ValueError | RecursionError) -> str:
 
 
 def _read_csv(data: bytes, path: Path) -> Columns:
+    text = _decode(data, path)
     # newline="" lets the csv module keep line breaks that are quoted.
-    reader = csv.reader(io.StringIO(_decode(data, path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     # Its own limit on the length of a field is that of the process; a text may be as long as the file.
     limit = csv.field_size_limit(max(len(data), csv.field_size_limit()))
     try:
@@ -237,7 +238,16 @@ def _read_csv(data: bytes, path: Path) -> Columns:
         ) from error
     finally:
         csv.field_size_limit(limit)
-    return _with_header(records, path, mend="quote the fields that hold commas")
+    return _with_header(records, path, mend=f"quote the fields that hold {_NAMES[_delimiter(text)]}")
+
+
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _delimiter(text: str) -> str:
+    """A comma; where the header has none, the semicolon or the tab that spreadsheets write in its place."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    return "," if "," in header else next((mark for mark in ";\t" if mark in header), ",")
 
 
 def _read_tsv(data: bytes, path: Path) -> Columns:

@@ -57,7 +57,7 @@ class Scorer:
             found = np.asarray(self.score(texts))
         except DposcopeError:
             raise
-        except Exception as error:  # it may be anybody's function
+        except (Exception, SystemExit) as error:  # it may be anybody's function
             if is_memory(error):
                 raise
             raise DposcopeError(

@@ -3,11 +3,12 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from numpy.typing import ArrayLike
 
 from dposcope.artefacts import file_digest, text_digest
 from dposcope.data.named import WORDS
@@ -23,6 +24,7 @@ from dposcope.evaluation.trained_scorer import TrainedScorer, find_trained
 from dposcope.evaluation.word_scorer import load_word_scorer
 from dposcope.files import expanded
 from dposcope.processes.shared import once
+from dposcope.terminal import beside_results
 
 _NAMED: Final = frozenset({"profanity", "neural", "perspective", "vader"})
 
@@ -90,8 +92,13 @@ def function_scorer(function: ScoreTexts, name: str) -> Scorer:
     except TypeError:  # built in, or an object that is called
         source = None
     digest = text_digest(name) if source is None or not Path(source).is_file() else file_digest(source)
+
+    def score(texts: Sequence[str]) -> ArrayLike:
+        with beside_results():
+            return function(texts)
+
     # Anybody's function may give a text another score the next time, so that processes would go on differently.
-    return Scorer(name, digest, lambda texts: once(lambda: function(texts)))
+    return Scorer(name, digest, lambda texts: once(lambda: score(texts)))
 
 
 def _imported_function(spec: str) -> ScoreTexts:
@@ -102,7 +109,8 @@ def _imported_function(spec: str) -> ScoreTexts:
     if added:
         sys.path.append(here)
     try:
-        module = importlib.import_module(module_name)
+        with beside_results():
+            module = importlib.import_module(module_name)
     except ImportError as error:
         raise DposcopeError(
             f"cannot import {module_name} ({error}); run where {module_name} can be imported"

@@ -83,6 +83,11 @@ def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, 
     check_at_hand(lm)
     if isinstance(edit, Assign):
         return _assigned(lm, edit)
+    if not isinstance(edit, Gains | Ablation | Edit):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DposcopeError(
+            f"a {type(edit).__name__} does not fold into weights; fold gains, an ablation, an Edit or an Assign, and "
+            "keep others as hooks (`with x.on(lm):`)"
+        )
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     planned = projection_edits(lm, edit)
     for one in planned:

@@ -39,7 +39,7 @@ def edit_file(named: str | Path) -> Path:
         named: `runs/mine/edit.safetensors`, `runs/mine/edit`, `runs/mine`, or `gemma-3-270m`.
 
     Raises:
-        DposcopeError: see `check_path`.
+        DposcopeError: see `check_path`; or it is a folder without an edit.
     """
     path = expanded(named)
     check_path(path)
@@ -48,4 +48,19 @@ def edit_file(named: str | Path) -> Path:
         return path / "edit"
     if not value_files(path).about.exists() and str(named) in shipped_edits():
         return _FOLDER / str(named)
+    if holds_no_edit(named):
+        raise DposcopeError(
+            f"{path} holds no edit.safetensors; name an edit's file, or the folder of a run that made one"
+        )
     return path
+
+
+def holds_no_edit(named: str | Path) -> bool:
+    """Whether a folder is named that is no run with an edit, no stem of one, and no bundled name."""
+    path = expanded(named)
+    return (
+        bool(path.name)
+        and path.is_dir()
+        and str(named) not in shipped_edits()
+        and not any(value_files(stem).about.exists() for stem in (path, path / "edit"))
+    )

@@ -7,7 +7,7 @@ from dposcope.errors import DposcopeError
 from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel
-from dposcope.interventions.shipped import edit_file, shipped_edits
+from dposcope.interventions.shipped import edit_file, holds_no_edit, shipped_edits
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.adapter import is_adapter
 from dposcope.model.language_model import LanguageModel
@@ -60,8 +60,9 @@ def edit_stem(source: str | Path) -> Path | None:
     """
     name = str(source)
     if name.startswith(PREFIX):
-        stem = edit_file(name.removeprefix(PREFIX))
-        if not _is_edit(stem):
+        given = name.removeprefix(PREFIX)
+        stem = None if holds_no_edit(given) else edit_file(given)
+        if stem is None or not _is_edit(stem):
             own = ", ".join(f"{PREFIX}{model}" for model in shipped_edits())
             raise DposcopeError(
                 f"{name} names no edit; give its edit.safetensors, its run's folder, or what ships with dposcope: {own}"

@@ -137,7 +137,10 @@ class PartSpec:
             _parts(values, 0, lm).sites(lm)
         else:
             _check_blocks(values.get("blocks", ()), lm)
-            _check_blocks([values["block"]] if "block" in values else [], lm)
+            if not -lm.n_blocks <= values.get("block", 0) < lm.n_blocks:
+                raise DposcopeError(
+                    f"block {values['block']} is outside a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}"
+                )
 
     def build(self, ingredients: Callable[[], Ingredients], seed: int, among: NeuronSet | None) -> Any:
         """Make this part."""
@@ -357,8 +360,8 @@ def _parts(values: Mapping[str, Any], seed: int, lm: LanguageModel) -> Parts:
 
 
 def _check_blocks(blocks: Sequence[int], lm: LanguageModel) -> None:
-    """Refuse a range of blocks that ends after the model's last; −1 is the last."""
-    if blocks and not -lm.n_blocks <= blocks[-1] < lm.n_blocks:
+    """Refuse a range of blocks that ends after the model's last."""
+    if blocks and blocks[-1] >= lm.n_blocks:
         raise DposcopeError(f"no block {blocks[-1]} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dposcope.data.short import short_repr
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.training.optimizers import Optimizer
 
 
@@ -57,6 +57,11 @@ def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:
     """Pairs seen in so many steps, repetitions counted. The last batch of a pass may be smaller."""
     passes, more = divmod(steps, math.ceil(pairs / batch_size))
     return passes * pairs + more * batch_size
+
+
+def told_steps(steps: int, *, pairs: int, batch_size: int) -> str:
+    """In words: "50 steps of 8 pairs". A step reads no more pairs than there are."""
+    return f"{plural(steps, 'step')} of {plural(min(batch_size, pairs), 'pair')}"
 
 
 def steps_for(examples: int, batch_size: int) -> int:

@@ -41,7 +41,7 @@ from dposcope.training.lean_reference import Reads
 from dposcope.training.objective import Objective
 from dposcope.training.optimizers import check_optimizer
 from dposcope.training.precompute import ReferenceStates, precompute_reference, shards
-from dposcope.training.schedule import examples_seen
+from dposcope.training.schedule import examples_seen, told_steps
 from dposcope.training.sharing import Sharing
 from dposcope.training.train import train_policy
 from dposcope.training.trainable import Trainable, Tuned, all_weights, low_rank, neuron_gains
@@ -166,7 +166,8 @@ def run_dpo(
                 if settings.precompute_reference:
                     states = out / f"reference-{begun[:12]}"
                     reference = _reference(run, base, trainable, material, inputs=inputs, folder=states)
-                reporter.stage(f"Training: {plural(schedule.steps, 'step')} of {schedule.batch_size} pairs")
+                read = told_steps(schedule.steps, pairs=len(split.train), batch_size=schedule.batch_size)
+                reporter.stage(f"Training: {read}")
                 trained = train_policy(
                     lm,
                     trainable,

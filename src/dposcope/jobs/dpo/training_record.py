@@ -14,7 +14,7 @@ from dposcope.pairs.pairs import Dropped
 from dposcope.reading import read_json
 from dposcope.shipping.metadata import card_head
 from dposcope.training.objective import Objective
-from dposcope.training.schedule import Schedule
+from dposcope.training.schedule import Schedule, told_steps
 
 KIND: Final = "dposcope dpo"
 """What the file calls itself."""
@@ -67,6 +67,11 @@ class TrainingRecord:
     """Of libraries."""
     asking: dict[str, str | None] | None = None
     """How prompts were put to the model, see `asked_how`; None without a chat template."""
+
+    @property
+    def read(self) -> str:
+        """Steps, and pairs of a step, in words."""
+        return told_steps(self.steps, pairs=self.pairs.train, batch_size=self.schedule.batch_size)
 
     def to_json(self) -> dict[str, Any]:
         """The layout of `training.json`."""
@@ -229,8 +234,7 @@ def tuned_card(record: TrainingRecord) -> str:
             f"- Loss: {loss}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
             f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",
             *_taught(record),
-            f"- {schedule.optimizer}, learning rate {schedule.learning_rate:g}, {record.steps:,} steps of"
-            f" {schedule.batch_size} pairs, seed {settings.seed}.",
+            f"- {schedule.optimizer}, learning rate {schedule.learning_rate:g}, {record.read}, seed {settings.seed}.",
             "",
             "## What was not tested",
             "",
