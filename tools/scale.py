@@ -202,8 +202,8 @@ training steps, time, memory and disk, and the first limit. `--json` gives the s
 - Weights are stored in bfloat16, and loaded from a disk with 0.5 GB/s.
 - The largest number of texts, pairs and conditions is counted. Scorers, statistics and figures are not.
 
-"First limit" is what most of the time goes to: compute, memory bandwidth, starting kernels (kernel launches), or the disk.
-Where the memory is too small, it says what to lower. A dash stands where the command does not fit.
+"First limit" is what most of the time goes to: compute, memory bandwidth, starting kernels (kernel launches), or the
+disk. Where the memory is too small, it says what to lower. A dash stands where the command does not fit.
 
 dposcope uses one GPU for a model, or with `--device-map auto` all GPUs of a machine: their memories add up, and times
 stay ([several GPUs](how-to/several-gpus.md#one-model-over-several-gpus)). `fold` never loads a model."""
