@@ -48,8 +48,8 @@ def sampled_table(scores: Scores) -> Table | None:
         frame_of(lines),
         (
             Column("condition", "condition"),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in fluency.items()),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in fluency.items()),
             *(Column(f"dist_{n}", f"dist-{n}", _DISTINCT) for n in (1, 2, 3)),
         ),
         (
