@@ -674,6 +674,8 @@ def test_probe_writes_and_describes_a_direction(job, tmp_path, capsys):
     assert "accuracy: 0." in text or "accuracy: 1." in text
     assert "held-out texts; the larger class alone" in text
     assert "roc auc" not in text  # it has no interval
+    assert f"norm: {made.norm:.4g}".replace("-", "−") in text
+    assert not re.search(r"\d{6}", re.sub(r"(?m)^(fingerprint|file):.*$", "", text))
     assert "top tokens:" in text
 
 

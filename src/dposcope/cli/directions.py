@@ -183,6 +183,7 @@ def _told(quality: dict[str, Any]) -> dict[str, Any]:
 
 def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:
     from dposcope.data.masking import mask_offensive
+    from dposcope.evaluation.numbers import fact
     from dposcope.terminal import print_json, say
 
     def shown(words: list[str]) -> list[str]:
@@ -192,6 +193,7 @@ def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) ->
         print_json({**facts, "top": shown(tokens.top), "bottom": shown(tokens.bottom)})
         return
     for name, value in facts.items():
-        say(f"{name.replace('_', ' ')}: {value}")
+        # Digits that say nothing are for JSON.
+        say(f"{name.replace('_', ' ')}: {fact(value) if isinstance(value, float) else value}")
     say("top tokens:    " + "  ".join(map(repr, shown(tokens.top))))
     say("bottom tokens: " + "  ".join(map(repr, shown(tokens.bottom))))

@@ -259,9 +259,9 @@ def scores_table(scores: Scores) -> Table:
         frame_of(lines),
         (
             Column("condition", "condition"),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            Column.ranged("ratio", f"{scores.concept}, share of none", RATIO),
-            Column.ranged("rise", "log-PPL, paired rise", DIFFERENCE),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
+            Column.measured("ratio", f"{scores.concept}, share of none", RATIO),
+            Column.measured("rise", "log-PPL, paired rise", DIFFERENCE),
             *cost_columns(scores),
         ),
         (
