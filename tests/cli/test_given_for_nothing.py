@@ -347,6 +347,7 @@ def test_a_rule_names_options_that_are_there_and_the_defaults_pass(kind):
         ("tune M --out x --methods groups", "--teacher none"),
         ("tune M --out x --quick", "--parts gains"),
         ("dpo M --pairs p --out x --kl-weight 0", "--kl-on neutral --learn-text t"),
+        ("edit M --out x --alpha 0", "--beta 0.4"),
     ],
 )
 def test_what_asks_for_nothing_is_taken(line, off):

@@ -109,7 +109,7 @@ class EditSpec:
     @property
     def has_gains(self) -> bool:
         """Whether neurons get gains."""
-        return bool(self.alpha) if self.given else self.parts != "ablation"
+        return self.alpha is not None if self.given else self.parts != "ablation"
 
 
 LAYOUT: Final = (
