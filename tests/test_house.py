@@ -23,6 +23,7 @@ ORDER = [
     "terminal",
     "cache",
     "protocols",
+    "options",
     "durable",
     "reading",
     "artefacts",

@@ -681,7 +681,8 @@ def test_probe_writes_and_describes_a_direction(job, tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["mean-difference", "token-contrast"])
 def test_probe_makes_other_kinds(job, tmp_path, capsys, kind):
-    told = command(capsys, "probe", job.model, "--out", tmp_path / "toxic", "--kind", kind, "--comments", job.comments)
+    comments = [] if kind == "token-contrast" else ["--comments", job.comments]
+    told = command(capsys, "probe", job.model, "--out", tmp_path / "toxic", "--kind", kind, *comments)
     assert told.code == 0, told.err
     assert Direction.load(tmp_path / "toxic").kind == kind.replace("-", "_")
 

@@ -78,7 +78,7 @@ def choosing(tmp_path):
 
     def choose(windows: int, **options):
         job = make_job(tmp_path / "job", "mistral", windows=windows)
-        settings = EditSettings(**job.settings(**options))
+        settings = EditSettings.filled(job.settings(**options))
         lm = load(str(job.model), dtype="float32")
         direction = Direction(torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64), "d", -1)
         mean = torch.randn(3, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

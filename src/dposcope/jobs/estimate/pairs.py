@@ -27,7 +27,6 @@ def pairs_work(model: str, out: Path, settings: PairsSettings) -> Work:
     Raises:
         DposcopeError: bad input, as of the command itself.
     """
-    settings.check_direction()
     check_out(out)
     source = read_source(settings)
     started = start(model, settings, settings)

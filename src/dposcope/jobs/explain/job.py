@@ -150,7 +150,7 @@ def run_explain(
         if settings.interchanges:
             carriers = find_carriers(job, other, change, seed=settings.seed, batch_size=settings.batch_size)
         others: list[Along] = []
-        if settings.patching and settings.claim_directions and not settings.neurons_only:
+        if settings.judges_along:
             reporter.stage("Groups and toxic neurons along other directions")
             directions = claim_directions(job, made.direction, spec)
             sizes, seed = settings.toxic_neurons, settings.seed
