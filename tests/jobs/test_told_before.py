@@ -143,7 +143,8 @@ def test_a_direction_and_prompts(place, monkeypatch, tmp_path, command, given, w
         settings = EditSettings(**job.settings(**given))
         run, dry = (lambda out: run_edit(model, out, settings)), (lambda out: edit_work(model, out, settings))
     else:
-        settings = EvaluateSettings(**job.settings(**given))
+        made = {"condition": ["scale:alpha=0.3"]} if "direction" in given else {}  # alone it counts for nothing
+        settings = EvaluateSettings(**job.settings(**given, **made))
         run, dry = (lambda out: run_evaluate(model, out, settings)), (lambda out: evaluate_work(model, out, settings))
     assert words in refused(run, dry, monkeypatch, tmp_path)
 
