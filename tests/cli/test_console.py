@@ -35,7 +35,7 @@ from dposcope.evaluation.numbers import COUNT, MEAN
 from dposcope.evaluation.sampled.drawn import FLUENCY, MAXIMUM, PROBABILITY, SAMPLED, measure_name
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Difference
-from dposcope.jobs.measure import scores_table
+from dposcope.jobs.measuring.measure import scores_table
 from dposcope.report.sampled import sampled_table
 from dposcope.report.table import Column, Table
 from helpers.outcomes import difference

@@ -18,7 +18,7 @@ from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import plan

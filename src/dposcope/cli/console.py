@@ -355,7 +355,7 @@ def print_scores(scores: Scores) -> None:
 
     Where there is none for two, conditions stand one below the other.
     """
-    from dposcope.jobs.measure import scores_table
+    from dposcope.jobs.measuring.measure import scores_table
     from dposcope.report.sampled import sampled_table
     from dposcope.report.table import Cell
 

@@ -61,7 +61,8 @@ def probe(
     from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
-    from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
+    from dposcope.jobs.ingredients.data import read_comments
+    from dposcope.jobs.ingredients.direction import check_direction, make_direction
     from dposcope.jobs.ownership import refuse_foreign_value
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.model.load import load_native

@@ -23,7 +23,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.jobs.ingredients import read_comments
+from dposcope.jobs.ingredients.data import read_comments
 from dposcope.jobs.pairs import parts as pair_parts
 from dposcope.jobs.pairs.job import read_source, run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings

@@ -17,8 +17,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import drawn_scores
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
-from dposcope.jobs.ingredients import Job as AtWork
-from dposcope.jobs.ingredients import prepare
+from dposcope.jobs.ingredients.job import Job as AtWork
+from dposcope.jobs.ingredients.prepared import prepare
 from dposcope.jobs.pairs.job import harmless_file
 from dposcope.jobs.run import RunPolicy, open_run
 from dposcope.jobs.tune import job as tune_job

@@ -6,7 +6,8 @@ from dposcope.artefacts import check_path
 from dposcope.jobs.estimate.measuring import comments_read, direction, loading
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Work
-from dposcope.jobs.ingredients import check_direction, read_comments
+from dposcope.jobs.ingredients.data import read_comments
+from dposcope.jobs.ingredients.direction import check_direction
 from dposcope.jobs.ownership import refuse_foreign_value
 from dposcope.jobs.settings import ProbeSettings
 

@@ -19,7 +19,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import described as explain_described
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.finished import CHECKPOINT, is_finished
-from dposcope.jobs.measure import file_name
+from dposcope.jobs.measuring.measure import file_name
 from dposcope.jobs.pairs.job import pairs_finished
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.renamed import other_name

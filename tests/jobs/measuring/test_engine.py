@@ -8,8 +8,8 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
-from dposcope.jobs.engine import Servers
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.measuring.engine import Servers
 from dposcope.jobs.run import Quiet
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
