@@ -69,8 +69,8 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
         searched: text that a strength is searched on, if there is a search.
 
     Raises:
-        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt leaves no
-            room for a continuation; a direction is from a block that is not there, or of another width.
+        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt to learn from
+            leaves no room for a continuation; a direction is from a block that is not there, or of another width.
     """
     report = data.report
     if searched is not None:
@@ -79,7 +79,8 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
     reads = {"max_tokens": PROMPT_TOKENS, "keep": "end"}
     if report.protocol == "reference":
         reads = {"max_tokens": REFERENCE_PROMPT, "keep": "start"}
-    check_room(lm, encode(lm, [*data.learn, *data.choose, *report.prompts], **reads), GENERATED_TOKENS)
+    # Of the others nothing is looked at before its turn.
+    check_room(lm, encode(lm, data.learn, **reads), GENERATED_TOKENS)
     if spec.kind in ("probe", "mean-difference"):
         check_block(lm, spec.block, spec.protocol)
     elif spec.kind not in DIRECTIONS:
