@@ -4,12 +4,12 @@ from dposcope.artefacts import value_digest, value_files
 from dposcope.data.comments import Comments
 from dposcope.data.concept import Concept
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import Features
+from dposcope.directions.features import Features, check_block
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.errors import DposcopeError
-from dposcope.jobs.settings import DirectionSpec
+from dposcope.jobs.settings import FITTED, DirectionSpec
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 
@@ -29,6 +29,22 @@ def check_direction(kind: str, concept: Concept) -> None:
         if not value_files(kind).about.exists():
             raise DposcopeError(f"--direction {kind!r} is neither {', '.join(DIRECTIONS)} nor a saved direction")
         Direction.load(kind)
+
+
+def check_of_model(lm: LanguageModel, spec: DirectionSpec) -> None:
+    """Refuse a direction that the model cannot have, before anything is computed.
+
+    Args:
+        lm: the model; its weights are not read.
+        spec: the direction.
+
+    Raises:
+        DposcopeError: it is from a block that is not there, or of another width.
+    """
+    if spec.kind in FITTED:
+        check_block(lm, spec.block, spec.protocol)
+    elif spec.kind not in DIRECTIONS:
+        saved_direction(spec.kind, lm)
 
 
 def make_direction(

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dposcope.directions.features import check_block
 from dposcope.evaluation.conditions.measure import PROMPT_TOKENS, REFERENCE_PROMPT
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.jobs.ingredients.data import Data
-from dposcope.jobs.ingredients.direction import DIRECTIONS, saved_direction
+from dposcope.jobs.ingredients.direction import check_of_model
 from dposcope.jobs.run import Run
 from dposcope.jobs.settings import DirectionSpec, MeasureSettings
 from dposcope.model.batches import encode
@@ -81,7 +80,4 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
         reads = {"max_tokens": REFERENCE_PROMPT, "keep": "start"}
     # Of the others nothing is looked at before its turn.
     check_room(lm, encode(lm, data.learn, **reads), GENERATED_TOKENS)
-    if spec.kind in ("probe", "mean-difference"):
-        check_block(lm, spec.block, spec.protocol)
-    elif spec.kind not in DIRECTIONS:
-        saved_direction(spec.kind, lm)
+    check_of_model(lm, spec)

@@ -23,7 +23,7 @@ from dposcope.evaluation.sampled.agreement import agreement
 from dposcope.evaluation.scorer import Scorer
 from dposcope.jobs.finished import Finished, plain
 from dposcope.jobs.ingredients.data import read_comments
-from dposcope.jobs.ingredients.direction import DIRECTIONS, check_direction
+from dposcope.jobs.ingredients.direction import DIRECTIONS, check_direction, check_of_model
 from dposcope.jobs.measuring.engine import Servers
 from dposcope.jobs.named_files import named_files
 from dposcope.jobs.pairs.parts import (
@@ -244,6 +244,7 @@ def _parts(
         made_from["engine"] = served.identity
     direction, ranks = None, scorer
     if source.comments is not None:
+        check_of_model(lm, settings.direction_spec)
         direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
         if method == "sample":
