@@ -75,9 +75,10 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
     if searched is not None:
         longest_window(lm, searched, least=LEAST_ITEMS)
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
-    reads = {"max_tokens": PROMPT_TOKENS, "keep": "end"}
-    if report.protocol == "reference":
-        reads = {"max_tokens": REFERENCE_PROMPT, "keep": "start"}
     # Of the others nothing is looked at before its turn.
-    check_room(lm, encode(lm, data.learn, **reads), GENERATED_TOKENS)
+    if report.protocol == "reference":
+        read = encode(lm, data.learn, max_tokens=REFERENCE_PROMPT, keep="start")
+    else:
+        read = encode(lm, data.learn, max_tokens=PROMPT_TOKENS, keep="end")
+    check_room(lm, read, GENERATED_TOKENS)
     check_of_model(lm, spec)
