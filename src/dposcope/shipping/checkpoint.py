@@ -22,6 +22,7 @@ from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import coarse, stored_buffers
+from dposcope.model.layout import layout_mark
 from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
@@ -214,6 +215,12 @@ def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: StoredN
 
     `dposcope` loads a float32 checkpoint in bfloat16 if the hardware supports it. Each fingerprint reads all weights.
     """
-    yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
+    mark = layout_mark(skeleton.model_type)
+
+    def fingerprint(dtype: torch.dtype | None = None) -> str:
+        digest = tensor_fingerprint(_Parameters(skeleton, weights, names, dtype))
+        return "-".join([skeleton.model_type, digest, *([mark] if mark else [])])
+
+    yield fingerprint()
     if any(stored.dtype == torch.float32 for stored in weights.values()):
-        yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names, torch.bfloat16))}"
+        yield fingerprint(torch.bfloat16)
