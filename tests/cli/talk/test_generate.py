@@ -52,6 +52,7 @@ def test_texts_are_those_of_the_library(capsys, job, lm, edit, tmp_path):
     assert found | {"texts": None} == {
         "model": lm.name,
         "edit": str(Edit.load(edit)),
+        "notes": [],
         "chat": False,
         "new_tokens": 6,
         "sampling": None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dposcope.cli.talk.opening import opened
+from dposcope.cli.talk.opening import opened, tell_notes
 from dposcope.talk.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def generate(
         print_json(_told(session, texts, settings, raw=raw))
         return
     say(f"{session.lm.name} {session.manner}; edit: {session.edit or 'none'}")
+    tell_notes(session)
     for one in texts:
         say("")
         say(f"> {shown(one.prompt, raw=raw)}")
@@ -82,6 +83,7 @@ def _told(session: "Session", texts: "list[Answered]", settings: GenerateSetting
     return {
         "model": session.lm.name,
         "edit": None if session.edit is None else str(session.edit),
+        "notes": list(session.notes),
         "chat": session.lm.asking is not None,
         "new_tokens": session.new_tokens,
         "sampling": settings.model_dump(include={"temperature", "top_p", "seed"}) if settings.sample else None,
