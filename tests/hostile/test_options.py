@@ -19,6 +19,7 @@ OF_OTHERS = {
     "--merge": "llama-gguf-split",
     "--control-vector-scaled": "llama.cpp",
     "--local-dir": "hf download",
+    "--private": "hf upload",
     "--force-reinstall": "pip",
     "--only-binary": "pip",
     "--no-deps": "pip",

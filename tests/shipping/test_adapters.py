@@ -1,6 +1,7 @@
 """Adapters through PEFT itself, against hooks on the plain model."""
 
 import json
+import re
 import warnings
 from contextlib import contextmanager
 
@@ -17,9 +18,12 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.adapters import write_adapters
 from helpers.families import (
+    CONFIGS,
     TEXTS,
     assert_close,
     bits,
+    bos_tokenizer,
+    build,
     copied,
     logits_of,
     naive_vectors,
@@ -149,6 +153,37 @@ def test_they_merge_into_what_folding_gives(family, family_lm, tmp_path):
     write_adapters(stored(lm, tmp_path / "base"), edit, tmp_path / "out")
     merged = dposcope.load(tmp_path / "out/ablation", base=lm)
     assert_close(logits_of(merged, IDS), logits_of(dposcope.fold(lm, edit), IDS), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*(second time|multiple adapters|is_gradient_checkpointing)")
+@pytest.mark.parametrize("biased", [(), ("attention_bias",), ("mlp_bias",), ("attention_bias", "mlp_bias")])
+def test_the_card_loads_and_merges_where_some_projections_have_a_bias(biased, tmp_path, monkeypatch):
+    """A LoRA with biases of its own does not merge into a layer without one."""
+    config = CONFIGS["llama"]()
+    for name in biased:
+        setattr(config, name, True)
+    lm = LanguageModel(build(config), bos_tokenizer(), "tiny-llama")
+    edit = Edit.of(gains_of(lm), ablations_of(lm))
+    write_adapters(stored(lm, tmp_path / "base"), edit, tmp_path / "out")
+    loras = ["ablation-no-bias", "ablation-bias"] if len(biased) == 1 else ["ablation"]
+    assert {path.parent.name for path in tmp_path.glob("out/*/adapter_config.json")} == {*loras, "gains"}
+    monkeypatch.chdir(tmp_path / "out")
+    load, merge = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
+    with edit.on(lm):
+        whole = logits_of(lm, IDS)
+    told = {"base": copied(lm).model}
+    exec(load, told)
+    assert_close(logits(told["model"].eval()), whole)
+    with told["model"].disable_adapter():
+        assert torch.equal(logits(told["model"]), logits_of(lm, IDS))
+    told |= {"base": copied(lm).model}
+    exec(merge, told)
+    assert_close(logits(told["model"].eval()), whole, 1e-4)
+    assert not any("lora" in name or "ia3" in name for name in told["model"].state_dict())
+    merged = lm
+    for kind in (*loras, "gains"):
+        merged = dposcope.load(tmp_path / "out" / kind, base=merged)
+    assert_close(logits_of(merged, IDS), whole, 1e-4)
 
 
 def test_they_sit_on_a_base_in_half_precision(tmp_path):

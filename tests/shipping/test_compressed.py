@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BitNetConfig
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import ablate
@@ -14,8 +15,11 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.adapters import write_adapters
 from dposcope.shipping.checkpoint import fold_checkpoint
 from helpers.families import (
+    CONFIGS,
     GATED,
     assert_close,
+    bos_tokenizer,
+    build,
     copied,
     logits_of,
     random_direction,
@@ -198,6 +202,16 @@ def test_what_its_scales_cannot_hold_is_refused(llama, gpt2, tmp_path):
     with pytest.raises(DposcopeError, match="gpt2 has no separate gate_proj and up_proj" + alternative):
         fold_checkpoint(tmp_path / "gpt2", Gains(random_gains(gpt2)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_norm_between_up_and_down_is_refused(tmp_path):
+    """It divides all neurons by their root mean square, which a row of the up projection would change."""
+    config = BitNetConfig(**{**CONFIGS["llama"]().to_dict(), "model_type": "bitnet"})
+    lm = LanguageModel(build(config), bos_tokenizer(), "tiny-bitnet")
+    with pytest.raises(
+        DposcopeError, match=r"^model.layers.0.mlp.ffn_sub_norm stands between up_proj and down_proj, .*; fold the unq"
+    ):
+        fold_checkpoint(write(lm, tmp_path / "base"), Gains(random_gains(lm)), tmp_path / "out")
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "torchao", "bitsandbytes", "fp8"])

@@ -226,6 +226,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     fused = {f"blk.{b}.ffn_up.weight": torch.ones(48, 32) for b in range(3)}
     other = write(lm, tmp_path / "fused.gguf", extra=fused, leave_out=("ffn_gate.weight",))
     refused(tmp_path, other, gains, "keeps gate and up projection in one tensor")
+    norms = {f"blk.{b}.ffn_sub_norm.weight": torch.ones(24) for b in range(3)}
+    normed = write(lm, tmp_path / "normed.gguf", extra=norms)
+    told = r"^blk.0.ffn_sub_norm stands between ffn_up and ffn_down, so rows of ffn_up cannot hold gains; fold the unq"
+    refused(tmp_path, normed, gains, told)
     refused(
         tmp_path,
         write(lm, tmp_path / "odd.gguf", leave_out=("ffn_down.weight",)),

@@ -20,6 +20,7 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
+from dposcope.interventions.shipped import shipped_edit, shipped_edits
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.model_card import model_card, write_checkpoint
 from helpers.families import bits, random_direction, random_gains
@@ -184,6 +185,24 @@ def test_a_card_speaks_only_of_what_was_done(llama):
     later = model_card(llama, Edit.of(ablate(random_direction(llama), blocks=(1, 2), attention=False)), None)
     assert "attention" not in later
     assert "1, 2" in later
+
+
+def test_the_card_tells_the_four_groups_of_their_edits_only(llama):
+    gains, said = Gains(random_gains(llama)), "chosen by the four groups"
+    dpo = {"beta": 0.1, "pairs": 496}
+    for about, trained, told in (
+        ({"beta": 0.55, "ranking": "cosine"}, "nothing", True),  # dposcope edit
+        ({"made by": "dposcope tune", "source": "groups"}, "nothing", True),
+        ({"made by": "dposcope tune", "source": "least-squares"}, "nothing", False),
+        (dpo, "gains", False),
+        (dpo, "nothing", False),
+        ({"ranking": "cosine"}, "gains", False),
+        ({}, "nothing", False),
+    ):
+        card = model_card(llama, replace(Edit.of(gains, about=about), trained=trained), None)
+        assert (said in card) is told, about
+    for name in shipped_edits():
+        assert said not in model_card(llama, shipped_edit(name), None)
 
 
 def test_the_card_tells_every_scorer_the_ideal_and_what_the_edit_costs(llama):

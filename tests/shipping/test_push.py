@@ -1,5 +1,6 @@
 """What goes to the hub, to whom, and with which card; the hub is a folder of this machine."""
 
+import json
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 import yaml
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.gains import Gains
 from dposcope.shipping.metadata import licence_in
 from dposcope.shipping.push import check_push, upload
+from helpers.families import random_gains, tiny
 from helpers.jobs import command, contents, make_job
 
 
@@ -54,12 +58,33 @@ def hub(monkeypatch) -> Hub:
     return there
 
 
+MODEL = (
+    *("config.json", "tokenizer.json", "gains/adapter_config.json", "ablation-bias/adapter_model.safetensors"),
+    *("model-00001-of-00002.safetensors", "pytorch_model-00002-of-00002.safetensors", "tradeoff.png"),
+    *("tekken.json", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json"),
+    *(
+        "video_preprocessor_config.json",
+        "LICENSE",
+        "NOTICE",
+        "USE_POLICY.md",
+        "additional_chat_templates/tool[1].jinja",
+    ),
+)
+"""Beside the card and the index."""
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     made = tmp_path / "model"
-    (made / "gains").mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "gains/adapter_config.json"):
+    for name in ("gains", "ablation-bias", "additional_chat_templates"):
+        (made / name).mkdir(parents=True)
+    for name in MODEL:
         (made / name).write_text(name)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "pytorch_model-00002-of-00002.safetensors"}}
+    (made / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("means.safetensors", "old/tokenizer.json", "pytorch_model.bin"):
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_text("of no use")
     for name in ("samples.parquet", "run.json", "prompts.jsonl", "dposcope_edit.txt", ".token"):
         (made / name).write_text("private")
     (made / "README.md").write_text('---\nlibrary_name: "transformers"\n---\n\n# A card\n')
@@ -69,14 +94,23 @@ def folder(tmp_path) -> Path:
 def test_only_what_a_model_is_made_of_goes_up(hub, folder):
     before = contents(folder)
     done = upload(folder, "me/mine", base="gemma-3-270m")
-    assert set(hub.files["me/mine"]) == {
-        *("README.md", "config.json", "tokenizer.json", "model-00001-of-00002.safetensors"),
-        "gains/adapter_config.json",
-    }
+    assert set(hub.files["me/mine"]) == {*MODEL, "README.md", "model.safetensors.index.json"}
     assert (done.url, done.public, done.licence) == ("https://hub.example/me/mine", False, "gemma")
     assert hub.private == {"me/mine": True}
     assert contents(folder) == before  # the run's own files stay as they were
     assert licence_in(hub.files["me/mine"]["README.md"].decode()) == "gemma"
+
+
+def test_what_is_not_whole_or_leads_out_does_not_go_up(hub, folder, tmp_path):
+    (folder / "pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(DposcopeError, match=r"has no pytorch_model-00002-of-00002.safetensors, which its index names"):
+        upload(folder, "me/mine", base="gemma-3-270m")
+    (tmp_path / "key").write_text("private")
+    (folder / "merges.txt").symlink_to(tmp_path / "key")
+    (folder / "model.safetensors").write_text("whole")
+    with pytest.raises(DposcopeError, match=r"merges.txt is a link that leads out of the model's folder"):
+        upload(folder, "me/mine", base="gemma-3-270m")
+    assert (hub.private, hub.files) == ({}, {})
 
 
 def test_public_only_where_asked(hub, folder):
@@ -97,6 +131,9 @@ def test_the_licence_is_that_of_the_base(hub, folder, tmp_path):
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
     upload(folder, "me/d", base=str(base))
     assert licence_in(hub.files["me/d"]["README.md"].decode()) == "other"  # the card's own stays
+    (base / "README.md").write_bytes("---\nlicense: mit\n---\n# Größe\n".encode("latin-1"))
+    (folder / "README.md").write_text("# A card\n")
+    assert upload(folder, "me/e", base=str(base)).licence == "mit"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +177,25 @@ def test_what_the_hub_refuses_is_one_line(hub, folder):
     hub.error = OSError("403 Forbidden\nmore")
     with pytest.raises(DposcopeError, match=r"^cannot upload to me/mine: 403 Forbidden; .* is whole, and the same"):
         upload(folder, "me/mine", base="gemma-3-270m")
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_what_fold_could_not_upload_is_uploaded_as_it_says(hub, capsys, tmp_path, public):
+    """The same command would say that the folder exists already."""
+    lm = tiny("llama")
+    lm.model.save_pretrained(tmp_path / "base")
+    lm.tokenizer.save_pretrained(tmp_path / "base")
+    Edit(Gains(random_gains(lm))).save(tmp_path / "edit")
+    hub.error = OSError("403 Forbidden")
+    order = ["fold", tmp_path / "base", "--edit", tmp_path / "edit", "--out", tmp_path / "an out"]
+    told = command(capsys, *order, "--push", "me/mine", *(["--public"] if public else []))
+    by_hand = f"hf upload me/mine '{tmp_path / 'an out'}' .{'' if public else ' --private'}"
+    whole = f"{tmp_path / 'an out'} is whole, and this uploads it: {by_hand}"
+    assert (told.code, told.err) == (2, f"dposcope: cannot upload to me/mine: 403 Forbidden; {whole}\n")
+    hub.error, hub.private = None, {"me/open": False}
+    told = command(capsys, *order[:-1], tmp_path / "other", "--push", "me/open")
+    assert "me/open is public; " in told.err
+    assert f"this uploads it: hf upload OWNER/NAME {tmp_path / 'other'} . --private" in told.err
 
 
 def test_an_edit_is_pushed_with_a_whole_card(hub, capsys, tmp_path):

@@ -90,7 +90,7 @@ def fold(
         show_work(fold_work(model, out, loaded, form=form), device="cpu", out=out, json=json)
         return
     done = ship(model, loaded, out, form=form)
-    pushed = None if push is None else upload(done.path, push, base=model, public=public)
+    pushed = None if push is None else upload(done.path, push, base=model, public=public, again=False)
     if json:
         print_json(done.to_json())
         return

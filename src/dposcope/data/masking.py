@@ -34,6 +34,8 @@ class _Patterns:
     offensive: re.Pattern[str]
     """Its named groups are the levels. It matches the part of a word that is starred."""
     innocent: re.Pattern[str]
+    words: int
+    """Of the longest entry of the list."""
 
 
 def contains_offensive(text: str) -> bool:
@@ -55,6 +57,17 @@ def mask_offensive(text: str) -> str:
     while (starred := _star_once(shown)) != shown:
         shown = starred
     return shown
+
+
+def settled(text: str) -> int:
+    """How many characters at the start of a text that still grows have their stars for good.
+
+    Its last word may go on, and the words before it may be the beginning of an entry of several words.
+    """
+    end = len(text)
+    for _ in range(_patterns().words):
+        end = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end), 0)
+    return end
 
 
 def read_encoded(line: str) -> str:
@@ -110,6 +123,7 @@ def _patterns() -> _Patterns:
             entries = sections.setdefault(line.strip("[]"), [])
         elif line and not line.startswith("#"):
             entries.append(read_encoded(line))
+    words = max(entry.count(" ") + 1 for section in sections.values() for entry in section)
     innocent = _either(map(re.escape, _longest_first(sections.pop("innocent"))))
     levels: dict[str, list[str]] = {}
     for section, stems in sections.items():
@@ -120,6 +134,7 @@ def _patterns() -> _Patterns:
         offensive=re.compile("|".join(f"(?P<{level}>{'|'.join(parts)})" for level, parts in levels.items())),
         # It matches the whole run of letters around an entry.
         innocent=re.compile(rf"{_WORD_STARTS}[^\W\d_]*{innocent}[^\W\d_]*"),
+        words=words,
     )
 
 

@@ -109,7 +109,7 @@ class Edit:
     def origin(self) -> str:
         """One sentence for model cards: what was trained."""
         if self.trained == "gains":
-            return "Its gains were learned from preference pairs; no other weight was trained."
+            return "Its gains were learned from preference pairs; nothing else in it was trained."
         return "No training took place."
 
     def gains_alone(self) -> "Edit":

@@ -24,7 +24,8 @@ def warning(control: str) -> str:
 
 
 Trained = Literal["nothing", "gains"]
-"""What was trained to make an edit. Gains are learned from preference pairs; no other weight is trained."""
+"""What was trained to make an edit. Gains are learned from preference pairs, perhaps by a teacher that was
+trained on them too; nothing else in an edit is trained."""
 
 
 _USED: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {

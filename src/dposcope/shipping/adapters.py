@@ -2,6 +2,9 @@
 
 Gains multiply the inputs of output projections, as an IA³ adapter does. An ablation changes a projection W into
 (I − w u uᵀ) W = W + (−w u)(uᵀ W), which is a LoRA of rank one. Several ablations in turn are one LoRA of as many ranks.
+
+A LoRA has biases of its own in all its layers or in none, and does not merge where the layer beneath has none. So in a
+model where only some projections have a bias (GPT-J) an ablation is two of them.
 """
 
 import json
@@ -34,8 +37,9 @@ from dposcope.shipping.stored import FLOATS, Weights, find
 def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str | Path) -> Shipped:
     """Write the edit as adapters for `PeftModel.from_pretrained(base, out / "gains")` and `out / "ablation"`.
 
-    Gains of neurons and heads become an IA³ adapter, and ablations a LoRA, both exact and in float32. For the whole
-    edit, load the LoRA first, so that it reads the scaled activations; the README in `out` says how.
+    Gains of neurons and heads become an IA³ adapter, and ablations a LoRA, both exact and in float32. Where only some
+    projections have a bias, the LoRA is two: `ablation-no-bias` and `ablation-bias`. For the whole edit, load the LoRA
+    first, so that it reads the scaled activations; the README in `out` says how.
 
     Args:
         source: folder of the base checkpoint, or a bundled name; the model is not loaded.
@@ -62,6 +66,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
     notes = checkpoint_origin(edit, skeleton.model_type, checkpoint_fingerprints(skeleton, weights, names))
     written: dict[str, dict[str, Tensor]] = {}
     ranks = max(len(one.ablations) for one in plan)
+    both = len({_has_bias(one) for one in plan if one.ablations}) == 2
     for one in plan:
         module = skeleton.module_names[one.projection]
         stem = f"base_model.model.{module}"
@@ -78,16 +83,22 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
                     f"checkpoint"
                 )
             low_rank = _low_rank(one, ranks, {name: tensor.read() for name, tensor in stored.items()})
-            written.setdefault(ABLATION, {}).update({f"{stem}.{name}": new for name, new in low_rank.items()})
+            kind = ABLATION if not both else ABLATION_BIAS if _has_bias(one) else ABLATION_NO_BIAS
+            written.setdefault(kind, {}).update({f"{stem}.{name}": new for name, new in low_rank.items()})
     with fresh(out) as part:
         for kind, tensors in written.items():
             (part / kind).mkdir(parents=True)
             save_file(tensors, part / kind / WEIGHTS, metadata={"format": "pt"})
             config = {"base_model_name_or_path": str(source), **_config(kind, skeleton, tensors, ranks)}
             (part / kind / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (part / "README.md").write_text(adapter_card(skeleton.lm.name, edit, list(written)), encoding="utf-8")
+        card = adapter_card(skeleton.lm.name, edit, [kind for kind in KINDS if kind in written])
+        (part / "README.md").write_text(card, encoding="utf-8")
         edit.save(part / EDIT)
     return Shipped("adapters", out, sum(map(len, written.values())), 0.0, notes)
+
+
+def _has_bias(edit: ProjectionEdit) -> bool:
+    return "bias" in dict(edit.projection.named_parameters(recurse=False))
 
 
 @torch.no_grad()
@@ -134,7 +145,9 @@ def _config(kind: str, skeleton: Skeleton, tensors: dict[str, Tensor], ranks: in
 
 
 GAINS, ABLATION = "gains", "ablation"
-"""Names of the adapters' folders."""
+ABLATION_NO_BIAS, ABLATION_BIAS = "ablation-no-bias", "ablation-bias"
+KINDS = (ABLATION, ABLATION_NO_BIAS, ABLATION_BIAS, GAINS)
+"""Names of the adapters' folders, in the order in which they are loaded."""
 
 
 def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
@@ -143,11 +156,14 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
     Args:
         base: name of the base model.
         edit: the whole edit.
-        kinds: the folders of adapters.
+        kinds: the folders of adapters, in the order of `KINDS`.
     """
+    lora = "LoRA: output projections lose a share of their component along directions"
     rows = {
         GAINS: "IA³: factors for the inputs of the output projections of MLPs (and of attention heads)",
-        ABLATION: "LoRA: output projections lose a share of their component along directions",
+        ABLATION: lora,
+        ABLATION_NO_BIAS: f"{lora}; of projections without a bias",
+        ABLATION_BIAS: f"{lora}; of projections with a bias",
     }
     lines = [
         *card_head(base, library="peft", tags=["activation-editing"]),
@@ -164,17 +180,31 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
         "from peft import PeftModel",
         "",
     ]
-    if len(kinds) == 2:
-        lines += [
-            "# Both: load the LoRA first, so that it reads the scaled activations.",
-            f'model = PeftModel.from_pretrained(base, "{ABLATION}").get_base_model()',
-            f'model = PeftModel.from_pretrained(model, "{GAINS}")',
-        ]
-    else:
-        lines.append(f'model = PeftModel.from_pretrained(base, "{kinds[0]}")')
+    first, *further = kinds
+    loading = [f'model = PeftModel.from_pretrained(base, "{first}")']
+    for kind in further:
+        if kind == ABLATION_BIAS:  # a second LoRA on the same model; peft has another name for it
+            loading.append(f'model.load_adapter("{kind}", adapter_name="biased")')
+            loading.append('model.base_model.set_adapter(["default", "biased"], inference_mode=True)')
+        else:
+            loading.append(f'model = PeftModel.from_pretrained(model.get_base_model(), "{kind}")')
+    if further:
+        scaled = ": a LoRA reads the scaled activations" if GAINS in kinds else ""
+        lines.append(f"# The whole edit is all of them, in this order{scaled}.")
+    merging = [
+        f'model = PeftModel.from_pretrained({"base" if kind == first else "model"}, "{kind}").merge_and_unload()'
+        for kind in kinds
+    ]
     lines += [
+        *loading,
         "with model.disable_adapter():",
         "    ...  # the base model again",
+        "```",
+        "",
+        f"To merge, take a base without adapters{', and merge one after the other' if further else ''}:",
+        "",
+        "```python",
+        *merging,
         "```",
         "",
         "## What was not tested",

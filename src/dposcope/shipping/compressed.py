@@ -24,7 +24,8 @@ def compressed_changes(skeleton: Skeleton, weights: Weights, names: Mapping[str,
 
     Raises:
         DposcopeError: another format; an edit with more than gains of neurons, or of another shape; a model without a
-            gate, or with gate and up projection in one tensor; scales that are not per row.
+            gate, with gate and up projection in one tensor, or with a norm between up and down projection (BitNet);
+            scales that are not per row.
     """
     method = str((skeleton.quantisation or {}).get("quant_method"))
     if method != "compressed-tensors":
@@ -47,9 +48,10 @@ def _times(factors: Tensor) -> Callable[[Tensor], Parts]:
 
 
 def _up(skeleton: Skeleton, block: int) -> str:
-    """The name of a block's up projection."""
+    """The name of a block's up projection, whose rows are factors of what the down projection reads."""
     lm = skeleton.lm
-    parent = skeleton.module_names[lm.mlp_outs[block]].rpartition(".")[0]
+    down = skeleton.module_names[lm.mlp_outs[block]]
+    parent = down.rpartition(".")[0]
     children = dict(lm.model.get_submodule(parent).named_children())
     inputs = [children.get("gate_proj"), children.get("up_proj")]
     width = lm.columns.widths[block]
@@ -58,6 +60,14 @@ def _up(skeleton: Skeleton, block: int) -> str:
             f"{skeleton.model_type} has no separate gate_proj and up_proj, so its scales cannot hold gains; "
             f"{_ALTERNATIVE}"
         )
+    known = {f"{parent}.gate_proj", f"{parent}.up_proj", down}
+    for name, child in children.items():
+        # An activation has no weights. A norm would divide all neurons of the block by what a row is.
+        if f"{parent}.{name}" not in known and any(True for _ in child.parameters()):
+            raise DposcopeError(
+                f"{parent}.{name} stands between up_proj and down_proj, so scales of up_proj cannot hold gains; "
+                f"{_ALTERNATIVE}"
+            )
     return f"{parent}.up_proj"
 
 

@@ -39,7 +39,8 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
 
     Raises:
         DposcopeError: the edit has parts that the file cannot hold (ablations, gains of heads), or another shape; a
-            mixture of experts; the file is damaged or split; `out` exists; the disk is full.
+            mixture of experts; a norm between up and down projection (BitNet); the file is damaged or split; `out`
+            exists; the disk is full.
     """
     source, out = Path(source), Path(out)
     if not source.exists():
@@ -121,6 +122,12 @@ def _steps(
             f"this file keeps gate and up projection in one tensor, which is not supported; {_ALTERNATIVE}"
         )
     if f"{stem}ffn_gate.weight" in tensors:
+        norm = f"{stem}ffn_sub_norm"
+        if any(name.startswith(f"{norm}.") for name in tensors):
+            # Of BitNet: a row of ffn_up would change what the norm divides all neurons of the block by.
+            raise DposcopeError(
+                f"{norm} stands between ffn_up and ffn_down, so rows of ffn_up cannot hold gains; {_ALTERNATIVE}"
+            )
         # up = W x + b, so the bias is multiplied too.
         bias = tensors.get(f"{stem}ffn_up.bias")
         return [(tensor, factors, False) for tensor in (up, bias) if tensor is not None]

@@ -150,7 +150,7 @@ def _what_was_done(edit: Edit) -> list[str]:
     lines: list[str] = []
     if edit.gains is not None:
         lines.append("- Gains: a factor for the activation of each MLP neuron, folded into its value vector.")
-        if "beta" in edit.about:
+        if _by_groups(edit):
             lines.append(
                 "  Neurons were chosen by the four groups of Yang et al. (EMNLP 2025, arXiv:2411.06424), section 6.1."
             )
@@ -166,6 +166,12 @@ def _what_was_done(edit: Edit) -> list[str]:
             "  along one direction in the residual stream.",
         ]
     return lines
+
+
+def _by_groups(edit: Edit) -> bool:
+    """Whether `dposcope edit`, which tells the ranking, or a search by the source `groups` chose the neurons. The β of
+    learned gains is DPO's."""
+    return edit.trained == "nothing" and ("ranking" in edit.about or edit.about.get("source") == "groups")
 
 
 def _score_table(scores: Scores) -> list[str]:

@@ -87,12 +87,12 @@ class Weights(Mapping[str, Stored]):
     """All tensors of a checkpoint folder, with one file or several. Only headers are read."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files as transformers does: `model.safetensors`, or else the files of the index.
+        """Read the headers of its `weight_files`.
 
         Raises:
             DposcopeError: there are none, one is missing, damaged, or a link that leads out of the folder.
         """
-        self.files = _files(folder)
+        self.files = weight_files(folder)
         self._places: dict[str, Stored] = {}
         for file in self.files:
             check_link(folder, file)
@@ -129,7 +129,12 @@ def find(weights: Weights, names: Mapping[str, str], name: str, shape: tuple[int
     return stored
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files with weights as transformers finds them: `model.safetensors`, or else the files of the index.
+
+    Raises:
+        DposcopeError: there are none, or one is missing.
+    """
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if not (folder / INDEX).is_file():

@@ -1,25 +1,27 @@
 """What a model wrote, as a person sees it: inert, with its line breaks, and masked unless it is to be raw."""
 
-from dposcope.data.masking import mask_offensive
+from dposcope.data.masking import mask_offensive, settled
 from dposcope.foreign_text import visible
 
 
-def shown(text: str, *, raw: bool = False) -> str:
+def shown(text: str, *, raw: bool = False, growing: bool = False) -> str:
     """The text for a terminal or a page. Letters of offensive words are stars, unless `raw`.
 
     Line breaks stay. Other characters that act or are not seen become marks.
+
+    Args:
+        text: any.
+        raw: whether no letter becomes a star.
+        growing: whether more may follow; then it is without its last words, whose stars depend on what follows.
     """
     words = text if raw else mask_offensive(text)
+    if growing:
+        words = words[: settled(text)]  # a mask has the length of its word
     return "\n".join(visible(line) for line in words.split("\n"))
 
 
-def whole_words(text: str) -> str:
-    """The text up to its last space or line break: the word after it may still grow, and be another one then."""
-    return text[: max(text.rfind(" "), text.rfind("\n"), 0)]
-
-
 class Stream:
-    """A text that grows where nothing can be taken back: whole words are given on, so that they can be masked."""
+    """A text that grows where nothing can be taken back: words are given on once it is sure which are masked."""
 
     def __init__(self, *, raw: bool = False) -> None:
         """Nothing is written yet."""
@@ -32,7 +34,7 @@ class Stream:
         Args:
             text: all that there is so far.
         """
-        return self._new(whole_words(text))
+        return self._new(shown(text, raw=self._raw, growing=True))
 
     def end(self, text: str) -> str:
         """The rest.
@@ -40,9 +42,8 @@ class Stream:
         Args:
             text: all of it.
         """
-        return self._new(text)
+        return self._new(shown(text, raw=self._raw))
 
-    def _new(self, text: str) -> str:
-        whole = shown(text, raw=self._raw)  # masking changes no length
+    def _new(self, whole: str) -> str:
         new, self._given = whole[self._given :], max(self._given, len(whole))
         return new

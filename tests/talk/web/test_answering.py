@@ -78,6 +78,18 @@ def test_words_are_starred_across_tokens(llama):
     assert STARRED in masked
 
 
+def test_last_words_wait_as_they_may_begin_an_entry(llama, monkeypatch):
+    answer = Session.answer
+
+    def heard_first(self, prompt, strength, *, heard, **options):
+        heard(f"then he said {STRONG} to")
+        return answer(self, prompt, strength, **options)
+
+    monkeypatch.setattr(Session, "answer", heard_first)
+    told = events_of(answering_of(llama))
+    assert told[0] == {"event": "text", "side": "plain", "masked": "then he", "raw": "then he"}
+
+
 @pytest.mark.parametrize("prompt", ["", " \n"])
 def test_a_blank_prompt_is_refused(llama, prompt):
     with pytest.raises(DposcopeError, match="the prompt is blank; type some text"):

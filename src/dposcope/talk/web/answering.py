@@ -13,7 +13,7 @@ from dposcope.foreign_text import visible
 from dposcope.talk.fired import EditedNeuron, Fired, edited_neurons, fired
 from dposcope.talk.scores import OfflineScorers
 from dposcope.talk.session import PLAIN, Answer, Session
-from dposcope.talk.shown import shown, whole_words
+from dposcope.talk.shown import shown
 
 MOST_LETTERS: Final = 8_000
 """Of a prompt: some 2,000 tokens."""
@@ -96,7 +96,7 @@ class Answering:
 
     def _write(self, question: Question, side: Side, strength: float, tell: Tell) -> Answer:
         def heard(text: str) -> None:
-            tell({"event": "text", "side": side, **_forms(whole_words(text))})
+            tell({"event": "text", "side": side, **_forms(text, growing=True)})
 
         return self.session.answer(question.prompt, strength, new_tokens=question.new_tokens, heard=heard)
 
@@ -115,8 +115,8 @@ class Answering:
         return forms
 
 
-def _forms(text: str) -> dict[str, str]:
-    return {"masked": shown(text), "raw": shown(text, raw=True)}
+def _forms(text: str, *, growing: bool = False) -> dict[str, str]:
+    return {"masked": shown(text, growing=growing), "raw": shown(text, raw=True, growing=growing)}
 
 
 def _word(token: str) -> dict[str, str]:
