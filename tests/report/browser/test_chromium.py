@@ -176,10 +176,10 @@ def test_filters_keep_what_they_say(opened):
         "[name=effect][value='2']": ((group == 1) | (group == 4)) & (total < 0),
         "#certain": ((group == 1) | (group == 4)) & (total < 0) & certain,
     }
-    for selector, kept in expected.items():
+    for selector, chosen in expected.items():
         click(opened, selector)
-        assert state(opened).startswith(f"{int(kept.sum())} of 1,200 neurons")
-        chosen = [n for n in ordered(total, descending=True) if kept.ravel()[n]]
+        assert state(opened).startswith(f"{int(chosen.sum())} of 1,200 neurons")
+        chosen = [n for n in ordered(total, descending=True) if chosen.ravel()[n]]
         assert neurons(opened)[:10] == [named(n) for n in chosen[:10]]
     click(opened, "#clear")
     assert state(opened).startswith("All 1,200 neurons")
@@ -206,10 +206,10 @@ def test_numbers_are_compared(opened):
         "after > 1000": np.zeros(COUNT, dtype=bool),
         "contribution <= 1.23e+3, rank <= 9": rank <= 9,  # as the page itself writes it
     }
-    for query, kept in queries.items():
+    for query, chosen in queries.items():
         put(opened, "by-number", query)
-        assert state(opened).startswith(f"{int(kept.sum()):,} of 1,200 neurons"), query
-        first = [named(n) for n in ordered(VALUE.contribution, descending=True) if kept[n]][:5]
+        assert state(opened).startswith(f"{int(chosen.sum()):,} of 1,200 neurons"), query
+        first = [named(n) for n in ordered(VALUE.contribution, descending=True) if chosen[n]][:5]
         assert neurons(opened)[:5] == (first or ["No neuron passes these filters."])
         assert opened.run("document.getElementById('number-fault').textContent") == ""
     put(opened, "by-number", "rank <= 25")

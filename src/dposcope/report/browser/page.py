@@ -105,9 +105,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
     return made(kept(value, max(room, 1)))
 
 
-def _html(
-    value: NeuronBrowser, part: Kept | None, *, sections: Sequence[Section], explained: Explained | None
-) -> str:
+def _html(value: NeuronBrowser, part: Kept | None, *, sections: Sequence[Section], explained: Explained | None) -> str:
     shown = ShownText()
     data = in_script(packed_parts(value, shown, part))
     style, script = asset(*_STYLES), asset(*_SCRIPTS)
