@@ -179,8 +179,8 @@ def test_filters_keep_what_they_say(opened):
     for selector, chosen in expected.items():
         click(opened, selector)
         assert state(opened).startswith(f"{int(chosen.sum())} of 1,200 neurons")
-        chosen = [n for n in ordered(total, descending=True) if chosen.ravel()[n]]
-        assert neurons(opened)[:10] == [named(n) for n in chosen[:10]]
+        listed = [n for n in ordered(total, descending=True) if chosen.ravel()[n]]
+        assert neurons(opened)[:10] == [named(n) for n in listed[:10]]
     click(opened, "#clear")
     assert state(opened).startswith("All 1,200 neurons")
     assert opened.run("document.getElementById('clear').disabled")
