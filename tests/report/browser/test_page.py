@@ -8,7 +8,7 @@ import pytest
 
 from dposcope.report.browser import page as browser_page
 from dposcope.report.browser.page import TERMS, browser_html, write_browser
-from helpers.browsers import browser, hostile_browser
+from helpers.browsers import browser, hostile_browser, lens
 from helpers.html import Parsed, masked_words, words_of
 from helpers.pages import HOSTILE, STARRED, STRONG
 from helpers.sections import sections
@@ -138,3 +138,5 @@ def test_a_page_with_room_for_nothing_is_written_all_the_same(tmp_path, monkeypa
     shown = {*value.lenses, *value.activations.neurons.tolist(), int(np.abs(value.contribution).argmax())}
     text = (tmp_path / "neurons.html").read_text(encoding="utf-8")
     assert f"This page has {len(shown)} of the 120 neurons" in words_of(text)
+    lenses = {neuron: lens(" word") for neuron in range(120)}
+    assert 'id="kept"' not in browser_html(browser(lenses=lenses)), "all are needed"
