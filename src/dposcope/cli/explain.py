@@ -27,7 +27,7 @@ def explain(
 
     dposcope explain gemma-3-270m runs/dpo/model --prompts prompts.jsonl --out runs/own
 
-    DIR gets report.html (findings, the paper's claims one by one, figures, a browser of all neurons), tables/*
+    DIR gets report.html (findings, the paper's claims one by one, figures, a browser of the neurons), tables/*
     (Parquet, CSV, Markdown, LaTeX), figures/* (SVG, PNG, their data as CSV), explain.json and scores.json. After an
     interruption, the same command continues the run.
 

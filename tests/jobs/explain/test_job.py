@@ -1,5 +1,6 @@
 """`dposcope explain` from end to end on a tiny model and one that was tuned from it."""
 
+import base64
 import json
 import re
 import shutil
@@ -343,8 +344,12 @@ def test_an_endpoints_price_and_pace_reach_its_judge(job, tuned, tmp_path, monke
     assert asked["concept"].name == "toxicity"
 
 
-def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):
-    """Tokens are those that the concept's scorer finds, here the letter e; toxic words are none of its business."""
+def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path, monkeypatch):
+    """Tokens are those that the concept's scorer finds, here the letter e; toxic words are none of its business.
+
+    The page has 50 of them for each side of a lens, and is written even where it has no room.
+    """
+    monkeypatch.setattr("dposcope.report.browser.page.MAX_BYTES", 100_000)
     (tmp_path / "words.txt").write_text("e\n", encoding="utf-8")
     lines = ["name = 'e-talk'", "adjective = 'e-ish'", "scorer = 'words:words.txt'"]
     lines += [f"{part} = '{getattr(job, part)}'" for part in ("comments", "prompts")]
@@ -356,7 +361,12 @@ def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path):
     made = run_explain(str(job.model), str(tuned), tmp_path / "out", ExplainSettings(**given))
     assert made.scores.concept == "e talk"
     # All tokens of the vocabulary are read through the lens, so every neuron has the letter among them.
-    assert made.explanation.toxic_share == max(SMALL["toxic_neurons"]) / load(job.model).n_neurons
+    neurons = load(job.model).n_neurons
+    assert made.explanation.toxic_share == max(SMALL["toxic_neurons"]) / neurons
+    report = (tmp_path / "out/report.html").read_text("utf-8")
+    lenses = json.loads(re.search(r'id="browser-data">(.*?)</script>', report, re.S)[1])["lenses"]
+    counts = [len(base64.b64decode(lenses[part]["data"])) for part in ("neurons", "tokens")]
+    assert counts == [4 * neurons, 2 * 2 * 50 * neurons]
 
 
 def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from dposcope.directions.lens import Lens
 from dposcope.report.browser import page as browser_page
-from dposcope.report.browser.kept import kept
+from dposcope.report.browser.kept import kept as strongest
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser, TokenActivations, TokenisedText
 from dposcope.report.browser.page import write_browser
 from helpers.browsers import browser, click, hostile_browser, lens, neurons, put, rows, settle, state
@@ -577,7 +577,7 @@ def parts(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(browser_page, "MAX_BYTES", room)
         patch.setattr(browser_page, "BYTES_OF_NEURON", room)
-        patch.setattr(browser_page, "kept", lambda value, most: kept(value, min(most, MOST)))
+        patch.setattr(browser_page, "kept", lambda value, most: strongest(value, min(most, MOST)))
         write_browser(value, folder / "part.html")
         write_browser(replace(value, experts=EXPERTS), folder / "mixture.html")
     return folder

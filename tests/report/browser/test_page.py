@@ -8,10 +8,11 @@ import pytest
 
 from dposcope.report.browser import page as browser_page
 from dposcope.report.browser.page import TERMS, browser_html, write_browser
-from helpers.browsers import browser, hostile_browser
+from helpers.browsers import browser, hostile_browser, lens
 from helpers.html import Parsed, masked_words, words_of
 from helpers.pages import HOSTILE, STARRED, STRONG
 from helpers.sections import sections
+from helpers.told import told
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +123,11 @@ def test_a_page_without_room_for_all_has_as_many_of_the_strongest_as_fit(monkeyp
     monkeypatch.setattr(browser_page, "MAX_BYTES", limit)
     html = browser_html(value)
     assert limit - 15_000 < len(html.encode()) <= limit
-    told = int(re.search(r"This page has ([\d,]+) of the 12,000 neurons", words_of(html))[1].replace(",", ""))
-    assert 1_000 < told < 12_000
+    count = int(re.search(r"This page has ([\d,]+) of the 12,000 neurons", words_of(html))[1].replace(",", ""))
+    assert 1_000 < count < 12_000
     assert kept_of(html)["total"] == 12_000
     assert "tables/neurons.parquet" not in words_of(html)
+    assert "All of them are in tables/neurons.parquet" in words_of(browser_html(value, explained=told()))
     # Sums and the map are of all neurons.
     assert re.search(r'<p class="lead">.*?</p>', html)[0] == re.search(r'<p class="lead">.*?</p>', whole)[0]
     assert re.search(r'<table class="map".*?</table>', html, re.S)[0] in whole
@@ -138,3 +140,5 @@ def test_a_page_with_room_for_nothing_is_written_all_the_same(tmp_path, monkeypa
     shown = {*value.lenses, *value.activations.neurons.tolist(), int(np.abs(value.contribution).argmax())}
     text = (tmp_path / "neurons.html").read_text(encoding="utf-8")
     assert f"This page has {len(shown)} of the 120 neurons" in words_of(text)
+    lenses = {neuron: lens(" word") for neuron in range(120)}
+    assert 'id="kept"' not in browser_html(browser(lenses=lenses)), "all are needed"

@@ -18,7 +18,7 @@ LENSES = 4_000
 TRACED = 300
 """Number of neurons, those of largest |Δ|, shown token by token. With 20 texts of 70 tokens, less than a megabyte."""
 LENS_TOKENS = 50
-"""Most tokens of each side of a lens in the page; with `LENSES`, some megabytes. Tables have as many as asked."""
+"""Most tokens of each side of a lens in the page: with `LENSES`, some megabytes. Tables have all that are asked for."""
 TEXTS, PROMPT_TOKENS = 20, 48
 
 

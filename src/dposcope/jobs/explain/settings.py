@@ -104,7 +104,7 @@ class ExplainSettings(MeasureSettings):
         "be given several times.",
     )
     lens_tokens: Annotated[LensTokens, Parameter(group=_NEURONS)] = Field(
-        default=10, description="Number of lens tokens per value vector (paper: 10)."
+        default=10, description="Number of lens tokens per value vector (paper: 10). The report has at most 50."
     )
     token_judge: Annotated[str, Parameter(group=_NEURONS)] = Field(
         default="words",

@@ -102,7 +102,9 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
     # Besides the strongest it has neurons with a lens or texts, whatever they take.
     without = made(kept(value, 0))
     room = int((MAX_BYTES - _SPARE - len(without.encode())) / BYTES_OF_KEPT)
-    return made(kept(value, max(room, 1)))
+    part = kept(value, max(room, 1))
+    # Where other parts take the room, leaving out neurons would not help.
+    return made(part if len(part.neurons) < part.total else None)
 
 
 def _html(value: NeuronBrowser, part: Kept | None, *, sections: Sequence[Section], explained: Explained | None) -> str:
