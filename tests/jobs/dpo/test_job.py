@@ -55,9 +55,13 @@ def pairs(tmp_path_factory) -> Path:
 
 
 def settings_of(job: Job, pairs: Path, train: str = "gains", **others) -> dict[str, Any]:
+    reference = others.get("protocol") == "reference"
+    on = others.get("kl_on", "mixed" if "harmless" in others else "pairs" if reference else "neutral")
+    windows = {"learn_text": str(job.neutral), "window_tokens": 12} if on in ("neutral", "mixed") else {}
     return {
         "pairs": str(pairs),
-        "learn_text": str(job.neutral),
+        **windows,
+        **({"window_pool": 9} if on == "neutral" else {}),
         "train": train,
         "learning_rate": RATES[train],
         "epochs": 2,
@@ -66,8 +70,6 @@ def settings_of(job: Job, pairs: Path, train: str = "gains", **others) -> dict[s
         "warmup_steps": 2,
         "validation": KEPT,
         "validate_every": 16,
-        "window_tokens": 12,
-        "window_pool": 9,
         "dtype": "float32",
         "device": "cpu",
         **others,

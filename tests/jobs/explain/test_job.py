@@ -87,7 +87,8 @@ def tuned(job, tmp_path_factory) -> Path:
 
 
 def explained(job, tuned, out, **settings):
-    return run_explain(str(job.model), str(tuned), out, ExplainSettings(**job.settings(**{**SMALL, **settings})))
+    chosen = ExplainSettings.filled(job.settings(**{**SMALL, **settings}))
+    return run_explain(str(job.model), str(tuned), out, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,9 @@ def test_another_concept_marks_its_own_tokens(job, tuned, tmp_path, monkeypatch)
     lines += [f"{part} = '{getattr(job, part)}'" for part in ("comments", "prompts")]
     (tmp_path / "e.toml").write_text("\n".join(lines), encoding="utf-8")
     given = {
-        name: value for name, value in job.settings(**SMALL).items() if name not in {"comments", "prompts", "scorer"}
+        name: value
+        for name, value in job.settings(**SMALL).items()
+        if name not in {"comments", "prompts", "scorer", "steer"}
     }
     given |= {"concept": str(tmp_path / "e.toml"), "neurons_only": True, "lens_tokens": 96, "folds": 0, "seeds": 0}
     made = run_explain(str(job.model), str(tuned), tmp_path / "out", ExplainSettings(**given))

@@ -257,6 +257,7 @@ def test_a_plan_is_of_a_folder_that_it_may_have(tmp_path, capsys):
 
 def test_columns_of_ones_own_reach_every_step(tmp_path):
     settings = ReproduceSettings(
+        prompts="p.csv", comments="c.csv", passages="e.csv",
         prompt_column="start", text_column="said", label_column="rude", positive_label="yes",
         passage_prompt_column="begins", passage_gold_column="ends",
     )  # fmt: skip
