@@ -292,9 +292,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most positions, from the config; a very large number for a model without a limit."""
-        config = self.model.config.get_text_config().to_dict()
-        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-        return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
+        return layouts.context_length(self.model)
 
     @property
     def fingerprint(self) -> str:

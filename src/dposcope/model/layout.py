@@ -467,6 +467,13 @@ def active_stream(model: PreTrainedModel) -> int | None:
     return model.config.get_text_config().to_dict().get("altup_active_idx")
 
 
+def context_length(model: PreTrainedModel) -> int:
+    """Most positions, from the config; a very large number for a model without a limit."""
+    config = model.config.get_text_config().to_dict()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
+
+
 def attention_kind(model: PreTrainedModel) -> str:
     """How attention is computed: sdpa, eager, flash_attention_2 …"""
     return str(model.config.get_text_config()._attn_implementation)  # pyright: ignore[reportPrivateUsage]
