@@ -250,7 +250,8 @@ def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Sha
 
     def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
         given: Tensor = output if isinstance(output, Tensor) else output[0]
-        wrote[module] = given.reshape(-1, given.shape[-1]).double()
+        # A copy: Llama 4 adds the routed experts into what the shared one wrote.
+        wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
 
     kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
     kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
