@@ -1,12 +1,15 @@
 """Families whose blocks, residual stream or logits are of a kind of their own, against plain runs of their modules."""
 
 import copy
+import random
+from dataclasses import fields
 from functools import cache
 
 import pytest
 import torch
 import transformers
 
+from dposcope.directions.features import residual_features
 from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import window_losses
@@ -16,6 +19,7 @@ from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
+from dposcope.interventions.steer import Steer
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
 from dposcope.model.hooks import attention_site, hooked, mlp_site, neuron_site, residual_site
@@ -25,13 +29,26 @@ from dposcope.model.size import size_of
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
 from dposcope.neurons.sets import NeuronSet
-from dposcope.training.batches.packing import pack
+from dposcope.training.batches.examples import Example
+from dposcope.training.batches.packing import PackedBatch, pack
 from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.collator import VALIDATION, Collator, Material
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
+from dposcope.training.precompute import ReferenceStates, precompute_reference
+from dposcope.training.schedule import Schedule
 from dposcope.training.trainable import neuron_gains
 from helpers.changes import tuned_copy
-from helpers.families import TEXTS, assert_close, bits, bos_tokenizer, logits_of, random_direction, random_gains
+from helpers.families import (
+    TEXTS,
+    VOCABULARY,
+    assert_close,
+    bits,
+    bos_tokenizer,
+    logits_of,
+    random_direction,
+    random_gains,
+)
 from helpers.more_families import MORE
 from helpers.naive import naive_means
 from helpers.policies import disturb, material
@@ -57,8 +74,10 @@ def name(request):
 def test_parts_are_found(name):
     lm, family = made(name), MORE[name]
     assert (lm.n_blocks, lm.d_model) == (4, 16)
-    assert lm.d_mlp == {"bloom": 64, "mpt": 64, "gemma4_wide": 48}.get(name, 24)
-    assert lm.gated == (name not in ("bloom", "mpt"))
+    old = ("bloom", "mpt", "gpt_neo", "falcon")
+    assert lm.d_mlp == {**dict.fromkeys(old, 64), "gemma4_wide": 48}.get(name, 24)
+    assert lm.gated == (name not in (*old, "nanochat"))
+    assert lm.norm_repeats == (name == "nanochat")
     assert lm.final_norm is lm.model.get_submodule(family.norm)
     for block in range(4):
         assert lm.mlp_outs[block] is family.mlp_out(lm, block)
@@ -127,6 +146,72 @@ def test_a_change_of_the_residual_stream_reaches_the_logits(name):
     handle.remove()
     assert torch.equal(changed, expected)
     assert not torch.allclose(changed, logits_of(lm, IDS), atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name, family in MORE.items() if not family.streams])
+def test_the_end_of_the_last_block_is_what_it_returns_for_all_who_read_or_change_it(name):
+    lm = made(name)
+    other, vector, last = tuned_copy(lm, strength=0.05), random_direction(lm).float(), MORE[name].block(lm, 3)
+
+    def run(of, ids, rule):
+        """Logits, with a rule for what the last block returns, `[T, d]`."""
+
+        def after(_module, _args, output):
+            bare = output if isinstance(output, torch.Tensor) else output[0]
+            new = rule(bare[0]).unsqueeze(0)
+            return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+
+        handle = MORE[name].block(of, 3).register_forward_hook(after)
+        logits = logits_of(of, ids)
+        handle.remove()
+        return logits
+
+    def returned(of, ids):
+        seen = []
+        run(of, ids, lambda stream: seen.append(stream.clone()) or stream)
+        return seen[0]
+
+    plain = logits_of(lm, IDS)
+    with Steer(vector, 0.5).on(lm) as applied:
+        steered = logits_of(lm, IDS)
+    assert applied.fired == {"residual.3": 1}
+    assert_close(steered, run(lm, IDS, lambda stream: stream - 0.5 * vector), 1e-6)
+    theirs = returned(other, IDS)
+    with Interchange(other, Parts(residuals={3})).on(lm):
+        changed = logits_of(lm, IDS)
+    assert_close(changed, run(lm, IDS, lambda _stream: theirs), 1e-6)
+    assert min((steered - plain).abs().max(), (changed - plain).abs().max()) > 1e-2
+    means = []
+    for text in TEXTS[:3]:
+        ids = lm.tokenizer(text)["input_ids"]
+        means.append(returned(lm, ids)[[token not in lm.special_ids for token in ids]].double().mean(0))
+    assert_close(residual_features(lm, TEXTS[:3]).vectors, torch.stack(means), 1e-5)
+    assert not last._forward_hooks
+
+
+@torch.no_grad()
+def test_blocks_take_what_the_other_model_writes(name):
+    """Values are recorded before the model goes on, whatever it then does with the tensors."""
+    lm, family = made(name), MORE[name]
+    other = tuned_copy(lm, strength=0.05)
+    plain = logits_of(lm, IDS)
+    for parts, out in (
+        (Parts(mlps={1}), family.mlp_out),
+        (Parts(attentions={1}), family.attention_out),
+    ):
+        seen = []
+        handle = out(other, 1).register_forward_hook(
+            lambda _module, _args, output, seen=seen: seen.append(output.clone())
+        )
+        logits_of(other, IDS)
+        handle.remove()
+        handle = out(lm, 1).register_forward_hook(lambda _module, _args, _output, seen=seen: seen[0])
+        expected = logits_of(lm, IDS)
+        handle.remove()
+        with Interchange(other, parts).on(lm):
+            assert_close(logits_of(lm, IDS), expected, 1e-6)
+        assert not torch.allclose(expected, plain, atol=1e-4)
 
 
 @torch.no_grad()
@@ -245,6 +330,49 @@ def test_preferences_train_gains(name, shared):
         ours, naive = (torch.autograd.grad(one, gains)[0] for one in (found, expected))
         assert naive.abs().max() > 1e-3
         assert (ours - naive).norm() <= 2e-4 * naive.norm()
+
+
+LENGTHS = {
+    # A window is the longest text; the second completion of the shortest is one token, which stands at its prompt.
+    "blind": ([(12, 9, 7), (10, 8, 8), (2, 1, 1)], [40, 30]),
+    # No second completion stands apart from its prompt; together, texts are longer than the context.
+    "long": ([(20, 30, 1)] * 5, [100, 90]),
+}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", ["mpt", "gpt_neo"])
+def test_the_loss_is_that_of_each_text_alone_whatever_the_lengths(name, lengths, tmp_path):
+    """As a trainer reads a batch, with a reference that runs and with one that ran before."""
+    lm, family, draw = made(name), MORE[name], random.Random(0)
+
+    def ids(count):
+        return tuple(draw.randrange(4, VOCABULARY) for _ in range(count))
+
+    pairs, windows = LENGTHS[lengths]
+    examples = [Example(ids(prompt), (ids(first), ids(second))) for prompt, first, second in pairs]
+    given = Material(examples, examples[:1], [Example(ids(count)) for count in windows])
+    objective, losses = Objective(0.1, 0.5, "neutral"), []
+    with neuron_gains(lm, objective) as trainable, torch.no_grad():
+        precompute_reference(
+            lm, trainable.policy, {"train": examples, "validation": examples[:1], "window": given.windows}, tmp_path
+        )
+        disturb(trainable.policy)
+        (gains,) = trainable.policy.trainable.values()
+        for example in examples:
+            margin = 0.0
+            for sign, completion in zip((1, -1), example.completions, strict=True):
+                for side, factors in ((1, gains), (-1, torch.ones_like(gains))):
+                    told = family.logits(lm, [*example.prompt, *completion], factors).double().log_softmax(-1)
+                    chosen = told[len(example.prompt) - 1 : -1].gather(1, torch.tensor(completion).unsqueeze(1))
+                    margin += sign * side * float(chosen.sum())
+            losses.append(torch.nn.functional.softplus(torch.tensor(-0.1 * margin)))
+        for reference in (None, ReferenceStates(tmp_path, validation_offset=VALIDATION)):
+            batch = Collator(lm, given, objective, Schedule(), reference)(range(len(examples)))
+            read = PackedBatch(**{field.name: batch[field.name] for field in fields(PackedBatch)})
+            found = trainable.policy(read, int(batch["windows"]), batch.get("reference_hidden"))
+            assert_close(found.losses, torch.stack(losses), 1e-5)
+    assert torch.stack(losses).std() > 1e-3
 
 
 @pytest.mark.parametrize("name", MIXED)

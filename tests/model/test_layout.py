@@ -204,6 +204,20 @@ def test_logits_of_a_kind_of_their_own_are_refused_registered_or_not(registered,
         _ = lm.layout
 
 
+def test_a_final_norm_that_runs_twice_shows_the_last_stream_only_if_nothing_is_done_before_it():
+    config = transformers.NanoChatConfig(**_GATED)
+    assert unknown(config).norm_repeats
+    lm = unknown(config)
+    blocks = lm.model.model.layers
+    for block in (blocks[0], blocks[2]):
+        block.register_forward_pre_hook(lambda _module, args: (2 * args[0], *args[1:]))
+    assert lm.norm_repeats
+    lm = unknown(config)
+    lm.model.model.norm.register_forward_pre_hook(lambda _module, args: (2 * args[0],))
+    with pytest.raises(DposcopeError, match="nanochat runs its final norm several times, and changes what its last"):
+        _ = lm.layout
+
+
 class Codes(torch.nn.Linear):
     """As layers of bitsandbytes and FP8: a Linear whose weight holds codes."""
 
@@ -283,6 +297,13 @@ def test_a_mixture_of_experts_is_recognised(family):
         hooked = logits_of(lm, [2, 40, 41, 55])
     assert_close(logits_of(fold(lm, Gains(values)), [2, 40, 41, 55]), hooked)
     assert not torch.allclose(hooked, logits_of(lm, [2, 40, 41, 55]), atol=1e-3)
+
+
+def test_experts_that_are_added_in_place_add_up_in_float64_too():
+    """Llama 4 adds routed experts into what the shared one wrote, and nothing is rounded, so nothing is copied."""
+    lm = unknown(MIXTURES["llama4_text"]())
+    lm.model.double()
+    assert lm.experts == ExpertSizes(5, 24, 4)
 
 
 @pytest.mark.parametrize("name", NOT_RECOGNISED)

@@ -16,7 +16,19 @@ from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.pairs.pplm import Perturbation, _Draw, _Newest, _Steps, perturbed_continuations
 from helpers.chats import BEGINS, with_template
-from helpers.families import FAMILIES, TEXTS, WINDOW, assert_close, bits, copied, random_direction, tiny, trace
+from helpers.families import (
+    FAMILIES,
+    TEXTS,
+    WINDOW,
+    assert_close,
+    bits,
+    copied,
+    logits_of,
+    random_direction,
+    tiny,
+    trace,
+)
+from helpers.more_families import MORE
 
 NEW = 5
 STRONG = Perturbation(step_size=0.1, iterations=2, gm_scale=0.9)
@@ -184,6 +196,16 @@ def test_scores_are_the_naive_ones(doubles, family, variant):
             assert_close(torch.log_softmax(row, -1), expected, tolerance)
             differs = max(differs, float((expected - torch.log_softmax(trace(double, ids).logits[-1], -1)).abs().max()))
     assert differs > 1e-3, "the perturbation does nothing here, so this compares plain models"
+
+
+def test_scores_are_the_naive_ones_where_the_final_norm_also_runs_behind_the_embedding():
+    lm = MORE["nanochat"].build()
+    lm.model.double()
+    vector = direction_for(lm).vector
+    ((ids, *_), scores), *_ = steps_of(lm, STRONG, -1, TEXTS[:1])
+    expected = naive_scores(lm, ids, vector, -1, STRONG)
+    assert_close(torch.log_softmax(scores[0], -1), expected, 1e-7)
+    assert (expected - logits_of(lm, ids)[-1].log_softmax(-1)).abs().max() > 1e-3
 
 
 def test_tokens_are_the_naive_ones(double):

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import Llama4TextConfig
 
 from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.trainable import all_weights
-from helpers.families import bits, copied, tiny
+from helpers.families import VOCABULARY, bits, bos_tokenizer, build, copied, tiny
 from helpers.policies import OBJECTIVES, VARIANTS, disturb, material, packed, variant_lm
 
 autocast = {False: torch.autocast("cpu", enabled=False), True: torch.autocast("cpu", torch.bfloat16)}
@@ -78,6 +80,51 @@ def test_it_is_small_and_shares_nothing(lm):
     assert owned.isdisjoint({value.data_ptr() for value in arm.model.parameters()} | {arm.head.weight.data_ptr()})
     assert not any(value.requires_grad for value in arm.model.parameters())
     assert bits(lm.model) == before
+
+
+def llama4() -> LanguageModel:
+    """Its code asks for the weight of the embedding."""
+    config = Llama4TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=12,
+        intermediate_size_mlp=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        num_local_experts=3,
+        interleave_moe_layer_step=2,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=3,
+    )
+    lm = LanguageModel(build(config), bos_tokenizer())
+    _ = lm.layout  # as loading does: alone, the model says that its base model is named otherwise
+    return lm
+
+
+def test_llama_4_learns_in_place_what_it_learns_beside_a_whole_copy():
+    lm, examples = llama4(), material(3, 2)
+    twin, batch, losses = copied(lm), packed(lm, examples), []
+    with (
+        all_weights(lm, OBJECTIVES["neutral"]) as whole,
+        all_weights(twin, OBJECTIVES["neutral"], in_place=True, reads=reads(lm, examples)) as lean,
+        torch.no_grad(),
+    ):
+        for trainable in (whole, lean):
+            disturb(trainable.policy)
+            losses.append(trainable.policy(batch, 2))
+    assert losses[0].penalty > 0
+    assert torch.equal(losses[0].loss, losses[1].loss)
+
+
+def test_the_kept_rows_are_not_found_by_other_numbers():
+    """They stand at other places than in the embedding; what looks them up itself must fail."""
+    rows = lean_reference(llama4().model, Reads(frozenset({3, 4}), torch.bfloat16)).model.get_input_embeddings()
+    assert (rows.weight.dtype, rows.weight.device.type, rows.weight.shape) == (torch.float32, "cpu", (0, 16))
+    with pytest.raises(RuntimeError, match="index"):
+        torch.nn.functional.embedding(torch.tensor([1]), rows.weight)
 
 
 def test_an_id_that_was_not_announced_is_an_error():

@@ -1,9 +1,10 @@
 """Hooks that are registered together, counted, and removed again, after an error too.
 
 A site is a place in the model where a tensor `[B, T, …]` can be read or changed. Sites are
-inputs and outputs of `Linear` and `Conv1D` projections, and inputs of blocks and of the
-final norm, so a hook never meets a tuple. The neurons of a mixture are read between the two
-projections of its experts (`mixtures/`); a hook meets them as `[B, T, columns]` like any other.
+inputs and outputs of `Linear` and `Conv1D` projections, inputs of blocks and of the
+final norm, and the last block's output. A change never meets a tuple. The neurons of a
+mixture are read between the two projections of its experts (`mixtures/`); a hook meets
+them as `[B, T, columns]` like any other.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -113,8 +114,11 @@ def residual_site(lm: LanguageModel, block: int) -> Site:
     """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads.
 
     Where blocks pass on several streams, it is the one that attention and MLP read. The final norm reads one in all.
+    Where a pass runs the final norm elsewhere, too, the last block's stream is what that block returns.
     """
     if block + 1 == lm.n_blocks:
+        if lm.norm_repeats:
+            return Site(f"residual.{block}", lm.blocks[block], "output")
         return Site(f"residual.{block}", lm.final_norm, "input")
     return Site(f"residual.{block}", lm.blocks[block + 1], "input", active_stream(lm.model))
 

@@ -17,7 +17,7 @@ from dposcope.files import expanded
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
-from dposcope.model.layout import Layout
+from dposcope.model.layout import Found, Layout
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
@@ -139,7 +139,11 @@ class LanguageModel:
         Raises:
             DposcopeError: the architecture is unknown.
         """
-        return layouts.find_layout(self.model)
+        return self._found.layout
+
+    @cached_property
+    def _found(self) -> Found:
+        return layouts.find_parts(self.model)
 
     @cached_property
     def blocks(self) -> list[nn.Module]:
@@ -160,6 +164,11 @@ class LanguageModel:
     def final_norm(self) -> nn.Module:
         """The norm after the last block."""
         return layouts.submodule(self.model, self.layout.final_norm)
+
+    @property
+    def norm_repeats(self) -> bool:
+        """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding."""
+        return self._found.norm_repeats
 
     @property
     def n_blocks(self) -> int:
@@ -311,9 +320,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most positions, from the config; a very large number for a model without a limit."""
-        config = self.model.config.get_text_config().to_dict()
-        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-        return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
+        return layouts.context_length(self.model)
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Final
 
@@ -127,11 +127,31 @@ def layout_mark(model_type: str) -> str:
     return "" if layout is None or layout is _OWN.get(model_type) else text_digest(json.dumps(asdict(layout)))[:8]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A model's layout, and what one pass of it showed."""
+
+    layout: Layout
+    norm_repeats: bool = False
+    """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding. What it reads is then
+    not always the residual stream at the end of the last block."""
+
+
 def find_layout(model: PreTrainedModel) -> Layout:
     """The layout of `model`: registered, or recognised by structure.
 
     Raises:
-        DposcopeError: no layout is known; the message says how to register one.
+        DposcopeError: see `find_parts`.
+    """
+    return find_parts(model).layout
+
+
+def find_parts(model: PreTrainedModel) -> Found:
+    """The layout of `model`, registered or recognised by structure; one that the tests do not cover is tried.
+
+    Raises:
+        DposcopeError: no layout is known, and the message says how to register one; or the model computes in a way of
+            its own.
     """
     model_type = model.config.model_type
     if _expected and model_type not in _expected:
@@ -166,11 +186,9 @@ def find_layout(model: PreTrainedModel) -> Layout:
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if (
-        layout is not _OWN.get(model_type) and model.device.type != "meta"
-    ):  # without weights there are no logits to check
-        _check_unembedding(model, blocks, layout)
-    return layout
+    if layout is _OWN.get(model_type) or model.device.type == "meta":  # without weights there are no logits to check
+        return Found(layout)
+    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
 
 
 def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
@@ -197,12 +215,16 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
 
 
 @torch.inference_mode()
-def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> bool:
     """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
-    or what blocks write or pass on."""
+    or what blocks write or pass on.
+
+    Returns:
+        `Found.norm_repeats`.
+    """
     ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     own: Tensor = model(input_ids=ids, use_cache=False).logits
-    with _probing(model, blocks, layout):
+    with _probing(model, blocks, layout), _ends(model, blocks, layout) as ends:
         read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
     if "last_hidden_state" not in read:
         raise DposcopeError(
@@ -215,6 +237,51 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
             "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
             "logit_softcap"
         )
+    return ends.norm_repeats(model.config.model_type)
+
+
+@dataclass
+class _Ends:
+    """What a pass has at its end."""
+
+    wrote: Tensor | None = None
+    """By the last block."""
+    normed: list[Tensor] = field(default_factory=list[Tensor])
+    """What the final norm read, each time."""
+
+    def norm_repeats(self, model_type: str) -> bool:
+        """Whether the final norm ran several times.
+
+        Raises:
+            DposcopeError: and what it read at last is not what the last block wrote, so nothing shows its stream.
+        """
+        if len(self.normed) < 2:
+            return False
+        last = self.normed[-1]
+        if self.wrote is None or not torch.equal(last, self.wrote.to(last.device)):
+            raise DposcopeError(
+                f"{model_type} runs its final norm several times, and changes what its last block writes before it: "
+                "not supported"
+            )
+        return True
+
+
+@contextmanager
+def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[_Ends]:
+    """Look, during one pass, at what the last block writes and the final norm reads."""
+    ends = _Ends()
+
+    def wrote(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
+        ends.wrote = (output if isinstance(output, Tensor) else output[0]).clone()
+
+    def reads(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ends.normed.append(args[0] if args else next(iter(kwargs.values())))
+
+    norm = _module(model, layout.final_norm)
+    with ExitStack() as stack:
+        stack.callback(blocks[-1].register_forward_hook(wrote).remove)
+        stack.callback(norm.register_forward_pre_hook(reads, with_kwargs=True).remove)
+        yield ends
 
 
 @contextmanager
@@ -250,7 +317,8 @@ def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Sha
 
     def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
         given: Tensor = output if isinstance(output, Tensor) else output[0]
-        wrote[module] = given.reshape(-1, given.shape[-1]).double()
+        # A copy: Llama 4 adds the routed experts into what the shared one wrote.
+        wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
 
     kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
     kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
@@ -465,6 +533,13 @@ def active_stream(model: PreTrainedModel) -> int | None:
     """Which of several residual streams the MLP and attention read, where blocks pass on several (Gemma 3n: AltUp), as
     `[streams, B, T, d]`; None for a model with one."""
     return model.config.get_text_config().to_dict().get("altup_active_idx")
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Most positions, from the config; a very large number for a model without a limit."""
+    config = model.config.get_text_config().to_dict()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((int(config[name]) for name in names if config.get(name)), 1 << 30)
 
 
 def attention_kind(model: PreTrainedModel) -> str:

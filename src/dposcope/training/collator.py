@@ -12,7 +12,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.processes.group import Processes
 from dposcope.training.batches.examples import Example, drawn
 from dposcope.training.batches.packing import pack
-from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.batches.reading import fits_one_row, row_tokens
 from dposcope.training.objective import Objective
 from dposcope.training.precompute import ReferenceStates
 from dposcope.training.schedule import Schedule
@@ -69,6 +69,7 @@ class Collator:
         self._published = objective.protocol == "reference"
         every = [*material.train, *material.validation, *material.windows]
         self._shared = not self._published and fits_one_row(lm.model, every)
+        self._row_tokens = row_tokens(lm.model)
 
     def __call__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Tensors of a batch. With several processes: of this process's share of a training batch."""
@@ -97,7 +98,13 @@ class Collator:
             for index in indices
         ]
         windows = [self._material.windows[place] for place in chosen]
-        batch = pack([*pairs, *windows], pad_id=self._pad_id, shared=self._shared, whole=self._published)
+        batch = pack(
+            [*pairs, *windows],
+            pad_id=self._pad_id,
+            shared=self._shared,
+            whole=self._published,
+            row_tokens=self._row_tokens,
+        )
         tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
         tensors["windows"] = torch.tensor(len(windows))
         if self._reference is not None:

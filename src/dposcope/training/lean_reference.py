@@ -92,6 +92,12 @@ class _Rows(nn.Module):
         self.table: nn.Embedding = copy.deepcopy(embedding, {id(embedding.weight): rows})
         self.table.num_embeddings, self.table.padding_idx = len(ids), None
 
+    @property
+    def weight(self) -> Tensor:
+        """No row of it, `[0, d]`: Llama 4 asks for its device. A look-up in it is an error, as the rows that are kept
+        have other numbers."""
+        return self.table.weight[:0]
+
     def forward(self, ids: Tensor) -> Tensor:
         """`[..., d]`."""
         return self.table(self.place[ids])  # pyright: ignore[reportIndexIssue]

@@ -27,7 +27,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.processes.group import Processes
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.packing import pack
-from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.batches.reading import fits_one_row, row_tokens
 from dposcope.training.policy import PreferencePolicy
 
 SHARD_BYTES = 1 << 28
@@ -165,7 +165,7 @@ def precompute_reference(
         stored: dict[str, Tensor] = {}
         for start in range(shard.start, shard.stop, batch_size):
             chunk = parts[shard.part][start : min(start + batch_size, shard.stop)]
-            batch = pack(chunk, pad_id=lm.pad_id, shared=shared)
+            batch = pack(chunk, pad_id=lm.pad_id, shared=shared, row_tokens=row_tokens(lm.model))
             states = policy.reference_states(batch.to(lm.device)).cpu()
             sides = 2 if chunk[0].completions else 1
             for row in range(len(chunk)):

@@ -255,7 +255,8 @@ class InterchangeWith:
 
 def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
     def change(tensor: Tensor, _frame: Frame) -> None:
-        values[name] = tensor if channels is None else tensor[..., channels.to(tensor.device)]
+        # A copy in either case: Falcon adds what attention wrote into what the MLP wrote.
+        values[name] = tensor.clone() if channels is None else tensor[..., channels.to(tensor.device)]
 
     return change
 

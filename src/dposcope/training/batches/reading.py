@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dposcope.model.layout import attention_kind
+from dposcope.model.layout import attention_kind, context_length
 from dposcope.training.batches.examples import Example
-from dposcope.training.batches.packing import PackedBatch, pack
+from dposcope.training.batches.packing import ROW_TOKENS, PackedBatch, pack
 
 REFERENCE_PADDING = 50256
 """GPT-2's end-of-text token, which the reference protocol masks for every model. The published code
@@ -56,7 +56,7 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
     """Whether a row may hold several texts of these, with the same numbers as one by one.
 
     Attention must take a mask, and no sliding window may be shorter than a text. Of an architecture that the tests do
-    not cover, the longest and the shortest example are read both ways.
+    not cover, some of the examples are read both ways. Give `pack` the row length of `row_tokens` then.
     """
     config = model.config.get_text_config()
     told = config.to_dict()
@@ -68,14 +68,26 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
     return config.model_type in _READ_PACKED or not examples or _reads_packed(model, examples)
 
 
+def row_tokens(model: PreTrainedModel) -> int:
+    """About how many tokens a row of several texts may have.
+
+    Where the tests do not cover an architecture, it is at most its context: what it keeps of distances or of its mask
+    may end there, whatever positions are given (MPT, GPT-Neo).
+    """
+    if model.config.get_text_config().model_type in _READ_PACKED:
+        return ROW_TOKENS
+    return min(ROW_TOKENS, context_length(model))
+
+
 @torch.no_grad()
 def _reads_packed(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
-    ordered = sorted(examples, key=_length)
-    chosen = sorted((ordered[-1], ordered[0]), key=lambda example: not example.completions)  # pairs come first
+    chosen = _telling(examples)
+    # In one row where there is room: a row of several texts is what is tried.
+    together = min(sum(map(_packed_length, chosen)), context_length(model))
     training = model.training
     model.eval()
     try:
-        packed = _predicting(model, pack(chosen, pad_id=0))
+        packed = _predicting(model, pack(chosen, pad_id=0, row_tokens=together))
         separate = _predicting(model, pack(chosen, pad_id=0, shared=False))
         alone = _alone(model, chosen)
     except Exception:  # a mask of our own can fail anywhere in the code of an architecture
@@ -84,6 +96,22 @@ def _reads_packed(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
         model.train(training)
     # What padding alone changes is rounding.
     return _apart(packed, separate) <= max(_LEAST, _SLACK * _apart(alone, separate))
+
+
+def _telling(examples: Sequence[Example]) -> list[Example]:
+    """The examples that show whether a token's place in a row matters, those with completions first.
+
+    The longest one, and the two shortest, which fit into one row if any two do. And of those whose second completion
+    stands apart from its prompt, behind tokens of the first: where it stands furthest, as a bias by distance (ALiBi)
+    is off by most there, and the one that takes most of a row. A local window that parts any second completion from
+    its prompt does so there.
+    """
+    by_length = sorted(range(len(examples)), key=lambda place: _length(examples[place]))
+    moved = [place for place in by_length if min(map(len, examples[place].completions), default=0) > 1]
+    furthest = sorted(moved, key=lambda place: len(examples[place].completions[0]))[-1:]
+    largest = sorted(moved, key=lambda place: _packed_length(examples[place]))[-1:]
+    chosen = [examples[place] for place in dict.fromkeys([*by_length[:2], by_length[-1], *furthest, *largest])]
+    return sorted(chosen, key=lambda example: not example.completions)
 
 
 def _predicting(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -116,6 +144,11 @@ def _takes_positions(model: PreTrainedModel) -> bool:
 def _length(example: Example) -> int:
     """Tokens of the longest text that are read."""
     return len(example.prompt) + max((len(completion) - 1 for completion in example.completions), default=0)
+
+
+def _packed_length(example: Example) -> int:
+    """Tokens that are read where both completions share their prompt, at most one more."""
+    return len(example.prompt) + sum(len(completion) - 1 for completion in example.completions)
 
 
 def _one_example_per_row(batch: PackedBatch) -> bool:
