@@ -106,7 +106,7 @@ def _told(session: "Session", texts: "list[Answered]", settings: TalkSettings, *
 
     return {
         "model": session.lm.name,
-        "edit": None if session.edit is None else str(session.edit),
+        "edit": session.edit_told,
         "chat": session.lm.asking is not None,
         "new_tokens": session.new_tokens,
         "sampling": settings.model_dump(include={"temperature", "top_p", "seed"}) if settings.sample else None,
