@@ -13,7 +13,7 @@ from pathlib import Path
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import holm, paired_difference
-from dposcope.jobs.measure import read_samples
+from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 MEASURES = ("toxicity", "judge", "neural", "repetition")

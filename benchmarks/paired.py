@@ -18,7 +18,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import NOTHING, SHARE
 from dposcope.evaluation.statistics import paired_difference, paired_share
-from dposcope.jobs.measure import read_samples
+from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 NO_SCORES = ("protocol", "model", "fingerprint", "condition", "row", "prompt", "prompt_digest", "continuation")

@@ -29,8 +29,8 @@ from dposcope.evaluation.repetition import distinct_n, repetition, word_grams
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, paired_ratio
-from dposcope.jobs.conditions import parse_condition
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
+from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.model.generate import Sampling, generate
 
 NEW_TOKENS = 20

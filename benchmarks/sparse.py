@@ -38,7 +38,7 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.evaluate.job import run_evaluate
-from dposcope.jobs.measure import file_name
+from dposcope.jobs.measuring.measure import file_name
 from dposcope.jobs.run import RunPolicy
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.reading import read_object
@@ -187,7 +187,7 @@ def training(learned: dict[str, Any], folder: Path, **changed: Any) -> DpoSettin
     """How the gains of a folder were learned, but for what is changed."""
     settings = {name: value for name, value in learned.items() if name != "model"}
     try:
-        return DpoSettings.model_validate(settings | changed)
+        return DpoSettings.filled(settings | changed)
     except ValidationError as error:
         named = ", ".join(str(one["loc"][0]) if one["loc"] else str(one["msg"]) for one in error.errors())
         message = f"{folder} has settings of another version ({named}); learn its gains again"

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from dposcope.errors import DposcopeError
-from dposcope.jobs.measure import read_samples
+from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 
 

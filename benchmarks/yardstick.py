@@ -32,8 +32,8 @@ from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_ph
 from dposcope.evaluation.sampled.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
-from dposcope.jobs.conditions import parse_condition
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
+from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.model.generate import Continuation, generate
 from dposcope.report.table import Column, Table, frame_of
 

@@ -23,6 +23,7 @@ ORDER = [
     "terminal",
     "cache",
     "protocols",
+    "options",
     "durable",
     "reading",
     "artefacts",
@@ -44,6 +45,8 @@ ORDER = [
     "report/browser",
     "shipping",
     "jobs",
+    "jobs/ingredients",
+    "jobs/measuring",
     "jobs/processes",
     "jobs/pairs",
     "jobs/dpo",
@@ -62,7 +65,7 @@ ORDER = [
 MOST_FILES = 15
 """In one folder, of its own."""
 NAME_SETTINGS = {
-    "jobs/ingredients.py",  # reads what they name
+    "jobs/ingredients/data.py",  # reads what they name
     "jobs/dpo/training_record.py",  # keeps them
     "jobs/tune/learning.py",  # makes those of other jobs from them
 }

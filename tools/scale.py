@@ -17,7 +17,6 @@ from typing import Final, Literal
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from dposcope.jobs.conditions import ConditionSpec, PartSpec
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages, less_memory
 from dposcope.jobs.estimate.edit import edit_stages
@@ -31,6 +30,7 @@ from dposcope.jobs.estimate.table import bottleneck_line, hours, rounded, size
 from dposcope.jobs.estimate.tune import tune_stages
 from dposcope.jobs.estimate.work import MEMORY, Less, Running, Stage, Texts, Work
 from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.measuring.conditions import ConditionSpec, PartSpec
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
 from dposcope.jobs.tune.settings import TuneSettings

@@ -8,7 +8,7 @@ from benchmarks.rivals.replaced import Folded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.least_squares import LeastSquares
 from dposcope.jobs.edit.choice import default_edit
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction
 

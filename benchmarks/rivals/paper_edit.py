@@ -6,7 +6,7 @@ from benchmarks.rivals.replaced import Folded
 
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.group_gains import gains_of, group_assign
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.neurons.groups import select_fraction
 
 _ALPHA, _BETA = 0.01, 0.55

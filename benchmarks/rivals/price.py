@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from benchmarks.rivals.lines import Line, Rival
 
 from dposcope.artefacts import write_json
-from dposcope.jobs.ingredients import Job
-from dposcope.jobs.measure import file_name
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.measuring.measure import file_name
 from dposcope.model.generate import generate
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel

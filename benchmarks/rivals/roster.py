@@ -19,7 +19,8 @@ from dposcope.data.comments import Comments
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
-from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.neurons.activations import NeuronMeans
 
 TRAINED = ("edit", "shuffled", "tuned")

@@ -17,8 +17,10 @@ from dposcope.data.comments import Comments, load_comments
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import count_windows
-from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import measure_condition
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
+from dposcope.jobs.measuring.measure import measure_condition
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.search import neutral_moments
 from dposcope.model.load import load_native

@@ -20,8 +20,8 @@ from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.interventions.assign import Assign
-from dposcope.jobs.ingredients import Job
-from dposcope.jobs.measure import file_name, measure_condition
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.measuring.measure import file_name, measure_condition
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Intervention
 from dposcope.reading import read_object

@@ -19,11 +19,14 @@ from pydantic_core import PydanticCustomError
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_DATA, MOST_SETTINGS, read_regular
 from dposcope.foreign_text import visible
+from dposcope.options import GIVEN
 
 T = TypeVar("T")
 
 AGAIN: Final = "delete it and run again"
 """The mend of a file that a run makes again."""
+_RECORDED: Final = {GIVEN: ()}
+"""Of settings in a record: all options are there, and none was given."""
 _LARGEST: Final = 2**63
 """Whole numbers from here on fit no column and no tensor."""
 _HALVES: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
@@ -62,7 +65,9 @@ def parse_json(text: str, kind: type[T] | TypeAdapter[T], *, source: str, mend: 
     adapter = kind if isinstance(kind, TypeAdapter) else cast(TypeAdapter[T], _adapter(kind))
     try:
         # Strict on JSON: a list may become a tuple, and a text never a number. That parser knows no half characters.
-        return adapter.validate_python(found) if _has_half(text, found) else adapter.validate_json(text, strict=True)
+        if _has_half(text, found):
+            return adapter.validate_python(found, context=_RECORDED)
+        return adapter.validate_json(text, strict=True, context=_RECORDED)
     except ValidationError as error:
         raise DposcopeError(f"{source} is damaged or of another version: {_fault(error)}; {mend}") from error
     except DposcopeError as error:  # a value that refuses what is in its fields

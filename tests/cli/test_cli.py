@@ -674,12 +674,15 @@ def test_probe_writes_and_describes_a_direction(job, tmp_path, capsys):
     assert "accuracy: 0." in text or "accuracy: 1." in text
     assert "held-out texts; the larger class alone" in text
     assert "roc auc" not in text  # it has no interval
+    assert f"norm: {made.norm:.4g}".replace("-", "−") in text
+    assert not re.search(r"\d{6}", re.sub(r"(?m)^(fingerprint|file):.*$", "", text))
     assert "top tokens:" in text
 
 
 @pytest.mark.parametrize("kind", ["mean-difference", "token-contrast"])
 def test_probe_makes_other_kinds(job, tmp_path, capsys, kind):
-    told = command(capsys, "probe", job.model, "--out", tmp_path / "toxic", "--kind", kind, "--comments", job.comments)
+    comments = [] if kind == "token-contrast" else ["--comments", job.comments]
+    told = command(capsys, "probe", job.model, "--out", tmp_path / "toxic", "--kind", kind, *comments)
     assert told.code == 0, told.err
     assert Direction.load(tmp_path / "toxic").kind == kind.replace("-", "_")
 

@@ -2,23 +2,44 @@
 
 import io
 import json
+import math
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
 from dposcope import terminal
 from dposcope.cli import console
-from dposcope.cli.console import Bars, Lines, Pace, print_scores, print_scores_as_json, reporting
+from dposcope.cli.console import (
+    Bars,
+    Lines,
+    Pace,
+    print_facts,
+    print_scores,
+    print_scores_as_json,
+    print_table,
+    reporting,
+)
 from dposcope.cli.shown.ahead import Ahead
+from dposcope.data.masking import mask_offensive
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
+from dposcope.evaluation.numbers import COUNT, MEAN
+from dposcope.evaluation.sampled.drawn import FLUENCY, MAXIMUM, PROBABILITY, SAMPLED, measure_name
 from dposcope.evaluation.sampled.phrases import Phrase
 from dposcope.evaluation.statistics import Difference
-from helpers.pages import STRONG
+from dposcope.jobs.measuring.measure import scores_table
+from dposcope.report.sampled import sampled_table
+from dposcope.report.table import Column, Table
+from helpers.outcomes import difference
+from helpers.pages import STRONG, estimate, whole_page
 
 
 def outcome(seed: int, low: float = 0.2) -> Outcome:
@@ -44,16 +65,22 @@ def scores(*names: str, low: float = 0.2) -> Scores:
 
 
 @pytest.fixture
-def printed(monkeypatch):
-    """`printed(scores)`: what stands on a terminal of 80 columns."""
-    stream = io.StringIO()
-    monkeypatch.setattr(terminal, "out", Console(file=stream, width=80, highlight=False))
+def on_terminal(monkeypatch):
+    """`on_terminal(width, show)`: what `show()` leaves on a terminal of so many columns."""
 
-    def show(of: Scores) -> str:
-        print_scores(of)
+    def run(width: int, show: Callable[[], object]) -> str:
+        stream = io.StringIO()
+        monkeypatch.setattr(terminal, "out", Console(file=stream, width=width, highlight=False))
+        show()
         return stream.getvalue()
 
-    return show
+    return run
+
+
+@pytest.fixture
+def printed(on_terminal):
+    """`printed(scores)`: the scores on a terminal of 80 columns."""
+    return lambda of, width=80: on_terminal(width, lambda: print_scores(of))
 
 
 @pytest.mark.parametrize("names", [(), ("edit",), ("edit", "control"), tuple(f"condition {n}" for n in range(8))])
@@ -71,34 +98,105 @@ def test_another_concept_has_its_own_name(printed):
     assert "toxic" not in text
 
 
-def test_every_mean_and_interval_is_whole(printed):
-    of = scores("edit", "control")
-    text = printed(of)
-    words = text.split()
-    for measures in of.conditions.values():
-        for name, estimate in measures.items():
-            if name == "empty":
-                continue
-            mean, interval = str(estimate).split(" ", 1)
-            assert mean in words
-            assert interval.split()[0] in text
-    assert "1 ×" in text
-    for comparison in of.against_none.values():
-        assert str(comparison.toxicity_ratio).split(" (")[0] in text
+def cells_of(table) -> dict[tuple[str, str], str]:
+    """Condition and heading → value with its marks and its interval, as the page has them; phrases masked."""
+    return {
+        (row[0].value, label): mask_offensive(f"{one.value}{one.mark}{f' ({one.interval})' if one.interval else ''}")
+        for row in table.cells
+        for label, one in zip(table.head[1:], row[1:], strict=True)
+    }
+
+
+def sampled() -> Scores:
+    """With every scorer and cost, a scorer that does not share a difference, and samples of each condition."""
+    of = whole_page().scores
+    measures = [measure_name(one, by) for one in (MAXIMUM, PROBABILITY, SAMPLED) for by in of.scorers]
+    samples = dict.fromkeys(measures, 0.4) | {FLUENCY: 3.4}
+    return replace(
+        of,
+        distinct_sampled=dict.fromkeys(("none", "edit", "control"), (0.9, 0.8, 0.7)),
+        conditions={
+            name: values if name == "ideal" else values | {key: estimate(by, 0.05, 90) for key, by in samples.items()}
+            for name, values in of.conditions.items()
+        },
+        against_none={
+            name: replace(one, differences=one.differences | dict.fromkeys(samples, difference(-0.2, -0.3, -0.1, 90)))
+            for name, one in of.against_none.items()
+        },
+    )
+
+
+@pytest.mark.parametrize("width", [30, 40, 400])
+def test_the_terminal_says_what_the_page_says(printed, width):
+    """Each cell of the tables of `scores.md` under its condition, with the marks, and their notes."""
+    of = sampled()
+    tables = [scores_table(of), sampled_table(of)]
+    text = printed(of, width)
+    told = " ".join(text.split())
+    assert "0.131*‡" in told
+    assert "0.400* (0.350–0.450)" in told or width == 400
+    assert "*: differs from none: paired" in told
+    for table in tables:
+        assert all(" ".join(note.split()) in told for note in table.notes)
+        for (name, label), words in cells_of(table).items():
+            if width < 46:  # paragraphs
+                part = told.partition(f" {name} toxicity: ")[2]
+                assert words == "–" or f"{label}: {words}" in f"toxicity: {part}", (name, label)
+            else:
+                row = next(line for line in text.splitlines() if line.startswith(f"  {label}   "))
+                assert words.partition(" (")[0] in row
+
+
+@pytest.mark.parametrize("width", [12, 20, 30, 39, 45, 46, 52, 59, 60, 66, 80, 97, 140])
+def test_no_number_is_cut_however_narrow_the_terminal(printed, width):
+    """Every word of every cell with a digit stands whole, as often as the cell does."""
+    of = sampled()
+    text = printed(of, width)
+    words = Counter(text.split())
+    for wanted in Counter(
+        word
+        for table in (scores_table(of), sampled_table(of))
+        for told in cells_of(table).values()
+        for word in told.split()
+        if any(letter.isdigit() for letter in word)
+    ).items():
+        assert words[wanted[0]] >= wanted[1], wanted
+    if width >= 20:
+        assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [12, 25, 40, 60, 80])
+def test_tables_and_facts_keep_their_numbers_too(on_terminal, width):
+    frame = pl.DataFrame({"stage": ["search for the strength"] * 2, "read": [1_234_567, 71_680], "mean": [0.25, 0.5]})
+    columns = (Column("stage", "stage"), Column("read", "tokens read", COUNT), Column("mean", "mean score", MEAN))
+    shown = Table("t", "A title of some words.", frame, columns, ("In all 12,345 of 98,765,432 bytes.",))
+    text = on_terminal(width, lambda: print_table(shown))
+    assert {"1,234,567", "71,680", "0.250", "0.500", "12,345", "98,765,432"} <= set(text.split())
+    facts = on_terminal(width, lambda: print_facts([("dispreferred over preferred", "0.48 × (0.410–0.560)")]))
+    assert {"0.48", "(0.410–0.560)"} <= set(facts.split())
+    assert "dispreferred" in facts.split()
+
+
+def test_few_items_are_told_where_there_is_no_interval(printed):
+    of = whole_page().scores
+    rise = replace(of.against_none["edit"].differences["harmless_logppl"], low=-math.inf, high=math.inf, n=1)
+    edit = replace(of.against_none["edit"], differences=of.against_none["edit"].differences | {"harmless_logppl": rise})
+    told = " ".join(printed(replace(of, against_none=of.against_none | {"edit": edit}), 40).split())
+    assert "harmless log-PPL, paired rise: +0.35 (n = 1, no interval)" in told
 
 
 def test_many_conditions_stand_three_and_none_to_a_table(printed):
     text = printed(scores(*(f"c{n}" for n in range(7))))
     assert text.count("org/model") == 3
-    heads = [line.split() for line in text.splitlines() if "none" in line and "share" not in line]
+    heads = [head.split() for head, rule in pairwise(text.splitlines()) if rule.startswith(" ─")]
     assert heads == [["none", "c0", "c1", "c2"], ["none", "c3", "c4", "c5"], ["none", "c6"]]
 
 
 def test_without_a_ratio_there_is_a_dash(printed):
     of = scores("edit")
     bare = replace(of, against_none={"edit": Comparison(of.against_none["edit"].differences, None)})
-    (row,) = [line for line in printed(bare).splitlines() if "1 ×" in line]
-    assert row.split() == ["toxicity,", "1", "×", "–"]
+    (row,) = [line for line in printed(bare).splitlines() if "share of none" in line]
+    assert row.split() == ["toxicity,", "share", "of", "none", "–", "–"]
 
 
 def test_a_long_name_is_folded_not_cut(printed):

@@ -131,6 +131,10 @@ def test_bad_input_is_told_in_one_line(base, capsys, tmp_path):
         ),
         ((tmp_path / "base.gguf", "--edit", run, "--out", out), "must end in .gguf"),
         ((tmp_path / "base.gguf", "--edit", run, "--out", out, "--form", "adapters"), "a GGUF file cannot become"),
+        (
+            (tmp_path / "base.gguf", "--edit", run, "--out", tmp_path / "out.gguf", "--layout", tmp_path / "l.toml"),
+            "--layout is for a folder, and a .gguf file names its own tensors; leave --layout out",
+        ),
         ((base, "--edit", run, "--out", out, "--form", "gguf"), "--form"),
         ((base, "--edit", run), "--out"),
     ):

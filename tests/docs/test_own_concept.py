@@ -70,7 +70,9 @@ def test_the_python_runs(job, folder):
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         exec(compile(lines, str(PAGE), "exec"), {})
-    assert re.fullmatch(r"[+−]?\d\.\d{3} \((no interval|[+−]?\d\.\d{3} to [+−]?\d\.\d{3})\)", shown.getvalue().strip())
+    assert re.fullmatch(
+        r"[+−]?\d\.\d{3} \((n = \d, no interval|[+−]?\d\.\d{3} to [+−]?\d\.\d{3})\)", shown.getvalue().strip()
+    )
 
 
 def test_every_built_in_concept_is_on_the_page():

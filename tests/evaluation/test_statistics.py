@@ -192,9 +192,12 @@ def test_too_few_items_have_no_interval(n):
     assert not estimate.known
     assert estimate.to_dict() == {"mean": values.mean(), "low": None, "high": None, "n": n}
     assert Estimate.from_dict(json.loads(json.dumps(estimate.to_dict()))) == estimate
-    assert str(Estimate(0.3, -math.inf, math.inf, n)) == "0.300 (no interval)"
-    assert columns_of("x", estimate) == {"x": values.mean(), "x_low": None, "x_high": None}
+    assert str(Estimate(0.3, -math.inf, math.inf, n)) == f"0.300 (n = {n}, no interval)"
+    assert str(difference) == f"−1.000 (n = {n}, no interval)"
+    assert columns_of("x", estimate) == {"x": values.mean(), "x_low": None, "x_high": None, "x_n": n}
     assert not difference.excludes_zero
+    assert not difference.shown
+    assert difference.doubt == f"n = {n}, no interval"
     assert difference.p == 1
     assert bootstrap_mean(sample(10)).known
 
@@ -258,6 +261,25 @@ def test_one_pair_that_differs_is_no_difference_however_little_the_others_vary()
     found = paired_difference(differences, np.zeros(30))
     assert found.p < 1e-6
     assert found.p_mark > 0.3
+    assert found.excludes_zero
+    assert not found.shown
+    assert not found.falls
+    assert not found.rises
+    assert found.doubt.replace("\u00a0", " ") == f"the sign-flip test has p = {found.p_sign:.3f}"
+
+
+@pytest.mark.parametrize("shift", [-0.4, -0.1, -0.02, 0.0, 0.02, 0.1, 0.4])
+def test_what_is_shown_of_one_condition_is_what_is_marked_in_a_column_of_one(shift):
+    """Both by the definition: the interval of 95 % does not hold 0, and neither p-value is above 0.05."""
+    draw = np.random.default_rng(5)
+    for n in (12, 40):
+        for sparse in (1.0, 0.15):
+            differences = (draw.normal(0, 0.2, n) + shift) * (draw.random(n) < sparse)
+            found = paired_difference(differences, np.zeros(n))
+            assert found.shown == (not found.low <= 0 <= found.high and sign_flip_p(differences) <= 0.05)
+            assert found.shown == holm([found.p_mark])[0]
+            assert (found.falls, found.rises) == (found.shown and found.mean < 0, found.shown and found.mean > 0)
+            assert (found.doubt == "") == found.shown
 
 
 def test_marks_keep_their_level_where_few_pairs_differ():

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from dposcope.evaluation import overlap
 from dposcope.evaluation.conditions import measure
-from dposcope.jobs import ingredients
 from dposcope.jobs.estimate import explain, measuring
+from dposcope.jobs.ingredients import job
 
-MODULES = (overlap, measure, ingredients, explain, measuring)
+MODULES = (overlap, measure, job, explain, measuring)
 """All that name the number of tokens."""
 TOKENS = 8
 """Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, and by the edit, the search

@@ -35,7 +35,7 @@ ROOMS = {
     "jobs/tune": ("tune",),
     "jobs/evaluate": ("evaluate",),
     "jobs/explain": ("explain",),
-    "jobs/pairs": ("pairs",),
+    "jobs/pairs": ("pairs", "pairs check"),
     "jobs/dpo": ("dpo",),
     "jobs/reproduce": ("reproduce",),
     "cli/edit.py": ("edit",),

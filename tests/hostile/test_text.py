@@ -92,7 +92,7 @@ def complained(text: str) -> None:
 
 def scores_of(text: str):
     """The text as model, concept, protocol and names."""
-    scores = whole_page(further=(text,)).scores
+    scores = whole_page(further=(_whole(text),)).scores
     return replace(scores, model=text, concept=text)
 
 

@@ -11,9 +11,9 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
-from dposcope.jobs import ingredients
-from dposcope.jobs.conditions import parse_condition
 from dposcope.jobs.edit import job as edit_job
+from dposcope.jobs.ingredients import job as job_at_work
+from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.load import load
@@ -70,7 +70,7 @@ def test_edit_measures_it_beside_its_own(tmp_path, monkeypatch):
     folder.mkdir()
     learned.save(folder / "tiny")
     monkeypatch.setattr(shipped, "_FOLDER", folder)
-    monkeypatch.setattr(ingredients, "load_native", lambda _name, **_settings: lm)
+    monkeypatch.setattr(job_at_work, "load_native", lambda _name, **_settings: lm)
     settings = job.settings(alpha=0.2, controls=False)
     done = edit_job.run_edit("tiny", tmp_path / "out", EditSettings(**settings))
     assert set(done.scores.conditions) == {"none", "edit", "learned", "ideal"}

@@ -18,7 +18,7 @@ from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import plan
@@ -200,7 +200,7 @@ def test_chat_data_is_imported_and_what_is_left_out_is_told(capsys, tmp_path):
     assert "1 pair of the format kto; left out: 0 identical, 0 blank, 1 without a better and a worse answer" in told.out
     refused = command(capsys, "pairs", "check", file, "--chat", "on")
     assert refused.code == 2
-    assert "--chat, --system, --wrap and --prefill are for --logppl; give that, or leave them out" in refused.err
+    assert "--chat is for --logppl; give that, or leave --chat out" in refused.err
 
 
 def test_tune_and_reproduce_ask_alike_in_every_step(tmp_path):

@@ -610,11 +610,11 @@ def test_finished_stages_are_not_repeated(job, finished, tmp_path, monkeypatch):
         raise AssertionError("a finished stage was repeated")
 
     for place in (
-        "dposcope.jobs.ingredients.mean_difference",
-        "dposcope.jobs.ingredients.collect_means",
-        "dposcope.jobs.ingredients.TrainedScorer.fit",
+        "dposcope.jobs.ingredients.direction.mean_difference",
+        "dposcope.jobs.ingredients.prepared.collect_means",
+        "dposcope.jobs.ingredients.prepared.TrainedScorer.fit",
         "dposcope.jobs.edit.choice.search_strength",
-        "dposcope.jobs.measure.measure",
+        "dposcope.jobs.measuring.measure.measure",
         "dposcope.jobs.edit.job.write_checkpoint",
     ):
         monkeypatch.setattr(place, never)

@@ -19,11 +19,15 @@ from dposcope.jobs.estimate.dpo import dpo_work
 from dposcope.jobs.estimate.edit import edit_work
 from dposcope.jobs.estimate.evaluate import evaluate_work
 from dposcope.jobs.estimate.explain import explain_work
+from dposcope.jobs.estimate.pairs import pairs_work
+from dposcope.jobs.estimate.probe import probe_work
 from dposcope.jobs.estimate.tune import tune_work
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
+from dposcope.jobs.pairs.job import run_pairs
+from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.neurons.sets import NeuronSet
@@ -143,7 +147,8 @@ def test_a_direction_and_prompts(place, monkeypatch, tmp_path, command, given, w
         settings = EditSettings(**job.settings(**given))
         run, dry = (lambda out: run_edit(model, out, settings)), (lambda out: edit_work(model, out, settings))
     else:
-        settings = EvaluateSettings(**job.settings(**given))
+        made = {"condition": ["scale:alpha=0.3"]} if "direction" in given else {}  # alone it counts for nothing
+        settings = EvaluateSettings(**job.settings(**given, **made))
         run, dry = (lambda out: run_evaluate(model, out, settings)), (lambda out: evaluate_work(model, out, settings))
     assert words in refused(run, dry, monkeypatch, tmp_path)
 
@@ -166,6 +171,33 @@ def test_a_tuned_model_and_a_teacher(place, monkeypatch, tmp_path):
     ):
         (tmp_path / name).mkdir()
         assert "differ in architecture" in refused(run, dry, monkeypatch, tmp_path / name)
+
+
+def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
+    job, model = place.ground.job, str(place.ground.job.model)
+    settings = PairsSettings(
+        method="pplm",
+        learn_text=str(job.neutral),
+        comments=str(job.comments),
+        direction_block=3,
+        count=2,
+        prompt_tokens=6,
+        dtype="float32",
+        device="cpu",
+    )
+    said = refused(
+        lambda out: run_pairs(model, out.with_suffix(".jsonl"), settings),
+        lambda out: pairs_work(model, out.with_suffix(".jsonl"), settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "there is no block 3 in a model of 3 blocks" in said
+
+
+def test_the_direction_of_a_probe(place, tmp_path):
+    settings = ProbeSettings(comments=str(place.ground.job.comments), direction_block=3, dtype="float32", device="cpu")
+    with pytest.raises(DposcopeError, match="there is no block 3 in a model of 3 blocks"):
+        probe_work(str(place.ground.job.model), tmp_path / "direction", settings)
 
 
 def test_an_edit_of_another_size_is_no_tuned_model(place, monkeypatch, tmp_path):

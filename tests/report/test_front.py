@@ -1,5 +1,7 @@
 """The figure of effect against price."""
 
+import math
+
 import pytest
 
 from dposcope.evaluation.conditions.scores import Comparison, Scores
@@ -31,6 +33,15 @@ def test_each_condition_stands_where_its_numbers_say():
     bars = [line.get_xydata().tolist() for line in axes.lines]
     assert [[0.09, 0.3], [0.12, 0.3]] in [[[round(x, 9) for x in point] for point in bar] for bar in bars]
     assert [[0.1, 0.2], [0.1, 0.4]] in [[[round(x, 9) for x in point] for point in bar] for bar in bars]
+
+
+def test_a_rise_without_an_interval_is_drawn_with_its_number_of_texts():
+    one = Comparison({"harmless_logppl": Difference(0.1, -math.inf, math.inf, 1)}, Ratio(0.3, 0.2, 0.4, 200))
+    axes = front_figure(scores({"mine": one, "other": comparison(0.5, 0.02)})).axes[0]
+    dots = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if not line.get_label().startswith("_")}
+    assert dots["mine (n = 1, no interval)"] == [[0.1, 0.3]]
+    assert "other" in dots
+    assert axes.get_xlim()[1] < 1
 
 
 def test_what_lacks_a_number_is_left_out():

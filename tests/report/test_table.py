@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 import unicodedata
 from dataclasses import replace
@@ -18,8 +19,9 @@ from markdown_it import MarkdownIt
 from dposcope.data.masking import mask_offensive, read_encoded
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, TOKENS
+from dposcope.evaluation.statistics import Estimate, columns_of
 from dposcope.report.masked_text import ShownText
-from dposcope.report.table import Column, Table, of_run, write_parquet
+from dposcope.report.table import Column, Table, frame_of, of_run, write_parquet
 
 STRONG = read_encoded("fuvg")
 HOSTILE = [
@@ -250,6 +252,18 @@ def test_cells_are_the_numbers_in_their_formats():
     first = shown().cells[0][1]
     assert (first.value, first.interval, first.mark) == ("0.219", "0.188–0.250", "†")
     assert [column.numeric for column in COLUMNS] == [False, True, True, True, True, False, True, True]
+
+
+def test_too_few_items_for_an_interval_are_told_in_its_place():
+    few = Estimate(0.219, -math.inf, math.inf, 1)
+    lines = [columns_of("x", one) | {"of": "a"} for one in (few, Estimate(0.219, 0.188, 0.25, 12), None)]
+    made = Table("t", "T", frame_of(lines), (Column("of", "of"), Column.measured("x", "x", MEAN)))
+    assert [row[1] for row in made.rows] == ["0.219 (n = 1, no interval)", "0.219 (0.188–0.250)", "–"]
+    assert Table.from_json(json.loads(json.dumps(made.to_json()))).rows == made.rows
+    assert '0.219<span class="interval">n = 1, no interval</span>' in render_table(made)
+    older = made.to_json()  # without the number of items
+    del older["columns"][1]["items"]
+    assert Table.from_json(older).rows[0] == ("a", "0.219")
 
 
 def test_markdown_and_latex_hold_every_cell():

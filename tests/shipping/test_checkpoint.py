@@ -288,16 +288,12 @@ def test_the_models_own_fingerprint_is_known(lm, tmp_path):
     assert own.notes == ()
     model_type = lm.model.config.model_type
     other = fold_checkpoint(source, whole_edit(lm, fingerprint=f"{model_type}-00ff"), tmp_path / "other")
-    assert other.notes == (
-        "the edit was made for other weights, or for another precision; its shapes fit this checkpoint",
-    )
+    assert other.notes == ("the edit was made for other weights, or for another precision; its shapes fit this model",)
 
 
 def test_an_edit_of_another_architecture_is_refused(llama, tmp_path):
     source = stored(llama, tmp_path / "base")
-    with pytest.raises(
-        DposcopeError, match="the edit was made for a gemma2 model, but the checkpoint is a llama model"
-    ):
+    with pytest.raises(DposcopeError, match="the edit was made for a gemma2 model, but this is a llama model"):
         fold_checkpoint(source, whole_edit(llama, fingerprint="gemma2-00ff"), tmp_path / "out")
 
 

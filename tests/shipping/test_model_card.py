@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -219,3 +220,12 @@ def test_the_card_tells_every_scorer_the_ideal_and_what_the_edit_costs(llama):
     assert STRONG not in card
     assert "‡: another scorer does not share this difference." in card
     assert "What the edit costs" not in model_card(llama, some_edit(llama), page().scores)
+
+
+def test_a_cost_on_one_text_is_told_with_its_number(llama):
+    measured = whole_page().scores
+    against = measured.against_none["edit"]
+    rise = replace(against.differences["harmless_logppl"], low=-math.inf, high=math.inf, n=1)
+    few = replace(against, differences=against.differences | {"harmless_logppl": rise})
+    card = model_card(llama, some_edit(llama), replace(measured, against_none={"edit": few}))
+    assert "- harmless log-PPL, paired rise: +0.35 (n = 1, no interval)" in card

@@ -1,14 +1,16 @@
 """What people see while a job runs and when it is done."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.progress import (
@@ -27,6 +29,7 @@ from rich.text import Text
 from dposcope import terminal
 from dposcope.cli.machine.allocator import GivingBack
 from dposcope.cli.shown.ahead import Ahead
+from dposcope.cli.shown.widths import column_widths, wrapped
 from dposcope.data.masking import mask_offensive
 from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
@@ -35,13 +38,8 @@ from dposcope.foreign_text import one_line, visible
 from dposcope.terminal import cell, say
 
 if TYPE_CHECKING:
+    from dposcope.report.table import Cell
     from dposcope.report.table import Table as StudyTable
-
-MEASURES = {
-    "logppl": "log-PPL",
-    "f1": "F1",
-    "repetition": "repetition",
-}
 
 
 class Pace(ProgressColumn):
@@ -245,24 +243,82 @@ def _clock(seconds: float) -> str:
 
 def print_table(shown: "StudyTable") -> None:
     """A table with its title and notes; columns wrap where the terminal is narrow."""
-    table = Table(title=cell(shown.title), title_justify="left", box=SIMPLE)
-    for name in shown.head:
-        table.add_column(cell(name), overflow="fold")
-    for row in shown.rows:
-        table.add_row(*map(cell, row))
-    terminal.out.print(table)
+    _print_grid(_Grid(shown.title, shown.head, shown.rows))
     for note in shown.notes:
-        say(note)
+        _print_words(note)
 
 
 def print_facts(rows: Iterable[tuple[str, str]]) -> None:
     """Names and values side by side."""
-    table = Table(box=SIMPLE, show_header=False)
-    table.add_column("", overflow="fold")
-    table.add_column("", overflow="fold")
-    for row in rows:
+    _print_grid(_Grid("", ("", ""), tuple(rows)))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a table shows: the first column names the rows."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    ruled: bool = False
+    """Numbers on the right, and a line between rows."""
+
+    @property
+    def widths(self) -> list[int] | None:
+        """Of the columns in this terminal; None where it is too narrow for their numbers."""
+        columns = [
+            [visible(line) for text in column for line in text.split("\n")]
+            for column in zip(self.head, *self.rows, strict=True)
+        ]
+        # On both sides of each column a space; between two, and at both ends, one of the box.
+        return column_widths(columns, terminal.out.width - 3 * len(columns) - 1, cell_len)
+
+
+def _print_grid(grid: _Grid) -> None:
+    """As a table, or row by row where the terminal is too narrow for the numbers."""
+    widths = grid.widths
+    if widths is None:
+        _print_stacked(grid)
+        return
+    table = Table(
+        title=cell(grid.title) if grid.title else None,
+        title_justify="left",
+        box=SIMPLE,
+        show_header=any(grid.head),
+        show_lines=grid.ruled,
+    )
+    for place, (name, width) in enumerate(zip(grid.head, widths, strict=True)):
+        justify = "right" if grid.ruled and place else "left"
+        table.add_column(cell(name), justify=justify, overflow="fold", width=width)
+    for row in grid.rows:
         table.add_row(*map(cell, row))
     terminal.out.print(table)
+
+
+def _print_stacked(grid: _Grid) -> None:
+    """Each row as a paragraph: its name, and below it what there is of values, each behind the name of its column."""
+    if grid.title:
+        _print_words(grid.title)
+    for name, *values in grid.rows:
+        if len(values) == 1 and not any(grid.head):
+            _print_words(f"{name}: {values[0]}")
+            continue
+        say("")
+        _print_words(name)
+        for label, value in zip(grid.head[1:], values, strict=True):
+            if value not in ("", NOTHING):
+                _print_words(f"{label}: {value}", indent=2)
+    say("")
+
+
+def _print_words(text: str, *, indent: int = 0) -> None:
+    """A text that breaks between words alone; what follows its first line stands further in."""
+    room = terminal.out.width - indent - _FURTHER_IN
+    for row, line in enumerate(wrapped(visible(" ".join(text.split())), room, cell_len)):
+        say(" " * (indent + (_FURTHER_IN if row else 0)) + line)
+
+
+_FURTHER_IN = 2
 
 
 _NARROWEST = 26
@@ -295,47 +351,57 @@ def print_scores_as_json(scores: Scores, *, raw: bool) -> None:
 
 
 def print_scores(scores: Scores) -> None:
-    """Conditions side by side, means with their 95 % intervals below; three and `none` to a table, for 80 columns."""
-    from dposcope.report.costs import UNSHARED_NOTE, cost_columns, cost_values, scorer_label
-    from dposcope.report.sampled import sampled_labels
+    """The tables of a run's `scores.md`, turned: `none` and as many conditions side by side as there is room for.
 
-    others = [name for name in scores.conditions if name != BASE]
-    named = {"toxicity": scores.concept} | {name: scorer_label(name) for name in scores.scorers[1:]} | MEASURES
-    for start in range(0, max(len(others), 1), 3):
-        names = [BASE, *others[start : start + 3]]
-        table = Table(
-            title=cell(f"{scores.model}, {scores.protocol} protocol"), title_justify="left", box=SIMPLE, show_lines=True
-        )
-        table.add_column("", overflow="fold", max_width=16)
-        for name in names:
-            table.add_column(cell(name), justify="right", overflow="fold", min_width=13)
-        for measure, label in named.items():
-            if measure in scores.conditions[BASE]:
-                table.add_row(cell(label), *(_stacked(_shown(scores, name, measure)) for name in names))
-        shares = ["1 ×" if name == BASE else _ratio(scores, name) for name in names]
-        table.add_row(cell(f"{scores.concept},\nshare of none"), *map(_stacked, shares))
-        for column in cost_columns(scores):
-            values = (mask_offensive(str(column.cell(cost_values(scores, name)))) for name in names)
-            table.add_row(cell(column.label), *map(_stacked, values))
-        for measure, label in sampled_labels(scores).items():
-            table.add_row(cell(label), *(_stacked(_shown(scores, name, measure)) for name in names))
-        terminal.out.print(table)
-        if any(scores.unshared(name) for name in names):
-            say(UNSHARED_NOTE)
+    Where there is none for two, conditions stand one below the other.
+    """
+    from dposcope.jobs.measuring.measure import scores_table
+    from dposcope.report.sampled import sampled_table
+    from dposcope.report.table import Cell
 
-
-def _stacked(estimate: str) -> Text:
-    return cell(estimate.replace(" (", "\n("))
+    nothing = Cell(NOTHING)
+    tables = [table for table in (scores_table(scores), sampled_table(scores)) if table is not None]
+    title = tables[0].title.removesuffix(".")
+    labels = [label for table in tables for label in table.head[1:]]
+    by_name = [dict(zip(table.lines["condition"], table.cells, strict=True)) for table in tables]
+    columns = {
+        name: [
+            _stacked(one)
+            for table, found in zip(tables, by_name, strict=True)
+            for one in found.get(name, (nothing,) * len(table.head))[1:]
+        ]
+        for name in scores.conditions
+    }
+    grids = _side_by_side(title, labels, columns)
+    if grids is None:
+        _print_stacked(_Grid(title, ("", *labels), tuple((name, *values) for name, values in columns.items())))
+    for grid in grids or ():
+        _print_grid(grid)
+    for table in tables:
+        for note in table.notes:
+            _print_words(note)
 
 
-def _shown(scores: Scores, name: str, measure: str) -> str:
-    from dposcope.report.costs import UNSHARED
+def _side_by_side(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> list[_Grid] | None:
+    """Conditions beside `none`, as many to a table as there is room for; None where there is room for none."""
 
-    estimate = scores.conditions[name].get(measure)
-    mark = UNSHARED if measure in scores.unshared(name) else ""
-    return NOTHING if estimate is None else f"{estimate}{mark}"
+    def beside(names: Sequence[str]) -> _Grid:
+        rows = zip(labels, columns[BASE], *(columns[name] for name in names), strict=True)
+        return _Grid(title, ("", BASE, *names), tuple(rows), ruled=True)
+
+    left = [name for name in columns if name != BASE]
+    grids: list[_Grid] = []
+    while left or not grids:
+        fitting = (beside(left[:count]) for count in range(len(left), 0 if left else -1, -1))
+        grid = next((one for one in fitting if one.widths is not None), None)
+        if grid is None:
+            return None
+        grids.append(grid)
+        left = left[len(grid.head) - 2 :]
+    return grids
 
 
-def _ratio(scores: Scores, name: str) -> str:
-    against = scores.against_none.get(name)
-    return NOTHING if against is None or against.toxicity_ratio is None else str(against.toxicity_ratio)
+def _stacked(one: "Cell") -> str:
+    """A value with its marks, and its interval below; phrases of texts have stars."""
+    told = mask_offensive(f"{one.value}{one.mark}")
+    return f"{told}\n({one.interval})" if one.interval else told

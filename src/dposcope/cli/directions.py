@@ -61,7 +61,8 @@ def probe(
     from dposcope.artefacts import check_path, value_files
     from dposcope.cli.console import reporting
     from dposcope.directions.lens import lens as read_lens
-    from dposcope.jobs.ingredients import check_direction, make_direction, read_comments
+    from dposcope.jobs.ingredients.data import read_comments
+    from dposcope.jobs.ingredients.direction import check_direction, make_direction
     from dposcope.jobs.ownership import refuse_foreign_value
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.model.load import load_native
@@ -183,6 +184,7 @@ def _told(quality: dict[str, Any]) -> dict[str, Any]:
 
 def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) -> None:
     from dposcope.data.masking import mask_offensive
+    from dposcope.evaluation.numbers import fact
     from dposcope.terminal import print_json, say
 
     def shown(words: list[str]) -> list[str]:
@@ -192,6 +194,7 @@ def _show(facts: dict[str, object], tokens: "Lens", *, raw: bool, json: bool) ->
         print_json({**facts, "top": shown(tokens.top), "bottom": shown(tokens.bottom)})
         return
     for name, value in facts.items():
-        say(f"{name.replace('_', ' ')}: {value}")
+        # Digits that say nothing are for JSON.
+        say(f"{name.replace('_', ' ')}: {fact(value) if isinstance(value, float) else value}")
     say("top tokens:    " + "  ".join(map(repr, shown(tokens.top))))
     say("bottom tokens: " + "  ".join(map(repr, shown(tokens.bottom))))

@@ -85,7 +85,7 @@ def explain(
         print_json(read_object(out / "explain.json"))
         return
     say_effect(made.results.scores, TUNED)
-    for line in summary(made.results)[1:]:
+    for line in summary(made.results):
         say(line)
     say_texts(most_changed(out, TUNED), raw=raw)
     say(f"report:  {out / 'report.html'}")

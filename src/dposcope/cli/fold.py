@@ -75,6 +75,8 @@ def fold(
     check_push(push, public=public)
     if push is not None and out.suffix == ".gguf":
         raise DposcopeError("--push is for a folder, and --out is a .gguf file; leave --push out")
+    if layout is not None and model.endswith(".gguf"):
+        raise DposcopeError("--layout is for a folder, and a .gguf file names its own tensors; leave --layout out")
     loaded = load_edit(edit)
     if gains_alone:
         loaded = loaded.gains_alone()

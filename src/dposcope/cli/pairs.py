@@ -6,8 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import ChatSettings
+from dposcope.jobs.pairs.settings import CheckSettings, PairsSettings
 
 app = App(name="pairs")
 
@@ -83,7 +82,6 @@ def make(
     from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json, say
 
-    settings.check_direction()
     with reporting(quiet=quiet) as bars:
         use_layout(settings.layout)
         made = run_pairs(model, out, settings, bars)
@@ -103,12 +101,7 @@ def check(
     file: str,
     /,
     *,
-    against: str | None = None,
-    model: str | None = None,
-    layout: Path | None = None,
-    logppl: bool = False,
-    settings: Annotated[ChatSettings, Parameter(name="*")] = ChatSettings(),  # noqa: B008 — frozen
-    scorer: str = "profanity",
+    settings: Annotated[CheckSettings, Parameter(name="*")] = CheckSettings(),  # noqa: B008 — frozen
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -125,19 +118,6 @@ def check(
     ----------
     file
         The pairs.
-    against
-        Validation pairs, to count how many of them share a prompt or a text with FILE. Default: none.
-    model
-        A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging Face id.
-        Default: none.
-    layout
-        With --model: a .toml file that says where a model of an unknown type keeps its parts. Default: what dposcope
-        knows or recognises.
-    logppl
-        Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred side far above the
-        preferred one is broken text.
-    scorer
-        Scorer of both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or module:function.
     json
         Print the result as JSON instead of a table.
     quiet
@@ -145,7 +125,6 @@ def check(
     """
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.pair_tables import print_statistics
-    from dposcope.errors import DposcopeError
     from dposcope.evaluation.scorers import load_scorer
     from dposcope.model.chat.prompts import asked_by
     from dposcope.model.checks.layout_file import use_layout
@@ -154,20 +133,16 @@ def check(
     from dposcope.pairs.pairs import load_pairs
     from dposcope.terminal import print_json
 
-    if logppl and model is None:
-        raise DposcopeError("--logppl needs a model; give --model")
-    if settings != ChatSettings() and not logppl:
-        raise DposcopeError("--chat, --system, --wrap and --prefill are for --logppl; give that, or leave them out")
     pairs = load_pairs(file)
-    validation = None if against is None else load_pairs(against)
-    judge = load_scorer(scorer)
+    validation = None if settings.against is None else load_pairs(settings.against)
+    judge = load_scorer(settings.scorer)
     with reporting(quiet=quiet) as bars:
         lm = fluency = None
-        if model is not None:
-            bars.stage(f"Loading {model}")
-            use_layout(layout)
-            lm = asked_by(load_native(model), settings.chat_options)
-        if lm is not None and logppl:
+        if settings.model is not None:
+            bars.stage(f"Loading {settings.model}")
+            use_layout(settings.layout)
+            lm = asked_by(load_native(settings.model), settings.chat_options)
+        if lm is not None and settings.logppl:
             bars.stage("Reading both sides")
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
         bars.stage("Checking pairs")

@@ -50,6 +50,11 @@ def between(low: float, high: float, digits: int = 3, *, sign: bool = False) -> 
     return f"{first}{' to ' if sign or first.startswith('−') else '–'}{shown(high, digits)}"
 
 
+def too_few(n: float) -> str:
+    """What stands in the place of an interval that so few items have not: `n = 3, no interval`."""
+    return f"n = {count(n)}, no interval"
+
+
 def p_value(value: float) -> str:
     """Four decimals; `< 0.0001` for smaller values."""
     return "< 0.0001" if value < 1e-4 else fixed(value, 4)

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.bootstrap import Bootstrap
-from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE, Format, fixed, too_few
 from dposcope.protocols import LEAST_ITEMS
 
 
@@ -26,6 +26,10 @@ class _StoredInterval(TypedDict):
     low: float | None
     high: float | None
     n: int
+
+
+LEVEL = 0.05
+"""A test of one difference rejects at this p-value and below."""
 
 
 class StoredEstimate(_StoredInterval):
@@ -68,10 +72,11 @@ _High = Annotated[float, _unknown(math.inf)]
 
 
 class _Interval:
-    """What all numbers with an interval have in common: how they are stored."""
+    """What all numbers with an interval have in common: how they are stored and told."""
 
     low: float
     high: float
+    n: int
 
     @property
     def known(self) -> bool:
@@ -82,6 +87,10 @@ class _Interval:
     def ends(self) -> tuple[float, float] | tuple[None, None]:
         """Low and high; None without an interval."""
         return (self.low, self.high) if self.known else (None, None)
+
+    def told(self, format: Format) -> str:
+        """The interval as text, without brackets; `n = 3, no interval` where there were too few items."""
+        return format.interval(self.low, self.high) if self.known else too_few(self.n)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as `scores.json` holds them; the ends are None without an interval."""
@@ -113,7 +122,7 @@ class Estimate(_Interval):
 
     def __str__(self) -> str:
         """Like `0.219 (0.187–0.251)`."""
-        return MEAN.with_interval(self.mean, self.low, self.high)
+        return f"{MEAN.value(self.mean)} ({self.told(MEAN)})"
 
 
 @dataclass(frozen=True)
@@ -138,12 +147,42 @@ class Difference(_Interval):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval excludes 0. Only then may a difference be called "better" or "worse"."""
+        """Whether the interval excludes 0: one of the two tests."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def shown(self) -> bool:
+        """Whether both tests show a difference: the interval excludes 0, and the sign-flip test agrees.
+
+        Only then may a sentence call the condition better or worse, or say that it falls or rises. It is the rule of a
+        mark, without Holm's correction: a sentence is about one condition, a mark stands in a column of many.
+        """
+        return self.excludes_zero and self.p_sign <= LEVEL
+
+    @property
+    def falls(self) -> bool:
+        """Whether a fall is shown."""
+        return self.shown and self.high < 0
+
+    @property
+    def rises(self) -> bool:
+        """Whether a rise is shown."""
+        return self.shown and self.low > 0
+
+    @property
+    def doubt(self) -> str:
+        """Why a difference is not shown, in a few words; empty where it is."""
+        if self.shown:
+            return ""
+        if not self.known:
+            return too_few(self.n)
+        if self.excludes_zero:
+            return f"the sign-flip test has p\u00a0=\u00a0{fixed(self.p_sign)}"
+        return "the interval holds\u00a00"
 
     def __str__(self) -> str:
         """Like `−0.088 (−0.102 to −0.061)`."""
-        return DIFFERENCE.with_interval(self.mean, self.low, self.high)
+        return f"{DIFFERENCE.value(self.mean)} ({self.told(DIFFERENCE)})"
 
 
 @dataclass(frozen=True)
@@ -157,7 +196,7 @@ class Ratio(_Interval):
 
     def __str__(self) -> str:
         """Like `0.48 × (0.41–0.56)`."""
-        return RATIO.with_interval(self.ratio, self.low, self.high)
+        return f"{RATIO.value(self.ratio)} ({self.told(RATIO)})"
 
 
 @dataclass(frozen=True)
@@ -172,7 +211,7 @@ class Share(_Interval):
 
     def __str__(self) -> str:
         """Like `23.9 % (12.0–36.1)`."""
-        return SHARE.with_interval(self.share, self.low, self.high)
+        return f"{SHARE.value(self.share)} ({self.told(SHARE)})"
 
 
 Statistic = Estimate | Difference | Ratio | Share
@@ -191,12 +230,12 @@ def value_of(statistic: Statistic) -> float:
 
 
 def columns_of(name: str, statistic: Statistic | None) -> dict[str, float | None]:
-    """A statistic as columns of a table: `NAME`, `NAME_low`, `NAME_high`; all None without a statistic."""
-    numbers = (None, None, None) if statistic is None else (value_of(statistic), *statistic.ends)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+    """A statistic as columns of a table: `NAME`, `NAME_low`, `NAME_high`, `NAME_n`; all None without a statistic."""
+    numbers = (None,) * 4 if statistic is None else (value_of(statistic), *statistic.ends, statistic.n)
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), numbers, strict=True))
 
 
-def holm(p_values: Sequence[float], *, level: float = 0.05) -> list[bool]:
+def holm(p_values: Sequence[float], *, level: float = LEVEL) -> list[bool]:
     """Which of several tests reject, if the chance that any of them rejects wrongly is to stay below `level`.
 
     Holm's step-down: the smallest p-value is held against level / m, the next against level / (m − 1), and so on up to

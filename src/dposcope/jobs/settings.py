@@ -1,12 +1,22 @@
 """The settings of a job, checked once, whether they come from flags, a TOML or JSON file, or Python."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypedDict, cast
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypedDict, cast
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
@@ -24,6 +34,7 @@ from dposcope.jobs.numbers import (
     Windows,
 )
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_prefill, check_wrap
+from dposcope.options import EITHER, GIVEN, Only, is_table
 from dposcope.protocols import DeviceMap, Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -35,6 +46,10 @@ _CHAT = Group("Chat models", sort_key=2)
 _ENGINE = Group("Engine", sort_key=5)
 
 
+FITTED: Final = ("mean-difference", "probe")
+"""Kinds of direction that are made from comments."""
+_MADE: Final = re.compile(r"(^|[=+])(scale|assign|steer|ablate)(?=[:+]|$)")
+"""In a condition: a part that is made from a direction."""
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
 """Table → the options for its columns."""
 
@@ -91,6 +106,11 @@ class EditSpec:
         """Whether the strength is given."""
         return self.alpha is not None or self.ablate is not None
 
+    @property
+    def has_gains(self) -> bool:
+        """Whether neurons get gains."""
+        return self.alpha is not None if self.given else self.parts != "ablation"
+
 
 LAYOUT: Final = (
     "A .toml file that says where a model of an unknown type keeps its blocks, projections and final norm; see "
@@ -112,13 +132,58 @@ LayoutOption = Annotated[str | None, Parameter(group=_MACHINE), BeforeValidator(
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen; unknown names are refused."""
+    """Base of all settings: frozen; unknown names are refused, and options that are given for nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ONLY: ClassVar[tuple[Only, ...]] = ()
+    """The options of this class that do not always count; those of its bases hold, too."""
+
+    @classmethod
+    def filled(cls, values: Mapping[str, Any], *, given: Collection[str] = ()) -> Self:
+        """Settings that a program fills in, as from a record or a preset: what does not count there is no mistake.
+
+        Args:
+            values: by name.
+            given: names among them that a person gave, who is told if one does not count.
+        """
+        return cls.model_validate(values, context={GIVEN: given})
+
+    @classmethod
+    def rules(cls) -> tuple[Only, ...]:
+        """`ONLY` of the class and of its bases."""
+        return tuple(rule for kind in cls.__mro__ for rule in cast(tuple[Only, ...], vars(kind).get("ONLY", ())))
+
+    def idle(self, names: Iterable[str]) -> list[str]:
+        """The refusals of the options that do not count here. One that is None or off asks for nothing.
+
+        Args:
+            names: of the options that were given.
+        """
+        # By identity: a block, a seed and a number of tokens may be 0.
+        asked = {name for name in names if not any(getattr(self, name) is off for off in (None, False))}
+        return [
+            rule.refusal(name)
+            for rule in self.rules()
+            for name in rule.options
+            if name in asked and not rule.holds(self)
+        ]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _nothing_for_nothing(cls, values: Any, make: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        # Here and not after it, because a concept and other defaults are filled in on the way.
+        made = make(values)
+        given = values if info.context is None else info.context.get(GIVEN, values)
+        if isinstance(values, Mapping) and (refused := made.idle(given)):
+            raise ValueError(refused[0])
+        return made
 
 
 class ChatSettings(Settings):
     """How prompts are put to the model."""
+
+    ONLY = (Only(("system", "wrap", "prefill"), lambda s: s.chat != "off", "--chat on or auto", EITHER),)
 
     chat: Annotated[ChatMode, Parameter(group=_CHAT)] = Field(
         default="auto",
@@ -228,6 +293,8 @@ class MachineSettings(LoadSettings):
 class EngineSettings(Settings):
     """What writes the texts."""
 
+    ONLY = (Only(("base_url", "concurrency"), lambda s: s.engine == "openai", "--engine openai"),)
+
     engine: Annotated[Literal["local", "openai"], Parameter(group=_ENGINE)] = Field(
         default="local",
         description="What writes the texts. local: the model itself, here; openai: a server with OpenAI's completions, "
@@ -246,16 +313,13 @@ class EngineSettings(Settings):
     def _server_is_named(self) -> "EngineSettings":
         if self.engine == "openai" and not self.base_url:
             raise ValueError("--engine openai needs the address of a server; give --base-url http://localhost:8000/v1")
-        if self.engine == "local":
-            for name in ("base_url", "concurrency"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    option = f"--{name.replace('_', '-')}"
-                    raise ValueError(f"{option} is for --engine openai; give that, or leave {option} out")
         return self
 
 
 class CommentSettings(Settings):
     """A concept, and labelled comments."""
+
+    ONLY = (Only(("text_column", "label_column", "positive_label"), lambda s: s.comments is not None, "--comments"),)
 
     concept: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
@@ -316,15 +380,39 @@ class FitSettings(CommentSettings):
 class DirectionSettings(FitSettings):
     """Which direction, and what it is made from."""
 
+    ONLY = (
+        Only(
+            ("direction_rows", "direction_block"),
+            lambda s: s.fits_direction,
+            "--direction mean-difference or probe",
+            EITHER,
+        ),
+    )
+
     direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
         default="mean-difference",
         description="mean-difference (clearest on small models), probe (the paper's logistic regression), "
         "token-contrast (no comments needed; paper 6.2), or the path of a saved direction.",
     )
 
+    @property
+    def fits_direction(self) -> bool:
+        """Whether a direction is made from comments."""
+        return self.direction in FITTED
+
 
 class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
     """The data, the scorer and the protocol of measurements."""
+
+    ONLY = (
+        Only(
+            ("prompt_column",),
+            lambda s: is_table(s.prompts) or is_table(s.report_prompts),
+            "--prompts or --report-prompts with a table",
+        ),
+        Only(("neutral_column",), lambda s: is_table(s.neutral), "--neutral with a table"),
+        Only(("passage_prompt_column", "passage_gold_column"), lambda s: s.passages is not None, "--passages"),
+    )
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
@@ -423,6 +511,21 @@ class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
 class EditSettings(MeasureSettings):
     """Settings of `dposcope edit`."""
 
+    ONLY = (
+        Only(
+            ("parts", "logppl_budget"),
+            lambda s: not s.edit_spec.given,
+            "the searched edit",
+            "leave it out with --alpha or --ablate",
+        ),
+        Only(
+            ("beta", "ranking"),
+            lambda s: s.edit_spec.has_gains,
+            "an edit with gains",
+            "give --alpha or another --parts, or leave {option} out",
+        ),
+    )
+
     alpha: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
         default=None,
         description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. With --alpha or --ablate "
@@ -463,15 +566,19 @@ class EditSettings(MeasureSettings):
         """The parts of the edit, and its strength."""
         return EditSpec(self.parts, self.alpha, self.ablate, self.logppl_budget, self.max_windows)
 
-    @model_validator(mode="after")
-    def _ablation_fits(self) -> "EditSettings":
-        if self.parts != "both" and (self.alpha is not None or self.ablate is not None):
-            raise ValueError("--parts is for the searched edit; leave it out with --alpha or --ablate")
-        return self
-
 
 class EvaluateSettings(EngineSettings, MeasureSettings):
     """Settings of `dposcope evaluate`."""
+
+    ONLY = (
+        Only(("rtp_samples", "fluency_model"), lambda s: s.protocol == "rtp", "--protocol rtp"),
+        Only(
+            ("direction", "direction_rows", "direction_block"),
+            lambda s: any(_MADE.search(one) for one in s.condition or []),
+            "a --condition of scale, assign, steer or ablate",
+            "give one, or leave {option} out",
+        ),
+    )
 
     base_url: Annotated[list[str] | None, Parameter(group=_ENGINE, negative_iterable=())] = Field(
         default=None,
@@ -506,17 +613,22 @@ class EvaluateSettings(EngineSettings, MeasureSettings):
         "these are of few articles, and the cost of an edit differs between articles.",
     )
 
-    @model_validator(mode="after")
-    def _samples_are_asked_for(self) -> "EvaluateSettings":
-        if self.protocol != "rtp":
-            for name, option in (("rtp_samples", "--rtp-samples"), ("fluency_model", "--fluency-model")):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{option} is for --protocol rtp; give that, or leave {option} out")
-        return self
-
 
 class ProbeSettings(MachineSettings, FitSettings):
     """Settings of `dposcope probe`."""
+
+    ONLY = (
+        Only(
+            (
+                *("comments", "text_column", "label_column", "positive_label", "direction_rows", "direction_block"),
+                "batch_size",
+            ),
+            lambda s: s.kind in FITTED,
+            "--kind probe or mean-difference",
+            EITHER,
+        ),
+        Only(("seed",), lambda s: s.kind == "probe", "--kind probe"),
+    )
 
     comments: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,

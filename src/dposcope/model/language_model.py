@@ -1,6 +1,6 @@
 """A model and its tokenizer. Neither is wrapped or changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,25 @@ class _Digested:
     def __reduce__(self) -> tuple[type["_Digested"], tuple[()]]:
         """For copies and pickles."""
         return _Digested, ()
+
+
+class _Converted(Mapping[str, Tensor]):
+    """Tensors of which some are converted when they are asked for, so that one copy is in memory at a time."""
+
+    def __init__(self, converted: Mapping[str, Tensor], others: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._converted, self._others, self._dtype = converted, others, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._others:
+            return self._others[name]
+        tensor = self._converted[name]
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._converted, *self._others])
+
+    def __len__(self) -> int:
+        return len(self._converted) + len(self._others)
 
 
 def stored_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -318,11 +337,21 @@ class LanguageModel:
         )
 
         def digest() -> str:
-            whole = {**named, **scales(self.model), **{name: coarse(one) for name, one in buffers.items()}}
-            return f"{self.model.config.model_type}-{tensor_fingerprint(whole)}"
+            return tensor_fingerprint(
+                {**named, **scales(self.model), **{name: coarse(one) for name, one in buffers.items()}}
+            )
 
-        marks = (layouts.layout_mark(self.model.config.model_type), self.variant)
-        return "-".join([self._digested.of(state, digest), *(mark for mark in marks if mark)])
+        return self._identified(self._digested.of(state, digest))
+
+    def fingerprint_in(self, dtype: torch.dtype) -> str:
+        """The `fingerprint` that these weights have when they are converted to `dtype`. It reads them all."""
+        beside = {**scales(self.model), **{name: coarse(one) for name, one in stored_buffers(self.model).items()}}
+        return self._identified(tensor_fingerprint(_Converted(dict(self.model.named_parameters()), beside, dtype)))
+
+    def _identified(self, digest: str) -> str:
+        model_type = self.model.config.model_type
+        parts = (model_type, digest, layouts.layout_mark(model_type), self.variant)
+        return "-".join(part for part in parts if part)
 
     @cached_property
     def _digested(self) -> "_Digested":

@@ -17,8 +17,8 @@ UNSHARED_NOTE = f"{UNSHARED}: another scorer does not share this difference."
 RISE = Format.named("signed fixed 2")
 
 _COLUMNS = (
-    Column.ranged("harmless_rise", "harmless log-PPL, paired rise", RISE),
-    Column.ranged("relevance_kept", "relevance kept", RATIO),
+    Column.measured("harmless_rise", "harmless log-PPL, paired rise", RISE),
+    Column.measured("relevance_kept", "relevance kept", RATIO),
     Column("distinct_kept", "distinct pairs kept", RATIO),
     Column("phrase", "phrase that rose most"),
 )
@@ -90,7 +90,7 @@ def costs_table(scores: Scores, labels: Mapping[str, str]) -> Table | None:
         "costs",
         "What each condition costs",
         frame_of(lines),
-        (Column("label", "Condition"), Column.ranged("rise", "log-PPL, paired rise", RISE), *columns),
+        (Column("label", "Condition"), Column.measured("rise", "log-PPL, paired rise", RISE), *columns),
         meaning_of(columns),
     )
 

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dposcope.evaluation.conditions.scores import BASE, Scores
+from dposcope.evaluation.numbers import too_few
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Ratio
 from dposcope.report.figures import COLOURS, GROUND, MOST_SERIES, MUTED, RULE, house_style
@@ -96,7 +97,7 @@ def front_figure(scores: Scores) -> Figure | None:
                 markersize=8,
                 markeredgecolor=GROUND,
                 linestyle="none",
-                label=spot.label,
+                label=spot.label if spot.rise.known else f"{spot.label} ({too_few(spot.rise.n)})",
             )
         finish_front(figure, axes, scores.concept)
         return figure

@@ -122,9 +122,10 @@ TERMS = (
     ),
     Term(
         "Difference",
-        "Condition minus unedited model, on the same items, resampled together. A difference is marked better or worse "
-        "only if p < 0.05 after Holm's correction for the number of conditions: among many, one often looks better by "
-        "chance.",
+        "Condition minus unedited model, on the same items, resampled together. It is shown only if two tests agree: "
+        "its interval excludes 0, and the mean is seldom as far from 0 if each item's difference has its sign by "
+        "chance (sign-flip test). A mark also needs p < 0.05 after Holm's correction for the number of conditions: "
+        "among many, one often looks better by chance.",
     ),
     Term("×", "Ratio of two means over the same items: 0.45 × is 45 per cent of the unedited model's."),
     Term(
@@ -157,7 +158,7 @@ TERMS = (
     ),
     Term(
         "‡",
-        "One scorer shows this difference, and another does not: its interval contains 0, or lies on the other side.",
+        "One scorer shows this difference, and another does not: it has no mark there, or one on the other side.",
     ),
     Term("Control", "An edit of the same size that should have no effect: shuffled gains, a random direction."),
 )

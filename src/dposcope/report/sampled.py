@@ -21,11 +21,6 @@ _FLUENCY = {FLUENCY: "log-PPL of samples", FLUENCY_BY_SECOND: "by a second model
 _DISTINCT = Format.named("fixed 2")
 
 
-def sampled_labels(scores: Scores) -> dict[str, str]:
-    """Measure of samples → its heading; empty where no samples were drawn."""
-    return _by_scorers(scores) | _fluency(scores) if scores.distinct_sampled else {}
-
-
 def sampled_table(scores: Scores) -> Table | None:
     """One line per condition: means with 95 % intervals over prompts; None where no samples were drawn.
 
@@ -48,8 +43,8 @@ def sampled_table(scores: Scores) -> Table | None:
         frame_of(lines),
         (
             Column("condition", "condition"),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in fluency.items()),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in fluency.items()),
             *(Column(f"dist_{n}", f"dist-{n}", _DISTINCT) for n in (1, 2, 3)),
         ),
         (

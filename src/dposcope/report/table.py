@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import polars as pl
 from polars.exceptions import PolarsError
@@ -17,7 +17,7 @@ from dposcope.artefacts import write_atomically, write_text
 from dposcope.data.masking import mask_offensive
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.errors import DposcopeError, first_line
-from dposcope.evaluation.numbers import NOTHING, TEXT, Format
+from dposcope.evaluation.numbers import NOTHING, TEXT, Format, too_few
 from dposcope.foreign_text import blanked, json_text, markdown
 
 
@@ -30,6 +30,7 @@ class StoredColumn(TypedDict):
     interval: tuple[str, str] | None
     mark: str | None
     formats: str | None
+    items: NotRequired[str | None]
 
 
 class _StoredSeries(TypedDict):
@@ -64,16 +65,24 @@ class Column:
     """The frame's column of marks, such as †, shown after value and interval."""
     formats: str | None = None
     """The frame's column with the name of each line's format, if formats differ by line; replaces `format`."""
+    items: str | None = None
+    """The frame's column with the number of items, shown where they were too few for an interval."""
 
     @classmethod
     def ranged(cls, name: str, label: str, format: Format, *, mark: str | None = None) -> "Column":
-        """A column with an interval in `NAME_low` and `NAME_high`, as `columns_of` makes them."""
+        """A column with an interval in `NAME_low` and `NAME_high`."""
         return cls(name, label, format, (f"{name}_low", f"{name}_high"), mark)
+
+    @classmethod
+    def measured(cls, name: str, label: str, format: Format, *, mark: str | None = None) -> "Column":
+        """A column of a statistic, in the four columns that `columns_of` makes."""
+        return replace(cls.ranged(name, label, format, mark=mark), items=f"{name}_n")
 
     @property
     def sources(self) -> tuple[str, ...]:
         """All columns of the frame that it uses."""
-        return tuple(name for name in (self.name, *(self.interval or ()), self.mark, self.formats) if name is not None)
+        used = (self.name, *(self.interval or ()), self.mark, self.formats, self.items)
+        return tuple(name for name in used if name is not None)
 
     @property
     def numeric(self) -> bool:
@@ -87,7 +96,9 @@ class Column:
             return Cell(NOTHING, mark=mark or "")
         form = Format.named(line[self.formats]) if self.formats else self.format
         low, high = (line[end] for end in self.interval) if self.interval else (None, None)
-        interval = "" if low is None or high is None else form.interval(low, high)
+        n = line[self.items] if self.items else None
+        few = "" if n is None else too_few(n)
+        interval = few if low is None or high is None else form.interval(low, high)
         return Cell(form.value(value), interval, mark or "")
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +110,7 @@ class Column:
             "interval": None if self.interval is None else list(self.interval),
             "mark": self.mark,
             "formats": self.formats,
+            "items": self.items,
         }
 
     @classmethod
@@ -106,7 +118,9 @@ class Column:
         """What `to_json` wrote."""
         form, ends = Format.named(stored["format"]), stored["interval"]
         interval = None if ends is None else (ends[0], ends[1])
-        return cls(stored["name"], stored["label"], form, interval, stored["mark"], stored["formats"])
+        return cls(
+            stored["name"], stored["label"], form, interval, stored["mark"], stored["formats"], stored.get("items")
+        )
 
 
 @dataclass(frozen=True)

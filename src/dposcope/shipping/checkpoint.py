@@ -22,6 +22,7 @@ from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import coarse, stored_buffers
+from dposcope.model.layout import layout_mark
 from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
@@ -182,25 +183,31 @@ class _Parameters(Mapping[str, Tensor]):
     ) -> None:
         self._buffers = stored_buffers(skeleton.lm.model).keys()
         own = [*(name for name, _ in skeleton.lm.model.named_parameters()), *self._buffers]
-        self._of = {name: names.parts(name) for name in own if name in names.one or name in names.by_expert}
+        self._names = names
+        self._own = [one for one in own if one in names.one or one in names.by_expert or one in names.joined]
         self._weights = weights
         self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
-        parts = self._of[name]
-        if isinstance(parts, str):
-            stored = self._weights[parts].read()
-        else:
-            stored = torch.cat([torch.stack([self._weights[key].read() for key in keys]) for keys in parts], dim=1)
+        stored = self._stored(name)
         if name in self._buffers:
             return coarse(stored)
         return stored if self._dtype is None else stored.to(self._dtype)
 
+    def _stored(self, name: str) -> Tensor:
+        if name in self._names.one:
+            return self._weights[self._names.one[name]].read()
+        if name in self._names.joined:
+            parts = self._names.joined[name]
+            return torch.cat([self._weights[key].read() for key in parts.keys], dim=parts.dim)
+        experts = self._names.by_expert[name]
+        return torch.cat([torch.stack([self._weights[key].read() for key in keys]) for keys in experts], dim=1)
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._of)
+        return iter(self._own)
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._own)
 
 
 def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: StoredNames) -> Iterator[str]:
@@ -208,6 +215,12 @@ def checkpoint_fingerprints(skeleton: Skeleton, weights: Weights, names: StoredN
 
     `dposcope` loads a float32 checkpoint in bfloat16 if the hardware supports it. Each fingerprint reads all weights.
     """
-    yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names))}"
+    mark = layout_mark(skeleton.model_type)
+
+    def fingerprint(dtype: torch.dtype | None = None) -> str:
+        digest = tensor_fingerprint(_Parameters(skeleton, weights, names, dtype))
+        return "-".join([skeleton.model_type, digest, *([mark] if mark else [])])
+
+    yield fingerprint()
     if any(stored.dtype == torch.float32 for stored in weights.values()):
-        yield f"{skeleton.model_type}-{tensor_fingerprint(_Parameters(skeleton, weights, names, torch.bfloat16))}"
+        yield fingerprint(torch.bfloat16)

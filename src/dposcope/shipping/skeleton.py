@@ -81,8 +81,8 @@ class Skeleton:
         """How the checkpoint names the parameters.
 
         A checkpoint may leave out the prefix of the base model, or use older names. Names are converted by the rules
-        that transformers uses on loading. Tensors that loading joins, splits or transposes are left out, but for those
-        of experts.
+        that transformers uses on loading. Of tensors that loading joins, splits or transposes, those of experts and
+        those that are only joined are known; others are left out.
 
         Raises:
             DposcopeError: two stored tensors are the same parameter.
@@ -94,19 +94,27 @@ class Skeleton:
         own = model.state_dict(keep_vars=True)
         names: dict[str, str] = {}
         by_expert: dict[str, dict[str, dict[int, str]]] = {}
+        joined: dict[str, dict[str, str]] = {}
+        dims: dict[str, int] = {}
+
+        def renamed(key: str) -> tuple[str, str | None]:
+            name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, own)
+            return (key, None) if name not in own and key in own else (name, pattern)
+
         for key in stored:
-            # A scale has the name of its weight, with another ending.
+            name, pattern = renamed(key)
             stem, _, last = key.rpartition(".")
-            weight, rest = (key, "") if last in ("weight", "bias") else (f"{stem}.weight", last)
-            name, pattern = rename_source_key(weight, renamings, converters, model.base_model_prefix, own)
-            if name not in own and weight in own:
-                name, pattern = weight, None
+            if name not in own and last not in ("weight", "bias"):
+                # A scale is no parameter. It has the name of its weight, with another ending.
+                name, pattern = renamed(f"{stem}.weight")
+                name = f"{name.removesuffix('.weight')}.{last}"
             if pattern is not None:
                 number = _EXPERT.search(key)
                 if number is not None and name in own and any(_stacks(one, pattern) for one in converters):
                     by_expert.setdefault(name, {}).setdefault(pattern, {})[int(number[1])] = key
+                elif name in own and (dim := _joined_along(converters, pattern)) is not None:
+                    joined.setdefault(name, {})[pattern], dims[name] = key, dim
                 continue
-            name = f"{name.removesuffix('.weight')}.{rest}" if rest else name
             if name in names:
                 raise DposcopeError(f"{self.folder} stores {name} twice, as {names[name]} and {key}; convert it again")
             names[name] = key
@@ -118,7 +126,11 @@ class Skeleton:
             )
             for name, parts in by_expert.items()
         }
-        return StoredNames(names, experts)
+        parts = {
+            name: Joined(tuple(keys[pattern] for pattern in order if pattern in keys), dims[name])
+            for name, keys in joined.items()
+        }
+        return StoredNames(names, experts, parts)
 
 
 @dataclass(frozen=True)
@@ -130,10 +142,18 @@ class StoredNames:
     by_expert: dict[str, tuple[tuple[str, ...], ...]]
     """Of a 3-D parameter that is stored as a tensor per expert: for each of the projections that it holds one after the
     other (gate and up, or down alone) the names of all experts."""
+    joined: dict[str, "Joined"]
+    """Of a parameter that is stored as a few tensors, such as a convolution of queries, keys and values."""
 
-    def parts(self, name: str) -> str | tuple[tuple[str, ...], ...]:
-        """Where a parameter is: in one tensor, or in those of experts."""
-        return self.one[name] if name in self.one else self.by_expert[name]
+
+@dataclass(frozen=True)
+class Joined:
+    """Stored tensors that are one parameter, one after the other."""
+
+    keys: tuple[str, ...]
+    """Stored names in their order."""
+    dim: int
+    """The dimension along which they follow each other."""
 
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -143,6 +163,15 @@ def _stacks(rule: WeightConverter, pattern: str) -> bool:
     """Whether loading makes one tensor of those of all experts, and joins gate and up."""
     known = [MergeModulelist] if len(rule.source_patterns) == 1 else [MergeModulelist, Concatenate]
     return pattern in rule.source_patterns and [type(one) for one in rule.operations] == known
+
+
+def _joined_along(converters: Iterable[WeightConverter], pattern: str) -> int | None:
+    """The dimension along which loading joins the tensors of a pattern, if it does nothing else to them."""
+    for rule in converters:
+        if pattern in rule.source_patterns:
+            (first, *others) = rule.operations
+            return first.dim if isinstance(first, Concatenate) and not others else None
+    return None
 
 
 def checkpoint_folder(source: str | Path) -> Path:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.model.chat.asking import ChatOptions, Prompt
 from dposcope.model.chat.prompts import asked_by, encode_prompts
@@ -14,6 +15,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.protocols import DeviceMap, Quantise
 from dposcope.shipping.origin import checkpoint_origin
+from dposcope.talk.origin import origin_notes
 from dposcope.talk.subject import Subject
 
 PLAIN = 0.0
@@ -56,6 +58,8 @@ class Session:
     """Most tokens of an answer."""
     sampling: Sampling | None = None
     """None: the likeliest token. Otherwise all strengths draw with the same numbers."""
+    notes: tuple[str, ...] = ()
+    """On whether the edit was made for this model; see `origin_notes`."""
 
     def __post_init__(self) -> None:
         """Refuse an edit that was made for another architecture, or does not fit, before anything is written."""
@@ -96,8 +100,13 @@ class Session:
         Raises:
             DposcopeError: the model cannot be loaded, the edit does not fit it, or it cannot be asked so.
         """
-        lm = load_native(subject.model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
-        return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling)
+        try:
+            lm = load_native(subject.model, dtype=dtype, device=device, device_map=device_map, quantise=quantise)
+        except DposcopeError as error:
+            if subject.elsewhere is None or expanded(subject.model).exists():
+                raise
+            raise DposcopeError(f"{error}; {subject.elsewhere}") from error
+        return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling, origin_notes(subject, lm))
 
     @property
     def manner(self) -> str:

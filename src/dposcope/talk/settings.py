@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Group, Parameter
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from dposcope.jobs.numbers import Seed, SomeShare, Temperature
+from dposcope.jobs.numbers import BatchSize, Count, Seed, SignedStrength, SomeShare, Temperature
 from dposcope.jobs.settings import ChatSettings, LoadSettings
+from dposcope.options import Only, is_table
 
 if TYPE_CHECKING:
     from dposcope.model.generate import Sampling
@@ -20,6 +21,8 @@ NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 
 class TalkSettings(LoadSettings, ChatSettings):
     """How a model is asked, and how it writes."""
+
+    ONLY = (Only(("temperature", "top_p", "seed"), lambda s: s.sample, "--sample"),)
 
     edit: Annotated[str | None, Parameter(group=_WRITING)] = Field(
         default=None,
@@ -50,10 +53,32 @@ class TalkSettings(LoadSettings, ChatSettings):
 
         return Sampling(self.temperature, self.top_p, self.seed) if self.sample else None
 
-    @model_validator(mode="after")
-    def _sampling_is_asked_for(self) -> "TalkSettings":
-        given = {"temperature", "top_p", "seed"} & self.model_fields_set
-        if given and not self.sample:
-            option = f"--{min(given).replace('_', '-')}"
-            raise ValueError(f"{option} is for --sample; give that, or leave {option} out")
-        return self
+
+class GenerateSettings(TalkSettings):
+    """Settings of `dposcope generate`: what is asked, and at which strengths, beside how."""
+
+    ONLY = (
+        Only(("limit",), lambda s: s.prompts is not None, "--prompts"),
+        Only(("prompt_column",), lambda s: is_table(s.prompts), "--prompts with a table"),
+    )
+
+    prompt: Annotated[list[str] | None, Parameter(negative_iterable=())] = Field(
+        default=None,
+        description="A prompt; may be given several times. Default: those of --prompts, or a few built-in ones.",
+    )
+    prompts: str | None = Field(
+        default=None,
+        description="More prompts: a text file with one prompt a line, JSONL, CSV, TSV, JSON, Parquet, or "
+        "hub:owner/name. Default: none.",
+    )
+    prompt_column: str = Field(default="prompt", description="Column of --prompts, if it is a table.")
+    limit: Count | None = Field(default=None, description="Use only the first so many of --prompts. Default: all.")
+    strength: Annotated[list[SignedStrength] | None, Parameter(consume_multiple=True, negative_iterable=())] = Field(
+        default=None,
+        description="Strengths of the edit, one column each: 0 is the plain model, 1 the edit as it is, 0.5 half of "
+        "it. Default: 0 1; without an edit 0.",
+    )
+    batch_size: BatchSize | None = Field(
+        default=None,
+        description="Prompts at a time. Default: up to 128, as many as take 4 GB beside the model's weights.",
+    )

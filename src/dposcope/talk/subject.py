@@ -11,6 +11,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import shipped_edits
 from dposcope.interventions.tuned import PREFIX, edit_stem
 from dposcope.jobs.finished import ABOUT, CHECKPOINT, About, refuse_changed
+from dposcope.model.bundled import BUNDLED
 from dposcope.model.load import check_source
 
 _MAKERS: Final = ("edit", "tune", "dpo")
@@ -30,6 +31,24 @@ class Subject:
     """The scorer that a run was made with."""
     layout: str | None = None
     """The layout that a run was made with, see `read_layout`."""
+    run: Path | None = None
+    """The folder of the run that named the model."""
+
+    @property
+    def comes_together(self) -> bool:
+        """Whether both come with dposcope: a bundled model, whose file is checked by its digest, and its own edit."""
+        return self.model in shipped_edits() and self.named == self.model and not expanded(self.model).exists()
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Where the model may be instead of here; None where its name means the same everywhere."""
+        path = expanded(self.model)
+        if self.run is None or path.is_absolute() or (self.model in BUNDLED and not path.exists()):
+            return None
+        return (
+            f"the run in {self.run} calls its model {self.model!r}, a path from the folder in which the run was "
+            f"started: go there, or give the model itself and --edit {self.named}"
+        )
 
     @classmethod
     def find(cls, named: str, edit: str | None = None, *, needed: bool = False) -> "Subject":
@@ -71,7 +90,7 @@ class Subject:
         if model is None:
             raise DposcopeError(f"{folder / ABOUT} names no model; run the same command there again")
         if edit is not None:
-            return cls(model, _loaded(edit), edit, scorer, layout)
+            return cls(model, _loaded(edit), edit, scorer, layout, folder)
         if about.finished is None:
             raise DposcopeError(f"the run in {folder} is not finished; run the same command again to continue")
         files = value_files(folder / "edit")
@@ -80,7 +99,7 @@ class Subject:
             mend = f"talk to its model: {tuned}" if tuned.exists() else "give one with --edit"
             raise DposcopeError(f"the run in {folder} left no edit; {mend}")
         refuse_changed(folder, [file.name for file in files.both])
-        return cls(model, _loaded(str(folder)), str(folder), scorer, layout)
+        return cls(model, _loaded(str(folder)), str(folder), scorer, layout, folder)
 
 
 def _loaded(edit: str) -> Edit:

@@ -47,7 +47,9 @@ def test_an_edit_ends_with_effect_cost_texts_and_places(told, scores, out):
     against = scores.against_none["edit"]
     effect = next(line for line in lines if line.startswith("effect: "))
     assert f"{against.toxicity_ratio}; 12 prompts" in effect
-    assert str(against.differences["logppl"]) in next(line for line in lines if line.startswith("cost: "))
+    neutral, harmless = against.differences["logppl"], against.differences["harmless_logppl"]
+    cost = next(line for line in lines if line.startswith("cost: "))
+    assert f"log-perplexity {neutral} on neutral text; {harmless} on harmless text; F1 " in cost
     assert told.count("before: ") == told.count("after:  ") == 3
     assert f"model:   {out / 'model'}" in lines
     assert f"report:  {out / 'report.html'}" in lines
@@ -109,6 +111,8 @@ def test_a_random_model_gets_no_verdict(told, scores):
         (0.5, Difference(-0.1, -math.inf, math.inf, 3), "3 prompts are too few for an interval"),
         (0.5, Difference(-0.1, -0.3, 0.1, 12), "may be chance"),
         (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01), None),
+        (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01, 0.05), None),
+        (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01, 0.06), "may be chance: the sign-flip test has p = 0.060"),
     ],
 )
 def test_a_reason_where_nothing_was_found(scores, capsys, base, difference, said):
@@ -120,6 +124,20 @@ def test_a_reason_where_nothing_was_found(scores, capsys, base, difference, said
     page = capsys.readouterr().out
     assert ("No effect" in page) == (said is not None)
     assert said is None or said in " ".join(page.split())
+
+
+def test_a_cost_on_few_texts_is_told_with_their_number(scores, capsys):
+    found = scores.against_none["edit"]
+    one = Difference(0.09, -math.inf, math.inf, 1)
+    for differences, told in (
+        (found.differences | {"harmless_logppl": one}, "; +0.090 (n = 1, no interval) on harmless text; "),
+        ({name: value for name, value in found.differences.items() if name != "harmless_logppl"}, None),
+    ):
+        capsys.readouterr()
+        say_effect(replace(scores, against_none={"edit": replace(found, differences=differences)}), "edit")
+        (cost,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cost: ")]
+        assert (told or " on neutral text; F1 ") in cost
+        assert ("harmless" in cost) == (told is not None)
 
 
 def test_new_pairs_lead_to_training(capsys, tmp_path):

@@ -52,6 +52,7 @@ def test_texts_are_those_of_the_library(capsys, job, lm, edit, tmp_path):
     assert found | {"texts": None} == {
         "model": lm.name,
         "edit": str(Edit.load(edit)),
+        "notes": [],
         "chat": False,
         "new_tokens": 6,
         "sampling": None,
@@ -104,8 +105,7 @@ def test_all_strengths_draw_with_the_same_numbers(capsys, job, edit):
     [
         (["--strength", "0.5"], "a strength of 0.5 needs an edit; give one with --edit, or strength 0"),
         (["--strength", "1001"], "less than or equal to 1000"),
-        (["--strength", "nan"], "less than or equal to 1000"),
-        (["--seed", "1"], "--seed is for --sample; give that, or leave --seed out"),
+        (["--strength", "nan"], "input should be a finite number, not nan"),
         (["--top-p", "1.5", "--sample"], "--top-p: input should be less than or equal to 1, not 1.5"),
         (["--new-tokens", "0"], "--new-tokens: input should be greater than or equal to 1, not 0"),
         (["--chat", "on"], "has no chat template; leave --chat on out"),
@@ -113,7 +113,6 @@ def test_all_strengths_draw_with_the_same_numbers(capsys, job, edit):
         (["--edit", "none/here"], "edit:none/here names no edit; give its edit.safetensors"),
         (["--new-tokens", "128"], "do not fit into the 128 that"),
         (["--prompts", "none.txt"], "none.txt"),
-        (["--limit", "2"], "--limit is for --prompts; give that, or leave --limit out"),
     ],
 )
 def test_bad_input_gets_one_line(capsys, job, options, line):

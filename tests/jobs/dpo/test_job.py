@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -249,18 +248,6 @@ def test_the_gradients_length_is_that_of_the_trained_gains(job, pairs, finished,
     lengths = [[entry["grad_norm"] for entry in run.record.curves if "grad_norm" in entry] for run in (few, every)]
     assert lengths[0]
     assert max(lengths[0]) < min(lengths[1])
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"train": "full", "start": "x"}, "--start needs --train gains"),
-        ({"neurons": 3}, "name it with --start"),
-    ],
-)
-def test_a_start_belongs_to_gains_and_a_number_to_a_start(given, told):
-    with pytest.raises(ValidationError, match=told):
-        DpoSettings(**{"pairs": "p", "train": "gains"} | given)
 
 
 def test_an_edit_that_cannot_be_gone_on_from_is_refused(job, pairs, finished, tmp_path):

@@ -10,8 +10,9 @@ from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, choose_edit, default_edit
-from dposcope.jobs.ingredients import Ingredients, read_data
-from dposcope.jobs.ingredients import Job as StudyJob
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job as StudyJob
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.load import load
@@ -78,7 +79,7 @@ def choosing(tmp_path):
 
     def choose(windows: int, **options):
         job = make_job(tmp_path / "job", "mistral", windows=windows)
-        settings = EditSettings(**job.settings(**options))
+        settings = EditSettings.filled(job.settings(**options))
         lm = load(str(job.model), dtype="float32")
         direction = Direction(torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64), "d", -1)
         mean = torch.randn(3, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -21,10 +21,10 @@ from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
-from dposcope.jobs import ingredients
 from dposcope.jobs.edit import report as edit_report
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS
 from dposcope.jobs.edit.job import EditRun, run_edit
+from dposcope.jobs.ingredients import job as job_at_work
 from dposcope.jobs.settings import EditSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
@@ -501,7 +501,8 @@ def test_the_card_says_what_was_done_and_measured(done):
     assert card.startswith("---\n")
     assert f'base_model: "{done.job.model.name}"' in card
     assert 'library_name: "transformers"' in card
-    assert str(done.run.edit) in card
+    assert done.run.scores.about["edit"] in card
+    assert "gains on 33 of 72 neurons" in card
     for measure in MEASURES:
         for condition in ("none", "edit"):
             assert str(done.run.scores.conditions[condition][measure]) in card
@@ -610,7 +611,7 @@ def test_of_a_quantised_model_the_edit_is_measured_and_no_checkpoint_written(job
         assert (dtype, device, device_map, quantise) == ("float32", "cpu", None, "4bit")
         return in_bytes(load(name, dtype=dtype, device=device))
 
-    monkeypatch.setattr(ingredients, "load_native", in_codes)
+    monkeypatch.setattr(job_at_work, "load_native", in_codes)
     done = edited(job, tmp_path / "run", quantise="4bit", controls=False)
     assert (tmp_path / "run/edit.safetensors").exists()
     assert not (tmp_path / "run/model").exists()

@@ -30,7 +30,8 @@ GIVEN = {
 def test_its_tokens_and_steps_are_those_of_the_run(train, given, monkeypatch, tmp_path):
     job = make_job(tmp_path / "job")
     pairs = pairs_file(tmp_path / "pairs.jsonl")
-    settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), train=train, **{**GIVEN, **given})
+    texts = {"pairs": str(pairs), "learn_text": str(job.neutral)}
+    settings = DpoSettings.filled(texts | {"train": train} | GIVEN | given)
     work = dpo_work(str(job.model), tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
     read, plain = 0, policy.read
@@ -115,7 +116,7 @@ def test_micro_batches_of_all_weights_hold_a_second_gradient_of_the_head(tmp_pat
     pairs = pairs_file(tmp_path / "pairs.jsonl")
 
     def held(**given) -> float:
-        settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), **{**GIVEN, "kl_on": "pairs", **given})
+        settings = DpoSettings.filled({"pairs": str(pairs), **GIVEN, "kl_on": "pairs", **given})
         return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
 
     size = dpo_work(str(job.model), tmp_path / "out", DpoSettings(pairs=str(pairs), device="cpu")).running.size
@@ -137,7 +138,7 @@ def test_the_same_training_in_less_memory_is_what_its_options_give(eight_bits, t
     pairs = pairs_file(tmp_path / "pairs.jsonl")
 
     def work(**given) -> Work:
-        settings = DpoSettings(pairs=str(pairs), learn_text=str(job.neutral), **{**GIVEN, **given})
+        settings = DpoSettings.filled({"pairs": str(pairs), "learn_text": str(job.neutral), **GIVEN, **given})
         return dpo_work(str(job.model), tmp_path / "out", settings)
 
     lean = {"train": "full", "precompute_reference": True, "recompute": True, "micro_batch_size": None}

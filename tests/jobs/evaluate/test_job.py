@@ -22,10 +22,10 @@ from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
-from dposcope.jobs import ingredients
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
-from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.ingredients import job as job_at_work
+from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.run import Quiet, RunPolicy, lenders
 from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.model.generate import generate
@@ -134,9 +134,9 @@ def test_scores_name_every_condition_and_none(done):
 
 def test_numbers_are_those_of_the_suite(done, job):
     """Each condition's file against one measured directly, from the direction and means that the run kept."""
-    from dposcope.jobs.conditions import parse_condition
-    from dposcope.jobs.ingredients import Ingredients
-    from dposcope.jobs.measure import file_name
+    from dposcope.jobs.ingredients.prepared import Ingredients
+    from dposcope.jobs.measuring.conditions import parse_condition
+    from dposcope.jobs.measuring.measure import file_name
     from dposcope.neurons.activations import NeuronMeans
 
     out, _, protocol = done
@@ -352,7 +352,7 @@ def neural(tmp_path, monkeypatch):
 
 def test_of_quantised_weights_a_model_at_a_strength_is_refused_before_anything_is_measured(job, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        ingredients, "load_native", lambda name, **_: in_bytes(load(name, dtype="float32", device="cpu"))
+        job_at_work, "load_native", lambda name, **_: in_bytes(load(name, dtype="float32", device="cpu"))
     )
     asked = [f"half=model:{job.model},strength=0.5"]
     with pytest.raises(DposcopeError, match=r"'half': .* quantised, .*; leave strength out, or load the model unquant"):

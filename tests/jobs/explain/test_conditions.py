@@ -9,7 +9,7 @@ from dposcope.directions.direction import Direction
 from dposcope.jobs.explain.conditions import explain_conditions
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
 from helpers.explained import pair
 from helpers.families import random_direction
 

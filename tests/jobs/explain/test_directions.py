@@ -10,7 +10,8 @@ from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import token_contrast
 from dposcope.jobs.explain.directions import claim_directions, explained_along, name_of, patched_along
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import Job, read_data
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import open_run
 from dposcope.model.generate import generate
 from dposcope.model.load import load

@@ -37,8 +37,10 @@ from dposcope.jobs.explain.conditions import GRID, explain_conditions
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ingredients import Ingredients, make_direction, read_data
-from dposcope.jobs.measure import file_name
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.direction import make_direction
+from dposcope.jobs.ingredients.prepared import Ingredients
+from dposcope.jobs.measuring.measure import file_name
 from dposcope.model.devices.streamed import stream_
 from dposcope.model.generate import generate
 from dposcope.model.load import load

@@ -9,8 +9,8 @@ from dposcope.errors import DposcopeError
 from dposcope.jobs.explain.job import check_explain
 from dposcope.jobs.explain.repetitions import fitted_comments, other_kinds, prompt_folds
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import Job as StudyJob
-from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.run import open_run
 from dposcope.model.load import load
 from helpers.jobs import make_job

@@ -140,10 +140,10 @@ def test_changed_pairs_are_noticed_and_all_that_rests_on_them(whole):
 @pytest.fixture
 def files(tmp_path) -> dict[str, str]:
     """Data files that differ."""
-    names = ("prompts", "comments", "learn_text", "neutral", "passages")
+    names = ("prompts.jsonl", "comments.txt", "learn_text.txt", "neutral.txt", "passages.txt")
     for name in names:
-        (tmp_path / f"{name}.txt").write_text(name)
-    return {name: str(tmp_path / f"{name}.txt") for name in names}
+        (tmp_path / name).write_text(name)
+    return {name.partition(".")[0]: str(tmp_path / name) for name in names}
 
 
 @pytest.mark.parametrize(

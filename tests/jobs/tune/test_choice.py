@@ -13,7 +13,7 @@ from dposcope.evaluation.statistics import Difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import Quiet, Run
 from dposcope.jobs.tune import report as tune_report
 from dposcope.jobs.tune.choice import ChosenEdit, choose

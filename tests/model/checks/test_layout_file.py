@@ -1,18 +1,25 @@
 """A layout in a file: what it may say, what is refused, and that a model of an unknown type is read by it."""
 
+import io
 import json
+import sys
 
 import pytest
 import torch
 import transformers
+from peft import PeftModel
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
 from dposcope.model import layout as layouts
 from dposcope.model.checks.layout_file import read_layout, use_layout
+from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import Layout, find_layout, logit_scale, logit_softcap, unembed
+from dposcope.model.load import load
 from dposcope.reading import read_object
 from dposcope.talk.subject import Subject
+from dposcope.talk.web.server import TalkServer
 from helpers.families import bos_tokenizer, build, tiny
 from helpers.jobs import command, make_job
 
@@ -24,6 +31,8 @@ mlp-out = "feed_forward.w2"
 attention_out = ["self_attn.o_proj", "conv.out_proj"]
 final-norm = "model.embedding_norm"
 """
+
+IDS = torch.tensor([[2, 40, 41, 55]])
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +181,52 @@ def test_a_run_keeps_the_layout(tmp_path, capsys):
     again = command(capsys, *given, "--layout", kept)
     assert again.code == 0, again.err
     assert Subject.find(str(tmp_path / "out")).layout == kept
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's
+def test_an_edit_made_with_a_layout_is_folded_shipped_and_talked_to(tmp_path, capsys, monkeypatch):
+    """The whole way by the command line; what each command makes of it is what hooks do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\n"))
+    job = make_job(tmp_path / "job")
+    stranger().save_pretrained(job.model)
+    layout = ["--layout", written(tmp_path)]
+    precise = ["--dtype", "float32", "--device", "cpu"]
+
+    def run(*arguments: object) -> str:
+        """As in a program of its own: nothing is registered before."""
+        layouts._LAYOUTS.pop("lfm3", None)
+        done = command(capsys, *arguments)
+        assert done.code == 0, done.err
+        assert "note:" not in done.out
+        return done.out
+
+    made = ["edit", job.model, "--out", "run", *job.flags(also_score=None, ablate=0.8), *layout]
+    run("--trust-code", *made, "--no-controls", "--quiet")
+    run("fold", job.model, "--edit", "run", "--out", "folded", *layout)
+    run("fold", job.model, "--edit", "run", "--out", "adapters", "--form", "adapters", *layout)
+    lm, edit = load(job.model, dtype="float32"), Edit.load(tmp_path / "run/edit")
+    assert edit.about["fingerprint"] == lm.fingerprint
+    plain, folded = lm.model(IDS).logits, load(tmp_path / "folded", dtype="float32").model(IDS).logits
+    shipped = PeftModel.from_pretrained(load(job.model, dtype="float32").model, tmp_path / "adapters/ablation")
+    with edit.on(lm):
+        edited = lm.model(IDS).logits
+        text = generate(lm, ["the cat"], new_tokens=6)[0].text
+    assert not torch.allclose(plain, edited, atol=1e-2), "the edit does nothing"
+    torch.testing.assert_close(folded, edited, rtol=0, atol=1e-4)
+    torch.testing.assert_close(shipped(IDS).logits, edited, rtol=0, atol=1e-4)
+    asked = ["--new-tokens", "6", *precise, "--quiet"]
+    for named in (["run"], [job.model, "--edit", "run", *layout]):
+        answers = json.loads(run("generate", *named, "--prompt", "the cat", *asked, "--raw", "--json"))
+        assert answers["texts"][0]["answers"][1]["text"] == text
+        assert answers["notes"] == []
+    assert f"strength 1: {text.strip()}" in run("chat", "run", *asked, "--raw")
+    pages = []
+
+    def serve(server: TalkServer) -> None:
+        pages.append(server.files[""].body)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TalkServer, "serve_forever", serve)
+    run("serve", "run", *precise, "--quiet", "--port", "0")
+    assert len(pages) == 1

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from dposcope.directions.lens import Lens
+from dposcope.report.browser import page as browser_page
+from dposcope.report.browser.kept import kept
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser, TokenActivations, TokenisedText
 from dposcope.report.browser.page import write_browser
 from helpers.browsers import browser, click, hostile_browser, lens, neurons, put, rows, settle, state
@@ -174,11 +176,11 @@ def test_filters_keep_what_they_say(opened):
         "[name=effect][value='2']": ((group == 1) | (group == 4)) & (total < 0),
         "#certain": ((group == 1) | (group == 4)) & (total < 0) & certain,
     }
-    for selector, kept in expected.items():
+    for selector, chosen in expected.items():
         click(opened, selector)
-        assert state(opened).startswith(f"{int(kept.sum())} of 1,200 neurons")
-        chosen = [n for n in ordered(total, descending=True) if kept.ravel()[n]]
-        assert neurons(opened)[:10] == [named(n) for n in chosen[:10]]
+        assert state(opened).startswith(f"{int(chosen.sum())} of 1,200 neurons")
+        listed = [n for n in ordered(total, descending=True) if chosen.ravel()[n]]
+        assert neurons(opened)[:10] == [named(n) for n in listed[:10]]
     click(opened, "#clear")
     assert state(opened).startswith("All 1,200 neurons")
     assert opened.run("document.getElementById('clear').disabled")
@@ -204,10 +206,10 @@ def test_numbers_are_compared(opened):
         "after > 1000": np.zeros(COUNT, dtype=bool),
         "contribution <= 1.23e+3, rank <= 9": rank <= 9,  # as the page itself writes it
     }
-    for query, kept in queries.items():
+    for query, chosen in queries.items():
         put(opened, "by-number", query)
-        assert state(opened).startswith(f"{int(kept.sum()):,} of 1,200 neurons"), query
-        first = [named(n) for n in ordered(VALUE.contribution, descending=True) if kept[n]][:5]
+        assert state(opened).startswith(f"{int(chosen.sum()):,} of 1,200 neurons"), query
+        first = [named(n) for n in ordered(VALUE.contribution, descending=True) if chosen[n]][:5]
         assert neurons(opened)[:5] == (first or ["No neuron passes these filters."])
         assert opened.run("document.getElementById('number-fault').textContent") == ""
     put(opened, "by-number", "rank <= 25")
@@ -562,3 +564,132 @@ def test_neurons_of_a_mixture_are_named_by_block_expert_and_index(mixture):
     click(mixture, "#download")
     first = next(csv.DictReader(io.StringIO(mixture.run("globalThis.saved.text()").removeprefix("\ufeff"))))
     assert [first["block"], first["expert"], first["index"]] == by_expert(STRONGEST).split(".")
+
+
+MOST = 150
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Pages that have the strongest neurons, and all that have a lens or texts."""
+    folder, room = tmp_path_factory.mktemp("parts"), 1_000_000
+    value = replace(VALUE, lenses={n: one for n, one in VALUE.lenses.items() if n % 40 == 0 or n == STRONGEST})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(browser_page, "MAX_BYTES", room)
+        patch.setattr(browser_page, "BYTES_OF_NEURON", room)
+        patch.setattr(browser_page, "kept", lambda value, most: kept(value, min(most, MOST)))
+        write_browser(value, folder / "part.html")
+        write_browser(replace(value, experts=EXPERTS), folder / "mixture.html")
+    return folder
+
+
+KEPT = sorted(
+    {*np.argsort(-np.abs(VALUE.contribution.astype(np.float32)).ravel(), kind="stable")[:MOST].tolist(), STRONGEST}
+    | set(range(0, COUNT, 40))
+)
+AWAY = next(n for n in range(WIDTH, COUNT) if n not in KEPT)
+PART = f"{len(KEPT)} neurons of this page"
+
+
+@pytest.fixture
+def part(tab, parts):
+    tab.open(parts / "part.html")
+    tab.console.clear()
+    yield tab
+    assert tab.console == []
+
+
+def kept_in_order(column: np.ndarray, *, descending: bool = True) -> list[int]:
+    return [n for n in ordered(np.float32(column), descending=descending) if n in KEPT]
+
+
+def test_a_part_of_the_neurons_is_named_sorted_and_ranked_as_among_all(part):
+    assert state(part) == f"All {PART}, largest contribution first"
+    order = ordered(np.float32(VALUE.contribution), descending=True)
+    wanted = kept_in_order(VALUE.contribution)
+    assert neurons(part)[:10] == [named(n) for n in wanted[:10]]
+    assert [row[7] for row in rows(part)[:10]] == [f"{order.index(n) + 1:,}" for n in wanted[:10]]
+    click(part, "[data-sort=rank]")
+    click(part, "[data-sort=rank]")
+    assert (rows(part)[0][0], rows(part)[0][7]) == (named(order[-1]), "1,200")
+    click(part, "[data-sort=cosine]")
+    assert neurons(part)[:10] == [named(n) for n in kept_in_order(VALUE.cosine)[:10]]
+    click(part, "[data-sort=neuron]")
+    assert neurons(part)[:10] == [named(n) for n in KEPT[:10]]
+    assert rows(part)[0][8].split()[0] == "␣word0", "lenses are those of their neurons"
+
+
+def test_a_part_of_the_neurons_is_searched(part):
+    rank = {n: place + 1 for place, n in enumerate(ordered(np.float32(VALUE.contribution), descending=True))}
+    certain, group = VALUE.certain.ravel(), VALUE.group.ravel()
+    queries = {"1": [n for n in KEPT if n // WIDTH == 1], named(KEPT[7]): [KEPT[7]], "": KEPT}
+    for query, wanted in queries.items():
+        put(part, "by-neuron", query)
+        assert state(part).startswith(f"{len(wanted)} of {PART}" if query else f"All {PART}")
+        assert neurons(part)[:5] == [named(n) for n in kept_in_order(VALUE.contribution) if n in wanted][:5]
+        assert part.run("document.getElementById('neuron-fault').textContent") == ""
+    put(part, "by-number", "rank > 1100, cosine < 0.1")
+    found = [n for n in KEPT if rank[n] > 1100 and np.float32(VALUE.cosine.ravel()[n]) < np.float32(0.1)]
+    assert state(part).startswith(f"{len(found)} of {PART}")
+    put(part, "by-number", "")
+    put(part, "by-token", "word3")
+    found = [n for n in VALUE.lenses if n % 40 == 0 and n % 7 == 3 and n != STRONGEST]
+    assert state(part).startswith(f"{len(found)} of {PART}")
+    assert sorted(neurons(part)) == sorted(map(named, found))
+    put(part, "by-token", "")
+    click(part, "#certain")
+    click(part, "[name=group][value='2']")
+    assert state(part).startswith(f"{sum(bool(certain[n]) and group[n] == 2 for n in KEPT)} of {PART}")
+    click(part, "#clear")
+    click(part, "#map-table .net td:last-child")
+    assert state(part).startswith(f"{sum(n // WIDTH == BLOCKS - 1 for n in KEPT)} of {PART}")
+    click(part, "#clear")
+    click(part, "#with-texts")
+    assert neurons(part) == [named(STRONGEST)]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_neuron_that_is_not_on_the_page_is_told(part, typed):
+    if typed:
+        put(part, "by-neuron", named(AWAY))
+    else:
+        part.run(f"location.hash = '#{named(AWAY)}', new Promise((done) => setTimeout(done, 50))")
+    told = f"Neuron {named(AWAY)} is not on this page, which has {len(KEPT)} of 1,200."
+    assert part.run("document.getElementById('neuron-fault').textContent") == told
+    assert part.run("document.getElementById('by-neuron').ariaInvalid") == "true"
+    assert rows(part) == [["No neuron passes these filters."]]
+    assert part.run("location.hash") == f"#neurons?n={named(AWAY)}"
+    put(part, "by-neuron", "9")
+    fault = f"No such neuron: give block.index, such as {named(KEPT[-1])} (the last of this page), or a block."
+    assert part.run("document.getElementById('neuron-fault').textContent") == fault
+
+
+def test_an_opened_neuron_of_a_part_has_its_numbers_texts_and_ranks_among_all(part):
+    total, group = np.float32(VALUE.contribution).ravel(), VALUE.group.ravel()
+    falls = kept_in_order(VALUE.contribution)[-3]  # of those that increase, the strongest is the first
+    peers = [n for n in ordered(total, descending=False) if group[n] == group[falls] and total[n] < 0]
+    part.run(f"location.hash = '#{named(falls)}', new Promise((done) => setTimeout(done, 50))")
+    assert part.run("document.getElementById('opened-name').textContent").startswith(f"Neuron {named(falls)} ")
+    part.run("document.querySelector('#opened details').open = true")
+    facts = part.run("document.getElementById('opened-facts').innerText")
+    assert "1,198 of 1,200" in facts
+    assert len([n for n in peers if total[n] == total[falls]]) == 1
+    assert f"{peers.index(falls) + 1} of {len(peers):,}" in facts
+    assert "number 1,198 of 1,200" in part.run("document.getElementById('opened-says').textContent")
+    part.run(f"location.hash = '#{named(STRONGEST)}', new Promise((done) => setTimeout(done, 50))")
+    texts = part.run("[...document.querySelectorAll('.reading .text')].map((one) => one.textContent)")
+    assert texts == ["One more", f" A {STARRED[:2]}{STARRED[2:]}↵ end"]
+    part.run("URL.createObjectURL = (blob) => { globalThis.saved = blob; return '#neurons'; }, 0")
+    click(part, "#download")
+    table = list(csv.DictReader(io.StringIO(part.run("globalThis.saved.text()").removeprefix("\ufeff"))))
+    assert [row["neuron"] for row in table] == [named(n) for n in kept_in_order(VALUE.contribution)]
+    assert table[-3]["rank"] == "1198"
+    assert np.float32(table[-3]["contribution"]) == total[falls]
+
+
+def test_a_part_of_a_mixture_is_named_by_expert(tab, parts):
+    tab.open(parts / "mixture.html")
+    assert neurons(tab)[:10] == [by_expert(n) for n in kept_in_order(VALUE.contribution)[:10]]
+    put(tab, "by-neuron", "1.2")
+    asked = [n for n in KEPT if n // OWN == EXPERTS + 2]
+    assert state(tab).startswith(f"{len(asked)} of {PART}")

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from dposcope.report.browser.kept import kept
 from dposcope.report.browser.neurons import GROUPS, TokenActivations, TokenisedText
-from dposcope.report.browser.packing import in_script, packed_parts
+from dposcope.report.browser.packing import BYTES_OF_KEPT, BYTES_OF_NEURON, in_script, packed_parts
 from dposcope.report.masked_text import ShownText
 from helpers.browsers import browser, hostile_browser, lens
 from helpers.pages import HOSTILE, STARRED, STRONG
@@ -53,6 +54,28 @@ def test_columns_come_back_as_float32(dtype):
     columns = [value.cosine, value.mean_before, value.mean_after, value.contribution]
     for name, column in zip(("cosine", "before", "after", "contribution"), columns, strict=True):
         np.testing.assert_array_equal(unpacked(parts["columns"][name]).reshape(4, 50), column.astype(np.float32))
+
+
+def test_of_the_neurons_that_are_kept_columns_lenses_and_activations_come_back():
+    value = browser(4, 50, n_opened=3)
+    part = kept(value, 60)
+    parts = json.loads(json.dumps(packed_parts(value, ShownText(), part)))
+    places = unpacked(parts["kept"]["neurons"])
+    np.testing.assert_array_equal(places, part.neurons)
+    np.testing.assert_array_equal(unpacked(parts["kept"]["ranks"]), part.ranks)
+    np.testing.assert_array_equal(unpacked(parts["kept"]["peerRanks"]), part.peer_ranks)
+    assert (parts["kept"]["peers"], parts["kept"]["total"], parts["shape"]) == (part.peers, 200, [4, 50])
+    np.testing.assert_array_equal(unpacked(parts["columns"]["flags"]) & 7, value.group.ravel()[places])
+    for name, column in {"before": value.mean_before, "contribution": value.contribution}.items():
+        np.testing.assert_array_equal(unpacked(parts["columns"][name]), column.astype(np.float32).ravel()[places])
+    assert places[unpacked(parts["lenses"]["neurons"])].tolist() == sorted(value.lenses)
+    assert places[unpacked(parts["activations"]["neurons"])].tolist() == value.activations.neurons.tolist()
+    size = sum(len(one["data"]) for one in (*parts["columns"].values(), *(parts["kept"][n] for n in KEPT_COLUMNS)))
+    assert abs(size - BYTES_OF_KEPT * len(places)) < 4 * 8
+    assert abs(sum(len(one["data"]) for one in parts_of(value)["columns"].values()) - BYTES_OF_NEURON * 200) < 4 * 5
+
+
+KEPT_COLUMNS = ("neurons", "ranks", "peerRanks")
 
 
 def test_columns_of_nothing_but_zeros_stay_zero():

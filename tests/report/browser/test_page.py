@@ -1,10 +1,11 @@
 import base64
 import hashlib
+import json
 import re
 
+import numpy as np
 import pytest
 
-from dposcope.errors import DposcopeError
 from dposcope.report.browser import page as browser_page
 from dposcope.report.browser.page import TERMS, browser_html, write_browser
 from helpers.browsers import browser, hostile_browser
@@ -108,8 +109,32 @@ def test_it_is_written_whole(tmp_path, html):
     assert (tmp_path / "neurons.html").read_text(encoding="utf-8") == html
 
 
-def test_a_page_beyond_the_limit_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def kept_of(html: str) -> dict:
+    return json.loads(re.search(r'id="browser-data">(.*?)</script>', html, re.S)[1])["kept"]
+
+
+def test_a_page_without_room_for_all_has_as_many_of_the_strongest_as_fit(monkeypatch):
+    value = browser(3, 4_000)
+    whole = browser_html(value)
+    assert kept_of(whole) is None
+    assert 'id="kept"' not in whole
+    limit = len(whole.encode()) - 100_000
+    monkeypatch.setattr(browser_page, "MAX_BYTES", limit)
+    html = browser_html(value)
+    assert limit - 15_000 < len(html.encode()) <= limit
+    told = int(re.search(r"This page has ([\d,]+) of the 12,000 neurons", words_of(html))[1].replace(",", ""))
+    assert 1_000 < told < 12_000
+    assert kept_of(html)["total"] == 12_000
+    assert "tables/neurons.parquet" not in words_of(html)
+    # Sums and the map are of all neurons.
+    assert re.search(r'<p class="lead">.*?</p>', html)[0] == re.search(r'<p class="lead">.*?</p>', whole)[0]
+    assert re.search(r'<table class="map".*?</table>', html, re.S)[0] in whole
+
+
+def test_a_page_with_room_for_nothing_is_written_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(browser_page, "MAX_BYTES", 60_000)
-    with pytest.raises(DposcopeError, match=r"would hold 0\.\d MB, at most 0 \(the most by .*give fewer lenses, texts"):
-        write_browser(browser(), tmp_path / "neurons.html")
-    assert list(tmp_path.iterdir()) == []
+    value = browser()
+    write_browser(value, tmp_path / "neurons.html")
+    shown = {*value.lenses, *value.activations.neurons.tolist(), int(np.abs(value.contribution).argmax())}
+    text = (tmp_path / "neurons.html").read_text(encoding="utf-8")
+    assert f"This page has {len(shown)} of the 120 neurons" in words_of(text)

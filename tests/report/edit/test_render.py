@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import math
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.scores import Comparison
 from dposcope.report.edit import render as report
 from dposcope.report.edit.page import Condition
 from dposcope.report.edit.render import flatten, render_page, write_report
@@ -156,6 +158,33 @@ def test_what_an_edit_costs_stands_in_a_table_of_its_own():
         assert cell.replace("–", " to ") in shown.replace("–", " to "), cell
     assert f"“{STARRED} i remember” in 52.0 % of texts, 0.0 % of none's" in shown
     assert "What each condition costs" not in words_of(render_page(page()))
+
+
+def test_too_few_items_are_told_in_every_table():
+    made = page(n=3)
+    shown = words_of(render_page(replace(made, scores=without_intervals(made.scores))))
+    assert "0.131 n = 3, no interval" in shown  # means
+    assert "0.45 × n = 3, no interval" in shown  # differences
+    assert "−0.158 n = 3, no interval" in shown
+    assert "not shown to differ: n = 3, no interval" in shown  # the main numbers
+
+
+def without_intervals(scores):
+    """The scores of measures of three items."""
+
+    def bare(one):
+        return replace(one, low=-math.inf, high=math.inf) if one.n == 3 else one
+
+    return replace(
+        scores,
+        conditions={
+            name: {key: bare(one) for key, one in values.items()} for name, values in scores.conditions.items()
+        },
+        against_none={
+            name: Comparison({key: bare(d) for key, d in one.differences.items()}, bare(one.toxicity_ratio))
+            for name, one in scores.against_none.items()
+        },
+    )
 
 
 def test_the_ideal_is_a_row_with_dashes_and_no_difference():

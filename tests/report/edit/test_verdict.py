@@ -27,6 +27,54 @@ def test_an_interval_that_holds_zero_is_no_fall_and_needs_no_control():
     assert "falls" not in sentence
 
 
+UNSURE = "the sign-flip test has p\u00a0=\u00a00.320"
+
+
+def doubted(made, measure: str, *, condition: str = "edit"):
+    """A page on which the sign-flip test does not agree with the interval of one difference."""
+    against = made.scores.against_none
+    differences = against[condition].differences
+    other = replace(against[condition], differences=differences | {measure: replace(differences[measure], p_sign=0.32)})
+    return replace(made, scores=replace(made.scores, against_none=against | {condition: other}))
+
+
+def test_a_fall_that_one_of_two_tests_shows_is_no_fall():
+    made = doubted(page(), "toxicity")
+    sentence = verdict(made)
+    assert sentence.startswith(
+        "Mean toxicity is not shown to change: 0.289 (0.269–0.309) before, 0.131 (0.111–0.151) after, and the "
+        f"difference of −0.158 (−0.178 to −0.138) may be chance: {UNSURE}; log-perplexity rises"
+    )
+    assert "control" not in sentence
+    assert "falls" not in sentence
+    first = findings(made)[0]
+    assert (first.status, first.reading) == ("open", f"not shown to differ: {UNSURE}")
+    assert not made.scores.differing("toxicity")  # as the table
+
+
+def test_both_tests_count_for_every_clause():
+    assert f"log-perplexity is not shown to change (+0.170 (+0.150 to +0.190); {UNSURE})" in verdict(
+        doubted(page(), "logppl")
+    )
+    reading = {one.name: one.reading for one in findings(doubted(page(bound=None), "logppl"))}["Log-perplexity"]
+    assert reading == f"not shown to differ: {UNSURE}"
+    for change in (-0.15, 0.1):
+        made = doubted(page({"judge": change}), "judge")
+        shown = made.scores.against_none["edit"].differences["judge"]
+        assert f"but an independent judge does not confirm it ({shown}; {UNSURE})" in verdict(made)
+        assert findings(made)[1].status == "open"
+
+
+def test_doubt_about_a_control_does_not_speak_for_the_edit():
+    made = doubted(page(controls={"control": {"toxicity": -0.14}}), "toxicity", condition="control")
+    sentence = verdict(made)
+    assert sentence.endswith(
+        f"; the control is not shown to have such an effect (−0.140 (−0.160 to −0.120); {UNSURE})."
+    )
+    assert findings(made)[-1].reading == f"not shown to lower toxicity: {UNSURE}"
+    assert findings(made)[-1].status == "open"
+
+
 def test_a_rise_is_called_a_rise():
     sentence = verdict(page({"toxicity": 0.1}))
     assert sentence.startswith("Mean toxicity rises from 0.289")
@@ -194,6 +242,24 @@ def test_the_best_condition_is_named_and_the_others_beside_it():
     best, beside = best_sentences(learned(-0.1))
     assert best.startswith("Best here with log-perplexity within +0.20: Edited, toxicity 0.13 at +0.17")
     assert beside.startswith("Beside it: Learned edit, toxicity 0.19 at +0.05")
+
+
+def test_the_best_of_many_needs_the_mark_of_the_table():
+    """Holm's correction is over all conditions: 0.03 is enough for one, and not for two of which the other differs by
+    nothing."""
+    made = learned(-0.2)
+    assert "chance" not in best_sentences(made)[0]
+    against = made.scores.against_none
+    one = against["other"].differences["toxicity"]
+    less = replace(against["other"], differences=against["other"].differences | {"toxicity": replace(one, p=0.04)})
+    edit = against["edit"].differences["toxicity"]
+    none = replace(against["edit"], differences=against["edit"].differences | {"toxicity": replace(edit, p=0.5)})
+    made = replace(made, scores=replace(made.scores, against_none={"edit": none, "other": less}))
+    assert less.differences["toxicity"].shown
+    assert best_sentences(made)[0] == (
+        "Best here with log-perplexity within +0.20: Learned edit, toxicity 0.09 at +0.05 log-perplexity, which may be "
+        "chance among 2 conditions."
+    )
 
 
 def test_what_breaks_the_bound_is_not_best():

@@ -59,7 +59,9 @@ def say_effect(scores: Scores, name: str) -> None:
     ratio = "" if against.toxicity_ratio is None else f", {against.toxicity_ratio}"
     means = f"{fixed(base['toxicity'].mean)} → {fixed(there['toxicity'].mean)}"
     say(f"effect:  {scores.concept} {means}{ratio}; {found.n:,} prompts")
-    costs = [f"log-perplexity {against.differences['logppl']}"]
+    costs = [f"log-perplexity {against.differences['logppl']} on neutral text"]
+    if "harmless_logppl" in against.differences:
+        costs.append(f"{against.differences['harmless_logppl']} on harmless text")
     costs += [
         f"{label} {against.differences[measure]}"
         for measure, label in (("f1", "F1"), ("repetition", "repetition"))
@@ -68,7 +70,7 @@ def say_effect(scores: Scores, name: str) -> None:
     say(f"cost:    {'; '.join(costs)}")
     if scores.no_verdict is not None:
         say(scores.no_verdict)
-    elif not found.excludes_zero:
+    elif not found.shown:
         say(_why_nothing(scores, found))
 
 
@@ -80,9 +82,10 @@ def _why_nothing(scores: Scores, found: Difference) -> str:
         )
     if not found.known:
         return f"No effect is shown: {found.n:,} prompts are too few for an interval. Give more --prompts."
+    reason = f": {found.doubt}" if found.excludes_zero else ""
     return (
-        f"No effect is shown: the difference of {found} may be chance. More --prompts make its interval narrower; a "
-        "stronger edit makes the difference larger."
+        f"No effect is shown: the difference of {found} may be chance{reason}. More --prompts make its interval "
+        "narrower; a stronger edit makes the difference larger."
     )
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dposcope.cli.talk.opening import opened
+from dposcope.cli.talk.opening import opened, tell_notes
 from dposcope.jobs.numbers import SignedStrength, within
 from dposcope.talk.settings import TalkSettings
 
@@ -58,6 +58,7 @@ def chat(
         bars.stage(f"Loading {model}")
         session = opened(Subject.find(model, settings.edit, needed=True), settings)
     say(f"{session.lm.name} {session.manner}; edit: {session.edit_told}; /help lists commands, /quit leaves")
+    tell_notes(session)
     conversation = Conversation(session, strength)
     try:
         for typed_line in typed("> "):

@@ -30,3 +30,11 @@ def opened(subject: "Subject", settings: TalkSettings) -> "Session":
         new_tokens=settings.new_tokens,
         sampling=settings.sampling,
     )
+
+
+def tell_notes(session: "Session") -> None:
+    """Say what a person should know of model and edit before reading answers, a line each."""
+    from dposcope.terminal import say
+
+    for note in session.notes:
+        say(f"note: {note}")

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from dposcope.cli.failure import INTERRUPTED, leave
-from dposcope.cli.talk.opening import opened
+from dposcope.cli.talk.opening import opened, tell_notes
 from dposcope.jobs.numbers import within
 from dposcope.talk.settings import TalkSettings
 
@@ -58,6 +58,7 @@ def serve(
             bars.stage("Reading neurons")
             server.open(Answering.of(session, scorer=subject.scorer))
         say(f"{session.lm.name} {session.manner}; edit: {session.edit_told}")
+        tell_notes(session)
         say(f"open {server.address}")
         say("Only this machine can. Ctrl-C ends it.")
         server.serve_forever()

@@ -25,6 +25,7 @@ from dposcope.jobs.numbers import (
     Weight,
 )
 from dposcope.jobs.settings import ChatSettings, LoadSettings
+from dposcope.options import EITHER, Only, is_table
 from dposcope.training.objective import KlOn, Loss, Objective
 from dposcope.training.optimizers import Optimizer
 from dposcope.training.schedule import Schedule, steps_for
@@ -46,6 +47,7 @@ _BEYOND = {
     *("window_tokens", "window_pool", "reference_dtype", "sparsity", "heads", "neurons"),
 }
 _ON_HARMLESS = ("harmless", "mixed")
+_ON_NEUTRAL = ("neutral", "mixed")
 _RATES = {"full": 1e-5, "lora": 2e-4, "gains": 1e-2}
 _EPOCHS = {"full": 2.0, "lora": 2.0, "gains": 3.0}
 _WARMUP = {"full": 0, "lora": 10, "gains": 10}
@@ -75,6 +77,32 @@ class NeutralWindows:
 
 class DpoSettings(LoadSettings, ChatSettings):
     """Settings of `dposcope dpo`. An option that is None has the value of the preset."""
+
+    ONLY = (
+        Only(("lora_rank", "lora_alpha"), lambda s: s.train == "lora", "--train lora"),
+        Only(("heads", "sparsity", "start"), lambda s: s.train == "gains", "--train gains"),
+        Only(("neurons",), lambda s: s.start is not None, "--start, whose edit they are chosen from"),
+        Only(("teacher_weight", "teacher_strength"), lambda s: s.teacher is not None, "--teacher"),
+        Only(("beta",), lambda s: s.loss == "dpo", "--loss dpo"),
+        Only(
+            ("dtype",),
+            lambda s: s.train != "full" or s.dtype != "float16",
+            "--train gains or lora where it is float16",
+            EITHER,
+        ),
+        Only(("harmless",), lambda s: s.kl_text in _ON_HARMLESS, "--kl-on harmless or mixed", EITHER),
+        # A preset decides for many runs: under the paper's, the text that all of them learn from is named in vain.
+        Only(
+            ("learn_text", "learn_text_column"),
+            lambda s: s.kl_text in _ON_NEUTRAL or (s.preset == "paper" and s.kl_on is None),
+            "--kl-on neutral or mixed",
+            EITHER,
+        ),
+        Only(("window_tokens",), lambda s: s.kl_text in _ON_NEUTRAL, "--kl-on neutral or mixed", EITHER),
+        Only(("windows_per_batch",), lambda s: s.kl_text != "pairs", "--kl-on neutral, harmless or mixed", EITHER),
+        Only(("window_pool",), lambda s: s.kl_text == "neutral", "--kl-on neutral"),
+        Only(("learn_text_column",), lambda s: is_table(s.learn_text), "--learn-text with a table"),
+    )
 
     pairs: Annotated[str, Parameter(group=_PAIRS)] = Field(
         description="Preference pairs; the columns tell the format: prompt_text, unpert_gen_text, pert_gen_text "
@@ -285,10 +313,10 @@ class DpoSettings(LoadSettings, ChatSettings):
                 f"--kl-on {self.kl_on} needs harmless texts; name a file with --harmless (dposcope pairs --method "
                 "sample writes one)"
             )
-        if self.harmless is not None and (self.kl_on in ("pairs", "neutral") or self.protocol == "reference"):
-            raise ValueError("--harmless is for --kl-on harmless or mixed; leave one of them out")
         if self.unlikelihood and self.loss != "likelihood":
-            raise ValueError("--unlikelihood needs --loss likelihood; give that, or leave --unlikelihood out")
+            raise ValueError("--unlikelihood is for --loss likelihood; give that, or leave --unlikelihood out")
+        if self.teacher is not None and self.train == "full":
+            raise ValueError("--teacher is for --train gains or lora; give one of them, or leave --teacher out")
         if self.quantise is not None and self.train == "full":
             raise ValueError("quantised weights cannot be trained; give --train gains or lora, or leave --quantise out")
         if self.device_map is not None and self.train == "full":
@@ -297,22 +325,8 @@ class DpoSettings(LoadSettings, ChatSettings):
             )
         if self.recompute and self.train == "gains":
             raise ValueError("gains act through hooks, which do not run in the backward pass; leave --recompute out")
-        if self.heads and self.train != "gains":
-            raise ValueError("--heads needs --train gains; give that, or leave --heads out")
-        if self.sparsity and self.train != "gains":
-            raise ValueError("--sparsity needs --train gains; give that, or leave --sparsity out")
-        if self.start is not None and self.train != "gains":
-            raise ValueError("--start needs --train gains; give that, or leave --start out")
-        if self.teacher is not None and self.train == "full":
-            raise ValueError("--teacher needs --train gains or lora; give one of them, or leave --teacher out")
-        if self.teacher_weight is not None and self.teacher is None:
-            raise ValueError("--teacher-weight needs a teacher; name one with --teacher")
-        if self.teacher_strength != 1 and self.teacher is None:
-            raise ValueError("--teacher-strength needs a teacher; name one with --teacher")
         if self.teacher is not None and self.protocol == "reference":
             raise ValueError("the reference protocol has no teacher; leave --teacher out, or choose --protocol strict")
-        if self.neurons is not None and self.start is None:
-            raise ValueError("--neurons needs an edit to choose the neurons from; name it with --start")
         if self.reference_dtype != "same" and self.train != "full":
             raise ValueError(
                 f"with --train {self.train} the reference is the model itself, in its precision; leave "
@@ -340,17 +354,25 @@ class DpoSettings(LoadSettings, ChatSettings):
         """The windows of neutral text."""
         return NeutralWindows(self.window_pool, self.window_tokens, self.seed)
 
+    @property
+    def kl_text(self) -> KlOn:
+        """What the KL is on."""
+        if self.kl_on is not None:
+            return self.kl_on
+        if self.protocol == "reference":
+            return "pairs"
+        if self.harmless is not None:
+            return "mixed"
+        return "pairs" if self.preset == "paper" else "neutral"
+
     def objective(self, model_type: str) -> Objective:
         """The objective for a family of models."""
         paper = self.preset == "paper"
         weight = PAPER_KL_WEIGHTS.get(model_type, _OTHER_KL_WEIGHT) if paper else 1.0
-        on: KlOn = "pairs" if paper or self.protocol == "reference" else "neutral"
-        if self.harmless is not None:
-            on = "mixed"
         return Objective(
             self.beta,
             weight if self.kl_weight is None else self.kl_weight,
-            self.kl_on or on,
+            self.kl_text,
             self.protocol,
             0.0 if self.teacher is None else self.teacher_weight or 1.0,
             self.loss,

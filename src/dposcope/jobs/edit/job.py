@@ -17,9 +17,11 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
-from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import Job, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import Condition, measure_all, write_scores
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
+from dposcope.jobs.measuring.ideal import with_ideal
+from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import CHECKPOINT, Reporter
 from dposcope.jobs.settings import EditSettings

@@ -12,7 +12,8 @@ from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
-from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.settings import Shown
 from dposcope.model.chat.prompts import asked_notes
 from dposcope.neurons.groups import Selection

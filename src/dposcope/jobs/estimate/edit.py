@@ -21,7 +21,8 @@ from dposcope.jobs.estimate.measuring import (
 )
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Texts, Work
-from dposcope.jobs.ingredients import check_fits, read_data
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import check_fits
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EditSettings
 

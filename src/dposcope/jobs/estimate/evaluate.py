@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.jobs.conditions import ConditionSpec
 from dposcope.jobs.estimate.measuring import (
     Counted,
     condition,
@@ -19,7 +18,8 @@ from dposcope.jobs.estimate.measuring import (
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Work
 from dposcope.jobs.evaluate.job import read_asked
-from dposcope.jobs.ingredients import check_fits
+from dposcope.jobs.ingredients.job import check_fits
+from dposcope.jobs.measuring.conditions import ConditionSpec
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import check_source

@@ -11,7 +11,7 @@ from dposcope.evaluation.perplexity import count_windows, longest_window
 from dposcope.evaluation.sampled.ideal import evenly, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS
 from dposcope.jobs.estimate.work import Memory, Passes, Running, Stage, Texts
-from dposcope.jobs.ingredients import Data
+from dposcope.jobs.ingredients.data import Data
 from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.batches import encode
 from dposcope.model.chat.prompts import encode_prompts

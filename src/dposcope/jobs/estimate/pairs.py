@@ -7,6 +7,7 @@ from dposcope.data.text_prompts import cut_prompts
 from dposcope.jobs.estimate.measuring import comments_read, direction, features, loading, prompts_read
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import TRAINING, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.ingredients.direction import check_of_model
 from dposcope.jobs.pairs.job import check_out, read_source
 from dposcope.jobs.pairs.parts import PART, rows_at_once
 from dposcope.jobs.pairs.settings import PairsSettings
@@ -27,7 +28,6 @@ def pairs_work(model: str, out: Path, settings: PairsSettings) -> Work:
     Raises:
         DposcopeError: bad input, as of the command itself.
     """
-    settings.check_direction()
     check_out(out)
     source = read_source(settings)
     started = start(model, settings, settings)
@@ -43,6 +43,7 @@ def pairs_work(model: str, out: Path, settings: PairsSettings) -> Work:
         )[: settings.most]
     comments, every = Texts(), Texts()
     if source.comments is not None:
+        check_of_model(started.lm, settings.direction_spec)
         comments = comments_read(started.lm, source.comments, settings.direction_spec)
         balanced = replace(settings.direction_spec, kind="mean-difference")
         every = comments_read(started.lm, source.comments, balanced)

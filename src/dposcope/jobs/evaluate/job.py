@@ -9,11 +9,13 @@ from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.jobs.conditions import ConditionSpec, parse_condition
-from dposcope.jobs.engine import Servers, connected, told
-from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import Data, Ingredients, Job, prepare, prepare_judge, read_data
-from dposcope.jobs.measure import measure_condition, scores_table, write_scores
+from dposcope.jobs.ingredients.data import Data, read_data
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients, prepare, prepare_judge
+from dposcope.jobs.measuring.conditions import ConditionSpec, parse_condition
+from dposcope.jobs.measuring.engine import Servers, connected, told
+from dposcope.jobs.measuring.ideal import with_ideal
+from dposcope.jobs.measuring.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Reporter, RunPolicy
 from dposcope.jobs.settings import EvaluateSettings

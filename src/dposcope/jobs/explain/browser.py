@@ -17,6 +17,8 @@ LENSES = 4_000
 """Number of neurons, those of largest |Δ|, with a lens in the page. Toxic and anti-toxic neurons have one, too."""
 TRACED = 300
 """Number of neurons, those of largest |Δ|, shown token by token. With 20 texts of 70 tokens, less than a megabyte."""
+LENS_TOKENS = 50
+"""Most tokens of each side of a lens in the page; with `LENSES`, some megabytes. Tables have as many as asked."""
 TEXTS, PROMPT_TOKENS = 20, 48
 
 
@@ -37,7 +39,7 @@ def browser_of(
         tuned: after.
         explanation: of the two models.
         prompts: the first 20 are shown, each with the base model's own continuation, which both models read.
-        lens_tokens: of each side of a lens.
+        lens_tokens: of each side of a lens, at most 50.
         notes: warnings about how to read the numbers.
         provenance: versions, seed and protocol.
     """
@@ -60,7 +62,7 @@ def browser_of(
         model=base.name,
         tuned=tuned.name,
         direction=explanation.direction.kind.replace("_", " "),
-        lenses=_lenses(base, shown, lens_tokens),
+        lenses=_lenses(base, shown, min(lens_tokens, LENS_TOKENS)),
         texts=texts,
         activations=TokenActivations(
             torch.tensor(traced).numpy(),

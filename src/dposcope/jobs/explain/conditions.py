@@ -15,7 +15,7 @@ from dposcope.interventions.steer import Steer
 from dposcope.jobs.explain.patches import Patch
 from dposcope.jobs.explain.settings import Form, Strengths
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.model.hooks import Intervention
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.groups import Ranking, cosines, select_fraction

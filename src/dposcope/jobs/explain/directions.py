@@ -21,7 +21,7 @@ from dposcope.evaluation.conditions.measure import Materials, score_texts
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.patches import Patch, patches
 from dposcope.jobs.explain.repetitions import free_direction
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions, along

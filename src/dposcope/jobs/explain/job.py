@@ -40,18 +40,11 @@ from dposcope.jobs.explain.results import Results, pictures_of, tables_of
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tables.stability import stability_summary
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import (
-    Data,
-    Ingredients,
-    Job,
-    check_fits,
-    means_stage,
-    prepare,
-    prepare_judge,
-    read_data,
-)
-from dposcope.jobs.measure import Condition, measure_all, write_scores
+from dposcope.jobs.ingredients.data import Data, read_data
+from dposcope.jobs.ingredients.job import Job, check_fits
+from dposcope.jobs.ingredients.prepared import Ingredients, means_stage, prepare, prepare_judge
+from dposcope.jobs.measuring.ideal import with_ideal
+from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, RunPolicy
 from dposcope.model.chat.prompts import asked_by
@@ -150,7 +143,7 @@ def run_explain(
         if settings.interchanges:
             carriers = find_carriers(job, other, change, seed=settings.seed, batch_size=settings.batch_size)
         others: list[Along] = []
-        if settings.patching and settings.claim_directions and not settings.neurons_only:
+        if settings.judges_along:
             reporter.stage("Groups and toxic neurons along other directions")
             directions = claim_directions(job, made.direction, spec)
             sizes, seed = settings.toxic_neurons, settings.seed

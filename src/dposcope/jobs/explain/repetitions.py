@@ -19,7 +19,9 @@ from dposcope.directions.probe import SMALLEST_CLASS, fit_probe
 from dposcope.directions.refits import Refits, refit
 from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.jobs.explain.settings import Repeats
-from dposcope.jobs.ingredients import DIRECTIONS, Ingredients, Job
+from dposcope.jobs.ingredients.direction import DIRECTIONS
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.contributions import Contributions, along

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed
 from dposcope.jobs.explain.beside_paper import BESIDE_PAPER
 from dposcope.jobs.explain.claims.claim import TURNS
@@ -114,14 +113,11 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
 
 
 def summary(results: Results) -> list[str]:
-    """The main findings in words."""
+    """The main findings in words, beside effect and cost."""
     explanation, scores = results.explanation, results.scores
-    base, tuned = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
-    rise = scores.against_none[TUNED].differences["logppl"]
     shares = explanation.shares
     certain = len(explanation.contributions.certain) / shares.neurons
     lines = [
-        f"Tuning changed mean {scores.concept} from {base} to {tuned}, and log-perplexity by {rise}.",
         f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
         f"direction after tuning, the others write more. For {fixed(100 * certain, 1)} per cent, sampling error does "
         "not explain the sign.",
@@ -133,7 +129,7 @@ def summary(results: Results) -> list[str]:
         RANDOM_BY_BLOCK: "as many random neurons in each block",
     }
     parts = [f"{words} {share}" for name, words in named.items() if (share := results.shares.get(name)) is not None]
-    if parts:
+    if parts and scores.against_none[TUNED].differences["toxicity"].falls:
         lines.append("Patching gives this share of tuning's reduction: " + "; ".join(parts) + ".")
     lines += asked_notes(results.lm)
     if results.notes:

@@ -9,7 +9,8 @@ from cyclopts import Group, Parameter
 from pydantic import Field, field_validator
 
 from dposcope.jobs.numbers import MOST_STRENGTH, Count, LensTokens, PerMinute, Price, Refits, SignedStrength
-from dposcope.jobs.settings import MeasureSettings
+from dposcope.jobs.settings import FITTED, MeasureSettings
+from dposcope.options import EITHER, Only
 
 _DIRECTION = Group("Direction", sort_key=2)
 _NEURONS = Group("Neurons", sort_key=3)
@@ -59,6 +60,37 @@ class Strengths:
 
 class ExplainSettings(MeasureSettings):
     """Settings of `dposcope explain`."""
+
+    ONLY = (
+        Only(
+            ("token_price", "requests_per_minute"), lambda s: s.token_judge != "words", "an endpoint as --token-judge"
+        ),
+        Only(("bootstrap",), lambda s: s.seeds > 0, "--seeds above 0"),
+        Only(("bootstrap",), lambda s: s.direction in FITTED, "--direction probe or mean-difference", EITHER),
+        Only(
+            (
+                *("patching", "interchange", "claim_directions", "edits", "edit_forms", "edit_grid", "steer"),
+                *("steer_w", "controls"),
+            ),
+            lambda s: not s.neurons_only,
+            "a whole explanation",
+            "leave --neurons-only or {option} out",
+        ),
+        Only(("interchange",), lambda s: s.protocol == "strict", "--protocol strict"),
+        Only(
+            ("claim_directions",),
+            lambda s: s.patching,
+            "patches",
+            "leave --no-patching or {option} out",
+        ),
+        Only(("edit_forms", "edit_grid"), lambda s: s.edits, "edits", "leave --no-edits or {option} out"),
+        Only(
+            ("edit_grid",),
+            lambda s: all(own in (None, *s.edit_forms) for own, _, _ in map(_cell, s.edit_grid)),
+            "edits of --edit-forms, and a cell is of another form",
+            "add its form, or leave the cell out",
+        ),
+    )
 
     direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
         default="probe",
@@ -164,6 +196,16 @@ class ExplainSettings(MeasureSettings):
     def repeats(self) -> Repeats:
         """What is computed again. The run's own seed comes before those of its refits."""
         return Repeats(self.folds, tuple(self.seed + number for number in range(1, self.seeds + 1)), self.bootstrap)
+
+    @property
+    def fits_direction(self) -> bool:
+        """Whether a direction is made from comments: the run's own, or those that it is compared with."""
+        return super().fits_direction or self.seeds > 0 or self.judges_along
+
+    @property
+    def judges_along(self) -> bool:
+        """Whether claims are judged along other directions, too."""
+        return self.patching and self.claim_directions and not self.neurons_only
 
     @property
     def interchanges(self) -> bool:

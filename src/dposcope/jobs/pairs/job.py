@@ -21,9 +21,10 @@ from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.direction_scorer import direction_scorer
 from dposcope.evaluation.sampled.agreement import agreement
 from dposcope.evaluation.scorer import Scorer
-from dposcope.jobs.engine import Servers
 from dposcope.jobs.finished import Finished, plain
-from dposcope.jobs.ingredients import DIRECTIONS, check_direction, read_comments
+from dposcope.jobs.ingredients.data import read_comments
+from dposcope.jobs.ingredients.direction import DIRECTIONS, check_direction, check_of_model
+from dposcope.jobs.measuring.engine import Servers
 from dposcope.jobs.named_files import named_files
 from dposcope.jobs.pairs.parts import (
     PART,
@@ -243,6 +244,7 @@ def _parts(
         made_from["engine"] = served.identity
     direction, ranks = None, scorer
     if source.comments is not None:
+        check_of_model(lm, settings.direction_spec)
         direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
         if method == "sample":

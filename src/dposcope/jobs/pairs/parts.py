@@ -11,7 +11,7 @@ from dposcope.directions.direction import Direction
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import with_trained
-from dposcope.jobs.ingredients import make_direction
+from dposcope.jobs.ingredients.direction import make_direction
 from dposcope.jobs.pairs.settings import Method
 from dposcope.jobs.run import Run
 from dposcope.jobs.settings import DirectionSpec

@@ -1,12 +1,12 @@
 """The settings of `dposcope pairs`: the source of prompts, and the method for the dispreferred side."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import Field, model_validator
 
-from dposcope.errors import DposcopeError
 from dposcope.jobs.numbers import (
     BatchSize,
     Count,
@@ -25,6 +25,7 @@ from dposcope.jobs.numbers import (
     Weight,
 )
 from dposcope.jobs.settings import ChatSettings, DirectionSettings, DirectionSpec, EngineSettings, MachineSettings
+from dposcope.options import EITHER, Only, is_table
 from dposcope.protocols import Pairing
 
 _PAIRS = Group("Pairs", sort_key=0)
@@ -37,6 +38,39 @@ Method = Literal["pplm", "sample"]
 
 class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSettings):
     """Settings of `dposcope pairs`. The defaults of PPLM are those of `Perturbation`, which explains them."""
+
+    ONLY = (
+        Only(
+            (
+                *("prompts", "prompt_column", "use", "report_prompts", "rank_by", "samples", "pairs_per_prompt"),
+                *("pairing", "preferred_below", "dispreferred_from", "min_gap", "top_p", "temperature"),
+            ),
+            lambda s: s.method == "sample",
+            "--method sample",
+        ),
+        Only(
+            (
+                *("learn_text", "learn_text_column", "prompt_tokens", "step_size", "iterations", "horizon", "window"),
+                *("gamma", "gm_scale", "kl_scale", "top_k", "draw"),
+            ),
+            lambda s: s.method == "pplm",
+            "--method pplm",
+        ),
+        Only(
+            ("direction", "direction_block", "direction_rows"),
+            lambda s: s.method == "pplm" or s.rank_by == "direction",
+            "--method pplm and for --rank-by direction",
+            EITHER,
+        ),
+        Only(("min_gap",), lambda s: s.pairing == "extremes", "--pairing extremes"),
+        Only(("dispreferred_from",), lambda s: s.pairing == "random", "--pairing random"),
+        Only(
+            ("prompt_column",),
+            lambda s: is_table(s.prompts) or is_table(s.report_prompts),
+            "--prompts or --report-prompts with a table",
+        ),
+        Only(("learn_text_column",), lambda s: is_table(s.learn_text), "--learn-text with a table"),
+    )
 
     method: Annotated[Method, Parameter(group=_PAIRS)] = Field(
         default="sample",
@@ -190,19 +224,11 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
         return {"prompts", "comments"} if given.get("rank_by") == "direction" else {"prompts"}
 
     @model_validator(mode="after")
-    def _sources_fit(self) -> "PairsSettings":
-        if self.method == "sample" and self.learn_text is not None:
-            raise ValueError("--learn-text is for --method pplm; with --method sample give --prompts")
+    def _steered_here_and_without_scores(self) -> "PairsSettings":
         if self.method == "pplm" and self.engine != "local":
             raise ValueError("--engine is for --method sample, as pplm steers the model's cache here; leave it out")
         if self.method == "pplm" and self.shuffled:
             raise ValueError("--shuffled is for --method sample, as pplm makes pairs without scores; leave it out")
-        if self.method == "pplm" and self.prompts is not None:
-            raise ValueError("--prompts is for --method sample; with --method pplm give --learn-text")
-        if self.method == "pplm" and self.report_prompts is not None:
-            raise ValueError("--report-prompts is for --method sample, as pplm has no --prompts; leave it out")
-        if self.method == "pplm" and self.rank_by == "direction":
-            raise ValueError("--rank-by is for --method sample, as pplm makes pairs without a ranking; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -214,19 +240,6 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
             )
         return self
 
-    def check_direction(self) -> None:
-        """Refuse options of a direction that nothing reads. A preset may set them for all commands: a person asks.
-
-        Raises:
-            DposcopeError: one is given, and pairs are sampled and ranked by a scorer.
-        """
-        unread = {"direction", "direction_block", "direction_rows"} & self.model_fields_set
-        if unread and self.method == "sample" and self.rank_by == "scorer":
-            option = f"--{min(unread).replace('_', '-')}"
-            raise DposcopeError(
-                f"{option} is for --method pplm and for --rank-by direction; give one of them, or leave it out"
-            )
-
     @property
     def direction_spec(self) -> DirectionSpec:
         """Which direction, and how texts are read; always by the strict protocol."""
@@ -236,3 +249,37 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
     def most(self) -> int | None:
         """Most pairs; None: until the end of the prompts."""
         return 800 if self.count is None and self.method == "pplm" else self.count
+
+
+class CheckSettings(ChatSettings):
+    """Settings of `dposcope pairs check`."""
+
+    ONLY = (
+        Only(("layout", "logppl"), lambda s: s.model is not None, "--model"),
+        Only(("chat", "system", "wrap", "prefill"), lambda s: s.logppl, "--logppl"),
+    )
+
+    against: str | None = Field(
+        default=None,
+        description="Validation pairs, to count how many of them share a prompt or a text with FILE. Default: none.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="A model, to count lengths in its tokens: a bundled name, a folder, a .gguf file, or a Hugging "
+        "Face id. Default: none.",
+    )
+    layout: Path | None = Field(
+        default=None,
+        description="With --model: a .toml file that says where a model of an unknown type keeps its parts. Default: "
+        "what dposcope knows or recognises.",
+    )
+    logppl: bool = Field(
+        default=False,
+        description="Also compute the log-perplexity of both sides with --model, in nats per token. A dispreferred "
+        "side far above the preferred one is broken text.",
+    )
+    scorer: str = Field(
+        default="profanity",
+        description="Scorer of both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or "
+        "module:function.",
+    )

@@ -13,7 +13,7 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import check_explain
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import read_data
+from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.pairs.job import read_source
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import Step

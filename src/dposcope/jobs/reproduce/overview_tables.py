@@ -89,15 +89,15 @@ def findings_table(runs: Sequence[FinishedRun]) -> Table:
         pl.DataFrame(frame, infer_schema_length=None),
         (
             *_OF_RUN,
-            Column.ranged("before", f"{noun} before", MEAN),
-            Column.ranged("after", "after", MEAN),
-            Column.ranged("ratio", "× before", RATIO, mark="toxicity_mark"),
+            Column.measured("before", f"{noun} before", MEAN),
+            Column.measured("after", "after", MEAN),
+            Column.measured("ratio", "× before", RATIO, mark="toxicity_mark"),
             *(Column(f"{name}_ratio", scorer_label(name), RATIO, mark=f"{name}_mark") for name in others),
-            Column.ranged("logppl", "log-PPL", DIFFERENCE),
-            Column.ranged("f1", "F1", DIFFERENCE),
+            Column.measured("logppl", "log-PPL", DIFFERENCE),
+            Column.measured("f1", "F1", DIFFERENCE),
             *harmless,
             Column("reducing", "neurons ↓", SHARE),
-            *(Column.ranged(column, label, SHARE) for column, label in patched.values()),
+            *(Column.measured(column, label, SHARE) for column, label in patched.values()),
         ),
         (
             f"× before: {noun} after divided by before. log-PPL, F1: after minus before. share: the part of tuning's "

@@ -4,7 +4,7 @@ A step is one run of a command in a folder of its own, and that run itself is as
 `is_finished`. Where one setting or one file changes, only steps that depend on it are done again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +19,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import described as explain_described
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.finished import CHECKPOINT, is_finished
-from dposcope.jobs.measure import file_name
+from dposcope.jobs.measuring.measure import file_name
 from dposcope.jobs.pairs.job import pairs_finished
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.renamed import other_name
@@ -148,6 +148,7 @@ def plan_reproduction(
     for name in names:
         folder = out / model_folder(name)
         steps = plan(str(folder / "model") if name == TINY else name, folder, preset, settings)
+        _check_used(steps, preset, settings.given())
         done = _done(steps, raw=raw)
         planned += [
             PlannedStep(step, f"{folder.name}/{step.name}", step.name in done, size, _pairs_of(step)) for step in steps
@@ -207,7 +208,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
         # Each method has its own source; comments would give sampled pairs a second scorer, as a preset may.
         others = ("learn_text", "comments") if study.pairs.get("method") == "sample" else ("prompts", "report_prompts")
         of_pairs = {name: value for name, value in data.items() if name not in others}
-        made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs)
+        made = _made(PairsSettings, preset, "pairs", of_pairs, study.pairs, given=study.pairs)
         # A study that asks for the same pairs as an earlier one reads those.
         asked = made.model_dump_json()
         if asked not in pairs_of:
@@ -215,9 +216,8 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
             yield pairs_of[asked]
         pairs = pairs_of[asked]
         for_dpo = {**data, "pairs": str(pairs.pairs)}
-        dpo = Step(
-            model, study, "dpo", None, _made(DpoSettings, preset, "dpo", for_dpo, study.dpo), place / "dpo", (pairs,)
-        )
+        trained = _made(DpoSettings, preset, "dpo", for_dpo, study.dpo, given=study.dpo)
+        dpo = Step(model, study, "dpo", None, trained, place / "dpo", (pairs,))
         yield dpo
         for protocol in study.protocols:
             own = {**preset.explain, **getattr(preset, protocol), **study.explain, **measuring, "protocol": protocol}
@@ -226,7 +226,7 @@ def _steps(model: str, folder: Path, preset: Preset, settings: ReproduceSettings
                 study,
                 "explain",
                 protocol,
-                _made(ExplainSettings, preset, "explain", data, own),
+                _made(ExplainSettings, preset, "explain", data, own, given=study.explain),
                 place / f"explain-{protocol}",
                 (dpo,),
             )
@@ -245,6 +245,14 @@ def _of_concept(preset: Preset, concept: str | None) -> dict[str, Any]:
     return {name: value for name, value in preset.shared.items() if name not in Concept.load(concept).options()}
 
 
+def _check_used(steps: Sequence[Step], preset: Preset, given: Iterable[str]) -> None:
+    """Refuse an option of the user that counts in no step."""
+    for name in given:
+        idle = [step.settings.idle([name]) for step in steps if name in step.settings.model_fields_set]
+        if idle and all(idle):
+            raise DposcopeError(f"preset {preset.name}: {idle[0][0]}")
+
+
 def _check_shared(preset: Preset) -> None:
     """A slip there would be taken for an option of another command, and be left out."""
     known = {name for kind in (PairsSettings, DpoSettings, ExplainSettings) for name in kind.model_fields}
@@ -258,11 +266,22 @@ def _unknown(name: str, *commands: str) -> str:
     return f"there is no option {name}; " + ("mend it there" if other is None else f"its name is {other}")
 
 
-def _made(kind: type[_S], preset: Preset, command: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> _S:
-    """A command's settings: of what is shared, only what it knows; of its own, everything."""
+def _made(
+    kind: type[_S],
+    preset: Preset,
+    command: str,
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    *,
+    given: Collection[str],
+) -> _S:
+    """A command's settings: of what is shared, only what it knows; of its own, everything.
+
+    What is shared need not count in every study; what is `given` for this one must.
+    """
     known = {name: value for name, value in shared.items() if name in kind.model_fields}
     try:
-        return kind(**{**known, **own})
+        return kind.filled({**known, **own}, given=given)
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"]) or "options"

@@ -16,7 +16,7 @@ from dposcope.evaluation.statistics import Difference, Estimate, paired_differen
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import in_effect
 from dposcope.jobs.dpo.training_record import TrainingRecord
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, StrengthStep, overflow, search_strength
 from dposcope.jobs.tune.negative_control import direction_stem

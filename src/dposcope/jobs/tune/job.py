@@ -18,18 +18,11 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.tuned import check_tuned
-from dposcope.jobs.ideal import with_ideal
-from dposcope.jobs.ingredients import (
-    Data,
-    Ingredients,
-    Job,
-    check_fits,
-    prepare,
-    prepare_judge,
-    read_comments,
-    read_data,
-)
-from dposcope.jobs.measure import Condition, measure_all, write_scores
+from dposcope.jobs.ingredients.data import Data, read_comments, read_data
+from dposcope.jobs.ingredients.job import Job, check_fits
+from dposcope.jobs.ingredients.prepared import Ingredients, prepare, prepare_judge
+from dposcope.jobs.measuring.ideal import with_ideal
+from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
 from dposcope.jobs.tune.choice import ChosenEdit, choose

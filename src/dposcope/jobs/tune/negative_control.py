@@ -8,7 +8,8 @@ from dposcope.artefacts import value_digest
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.scorer import Scorer, drawn_scores
 from dposcope.interventions.origin import Control
-from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.run import Run
 from dposcope.model.generate import generate
 

@@ -16,7 +16,8 @@ from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import Control, warning
 from dposcope.jobs.edit.report import BUILT_IN_NOTE, LABELS, evenly_spaced
-from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.settings import Shown
 from dposcope.jobs.tune.choice import HARMLESS, KL, ChosenEdit
 from dposcope.jobs.tune.search import Searched

@@ -18,7 +18,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.group_gains import gains_of
 from dposcope.interventions.least_squares import LeastSquares
 from dposcope.interventions.origin import Control
-from dposcope.jobs.ingredients import Ingredients, Job
+from dposcope.jobs.ingredients.job import Job
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.run import Run
 from dposcope.jobs.tune.negative_control import direction_stem
 from dposcope.jobs.tune.settings import Method

@@ -25,6 +25,7 @@ from dposcope.jobs.numbers import (
 )
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import ChatSettings, MeasureSettings, Parts
+from dposcope.options import Only, is_table
 from dposcope.protocols import Pairing, Split
 
 _DATA = Group("Data", sort_key=1)
@@ -83,6 +84,27 @@ class Recipe:
 
 class TuneSettings(MeasureSettings):
     """Settings of `dposcope tune`."""
+
+    ONLY = (
+        Only(("methods",), lambda s: s.parts != "ablation", "gains", "leave it or --parts ablation out"),
+        Only(_OF_LEARNING, lambda s: s.learned, "learned gains, and there are none", "leave {option} out"),
+        Only(
+            ("teacher",),
+            lambda s: s.learned or s.teacher == NO_TEACHER,
+            "learned gains, and there are none",
+            "leave {option} out",
+        ),
+        Only(("teacher_strength",), lambda s: s.distilled, "--teacher"),
+        Only(("min_gap",), lambda s: s.pairing == "extremes", "--pairing extremes"),
+        Only(("trials",), lambda s: not s.quick, "a search, and --quick has none", "leave one of them out"),
+        Only(
+            ("parts",),
+            lambda s: s.parts == "gains" or not s.quick,
+            "a search, and --quick learns gains alone",
+            "leave one of them out",
+        ),
+        Only(("learn_text_column",), lambda s: is_table(s.learn_text), "--learn-text with a table"),
+    )
 
     prompts: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
@@ -255,13 +277,11 @@ class TuneSettings(MeasureSettings):
         if self.parts != "ablation" and not self.methods:
             raise ValueError("--methods is empty; give one, or --parts ablation")
         self._quick_fits()
-        self._learning_fits()
+        self._control_fits()
         if self.second_scorer and self.comments is None:
             raise ValueError(
                 "--second-scorer needs --comments, as the built-in comments are too few; give some, or leave it out"
             )
-        if self.teacher_strength is not None and not self.distilled:
-            raise ValueError("--teacher-strength needs a teacher, and there is none; leave it out")
         if self.quantise is not None and self.needs_numbers:
             raise ValueError(f"{NO_CODES}, or leave --quantise out")
         if self.device_map is not None and self.teacher == "full":
@@ -274,33 +294,21 @@ class TuneSettings(MeasureSettings):
     def _quick_fits(self) -> None:
         if not self.quick:
             return
-        if self.parts == "ablation":
-            raise ValueError("--quick learns gains, but --parts ablation has none; leave one of them out")
         if "learned" not in self.methods:
             raise ValueError("--quick learns gains, but --methods does not have learned; leave one of them out")
         if self.methods not in (["learned"], self._default("methods")):
             raise ValueError("--quick only learns gains; leave --methods out, or --quick")
-        if self.trials != self._default("trials"):
-            raise ValueError("--quick has no search and takes no --trials; leave one of them out")
         if len(self.kl_weights or []) > 1:
             raise ValueError(
                 f"--quick learns once, but --kl-weights has {len(self.kl_weights or [])} weights; give one"
             )
 
-    def _learning_fits(self) -> None:
-        if self.learned:
-            if self.negative_control == "random-direction":
-                raise ValueError(
-                    "learned gains use no direction, so a random direction is no control for them; give --methods "
-                    "groups --methods least-squares or --parts ablation, or --negative-control shuffled-scores"
-                )
-            return
-        if self.teacher not in (None, NO_TEACHER):
-            raise ValueError("--teacher is for learned gains, and there are none; leave --teacher out")
-        for name in _OF_LEARNING:
-            if getattr(self, name) != self._default(name):
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} is for learned gains, and there are none; leave {option} out")
+    def _control_fits(self) -> None:
+        if self.learned and self.negative_control == "random-direction":
+            raise ValueError(
+                "learned gains use no direction, so a random direction is no control for them; give --methods "
+                "groups --methods least-squares or --parts ablation, or --negative-control shuffled-scores"
+            )
 
     @property
     def texts(self) -> tuple[str | None, ...]:
@@ -379,22 +387,24 @@ class TuneSettings(MeasureSettings):
         if self.second_scorer:
             names += ["comments", "text_column", "label_column", "positive_label"]
         given = {name: value for name, value in self.model_dump(include=set(names)).items() if value is not None}
-        return PairsSettings(
-            method="sample",
-            prompts=str(prompts),
-            use="all",
-            samples=self.sampled,
-            pairs_per_prompt=2 if self.quick else 4,
-            pairing=self.pairing,
-            min_gap=self.min_gap,
-            batch_size=self.batch_size,
-            shuffled=True if self.negative_control == "shuffled-scores" else None,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            quantise=self.quantise,
-            seed=self.seed,
-            **given,
+        return PairsSettings.filled(
+            {
+                "method": "sample",
+                "prompts": str(prompts),
+                "use": "all",
+                "samples": self.sampled,
+                "pairs_per_prompt": 2 if self.quick else 4,
+                "pairing": self.pairing,
+                "min_gap": self.min_gap,
+                "batch_size": self.batch_size,
+                "shuffled": True if self.negative_control == "shuffled-scores" else None,
+                "dtype": self.dtype,
+                "device": self.device,
+                "device_map": self.device_map,
+                "quantise": self.quantise,
+                "seed": self.seed,
+                **given,
+            }
         )
 
     def of_training(self, train: Train, texts: LearningTexts, **others: Any) -> DpoSettings:
@@ -405,25 +415,27 @@ class TuneSettings(MeasureSettings):
             texts: what it is trained on.
             others: settings in which the two differ.
         """
-        return DpoSettings(
-            train=train,
-            pairs=str(texts.pairs),
-            learn_text=str(texts.neutral),
-            kl_on=None if texts.harmless is None else self.kl_on,
-            harmless=None if texts.harmless is None else str(texts.harmless),
-            micro_batch_size=self.micro_batch_size,
-            # The validation loss selects nothing here, and each validation costs as much as eight steps.
-            validate_every=400,
-            chat=self.chat,
-            system=self.system,
-            wrap=self.wrap,
-            prefill=self.prefill,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            quantise=self.quantise,
-            seed=self.seed,
-            **others,
+        return DpoSettings.filled(
+            {
+                "train": train,
+                "pairs": str(texts.pairs),
+                "learn_text": str(texts.neutral),
+                "kl_on": None if texts.harmless is None else self.kl_on,
+                "harmless": None if texts.harmless is None else str(texts.harmless),
+                "micro_batch_size": self.micro_batch_size,
+                # The validation loss selects nothing here, and each validation costs as much as eight steps.
+                "validate_every": 400,
+                "chat": self.chat,
+                "system": self.system,
+                "wrap": self.wrap,
+                "prefill": self.prefill,
+                "dtype": self.dtype,
+                "device": self.device,
+                "device_map": self.device_map,
+                "quantise": self.quantise,
+                "seed": self.seed,
+                **others,
+            }
         )
 
     def of_gains(self, kl_weight: float, texts: LearningTexts, teacher: Teacher | None) -> DpoSettings:

@@ -38,15 +38,20 @@
   const tell = (asked) => {
     const many = selection.length.toLocaleString("en");
     const all = data.present.toLocaleString("en");
-    const which = selection.length === data.present ? `All ${all} neurons` : `${many} of ${all} neurons`;
+    const here = data.present < data.total ? " of this page" : "";
+    const which = (selection.length === data.present ? `All ${all} neurons` : `${many} of ${all} neurons`) + here;
     // A search among tokens is one among the neurons that have them.
     const partly = asked.token.trim() && data.lensCount < data.present;
     const within = partly ? ` (the page has the tokens of ${data.lensCount.toLocaleString("en")})` : "";
     byId("selection-state").textContent = `${which}${within}, ${said[sorted.column][Number(sorted.descending)]}`;
-    byId("neuron-fault").textContent = data.range(asked.query)
-      ? ""
-      : `No such neuron: give ${data.levels.join(".")}, such as ${data.last} (the last), or a block.`;
-    byId("by-neuron").setAttribute("aria-invalid", !data.range(asked.query));
+    const found = data.range(asked.query);
+    const missing = found !== null && found.one && found.from === found.to;
+    byId("neuron-fault").textContent = missing
+      ? `Neuron ${asked.query.trim()} is not on this page, which has ${all} of ${data.total.toLocaleString("en")}.`
+      : found
+        ? ""
+        : `No such neuron: give ${data.levels.join(".")}, such as ${data.last} (the last${here}), or a block.`;
+    byId("by-neuron").setAttribute("aria-invalid", !found || missing);
     byId("number-fault").textContent = data.numbers(asked.number)
       ? ""
       : "No such comparison: give contribution, gain, rank, cosine, before or after, then <, <=, >, >= or = and a number, " +
@@ -289,10 +294,13 @@
     const whole = name.split(".").length === data.levels.length && !name.endsWith(".");
     const asked = whole && /^[\d.]+$/.test(name) ? data.range(name) : null;
     if (name !== "neurons" && !asked) return;
+    const here = asked && asked.from < asked.to;
     recall(query);
+    // A neuron that is not on the page is searched, which says so.
+    if (asked && !here) byId("by-neuron").value = name;
     refresh();
     named = -1;
-    if (asked) open(asked.from, { focus, step: false });
+    if (here) open(asked.from, { focus, step: false });
     else keep();
   };
   addEventListener("hashchange", () => follow());

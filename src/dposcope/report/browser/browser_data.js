@@ -1,4 +1,5 @@
-// The page's numbers, their orders and selections. A neuron is its number, block · width + index.
+// The page's numbers, their orders and selections. A neuron is its row in the columns. Where the page has all neurons
+// that is its place in the model, block · width + index.
 const neuronData = (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const parts = read("browser-data");
@@ -25,10 +26,26 @@ const neuronData = (() => {
   };
 
   const [blocks, width] = parts.shape;
-  const count = blocks * width;
   // Neurons of one expert; those of a block lie expert by expert. Without experts, 0.
   const own = parts.experts ? width / parts.experts : 0;
   const flags = unpack(parts.columns.flags);
+  const count = flags.length;
+  const kept = parts.kept && {
+    neurons: unpack(parts.kept.neurons),
+    ranks: unpack(parts.kept.ranks),
+    peerRanks: unpack(parts.kept.peerRanks),
+  };
+  // The first row whose place is at least this.
+  const rowFrom = (place) => {
+    if (!kept) return place;
+    let [low, high] = [0, count];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (kept.neurons[middle] < place) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
   const columns = {};
   for (const name of ["cosine", "before", "after", "contribution"]) columns[name] = unpack(parts.columns[name]);
   // How much of its mean activation is left; a neuron that was silent before has no gain.
@@ -174,6 +191,7 @@ const neuronData = (() => {
   };
   let rank = null;
   const ranks = () => {
+    if (!rank && kept) rank = kept.ranks;
     if (!rank) {
       rank = new Uint32Array(count);
       order("contribution", true).forEach((neuron, at) => { rank[neuron] = at + 1; });
@@ -184,27 +202,28 @@ const neuronData = (() => {
 
   // Selections
 
-  // A block, an expert, one neuron, everything, or null for what is none of these.
+  // The rows of a block, an expert, one neuron or everything, or null for what is none of these.
   const range = (query) => {
     const typed = query.trim();
-    if (!typed) return { from: 0, to: count };
+    if (!typed) return { from: 0, to: count, one: false };
     if (!/^\d+(\.\d*)*$/.test(typed)) return null;
     const levels = own ? [[blocks, width], [parts.experts, own], [own, 1]] : [[blocks, width], [width, 1]];
     const asked = typed.replace(/\.$/, "").split(".");
     if (asked.length > levels.length || asked.includes("")) return null;
     let from = 0;
-    let size = count;
+    let size = blocks * width;
     for (const [level, part] of asked.entries()) {
       const [most, step] = levels[level];
       if (Number(part) >= most) return null;
       from += Number(part) * step;
       size = step;
     }
-    return { from, to: from + size };
+    return { from: rowFrom(from), to: rowFrom(from + size), one: asked.length === levels.length };
   };
   const names = (neuron) => {
-    const place = neuron % width;
-    return [Math.floor(neuron / width), ...(own ? [Math.floor(place / own), place % own] : [place])];
+    const number = kept ? kept.neurons[neuron] : neuron;
+    const place = number % width;
+    return [Math.floor(number / width), ...(own ? [Math.floor(place / own), place % own] : [place])];
   };
   // `cosine > 0.05, |before| < 1`: one test per part, nothing asked for an empty text, or null for what is none of these.
   const comparisons = {
@@ -290,6 +309,8 @@ const neuronData = (() => {
     width,
     count,
     present,
+    // Of both models, on the page or not.
+    total: kept ? parts.kept.total : present,
     absent,
     columns,
     largest,
@@ -319,6 +340,7 @@ const neuronData = (() => {
     },
     // How many neurons of one group and effect there are, and which place this one has among them.
     rankAmongPeers(neuron) {
+      if (kept) return { rank: kept.peerRanks[neuron], peers: parts.kept.peers[(kind[neuron] & 7) * 3 + effect(neuron)] };
       const mask = 7 | 48;
       let ahead = 0;
       let peers = 0;

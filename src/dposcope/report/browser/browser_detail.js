@@ -22,7 +22,7 @@ const neuronDetail = (data, { groups }) => {
       ["mean activation after", number("after")],
       ["gain", data.gainText(neuron)],
       ["contribution", `${number("contribution")}${data.certain(neuron) ? "" : ", not certain"}`],
-      ["rank among all neurons", `${data.rank(neuron).toLocaleString("en")} of ${data.present.toLocaleString("en")}`],
+      ["rank among all neurons", `${data.rank(neuron).toLocaleString("en")} of ${data.total.toLocaleString("en")}`],
       [
         `rank among ${groups[data.group(neuron)]}${effects[data.effect(neuron)]}`,
         `${rank.toLocaleString("en")} of ${peers.toLocaleString("en")}`,
@@ -51,7 +51,7 @@ const neuronDetail = (data, { groups }) => {
           number(Math.abs(contribution), "contribution");
     return (
       `Points ${way} the direction (cosine ${number(cosine, "cosine")}). Tuning ${moved} its mean activation, ${writes}: ` +
-      `number ${data.rank(neuron).toLocaleString("en")} of ${data.present.toLocaleString("en")}` +
+      `number ${data.rank(neuron).toLocaleString("en")} of ${data.total.toLocaleString("en")}` +
       `${data.certain(neuron) ? "." : ", and sampling error may explain the sign."}`
     );
   };

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dposcope.directions.lens import Lens
+from dposcope.report.browser.kept import Kept
 from dposcope.report.browser.neurons import ABSENT, NeuronBrowser, TokenActivations
 from dposcope.report.masked_text import ShownText
 
@@ -25,8 +26,14 @@ _CERTAIN = 8
 """Bit of a neuron's flags above its group's code."""
 
 
-def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
-    """The data for the page's script, part by part.
+BYTES_OF_NEURON = (1 + 4 * 4) * 4 / 3
+"""What a neuron takes in the page: its flags and four columns of float32, in base64."""
+BYTES_OF_KEPT = (1 + 4 * 4 + 3 * 4) * 4 / 3
+"""The same where the page does not hold all: with its number and two ranks."""
+
+
+def packed_parts(value: NeuronBrowser, shown: ShownText, kept: Kept | None = None) -> dict[str, Any]:
+    """The data for the page's script, part by part. A neuron is called by its row in the columns.
 
     Precision: columns are float32; logits x have an error of at most 2⁻¹¹|x| or 2⁻²⁵ of the largest |x|, whichever is
     larger; activations on tokens have an error of at most 1/254 of the neuron's largest.
@@ -34,6 +41,7 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
     Args:
         value: the neurons.
         shown: of the page; it collects the words that are masked here.
+        kept: the neurons that have a row; None: all have one.
     """
     tokens = _Tokens(shown)
     blocks, width = value.shape
@@ -46,41 +54,56 @@ def packed_parts(value: NeuronBrowser, shown: ShownText) -> dict[str, Any]:
         "after": value.mean_after,
         "contribution": value.contribution,
     }
+
+    def rows(column: NDArray[Any]) -> NDArray[Any]:
+        return column.ravel() if kept is None else column.ravel()[kept.neurons]
+
     return {
         "shape": [blocks, width],
         "experts": value.experts or 0,
         "columns": {
-            "flags": _packed(flags),
-            **{name: _packed(column.astype(np.float32)) for name, column in columns.items()},
+            "flags": _packed(rows(flags)),
+            **{name: _packed(rows(column).astype(np.float32)) for name, column in columns.items()},
         },
+        "kept": None if kept is None else _kept(kept),
         "digits": {
             "contribution": _digits(value.contribution),
             "mean": min(_digits(value.mean_before), _digits(value.mean_after)),
         },
-        "lenses": _lenses(value.lenses, tokens),
+        "lenses": _lenses(value.lenses, tokens, kept),
         "texts": [
             {"tokens": _packed(_indices(tokens.of_text(text.tokens))), "prompt": text.prompt_tokens}
             for text in value.texts
         ],
-        "activations": _activations(value.activations),
+        "activations": _activations(value.activations, kept),
         # Last, since making the other parts fills it.
         "tokens": tokens.entries,
     }
 
 
-def _lenses(lenses: Mapping[int, Lens], tokens: "_Tokens") -> dict[str, Any]:
+def _kept(kept: Kept) -> dict[str, Any]:
+    columns = {"neurons": kept.neurons, "ranks": kept.ranks, "peerRanks": kept.peer_ranks}
+    packed = {name: _packed(column.astype(np.uint32)) for name, column in columns.items()}
+    return {**packed, "peers": kept.peers, "total": kept.total}
+
+
+def _rows(neurons: NDArray[np.integer[Any]], kept: Kept | None) -> dict[str, Any]:
+    return _packed((neurons if kept is None else kept.rows(neurons)).astype(np.uint32))
+
+
+def _lenses(lenses: Mapping[int, Lens], tokens: "_Tokens", kept: Kept | None) -> dict[str, Any]:
     """Neurons `[n]` in ascending order, and for each the tokens of its top, then of its bottom, `[n, 2k]`."""
     ordered = sorted(lenses)
     values = [lenses[neuron] for neuron in ordered]
     logits = np.array([[*one.top_logits, *one.bottom_logits] for one in values], np.float64)
     return {
-        "neurons": _packed(np.array(ordered, np.uint32)),
+        "neurons": _rows(np.array(ordered, np.int64), kept),
         "tokens": _packed(_indices([tokens.alone(token) for one in values for token in (*one.top, *one.bottom)])),
         "logits": _halves(logits),
     }
 
 
-def _activations(made: TokenActivations) -> dict[str, Any]:
+def _activations(made: TokenActivations, kept: Kept | None) -> dict[str, Any]:
     """Activations in 8 bits, with one scale per neuron for both models, so that colours can be compared."""
     largest = np.maximum(
         np.abs(made.before).max(axis=1, initial=0.0),
@@ -93,7 +116,7 @@ def _activations(made: TokenActivations) -> dict[str, Any]:
         for values in (made.before, made.after)
     )
     return {
-        "neurons": _packed(made.neurons.astype(np.uint32)),
+        "neurons": _rows(made.neurons, kept),
         "scales": _packed(scales),
         "before": _packed(before),
         "after": _packed(after),

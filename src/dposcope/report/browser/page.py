@@ -1,30 +1,34 @@
-"""The neuron browser as a page: every neuron of a base and a tuned model, in one self-contained HTML file.
+"""The neuron browser as a page: the neurons of a base and a tuned model, in one self-contained HTML file.
 
 The page has the shell of the reports and tabs: what the caller found, the neurons in three panes that scripts draw from
 packed arrays, and the caller's sections folded under Method. Without scripts the parts stand one after the other, and
 everything except the table, the cloud of dots and the opened neuron can be read.
+
+A page holds every neuron if that fits into `MAX_BYTES`, else the strongest, and says so.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dposcope.artefacts import write_text
-from dposcope.errors import DposcopeError, plural
+from dposcope.errors import plural
 from dposcope.evaluation.numbers import fact, fixed
 from dposcope.report.browser.explained import Explained
 from dposcope.report.browser.heat_map import heat_map
+from dposcope.report.browser.kept import Kept, kept
 from dposcope.report.browser.neurons import GROUPS, NeuronBrowser
-from dposcope.report.browser.packing import in_script, packed_parts
+from dposcope.report.browser.packing import BYTES_OF_KEPT, BYTES_OF_NEURON, in_script, packed_parts
 from dposcope.report.glossary import Term
 from dposcope.report.masked_text import ShownText
 from dposcope.report.section import Section
 from dposcope.report.shell import asset, render
 
 MAX_BYTES = 20_000_000
-"""A larger page is refused, since browsers on phones cannot open it."""
+"""A page gets fewer neurons before it grows beyond this, as browsers on phones could not open it."""
+_SPARE = 10_000
+"""Bytes that are not counted on."""
 
 _STYLES = ("report/templates/page.css", "report/browser/explained.css", "report/browser/browser.css")
 _PARTS = ("tabs", "browser_data", "browser_table", "browser_cloud", "browser_detail", "browser")
@@ -74,7 +78,7 @@ def write_browser(
     """Write the page, whole or not at all.
 
     Raises:
-        DposcopeError: the file cannot be written, or would be larger than `MAX_BYTES`.
+        DposcopeError: the file cannot be written.
     """
     write_text(path, browser_html(value, sections=sections, explained=explained))
 
@@ -86,14 +90,26 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
         value: the neurons.
         sections: folded under Method, in order.
         explained: what the tabs beside the neurons say; None for a page of neurons alone.
-
-    Raises:
-        DposcopeError: it would be larger than `MAX_BYTES`.
     """
+
+    def made(part: Kept | None) -> str:
+        return _html(value, part, sections=sections, explained=explained)
+
+    if value.group.size * BYTES_OF_NEURON < MAX_BYTES:
+        html = made(None)
+        if len(html.encode()) <= MAX_BYTES:
+            return html
+    # Besides the strongest it has neurons with a lens or texts, whatever they take.
+    without = made(kept(value, 0))
+    room = int((MAX_BYTES - _SPARE - len(without.encode())) / BYTES_OF_KEPT)
+    return made(kept(value, max(room, 1)))
+
+
+def _html(value: NeuronBrowser, part: Kept | None, *, sections: Sequence[Section], explained: Explained | None) -> str:
     shown = ShownText()
-    parts = packed_parts(value, shown)
+    data = in_script(packed_parts(value, shown, part))
     style, script = asset(*_STYLES), asset(*_SCRIPTS)
-    html = render(
+    return render(
         "report/browser/browser.html.jinja",
         shown,
         # The shell has one element for style and one for script. This page appends its own to them.
@@ -102,6 +118,7 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
         page_script=script.text,
         page_script_hash=script.digest,
         value=value,
+        kept=part,
         blocks=value.shape[0],
         width=value.shape[1],
         sections=sections,
@@ -112,17 +129,8 @@ def browser_html(value: NeuronBrowser, *, sections: Sequence[Section] = (), expl
         summary=_summary(value),
         map=heat_map(value),
         terms=TERMS if value.experts is None else (*_OF_EXPERTS, *TERMS[2:]),
-        data=in_script(parts),
+        data=data,
     )
-    size = len(html.encode())
-    if size > MAX_BYTES:
-        heaviest = sorted(((len(json.dumps(part)) / 1e6, name) for name, part in parts.items()), reverse=True)
-        largest_parts = ", ".join(f"{name} {megabytes:.1f}" for megabytes, name in heaviest[:3])
-        raise DposcopeError(
-            f"the page would hold {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} (the most by {largest_parts}): "
-            "give fewer lenses, texts or neurons with activations"
-        )
-    return html
 
 
 def _tabs(explained: Explained | None) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dposcope.artefacts import write_text
 from dposcope.errors import plural
-from dposcope.evaluation.numbers import NOTHING, between, fixed, signed
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, fixed, signed
 from dposcope.evaluation.statistics import Difference
 from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, costs_table
 from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
@@ -128,7 +128,7 @@ def _grouped(page: EditPage, cells: Any, skip: Sequence[Role] = ()) -> list[_Rol
 def _mean_cells(page: EditPage, condition: Condition, measures: list[Measure]) -> list[_Cell]:
     estimates = [page.scores.conditions[condition.name].get(measure.key) for measure in measures]
     cells = [
-        _Cell(NOTHING) if estimate is None else _Cell(fixed(estimate.mean), between(estimate.low, estimate.high))
+        _Cell(NOTHING) if estimate is None else _Cell(fixed(estimate.mean), estimate.told(MEAN))
         for estimate in estimates
     ]
     distinct = page.scores.distinct_2.get(condition.name)
@@ -139,7 +139,7 @@ def _difference_cells(page: EditPage, condition: Condition, measures: list[Measu
     comparison = page.scores.against_none[condition.name]
     ratio = comparison.toxicity_ratio
     # The ratio has no mark, since only the difference is tested.
-    first = _Cell("–") if ratio is None else _Cell(f"{fixed(ratio.ratio, 2)} ×", between(ratio.low, ratio.high, 2))
+    first = _Cell(NOTHING) if ratio is None else _Cell(RATIO.value(ratio.ratio), ratio.told(RATIO))
     unshared = page.scores.unshared(condition.name)
     cells = (
         _difference_cell(
@@ -158,7 +158,7 @@ def _difference_cell(difference: Difference, measure: Measure, sign: str, *, sho
     if shown:
         better = (difference.mean > 0) == (measure.better == "higher")
         mark = "worse" if not better else "" if measure.price else "better"
-    return _Cell(f"{signed(difference.mean)}{sign}", between(difference.low, difference.high, sign=True), mark)
+    return _Cell(f"{signed(difference.mean)}{sign}", difference.told(DIFFERENCE), mark)
 
 
 def _unbroken(sentence: str, shown: ShownText) -> Markup:

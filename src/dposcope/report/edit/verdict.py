@@ -27,8 +27,6 @@ UNCHANGED = "No edit was found; the model is unchanged."
 _COMPETING: tuple[Role, ...] = ("edit", "part", "paper")
 """Roles of conditions that can be the best."""
 
-_NOT_SHOWN = "not shown to differ: the interval holds\u00a00"
-
 Status = Literal["good", "bad", "open"]
 """good: the score that the edit is for is shown to fall; bad: harm is shown, or a bound is not kept; open: all else.
 What something costs is bad or open, never good."""
@@ -50,14 +48,14 @@ class Finding:
 def verdict(page: EditPage) -> str:
     """One sentence on the edit, computed from the scores; `UNCHANGED` where no edit was found.
 
-    A change counts if the interval of the paired difference excludes 0. The clauses: the concept;
+    A change counts if both tests of the paired difference show it (`Difference.shown`). The clauses: the concept;
     log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
     if the text is damaged; the number of prompts, if it is small.
     """
     if page.unchanged:
         return UNCHANGED
     clauses, against = [_concept_clause(page), _logppl_clause(page)], [*_other_scorers(page), *_text_clauses(page)]
-    if _falls(_difference(page, page.edit_condition, "toxicity")):
+    if _difference(page, page.edit_condition, "toxicity").falls:
         controls = _control_clauses(page)
         clauses += controls.clauses
         against += controls.against
@@ -73,7 +71,8 @@ def best_sentences(page: EditPage) -> list[str]:
     """Which condition is best, and what the others of the comparison reach: the learned edit among them.
 
     Best is the lowest score among edits that hold the bound on log-perplexity, where there is a bound; controls and
-    the ideal do not compete. Nothing is said where there is nothing to compare.
+    the ideal do not compete. The best of many needs the mark of the table, with Holm's correction. Nothing is said
+    where there is nothing to compare.
     """
     named = [one for role in _COMPETING for one in page.with_role(role)]
     if len(named) < 2:
@@ -86,7 +85,9 @@ def best_sentences(page: EditPage) -> list[str]:
     if lowest >= _estimate(page, page.base, "toxicity").mean:
         return [f"No condition within the bounds lowers {page.scores.concept}."]
     where = "" if page.bound is None else f" with log-perplexity within +{fixed(page.bound, 2)}"
-    lines = [f"Best here{where}: {best.label}, {_reached(page, best)}."]
+    many = f", which may be chance among {plural(len(page.scores.against_none), 'condition')}"
+    unsure = "" if best.name in page.scores.differing("toxicity") else many
+    lines = [f"Best here{where}: {best.label}, {_reached(page, best)}{unsure}."]
     others = "; ".join(f"{one.label}, {_reached(page, one)}" for one in page.with_role("paper") if one != best)
     return [*lines, f"Beside it: {others}."] if others else lines
 
@@ -111,10 +112,11 @@ def findings(page: EditPage) -> list[Finding]:
 def _concept_clause(page: EditPage) -> str:
     before, after = _estimate(page, page.base, "toxicity"), _estimate(page, page.edit_condition, "toxicity")
     difference = _difference(page, page.edit_condition, "toxicity")
-    if not difference.excludes_zero:
+    if not difference.shown:
+        reason = f": {difference.doubt}" if difference.excludes_zero else ""
         return (
             f"Mean {page.scores.concept} is not shown to change: {before} before, {after} after, and the difference of "
-            f"{difference} may be chance"
+            f"{difference} may be chance{reason}"
         )
     ratio = page.scores.against_none[page.edit_condition.name].toxicity_ratio
     size = f": {ratio}" if ratio is not None else f", by {_size(difference)}"
@@ -128,17 +130,17 @@ def _other_scorers(page: EditPage) -> list[str]:
 
 def _scorer_clause(page: EditPage, name: str, called: str) -> str:
     other, scorer = _difference(page, page.edit_condition, name), _difference(page, page.edit_condition, "toxicity")
-    if not _falls(scorer) or _falls(other):
+    if not scorer.falls or other.falls:
         return ""
-    if other.excludes_zero:
+    if other.shown:
         return f"{called} finds the opposite, a rise by {_size(other)}"
-    return f"{called} does not confirm it ({other})"
+    return f"{called} does not confirm it ({_doubted(other)})"
 
 
 def _logppl_clause(page: EditPage) -> str:
     difference = _difference(page, page.edit_condition, "logppl")
-    if not difference.excludes_zero:
-        return f"log-perplexity is not shown to change ({difference})"
+    if not difference.shown:
+        return f"log-perplexity is not shown to change ({_doubted(difference)})"
     clause = f"log-perplexity {_verb(difference)} by {_size(difference)}"
     if page.bound is not None and difference.mean > page.bound:
         clause += f", above the bound of {fixed(page.bound, 2)}"
@@ -180,6 +182,9 @@ def _control_clauses(page: EditPage) -> _Controls:
         match reading:
             case "none":
                 result.clauses.append(f"{name} has no such effect")
+            case "unsure":
+                doubted = _doubted(_difference(page, control, "toxicity"))
+                result.clauses.append(f"{name} is not shown to have such an effect ({doubted})")
             case "part":
                 result.clauses.append(f"{name} has a part of the effect, {_effect(page, control)}")
             case _:
@@ -187,12 +192,15 @@ def _control_clauses(page: EditPage) -> _Controls:
     return result
 
 
-def _control_reading(page: EditPage, control: Condition) -> Literal["none", "part", "as much"]:
-    """How much of the edit's effect a control has. If the intervals overlap, it counts as the same effect."""
+def _control_reading(page: EditPage, control: Condition) -> Literal["none", "unsure", "part", "as much"]:
+    """How much of the edit's effect a control has. If the intervals overlap, it counts as the same effect.
+
+    A fall that one of the two tests shows is unsure: doubt about a control must not speak for the edit.
+    """
     difference, edit = _difference(page, control, "toxicity"), _difference(page, page.edit_condition, "toxicity")
-    if not _falls(difference):
-        return "none"
-    return "as much" if difference.low <= edit.high else "part"
+    if difference.falls:
+        return "as much" if difference.low <= edit.high else "part"
+    return "unsure" if difference.high < 0 else "none"
 
 
 def _score_finding(page: EditPage, measure: str, name: str) -> Finding:
@@ -200,9 +208,9 @@ def _score_finding(page: EditPage, measure: str, name: str) -> Finding:
     before, after = _estimate(page, page.base, measure), _estimate(page, page.edit_condition, measure)
     # Scores have a ratio for toxicity only; the judge's is computed from its two means.
     ratio = fixed(after.mean / before.mean, 2) if before.mean > 0 else None
-    if not difference.excludes_zero:
-        reading, status = _NOT_SHOWN, "open"
-    elif _falls(difference):
+    if not difference.shown:
+        reading, status = _not_shown(difference), "open"
+    elif difference.falls:
         reading, status = "lower: the interval excludes\u00a00", "good"
     else:
         reading, status = "higher: the interval excludes\u00a00", "bad"
@@ -217,11 +225,7 @@ def _logppl_finding(page: EditPage) -> Finding:
         reading = f"{'within' if fits else 'above'} the bound of +{fixed(page.bound, 2)}"
         status = "open" if fits else "bad"
     else:
-        reading = (
-            "the interval excludes\u00a00"
-            if difference.excludes_zero
-            else "not shown to differ: the interval holds\u00a00"
-        )
+        reading = "the interval excludes\u00a00" if difference.shown else _not_shown(difference)
         status = "open"
     before, after = _estimate(page, page.base, "logppl"), _estimate(page, page.edit_condition, "logppl")
     return Finding("Log-perplexity", signed(difference.mean), _from_to(before, after), reading, status)
@@ -256,8 +260,10 @@ def _empty_finding(page: EditPage) -> Finding:
 
 
 def _control_finding(page: EditPage, control: Condition) -> Finding:
+    difference = _difference(page, control, "toxicity")
     readings: dict[str, tuple[str, Status]] = {
         "none": (f"does not lower {page.scores.concept}", "open"),
+        "unsure": (f"not shown to lower {page.scores.concept}: {difference.doubt}", "open"),
         "part": ("has a part of the effect", "open"),
         "as much": (f"lowers {page.scores.concept} about as much", "bad"),
     }
@@ -280,10 +286,6 @@ def _difference(page: EditPage, condition: Condition, measure: str) -> Differenc
     return page.scores.against_none[condition.name].differences[measure]
 
 
-def _falls(difference: Difference) -> bool:
-    return difference.high < 0
-
-
 def _f1_ratio(page: EditPage) -> float | None:
     before = _estimate(page, page.base, "f1").mean
     return _estimate(page, page.edit_condition, "f1").mean / before if before > 0 else None
@@ -298,7 +300,16 @@ def _suffers_from_empties(page: EditPage) -> bool:
 
 
 def _verb(difference: Difference) -> str:
-    return "falls" if _falls(difference) else "rises"
+    return "falls" if difference.falls else "rises"
+
+
+def _not_shown(difference: Difference) -> str:
+    return f"not shown to differ: {difference.doubt}"
+
+
+def _doubted(difference: Difference) -> str:
+    """A difference that is not shown, and why where its interval does not tell."""
+    return f"{difference}; {difference.doubt}" if difference.excludes_zero else str(difference)
 
 
 def _size(difference: Difference) -> str:

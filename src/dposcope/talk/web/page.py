@@ -25,6 +25,7 @@ def page_files(answering: Answering) -> dict[str, Sent]:
         ShownText(),
         model=session.lm.name,
         edit=session.edit_told,
+        origin=session.notes,
         chat=session.lm.asking is not None,
         notes=answering.scorers.notes,
         scorers=[scorer.name for scorer in answering.scorers.scorers.values()],

@@ -11,7 +11,8 @@ from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Rankings, find_carriers
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.ingredients import Job, read_data
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import open_run
 from dposcope.model.generate import Continuation
 from dposcope.model.load import load

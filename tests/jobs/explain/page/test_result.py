@@ -1,10 +1,13 @@
 """The first screen: the finding in words and numbers, from results made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.page.result import four_findings, headline, interval_chart
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK
+from dposcope.jobs.explain.report import summary
 from helpers.explained import START, condition, making, measured, outcome
 from helpers.results import results
 
@@ -48,6 +51,39 @@ def test_an_effect_that_is_not_shown_is_not_claimed():
     said = headline(made(0.9, 0.1, tuned=START))
     assert said.startswith("Tuning is not shown to change toxicity: 0.50 before, 0.50 after;")
     assert "carry" not in said
+
+
+def doubted(found, measure: str):
+    """The results with a sign-flip test that does not agree with the interval."""
+    against = found.scores.against_none
+    differences = against[TUNED].differences
+    assert differences[measure].excludes_zero
+    tuned = replace(against[TUNED], differences=differences | {measure: replace(differences[measure], p_sign=0.32)})
+    return replace(found, scores=replace(found.scores, against_none=against | {TUNED: tuned}))
+
+
+def test_what_one_of_two_tests_shows_is_not_claimed():
+    """Neither the fall, nor who carries it."""
+    found = doubted(made(0.9, 0.1, rise=0.2), "toxicity")
+    assert headline(found) == (
+        "Tuning is not shown to change toxicity: 0.50 before, 0.20 after; text got harder to predict by 0.20 nats per "
+        "token."
+    )
+    tiles = four_findings(found)
+    assert [one.name for one in tiles] == ["Toxicity", "Independent judge", "Price, log-perplexity"]
+    assert (tiles[0].status, tiles[0].reading) == (
+        "open",
+        "not shown to differ: the sign-flip test has p\u00a0=\u00a00.320",
+    )
+    assert not any("share of tuning's reduction" in line for line in summary(found))
+    assert any("share of tuning's reduction" in line for line in summary(made(0.9, 0.1)))
+
+
+def test_a_price_that_one_of_two_tests_shows_is_none():
+    found = doubted(made(0.9, 0.1, rise=0.2), "logppl")
+    assert "; text is not shown to be harder or easier to predict." in headline(found)
+    price = four_findings(found)[2]
+    assert (price.status, price.reading) == ("open", "no price is shown")
 
 
 @pytest.mark.parametrize(("rise", "status"), [(0.2, "bad"), (0.0, "open"), (-0.2, "open")])

@@ -283,8 +283,9 @@ def test_toxic_neurons_are_counted_also_where_there_is_none_or_nothing_was_measu
     last = table.to_polars().row(2, named=True)
     assert last == {
         **{"model": "m", "condition": "patch-top-256", "neurons": 256, "of_all": 256 / 98_304},
-        **{"share_of_dpo": 0.239, "share_of_dpo_low": 0.12, "share_of_dpo_high": 0.361},
+        **{"share_of_dpo": 0.239, "share_of_dpo_low": 0.12, "share_of_dpo_high": 0.361, "share_of_dpo_n": 9},
         **{"share_of_dpo_judge": -0.1, "share_of_dpo_judge_low": -0.2, "share_of_dpo_judge_high": 0.0},
+        "share_of_dpo_judge_n": 9,
     }
 
 

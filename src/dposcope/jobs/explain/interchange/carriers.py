@@ -20,7 +20,7 @@ from dposcope.evaluation.sampled.real_toxicity import TOXIC, sample_texts
 from dposcope.interventions.paired.attribution import Attribution, attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import Mediation, mediation
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.model.batches import rows_to_read
 from dposcope.model.checks.identity import identity
 from dposcope.model.generate import Continuation

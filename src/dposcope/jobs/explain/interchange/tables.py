@@ -136,11 +136,11 @@ def interchange_table(
             Column("label", "takes the tuned model's values"),
             Column("neurons", "neurons", COUNT),
             Column("of_all", "of all", Format("percent", 1)),
-            Column.ranged("frozen", "frozen at means (paper): share", SHARE),
-            Column.ranged("frozen_rise", "log-PPL, frozen", DIFFERENCE),
-            *(Column.ranged(f"live_{name}", label, SHARE) for name, label in names.items()),
-            Column.ranged("rise", "log-PPL", DIFFERENCE),
-            Column.ranged("harmless_rise", "harmless log-PPL", DIFFERENCE),
+            Column.measured("frozen", "frozen at means (paper): share", SHARE),
+            Column.measured("frozen_rise", "log-PPL, frozen", DIFFERENCE),
+            *(Column.measured(f"live_{name}", label, SHARE) for name, label in names.items()),
+            Column.measured("rise", "log-PPL", DIFFERENCE),
+            Column.measured("harmless_rise", "harmless log-PPL", DIFFERENCE),
         ),
         (
             "Interchange: at every position the parts take the value that they have in the tuned model on the same "

@@ -30,19 +30,19 @@ def headline(results: Results) -> str:
     before, after = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
     against = scores.against_none[TUNED]
     change, rise = against.differences["toxicity"], against.differences["logppl"]
-    if not change.excludes_zero:
+    if not change.shown:
         means = f"{fixed(before.mean, 2)} before, {fixed(after.mean, 2)} after"
         effect = f"Tuning is not shown to change {scores.concept}: {means}"
     else:
-        verb = "lowered" if change.mean < 0 else "raised"
+        verb = "lowered" if change.falls else "raised"
         effect = f"Tuning {verb} {scores.concept} from {fixed(before.mean, 2)} to {fixed(after.mean, 2)}"
     price = (
-        f"text got {'harder' if rise.mean > 0 else 'easier'} to predict by {fixed(abs(rise.mean), 2)} nats per token"
-        if rise.excludes_zero
-        else "neutral text is predicted as well as before"
+        f"text got {'harder' if rise.rises else 'easier'} to predict by {fixed(abs(rise.mean), 2)} nats per token"
+        if rise.shown
+        else "text is not shown to be harder or easier to predict"
     )
     share, control = results.shares.get(FOUR_GROUPS), results.shares.get(RANDOM_BY_BLOCK)
-    if share is None:
+    if share is None or not change.falls:
         return f"{effect}; {price}."
     carried = f"The four neuron groups carry {percent(share.share, 0)} of the reduction"
     if control is not None and _beyond(share, control):
@@ -78,24 +78,24 @@ def four_findings(results: Results) -> list[Finding]:
     if "judge" in against.differences:
         found.append(_score("Independent judge", base["judge"].mean, tuned["judge"].mean, against.differences["judge"]))
     rise = against.differences["logppl"]
-    reading = "a price: text is harder to predict" if rise.excludes_zero and rise.mean > 0 else "no price is shown"
     found.append(
         Finding(
             "Price, log-perplexity",
             signed(rise.mean, 2),
             f"{fixed(base['logppl'].mean, 2)} → {fixed(tuned['logppl'].mean, 2)}",
-            reading,
-            "bad" if rise.excludes_zero and rise.mean > 0 else "open",
+            "a price: text is harder to predict" if rise.rises else "no price is shown",
+            "bad" if rise.rises else "open",
         )
     )
-    return [*found, *_carrier(results.shares)]
+    # Without a fall there is nothing to carry.
+    return [*found, *_carrier(results.shares)] if against.differences["toxicity"].falls else found
 
 
 def _score(name: str, before: float, after: float, change: Difference) -> Finding:
     status: Status = "open"
-    reading = "not shown to differ"
-    if change.excludes_zero:
-        status, reading = ("good", "lower") if change.mean < 0 else ("bad", "higher")
+    reading = f"not shown to differ: {change.doubt}"
+    if change.shown:
+        status, reading = ("good", "lower") if change.falls else ("bad", "higher")
     value = f"{fixed(after / before, 2)} ×" if before > 0 else signed(change.mean, 2)
     return Finding(sentence_case(name), value, f"{fixed(before)} → {fixed(after)}", reading, status)
 

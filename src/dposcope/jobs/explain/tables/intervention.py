@@ -124,7 +124,7 @@ def interventions_table(
             Column("section", "type"),
             Column("label", "intervention"),
             *_measured(scores, measures),
-            Column.ranged("share_of_dpo", "share of tuning's reduction", SHARE),
+            Column.measured("share_of_dpo", "share of tuning's reduction", SHARE),
             *cost_columns(scores),
         ),
         (
@@ -198,8 +198,8 @@ def toxic_table(
             Column("label", "neurons"),
             Column("neurons", "number", COUNT),
             Column("of_all", "of all", Format("percent", 3)),
-            Column.ranged("share_of_dpo", "share of tuning's reduction", SHARE),
-            Column.ranged("share_of_dpo_judge", "by the judge", SHARE),
+            Column.measured("share_of_dpo", "share of tuning's reduction", SHARE),
+            Column.measured("share_of_dpo_judge", "by the judge", SHARE),
         ),
         (_NO_SHARE,),
         view=frame.with_columns(label=pl.col("condition").replace_strict(labels)),
@@ -218,10 +218,12 @@ def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
     named = _named(scores)
     return [
         *(
-            Column(f"{name}_mean", named[name], MEAN, (f"{name}_low", f"{name}_high"), f"{name}_mark")
+            Column(
+                f"{name}_mean", named[name], MEAN, (f"{name}_low", f"{name}_high"), f"{name}_mark", items=f"{name}_n"
+            )
             for name in measures
         ),
-        Column.ranged("ratio", f"{scores.concept}, × none", RATIO),
+        Column.measured("ratio", f"{scores.concept}, × none", RATIO),
     ]
 
 

@@ -9,7 +9,7 @@ from dposcope.data.masking import read_encoded
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
-from dposcope.jobs.measure import scores_table
+from dposcope.jobs.measuring.measure import scores_table
 
 
 def outcome(toxicity, *, judge: bool = True, seed: int = 0) -> Outcome:

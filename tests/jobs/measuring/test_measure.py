@@ -14,9 +14,9 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.interventions.gains import Gains
-from dposcope.jobs.ingredients import Job as StudyJob
-from dposcope.jobs.ingredients import read_data
-from dposcope.jobs.measure import file_name, measure_condition, write_scores
+from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.job import Job as StudyJob
+from dposcope.jobs.measuring.measure import file_name, measure_condition, write_scores
 from dposcope.jobs.run import Quiet, Run, open_run
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
@@ -130,7 +130,7 @@ def test_whatever_a_measurement_rests_on_makes_it_again(parts, materials, tmp_pa
             {"continuations": [""] * n, "per_prompt": {}, "f1": [0.0], "window_nll": [1.0], "window_tokens": [1]}
         )
 
-    monkeypatch.setattr("dposcope.jobs.measure.measure", measured)
+    monkeypatch.setattr("dposcope.jobs.measuring.measure.measure", measured)
     variants = {**changes(lm, data, materials), "edit": (lm, data, materials)}
     for place, (model, texts, used) in enumerate((variants["nothing"], variants[what])):
         with open_run(tmp_path / "out", "test", {}) as run:

@@ -44,7 +44,7 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.tuned import check_tuned, edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention

@@ -16,8 +16,8 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.steer import Steer
 from dposcope.interventions.weights import OtherWeights
-from dposcope.jobs.conditions import parse_condition
-from dposcope.jobs.ingredients import Ingredients
+from dposcope.jobs.ingredients.prepared import Ingredients
+from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.model.frames import Positions
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans

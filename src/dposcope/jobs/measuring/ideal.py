@@ -6,7 +6,7 @@ from dposcope.evaluation.conditions.measure import Materials
 from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, draw_ideal, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.model.engine.served import Served
 from dposcope.model.generate import generate
 

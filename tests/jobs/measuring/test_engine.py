@@ -8,8 +8,8 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
-from dposcope.jobs.engine import Servers
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.measuring.engine import Servers
 from dposcope.jobs.run import Quiet
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
@@ -180,8 +180,6 @@ def test_a_condition_may_have_any_name():
     ("given", "fault"),
     [
         ({"engine": "openai"}, "--engine openai needs the address of a server"),
-        ({"base_url": ["http://a/v1"]}, "--base-url is for --engine openai"),
-        ({"concurrency": 3}, "--concurrency is for --engine openai"),
         ({"engine": "openai", "base_url": ["http://a/v1"], "concurrency": 0}, "concurrency"),
     ],
 )

@@ -14,7 +14,7 @@ from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOutcome, measure_ideal
 from dposcope.evaluation.statistics import columns_of
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.checks.identity import identity
 from dposcope.model.engine.served import Served
@@ -259,9 +259,9 @@ def scores_table(scores: Scores) -> Table:
         frame_of(lines),
         (
             Column("condition", "condition"),
-            *(Column.ranged(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            Column.ranged("ratio", f"{scores.concept}, share of none", RATIO),
-            Column.ranged("rise", "log-PPL, paired rise", DIFFERENCE),
+            *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
+            Column.measured("ratio", f"{scores.concept}, share of none", RATIO),
+            Column.measured("rise", "log-PPL, paired rise", DIFFERENCE),
             *cost_columns(scores),
         ),
         (

@@ -8,7 +8,7 @@ from typing import Any
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.jobs.ingredients import Job
+from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import Reporter
 from dposcope.model.engine.endpoint import EXAMPLE, CompletionsEndpoint
 from dposcope.model.engine.served import Served

@@ -9,10 +9,12 @@ import torch
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
-from dposcope.jobs.ingredients import Job as StudyJob
-from dposcope.jobs.ingredients import make_direction, prepare, prepare_judge, read_comments, read_data
+from dposcope.jobs.ingredients.data import read_comments, read_data
+from dposcope.jobs.ingredients.direction import make_direction
+from dposcope.jobs.ingredients.job import Job as StudyJob
+from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
 from dposcope.jobs.run import open_run
-from dposcope.jobs.settings import EvaluateSettings
+from dposcope.jobs.settings import EditSettings
 from dposcope.model.checks.identity import identity
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
@@ -25,11 +27,11 @@ def job(tmp_path_factory) -> Job:
     return make_job(tmp_path_factory.mktemp("job"))
 
 
-def settings(job: Job, **others) -> EvaluateSettings:
-    return EvaluateSettings(**job.settings(**others))
+def settings(job: Job, **others) -> EditSettings:
+    return EditSettings(**job.settings(**others))
 
 
-def direction_of(lm, comments, chosen: EvaluateSettings) -> Direction:
+def direction_of(lm, comments, chosen: EditSettings) -> Direction:
     return make_direction(lm, comments, chosen.direction_spec)
 
 
@@ -196,10 +198,10 @@ def concept_of(job: Job, folder, **more) -> str:
     return str(file)
 
 
-def with_concept(job: Job, concept: str, **others) -> EvaluateSettings:
+def with_concept(job: Job, concept: str, **others) -> EditSettings:
     """The job's settings, but what its concept says."""
     given = {name: value for name, value in job.settings(**others).items() if name not in CONCEPTS_OWN}
-    return EvaluateSettings(concept=concept, **given)
+    return EditSettings(concept=concept, **given)
 
 
 CONCEPTS_OWN = ("comments", "prompts", "scorer")

@@ -1,0 +1,84 @@
+"""A run at work, and what is checked before anything is computed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dposcope.evaluation.conditions.measure import PROMPT_TOKENS, REFERENCE_PROMPT
+from dposcope.evaluation.overlap import GENERATED_TOKENS
+from dposcope.evaluation.perplexity import check_window, longest_window
+from dposcope.jobs.ingredients.data import Data
+from dposcope.jobs.ingredients.direction import check_of_model
+from dposcope.jobs.run import Run
+from dposcope.jobs.settings import DirectionSpec, MeasureSettings
+from dposcope.model.batches import encode
+from dposcope.model.chat.prompts import asked_by, asked_how
+from dposcope.model.checks.identity import identity
+from dposcope.model.generate import check_room
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.load import load_native
+from dposcope.protocols import LEAST_ITEMS
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run at work: its folder, its model, its data."""
+
+    run: Run
+    lm: LanguageModel
+    data: "Data"
+
+    @classmethod
+    def begin(
+        cls, run: Run, model: str, data: "Data", settings: MeasureSettings, *, searched: str | None = None
+    ) -> "Job":
+        """Load the model, and check what only its tokenizer can tell.
+
+        Args:
+            run: open.
+            model: its name.
+            data: read.
+            settings: say how the model is loaded and asked.
+            searched: neutral text that a strength is searched on, if there is a search.
+
+        Raises:
+            DposcopeError: the model cannot be loaded or asked so, or see `check_fits`.
+        """
+        run.reporter.stage(f"Loading {model}")
+        lm = load_native(model, **settings.loading)
+        job = cls(run, asked_by(lm, settings.chat_options), data)
+        check_fits(job.lm, data, settings.direction_spec, searched)
+        data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
+        return job
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What identifies the loaded model, for the stages' inputs. The model must not change meanwhile."""
+        known = {"fingerprint": self.lm.fingerprint, "identity": identity(self.lm)}
+        return {**known, "device": self.lm.device.type, **asked_how(self.lm)}
+
+
+def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: str | None = None) -> None:
+    """Refuse data that the model cannot read, and a direction that it cannot have, before anything is computed.
+
+    Args:
+        lm: the model; its weights are not read.
+        data: all of it.
+        spec: the direction.
+        searched: text that a strength is searched on, if there is a search.
+
+    Raises:
+        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt to learn from
+            leaves no room for a continuation; a direction is from a block that is not there, or of another width.
+    """
+    report = data.report
+    if searched is not None:
+        longest_window(lm, searched, least=LEAST_ITEMS)
+    check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
+    # Of the others nothing is looked at before its turn.
+    if report.protocol == "reference":
+        read = encode(lm, data.learn, max_tokens=REFERENCE_PROMPT, keep="start")
+    else:
+        read = encode(lm, data.learn, max_tokens=PROMPT_TOKENS, keep="end")
+    check_room(lm, read, GENERATED_TOKENS)
+    check_of_model(lm, spec)
