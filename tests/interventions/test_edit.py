@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dposcope.artefacts import save_tensors
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import shipped_edit, shipped_edits
 from helpers.families import assert_close, copied, logits_of, random_direction, random_gains, random_head_gains, trace
+from helpers.more_families import MORE
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 
@@ -103,6 +105,16 @@ def test_joined_gains_multiply(llama):
         assert_close(logits_of(llama, IDS), together)
 
 
+@pytest.mark.parametrize("shape", [(1, 8), (2, 8), (3, 1)])
+def test_gains_of_other_shapes_are_not_joined(shape):
+    for of in ("neurons", "heads"):
+        with pytest.raises(
+            DposcopeError,
+            match=rf"gains of \[3, 8\] and \[{shape[0]}, {shape[1]}\] {of} cannot be joined; join edits of",
+        ):
+            Edit.of(Gains(torch.full((3, 8), 2.0), of=of), Gains(torch.full(shape, 2.0), of=of))
+
+
 def test_fired_counts_passes_with_several_ablations(llama):
     edit = Edit.of(ablate(random_direction(llama, 1)), ablate(random_direction(llama, 2)))
     with edit.on(llama) as applied:
@@ -134,6 +146,13 @@ def test_facts_are_joined_the_given_ones_win():
     parts = [Edit(about={"a": 1, "b": 1}), Edit(about={"b": 2})]
     assert Edit.of(*parts, about={"c": 3}).about == {"a": 1, "b": 2, "c": 3}
     assert Edit.of(*parts, about={"a": 9}).about == {"a": 9, "b": 2}
+
+
+def test_the_strength_of_a_part_is_not_that_of_the_whole():
+    half = Edit.of(Gains(torch.full((2, 3), 0.5)), about={"model": "m"}).strength(0.5)
+    assert Edit.of(half).about == half.about == {"model": "m", "scaled_by": 0.5}
+    assert Edit.of(half, ablate(torch.ones(4))).about == {"model": "m"}
+    assert Edit.of(half, half).strength(0.25).about == {"model": "m", "scaled_by": 0.25}
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -200,6 +219,24 @@ def test_saving_again_and_again_changes_nothing(tmp_path, llama):
     stored_alike(Edit.of(ablate(random_direction(llama)), Gains(random_gains(llama))), edit)
 
 
+def test_a_direction_of_another_length_in_a_file_counts_as_its_unit_vector(tmp_path, llama):
+    """Another program may write it; y − w (y·u) u would be wrong by |u|²."""
+    edit = Edit.of(ablate(random_direction(llama), weight=0.7))
+    unit = edit.ablations[0].direction
+    facts = {"weight": 0.7, "blocks": None, "mlp": True, "attention": True}
+    stored = {"ablations": [facts], "about": {}, "trained": "nothing"}
+    save_tensors(tmp_path / "edit", "Edit", {"ablation.0": 3 * unit}, stored)
+    again = Edit.load(tmp_path / "edit")
+    assert_close(again.ablations[0].direction, unit, 1e-6)
+    with edit.on(llama):
+        expected = logits_of(llama, IDS)
+    with again.on(llama):
+        assert_close(logits_of(llama, IDS), expected)
+    save_tensors(tmp_path / "none", "Edit", {"ablation.0": 0 * unit}, stored)
+    with pytest.raises(DposcopeError):
+        Edit.load(tmp_path / "none")
+
+
 def test_another_kind_of_file_is_refused(tmp_path, llama):
     Edit.of(Gains(random_gains(llama))).save(tmp_path / "edit")
     facts = json.loads((tmp_path / "edit.json").read_text())
@@ -212,8 +249,16 @@ def test_one_line_for_people(llama):
     values = torch.ones(3, 24)
     values[0, :5] = 0.9
     edit = Edit.of(Gains(values), ablate(torch.ones(16), weight=0.51234))
-    assert str(edit) == "gains on 5 of 72 neurons + ablation w = 0.512"
+    assert edit.told(llama) == "gains on 5 of 72 neurons + ablation w = 0.512"
+    assert str(edit) == "gains on 5 neurons + ablation w = 0.512"
     assert str(Edit()) == "no change"
+
+
+def test_only_neurons_that_the_model_has_are_counted():
+    lm = MORE["gemma4_wide"].build()
+    assert lm.columns.widths == [24, 24, 48, 48]
+    edit = Edit(Gains(torch.full((4, 48), 0.5)))
+    assert edit.told(lm) == "gains on 144 of 144 neurons"
 
 
 def test_an_edit_says_whether_its_gains_were_trained(tmp_path):

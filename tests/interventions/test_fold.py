@@ -284,6 +284,23 @@ def test_folded_contexts_nest(llama):
     assert parameters_of(llama) == objects
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_weights_out_of_the_range_of_their_type_are_refused(family):
+    """As in a checkpoint; a search measures them, and finds an infinite cost."""
+    lm = families.tiny(family, dtype=torch.float16)
+    edit, before = Edit(Gains(torch.full((lm.n_blocks, lm.d_mlp), 1e6))), bits(lm.model)
+    told = (
+        r"^the edit takes model.layers.0.mlp.\w+.\w+ out of the range of float16; use a weaker edit, or load the model"
+    )
+    for fails in (lambda: fold(lm, edit), lambda: fold_(lm, edit), lambda: folded(lm, edit).__enter__()):
+        with pytest.raises(DposcopeError, match=told):
+            fails()
+    assert bits(lm.model) == before
+    with in_effect(lm, edit):
+        assert family == "qwen3_moe" or not logits_of(lm, IDS).isfinite().all()
+    assert bits(lm.model) == before
+
+
 def test_order_and_gradient_flags_of_parameters_stay(llama):
     lm = copied(llama)
     lm.mlp_outs[1].weight.requires_grad_(False)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Positions
+from dposcope.neurons.sets import NeuronSet
 from helpers.families import assert_close, copied, hook_count, logits_of, random_gains, trace
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
@@ -65,6 +66,15 @@ def test_the_gains_furthest_from_1_and_those_alone():
     assert torch.equal(gains.only(gains.furthest(2)).values, torch.tensor([[1.0, 1.4, 1.0], [0.2, 1.0, 1.0]]))
     with pytest.raises(DposcopeError, match="cannot take the top 7 of 6"):
         gains.furthest(7)
+
+
+def test_neurons_of_another_shape_are_refused():
+    gains = Gains(torch.full((3, 4), 2.0))
+    for shape in ((1, 4), (3, 1), (2, 4)):
+        with pytest.raises(
+            DposcopeError, match=r"neurons of \[., .\] do not fit gains of \[3, 4\]; use a set of the s"
+        ):
+            gains.only(NeuronSet(torch.ones(shape, dtype=torch.bool)))
 
 
 def test_gains_of_some_blocks():

@@ -1,5 +1,6 @@
 """A trial: cost first, text only within bounds, weights put back to the bit."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,11 @@ def test_the_nearest_bound_counts():
     assert Bound(rise=0.1).excess(cost) == pytest.approx(-0.5)
     assert Bound(kl=0.1, rise=0.1).excess(cost) == pytest.approx(1.0)
     assert Bound().excess(cost) == -1.0
+    assert Bound(kl=0.0).excess(cost) == math.inf
+    nothing = Cost(np.zeros(3), np.zeros(3))
+    assert Bound(kl=0.0, rise=0.0).excess(nothing) == 0.0
+    assert Bound(harmless=0.0).excess(nothing, -0.01) == 0.0
+    assert Bound(harmless=0.0).excess(nothing, 0.01) == math.inf
     assert Bound(rise=0.1).excess(Cost(np.array([np.nan]), np.array([np.nan]))) == np.inf
     assert Bound(kl=0.5, harmless=0.1).excess(cost, 0.15) == pytest.approx(0.5)
     assert Bound(kl=0.5, harmless=0.1).excess(cost) == pytest.approx(-0.6)

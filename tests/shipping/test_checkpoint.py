@@ -219,7 +219,7 @@ def test_other_files_come_along_and_other_weights_do_not(llama, tmp_path):
     (note,) = done.notes
     assert note.endswith("consolidated.safetensors, original/consolidated.00.pth, pytorch_model.bin")
     card = (tmp_path / "out/README.md").read_text()
-    assert str(edit) in card
+    assert edit.told(llama) in card
     assert "the base's card" not in card
     assert (tmp_path / "out/LICENSE").stat().st_mode & 0o200
     assert torch.equal(Edit.load(tmp_path / "out/dposcope_edit").gains.values, edit.gains.values)

@@ -1,6 +1,7 @@
 """Which checkpoints are whole, which are kept, and which one a training goes on from."""
 
 import json
+import shutil
 
 import pytest
 
@@ -46,6 +47,26 @@ def test_damage_to_any_file_is_noticed(tmp_path, file, how):
             path.unlink()
     assert last_whole(tmp_path) == tmp_path / "checkpoint-4"
     assert left(tmp_path) == [4]
+
+
+def test_what_training_did_not_write_stays(tmp_path):
+    checkpoint = write(tmp_path, 10)
+    foreign = [tmp_path / f"checkpoint-{name}" for name in ("10.bak", "notes", "old-2", "012")]
+    for folder in foreign:
+        shutil.copytree(checkpoint, folder)
+    (foreign[1] / COMPLETE).unlink()
+    (tmp_path / "checkpoint-11").write_text("no folder")
+    assert last_whole(tmp_path) == checkpoint
+    for step in (20, 30):
+        remove_older(write(tmp_path, step), best=None)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(
+        [*(one.name for one in foreign), "checkpoint-11", "checkpoint-20", "checkpoint-30"]
+    )
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-30"
+    for folder in tmp_path.glob("checkpoint-?0"):
+        shutil.rmtree(folder)
+    assert not any_whole(tmp_path)
+    assert last_whole(tmp_path) is None
 
 
 def test_a_mark_that_names_nothing_vouches_for_nothing(tmp_path):

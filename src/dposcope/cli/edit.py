@@ -90,7 +90,7 @@ def edit(
     if json:
         print_scores_as_json(done.scores, raw=raw)
         return
-    say(f"edit:    {done.edit}")
+    say(f"edit:    {done.scores.about['edit']}")
     say_effect(done.scores, "edit")
     say_texts(most_changed(out, "edit"), raw=raw)
     say_checkpoint(model, out)

@@ -110,7 +110,7 @@ def tune(
         say(done.advice)
         say(f"report:  {out / 'report.html'}")
         return
-    say(f"edit:    {done.edit}")
+    say(f"edit:    {done.scores.about['edit']}")
     say_effect(done.scores, "edit")
     say_texts(most_changed(out, "edit"), raw=raw)
     say_checkpoint(model, out)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -67,7 +67,13 @@ class Edit:
 
     @classmethod
     def of(cls, *parts: "Gains | Ablation | Edit", about: Mapping[str, Any] | None = None) -> "Edit":
-        """Join parts; gains multiply, ablations follow one another."""
+        """Join parts; gains multiply, ablations follow one another.
+
+        `about` joins what the parts say, but for the strength of a part, which is not that of the whole.
+
+        Raises:
+            DposcopeError: gains of two parts are of different shapes, or act at some positions only.
+        """
         joined: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
@@ -78,13 +84,13 @@ class Edit:
                 continue
             # `cls` refuses gains that act only at some positions.
             whole = part if isinstance(part, Edit) else cls(part) if part.of == "neurons" else cls(head_gains=part)
-            facts |= dict(whole.about)
+            facts |= {name: fact for name, fact in whole.about.items() if name != _SCALED or len(parts) == 1}
             trained = "gains" if whole.trained == "gains" else trained
             ablations += whole.ablations
             for new in (whole.gains, whole.head_gains):
                 if new is not None:
                     old = joined.get(new.of)
-                    joined[new.of] = new if old is None else replace(old, values=old.values * new.values)
+                    joined[new.of] = new if old is None else _product(old, new)
         return cls(joined.get("neurons"), ablations, {**facts, **(about or {})}, joined.get("heads"), trained)
 
     def strength(self, factor: float) -> "Edit":
@@ -99,7 +105,7 @@ class Edit:
             return self
         return replace(
             self,
-            about={**self.about, "scaled_by": factor * self.about.get("scaled_by", 1)},
+            about={**self.about, _SCALED: factor * self.about.get(_SCALED, 1)},
             gains=None if self.gains is None else self.gains.strength(factor),
             head_gains=None if self.head_gains is None else self.head_gains.strength(factor),
             ablations=tuple(ablation.strength(factor) for ablation in self.ablations),
@@ -184,20 +190,45 @@ class Edit:
         )
         return cls(gains, ablations, about, of_heads, trained)
 
-    def __str__(self) -> str:
-        """A summary in one line."""
+    def told(self, lm: LanguageModel | None = None) -> str:
+        """A summary in one line.
+
+        Args:
+            lm: the model that it is for, to tell how many neurons that has; None: not told, as blocks may differ in
+                width.
+        """
         parts: list[str] = []
         if self.gains is not None:
-            parts.append(f"gains on {len(self.gains.touched):,} of {self.gains.values.numel():,} neurons")
+            touched, count = self.gains.touched, f"{len(self.gains.touched):,}"
+            if lm is not None and touched.mask.shape == (lm.n_blocks, lm.d_mlp):
+                count = f"{len(touched & NeuronSet.of(lm)):,} of {lm.n_neurons:,}"
+            parts.append(f"gains on {count} neurons")
         if self.head_gains is not None:
             heads = self.head_gains
             parts.append(f"gains on {len(heads.touched):,} of {heads.values.numel():,} channels of heads")
         parts += [f"ablation w = {a.weight:.3g}" for a in self.ablations]
         return " + ".join(parts) or "no change"
 
+    def __str__(self) -> str:
+        """A summary in one line, of any model."""
+        return self.told()
+
+
+_SCALED: Final = "scaled_by"
+"""The fact that tells the strength of an edit that was made weaker or stronger."""
+
+
+def _product(one: Gains, other: Gains) -> Gains:
+    if one.values.shape != other.values.shape:
+        shapes = " and ".join(str(list(gains.values.shape)) for gains in (one, other))
+        raise DposcopeError(f"gains of {shapes} {one.of} cannot be joined; join edits of one model")
+    return replace(one, values=one.values * other.values)
+
 
 def _stored_ablation(direction: Tensor, settings: _AblationFacts) -> Ablation:
     ablation = Ablation(direction, settings.weight, settings.blocks, settings.mlp, settings.attention)
-    # Normalising a unit vector again may change its last bit, so restore the saved vector.
-    object.__setattr__(ablation, "direction", direction.to(torch.float32))
+    # Normalising a unit vector again may change its last bit, so restore the saved vector. Another program may have
+    # written one that is not of length 1.
+    if torch.allclose(ablation.direction, direction.to(torch.float32), rtol=0, atol=1e-6):
+        object.__setattr__(ablation, "direction", direction.to(torch.float32))
     return ablation

@@ -35,7 +35,7 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
     """
     other = shared(lm)
     fold_(other, replace(edit, gains=None))
-    other = replace(other, name=f"{lm.name} + {edit}")
+    other = replace(other, name=f"{lm.name} + {edit.told(lm)}")
     if edit.gains is None:
         yield other
         return

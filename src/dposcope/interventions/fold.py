@@ -44,7 +44,8 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
         edit: gains, ablation, both, or an `Assign` at all positions where output projections have a bias.
 
     Raises:
-        DposcopeError: the edit does not fit the model, or weights cannot express it, or they are quantised.
+        DposcopeError: the edit does not fit the model, weights cannot express it, or would be out of the range of their
+            type, or they are quantised.
     """
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; fold outside the `with`")
@@ -56,7 +57,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
 @torch.no_grad()
 def fold_(lm: LanguageModel, edit: Foldable) -> None:
     """Fold the edit into the weights of `lm` itself; see `fold`."""
-    for module, parameters in _new_parameters(lm, edit):
+    for module, parameters in _in_range(lm, _new_parameters(lm, edit)):
         for name, parameter in parameters.items():
             setattr(module, name, parameter)
 
@@ -64,21 +65,43 @@ def fold_(lm: LanguageModel, edit: Foldable) -> None:
 @contextmanager
 def folded(lm: LanguageModel, edit: Foldable) -> Generator[LanguageModel]:
     """The model with the edit in its weights inside the context; afterwards it has its old parameters, to the bit."""
-    planned = _new_parameters(lm, edit)
+    with _replaced(_in_range(lm, _new_parameters(lm, edit))):
+        yield lm
+
+
+@contextmanager
+def _replaced(planned: "_Planned") -> Generator[None]:
     before = [(module, {name: module.get_parameter(name) for name in new}) for module, new in planned]
     try:
         for module, new in planned:
             for name, parameter in new.items():
                 setattr(module, name, parameter)
-        yield lm
+        yield
     finally:
         for module, old in before:
             for name, parameter in old.items():
                 setattr(module, name, parameter)
 
 
+_Planned = list[tuple[nn.Module, dict[str, nn.Parameter]]]
+"""Modules, and their new parameters by name."""
+
+
+def _in_range(lm: LanguageModel, planned: _Planned) -> _Planned:
+    """Refuse weights that became infinite: float16 ends at 65,504."""
+    for module, new in planned:
+        for name, parameter in new.items():
+            if bool((parameter.isinf() & module.get_parameter(name).isfinite()).any()):
+                whose = next(path for path, one in lm.model.named_modules() if one is module)
+                raise DposcopeError(
+                    f"the edit takes {whose}.{name} out of the range of {str(parameter.dtype).removeprefix('torch.')}; "
+                    "use a weaker edit, or load the model in a wider type"
+                )
+    return planned
+
+
 @torch.no_grad()
-def _new_parameters(lm: LanguageModel, edit: Foldable) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+def _new_parameters(lm: LanguageModel, edit: Foldable) -> _Planned:
     """All new parameters. They are computed before any is replaced, so an error leaves the model unchanged."""
     check_at_hand(lm)
     if isinstance(edit, Assign):
@@ -107,8 +130,8 @@ def _check_plain(lm: LanguageModel, projection: nn.Module) -> None:
 @contextmanager
 def in_effect(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
     """The model with the edit inside the context: in its weights, which is fastest, or by hooks where they are
-    quantised."""
-    with edit.on(lm) if lm.quantised else folded(lm, edit):
+    quantised. Weights out of the range of their type are infinite, and a measured cost too."""
+    with edit.on(lm) if lm.quantised else _replaced(_new_parameters(lm, edit)):
         yield lm
 
 
@@ -197,12 +220,12 @@ def _projected_experts(experts: Experts, edit: ProjectionEdit) -> dict[str, nn.P
     return new
 
 
-def _assigned(lm: LanguageModel, assign: Assign) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+def _assigned(lm: LanguageModel, assign: Assign) -> _Planned:
     """Fold m_i := c_i at all positions: v_i := 0 and b := b + c_i v_i. Needs a bias."""
     if assign.positions is not Positions.ALL:
         raise DposcopeError(f"constants at positions {assign.positions.value!r} do not fold; weights act at all")
     assign.changes(lm)
-    plan: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+    plan: _Planned = []
     if lm.experts is not None:
         raise DposcopeError(
             "assigned constants do not fold into a mixture of experts, as the router decides what an expert writes; "

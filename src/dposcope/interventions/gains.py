@@ -95,7 +95,16 @@ class Gains:
         return NeuronSet(torch.ones_like(distance, dtype=torch.bool)).top(count, by=distance)
 
     def only(self, neurons: NeuronSet) -> "Gains":
-        """The same gains on some neurons, 1 on all others."""
+        """The same gains on some neurons, 1 on all others.
+
+        Raises:
+            DposcopeError: the set is of another shape.
+        """
+        if neurons.mask.shape != self.values.shape:
+            raise DposcopeError(
+                f"neurons of {list(neurons.mask.shape)} do not fit gains of {list(self.values.shape)}; "
+                "use a set of the same model"
+            )
         return replace(self, values=torch.where(neurons.mask, self.values, 1.0))
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:

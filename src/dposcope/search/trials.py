@@ -43,7 +43,8 @@ class Bound:
     """Largest rise of log-perplexity on the plain model's own harmless texts, nats per token."""
 
     def excess(self, cost: Cost, harmless: float | None = None) -> float:
-        """How far the worst cost exceeds its bound, as a share of the bound; 0 or less if all are within bounds.
+        """How far the worst cost exceeds its bound, as a share of the bound; 0 or less if all are within bounds. What
+        is above a bound of 0 exceeds it infinitely.
 
         Args:
             cost: on neutral text.
@@ -54,8 +55,14 @@ class Bound:
             (cost.increase.mean, self.rise),
             (harmless, self.harmless),
         )
-        over = [value / most - 1 for value, most in measured if most < math.inf and value is not None]
+        over = [_over(value, most) for value, most in measured if most < math.inf and value is not None]
         return max(over, default=-1.0)
+
+
+def _over(cost: float, most: float) -> float:
+    if most <= 0:
+        return math.inf if cost > most else 0.0
+    return cost / most - 1
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def model_card(lm: LanguageModel, edit: Edit, scores: Scores | None, *, figure: 
         "# Edited checkpoint" if control is None else "# A negative control: not for use",
         "",
         *alert,
-        f"{code(lm.name)} with a dposcope edit folded into its weights: {edit}.",
+        f"{code(lm.name)} with a dposcope edit folded into its weights: {edit.told(lm)}.",
         edit.origin,
         "It is an ordinary checkpoint; no other software is needed to run it.",
         "",

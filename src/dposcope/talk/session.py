@@ -67,6 +67,11 @@ class Session:
             checkpoint_origin(self.edit, self.lm.model.config.model_type, ())
             self.edit.changes(self.lm)
 
+    @property
+    def edit_told(self) -> str | None:
+        """A summary of the edit in one line; None where there is none."""
+        return None if self.edit is None else self.edit.told(self.lm)
+
     @classmethod
     def open(
         cls,

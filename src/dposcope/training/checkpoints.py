@@ -1,5 +1,6 @@
 """Checkpoints of a training that was interrupted: which are whole, and which of them it goes on from."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from dposcope.reading import read_json
 COMPLETE: Final = "whole"
 """The file that is written last into each checkpoint: what its other files are. Without it a checkpoint is no use."""
 _STATE: Final = "trainer_state.json"
+_NAME: Final = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
 _BEFORE: Final = 1
 """How many checkpoints are kept beside the newest, in case that one is damaged."""
 
@@ -40,9 +42,9 @@ def last_whole(folder: Path, *, needs_best: bool = False) -> Path | None:
         needs_best: whether a checkpoint is of use only together with the best one at that time.
     """
     steps: dict[int, Path] = {}
-    for checkpoint in folder.glob("checkpoint-*"):
+    for step, checkpoint in _by_step(folder).items():
         if _whole(checkpoint):
-            steps[int(checkpoint.name.rpartition("-")[2])] = checkpoint
+            steps[step] = checkpoint
         else:
             _remove(checkpoint)
     for _, checkpoint in sorted(steps.items(), reverse=True):
@@ -53,21 +55,24 @@ def last_whole(folder: Path, *, needs_best: bool = False) -> Path | None:
 
 def any_whole(folder: Path) -> bool:
     """Whether a training could go on; the files are not read."""
-    return any(folder.glob(f"checkpoint-*/{COMPLETE}"))
+    return any((checkpoint / COMPLETE).exists() for checkpoint in _by_step(folder).values())
 
 
 def remove_older(newest: Path, *, best: int | None) -> None:
     """Keep the newest checkpoint and the one before, and of both the best at that time, if there is one; call it once
     `newest` is whole."""
-    older = sorted(
-        (one for one in newest.parent.glob("checkpoint-*") if one != newest),
-        key=lambda one: int(one.name.rpartition("-")[2]),
-    )
+    older = [one for _, one in sorted(_by_step(newest.parent).items()) if one != newest]
     kept = older[max(len(older) - _BEFORE, 0) :]
     needed = {best, *(_best_of(one) for one in kept if best is not None)}
     for checkpoint in older[: len(older) - len(kept)]:
         if checkpoint.name not in {f"checkpoint-{step}" for step in needed}:
             _remove(checkpoint)
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """Step → its checkpoint. A copy that somebody made, such as `checkpoint-10.bak`, is none, and stays."""
+    found = {checkpoint: _NAME.fullmatch(checkpoint.name) for checkpoint in folder.glob("checkpoint-*")}
+    return {int(name[1]): checkpoint for checkpoint, name in found.items() if name and checkpoint.is_dir()}
 
 
 def _best_of(checkpoint: Path) -> int | None:

@@ -57,7 +57,7 @@ def chat(
     with reporting(quiet=quiet) as bars:
         bars.stage(f"Loading {model}")
         session = opened(Subject.find(model, settings.edit, needed=True), settings)
-    say(f"{session.lm.name} {session.manner}; edit: {session.edit}; /help lists commands, /quit leaves")
+    say(f"{session.lm.name} {session.manner}; edit: {session.edit_told}; /help lists commands, /quit leaves")
     tell_notes(session)
     conversation = Conversation(session, strength)
     try:

@@ -82,7 +82,7 @@ def _told(session: "Session", texts: "list[Answered]", settings: GenerateSetting
 
     return {
         "model": session.lm.name,
-        "edit": None if session.edit is None else str(session.edit),
+        "edit": session.edit_told,
         "notes": list(session.notes),
         "chat": session.lm.asking is not None,
         "new_tokens": session.new_tokens,

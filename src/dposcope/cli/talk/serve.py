@@ -57,7 +57,7 @@ def serve(
             session = opened(subject, settings)
             bars.stage("Reading neurons")
             server.open(Answering.of(session, scorer=subject.scorer))
-        say(f"{session.lm.name} {session.manner}; edit: {session.edit}")
+        say(f"{session.lm.name} {session.manner}; edit: {session.edit_told}")
         tell_notes(session)
         say(f"open {server.address}")
         say("Only this machine can. Ctrl-C ends it.")

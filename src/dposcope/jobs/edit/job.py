@@ -72,7 +72,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, [*_conditions(job.lm, model, choice.edit, made_from, settings)], materials)
-        scores = write_scores(job, outcomes, materials, about={"edit": str(choice.edit)})
+        scores = write_scores(job, outcomes, materials, about={"edit": choice.edit.told(job.lm)})
         if not job.lm.quantised:
             run.stage(
                 "fold",

@@ -69,7 +69,7 @@ def write_edit_report(
         model=scores.model,
         fingerprint=str(job.model["fingerprint"]),
         protocol=scores.protocol,
-        edit=str(choice.edit),
+        edit=choice.edit.told(job.lm),
         scores=scores,
         conditions=[LABELS[name] for name in scores.conditions],
         samples=evenly_spaced(outcomes, materials),

@@ -116,7 +116,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
             conditions.append(Condition("control", lambda: found.edit.control(settings.seed, among=among), made_from))
         outcomes = measure_all(job, conditions, materials)
         control = settings.negative_control
-        about = {"edit": str(found.edit)} | ({} if control is None else {"negative_control": control})
+        about = {"edit": found.edit.told(job.lm)} | ({} if control is None else {"negative_control": control})
         scores = write_scores(job, outcomes, materials, about=about)
         run.write(
             lambda: write_tune_report(

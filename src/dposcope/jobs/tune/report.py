@@ -72,7 +72,7 @@ def write_tune_report(
         model=scores.model,
         fingerprint=str(job.model["fingerprint"]),
         protocol=scores.protocol,
-        edit=str(chosen.edit),
+        edit=chosen.edit.told(job.lm),
         scores=scores,
         conditions=[LABELS[name] for name in scores.conditions],
         samples=evenly_spaced(outcomes, materials),

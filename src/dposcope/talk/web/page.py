@@ -24,7 +24,7 @@ def page_files(answering: Answering) -> dict[str, Sent]:
         "talk/web/page.html.jinja",
         ShownText(),
         model=session.lm.name,
-        edit=str(session.edit),
+        edit=session.edit_told,
         origin=session.notes,
         chat=session.lm.asking is not None,
         notes=answering.scorers.notes,
