@@ -173,6 +173,29 @@ def test_a_tuned_model_and_a_teacher(place, monkeypatch, tmp_path):
         assert "differ in architecture" in refused(run, dry, monkeypatch, tmp_path / name)
 
 
+def test_what_claims_are_judged_along(place, monkeypatch, tmp_path):
+    """Of an explanation directions are fitted, whatever its own is."""
+    model, tuned = str(place.ground.job.model), str(place.ground.tuned)
+    given = {"direction": "token-contrast", "direction_block": 3, "toxic_neurons": [4]}
+    settings = ExplainSettings(**place.ground.job.settings(**given))
+    said = refused(
+        lambda out: run_explain(model, tuned, out, settings),
+        lambda out: explain_work(model, tuned, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "there is no block 3 in a model of 3 blocks" in said
+
+
+def test_prompts_that_the_reference_protocol_does_not_cut(place, monkeypatch, tmp_path):
+    model, job = str(place.ground.job.model), place.ground.job
+    settings = EditSettings(**job.settings(prompts=place.named("{long}"), protocol="reference"))
+    said = refused(
+        lambda out: run_edit(model, out, settings), lambda out: edit_work(model, out, settings), monkeypatch, tmp_path
+    )
+    assert "exceed the model's context of 128; shorten the prompts, or what --wrap" in said
+
+
 def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
     job, model = place.ground.job, str(place.ground.job.model)
     settings = PairsSettings(

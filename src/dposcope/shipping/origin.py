@@ -83,7 +83,7 @@ class _Fingerprint:
         return cls(whole["type"], whole["weights"], whole["layout"] or "")
 
 
-_WHOLE: Final = re.compile(r"(?P<weights>(?P<type>.+?)-[0-9a-f]{32})(-(?P<layout>.+))?")
+_WHOLE: Final = re.compile(r"(?P<weights>(?P<type>.+?)-[0-9a-f]{32})(-(?P<layout>[0-9a-f]{8}))?(-.+)?")
 
 
 def _made_for(edit: Edit | Gains | Ablation) -> _Fingerprint | None:

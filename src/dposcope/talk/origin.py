@@ -13,6 +13,9 @@ from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import Weights
 from dposcope.talk.subject import Subject
 
+_LARGE = 1_000_000_000
+"""Parameters of a large model."""
+
 
 def origin_notes(subject: Subject, lm: LanguageModel) -> tuple[str, ...]:
     """What a person should know before reading answers; nothing where the edit was made for these weights.
@@ -31,8 +34,13 @@ def origin_notes(subject: Subject, lm: LanguageModel) -> tuple[str, ...]:
 
 
 def _fingerprints(lm: LanguageModel, source: str) -> Iterator[str]:
-    """As the model runs, then in other precisions: the edit may have been made in one, and the weights be the same."""
+    """As the model runs, then in other precisions: the edit may have been made in one, and the weights be the same.
+
+    Each is a pass over all weights, so of a large model there is only the first.
+    """
     yield lm.fingerprint
+    if lm.model.num_parameters() > _LARGE:
+        return
     for dtype in (torch.bfloat16, torch.float32):
         if dtype != lm.dtype:
             yield lm.fingerprint_in(dtype)

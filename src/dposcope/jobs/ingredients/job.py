@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dposcope.evaluation.conditions.measure import PROMPT_TOKENS, REFERENCE_PROMPT
+from dposcope.errors import DposcopeError
+from dposcope.evaluation.conditions.measure import PROMPT_TOKENS
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.jobs.ingredients.data import Data
 from dposcope.jobs.ingredients.direction import check_of_model
 from dposcope.jobs.run import Run
 from dposcope.jobs.settings import DirectionSpec, MeasureSettings
-from dposcope.model.batches import encode
-from dposcope.model.chat.prompts import asked_by, asked_how
+from dposcope.model.chat.prompts import asked_by, asked_how, encode_prompts
 from dposcope.model.checks.identity import identity
-from dposcope.model.generate import check_room
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.protocols import LEAST_ITEMS
@@ -76,9 +75,11 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
         longest_window(lm, searched, least=LEAST_ITEMS)
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
     # Of the others nothing is looked at before its turn.
-    if report.protocol == "reference":
-        read = encode(lm, data.learn, max_tokens=REFERENCE_PROMPT, keep="start")
-    else:
-        read = encode(lm, data.learn, max_tokens=PROMPT_TOKENS, keep="end")
-    check_room(lm, read, GENERATED_TOKENS)
+    most = None if report.protocol == "reference" else PROMPT_TOKENS
+    longest = max(map(len, encode_prompts(lm, data.learn, max_tokens=most)), default=0)
+    if longest + GENERATED_TOKENS > lm.context_length:
+        raise DposcopeError(
+            f"a prompt of {longest:,} tokens and {GENERATED_TOKENS} new ones exceed the model's context of "
+            f"{lm.context_length:,}; shorten the prompts, or what --wrap, --system and --prefill add"
+        )
     check_of_model(lm, spec)

@@ -40,6 +40,7 @@ from dposcope.jobs.tune.search import (
 )
 from dposcope.jobs.tune.settings import NO_CODES, NO_TEACHER, TuneSettings
 from dposcope.model.adapter import is_adapter
+from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source, load_native
 from dposcope.neurons.sets import NeuronSet
@@ -93,12 +94,11 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
     ) as run:
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
-            lm = load_native(model, **settings.loading)
+            lm = asked_by(load_native(model, **settings.loading), settings.chat_options)
             check_fits(lm, data, settings.direction_spec, learn_text)
             check_teacher(lm, settings)
             if lm.quantised and settings.needs_numbers:
                 raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")
-            settings.chat_options.asking(lm.tokenizer, name=lm.name)  # now: what cannot be is told at once
             del lm
         learned = learn_gains(model, run, data.learn, learn_text, settings)
         job = Job.begin(run, model, data, settings, searched=learn_text)
