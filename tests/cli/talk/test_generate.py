@@ -51,7 +51,7 @@ def test_texts_are_those_of_the_library(capsys, job, lm, edit, tmp_path):
         assert {answer["strength"] for answer in answers} == {strength}
     assert found | {"texts": None} == {
         "model": lm.name,
-        "edit": str(Edit.load(edit)),
+        "edit": Edit.load(edit).told(lm),
         "notes": [],
         "chat": False,
         "new_tokens": 6,
