@@ -121,7 +121,7 @@ def test_bad_input_is_told_in_one_line(base, capsys, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     for arguments, said in (
         ((base, "--edit", tmp_path / "nothing", "--out", out), "no edit at"),
-        ((base, "--edit", base, "--out", out), "holds no edit.safetensors"),
+        ((base, "--edit", base, "--out", out), "holds no edit.safetensors; name an edit's file"),
         ((base, "--edit", run, "--out", tmp_path / "there"), "exists already"),
         ((tmp_path / "gone", "--edit", run, "--out", out), "is not a model"),
         ((tmp_path / "gone.gguf", "--edit", run, "--out", tmp_path / "out.gguf"), "no file"),

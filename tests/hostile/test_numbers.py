@@ -149,8 +149,8 @@ def test_no_option_takes_what_is_beyond_its_bounds(tmp_path, command, option):
         ({"seed": -1}, "--seed: input should be greater than or equal to 0, not -1"),
         ({"seed": 2**32}, "--seed: input should be less than or equal to"),
         ({"alpha": 1e308}, "--alpha: input should be less than or equal to 1000"),
-        ({"steer": [0.1, 1e308]}, "--steer.1: input should be less than or equal to 1000"),
-        ({"toxic_neurons": [128, 0]}, "--toxic-neurons.1: input should be greater than or equal to 1"),
+        ({"steer": [0.1, 1e308]}, "--steer: input should be less than or equal to 1000"),
+        ({"toxic_neurons": [128, 0]}, "--toxic-neurons: input should be greater than or equal to 1"),
     ],
 )
 def test_a_settings_file_has_the_same_bounds(tmp_path, settings, told):
