@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, Format
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio, columns_of
+from dposcope.evaluation.statistics import Difference, Estimate, Ratio, value_of
 from dposcope.report.table import Column, Table
 
 Value = float | Estimate | Difference
@@ -177,4 +177,4 @@ def _numbers(key: str, row: Row, model: str) -> list[object]:
 def _parts(value: Value | Ratio | None) -> list[float | None]:
     if value is None or isinstance(value, int | float):
         return [None if value is None else float(value), None, None]
-    return list(columns_of("", value).values())
+    return [value_of(value), *value.ends]

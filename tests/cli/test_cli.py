@@ -32,6 +32,7 @@ from dposcope.jobs.settings import (
 )
 from dposcope.marks import FileMark, mark_json
 from dposcope.model import bundled
+from dposcope.model.load import load
 from helpers.families import bos_tokenizer
 from helpers.jobs import Job, command, contents, crashes, interpreter, make_job, process, write_csv, write_jsonl
 from helpers.mixtures import shared_mixture
@@ -559,7 +560,7 @@ def test_edit_says_where_things_are(job, done, capsys):
     told = command(capsys, "edit", job.model, "--out", done, *job.flags(alpha=0.2, ablate=0.5))
     for path in (done / "model", done / "report.html"):
         assert str(path) in told.out
-    assert str(Edit.load(done / "edit")) in told.out
+    assert Edit.load(done / "edit").told(load(job.model)) in told.out
     assert "toxicity" in told.out
 
 

@@ -265,7 +265,7 @@ def test_one_pair_that_differs_is_no_difference_however_little_the_others_vary()
     assert not found.shown
     assert not found.falls
     assert not found.rises
-    assert found.doubt.replace("\u00a0", " ") == f"the sign-flip test has p = {found.p_sign:.4f}"
+    assert found.doubt.replace("\u00a0", " ") == f"the sign-flip test has p = {found.p_sign:.3f}"
 
 
 @pytest.mark.parametrize("shift", [-0.4, -0.1, -0.02, 0.0, 0.02, 0.1, 0.4])

@@ -51,7 +51,8 @@ COMMANDS: dict[str, tuple[Callable[[Job, Path], list[object]], list[int]]] = {
     "pairs": (
         lambda job, out: [
             *("pairs", job.model, "--method", "sample", "--prompts", job.prompts, "--out", out / "pairs.jsonl"),
-            *("--scorer", "helpers.jobs:softness", "--samples", "4", "--min-gap", "0.02", "--dtype", "float32"),
+            *("--scorer", "helpers.jobs:softness", "--samples", "4", "--dtype", "float32"),
+            *("--pairing", "extremes", "--min-gap", "0.02"),
         ],
         [100, 1_500],
     ),

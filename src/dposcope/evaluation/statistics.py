@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.bootstrap import Bootstrap
-from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE, Format, p_value, too_few
+from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE, Format, fixed, too_few
 from dposcope.protocols import LEAST_ITEMS
 
 
@@ -177,7 +177,9 @@ class Difference(_Interval):
         if not self.known:
             return too_few(self.n)
         if self.excludes_zero:
-            return f"the sign-flip test has p\u00a0=\u00a0{p_value(self.p_sign)}"
+            # Three decimals, but where they would read as the level itself.
+            value = fixed(self.p_sign) if fixed(self.p_sign) != fixed(LEVEL) else fixed(self.p_sign, 4)
+            return f"the sign-flip test has p\u00a0=\u00a0{value}"
         return "the interval holds\u00a00"
 
     def __str__(self) -> str:

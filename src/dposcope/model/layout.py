@@ -240,12 +240,12 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
     return ends.norm_repeats(model.config.model_type)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Ends:
     """What a pass has at its end."""
 
-    wrote: Tensor | None = None
-    """By the last block."""
+    written: list[Tensor] = field(default_factory=list[Tensor])
+    """By the last block, each time."""
     normed: list[Tensor] = field(default_factory=list[Tensor])
     """What the final norm read, each time."""
 
@@ -258,7 +258,7 @@ class _Ends:
         if len(self.normed) < 2:
             return False
         last = self.normed[-1]
-        if self.wrote is None or not torch.equal(last, self.wrote.to(last.device)):
+        if not self.written or not torch.equal(last, self.written[-1].to(last.device)):
             raise DposcopeError(
                 f"{model_type} runs its final norm several times, and changes what its last block writes before it: "
                 "not supported"
@@ -272,7 +272,7 @@ def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Gene
     ends = _Ends()
 
     def wrote(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
-        ends.wrote = (output if isinstance(output, Tensor) else output[0]).clone()
+        ends.written.append((output if isinstance(output, Tensor) else output[0]).clone())
 
     def reads(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ends.normed.append(args[0] if args else next(iter(kwargs.values())))

@@ -15,7 +15,7 @@ def shown(text: str, *, raw: bool = False, growing: bool = False) -> str:
         growing: whether more may follow; then it is without its last words, whose stars depend on what follows.
     """
     words = text if raw else mask_offensive(text)
-    if growing and not raw:
+    if growing:
         words = words[: settled(text)]  # a mask has the length of its word
     return "\n".join(visible(line) for line in words.split("\n"))
 
