@@ -218,8 +218,20 @@ def write_batch(lm: LanguageModel, batch: Batch, *, new_tokens: int) -> None:
     _continue(lm, batch, new_tokens, None, True, ends, None)
 
 
-def check_room(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+def check_room(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    mend: str = "shorten the prompts, or lower max_prompt_tokens or new_tokens",
+) -> None:
     """Refuse prompts that leave no room for new tokens, and a model that cannot write now.
+
+    Args:
+        lm: the model; its weights are not read.
+        prompts: token ids.
+        new_tokens: of each continuation, at most.
+        mend: what a person can do where there is no room.
 
     Raises:
         DposcopeError: prompt and continuation exceed the model's context, no new token is wanted, or the model is in
@@ -230,7 +242,7 @@ def check_room(lm: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: 
     if longest + new_tokens > lm.context_length:
         raise DposcopeError(
             f"a prompt of {longest:,} tokens and {new_tokens} new ones exceed the model's context of "
-            f"{lm.context_length:,}; shorten the prompts, or lower max_prompt_tokens or new_tokens"
+            f"{lm.context_length:,}; {mend}"
         )
 
 

@@ -45,7 +45,7 @@ def edit_work(model: str, out: Path, settings: EditSettings) -> Work:
     data = read_data(settings)
     started = start(model, settings, settings)
     searched = None if settings.edit_spec.given else data.report.neutral
-    check_fits(started.lm, data, settings.direction_spec, searched)
+    check_fits(started.lm, data, settings, searched)
     window = 0 if searched is None else search_window(started.lm, searched)
     found = counted(started.lm, data, settings.direction_spec)
     learned = settings.learned and settings.meant == TOXICITY and model in shipped_edits()

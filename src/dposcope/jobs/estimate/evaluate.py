@@ -19,7 +19,7 @@ from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Work
 from dposcope.jobs.evaluate.job import read_asked
 from dposcope.jobs.ingredients.job import check_fits
-from dposcope.jobs.measuring.conditions import ConditionSpec
+from dposcope.jobs.measuring.conditions import ConditionSpec, check_conditions
 from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import check_source
@@ -42,9 +42,8 @@ def evaluate_work(model: str, out: Path, settings: EvaluateSettings) -> Work:
     check_folder(out, "evaluate")
     asked = read_asked(settings)
     started = start(model, settings, settings)
-    check_fits(started.lm, asked.data, settings.direction_spec)
-    for spec in asked.specs:
-        spec.check(started.lm)
+    check_fits(started.lm, asked.data, settings)
+    check_conditions(asked.specs, started.lm)
     if settings.fluency_model is not None:
         check_source(settings.fluency_model)
     found = counted(started.lm, asked.data, settings.direction_spec)

@@ -31,7 +31,7 @@ from dposcope.jobs.explain.conditions import FORMS, RANKINGS, TUNED
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, MOST_PROMPTS, SAMPLES
 from dposcope.jobs.explain.interchange.carriers import RANKINGS as RANKED
 from dposcope.jobs.explain.interchange.sets import MEASURED
-from dposcope.jobs.explain.job import check_explain, check_explained
+from dposcope.jobs.explain.job import check_explain
 from dposcope.jobs.explain.repetitions import prompt_parts
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
@@ -75,8 +75,7 @@ def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) ->
     data = read_data(settings)
     load_judge(settings.token_judge, concept=settings.meant, scorer=data.report.scorer)
     started = start(base, settings, settings)
-    check_fits(started.lm, data, settings.direction_spec)
-    check_explained(started.lm, settings)
+    check_fits(started.lm, data, settings)
     check_tuned(tuned, started.lm)
     found = counted(started.lm, data, settings.direction_spec)
     every = comments_read(started.lm, data.direction_comments, replace(settings.direction_spec, kind="probe"))

@@ -43,7 +43,7 @@ def pairs_work(model: str, out: Path, settings: PairsSettings) -> Work:
         )[: settings.most]
     comments, every = Texts(), Texts()
     if source.comments is not None:
-        check_of_model(started.lm, settings.direction_spec)
+        check_of_model(started.lm, settings.direction_spec, fits=settings.fits_direction)
         comments = comments_read(started.lm, source.comments, settings.direction_spec)
         balanced = replace(settings.direction_spec, kind="mean-difference")
         every = comments_read(started.lm, source.comments, balanced)

@@ -9,7 +9,7 @@ from dposcope.jobs.estimate.work import Work
 from dposcope.jobs.ingredients.data import read_comments
 from dposcope.jobs.ingredients.direction import check_direction, check_of_model
 from dposcope.jobs.ownership import refuse_foreign_value
-from dposcope.jobs.settings import ProbeSettings
+from dposcope.jobs.settings import FITTED, ProbeSettings
 
 
 def probe_work(model: str, out: Path, settings: ProbeSettings) -> Work:
@@ -29,7 +29,7 @@ def probe_work(model: str, out: Path, settings: ProbeSettings) -> Work:
     comments = read_comments(settings).first(settings.direction_rows)
     started = start(model, settings)
     spec = settings.direction_spec
-    check_of_model(started.lm, spec)
+    check_of_model(started.lm, spec, fits=spec.kind in FITTED)
     texts = comments_read(started.lm, comments, spec)
     stages = (loading(started.running, started.stored), direction(started.running, texts, spec))
     return Work("probe", model, started.running, stages, started.precision)

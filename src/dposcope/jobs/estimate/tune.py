@@ -50,7 +50,7 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
     check_folder(out, "tune")
     inputs = read_inputs(settings)
     started = start(model, settings, settings)
-    check_fits(started.lm, inputs.data, settings.direction_spec, inputs.learn_text)
+    check_fits(started.lm, inputs.data, settings, inputs.learn_text)
     if settings.learned:
         check_teacher(started.lm, settings)
     found = counted(started.lm, inputs.data, settings.direction_spec)

@@ -12,7 +12,7 @@ from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.ingredients.data import Data, read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import Ingredients, prepare, prepare_judge
-from dposcope.jobs.measuring.conditions import ConditionSpec, parse_condition
+from dposcope.jobs.measuring.conditions import ConditionSpec, check_conditions, parse_condition
 from dposcope.jobs.measuring.engine import Servers, connected, told
 from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import measure_condition, scores_table, write_scores
@@ -95,8 +95,7 @@ def run_evaluate(
         out, "evaluate", described, processes=processes, free=free, prompts=read, reporter=reporter, policy=policy
     ) as run:
         job = Job.begin(run, model, data, settings)
-        for spec in specs:
-            spec.check(job.lm)
+        check_conditions(specs, job.lm)
         served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)
         report = replace(data.report, spread_windows=settings.spread_windows)

@@ -13,7 +13,6 @@ from typing import Any
 
 from dposcope.artefacts import library_versions, value_digest, write_json
 from dposcope.directions.endpoint import Price
-from dposcope.directions.features import check_block
 from dposcope.directions.judge import TokenJudge, load_judge
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
@@ -125,8 +124,7 @@ def run_explain(
             reporter.note("An edit shares the weights of its base, so there is no second model to stream.")
         reporter.stage(f"Loading {base}")
         lm = asked_by(_base(base, out, settings), settings.chat_options)
-        check_fits(lm, data, settings.direction_spec)
-        check_explained(lm, settings)
+        check_fits(lm, data, settings)
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)
@@ -240,16 +238,6 @@ def check_explain(settings: ExplainSettings) -> None:
         raise DposcopeError("--quantise and --stream do not go together; leave one of the two out")
     if settings.stream and is_spread_over(settings.device_map, settings.device):
         raise DposcopeError("--device-map auto and --stream do not go together; leave one of the two out")
-
-
-def check_explained(lm: LanguageModel, settings: ExplainSettings) -> None:
-    """Refuse a block at whose end no direction can be fitted: claims are judged along fitted ones, whatever is given.
-
-    Raises:
-        DposcopeError: see `check_block`.
-    """
-    if settings.fits_direction:
-        check_block(lm, settings.direction_block, settings.definitions)
 
 
 def _token_judge(settings: ExplainSettings, data: Data, reporter: Reporter) -> TokenJudge:

@@ -9,7 +9,7 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import fit_probe
 from dposcope.directions.tokens import contrast_matrix, token_contrast
 from dposcope.errors import DposcopeError
-from dposcope.jobs.settings import FITTED, DirectionSpec
+from dposcope.jobs.settings import DirectionSpec
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 
@@ -31,19 +31,20 @@ def check_direction(kind: str, concept: Concept) -> None:
         Direction.load(kind)
 
 
-def check_of_model(lm: LanguageModel, spec: DirectionSpec) -> None:
+def check_of_model(lm: LanguageModel, spec: DirectionSpec, *, fits: bool) -> None:
     """Refuse a direction that the model cannot have, before anything is computed.
 
     Args:
         lm: the model; its weights are not read.
         spec: the direction.
+        fits: whether one is fitted to comments, this one or another beside it.
 
     Raises:
         DposcopeError: it is from a block that is not there, or of another width.
     """
-    if spec.kind in FITTED:
+    if fits:
         check_block(lm, spec.block, spec.protocol)
-    elif spec.kind not in DIRECTIONS:
+    if spec.kind not in DIRECTIONS:
         saved_direction(spec.kind, lm)
 
 

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import PROMPT_TOKENS
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.jobs.ingredients.data import Data
 from dposcope.jobs.ingredients.direction import check_of_model
 from dposcope.jobs.run import Run
-from dposcope.jobs.settings import DirectionSpec, MeasureSettings
+from dposcope.jobs.settings import MeasureSettings
 from dposcope.model.chat.prompts import asked_by, asked_how, encode_prompts
 from dposcope.model.checks.identity import identity
+from dposcope.model.generate import check_room
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.protocols import LEAST_ITEMS
@@ -46,7 +46,7 @@ class Job:
         run.reporter.stage(f"Loading {model}")
         lm = load_native(model, **settings.loading)
         job = cls(run, asked_by(lm, settings.chat_options), data)
-        check_fits(job.lm, data, settings.direction_spec, searched)
+        check_fits(job.lm, data, settings, searched)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
 
@@ -57,13 +57,13 @@ class Job:
         return {**known, "device": self.lm.device.type, **asked_how(self.lm)}
 
 
-def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: str | None = None) -> None:
+def check_fits(lm: LanguageModel, data: Data, settings: MeasureSettings, searched: str | None = None) -> None:
     """Refuse data that the model cannot read, and a direction that it cannot have, before anything is computed.
 
     Args:
         lm: the model; its weights are not read.
         data: all of it.
-        spec: the direction.
+        settings: say which direction, and whether one is fitted.
         searched: text that a strength is searched on, if there is a search.
 
     Raises:
@@ -76,10 +76,10 @@ def check_fits(lm: LanguageModel, data: "Data", spec: DirectionSpec, searched: s
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
     # Of the others nothing is looked at before its turn.
     most = None if report.protocol == "reference" else PROMPT_TOKENS
-    longest = max(map(len, encode_prompts(lm, data.learn, max_tokens=most)), default=0)
-    if longest + GENERATED_TOKENS > lm.context_length:
-        raise DposcopeError(
-            f"a prompt of {longest:,} tokens and {GENERATED_TOKENS} new ones exceed the model's context of "
-            f"{lm.context_length:,}; shorten the prompts, or what --wrap, --system and --prefill add"
-        )
-    check_of_model(lm, spec)
+    check_room(
+        lm,
+        encode_prompts(lm, data.learn, max_tokens=most),
+        GENERATED_TOKENS,
+        mend="shorten the prompts, or what --wrap, --system and --prefill add",
+    )
+    check_of_model(lm, settings.direction_spec, fits=settings.fits_direction)

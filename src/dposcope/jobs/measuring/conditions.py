@@ -23,7 +23,7 @@ the tuned model with the values of its base. Controls: `shuffled=yes` for `scale
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,22 +60,6 @@ class ConditionSpec:
     name: str
     """Its name in tables."""
     parts: tuple["PartSpec", ...]
-
-    def check(self, lm: LanguageModel) -> None:
-        """Refuse, before anything is measured, what does not fit the model.
-
-        Args:
-            lm: its weights are not read.
-
-        Raises:
-            DposcopeError: a block is not there; an edit, a set of neurons or a tuned model is of another architecture;
-                or it is a model at a strength, and the weights of `lm` are quantised.
-        """
-        for part in self.parts:
-            try:
-                part.check(lm)
-            except DposcopeError as error:
-                raise DposcopeError(f"condition {self.name!r}: {error}") from error
 
     def build(
         self, ingredients: Callable[[], Ingredients], seed: int, *, among: NeuronSet | None = None
@@ -120,8 +104,13 @@ class PartSpec:
     kind: str
     values: Mapping[str, Any]
 
-    def check(self, lm: LanguageModel) -> None:
-        """See `ConditionSpec.check`."""
+    def check(self, lm: LanguageModel, seen: set[str]) -> None:
+        """See `check_conditions`.
+
+        Args:
+            lm: its weights are not read.
+            seen: tuned models and edits that were looked at; others are added.
+        """
         values = self.values
         if self.kind == "model" and values.get("strength", 1) != 1 and lm.quantised:
             raise DposcopeError(
@@ -129,11 +118,11 @@ class PartSpec:
                 "or load the model unquantised"
             )
         if self.kind == "model":
-            check_tuned(values["path"], lm)
+            _check_once(values["path"], lm, seen)
         elif self.kind in _SAVED:
             Edit.load(values["path"]).changes(lm)
         elif self.kind == "interchange":
-            check_tuned(values["with"], lm)
+            _check_once(values["with"], lm, seen)
             _parts(values, 0, lm).sites(lm)
         else:
             _check_blocks(values.get("blocks", ()), lm)
@@ -147,6 +136,32 @@ class PartSpec:
         if self.kind == "control":
             return _saved(self.values).control(seed, among=among)
         return _BUILDERS[self.kind](self.values, ingredients, seed)
+
+
+def check_conditions(specs: Iterable[ConditionSpec], lm: LanguageModel) -> None:
+    """Refuse, before anything is measured, what does not fit the model.
+
+    Args:
+        specs: conditions. A tuned model that several of them name is looked at once.
+        lm: its weights are not read.
+
+    Raises:
+        DposcopeError: a block is not there; an edit, a set of neurons or a tuned model is of another architecture; or
+            one is a model at a strength, and the weights of `lm` are quantised.
+    """
+    seen: set[str] = set()
+    for spec in specs:
+        for part in spec.parts:
+            try:
+                part.check(lm, seen)
+            except DposcopeError as error:
+                raise DposcopeError(f"condition {spec.name!r}: {error}") from error
+
+
+def _check_once(source: str, lm: LanguageModel, seen: set[str]) -> None:
+    if source not in seen:
+        check_tuned(source, lm)
+        seen.add(source)
 
 
 _NUMBERS = {"alpha", "beta", "weight", "relative", "trim", "strength"}

@@ -244,7 +244,7 @@ def _parts(
         made_from["engine"] = served.identity
     direction, ranks = None, scorer
     if source.comments is not None:
-        check_of_model(lm, settings.direction_spec)
+        check_of_model(lm, settings.direction_spec, fits=settings.fits_direction)
         direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
         if method == "sample":

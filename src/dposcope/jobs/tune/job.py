@@ -95,7 +95,7 @@ def run_tune(model: str, out: Path, settings: TuneSettings, *, reporter: Reporte
         if settings.learned:  # each step of learning loads the model for itself, and the first takes long
             reporter.stage(f"Loading {model}")
             lm = asked_by(load_native(model, **settings.loading), settings.chat_options)
-            check_fits(lm, data, settings.direction_spec, learn_text)
+            check_fits(lm, data, settings, learn_text)
             check_teacher(lm, settings)
             if lm.quantised and settings.needs_numbers:
                 raise DposcopeError(f"{NO_CODES}, or load {model} unquantised")
