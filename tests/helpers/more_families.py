@@ -9,16 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import (
+    BambaConfig,
     BloomConfig,
     Cohere2Config,
     CohereConfig,
     FalconConfig,
+    FalconH1Config,
     Gemma3nTextConfig,
     Gemma4Config,
     Gemma4TextConfig,
     GPTNeoConfig,
     GraniteConfig,
+    GraniteMoeHybridConfig,
+    JambaConfig,
     Lfm2Config,
+    Lfm3Config,
     MptConfig,
     NanoChatConfig,
     OlmoHybridConfig,
@@ -50,6 +55,7 @@ _LINEAR = {
     "linear_value_head_dim": 6,
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
 }
+_STATE_SPACE = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 _WINDOWS = {
     "sliding_window": WINDOW,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
@@ -81,7 +87,7 @@ class Family:
     norm: str = "model.norm"
     mlp: str = "mlp.down_proj"
     attention: tuple[str, ...] = ("self_attn.o_proj",)
-    """Each block has one of these."""
+    """Each block has one of these, or several."""
     scale: float = 1.0
     """Of logits."""
     cap: float | None = None
@@ -109,11 +115,10 @@ class Family:
         """A block's MLP output projection."""
         return self.block(lm, number).get_submodule(self.mlp)
 
-    def attention_out(self, lm: LanguageModel, number: int) -> nn.Module:
-        """A block's output projection of attention, or of what it has instead."""
+    def attention_outs(self, lm: LanguageModel, number: int) -> list[nn.Module]:
+        """A block's output projections of attention, or of what it has instead, or of both."""
         names = dict(self.block(lm, number).named_modules())
-        (path,) = [path for path in self.attention if path in names]
-        return names[path]
+        return [names[path] for path in self.attention if path in names]
 
     def unembed(self, lm: LanguageModel, x: torch.Tensor) -> torch.Tensor:
         """Logits of what stands before the final norm."""
@@ -137,7 +142,7 @@ class Family:
             if gains is not None:
                 handles.append(out.register_forward_pre_hook(scale(number)))
             if ablated is not None:
-                handles += [one.register_forward_hook(remove) for one in (out, self.attention_out(lm, number))]
+                handles += [one.register_forward_hook(remove) for one in (out, *self.attention_outs(lm, number))]
         try:
             return lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         finally:
@@ -201,6 +206,58 @@ MORE = {
         norm="model.embedding_norm",
         mlp="feed_forward.w2",
         attention=("self_attn.out_proj", "conv.out_proj"),
+    ),
+    "lfm3": Family(  # in no table
+        lambda: Lfm3Config(**_COMMON, head_dim=8, layer_types=["conv", "full_attention", "conv", "conv"]),
+        norm="model.embedding_norm",
+        mlp="feed_forward.w2",
+        attention=("self_attn.o_proj", "conv.out_proj"),
+    ),
+    "bamba": Family(
+        lambda: BambaConfig(**_COMMON, **_STATE_SPACE, attn_layer_indices=[1]),
+        norm="model.final_layernorm",
+        mlp="feed_forward.down_proj",
+        attention=("self_attn.o_proj", "mamba.out_proj"),
+    ),
+    "jamba": Family(
+        lambda: JambaConfig(
+            **_COMMON,
+            mamba_d_state=4,
+            mamba_dt_rank=3,
+            num_experts=1,
+            attn_layer_period=4,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        norm="model.final_layernorm",
+        mlp="feed_forward.down_proj",
+        attention=("self_attn.o_proj", "mamba.out_proj"),
+        seed=2,  # with others its state space makes much of rounding
+    ),
+    "granitemoehybrid": Family(  # without experts, as Granite 4 H Micro
+        lambda: GraniteMoeHybridConfig(
+            **_COMMON,
+            **_STATE_SPACE,
+            num_local_experts=0,
+            shared_intermediate_size=24,
+            layer_types=["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+            logits_scaling=4.0,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.4,
+            attention_multiplier=0.3,
+        ),
+        mlp="shared_mlp.output_linear",
+        attention=("self_attn.o_proj", "mamba.out_proj"),
+        scale=1 / 4,
+    ),
+    "falcon_h1": Family(  # each block has both
+        lambda: FalconH1Config(
+            **_COMMON, **_STATE_SPACE, mamba_d_ssm=32, lm_head_multiplier=0.5, mlp_multipliers=[0.8, 0.6]
+        ),
+        norm="model.final_layernorm",
+        mlp="feed_forward.down_proj",
+        attention=("self_attn.o_proj", "mamba.out_proj"),
+        scale=0.5,
     ),
     "bloom": Family(
         lambda: BloomConfig(**_OLD, hidden_size=16, n_layer=4, n_head=4),

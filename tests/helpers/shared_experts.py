@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import DeepseekV3Config, PreTrainedConfig, Qwen2MoeConfig
+from transformers import (
+    DeepseekV3Config,
+    GraniteMoeHybridConfig,
+    JambaConfig,
+    Lfm2MoeConfig,
+    PreTrainedConfig,
+    Qwen2MoeConfig,
+)
 
 from dposcope.model.language_model import LanguageModel
 from helpers.families import CONTEXT, VOCABULARY, bos_tokenizer, build
@@ -26,6 +33,7 @@ _COMMON = {
     "eos_token_id": 1,
     "pad_token_id": 3,
 }
+_STATE_SPACE = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,35 @@ class Mixture:
     """Neurons of a dense block."""
     shared: int = 0
     """Neurons of shared experts in other blocks."""
+    mlp: str = "mlp"
+    """Where a block has its mixture, or its dense MLP."""
+    beside: str | None = None
+    """Where a block has its shared experts, unless it is in the mixture."""
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    """Of a dense MLP."""
+    seed: int = 0
+
+    def whole(self, lm: LanguageModel, block: int) -> nn.Module:
+        """The mixture of a block, or its dense MLP."""
+        return lm.model.model.layers[block].get_submodule(self.mlp)
+
+    def shared_mlp(self, lm: LanguageModel, block: int):
+        """The shared experts of a block."""
+        if self.beside is not None:
+            return lm.model.model.layers[block].get_submodule(self.beside)
+        mlp = self.whole(lm, block)
+        return mlp.shared_expert if hasattr(mlp, "shared_expert") else mlp.shared_experts
+
+    def parts(self, mlp: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of a dense or shared MLP: gate, up and down."""
+        if self.beside is not None:
+            return (*mlp.input_linear.weight.chunk(2), mlp.output_linear.weight)
+        return tuple(mlp.get_submodule(name).weight for name in self.names)
+
+    def change_up(self, mlp: nn.Module, factor: float) -> None:
+        """Multiply what a shared MLP's neurons are made of."""
+        with torch.no_grad():
+            self.parts(mlp)[1].mul_(factor)
 
 
 SHARED = {
@@ -88,13 +125,72 @@ SHARED = {
         own=28,
         shared=16,
     ),
+    # State spaces in place of attention; the shared experts stand beside the mixture.
+    "granitemoehybrid": Mixture(
+        lambda: GraniteMoeHybridConfig(
+            **_COMMON,
+            **_STATE_SPACE,
+            intermediate_size=8,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            shared_intermediate_size=20,
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            residual_multiplier=0.4,
+            logits_scaling=4.0,
+        ),
+        experts=4,
+        width=8,
+        chosen=2,
+        shared=20,
+        mlp="block_sparse_moe",
+        beside="shared_mlp",
+    ),
+    # Every second block is dense, as wide as one expert; nothing is shared.
+    "jamba": Mixture(
+        lambda: JambaConfig(
+            **_COMMON,
+            intermediate_size=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            mamba_d_state=4,
+            mamba_dt_rank=3,
+            attn_layer_period=3,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        experts=4,
+        width=8,
+        chosen=2,
+        dense=(0, 2),
+        own=8,
+        mlp="feed_forward",
+    ),
+    # Convolutions in place of attention, a dense first block.
+    "lfm2_moe": Mixture(
+        lambda: Lfm2MoeConfig(
+            **_COMMON,
+            intermediate_size=28,
+            moe_intermediate_size=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            num_dense_layers=1,
+            layer_types=["conv", "full_attention", "conv"],
+        ),
+        experts=4,
+        width=8,
+        chosen=2,
+        dense=(0,),
+        own=28,
+        mlp="feed_forward",
+        names=("w1", "w3", "w2"),
+    ),
 }
 
 
 @cache
 def shared_mixture_of(family: str) -> LanguageModel:
     """A tiny random model of a family, made once, to be left as it is."""
-    return LanguageModel(build(SHARED[family].config()), bos_tokenizer(), f"tiny-{family}")
+    return LanguageModel(build(SHARED[family].config(), seed=SHARED[family].seed), bos_tokenizer(), f"tiny-{family}")
 
 
 @dataclass
@@ -112,17 +208,18 @@ class Neurons:
 
 def vectors(lm: LanguageModel, family: str, block: int) -> Tensor:
     """Value vectors of a block, `[columns, d]`, float64, row by row from the weights."""
-    kind, mlp = SHARED[family], lm.model.model.layers[block].mlp
+    kind, mlp = SHARED[family], SHARED[family].whole(lm, block)
     rows = torch.zeros(columns_of(kind), lm.d_model, dtype=torch.float64)
     if block in kind.dense:
         for place in range(kind.own):
-            rows[place] = mlp.down_proj.weight[:, place].detach().double()
+            rows[place] = kind.parts(mlp)[2][:, place].detach().double()
         return rows
     for expert in range(kind.experts):
         for place in range(kind.width):
             rows[expert * kind.width + place] = mlp.experts.down_proj[expert, :, place].detach().double()
     for place in range(kind.shared):
-        rows[kind.experts * kind.width + place] = _shared_mlp(mlp).down_proj.weight[:, place].detach().double()
+        down = kind.parts(kind.shared_mlp(lm, block))[2]
+        rows[kind.experts * kind.width + place] = down[:, place].detach().double()
     return rows
 
 
@@ -132,12 +229,19 @@ def columns_of(kind: Mixture) -> int:
     return kind.width * ((widest + kind.width - 1) // kind.width)
 
 
-def _shared_mlp(mlp):
-    return mlp.shared_expert if hasattr(mlp, "shared_expert") else mlp.shared_experts
+def _gated(weights: tuple[Tensor, Tensor, Tensor], state: Tensor) -> Tensor:
+    gate, up, _ = weights
+    return silu(gate @ state) * (up @ state)
 
 
-def _gated(mlp, state: Tensor) -> Tensor:
-    return silu(mlp.gate_proj.weight @ state) * (mlp.up_proj.weight @ state)
+def _routes(family: str, mlp, states: Tensor) -> tuple[Tensor, Tensor]:
+    """The router's weights and the experts of each token, `[T, chosen]`, by the model's own router."""
+    rows = states.reshape(-1, 16)
+    if family == "deepseek_v3":
+        return mlp.gate(states)[1:]
+    if family == "lfm2_moe":
+        return mlp.gate(rows, mlp.expert_bias)[1:]
+    return (mlp.router if hasattr(mlp, "router") else mlp.gate)(rows)[1:]
 
 
 @torch.no_grad()
@@ -152,33 +256,42 @@ def naive(lm: LanguageModel, family: str, ids: list[int], gains: Tensor | None =
         values[block, token, columns] = m if gains is None else m * gains[block, columns]
         weights[block, token, columns] = weight
 
-    def forward(block: int, mlp):
+    whole = slice(kind.experts * kind.width, kind.experts * kind.width + kind.shared)
+
+    def add_shared(block: int, rows: Tensor) -> None:
+        for token, state in enumerate(rows):
+            own = torch.sigmoid(kind.whole(lm, block).shared_expert_gate.weight[0] @ state) if gated else 1.0
+            one(block, token, whole, _gated(kind.parts(kind.shared_mlp(lm, block)), state), own)
+
+    def routed(block: int):
         def run(states: Tensor) -> Tensor:
-            rows = states.reshape(-1, 16)
-            if block not in kind.dense:
-                _, by, chosen = mlp.gate(states if family == "deepseek_v3" else rows)
-            for token, state in enumerate(rows):
-                if block in kind.dense:
-                    one(block, token, slice(0, kind.own), _gated(mlp, state), 1.0)
-                    continue
-                for place, expert in enumerate(chosen[token].tolist()):
-                    gate, up = (mlp.experts.gate_up_proj[expert] @ state).chunk(2)
-                    columns = slice(expert * kind.width, (expert + 1) * kind.width)
-                    one(block, token, columns, silu(gate) * up, by[token, place])
-                whole = kind.experts * kind.width
-                own = torch.sigmoid(mlp.shared_expert_gate.weight[0] @ state) if family == "qwen2_moe" else 1.0
-                one(block, token, slice(whole, whole + kind.shared), _gated(_shared_mlp(mlp), state), own)
+            mlp, rows = kind.whole(lm, block), states.reshape(-1, 16)
+            if block in kind.dense:
+                for token, state in enumerate(rows):
+                    one(block, token, slice(0, kind.own), _gated(kind.parts(mlp), state), 1.0)
+            else:
+                by, chosen = _routes(family, mlp, states)
+                for token, state in enumerate(rows):
+                    for place, expert in enumerate(chosen[token].tolist()):
+                        gate, up = (mlp.experts.gate_up_proj[expert] @ state).chunk(2)
+                        columns = slice(expert * kind.width, (expert + 1) * kind.width)
+                        one(block, token, columns, silu(gate) * up, by[token, place])
+                if kind.shared:
+                    add_shared(block, rows)
             written[block] = (values[block] * weights[block]).double() @ vectors(lm, family, block)
             return written[block].to(states.dtype).reshape(states.shape)
 
         return run
 
-    layers = lm.model.model.layers
-    for block, layer in enumerate(layers):
-        layer.mlp.forward = forward(block, layer.mlp)
+    gated = family == "qwen2_moe"
+    modules = {kind.whole(lm, block): routed(block) for block in range(lm.n_blocks)}
+    if kind.beside is not None:  # the mixture has written for both
+        modules |= {kind.shared_mlp(lm, block): torch.zeros_like for block in range(lm.n_blocks)}
+    for module, run in modules.items():
+        module.forward = run
     try:
         logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     finally:
-        for layer in layers:
-            del layer.mlp.forward
+        for module in modules:
+            del module.forward
     return Neurons(values, weights, written, logits)

@@ -22,7 +22,7 @@ from dposcope.interventions.paired.mediation import mediation
 from dposcope.interventions.steer import Steer
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
-from dposcope.model.hooks import attention_site, hooked, mlp_site, neuron_site, residual_site
+from dposcope.model.hooks import attention_sites, hooked, mlp_sites, neuron_sites, residual_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.model.size import size_of
@@ -81,7 +81,8 @@ def test_parts_are_found(name):
     assert lm.final_norm is lm.model.get_submodule(family.norm)
     for block in range(4):
         assert lm.mlp_outs[block] is family.mlp_out(lm, block)
-        assert lm.attention_outs[block] is family.attention_out(lm, block)
+        assert lm.mixer_outs[block] == family.attention_outs(lm, block)
+        assert lm.attention_outs[block] is lm.mixer_outs[block][0]
         own = family.mlp_out(lm, block).weight.T
         assert torch.equal(lm.value_vectors(block)[: len(own)], own)
         assert not lm.value_vectors(block)[len(own) :].any()
@@ -92,7 +93,8 @@ def test_parts_are_found(name):
 
 def test_hooks_that_give_back_what_they_saw_change_no_bit(name):
     lm = made(name)
-    sites = [site(lm, block) for block in range(4) for site in (neuron_site, mlp_site, attention_site, residual_site)]
+    sites = [site for block in range(4) for site in (*neuron_sites(lm, block), *mlp_sites(lm, block))]
+    sites += [site for block in range(4) for site in (*attention_sites(lm, block), residual_site(lm, block))]
     plain = logits_of(lm, IDS)
     for change in (lambda tensor, _frame: None, lambda tensor, _frame: tensor.clone()):
         with hooked(lm, [(site, change) for site in sites]) as applied:
@@ -196,19 +198,25 @@ def test_blocks_take_what_the_other_model_writes(name):
     lm, family = made(name), MORE[name]
     other = tuned_copy(lm, strength=0.05)
     plain = logits_of(lm, IDS)
-    for parts, out in (
-        (Parts(mlps={1}), family.mlp_out),
-        (Parts(attentions={1}), family.attention_out),
+    for parts, outs in (
+        (Parts(mlps={1}), lambda of, block: [family.mlp_out(of, block)]),
+        (Parts(attentions={1}), family.attention_outs),
     ):
-        seen = []
-        handle = out(other, 1).register_forward_hook(
-            lambda _module, _args, output, seen=seen: seen.append(output.clone())
-        )
+        seen = {}
+        handles = [
+            one.register_forward_hook(
+                lambda _m, _a, output, place=place, seen=seen: seen.update({place: output.clone()})
+            )
+            for place, one in enumerate(outs(other, 1))
+        ]
         logits_of(other, IDS)
-        handle.remove()
-        handle = out(lm, 1).register_forward_hook(lambda _module, _args, _output, seen=seen: seen[0])
+        handles += [
+            one.register_forward_hook(lambda _m, _a, _output, place=place, seen=seen: seen[place])
+            for place, one in enumerate(outs(lm, 1))
+        ]
         expected = logits_of(lm, IDS)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         with Interchange(other, parts).on(lm):
             assert_close(logits_of(lm, IDS), expected, 1e-6)
         assert not torch.allclose(expected, plain, atol=1e-4)
@@ -223,7 +231,7 @@ def test_an_edit_by_hooks_is_that_of_a_plain_run_and_folds(name):
     with edit.on(lm) as applied:
         hooked_logits = logits_of(lm, IDS)
         written = generate(lm, TEXTS, new_tokens=5)
-    assert len(applied.fired) == 12
+    assert len(applied.fired) == 8 + sum(len(family.attention_outs(lm, block)) for block in range(4))
     assert_close(hooked_logits, naive, 1e-6)
     assert not torch.allclose(naive, logits_of(lm, IDS), atol=1e-2)
     folded = fold(lm, edit)
@@ -416,7 +424,9 @@ def test_a_checkpoint_is_loaded(name, tmp_path):
 def test_what_is_done_by_head_is_refused_where_blocks_have_none(name):
     lm = made(name)
     for ask in (lambda: lm.n_heads, lambda: lm.d_attention):
-        with pytest.raises(DposcopeError, match=r"some blocks of .* have no attention heads, but linear attention or"):
+        beside = r"blocks of .* have a state space beside their attention heads"
+        without = r"some blocks of .* have no attention heads, but linear attention, a state space or a convolution"
+        with pytest.raises(DposcopeError, match=beside if name == "falcon_h1" else without):
             ask()
 
 
@@ -437,7 +447,7 @@ def test_blocks_that_read_only_the_last_token_are_changed_at_the_same_positions(
     gains = Gains(random_gains(lm), positions=where)
     fits = []
     look = [
-        (neuron_site(lm, block), lambda tensor, frame: fits.append(tensor.shape[:2] == frame.positions.shape))
+        (neuron_sites(lm, block)[0], lambda tensor, frame: fits.append(tensor.shape[:2] == frame.positions.shape))
         for block in range(4)
     ]
     with gains.on(lm), hooked(lm, look):

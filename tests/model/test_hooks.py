@@ -9,13 +9,18 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.steer import Steer
-from dposcope.model.hooks import Site, attention_site, hooked, mlp_site, neuron_site, residual_site
+from dposcope.model.hooks import Site, attention_sites, hooked, mlp_sites, neuron_site, residual_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 from helpers import families
 from helpers.families import assert_close, copied, hook_count, logits_of, random_direction, random_gains, trace
 
-SITES = {"neurons": neuron_site, "mlp": mlp_site, "attention": attention_site, "stream": residual_site}
+SITES = {
+    "neurons": neuron_site,
+    "mlp": lambda lm, block: mlp_sites(lm, block)[0],
+    "attention": lambda lm, block: attention_sites(lm, block)[0],
+    "stream": residual_site,
+}
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 
 
@@ -215,7 +220,7 @@ def test_fired_counts_forward_passes_per_site(lm):
 
 
 def test_fired_counts_passes_also_where_two_changes_share_a_site(llama):
-    site = mlp_site(llama, 0)
+    site = mlp_sites(llama, 0)[0]
     with hooked(llama, [(site, lambda x, frame: 2 * x), (site, lambda x, frame: x + 1)]) as applied:
         logits_of(llama, IDS)
     assert applied.fired == {"mlp.0": 1}

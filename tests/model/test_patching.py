@@ -5,7 +5,7 @@ import copy
 import torch
 
 from dposcope.model.batches import batches, encode
-from dposcope.model.hooks import hooked, mlp_site, neuron_site
+from dposcope.model.hooks import hooked, mlp_sites, neuron_site
 from dposcope.model.language_model import LanguageModel
 from helpers.families import TEXTS
 
@@ -37,7 +37,7 @@ def run(lm, *, patch=None):
     blocks = range(lm.n_blocks)
     changes = [(neuron_site(lm, block), set_neurons(block)) for block in blocks] if patch else []
     changes += [(neuron_site(lm, block), see(neurons, block)) for block in blocks]
-    changes += [(mlp_site(lm, block), see(outputs, block)) for block in blocks]
+    changes += [(mlp_sites(lm, block)[0], see(outputs, block)) for block in blocks]
     batch = next(iter(batches(lm, encode(lm, TEXTS), batch_size=len(TEXTS), side="right")))
     with hooked(lm, changes):
         lm.model(input_ids=batch.ids, attention_mask=batch.mask)

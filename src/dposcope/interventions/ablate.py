@@ -15,7 +15,7 @@ from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame
-from dposcope.model.hooks import Applied, Change, Site, attention_site, hooked, mlp_site
+from dposcope.model.hooks import Applied, Change, Site, attention_sites, hooked, mlp_sites
 from dposcope.model.language_model import LanguageModel
 
 
@@ -79,8 +79,8 @@ class Ablation:
             return (written - share.unsqueeze(-1) * u).to(written.dtype)
 
         blocks = self.of_blocks(lm)
-        sites = [attention_site(lm, block) for block in blocks] if self.attention else []
-        sites += [mlp_site(lm, block) for block in blocks] if self.mlp else []
+        sites = [site for block in blocks for site in attention_sites(lm, block)] if self.attention else []
+        sites += [site for block in blocks for site in mlp_sites(lm, block)] if self.mlp else []
         return [(site, change) for site in sites]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:

@@ -182,7 +182,7 @@ def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
         writers = [(part.projection, part.columns, edit.gains, True) for part in lm.columns.parts[block]]
         for module, columns, gains, mlp in (
             *writers,
-            (lm.attention_outs[block], slice(None), edit.head_gains, False),
+            *((one, slice(None), edit.head_gains, False) for one in lm.mixer_outs[block]),
         ):
             through = [a for a in here if (a.mlp if mlp else a.attention)]
             touched = gains is not None and bool(gains.touched.mask[block, columns].any())

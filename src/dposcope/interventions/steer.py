@@ -12,7 +12,7 @@ from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.model.frames import Frame, Positions
-from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_site, residual_site
+from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_sites, residual_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import check_choice
 
@@ -56,7 +56,7 @@ class Steer:
         def change(stream: Tensor, _frame: Frame) -> Tensor:
             return (stream - shift.to(stream.device)).to(stream.dtype)
 
-        site = residual_site(lm, block) if self.site == "residual" else mlp_site(lm, block)
+        site = residual_site(lm, block) if self.site == "residual" else mlp_sites(lm, block)[-1]
         return [(site, change)]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:

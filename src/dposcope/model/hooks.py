@@ -84,17 +84,29 @@ def neuron_site(lm: LanguageModel, block: int) -> Site:
 
 def heads_site(lm: LanguageModel, block: int) -> Site:
     """What all heads of a block give, `[B, T, heads · width]`: the attention output projection's input."""
+    lm.check_heads()
     return Site(f"heads.{block}", lm.attention_outs[block], "input")
 
 
-def mlp_site(lm: LanguageModel, block: int) -> Site:
-    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together."""
-    several = len(lm.columns.parts[block]) > 1
-    return Site(f"mlp.{block}", mlp_module(lm, block) if several else lm.mlp_outs[block], "output")
+def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
+    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together.
+
+    One site, but two where a block adds up what its routed and its shared experts write (Granite).
+    """
+    parts = lm.columns.parts[block]
+    if len(parts) == 1:
+        return [Site(f"mlp.{block}", lm.mlp_outs[block], "output")]
+    routed, *shared = mlp_modules(lm, block)
+    return [
+        Site(f"mlp.{block}", routed, "output"),
+        *(Site(f"mlp.{block}.shared", one, "output") for one in shared),
+    ]
 
 
-def mlp_module(lm: LanguageModel, block: int) -> nn.Module:
+def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
     """The module of a block that holds its MLP output projection, or all of its experts.
+
+    One module, but two where shared experts stand beside the module of the routed ones. Both read the same.
 
     Raises:
         DposcopeError: the block has none.
@@ -102,12 +114,20 @@ def mlp_module(lm: LanguageModel, block: int) -> nn.Module:
     parent = mlp_path(lm.blocks[block], lm.layout).rpartition(".")[0]
     if not parent:
         raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
-    return submodule(lm.blocks[block], parent)
+    apart = [one.shared.mlp for one in lm.columns.parts[block] if one.shared is not None and one.shared.apart]
+    return [submodule(lm.blocks[block], parent), *apart]
 
 
-def attention_site(lm: LanguageModel, block: int) -> Site:
-    """What the attention's output projection writes, `[B, T, d]`, before any norm."""
-    return Site(f"attention.{block}", lm.attention_outs[block], "output")
+def attention_sites(lm: LanguageModel, block: int) -> list[Site]:
+    """What the attention's output projection writes, `[B, T, d]`, before any norm.
+
+    One site, but two where a block has a state space beside its attention (Falcon-H1).
+    """
+    first, *others = lm.mixer_outs[block]
+    return [
+        Site(f"attention.{block}", first, "output"),
+        *(Site(f"attention.{block}.{place}", one, "output") for place, one in enumerate(others, 1)),
+    ]
 
 
 def residual_site(lm: LanguageModel, block: int) -> Site:

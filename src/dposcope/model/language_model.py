@@ -158,7 +158,16 @@ class LanguageModel:
     @cached_property
     def attention_outs(self) -> list[nn.Module]:
         """Each block's attention output projection, or that of what it has in place of attention."""
-        return [layouts.submodule(block, layouts.attention_path(block, self.layout)) for block in self.blocks]
+        return [first for first, *_ in self.mixer_outs]
+
+    @cached_property
+    def mixer_outs(self) -> list[list[nn.Module]]:
+        """Each block's output projections of what mixes tokens: one of `attention_outs`, and behind it that of a state
+        space beside attention, as in Falcon-H1."""
+        return [
+            [layouts.submodule(block, path) for path in layouts.attention_paths(block, self.layout)]
+            for block in self.blocks
+        ]
 
     @cached_property
     def final_norm(self) -> nn.Module:
@@ -217,7 +226,7 @@ class LanguageModel:
         Raises:
             DposcopeError: blocks differ in width, or some have no heads.
         """
-        self._check_heads()
+        self.check_heads()
         widths = {layouts.projection_width(module).inputs for module in self.attention_outs}
         if len(widths) != 1:
             raise DposcopeError(f"blocks have attentions of different widths {sorted(widths)}: not supported")
@@ -230,14 +239,24 @@ class LanguageModel:
         Raises:
             DposcopeError: some blocks have none.
         """
-        self._check_heads()
+        self.check_heads()
         return int(self.model.config.get_text_config().num_attention_heads)
 
-    def _check_heads(self) -> None:
-        if len({layouts.attention_path(block, self.layout) for block in self.blocks}) > 1:
+    def check_heads(self) -> None:
+        """Refuse what is done by head where attention is not all that mixes tokens.
+
+        Raises:
+            DposcopeError: some blocks have something else in place of attention, or beside it.
+        """
+        paths = {tuple(layouts.attention_paths(block, self.layout)) for block in self.blocks}
+        if len(paths) > 1:
             raise DposcopeError(
-                f"some blocks of {self.name} have no attention heads, but linear attention or a convolution: leave "
-                "out what is done by head"
+                f"some blocks of {self.name} have no attention heads, but linear attention, a state space or a "
+                "convolution: leave out what is done by head"
+            )
+        if any(len(of_block) > 1 for of_block in paths):
+            raise DposcopeError(
+                f"blocks of {self.name} have a state space beside their attention heads: leave out what is done by head"
             )
 
     @property

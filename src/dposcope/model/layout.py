@@ -4,6 +4,7 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 """
 
 import json
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,8 +35,8 @@ class Layout:
     """The MLP's output projection, whose input holds the neuron activations m; the module of a mixture's experts.
     Several where blocks differ, as where some are dense among mixtures: each block has one of them."""
     attention_out: str | tuple[str, ...]
-    """The attention's output projection. Several where blocks differ, as where some have linear attention or a
-    convolution in place of attention: each block has one of them."""
+    """The attention's output projection. Several where blocks differ, as where some have linear attention, a state
+    space or a convolution in place of attention: each block has one of them, or more."""
     final_norm: str
     """The norm between the last block and the unembedding."""
     unembedding: str | None = None
@@ -52,6 +53,12 @@ _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model
 _MIXTURE = Layout("model.layers", ("mlp.experts", "mlp.down_proj"), "self_attn.o_proj", "model.norm")
 _WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
 _QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
+_GRANITE_MIXTURE = Layout(
+    "model.layers",
+    ("block_sparse_moe.experts", "shared_mlp.output_linear"),
+    ("self_attn.o_proj", "mamba.out_proj"),
+    "model.norm",
+)
 
 _LAYOUTS: dict[str, Layout] = {
     "gpt2": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", "transformer.ln_f"),
@@ -77,6 +84,26 @@ _LAYOUTS: dict[str, Layout] = {
     "cohere": _LLAMA_LIKE,
     "cohere2": _LLAMA_LIKE,
     "lfm2": Layout("model.layers", "feed_forward.w2", ("self_attn.out_proj", "conv.out_proj"), "model.embedding_norm"),
+    "lfm2_moe": Layout(
+        "model.layers",
+        ("feed_forward.experts", "feed_forward.w2"),
+        ("self_attn.out_proj", "conv.out_proj"),
+        "model.embedding_norm",
+    ),
+    "bamba": Layout(
+        "model.layers", "feed_forward.down_proj", ("self_attn.o_proj", "mamba.out_proj"), "model.final_layernorm"
+    ),
+    "jamba": Layout(
+        "model.layers",
+        ("feed_forward.experts", "feed_forward.down_proj"),
+        ("self_attn.o_proj", "mamba.out_proj"),
+        "model.final_layernorm",
+    ),
+    "falcon_h1": Layout(
+        "model.layers", "feed_forward.down_proj", ("self_attn.o_proj", "mamba.out_proj"), "model.final_layernorm"
+    ),
+    "granitemoeshared": _GRANITE_MIXTURE,
+    "granitemoehybrid": _GRANITE_MIXTURE,  # Granite 4
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
     "mixtral": _MIXTURE,
@@ -174,7 +201,7 @@ def find_parts(model: PreTrainedModel) -> Found:
     projections = [
         module
         for block in blocks
-        for module in (_module(block, mlp_path(block, layout)), _module(block, attention_path(block, layout)))
+        for module in (_module(block, path) for path in (mlp_path(block, layout), *attention_paths(block, layout)))
     ]
     for projection in projections:
         projection_width(projection)
@@ -203,7 +230,7 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
     for block, experts in zip(blocks, mixed, strict=True):
         path = mlp_path(block, layout)
         if not experts:
-            if any(mixed) and [name for name in _writers(block, width) if not _names_attention(name)] != [path]:
+            if any(mixed) and [name for name in _writers(block, width) if not _names_mixer(name)] != [path]:
                 raise DposcopeError(f"{model_type} has dense blocks of an unknown kind among blocks of experts")
             continue
         if Experts.of(_module(block, path)) is None:
@@ -303,7 +330,7 @@ def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> G
             stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
         for block in blocks:
             shared = shared_experts(block, layout)
-            if shared is not None:
+            if shared is not None and not shared.apart:
                 path = mlp_path(block, layout)
                 whole, experts = _module(block, path.rpartition(".")[0]), _module(block, path)
                 stack.enter_context(_added_up(model_type, whole, experts, shared))
@@ -418,21 +445,23 @@ def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
     return list(blocks)
 
 
-def attention_path(block: nn.Module, layout: Layout) -> str:
-    """Where a block has its attention output projection, or that of what it has in place of attention."""
+def attention_paths(block: nn.Module, layout: Layout) -> list[str]:
+    """Where a block has its attention output projection, or that of what it has in place of attention, or both."""
     return _present(block, layout.attention_out)
 
 
 def mlp_path(block: nn.Module, layout: Layout) -> str:
     """Where a block has its MLP output projection, or the module of its routed experts."""
-    return _present(block, layout.mlp_out)
+    return _present(block, layout.mlp_out)[0]
 
 
-def _present(block: nn.Module, paths: str | tuple[str, ...]) -> str:
-    if isinstance(paths, str):
-        return paths
-    names = {name for name, _ in block.named_modules()}
-    return next((path for path in paths if path in names), paths[0])
+def _present(block: nn.Module, paths: str | tuple[str, ...]) -> list[str]:
+    names, every = {name for name, _ in block.named_modules()}, _every(paths)
+    return [path for path in every if path in names] or [every[0]]
+
+
+def _every(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths
 
 
 def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
@@ -446,14 +475,25 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     if experts is None:
         return None
     above = path.rpartition(".")[0]
-    writers = {name: _module(block, name) for name in _writers(block, experts.outputs) if not _names_attention(name)}
+    writers = {name: _module(block, name) for name in _writers(block, experts.outputs) if not _names_mixer(name)}
+    apart = next((one for one in _every(layout.mlp_out) if one in writers and "shared" in one), None)
+    if apart is not None and not apart.startswith(f"{above}."):
+        mlp = apart.rpartition(".")[0]
+        writers = {name: module for name, module in writers.items() if not name.startswith(f"{mlp}.")}
+    else:
+        mlp = None
     strangers = [name for name in writers if not name.startswith(f"{above}.")]
     if strangers:
         raise DposcopeError(f"experts of a block stand beside {strangers[0]}, which is not supported")
     inside = {name.removeprefix(f"{above}."): module for name, module in writers.items()}
     # A router may choose among as many experts as the stream is wide.
     inside = {name: module for name, module in inside.items() if "shared" in name or "rout" not in name}
-    return Shared.beside(_module(block, above), inside)
+    within = Shared.beside(_module(block, above), inside)
+    if mlp is None or apart is None:
+        return within
+    if within is not None:
+        raise DposcopeError("a block has shared experts in two places, which is not supported")
+    return Shared(_module(block, mlp), _module(block, apart), gate=None, apart=True)
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:
@@ -485,17 +525,16 @@ def _recognise(model: PreTrainedModel) -> Layout:
     blocks_path, blocks = lists[0]
     writers = [_writers(block, width) for block in blocks]
     attention = [
-        [name for name in names if _names_attention(name) and name.split(".")[-1] in _ATTENTION_OUT]
-        for names in writers
+        [name for name in names if _names_mixer(name) and name.split(".")[-1] in _ATTENTION_OUT] for names in writers
     ]
-    mlp = [name for name in writers[0] if not _names_attention(name)]
+    mlp = [name for name in writers[0] if not _names_mixer(name)]
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     # The experts of a mixture come first, and other neurons beside them are looked for later.
     experts = [[name for name, module in block.named_modules() if Experts.of(module) is not None] for block in blocks]
     if any(experts):
-        dense = [[name for name in names if not _names_attention(name)] for names in writers]
+        dense = [[name for name in names if not _names_mixer(name)] for names in writers]
         every = [routed or rest for routed, rest in zip(experts, dense, strict=True)]
         mlp = [] if any(len(names) != 1 for names in every) else list(dict.fromkeys(names[0] for names in every))
     if any(len(names) != 1 for names in attention) or not mlp or (len(mlp) > 1 and not any(experts)) or len(norms) != 1:
@@ -509,13 +548,18 @@ def _one(paths: Sequence[str]) -> str | tuple[str, ...]:
 
 
 # Query, key and value projections may also be d × d, so the output projection is found by its name.
-_ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_projection"}
+_ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_projection", "linear_out"}
 
 
-def _names_attention(name: str) -> bool:
-    """Whether a projection is one of self-attention, by its name."""
+_IN_PLACE_OF_ATTENTION: Final = {"mamba", "conv", "temporal_block"}
+"""Modules of a block that has a state space, a convolution or a recurrence where others have attention."""
+
+
+def _names_mixer(name: str) -> bool:
+    """Whether a projection is one of self-attention, or of what a block has in its place, by its name."""
     parts = name.lower().split(".")
-    return any("attn" in part or "attention" in part for part in parts) and not any("cross" in part for part in parts)
+    named = any("attn" in part or "attention" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
+    return named and not any("cross" in part for part in parts)
 
 
 def _writers(block: nn.Module, width: int) -> list[str]:
@@ -557,12 +601,14 @@ def logit_softcap(model: PreTrainedModel) -> float | None:
 
 
 def logit_scale(model: PreTrainedModel) -> float:
-    """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite, else 1."""
+    """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite,
+    `lm_head_multiplier` of Falcon-H1, else 1."""
     given = _registered(model)
     if given is not None and given.logit_scale is not None:
         return given.logit_scale
     config = model.config.get_text_config().to_dict()
-    return float(config.get("logit_scale") or 1) / float(config.get("logits_scaling") or 1)
+    factors = [float(config.get(name) or 1) for name in ("logit_scale", "lm_head_multiplier")]
+    return math.prod(factors) / float(config.get("logits_scaling") or 1)
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:

@@ -222,7 +222,7 @@ def low_rank(
 
     flags = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}
     # `lm` remembers these projections. Look them up now, before peft puts its wrappers in their place.
-    _ = lm.mlp_outs, lm.attention_outs
+    _ = lm.mlp_outs, lm.mixer_outs
     names = {
         name for block in lm.blocks for name, module in _named_in(lm.model, block) if layouts.is_projection(module)
     }

@@ -15,7 +15,7 @@ from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_site, neuron_site, neuron_sites
+from dposcope.model.hooks import hooked, mlp_sites, neuron_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.activations import collect_means
@@ -44,6 +44,11 @@ def family(request):
     return request.param
 
 
+@pytest.fixture(params=[name for name, kind in SHARED.items() if kind.shared])
+def with_shared(request):
+    return request.param
+
+
 def test_columns_are_routed_experts_then_shared_ones_or_a_dense_block(family):
     lm, kind = shared_mixture_of(family), SHARED[family]
     columns = columns_of(kind)
@@ -56,8 +61,9 @@ def test_columns_are_routed_experts_then_shared_ones_or_a_dense_block(family):
         assert torch.equal(lm.value_vectors(block).double(), vectors(lm, family, block))
     assert lm.neuron_name(2, 4 * 8 + 9) == "2.5.1"
     told = " ".join(lm.columns.told())
-    assert "Experts from number 4 on are shared" in told
-    assert ("Dense blocks (0)" in told) == (family == "deepseek_v3")
+    assert ("Experts from number 4 on are shared" in told) == (kind.shared > 0)
+    dense = ", ".join(map(str, kind.dense))
+    assert (f"Dense blocks ({dense}) count" in told) == bool(kind.dense)
 
 
 def test_hooks_see_the_loops_activations_and_weights_and_change_no_bit(family):
@@ -77,7 +83,11 @@ def test_hooks_see_the_loops_activations_and_weights_and_change_no_bit(family):
 
     sites = [(site, keep(block, site.columns)) for block in range(3) for site in neuron_sites(lm, block)]
     written = {}
-    sites += [(mlp_site(lm, block), lambda out, _, block=block: written.update({block: out[0]})) for block in range(3)]
+    sites += [
+        (site, lambda out, _, block=block: written.update({block: written.get(block, 0) + out[0]}))
+        for block in range(3)
+        for site in mlp_sites(lm, block)
+    ]
     with hooked(lm, sites):
         assert torch.equal(logits_of(lm, IDS), before)
     assert_close(before, expected.logits, CLOSE)
@@ -106,8 +116,8 @@ def test_gains_of_any_neuron_are_those_of_the_loop_and_fold(family, tmp_path):
     assert_close(logits_of(LanguageModel(read, lm.tokenizer), IDS), changed, CLOSE)
 
 
-def test_gains_of_shared_experts_alone_hook_only_them(family):
-    lm, kind = shared_mixture_of(family), SHARED[family]
+def test_gains_of_shared_experts_alone_hook_only_them(with_shared):
+    lm, kind = shared_mixture_of(with_shared), SHARED[with_shared]
     values = torch.ones(3, lm.d_mlp)
     values[1, kind.experts * kind.width + 1] = 0.3
     assert [site.name for site, _ in Gains(values).changes(lm)] == ["neurons.1.shared"]
@@ -154,7 +164,8 @@ def test_contributions_add_up_to_how_much_less_the_blocks_write(family):
     assert change.neurons == change.to_polars().height == base.n_neurons
 
 
-def test_traces_and_interchange_reach_shared_experts(family):
+def test_traces_and_interchange_reach_shared_experts(with_shared):
+    family = with_shared
     lm, kind = shared_mixture_of(family), SHARED[family]
     first = lm.d_mlp + kind.experts * kind.width
     numbers = [0, first + 2, first - 1, 2 * lm.d_mlp + 3]
@@ -163,9 +174,7 @@ def test_traces_and_interchange_reach_shared_experts(family):
         assert_close(row, seen[number // lm.d_mlp, :, number % lm.d_mlp], CLOSE)
     # Block 2's shared experts alone are tuned: with their neurons, the base has the tuned model's logits.
     tuned = replace(lm, model=copy.deepcopy(lm.model))
-    mlp = tuned.model.model.layers[2].mlp
-    with torch.no_grad():
-        (mlp.shared_expert if family == "qwen2_moe" else mlp.shared_experts).up_proj.weight.mul_(-2)
+    kind.change_up(kind.shared_mlp(tuned, 2), -2)
     expected, mask = logits_of(tuned, IDS), torch.zeros(3, lm.d_mlp, dtype=torch.bool)
     mask[2, kind.experts * kind.width :] = True
     for parts in (Parts(NeuronSet(mask)), Parts(NeuronSet.of(lm)), Parts(mlps=frozenset([2]))):
@@ -174,14 +183,12 @@ def test_traces_and_interchange_reach_shared_experts(family):
     assert not torch.allclose(logits_of(lm, IDS), expected, atol=1e-3)
 
 
-def test_attribution_and_mediation_of_a_shared_neuron_are_naive(family):
+def test_attribution_and_mediation_of_a_shared_neuron_are_naive(with_shared):
     """The shared expert's projection of block 2 is tuned before its neurons: only they change, by themselves."""
+    family = with_shared
     base, kind = shared_mixture_of(family), SHARED[family]
     tuned = replace(base, model=copy.deepcopy(base.model))
-    mlp = tuned.model.model.layers[2].mlp
-    shared = mlp.shared_expert if family == "qwen2_moe" else mlp.shared_experts
-    with torch.no_grad():
-        shared.up_proj.weight.mul_(1.001)
+    kind.change_up(kind.shared_mlp(tuned, 2), 1.001)
     written = generate(base, TEXTS[:4], new_tokens=4, stop_at_end=False)
     found = mediation(base, tuned, written)
     changed = found.change > 0

@@ -8,7 +8,7 @@ from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_site, neuron_site
+from dposcope.model.hooks import hooked, mlp_sites, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.sets import NeuronSet
@@ -79,7 +79,7 @@ def test_a_neuron_writes_its_activation_times_the_weight_of_its_expert_times_its
                 if where == block:
                     written[token] += weight * lm.model.model.layers[block].mlp.experts.down_proj_bias[expert].double()
         shown = {}
-        with hooked(lm, [(mlp_site(lm, block), lambda out, frame, shown=shown: shown.update(out=out[0].double()))]):
+        with hooked(lm, [(mlp_sites(lm, block)[0], lambda out, frame, shown=shown: shown.update(out=out[0].double()))]):
             logits_of(lm, IDS)
         assert_close(shown["out"], written, CLOSE)
 

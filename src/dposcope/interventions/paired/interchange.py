@@ -25,10 +25,10 @@ from dposcope.model.hooks import (
     Applied,
     Change,
     Site,
-    attention_site,
+    attention_sites,
     heads_site,
     hooked,
-    mlp_site,
+    mlp_sites,
     neuron_sites,
     residual_site,
     shared,
@@ -121,11 +121,16 @@ class Parts:
                 )
             width = lm.d_attention // count
             found += [(heads_site(lm, block), c) for block, c in _rows(self.heads.repeat_interleave(width, 1))]
-        for blocks, site in ((self.mlps, mlp_site), (self.attentions, attention_site), (self.residuals, residual_site)):
+        whole: tuple[tuple[frozenset[int], Callable[[LanguageModel, int], list[Site]]], ...] = (
+            (self.mlps, mlp_sites),
+            (self.attentions, attention_sites),
+            (self.residuals, lambda model, block: [residual_site(model, block)]),
+        )
+        for blocks, sites in whole:
             for block in sorted(blocks):
                 if not 0 <= block < lm.n_blocks:
                     raise DposcopeError(f"no block {block} in a model of {lm.n_blocks} blocks")
-                found.append((site(lm, block), None))
+                found += [(site, None) for site in sites(lm, block)]
         return found
 
 

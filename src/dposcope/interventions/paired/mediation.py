@@ -27,7 +27,7 @@ from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress, check_written
-from dposcope.model.hooks import Change, Site, hooked, mlp_module, neuron_sites, watching
+from dposcope.model.hooks import Change, Site, hooked, mlp_modules, neuron_sites, watching
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
@@ -174,7 +174,7 @@ def _run(lm: LanguageModel, batch: Batch) -> _Pass:
 
         return change
 
-    reads = [Site(f"mlp-input.{block}", mlp_module(lm, block), "input") for block in range(lm.n_blocks)]
+    reads = [Site(f"mlp-input.{block}", mlp_modules(lm, block)[0], "input") for block in range(lm.n_blocks)]
     neurons = [neuron_sites(lm, block) for block in range(lm.n_blocks)]
     with hooked(lm, [(site, keep(site.name)) for site in chain(reads, *neurons)]):
         lm.model.base_model(input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False)
@@ -192,8 +192,8 @@ def _activations(lm: LanguageModel, block: int, reads: Tensor) -> dict[int, Tens
         held[columns.start] = values.reshape(*reads.shape[:-1], -1)
 
     with watching(lm, block, seen):
-        mlp = mlp_module(lm, block)
-        # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
         reads = reads.to(lm.device_of_block(block), lm.dtype)
-        mlp(*[reads] * len(inspect.signature(mlp.forward).parameters))
+        for mlp in mlp_modules(lm, block):
+            # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
+            mlp(*[reads] * len(inspect.signature(mlp.forward).parameters))
     return held

@@ -22,6 +22,8 @@ class Shared:
     """Its output projection."""
     gate: nn.Module | None
     """A map from what the MLP reads to one number, whose sigmoid multiplies what the MLP writes; None: nothing does."""
+    apart: bool = False
+    """Whether it stands beside the module that holds the routed experts, and the block adds the two up (Granite)."""
 
     __repr__ = short_repr
 
