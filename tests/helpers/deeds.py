@@ -59,7 +59,9 @@ PROMPTS = TEXTS[:4]
 NEUTRAL = " ".join(TEXTS * 3)
 NEW = 4
 WITHOUT_HEADS = {
-    f"tiny-{name}" for name in ("gemma4_text", "gemma4", "qwen3_5_text", "qwen3_next", "olmo_hybrid", "lfm2")
+    f"tiny-{family.config().model_type}"
+    for name, family in MORE.items()
+    if name in ("gemma4_text", "gemma4") or len(family.attention) > 1
 }
 """Of whose heads nothing can be changed: blocks differ in them, or some have none."""
 

@@ -17,7 +17,8 @@ from dposcope.model.bundled import BUNDLED
 from dposcope.model.checks.config import read_config
 from dposcope.model.mixtures.experts import Experts
 
-_SHARED: Final = re.compile(r"shared\w*\.down_proj$")
+_SHARED: Final = re.compile(r"shared\w*\.(down_proj|output_linear)$")
+_DENSE: Final = re.compile(r"(mlp|forward)\.(down_proj|w2|output_linear)$")
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,19 @@ def model_size(model: PreTrainedModel) -> ModelSize:
     told = text.to_dict()  # where blocks differ, as in Gemma 4, the config itself answers with an error
     heads = told.get("num_key_value_heads") or text.num_attention_heads
     head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
-    mlp = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
-    mlp = max(mlp) if isinstance(mlp, list) else int(mlp)  # Gemma 3n names it for each block
+    named = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
+    named = max(named) if isinstance(named, list) else int(named)  # Gemma 3n names it for each block
     linear = [
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and "vis" not in name
     ]
-    # Where blocks differ in width, as in Gemma 4, the config names the narrow ones.
-    mlp = max([mlp, *(module.in_features for name, module in linear if name.endswith("mlp.down_proj"))])
+    # Where blocks differ in width, as in Gemma 4, the config names the narrow ones; LFM2 and Granite 4 have others.
+    dense = [module.in_features for name, module in linear if _DENSE.search(name)]
+    mlp = max(dense, default=named)
     experts = [found for module in model.modules() if (found := Experts.of(module)) is not None]
     idle = 0
     if experts:
         count, width = experts[0].sizes.count, experts[0].sizes.width
         writes = [module.in_features for name, module in linear if _SHARED.search(name)]
-        dense = [module.in_features for name, module in linear if name.endswith(("mlp.down_proj", "forward.down_proj"))]
         mlp = width * math.ceil(max(count * width + max(writes, default=0), *dense, 0) / width)
         weights = sum(weight.numel() for one in experts for weight in one.module.parameters())
         idle = weights // count * (count - _chosen(told))

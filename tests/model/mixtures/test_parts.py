@@ -14,6 +14,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
+from dposcope.interventions.steer import Steer
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, mlp_sites, neuron_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -211,6 +212,27 @@ def test_attribution_and_mediation_of_a_shared_neuron_are_naive(with_shared):
 
     assert effect.log_odds == pytest.approx(log_odds(None), abs=1e-4)
     assert float(effect.effect.sum()) == pytest.approx(log_odds(values) - log_odds(None), abs=5e-5)
+
+
+def test_what_an_mlp_writes_is_steered_once_where_two_modules_write_it():
+    lm = shared_mixture_of("granitemoehybrid")
+    vector = random_direction(lm).float()
+    with Steer(vector, 0.5, block=1, site="mlp").on(lm):
+        steered = logits_of(lm, IDS)
+    mixture = lm.model.model.layers[1].block_sparse_moe
+    handle = mixture.register_forward_hook(lambda _module, _args, output: output - 0.5 * vector)
+    expected = logits_of(lm, IDS)
+    handle.remove()
+    assert_close(steered, expected, CLOSE)
+    assert not torch.allclose(steered, logits_of(lm, IDS), atol=1e-3)
+
+
+def test_shared_experts_in_two_places_are_refused():
+    model = copy.deepcopy(shared_mixture_of("granitemoehybrid").model)
+    for layer in model.model.layers:
+        layer.block_sparse_moe.shared_expert = copy.deepcopy(layer.shared_mlp)
+    with pytest.raises(DposcopeError, match="granitemoehybrid is a mixture of an unknown kind"):
+        _ = LanguageModel(model, bos_tokenizer()).layout
 
 
 def test_what_does_more_than_to_add_experts_up_is_refused():
