@@ -41,7 +41,7 @@ from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_module, mlp_site, neuron_sites
+from dposcope.model.hooks import hooked, mlp_modules, mlp_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
@@ -89,6 +89,22 @@ _VARIANTS: Final[tuple[dict[str, Any], ...]] = (
     *({**_WHOLE, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}, {"layer_types": ..., "num_hidden_layers": ...}),
 )
 """What is tried in turn where sizes do not fit together; `...` leaves a name at its default."""
+_RECURRENT: Final = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
+_CONVOLUTIONS: Final = ["conv", "full_attention", "conv", "conv"]
+_OF_TYPE: Final[dict[str, dict[str, Any]]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "bailing_hybrid": {"layer_types": _RECURRENT},
+    "dots1": {"n_shared_experts": 2, "first_k_dense_replace": 1},
+    "falcon_h1": {"mamba_d_ssm": 32},
+    "granitemoehybrid": {"layer_types": _RECURRENT, "shared_intermediate_size": 20},
+    "granitemoeshared": {"shared_intermediate_size": 20},
+    "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 3},
+    "kimi_linear": {"layer_types": _RECURRENT, "linear_head_dim": 8, "linear_num_heads": 4},
+    "lfm2_moe": {"layer_types": _CONVOLUTIONS},
+    "lfm3": {"layer_types": _CONVOLUTIONS},
+    "zaya": {"num_experts_per_tok": 1},
+}
+"""Sizes of single types, so that a model has blocks of every kind that its type has."""
 
 
 # A model and a tokenizer, from nothing
@@ -114,7 +130,7 @@ def tiny(model_type: str) -> PreTrainedModel:
     faults: list[str] = []
     for variant in _VARIANTS:
         try:
-            config = _shrunk(CONFIG_MAPPING[model_type], {**_SMALL, **variant})
+            config = _shrunk(CONFIG_MAPPING[model_type], {**_SMALL, **variant, **_OF_TYPE.get(model_type, {})})
             with torch.device("meta"):
                 weights = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
             if weights > MOST_WEIGHTS:
@@ -235,7 +251,7 @@ def _means(tried: _Tried) -> None:
 def _edit(tried: _Tried) -> None:
     """Hooks that change nothing change no bit; those that do act the same with a batch, alone, and without a cache."""
     lm, plain = tried.loaded, _logits(tried.loaded)
-    sites = [site for block in range(lm.n_blocks) for site in (*neuron_sites(lm, block), mlp_site(lm, block))]
+    sites = [site for block in range(lm.n_blocks) for site in (*neuron_sites(lm, block), *mlp_sites(lm, block))]
     with hooked(lm, [(site, lambda tensor, _frame: tensor.clone()) for site in sites]):
         _check(torch.equal(_logits(lm), plain), "hooks change its numbers")
     with _some_edit(lm).on(lm):
@@ -369,14 +385,15 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
         wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model).clone()
 
     parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
-    wholes = [mlp_module(lm, block) if len(here) > 1 else here[0] for block, here in enumerate(parts)]
-    handles = [one.register_forward_hook(keep) for one in {*chain(*parts), *wholes}]
+    wholes = [mlp_modules(lm, block) if len(here) > 1 else here for block, here in enumerate(parts)]
+    handles = [one.register_forward_hook(keep) for one in {*chain(*parts), *chain(*wholes)}]
     lm.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
     for here, whole in zip(parts, wholes, strict=True):
-        values, weights = torch.zeros(2, len(wrote[whole]), lm.d_mlp, dtype=torch.float64)
+        written = sum((wrote[one] for one in whole[1:]), wrote[whole[0]])
+        values, weights = torch.zeros(2, len(written), lm.d_mlp, dtype=torch.float64)
         start = 0
         for part, one in enumerate(here):
             if hasattr(one, "down_proj"):
@@ -385,7 +402,7 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
                 own = read[one][0].reshape(len(values), -1)
                 # What shared experts add to the routed ones, as a share of what their projection writes.
                 routed = wrote[here[0]].reshape(-1, len(values), lm.d_model).sum(0)
-                added = wrote[whole] - routed if part else wrote[one]
+                added = written - routed if part else wrote[one]
                 by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(
                     own
                 )

@@ -169,6 +169,15 @@ def own_losses(lm, text, window):
 SCALED = {
     "cohere": lambda: transformers.CohereConfig(**_GATED, logit_scale=0.25),
     "granite": lambda: transformers.GraniteConfig(**_GATED, logits_scaling=4.0, embedding_multiplier=3.0),
+    "minicpm3": lambda: transformers.MiniCPM3Config(
+        **{**_GATED, "num_key_value_heads": 4},
+        dim_model_base=4,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=4,
+    ),
 }
 
 
@@ -255,6 +264,11 @@ NOT_RECOGNISED = {
         ),
         "blocks of hy_v4 pass on several residual streams, which is not supported",
     ),
+    # Its recurrence runs through the padding of a batch.
+    "recurrent_gemma": (
+        lambda: transformers.RecurrentGemmaConfig(**_GATED, lru_width=16),
+        "recurrent_gemma reads the padding of a batch, so texts would depend on those beside them: not supported",
+    ),
     # Experts without a gate, in functions of their own.
     "nemotron_h": (
         lambda: transformers.NemotronHConfig(vocab_size=96, hidden_size=16, num_attention_heads=2),
@@ -297,6 +311,21 @@ def test_a_mixture_of_experts_is_recognised(family):
         hooked = logits_of(lm, [2, 40, 41, 55])
     assert_close(logits_of(fold(lm, Gains(values)), [2, 40, 41, 55]), hooked)
     assert not torch.allclose(hooked, logits_of(lm, [2, 40, 41, 55]), atol=1e-3)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_what_reads_padding_is_refused_registered_or_not(registered, registry):
+    """Some blocks write by a module of another name, which adds up what stands before a token."""
+    lm = unknown(transformers.Lfm3Config(**_GATED, layer_types=["conv", "full_attention", "conv"], head_dim=4))
+    assert len(lm.layout.attention_out) == 2
+    first = lm.model.model.layers[0].conv
+    inner = first.forward
+    first.forward = lambda hidden_states, **rest: inner(hidden_states, **{**rest, "attention_mask": None})
+    if registered:
+        paths = ("self_attn.o_proj", "conv.out_proj")
+        register_layout("lfm3", Layout("model.layers", "feed_forward.w2", paths, "model.embedding_norm"))
+    with pytest.raises(DposcopeError, match="lfm3 reads the padding of a batch"):
+        _ = LanguageModel(lm.model, lm.tokenizer).layout
 
 
 def test_experts_that_are_added_in_place_add_up_in_float64_too():

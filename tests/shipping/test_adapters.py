@@ -32,6 +32,7 @@ from helpers.families import (
     random_head_gains,
     tiny,
 )
+from helpers.more_families import MORE
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -236,3 +237,19 @@ def test_what_cannot_be_is_refused(llama, tmp_path):
     with pytest.raises(DposcopeError, match="exists already"):
         write_adapters(source, gains_of(llama), tmp_path / "there")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "there"]
+
+
+@pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid"])
+def test_state_spaces_keep_what_they_write(family, tmp_path):
+    """peft has no LoRA for it, so an edit of it is refused; of the MLPs all is exact."""
+    lm = MORE[family].build()
+    source = stored(lm, tmp_path / "base")
+    edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7, attention=False))
+    write_adapters(source, edit, tmp_path / "out")
+    with edit.on(lm):
+        expected = logits_of(lm, IDS)
+    with wrapped(lm, tmp_path / "out/ablation", tmp_path / "out/gains") as model:
+        assert_close(logits(model), expected, 1e-5)
+    with pytest.raises(DposcopeError, match=r"what the edit does to .*mamba\.out_proj, as peft has no LoRA for state"):
+        write_adapters(source, Edit.of(ablate(random_direction(lm))), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()

@@ -27,6 +27,7 @@ from helpers.families import (
     trace,
 )
 from helpers.mixtures import run, shared_mixture
+from helpers.more_families import MORE
 from helpers.policies import OBJECTIVES, WAYS, disturb, material, packed
 from helpers.quantised import by_hand, in_bytes
 
@@ -199,6 +200,24 @@ def test_all_weights_export_is_independent_and_of_the_bases_type(lm):
         assert torch.equal(value, trained[name].bfloat16())
         assert not value.requires_grad
     assert tuned.lm.fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid", "jamba"])
+def test_low_rank_leaves_what_state_spaces_write(family):
+    """peft has no LoRA for it, and Jamba reads a weight without its module; all other projections of blocks have one,
+    and it merges."""
+    lm, ids = MORE[family].build(), [2, 40, 41, 55, 60, 61, 70]
+    plain = logits_of(lm, ids)
+    linear = [name for name, one in lm.model.named_modules() if ".layers." in name and isinstance(one, torch.nn.Linear)]
+    with low_rank(lm, OBJECTIVES["pairs"]) as trainable:
+        disturb(trainable.policy)
+        adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trainable.policy.trainable}
+        assert {name for name in linear if not any(one.endswith(name) for one in adapted)} == {
+            name for name in linear if name.endswith(("mamba.out_proj", "mamba.dt_proj"))
+        }
+        on, merged = logits_of(lm, ids), logits_of(trainable.export().lm, ids)
+    assert_close(merged, on, 1e-5)
+    assert (on - plain).abs().max() > 0.05
 
 
 def test_a_merged_adapter_is_the_adapter_on(lm):

@@ -3,8 +3,8 @@
 First a table by `model_type`, then recognition by structure, then `register_layout`.
 """
 
+import inspect
 import json
-import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -215,6 +215,8 @@ def find_parts(model: PreTrainedModel) -> Found:
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
     if layout is _OWN.get(model_type) or model.device.type == "meta":  # without weights there are no logits to check
         return Found(layout)
+    if any(not _names_attention(path) for block in blocks for path in attention_paths(block, layout)):
+        _check_padding(model)
     return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
 
 
@@ -265,6 +267,25 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
             "logit_softcap"
         )
     return ends.norm_repeats(model.config.model_type)
+
+
+@torch.inference_mode()
+def _check_padding(model: PreTrainedModel) -> None:
+    """Refuse a state space, convolution or recurrence that reads padding: a batch would change its texts."""
+    ids = torch.tensor([[1, 1, 0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    mask = torch.tensor([[0, 0, 1, 1]], device=ids.device)
+    placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    alone: Tensor = model(input_ids=ids[:, 2:], use_cache=False).logits[0, -1]
+    padded: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **(placed if takes else {})).logits[
+        0, -1
+    ]
+    apart = (padded.double() - alone.double()).norm() / alone.double().norm()
+    if apart > (1e-3 if alone.dtype == torch.float32 else 5e-2):
+        raise DposcopeError(
+            f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
+            "supported"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -461,7 +482,7 @@ def _present(block: nn.Module, paths: str | tuple[str, ...]) -> list[str]:
 
 
 def _every(paths: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (paths,) if isinstance(paths, str) else paths
+    return (paths,) if isinstance(paths, str) else tuple(dict.fromkeys(paths))
 
 
 def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
@@ -562,6 +583,18 @@ def _names_mixer(name: str) -> bool:
     return named and not any("cross" in part for part in parts)
 
 
+def _names_attention(name: str) -> bool:
+    """Whether a projection is one of self-attention that is not linear, which a mask keeps from padding."""
+    parts = name.lower().split(".")
+    return _names_mixer(name) and not any("linear" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
+
+
+def is_read_alone(name: str) -> bool:
+    """Whether a projection, by its name, is one of a state space whose weight is read without the module, so that an
+    adapter of the module has no effect."""
+    return name.endswith(("mamba.out_proj", "mamba.dt_proj"))
+
+
 def _writers(block: nn.Module, width: int) -> list[str]:
     """Names of a block's projections that write `width` numbers."""
     return [name for name, module in _projections(block) if projection_width(module).outputs == width]
@@ -601,14 +634,17 @@ def logit_softcap(model: PreTrainedModel) -> float | None:
 
 
 def logit_scale(model: PreTrainedModel) -> float:
-    """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite,
-    `lm_head_multiplier` of Falcon-H1, else 1."""
+    """The factor on all logits before a soft-cap: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite
+    and MiniCPM3, `lm_head_multiplier` of Falcon-H1, else 1."""
     given = _registered(model)
     if given is not None and given.logit_scale is not None:
         return given.logit_scale
-    config = model.config.get_text_config().to_dict()
-    factors = [float(config.get(name) or 1) for name in ("logit_scale", "lm_head_multiplier")]
-    return math.prod(factors) / float(config.get("logits_scaling") or 1)
+    config = model.config.get_text_config()
+    # MiniCPM3 computes its own, which is no field of the config.
+    scale, multiplier, divisor = (
+        float(getattr(config, name, None) or 1) for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")
+    )
+    return scale * multiplier / divisor
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:

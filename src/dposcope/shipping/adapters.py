@@ -24,6 +24,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
+from dposcope.model.layout import is_read_alone
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
 from dposcope.shipping.metadata import card_head
 from dposcope.shipping.model_card import EDIT
@@ -48,7 +49,8 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
 
     Raises:
         DposcopeError: there is no such checkpoint; the edit does not fit it or changes nothing; the model is a mixture
-            of experts; an ablation for a quantised checkpoint; `out` exists; the disk is full.
+            of experts; an ablation for a quantised checkpoint, or of what a state space writes; `out` exists; the disk
+            is full.
     """
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
@@ -69,6 +71,11 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
     both = len({_has_bias(one) for one in plan if one.ablations}) == 2
     for one in plan:
         module = skeleton.module_names[one.projection]
+        if one.ablations and is_read_alone(module):
+            raise DposcopeError(
+                f"adapters cannot hold what the edit does to {module}, as peft has no LoRA for state spaces; fold the "
+                "edit into the checkpoint"
+            )
         stem = f"base_model.model.{module}"
         if one.factors is not None:
             written.setdefault(GAINS, {})[f"{stem}.ia3_l"] = one.factors.unsqueeze(0).contiguous()

@@ -193,6 +193,8 @@ def low_rank(
 ) -> Generator[Trainable]:
     """Train a LoRA adapter on every projection of the blocks; the reference is the same model with the adapter off.
 
+    Two projections of state spaces stay as they are: an adapter has no effect there.
+
     On a quantised base this is QLoRA. The result is then a plain model: dequantised weights with the adapter merged.
 
     Args:
@@ -224,7 +226,10 @@ def low_rank(
     # `lm` remembers these projections. Look them up now, before peft puts its wrappers in their place.
     _ = lm.mlp_outs, lm.mixer_outs
     names = {
-        name for block in lm.blocks for name, module in _named_in(lm.model, block) if layouts.is_projection(module)
+        name
+        for block in lm.blocks
+        for name, module in _named_in(lm.model, block)
+        if layouts.is_projection(module) and not layouts.is_read_alone(name)
     }
     conv = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in names)
     config = LoraConfig(
