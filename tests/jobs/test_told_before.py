@@ -196,6 +196,48 @@ def test_prompts_that_the_reference_protocol_does_not_cut(place, monkeypatch, tm
     assert "exceed the model's context of 128; shorten the prompts, or what --wrap" in said
 
 
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_prompts_to_learn_from_may_be_long_where_nothing_is_learned(place, monkeypatch, tmp_path, protocol):
+    """A saved edit needs no means. A condition that does is refused."""
+    model, job = str(place.ground.job.model), place.ground.job
+    stem = tmp_path / "gains"
+    Edit.of(Gains(torch.full((3, tiny("llama").d_mlp), 0.9))).save(stem)
+    given = {
+        "prompts": place.named("{long}"),
+        "report_prompts": str(job.prompts),
+        "limit": 4,
+        "max_windows": 1,
+        "protocol": protocol,
+    }
+    saved, made = f"edit:{stem}", "scale:alpha=0.3"
+    settings = EvaluateSettings(**job.settings(**given, condition=[saved]))
+    assert evaluate_work(model, tmp_path / "dry", settings).stages
+    assert saved in run_evaluate(model, tmp_path / "done", settings).against_none
+    settings = EvaluateSettings(**job.settings(**given, condition=[saved, made]))
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "exceed the model's context of 128" in said
+
+
+def test_prompts_to_report_on_are_looked_at_first_where_nothing_is_learned(place, monkeypatch, tmp_path):
+    model, job = str(place.ground.job.model), place.ground.job
+    settings = EvaluateSettings(**job.settings(report_prompts=place.named("{long}")))
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "a prompt of 256 tokens" in said
+    settings = EvaluateSettings(**job.settings(report_prompts=place.named("{long}"), protocol="reference"))
+    assert evaluate_work(model, tmp_path / "cut", settings).stages, "its prompts have 32 tokens"
+
+
 def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
     job, model = place.ground.job, str(place.ground.job.model)
     settings = PairsSettings(

@@ -40,6 +40,11 @@ class Asked:
     """None: the model itself writes."""
     data: Data
 
+    @property
+    def learns(self) -> bool:
+        """Whether a condition reads the prompts to learn from."""
+        return any(spec.learned for spec in self.specs)
+
 
 def read_asked(settings: EvaluateSettings) -> Asked:
     """Read conditions, servers and data.
@@ -94,7 +99,7 @@ def run_evaluate(
     with open_shared_run(
         out, "evaluate", described, processes=processes, free=free, prompts=read, reporter=reporter, policy=policy
     ) as run:
-        job = Job.begin(run, model, data, settings)
+        job = Job.begin(run, model, data, settings, learns=asked.learns)
         check_conditions(specs, job.lm)
         served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)

@@ -79,6 +79,11 @@ class ConditionSpec:
             return built[0]
         return Edit.of(*built)
 
+    @property
+    def learned(self) -> bool:
+        """Whether a part is made from a direction and neuron means, and not from files alone."""
+        return any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
+
     def depends_on(self, folder: Path, seed: int) -> dict[str, Any]:
         """Everything that the intervention depends on, except the model; an input of the stage that measures it.
 
@@ -86,8 +91,7 @@ class ConditionSpec:
             folder: of the run, with its direction and means.
             seed: of controls.
         """
-        made = any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
-        names = ("direction", "means") if made else ()
+        names = ("direction", "means") if self.learned else ()
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
             "made_from": [value_digest(folder / name) for name in names],
