@@ -50,6 +50,7 @@ class Place:
             tuned=self.ground.tuned,
             other=self.folder / "other",
             edit=self.folder / "edit",
+            foreign=self.folder / "foreign",
             neurons=self.folder / "neurons",
             direction=self.folder / "direction",
             long=self.folder / "long.jsonl",
@@ -61,6 +62,8 @@ def place(tmp_path_factory) -> Place:
     folder = tmp_path_factory.mktemp("other")
     tiny("mistral").save_pretrained(folder / "other")
     Edit.of(Gains(torch.full((2, 7), 1.5))).save(folder / "edit")
+    alike = Gains(torch.full((3, tiny("llama").d_mlp), 1.5))
+    Edit.of(alike, about={"fingerprint": tiny("mistral").fingerprint}).save(folder / "foreign")
     NeuronSet.all(2, 7).save(folder / "neurons")
     Direction(torch.ones(9), "mean_difference", -1).save(folder / "direction")
     write_jsonl(folder / "long.jsonl", [{"prompt": f"{number} " + "the food " * 200} for number in range(24)])
@@ -97,6 +100,8 @@ def refused(run: Callable[[Path], object], dry: Callable[[Path], object], monkey
         ("model:{other}", "differ in architecture"),
         ("edit:{edit}", r"gains for \[2, 7\] neurons do not fit"),
         ("control:{edit}", "do not fit"),
+        ("edit:{foreign}", "was made for a mistral model, but this is a llama model; give its own model"),
+        ("interchange:with=edit:{foreign}", "was made for a mistral model, but this is a llama model"),
         ("scale:alpha=0.1+ablate:blocks=2-3", "no block 3"),
     ],
 )
@@ -276,3 +281,15 @@ def test_an_edit_of_another_size_is_no_tuned_model(place, monkeypatch, tmp_path)
         tmp_path,
     )
     assert "gains for [2, 7] neurons do not fit" in said
+
+
+def test_an_edit_of_another_architecture_is_no_tuned_model(place, monkeypatch, tmp_path):
+    model, edit = str(place.ground.job.model), place.named("edit:{foreign}")
+    settings = ExplainSettings(**place.ground.job.settings(toxic_neurons=[4]))
+    said = refused(
+        lambda out: run_explain(model, edit, out, settings),
+        lambda out: explain_work(model, edit, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert said == "the edit was made for a mistral model, but this is a llama model; give its own model"

@@ -46,6 +46,7 @@ from dposcope.interventions.tuned import check_tuned, edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
+from dposcope.jobs.origin import check_architecture
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
@@ -80,6 +81,11 @@ class ConditionSpec:
         return Edit.of(*built)
 
     @property
+    def edits(self) -> list[Path]:
+        """Paths of the saved edits that its parts take, without suffix."""
+        return [stem for part in self.parts if (stem := part.edit) is not None]
+
+    @property
     def learned(self) -> bool:
         """Whether a part is made from a direction and neuron means, and not from files alone."""
         return any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
@@ -108,6 +114,13 @@ class PartSpec:
     kind: str
     values: Mapping[str, Any]
 
+    @property
+    def edit(self) -> Path | None:
+        """Path of the saved edit that it takes, without suffix; None for others."""
+        if self.kind == "interchange":
+            return edit_stem(self.values["with"])
+        return Path(self.values["path"]) if self.kind in _SAVED and self.kind != "model" else None
+
     def check(self, lm: LanguageModel, seen: set[str]) -> None:
         """See `check_conditions`.
 
@@ -124,7 +137,9 @@ class PartSpec:
         if self.kind == "model":
             _check_once(values["path"], lm, seen)
         elif self.kind in _SAVED:
-            Edit.load(values["path"]).changes(lm)
+            edit = Edit.load(values["path"])
+            check_architecture(edit, lm)
+            edit.changes(lm)
         elif self.kind == "interchange":
             _check_once(values["with"], lm, seen)
             _parts(values, 0, lm).sites(lm)
@@ -164,6 +179,9 @@ def check_conditions(specs: Iterable[ConditionSpec], lm: LanguageModel) -> None:
 
 def _check_once(source: str, lm: LanguageModel, seen: set[str]) -> None:
     if source not in seen:
+        stem = edit_stem(source)
+        if stem is not None:
+            check_architecture(Edit.load(stem), lm)
         check_tuned(source, lm)
         seen.add(source)
 
