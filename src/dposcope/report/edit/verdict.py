@@ -276,11 +276,13 @@ def _empty_finding(page: EditPage) -> Finding:
 
 def _control_finding(page: EditPage, control: Condition) -> Finding:
     difference = _difference(page, control, "toxicity")
+    concept = page.scores.concept
+    unsure: tuple[str, Status] = (f"not shown to lower {concept}: {difference.doubt}", "open")
     readings: dict[str, tuple[str, Status]] = {
-        "none": (f"does not lower {page.scores.concept}", "open"),
-        "unsure": (f"not shown to lower {page.scores.concept}: {difference.doubt}", "open"),
+        "none": (f"raises {concept}", "open") if difference.rises else unsure,
+        "unsure": unsure,
         "part": ("has a part of the effect", "open"),
-        "as much": (f"lowers {page.scores.concept} about as much", "bad"),
+        "as much": (f"lowers {concept} about as much", "bad"),
     }
     reading, status = readings[_control_reading(page, control)]
     before, after = _estimate(page, page.base, "toxicity"), _estimate(page, control, "toxicity")
