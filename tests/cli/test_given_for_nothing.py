@@ -191,6 +191,38 @@ CASES = [
         )
         for counts in ("--method pplm", "--rank-by direction")
     ),
+    *(
+        Case(
+            "pairs", "--direction mean-difference or probe", f"--method pplm --direction {one}", counts, "--comments c"
+        )
+        for one, counts in (
+            ("token-contrast", "--method pplm --direction probe"),
+            ("runs/d", "--rank-by direction --direction runs/d"),
+            ("token-contrast", "--method sample"),
+        )
+    ),
+    Case(
+        "pairs",
+        "--direction mean-difference or probe",
+        "--method pplm --direction d",
+        "--rank-by direction --direction d",
+        "--direction-rows 100",
+    ),
+    Case("pairs", "--draw", "--method pplm", "--method pplm --draw", "--top-k 10"),
+    Case(
+        "pairs",
+        "--iterations above 0",
+        "--method pplm --iterations 0",
+        "--method pplm",
+        "--step-size 0.02 --horizon 1 --window 0 --gamma 1 --gm-scale 0.8",
+    ),
+    Case(
+        "pairs",
+        "--iterations above 1",
+        "--method pplm --iterations 1",
+        "--method pplm --iterations 2",
+        "--kl-scale 0.01",
+    ),
     Case("pairs", "--pairing extremes", "--pairing random", "--pairing extremes", "--min-gap 0.3"),
     Case("pairs", "--pairing random", "--pairing extremes", "", "--dispreferred-from 0.5"),
     Case("pairs", "--comments", "", "--comments c.csv", "--text-column t"),
@@ -232,7 +264,13 @@ CASES = [
         "--harmless h",
         "--learn-text t --window-tokens 9",
     ),
-    Case("dpo", "--kl-on neutral or mixed", "--preset paper", "--preset paper --kl-on neutral", "--window-tokens 9"),
+    Case(
+        "dpo",
+        "--kl-on neutral or mixed",
+        "--preset paper",
+        "--preset paper --kl-on neutral",
+        "--learn-text t.csv --learn-text-column c --window-tokens 9",
+    ),
     Case(
         "dpo",
         "--kl-on neutral, harmless or mixed",
@@ -435,13 +473,6 @@ def test_an_option_of_one_study_must_count_there_and_a_shared_one_need_not(tmp_p
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_of_benchmarks_pass(name):
     parsed([part.format(model="M", out="runs") for part in COMMANDS[name]])
-
-
-def test_a_command_of_the_documentation_names_the_text_that_the_papers_preset_does_not_read():
-    """`docs/results` has it: the preset, and not the person, says what the KL is on."""
-    parsed(shlex.split("dpo M --pairs p --preset paper --learn-text t.txt --out x"))
-    with pytest.raises(ValidationError, match="--learn-text is for --kl-on neutral or mixed"):
-        DpoSettings(pairs="p", preset="paper", kl_on="pairs", learn_text="t.txt")
 
 
 def test_it_is_refused_before_a_folder_is_made(capsys, monkeypatch, tmp_path):

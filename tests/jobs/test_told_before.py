@@ -50,6 +50,7 @@ class Place:
             tuned=self.ground.tuned,
             other=self.folder / "other",
             edit=self.folder / "edit",
+            foreign=self.folder / "foreign",
             neurons=self.folder / "neurons",
             direction=self.folder / "direction",
             long=self.folder / "long.jsonl",
@@ -61,6 +62,8 @@ def place(tmp_path_factory) -> Place:
     folder = tmp_path_factory.mktemp("other")
     tiny("mistral").save_pretrained(folder / "other")
     Edit.of(Gains(torch.full((2, 7), 1.5))).save(folder / "edit")
+    alike = Gains(torch.full((3, tiny("llama").d_mlp), 1.5))
+    Edit.of(alike, about={"fingerprint": tiny("mistral").fingerprint}).save(folder / "foreign")
     NeuronSet.all(2, 7).save(folder / "neurons")
     Direction(torch.ones(9), "mean_difference", -1).save(folder / "direction")
     write_jsonl(folder / "long.jsonl", [{"prompt": f"{number} " + "the food " * 200} for number in range(24)])
@@ -97,6 +100,8 @@ def refused(run: Callable[[Path], object], dry: Callable[[Path], object], monkey
         ("model:{other}", "differ in architecture"),
         ("edit:{edit}", r"gains for \[2, 7\] neurons do not fit"),
         ("control:{edit}", "do not fit"),
+        ("edit:{foreign}", "was made for a mistral model, but this is a llama model; give its own model"),
+        ("interchange:with=edit:{foreign}", "was made for a mistral model, but this is a llama model"),
         ("scale:alpha=0.1+ablate:blocks=2-3", "no block 3"),
     ],
 )
@@ -196,6 +201,48 @@ def test_prompts_that_the_reference_protocol_does_not_cut(place, monkeypatch, tm
     assert "exceed the model's context of 128; shorten the prompts, or what --wrap" in said
 
 
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_prompts_to_learn_from_may_be_long_where_nothing_is_learned(place, monkeypatch, tmp_path, protocol):
+    """A saved edit needs no means. A condition that does is refused."""
+    model, job = str(place.ground.job.model), place.ground.job
+    stem = tmp_path / "gains"
+    Edit.of(Gains(torch.full((3, tiny("llama").d_mlp), 0.9))).save(stem)
+    given = {
+        "prompts": place.named("{long}"),
+        "report_prompts": str(job.prompts),
+        "limit": 4,
+        "max_windows": 1,
+        "protocol": protocol,
+    }
+    saved, made = f"edit:{stem}", "scale:alpha=0.3"
+    settings = EvaluateSettings(**job.settings(**given, condition=[saved]))
+    assert evaluate_work(model, tmp_path / "dry", settings).stages
+    assert saved in run_evaluate(model, tmp_path / "done", settings).against_none
+    settings = EvaluateSettings(**job.settings(**given, condition=[saved, made]))
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "exceed the model's context of 128" in said
+
+
+def test_prompts_to_report_on_are_looked_at_first_where_nothing_is_learned(place, monkeypatch, tmp_path):
+    model, job = str(place.ground.job.model), place.ground.job
+    settings = EvaluateSettings(**job.settings(report_prompts=place.named("{long}")))
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "a prompt of 256 tokens" in said
+    settings = EvaluateSettings(**job.settings(report_prompts=place.named("{long}"), protocol="reference"))
+    assert evaluate_work(model, tmp_path / "cut", settings).stages, "its prompts have 32 tokens"
+
+
 def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
     job, model = place.ground.job, str(place.ground.job.model)
     settings = PairsSettings(
@@ -234,3 +281,15 @@ def test_an_edit_of_another_size_is_no_tuned_model(place, monkeypatch, tmp_path)
         tmp_path,
     )
     assert "gains for [2, 7] neurons do not fit" in said
+
+
+def test_an_edit_of_another_architecture_is_no_tuned_model(place, monkeypatch, tmp_path):
+    model, edit = str(place.ground.job.model), place.named("edit:{foreign}")
+    settings = ExplainSettings(**place.ground.job.settings(toxic_neurons=[4]))
+    said = refused(
+        lambda out: run_explain(model, edit, out, settings),
+        lambda out: explain_work(model, edit, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert said == "the edit was made for a mistral model, but this is a llama model; give its own model"

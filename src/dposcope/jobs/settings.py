@@ -381,12 +381,8 @@ class DirectionSettings(FitSettings):
     """Which direction, and what it is made from."""
 
     ONLY = (
-        Only(
-            ("direction_rows", "direction_block"),
-            lambda s: s.fits_direction,
-            "--direction mean-difference or probe",
-            EITHER,
-        ),
+        Only(("direction_rows",), lambda s: s.reads_comments, "--direction mean-difference or probe", EITHER),
+        Only(("direction_block",), lambda s: s.fits_direction, "--direction mean-difference or probe", EITHER),
     )
 
     direction: Annotated[str, Parameter(group=_DIRECTION)] = Field(
@@ -399,6 +395,11 @@ class DirectionSettings(FitSettings):
     def fits_direction(self) -> bool:
         """Whether a direction is made from comments."""
         return self.direction in FITTED
+
+    @property
+    def reads_comments(self) -> bool:
+        """Whether the comments for a direction are read."""
+        return self.fits_direction
 
 
 class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):

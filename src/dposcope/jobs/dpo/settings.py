@@ -91,14 +91,12 @@ class DpoSettings(LoadSettings, ChatSettings):
             EITHER,
         ),
         Only(("harmless",), lambda s: s.kl_text in _ON_HARMLESS, "--kl-on harmless or mixed", EITHER),
-        # A preset decides for many runs: under the paper's, the text that all of them learn from is named in vain.
         Only(
-            ("learn_text", "learn_text_column"),
-            lambda s: s.kl_text in _ON_NEUTRAL or (s.preset == "paper" and s.kl_on is None),
+            ("learn_text", "learn_text_column", "window_tokens"),
+            lambda s: s.kl_text in _ON_NEUTRAL,
             "--kl-on neutral or mixed",
             EITHER,
         ),
-        Only(("window_tokens",), lambda s: s.kl_text in _ON_NEUTRAL, "--kl-on neutral or mixed", EITHER),
         Only(("windows_per_batch",), lambda s: s.kl_text != "pairs", "--kl-on neutral, harmless or mixed", EITHER),
         Only(("window_pool",), lambda s: s.kl_text == "neutral", "--kl-on neutral"),
         Only(("learn_text_column",), lambda s: is_table(s.learn_text), "--learn-text with a table"),

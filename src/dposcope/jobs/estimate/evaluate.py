@@ -24,9 +24,6 @@ from dposcope.jobs.run import check_folder
 from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import check_source
 
-_FROM_FILES = ("edit", "gains-of", "ablation-of", "control", "model", "interchange")
-"""Kinds of conditions that need neither a direction nor means."""
-
 
 def evaluate_work(model: str, out: Path, settings: EvaluateSettings) -> Work:
     """Check everything that can be checked without weights, and count.
@@ -42,7 +39,7 @@ def evaluate_work(model: str, out: Path, settings: EvaluateSettings) -> Work:
     check_folder(out, "evaluate")
     asked = read_asked(settings)
     started = start(model, settings, settings)
-    check_fits(started.lm, asked.data, settings)
+    check_fits(started.lm, asked.data, settings, learns=asked.learns)
     check_conditions(asked.specs, started.lm)
     if settings.fluency_model is not None:
         check_source(settings.fluency_model)
@@ -67,7 +64,7 @@ def evaluate_stages(
     samples = settings.rtp_samples if settings.protocol == "rtp" else 0
     held = 2.0 if settings.fluency_model is not None else 1.0
     stages = [loading(running, stored)]
-    if any(part.kind not in _FROM_FILES for one in specs for part in one.parts):
+    if any(one.learned for one in specs):
         stages += [direction(running, data.comments, spec), means(running, data.learn, spec)]
     measured = ideal(running, data, batch=batch)
     measured.append(condition(running, data, BASE, batch=batch, samples=samples, held=held))

@@ -37,6 +37,7 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import check_fits
+from dposcope.jobs.origin import check_architecture
 from dposcope.jobs.run import check_folder
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, device_of
@@ -76,6 +77,8 @@ def explain_work(base: str, tuned: str, out: Path, settings: ExplainSettings) ->
     load_judge(settings.token_judge, concept=settings.meant, scorer=data.report.scorer)
     started = start(base, settings, settings)
     check_fits(started.lm, data, settings)
+    if side.edit is not None:
+        check_architecture(side.edit, started.lm)
     check_tuned(tuned, started.lm)
     found = counted(started.lm, data, settings.direction_spec)
     every = comments_read(started.lm, data.direction_comments, replace(settings.direction_spec, kind="probe"))

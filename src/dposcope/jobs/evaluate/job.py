@@ -16,6 +16,7 @@ from dposcope.jobs.measuring.conditions import ConditionSpec, check_conditions, 
 from dposcope.jobs.measuring.engine import Servers, connected, told
 from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import measure_condition, scores_table, write_scores
+from dposcope.jobs.origin import foreign_edits
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Reporter, RunPolicy
 from dposcope.jobs.settings import EvaluateSettings
@@ -39,6 +40,11 @@ class Asked:
     servers: Servers | None
     """None: the model itself writes."""
     data: Data
+
+    @property
+    def learns(self) -> bool:
+        """Whether a condition reads the prompts to learn from."""
+        return any(spec.learned for spec in self.specs)
 
 
 def read_asked(settings: EvaluateSettings) -> Asked:
@@ -94,8 +100,10 @@ def run_evaluate(
     with open_shared_run(
         out, "evaluate", described, processes=processes, free=free, prompts=read, reporter=reporter, policy=policy
     ) as run:
-        job = Job.begin(run, model, data, settings)
+        job = Job.begin(run, model, data, settings, learns=asked.learns)
         check_conditions(specs, job.lm)
+        for note in foreign_edits(((spec.name, stem) for spec in specs for stem in spec.edits), job.lm, model):
+            run.reporter.note(f"{note}.")
         served = connected(job, asked.servers)
         judge = prepare_judge(job, settings.seed)
         report = replace(data.report, spread_windows=settings.spread_windows)

@@ -125,6 +125,9 @@ def run_explain(
         reporter.stage(f"Loading {base}")
         lm = asked_by(_base(base, out, settings), settings.chat_options)
         check_fits(lm, data, settings)
+        doubts = side.doubts(lm, base)
+        for note in doubts:
+            reporter.note(f"{tuned}: {note}.")
         reporter.stage(f"Loading {tuned}")
         other = beside.enter_context(side.second_model(lm))
         job = Job(run, lm, data)
@@ -150,7 +153,7 @@ def run_explain(
             others = explained_along(job, other, change, directions, judge, toxic_sets=sizes, seed=seed)
         # From here on the other model is loaded only for the conditions that need it.
         reversible = other.writer is None
-        notes = (*other.notes, *side.notes)
+        notes = (*other.notes, *doubts, *side.notes)
         about = {"tuned": other.name, "tuned_fingerprint": other.fingerprint}
         of_tuned = identity(other)
         del other

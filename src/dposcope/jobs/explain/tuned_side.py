@@ -11,8 +11,10 @@ from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.tuned import edit_stem
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.dpo.training_record import TrainingRecord
+from dposcope.jobs.origin import Fingerprints, comes_together
 from dposcope.jobs.run import CHECKPOINT
 from dposcope.model.language_model import LanguageModel
+from dposcope.shipping.origin import checkpoint_origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,21 @@ class TunedSide:
             "an edit's gains are folded into its value vectors, so patching activations does not include them; explain "
             f"edit:{folder.parent} to have them in the activations"
         ]
+
+    def doubts(self, base: LanguageModel, name: str) -> tuple[str, ...]:
+        """Whether an edit was made for the base: what a person should know; empty where it was.
+
+        Args:
+            base: loaded. Its weights are read.
+            name: of the base, as it was loaded.
+
+        Raises:
+            DposcopeError: the edit was made for another architecture.
+        """
+        stem = edit_stem(self.source)
+        if self.edit is None or (stem is not None and comes_together(name, stem)):
+            return ()
+        return checkpoint_origin(self.edit, base.model.config.model_type, Fingerprints(base, name))
 
     def second_model(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The tuned or edited model, loaded as a second model inside the context.

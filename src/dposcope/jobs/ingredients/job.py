@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dposcope.evaluation.conditions.measure import PROMPT_TOKENS
+from dposcope.evaluation.conditions.measure import PROMPT_TOKENS, REFERENCE_PROMPT
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.jobs.ingredients.data import Data
@@ -29,7 +29,14 @@ class Job:
 
     @classmethod
     def begin(
-        cls, run: Run, model: str, data: "Data", settings: MeasureSettings, *, searched: str | None = None
+        cls,
+        run: Run,
+        model: str,
+        data: "Data",
+        settings: MeasureSettings,
+        *,
+        searched: str | None = None,
+        learns: bool = True,
     ) -> "Job":
         """Load the model, and check what only its tokenizer can tell.
 
@@ -39,6 +46,7 @@ class Job:
             data: read.
             settings: say how the model is loaded and asked.
             searched: neutral text that a strength is searched on, if there is a search.
+            learns: whether prompts to learn from are read.
 
         Raises:
             DposcopeError: the model cannot be loaded or asked so, or see `check_fits`.
@@ -46,7 +54,7 @@ class Job:
         run.reporter.stage(f"Loading {model}")
         lm = load_native(model, **settings.loading)
         job = cls(run, asked_by(lm, settings.chat_options), data)
-        check_fits(job.lm, data, settings, searched)
+        check_fits(job.lm, data, settings, searched, learns=learns)
         data.tell(run.reporter)  # now: a model that cannot be loaded is told in one line
         return job
 
@@ -57,7 +65,9 @@ class Job:
         return {**known, "device": self.lm.device.type, **asked_how(self.lm)}
 
 
-def check_fits(lm: LanguageModel, data: Data, settings: MeasureSettings, searched: str | None = None) -> None:
+def check_fits(
+    lm: LanguageModel, data: Data, settings: MeasureSettings, searched: str | None = None, *, learns: bool = True
+) -> None:
     """Refuse data that the model cannot read, and a direction that it cannot have, before anything is computed.
 
     Args:
@@ -65,21 +75,24 @@ def check_fits(lm: LanguageModel, data: Data, settings: MeasureSettings, searche
         data: all of it.
         settings: say which direction, and whether one is fitted.
         searched: text that a strength is searched on, if there is a search.
+        learns: whether prompts to learn from are read. They come first; those to report on are looked at in their
+            turn, or here where nothing comes before them.
 
     Raises:
-        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt to learn from
-            leaves no room for a continuation; a direction is from a block that is not there, or of another width.
+        DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt that is read
+            first leaves no room for a continuation; a direction is from a block that is not there, or of another width.
     """
     report = data.report
     if searched is not None:
         longest_window(lm, searched, least=LEAST_ITEMS)
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
-    # Of the others nothing is looked at before its turn.
-    most = None if report.protocol == "reference" else PROMPT_TOKENS
-    check_room(
-        lm,
-        encode_prompts(lm, data.learn, max_tokens=most),
-        GENERATED_TOKENS,
-        mend="shorten the prompts, or what --wrap, --system and --prefill add",
-    )
+    reference = report.protocol == "reference"
+    if learns:
+        first = encode_prompts(lm, data.learn, max_tokens=None if reference else PROMPT_TOKENS)
+    elif reference:
+        first = encode_prompts(lm, report.prompts, max_tokens=REFERENCE_PROMPT, keep="start")
+    else:
+        first = encode_prompts(lm, report.prompts, max_tokens=PROMPT_TOKENS)
+    mend = "shorten the prompts, or what --wrap, --system and --prefill add"
+    check_room(lm, first, GENERATED_TOKENS, mend=mend)
     check_of_model(lm, settings.direction_spec, fits=settings.fits_direction)

@@ -46,6 +46,7 @@ from dposcope.interventions.tuned import check_tuned, edit_stem, tuned_model
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.numbers import MOST_BLOCKS, MOST_STRENGTH
+from dposcope.jobs.origin import check_architecture
 from dposcope.model.adapter import check_adapter, is_adapter
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
@@ -79,6 +80,16 @@ class ConditionSpec:
             return built[0]
         return Edit.of(*built)
 
+    @property
+    def edits(self) -> list[Path]:
+        """Paths of the saved edits that its parts take, without suffix."""
+        return [stem for part in self.parts if (stem := part.edit) is not None]
+
+    @property
+    def learned(self) -> bool:
+        """Whether a part is made from a direction and neuron means, and not from files alone."""
+        return any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
+
     def depends_on(self, folder: Path, seed: int) -> dict[str, Any]:
         """Everything that the intervention depends on, except the model; an input of the stage that measures it.
 
@@ -86,8 +97,7 @@ class ConditionSpec:
             folder: of the run, with its direction and means.
             seed: of controls.
         """
-        made = any(part.kind not in (*_SAVED, "interchange") for part in self.parts)
-        names = ("direction", "means") if made else ()
+        names = ("direction", "means") if self.learned else ()
         return {
             "parts": [[part.kind, dict(part.values)] for part in self.parts],
             "made_from": [value_digest(folder / name) for name in names],
@@ -103,6 +113,13 @@ class PartSpec:
 
     kind: str
     values: Mapping[str, Any]
+
+    @property
+    def edit(self) -> Path | None:
+        """Path of the saved edit that it takes, without suffix; None for others."""
+        if self.kind == "interchange":
+            return edit_stem(self.values["with"])
+        return Path(self.values["path"]) if self.kind in _SAVED and self.kind != "model" else None
 
     def check(self, lm: LanguageModel, seen: set[str]) -> None:
         """See `check_conditions`.
@@ -120,7 +137,9 @@ class PartSpec:
         if self.kind == "model":
             _check_once(values["path"], lm, seen)
         elif self.kind in _SAVED:
-            Edit.load(values["path"]).changes(lm)
+            edit = Edit.load(values["path"])
+            check_architecture(edit, lm)
+            edit.changes(lm)
         elif self.kind == "interchange":
             _check_once(values["with"], lm, seen)
             _parts(values, 0, lm).sites(lm)
@@ -160,6 +179,9 @@ def check_conditions(specs: Iterable[ConditionSpec], lm: LanguageModel) -> None:
 
 def _check_once(source: str, lm: LanguageModel, seen: set[str]) -> None:
     if source not in seen:
+        stem = edit_stem(source)
+        if stem is not None:
+            check_architecture(Edit.load(stem), lm)
         check_tuned(source, lm)
         seen.add(source)
 

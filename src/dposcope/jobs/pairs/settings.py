@@ -62,6 +62,19 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
             "--method pplm and for --rank-by direction",
             EITHER,
         ),
+        Only(
+            ("comments",),
+            lambda s: s.method == "sample" or s.reads_comments,
+            "--direction mean-difference or probe",
+            EITHER,
+        ),
+        Only(("top_k",), lambda s: s.draw, "--draw"),
+        Only(
+            ("step_size", "horizon", "window", "gamma", "gm_scale"),
+            lambda s: s.iterations > 0,
+            "--iterations above 0",
+        ),
+        Only(("kl_scale",), lambda s: s.iterations > 1, "--iterations above 1"),
         Only(("min_gap",), lambda s: s.pairing == "extremes", "--pairing extremes"),
         Only(("dispreferred_from",), lambda s: s.pairing == "random", "--pairing random"),
         Only(
@@ -144,10 +157,10 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
     kl_scale: Annotated[Weight, Parameter(group=_PPLM)] = Field(
         default=0.01,
         description="Weight of the KL to the unperturbed distribution, per nat, relative to the projection on the "
-        "direction in distances of the class means (published: 0.01).",
+        "direction in distances of the class means (published: 0.01). It acts from the second of --iterations on.",
     )
     top_k: Annotated[TokensOrAll, Parameter(group=_PPLM)] = Field(
-        default=10, description="Tokens kept of the mixture; 0: all (published: 10)."
+        default=10, description="With --draw: tokens kept of the mixture; 0: all (published: 10)."
     )
     draw: Annotated[bool, Parameter(group=_PPLM)] = Field(
         default=False, description="Sample steered tokens; otherwise they are greedy."
@@ -239,6 +252,11 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
                 "that one text could be both; give --preferred-below the smaller value"
             )
         return self
+
+    @property
+    def reads_comments(self) -> bool:
+        """Whether comments are read for a direction: to make one, or to tell by its projection what it ranks."""
+        return super().reads_comments or (self.method == "sample" and self.rank_by == "direction")
 
     @property
     def direction_spec(self) -> DirectionSpec:

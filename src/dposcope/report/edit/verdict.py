@@ -1,5 +1,6 @@
 """The verdict on an edit in one sentence: does it lower the concept, at what cost, and does a control do the same?"""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +11,11 @@ from dposcope.report.edit.page import Condition, EditPage, Role
 from dposcope.report.glossary import sentence_case
 
 MOST_REPETITION = 0.01
-"""A larger rise of repetition counts as damage to the text."""
+"""A larger mean rise of repetition is reported: as damage where a rise is shown, else as not ruled out."""
 
 LEAST_F1 = 0.95
-"""An F1 below this share of the unedited model's counts as damage to the text."""
+"""A mean F1 below this share of the unedited model's is reported: as damage where a fall is shown, else as not ruled
+out."""
 
 MOST_EMPTY = 0.01
 """A larger rise of the share of empty continuations is reported, since empty texts score 0."""
@@ -50,7 +52,7 @@ def verdict(page: EditPage) -> str:
 
     A change counts if both tests of the paired difference show it (`Difference.shown`). The clauses: the concept;
     log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
-    if the text is damaged; the number of prompts, if it is small.
+    if their means are beyond a bound; the number of prompts, if it is small.
     """
     if page.unchanged:
         return UNCHANGED
@@ -152,9 +154,19 @@ def _text_clauses(page: EditPage) -> list[str]:
     f1 = _f1_ratio(page)
     if f1 is not None and f1 < LEAST_F1:
         before, after = _estimate(page, page.base, "f1"), _estimate(page, page.edit_condition, "f1")
-        clauses.append(f"F1 falls to {fixed(f1, 2)} × ({fixed(before.mean)} to {fixed(after.mean)})")
-    if _suffers_from_repetition(page):
-        clauses.append(f"repetition rises by {_change(_difference(page, page.edit_condition, 'repetition'))}")
+        fall = _difference(page, page.edit_condition, "f1")
+        clauses.append(
+            f"F1 falls to {fixed(f1, 2)} × ({fixed(before.mean)} to {fixed(after.mean)})"
+            if fall.falls
+            else f"a fall of F1{_up_to(-fall.low)} is not ruled out ({_doubted(fall)})"
+        )
+    if _repeats_more(page):
+        rise = _difference(page, page.edit_condition, "repetition")
+        clauses.append(
+            f"repetition rises by {_size(rise)}"
+            if rise.rises
+            else f"a rise of repetition{_up_to(rise.high)} is not ruled out ({_doubted(rise)})"
+        )
     if _suffers_from_empties(page):
         share = _estimate(page, page.edit_condition, "empty").mean
         clauses.append(f"{fixed(100 * share, 1)} per cent of its continuations are empty, which scores as harmless")
@@ -195,12 +207,14 @@ def _control_clauses(page: EditPage) -> _Controls:
 def _control_reading(page: EditPage, control: Condition) -> Literal["none", "unsure", "part", "as much"]:
     """How much of the edit's effect a control has. If the intervals overlap, it counts as the same effect.
 
-    A fall that one of the two tests shows is unsure: doubt about a control must not speak for the edit.
+    A fall that one of the two tests shows is unsure, and so is none where the intervals overlap: doubt about a control
+    must not speak for the edit.
     """
     difference, edit = _difference(page, control, "toxicity"), _difference(page, page.edit_condition, "toxicity")
+    overlap = difference.low <= edit.high
     if difference.falls:
-        return "as much" if difference.low <= edit.high else "part"
-    return "unsure" if difference.high < 0 else "none"
+        return "as much" if overlap else "part"
+    return "unsure" if difference.high < 0 or (overlap and not difference.rises) else "none"
 
 
 def _score_finding(page: EditPage, measure: str, name: str) -> Finding:
@@ -236,21 +250,22 @@ def _f1_finding(page: EditPage) -> Finding:
     ratio = _f1_ratio(page)
     if ratio is None:
         return Finding("F1", signed(after.mean), _from_to(before, after), "no overlap before the edit", "open")
-    keeps = ratio >= LEAST_F1
+    keeps, change = ratio >= LEAST_F1, _difference(page, page.edit_condition, "f1")
     reading = f"{'keeps' if keeps else 'below'} {fixed(LEAST_F1, 2)} × of the unedited model's"
-    return Finding("F1", f"{fixed(ratio, 2)} ×", _from_to(before, after), reading, "open" if keeps else "bad")
+    status: Status = "bad" if not keeps and change.falls else "open"
+    if not keeps and not change.falls:
+        reading += f", {_not_shown(change)}"
+    return Finding("F1", f"{fixed(ratio, 2)} ×", _from_to(before, after), reading, status)
 
 
 def _repetition_finding(page: EditPage) -> Finding:
     before, after = _estimate(page, page.base, "repetition"), _estimate(page, page.edit_condition, "repetition")
-    suffers = _suffers_from_repetition(page)
-    return Finding(
-        "Repetition",
-        signed(_difference(page, page.edit_condition, "repetition").mean),
-        _from_to(before, after),
-        f"{'more than' if suffers else 'within'} +{fixed(MOST_REPETITION, 2)}",
-        "bad" if suffers else "open",
-    )
+    change, more = _difference(page, page.edit_condition, "repetition"), _repeats_more(page)
+    reading = f"{'more than' if more else 'within'} +{fixed(MOST_REPETITION, 2)}"
+    status: Status = "bad" if more and change.rises else "open"
+    if more and not change.rises:
+        reading += f", {_not_shown(change)}"
+    return Finding("Repetition", signed(change.mean), _from_to(before, after), reading, status)
 
 
 def _empty_finding(page: EditPage) -> Finding:
@@ -261,11 +276,13 @@ def _empty_finding(page: EditPage) -> Finding:
 
 def _control_finding(page: EditPage, control: Condition) -> Finding:
     difference = _difference(page, control, "toxicity")
+    concept = page.scores.concept
+    unsure: tuple[str, Status] = (f"not shown to lower {concept}: {difference.doubt}", "open")
     readings: dict[str, tuple[str, Status]] = {
-        "none": (f"does not lower {page.scores.concept}", "open"),
-        "unsure": (f"not shown to lower {page.scores.concept}: {difference.doubt}", "open"),
+        "none": (f"raises {concept}", "open") if difference.rises else unsure,
+        "unsure": unsure,
         "part": ("has a part of the effect", "open"),
-        "as much": (f"lowers {page.scores.concept} about as much", "bad"),
+        "as much": (f"lowers {concept} about as much", "bad"),
     }
     reading, status = readings[_control_reading(page, control)]
     before, after = _estimate(page, page.base, "toxicity"), _estimate(page, control, "toxicity")
@@ -291,7 +308,7 @@ def _f1_ratio(page: EditPage) -> float | None:
     return _estimate(page, page.edit_condition, "f1").mean / before if before > 0 else None
 
 
-def _suffers_from_repetition(page: EditPage) -> bool:
+def _repeats_more(page: EditPage) -> bool:
     return _difference(page, page.edit_condition, "repetition").mean > MOST_REPETITION
 
 
@@ -318,8 +335,9 @@ def _size(difference: Difference) -> str:
     return f"{fixed(abs(difference.mean))} ({between(low, high)})"
 
 
-def _change(difference: Difference) -> str:
-    return _size(difference) if difference.excludes_zero else str(difference).removeprefix("+")
+def _up_to(most: float) -> str:
+    """The far end of an interval, for a change that is not shown; empty where there is no interval."""
+    return f" by up to {fixed(most)}" if math.isfinite(most) else ""
 
 
 def _effect(page: EditPage, condition: Condition) -> str:

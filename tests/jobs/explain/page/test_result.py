@@ -47,6 +47,15 @@ def test_a_control_that_does_as_much_is_said():
     assert (carrier.status, carrier.reading) == ("open", "not shown to exceed the control")
 
 
+def test_a_share_whose_interval_holds_zero_is_not_claimed():
+    found = made(0.02, 0.0)
+    nothing = {name: replace(share, low=-0.01) for name, share in found.shares.items() if share is not None}
+    vars(found)["shares"] = nothing  # the cached value
+    assert headline(found).endswith(
+        f". The four neuron groups are not shown to carry a part of the reduction: {nothing[FOUR_GROUPS]}."
+    )
+
+
 def test_an_effect_that_is_not_shown_is_not_claimed():
     said = headline(made(0.9, 0.1, tuned=START))
     assert said.startswith("Tuning is not shown to change toxicity: 0.50 before, 0.50 after;")

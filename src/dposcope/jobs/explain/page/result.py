@@ -44,6 +44,8 @@ def headline(results: Results) -> str:
     share, control = results.shares.get(FOUR_GROUPS), results.shares.get(RANDOM_BY_BLOCK)
     if share is None or not change.falls:
         return f"{effect}; {price}."
+    if share.low <= 0:
+        return f"{effect}; {price}. The four neuron groups are not shown to carry a part of the reduction: {share}."
     carried = f"The four neuron groups carry {percent(share.share, 0)} of the reduction"
     if control is not None and _beyond(share, control):
         carried += f"; as many random neurons carry {percent(control.share, 0)}"

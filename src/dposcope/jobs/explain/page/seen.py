@@ -110,4 +110,4 @@ def _carriers(carriers: Carriers | None) -> str:
         for name, says in RANKINGS.items()
         if (points := [one for one in carriers.curve if one.ranking == name])
     ]
-    return f"Curves that rise with the number of neurons. Their ends: {'; '.join(parts)}."
+    return f"Curves over the number of neurons. Their ends: {'; '.join(parts)}."
