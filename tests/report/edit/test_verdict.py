@@ -115,12 +115,12 @@ def test_suffering_text_is_said_after_a_but():
     )
 
 
-def test_damage_that_may_be_chance_is_not_ruled_out_and_not_said_to_be_there():
+def test_damage_that_may_be_chance_is_told_as_possible():
     made = page({"f1": -0.0186, "repetition": 0.015})
     sentence = verdict(made)
     assert sentence.endswith(
-        "; but a fall of F1 by up to 0.039 is not ruled out (−0.019 (−0.039 to +0.001)), a rise of repetition by up to "
-        "0.035 is not ruled out (+0.015 (−0.005 to +0.035))."
+        "; but F1 may be lower by up to 0.039: −0.019 (−0.039 to +0.001), repetition may be higher by up to 0.035: "
+        "+0.015 (−0.005 to +0.035)."
     )
     assert "repetition rises" not in sentence
     assert "F1 falls" not in sentence
@@ -133,13 +133,13 @@ def test_damage_that_may_be_chance_is_not_ruled_out_and_not_said_to_be_there():
 @pytest.mark.parametrize(
     ("measure", "change", "clause"),
     [
-        ("f1", -0.05, "a fall of F1 by up to 0.070 is not ruled out (−0.050 (−0.070 to −0.030)"),
-        ("repetition", 0.05, "a rise of repetition by up to 0.070 is not ruled out (+0.050 (+0.030 to +0.070)"),
+        ("f1", -0.05, "F1 may be lower by up to 0.070: −0.050 (−0.070 to −0.030)"),
+        ("repetition", 0.05, "repetition may be higher by up to 0.070: +0.050 (+0.030 to +0.070)"),
     ],
 )
-def test_damage_that_one_of_two_tests_shows_is_not_ruled_out(measure, change, clause):
+def test_damage_that_one_of_two_tests_shows_is_told_as_possible(measure, change, clause):
     made = doubted(page({measure: change}), measure)
-    assert f"but {clause}; {UNSURE})." in verdict(made)
+    assert f"but {clause}; {UNSURE}." in verdict(made)
     assert {one.status for one in findings(made)[3:5]} == {"open"}
 
 
@@ -150,8 +150,7 @@ def test_damage_to_few_texts_has_no_interval_and_no_upper_end():
     edit = replace(against["edit"], differences=against["edit"].differences | few)
     made = replace(made, scores=replace(made.scores, against_none=against | {"edit": edit}))
     assert verdict(made).endswith(
-        "; but a fall of F1 is not ruled out (−0.050 (n = 5, no interval)), a rise of repetition is not ruled out "
-        "(+0.050 (n = 5, no interval))."
+        "; but F1 may be lower: −0.050 (n = 5, no interval), repetition may be higher: +0.050 (n = 5, no interval)."
     )
 
 

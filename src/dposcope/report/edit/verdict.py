@@ -11,11 +11,11 @@ from dposcope.report.edit.page import Condition, EditPage, Role
 from dposcope.report.glossary import sentence_case
 
 MOST_REPETITION = 0.01
-"""A larger mean rise of repetition is reported: as damage where a rise is shown, else as not ruled out."""
+"""A larger mean rise of repetition is reported: as damage where a rise is shown, else as possible."""
 
 LEAST_F1 = 0.95
-"""A mean F1 below this share of the unedited model's is reported: as damage where a fall is shown, else as not ruled
-out."""
+"""A mean F1 below this share of the unedited model's is reported: as damage where a fall is shown, else as
+possible."""
 
 MOST_EMPTY = 0.01
 """A larger rise of the share of empty continuations is reported, since empty texts score 0."""
@@ -158,14 +158,14 @@ def _text_clauses(page: EditPage) -> list[str]:
         clauses.append(
             f"F1 falls to {fixed(f1, 2)} × ({fixed(before.mean)} to {fixed(after.mean)})"
             if fall.falls
-            else f"a fall of F1{_up_to(-fall.low)} is not ruled out ({_doubted(fall)})"
+            else f"F1 may be lower{_up_to(-fall.low)}: {_doubted(fall)}"
         )
     if _repeats_more(page):
         rise = _difference(page, page.edit_condition, "repetition")
         clauses.append(
             f"repetition rises by {_size(rise)}"
             if rise.rises
-            else f"a rise of repetition{_up_to(rise.high)} is not ruled out ({_doubted(rise)})"
+            else f"repetition may be higher{_up_to(rise.high)}: {_doubted(rise)}"
         )
     if _suffers_from_empties(page):
         share = _estimate(page, page.edit_condition, "empty").mean
