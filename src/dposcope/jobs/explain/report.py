@@ -113,7 +113,7 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
 
 
 def summary(results: Results) -> list[str]:
-    """The main findings in words, beside effect and cost."""
+    """The main findings in words, beside effect and cost, which say it of a model that nothing can be judged of."""
     explanation, scores = results.explanation, results.scores
     shares = explanation.shares
     certain = len(explanation.contributions.certain) / shares.neurons
@@ -135,7 +135,7 @@ def summary(results: Results) -> list[str]:
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     if scores.no_verdict is not None:
-        return [*lines, scores.no_verdict]
+        return lines
     verdicts = [claim.verdict for claim in results.claims]
     turning = verdicts.count(TURNS)
     lines.append(

@@ -25,8 +25,10 @@ CARRIERS = {
 
 
 def headline(results: Results) -> str:
-    """Effect, price, and what carries the effect, in plain words."""
+    """Effect, price, and what carries the effect, in plain words; of a model that predicts no text, only that."""
     scores = results.scores
+    if scores.no_verdict is not None:
+        return scores.no_verdict
     before, after = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
     against = scores.against_none[TUNED]
     change, rise = against.differences["toxicity"], against.differences["logppl"]
