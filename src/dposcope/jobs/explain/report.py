@@ -119,7 +119,7 @@ def summary(results: Results) -> list[str]:
     certain = len(explanation.contributions.certain) / shares.neurons
     lines = [
         f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
-        f"direction after tuning, the others write more. For {fixed(100 * certain, 1)} per cent, sampling error does "
+        f"direction after tuning, {shares.others}. For {fixed(100 * certain, 1)} per cent, sampling error does "
         "not explain the sign.",
     ]
     named = {

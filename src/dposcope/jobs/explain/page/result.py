@@ -67,7 +67,7 @@ def remarks(results: Results) -> list[str]:
     certain = len(results.explanation.contributions.certain) / shares.neurons
     lines = [
         f"{percent(shares.share_reducing, 0)} of {shares.neurons:,} neurons write less along the direction after "
-        f"tuning, the others more. For {percent(certain, 0)}, sampling error does not explain the sign."
+        f"tuning, {shares.others}. For {percent(certain, 0)}, sampling error does not explain the sign."
     ]
     return lines + ([f"The tuned model: {'; '.join(results.notes)}."] if results.notes else [])
 
