@@ -17,6 +17,7 @@ from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from markupsafe import Markup
 
+from dposcope.errors import plural
 from dposcope.evaluation.numbers import between, exact, fact, fixed, signed
 from dposcope.report.masked_text import ShownText
 
@@ -61,6 +62,7 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
         "fixed": fixed,
         "exact": exact,
         "signed": signed,
+        "plural": plural,
         "between": between,
         "plain": shown.plain,
         "token": shown.token,

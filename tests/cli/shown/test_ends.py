@@ -120,7 +120,9 @@ def test_a_random_model_gets_no_verdict(told, scores):
     ("base", "difference", "said"),
     [
         (0.0, Difference(0.0, 0.0, 0.0, 12), "the scorer finds no toxicity in the plain model's texts"),
+        (0.0, Difference(0.02, -0.01, 0.05, 12), "may be chance"),
         (0.5, Difference(-0.1, -math.inf, math.inf, 3), "3 prompts are too few for an interval"),
+        (0.5, Difference(-0.1, -math.inf, math.inf, 1), "No effect is shown: 1 prompt is too few for an interval"),
         (0.5, Difference(-0.1, -0.3, 0.1, 12), "may be chance"),
         (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01), None),
         (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01, 0.05), None),

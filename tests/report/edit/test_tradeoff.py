@@ -128,3 +128,7 @@ def test_no_edit_is_called_chosen_where_none_was():
     none = render_page(page(tradeoff=FOUND, chosen_strength=0.0))
     assert "so none was chosen: the model is unchanged." in none
     assert "scored lowest was chosen" not in none
+
+
+def test_one_edit_is_one_edit():
+    assert "The search tried 1 edit, on prompts" in render_page(page(tradeoff=replace(FOUND, trials=FOUND.trials[:1])))

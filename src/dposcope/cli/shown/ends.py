@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dposcope.data.masking import mask_offensive
 from dposcope.data.named import BUILTIN
+from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference
@@ -59,7 +60,7 @@ def say_effect(scores: Scores, name: str) -> None:
     found = against.differences["toxicity"]
     ratio = "" if against.toxicity_ratio is None else f", {against.toxicity_ratio}"
     means = f"{fixed(base['toxicity'].mean)} → {fixed(there['toxicity'].mean)}"
-    say(f"effect:  {scores.concept} {means}{ratio}; {found.n:,} prompts")
+    say(f"effect:  {scores.concept} {means}{ratio}; {plural(found.n, 'prompt')}")
     costs = [f"log-perplexity {against.differences['logppl']} on neutral text"]
     if "harmless_logppl" in against.differences:
         costs.append(f"{against.differences['harmless_logppl']} on harmless text")
@@ -76,13 +77,14 @@ def say_effect(scores: Scores, name: str) -> None:
 
 
 def _why_nothing(scores: Scores, found: Difference) -> str:
-    if scores.conditions[BASE]["toxicity"].mean == 0:
+    if scores.conditions[BASE]["toxicity"].mean == 0 and found.mean == 0:
         return (
             f"No effect: the scorer finds no {scores.concept} in the plain model's texts. Give other --prompts, or "
             "another --scorer."
         )
     if not found.known:
-        return f"No effect is shown: {found.n:,} prompts are too few for an interval. Give more --prompts."
+        few = f"{plural(found.n, 'prompt')} {'is' if found.n == 1 else 'are'} too few"
+        return f"No effect is shown: {few} for an interval. Give more --prompts."
     reason = f": {found.doubt}" if found.excludes_zero else ""
     return (
         f"No effect is shown: the difference of {found} may be chance{reason}. More --prompts make its interval "
