@@ -39,6 +39,17 @@ def test_labels_are_read_however_they_are_written(tmp_path, labels, toxic):
     assert read.texts == tuple(f"text {i}" for i in range(len(labels)))
 
 
+def test_a_concept_that_is_called_like_a_label_is_that_label(tmp_path):
+    """`negative` means without the concept, but for the concept of negative sentiment."""
+    words = ["Negative ", "positive", "neutral"]
+    assert load_comments(table(tmp_path, words)).labels.tolist() == [False, True, False]
+    assert load_comments(table(tmp_path, words), adjective="toxic").labels.tolist() == [False, True, False]
+    assert load_comments(table(tmp_path, words), adjective="negative").labels.tolist() == [True, False, False]
+    given = load_comments(table(tmp_path, words), adjective="negative", positive="neutral")
+    assert given.labels.tolist() == [False, False, True]
+    assert load_comments(table(tmp_path, [1, 0]), adjective="negative").labels.tolist() == [True, False]
+
+
 @pytest.mark.parametrize("label", ["hate", 2, -1, float("nan")])
 def test_an_unknown_label_names_the_option(tmp_path, label):
     with pytest.raises(DposcopeError, match=r"the label '.*' in column 'toxic' of .* name .* with --positive-label"):

@@ -2,15 +2,17 @@
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
-from dposcope.data.concept import BUILTIN_CONCEPTS, TOXICITY, Concept
+from dposcope.data.concept import BUILTIN_CONCEPTS, NEGATIVE_SENTIMENT, TOXICITY, Concept
 from dposcope.data.masking import contains_offensive, mask_offensive
 from dposcope.data.seeds import load_seeds
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import load_scorer
+from dposcope.jobs.ingredients.data import read_comments
+from dposcope.jobs.settings import ProbeSettings
 
 OTHERS = [concept for concept in BUILTIN_CONCEPTS.values() if concept is not TOXICITY]
 
@@ -204,3 +206,12 @@ def test_every_field_of_a_concept_can_stand_in_a_file(tmp_path):
     values = {field.name: "x" for field in fields(Concept)}
     values |= {name: ["x"] for name in ("judge_comments", "seeds_with", "seeds_without")}
     assert Concept.load(written(tmp_path, **values)).text_column == "x"
+
+
+def test_negative_texts_have_negative_sentiment(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("comment_text,toxic\nawful,negative\nlovely,positive\n", encoding="utf-8")
+    read = replace(NEGATIVE_SENTIMENT, comments=str(path), label_column="toxic").load_comments()
+    assert read.labels.tolist() == [True, False]
+    settings = ProbeSettings(concept="negative-sentiment", comments=str(path))
+    assert read_comments(settings).labels.tolist() == [True, False]

@@ -1,6 +1,7 @@
 import codecs
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -272,3 +273,13 @@ def test_a_source_of_ones_own_wins_over_the_built_in(tmp_path):
         assert path == Path(dposcope.data.__file__).parent / "builtin" / "passages.jsonl"
     with located(None, "prompts.jsonl") as path:
         assert str(path).endswith("builtin/prompts.jsonl")
+
+
+@pytest.mark.parametrize(("written", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_is_found_however_its_accents_are_written(tmp_path, written, asked):
+    path = tmp_path / "a.csv"
+    path.write_text(unicodedata.normalize(written, "étiquette,autre\na,b\n"), encoding="utf-8")
+    name = unicodedata.normalize(asked, "étiquette")
+    assert read_table(path, columns=[name, "autre"], option="--x").frame.rows() == [("a", "b")]
+    with pytest.raises(DposcopeError, match="no column 'e'"):
+        read_table(path, columns=["e"], option="--x")

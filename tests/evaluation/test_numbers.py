@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.numbers import Format, Kind, between, count, fact, fixed, p_value, percent, signed
+from dposcope.evaluation.numbers import Format, Kind, between, count, exact, fact, fixed, p_value, percent, signed
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,11 @@ def test_no_kind_ever_writes_a_zero_with_a_sign(value, digits, sign):
         shown = Format(kind, digits, sign).value(value)
         assert "-" not in shown
         assert not re.match("[+−][0.,]+( |°|$)", shown), shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.2, "0.20"), (0.025, "0.025"), (0.005, "0.005"), (1, "1.00"), (1e-4, "0.0001"), (-0.125, "−0.125"), (0, "0.00")],
+)
+def test_a_number_that_was_given_is_not_rounded(value, shown):
+    assert exact(value) == shown

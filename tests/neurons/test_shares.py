@@ -73,6 +73,13 @@ def test_a_share_of_nothing_is_nothing():
         assert (share.of_contribution, share.certain) == (0, 0)
 
 
+def test_neurons_that_did_not_move_are_not_said_to_write_more():
+    none, shares = group_shares(unchanged()), group_shares(random_change(zeros=False))
+    assert (shares.others, none.others) == ("the others more", "the others as much as before")
+    some = replace(shares, neurons=shares.neurons + 1234)
+    assert some.others == "1,234 as much as before, the others more"
+
+
 def test_the_table_has_a_row_per_group():
     shares = group_shares(random_change())
     table = shares.to_polars()

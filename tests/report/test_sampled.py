@@ -27,3 +27,9 @@ def test_log_perplexity_of_samples_is_a_level_and_no_difference():
     for name in (BASE, "edit"):
         for measure in ("sampled_logppl", "sampled_logppl_second", "expected_maximum"):
             assert str(scores.conditions[name][measure]) in shown
+
+
+def test_without_a_condition_no_mark_is_explained():
+    table = sampled_table(summarise({BASE: sampled(0)}, protocol="rtp", model="m"))
+    assert table is not None
+    assert "Holm" not in " ".join(table.notes)

@@ -1,10 +1,14 @@
 """The head of a card, as a hub reads it."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
+from dposcope.evaluation.conditions.scores import HELD_OUT
 from dposcope.foreign_text import front_matter
 from dposcope.shipping.metadata import card_head, licence_in, with_fields
+from helpers.pages import page
 
 
 def read(lines: list[str]) -> dict:
@@ -53,3 +57,13 @@ def test_fields_are_added_and_none_is_changed():
 def test_what_is_nested_is_read_back():
     value = [{"name": 'a "b": c\u202e', "value": 0.25, "in": [{"x": "y"}]}]
     assert read(front_matter({"model-index": value})) == {"model-index": value}
+
+
+def test_prompts_that_the_edit_was_made_from_are_not_called_held_out():
+    for about, told in (
+        ({}, "held-out prompts of the run"),
+        ({HELD_OUT: False}, "prompts of the run, which the edit was made from, too"),
+    ):
+        head = read(card_head("a-model", tags=[], scores=replace(page().scores, about=about)))
+        (result,) = head["model-index"][0]["results"]
+        assert result["dataset"]["name"] == f"200 {told}"

@@ -229,3 +229,12 @@ def test_a_cost_on_one_text_is_told_with_its_number(llama):
     few = replace(against, differences=against.differences | {"harmless_logppl": rise})
     card = model_card(llama, some_edit(llama), replace(measured, against_none={"edit": few}))
     assert "- harmless log-PPL, paired rise: +0.35 (n = 1, no interval)" in card
+
+
+def test_the_card_says_where_fewer_texts_count_after_the_edit(llama):
+    scores = whole_page().scores
+    edited = scores.conditions["edit"]
+    fewer = edited | {"relevance": replace(edited["relevance"], n=173)}
+    card = model_card(llama, some_edit(llama), replace(scores, conditions=scores.conditions | {"edit": fewer}))
+    (row,) = [line for line in card.splitlines() if line.startswith("| relevance |")]
+    assert row.split(" | ")[3] == "200, after 173"

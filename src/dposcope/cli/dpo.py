@@ -99,5 +99,9 @@ def dpo(
     say(f"curves:     {out / 'training.svg'}")
     written = (out / "model").exists()
     next_evaluate(
-        model, f"model:{out / 'model'}" if written else f"edit:{out}", out, None if written else settings.quantise
+        model,
+        f"model:{out / 'model'}" if written else f"edit:{out}",
+        out,
+        None if written else settings.quantise,
+        asked=settings,
     )

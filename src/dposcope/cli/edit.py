@@ -96,6 +96,6 @@ def edit(
     say_checkpoint(model, out)
     say_pushed(pushed, base=model)
     say(f"report:  {out / 'report.html'}")
-    next_chat(out, settings.quantise)
+    next_chat(out, settings)
     if (out / "model").exists() or not done.edit.ablations:  # an ablation is explained by the weights that it changes
         next_explain(model, f"edit:{out}", out, settings)

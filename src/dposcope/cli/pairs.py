@@ -93,7 +93,7 @@ def make(
     done = "made before by the same settings" if made.made_before else "made"
     say(f"file:    {made.path} ({done})")
     beside = harmless_file(made.path)
-    next_dpo(model, made.path, beside if beside.exists() else None)
+    next_dpo(model, made.path, beside if beside.exists() else None, asked=settings)
 
 
 @app.command

@@ -119,6 +119,7 @@ def load_comments(
     text_column: str = "comment_text",
     label_column: str = "toxic",
     positive: str | None = None,
+    adjective: str | None = None,
 ) -> Comments:
     """Read labelled comments in file order.
 
@@ -131,6 +132,8 @@ def load_comments(
         text_column: the column of comments.
         label_column: the column of labels.
         positive: the label that means toxic, in upper or lower case; every other label then means non-toxic.
+        adjective: of the concept. Where it is a word that else means non-toxic, such as "negative", and stands among
+            the labels, it is the positive label.
 
     Raises:
         DposcopeError: the source cannot be read (`open_table`), a label has another form, or one class is missing.
@@ -140,7 +143,7 @@ def load_comments(
     comments = (
         _paired(table)
         if text_column not in table.columns and {"toxic", "neutral"} <= set(table.columns)
-        else _labelled(table, text_column, label_column, positive)
+        else _labelled(table, text_column, label_column, positive, adjective)
     )
     _require_both(
         comments, table.source, mend="give comments of both kinds, or name the toxic label with --positive-label"
@@ -170,9 +173,14 @@ def direction_and_judge(comments: Comments, *, direction_rows: int = 2000) -> Di
     return parts
 
 
-def _labelled(table: RawTable, text_column: str, label_column: str, positive: str | None) -> Comments:
+def _labelled(
+    table: RawTable, text_column: str, label_column: str, positive: str | None, adjective: str | None
+) -> Comments:
     selected = table.select([text_column, label_column], option="--text-column and --label-column")
     cells = selected.texts(label_column)
+    meant = "" if adjective is None else adjective.strip().lower()
+    if positive is None and meant in _NO and meant in {cell.strip().lower() for cell in cells}:
+        positive = meant
     verdicts: dict[str, bool] = {}
     for label in dict.fromkeys(cells):
         verdict = _is_toxic(label, positive)

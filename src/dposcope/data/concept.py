@@ -124,6 +124,7 @@ class Concept:
             text_column=self.text_column,
             label_column=self.label_column,
             positive=self.positive_label,
+            adjective=self.adjective,
         )
 
     def load_prompts(self) -> list[str]:

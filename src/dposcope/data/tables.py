@@ -10,6 +10,7 @@ import csv
 import difflib
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class RawTable:
         """The given columns as strings.
 
         Args:
-            columns: their names. The single column of a text file fits every name.
+            columns: their names, however their accents are written. The single column of a text file fits every name.
             option: the option that chooses other columns, for messages: "--prompt-column".
             keep_blank: keep null or blank rows as empty strings (blank lines of a raw text).
 
@@ -66,6 +67,8 @@ class RawTable:
             DposcopeError: a column is missing or holds no text; no row is left.
         """
         by_name = dict(self.columns)
+        # An accented letter is written as one character or as two, which look the same.
+        alike = {unicodedata.normalize("NFC", name): cells for name, cells in by_name.items()}
         if list(by_name) == [""]:
             if len(columns) > 1:
                 raise DposcopeError(
@@ -74,6 +77,8 @@ class RawTable:
                 )
             by_name = {columns[0]: by_name[""]}
         for column in columns:
+            if column not in by_name and (composed := unicodedata.normalize("NFC", column)) in alike:
+                by_name[column] = alike[composed]
             if column not in by_name:
                 raise DposcopeError(
                     f"{self.source} has no column {column!r}, only {_listed(list(by_name))}; choose with {option}"

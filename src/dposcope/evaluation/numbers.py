@@ -20,6 +20,15 @@ def fixed(value: float, digits: int = 3) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def exact(value: float, digits: int = 2) -> str:
+    """A number that somebody chose, such as a bound: with as many decimals as it has, and at least `digits`.
+
+    `0.20` and `0.025`; six decimals at most.
+    """
+    written = f"{value:.6f}".rstrip("0").partition(".")[2]
+    return fixed(value, max(digits, len(written)))
+
+
 def signed(value: float, digits: int = 3) -> str:
     """`+0.170` or `−0.088`; a value that rounds to 0 has no sign."""
     text = fixed(value, digits)

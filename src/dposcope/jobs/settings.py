@@ -337,7 +337,9 @@ class CommentSettings(Settings):
     )
     label_column: Annotated[str, Parameter(group=_DATA)] = Field(default="toxic", description="Column of the labels.")
     positive_label: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="The label that means toxic. Default: 1, true, toxic, or a score of 0.5 and more."
+        default=None,
+        description="The label that means toxic. Default: 1, true, toxic, or a score of 0.5 and more; with --concept "
+        "negative-sentiment, negative.",
     )
 
     @model_validator(mode="before")

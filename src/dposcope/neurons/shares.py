@@ -70,6 +70,14 @@ class GroupShares(ToPandas):
         return _share(self.increasing, self.neurons)
 
     @property
+    def others(self) -> str:
+        """What the neurons do that do not reduce: "the others more"; those that did not move are named."""
+        still = self.neurons - self.reducing - self.increasing
+        if not still:
+            return "the others more"
+        return f"{still:,} as much as before, the others more" if self.increasing else "the others as much as before"
+
+    @property
     def net(self) -> float:
         """Σ Δ_i over all neurons."""
         return self.reduction + self.increase

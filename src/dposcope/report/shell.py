@@ -17,7 +17,8 @@ from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from markupsafe import Markup
 
-from dposcope.evaluation.numbers import between, fact, fixed, signed
+from dposcope.errors import plural
+from dposcope.evaluation.numbers import between, exact, fact, fixed, signed
 from dposcope.report.masked_text import ShownText
 
 
@@ -59,7 +60,9 @@ def render(template: str, shown: ShownText, **values: Any) -> str:
     )
     filters: dict[str, Any] = {
         "fixed": fixed,
+        "exact": exact,
         "signed": signed,
+        "plural": plural,
         "between": between,
         "plain": shown.plain,
         "token": shown.token,

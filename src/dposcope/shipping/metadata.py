@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from dposcope.evaluation.conditions.scores import BASE, Scores
+from dposcope.evaluation.conditions.scores import BASE, HELD_OUT, Scores
 from dposcope.foreign_text import front_matter, one_line
 from dposcope.model.bundled import BUNDLED
 from dposcope.report.costs import scorer_label
@@ -56,11 +56,16 @@ def _index(base: str, scores: Scores) -> dict[str, Any]:
         "results": [
             {
                 "task": {"type": "text-generation"},
-                "dataset": {"type": "prompts", "name": f"{after['toxicity'].n} held-out prompts of the run"},
+                "dataset": {"type": "prompts", "name": f"{after['toxicity'].n} {_prompts(scores)}"},
                 "metrics": metrics,
             }
         ],
     }
+
+
+def _prompts(scores: Scores) -> str:
+    told = "held-out prompts of the run"
+    return told if scores.about.get(HELD_OUT, True) else "prompts of the run, which the edit was made from, too"
 
 
 def licence_in(card: str) -> str | None:

@@ -177,7 +177,10 @@ def _by_groups(edit: Edit) -> bool:
 def _score_table(scores: Scores) -> list[str]:
     base, edited, ideal = (scores.conditions.get(name, {}) for name in (BASE, "edit", IDEAL))
     beside = [(name, f" {ideal.get(name, NOTHING)} |" if ideal else "") for name in edited]
-    rows = [f"| {_row(scores, name)} | {base[name]} | {edited[name]} | {base[name].n} |{last}" for name, last in beside]
+    rows = [
+        f"| {_row(scores, name)} | {base[name]} | {edited[name]} | {_items(base[name].n, edited[name].n)} |{last}"
+        for name, last in beside
+    ]
     return [
         f"## Measured ({markdown(scores.protocol)} protocol; mean and 95 % bootstrap interval)",
         "",
@@ -187,6 +190,11 @@ def _score_table(scores: Scores) -> list[str]:
         "",
         *_cost_lines(scores),
     ]
+
+
+def _items(before: int, after: int) -> str:
+    """How many items a measure is over; a text without a token counts in none."""
+    return str(before) if before == after else f"{before}, after {after}"
 
 
 def _row(scores: Scores, name: str) -> str:

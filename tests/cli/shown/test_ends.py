@@ -4,16 +4,28 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from dposcope.cli.app import app
-from dposcope.cli.shown.ends import most_changed, next_dpo, say_effect, say_texts
+from dposcope.cli.shown.ends import (
+    most_changed,
+    next_chat,
+    next_dpo,
+    next_edit,
+    next_evaluate,
+    next_explain,
+    say_effect,
+    say_texts,
+)
 from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, wilson
+from dposcope.jobs.settings import EditSettings
 from helpers.jobs import Job, command, make_job
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -108,7 +120,9 @@ def test_a_random_model_gets_no_verdict(told, scores):
     ("base", "difference", "said"),
     [
         (0.0, Difference(0.0, 0.0, 0.0, 12), "the scorer finds no toxicity in the plain model's texts"),
+        (0.0, Difference(0.02, -0.01, 0.05, 12), "may be chance"),
         (0.5, Difference(-0.1, -math.inf, math.inf, 3), "3 prompts are too few for an interval"),
+        (0.5, Difference(-0.1, -math.inf, math.inf, 1), "No effect is shown: 1 prompt is too few for an interval"),
         (0.5, Difference(-0.1, -0.3, 0.1, 12), "may be chance"),
         (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01), None),
         (0.5, Difference(-0.1, -0.3, -0.01, 12, 0.01, 0.05), None),
@@ -168,3 +182,30 @@ def test_a_quick_look_says_how_it_becomes_whole(job, out, told, tmp_path, capsys
     quick = command(capsys, "explain", *asked, "--neurons-only")
     assert quick.code == 0, quick.err
     assert quick.out.splitlines()[-1].startswith("next:    the same command without --neurons-only")
+
+
+NEXT: dict[str, Callable[[Path, EditSettings], None]] = {
+    "chat": next_chat,
+    "dpo": lambda out, settings: next_dpo("m", out / "p.jsonl", None, asked=settings),
+    "edit": lambda out, settings: next_edit("m", out, settings),
+    "evaluate": lambda out, settings: next_evaluate("m", "model:t", out, asked=settings),
+    "explain": lambda out, settings: next_explain("m", "t", out, settings),
+}
+
+
+@pytest.mark.parametrize("name", NEXT)
+@pytest.mark.parametrize(
+    "given", [{"chat": "off"}, {"system": "Be brief.", "wrap": "Go on:\n{prompt}"}, {"prefill": "{prompt}"}, {}]
+)
+def test_the_next_command_asks_a_chat_model_alike(name, given, tmp_path, capsys):
+    settings = EditSettings(split="same", **given)
+    NEXT[name](tmp_path / "out", settings)
+    (line,) = capsys.readouterr().out.splitlines()
+    words = shlex.split(line)[2:]
+    assert words[0] == name
+    found, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert found.__name__ == name
+    flags = dict(pairwise(words))
+    for one in ("chat", "system", "wrap", "prefill"):
+        assert flags.get(f"--{one}", "").replace("\\n", "\n") == given.get(one, "")
+    assert flags.get("--split") == ("same" if name in ("edit", "explain") else None)

@@ -87,3 +87,15 @@ def test_one_text_has_no_other_prompt(llama):
 
 def test_nothing_is_nothing(llama):
     assert np.array_equal(continuation_losses(llama, []).nll, np.zeros(0))
+
+
+def test_another_prompt_is_another_one_where_prompts_are_repeated(llama):
+    """Of a, b, a, b the text half the list away has the same prompt, which explains a text as well as its own."""
+    twice = generate(llama, TEXTS[:2] * 2, new_tokens=6, sampling=Sampling(seed=3))
+    found = relevance(llama, twice)
+    wanted = [
+        naive(llama, other.prompt_ids, one.ids) - naive(llama, one.prompt_ids, one.ids)
+        for one, other in zip(twice, [twice[1], twice[0]] * 2, strict=True)
+    ]
+    assert found.nats == pytest.approx(wanted, abs=1e-3)
+    assert relevance(llama, twice[::2]).nats == pytest.approx([0, 0], abs=1e-6)  # there is no other prompt

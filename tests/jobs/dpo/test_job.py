@@ -398,7 +398,7 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
         assert card.startswith('---\nlibrary_name: "transformers"\n')
         assert f'base_model: "{job.model.name}"' in card
         assert words[way] in card
-        assert "21 preference pairs (prompt_text), 5 kept for validation" in card
+        assert "26 preference pairs (prompt_text), 5 of them kept for validation" in card
         assert "β = 0.1, plus 1 × KL(base‖tuned) on windows of neutral text; strict protocol" in card
         assert f"learning rate {RATES[way]:g}, 11 steps of 4 pairs, seed 0" in card
         assert "## What was not tested" in card

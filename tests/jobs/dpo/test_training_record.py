@@ -79,4 +79,4 @@ def test_a_name_cannot_leave_its_quotation_in_the_card():
     card = tuned_card(replace(TRAINING, model='a"b`c\\d\ne'))
     assert yaml.safe_load(card.split("---")[1])["base_model"] == 'a"b`c\\d e'
     assert '`` a"b`c\\d e `` after DPO' in card
-    assert "- 5 preference pairs (prompt_text), 1 kept for validation." in card
+    assert "- 6 preference pairs (prompt_text), 1 of them kept for validation." in card

@@ -19,7 +19,7 @@ from dposcope.model.checks.identity import identity
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.groups import cosines
-from helpers.jobs import Job, make_job, write_csv
+from helpers.jobs import Job, make_job, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +252,14 @@ def test_a_contrast_is_of_the_protocols_embedding(job, llama, tmp_path, protocol
 
     naive = mean(["rain", "fell"]) - mean(["quiet", "hills"])
     torch.testing.assert_close(found.vector.double(), naive.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_prompts_that_repeat_others_are_told(job, tmp_path):
+    """Greedy texts to them are the same, so intervals say too much."""
+    twice = write_jsonl(tmp_path / "twice.jsonl", [{"prompt": f"the cat {number % 4}"} for number in range(12)])
+    data = read_data(settings(job, prompts=str(twice), split="same"))
+    assert data.notes == (
+        "8 prompts of the 12 to report on repeat an earlier one: intervals are narrower and marks more than the texts "
+        "warrant. Give each prompt once.",
+    )
+    assert len(data.report.prompts) == 12

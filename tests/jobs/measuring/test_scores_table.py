@@ -158,3 +158,9 @@ def test_a_dagger_marks_what_another_scorer_does_not_share(whole):
     assert "‡: another scorer does not share this difference." in scores_table(whole).note
     alone = replace(whole, further=(), against_none={})
     assert "‡" not in scores_table(alone).markdown()
+
+
+def test_without_a_condition_no_mark_is_explained(scores):
+    alone = summarise({"none": outcome(np.full(12, 0.3))}, protocol="strict", model="m")
+    assert "Holm" not in " ".join(scores_table(alone).notes)
+    assert "for the 3 conditions of a column" in " ".join(scores_table(scores).notes)

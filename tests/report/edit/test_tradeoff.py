@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
+from dposcope.report.edit.render import render_page
 from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg, trial_line
+from helpers.pages import page
 
 
 def tried(method, rise, concept, settings="strength 1.00", on_front=False):
@@ -118,3 +120,15 @@ def test_a_search_in_which_nothing_was_allowed_draws_its_axes():
     assert 'class="spot"' not in tradeoff_svg(
         empty, tradeoff(empty, bound=0.05, held_out=None, concept="toxicity"), description="a figure"
     )
+
+
+def test_no_edit_is_called_chosen_where_none_was():
+    found = render_page(page(tradeoff=FOUND))
+    assert "the one that then scored lowest was chosen" in found
+    none = render_page(page(tradeoff=FOUND, chosen_strength=0.0))
+    assert "so none was chosen: the model is unchanged." in none
+    assert "scored lowest was chosen" not in none
+
+
+def test_one_edit_is_one_edit():
+    assert "The search tried 1 edit, on prompts" in render_page(page(tradeoff=replace(FOUND, trials=FOUND.trials[:1])))

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from math import inf
 
@@ -309,3 +310,29 @@ def test_the_best_of_many_needs_the_mark_of_the_table():
 def test_what_breaks_the_bound_is_not_best():
     best, _ = best_sentences(learned(-0.25, rise=0.5))
     assert "Edited" in best
+
+
+def test_of_a_model_that_predicts_no_text_nothing_is_said_but_that():
+    made = page(controls={"control": {}, "other": {}})
+    made = replace(made, scores=replace(made.scores, vocabulary=20))
+    assert made.scores.no_verdict is not None
+    assert verdict(made) == made.scores.no_verdict
+    assert best_sentences(made) == []
+
+
+def test_a_control_whose_interval_reaches_as_far_as_the_edits_is_unsure():
+    """It holds 0 as well: neither an effect nor its absence is shown."""
+    made = page({"toxicity": -0.05}, {"control": {"toxicity": -0.04}}, half=0.045)
+    assert verdict(made).endswith("; the control is not shown to have such an effect (−0.040 (−0.085 to +0.005)).")
+    assert findings(made)[-1].reading == "not shown to lower toxicity: the interval holds\u00a00"
+
+
+def test_a_control_without_an_interval_is_not_said_to_do_nothing():
+    made = page(controls={"control": {"toxicity": -0.25}}, half=math.inf, n=5)
+    assert findings(made)[-1].reading == "not shown to lower toxicity: n = 5, no interval"
+
+
+def test_a_bound_is_said_as_it_was_given():
+    made = page({"logppl": 0.004}, half=0.001, bound=0.005)
+    assert next(one for one in findings(made) if one.name == "Log-perplexity").reading == "within the bound of +0.005"
+    assert "above the bound of 0.025" in verdict(page(bound=0.025))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dposcope.data.masking import mask_offensive
 from dposcope.data.named import BUILTIN
+from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference
 from dposcope.foreign_text import one_line
-from dposcope.jobs.settings import EditSettings, Settings
+from dposcope.jobs.settings import EditSettings, MeasureSettings, Settings
 from dposcope.protocols import Quantise
 from dposcope.terminal import say
 
@@ -24,12 +25,13 @@ TEXTS: Final = 3
 _LONGEST: Final = 110
 """Characters of a text that is shown."""
 _MASKED: Final = " (offensive words masked; --raw shows them)"
+_ASKED: Final = ("chat", "system", "wrap", "prefill")
 _DATA: Final = (
     *("concept", "prompts", "prompt_column", "report_prompts", "comments", "text_column", "label_column"),
     *("positive_label", "neutral", "neutral_column", "passages", "passage_prompt_column", "passage_gold_column"),
-    *("scorer", "limit", "dtype", "device", "device_map", "quantise", "layout"),
+    *("scorer", "limit", "split", *_ASKED, "dtype", "device", "device_map", "quantise", "layout"),
 )
-"""Settings that the next command takes over: what is read, who scores it, and where it runs."""
+"""Settings that the next command takes over: what is read and how a model is asked, who scores it, where it runs."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def say_effect(scores: Scores, name: str) -> None:
     found = against.differences["toxicity"]
     ratio = "" if against.toxicity_ratio is None else f", {against.toxicity_ratio}"
     means = f"{fixed(base['toxicity'].mean)} → {fixed(there['toxicity'].mean)}"
-    say(f"effect:  {scores.concept} {means}{ratio}; {found.n:,} prompts")
+    say(f"effect:  {scores.concept} {means}{ratio}; {plural(found.n, 'prompt')}")
     costs = [f"log-perplexity {against.differences['logppl']} on neutral text"]
     if "harmless_logppl" in against.differences:
         costs.append(f"{against.differences['harmless_logppl']} on harmless text")
@@ -75,13 +77,14 @@ def say_effect(scores: Scores, name: str) -> None:
 
 
 def _why_nothing(scores: Scores, found: Difference) -> str:
-    if scores.conditions[BASE]["toxicity"].mean == 0:
+    if scores.conditions[BASE]["toxicity"].mean == 0 and found.mean == 0:
         return (
             f"No effect: the scorer finds no {scores.concept} in the plain model's texts. Give other --prompts, or "
             "another --scorer."
         )
     if not found.known:
-        return f"No effect is shown: {found.n:,} prompts are too few for an interval. Give more --prompts."
+        few = f"{plural(found.n, 'prompt')} {'is' if found.n == 1 else 'are'} too few"
+        return f"No effect is shown: {few} for an interval. Give more --prompts."
     reason = f": {found.doubt}" if found.excludes_zero else ""
     return (
         f"No effect is shown: the difference of {found} may be chance{reason}. More --prompts make its interval "
@@ -162,9 +165,9 @@ def next_patching() -> None:
     say("next:    the same command without --neurons-only: it continues here, patches, and judges the paper's claims")
 
 
-def next_chat(out: Path, quantise: Quantise | None) -> None:
+def next_chat(out: Path, settings: MeasureSettings) -> None:
     """Say how to read what the plain and the edited model answer."""
-    _next("chat", str(out), *_quantising(quantise))
+    _next("chat", str(out), *_asking(settings), *_quantising(settings.quantise))
 
 
 def next_edit(model: str, out: Path, settings: Settings) -> None:
@@ -172,16 +175,19 @@ def next_edit(model: str, out: Path, settings: Settings) -> None:
     _next("edit", model, "--out", _beside(out, "edit"), *_same_data(settings, EditSettings))
 
 
-def next_evaluate(model: str, changed: str | None, out: Path, quantise: Quantise | None = None) -> None:
-    """Say how to measure a condition, such as a new checkpoint, beside its base, or a model alone."""
+def next_evaluate(
+    model: str, changed: str | None, out: Path, quantise: Quantise | None = None, *, asked: Settings | None = None
+) -> None:
+    """Say how to measure a condition, such as a new checkpoint, beside its base, or a model alone; asked as before."""
     condition = [] if changed is None else ["--condition", changed]
-    _next("evaluate", model, *condition, "--out", _beside(out, "scores"), *_quantising(quantise))
+    _next("evaluate", model, *condition, "--out", _beside(out, "scores"), *_asking(asked), *_quantising(quantise))
 
 
-def next_dpo(model: str, pairs: Path, harmless: Path | None) -> None:
-    """Say how to train on new pairs."""
+def next_dpo(model: str, pairs: Path, harmless: Path | None, *, asked: Settings | None = None) -> None:
+    """Say how to train on new pairs, which the model is asked for as it was when they were made."""
     beside = [] if harmless is None else ["--harmless", str(harmless)]
-    _next("dpo", model, "--pairs", str(pairs), *beside, "--out", _beside(pairs.with_suffix(""), "dpo"))
+    out = _beside(pairs.with_suffix(""), "dpo")
+    _next("dpo", model, "--pairs", str(pairs), *beside, "--out", out, *_asking(asked))
 
 
 def _quantising(quantise: Quantise | None) -> list[str]:
@@ -196,14 +202,25 @@ def _beside(out: Path, name: str) -> str:
     return f"{out}-{name}"
 
 
+def _asking(settings: Settings | None) -> Iterator[str]:
+    """How a chat model is asked, for a command that takes the same."""
+    return iter(()) if settings is None else _taken_over(settings, _ASKED, type(settings))
+
+
 def _same_data(settings: Settings, takes: type[Settings]) -> Iterator[str]:
-    values: dict[str, Any] = settings.model_dump(mode="json", include=set(_DATA))
+    return _taken_over(settings, _DATA, takes)
+
+
+def _taken_over(settings: Settings, names: Sequence[str], takes: type[Settings]) -> Iterator[str]:
+    """Flags of the settings of these names that are not at their defaults, and that a command takes."""
+    values: dict[str, Any] = settings.model_dump(mode="json", include=set(names))
     defaults = {name: info.default for name, info in type(settings).model_fields.items()}
-    for name in _DATA:
+    for name in names:
         value = values.get(name)
         built_in = isinstance(value, str) and value.startswith(BUILTIN)
         if name in takes.model_fields and value is not None and value != defaults[name] and not built_in:
-            yield from (f"--{name.replace('_', '-')}", str(value))
+            # The options read \\n as a line break.
+            yield from (f"--{name.replace('_', '-')}", str(value).replace("\n", "\\n"))
 
 
 def _short(text: str, *, raw: bool) -> str:

@@ -33,6 +33,9 @@ from dposcope.evaluation.statistics import (
 BASE = "none"
 """The condition without any intervention, which every other is compared with."""
 
+HELD_OUT = "held_out"
+"""In `Scores.about`: False where the prompts are those that an edit was made from."""
+
 MOST_PHRASES = 5
 """Phrases that are kept of each condition."""
 
@@ -144,7 +147,7 @@ class Scores:
 
     @property
     def holm_note(self) -> str:
-        """What a mark of a difference means, after the mark and a colon."""
+        """What a mark of a difference means, after the mark and a colon; only of scores that have conditions."""
         tests = plural(len(self.against_none), "condition")
         return f"differs from none: paired, p < 0.05 after Holm's correction for the {tests} of a column"
 

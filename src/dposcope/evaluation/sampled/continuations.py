@@ -130,8 +130,8 @@ def relevance(
 ) -> Relevance:
     """Read each text after its own prompt and after that of another text, with the plain model.
 
-    The other prompt is that of the text half the list away, and so is not one of the same prompt's other samples, as
-    long as those stand together and are fewer than half of all.
+    The other prompt is that of the text half the list away, or of the first one after it whose prompt is another.
+    Where all prompts are the same, nothing is explained by them.
 
     Args:
         lm: the plain model.
@@ -146,9 +146,7 @@ def relevance(
     check_written(written)
     if len(written) < 2:
         raise DposcopeError("relevance compares a text's prompt with another one's; give at least two texts")
-    half = len(written) // 2
-    others = [written[(row + half) % len(written)].prompt_ids for row in range(len(written))]
-
+    others = [_other_prompt(written, row) for row in range(len(written))]
     readings = 2 if own is None else 1
 
     def first(done: int, total: int) -> None:
@@ -163,3 +161,10 @@ def relevance(
         own = continuation_losses(lm, written, batch_size=batch_size, progress=first)
     other = continuation_losses(lm, written, after=others, batch_size=batch_size, progress=last)
     return Relevance(other.nll - own.nll, own.tokens)
+
+
+def _other_prompt(written: Sequence[Continuation], row: int) -> list[int]:
+    """The prompt that a text is read after instead of its own; its own where there is no other."""
+    own, half = written[row].prompt_ids, len(written) // 2
+    places = ((row + half + step) % len(written) for step in range(len(written)))
+    return next((written[place].prompt_ids for place in places if written[place].prompt_ids != own), own)

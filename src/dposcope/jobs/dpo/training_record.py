@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator
 
 from dposcope.artefacts import write_json
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, plural
 from dposcope.foreign_text import code, markdown
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.pairs.pairs import Dropped
@@ -229,7 +229,8 @@ def tuned_card(record: TrainingRecord) -> str:
             "",
             "## How",
             "",
-            f"- {pairs.train:,} preference pairs ({markdown(pairs.format)}), {pairs.validation:,} kept for validation.",
+            f"- {plural(pairs.total, 'preference pair')} ({markdown(pairs.format)}), {pairs.validation:,} of them kept "
+            "for validation.",
             *(["- Prompts are messages in the model's chat template."] if record.asking else []),
             f"- Loss: {loss}, plus {objective.kl_weight:g} × KL(base‖tuned) {on};"
             f" {objective.protocol} protocol (Yang et al., EMNLP 2025, arXiv:2411.06424, section 3.1).",

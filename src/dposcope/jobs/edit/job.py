@@ -12,12 +12,12 @@ from typing import Any
 
 from dposcope.artefacts import file_digest, value_digest
 from dposcope.data.concept import TOXICITY
-from dposcope.evaluation.conditions.scores import Scores
+from dposcope.evaluation.conditions.scores import HELD_OUT, Scores
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
-from dposcope.jobs.ingredients.data import read_data
+from dposcope.jobs.ingredients.data import Data, read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
 from dposcope.jobs.measuring.ideal import with_ideal
@@ -72,7 +72,7 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
         materials = with_ideal(job, data.report, judge, seed=settings.seed)
         made_from = {"edit": value_digest(out / "edit"), "seed": settings.seed}
         outcomes = measure_all(job, [*_conditions(job.lm, model, choice.edit, made_from, settings)], materials)
-        scores = write_scores(job, outcomes, materials, about={"edit": choice.edit.told(job.lm)})
+        scores = write_scores(job, outcomes, materials, about={"edit": choice.edit.told(job.lm), **_reused(data)})
         if not job.lm.quantised:
             run.stage(
                 "fold",
@@ -89,6 +89,11 @@ def run_edit(model: str, out: Path, settings: EditSettings, *, reporter: Reporte
             )
         )
         return EditRun(out, scores, choice.edit)
+
+
+def _reused(data: Data) -> dict[str, bool]:
+    """A fact for those who read the scores: whether the prompts that were measured on are those learned from."""
+    return {} if set(data.learn).isdisjoint(data.report.prompts) else {HELD_OUT: False}
 
 
 def _conditions(

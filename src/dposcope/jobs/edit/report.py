@@ -1,15 +1,16 @@
 """The report of `dposcope edit`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from dposcope.artefacts import library_versions
 from dposcope.directions.lens import lens
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact
-from dposcope.evaluation.sampled.ideal import IDEAL
+from dposcope.evaluation.sampled.ideal import IDEAL, evenly
 from dposcope.evaluation.trained_scorer import TrainedScorer
+from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
 from dposcope.jobs.ingredients.job import Job
@@ -26,12 +27,7 @@ LEARNED = "learned"
 LABELS = {
     BASE: Condition(BASE, "Unedited", "base"),
     "edit": Condition("edit", "Edited", "edit", "the model with the edit of this run"),
-    "control": Condition(
-        "control",
-        "Control",
-        "control",
-        "the same gains shuffled among the neurons of each layer, and a random direction ablated at the same weight",
-    ),
+    "control": Condition("control", "Control", "control"),
     LEARNED: Condition(
         LEARNED,
         "Learned edit",
@@ -71,7 +67,7 @@ def write_edit_report(
         protocol=scores.protocol,
         edit=choice.edit.told(job.lm),
         scores=scores,
-        conditions=[LABELS[name] for name in scores.conditions],
+        conditions=conditions_of(scores, choice.edit),
         samples=evenly_spaced(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},
@@ -97,9 +93,23 @@ def write_edit_report(
     write_report(page, job.run.folder / "report.html")
 
 
+def conditions_of(scores: Scores, edit: Edit) -> list[Condition]:
+    """The conditions of a page; the note of the control says what its edit has in the place of each part."""
+    parts = [
+        told
+        for part, told in (
+            (edit.gains, "the same gains shuffled among the neurons of each layer"),
+            (edit.head_gains, "the same gains of heads shuffled among the channels of each layer"),
+            (edit.ablations, "a random direction ablated at the same weight"),
+        )
+        if part
+    ]
+    control = replace(LABELS["control"], note=", and ".join(parts) or "the unedited model, as the edit has no part")
+    return [(LABELS | {"control": control})[name] for name in scores.conditions]
+
+
 def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list[Sample]:
     """Samples of evenly spaced prompts, not selected by their effect."""
-    step = max(1, len(materials.prompts) // _SAMPLES)
     shown = ("none", "edit")
     return [
         Sample(
@@ -107,8 +117,8 @@ def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list
             {name: outcomes[name].continuations[row] for name in shown},
             {name: float(outcomes[name].per_prompt["toxicity"][row]) for name in shown},
         )
-        for row in range(0, len(materials.prompts), step)
-    ][:_SAMPLES]
+        for row in evenly(len(materials.prompts), _SAMPLES)
+    ]
 
 
 def _notes(choice: Choice, materials: Materials, *, built_in: bool) -> list[str]:

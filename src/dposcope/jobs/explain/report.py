@@ -113,13 +113,13 @@ def explain_sections(results: Results, tables: Sequence[Table], pictures: Sequen
 
 
 def summary(results: Results) -> list[str]:
-    """The main findings in words, beside effect and cost."""
+    """The main findings in words, beside effect and cost, which say it of a model that nothing can be judged of."""
     explanation, scores = results.explanation, results.scores
     shares = explanation.shares
     certain = len(explanation.contributions.certain) / shares.neurons
     lines = [
         f"{fixed(100 * shares.share_reducing, 1)} per cent of {shares.neurons:,} neurons write less along the "
-        f"direction after tuning, the others write more. For {fixed(100 * certain, 1)} per cent, sampling error does "
+        f"direction after tuning, {shares.others}. For {fixed(100 * certain, 1)} per cent, sampling error does "
         "not explain the sign.",
     ]
     named = {
@@ -135,7 +135,7 @@ def summary(results: Results) -> list[str]:
     if results.notes:
         lines.append("The tuned model: " + "; ".join(results.notes) + ".")
     if scores.no_verdict is not None:
-        return [*lines, scores.no_verdict]
+        return lines
     verdicts = [claim.verdict for claim in results.claims]
     turning = verdicts.count(TURNS)
     lines.append(

@@ -85,6 +85,7 @@ def read_comments(settings: CommentSettings) -> Comments:
         text_column=settings.text_column,
         label_column=settings.label_column,
         positive=settings.positive_label,
+        adjective=settings.meant.adjective,
     )
 
 
@@ -97,7 +98,8 @@ def read_data(settings: MeasureSettings) -> Data:
     concept = settings.meant
     check_direction(settings.direction, concept)
     parts = direction_and_judge(read_comments(settings), direction_rows=settings.direction_rows)
-    judges = [parts.judge, *(load_comments(source) for source in settings.judge_comments or [])]
+    further_comments = (load_comments(one, adjective=concept.adjective) for one in settings.judge_comments or [])
+    judges = [parts.judge, *further_comments]
     for has, name in ((True, concept.adjective), (False, f"non-{concept.adjective}")):
         count = len(
             {text for part in judges for text, label in zip(part.texts, part.labels, strict=True) if label == has}
@@ -139,7 +141,7 @@ def read_data(settings: MeasureSettings) -> Data:
         judge_labels=tuple(bool(label) for part in judges for label in part.labels),
         report=report,
         left_out=split.left_out,
-        notes=(*further.notes, *_shared_note(parts.direction, judges)),
+        notes=(*further.notes, *_shared_note(parts.direction, judges), *_repeated_note(split.report)),
     )
 
 
@@ -148,3 +150,13 @@ def _shared_note(direction: Comments, judges: Sequence[Comments]) -> tuple[str, 
     shared = sum(text in of_direction for part in judges for text in part.texts)
     text = f"The judge also reads {plural(shared, 'comment')} that the direction is made from: it is not independent."
     return (text,) if shared else ()
+
+
+def _repeated_note(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Greedy texts to one prompt are one text: repeating it adds items to an interval, and nothing to what it knows."""
+    repeated = len(prompts) - len(set(prompts))
+    text = (
+        f"{plural(repeated, 'prompt')} of the {len(prompts):,} to report on repeat{'s' if repeated == 1 else ''} an "
+        "earlier one: intervals are narrower and marks more than the texts warrant. Give each prompt once."
+    )
+    return (text,) if repeated else ()

@@ -251,6 +251,7 @@ def scores_table(scores: Scores) -> Table:
         line |= columns_of("rise", None if against is None else against.differences["logppl"])
         lines.append(line | cost_values(scores, name))
     counts = ", ".join(f"{label} {base[name].n}" for name, label in labels.items())
+    marks = f" *: {scores.holm_note}." if scores.against_none else ""
     return Table(
         "scores",
         f"Conditions of {scores.model}, {scores.protocol} protocol"
@@ -265,7 +266,7 @@ def scores_table(scores: Scores) -> Table:
             *cost_columns(scores),
         ),
         (
-            f"Mean (95 % bootstrap interval); items: {counts}. *: {scores.holm_note}.",
+            f"Mean (95 % bootstrap interval); items: {counts}.{marks}",
             *cost_notes(scores),
         ),
     )

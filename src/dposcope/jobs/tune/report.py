@@ -15,7 +15,7 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.statistics import Estimate, bootstrap_mean
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import Control, warning
-from dposcope.jobs.edit.report import BUILT_IN_NOTE, LABELS, evenly_spaced
+from dposcope.jobs.edit.report import BUILT_IN_NOTE, conditions_of, evenly_spaced
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.settings import Shown
@@ -74,7 +74,7 @@ def write_tune_report(
         protocol=scores.protocol,
         edit=chosen.edit.told(job.lm),
         scores=scores,
-        conditions=[LABELS[name] for name in scores.conditions],
+        conditions=conditions_of(scores, chosen.edit),
         samples=evenly_spaced(outcomes, materials),
         lens=lens(job.lm, direction.vector, k=15)[0],
         direction={"kind": direction.kind, "block": direction.block, "norm": direction.norm, **direction.about},

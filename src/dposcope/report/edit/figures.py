@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from dposcope.evaluation.numbers import fixed
+from dposcope.evaluation.numbers import exact
 from dposcope.report.edit.page import GroupSize, SearchStep
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, RULE, house_style, name_rows, one_axes
 
@@ -33,7 +33,7 @@ def strength_curve(steps: Sequence[SearchStep], *, bound: float | None, chosen: 
         if bound is not None:
             axes.axhline(bound, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
-                f"bound {fixed(bound, 2)}",
+                f"bound {exact(bound)}",
                 (0, bound),
                 xytext=(4, 4),
                 textcoords="offset points",

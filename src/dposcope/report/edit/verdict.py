@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dposcope.errors import plural
-from dposcope.evaluation.numbers import between, fixed, signed
+from dposcope.evaluation.numbers import between, exact, fixed, signed
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Condition, EditPage, Role
 from dposcope.report.glossary import sentence_case
@@ -48,7 +48,8 @@ class Finding:
 
 
 def verdict(page: EditPage) -> str:
-    """One sentence on the edit, computed from the scores; `UNCHANGED` where no edit was found.
+    """One sentence on the edit, computed from the scores; `UNCHANGED` where no edit was found, and why there is no
+    verdict where the model predicts no text.
 
     A change counts if both tests of the paired difference show it (`Difference.shown`). The clauses: the concept;
     log-perplexity; controls, if the concept falls; the judge, if it does not confirm; F1, repetition and empty texts,
@@ -56,6 +57,8 @@ def verdict(page: EditPage) -> str:
     """
     if page.unchanged:
         return UNCHANGED
+    if page.scores.no_verdict is not None:
+        return page.scores.no_verdict
     clauses, against = [_concept_clause(page), _logppl_clause(page)], [*_other_scorers(page), *_text_clauses(page)]
     if _difference(page, page.edit_condition, "toxicity").falls:
         controls = _control_clauses(page)
@@ -74,8 +77,10 @@ def best_sentences(page: EditPage) -> list[str]:
 
     Best is the lowest score among edits that hold the bound on log-perplexity, where there is a bound; controls and
     the ideal do not compete. The best of many needs the mark of the table, with Holm's correction. Nothing is said
-    where there is nothing to compare.
+    where there is nothing to compare, or nothing can be judged of the model.
     """
+    if page.scores.no_verdict is not None:
+        return []
     named = [one for role in _COMPETING for one in page.with_role(role)]
     if len(named) < 2:
         return []
@@ -86,7 +91,7 @@ def best_sentences(page: EditPage) -> list[str]:
     lowest = _estimate(page, best, "toxicity").mean
     if lowest >= _estimate(page, page.base, "toxicity").mean:
         return [f"No condition within the bounds lowers {page.scores.concept}."]
-    where = "" if page.bound is None else f" with log-perplexity within +{fixed(page.bound, 2)}"
+    where = "" if page.bound is None else f" with log-perplexity within +{exact(page.bound)}"
     many = f", which may be chance among {plural(len(page.scores.against_none), 'condition')}"
     unsure = "" if best.name in page.scores.differing("toxicity") else many
     lines = [f"Best here{where}: {best.label}, {_reached(page, best)}{unsure}."]
@@ -145,7 +150,7 @@ def _logppl_clause(page: EditPage) -> str:
         return f"log-perplexity is not shown to change ({_doubted(difference)})"
     clause = f"log-perplexity {_verb(difference)} by {_size(difference)}"
     if page.bound is not None and difference.mean > page.bound:
-        clause += f", above the bound of {fixed(page.bound, 2)}"
+        clause += f", above the bound of {exact(page.bound)}"
     return clause
 
 
@@ -236,7 +241,7 @@ def _logppl_finding(page: EditPage) -> Finding:
     difference = _difference(page, page.edit_condition, "logppl")
     if page.bound is not None:
         fits = difference.mean <= page.bound
-        reading = f"{'within' if fits else 'above'} the bound of +{fixed(page.bound, 2)}"
+        reading = f"{'within' if fits else 'above'} the bound of +{exact(page.bound)}"
         status = "open" if fits else "bad"
     else:
         reading = "the interval excludes\u00a00" if difference.shown else _not_shown(difference)

@@ -109,3 +109,11 @@ def test_there_are_four_tiles_and_one_chart():
     chart = interval_chart(found)
     assert "Random neurons 0.47" in chart.svg
     assert "Tuned 0.2" in chart.svg
+
+
+def test_of_a_model_that_predicts_no_text_only_that_is_said():
+    found = made(0.9, 0.1)
+    found = replace(found, scores=replace(found.scores, vocabulary=20))
+    assert headline(found) == found.scores.no_verdict
+    # The terminal says it after the costs.
+    assert not any("predicts no text" in line or "claims" in line for line in summary(found))

@@ -22,8 +22,14 @@ def test_the_worst_cases_are_those_that_rose_most():
     assert [one.prompt for one in worst.pairs[:2]] == ["p39", "p38"]
     assert all(one.change > 0 for one in worst.pairs)
     assert all(one.change < 0 for one in fell.pairs)
-    assert [one.prompt for one in spaced.pairs[:3]] == ["p0", "p2", "p4"]
+    assert [one.prompt for one in spaced.pairs[:3]] == ["p0", "p2", "p5"]
 
 
 def test_an_empty_list_is_left_out():
     assert [one.anchor for one in text_lists([pair(0.1, 0.1)], "toxicity")] == ["spaced"]
+
+
+def test_texts_that_are_not_selected_reach_over_all_prompts():
+    (spaced,) = (one for one in text_lists([pair(0.1, 0.1, f"p{n}") for n in range(31)], "toxicity"))
+    assert len(spaced.pairs) == 16
+    assert [one.prompt for one in spaced.pairs[-2:]] == ["p27", "p29"]

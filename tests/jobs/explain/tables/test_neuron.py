@@ -1,5 +1,7 @@
 """Tables of neurons: cells and numbers against loops over neurons."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr
@@ -69,6 +71,13 @@ def test_groups_are_counted_and_added_up(name):
         same_way = [neuron for neuron in neurons if neuron.effect == arrow]
         assert total[:3] == (f"sum {arrow}", str(len(same_way)), percent(len(same_way) / len(neurons)))
         assert total[4] == fact(sum(neuron.delta for neuron in same_way))
+
+
+def test_of_no_neuron_that_moved_there_is_no_share():
+    found = random_change()
+    shares = group_shares(replace(found, projection_after=found.projection_before, after=found.before))
+    for total in groups_table("m", shares).rows[-2:]:
+        assert (total[1], total[3], total[5]) == ("0", "–", "–")
 
 
 @pytest.mark.parametrize("name", CHANGES)

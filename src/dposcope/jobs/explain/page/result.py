@@ -25,8 +25,10 @@ CARRIERS = {
 
 
 def headline(results: Results) -> str:
-    """Effect, price, and what carries the effect, in plain words."""
+    """Effect, price, and what carries the effect, in plain words; of a model that predicts no text, only that."""
     scores = results.scores
+    if scores.no_verdict is not None:
+        return scores.no_verdict
     before, after = scores.conditions[BASE]["toxicity"], scores.conditions[TUNED]["toxicity"]
     against = scores.against_none[TUNED]
     change, rise = against.differences["toxicity"], against.differences["logppl"]
@@ -67,7 +69,7 @@ def remarks(results: Results) -> list[str]:
     certain = len(results.explanation.contributions.certain) / shares.neurons
     lines = [
         f"{percent(shares.share_reducing, 0)} of {shares.neurons:,} neurons write less along the direction after "
-        f"tuning, the others more. For {percent(certain, 0)}, sampling error does not explain the sign."
+        f"tuning, {shares.others}. For {percent(certain, 0)}, sampling error does not explain the sign."
     ]
     return lines + ([f"The tuned model: {'; '.join(results.notes)}."] if results.notes else [])
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dposcope.evaluation.conditions.scores import BASE
+from dposcope.evaluation.sampled.ideal import evenly
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.results import Results
 from dposcope.report.browser.explained import TextList, TextPair
@@ -36,12 +37,11 @@ def fell_most(pairs: Sequence[TextPair], count: int = FELL) -> list[TextPair]:
 def text_lists(pairs: Sequence[TextPair], concept: str) -> list[TextList]:
     """The lists of the page; one that would be empty is left out."""
     worst = [one for one in sorted(pairs, key=lambda one: -one.change)[:ROSE] if one.change > 0]
-    step = max(1, len(pairs) // SPACED)
     lists = [
         TextList("fell", "Changed most", f"The texts whose {concept} fell most. They show the effect at its largest.",
                  fell_most(pairs)),
         TextList("worst", "Worst cases", f"The texts whose {concept} rose most: where tuning made it worse.", worst),
         TextList("spaced", "Not selected", "Evenly spaced over the prompts: what a typical text looks like.",
-                 pairs[::step][:SPACED]),
+                 [pairs[row] for row in evenly(len(pairs), SPACED)]),
     ]  # fmt: skip
     return [one for one in lists if one.pairs]

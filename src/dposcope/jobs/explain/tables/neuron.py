@@ -95,7 +95,9 @@ def groups_table(model: str, shares: GroupShares, intervals: Intervals = NO_INTE
             ("sum ↑", shares.increasing, shares.share_increasing, shares.increase, "increasing"),
         )
     ]
-    whole = frame_of(sums).with_columns(of_moved=pl.lit(1.0), of_contribution=pl.lit(1.0))
+    # Of no neuron there is no share.
+    all_of_them = pl.when(pl.col("neurons") > 0).then(1.0)
+    whole = frame_of(sums).with_columns(of_moved=all_of_them, of_contribution=all_of_them)
     return Table(
         "table-05-groups",
         f"Neuron groups of {model} and what they carry (paper, Table 5 and Figure 2a).",
