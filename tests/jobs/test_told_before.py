@@ -34,6 +34,7 @@ from dposcope.neurons.sets import NeuronSet
 from helpers.every_command import Ground, make_ground
 from helpers.families import tiny
 from helpers.jobs import write_jsonl
+from helpers.more_families import MORE
 from helpers.tokens_counted import count_tokens
 
 
@@ -262,6 +263,27 @@ def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
         tmp_path,
     )
     assert "there is no block 3 in a model of 3 blocks" in said
+
+
+def test_a_cache_that_cannot_be_shifted(place, monkeypatch, tmp_path):
+    job, model = place.ground.job, tmp_path / "hybrid"
+    MORE["falcon_h1"].build().save_pretrained(model)
+    settings = PairsSettings(
+        method="pplm",
+        learn_text=str(job.neutral),
+        comments=str(job.comments),
+        count=2,
+        prompt_tokens=6,
+        dtype="float32",
+        device="cpu",
+    )
+    said = refused(
+        lambda out: run_pairs(str(model), out.with_suffix(".jsonl"), settings),
+        lambda out: pairs_work(str(model), out.with_suffix(".jsonl"), settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert "the cache of this model holds more than keys and values" in said
 
 
 def test_the_direction_of_a_probe(place, tmp_path):

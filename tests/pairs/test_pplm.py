@@ -208,6 +208,14 @@ def test_scores_are_the_naive_ones_where_the_final_norm_also_runs_behind_the_emb
     assert (expected - logits_of(lm, ids)[-1].log_softmax(-1)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", [name for name, one in MORE.items() if len(one.attention) > 1])
+def test_a_cache_of_more_than_keys_and_values_is_refused(family):
+    """Where some blocks have something else in place of attention, and where each block has both."""
+    lm = MORE[family].build()
+    with pytest.raises(DposcopeError, match=r"PPLM shifts keys and values; sample the pairs \(--method sample\)"):
+        perturbed_continuations(lm, TEXTS[:1], random_direction(lm), new_tokens=2)
+
+
 def test_tokens_are_the_naive_ones(double):
     vector = direction_for(double).vector
     for text, continuation in zip(TEXTS[:3], steered(double, prompts=TEXTS[:3]), strict=True):
@@ -471,7 +479,7 @@ def test_the_last_position_of_the_context_is_reached(gpt2):
 def test_another_kind_of_memory_is_refused():
     cache = DynamicCache()
     cache.layers = [StaticLayer(max_cache_len=4)]
-    with pytest.raises(DposcopeError, match="another model"):
+    with pytest.raises(DposcopeError, match="sample the pairs"):
         cached_tensors(cache)
 
 

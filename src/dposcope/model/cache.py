@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from dposcope.errors import DposcopeError
 
@@ -49,11 +49,26 @@ def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
+def check_keys_and_values(model: PreTrainedModel) -> None:
+    """Refuse a model whose cache holds more than keys and values, as that of a state space or a convolution does.
+
+    Raises:
+        DposcopeError: it does.
+    """
+    _layers(DynamicCache(config=model.config.get_text_config()))
+
+
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:
-    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    # The layer of a block with attention and a state space is of both classes.
+    layers = [
+        layer
+        for layer in cache.layers
+        if isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin)
+    ]
     if len(layers) < len(cache.layers):
         raise DposcopeError(
-            "the cache of this model holds more than keys and values, which is not supported; use another model"
+            "the cache of this model holds more than keys and values (linear attention, a state space or a "
+            "convolution), and PPLM shifts keys and values; sample the pairs (--method sample)"
         )
     return layers
 

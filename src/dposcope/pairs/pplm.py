@@ -33,7 +33,15 @@ from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
-from dposcope.model.cache import cache_argument, cached_tensors, copied, positions_to_shift, row_norms, with_tensors
+from dposcope.model.cache import (
+    cache_argument,
+    cached_tensors,
+    check_keys_and_values,
+    copied,
+    positions_to_shift,
+    row_norms,
+    with_tensors,
+)
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress, likeliest
@@ -122,9 +130,11 @@ def perturbed_continuations(
 
     Raises:
         DposcopeError: the direction does not fit the model, prompt and continuation exceed the context, a prompt is
-            empty, the model is in training mode, or its inputs are not a scaled embedding.
+            empty, the model is in training mode, its inputs are not a scaled embedding, or its cache holds more than
+            keys and values.
     """
     check_texts("prompts", prompts)
+    check_keys_and_values(lm.model)
     if new_tokens < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:

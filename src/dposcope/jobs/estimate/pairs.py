@@ -12,6 +12,7 @@ from dposcope.jobs.pairs.job import check_out, read_source
 from dposcope.jobs.pairs.parts import PART, rows_at_once
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.model.batches import rows_to_read
+from dposcope.model.cache import check_keys_and_values
 
 _PAIR = 400.0
 """Bytes of a pair in its file."""
@@ -44,6 +45,8 @@ def pairs_work(model: str, out: Path, settings: PairsSettings) -> Work:
     comments, every = Texts(), Texts()
     if source.comments is not None:
         check_of_model(started.lm, settings.direction_spec, fits=settings.fits_direction)
+        if settings.method == "pplm":
+            check_keys_and_values(started.lm.model)
         comments = comments_read(started.lm, source.comments, settings.direction_spec)
         balanced = replace(settings.direction_spec, kind="mean-difference")
         every = comments_read(started.lm, source.comments, balanced)

@@ -40,6 +40,7 @@ from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy
 from dposcope.marks import FileMark, damage
+from dposcope.model.cache import check_keys_and_values
 from dposcope.model.chat.prompts import asked_by, asked_how
 from dposcope.model.checks.identity import identity
 from dposcope.model.engine.served import Served, Writer
@@ -245,6 +246,8 @@ def _parts(
     direction, ranks = None, scorer
     if source.comments is not None:
         check_of_model(lm, settings.direction_spec, fits=settings.fits_direction)
+        if method == "pplm":
+            check_keys_and_values(lm.model)
         direction = direction_stage(run, lm, source.comments, settings.direction_spec, made_from)
         made_from["direction"] = value_digest(run.folder / "direction")
         if method == "sample":
