@@ -126,7 +126,7 @@ def test_damage_that_may_be_chance_is_told_as_possible():
     assert "repetition rises" not in sentence
     assert "F1 falls" not in sentence
     assert {one.name: (one.reading, one.status) for one in findings(made)[3:5]} == {
-        "F1": ("below 0.95 × of the unedited model's, not shown to differ: the interval holds\u00a00", "open"),
+        "F1": ("below 0.95 ×, not shown to differ: the interval holds\u00a00", "open"),
         "Repetition": ("more than +0.01, not shown to differ: the interval holds\u00a00", "open"),
     }
 

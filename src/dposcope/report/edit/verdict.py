@@ -259,7 +259,7 @@ def _f1_finding(page: EditPage) -> Finding:
     reading = f"{'keeps' if keeps else 'below'} {fixed(LEAST_F1, 2)} × of the unedited model's"
     status: Status = "bad" if not keeps and change.falls else "open"
     if not keeps and not change.falls:
-        reading += f", {_not_shown(change)}"
+        reading = f"below {fixed(LEAST_F1, 2)} ×, {_not_shown(change)}"
     return Finding("F1", f"{fixed(ratio, 2)} ×", _from_to(before, after), reading, status)
 
 
