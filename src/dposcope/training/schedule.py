@@ -64,6 +64,15 @@ def told_steps(steps: int, *, pairs: int, batch_size: int) -> str:
     return f"{plural(steps, 'step')} of {plural(min(batch_size, pairs), 'pair')}"
 
 
-def steps_for(examples: int, batch_size: int) -> int:
-    """Optimiser steps in which so many examples are seen."""
-    return max(1, math.ceil(examples / batch_size))
+def steps_for(examples: int, pairs: int, batch_size: int) -> int:
+    """Optimiser steps in which so many examples are seen, each pair once an epoch.
+
+    The last batch of an epoch has the pairs that are left, so it may be smaller than the others.
+
+    Args:
+        examples: pairs seen, those of all epochs together.
+        pairs: of an epoch.
+        batch_size: pairs of a step.
+    """
+    epochs, rest = divmod(examples, max(pairs, 1))
+    return max(1, epochs * math.ceil(pairs / batch_size) + math.ceil(rest / batch_size))

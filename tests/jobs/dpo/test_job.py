@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 WAYS = ["full", "lora", "gains"]
 RATES = {"full": 2e-3, "lora": 1e-2, "gains": 5e-2}
 KEPT = 5
-STEPS = 11
+STEPS = 12
 """Two epochs of 21 pairs, 4 at a time."""
 
 
@@ -308,7 +308,7 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
     assert facts["objective"] == vars(Objective(0.1, 1.0, "neutral", "strict", teacher_weight=0.0))
     assert facts["schedule"]["learning_rate"] == RATES[way]
     assert facts["settings"] == DpoSettings(**settings_of(job, pairs, way)).model_dump(mode="json")
-    assert (facts["steps"], facts["examples"], facts["best_step"]) == (STEPS, 21 + 5 * 4, None)
+    assert (facts["steps"], facts["examples"], facts["best_step"]) == (STEPS, 2 * 21, None)
     assert {"torch", "transformers", "python"} <= set(facts["versions"])
     steps = [entry["step"] for entry in facts["curves"] if "eval_loss" in entry]
     assert steps == [4, 8, STEPS]
@@ -400,7 +400,7 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
         assert words[way] in card
         assert "26 preference pairs (prompt_text), 5 of them kept for validation" in card
         assert "β = 0.1, plus 1 × KL(base‖tuned) on windows of neutral text; strict protocol" in card
-        assert f"learning rate {RATES[way]:g}, 11 steps of 4 pairs, seed 0" in card
+        assert f"learning rate {RATES[way]:g}, 12 steps of 4 pairs, seed 0" in card
         assert "## What was not tested" in card
         assert "model:THIS_FOLDER" in card
 
@@ -665,7 +665,7 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     assert running.returncode == 0
     assert noise == ""
     lines = told.splitlines()
-    assert lines[0].startswith("11 steps of 4 pairs; on 5 validation pairs: loss ")
+    assert lines[0].startswith("12 steps of 4 pairs; on 5 validation pairs: loss ")
     last = finished["gains"].record.curves[-1]
     assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.3f} (" in lines[0]
     assert lines[1:4] == [

@@ -130,15 +130,18 @@ def test_the_objective_that_is_given_wins(preset):
 @pytest.mark.parametrize(
     ("pairs", "given", "steps"),
     [
-        (100, {}, 25),  # 2 epochs of 100 pairs, 8 at a time
+        (100, {}, 26),  # 2 epochs of 100 pairs: twice 12 batches of 8, and one of 4
         (101, {}, 26),
-        (100, {"train": "gains"}, 38),  # 3 epochs
+        (100, {"train": "gains"}, 39),  # 3 epochs
         (100, {"preset": "paper"}, 125),  # 5 epochs, 4 at a time
         (100, {"epochs": 0.5}, 7),
-        (100, {"epochs": 50}, 375),  # no more than --max-examples
+        (100, {"epochs": 50}, 390),  # 30 epochs are --max-examples
         (100, {"max_examples": 16}, 2),
         (100, {"max_examples": 17}, 3),
         (1, {"epochs": 0.1}, 1),
+        (5, {"epochs": 3}, 3),  # fewer pairs than a batch has
+        (43, {"epochs": 2.5}, 15),  # 6 batches, again 6, and 22 pairs in 3
+        (43, {"epochs": 2, "max_examples": 50}, 7),  # 6 batches, and 7 pairs in one
         (24_576, {"preset": "paper"}, 30_720),
         (24_576, {"preset": "paper", "max_examples": 3000}, 750),
         (24_576, {}, 375),

@@ -388,7 +388,7 @@ class DpoSettings(LoadSettings, ChatSettings):
         batch = chosen(self.batch_size, 4, 8)
         micro = chosen(self.micro_batch_size, 1, None)
         seen = round(pairs * chosen(self.epochs, 5.0, _EPOCHS[self.train]))
-        steps = steps_for(seen if self.max_examples is None else min(self.max_examples, seen), batch)
+        steps = steps_for(seen if self.max_examples is None else min(self.max_examples, seen), pairs, batch)
         return Schedule(
             optimizer=self.optimizer or ("rmsprop" if paper or self.train == "full" else "adamw"),
             learning_rate=self.learning_rate or _RATES[self.train],
